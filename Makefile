@@ -1,0 +1,45 @@
+# `make demo` needs Python 3.10 or newer (with venv), git and make; `make test` needs Java 17 or newer too.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+
+.PHONY: demo test lint format soak emulators lock clean
+
+demo: .venv/installed
+	$(BIN)/langgraph-gcs demo $(DEMO)
+
+test: lint emulators
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: .venv/installed
+	$(BIN)/pytest -m soak
+
+# Finds the Firestore emulator, or fetches it, or says how to get it.
+emulators: .venv/installed
+	$(BIN)/python -m tests.emulators --check
+
+.venv/installed: pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; call make with PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+# After changing dependencies in pyproject.toml. Hashes pin every file; no address is written down.
+lock:
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --generate-hashes \
+	  --python-version 3.10 --no-annotate --upgrade -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
