@@ -1,0 +1,67 @@
+"""Fixtures: one emulator of each kind for a session, started when a test first asks; a fresh project and bucket a test.
+
+An emulator that is missing and cannot be fetched fails the tests that need it; nothing here ever skips.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.emulators.firestore import FirestoreEmulator
+from tests.emulators.storage import StorageEmulator
+
+
+@pytest.fixture(scope="session")
+def firestore_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of the Firestore emulator; also in FIRESTORE_EMULATOR_HOST, whose earlier value is honoured."""
+    given = os.environ.get("FIRESTORE_EMULATOR_HOST")
+    if given:
+        yield given
+        return
+    log_path = tmp_path_factory.mktemp("firestore-emulator") / "log"
+    with FirestoreEmulator(log_path) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIRESTORE_EMULATOR_HOST", emulator.host)
+        yield emulator.host
+
+
+@pytest.fixture(scope="session")
+def storage_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the Cloud Storage emulator; also in STORAGE_EMULATOR_HOST, whose earlier value is honoured."""
+    given = os.environ.get("STORAGE_EMULATOR_HOST")
+    if given:
+        yield given if "://" in given else f"http://{given}"
+        return
+    log_path = tmp_path_factory.mktemp("storage-emulator") / "log"
+    with StorageEmulator(log_path) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
+        yield emulator.url
+
+
+@pytest.fixture
+def project_id() -> str:
+    """A project id that nobody else uses: the Firestore emulator makes a project when it is first named."""
+    return f"test-{uuid.uuid4().hex[:20]}"
+
+
+@pytest.fixture
+def bucket_name(storage_emulator: str) -> str:
+    """Name of a fresh, empty bucket on the emulator."""
+    name = f"test-{uuid.uuid4().hex}"
+    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=30)
+    try:
+        connection.request(
+            "POST", "/storage/v1/b?project=test", json.dumps({"name": name}), {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        answer = response.read()
+    finally:
+        connection.close()
+    assert response.status == 200, answer
+    return name

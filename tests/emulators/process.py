@@ -1,0 +1,180 @@
+"""An emulator in a process of its own: start on a free port, wait until it is ready, stop, kill, start again."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+from typing_extensions import Self
+
+HOST = "127.0.0.1"
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+READY_SECONDS = 60.0
+"""How long to wait for an emulator: Firestore's takes 0.9 s alone, several times that on a busy machine."""
+
+# Below the range from which the kernel takes ports of outgoing connections (32768 on Linux, 49152 elsewhere). A client
+# that reconnects to a killed server's port in that range can be given the same port as its own, connects to itself, and
+# the restarted server finds its port taken.
+_PORTS = range(20_000, 32_000)
+
+
+class EmulatorStartError(RuntimeError):
+    """An emulator did not become ready; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise EmulatorStartError(f"100 ports between {_PORTS.start} and {_PORTS.stop} of {HOST} are all taken")
+
+
+class EmulatorProcess(ABC):
+    """An emulator's process; `with` starts and stops it.
+
+    Args:
+        log_path: File to append the emulator's output to; a new temporary one by default.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, log_path: Path | None = None) -> None:
+        if log_path is None:
+            log_path = Path(tempfile.mkdtemp(prefix=f"{self.name}-emulator-")) / "log"
+        self.log_path = log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port: int | None = None
+
+    @abstractmethod
+    def command(self, port: int) -> list[str]:
+        """Return the command that serves `port` of 127.0.0.1."""
+
+    @abstractmethod
+    def announcement(self, port: int) -> str:
+        """Return what the emulator writes to its log once it holds the port."""
+
+    @property
+    def port(self) -> int:
+        """The port of the last successful start; it stays known after `stop` and `kill`."""
+        if self._port is None:
+            raise RuntimeError(f"the {self.name} emulator was never started")
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        """Id of the running process."""
+        if self._process is None:
+            raise RuntimeError(f"the {self.name} emulator is not running")
+        return self._process.pid
+
+    def start(self, port: int | None = None) -> None:
+        """Start, and return when requests are answered.
+
+        Args:
+            port: Port to serve; by default a free one, and another one when that is lost to somebody else.
+
+        Raises:
+            EmulatorStartError: It ended by itself, or did not answer within `READY_SECONDS`.
+        """
+        if self._process is not None:
+            raise RuntimeError(f"the {self.name} emulator is running already")
+        deadline = time.monotonic() + READY_SECONDS
+        for attempt in range(1, 4):
+            chosen = free_port() if port is None else port
+            try:
+                self._start(chosen, deadline)
+            except EmulatorStartError:
+                if attempt == 3 or time.monotonic() > deadline:
+                    raise
+            else:
+                self._port = chosen
+                return
+
+    def _start(self, port: int, deadline: float) -> None:
+        with self.log_path.open("ab") as log:
+            begin = log.tell()
+            self._process = subprocess.Popen(
+                self.command(port), cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            self._wait(self._process, port, begin, deadline)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes], port: int, begin: int, deadline: float) -> None:
+        while not (self._announced(port, begin) and _answers(port)):
+            if process.poll() is not None:
+                raise EmulatorStartError(self._complaint(f"ended with code {process.returncode}", begin))
+            if time.monotonic() > deadline:
+                raise EmulatorStartError(self._complaint(f"was not ready after {READY_SECONDS:.0f} s", begin))
+            time.sleep(0.05)
+
+    def _log(self, begin: int) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(begin)
+            return log.read().decode(errors="replace")
+
+    def _announced(self, port: int, begin: int) -> bool:
+        # An answer alone does not tell who answers: the port may just have gone to another run's emulator.
+        return self.announcement(port) in self._log(begin).splitlines()
+
+    def _complaint(self, what: str, begin: int) -> str:
+        return f"The {self.name} emulator {what}; the end of its log ({self.log_path}):\n{self._log(begin)[-3000:]}"
+
+    def stop(self) -> None:
+        """Ask the process to end, and kill it when it has not after 10 s. Does nothing when it is not running."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the process at once, with SIGKILL. Does nothing when it is not running."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _answers(port: int) -> bool:
+    # Not urllib.request, which would send even this to a proxy that the environment names.
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status == 200 and response.read(100).strip().lower() == b"ok"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
