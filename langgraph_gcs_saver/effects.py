@@ -1,0 +1,245 @@
+"""The complete list of I/O this library can ask for.
+
+A *flow* is a generator that yields effects and receives their results: `doc = yield from GetDocs((name,))`. Flows hold
+the logic; `runners` perform the effects, synchronously or asynchronously. An effect is one idempotent, retryable RPC
+(or a local act: a computation, the clock, an event), described but not performed, so a flow can be stopped before any
+of them and retried.
+
+Names of documents are relative to the store's root and names of objects to its prefix: a flow cannot reach beyond.
+Times are integers, nanoseconds since the epoch, of the service's own clock; they are compared and handed back as
+preconditions, never computed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from langgraph_gcs_saver.events import Event
+
+T = TypeVar("T")
+
+Fields = Mapping[str, Any]
+"""A document's fields: None, bool, int (64 bits), float, str, bytes, or a mapping of these by str."""
+
+
+class Effect(Generic[T]):
+    """Something to perform, whose result is a `T`; `yield from` an effect in a flow to get it."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Generator[Effect[Any], Any, T]:
+        result: T = yield self
+        return result
+
+
+Flow = Generator[Effect[Any], Any, T]
+"""A generator that yields effects and returns a `T`."""
+
+
+# Documents
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """A document as it was read: name, fields (all, or those of the mask), and the service's times."""
+
+    name: str
+    fields: Fields
+    create_time: int
+    update_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create a document that must not exist."""
+
+    name: str
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Set `fields` and remove `remove`, leave the other fields; without `update_time`, create it if needed.
+
+    A field that is a mapping is replaced as a whole. With `update_time` the document must exist, unchanged since. With
+    no fields at all this checks the precondition and changes nothing, its update time included (measured on the
+    emulator; the API's reference says so of every write that does not change the document).
+    """
+
+    name: str
+    fields: Fields
+    remove: tuple[str, ...] = ()
+    update_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a document, if it is there; with `update_time` it must exist, unchanged since."""
+
+    name: str
+    update_time: int | None = None
+
+
+Write = Create | Merge | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class GetDocs(Effect[dict[str, Doc]]):
+    """Read documents by name in one batch; names that do not exist are absent from the result.
+
+    `mask` limits the fields that come back.
+    """
+
+    names: tuple[str, ...]
+    mask: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryDocs(Effect[list[Doc]]):
+    """Documents of one collection, in ascending order of their names.
+
+    Every query of this library has this one shape, which needs no composite index: equality filters, merged from
+    automatic single-field indexes, and a range of names.
+
+    Attributes:
+        collection: Name of the collection (`lg_threads/x/lg_checkpoints`), or with `group` the bare collection id.
+        where: Pairs of a field (`ns`, `filter.step`) and the value it must equal.
+        start: First name, inclusive.
+        after: First name, exclusive; for the next page.
+        end: Last name, exclusive.
+        limit: At most so many documents.
+        mask: Fields to return; None for all, empty for none (the names and times only).
+        group: All collections of that id below the root; `start` and `end` are then required, and `where` must be
+            empty: automatic indexes serve single collections only.
+    """
+
+    collection: str
+    where: tuple[tuple[str, Any], ...] = ()
+    start: str | None = None
+    after: str | None = None
+    end: str | None = None
+    limit: int | None = None
+    mask: tuple[str, ...] | None = None
+    group: bool = False
+
+    def __post_init__(self) -> None:
+        if self.group and (self.where or self.start is None or self.end is None):
+            raise ValueError("a query over all collections of an id takes a range of names and no filter")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Effect["tuple[int, ...] | None"]):
+    """Apply all writes atomically.
+
+    Returns the update time of each written document (0 for a deleted one), in order, or `None` when a precondition
+    failed, and then nothing at all was applied. A retried commit whose first answer was lost may find its own
+    documents: callers look before they conclude.
+    """
+
+    writes: tuple[Write, ...]
+
+
+# Objects
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """An object as a listing shows it; `crc32c` is base64 of the big-endian checksum, as Cloud Storage writes it."""
+
+    name: str
+    size: int
+    crc32c: str
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutBlob(Effect[None]):
+    """Create an object whose name nobody else uses; `crc32c` goes along, so the service refuses damaged bytes.
+
+    An object that is already there with the same checksum is an earlier try of the same upload, whose answer was lost.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GetBlob(Effect["bytes | None"]):
+    """The stored bytes of an object, or of `length` bytes from `start`; `None` when it does not exist."""
+
+    name: str
+    start: int = 0
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListBlobs(Effect[list[BlobInfo]]):
+    """One page of objects whose names begin with `prefix`, in ascending order of names, those past `after` only.
+
+    An empty list is the end.
+    """
+
+    prefix: str
+    after: str | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBlobs(Effect[None]):
+    """Delete at most 100 objects (the JSON API's batch limit); those that do not exist are fine."""
+
+    names: tuple[str, ...]
+
+
+# Setting up
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureBucket(Effect[str]):
+    """Create the bucket if it is missing; returns a sentence that tells what was found or done."""
+
+    location: str | None = None
+
+
+# Local acts
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Effect[tuple[Any, ...]]):
+    """Perform leaf effects at the same time; results in their order. The first failure cancels the rest."""
+
+    effects: tuple[Effect[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute(Effect[T]):
+    """Call `function`; on a worker thread when it handles enough bytes to hold up an event loop.
+
+    Attributes:
+        function: What to call, without arguments.
+        size: Bytes that it handles, as an estimate.
+    """
+
+    function: Callable[[], T]
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Now(Effect[float]):
+    """The local wall clock, seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Effect[None]):
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Emit(Effect[None]):
+    """Tell `on_event` and the log."""
+
+    event: Event

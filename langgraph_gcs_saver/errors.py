@@ -1,0 +1,182 @@
+"""The exceptions of this library, grouped by what a handler would do.
+
+    GCSSaverError
+    ├── InvalidInputError (ValueError)      mend the call: nothing was written
+    │   ├── InvalidURIError                 a connection string that names no store
+    │   ├── InvalidOptionError              an option outside its range
+    │   ├── InvalidConfigError (KeyError)   a `RunnableConfig` without what the method needs
+    │   └── InvalidIdError                  an id that the services cannot hold
+    ├── SerializationError (TypeError)      mend the state or the serialiser: nothing was written
+    ├── SaverClosedError (RuntimeError)     make a new saver
+    ├── DamageError                         stored data is not what was written
+    │   └── CheckpointCorruptError          … of one checkpoint: read another, or repair it
+    ├── WrongKeyError                       encrypted with another key: pass the `cipher` that wrote it
+    ├── UnsupportedFormatError              stored by a newer version: upgrade this library
+    ├── ConflictError                       lost too many races for one document: call again
+    └── StoreError                          the service said no
+        ├── PermissionDeniedError (PermissionError)   grant the role that the message names
+        ├── StoreNotFoundError              create the bucket or database that the message names
+        └── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
+
+Each class has a `kind`: a stable, machine-readable word, only ever added to. Messages name threads, checkpoints and
+channels, never state content or credentials.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+
+class GCSSaverError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    kind: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its message, quotes and all.
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidInputError(GCSSaverError, ValueError):
+    """The call cannot be carried out as it is. Nothing was written."""
+
+    kind = "invalid-input"
+    exit_code = 2
+
+
+class InvalidURIError(InvalidInputError):
+    """A connection string that does not name a store."""
+
+    kind = "invalid-uri"
+
+
+class InvalidOptionError(InvalidInputError):
+    """An option of the wrong type or out of its range."""
+
+    kind = "invalid-option"
+
+
+class InvalidConfigError(InvalidInputError, KeyError):
+    """A `RunnableConfig` that lacks what the method needs, such as `thread_id`."""
+
+    kind = "invalid-config"
+
+
+class InvalidIdError(InvalidInputError):
+    """An id that Firestore or Cloud Storage cannot hold as a name."""
+
+    kind = "invalid-id"
+
+
+class SerializationError(GCSSaverError, TypeError):
+    """A value that the serialiser cannot write, or bytes that it refuses to read. Nothing was written."""
+
+    kind = "serialization"
+    exit_code = 3
+
+
+class SaverClosedError(GCSSaverError, RuntimeError):
+    """The saver was closed; make a new one."""
+
+    kind = "closed"
+    exit_code = 2
+
+
+class DamageError(GCSSaverError):
+    """Stored data is missing or differs from its digest."""
+
+    kind = "damage"
+    exit_code = 4
+
+
+class CheckpointCorruptError(DamageError):
+    """A checkpoint's document, one of its frames, or one of its pending writes is missing or damaged.
+
+    Attributes:
+        thread_id: The thread, as its document names it.
+        checkpoint_ns: The namespace; empty for the root graph.
+        checkpoint_id: The checkpoint that cannot be read.
+        channel: The channel whose value is damaged, if it is one channel's.
+        frame: Where the damaged bytes lie: a document's or an object's name.
+    """
+
+    kind = "corrupt"
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str,
+        channel: str | None = None,
+        frame: str | None = None,
+    ) -> None:
+        where = f"thread {thread_id!r}, namespace {checkpoint_ns!r}, checkpoint {checkpoint_id!r}"
+        if channel is not None:
+            where += f", channel {channel!r}"
+        if frame is not None:
+            where += f", stored as {frame!r}"
+        super().__init__(
+            f"{reason} ({where}). Read another checkpoint of the thread by its `checkpoint_id`, "
+            "or restore the stored bytes from a backup."
+        )
+        self.reason = reason
+        self.thread_id = thread_id
+        self.checkpoint_ns = checkpoint_ns
+        self.checkpoint_id = checkpoint_id
+        self.channel = channel
+        self.frame = frame
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own would call the class with the finished message only.
+        ids = {"thread_id": self.thread_id, "checkpoint_ns": self.checkpoint_ns, "checkpoint_id": self.checkpoint_id}
+        return partial(type(self), channel=self.channel, frame=self.frame, **ids), (self.reason,)
+
+
+class WrongKeyError(GCSSaverError):
+    """An encrypted document that the saver's `cipher` cannot decrypt. It is not damaged: pass the right one."""
+
+    kind = "wrong-key"
+    exit_code = 8
+
+
+class UnsupportedFormatError(GCSSaverError):
+    """A document that a newer version of this library wrote. It is not damaged: upgrade."""
+
+    kind = "unsupported-format"
+    exit_code = 5
+
+
+class ConflictError(GCSSaverError):
+    """Other writers changed the same document more often than this call tries. Nothing was written; call again."""
+
+    kind = "conflict"
+    exit_code = 6
+
+
+class StoreError(GCSSaverError):
+    """Firestore, Cloud Storage or the embedded store refused a request."""
+
+    kind = "store"
+    exit_code = 7
+
+
+class PermissionDeniedError(StoreError, PermissionError):
+    """The credentials lack a permission; the message names the roles that give it."""
+
+    kind = "permission-denied"
+
+
+class StoreNotFoundError(StoreError):
+    """The bucket, database or directory does not exist; `setup()` can create what it may."""
+
+    kind = "store-not-found"
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """No answer before the deadline, or the service is unavailable. What was asked may have happened: call again."""
+
+    kind = "unavailable"

@@ -1,0 +1,119 @@
+"""What the saver tells while it works: typed, frozen events. Logging is one consumer; metrics can be others.
+
+Events name threads, namespaces, checkpoints and channels, counts and bytes; never state content.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events; `level` is the `logging` level at which the log shows it."""
+
+    level: ClassVar[int] = logging.DEBUG
+
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint became durable and visible.
+
+    Attributes:
+        inline_bytes: Bytes of frames in its document.
+        object_bytes: Bytes of frames uploaded to Cloud Storage.
+        objects: Number of objects uploaded.
+        attempts: Commits tried; more than one after a conflict or a lost answer.
+    """
+
+    inline_bytes: int
+    object_bytes: int
+    objects: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointLoaded(Event):
+    """A checkpoint was read and verified.
+
+    Attributes:
+        channels: Channels with a value.
+        size: Bytes of their serialised values.
+    """
+
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentForked(Event):
+    """The parent already had another child: a fork, or a second writer on the same thread. Both are kept.
+
+    Attributes:
+        parent_id: The checkpoint with several children.
+        sibling_id: The child that was there before.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    parent_id: str
+    sibling_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOutOfOrder(Event):
+    """A checkpoint whose id sorts before its parent's (clock skew): "latest" would show the parent.
+
+    Attributes:
+        parent_id: The parent's id.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    parent_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointReplaced(Event):
+    """`put` came again for an id with other content; the newer content was kept."""
+
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSkipped(Event):
+    """A listing stepped over a damaged checkpoint.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadDeleted(Event):
+    """`delete_thread` removed everything of a thread.
+
+    Attributes:
+        documents: Documents deleted.
+        objects: Objects deleted.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    documents: int
+    objects: int
+
+
+EventHandler = Callable[[Event], None]
+"""`on_event`: called on the thread that works, between two steps of it; keep it short and let it not raise."""

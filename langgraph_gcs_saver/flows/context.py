@@ -1,0 +1,90 @@
+"""What the flows of one saver share: options, and caches that may be lost at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.chains import MIN_BYTES
+from langgraph_gcs_saver.effects import Doc
+from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
+
+Loads = Callable[[Serialized], object]
+"""Deserialise a value."""
+
+ATTEMPT_DEADLINE_SECONDS = 3600.0
+"""A put that finds itself older than this starts over instead of committing.
+
+A frozen Cloud Run instance can thaw after days, when the objects that it uploaded may have been collected as orphans.
+Collecting waits for 24 hours, so an hour leaves a wide margin between two machines' clocks.
+"""
+
+MAX_TRIES = 16
+"""Commits that a call tries before it gives up with `ConflictError`."""
+
+_HEADS_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A checkpoint as last seen: what a child inherits from (an outline), and the precondition for doing so."""
+
+    manifest: Manifest
+    update_time: int
+    heir: str | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, doc: Doc) -> Head:
+        """The head that `doc`, whose manifest is `manifest`, shows."""
+        return cls(manifest.outline(), doc.update_time, heir_of(doc))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Options and caches.
+
+    Attributes:
+        inline_max_bytes: Largest frame that lies in a document.
+        codec: Makes and reads frames.
+        incremental: Whether to write incremental frames.
+        full_every: Versions, or time, after which a full frame is due.
+        values: Serialised values with their sha256, by the place of their frame: a document's or object's name, and the
+            offset there.
+        clear_metadata: With a cipher, the metadata that may be stored in clear, for queries; `None` is all.
+        timeout: Seconds to wait for others, such as a deletion that is under way.
+        new_attempt: Makes a name that no other attempt has.
+        heads: Checkpoints as last seen, by document name.
+        noted: Threads and runs whose own documents are known to exist, by name, with the time when they were written.
+    """
+
+    inline_max_bytes: int
+    codec: Codec
+    incremental: bool
+    full_every: int | timedelta | None
+    values: ByteCache[tuple[str, int], tuple[str, bytes]]
+    clear_metadata: frozenset[str] | None
+    timeout: float
+    new_attempt: Callable[[], str]
+    heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
+    noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
+
+    def value(self, name: str, at: int, digest: str) -> tuple[str, bytes] | None:
+        """The sha256 and the value of the frame at a place, if it is at hand and its sha256 begins with `digest`.
+
+        Ids can come again with other content, so the place alone says nothing.
+        """
+        found = self.values.get((name, at))
+        return found if found is not None and found[0].startswith(digest) else None
+
+    def keep(self, name: str, at: int, sha256: str, value: bytes) -> None:
+        """Keep a value, which has this sha256, for later versions to build on, and for reads."""
+        if len(value) >= MIN_BYTES:
+            self.values.put((name, at), (sha256, value), len(value))
+
+    def remember(self, head: Head) -> None:
+        """Keep a head for the next put; its size in memory is estimated."""
+        size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
+        self.heads.put(head.manifest.name, head, size)

@@ -1,0 +1,83 @@
+"""Manifests and other envelopes out of their documents, or out of the objects that stubs point to."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import Any
+
+from langgraph_gcs_saver import frames, keys, manifest
+from langgraph_gcs_saver.effects import Compute, Doc, Flow, GetBlob
+from langgraph_gcs_saver.errors import CheckpointCorruptError, WrongKeyError
+from langgraph_gcs_saver.frames import Codec, FrameError
+from langgraph_gcs_saver.manifest import DamagedError, Manifest
+
+_PARSING = 8
+"""Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
+
+
+def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
+    """The manifest of a checkpoint's document, checked by digest.
+
+    Raises:
+        DamagedError: The document, or the object that it points to, is not what was written.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    encoded = manifest.encoded_of(doc)
+    try:
+        head, tail = yield from Compute(partial(_open, codec, encoded), size=_PARSING * len(encoded))
+        stub = manifest.stub_of(head)
+        if stub is not None:
+            name = keys.blob_beside(doc.name, keys.MANIFEST, stub.attempt)
+            plain = yield from read_stub(name, stub, codec)
+            head, tail = yield from Compute(partial(frames.open_envelope, plain), size=_PARSING * len(plain))
+    except FrameError as error:
+        raise DamagedError(f"the manifest is {error}") from None
+    return (yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded)))
+
+
+def _open(codec: Codec, stored: bytes) -> tuple[Any, bytes]:
+    return frames.open_envelope(codec.decode_bounded(stored))
+
+
+def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
+    """The envelope that a stub stands for, from the object `name`.
+
+    Raises:
+        DamagedError: The object is missing or differs.
+        FrameError: It is not a frame.
+    """
+    stored = yield from GetBlob(name)
+    return (yield from Compute(partial(open_stub, name, stub, stored, codec), size=stub.size))
+
+
+def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec) -> bytes:
+    """The envelope in an object's bytes, `None` for a missing one; raises as `read_stub` does."""
+    if stored is None:
+        raise DamagedError("an object is missing", frame=name)
+    try:
+        plain = codec.decode(stored, stub.size)
+    except WrongKeyError:
+        # The stub was decrypted, so the key is right and the bytes are not.
+        raise DamagedError("an object cannot be decrypted", frame=name) from None
+    if hashlib.sha256(plain).hexdigest() != stub.sha256:
+        raise DamagedError("an object does not match its digest", frame=name)
+    return plain
+
+
+def make_stub(plain: bytes, attempt: str, codec: Codec) -> tuple[manifest.Stub, bytes]:
+    """The stub for an envelope, and the frame to upload."""
+    stored = codec.encode(plain)
+    return manifest.Stub(attempt, len(stored), len(plain), hashlib.sha256(plain).hexdigest()), stored
+
+
+def corrupt(damage: DamagedError, thread_id: str, ns: str, checkpoint_id: str) -> CheckpointCorruptError:
+    """The public error for damage to a checkpoint."""
+    return CheckpointCorruptError(
+        f"Stored data is damaged: {damage.reason}",
+        thread_id=thread_id,
+        checkpoint_ns=ns,
+        checkpoint_id=checkpoint_id,
+        channel=damage.channel,
+        frame=damage.frame,
+    )

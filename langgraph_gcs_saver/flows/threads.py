@@ -1,0 +1,172 @@
+"""Threads as a whole: the guard that keeps a deletion and a writer apart, and the deletion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Create,
+    Delete,
+    DeleteBlobs,
+    Emit,
+    Flow,
+    GetDocs,
+    ListBlobs,
+    Merge,
+    Now,
+    Pause,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.events import ThreadDeleted
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.manifest import runs_of
+
+BATCH = 200
+"""Documents deleted in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
+
+_BLOB_BATCH = 100
+_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The thread's document as last seen: a commit that carries it fails if a deletion began in between.
+
+    Attributes:
+        name: The document's name.
+        update_time: When it changed last; `None` to demand that it does not exist.
+        is_bare: Whether it lacks, or may lack, what a thread's document says.
+    """
+
+    name: str
+    update_time: int | None
+    is_bare: bool = False
+
+    def write(self, fields: dict[str, object]) -> Write:
+        """The write that carries the guard, and sets `fields`."""
+        if self.update_time is None:
+            return Create(self.name, fields)
+        return Merge(self.name, fields, update_time=self.update_time)
+
+
+def guard(thread_id: str, context: Context) -> Flow[Guard]:
+    """The thread's guard, once no deletion is under way; makes the thread's document if it does not exist.
+
+    Without a document there would be nothing to hold on to: a whole deletion could pass unseen between an upload and
+    its commit.
+
+    Waits for a deletion of the thread. One that has shown no sign of life for `context.timeout` seconds has died: its
+    mark is removed, and if it lives after all, it notices and starts over.
+    """
+    name = keys.thread_doc(thread_id)
+    mark: object = None
+    met = 0.0
+    while True:
+        doc = (yield from GetDocs((name,))).get(name)
+        if doc is None:
+            times = yield from Commit((Create(name, {"thread_id": thread_id}),))
+            if times is not None:
+                return Guard(name, times[0], is_bare=True)
+            continue
+        if "deleting" not in doc.fields:
+            return Guard(name, doc.update_time, is_bare="active" not in doc.fields)
+        now = yield from Now()
+        if doc.fields["deleting"] != mark:
+            mark, met = doc.fields["deleting"], now
+        if now - met > context.timeout:
+            yield from Commit((Merge(name, {}, remove=("deleting",), update_time=doc.update_time),))
+        else:
+            yield from Pause(_POLL_SECONDS)
+
+
+def delete_thread(thread_id: str, context: Context) -> Flow[None]:
+    """Delete every document and object of a thread; what others write to it meanwhile may stay, whole.
+
+    First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints go, newest first
+    and each only as last seen, so that none goes while a document that inherits from it can still get a child. Objects
+    go only while the mark has held without a break: who uploaded them can then no longer commit.
+
+    Raises:
+        ConflictError: Others kept writing to the thread for as long as this call tries.
+    """
+    thread = keys.thread_doc(thread_id)
+    documents = objects = 0
+    mark: int | None = None
+    for _ in range(MAX_TRIES):
+        if mark is None:
+            # A new mark each time: a write that changes nothing would not move the document's time.
+            marked = yield from Commit((Merge(thread, {"thread_id": thread_id, "deleting": context.new_attempt()}),))
+            if marked is None:
+                continue
+            mark = marked[0]
+        count = yield from _delete_checkpoints(thread_id, context)
+        if count is None:
+            continue
+        documents += count
+        documents += yield from _delete_writes(thread_id)
+        count, mark = yield from _delete_blobs(thread_id, mark, context)
+        objects += count
+        context.noted.drop(thread)
+        # Conditional: whoever wrote to the thread's document since then may have written a checkpoint too.
+        gone = mark is not None and (yield from Commit((Delete(thread, update_time=mark),))) is not None
+        if not gone:
+            doc = (yield from GetDocs((thread,))).get(thread)
+            gone = doc is None  # Another deletion has come to its end.
+            # Two deletions share a mark: each with a mark of its own would break the other's time and again.
+            mark = doc.update_time if doc is not None and "deleting" in doc.fields else None
+        if gone:
+            yield from Emit(ThreadDeleted(thread_id=thread_id, documents=documents, objects=objects))
+            return
+    raise ConflictError(
+        f"Thread {thread_id!r} was written to all the time while it was being deleted. Its runs must stop first; "
+        "then call again, which goes on where this call ended."
+    )
+
+
+def _delete_checkpoints(thread_id: str, context: Context) -> Flow[int | None]:
+    """Delete all checkpoints of a thread, newest first; `None` after a conflict, to look again."""
+    collection = keys.checkpoints(thread_id)
+    deleted = 0
+    while True:
+        docs = yield from QueryDocs(collection, limit=BATCH, mask=("run_id", "former_runs"))
+        if not docs:
+            return deleted
+        runs = {run for doc in docs for run in runs_of(doc)}
+        writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs]
+        names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
+        writes += [Delete(name) for name in names]
+        if (yield from Commit(tuple(writes))) is None:
+            return None
+        for name in names:
+            context.noted.drop(name)
+        deleted += len(docs)
+
+
+def _delete_writes(thread_id: str) -> Flow[int]:
+    deleted = 0
+    while docs := (yield from QueryDocs(keys.writes(thread_id), limit=BATCH, mask=())):
+        # Each only as last seen: a call that adds to one of them adds to others too, and goes as a whole or stays so.
+        times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
+        deleted += 0 if times is None else len(docs)
+    return deleted
+
+
+def _delete_blobs(thread_id: str, mark: int, context: Context) -> Flow[tuple[int, int | None]]:
+    """Delete all objects of a thread; the number, and the mark as it is now, `None` when somebody else changed it."""
+    deleted = 0
+    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id))):
+        times = yield from Commit(
+            (Merge(keys.thread_doc(thread_id), {"deleting": context.new_attempt()}, update_time=mark),)
+        )
+        if times is None:
+            return deleted, None
+        mark = times[0]
+        names = [blob.name for blob in blobs]
+        for start in range(0, len(names), _BLOB_BATCH):
+            yield from DeleteBlobs(tuple(names[start : start + _BLOB_BATCH]))
+        deleted += len(names)
+    return deleted, mark

@@ -1,0 +1,436 @@
+"""Reading checkpoints: one by id, the latest of a namespace, or a page of a listing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from langgraph_gcs_saver import filters, frames, garbage, keys, manifest
+from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, WrongKeyError
+from langgraph_gcs_saver.events import CheckpointLoaded, CheckpointSkipped
+from langgraph_gcs_saver.flows.context import Context, Head, Loads
+from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
+from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
+from langgraph_gcs_saver.frames import FrameError
+from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, Serialized
+
+RESTARTS = 8
+"""Times that a read starts over because the checkpoint changed while it was read."""
+
+PAGE = 50
+"""Checkpoints read at once by a listing."""
+
+PAGE_BYTES = 64 << 20
+"""Most bytes of serialised values in one page, if it has more than one checkpoint."""
+
+_VALUE = 1000
+"""Reading a value, however small, takes an event loop as long as handling so many bytes."""
+
+_DOCS_BATCH = 100
+"""Documents fetched in one batched get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint with everything that belongs to it, deserialised."""
+
+    manifest: Manifest
+    values: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    rest: Mapping[str, Any]
+    writes: tuple[tuple[str, str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    doc: Doc
+    manifest: Manifest
+
+
+_WriteDocs = dict[tuple[str, str], list[Doc]]
+"""Documents of pending writes by thread and namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a listing wants.
+
+    Attributes:
+        thread_id: One thread, or `None` for all, thread by thread.
+        ns: One namespace, or `None` for all.
+        checkpoint_id: One checkpoint id.
+        before: Checkpoints whose id sorts before this one.
+        wanted: Metadata that must be equal.
+    """
+
+    thread_id: str | None
+    ns: str | None
+    checkpoint_id: str | None
+    before: str | None
+    wanted: Mapping[str, Any] | None
+
+
+def get_tuple(
+    thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context
+) -> Flow[Loaded | None]:
+    """A checkpoint by its id, or the latest of its namespace; `None` when there is none.
+
+    Missing is not damage: whatever does not fit is read again, and only what stays wrong is damage.
+
+    Raises:
+        CheckpointCorruptError: The checkpoint is damaged.
+        UnsupportedFormatError: A newer version wrote it.
+        SerializationError: The serialiser refuses what it once wrote.
+    """
+    before: object = None
+    for _ in range(RESTARTS):
+        doc, write_docs = yield from _find(thread_id, ns, checkpoint_id)
+        if doc is None:
+            return None
+        try:
+            found = _Found(doc, (yield from read_manifest(doc, context.codec)))
+            loaded = yield from _load([found], write_docs, loads, context)
+        except DamagedError as damage:
+            seen = (damage.reason, damage.channel, damage.frame, doc.fields)
+            if seen == before:
+                raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
+            before = seen
+        else:
+            return loaded[0]
+    raise ConflictError(
+        f"The checkpoint of thread {thread_id!r}, namespace {ns!r} changed each of the {RESTARTS} times that it was "
+        "read. Call again."
+    )
+
+
+def _find(thread_id: str, ns: str, checkpoint_id: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
+    """The checkpoint's document; by id also the documents of its pending writes, in the same round."""
+    if checkpoint_id is None:
+        where = (("ns", keys.enc(ns, "namespace")),)
+        after: str | None = None
+        while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
+            # A damaged document may be found in a namespace that is not the one of its name.
+            if _ns_segment(docs[0]) == keys.enc(ns, "namespace"):
+                return docs[0], {}
+            after = docs[0].name
+        return None, {}
+    name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
+    got, write_docs = yield from Gather((GetDocs((name,)), query(thread_id, ns, checkpoint_id, checkpoint_id)))
+    doc = got.get(name)
+    return (doc if doc is not None and manifest.is_listed(doc) else None), {(thread_id, ns): write_docs}
+
+
+def _ns_segment(doc: Doc) -> str:
+    """The encoded namespace in the name of a checkpoint's document."""
+    return doc.name.rsplit("!", 1)[1]
+
+
+def list_page(
+    search: Search, after: str | None, limit: int | None, loads: Loads, context: Context
+) -> Flow[tuple[list[Loaded], str | None]]:
+    """One page of a listing, newest first, and where the next begins (`None`: there is none).
+
+    Damaged checkpoints are stepped over, with an event.
+
+    Args:
+        search: What is wanted.
+        after: Where the page before ended.
+        limit: Most checkpoints wanted, after filtering.
+        loads: Deserialises a value.
+        context: Options and caches.
+    """
+    # The service filters only where every wanted key is one that it knows; otherwise matches may be few and far.
+    narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
+    size = PAGE if limit is None or not narrow else max(1, min(PAGE, limit))
+    docs = yield from _query_page(search, after, size, context)
+    end = docs[-1].name if len(docs) == size else None
+    page: list[tuple[Doc, Manifest | None]] = []
+    total = 0
+    for number, doc in enumerate(docs):
+        if not _is_wanted(search, doc):
+            continue
+        if len(page) == limit:
+            end = docs[number - 1].name
+            break
+        try:
+            found = yield from read_manifest(doc, context.codec)
+        except DamagedError:
+            page.append((doc, None))
+            continue
+        if search.wanted and not filters.matches(_metadata(found, loads), search.wanted):
+            continue
+        if total and total + found.size > PAGE_BYTES:
+            end = docs[number - 1].name
+            break
+        total += found.size
+        page.append((doc, found))
+    return (yield from _load_page(search, page, loads, context)), end
+
+
+def _query_page(search: Search, after: str | None, size: int, context: Context) -> Flow[list[Doc]]:
+    where = _where(search, context)
+    if search.ns is not None:
+        where = (("ns", keys.enc(search.ns, "namespace")), *where)
+    if search.thread_id is None:
+        start, end = keys.all_checkpoints_range()
+        return (yield from QueryDocs(keys.CHECKPOINTS, (), start, after, end, limit=size, group=True))
+    first: str | None = None
+    last: str | None = None
+    if search.before is not None:
+        first = keys.checkpoint_range(search.thread_id, search.before)[1]
+    if search.checkpoint_id is not None:
+        start, last = keys.checkpoint_range(search.thread_id, search.checkpoint_id)
+        first = start if first is None else max(first, start)
+        if first >= last:
+            return []
+    return (yield from QueryDocs(keys.checkpoints(search.thread_id), where, first, after, last, limit=size))
+
+
+def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
+    return filters.where(search.wanted, context.clear_metadata)
+
+
+def _is_wanted(search: Search, doc: Doc) -> bool:
+    """What the query could not say; a damaged document may be found in a namespace that is not its own."""
+    if not manifest.is_listed(doc) or (search.ns is not None and _ns_segment(doc) != keys.enc(search.ns, "namespace")):
+        return False
+    found = keys.checkpoint_id_of(doc.name)
+    return (search.checkpoint_id is None or found == search.checkpoint_id) and (
+        search.before is None or found < search.before
+    )
+
+
+def _load_page(
+    search: Search, page: list[tuple[Doc, Manifest | None]], loads: Loads, context: Context
+) -> Flow[list[Loaded]]:
+    """Load all at once; if anything is damaged, one by one, stepping over what stays damaged."""
+    found = [_Found(doc, known) for doc, known in page if known is not None]
+    if len(found) == len(page):
+        try:
+            return (yield from _load(found, {}, loads, context))
+        except DamagedError:
+            pass  # One by one tells which.
+    loaded = []
+    for doc, known in page:
+        thread_id, ns = _ids(search, doc, known)
+        checkpoint_id = keys.checkpoint_id_of(doc.name)
+        reason = "Its document is damaged, and its ids are too long to be read from its name"
+        if thread_id is not None and ns is not None:
+            try:
+                one = yield from get_tuple(thread_id, ns, checkpoint_id, loads, context)
+            except CheckpointCorruptError as error:
+                reason = error.reason
+            else:
+                if one is not None:
+                    loaded.append(one)
+                continue
+        ids = {"thread_id": thread_id or doc.name, "checkpoint_ns": ns or "", "checkpoint_id": checkpoint_id}
+        yield from Emit(CheckpointSkipped(**ids, reason=reason))
+    return loaded
+
+
+def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, str | None]:
+    """Thread and namespace of a document, damaged or not; `None` for one that nobody can tell."""
+    if known is not None:
+        return known.thread_id, known.ns
+    thread, leaf = keys.split_checkpoint_doc(doc.name)
+    return (
+        keys.dec(thread[3:]) if search.thread_id is None else search.thread_id,
+        keys.dec(leaf.split("!", 1)[1]) if search.ns is None else search.ns,
+    )
+
+
+# Loading: everything that some checkpoints need, in one round
+
+
+def _load(found: list[_Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
+    """Fetch, verify and deserialise the values and pending writes of checkpoints.
+
+    Raises:
+        DamagedError: Something is missing or differs.
+    """
+    ids: dict[tuple[str, str], list[str]] = {}
+    for item in found:
+        ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
+    queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
+    values = sum(len(item.manifest.channels) for item in found)
+    sources = yield from Compute(partial(_Sources, found, context), size=_VALUE * values)
+    fetches = sources.fetches()
+    results = yield from Gather((*queries.values(), *fetches))
+    sources.fill(results[len(queries) :])
+    write_docs = {**write_docs, **dict(zip(queries, results, strict=False))}
+    del results  # Large states count: the sources drop what they have decoded.
+    writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
+    for (thread_id, ns), docs in write_docs.items():
+        wanted = frozenset(ids[thread_id, ns])
+        by_id = yield from read_writes(thread_id, ns, wanted, docs, context.codec)
+        writes.update({(thread_id, ns, checkpoint_id): found for checkpoint_id, found in by_id.items()})
+    size = sum(item.manifest.size + _VALUE * len(item.manifest.channels) for item in found)
+    size += sum(len(write.value.data) + _VALUE for pending in writes.values() for write in pending)
+    loaded: list[Loaded] = yield from Compute(partial(_deserialize, found, sources, writes, loads, size), size=size)
+    for item in found:
+        context.remember(Head.of(item.manifest, item.doc))
+        yield from Emit(
+            CheckpointLoaded(
+                thread_id=item.manifest.thread_id,
+                checkpoint_ns=item.manifest.ns,
+                checkpoint_id=item.manifest.checkpoint_id,
+                channels=len(item.manifest.channels),
+                size=item.manifest.size,
+            )
+        )
+    return loaded
+
+
+def _deserialize(
+    found: list[_Found],
+    sources: _Sources,
+    writes: Mapping[tuple[str, str, str], list[PendingWrite]],
+    loads: Loads,
+    size: int,
+) -> list[Loaded]:
+    with garbage.put_off(size):
+        return [
+            Loaded(
+                manifest=known,
+                values={
+                    channel: loads(Serialized(ref.type, sources.plain(known, channel)))
+                    for channel, ref in known.channels.items()
+                },
+                metadata=_metadata(known, loads),
+                rest={} if known.rest is None else cast("Mapping[str, Any]", loads(known.rest)),
+                writes=tuple(
+                    (write.task_id, write.channel, loads(write.value))
+                    for write in writes.get((known.thread_id, known.ns, known.checkpoint_id), [])
+                ),
+            )
+            for known in (item.manifest for item in found)
+        ]
+
+
+def _metadata(known: Manifest, loads: Loads) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", loads(known.metadata))
+
+
+class _Sources:
+    """Stored bytes that hold the frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
+
+    Each is fetched once, however many checkpoints refer to it, and each frame is decoded once. What the cache has needs
+    neither.
+    """
+
+    def __init__(self, found: list[_Found], context: Context) -> None:
+        self._context = context
+        self._bytes: dict[str, tuple[int, bytes]] = {}
+        """Where each piece starts in its document or object, and the piece, by name."""
+        self._values: dict[tuple[str, int], tuple[str, bytes]] = {}
+        """Values and their sha256 by place; those of the cache are pinned here, lest they go before their use."""
+        self._docs: set[str] = set()
+        self._blobs: dict[str, tuple[int, int | None]] = {}
+        """Start and end of what is needed of each object; no end for a whole one."""
+        self._effects: list[GetDocs | GetBlob] = []
+        for item in found:
+            self._bytes[item.doc.name] = (0, manifest.inner_frames(item.doc))
+        for item in found:
+            for channel, ref in item.manifest.channels.items():
+                if ref.chain:
+                    self._need(item.manifest, channel)
+
+    def _need(self, known: Manifest, channel: str) -> None:
+        for name, frame, digest, _ in reversed(_steps(known, channel)):
+            value = self._context.value(name, frame.at, digest)
+            if value is not None:
+                self._values[name, frame.at] = value
+                return
+            if frame.attempt is None:
+                if name not in self._bytes:
+                    self._docs.add(name)
+            elif frame.packed:
+                start, end = self._blobs.get(name, (frame.at, 0))
+                self._blobs[name] = (min(start, frame.at), max(end or 0, frame.at + frame.stored))
+            else:
+                self._blobs[name] = (0, None)
+
+    def fetches(self) -> list[GetDocs | GetBlob]:
+        """The effects that fetch what is not at hand."""
+        names = sorted(self._docs)
+        self._effects = [
+            GetDocs(tuple(names[at : at + _DOCS_BATCH]), mask=("frames",)) for at in range(0, len(names), _DOCS_BATCH)
+        ]
+        for name, (start, end) in self._blobs.items():
+            self._effects.append(GetBlob(name, start, None if end is None else end - start))
+        return self._effects
+
+    def fill(self, results: tuple[Any, ...]) -> None:
+        """Take the results of `fetches`."""
+        for effect, result in zip(self._effects, results, strict=True):
+            if isinstance(effect, GetBlob):
+                if result is not None:
+                    self._bytes[effect.name] = (effect.start, result)
+            else:
+                for name, doc in result.items():
+                    self._bytes[name] = (0, manifest.inner_frames(doc))
+
+    def plain(self, known: Manifest, channel: str) -> bytes:
+        """A channel's serialised value, checked by its digest, as are the values that it builds on.
+
+        Raises:
+            DamagedError: A frame is missing, or a value differs from what was written.
+        """
+        ref = known.channels[channel]
+        if not ref.chain:
+            if ref.size or ref.sha256 != _NOTHING:
+                raise DamagedError("a value of zero bytes does not match its digest", channel=channel)
+            return b""
+        steps = _steps(known, channel)
+        value: bytes | None = None
+        first = 0
+        for number, (name, frame, digest, _) in reversed(list(enumerate(steps))):
+            known_sha256, known_value = self._values.get((name, frame.at), ("", None))
+            if known_value is not None and known_sha256.startswith(digest):
+                value, first = known_value, number + 1
+                break
+        for name, frame, digest, size in steps[first:]:
+            stored = self._stored(name, channel, frame)
+            try:
+                value = self._context.codec.decode(stored, size, value)
+            except FrameError as error:
+                raise DamagedError(f"a value is {error}", channel=channel, frame=name) from None
+            except WrongKeyError:
+                # The manifest was decrypted, so the key is right and the bytes are not, unless their checksum is.
+                if frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c:
+                    raise
+                raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name) from None
+            sha256 = hashlib.sha256(value).hexdigest()
+            if len(value) != size or not sha256.startswith(digest):
+                raise DamagedError("a value does not match its digest", channel=channel, frame=name)
+            self._values[name, frame.at] = (sha256, value)
+            del stored
+            if frame.attempt is not None and not frame.packed:
+                del self._bytes[name]  # Large states count: the object's bytes are not needed any more.
+            self._context.keep(name, frame.at, sha256, value)
+        return cast("bytes", value)
+
+    def _stored(self, name: str, channel: str, frame: FrameRef) -> bytes:
+        if name not in self._bytes:
+            raise DamagedError("a frame is missing", channel=channel, frame=name)
+        start, data = self._bytes[name]
+        stored = data[frame.at - start : frame.at - start + frame.stored]
+        if len(stored) != frame.stored or (frame.attempt is not None and not frame.packed and len(data) != len(stored)):
+            raise DamagedError("a frame is not as long as it was", channel=channel, frame=name)
+        return stored
+
+
+def _steps(known: Manifest, channel: str) -> list[tuple[str, FrameRef, str, int]]:
+    """The frames of a channel's value, base first: name, frame, and the digest and size of the value that it gives."""
+    ref = known.channels[channel]
+    *links, last = ref.chain
+    steps = [(known.place(channel, link), link, str(link.digest), link.size or 0) for link in links]
+    return [*steps, (known.place(channel, last), last, ref.sha256, ref.size)]
+
+
+_NOTHING = hashlib.sha256(b"").hexdigest()

@@ -1,0 +1,293 @@
+"""Pending writes: what tasks wrote before the checkpoint that includes it.
+
+Regular writes of one call are one document, named by the task and by which writes they are, and created: the first
+call wins, and a repeated one changes nothing. Special writes (errors, interrupts, resumes) are one document a task,
+with a field each, and the last one wins. All documents of a call appear in one commit: a task that is half there would
+be taken for finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from langgraph_gcs_saver import frames, keys
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Compute,
+    Create,
+    Doc,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    Merge,
+    Now,
+    PutBlob,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
+from langgraph_gcs_saver.flows.manifests import make_stub, open_stub
+from langgraph_gcs_saver.flows.threads import guard
+from langgraph_gcs_saver.frames import Codec, FrameError
+from langgraph_gcs_saver.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
+
+INLINE_BYTES = 128 << 10
+"""Most bytes of one document of pending writes; more goes to an object, which costs a round."""
+
+
+WHICH_DIGITS = 16
+"""Hex digits of the sha256 over numbers and channels of a call's writes; only calls of one task must not collide."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingWrite:
+    """One write of a task.
+
+    Attributes:
+        idx: Its number within the call; negative for special channels (`WRITES_IDX_MAP`).
+        task_id: The task.
+        task_path: The task's path; with the id and the number it gives the order.
+        channel: The channel.
+        value: The value, serialised.
+    """
+
+    idx: int
+    task_id: str
+    task_path: str
+    channel: str
+    value: Serialized
+
+
+@dataclass(frozen=True, slots=True)
+class PutWrites:
+    """What to store: one call's writes for one checkpoint, which need not exist yet."""
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    task_id: str
+    writes: Sequence[PendingWrite]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A field of a document of pending writes, and the object that it points to, if any."""
+
+    idx: int
+    doc: str
+    field: str
+    data: bytes
+    upload: PutBlob | None
+
+
+def put_writes(request: PutWrites, context: Context) -> Flow[None]:
+    """Store pending writes; they are durable and visible together when this returns.
+
+    Raises:
+        ConflictError: The thread was being deleted for as long as this call tries.
+    """
+    if not request.writes:
+        return
+    size = sum(len(write.value.data) for write in request.writes)
+    wanted = request.writes
+    beside: list[Write] = []
+    for _ in range(MAX_TRIES):
+        records = yield from Compute(partial(_records, request, wanted, context), size=size)
+        uploads = tuple(record.upload for record in records if record.upload is not None)
+        writes = [*beside, *_commit(records)]
+        if uploads:
+            # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
+            thread = yield from guard(request.thread_id, context)
+            started = yield from Now()
+            yield from Gather(uploads)
+            if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
+                continue
+            writes.append(thread.write({}))
+        if (yield from Commit(tuple(writes))) is not None:
+            return
+        created = tuple(record.doc for record in records if record.idx >= 0)
+        docs = (yield from GetDocs(created, mask=())) if created else {}
+        # An earlier call has written these, or an earlier try whose answer was lost. Special writes remain, and go in
+        # only beside them: a deletion of the thread may be about to take them.
+        beside = [Merge(doc.name, {}, update_time=doc.update_time) for doc in docs.values()]
+        wanted = [write for write in request.writes if write.idx < 0] if docs else request.writes
+        if not wanted:
+            return
+    raise ConflictError(
+        f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
+        f"{request.thread_id!r} were not stored: the thread's document changed {MAX_TRIES} times in a row. Call again."
+    )
+
+
+def _commit(records: Sequence[_Record]) -> list[Write]:
+    fields: dict[str, dict[str, Any]] = {}
+    for record in records:
+        fields.setdefault(record.doc, {"format": FORMAT})[record.field] = record.data
+    regular = {record.doc for record in records if record.idx >= 0}
+    return [Create(doc, found) if doc in regular else Merge(doc, found) for doc, found in fields.items()]
+
+
+def _records(request: PutWrites, wanted: Sequence[PendingWrite], context: Context) -> list[_Record]:
+    ids = (request.thread_id, request.ns, request.checkpoint_id, request.task_id)
+    regular = [write for write in wanted if write.idx >= 0]
+    records = []
+    if regular:
+        which = json.dumps([[write.idx, write.channel] for write in regular])
+        doc = keys.regular_writes_doc(*ids, hashlib.sha256(which.encode()).hexdigest()[:WHICH_DIGITS])
+        records.append(_record(request, context, doc, regular))
+    doc = keys.special_writes_doc(*ids)
+    return records + [_record(request, context, doc, [write]) for write in wanted if write.idx < 0]
+
+
+def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[PendingWrite]) -> _Record:
+    idx = writes[0].idx
+    field = "writes" if idx >= 0 else f"w{-idx}"
+    plain = _envelope(writes)
+    stored = context.codec.encode(plain)
+    upload = None
+    if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
+        attempt = context.new_attempt()
+        stub, data = make_stub(plain, attempt, context.codec)
+        blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
+        upload = PutBlob(blob, data)
+        plain = frames.envelope(stub.head())
+        stored = context.codec.encode(plain)
+    return _Record(idx, doc, field, _seal(doc, field, stored) + stored, upload)
+
+
+def _envelope(writes: Sequence[PendingWrite]) -> bytes:
+    first = writes[0]
+    head: dict[str, Any] = {} if keys.dec(keys.enc(first.task_id)) is not None else {"task": first.task_id}
+    head["path"] = first.task_path
+    head["writes"] = [[w.idx, w.channel, w.value.type, len(w.value.data)] for w in writes]
+    return frames.envelope(head, b"".join(w.value.data for w in writes))
+
+
+SEAL_BYTES = 32
+"""Bytes of the digest before each field's frame."""
+
+_OPENING = 8
+"""Opening a document of pending writes takes an event loop as long as handling so many times its bytes."""
+
+
+def _seal(doc: str, field: str, stored: bytes) -> bytes:
+    """The digest before each field's frame, bound to where it lies; of the stored bytes, which tell nothing."""
+    return hashlib.sha256(b"%s\0%s\0%s" % (doc.encode(), field.encode(), stored)).digest()
+
+
+# Reading
+
+
+def query(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> QueryDocs:
+    """The documents of pending writes of the checkpoints from `newest_id` down to `oldest_id`."""
+    start, end = keys.writes_range(thread_id, ns, newest_id, oldest_id)
+    return QueryDocs(keys.writes(thread_id), start=start, end=end)
+
+
+def read_writes(
+    thread_id: str, ns: str, wanted: frozenset[str], docs: Iterable[Doc], codec: Codec
+) -> Flow[dict[str, list[PendingWrite]]]:
+    """Pending writes of the `wanted` checkpoints by id, each list in LangGraph's order (`writes_sort_key`).
+
+    Raises:
+        DamagedError: A document, or the object that it points to, is not what was written.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    # The first regular write for a task and number wins.
+    docs = sorted(
+        (doc for doc in docs if keys.writes_checkpoint_id_of(doc.name) in wanted),
+        key=lambda doc: (doc.create_time, doc.name),
+    )
+    size = _OPENING * sum(len(data) for doc in docs for data in doc.fields.values() if isinstance(data, bytes))
+    opened = yield from Compute(partial(_open_all, docs, codec), size=size)
+    stubs = {number: stub for number in range(len(opened)) if (stub := _stub(opened, number)) is not None}
+    names = {
+        number: keys.blob(
+            thread_id, ns, keys.writes_checkpoint_id_of(opened[number][0].name), keys.WRITES_BLOB, stub.attempt
+        )
+        for number, stub in stubs.items()
+    }
+    blobs = yield from Gather(tuple(map(GetBlob, names.values())))
+    merged: dict[str, dict[tuple[str, int], PendingWrite]] = {}
+    for number, stored in zip(names, blobs, strict=True):
+        stub, doc = stubs[number], opened[number][0]
+        opened[number] = yield from Compute(
+            partial(_open_stub, doc, names[number], stub, stored, codec), size=stub.size
+        )
+    for doc, head, tail in opened:
+        found = merged.setdefault(keys.writes_checkpoint_id_of(doc.name), {})
+        for write in _parse(doc, head, tail):
+            found.setdefault((write.task_id, write.idx), write)
+    return {
+        checkpoint_id: sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
+        for checkpoint_id, found in merged.items()
+    }
+
+
+_Opened = tuple[Doc, Any, bytes]
+"""A document of pending writes, and one of its envelopes."""
+
+
+def _open_all(docs: Iterable[Doc], codec: Codec) -> list[_Opened]:
+    return [opened for doc in docs for opened in _open(doc, codec)]
+
+
+def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
+    version = doc.fields.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UnsupportedFormatError(
+            f"Pending writes {doc.name!r} have format {version}; this version of langgraph-gcs-saver reads up to "
+            f'{FORMAT}. They are not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
+        )
+    if version != FORMAT or len(doc.fields) < 2:
+        raise DamagedError("a document of pending writes lacks its format or its writes", frame=doc.name)
+    for field, data in sorted(doc.fields.items()):
+        if field == "format":
+            continue
+        if not isinstance(data, bytes):
+            raise DamagedError("pending writes are not bytes", frame=doc.name)
+        try:
+            stored = data[SEAL_BYTES:]
+            if data[:SEAL_BYTES] != _seal(doc.name, field, stored):
+                raise DamagedError("pending writes do not match their digest", frame=doc.name)
+            plain = codec.decode_bounded(stored)
+            yield doc, *frames.open_envelope(plain)
+        except FrameError as error:
+            raise DamagedError(f"pending writes are {error}", frame=doc.name) from None
+
+
+def _stub(opened: list[_Opened], number: int) -> Stub | None:
+    doc, head, _ = opened[number]
+    try:
+        return stub_of(head)
+    except DamagedError as damage:
+        raise DamagedError(damage.reason, frame=doc.name) from None
+
+
+def _open_stub(doc: Doc, name: str, stub: Stub, stored: bytes | None, codec: Codec) -> _Opened:
+    try:
+        return (doc, *frames.open_envelope(open_stub(name, stub, stored, codec)))
+    except FrameError as error:
+        raise DamagedError(f"pending writes are {error}", frame=name) from None
+
+
+def _parse(doc: Doc, head: Any, tail: bytes) -> list[PendingWrite]:
+    task_id = keys.writes_task_id_of(doc.name)
+    found = []
+    at = 0
+    try:
+        task_id = head["task"] if task_id is None else task_id
+        for idx, channel, kind, size in head["writes"]:
+            value = Serialized(kind, tail[at : at + size])
+            found.append(PendingWrite(idx, task_id, head["path"], channel, value))
+            at += size
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"pending writes do not parse: {type(error).__name__}", frame=doc.name) from None
+    return found

@@ -1,0 +1,206 @@
+"""Names of documents and objects, built from ids and parsed back.
+
+```
+lg_threads/{thread}                                            the thread
+lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
+lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
+lg_runs/{run}/lg_threads/{thread}                              which threads a run touched
+{thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
+```
+
+Every mapping from ids to names is injective, legal in Firestore (ids of 1 to 1,500 bytes, no `/`, not `.`, `..` or
+`__.*__`: https://firebase.google.com/docs/firestore/quotas) and in Cloud Storage (1 to 1,024 bytes, no CR or LF, not
+`.` or `..`: https://cloud.google.com/storage/docs/objects#naming).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote, unquote
+
+from langgraph_gcs_saver.errors import InvalidIdError
+
+THREADS = "lg_threads"
+CHECKPOINTS = "lg_checkpoints"
+WRITES = "lg_writes"
+RUNS = "lg_runs"
+
+MAX_ENCODED = 200
+"""Longest percent-encoded id, in bytes; longer ones are hashed. Five of them fit an object's name."""
+
+MAX_CHECKPOINT_ID = 500
+"""Longest checkpoint id, in bytes: written as hex it takes twice that of a name's 1,500."""
+
+# quote() never encodes `_.-~`; `.` and `~` must be, for `.`/`..` are illegal names and `~` marks a hash.
+_ALSO_ENCODE = str.maketrans({".": "%2E", "~": "%7E"})
+
+
+def _utf8(what: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidIdError(
+            f"The {what} {text!r} holds a lone surrogate, which is not Unicode text. "
+            "Neither Firestore nor Cloud Storage can store it; use another id."
+        ) from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def enc(text: str, what: str = "id") -> str:
+    """Encode an id as one segment of a name: `[A-Za-z0-9_%-]`, or `~` and a sha256 when it is long.
+
+    The empty id is `~`: an empty segment would be illegal in Firestore and collapse in a file system.
+    """
+    data = _utf8(what, text)
+    if not data:
+        return "~"
+    if len(data) <= MAX_ENCODED:
+        encoded = quote(data, safe="").translate(_ALSO_ENCODE)
+        if len(encoded) <= MAX_ENCODED:
+            return encoded
+    return "~" + _sha256(data)
+
+
+def dec(encoded: str) -> str | None:
+    """Decode `enc`; `None` for a hash, which cannot be."""
+    if encoded == "~":
+        return ""
+    return None if encoded.startswith("~") else unquote(encoded, errors="strict")
+
+
+def spread(text: str, what: str = "id") -> str:
+    """Encode an id as a document id that spreads over the key space: two hex digits of its sha256, a dash, the id.
+
+    Run ids and many thread ids are time-ordered; without this they would all be written at the end of the range, which
+    Firestore throttles (https://firebase.google.com/docs/firestore/best-practices#hotspots).
+    """
+    return f"{_sha256(_utf8(what, text))[:2]}-{enc(text, what)}"
+
+
+def inv(checkpoint_id: str) -> str:
+    """Encode a checkpoint id so that ascending order of the result is descending order of ids."""
+    data = _utf8("checkpoint id", checkpoint_id)
+    if len(data) > MAX_CHECKPOINT_ID:
+        raise InvalidIdError(
+            f"The checkpoint id {checkpoint_id[:40]!r}… has {len(data)} bytes; at most {MAX_CHECKPOINT_ID} fit a name. "
+            "LangGraph's own ids have 36."
+        )
+    return bytes(b ^ 0xFF for b in data).hex() + "~"
+
+
+def uninv(encoded: str) -> str:
+    """Decode `inv`."""
+    return bytes(b ^ 0xFF for b in bytes.fromhex(encoded.removesuffix("~"))).decode()
+
+
+# Documents
+
+
+def thread_doc(thread_id: str) -> str:
+    """Name of a thread's document."""
+    return f"{THREADS}/{spread(thread_id, 'thread id')}"
+
+
+def checkpoints(thread_id: str) -> str:
+    """Name of the collection of a thread's checkpoints."""
+    return f"{thread_doc(thread_id)}/{CHECKPOINTS}"
+
+
+def checkpoint_doc(thread_id: str, ns: str, checkpoint_id: str) -> str:
+    """Name of a checkpoint's document."""
+    return f"{checkpoints(thread_id)}/{inv(checkpoint_id)}!{enc(ns, 'namespace')}"
+
+
+def checkpoint_range(thread_id: str, checkpoint_id: str) -> tuple[str, str]:
+    """Range of names [start, end) of all documents with this checkpoint id, in any namespace."""
+    start = f"{checkpoints(thread_id)}/{inv(checkpoint_id)}"
+    return f"{start}!", f'{start}"'
+
+
+def checkpoint_id_of(name: str) -> str:
+    """The checkpoint id in the name of a checkpoint's document."""
+    return uninv(name.rsplit("/", 1)[1].split("!", 1)[0])
+
+
+def split_checkpoint_doc(name: str) -> tuple[str, str]:
+    """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
+    _, thread, _, leaf = name.split("/")
+    return thread, leaf
+
+
+def all_checkpoints_range() -> tuple[str, str]:
+    """Range of names [start, end) of all threads' documents: their ids begin with a hex digit."""
+    return f"{THREADS}/!", f"{THREADS}/g"
+
+
+def writes(thread_id: str) -> str:
+    """Name of the collection of a thread's pending writes."""
+    return f"{thread_doc(thread_id)}/{WRITES}"
+
+
+def writes_range(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> tuple[str, str]:
+    """Range of names [start, end) of all pending writes of the checkpoints from `newest_id` down to `oldest_id`."""
+    base = f"{writes(thread_id)}/{enc(ns, 'namespace')}"
+    return f"{base}!{inv(newest_id)}!", f'{base}!{inv(oldest_id)}"'
+
+
+def regular_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str, which: str) -> str:
+    """Name of the document of one `put_writes` call; `which` is a digest of numbers and channels of its writes."""
+    return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!{which}"
+
+
+def special_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str) -> str:
+    """Name of the document of one task's special writes (errors, interrupts, resumes), one field each."""
+    return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!s"
+
+
+def writes_checkpoint_id_of(name: str) -> str:
+    """The checkpoint id in the name of a document of pending writes."""
+    return uninv(name.rsplit("/", 1)[1].split("!")[1])
+
+
+def writes_task_id_of(name: str) -> str | None:
+    """The task id in the name of a document of pending writes; `None` when it is too long to be there."""
+    return dec(name.rsplit("/", 1)[1].split("!")[2])
+
+
+def run_doc(run_id: str, thread_id: str) -> str:
+    """Name of the document that says that a run touched a thread."""
+    return f"{RUNS}/{spread(run_id, 'run id')}/{THREADS}/{spread(thread_id, 'thread id')}"
+
+
+# Objects
+
+
+def thread_blobs(thread_id: str) -> str:
+    """Prefix of the names of all objects of a thread."""
+    return f"{spread(thread_id, 'thread id')}/"
+
+
+def blob(thread_id: str, ns: str, checkpoint_id: str, what: str, attempt: str) -> str:
+    """Name of an object: `what` is an encoded channel, or `MANIFEST`, `FRAMES` or `WRITES_BLOB`."""
+    segments = (enc(ns, "namespace"), enc(checkpoint_id, "checkpoint id"))
+    return f"{thread_blobs(thread_id)}{'/'.join(segments)}/{what}-{attempt}.zst"
+
+
+def blob_beside(doc: str, what: str, attempt: str) -> str:
+    """Name of an object of the checkpoint whose document is `doc`."""
+    thread, leaf = split_checkpoint_doc(doc)
+    inverted, ns = leaf.split("!", 1)
+    return f"{thread}/{ns}/{enc(uninv(inverted))}/{what}-{attempt}.zst"
+
+
+# Not encodings of any channel: `~` stands alone for the empty id and before 64 hex digits otherwise.
+MANIFEST = "~manifest"
+FRAMES = "~frames"
+WRITES_BLOB = "~writes"
+
+ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
+"""What tells the objects of one try of one call from all others: random, lower-case."""
+
+SIMPLE_FIELD = re.compile(r"(?!__.*__\Z)[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
+"""Field names that Firestore allows and that need no quoting in a field path."""

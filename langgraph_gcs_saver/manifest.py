@@ -1,0 +1,445 @@
+"""Manifests: what a checkpoint's document says, as frozen dataclasses and as stored fields.
+
+A document holds `format`, `ns`, `run_id` and `filter` for queries, `manifest` and `frames` (bytes), and `digest`, the
+sha256 of name, manifest and frames. `heir`, the id of the latest child, is the one field that others change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langgraph_gcs_saver import frames, keys
+from langgraph_gcs_saver.effects import Doc
+from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
+
+FORMAT = 1
+"""Version of the stored format; a reader refuses a greater one."""
+
+DOCUMENT_BYTES = 900_000
+"""Most bytes of manifest and frames in a document: 1 MiB (Firestore's limit) less names, filter and headroom."""
+
+DIGEST_DIGITS = 8
+"""Hex digits that a chain keeps of the sha256 of each value before the last.
+
+They guard against accidents before a value is built upon; what is returned is checked by the whole digest. A chain is
+repeated in every manifest, so each digit counts.
+"""
+
+INNER_BYTES = 512 << 10
+"""Most bytes of frames in a document; small frames that exceed it together share one object."""
+
+
+class DamagedError(Exception):
+    """Stored bytes that are missing, do not match their digest or do not parse.
+
+    The message says what is wrong; callers say of which checkpoint. `channel` and `frame` tell where, if known.
+    """
+
+    def __init__(self, reason: str, *, channel: str | None = None, frame: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.channel = channel
+        self.frame = frame
+
+
+@dataclass(frozen=True, slots=True)
+class Serialized:
+    """A value as LangGraph's serialiser wrote it: a type tag and bytes."""
+
+    type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRef:
+    """Where one frame lies.
+
+    Attributes:
+        k: Number of the version since its base; 0 is a full frame.
+        stored: Bytes of the frame.
+        owner: Id of the checkpoint that wrote it; `None` for the one whose manifest this is.
+        at: Offset in the owner's `frames` field, or in the object.
+        attempt: For a frame in an object: the attempt that names it.
+        packed: The object is one of many small frames, not the channel's own.
+        crc32c: Checksum of an object of its own.
+        size: Bytes of the value that the frame gives. The last frame of a chain has none: its value is the channel's.
+        digest: First digits of that value's sha256; likewise.
+    """
+
+    k: int
+    stored: int
+    owner: str | None = None
+    at: int = 0
+    attempt: str | None = None
+    packed: bool = False
+    crc32c: str | None = None
+    size: int | None = None
+    digest: str | None = None
+
+    def inherited(self, owner: str) -> FrameRef:
+        """The same frame, as a child of checkpoint `owner` refers to it."""
+        return self if self.owner is not None else replace(self, owner=owner)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRef:
+    """A channel's value: what it is and the frames that give it.
+
+    Attributes:
+        version: LangGraph's version of the channel; `None` for a channel without one.
+        type: The serialiser's type tag.
+        sha256: Digest of the serialised value, hex.
+        size: Bytes of the serialised value.
+        chain: What to decode, base first, each frame with the value before it as its dictionary. None for zero bytes.
+    """
+
+    version: str | int | float | None
+    type: str
+    sha256: str
+    size: int
+    chain: tuple[FrameRef, ...]
+
+    def inherited(self, owner: str) -> ChannelRef:
+        """The same value, as a child of checkpoint `owner` refers to it."""
+        return replace(self, chain=tuple(f.inherited(owner) for f in self.chain))
+
+    def links(self, owner: str) -> tuple[FrameRef, ...]:
+        """The chain as a child of checkpoint `owner` builds on it: each frame says which value it gives."""
+        *inner, last = self.inherited(owner).chain
+        return (*inner, replace(last, size=self.size, digest=self.sha256[:DIGEST_DIGITS]))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checkpoint without its values.
+
+    Attributes:
+        thread_id: The thread.
+        ns: The namespace.
+        checkpoint_id: The checkpoint.
+        parent_id: The checkpoint that it continues.
+        checkpoint: The checkpoint's plain fields, without `id` and `channel_values`.
+        rest: The checkpoint's other fields as a serialised dict, or `None`.
+        metadata: The serialised metadata.
+        channels: A ref for each channel that has a value.
+    """
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    checkpoint: Mapping[str, Any]
+    rest: Serialized | None
+    metadata: Serialized
+    channels: Mapping[str, ChannelRef]
+
+    def outline(self) -> Manifest:
+        """What a child needs to know: ids and refs."""
+        return replace(self, checkpoint={}, rest=None, metadata=Serialized("", b""))
+
+    @property
+    def name(self) -> str:
+        """The document's name."""
+        return keys.checkpoint_doc(self.thread_id, self.ns, self.checkpoint_id)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all serialised values."""
+        return sum(ref.size for ref in self.channels.values())
+
+    def same_content(self, other: Manifest) -> bool:
+        """Whether both say the same, wherever the frames lie: a retried `put` writes its frames elsewhere."""
+        return replace(self, channels=_values(self)) == replace(other, channels=_values(other))
+
+    def blob(self, channel: str, ref: FrameRef) -> str:
+        """Name of the object that holds a frame (of a ref with an `attempt`)."""
+        what = keys.FRAMES if ref.packed else keys.enc(channel, "channel")
+        return keys.blob(self.thread_id, self.ns, ref.owner or self.checkpoint_id, what, str(ref.attempt))
+
+    def place(self, channel: str, ref: FrameRef) -> str:
+        """Name of the document or object that holds a frame."""
+        if ref.attempt is not None:
+            return self.blob(channel, ref)
+        return keys.checkpoint_doc(self.thread_id, self.ns, ref.owner or self.checkpoint_id)
+
+    def blobs(self) -> set[str]:
+        """Names of all objects that the channels refer to."""
+        return {self.blob(c, f) for c, ref in self.channels.items() for f in ref.chain if f.attempt is not None}
+
+
+def _values(manifest: Manifest) -> dict[str, ChannelRef]:
+    return {channel: replace(ref, chain=()) for channel, ref in manifest.channels.items()}
+
+
+# Manifest <-> bytes
+
+
+def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
+    found: dict[str, Any] = {"k": ref.k}
+    if ref.owner is not None:
+        found["in"] = ref.owner
+    found["stored"] = ref.stored
+    if ref.at or ref.packed:
+        found["at"] = ref.at
+    if ref.attempt is not None:
+        found["gcs"] = ref.attempt
+        if ref.crc32c is not None:
+            found["crc32c"] = ref.crc32c
+    if ref.digest is not None:
+        found["size"] = ref.size
+        found["digest"] = ref.digest
+    return found
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("not a natural number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _attempt(value: Any) -> str:
+    if not keys.ATTEMPT.match(_text(value)):
+        raise ValueError("not an attempt")
+    return str(value)
+
+
+def _frame_from_json(found: dict[str, Any]) -> FrameRef:
+    attempt = None if found.get("gcs") is None else _attempt(found["gcs"])
+    return FrameRef(
+        k=_natural(found["k"]),
+        stored=_natural(found["stored"]),
+        owner=None if "in" not in found else _text(found["in"]),
+        at=_natural(found.get("at", 0)),
+        attempt=attempt,
+        packed=attempt is not None and "at" in found,
+        crc32c=found.get("crc32c"),
+        size=None if "size" not in found else _natural(found["size"]),
+        digest=None if "size" not in found else _text(found["digest"]),
+    )
+
+
+def _chain(found: list[dict[str, Any]]) -> tuple[FrameRef, ...]:
+    chain = tuple(map(_frame_from_json, found))
+    if any(frame.size is None for frame in chain[:-1]) or (chain and chain[0].k != 0):
+        raise ValueError("not a chain")
+    return chain
+
+
+def envelope(manifest: Manifest) -> bytes:
+    """Serialise a manifest: JSON and the serialised metadata.
+
+    What the document's name says is not repeated, except ids that are too long to be read back from it.
+    """
+    versions = manifest.checkpoint.get("channel_versions", {})
+    channels = {}
+    for channel, ref in manifest.channels.items():
+        channels[channel] = found = {"type": ref.type, "sha256": ref.sha256, "size": ref.size}
+        if ref.version != versions.get(channel) or type(ref.version) is not type(versions.get(channel)):
+            found["version"] = ref.version
+        found["chain"] = [_frame_to_json(frame) for frame in ref.chain]
+    head: dict[str, Any] = {
+        "checkpoint": manifest.checkpoint,
+        "parent": manifest.parent_id,
+        "metadata": [manifest.metadata.type, len(manifest.metadata.data)],
+        "channels": channels,
+    }
+    tail = manifest.metadata.data
+    if manifest.rest is not None:
+        head["rest"] = [manifest.rest.type, len(manifest.rest.data)]
+        tail += manifest.rest.data
+    ids = {"thread": manifest.thread_id, "ns": manifest.ns}
+    head.update({key: value for key, value in ids.items() if keys.dec(keys.enc(value)) is None})
+    try:
+        return frames.envelope(head, tail)
+    except ValueError as error:
+        raise SerializationError(
+            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has a channel version that JSON "
+            f"cannot hold: {error}. Nothing was stored."
+        ) from error
+
+
+def digest(name: str, manifest: bytes, inner: bytes) -> bytes:
+    """The sha256 of a checkpoint's document, bound to its name, so that documents cannot be swapped unnoticed."""
+    found = hashlib.sha256(b"%s\0%d\0" % (name.encode(), len(manifest)))
+    found.update(manifest)
+    found.update(inner)
+    return found.digest()
+
+
+def to_fields(
+    manifest: Manifest, encoded: bytes, inner: bytes, *, run_id: str | None, index: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A checkpoint's document.
+
+    Args:
+        manifest: What it says.
+        encoded: The manifest's bytes, or a stub that says where they are.
+        inner: The frames that lie in the document.
+        run_id: The run that wrote it, for queries.
+        index: The metadata that queries may ask for.
+    """
+    fields: dict[str, Any] = {
+        "ns": keys.enc(manifest.ns, "namespace"),
+        "format": FORMAT,
+        "manifest": encoded,
+        "digest": digest(manifest.name, encoded, inner),
+    }
+    if inner:
+        fields["frames"] = inner
+    if index:
+        fields["filter"] = index
+    if run_id is not None:
+        fields["run_id"] = run_id
+    return fields
+
+
+def runs_of(doc: Doc) -> set[str]:
+    """The runs that wrote a document: the last one, and those whose content it replaced."""
+    run, former = doc.fields.get("run_id"), doc.fields.get("former_runs")
+    found = set(json.loads(former)) if isinstance(former, str) else set[str]()
+    return found | {run} if isinstance(run, str) else found
+
+
+def heir_of(doc: Doc) -> str | None:
+    """The id of the latest child of a checkpoint."""
+    heir = doc.fields.get("heir")
+    return heir.rpartition("#")[0] if isinstance(heir, str) else None
+
+
+def heir_field(checkpoint_id: str, attempt: str) -> str:
+    """What a child writes to its parent: its id, and a part that is new each time.
+
+    A child that is stored again after it was deleted must move its parent's update time, which a write that changes
+    nothing does not.
+    """
+    return f"{checkpoint_id}#{attempt[:6]}"
+
+
+def is_listed(doc: Doc) -> bool:
+    """Whether a document is a checkpoint, not one stripped to the frames that others still need.
+
+    One without frames was not stripped: an emptied document is a damaged checkpoint, not an absent one.
+    """
+    return "frames" not in doc.fields or not doc.fields.keys().isdisjoint(("format", "ns", "manifest"))
+
+
+def inner_frames(doc: Doc) -> bytes:
+    """The frames that lie in a document."""
+    inner = doc.fields.get("frames", b"")
+    if not isinstance(inner, bytes):
+        raise DamagedError("the frames are not bytes")
+    return inner
+
+
+def encoded_of(doc: Doc) -> bytes:
+    """The manifest's bytes in a document, checked by its digest.
+
+    Raises:
+        DamagedError: The document is not what was written.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    version = doc.fields.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UnsupportedFormatError(
+            f"Document {doc.name!r} has format {version}; this version of langgraph-gcs-saver reads up to {FORMAT}. "
+            'It is not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
+        )
+    encoded = doc.fields.get("manifest")
+    if version != FORMAT or not isinstance(encoded, bytes):
+        raise DamagedError("the document lacks its format or its manifest")
+    if doc.fields.get("digest") != digest(doc.name, encoded, inner_frames(doc)):
+        raise DamagedError("the document does not match its digest")
+    if doc.fields.get("ns") != doc.name.rsplit("!", 1)[1]:
+        raise DamagedError("the document's namespace is not that of its name")
+    return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """Stands in a document for an envelope that is too large for it and lies in an object.
+
+    Attributes:
+        attempt: The attempt that names the object.
+        stored: Bytes of the object.
+        size: Bytes of the envelope.
+        sha256: Digest of the envelope, hex.
+    """
+
+    attempt: str
+    stored: int
+    size: int
+    sha256: str
+
+    def head(self) -> dict[str, Any]:
+        """The envelope's head; its only key tells a stub from what it stands for."""
+        return {"gcs": [self.attempt, self.stored, self.size, self.sha256]}
+
+
+def stub_of(head: Any) -> Stub | None:
+    """The stub in an envelope's head, or `None` when the envelope is the thing itself.
+
+    Raises:
+        DamagedError: It is neither.
+    """
+    if not isinstance(head, dict) or "gcs" not in head:
+        return None
+    try:
+        attempt, stored, size, sha256 = head["gcs"]
+        return Stub(_attempt(attempt), _natural(stored), _natural(size), _text(sha256))
+    except (ValueError, TypeError):
+        raise DamagedError("a stub that does not parse") from None
+
+
+def _encoded_as(segment: str, value: Any) -> str:
+    if keys.enc(_text(value)) != segment:
+        raise ValueError("an id that is not the name's")
+    return str(value)
+
+
+def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
+    """Parse a manifest from its envelope.
+
+    Raises:
+        DamagedError: It does not parse.
+    """
+    try:
+        thread_segment, leaf = keys.split_checkpoint_doc(doc.name)
+        inverted, ns = leaf.split("!", 1)
+        thread_id = keys.dec(thread_segment[3:])
+        namespace = keys.dec(ns)
+        metadata, rest, end = head["metadata"], head.get("rest"), 0
+        end = _natural(metadata[1])
+        thread_id = _encoded_as(thread_segment[3:], head["thread"]) if thread_id is None else thread_id
+        namespace = _encoded_as(ns, head["ns"]) if namespace is None else namespace
+        versions = head["checkpoint"].get("channel_versions", {})
+        return Manifest(
+            thread_id=thread_id,
+            ns=namespace,
+            checkpoint_id=keys.uninv(inverted),
+            parent_id=None if head["parent"] is None else _text(head["parent"]),
+            checkpoint=head["checkpoint"],
+            rest=None if rest is None else Serialized(_text(rest[0]), tail[end : end + _natural(rest[1])]),
+            metadata=Serialized(_text(metadata[0]), tail[:end]),
+            channels={
+                channel: ChannelRef(
+                    version=ref["version"] if "version" in ref else versions.get(channel),
+                    type=_text(ref["type"]),
+                    sha256=_text(ref["sha256"]),
+                    size=_natural(ref["size"]),
+                    chain=_chain(ref["chain"]),
+                )
+                for channel, ref in head["channels"].items()
+            },
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise DamagedError(f"the manifest does not parse: {type(error).__name__}") from None

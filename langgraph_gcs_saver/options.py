@@ -1,0 +1,207 @@
+"""Options and connection strings, validated once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from langgraph.checkpoint.serde.base import CipherProtocol
+
+from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
+from langgraph_gcs_saver.events import EventHandler
+
+_GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
+_FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
+_PARAMETERS = ("project", "database", "root")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+MAX_PREFIX = 150
+"""Longest prefix of object names, in bytes: with five encoded ids of 200 a name stays within Cloud Storage's 1,024."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a saver works; the same for every store.
+
+    Attributes:
+        incremental: Store what changed in a value since an earlier version, where that is smaller. Stored values can be
+            read with either setting.
+        full_every: Versions of a channel (an int), or time (a timedelta), after which its value is stored in full even
+            if changes are small: what depends on one stored frame is bounded by it. `None`: only when that pays.
+        cache_max_bytes: Most bytes of serialised values kept in memory, to build on and to save reads. 0 turns it off,
+            and with it incremental frames.
+        cipher: Encrypts all payloads, metadata and digests included, below compression (LangGraph's `CipherProtocol`).
+            Ids, and names of channels in names of objects, stay readable. Encryption above, by `EncryptedSerializer`,
+            makes equal values differ.
+        clear_metadata: With a cipher, names of metadata that stay readable in Firestore, so that `list(filter=…)` is
+            narrowed down there. Without a cipher all are. Such a list does not find a checkpoint that was stored while
+            the name was not among them: name it from the beginning, or leave it out for good.
+        inline_max_bytes: Largest frame, in bytes, that lies in a Firestore document; larger ones are objects in Cloud
+            Storage. 0 sends every payload to Cloud Storage. At most 512 KiB, for a document holds 1 MiB.
+        zstd_level: Compression level, 1 to 19.
+        timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
+        max_threads: Threads, and connections to Cloud Storage, of one saver.
+        on_event: Called with every `langgraph_gcs_saver.events.Event`.
+    """
+
+    incremental: bool = True
+    full_every: int | timedelta | None = 1000
+    cache_max_bytes: int = 64 << 20
+    cipher: CipherProtocol | None = None
+    clear_metadata: Collection[str] = ()
+    inline_max_bytes: int = 8 << 10
+    zstd_level: int = 3
+    timeout: float = 30.0
+    max_threads: int = 16
+    on_event: EventHandler | None = None
+
+    def __post_init__(self) -> None:
+        self._check_int("inline_max_bytes", 0, 512 << 10)
+        self._check_int("zstd_level", 1, 19)
+        self._check_int("cache_max_bytes", 0, 1 << 40)
+        if not isinstance(self.incremental, bool):
+            raise InvalidOptionError(f"incremental is {self.incremental!r}; it must be True or False.")
+        if isinstance(self.full_every, timedelta):
+            if self.full_every < timedelta(hours=1):
+                raise InvalidOptionError(f"full_every is {self.full_every!r}; as a time it must be an hour or more.")
+        elif self.full_every is not None:
+            self._check_int("full_every", 1, 1 << 40)
+        if self.cipher is not None and not all(hasattr(self.cipher, name) for name in ("encrypt", "decrypt")):
+            raise InvalidOptionError("cipher must have the methods encrypt and decrypt (LangGraph's CipherProtocol).")
+        keys = self.clear_metadata
+        if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
+            raise InvalidOptionError(f"clear_metadata is {keys!r}; it must be a collection of names.")
+        self._check_int("max_threads", 1, 256)
+        timeout = self.timeout
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")
+        if self.on_event is not None and not callable(self.on_event):
+            raise InvalidOptionError(f"on_event is {self.on_event!r}; it must be callable with one event.")
+
+    def _check_int(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidOptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Options:
+        """Options from keyword arguments.
+
+        Raises:
+            InvalidOptionError: One is unknown, or has a value out of its range.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(given.keys() - known)
+        if unknown:
+            raise InvalidOptionError(f"Unknown option {unknown[0]!r}. There are: {', '.join(sorted(known))}.")
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoogleAddress:
+    """Where a `gs://` connection string points.
+
+    Attributes:
+        bucket: The bucket's name.
+        prefix: What names of objects begin with, without a slash at the end; may be empty.
+        project: The project, or `None` for the environment's.
+        database: The Firestore database.
+        root: Path of the document below which collections lie; empty for the database's root.
+    """
+
+    bucket: str
+    prefix: str = ""
+    project: str | None = None
+    database: str = "(default)"
+    root: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("bucket", "prefix", "project", "database", "root"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "project" and value is None):
+                raise InvalidURIError(f"{name} is of type {type(value).__name__}; it must be a str.")
+            if value is not None and _SURROGATE.search(value):
+                raise InvalidURIError(f"{name} holds a lone surrogate, which is not Unicode text.")
+        # https://cloud.google.com/storage/docs/buckets#naming
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", self.bucket):
+            raise InvalidURIError(
+                f"{self.bucket!r} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
+                f"underscores. The form is {_GCS_FORM}."
+            )
+        segments = self.prefix.split("/") if self.prefix else []
+        if len(self.prefix.encode()) > MAX_PREFIX or any(s in {"", ".", ".."} for s in segments):
+            raise InvalidURIError(
+                f"{self.prefix!r} is not a prefix: at most {MAX_PREFIX} bytes, segments that are not empty, "
+                f"'.' or '..'. The form is {_GCS_FORM}."
+            )
+        if re.search(r"[\x00-\x1f\x7f#?*\[\]]", self.prefix):
+            raise InvalidURIError(f"The prefix {self.prefix!r} holds a character that is unsafe in names of objects.")
+        segments = self.root.split("/") if self.root else []
+        if len(segments) % 2 or any(s in {"", ".", ".."} or re.fullmatch(r"__.*__", s) for s in segments):
+            raise InvalidURIError(
+                f"root is {self.root!r}; it must be the path of a document, such as 'apps/my-app': pairs of a "
+                "collection and a document id."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """Where a `file://` connection string points: a directory."""
+
+    path: Path
+
+
+def _unquote(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidURIError(
+            f"{text!r} in the connection string is not UTF-8 when its '%' escapes are undone."
+        ) from None
+
+
+def parse(uri: str) -> GoogleAddress | LocalAddress:
+    """Parse a connection string.
+
+    Raises:
+        InvalidURIError: It names no store; the message shows the forms.
+    """
+    forms = f"The forms are {_GCS_FORM} and {_FILE_FORM}."
+    if not isinstance(uri, str):
+        raise InvalidURIError(f"A connection string must be a str, not {type(uri).__name__}. {forms}")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise InvalidURIError(f"{uri!r} is not a connection string. {forms}") from None
+    if parts.fragment or parts.username is not None:
+        raise InvalidURIError(f"A connection string has no '#' and no '@'. {forms}")
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query:
+            raise InvalidURIError(f"{uri!r} does not name an absolute directory. The form is {_FILE_FORM}.")
+        path = _unquote(parts.path)
+        if "\0" in path or _SURROGATE.search(path):
+            raise InvalidURIError("The directory's name holds a NUL or a lone surrogate, which no file system allows.")
+        return LocalAddress(Path(path))
+    if parts.scheme != "gs":
+        raise InvalidURIError(f"{uri!r} has no scheme that this library knows. {forms}")
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(given.keys() - set(_PARAMETERS))
+    if unknown:
+        raise InvalidURIError(
+            f"Unknown parameter {unknown[0]!r} in the connection string. There are: {', '.join(_PARAMETERS)}; "
+            "everything else is an option of from_conn_string."
+        )
+    return GoogleAddress(
+        bucket=parts.netloc,
+        prefix=_unquote(parts.path).strip("/"),
+        project=given.get("project") or None,
+        database=given.get("database") or "(default)",
+        root=given.get("root", "").strip("/"),
+    )

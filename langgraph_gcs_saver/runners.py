@@ -1,0 +1,259 @@
+"""The only loops that perform effects: `run` in the calling thread, `arun` on the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Compute,
+    DeleteBlobs,
+    Effect,
+    Emit,
+    EnsureBucket,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    Now,
+    Pause,
+    PutBlob,
+    QueryDocs,
+)
+from langgraph_gcs_saver.errors import SaverClosedError
+from langgraph_gcs_saver.events import Event, EventHandler
+from langgraph_gcs_saver.stores import BlobStore, DocumentStore
+
+T = TypeVar("T")
+
+logger = logging.getLogger("langgraph_gcs_saver")
+
+OFFLOAD_BYTES = 256 << 10
+"""Computations over so many bytes leave the event loop; below, a thread hop costs more than it saves."""
+
+
+class Backend:
+    """Two stores, a bounded pool of threads, and the listener: everything that effects act on.
+
+    Args:
+        documents: The store of documents.
+        blobs: The store of objects.
+        on_event: Called with every event.
+        max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
+    """
+
+    def __init__(
+        self,
+        documents: DocumentStore,
+        blobs: BlobStore,
+        *,
+        on_event: EventHandler | None = None,
+        max_threads: int = 16,
+    ) -> None:
+        self.documents = documents
+        self.blobs = blobs
+        self._on_event = on_event
+        self._max_threads = max_threads
+        # By process id: threads do not survive a fork, and neither may the lock that guarded them.
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._closed = False
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """This process' threads, made on first use."""
+        if self._closed:
+            raise SaverClosedError("This saver is closed; make a new one.")
+        pid = os.getpid()
+        pool = self._pools.get(pid)
+        if pool is None:
+            # setdefault is atomic; a pool that lost the race has started no thread.
+            pool = self._pools.setdefault(
+                pid, ThreadPoolExecutor(self._max_threads, thread_name_prefix="langgraph-gcs")
+            )
+        return pool
+
+    def emit(self, event: Event) -> None:
+        """Tell the log and the listener; a listener that fails is logged, for what it was told has happened."""
+        logger.log(event.level, "%r", event)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.exception("on_event failed for %s", type(event).__name__)
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect in this thread."""
+        match effect:
+            case GetDocs():
+                return self.documents.get_docs(effect)
+            case QueryDocs():
+                return self.documents.query_docs(effect)
+            case Commit():
+                return self.documents.commit(effect)
+            case Gather():
+                return self._gather(effect.effects)
+            case Compute():
+                return effect.function()
+            case Pause():
+                time.sleep(effect.seconds)
+                return None
+            case _:
+                return self._perform_blocking(effect)
+
+    def _perform_blocking(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case PutBlob():
+                return self.blobs.put_blob(effect)
+            case GetBlob():
+                return self.blobs.get_blob(effect)
+            case ListBlobs():
+                return self.blobs.list_blobs(effect)
+            case DeleteBlobs():
+                return self.blobs.delete_blobs(effect)
+            case EnsureBucket():
+                return self.blobs.ensure_bucket(effect)
+            case _:
+                return self._perform_local(effect)
+
+    def _perform_local(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case Now():
+                return time.time()
+            case Emit():
+                return self.emit(effect.event)
+            case _:
+                raise TypeError(f"no runner performs {type(effect).__name__}")
+
+    def _gather(self, effects: tuple[Effect[Any], ...]) -> tuple[Any, ...]:
+        if len(effects) < 2:
+            return tuple(self.perform(effect) for effect in effects)
+        futures = [self.pool.submit(self.perform, effect) for effect in effects]
+        done, rest = wait(futures, return_when=FIRST_EXCEPTION)
+        first = next((error for future in done if (error := future.exception()) is not None), None)
+        if rest:
+            for future in rest:
+                future.cancel()
+            wait(rest)
+        if first is not None:
+            raise first
+        return tuple(future.result() for future in futures)
+
+    async def aperform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without holding up the event loop."""
+        match effect:
+            case GetDocs():
+                return await self.documents.aget_docs(effect)
+            case QueryDocs():
+                return await self.documents.aquery_docs(effect)
+            case Commit():
+                return await self.documents.acommit(effect)
+            case Gather():
+                if len(effect.effects) < 2:
+                    return tuple([await self.aperform(e) for e in effect.effects])
+                return await _gather_or_cancel([self.aperform(e) for e in effect.effects])
+            case Compute():
+                if effect.size < OFFLOAD_BYTES:
+                    return effect.function()
+                return await self._offload(effect.function)
+            case Pause():
+                return await asyncio.sleep(effect.seconds)
+            case Now() | Emit():
+                return self._perform_local(effect)
+            case _:
+                return await self._offload(partial(self._perform_blocking, effect))
+
+    async def _offload(self, function: Callable[[], T]) -> T:
+        future = self.pool.submit(function)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped, and what it writes must not arrive after the caller went on.
+            while not future.done():
+                with suppress(asyncio.CancelledError):  # a second one; the first is raised
+                    await asyncio.wait([asyncio.wrap_future(future)])
+            raise
+
+    def close(self) -> None:
+        """Close the stores and end the threads. Idempotent."""
+        self._closed = True
+        self.documents.close()
+        self._close_rest()
+
+    async def aclose(self) -> None:
+        """Close the stores, the running loop's clients included, and end the threads. Idempotent."""
+        self._closed = True
+        await self.documents.aclose()
+        # On a thread of its own: the pool's threads may still be busy, and must not hold up the event loop.
+        with ThreadPoolExecutor(1, thread_name_prefix="langgraph-gcs-close") as closer:
+            await asyncio.get_running_loop().run_in_executor(closer, self._close_rest)
+
+    def _close_rest(self) -> None:
+        self.blobs.close()
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _forget() -> Effect[Any]:
+    raise AssertionError("a step between two steps")
+
+
+async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
+    # Not a TaskGroup: its ExceptionGroup would make sync and async raise different types.
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run(flow: Flow[T], backend: Backend) -> T:
+    """Perform a flow in this thread and return its result."""
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+        try:
+            step = partial(flow.send, backend.perform(effect))
+        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
+            step = partial(flow.throw, error)
+
+
+async def arun(flow: Flow[T], backend: Backend) -> T:
+    """Perform a flow on the running event loop and return its result."""
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    held = 0
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+        # Many small computations in a row hold up the event loop as one large one does.
+        if isinstance(effect, Compute):
+            held += effect.size
+            if held >= OFFLOAD_BYTES:
+                effect, held = replace(effect, size=OFFLOAD_BYTES), 0
+        elif not isinstance(effect, (Now, Emit)):
+            held = 0
+        try:
+            step = partial(flow.send, await backend.aperform(effect))
+        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
+            step = partial(flow.throw, error)

@@ -1,0 +1,73 @@
+"""What a store must do: the protocols behind the effects. Only the modules of this package import google.* or sqlite3.
+
+A store is made of two halves, documents and objects. Each performs its own effects; it retries what may pass and gives
+up at its deadline. Every failure is one of `langgraph_gcs_saver.errors`; Google's, grpc's and sqlite3's exceptions
+stay inside, as `__cause__`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    Commit,
+    DeleteBlobs,
+    Doc,
+    EnsureBucket,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    PutBlob,
+    QueryDocs,
+)
+
+
+class DocumentStore(Protocol):
+    """Documents with atomic, conditional commits. Safe to call from many threads at once."""
+
+    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs`."""
+
+    def query_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs`."""
+
+    def commit(self, effect: Commit) -> tuple[int, ...] | None:
+        """Perform `Commit`."""
+
+    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs` without blocking the event loop."""
+
+    async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs` without blocking the event loop."""
+
+    async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
+        """Perform `Commit` without blocking the event loop."""
+
+    def close(self) -> None:
+        """Release everything that can be released outside an event loop. Idempotent."""
+
+    async def aclose(self) -> None:
+        """Release everything of the running loop, and what `close` releases. Idempotent."""
+
+
+class BlobStore(Protocol):
+    """Whole objects, created once. Blocking; the asynchronous runner calls it on its own threads."""
+
+    def put_blob(self, effect: PutBlob) -> None:
+        """Perform `PutBlob`."""
+
+    def get_blob(self, effect: GetBlob) -> bytes | None:
+        """Perform `GetBlob`."""
+
+    def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
+        """Perform `ListBlobs`."""
+
+    def delete_blobs(self, effect: DeleteBlobs) -> None:
+        """Perform `DeleteBlobs`."""
+
+    def ensure_bucket(self, effect: EnsureBucket) -> str:
+        """Perform `EnsureBucket`."""
+
+    def close(self) -> None:
+        """Release connections. Idempotent."""

@@ -1,0 +1,71 @@
+"""Opening Google's stores: clients from what the caller gave, or from the environment."""
+
+from __future__ import annotations
+
+import os
+
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import firestore
+from google.cloud.storage import Bucket, Client
+
+from langgraph_gcs_saver.errors import PermissionDeniedError
+from langgraph_gcs_saver.options import GoogleAddress, Options
+from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
+from langgraph_gcs_saver.stores.gcs import GCSBlobs
+
+_EMULATOR_PROJECT = "langgraph-gcs-saver"
+
+
+def open_google(
+    address: GoogleAddress,
+    options: Options,
+    *,
+    bucket: Bucket | str,
+    firestore_client: firestore.Client | None,
+    credentials: Credentials | None,
+) -> tuple[FirestoreDocuments, GCSBlobs]:
+    """The two stores at an address.
+
+    Args:
+        address: Where they are.
+        options: Timeouts and threads.
+        bucket: A ready-made bucket, or a name.
+        firestore_client: A ready-made client.
+        credentials: Credentials for the clients that are made here; the environment's if not given. Where an emulator's
+            variable is set, anonymous ones.
+
+    Raises:
+        PermissionDeniedError: There are no credentials.
+    """
+    made = firestore_client is None
+    try:
+        if isinstance(bucket, str):
+            bucket = _storage_client(address, credentials).bucket(bucket)
+        if firestore_client is None:
+            firestore_client = _firestore_client(address, credentials, bucket)
+    except (GoogleAuthError, OSError) as error:
+        # Without a project google-cloud raises OSError ("Project was not passed …").
+        raise PermissionDeniedError(
+            f"There are no usable Google Cloud credentials or no project ({error}). Run `gcloud auth "
+            "application-default login`, or give the service account of this machine roles/datastore.user and "
+            "roles/storage.objectUser, and name the project in the connection string (`?project=…`)."
+        ) from error
+    return (
+        FirestoreDocuments(firestore_client, root=address.root, timeout=options.timeout, owns_client=made),
+        GCSBlobs(bucket, prefix=address.prefix, timeout=options.timeout, max_connections=options.max_threads),
+    )
+
+
+def _storage_client(address: GoogleAddress, credentials: Credentials | None) -> Client:
+    if os.environ.get("STORAGE_EMULATOR_HOST") and credentials is None:
+        return Client(project=address.project or _EMULATOR_PROJECT, credentials=AnonymousCredentials())
+    return Client(project=address.project, credentials=credentials)
+
+
+def _firestore_client(address: GoogleAddress, credentials: Credentials | None, bucket: Bucket) -> firestore.Client:
+    if os.environ.get("FIRESTORE_EMULATOR_HOST") and credentials is None:
+        project, credentials = address.project or _EMULATOR_PROJECT, AnonymousCredentials()
+    else:
+        project = address.project or bucket.client.project
+    return firestore.Client(project=project, database=address.database, credentials=credentials)

@@ -1,0 +1,824 @@
+"""The embedded store: documents in one SQLite file, objects in a directory. For one machine; nothing to run.
+
+```
+{path}/documents.sqlite3     all documents (with -wal and -shm beside it while in use)
+{path}/objects/{name}        an object, under its own name
+{path}/tmp/                  objects being written
+```
+
+Many threads and processes may use one directory at once, on a local file system (SQLite's write-ahead log needs shared
+memory: https://www.sqlite.org/wal.html). A commit returns when the disk has it.
+
+An open SQLite connection must not cross a fork: the child would believe that it holds the parent's file locks, and the
+parent, closing, would delete the log that the child writes to (https://www.sqlite.org/howtocorrupt.html, 2.6). So
+connections are closed just before a fork, and both sides open new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+import os
+import secrets
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import google_crc32c
+from google.protobuf.message import DecodeError
+
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    Commit,
+    Create,
+    Delete,
+    DeleteBlobs,
+    Doc,
+    EnsureBucket,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    Merge,
+    PutBlob,
+    QueryDocs,
+)
+from langgraph_gcs_saver.errors import (
+    DamageError,
+    GCSSaverError,
+    InvalidIdError,
+    InvalidInputError,
+    PermissionDeniedError,
+    SaverClosedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, from_value, to_map, to_value
+
+T = TypeVar("T")
+
+MAX_DOCUMENT = 1 << 20
+MAX_COMMIT = 10 << 20
+MAX_NAME = 6 << 10
+MAX_SEGMENT = 1500
+"""Firestore's limits, in bytes, so that both stores behave alike (https://firebase.google.com/docs/firestore/quotas)."""
+
+MAX_OBJECT_NAME = 1024
+"""Cloud Storage's limit, in bytes."""
+
+MAX_CONNECTIONS = 16
+ASYNC_THREADS = 8
+
+ABANDONED_AFTER = 24 * 3600
+"""Age in seconds at which a file in `tmp/` is one that a killed process left."""
+
+_FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    id INTEGER PRIMARY KEY,
+    collection_id TEXT NOT NULL,
+    name BLOB NOT NULL,  -- segments joined by NUL: bytewise order is then order by segments
+    fields BLOB NOT NULL,  -- google.firestore.v1.MapValue
+    create_time INTEGER NOT NULL,
+    update_time INTEGER NOT NULL,
+    UNIQUE (collection_id, name)
+);
+CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL);
+INSERT OR IGNORE INTO clock VALUES (1, 0);
+"""
+_GET = "SELECT fields, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"
+_QUERY = """
+SELECT name, fields, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
+"""
+_SET = """
+INSERT INTO documents (collection_id, name, fields, create_time, update_time) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (collection_id, name) DO UPDATE SET
+    fields = excluded.fields, create_time = excluded.create_time, update_time = excluded.update_time
+"""
+
+
+class LocalDocuments:
+    """Documents in an SQLite file below `path`; a `DocumentStore`.
+
+    The directory and the file are made at first use. Asynchronous methods run on threads of this store's own.
+
+    Args:
+        path: The directory.
+        timeout: Seconds to wait for other writers before a `StoreUnavailableError`.
+    """
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        self._directory = path.absolute()
+        self._file = self._directory / "documents.sqlite3"
+        self._timeout = timeout
+        self._closed = False
+        self._inherited: list[sqlite3.Connection] = []
+        self._torn = False
+        self._reset()
+        _stores[id(self)] = self
+
+    def _reset(self) -> None:
+        self._state = threading.Condition()  # guards everything below
+        self._writing = threading.Lock()  # fair among threads, where SQLite's own lock is polled
+        self._idle: list[sqlite3.Connection] = []
+        self._leased = 0
+        self._forks = 0
+        self._executor: ThreadPoolExecutor | None = None
+
+    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs`."""
+        keys = {name: _key(name) for name in effect.names}
+        docs: dict[str, Doc] = {}
+        with self._connection() as db:
+            db.execute("BEGIN")  # one snapshot for all
+            try:
+                for name, key in keys.items():
+                    row = db.execute(_GET, key).fetchone()
+                    if row is not None:
+                        docs[name] = _doc(name, _parse_or_damaged(row[0]), effect.mask, row[1], row[2])
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        return docs
+
+    def query_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs`."""
+        sql, parameters = _select(effect)
+        where = [(path, from_value(to_value(asked))) for path, asked in effect.where]
+        docs: list[Doc] = []
+        with self._connection() as db, closing(db.execute(sql, parameters)) as rows:
+            for key, stored, create_time, update_time in rows:
+                if effect.limit is not None and len(docs) >= effect.limit:
+                    break
+                name = key.replace(b"\0", b"/").decode()
+                message = _parse_or_damaged(stored)
+                # Nobody knows what a damaged document would have matched: the reader must see it.
+                if message is _DAMAGED or all(_matches(message, path, asked) for path, asked in where):
+                    docs.append(_doc(name, message, effect.mask, create_time, update_time))
+        return docs
+
+    def commit(self, effect: Commit) -> tuple[int, ...] | None:
+        """Perform `Commit`."""
+        keys = [_key(write.name) for write in effect.writes]
+        messages = [None if isinstance(write, Delete) else to_map(write.fields) for write in effect.writes]
+        size = sum(len(write.name) for write in effect.writes) + sum(m.ByteSize() for m in messages if m is not None)
+        if size > MAX_COMMIT:
+            raise StoreError(f"A commit of {size} bytes is over the limit of {MAX_COMMIT}; write less at once.")
+        if not self._writing.acquire(timeout=self._timeout):
+            raise StoreUnavailableError(self._busy())
+        try:
+            with self._connection() as db:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    times = _apply(db, effect, keys, messages)
+                    db.execute("ROLLBACK" if times is None else "COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+        finally:
+            self._writing.release()
+        return times
+
+    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs` without blocking the event loop."""
+        return await self._in_thread(partial(self.get_docs, effect))
+
+    async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs` without blocking the event loop."""
+        return await self._in_thread(partial(self.query_docs, effect))
+
+    async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
+        """Perform `Commit` without blocking the event loop."""
+        return await self._in_thread(partial(self.commit, effect))
+
+    def close(self) -> None:
+        """Wait for calls under way, up to the timeout, and close the file. Idempotent."""
+        with self._state:
+            self._closed = True
+            executor, self._executor = self._executor, None
+            self._state.notify_all()
+            self._state.wait_for(lambda: not self._leased, self._timeout)
+            while self._idle:
+                self._idle.pop().close()
+        if executor is not None:
+            executor.shutdown()
+
+    async def aclose(self) -> None:
+        """Do as `close`, without blocking the event loop. Idempotent."""
+        helper = ThreadPoolExecutor(1, thread_name_prefix="langgraph-gcs-saver-local-close")
+        try:
+            await asyncio.wrap_future(helper.submit(self.close))
+        finally:
+            helper.shutdown(wait=False)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        with self._state:
+            self._refuse()
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="langgraph-gcs-saver-local")
+            future = self._executor.submit(function)
+        return await asyncio.wrap_future(future)
+
+    def _refuse(self) -> None:
+        if self._closed:
+            raise SaverClosedError("This saver was closed; make a new one.")
+        if self._torn:
+            raise StoreError(
+                f"This process was forked while the parent was using {self._file}, whose locks it cannot share. "
+                "Make a new process, or fork before the saver is first used."
+            )
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection to one thread; sqlite3's errors become this library's."""
+        with self._state:
+            self._refuse()
+            if not self._state.wait_for(self._may_lend, self._timeout):
+                raise StoreUnavailableError(self._busy())
+            self._refuse()
+            self._leased += 1
+            db = self._idle.pop() if self._idle else None
+        healthy = True
+        try:
+            if db is None:
+                db = self._open()
+            yield db
+        except sqlite3.Error as error:
+            healthy = False
+            raise self._explain(error) from error
+        finally:
+            if db is not None and not healthy:
+                db.close()
+            with self._state:
+                self._leased -= 1
+                if db is not None and healthy:
+                    if self._closed:
+                        db.close()
+                    else:
+                        self._idle.append(db)
+                self._state.notify_all()
+
+    def _may_lend(self) -> bool:
+        return self._closed or (not self._forks and self._leased < MAX_CONNECTIONS)
+
+    def _open(self) -> sqlite3.Connection:
+        with _os_errors(self._directory):
+            _make_directory(self._directory)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            db = sqlite3.connect(self._file, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(db)
+            except sqlite3.OperationalError as error:
+                db.close()
+                # Turning a new file into WAL mode does not wait for another process that does the same.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            except BaseException:
+                db.close()
+                raise
+            else:
+                return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found > _FORMAT:
+            raise UnsupportedFormatError(
+                f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
+            )
+        if found == _FORMAT:
+            return
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StoreError(
+                f"SQLite cannot keep a write-ahead log in {self._directory}: choose a directory on a local disk."
+            )
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = {_FORMAT}; COMMIT")
+
+    def _busy(self) -> str:
+        return f"Other writers kept {self._file} busy for {self._timeout:g} s. Call again, or raise the timeout."
+
+    def _explain(self, error: sqlite3.Error) -> StoreError:
+        # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
+        text = str(error)
+        if "locked" in text or "locking protocol" in text:
+            return StoreUnavailableError(self._busy())
+        if "readonly" in text or ("unable to open" in text and not self._accessible()):
+            return PermissionDeniedError(
+                f"This process may not write {self._file}: give its user read and write permission on the file and on "
+                "its directory, on a file system that is not mounted read-only."
+            )
+        if "unable to open" in text:
+            return StoreError(
+                f"SQLite cannot open {self._file}: see that it is a file and that this process has file handles left."
+            )
+        if "full" in text:
+            return StoreError(f"The disk of {self._file} is full: nothing was written. Make room and call again.")
+        if "not a database" in text or "malformed" in text:
+            return StoreError(
+                f"{self._file} is not a whole SQLite database ({text}): restore it from a backup, or name another "
+                "directory."
+            )
+        return StoreError(f"SQLite failed on {self._file}: {text}.")
+
+    def _accessible(self) -> bool:
+        return os.access(self._directory, os.R_OK | os.W_OK | os.X_OK) and (
+            not self._file.exists() or os.access(self._file, os.R_OK | os.W_OK)
+        )
+
+    def _before_fork(self) -> None:
+        with self._state:
+            self._forks += 1
+            self._state.wait_for(lambda: not self._leased, self._timeout)
+            while self._idle:
+                self._idle.pop().close()
+
+    def _after_fork_in_parent(self) -> None:
+        with self._state:
+            self._forks = max(self._forks - 1, 0)  # 0 already: made by another thread after `_before_fork`
+            self._state.notify_all()
+
+    def _after_fork_in_child(self) -> None:
+        # Still open: a call outlasted the timeout, or the fork was not Python's own and told nobody beforehand.
+        self._torn = self._torn or bool(self._leased or self._idle)
+        self._inherited += self._idle  # closing them here could touch the parent's files
+        self._reset()
+
+
+_stores: WeakValueDictionary[int, LocalDocuments] = WeakValueDictionary()
+
+
+def _at_fork(method: Callable[[LocalDocuments], None]) -> None:
+    for reference in _stores.valuerefs():  # a list made at once, whatever other threads add
+        store = reference()
+        if store is not None:
+            method(store)
+
+
+if sys.platform != "win32":
+    os.register_at_fork(
+        before=partial(_at_fork, LocalDocuments._before_fork),  # noqa: SLF001
+        after_in_parent=partial(_at_fork, LocalDocuments._after_fork_in_parent),  # noqa: SLF001
+        after_in_child=partial(_at_fork, LocalDocuments._after_fork_in_child),  # noqa: SLF001
+    )
+
+
+# Names
+
+
+def _segments(name: str) -> list[bytes]:
+    try:
+        segments = name.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise InvalidIdError(f"The name {name[:200]!r} holds a lone surrogate, which is not Unicode text.") from None
+    if any(segment in (b"", b".", b"..") or b"\0" in segment for segment in segments):
+        raise InvalidIdError(f"{name[:200]!r} is no legal name: a part of it is empty, `.`, `..` or holds a NUL.")
+    return segments
+
+
+def _path_key(name: str) -> tuple[list[bytes], bytes]:
+    segments = _segments(name)
+    key = b"\0".join(segments)
+    if len(key) > MAX_NAME or max(map(len, segments)) > MAX_SEGMENT:
+        raise InvalidIdError(
+            f"The name {name[:80]!r}… has {len(key)} bytes; Firestore allows {MAX_NAME}, and {MAX_SEGMENT} in a part."
+        )
+    return segments, key
+
+
+def _key(name: str) -> tuple[str, bytes]:
+    """The primary key of a document."""
+    segments, key = _path_key(name)
+    if len(segments) % 2:
+        raise InvalidIdError(f"{name[:200]!r} names a collection, not a document.")
+    return segments[-2].decode(), key
+
+
+def _select(query: QueryDocs) -> tuple[str, tuple[object, ...]]:
+    """SQL of a query without its filters, which are applied to the rows."""
+    segments, prefix = _path_key(query.collection)
+    lower, upper = [], []
+    if query.start is not None:
+        lower.append(_key(query.start)[1])
+    if query.after is not None:
+        lower.append(_key(query.after)[1] + b"\0")  # the smallest key past it
+    if query.end is not None:
+        upper.append(_key(query.end)[1])
+    sql = _QUERY
+    if query.group:
+        if len(segments) != 1 or query.start is None or query.end is None:
+            raise InvalidInputError("A query of a collection group needs a bare collection id, `start` and `end`.")
+        last: tuple[int, ...] = ()
+    else:
+        if len(segments) % 2 == 0:
+            raise InvalidIdError(f"{query.collection[:200]!r} names a document, not a collection.")
+        lower.append(prefix + b"\0")
+        upper.append(prefix + b"\1")
+        # A collection of the same id further below, such as `a/x/a`, lies in the same range.
+        sql += " AND instr(substr(name, ?), x'00') = 0"
+        last = (len(prefix) + 2,)
+    return sql + " ORDER BY name", (segments[-1].decode(), max(lower), min(upper), *last)
+
+
+# Fields
+
+
+def _parse(name: str, stored: bytes) -> Any:
+    try:
+        return PbMapValue.FromString(stored)
+    except DecodeError as error:
+        raise DamageError(
+            f"The stored bytes of document {name!r} are damaged: restore the database from a backup."
+        ) from error
+
+
+_DAMAGED = to_map({"format": None})
+"""Stands for a document whose stored bytes do not parse: present, and of no format, which readers take for damage."""
+
+
+def _parse_or_damaged(stored: bytes) -> Any:
+    try:
+        return PbMapValue.FromString(stored)
+    except DecodeError:
+        return _DAMAGED
+
+
+def _doc(name: str, message: Any, mask: tuple[str, ...] | None, create_time: int, update_time: int) -> Doc:
+    if mask is None:
+        return Doc(name, from_fields(message.fields), create_time, update_time)
+    selected: dict[str, Any] = {}
+    for path in mask:
+        found = _find(message, path)
+        if found is not None:
+            *parents, last = path.split(".")
+            target = selected
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[last] = from_value(found)
+    return Doc(name, selected, create_time, update_time)
+
+
+def _find(message: Any, path: str) -> Any | None:
+    """The `Value` at a field path, or None."""
+    found = None
+    for part in path.split("."):
+        found = message.fields.get(part)
+        if found is None:
+            return None
+        message = found.map_value  # of another type: without fields
+    return found
+
+
+def _matches(message: Any, path: str, asked: object) -> bool:
+    found = _find(message, path)
+    return found is not None and _equal(from_value(found), asked)
+
+
+def _equal(value: object, asked: object) -> bool:
+    """Firestore's equality: numbers by value, everything else by type and value."""
+    if isinstance(value, dict) and isinstance(asked, dict):
+        return value.keys() == asked.keys() and all(_equal(value[key], asked[key]) for key in value)
+    if isinstance(value, bool) or isinstance(asked, bool):
+        return value is asked
+    return value == asked
+
+
+def _size(fields: Mapping[str, Any]) -> int:
+    """Bytes as Firestore counts them (https://firebase.google.com/docs/firestore/storage-size)."""
+    return 32 + sum(len(name.encode()) + 1 + _value_size(value) for name, value in fields.items())
+
+
+def _value_size(value: Any) -> int:
+    kind = value.WhichOneof("value_type")
+    if kind == "string_value":
+        return len(value.string_value.encode()) + 1
+    if kind == "bytes_value":
+        return len(value.bytes_value)
+    if kind == "map_value":
+        return _size(value.map_value.fields)
+    return 8 if kind in ("integer_value", "double_value") else 1
+
+
+# Writing
+
+
+def _apply(
+    db: sqlite3.Connection, commit: Commit, keys: list[tuple[str, bytes]], messages: list[Any]
+) -> tuple[int, ...] | None:
+    """Apply writes within a transaction; None when a precondition fails."""
+    (last,) = db.execute("SELECT last FROM clock").fetchone()
+    now = max(time.time_ns(), last + 1)
+    times = []
+    for write, key, message in zip(commit.writes, keys, messages, strict=True):
+        row = db.execute(_GET, key).fetchone()
+        if isinstance(write, Create):
+            if row is not None:
+                return None
+        elif write.update_time is not None and (row is None or row[2] != write.update_time):
+            return None
+        if isinstance(write, Delete):
+            db.execute("DELETE FROM documents WHERE collection_id = ? AND name = ?", key)
+            times.append(0)
+        elif row is None:
+            _store(db, key, message, now, now)
+            times.append(now)
+        elif isinstance(write, Merge):
+            merged = _merge(_parse(write.name, row[0]), write, message)
+            if merged is not None:
+                _store(db, key, merged, row[1], now)
+            times.append(row[2] if merged is None else now)
+    if now in times:
+        db.execute("UPDATE clock SET last = ?", (now,))
+    return tuple(times)
+
+
+def _merge(target: Any, write: Merge, message: Any) -> Any | None:
+    """Merge into the message of a document; None when that changes nothing."""
+    before = target.SerializeToString(deterministic=True)
+    for field in write.remove:
+        target.fields.pop(field, None)
+    for field, value in message.fields.items():
+        target.fields[field].CopyFrom(value)
+    return None if target.SerializeToString(deterministic=True) == before else target
+
+
+def _store(db: sqlite3.Connection, key: tuple[str, bytes], message: Any, create_time: int, update_time: int) -> None:
+    stored = message.SerializeToString(deterministic=True)
+    # Firestore's count exceeds a message's length by little (a short field with a number: 10 bytes for 9).
+    if len(stored) > MAX_DOCUMENT // 2:
+        size = _size(message.fields) + len(key[1]) + 17
+        if size > MAX_DOCUMENT:
+            name = key[1].replace(b"\0", b"/").decode()
+            raise StoreError(f"The document {name!r} has {size} bytes; the limit is {MAX_DOCUMENT}. Store less in it.")
+    db.execute(_SET, (*key, stored, create_time, update_time))
+
+
+# Objects
+
+
+class LocalBlobs:
+    """Objects as files below `path`; a `BlobStore`.
+
+    A file appears under its name whole and durable, or not at all.
+
+    Args:
+        path: The directory, made at first use.
+        timeout: Seconds to go on trying while another process removes the directories that an object goes to.
+    """
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        self._directory = path.absolute()
+        self._objects = self._directory / "objects"
+        self._tmp = self._directory / "tmp"
+        self._timeout = timeout
+        self._ready = False
+        self._closed = False
+
+    def put_blob(self, effect: PutBlob) -> None:
+        """Perform `PutBlob`."""
+        self._refuse()
+        target = self._path(effect.name)
+        with _os_errors(target):
+            self._prepare()
+            source = self._tmp / f"{os.getpid()}-{secrets.token_hex(16)}"
+            try:
+                with source.open("xb") as file:
+                    file.write(effect.data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                existed = self._link(source, target)
+            finally:
+                source.unlink(missing_ok=True)
+            if existed:
+                found = _file_crc32c(target)
+                if found is not None and found != _base64(_Checksum(effect.data)):
+                    raise StoreError(
+                        f"The object {effect.name!r} is already there with other content and was left as it is: "
+                        "two writers used one name."
+                    )
+            _sync_up(target.parent, self._objects)
+
+    def get_blob(self, effect: GetBlob) -> bytes | None:
+        """Perform `GetBlob`."""
+        self._refuse()
+        path = self._path(effect.name)
+        with _os_errors(path):
+            try:
+                with path.open("rb") as file:
+                    file.seek(effect.start)
+                    return file.read(effect.length)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+
+    def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
+        """Perform `ListBlobs`; reads the objects listed, for their checksums."""
+        self._refuse()
+        with _os_errors(self._objects):
+            after = None if effect.after is None else effect.after.encode()
+            return list(islice(_infos(self._objects, b"", effect.prefix.encode(), after), effect.limit))
+
+    def delete_blobs(self, effect: DeleteBlobs) -> None:
+        """Perform `DeleteBlobs`; directories left empty go as well."""
+        self._refuse()
+        paths = [self._path(name) for name in effect.names]
+        with _os_errors(self._objects):
+            deleted = set()
+            for path in paths:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    path.unlink()
+                    deleted.add(path.parent)
+            for directory in deleted:
+                _sync_up(_remove_empty(directory, self._objects), self._objects)
+
+    def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - a directory has no location
+        """Perform `EnsureBucket`: make the directory."""
+        self._refuse()
+        with _os_errors(self._objects):
+            existed = self._objects.is_dir()
+            self._prepare()
+        return f"The directory {self._objects} {'exists' if existed else 'was made'}."
+
+    def close(self) -> None:
+        """Refuse further calls. Idempotent."""
+        self._closed = True
+
+    def _refuse(self) -> None:
+        if self._closed:
+            raise SaverClosedError("This saver was closed; make a new one.")
+
+    def _path(self, name: str) -> Path:
+        segments = [segment.decode() for segment in _segments(name)]
+        if os.sep != "/" and any(os.sep in segment or ":" in segment for segment in segments):
+            raise InvalidIdError(f"{name[:200]!r} is no legal name: it holds a separator of this system's paths.")
+        if len(name.encode()) > MAX_OBJECT_NAME:
+            raise InvalidIdError(
+                f"The name {name[:80]!r}… is longer than the {MAX_OBJECT_NAME} bytes of Cloud Storage."
+            )
+        return self._objects.joinpath(*segments)
+
+    def _prepare(self) -> None:
+        if self._ready and self._tmp.is_dir():
+            return
+        _make_directory(self._objects)
+        _make_directory(self._tmp)
+        for left in self._tmp.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
+                    left.unlink()
+        self._ready = True
+
+    def _link(self, source: Path, target: Path) -> bool:
+        """Give `source` its name, unless that is taken; returns whether it was."""
+        deadline = time.monotonic() + self._timeout
+        while (taken := self._try_link(source, target)) is None:
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(f"Other processes keep removing {target.parent}. Call again.")
+        return taken
+
+    def _try_link(self, source: Path, target: Path) -> bool | None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+        except FileExistsError:
+            if target.is_file():
+                return True
+            if target.is_dir() or target.parent.is_file():
+                raise
+            return None  # what existed, the object or mkdir's directory, has been deleted since
+        except FileNotFoundError:
+            if not source.exists():
+                raise
+            return None  # a deletion has just removed the empty directory
+        return False
+
+
+_Checksum: Any = google_crc32c.Checksum
+
+
+def _base64(checksum: Any) -> str:
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def _file_crc32c(path: Path) -> str | None:
+    """Checksum of a file, None when it is gone."""
+    checksum = _Checksum()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                checksum.update(block)
+    except FileNotFoundError:
+        return None
+    return _base64(checksum)
+
+
+def _infos(directory: Path, above: bytes, prefix: bytes, after: bytes | None) -> Iterator[BlobInfo]:
+    """Objects below a directory, whose own name as a prefix is `above`, in order of the bytes of their whole names."""
+    try:
+        with os.scandir(directory) as entries:
+            found = sorted(above + os.fsencode(e.name) + (b"/" if e.is_dir() else b"") for e in entries)
+    except FileNotFoundError:
+        return
+    for key in found:
+        path = directory / os.fsdecode(key[len(above) :])
+        if key.endswith(b"/"):
+            wanted = key.startswith(prefix) or prefix.startswith(key)
+            if wanted and (after is None or after < key or after.startswith(key)):
+                yield from _infos(path, key, prefix, after)
+        elif key.startswith(prefix) and (after is None or key > after):
+            info = _info(path, os.fsdecode(key))
+            if info is not None:
+                yield info
+
+
+def _info(path: Path, name: str) -> BlobInfo | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    crc32c = _file_crc32c(path)
+    return None if crc32c is None else BlobInfo(name, stat.st_size, crc32c, stat.st_mtime_ns)
+
+
+def _remove_empty(directory: Path, top: Path) -> Path:
+    """Remove a directory and those above it that are empty, below `top`; returns the first that stays."""
+    while directory != top:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            break
+        directory = directory.parent
+    return directory
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and those above it, durably."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _sync_up(directory: Path, top: Path) -> None:
+    """Make the entries of a directory durable, and those of the directories above it up to `top`."""
+    while True:
+        with suppress(FileNotFoundError):  # deleted at the same moment, and its objects with it
+            _sync(directory)
+        if directory == top:
+            return
+        directory = directory.parent
+
+
+def _sync(directory: Path) -> None:
+    if os.name == "nt":  # directories cannot be opened there, and NTFS logs their entries
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors into this library's."""
+    try:
+        yield
+    except GCSSaverError:
+        raise
+    except PermissionError as error:
+        raise PermissionDeniedError(
+            f"This process may not write {error.filename or path}: give its user read and write permission on "
+            "the directory and all below it."
+        ) from error
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "see the system's message")
+        raise StoreError(f"Storing to {error.filename or path} failed, {error.strerror}: {advice}.") from error
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room on the disk and call again",
+    errno.EDQUOT: "raise the disk quota of the user and call again",
+    errno.EROFS: "mount the file system for writing, or name another directory",
+    errno.EEXIST: "move the file that is in the place of a directory, or name another directory",
+    errno.ENOTDIR: "move the file that is in the place of a directory, or name another directory",
+    errno.ENAMETOOLONG: "shorten the directory's path; names below it need up to 700 characters",
+    errno.EMFILE: "raise the limit of open files of this process",
+    errno.EOPNOTSUPP: "name a directory on a file system with hard links",
+}

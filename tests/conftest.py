@@ -1,0 +1,37 @@
+"""Fixtures for all tests: emulators, and savers on every store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+
+pytest_plugins = ["tests.emulators.fixtures"]
+
+
+@pytest.fixture(params=["local", "emulators"])
+def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The connection string of a fresh, empty store: the embedded one, then the emulators."""
+    if request.param == "local":
+        return f"file://{tmp_path}/store"
+    # By name, so that the embedded store needs no Java.
+    request.getfixturevalue("firestore_emulator")
+    bucket, project = request.getfixturevalue("bucket_name"), request.getfixturevalue("project_id")
+    return f"gs://{bucket}/agents?project={project}"
+
+
+@pytest.fixture
+def make_saver(store_uri: str) -> Iterator[Callable[..., GCSSaver]]:
+    """Makes savers on one store, each with caches of its own, as another process would have."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(GCSSaver.from_conn_string(store_uri, **options))
+
+
+@pytest.fixture
+def saver(make_saver: Callable[..., GCSSaver]) -> GCSSaver:
+    """A saver on a fresh, empty store."""
+    return make_saver()

@@ -1,0 +1,112 @@
+import copy
+import inspect
+import pickle
+import re
+
+import pytest
+
+from langgraph_gcs_saver import errors
+from langgraph_gcs_saver.errors import CheckpointCorruptError, GCSSaverError, InvalidConfigError
+
+# name: parents, kind, exit code. Kinds and exit codes are part of the API: only ever added to.
+TREE = {
+    "GCSSaverError": ("Exception", "error", 1),
+    "InvalidInputError": ("GCSSaverError ValueError", "invalid-input", 2),
+    "InvalidURIError": ("InvalidInputError", "invalid-uri", 2),
+    "InvalidOptionError": ("InvalidInputError", "invalid-option", 2),
+    "InvalidConfigError": ("InvalidInputError KeyError", "invalid-config", 2),
+    "InvalidIdError": ("InvalidInputError", "invalid-id", 2),
+    "SerializationError": ("GCSSaverError TypeError", "serialization", 3),
+    "SaverClosedError": ("GCSSaverError RuntimeError", "closed", 2),
+    "DamageError": ("GCSSaverError", "damage", 4),
+    "CheckpointCorruptError": ("DamageError", "corrupt", 4),
+    "WrongKeyError": ("GCSSaverError", "wrong-key", 8),
+    "UnsupportedFormatError": ("GCSSaverError", "unsupported-format", 5),
+    "ConflictError": ("GCSSaverError", "conflict", 6),
+    "StoreError": ("GCSSaverError", "store", 7),
+    "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
+    "StoreNotFoundError": ("StoreError", "store-not-found", 7),
+    "StoreUnavailableError": ("StoreError ConnectionError", "unavailable", 7),
+}
+CLASSES = {name: found for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)}
+CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channel": "a", "frame": "b"}
+
+
+def make(found, text="What happened. What to do."):
+    return found(text, **CORRUPT) if found is CheckpointCorruptError else found(text)
+
+
+def test_the_tree():
+    found = {
+        name: (" ".join(parent.__name__ for parent in error.__bases__), error.kind, error.exit_code)
+        for name, error in CLASSES.items()
+    }
+    assert found == TREE
+
+
+def test_kinds_are_unique_words():
+    kinds = [error.kind for error in CLASSES.values()]
+    assert len(set(kinds)) == len(kinds)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", kind) for kind in kinds)
+
+
+def test_exit_codes_are_ours():
+    """0 is success; 126 and up are the shell's."""
+    assert all(1 <= error.exit_code < 126 for error in CLASSES.values())
+
+
+def test_the_tree_is_drawn_as_it_is():
+    drawn, path = {}, []
+    for line in errors.__doc__.splitlines():
+        found = re.match(r"    ([│├└─ ]*)(\w+Error)( \(\w+\))?(\s|$)", line)
+        if found:
+            depth = len(found[1]) // 4
+            path[depth:] = [found[2]]
+            bases = path[depth - 1] if depth else "Exception"
+            drawn[found[2]] = bases + (f" {found[3].strip(' ()')}" if found[3] else "")
+    assert drawn == {name: parents for name, (parents, _, _) in TREE.items()}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_error_is_documented(name):
+    assert CLASSES[name].__doc__.strip().endswith(".") or "Attributes:" in CLASSES[name].__doc__
+    assert CLASSES[name].__module__ == "langgraph_gcs_saver.errors"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_messages_read_as_written(name):
+    """A KeyError shows its message's repr, an OSError its number."""
+    error = make(CLASSES[name], 'It\'s "so"\nhere')
+    assert str(error).startswith('It\'s "so"\nhere')
+    assert isinstance(error, GCSSaverError)
+    assert str(GCSSaverError()) == ""
+
+
+def test_a_config_error_is_caught_as_what_callers_expect():
+    with pytest.raises(KeyError, match=r"^no thread_id$"):
+        raise InvalidConfigError("no thread_id")
+    with pytest.raises(ValueError, match=r"^no thread_id$"):
+        raise InvalidConfigError("no thread_id")
+
+
+def test_a_corrupt_checkpoint_says_where():
+    error = CheckpointCorruptError("A value is missing", **CORRUPT)
+    for part in ("A value is missing", "thread 't'", "namespace 'n'", "checkpoint 'c'", "channel 'a'", "'b'"):
+        assert part in str(error)
+    assert {name: getattr(error, name) for name in CORRUPT} == CORRUPT
+    assert error.reason == "A value is missing"
+    short = CheckpointCorruptError("x", thread_id="t", checkpoint_ns="", checkpoint_id="c")
+    assert (short.channel, short.frame) == (None, None)
+    assert "channel" not in str(short)
+    assert "stored as" not in str(short)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy], ids=["pickle", "copy"])
+def test_errors_cross_process_borders(name, again):
+    """A pool whose worker raises what cannot be unpickled breaks, or waits for ever."""
+    error = make(CLASSES[name])
+    found = again(error)
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+    assert vars(found) == vars(error)

@@ -1,0 +1,106 @@
+import inspect
+import re
+from importlib import metadata, resources
+
+import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+import langgraph_gcs_saver
+from langgraph_gcs_saver import GCSSaver, SetupReport, events
+from langgraph_gcs_saver.options import Options
+
+TWINS = [
+    ("setup", "asetup"),
+    ("get_tuple", "aget_tuple"),
+    ("list", "alist"),
+    ("put", "aput"),
+    ("put_writes", "aput_writes"),
+    ("delete_thread", "adelete_thread"),
+    ("close", "aclose"),
+]
+PUBLIC = sorted(name for name in vars(GCSSaver) if not name.startswith("_"))
+
+
+def test_public_names():
+    assert langgraph_gcs_saver.__all__ == ["GCSSaver", "SetupReport", "__version__", "errors", "events"]
+    for name in langgraph_gcs_saver.__all__:
+        assert getattr(langgraph_gcs_saver, name) is not None
+
+
+def test_a_star_import_gives_exactly_these():
+    found = {}
+    exec("from langgraph_gcs_saver import *", found)
+    assert found.keys() - {"__builtins__"} == set(langgraph_gcs_saver.__all__)
+
+
+def test_the_version_is_the_distributions():
+    assert langgraph_gcs_saver.__version__ == metadata.version("langgraph-gcs-saver")
+
+
+def test_types_are_shipped():
+    assert resources.files("langgraph_gcs_saver").joinpath("py.typed").is_file()
+
+
+def test_the_savers_own_methods():
+    twins = {name for pair in TWINS for name in pair}
+    assert set(PUBLIC) == twins | {"from_conn_string", "get_next_version"}
+    assert issubclass(GCSSaver, BaseCheckpointSaver)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_methods_are_documented(name):
+    text = inspect.getattr_static(GCSSaver, name)
+    text = getattr(text, "__func__", text).__doc__
+    assert text
+    assert text.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("found", [GCSSaver, SetupReport, Options, *events.Event.__subclasses__()])
+def test_public_classes_are_documented(found):
+    assert found.__doc__
+    assert not found.__doc__.startswith(f"{found.__name__}(")  # what dataclasses make up
+    for name in getattr(found, "__dataclass_fields__", {}):
+        if name not in events.Event.__dataclass_fields__:
+            assert re.search(rf"^\s+{name}: ", found.__doc__, re.MULTILINE), name
+
+
+def test_the_constructor_and_its_options_are_documented():
+    documented = re.findall(r"^        (\w+): ", inspect.getdoc(GCSSaver).replace("\n    ", "\n        "), re.MULTILINE)
+    assert set(inspect.signature(GCSSaver).parameters) <= set(documented)
+    options = inspect.signature(Options).parameters
+    for name in options:
+        assert f"`{name}`" in GCSSaver.__doc__, name
+        assert f"{name}:" in Options.__doc__, name
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), TWINS)
+def test_twins_have_one_signature(sync, asynchronous):
+    one, other = (inspect.signature(getattr(GCSSaver, name)) for name in (sync, asynchronous))
+    assert one.parameters == other.parameters
+    assert str(other.return_annotation).removeprefix("Async") == one.return_annotation
+    assert inspect.iscoroutinefunction(getattr(GCSSaver, asynchronous)) == (asynchronous != "alist")
+    assert not inspect.iscoroutinefunction(getattr(GCSSaver, sync))
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), TWINS)
+def test_the_asynchronous_twins_doc_names_the_other(sync, asynchronous):
+    if sync != "close":
+        assert f"Asynchronous twin of `{sync}`" in getattr(GCSSaver, asynchronous).__doc__
+
+
+@pytest.mark.parametrize("name", [name for pair in TWINS[1:-1] for name in pair])
+def test_methods_take_what_langgraph_passes(name):
+    """By position and by keyword: the base's parameters, in their order, with their defaults."""
+    ours = list(inspect.signature(getattr(GCSSaver, name)).parameters.values())
+    base = list(inspect.signature(getattr(BaseCheckpointSaver, name)).parameters.values())
+    assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in base]
+
+
+def test_importing_the_package_loads_no_google_client():
+    """Importing takes 0.3 s less without it, and the embedded store needs none."""
+    import subprocess
+    import sys
+
+    code = "import sys, langgraph_gcs_saver; print([m for m in sys.modules if m.startswith(('google.cloud', 'grpc'))])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60)
+    assert answer.stdout.strip() == "[]"

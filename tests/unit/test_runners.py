@@ -1,0 +1,544 @@
+import asyncio
+import logging
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Compute,
+    DeleteBlobs,
+    Effect,
+    Emit,
+    EnsureBucket,
+    Gather,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    Now,
+    Pause,
+    PutBlob,
+    QueryDocs,
+)
+from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
+from langgraph_gcs_saver.events import CheckpointReplaced, ThreadDeleted
+from langgraph_gcs_saver.runners import OFFLOAD_BYTES, Backend, arun, run
+
+EVENT = CheckpointReplaced(thread_id="t")
+
+
+class Documents:
+    """Answers with what it was asked; names say what goes wrong: `fail…`, `slow…`, `hang…`."""
+
+    def __init__(self):
+        self.begun, self.ended = [], []
+        self.closed = 0
+
+    def get_docs(self, effect):
+        return self._answer(effect.names[0])
+
+    def query_docs(self, effect):
+        return self._answer(effect.collection)
+
+    def commit(self, effect):
+        return self._answer("commit")
+
+    async def aget_docs(self, effect):
+        return await self._aanswer(effect.names[0])
+
+    async def aquery_docs(self, effect):
+        return await self._aanswer(effect.collection)
+
+    async def acommit(self, effect):
+        return await self._aanswer("commit")
+
+    def _answer(self, name):
+        self.begun.append(name)
+        if name.startswith(("slow", "hang")):
+            time.sleep(0.1)
+        if "fail" in name:
+            raise StoreUnavailableError(name)
+        self.ended.append(name)
+        return f"docs {name}"
+
+    async def _aanswer(self, name):
+        self.begun.append(name)
+        if name.startswith(("slow", "hang")):
+            await asyncio.sleep(0.1 if name.startswith("slow") else 60)
+        if "fail" in name:
+            raise StoreUnavailableError(name)
+        self.ended.append(name)
+        return f"docs {name}"
+
+    def close(self):
+        self.closed += 1
+
+    async def aclose(self):
+        self.closed += 1
+
+
+class Blobs:
+    def __init__(self):
+        self.threads, self.closed = set(), 0
+        self.begun, self.ended = [], []
+
+    def _answer(self, name):
+        self.threads.add(threading.get_ident())
+        self.begun.append(name)
+        if name.startswith(("slow", "hang")):
+            time.sleep(0.1)
+        if "fail" in name:
+            raise StoreUnavailableError(name)
+        self.ended.append(name)
+        return f"blob {name}"
+
+    def put_blob(self, effect):
+        self._answer(effect.name)
+
+    def get_blob(self, effect):
+        return self._answer(effect.name)
+
+    def list_blobs(self, effect):
+        return [self._answer(effect.prefix)]
+
+    def delete_blobs(self, effect):
+        self._answer(effect.names[0])
+
+    def ensure_bucket(self, effect):
+        return self._answer("bucket")
+
+    def close(self):
+        self.closed += 1
+
+
+def perform_sync(flow, backend):
+    return run(flow, backend)
+
+
+def perform_async(flow, backend):
+    return asyncio.run(arun(flow, backend))
+
+
+both = pytest.mark.parametrize("perform", [perform_sync, perform_async], ids=["run", "arun"])
+
+
+@pytest.fixture
+def backend():
+    with closing(Backend(Documents(), Blobs(), max_threads=4)) as backend:
+        yield backend
+
+
+def of(effect):
+    """A flow of one effect."""
+    return (yield from effect)
+
+
+# One table for both runners
+
+
+def docs(name):
+    return GetDocs((name,))
+
+
+def no_effect():
+    return 5
+    yield
+
+
+def several():
+    first = yield from docs("a")
+    second = yield from GetBlob("b")
+    return first, second
+
+
+def nested():
+    inner = yield from several()
+    return ["outer", inner]
+
+
+def catches():
+    try:
+        yield from docs("fail")
+    except StoreUnavailableError as error:
+        return ["caught", str(error), (yield from docs("next"))]
+
+
+def cleans_up(seen):
+    try:
+        yield from GetBlob("fail")
+    finally:
+        seen.append((yield from docs("cleanup")))
+
+
+def replaces():
+    try:
+        yield from docs("fail one")
+    finally:
+        yield from docs("fail two")
+
+
+def gather(*effects):
+    return of(Gather(effects))
+
+
+RESULTS = [
+    (no_effect, 5),
+    (several, ("docs a", "blob b")),
+    (nested, ["outer", ("docs a", "blob b")]),
+    (catches, ["caught", "fail", "docs next"]),
+    (lambda: of(QueryDocs("c")), "docs c"),
+    (lambda: of(Commit(())), "docs commit"),
+    (lambda: of(PutBlob("p", b"")), None),
+    (lambda: of(ListBlobs("l")), ["blob l"]),
+    (lambda: of(DeleteBlobs(("d",))), None),
+    (lambda: of(EnsureBucket()), "blob bucket"),
+    (lambda: of(Compute(lambda: 7)), 7),
+    (lambda: of(Compute(lambda: 8, size=OFFLOAD_BYTES)), 8),
+    (lambda: of(Pause(0.001)), None),
+    (lambda: of(Emit(EVENT)), None),
+    (gather, ()),
+    (lambda: gather(docs("a")), ("docs a",)),
+    (
+        lambda: gather(docs("slow a"), GetBlob("b"), QueryDocs("c"), GetBlob("slow d")),
+        ("docs slow a", "blob b", "docs c", "blob slow d"),
+    ),
+    (lambda: gather(*[GetBlob(f"slow {n}") for n in range(9)]), tuple(f"blob slow {n}" for n in range(9))),
+    (lambda: gather(docs("a"), Compute(lambda: 1), Now(), Pause(0)), ...),
+]
+
+
+@both
+@pytest.mark.parametrize(("flow", "result"), RESULTS, ids=range(len(RESULTS)))
+def test_results(perform, flow, result, backend):
+    found = perform(flow(), backend)
+    if result is ...:
+        assert found[:2] == ("docs a", 1)
+        assert abs(found[2] - time.time()) < 60
+    else:
+        assert found == result
+
+
+@both
+def test_now_is_the_wall_clock(perform, backend):
+    before = time.time()
+    assert before <= perform(of(Now()), backend) <= time.time()
+
+
+@both
+def test_pause_waits(perform, backend):
+    before = time.monotonic()
+    perform(of(Pause(0.05)), backend)
+    assert time.monotonic() - before >= 0.05
+
+
+FAILURES = [
+    (lambda: of(docs("fail")), "fail"),
+    (lambda: of(GetBlob("fail blob")), "fail blob"),
+    (replaces, "fail two"),
+    (lambda: gather(docs("fail")), "fail"),
+    (lambda: gather(docs("a"), docs("fail"), GetBlob("b")), "fail"),
+    (lambda: gather(GetBlob("a"), GetBlob("fail b")), "fail b"),
+    (lambda: gather(docs("slow fail one"), docs("fail two")), "fail two"),
+    (lambda: gather(GetBlob("fail one"), GetBlob("slow fail two")), "fail one"),
+]
+
+
+@both
+@pytest.mark.parametrize(("flow", "message"), FAILURES, ids=range(len(FAILURES)))
+def test_the_first_failure_is_raised_as_it_is(perform, flow, message, backend):
+    """Of several in time, and in no ExceptionGroup: one `except` serves both halves."""
+    with pytest.raises(StoreUnavailableError) as caught:
+        perform(flow(), backend)
+    assert str(caught.value) == message
+    assert type(caught.value) is StoreUnavailableError
+
+
+@both
+def test_failures_reach_the_flows_finally(perform, backend):
+    seen = []
+    with pytest.raises(StoreUnavailableError, match=r"^fail$"):
+        perform(cleans_up(seen), backend)
+    assert seen == ["docs cleanup"]
+
+
+@both
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ZeroDivisionError])
+def test_any_failure_reaches_the_flow(perform, error, backend):
+    seen = []
+
+    def fail():
+        raise error
+
+    def flow():
+        try:
+            yield from Compute(fail)
+        finally:
+            seen.append("finally")
+
+    with pytest.raises(error):
+        perform(flow(), backend)
+    assert seen == ["finally"]
+
+
+@both
+def test_a_flow_that_raises_is_over(perform, backend):
+    def flow():
+        yield from docs("a")
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        perform(flow(), backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Effect[None]):
+    pass
+
+
+@both
+@pytest.mark.parametrize(
+    "effect", [Unknown(), Gather((Unknown(), Unknown())), "text"], ids=["one", "gather", "no effect"]
+)
+def test_an_unknown_effect_is_a_type_error(perform, effect, backend):
+    def flow():
+        yield effect
+
+    with pytest.raises(TypeError, match="no runner performs"):
+        perform(flow(), backend)
+
+
+# Gather: the rest is cancelled, and waited for
+
+
+@both
+def test_after_a_failure_nothing_of_the_gather_goes_on(perform, backend):
+    """Nobody writes any more once the caller has seen the error."""
+    with pytest.raises(StoreUnavailableError):
+        perform(gather(docs("fail"), *[docs(f"slow {n}") for n in range(20)]), backend)
+    began, ended = len(backend.documents.begun), len(backend.documents.ended)
+    time.sleep(0.2)
+    assert (len(backend.documents.begun), len(backend.documents.ended)) == (began, ended)
+    if perform is perform_sync:
+        assert began < 21, "what had not begun was not cancelled"
+        assert began == ended + 1, "what had begun was not waited for"
+    else:
+        assert ended == 0, "what had begun was not cancelled"
+
+
+@both
+def test_after_a_failure_no_upload_goes_on(perform, backend):
+    """A flow that was told of the failure may delete what was uploaded: nothing may arrive later."""
+    seen = []
+
+    def flow():
+        try:
+            yield from Gather((PutBlob("fail", b""), *[PutBlob(f"slow {n}", b"") for n in range(20)]))
+        finally:
+            seen.append((len(backend.blobs.begun), len(backend.blobs.ended)))
+
+    with pytest.raises(StoreUnavailableError):
+        perform(flow(), backend)
+    time.sleep(0.2)
+    assert seen == [(len(backend.blobs.begun), len(backend.blobs.ended))]
+    assert len(backend.blobs.begun) < 21
+
+
+@both
+def test_a_gather_is_concurrent(perform, backend):
+    before = time.monotonic()
+    perform(gather(docs("slow a"), docs("slow b"), GetBlob("slow c"), GetBlob("slow d")), backend)
+    assert time.monotonic() - before < 0.35
+
+
+@both
+def test_threads_are_bounded(perform, backend):
+    perform(gather(*[GetBlob(f"slow {n}") for n in range(8)]), backend)
+    assert 1 < len(backend.blobs.threads) <= 4
+
+
+# The event loop
+
+
+async def test_cancellation_reaches_the_flow_which_may_clean_up(backend):
+    seen = []
+
+    def flow():
+        try:
+            yield from docs("hang")
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+        finally:
+            seen.append((yield from docs("cleanup")))
+
+    task = asyncio.ensure_future(arun(flow(), backend))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["cancelled", "docs cleanup"]
+
+
+async def test_cancellation_reaches_what_a_gather_waits_for(backend):
+    task = asyncio.ensure_future(arun(gather(docs("hang a"), docs("hang b"), docs("c")), backend))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    before = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - before < 5
+    assert sorted(backend.documents.begun) == ["c", "hang a", "hang b"]
+    assert backend.documents.ended == ["c"]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("effect", [PutBlob("slow", b""), Compute(lambda: time.sleep(0.1), size=OFFLOAD_BYTES)])
+async def test_what_runs_on_a_thread_is_waited_for_after_cancellation(effect, backend):
+    """A thread cannot be stopped, and what it writes must not arrive after the caller went on."""
+    seen = []
+
+    def flow():
+        try:
+            yield from effect
+        finally:
+            seen.append((list(backend.blobs.begun), list(backend.blobs.ended)))
+
+    task = asyncio.ensure_future(arun(flow(), backend))
+    await asyncio.sleep(0.03)
+    task.cancel()
+    before = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0.03 < time.monotonic() - before < 5
+    assert seen == ([(["slow"], ["slow"])] if isinstance(effect, PutBlob) else [([], [])])
+
+
+async def test_what_waits_for_a_thread_is_not_begun_after_cancellation(backend):
+    uploads = gather(*[PutBlob(f"slow {n}", b"") for n in range(20)])
+    task = asyncio.ensure_future(arun(uploads, backend))
+    await asyncio.sleep(0.03)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    begun = len(backend.blobs.begun)
+    assert begun == len(backend.blobs.ended)
+    assert 0 < begun < 20
+    await asyncio.sleep(0.15)
+    assert len(backend.blobs.begun) == begun
+
+
+async def test_a_failed_gather_leaves_no_task(backend):
+    with pytest.raises(StoreUnavailableError):
+        await arun(gather(docs("hang a"), docs("fail"), docs("hang b")), backend)
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "leaves"), [(0, False), (OFFLOAD_BYTES - 1, False), (OFFLOAD_BYTES, True), (1 << 62, True)]
+)
+async def test_large_computations_leave_the_event_loop(size, leaves, backend):
+    thread = await arun(of(Compute(threading.get_ident, size=size)), backend)
+    assert (thread != threading.get_ident()) is leaves
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        lambda: of(Compute(lambda: time.sleep(0.2), size=OFFLOAD_BYTES)),
+        lambda: of(GetBlob("slow")),
+        lambda: gather(GetBlob("slow a"), GetBlob("slow b")),
+        lambda: of(Pause(0.15)),
+        lambda: of(docs("slow")),
+    ],
+    ids=["compute", "blob", "gather", "pause", "docs"],
+)
+async def test_nothing_holds_the_event_loop_up(flow, backend):
+    task = asyncio.ensure_future(arun(flow(), backend))
+    ticks = 0
+    while not task.done():
+        await asyncio.sleep(0.005)
+        ticks += 1
+    await task
+    assert ticks > 8
+
+
+def test_run_computes_in_the_callers_thread(backend):
+    assert run(of(Compute(threading.get_ident, size=1 << 62)), backend) == threading.get_ident()
+
+
+# Events
+
+
+@both
+def test_events_are_told_and_logged(perform, caplog):
+    seen = []
+    with closing(Backend(Documents(), Blobs(), on_event=seen.append)) as backend, caplog.at_level(logging.DEBUG):
+        perform(of(Emit(EVENT)), backend)
+    assert seen == [EVENT]
+    (record,) = [r for r in caplog.records if r.name == "langgraph_gcs_saver"]
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == repr(EVENT)
+
+
+@both
+def test_a_listener_that_fails_is_logged_and_the_work_goes_on(perform, caplog):
+    def fail(event):
+        raise LookupError("listener")
+
+    def flow():
+        yield from Emit(ThreadDeleted(thread_id="t", documents=1, objects=2))
+        return (yield from docs("a"))
+
+    with closing(Backend(Documents(), Blobs(), on_event=fail)) as backend:
+        assert perform(flow(), backend) == "docs a"
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "ThreadDeleted" in record.getMessage()
+    assert record.exc_info[0] is LookupError
+
+
+# Life
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("langgraph-gcs")]
+
+
+@pytest.mark.parametrize("close", ["close", "aclose"])
+def test_closing_ends_everything_and_may_be_repeated(close):
+    backend = Backend(Documents(), Blobs())
+    before = len(workers())
+    run(gather(GetBlob("a"), GetBlob("b")), backend)
+    assert len(workers()) > before
+    for times in (1, 2):
+        if close == "close":
+            backend.close()
+        else:
+            asyncio.run(backend.aclose())
+        assert (backend.documents.closed, backend.blobs.closed) == (times, times)
+    assert len(workers()) == before
+
+
+def test_no_thread_before_it_is_needed():
+    before = len(workers())
+    with closing(Backend(Documents(), Blobs())) as backend:
+        run(several(), backend)
+        assert len(workers()) == before
+
+
+@both
+def test_a_closed_saver_keeps_no_threads(perform, tmp_path):
+    """A call after `close` is refused, and leaves nothing behind."""
+    from langgraph_gcs_saver import GCSSaver
+
+    saver = GCSSaver.from_conn_string(f"file://{tmp_path}/store")
+    saver.close()
+    before = len(workers())
+    for flow in (gather(GetBlob("a"), GetBlob("b")), gather(docs("x/a"), docs("x/b")), of(GetBlob("a"))):
+        with pytest.raises(SaverClosedError):
+            perform(flow, saver._backend)
+    left = len(workers()) - before
+    saver.close()
+    assert left == 0
