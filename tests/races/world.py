@@ -1,0 +1,963 @@
+"""A store of effects in memory, processes that work on it, and all the orders in which their steps can happen.
+
+Flows are generators, so a process can be stopped before any RPC and another one be let in. `explore` does that
+systematically: from each state it tries every process that can go on, in every way that a step can end (done, answer
+lost, sent twice, process dead), and checks the world after every step.
+
+What makes it fast: a process is a deterministic function of the answers that it got. Its states form a tree, whose
+edges are answers, so a flow runs once for each history and not once for each schedule. An update time is the number of
+the history that wrote it, hence the same in all schedules that lead to the same world, and states that are equal meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver import frames, keys, manifest, requests
+from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    Commit,
+    Compute,
+    Create,
+    DeleteBlobs,
+    Doc,
+    Effect,
+    Emit,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    Merge,
+    Now,
+    Pause,
+    PutBlob,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import StoreUnavailableError
+from langgraph_gcs_saver.events import CheckpointSkipped
+from langgraph_gcs_saver.flows import checkpoints, threads, tuples
+from langgraph_gcs_saver.flows import writes as pending
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.serialization import loads
+
+THREAD = "t"
+SERDE = JsonPlusSerializer()
+LOADS = partial(loads, SERDE)
+CODEC = Codec(3)
+
+INLINE_BYTES = 200
+SMALL, LARGE = 40, 400
+"""Sizes of values whose frames lie in the document and in an object."""
+
+
+# The store
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document, and a number that equal documents share."""
+
+    doc: Doc
+    number: int
+
+
+_numbers: dict[Any, int] = {}
+
+
+def freeze(value: Any) -> Any:
+    """A hashable form of an answer or of fields."""
+    if isinstance(value, Doc):
+        return value.name, value.create_time, value.update_time, freeze(value.fields)
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(freeze, value))
+    return type(value), value  # 1, 1.0 and True are equal, and different
+
+
+def _segments(name: str) -> list[str]:
+    return name.split("/")  # Firestore compares names segment by segment
+
+
+class World:
+    """Documents and objects at one moment; performing an effect gives the answer and the world after it."""
+
+    def __init__(self, docs: Mapping[str, Stored] | None = None, blobs: Mapping[str, bytes] | None = None) -> None:
+        self.docs = {} if docs is None else docs
+        self.blobs = {} if blobs is None else blobs
+
+    def key(self) -> tuple[Any, ...]:
+        """The same for worlds that nothing can tell apart. Only of pending writes does the order of creation matter."""
+        in_order = tuple(stored.number for name, stored in self.docs.items() if _is_in(name, keys.WRITES))
+        return frozenset(stored.number for stored in self.docs.values()), in_order, frozenset(self.blobs)
+
+    def doc(self, name: str) -> Doc | None:
+        stored = self.docs.get(name)
+        return None if stored is None else stored.doc
+
+    def checkpoints(self) -> list[Doc]:
+        """The documents of checkpoints, newest first."""
+        return [self.docs[name].doc for name in sorted(self.docs) if _is_in(name, keys.CHECKPOINTS)]
+
+    def changed(self, name: str, **fields: Any) -> World:
+        """The world with fields of a document changed behind everybody's back, as damage does."""
+        doc = self.docs[name].doc
+        return World({**self.docs, name: _stored(replace(doc, fields={**doc.fields, **fields}))}, self.blobs)
+
+    def perform(self, effect: Effect[Any], stamp: int) -> tuple[Any, World]:
+        """The answer and the world after it; `stamp` becomes the update time of what is written."""
+        match effect:
+            case GetDocs():
+                return {n: self._seen(n, effect.mask) for n in effect.names if n in self.docs}, self
+            case QueryDocs():
+                return self._query(effect), self
+            case Commit():
+                return self._commit(effect.writes, stamp)
+            case PutBlob():
+                if effect.name in self.blobs:
+                    assert self.blobs[effect.name] == effect.data, f"two uploads share the name {effect.name}"
+                return None, World(self.docs, {**self.blobs, effect.name: effect.data})
+            case GetBlob():
+                data = self.blobs.get(effect.name)
+                end = None if effect.length is None else effect.start + effect.length
+                return (None if data is None else data[effect.start : end]), self
+            case ListBlobs():
+                names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
+                found = [(n, self.blobs[n]) for n in names[: effect.limit]]
+                return [BlobInfo(n, len(data), frames.crc32c(data), 0) for n, data in found], self
+            case DeleteBlobs():
+                return None, World(self.docs, {n: d for n, d in self.blobs.items() if n not in effect.names})
+            case _:
+                raise TypeError(f"no store performs {type(effect).__name__}")
+
+    def _seen(self, name: str, mask: tuple[str, ...] | None) -> Doc:
+        doc = self.docs[name].doc
+        fields = doc.fields if mask is None else {key: doc.fields[key] for key in mask if key in doc.fields}
+        created = 0
+        if _is_in(name, keys.WRITES):
+            created = [n for n in self.docs if _is_in(n, keys.WRITES)].index(name) + 1
+        return Doc(name, fields, created, doc.update_time)
+
+    def _query(self, effect: QueryDocs) -> list[Doc]:
+        found = []
+        for name in sorted(self.docs, key=_segments):
+            collection = name.rsplit("/", 1)[0]
+            at = _segments(name)
+            if (_segments(collection)[-1] if effect.group else collection) != effect.collection:
+                continue
+            if effect.start is not None and at < _segments(effect.start):
+                continue
+            if effect.after is not None and at <= _segments(effect.after):
+                continue
+            if effect.end is not None and at >= _segments(effect.end):
+                continue
+            if all(_equals(self.docs[name].doc, path, wanted) for path, wanted in effect.where):
+                found.append(self._seen(name, effect.mask))
+        return found[: effect.limit]
+
+    def _commit(self, writes: tuple[Write, ...], stamp: int) -> tuple[tuple[int, ...] | None, World]:
+        docs, times = dict(self.docs), []
+        for write in writes:
+            before = docs[write.name].doc if write.name in docs else None
+            if isinstance(write, Create):
+                if before is not None:
+                    return None, self
+                after: Doc | None = Doc(write.name, dict(write.fields), 0, stamp)
+            elif write.update_time is not None and (before is None or before.update_time != write.update_time):
+                return None, self
+            elif isinstance(write, Merge):
+                kept = {} if before is None else before.fields
+                fields = {key: value for key, value in kept.items() if key not in write.remove} | dict(write.fields)
+                # A write that changes nothing does not move the update time.
+                unchanged = before is not None and fields == before.fields
+                after = before if unchanged else Doc(write.name, fields, 0, stamp)
+            else:
+                after = None
+            if after is None:
+                docs.pop(write.name, None)
+            elif after is not before:
+                docs[write.name] = _stored(after)
+            times.append(0 if after is None else after.update_time)
+        return tuple(times), World(docs, self.blobs)
+
+
+def _stored(doc: Doc) -> Stored:
+    return Stored(doc, _numbers.setdefault(freeze(doc), len(_numbers)))
+
+
+def _is_in(name: str, collection: str) -> bool:
+    return f"/{collection}/" in name
+
+
+def _equals(doc: Doc, path: str, wanted: Any) -> bool:
+    found: Any = doc.fields
+    for key in path.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return False
+        found = found[key]
+    return isinstance(found, bool) == isinstance(wanted, bool) and bool(found == wanted)
+
+
+_stamps = itertools.count(1)
+_FIRST_HISTORY = 1 << 32
+"""Numbers of histories, and so the times that they write, are greater than all stamps of `play`."""
+
+
+def play(flow: Flow[Any], world: World, seen: list[Effect[Any]] | None = None) -> tuple[Any, World]:
+    """Perform a flow alone, to its end: its result, and the world after it. `seen` gets what it asked for."""
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            return stop.value, world
+        if seen is not None:
+            seen.append(effect)
+        try:
+            if isinstance(effect, Gather):
+                value: Any = ()
+                for one in effect.effects:
+                    answer, world = world.perform(one, next(_stamps))
+                    value += (answer,)
+            elif isinstance(effect, (Compute, Emit, Now, Pause)):
+                value = _perform_locally(effect, 0.0)
+            else:
+                value, world = world.perform(effect, next(_stamps))
+        except Exception as error:
+            step = partial(flow.throw, error)
+        else:
+            step = partial(flow.send, value)
+
+
+def _perform_locally(effect: Effect[Any], now: float) -> Any:
+    match effect:
+        case Compute():
+            return effect.function()
+        case Now():
+            return now
+        case _:
+            return None
+
+
+# Processes
+
+
+def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = True) -> Context:
+    """The caches of one process; the names of its attempts begin with `name`, of two characters or less."""
+    attempts = itertools.count()
+    return Context(
+        inline_max_bytes=inline,
+        codec=CODEC,
+        incremental=incremental,
+        full_every=None,
+        values=ByteCache(1 << 20),
+        clear_metadata=None,
+        timeout=1.0,
+        # All of it is in the first six characters, the part that an heir's token takes.
+        new_attempt=lambda: f"{name.lower():0<2}{next(attempts):04}00",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that a process makes.
+
+    Attributes:
+        label: What it is, for messages.
+        start: Makes its flow.
+        stores: For `put`: namespace, checkpoint, and its values.
+        writes: For `put_writes`: checkpoint, task, and its writes by number.
+        reads: Whether its result is checkpoints, to be compared with what was put.
+    """
+
+    label: str
+    start: Callable[[Context], Flow[Any]]
+    stores: tuple[str, str, dict[str, Any]] | None = None
+    writes: tuple[str, str, dict[int, Any]] | None = None
+    reads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Something that makes calls, one after the other, and repeats those that the store did not answer.
+
+    Attributes:
+        name: Its name, of one character.
+        calls: Its calls.
+        lost: Answers to commits that may get lost.
+        dies: Whether it may die before any of its steps.
+        restarts: Whether it repeats a call in a new process, with empty caches.
+        patient: Whether it waits for a deletion as long as that takes; else it takes it for dead the second time that
+            it meets the same mark.
+        warm: Whether it has read all checkpoints before.
+        slow: Whether its first upload takes two hours.
+        after: Processes that must have ended, or died, before it starts.
+    """
+
+    name: str
+    calls: tuple[Call, ...]
+    lost: int = 0
+    dies: bool = False
+    restarts: bool = False
+    patient: bool = True
+    warm: bool = False
+    slow: bool = False
+    after: str = ""
+
+
+class _Life:
+    """A process from its start; `done` and `error` tell how far it has come."""
+
+    def __init__(self, process: Process, world: World) -> None:
+        self.process = process
+        self.done: list[tuple[Call, Any]] = []
+        self.error: Exception | None = None
+        self.now = 0.0
+        self.slow = process.slow
+        self.flow = self._calls(world)
+
+    def _context(self, life: int) -> Context:
+        return new_context(self.process.name + ("" if life == 0 else "abcdefgh"[life - 1]))
+
+    def _calls(self, world: World) -> Generator[Effect[Any], Any, None]:
+        life = itertools.count()
+        context = self._context(next(life))
+        if self.process.warm:
+            for doc in world.checkpoints():
+                play(get_checkpoint(doc.name, context), world)
+        try:
+            for call in self.process.calls:
+                result, again = yield from self._try(call, context)
+                while again:
+                    if self.process.restarts:
+                        context = self._context(next(life))
+                    result, again = yield from self._try(call, context)
+                self.done.append((call, result))
+        except Exception as error:
+            self.error = error
+
+    def _try(self, call: Call, context: Context) -> Flow[tuple[Any, bool]]:
+        """The call's result, and whether there is none because the store did not answer."""
+        try:
+            return (yield from self._perform(call.start(context))), False
+        except StoreUnavailableError:
+            return None, True
+
+    def _perform(self, flow: Flow[Any]) -> Flow[Any]:
+        """Perform local effects, and yield RPCs, those of a `Gather` one by one."""
+        step: Callable[[], Effect[Any]] = partial(next, flow)
+        while True:
+            try:
+                effect = step()
+            except StopIteration as stop:
+                return stop.value
+            try:
+                if isinstance(effect, Gather):
+                    value: Any = ()
+                    for one in effect.effects:
+                        value += ((yield one),)
+                        if self.slow and isinstance(one, PutBlob):
+                            self.slow, self.now = False, self.now + 7200
+                elif isinstance(effect, (Compute, Emit, Now)):
+                    value = _perform_locally(effect, self.now)
+                    if isinstance(effect, Emit) and isinstance(effect.event, CheckpointSkipped):
+                        self.error = AssertionError(f"nothing is damaged here: {effect.event}")
+                else:
+                    value = yield effect
+                    if isinstance(effect, Pause) and not self.process.patient:
+                        self.now += 100
+            except Exception as error:
+                step = partial(flow.throw, error)
+            else:
+                step = partial(flow.send, value)
+
+
+class _Node:
+    """What a process is after a history of answers: what it asks for next, and what it has done."""
+
+    __slots__ = ("answer", "done", "edges", "effect", "error", "life", "number", "parent")
+
+    def __init__(self, number: int, life: _Life, step: Callable[[], Effect[Any]], parent: _Node | None) -> None:
+        self.number = number
+        self.parent = parent
+        self.answer: Any = None
+        """The answer that led here from `parent`."""
+        self.edges: dict[Any, _Node] = {}
+        self.life: _Life | None = life
+        """The process itself, until it goes on from here."""
+        try:
+            self.effect: Effect[Any] | None = step()
+        except StopIteration:
+            self.effect = None
+        self.done = tuple(life.done)
+        self.error = life.error
+
+
+class _Tree:
+    """All histories of one process."""
+
+    def __init__(self, process: Process, world: World, numbers: Iterable[int]) -> None:
+        self.process = process
+        self._world = world
+        self._numbers = iter(numbers)
+        life = _Life(process, world)
+        self.root = _Node(next(self._numbers), life, partial(next, life.flow), None)
+
+    def next(self, node: _Node, answer: Any) -> _Node:
+        edge = "lost" if answer is LOST else freeze(answer)
+        found = node.edges.get(edge)
+        if found is None:
+            life = node.life or self._replayed(node)
+            node.life = None
+            found = _Node(next(self._numbers), life, _resume(life, answer), node)
+            found.answer = answer
+            node.edges[edge] = found
+        return found
+
+    def _replayed(self, node: _Node) -> _Life:
+        answers = []
+        while node.parent is not None:
+            answers.append(node.answer)
+            node = node.parent
+        life = _Life(self.process, self._world)
+        next(life.flow)
+        for answer in reversed(answers):
+            _resume(life, answer)()
+        return life
+
+
+LOST = object()
+"""The answer of a commit that was applied, and of which the process is told that the store is unavailable."""
+
+
+def _resume(life: _Life, answer: Any) -> Callable[[], Effect[Any]]:
+    if answer is LOST:
+        return partial(life.flow.throw, StoreUnavailableError("no answer"))
+    return partial(life.flow.send, answer)
+
+
+# All orders
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A process at one moment of one schedule."""
+
+    process: Process
+    node: _Node
+    lost: int
+    dead: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will do nothing more."""
+        return self.dead or self.node.effect is None
+
+    def ways(self, world: World, runs: tuple[Run, ...]) -> list[str]:
+        """The ways in which its next step can end; none when it waits or has ended."""
+        effect = self.node.effect
+        if self.ended or any(run.process.name in self.process.after and not run.ended for run in runs):
+            return []
+        ways = [""]
+        if isinstance(effect, Pause) and self.process.patient and self._sees_the_same(world):
+            ways = []  # It waits until somebody has changed what it waits for.
+        if isinstance(effect, Commit) and self.lost:
+            ways += ["answer lost", "sent twice"]
+        if self.process.dies:
+            ways.append("dies")
+        return ways
+
+    def _sees_the_same(self, world: World) -> bool:
+        asked = self.node.parent
+        assert asked is not None
+        assert isinstance(asked.effect, GetDocs), "a pause that waits for something else than a document"
+        return freeze(world.perform(asked.effect, 0)[0]) == freeze(self.node.answer)
+
+    def step(self, tree: _Tree, world: World, way: str) -> tuple[Run, World]:
+        node = self.node
+        if way == "dies":
+            return replace(self, dead=True), world
+        if isinstance(node.effect, Pause):
+            return replace(self, node=tree.next(node, None)), world
+        assert node.effect is not None
+        answer, world = world.perform(node.effect, 2 * node.number)
+        lost = self.lost
+        if way:
+            lost -= 1
+            if way == "answer lost":
+                answer = LOST
+            else:
+                answer, world = world.perform(node.effect, 2 * node.number + 1)
+        return replace(self, node=tree.next(node, answer), lost=lost), world
+
+
+@dataclass(slots=True)
+class Report:
+    """What an exploration found.
+
+    Attributes:
+        failure: The first violation with the schedule that leads to it.
+        states: Different states seen.
+        ends: Schedules followed to a new end.
+        complete: Whether all schedules were tried.
+    """
+
+    failure: str | None = None
+    states: int = 0
+    ends: int = 0
+    complete: bool = False
+
+
+Check = Callable[[World, tuple[Run, ...]], "str | None"]
+"""Looks at a state, and says what is wrong with it."""
+
+_Trace = tuple[Any, "Run", str]
+
+
+def explore(
+    world: World, processes: Iterable[Process], check: Check, check_end: Check, *, budget: int, seed: int = 0
+) -> Report:
+    """Try the schedules of some processes, until the first violation, or `budget` states, or the end.
+
+    Each way is followed to its end before another one is begun, at a random place: so a budget that is too small for
+    all of them sees some of everything.
+    """
+    choose = random.Random(seed)
+    numbers = itertools.count(_FIRST_HISTORY)
+    trees = [_Tree(process, world, numbers) for process in processes]
+    seen: set[int] = set()
+    start = tuple(Run(tree.process, tree.root, tree.process.lost) for tree in trees)
+    frontier: list[tuple[World, tuple[Run, ...], int, str, _Trace | None]] = []
+    report = Report()
+
+    def visit(world: World, runs: tuple[Run, ...], trace: _Trace | None) -> bool:
+        """Note a state and the steps that lead on from it; false when there is nothing to follow."""
+        key = hash((world.key(), tuple((run.node.number, run.lost, run.dead) for run in runs)))
+        if key in seen:
+            return False
+        seen.add(key)
+        report.states += 1
+        wrong = check(world, runs)
+        ways = [(number, way) for number, run in enumerate(runs) for way in run.ways(world, runs)]
+        if wrong is None and not ways:
+            report.ends += 1
+            wrong = check_end(world, runs)
+        if wrong is not None:
+            report.failure = f"{wrong}\n{_told(trace)}"
+            return False
+        choose.shuffle(ways)
+        frontier.extend((world, runs, number, way, trace) for number, way in ways)
+        return bool(ways)
+
+    visit(world, start, None)
+    while frontier and report.failure is None and report.states < budget:
+        at = choose.randrange(len(frontier))
+        frontier[at], frontier[-1] = frontier[-1], frontier[at]
+        follow = True
+        while follow:
+            world, runs, number, way, trace = frontier.pop()
+            run, after = runs[number].step(trees[number], world, way)
+            runs_after = (*runs[:number], run, *runs[number + 1 :])
+            follow = visit(after, runs_after, (trace, runs[number], way))
+    report.complete = not frontier and report.failure is None
+    return report
+
+
+def _told(trace: Any) -> str:
+    lines = []
+    while trace is not None:
+        trace, run, way = trace
+        lines.append(f"  {run.process.name}: {brief(run.node.effect)}{way and f'  [{way}]'}")
+    return "\n".join(reversed(lines))
+
+
+def brief(effect: Effect[Any] | None) -> str:
+    """An effect in a line."""
+    match effect:
+        case Commit():
+            return "Commit " + ", ".join(
+                f"{type(w).__name__} {_short(w.name)}{'' if isinstance(w, Create) or w.update_time is None else ' @'}"
+                for w in effect.writes
+            )
+        case GetDocs():
+            return "GetDocs " + ", ".join(map(_short, effect.names))
+        case QueryDocs():
+            return f"QueryDocs {effect.collection.rsplit('/', 1)[-1]}"
+        case PutBlob() | GetBlob():
+            return f"{type(effect).__name__} …{effect.name[-30:]}"
+        case DeleteBlobs():
+            return "DeleteBlobs " + ", ".join(f"…{name[-30:]}" for name in effect.names)
+        case _:
+            return type(effect).__name__
+
+
+def _short(name: str) -> str:
+    if _is_in(name, keys.CHECKPOINTS):
+        return f"checkpoint {keys.checkpoint_id_of(name)}"
+    if _is_in(name, keys.WRITES):
+        return f"writes …{name[-4:]}"
+    return "run" if name.startswith(keys.RUNS) else "thread"
+
+
+# Calls
+
+EMPTY = object()
+"""The value of a channel that has a version, and no value, as most channels between nodes."""
+
+State = dict[str, tuple[str, Any]]
+"""A version and a value by channel."""
+
+
+def state(**values: Any) -> State:
+    """Channels with values, each of which is a version of its own: the same value never comes under two."""
+    return {c: (hashlib.sha256(repr((c, v)).encode()).hexdigest()[:8], v) for c, v in values.items()}
+
+
+def random_bytes(tag: str, size: int) -> bytes:
+    """Bytes that nothing can compress, always the same for a tag."""
+    return random.Random(tag).randbytes(size)
+
+
+def values_of(channels: State) -> dict[str, Any]:
+    return {channel: value for channel, (_, value) in channels.items() if value is not EMPTY}
+
+
+def config(thread_id: str, checkpoint_id: str | None = None, ns: str = "", run: str | None = None) -> Any:
+    found: dict[str, Any] = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns}}
+    if checkpoint_id is not None:
+        found["configurable"]["checkpoint_id"] = checkpoint_id
+    if run is not None:
+        found["metadata"] = {"run_id": run}
+    return found
+
+
+def checkpoint(checkpoint_id: str, channels: State) -> Any:
+    return {
+        "v": 4,
+        "id": checkpoint_id,
+        "ts": "2026-01-01T00:00:00+00:00",
+        "channel_values": values_of(channels),
+        "channel_versions": {channel: version for channel, (version, _) in channels.items()},
+        "versions_seen": {},
+    }
+
+
+def put_flow(
+    context: Context,
+    checkpoint_id: str,
+    parent: str | None,
+    channels: State,
+    fresh: Iterable[str] | None = None,
+    *,
+    thread_id: str = THREAD,
+    ns: str = "",
+    run: str = "r1",
+    now: float = 0.0,
+    metadata: Any = None,
+) -> Flow[None]:
+    """The flow of `put`; all channels are fresh unless told otherwise."""
+    request = requests.put_request(
+        config(thread_id, parent, ns, run),
+        checkpoint(checkpoint_id, channels),
+        {"source": "loop"} if metadata is None else metadata,
+        {channel: channels[channel][0] for channel in (channels if fresh is None else fresh)},
+        serde=SERDE,
+        context=context,
+        now=now,
+    )
+    return checkpoints.put(request, context)
+
+
+def put(
+    checkpoint_id: str, parent: str | None, channels: State, fresh: Iterable[str], *, ns: str = "", run: str = "r1"
+) -> Call:
+    def start(context: Context) -> Flow[None]:
+        return put_flow(context, checkpoint_id, parent, channels, tuple(fresh), ns=ns, run=run)
+
+    return Call(f"put of {checkpoint_id}", start, stores=(ns, checkpoint_id, values_of(channels)))
+
+
+def writes_flow(
+    context: Context,
+    checkpoint_id: str,
+    task: str,
+    found: list[tuple[str, Any]],
+    *,
+    thread_id: str = THREAD,
+    ns: str = "",
+) -> Flow[None]:
+    """The flow of `put_writes`."""
+    request = requests.put_writes_request(config(thread_id, checkpoint_id, ns), found, task, "", serde=SERDE)
+    return pending.put_writes(request, context)
+
+
+def put_writes(checkpoint_id: str, task: str, found: list[tuple[str, Any]]) -> Call:
+    request = requests.put_writes_request(config(THREAD, checkpoint_id), found, task, "", serde=SERDE)
+    numbers = {write.idx: value for write, (_, value) in zip(request.writes, found, strict=True)}
+    return Call(
+        f"put_writes of {task}",
+        lambda context: writes_flow(context, checkpoint_id, task, found),
+        writes=(checkpoint_id, task, numbers),
+    )
+
+
+def delete() -> Call:
+    return Call("delete_thread", lambda context: threads.delete_thread(THREAD, context))
+
+
+def read(checkpoint_id: str | None) -> Call:
+    def start(context: Context) -> Flow[list[tuples.Loaded]]:
+        found = yield from tuples.get_tuple(THREAD, "", checkpoint_id, LOADS, context)
+        return [] if found is None else [found]
+
+    return Call(f"get_tuple of {checkpoint_id or 'the latest'}", start, reads=True)
+
+
+def list_all() -> Call:
+    def start(context: Context) -> Flow[list[tuples.Loaded]]:
+        return (yield from list_flow(tuples.Search(THREAD, None, None, None, None), None, context))
+
+    return Call("list", start, reads=True)
+
+
+def list_flow(search: tuples.Search, limit: int | None, context: Context) -> Flow[list[tuples.Loaded]]:
+    """All pages of a listing, as `GCSSaver.list` asks for them."""
+    found: list[tuples.Loaded] = []
+    after: str | None = None
+    while limit is None or len(found) < limit:
+        left = None if limit is None else limit - len(found)
+        page, after = yield from tuples.list_page(search, after, left, LOADS, context)
+        found += page
+        if after is None:
+            break
+    return found
+
+
+def get_checkpoint(name: str, context: Context) -> Flow[tuples.Loaded | None]:
+    """Read the checkpoint of a document whose ids are short."""
+    thread, leaf = keys.split_checkpoint_doc(name)
+    ns = keys.dec(leaf.split("!", 1)[1])
+    return tuples.get_tuple(str(keys.dec(thread[3:])), str(ns), keys.checkpoint_id_of(name), LOADS, context)
+
+
+# Invariants
+
+
+def dangling(world: World) -> str | None:
+    """I1: what a visible manifest, or pending writes, refer to and is not there, or is not what was written."""
+    for stored in world.docs.values():
+        name = stored.doc.name
+        if _is_in(name, keys.CHECKPOINTS) and manifest.is_listed(stored.doc):
+            wrong = _manifest_dangles(stored, world)
+        elif _is_in(name, keys.WRITES):
+            wrong = _writes_dangle(stored, world)
+        else:
+            wrong = None
+        if wrong is not None:
+            return wrong
+    return None
+
+
+_manifests: dict[int, Any] = {}
+_intact: set[Any] = set()
+_writes_blobs: dict[int, frozenset[str]] = {}
+
+
+def _manifest_dangles(stored: Stored, world: World) -> str | None:
+    known = _manifests.get(stored.number)
+    if known is None:
+        known, _ = play(read_manifest(stored.doc, CODEC), world)
+        _manifests[stored.number] = known
+    for channel, ref in known.channels.items():
+        pieces = []
+        for link in ref.chain:
+            place = known.place(channel, link)
+            owner = f"checkpoint {known.checkpoint_id!r}, channel {channel!r}, frame of {link.owner or 'its own'!r}"
+            source = world.blobs.get(place) if link.attempt is not None else _frames_of(world, place)
+            if source is None:
+                return f"I1: {owner}: missing"
+            whole = link.attempt is not None and not link.packed
+            pieces.append(source if whole else source[link.at : link.at + link.stored])
+        key = (stored.number, channel, tuple(pieces))
+        if key not in _intact:
+            if not _gives(ref, pieces):
+                return f"I1: {owner}: differs"
+            _intact.add(key)
+    return None
+
+
+def _frames_of(world: World, name: str) -> bytes | None:
+    doc = world.doc(name)
+    return None if doc is None else manifest.inner_frames(doc)
+
+
+def _gives(ref: manifest.ChannelRef, pieces: list[bytes]) -> bool:
+    value = b"" if not pieces else None
+    for link, piece in zip(ref.chain, pieces, strict=True):
+        size = ref.size if link.size is None else link.size
+        try:
+            value = CODEC.decode(piece, size, value)
+        except frames.FrameError:
+            return False
+        if not hashlib.sha256(value).hexdigest().startswith(link.digest or ref.sha256):
+            return False
+    return value is not None
+
+
+def _writes_dangle(stored: Stored, world: World) -> str | None:
+    needed = _writes_blobs.get(stored.number)
+    if needed is not None:
+        gone = needed - world.blobs.keys()
+        return f"I1: pending writes: missing {sorted(gone)}" if gone else None
+    seen: list[Effect[Any]] = []
+    checkpoint_id = keys.writes_checkpoint_id_of(stored.doc.name)
+    ns = str(keys.dec(stored.doc.name.rsplit("/", 1)[1].split("!")[0]))
+    flow = pending.read_writes(THREAD, ns, frozenset((checkpoint_id,)), [stored.doc], CODEC)
+    try:
+        play(flow, world, seen)
+    except manifest.DamagedError as damage:
+        return f"I1: pending writes: {damage.reason}"
+    gathered = [one for effect in seen if isinstance(effect, Gather) for one in effect.effects]
+    _writes_blobs[stored.number] = frozenset(one.name for one in gathered if isinstance(one, GetBlob))
+    return None
+
+
+@dataclass(slots=True)
+class Rules:
+    """What must hold in every state and at every end, given what the processes call.
+
+    Attributes:
+        puts: The values that a checkpoint may have, by namespace and id.
+        calls: The writes of each call of `put_writes`, by checkpoint and task.
+        may_vanish: Processes whose acknowledged calls may be gone again, for somebody deletes the thread meanwhile.
+        errors: Types of errors that may be raised.
+        empty: Whether nothing may be left at the end.
+    """
+
+    puts: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    calls: dict[tuple[str, str], list[dict[int, Any]]] = field(default_factory=dict)
+    may_vanish: str = ""
+    errors: tuple[type[Exception], ...] = ()
+    empty: bool = False
+    _whole: set[Any] = field(default_factory=set)
+
+    def learn(self, call: Call) -> None:
+        if call.stores is not None:
+            ns, checkpoint_id, values = call.stores
+            self.puts.setdefault((ns, checkpoint_id), []).append(values)
+        if call.writes is not None:
+            checkpoint_id, task, found = call.writes
+            self.calls.setdefault((checkpoint_id, task), []).append(found)
+
+    def check(self, world: World, runs: tuple[Run, ...]) -> str | None:
+        """After every step."""
+        for run in runs:
+            error = run.node.error
+            if error is not None and not isinstance(error, self.errors):
+                return f"{run.process.name} raised {error!r}"
+            for call, result in run.node.done:
+                for loaded in result if call.reads else ():
+                    known = loaded.manifest
+                    if dict(loaded.values) not in self.puts[known.ns, known.checkpoint_id]:
+                        return f"I3: {call.label} gave {dict(loaded.values)} for {known.checkpoint_id!r}"
+        return dangling(world) or self._halves(world)
+
+    def _halves(self, world: World) -> str | None:
+        """Whether of some call of `put_writes` a part is visible, and the rest is not."""
+        key = world.key()[1]
+        if key not in self._whole:
+            for checkpoint_id in {checkpoint_id for checkpoint_id, _ in self.calls}:
+                visible = read_pending(world, checkpoint_id)
+                for (other_id, task), calls in self.calls.items():
+                    numbers = {idx for found_task, idx in visible if found_task == task}
+                    whole = {idx for call in calls if call.keys() <= numbers for idx in call}
+                    if other_id == checkpoint_id and numbers != whole:
+                        return f"a part of a call is visible: writes {sorted(numbers)} of task {task!r}"
+            self._whole.add(key)
+        return None
+
+    def check_end(self, world: World, runs: tuple[Run, ...]) -> str | None:
+        """When nobody can go on."""
+        waiting = [run.process.name for run in runs if not run.ended]
+        if waiting and not any(run.dead for run in runs):
+            return f"waiting for ever: {waiting}"
+        if self.empty and (world.docs or world.blobs):
+            return f"I6: left: {[*world.docs, *world.blobs]}"
+        for doc in world.checkpoints():
+            wrong = self._reads(doc.name, world)
+            if wrong is not None:
+                return wrong
+        if not any(run.dead or run.node.error for run in runs):
+            wrong = _unnamed(world)
+            if wrong is not None:
+                return wrong
+        for run in runs:
+            if run.process.name in self.may_vanish:
+                continue
+            for call, _ in run.node.done:
+                wrong = self._lost(call, world)
+                if wrong is not None:
+                    return wrong
+        return None
+
+    def _reads(self, name: str, world: World) -> str | None:
+        try:
+            loaded, _ = play(get_checkpoint(name, new_context("zz")), world)
+        except Exception as error:
+            return f"checkpoint {keys.checkpoint_id_of(name)!r} cannot be read: {error!r}"
+        if loaded is None:
+            return None  # a parent that only says who its heir is
+        known = loaded.manifest
+        if dict(loaded.values) not in self.puts[known.ns, known.checkpoint_id]:
+            return f"checkpoint {known.checkpoint_id!r} reads {dict(loaded.values)}"
+        return None
+
+    def _lost(self, call: Call, world: World) -> str | None:
+        if call.stores is not None:
+            ns, checkpoint_id, _ = call.stores
+            doc = world.doc(keys.checkpoint_doc(THREAD, ns, checkpoint_id))
+            if doc is None or not manifest.is_listed(doc):
+                return f"I2: {call.label} was acknowledged, and is gone"
+        if call.writes is not None:
+            checkpoint_id, task, found = call.writes
+            visible = read_pending(world, checkpoint_id)
+            for idx in found:
+                if (task, idx) not in visible:
+                    return f"I2: {call.label} was acknowledged, and write {idx} is gone"
+                if visible[task, idx] not in [other.get(idx) for other in self.calls[checkpoint_id, task]]:
+                    return f"write {idx} of {task} reads {visible[task, idx]!r}"
+        return None
+
+
+def _unnamed(world: World) -> str | None:
+    """Whether a checkpoint lacks the documents that tell its thread's id and what its runs touched."""
+    for doc in world.checkpoints():
+        if manifest.is_listed(doc):
+            thread = world.doc(keys.thread_doc(THREAD))
+            if thread is None or thread.fields.get("thread_id") != THREAD:
+                return "a checkpoint's thread has no document, or one without its id"
+            for run in manifest.runs_of(doc):
+                if world.doc(keys.run_doc(run, THREAD)) is None:
+                    return f"a checkpoint's run {run!r} has no document"
+    return None
+
+
+def read_pending(world: World, checkpoint_id: str) -> dict[tuple[str, int], Any]:
+    """The pending writes that a reader of the thread sees, by task and number."""
+    query = pending.query(THREAD, "", checkpoint_id, checkpoint_id)
+    docs, _ = world.perform(query, 0)
+    found, _ = play(pending.read_writes(THREAD, "", frozenset((checkpoint_id,)), docs, CODEC), world)
+    return {(write.task_id, write.idx): LOADS(write.value) for write in found.get(checkpoint_id, [])}
