@@ -1,0 +1,392 @@
+"""Makes the golden store of the current stored format: `python -m tests.compat.make_golden DIRECTORY`.
+
+The directory gets the embedded store (`documents.sqlite3`, `objects/`), the format's dictionary, and `expected.json`,
+which tells what must be read. Expectations come from what was stored, never from reading it back. Ids, attempts and
+times are fixed, so that the same code and the same zstd make the same bytes.
+
+What lies in `data/` was written by the version that introduced its format and is never made again: a later version
+must read it as it is.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import sqlite3
+import sys
+import time
+from collections import Counter
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import zstandard
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver import GCSSaver, keys, manifest
+from langgraph_gcs_saver import saver as saver_module
+from langgraph_gcs_saver.dictionary import DICTIONARY
+from langgraph_gcs_saver.effects import Commit, Merge
+from langgraph_gcs_saver.flows import writes as writes_module
+from langgraph_gcs_saver.stores import local
+from tests.compat.xor_cipher import XorCipher
+
+NOW = 1_780_000_000
+SHOWN = 40
+"""Longest serialised value that `expected.json` shows whole; of others it has size and sha256."""
+
+SPECIAL = {"__error__": -1, "__scheduled__": -2, "__interrupt__": -3, "__resume__": -4}
+SERDE = JsonPlusSerializer()
+
+
+def cid(number):
+    """A checkpoint id; those of greater numbers are newer."""
+    return f"1f0a0000-0000-6000-8000-{number:012}"
+
+
+def version(number, draw=0):
+    return f"{number:032}.{draw:016}"
+
+
+def shown(kind, data):
+    """A serialised value as `expected.json` shows it."""
+    return [kind, data.hex()] if len(data) <= SHOWN else [kind, len(data), hashlib.sha256(data).hexdigest()]
+
+
+def dumped(value):
+    return shown(*SERDE.dumps_typed(value))
+
+
+def text(rng, words):
+    return " ".join("".join(rng.choices("etaoinshrdlucmfw", k=rng.randint(2, 9))) for _ in range(words))
+
+
+class Maker:
+    """Writes to a store, and keeps what it wrote."""
+
+    def __init__(self, path):
+        self.path = path
+        self.checkpoints = {}
+        self.writes = {}
+        self.orders = itertools.count()
+        self._attempts = itertools.count()
+        self._now = NOW
+        self._savers = []
+
+    def saver(self, **options):
+        """A saver with caches of its own, as another process would have."""
+        saver = GCSSaver.from_conn_string(f"file://{self.path}", **options)
+        context = replace(saver._context, new_attempt=self._attempt)
+        saver._contexts._by_pid[os.getpid()] = context
+        self._savers.append(saver)
+        return saver
+
+    def _attempt(self):
+        return hashlib.sha256(b"attempt %d" % next(self._attempts)).hexdigest()[:16]
+
+    def now(self):
+        self._now += 7
+        return self._now
+
+    def close(self):
+        for saver in self._savers:
+            saver.close()
+
+    def put(self, saver, place, number, values, *, parent=None, new=None, versions=None, metadata=None, **extra):
+        """Put a checkpoint: `values` are all of its values, `new` the channels that changed (all if not given)."""
+        thread, ns = place
+        new = list(values) if new is None else new
+        if versions is None:
+            before = self.checkpoints[(*place, cid(parent))]["checkpoint"]["channel_versions"] if parent else {}
+            versions = {**before, **{channel: version(number) for channel in new}}
+        checkpoint_id = cid(number)
+        fields = {
+            "v": 4,
+            "ts": f"2026-06-01T10:00:{number % 60:02}.000000+00:00",
+            "channel_versions": versions,
+            "versions_seen": {"node": {"__start__": version(1)}},
+            "updated_channels": sorted(new),
+        }
+        told = {"source": "loop", "step": number, "parents": {}, **(metadata or {})}
+        configurable = {"thread_id": thread, "checkpoint_ns": ns}
+        if parent is not None:
+            configurable["checkpoint_id"] = cid(parent)
+        saver.put(
+            {"configurable": configurable},
+            {**fields, **extra, "id": checkpoint_id, "channel_values": values},
+            told,
+            {channel: versions[channel] for channel in new if channel in versions},
+        )
+        # LangGraph adds the ids of the config to the metadata, but not the checkpoint's own.
+        self.checkpoints[thread, ns, checkpoint_id] = {
+            "thread_id": thread,
+            "ns": ns,
+            "checkpoint_id": checkpoint_id,
+            "parent_id": None if parent is None else cid(parent),
+            "checkpoint": fields,
+            "rest": dumped(extra) if extra else None,
+            "metadata": dumped(told),
+            "values": {channel: dumped(values[channel]) for channel in sorted(values)},
+        }
+
+    def put_writes(self, saver, place, number, writes, task, path=""):  # noqa: PLR0917 - as the saver's own
+        """Put writes: of regular ones the first for a task and number is kept, of special ones the last."""
+        thread, ns = place
+        config = {"configurable": {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": cid(number)}}
+        saver.put_writes(config, writes, task, path)
+        found = self.writes.setdefault((thread, ns, cid(number)), {})
+        for place_in_call, (channel, value) in enumerate(writes):
+            idx = SPECIAL.get(channel, place_in_call)
+            if idx < 0 or (task, idx) not in found:
+                found[task, idx] = (path, [task, channel, dumped(value)])
+
+    def expected(self):
+        found = []
+        for key, checkpoint in sorted(self.checkpoints.items()):
+            pending = self.writes.get(key, {})
+            order = sorted((path, task, idx, write) for (task, idx), (path, write) in pending.items())
+            found.append({**checkpoint, "writes": [write for *_, write in order]})
+        return {"format": 1, "zstd": list(zstandard.ZSTD_VERSION), "checkpoints": found}
+
+
+@contextmanager
+def _fixed_times(maker):
+    # Every commit takes the time after the last one's.
+    stopped = SimpleNamespace(time_ns=lambda: NOW * 10**9, time=time.time, monotonic=time.monotonic, sleep=time.sleep)
+    with (
+        mock.patch.object(local, "time", stopped),
+        mock.patch.object(saver_module, "time", SimpleNamespace(time=maker.now)),
+    ):
+        yield
+
+
+def make(path):
+    """Make the golden store in the empty or missing directory `path`."""
+    path = Path(path).absolute()
+    maker = Maker(path)
+    with _fixed_times(maker):
+        for scenario in SCENARIOS:
+            scenario(maker)
+        maker.close()
+    with closing(sqlite3.connect(path / "documents.sqlite3", isolation_level=None)) as db:
+        db.execute("VACUUM")
+        # One file is the whole: no log beside it.
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    (path / "tmp").rmdir()
+    (path / "dictionary.bin").write_bytes(DICTIONARY)
+    expected = maker.expected()
+    lines = ",\n".join(
+        json.dumps(checkpoint, separators=(",", ":"), ensure_ascii=False) for checkpoint in expected.pop("checkpoints")
+    )
+    told = f'{json.dumps(expected)[:-1]}, "checkpoints": [\n{lines}\n]}}\n'
+    (path / "expected.json").write_text(told, encoding="utf-8", newline="\n")
+
+
+# What the store holds
+
+
+def chat(maker):
+    """A conversation: full frames in documents and objects, increments, skipped versions, new bases."""
+    place, rng = ("chat", ""), random.Random(1)
+    saver = maker.saver(inline_max_bytes=900)
+    messages = []
+    for number in range(1, 43):
+        role = "user" if number % 2 else "assistant"
+        messages.append({"role": role, "id": f"m{number}", "content": text(rng, 30)})
+        run = {"run_id": f"run-{number // 10}"}
+        values = {"messages": list(messages), "turn": number, "done": None}
+        new = ["messages", "turn"] + ["done"] * (number == 1)
+        maker.put(saver, place, number, values, parent=number - 1 or None, new=new, metadata=run)
+
+
+def two_processes(maker):
+    """Two writers in turn, which know only what they wrote or read themselves; frames build on other versions."""
+    place, rng = ("two processes", ""), random.Random(2)
+    savers = [maker.saver(inline_max_bytes=400), maker.saver(inline_max_bytes=400, full_every=5, zstd_level=9)]
+    notes = [text(rng, 200)]
+    maker.put(savers[0], place, 1, {"notes": list(notes)})
+    for number in range(2, 15):
+        notes.append(text(rng, 12))
+        saver = savers[number // 3 % 2]
+        if number % 3 == 0:
+            saver.get_tuple({"configurable": {"thread_id": place[0]}})
+        maker.put(saver, place, number, {"notes": list(notes)}, parent=number - 1)
+
+
+def values(maker):
+    """Values of all kinds: none, nothing, empty, bytes, without a version, equal to the one before, incompressible."""
+    place, rng = ("values", ""), random.Random(3)
+    saver = maker.saver()
+    odd = {
+        "none": None,
+        "no bytes": b"",
+        "empty text": "",
+        "empty list": [],
+        "bytes": bytes(range(256)),
+        "number": -(1 << 40),
+        "nested": {"a": [1, 2.5, {"b": None}], "é": "\U0001f600"},
+        "random": rng.randbytes(3000),
+        "sixteen": b"s" * (16 << 10),  # the smallest value whose frame has no dictionary
+        "below sixteen": b"s" * ((16 << 10) - 5),
+        "unversioned": "no version",
+        "a/b.c~d %\n": "a channel's name with characters that names cannot have",
+    }
+    versions = {channel: version(1) for channel in odd if channel != "unversioned"}
+    versions["without a value"] = version(1)
+    metadata = {"writes": None, "flag": True, "ratio": 0.5, "long": "x" * 300, "odd key!": 1, "run_id": "run/é"}
+    maker.put(saver, place, 1, odd, versions=versions, metadata=metadata, new=[c for c in odd if c in versions])
+    same = {**odd, "number": 7}
+    later = {**versions, "number": version(2), "nested": version(2), "empty list": version(2)}
+    maker.put(saver, place, 2, same, parent=1, versions=later, new=["number", "nested", "empty list"])
+    # Numbers as versions, and fields that JSON does not hold.
+    numbers = {"count": 3, "share": 1.5}
+    rest = {"pending_sends": [("node", b"\x00\x01")], "extra": (1, 2)}
+    maker.put(saver, ("values", "numbers"), 1, {"count": [1], "share": "one"}, versions=numbers, **rest)
+
+
+def forks(maker):
+    """Several children of one checkpoint, some of whose values they inherit."""
+    place, rng = ("forks", ""), random.Random(4)
+    saver = maker.saver(inline_max_bytes=300)
+    shared = text(rng, 150)
+    log = [text(rng, 60)]
+    maker.put(saver, place, 1, {"shared": shared, "log": log})
+    maker.put(saver, place, 2, {"shared": shared, "log": [*log, "trunk"]}, parent=1, new=["log"])
+    for number, branch in ((3, "left"), (4, "right"), (5, "late")):
+        maker.put(saver, place, number, {"shared": shared, "log": [*log, branch]}, parent=1, new=["log"])
+    maker.put(saver, place, 6, {"shared": shared, "log": [*log, "right", "on"]}, parent=4, new=["log"])
+    # Named as its own parent, as LangGraph's first checkpoints of some versions were.
+    maker.put(saver, ("forks", "self"), 7, {"shared": shared}, parent=7, versions={"shared": version(7)})
+
+
+def replaced(maker):
+    """A checkpoint that was stored again with other content, after a child had built on its frames."""
+    place, rng = ("replaced", ""), random.Random(5)
+    saver = maker.saver()
+    base = [text(rng, 80)]
+    maker.put(saver, place, 1, {"log": base}, metadata={"run_id": "first"})
+    maker.put(saver, place, 2, {"log": [*base, "child"]}, parent=1, metadata={"run_id": "child"})
+    maker.put(saver, place, 1, {"log": [text(rng, 70)], "other": 1}, metadata={"run_id": "second", "user": "u"})
+    maker.put(saver, place, 1, {"log": [text(rng, 75)], "other": 2}, metadata={"run_id": "third"})
+
+
+def stripped(maker):
+    """A checkpoint that is gone but for the frames that its child still needs, as a removal leaves it."""
+    place, rng = ("stripped", ""), random.Random(6)
+    saver = maker.saver()
+    base = [text(rng, 80)]
+    maker.put(saver, place, 1, {"log": base})
+    maker.put(saver, place, 2, {"log": [*base, "more"]}, parent=1)
+    del maker.checkpoints[(*place, cid(1))]
+    documents = saver._backend.documents
+    gone = ("ns", "format", "manifest", "digest", "filter", "heir")
+    documents.commit(Commit((Merge(keys.checkpoint_doc(*place, cid(1)), {}, remove=gone),)))
+
+
+def large(maker):
+    """Small frames that share an object, a manifest and pending writes that lie in objects.
+
+    Limits are lowered here: the same at full size would be megabytes, and where things lie is the writer's choice.
+    """
+    place, rng = ("large", ""), random.Random(7)
+    saver = maker.saver(inline_max_bytes=600)
+    many = {f"channel {number}": rng.randbytes(100) for number in range(12)}
+    many["long"] = [text(rng, 70)]
+    with mock.patch.object(manifest, "INNER_BYTES", 1000):
+        maker.put(saver, place, 1, many)
+        more = {**many, "long": [*many["long"], "more"], "channel 3": rng.randbytes(100)}
+        maker.put(saver, place, 2, more, parent=1, new=["long", "channel 3"])
+    with mock.patch.object(manifest, "DOCUMENT_BYTES", 500):
+        last = {**more, "channel 4": b"after the stub"}
+        maker.put(saver, place, 3, last, parent=2, new=["channel 4"])
+    with mock.patch.object(writes_module, "INLINE_BYTES", 100):
+        maker.put_writes(saver, place, 3, [("channel 5", rng.randbytes(500)), ("__interrupt__", text(rng, 40))], "t")
+    # Every payload is an object.
+    outside = maker.saver(inline_max_bytes=0)
+    maker.put(outside, ("large", "outside"), 1, {"a": "small", "none": None})
+    maker.put_writes(outside, ("large", "outside"), 1, [("a", "small")], "t")
+
+
+def pending(maker):
+    """Pending writes: repeated, growing, special, of several tasks, of long ids, without their checkpoint."""
+    place = ("pending", "")
+    saver = maker.saver()
+    maker.put(saver, place, 1, {"a": 1})
+    null = "00000000-0000-0000-0000-000000000000"
+    maker.put_writes(saver, place, 1, [("a", 1)], null, "~__pregel_push, 0")
+    maker.put_writes(saver, place, 1, [("a", "not this"), ("b", 2)], null, "~__pregel_push, 0")
+    maker.put_writes(saver, place, 1, [("b", None), ("b", b""), ("b", [3])], "task b", "~__pregel_pull, b")
+    maker.put_writes(saver, place, 1, [("b", "a"), ("b", "b"), ("b", "c")], "task b", "~__pregel_pull, b")
+    maker.put_writes(saver, place, 1, [("a", "x")], "task a", "~__pregel_pull, b")
+    maker.put_writes(saver, place, 1, [("__interrupt__", "first")], "task a", "~__pregel_pull, b")
+    special = [("__interrupt__", "second"), ("__resume__", ["yes"]), ("__error__", "e"), ("__scheduled__", 1)]
+    maker.put_writes(saver, place, 1, special, "task a", "~__pregel_pull, b")
+    maker.put_writes(saver, place, 1, [("a", 4), ("__resume__", "mixed"), ("c", 5)], "t" * 300, "é")
+    maker.put_writes(saver, place, 1, [("a", 6)], "a/b!c~d", "")
+    maker.put(saver, place, 2, {"a": 2}, parent=1)
+    maker.put_writes(saver, place, 2, [("a", 7)], "later")
+    maker.put_writes(saver, place, 9, [("a", 8)], "nobody's")
+
+
+def hostile(maker):
+    """Ids of any characters and lengths: none of them meets another."""
+    saver = maker.saver(inline_max_bytes=60)
+    threads = [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a%2Fb",
+        "__x__",
+        "~",
+        "nul\0line\n",
+        "a_b",
+        "a",
+        "A",
+        "café \U0001f600",
+        "t" * 200,
+    ]
+    threads += ["t" * 201, "/" * 67, "é" * 500]
+    for number, thread in enumerate(threads, 1):
+        maker.put(saver, (thread, ""), number, {"thread": f"{number} " + "ab" * 30})
+    spaces = ["node:1f0a", "a|b:c|d", "..", "~", "%7E", "n" * 200, "n" * 201, "|".join(["deep:0123"] * 60)]
+    for number, ns in enumerate(spaces, 1):
+        place = (threads[-1] if ns is spaces[-1] else "a/b", ns)
+        maker.put(saver, place, number, {"ns": f"{number} " + "cd" * 30, "c" * 250: f"long {number}" + "ef" * 50})
+        maker.put(saver, place, number + 1, {"ns": "next", "c" * 250: "gh" * 60}, parent=number)
+        maker.put_writes(saver, place, number, [("ns", number)], "task")
+
+
+def encrypted(maker):
+    """Everything in ciphertext but names; and a thread whose first half was written without a cipher."""
+    place, rng = ("encrypted", ""), random.Random(8)
+    saver = maker.saver(cipher=XorCipher(), clear_metadata=["step"], inline_max_bytes=500)
+    log = [text(rng, 60)]
+    for number in range(1, 7):
+        run = {"run_id": "run", "user": "someone"}
+        maker.put(saver, place, number, {"log": list(log), "none": None}, parent=number - 1 or None, metadata=run)
+        log.append(text(rng, 60))
+    maker.put_writes(saver, place, 6, [("log", "answer"), ("__interrupt__", "question")], "task")
+    with mock.patch.object(manifest, "DOCUMENT_BYTES", 500), mock.patch.object(writes_module, "INLINE_BYTES", 100):
+        maker.put(saver, place, 7, {"log": ["short"], "none": None}, parent=6)
+        maker.put_writes(saver, place, 7, [("log", text(rng, 50))], "task")
+    place = ("half encrypted", "")
+    plain = maker.saver(inline_max_bytes=500)
+    maker.put(plain, place, 1, {"log": log})
+    maker.put_writes(plain, place, 1, [("log", "plain")], "task")
+    saver.get_tuple({"configurable": {"thread_id": place[0]}})
+    maker.put(saver, place, 2, {"log": [*log, "more"]}, parent=1)
+
+
+SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted)
+
+
+if __name__ == "__main__":
+    make(sys.argv[1])
+    sizes = Counter()
+    for file in Path(sys.argv[1]).rglob("*"):
+        sizes["objects" if "objects" in file.parts else file.name] += file.stat().st_size if file.is_file() else 0
+    print(dict(sizes))

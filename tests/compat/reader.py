@@ -1,0 +1,362 @@
+"""A reader of stored format 1, written from `docs/FORMAT.md`, without the library that it describes.
+
+Section numbers are that document's. It reads an embedded store and gives serialised values; where the document leaves a
+check to the reader, it checks.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import zstandard
+from google.cloud.firestore_v1.types import document
+
+FORMAT = 1
+BELOW = 16_384
+ENVELOPE_BYTES = 64 << 20
+DICTIONARY_SHA256 = "8c3e7ec3eb8f4940d333efc7e0705d0c621bd8501d37d382ec2427a20b5f648b"
+
+
+class DamageError(Exception):
+    """What is stored is not what was written."""
+
+
+class UnsupportedError(Exception):
+    """A later version wrote it, or it needs a cipher that is not at hand."""
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str
+    fields: dict
+    create_time: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint; serialised values are pairs of a type tag and bytes."""
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    checkpoint: dict
+    rest: tuple | None
+    metadata: tuple
+    versions: dict
+    values: dict
+    writes: list
+
+
+def damaged_unless(condition, what):
+    if not condition:
+        raise DamageError(what)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+# 5.1
+
+
+def enc(text):
+    data = text.encode()
+    if not data:
+        return "~"
+    found = "".join(chr(b) if re.match(rb"[A-Za-z0-9_-]", bytes([b])) else f"%{b:02X}" for b in data)
+    return found if len(data) <= 200 and len(found) <= 200 else "~" + sha256(data)
+
+
+def dec(text):
+    if text == "~":
+        return ""
+    return None if text.startswith("~") else unquote_to_bytes(text).decode()
+
+
+def spread(text):
+    return f"{sha256(text.encode())[:2]}-{enc(text)}"
+
+
+def inv(text):
+    return bytes(b ^ 255 for b in text.encode()).hex() + "~"
+
+
+def uninv(text):
+    return bytes(b ^ 255 for b in bytes.fromhex(text[:-1])).decode()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return base64.b64encode((crc ^ 0xFFFFFFFF).to_bytes(4, "big")).decode()
+
+
+class Reader:
+    """Reads the store in a directory.
+
+    `ciphers` maps names of ciphers to functions from ciphertext to plaintext. `met` counts the features of the format
+    that were met, so that a test can tell that a store has them.
+    """
+
+    def __init__(self, path, dictionary, ciphers=None):
+        assert sha256(dictionary) == DICTIONARY_SHA256
+        self.path = Path(path)
+        self.dictionary = dictionary
+        self.ciphers = ciphers or {}
+        self.met = Counter()
+        self.documents = self._load()
+
+    # 13
+
+    def _load(self):
+        found = {}
+        with closing(sqlite3.connect(self.path / "documents.sqlite3")) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] > 1:
+                raise UnsupportedError("a later version's file")
+            for key, fields, created in db.execute("SELECT name, fields, create_time FROM documents ORDER BY name"):
+                name = key.replace(b"\0", b"/").decode()
+                message = document.MapValue.pb().FromString(fields)
+                found[name] = Document(name, _fields(message), created)
+        return found
+
+    def object(self, name):
+        self.met["object"] += 1
+        file = self.path / "objects" / name
+        damaged_unless(file.is_file(), f"object {name} is missing")
+        return file.read_bytes()
+
+    # 7
+
+    def frame(self, stored, accept, base=None):
+        if stored[:1] == b"\x01":
+            self.met["encrypted frame"] += 1
+            end = 2 + stored[1]
+            name = stored[2:end].decode()
+            if name not in self.ciphers:
+                raise UnsupportedError(f"cipher {name}")
+            stored = self.ciphers[name](stored[end:])
+        try:
+            header = zstandard.get_frame_parameters(stored)
+            damaged_unless(accept(header.content_size) and not header.dict_id, "a frame of another size")
+            if base is None and header.content_size < BELOW:
+                base = self.dictionary
+            raw = None if base is None else zstandard.ZstdCompressionDict(base, zstandard.DICT_TYPE_RAWCONTENT)
+            plain = zstandard.ZstdDecompressor(dict_data=raw).decompress(stored, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise DamageError(str(error)) from None
+        damaged_unless(len(plain) == header.content_size, "a frame that lied about its size")
+        return plain
+
+    # 8
+
+    def envelope_frame(self, stored):
+        return self.frame(stored, lambda size: size <= ENVELOPE_BYTES)
+
+    @staticmethod
+    def envelope(plain):
+        damaged_unless(len(plain) >= 4, "a short envelope")
+        end = 4 + int.from_bytes(plain[:4], "big")
+        damaged_unless(end <= len(plain), "a short envelope")
+        try:
+            head = json.loads(plain[4:end])
+        except ValueError:
+            raise DamageError("a head that is not JSON") from None
+        damaged_unless(isinstance(head, dict), "a head that is no object")
+        return head, plain[end:]
+
+    def opened(self, plain, object_name):
+        """Head and tail of an envelope, or of the one that it is a stub of."""
+        head, tail = self.envelope(plain)
+        if "gcs" not in head:
+            return head, tail
+        attempt, length, size, digest = head["gcs"]
+        damaged_unless(re.fullmatch(r"[0-9a-z]{8,40}", attempt) and not tail, "an odd stub")
+        self.met[f"stub {object_name.rpartition('/')[2]}"] += 1
+        stored = self.object(f"{object_name}-{attempt}.zst")
+        damaged_unless(len(stored) == length, "an object of another length")
+        plain = self.frame(stored, lambda found: found == size)
+        damaged_unless(sha256(plain) == digest, "an object that does not match its digest")
+        head, tail = self.envelope(plain)
+        damaged_unless("gcs" not in head, "a stub of a stub")
+        return head, tail
+
+    # 11.1
+
+    def checkpoint_documents(self):
+        for name, found in self.documents.items():
+            if re.fullmatch(r"lg_threads/[^/]+/lg_checkpoints/[^/]+", name):
+                if {"format", "ns", "manifest"} & found.fields.keys():
+                    yield found
+                else:
+                    self.met["stripped"] += 1
+
+    def checkpoints(self):
+        return [self.read(found) for found in self.checkpoint_documents()]
+
+    def latest(self, thread_id, ns):
+        collection = f"lg_threads/{spread(thread_id)}/lg_checkpoints/"
+        found = (d for d in self.checkpoint_documents() if d.name.startswith(collection) and d.fields["ns"] == enc(ns))
+        return next(map(self.read, found), None)
+
+    # 11.2
+
+    @staticmethod
+    def check_format(found):
+        stated = found.fields.get("format")
+        if type(stated) is int and stated > FORMAT:
+            raise UnsupportedError(f"format {stated}")
+        damaged_unless(type(stated) is int and stated == FORMAT, "no format")
+
+    def read(self, found):
+        self.check_format(found)
+        fields = found.fields
+        encoded, inner = fields.get("manifest"), fields.get("frames", b"")
+        damaged_unless(isinstance(encoded, bytes) and isinstance(inner, bytes), "no manifest")
+        covered = b"%s\0%d\0%s%s" % (found.name.encode(), len(encoded), encoded, inner)
+        damaged_unless(fields.get("digest") == hashlib.sha256(covered).digest(), "the digest differs")
+        _, thread_segment, _, leaf = found.name.split("/")
+        inverted, ns_segment = leaf.split("!")
+        damaged_unless(fields.get("ns") == ns_segment, "another namespace")
+        checkpoint_id = uninv(inverted)
+        beside = f"{thread_segment}/{ns_segment}/{enc(checkpoint_id)}"
+        head, tail = self.opened(self.envelope_frame(encoded), f"{beside}/~manifest")
+        self.met["heir"] += "heir" in fields
+        self.met["former runs"] += "former_runs" in fields
+        try:
+            return self.manifest(thread_segment, ns_segment, checkpoint_id, head, tail)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamageError(f"a manifest of another shape: {error!r}") from error
+
+    # 9
+
+    def manifest(self, thread_segment, ns_segment, checkpoint_id, head, tail):
+        thread_id, ns = dec(thread_segment[3:]), dec(ns_segment)
+        thread_id = head["thread"] if thread_id is None else thread_id
+        ns = head["ns"] if ns is None else ns
+        damaged_unless((spread(thread_id), enc(ns)) == (thread_segment, ns_segment), "ids of another place")
+        kind, end = head["metadata"]
+        metadata = (kind, tail[:end])
+        rest = None
+        if "rest" in head:
+            kind, size = head["rest"]
+            rest, end = (kind, tail[end : end + size]), end + size
+        damaged_unless(end == len(tail), "a tail of another length")
+        known = head["checkpoint"].get("channel_versions", {})
+        refs = head["channels"]
+        return Checkpoint(
+            thread_id=thread_id,
+            ns=ns,
+            checkpoint_id=checkpoint_id,
+            parent_id=head["parent"],
+            checkpoint=head["checkpoint"],
+            rest=rest,
+            metadata=metadata,
+            versions={
+                channel: ref["version"] if "version" in ref else known.get(channel) for channel, ref in refs.items()
+            },
+            values={
+                channel: (ref["type"], self.value(thread_segment, ns, checkpoint_id, channel, ref))
+                for channel, ref in refs.items()
+            },
+            writes=self.writes(thread_segment, ns, checkpoint_id),
+        )
+
+    def value(self, thread_segment, ns, checkpoint_id, channel, ref):
+        chain = ref["chain"]
+        if not chain:
+            damaged_unless(ref["size"] == 0 and ref["sha256"] == sha256(b""), "a value without frames")
+            self.met["value of no bytes"] += 1
+            return b""
+        numbers = [frame["k"] for frame in chain]
+        damaged_unless(numbers[0] == 0, "a chain that does not begin with a full frame")
+        self.met["incremental"] += len(chain) > 1
+        self.met["skipped versions"] += any(b - a > 1 for a, b in pairwise(numbers))
+        self.met["longest chain"] = max(self.met["longest chain"], len(chain))
+        places = {"gcs" in frame for frame in chain}
+        self.met["chain in documents and objects"] += len(places) == 2
+        value = None
+        for frame in chain:
+            last = frame is chain[-1]
+            size, digest = (ref["size"], ref["sha256"]) if last else (frame["size"], frame["digest"])
+            damaged_unless(len(digest) == (64 if last else 8), "a digest of another length")
+            stored = self.stored(thread_segment, ns, frame.get("in", checkpoint_id), channel, frame)
+            value = self.frame(stored, lambda found, size=size: found == size, value)
+            damaged_unless(sha256(value).startswith(digest), f"a value of {channel!r} differs")
+        return value
+
+    def stored(self, thread_segment, ns, owner, channel, frame):
+        at, length = frame.get("at", 0), frame["stored"]
+        damaged_unless(type(at) is int and type(length) is int and min(at, length) >= 0, "no natural number")
+        directory = f"{thread_segment}/{enc(ns)}/{enc(owner)}"
+        self.met["inherited frame"] += "in" in frame
+        if "gcs" not in frame:
+            self.met["frame in a document"] += 1
+            name = f"lg_threads/{thread_segment}/lg_checkpoints/{inv(owner)}!{enc(ns)}"
+            damaged_unless(name in self.documents, "a frame's document is missing")
+            data = self.documents[name].fields.get("frames", b"")
+        elif "at" in frame:
+            self.met["packed frame"] += 1
+            data = self.object(f"{directory}/~frames-{frame['gcs']}.zst")
+        else:
+            self.met["frame in an object"] += 1
+            data = self.object(f"{directory}/{enc(channel)}-{frame['gcs']}.zst")
+            damaged_unless(len(data) == length and crc32c(data) == frame["crc32c"], "an object differs")
+        damaged_unless(at + length <= len(data), "a frame that is cut off")
+        return data[at : at + length]
+
+    # 10
+
+    def writes(self, thread_segment, ns, checkpoint_id):
+        """Writes in their order: task path, task id, number, channel, type tag, bytes."""
+        begin = f"lg_threads/{thread_segment}/lg_writes/{enc(ns)}!{inv(checkpoint_id)}!"
+        found = [d for name, d in self.documents.items() if name.startswith(begin)]
+        merged = {}
+        for one in sorted(found, key=lambda d: (d.create_time, d.name)):
+            self.check_format(one)
+            task_segment, which = one.name[len(begin) :].split("!")
+            fields = sorted((name, data) for name, data in one.fields.items() if name != "format")
+            damaged_unless(fields, "no pending writes")
+            for name, data in fields:
+                damaged_unless(isinstance(data, bytes), "pending writes that are not bytes")
+                seal = hashlib.sha256(b"%s\0%s\0%s" % (one.name.encode(), name.encode(), data[32:])).digest()
+                damaged_unless(data[:32] == seal, "a seal differs")
+                plain = self.envelope_frame(data[32:])
+                directory = f"{thread_segment}/{enc(ns)}/{enc(checkpoint_id)}"
+                head, tail = self.opened(plain, f"{directory}/~writes")
+                task = dec(task_segment)
+                task = head["task"] if task is None else task
+                damaged_unless(enc(task) == task_segment, "another task")
+                if which != "s":
+                    told = json.dumps([[idx, channel] for idx, channel, _, _ in head["writes"]])
+                    damaged_unless(which == sha256(told.encode())[:16], "another call's writes")
+                at = 0
+                for idx, channel, kind, size in head["writes"]:
+                    self.met["repeated write"] += (task, idx) in merged
+                    self.met["special write"] += idx < 0
+                    merged.setdefault((task, idx), (head["path"], task, idx, channel, kind, tail[at : at + size]))
+                    at += size
+                damaged_unless(at == len(tail), "a tail of another length")
+        return sorted(merged.values(), key=lambda write: write[:3])
+
+
+def _fields(message):
+    return {name: _value(value) for name, value in message.fields.items()}
+
+
+def _value(value):
+    kind = value.WhichOneof("value_type")
+    if kind == "map_value":
+        return _fields(value.map_value)
+    return None if kind == "null_value" else getattr(value, kind)

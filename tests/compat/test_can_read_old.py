@@ -1,0 +1,259 @@
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.dictionary import DICTIONARY
+from tests.compat.make_golden import make, shown
+from tests.compat.reader import DICTIONARY_SHA256, DamageError, Reader
+from tests.compat.xor_cipher import NAME, XorCipher, xor
+
+GOLDEN = Path(__file__).parent / "data" / "format-1"
+FORMAT_MD = Path(__file__).parents[2] / "docs" / "FORMAT.md"
+SERDE = JsonPlusSerializer()
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A copy of the golden store, which tests may write to."""
+    return shutil.copytree(GOLDEN, tmp_path / "golden")
+
+
+def expected(path=GOLDEN):
+    return json.loads((path / "expected.json").read_text(encoding="utf-8"))
+
+
+def reader(path):
+    return Reader(path, (path / "dictionary.bin").read_bytes(), {NAME: xor})
+
+
+def seen_by_reader(found):
+    """A checkpoint of the independent reader as `expected.json` shows it."""
+    return {
+        "thread_id": found.thread_id,
+        "ns": found.ns,
+        "checkpoint_id": found.checkpoint_id,
+        "parent_id": found.parent_id,
+        "checkpoint": found.checkpoint,
+        "rest": None if found.rest is None else shown(*found.rest),
+        "metadata": shown(*found.metadata),
+        "values": {channel: shown(*found.values[channel]) for channel in sorted(found.values)},
+        "writes": [[task, channel, shown(kind, data)] for _, task, _, channel, kind, data in found.writes],
+    }
+
+
+def seen_by_saver(found, fields):
+    """A checkpoint tuple as `expected.json` shows it; `fields` are those that are not in `rest`."""
+    ids = found.config["configurable"]
+    assert found.checkpoint["id"] == ids["checkpoint_id"]
+    rest = {k: v for k, v in found.checkpoint.items() if k not in {*fields, "id", "channel_values"}}
+    values = found.checkpoint["channel_values"]
+    return {
+        "thread_id": ids["thread_id"],
+        "ns": ids["checkpoint_ns"],
+        "checkpoint_id": ids["checkpoint_id"],
+        "parent_id": found.parent_config and found.parent_config["configurable"]["checkpoint_id"],
+        "checkpoint": {k: v for k, v in found.checkpoint.items() if k in fields},
+        "rest": shown(*SERDE.dumps_typed(rest)) if rest else None,
+        "metadata": shown(*SERDE.dumps_typed(found.metadata)),
+        "values": {channel: shown(*SERDE.dumps_typed(values[channel])) for channel in sorted(values)},
+        "writes": [[task, channel, shown(*SERDE.dumps_typed(value))] for task, channel, value in found.pending_writes],
+    }
+
+
+def rows(path):
+    with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+        return db.execute(
+            "SELECT collection_id, name, fields, create_time, update_time FROM documents ORDER BY name"
+        ).fetchall()
+
+
+def objects(path):
+    return {str(file.relative_to(path)): file.read_bytes() for file in (path / "objects").rglob("*") if file.is_file()}
+
+
+def by_place(checkpoints):
+    return {(one["thread_id"], one["ns"], one["checkpoint_id"]): one for one in checkpoints}
+
+
+def test_the_current_saver_reads_every_checkpoint(store):
+    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
+        for place, wanted in by_place(expected()["checkpoints"]).items():
+            names = dict(zip(("thread_id", "checkpoint_ns", "checkpoint_id"), place, strict=True))
+            found = saver.get_tuple({"configurable": names})
+            assert found is not None, place
+            assert seen_by_saver(found, wanted["checkpoint"]) == wanted
+        assert saver.get_tuple({"configurable": {"thread_id": "nobody"}}) is None
+
+
+def test_the_current_saver_lists_every_checkpoint(store):
+    wanted = by_place(expected()["checkpoints"])
+    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher(), cache_max_bytes=0) as saver:
+        listed = list(saver.list(None))
+    found = [seen_by_saver(one, wanted[tuple(one.config["configurable"].values())]["checkpoint"]) for one in listed]
+    assert len(found) == len(wanted)
+    assert by_place(found) == wanted
+
+
+def test_the_current_saver_finds_the_latest(store):
+    latest = {}
+    for thread_id, ns, checkpoint_id in by_place(expected()["checkpoints"]):
+        latest[thread_id, ns] = max(checkpoint_id, latest.get((thread_id, ns), ""))
+    independent = reader(store)
+    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
+        for (thread_id, ns), wanted in latest.items():
+            found = saver.get_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ns}})
+            assert found is not None
+            assert found.checkpoint["id"] == wanted == independent.latest(thread_id, ns).checkpoint_id
+
+
+def test_the_current_saver_filters(store):
+    wanted = expected()["checkpoints"]
+    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
+        for thread_id, filters, count in [
+            ("chat", {"run_id": "run-2"}, 10),
+            ("chat", {"step": 7}, 1),
+            ("values", {"flag": True, "ratio": 0.5, "odd key!": 1, "run_id": "run/é"}, 1),
+            ("encrypted", {"user": "someone", "step": 3}, 1),
+            ("replaced", {"user": "u"}, 0),
+        ]:
+            assert any(one["thread_id"] == thread_id for one in wanted)
+            assert len(list(saver.list({"configurable": {"thread_id": thread_id}}, filter=filters))) == count
+
+
+def test_the_current_saver_goes_on_where_the_old_one_stopped(store):
+    config = {"configurable": {"thread_id": "chat", "checkpoint_ns": ""}}
+    with GCSSaver.from_conn_string(f"file://{store}") as saver:
+        latest = saver.get_tuple(config)
+        messages = [*latest.checkpoint["channel_values"]["messages"], {"role": "user", "content": "and now?"}]
+        versions = {**latest.checkpoint["channel_versions"], "messages": "9"}
+        child = {
+            **latest.checkpoint,
+            "id": "2f0a0000-0000-6000-8000-000000000000",
+            "channel_values": {**latest.checkpoint["channel_values"], "messages": messages},
+            "channel_versions": versions,
+        }
+        saver.put(latest.config, child, {"source": "loop", "step": 99, "parents": {}}, {"messages": "9"})
+    independent = reader(store)
+    found = independent.latest("chat", "")
+    assert found.values["messages"] == SERDE.dumps_typed(messages)
+    assert independent.met["inherited frame"] > 0
+    with GCSSaver.from_conn_string(f"file://{store}") as saver:
+        saver.delete_thread("chat")
+        assert saver.get_tuple(config) is None
+
+
+def test_the_independent_reader_reads_the_same(store):
+    found = by_place(map(seen_by_reader, reader(store).checkpoints()))
+    assert found == by_place(expected()["checkpoints"])
+
+
+def test_the_golden_store_has_every_feature(store):
+    independent = reader(store)
+    checkpoints = independent.checkpoints()
+    met = independent.met
+    for feature in (
+        "chain in documents and objects",
+        "encrypted frame",
+        "former runs",
+        "frame in a document",
+        "frame in an object",
+        "heir",
+        "incremental",
+        "inherited frame",
+        "packed frame",
+        "repeated write",
+        "skipped versions",
+        "special write",
+        "stripped",
+        "stub ~manifest",
+        "stub ~writes",
+        "value of no bytes",
+    ):
+        assert met[feature], feature
+    assert met["longest chain"] >= 5
+    assert any(one.rest for one in checkpoints)
+    assert any(one.parent_id == one.checkpoint_id for one in checkpoints)
+    kinds = {type(version) for one in checkpoints for version in one.versions.values()}
+    assert kinds == {str, int, float, type(None)}
+    bases = {frame for one in checkpoints if one.thread_id == "chat" for frame in bases_of(independent, one)}
+    assert len(bases) >= 3
+
+
+def bases_of(independent, one):
+    """Where the first frames of a checkpoint's chains lie."""
+    name = next(
+        d.name
+        for d in independent.checkpoint_documents()
+        if d.name.endswith(f"/{inverted(one.checkpoint_id)}!~") and "-chat/" in d.name
+    )
+    encoded = independent.documents[name].fields["manifest"]
+    head, _ = independent.envelope(independent.envelope_frame(encoded))
+    chain = head["channels"]["messages"]["chain"]
+    return {(chain[0].get("in", one.checkpoint_id), chain[0].get("gcs"))} if len(chain) > 1 else set()
+
+
+def inverted(checkpoint_id):
+    return bytes(b ^ 255 for b in checkpoint_id.encode()).hex() + "~"
+
+
+def test_the_independent_reader_notices_every_changed_byte_that_a_digest_covers(store):
+    """So the document names all that there is to check."""
+    untouched = reader(store)
+    checked = 0
+    for one in list(untouched.documents.values())[::5]:
+        for field, data in one.fields.items():
+            if isinstance(data, bytes) and ("manifest" in one.fields or "lg_writes" in one.name):
+                for at in (0, len(data) // 2, len(data) - 1):
+                    one.fields[field] = data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]
+                    if "lg_writes" in one.name:
+                        _, thread, _, leaf = one.name.split("/")
+                        ns, checkpoint, *_ = leaf.split("!")
+                        victim = untouched.documents.get(f"lg_threads/{thread}/lg_checkpoints/{checkpoint}!{ns}")
+                    else:
+                        victim = one
+                    if victim is not None:  # pending writes may be those of no checkpoint
+                        with pytest.raises(DamageError):
+                            untouched.read(victim)
+                        checked += 1
+                one.fields[field] = data
+    assert checked > 50
+    untouched.checkpoints()
+
+
+def test_the_independent_reader_notices_every_changed_object(store):
+    untouched = {file: file.read_bytes() for file in sorted((store / "objects").rglob("*")) if file.is_file()}
+    assert len(untouched) > 15
+    for file, data in untouched.items():
+        file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+        with pytest.raises(DamageError):
+            reader(store).checkpoints()
+        file.unlink()
+        with pytest.raises(DamageError):
+            reader(store).checkpoints()
+        file.write_bytes(data)
+
+
+def test_the_dictionary_is_that_of_the_format():
+    stored = (GOLDEN / "dictionary.bin").read_bytes()
+    assert stored == DICTIONARY
+    text = FORMAT_MD.read_text(encoding="utf-8")
+    assert f"{len(stored):,} bytes, sha256 `{DICTIONARY_SHA256}`" in text
+
+
+def test_what_is_written_now_is_what_was_written_then(tmp_path):
+    """A change of the format must be one on purpose: with a new version, and a golden store of its own."""
+    make(tmp_path / "new")
+    now, then = expected(tmp_path / "new"), expected()
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN, tmp_path / "golden"))
+    # Another zstd compresses to other bytes; what is read is the same.
+    assert now == then
+    found = by_place(map(seen_by_reader, reader(tmp_path / "new").checkpoints()))
+    assert found == by_place(then["checkpoints"])
