@@ -1,0 +1,53 @@
+"""The list of commands, and how a failed one ends: one line on standard error and the error's exit code."""
+
+from __future__ import annotations
+
+import io
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from langgraph_gcs_saver.cli.demo import demo
+from langgraph_gcs_saver.cli.terminal import CommandError, printable
+from langgraph_gcs_saver.errors import GCSSaverError
+
+# Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
+app = typer.Typer(
+    name="langgraph-gcs",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"langgraph-gcs {version('langgraph-gcs-saver')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """LangGraph checkpoints in Firestore and Cloud Storage."""
+
+
+def run() -> None:
+    """Run the command that `sys.argv` names and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a store holds need not fit the terminal's encoding.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except (GCSSaverError, CommandError) as error:
+        print(f"langgraph-gcs: {printable(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,359 @@
+"""The main job on real documents, as a user runs it: killed, resumed, approved, taken back in time, forked."""
+
+import fcntl
+import inspect
+import io
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from importlib.metadata import version
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli import demo
+from langgraph_gcs_saver.cli.demo_agent import build, modules, summarise, thread_config
+from langgraph_gcs_saver.cli.demo_history import Row, graph
+from langgraph_gcs_saver.cli.demo_process import Task, entries, run_process
+from langgraph_gcs_saver.cli.terminal import CommandError, printable
+
+LANGGRAPH_GCS = (sys.executable, "-m", "langgraph_gcs_saver.cli")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Makes the environment of commands, when it is called: after the emulators' fixtures have named their hosts.
+
+    Temporary directories land where the test can look for them, and nobody's credentials are found.
+    """
+    (tmp_path / "tmp").mkdir()
+    own = {
+        "TMPDIR": str(tmp_path / "tmp"),
+        "TERM": "xterm",
+        "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none"),
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # google.api_core's, on Pythons whose support it has ended
+    }
+    ignored = {"LANGGRAPH_GCS_STORE", "COLUMNS", "LINES", "GOOGLE_CLOUD_PROJECT"}
+    return lambda: {key: value for key, value in os.environ.items() if key not in ignored} | own
+
+
+@pytest.fixture
+def embedded_uri(tmp_path):
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def emulators_uri(firestore_emulator, storage_emulator, project_id, bucket_name):
+    return f"gs://{bucket_name}/demo?project={project_id}"
+
+
+def run_command(*arguments, environment):
+    return subprocess.run(
+        [*LANGGRAPH_GCS, *arguments],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("where", ["embedded_uri", "emulators_uri"])
+def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
+    uri = request.getfixturevalue(where)
+    ended = run_command("demo", "--json", "--keep", "--store", uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    queue, instead = modules(55)[:50], modules(55)[50:]
+
+    assert result["ok"]
+    assert result["proof"]
+    assert all(result["proof"].values())
+    assert result["killed"]["returncode"] == -signal.SIGKILL
+    assert result["killed"]["read"] == queue[:20]
+    assert result["killed"]["durable"] == 20
+    assert result["resumed"]["read"] == queue[20:]
+    assert result["resumed"]["returncode"] == 0
+    assert result["fork"]["process"]["read"] == instead
+    processes = [
+        result["killed"],
+        result["resumed"],
+        result["approval"]["process"],
+        result["fork"]["process"],
+        result["fork"]["approval"]["process"],
+    ]
+    assert len({process["pid"] for process in processes}) == 5
+    assert result["approval"]["answer"] == "yes"
+    assert result["stored_bytes"] > 0
+
+    # The ledger itself, a file that only the agent's processes write.
+    (ledger,) = (tmp_path / "tmp").glob("*/ledger.txt")
+    lines = [line.split() for line in ledger.read_text().splitlines()]
+    assert [name for _, name in lines] == queue + instead
+    assert [int(pid) for pid, _ in lines] == [process["pid"] for process in processes for _ in process["read"]], (
+        "another process read than the one that says so"
+    )
+
+    # The thread itself, by a saver of this process.
+    with GCSSaver.from_conn_string(uri) as saver:
+        agent = build(saver)
+        config = thread_config(result["thread_id"])
+
+        def state_of(checkpoint_id):
+            at = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint_id}}
+            return agent.get_state(at)
+
+        stored = {item.config["configurable"]["checkpoint_id"]: item for item in saver.list(config)}
+        assert list(stored) == [row["checkpoint_id"] for row in result["history"]]
+        assert len(stored) == result["checkpoints"] == 64
+
+        original = state_of(result["original"]["checkpoint_id"])
+        assert original.next == ()
+        assert original.values["queue"] == queue
+        assert original.values["findings"] == [summarise(name) for name in queue]
+        assert original.values["approved"] is True
+        assert original.values["report"] == result["original"]["report"]
+
+        fork = state_of(result["fork"]["checkpoint_id"])
+        parent_id = fork.parent_config["configurable"]["checkpoint_id"]
+        assert fork.metadata["source"] == "update"
+        assert parent_id == result["fork"]["parent_checkpoint_id"]
+        parent = state_of(parent_id)
+        assert parent.values["findings"] == [summarise(name) for name in queue[:10]]
+        assert parent.values["queue"] == queue
+        assert parent.next == ("read",)
+
+        head = agent.get_state(config)
+        assert head.config["configurable"]["checkpoint_id"] == result["fork"]["head_checkpoint_id"]
+        assert head.next == ()
+        assert head.values["findings"] == [summarise(name) for name in queue[:10] + instead]
+        assert head.values["rank_by"] == "longest_lines"
+
+        def lineage(checkpoint_id):
+            while checkpoint_id is not None:
+                yield checkpoint_id
+                above = stored[checkpoint_id].parent_config
+                checkpoint_id = above["configurable"]["checkpoint_id"] if above else None
+
+        of_original = list(lineage(result["original"]["checkpoint_id"]))
+        of_fork = list(lineage(result["fork"]["head_checkpoint_id"]))
+        assert fork.config["configurable"]["checkpoint_id"] not in of_original
+        assert of_original[of_original.index(parent_id) :] == of_fork[of_fork.index(parent_id) :]
+        assert set(of_original) | set(of_fork) == set(stored)
+
+
+def run_in_terminal(*arguments, environment, answers, columns=80):
+    """Run a command in a terminal, answering whatever asks `[Y/n]`; its exit code and what it showed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [*LANGGRAPH_GCS, *arguments], env=environment(), stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True
+    )
+    os.close(theirs)
+    shown = b""
+    answers = list(answers)
+    try:
+        while True:
+            try:
+                data = os.read(ours, 1 << 16)
+            except OSError:  # Linux: the other end was closed
+                break
+            if not data:
+                break
+            shown += data
+            if data.endswith(b"[Y/n] "):
+                os.write(ours, answers.pop(0).encode() + b"\n")
+        return process.wait(60), shown.decode().replace("\r\n", "\n")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_in_a_terminal_it_shows_progress_asks_and_ends_with_the_history(environment, tmp_path):
+    returncode, shown = run_in_terminal(
+        "demo", "--documents", "10", "--ask", environment=environment, answers=["what?", "no", ""]
+    )
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert returncode == 0, text
+    assert "SIGKILL, exit status -9. The store holds 4 documents' findings." in text
+    assert "resumed with 'no'" in text
+    assert "resumed with 'yes'" in text
+    assert "Not published." in text
+    assert "4/10" in text
+    assert "10/10" in text
+    assert "documents  10 read, and 1 in the fork; read twice: 0" in text
+    assert "NOT TRUE" not in text
+
+    table = text[text.index("5. The thread's history") : text.index("proved ")].splitlines()
+    assert max(map(len, table)) <= 80
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table), "a column was cut off"
+    rows = [line.split() for line in table]
+    heading = next(row for row in rows if row[:1] == ["id"])
+    assert heading == ["id", "step", "source", "node", "docs", "next", "parent", "note"]
+    fork = next(row for row in rows if "update_state" in row)
+    back = next(row for row in rows if row[-4:] == ["went", "back", "to", "this"])
+    assert fork[2:6] == ["3", "update", "update_state", "2"]
+    assert fork[8:] == ["the", "fork"]
+    assert fork[7] == back[2], "the fork's parent"
+    assert any(row[-2:] == ["SIGKILL,", "resumed"] and "4" in row for row in rows)
+    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files stayed"
+
+
+def test_interrupted_it_leaves_nothing_behind(environment, tmp_path):
+    process = subprocess.Popen(
+        [*LANGGRAPH_GCS, "demo"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("1. "):
+                break
+        # As a terminal does for Ctrl-C: to the whole group, the process that reads included.
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+    # The session's last process is multiprocessing's tracker, which ends when it sees that the demo has.
+    deadline = time.monotonic() + 30
+    while _members(process.pid):
+        assert time.monotonic() < deadline, "a process stayed"
+        time.sleep(0.05)
+
+
+def _members(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("s3://bucket/prefix", 2),
+        ("gs://", 2),
+        ("/var/lib/agent", 2),
+        ("file://relative/path", 2),
+        ("", 2),
+        ("gs://bucket/a?project=p&colour=red", 2),
+        ("weird\x1b[31m://x\ny", 2),
+        ("file:///dev/null/store", 7),
+    ],
+)
+def test_a_bad_store_is_one_line_and_an_exit_code(uri, code, environment, tmp_path):
+    ended = run_command("demo", "--store", uri, environment=environment)
+    assert ended.returncode == code
+    assert ended.stdout == ""
+    assert re.fullmatch(r"langgraph-gcs: [^\n]+\n", ended.stderr)
+    assert "\x1b" not in ended.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(environment):
+    for missing in ("typer", "rich"):
+        code = f"import sys; sys.modules[{missing!r}] = None; from langgraph_gcs_saver.cli import main; main()"
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert re.fullmatch(r'langgraph-gcs: .*pip install "langgraph-gcs-saver\[cli\]".*\n', ended.stderr)
+
+
+def test_version(environment):
+    ended = run_command("--version", environment=environment)
+    assert (ended.returncode, ended.stdout) == (0, f"langgraph-gcs {version('langgraph-gcs-saver')}\n")
+
+
+def test_a_statement_that_is_not_true_fails_the_demo(monkeypatch, capsys):
+    proof = {"the sky is blue": True, "no document was read twice": False}
+    monkeypatch.setattr(demo._Demo, "run", lambda self: {"proof": proof})
+    with pytest.raises(CommandError, match=r"not true: no document was read twice$") as caught:
+        demo.demo(as_json=True)
+    assert caught.value.exit_code == 1
+    assert json.loads(capsys.readouterr().out)["proof"] == proof
+
+
+def test_nobody_there_to_answer(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("perhaps\n"))
+    with pytest.raises(CommandError, match="nobody answers"):
+        demo._ask("Publish?")
+
+
+def test_a_step_killed_half_way_runs_again_and_nothing_else_does(embedded_uri, tmp_path):
+    queue = modules(6)
+    task = Task(store=embedded_uri, thread_id="t", ledger=tmp_path / "ledger")
+    start = {"queue": queue, "rank_by": "lines", "findings": []}
+
+    def kill_at_once(reading):
+        if reading.number == 4:
+            os.kill(entries(task.ledger)[-1][0], signal.SIGKILL)
+
+    with pytest.raises(CommandError, match=r"ended with -9 before it was done"):
+        run_process(Task(task.store, task.thread_id, task.ledger, start=start), kill_at_once)
+    ended = run_process(task, lambda _: None)
+    assert ended.returncode == 0
+    assert ended.read == queue[3:]
+    # Whether it had begun the fourth document when the signal came is chance; the first three are not read again.
+    assert [name for _, name in entries(task.ledger)] in (queue, [*queue[:4], *queue[3:]])
+    with GCSSaver.from_conn_string(embedded_uri) as saver:
+        state = build(saver).get_state(thread_config("t"))
+    assert state.values["findings"] == [summarise(name) for name in queue]
+    assert state.next == ("approve",)
+
+
+def test_an_error_in_a_process_comes_back_with_its_exit_code(tmp_path):
+    task = Task(store="nonsense", thread_id="t", ledger=tmp_path / "ledger")
+    with pytest.raises(CommandError, match=r"not a connection string|no scheme") as caught:
+        run_process(task, lambda _: None)
+    assert caught.value.exit_code == 2
+
+
+def test_summaries_are_of_the_real_source():
+    import colorsys
+
+    summary = summarise("colorsys")
+    functions = [f for _, f in inspect.getmembers(colorsys, inspect.isfunction)]
+    assert summary["functions"] == len(functions)
+    assert summary["classes"] == 0
+    assert summary["lines"] == len(inspect.getsource(colorsys).splitlines())
+    lengths = {f.__name__: len(inspect.getsource(f).splitlines()) for f in functions}
+    assert summary["longest_lines"] == lengths[summary["longest"]] == max(lengths.values())
+    assert summary["about"] == inspect.getdoc(colorsys).splitlines()[0]
+    assert summary["imports"] == []
+
+
+def test_more_documents_than_there_are_is_refused():
+    with pytest.raises(CommandError, match="has source for"):
+        demo._Plot.of("file:///x", None, 1000)
+
+
+def test_the_graph_shows_where_branches_begin():
+    def row(own, parent):
+        return Row(own, parent, 0, "loop", "read", 0, [])
+
+    history = [row("f", "b"), row("e", "b"), row("d", "c"), row("c", "b"), row("b", "a"), row("a", None)]
+    assert graph(history) == ["*", "| *", "| | *", "| | *", "* / /", "*"]
+
+
+def test_nothing_that_is_shown_moves_a_terminal():
+    hostile = "a\x1b]0;title\x07b\nc\u202ed\x9be\ud800 [bold]f"
+    shown = printable(hostile)
+    assert shown.isprintable()
+    assert shown == r"a\x1b]0;title\x07b\nc\u202ed\x9be\ud800 [bold]f"
