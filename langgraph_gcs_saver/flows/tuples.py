@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -147,6 +148,8 @@ def list_page(
     narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
     size = PAGE if limit is None or not narrow else max(1, min(PAGE, limit))
     docs = yield from _query_page(search, after, size, context)
+    if not docs and after is None and _where(search, context):
+        yield from _look_at_newest(search, context)
     end = docs[-1].name if len(docs) == size else None
     page: list[tuple[Doc, Manifest | None]] = []
     total = 0
@@ -169,6 +172,19 @@ def list_page(
         total += found.size
         page.append((doc, found))
     return (yield from _load_page(search, page, loads, context)), end
+
+
+def _look_at_newest(search: Search, context: Context) -> Flow[None]:
+    """Look at the newest checkpoint, whatever its metadata: encrypted ones have none that Firestore could find.
+
+    Raises:
+        WrongKeyError: It is encrypted, with another key or while the saver has none.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    for doc in (yield from _query_page(replace(search, wanted=None), None, 1, context)):
+        if manifest.is_listed(doc):
+            with suppress(DamagedError):  # whoever asks for it hears of it
+                yield from read_manifest(doc, context.codec)
 
 
 def _query_page(search: Search, after: str | None, size: int, context: Context) -> Flow[list[Doc]]:

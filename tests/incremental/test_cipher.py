@@ -200,12 +200,11 @@ async def test_another_key_asynchronously(make_saver, stranger):
     await stranger.aclose()
 
 
-def test_a_filtered_list_with_another_key(make_saver):
+def test_a_filtered_list_with_another_key(make_saver, stranger):
+    """Nothing that is there may be passed over without a word, though Firestore has no index of it."""
     fill(make_saver(cipher=KEY))
     with pytest.raises(WrongKeyError):
-        list(make_saver(cipher=OTHER).list(cfg(), filter={"step": 7}))
-    # Firestore narrows this one down, and has no index of what was never in clear.
-    assert list(make_saver().list(cfg(), filter={"step": 7})) == []
+        list(stranger.list(cfg(), filter={"step": 7}))
 
 
 def test_pending_writes_of_another_key(make_saver):
