@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import operator
+import sys
 from typing import Annotated, TypedDict
 
 import pytest
@@ -23,7 +24,12 @@ def reference():
 @pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_same_as_in_memory(scenario, mode, make_saver):
-    expected = await run(scenario, reference(), mode)
+    try:
+        expected = await run(scenario, reference(), mode)
+    except RuntimeError as error:
+        if sys.version_info < (3, 11) and "outside of a runnable context" in str(error):
+            pytest.skip("LangGraph's interrupts in asynchronous nodes need Python 3.11, whatever the checkpointer")
+        raise
     assert expected["stored"], "the scenario stored nothing"
     assert await run(scenario, make_saver, mode) == expected
 
