@@ -126,6 +126,11 @@ def checkpoint_id_of(name: str) -> str:
     return uninv(name.rsplit("/", 1)[1].split("!", 1)[0])
 
 
+def ns_segment_of(name: str) -> str:
+    """The encoded namespace in the name of a checkpoint's document."""
+    return name.rsplit("!", 1)[1]
+
+
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
     """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
     _, thread, _, leaf = name.split("/")

@@ -359,7 +359,7 @@ def encoded_of(doc: Doc) -> bytes:
         raise DamagedError("the document lacks its format or its manifest")
     if doc.fields.get("digest") != digest(doc.name, encoded, inner_frames(doc)):
         raise DamagedError("the document does not match its digest")
-    if doc.fields.get("ns") != doc.name.rsplit("!", 1)[1]:
+    if doc.fields.get("ns") != keys.ns_segment_of(doc.name):
         raise DamagedError("the document's namespace is not that of its name")
     return encoded
 

@@ -115,7 +115,7 @@ def _find(thread_id: str, ns: str, checkpoint_id: str | None) -> Flow[tuple[Doc 
         after: str | None = None
         while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
             # A damaged document may be found in a namespace that is not the one of its name.
-            if _ns_segment(docs[0]) == keys.enc(ns, "namespace"):
+            if keys.ns_segment_of(docs[0].name) == keys.enc(ns, "namespace"):
                 return docs[0], {}
             after = docs[0].name
         return None, {}
@@ -123,11 +123,6 @@ def _find(thread_id: str, ns: str, checkpoint_id: str | None) -> Flow[tuple[Doc 
     got, write_docs = yield from Gather((GetDocs((name,)), query(thread_id, ns, checkpoint_id, checkpoint_id)))
     doc = got.get(name)
     return (doc if doc is not None and manifest.is_listed(doc) else None), {(thread_id, ns): write_docs}
-
-
-def _ns_segment(doc: Doc) -> str:
-    """The encoded namespace in the name of a checkpoint's document."""
-    return doc.name.rsplit("!", 1)[1]
 
 
 def list_page(
@@ -212,7 +207,9 @@ def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
 
 def _is_wanted(search: Search, doc: Doc) -> bool:
     """What the query could not say; a damaged document may be found in a namespace that is not its own."""
-    if not manifest.is_listed(doc) or (search.ns is not None and _ns_segment(doc) != keys.enc(search.ns, "namespace")):
+    if not manifest.is_listed(doc) or (
+        search.ns is not None and keys.ns_segment_of(doc.name) != keys.enc(search.ns, "namespace")
+    ):
         return False
     found = keys.checkpoint_id_of(doc.name)
     return (search.checkpoint_id is None or found == search.checkpoint_id) and (
@@ -253,10 +250,10 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
     """Thread and namespace of a document, damaged or not; `None` for one that nobody can tell."""
     if known is not None:
         return known.thread_id, known.ns
-    thread, leaf = keys.split_checkpoint_doc(doc.name)
+    thread, _ = keys.split_checkpoint_doc(doc.name)
     return (
         keys.dec(thread[3:]) if search.thread_id is None else search.thread_id,
-        keys.dec(leaf.split("!", 1)[1]) if search.ns is None else search.ns,
+        keys.dec(keys.ns_segment_of(doc.name)) if search.ns is None else search.ns,
     )
 
 
