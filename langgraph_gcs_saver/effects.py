@@ -156,13 +156,19 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class PutBlob(Effect[None]):
-    """Create an object whose name nobody else uses; `crc32c` goes along, so the service refuses damaged bytes.
+    """Create an object whose name nobody else uses; its crc32c goes along, so the service refuses damaged bytes.
 
     An object that is already there with the same checksum is an earlier try of the same upload, whose answer was lost.
+
+    Attributes:
+        name: The object.
+        data: Its bytes.
+        checked: Whether the checksum goes along.
     """
 
     name: str
     data: bytes
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,27 @@ class GetBlob(Effect["bytes | None"]):
     name: str
     start: int = 0
     length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HashBlob(Effect["str | None"]):
+    """The sha256, hex, of an object's stored bytes as the service gives them now; `None` when it does not exist.
+
+    Nothing of the object is kept, so reading back what was written takes no memory.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyBlob(Effect[bool]):
+    """Copy an object within the bucket, on the server, to a name that nobody else uses; false when it does not exist.
+
+    A copy that is already there is an earlier try's.
+    """
+
+    name: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)

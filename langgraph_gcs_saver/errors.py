@@ -5,7 +5,8 @@
     │   ├── InvalidURIError                 a connection string that names no store
     │   ├── InvalidOptionError              an option outside its range
     │   ├── InvalidConfigError (KeyError)   a `RunnableConfig` without what the method needs
-    │   └── InvalidIdError                  an id that the services cannot hold
+    │   ├── InvalidIdError                  an id that the services cannot hold
+    │   └── ValueTooLargeError              a value over `max_value_bytes`: raise it, or store less in the state
     ├── SerializationError (TypeError)      mend the state or the serialiser: nothing was written
     ├── SaverClosedError (RuntimeError)     make a new saver
     ├── DamageError                         stored data is not what was written
@@ -16,7 +17,8 @@
     └── StoreError                          the service said no
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
-        └── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
+        ├── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
+        └── CheckpointVerificationError     the service gives back something else than was written: nothing is visible
 
 Each class has a `kind`: a stable, machine-readable word, only ever added to. Messages name threads, checkpoints and
 channels, never state content or credentials.
@@ -68,6 +70,15 @@ class InvalidIdError(InvalidInputError):
     """An id that Firestore or Cloud Storage cannot hold as a name."""
 
     kind = "invalid-id"
+
+
+class ValueTooLargeError(InvalidInputError):
+    """A value that is, or that a stored manifest says to be, larger than the option `max_value_bytes`.
+
+    A reader refuses it before it allocates anything, for frames can be made that decompress to any size.
+    """
+
+    kind = "value-too-large"
 
 
 class SerializationError(GCSSaverError, TypeError):
@@ -180,3 +191,13 @@ class StoreUnavailableError(StoreError, ConnectionError):
     """No answer before the deadline, or the service is unavailable. What was asked may have happened: call again."""
 
     kind = "unavailable"
+
+
+class CheckpointVerificationError(StoreError):
+    """What the service gave back differs from what was written, each time that it was written.
+
+    What was written was withdrawn: no checkpoint or pending write of this call is visible. The state is still in the
+    caller's hands; call again, and see whether something changes data on its way (a proxy) or at rest.
+    """
+
+    kind = "verification"

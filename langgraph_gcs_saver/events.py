@@ -88,6 +88,51 @@ class CheckpointReplaced(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationFailed(Event):
+    """What was written reads differently; it is withdrawn and written anew.
+
+    Attributes:
+        name: The document or object.
+        attempt: How often it has happened to this call.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    name: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDamaged(Event):
+    """A checkpoint that was asked for, or the latest one, is damaged.
+
+    Attributes:
+        reason: What is wrong with it.
+        channel: The channel whose value is damaged, if it is one channel's.
+        name: Where the damaged bytes lie: a document's or an object's name, if known.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    reason: str
+    channel: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecovered(Event):
+    """The latest checkpoint is damaged, and the newest whole one was given in its place.
+
+    Attributes:
+        recovered_from: Id of the damaged checkpoint.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    recovered_from: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSkipped(Event):
     """A listing stepped over a damaged checkpoint.
 
@@ -112,6 +157,21 @@ class ThreadDeleted(Event):
     level: ClassVar[int] = logging.INFO
 
     documents: int
+    objects: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadPruned(Event):
+    """Checkpoints of a thread were removed, and the rest was kept.
+
+    Attributes:
+        checkpoints: Checkpoints removed.
+        objects: Objects deleted.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    checkpoints: int
     objects: int
 
 

@@ -20,7 +20,7 @@ import zstandard
 from langgraph.checkpoint.serde.base import CipherProtocol
 
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
-from langgraph_gcs_saver.errors import InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 
 ENVELOPE_MAX_BYTES = 64 << 20
 """Largest envelope that is decoded: manifests and pending writes that are larger state their size elsewhere."""
@@ -53,13 +53,21 @@ class Codec:
     Attributes:
         level: Compression level.
         cipher: Encrypts every frame, or `None`.
+        max_bytes: Largest value that is encoded or decoded; `least` bytes always are, where a call says so, for
+            manifests and pending writes are no values.
     """
 
     level: int
     cipher: CipherProtocol | None = None
+    max_bytes: int = 1 << 30
 
-    def encode(self, plain: bytes, base: bytes | None = None) -> bytes:
-        """Make a frame of `plain`, incremental if there is a `base`."""
+    def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
+        """Make a frame of `plain`, incremental if there is a `base`.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than `max_bytes`.
+        """
+        self.refuse_large(len(plain), least)
         if base is None:
             frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
         else:
@@ -72,15 +80,17 @@ class Codec:
             raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
         return _CIPHER_MARK + bytes([len(label)]) + label + data
 
-    def decode(self, stored: bytes, size: int, base: bytes | None = None) -> bytes:
+    def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0) -> bytes:
         """The value in a frame, which must be exactly `size` bytes.
 
         Raises:
             FrameError: It is not one whole frame of that size. Nothing larger than `size` was allocated. A wrong base
                 may go unnoticed here: the caller compares digests.
+            ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
         """
         frame = self._decrypt(stored)
         _check_size(frame, lambda found: found == size)
+        self.refuse_large(size, least)
         return _decompress(frame, base, size)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
@@ -92,6 +102,14 @@ class Codec:
         frame = self._decrypt(stored)
         size = _check_size(frame, lambda found: found <= max_bytes)
         return _decompress(frame, None, size)
+
+    def refuse_large(self, size: int, least: int = 0) -> None:
+        """Raise `ValueTooLargeError` for more than `max_bytes`, unless `least` is as much."""
+        if size > max(self.max_bytes, least):
+            raise ValueTooLargeError(
+                f"A serialised value has {size:,} bytes, and max_value_bytes is {self.max_bytes:,}. If such values are "
+                "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
+            )
 
     def _decrypt(self, stored: bytes) -> bytes:
         if stored[:1] != _CIPHER_MARK:

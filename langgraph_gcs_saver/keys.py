@@ -4,6 +4,7 @@
 lg_threads/{thread}                                            the thread
 lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
 lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
+lg_threads/{thread}/lg_aside/{the document's id}               documents that were damaged, for inspection
 lg_runs/{run}/lg_threads/{thread}                              which threads a run touched
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 ```
@@ -19,12 +20,13 @@ import hashlib
 import re
 from urllib.parse import quote, unquote
 
-from langgraph_gcs_saver.errors import InvalidIdError
+from langgraph_gcs_saver.errors import DamageError, InvalidIdError
 
 THREADS = "lg_threads"
 CHECKPOINTS = "lg_checkpoints"
 WRITES = "lg_writes"
 RUNS = "lg_runs"
+ASIDE = "lg_aside"
 
 MAX_ENCODED = 200
 """Longest percent-encoded id, in bytes; longer ones are hashed. Five of them fit an object's name."""
@@ -66,10 +68,13 @@ def enc(text: str, what: str = "id") -> str:
 
 
 def dec(encoded: str) -> str | None:
-    """Decode `enc`; `None` for a hash, which cannot be."""
+    """Decode `enc`; `None` for what cannot be: a hash, and what this library does not make."""
     if encoded == "~":
         return ""
-    return None if encoded.startswith("~") else unquote(encoded, errors="strict")
+    try:
+        return None if encoded.startswith("~") else unquote(encoded, errors="strict")
+    except UnicodeDecodeError:
+        return None
 
 
 def spread(text: str, what: str = "id") -> str:
@@ -123,18 +128,66 @@ def checkpoint_range(thread_id: str, checkpoint_id: str) -> tuple[str, str]:
 
 def checkpoint_id_of(name: str) -> str:
     """The checkpoint id in the name of a checkpoint's document."""
-    return uninv(name.rsplit("/", 1)[1].split("!", 1)[0])
+    return _parsed(name)[0]
 
 
 def ns_segment_of(name: str) -> str:
     """The encoded namespace in the name of a checkpoint's document."""
-    return name.rsplit("!", 1)[1]
+    return _parsed(name)[1]
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    """The checkpoint id and the encoded namespace in a checkpoint document's name.
+
+    Raises:
+        DamageError: Somebody else put the document there.
+    """
+    try:
+        inverted, ns = name.rsplit("/", 1)[1].split("!")
+        found = uninv(inverted)
+        if inv(found) == inverted:
+            return found, ns
+    except ValueError:
+        pass
+    raise DamageError(
+        f"The document {name!r} lies among a thread's checkpoints, and no checkpoint's document is called like that. "
+        "Who put it there should take it away."
+    )
 
 
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
     """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
     _, thread, _, leaf = name.split("/")
     return thread, leaf
+
+
+def all_threads_range(after: str) -> tuple[str, str]:
+    """Range of names [start, end) of all threads past the one whose document has the id `after`; empty for all."""
+    return f"{THREADS}/{after}!", f"{THREADS}/g"
+
+
+def thread_segment_of(name: str) -> str:
+    """The id of the thread's document in the name of any document of it."""
+    return name.split("/", 2)[1]
+
+
+def thread_of(name: str) -> str:
+    """Name of the thread's document in the name of any document of it."""
+    return f"{THREADS}/{thread_segment_of(name)}"
+
+
+def thread_id_of(segment: str) -> str | None:
+    """The thread that a segment stands for; `None` when it is too long to be there, or the segment is no thread's."""
+    try:
+        thread_id = dec(segment[3:])
+    except UnicodeDecodeError:
+        return None
+    return thread_id if thread_id is not None and spread(thread_id) == segment else None
+
+
+def past_thread_blobs(segment: str) -> str:
+    """A name past those of all objects of a thread: an encoded namespace never begins with two `~`."""
+    return f"{segment}/~~"
 
 
 def all_checkpoints_range() -> tuple[str, str]:
@@ -149,7 +202,12 @@ def writes(thread_id: str) -> str:
 
 def writes_range(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> tuple[str, str]:
     """Range of names [start, end) of all pending writes of the checkpoints from `newest_id` down to `oldest_id`."""
-    base = f"{writes(thread_id)}/{enc(ns, 'namespace')}"
+    return writes_span(spread(thread_id, "thread id"), enc(ns, "namespace"), newest_id, oldest_id)
+
+
+def writes_span(thread_segment: str, ns_segment: str, newest_id: str, oldest_id: str) -> tuple[str, str]:
+    """As `writes_range`, of a thread and a namespace as names have them."""
+    base = f"{THREADS}/{thread_segment}/{WRITES}/{ns_segment}"
     return f"{base}!{inv(newest_id)}!", f'{base}!{inv(oldest_id)}"'
 
 
@@ -168,14 +226,35 @@ def writes_checkpoint_id_of(name: str) -> str:
     return uninv(name.rsplit("/", 1)[1].split("!")[1])
 
 
+def writes_ns_of(name: str) -> str:
+    """The encoded namespace in the name of a document of pending writes."""
+    return name.rsplit("/", 1)[1].split("!", 1)[0]
+
+
 def writes_task_id_of(name: str) -> str | None:
     """The task id in the name of a document of pending writes; `None` when it is too long to be there."""
     return dec(name.rsplit("/", 1)[1].split("!")[2])
 
 
+def aside(thread_id: str) -> str:
+    """Name of the collection of what repair has set aside."""
+    return f"{thread_doc(thread_id)}/{ASIDE}"
+
+
+def aside_doc(name: str) -> str:
+    """Where a document of a checkpoint or of pending writes is set aside; ids of the two differ in shape."""
+    _, thread, _, leaf = name.split("/")
+    return f"{THREADS}/{thread}/{ASIDE}/{leaf}"
+
+
 def run_doc(run_id: str, thread_id: str) -> str:
     """Name of the document that says that a run touched a thread."""
     return f"{RUNS}/{spread(run_id, 'run id')}/{THREADS}/{spread(thread_id, 'thread id')}"
+
+
+def run_threads(run_id: str) -> str:
+    """Name of the collection of the threads that a run touched."""
+    return f"{RUNS}/{spread(run_id, 'run id')}/{THREADS}"
 
 
 # Objects
@@ -197,6 +276,19 @@ def blob_beside(doc: str, what: str, attempt: str) -> str:
     thread, leaf = split_checkpoint_doc(doc)
     inverted, ns = leaf.split("!", 1)
     return f"{thread}/{ns}/{enc(uninv(inverted))}/{what}-{attempt}.zst"
+
+
+def writes_blob(doc: str, attempt: str) -> str:
+    """Name of an object that a document of pending writes refers to."""
+    _, thread, _, leaf = doc.split("/")
+    ns, inverted, *_ = leaf.split("!")
+    return f"{thread}/{ns}/{enc(uninv(inverted))}/{WRITES_BLOB}-{attempt}.zst"
+
+
+def blob_owner(name: str) -> tuple[str, str]:
+    """The encoded namespace, and the encoded checkpoint id, in the name of an object below a thread's prefix."""
+    _, ns, checkpoint, *_ = (*name.split("/"), "", "")
+    return ns, checkpoint
 
 
 # Not encodings of any channel: `~` stands alone for the empty id and before 64 hex digits otherwise.

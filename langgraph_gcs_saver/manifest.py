@@ -1,7 +1,7 @@
 """Manifests: what a checkpoint's document says, as frozen dataclasses and as stored fields.
 
 A document holds `format`, `ns`, `run_id` and `filter` for queries, `manifest` and `frames` (bytes), and `digest`, the
-sha256 of name, manifest and frames. `heir`, the id of the latest child, is the one field that others change.
+sha256 of name and manifest. `heir`, the id of the latest child, is the one field that others change.
 """
 
 from __future__ import annotations
@@ -36,14 +36,19 @@ INNER_BYTES = 512 << 10
 class DamagedError(Exception):
     """Stored bytes that are missing, do not match their digest or do not parse.
 
-    The message says what is wrong; callers say of which checkpoint. `channel` and `frame` tell where, if known.
+    The message says what is wrong; callers say of which checkpoint. `channel`, `frame` (a document's or an object's
+    name) and `at` (an offset there) tell where, if known; `missing` that there is nothing at all.
     """
 
-    def __init__(self, reason: str, *, channel: str | None = None, frame: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, channel: str | None = None, frame: str | None = None, at: int = 0, missing: bool = False
+    ) -> None:
         super().__init__(reason)
+        self.missing = missing
         self.reason = reason
         self.channel = channel
         self.frame = frame
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,28 @@ class ChannelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One frame of a value's chain.
+
+    Attributes:
+        name: Name of the document or object that holds it.
+        frame: Where it lies there.
+        digest: First digits of the sha256 of the value that it gives; all of them for the last of a chain.
+        size: Bytes of that value.
+    """
+
+    name: str
+    frame: FrameRef
+    digest: str
+    size: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What tells it from all other frames."""
+        return self.name, self.frame.at
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A checkpoint without its values.
 
@@ -165,6 +192,15 @@ class Manifest:
         if ref.attempt is not None:
             return self.blob(channel, ref)
         return keys.checkpoint_doc(self.thread_id, self.ns, ref.owner or self.checkpoint_id)
+
+    def steps(self, channel: str) -> list[Step]:
+        """The frames of a channel's value, base first."""
+        ref = self.channels[channel]
+        if not ref.chain:
+            return []
+        *links, last = ref.chain
+        found = [Step(self.place(channel, link), link, str(link.digest), link.size or 0) for link in links]
+        return [*found, Step(self.place(channel, last), last, ref.sha256, ref.size)]
 
     def blobs(self) -> set[str]:
         """Names of all objects that the channels refer to."""
@@ -268,12 +304,12 @@ def envelope(manifest: Manifest) -> bytes:
         ) from error
 
 
-def digest(name: str, manifest: bytes, inner: bytes) -> bytes:
-    """The sha256 of a checkpoint's document, bound to its name, so that documents cannot be swapped unnoticed."""
-    found = hashlib.sha256(b"%s\0%d\0" % (name.encode(), len(manifest)))
-    found.update(manifest)
-    found.update(inner)
-    return found.digest()
+def digest(name: str, manifest: bytes) -> bytes:
+    """The sha256 of a manifest, bound to its document's name, so that documents cannot be swapped unnoticed.
+
+    Frames are not covered: each value has a digest of its own, and one flipped frame does not cost the manifest.
+    """
+    return hashlib.sha256(b"%s\0%s" % (name.encode(), manifest)).digest()
 
 
 def to_fields(
@@ -292,7 +328,7 @@ def to_fields(
         "ns": keys.enc(manifest.ns, "namespace"),
         "format": FORMAT,
         "manifest": encoded,
-        "digest": digest(manifest.name, encoded, inner),
+        "digest": digest(manifest.name, encoded),
     }
     if inner:
         fields["frames"] = inner
@@ -306,7 +342,11 @@ def to_fields(
 def runs_of(doc: Doc) -> set[str]:
     """The runs that wrote a document: the last one, and those whose content it replaced."""
     run, former = doc.fields.get("run_id"), doc.fields.get("former_runs")
-    found = set(json.loads(former)) if isinstance(former, str) else set[str]()
+    try:
+        listed = json.loads(former) if isinstance(former, str) else []
+    except ValueError:
+        listed = []  # A hint that no digest covers: damage to it must not keep anything from being deleted.
+    found = {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set[str]()
     return found | {run} if isinstance(run, str) else found
 
 
@@ -326,19 +366,18 @@ def heir_field(checkpoint_id: str, attempt: str) -> str:
 
 
 def is_listed(doc: Doc) -> bool:
-    """Whether a document is a checkpoint, not one stripped to the frames that others still need.
+    """Whether a document is a checkpoint, not one stripped to the frames that others need and a list of its objects.
 
-    One without frames was not stripped: an emptied document is a damaged checkpoint, not an absent one.
+    One that has neither was not stripped: an emptied document is a damaged checkpoint, not an absent one.
     """
-    return "frames" not in doc.fields or not doc.fields.keys().isdisjoint(("format", "ns", "manifest"))
+    stripped = not doc.fields.keys().isdisjoint(("frames", "objects"))
+    return not stripped or not doc.fields.keys().isdisjoint(("format", "ns", "manifest"))
 
 
 def inner_frames(doc: Doc) -> bytes:
-    """The frames that lie in a document."""
-    inner = doc.fields.get("frames", b"")
-    if not isinstance(inner, bytes):
-        raise DamagedError("the frames are not bytes")
-    return inner
+    """The frames that lie in a document; none if the field is not what was written: who needs one misses it."""
+    inner = doc.fields.get("frames")
+    return inner if isinstance(inner, bytes) else b""
 
 
 def encoded_of(doc: Doc) -> bytes:
@@ -357,7 +396,7 @@ def encoded_of(doc: Doc) -> bytes:
     encoded = doc.fields.get("manifest")
     if version != FORMAT or not isinstance(encoded, bytes):
         raise DamagedError("the document lacks its format or its manifest")
-    if doc.fields.get("digest") != digest(doc.name, encoded, inner_frames(doc)):
+    if doc.fields.get("digest") != digest(doc.name, encoded):
         raise DamagedError("the document does not match its digest")
     if doc.fields.get("ns") != keys.ns_segment_of(doc.name):
         raise DamagedError("the document's namespace is not that of its name")
@@ -406,6 +445,14 @@ def _encoded_as(segment: str, value: Any) -> str:
     return str(value)
 
 
+def _thread_of(segment: str, head: Any) -> str:
+    found = keys.dec(segment[3:])
+    found = _text(head["thread"]) if found is None else found
+    if keys.spread(found) != segment:
+        raise ValueError("an id that is not the name's")
+    return found
+
+
 def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
     """Parse a manifest from its envelope.
 
@@ -415,15 +462,13 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
     try:
         thread_segment, leaf = keys.split_checkpoint_doc(doc.name)
         inverted, ns = leaf.split("!", 1)
-        thread_id = keys.dec(thread_segment[3:])
         namespace = keys.dec(ns)
         metadata, rest, end = head["metadata"], head.get("rest"), 0
         end = _natural(metadata[1])
-        thread_id = _encoded_as(thread_segment[3:], head["thread"]) if thread_id is None else thread_id
         namespace = _encoded_as(ns, head["ns"]) if namespace is None else namespace
         versions = head["checkpoint"].get("channel_versions", {})
         return Manifest(
-            thread_id=thread_id,
+            thread_id=_thread_of(thread_segment, head),
             ns=namespace,
             checkpoint_id=keys.uninv(inverted),
             parent_id=None if head["parent"] is None else _text(head["parent"]),

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langgraph.checkpoint.serde.base import CipherProtocol
@@ -46,6 +46,14 @@ class Options:
         inline_max_bytes: Largest frame, in bytes, that lies in a Firestore document; larger ones are objects in Cloud
             Storage. 0 sends every payload to Cloud Storage. At most 512 KiB, for a document holds 1 MiB.
         zstd_level: Compression level, 1 to 19.
+        verify: How `put` and `put_writes` prove that what they stored is what they meant to store. `"readback"`: it is
+            read from the service again and compared, objects before the checkpoint becomes visible, documents after;
+            what differs is withdrawn and written anew, three times at most. `"checksum"`: Cloud Storage checks the
+            crc32c of what is uploaded. `"off"`: neither. Reads check all digests, whatever this says.
+        on_corruption: What to do when the latest checkpoint of a thread turns out to be damaged: `"fallback"` gives the
+            newest whole one, with `metadata["recovered_from"]`, a warning and an event; `"raise"` raises
+            `CheckpointCorruptError`, as it is always raised for a checkpoint that is asked for by its id.
+        max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`.
@@ -58,6 +66,9 @@ class Options:
     clear_metadata: Collection[str] = ()
     inline_max_bytes: int = 8 << 10
     zstd_level: int = 3
+    verify: Literal["readback", "checksum", "off"] = "readback"
+    on_corruption: Literal["fallback", "raise"] = "fallback"
+    max_value_bytes: int = 1 << 30
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None
@@ -66,6 +77,9 @@ class Options:
         self._check_int("inline_max_bytes", 0, 512 << 10)
         self._check_int("zstd_level", 1, 19)
         self._check_int("cache_max_bytes", 0, 1 << 40)
+        self._check_int("max_value_bytes", 1 << 10, 1 << 40)
+        self._check_word("verify", "readback", "checksum", "off")
+        self._check_word("on_corruption", "fallback", "raise")
         if not isinstance(self.incremental, bool):
             raise InvalidOptionError(f"incremental is {self.incremental!r}; it must be True or False.")
         if isinstance(self.full_every, timedelta):
@@ -84,6 +98,10 @@ class Options:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")
         if self.on_event is not None and not callable(self.on_event):
             raise InvalidOptionError(f"on_event is {self.on_event!r}; it must be callable with one event.")
+
+    def _check_word(self, name: str, *words: str) -> None:
+        if getattr(self, name) not in words:
+            raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(words)}.")
 
     def _check_int(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)

@@ -270,3 +270,30 @@ def to_tuple(loaded: Loaded, thread_id: Any = None) -> CheckpointTuple:
         parent_config=None if known.parent_id is None else config_of(thread, known.ns, known.parent_id),
         pending_writes=list(loaded.writes),
     )
+
+
+def pin_request(config: RunnableConfig, label: str | None) -> tuple[str, str, str, str | None]:
+    """The request of `pin` and `unpin`.
+
+    Raises:
+        InvalidConfigError: The config names no checkpoint.
+        InvalidInputError: The label is no text, or longer than 500 characters.
+    """
+    thread_id, ns = thread_and_ns(config)
+    checkpoint_id = _text(configurable(config), "checkpoint_id")
+    if label is not None:
+        _check_type("label", label, str)
+        if len(label) > 500:
+            raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
+    return thread_id, ns, checkpoint_id, label
+
+
+def check_found(request: tuple[str, str, str, str | None], found: bool) -> None:
+    """Raise for a checkpoint that is not there.
+
+    Raises:
+        InvalidConfigError: It is not there.
+    """
+    if not found:
+        thread_id, ns, checkpoint_id, _ = request
+        raise InvalidConfigError(f"Thread {thread_id!r}, namespace {ns!r} has no checkpoint {checkpoint_id!r}.")

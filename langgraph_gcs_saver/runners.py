@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from langgraph_gcs_saver.effects import (
     Commit,
     Compute,
+    CopyBlob,
     DeleteBlobs,
     Effect,
     Emit,
@@ -24,6 +25,7 @@ from langgraph_gcs_saver.effects import (
     Gather,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Now,
     Pause,
@@ -116,6 +118,10 @@ class Backend:
                 return self.blobs.put_blob(effect)
             case GetBlob():
                 return self.blobs.get_blob(effect)
+            case HashBlob():
+                return self.blobs.hash_blob(effect)
+            case CopyBlob():
+                return self.blobs.copy_blob(effect)
             case ListBlobs():
                 return self.blobs.list_blobs(effect)
             case DeleteBlobs():

@@ -9,10 +9,10 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -28,20 +28,29 @@ from langgraph_gcs_saver import requests
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Flow
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.findings import Depth, Finding, check_depth
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.copy import CopyPlan, copy_thread
+from langgraph_gcs_saver.flows.lineage import History, delta_history
+from langgraph_gcs_saver.flows.prune import delete_for_run, pin, pins, prune
+from langgraph_gcs_saver.flows.repair import repair
 from langgraph_gcs_saver.flows.setup import SetupReport, setup
+from langgraph_gcs_saver.flows.verify import START, next_thread, verify
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
+from langgraph_gcs_saver.repairs import RepairPlan
+from langgraph_gcs_saver.retention import KeepLast, PrunePlan, Retention, decide
 from langgraph_gcs_saver.runners import Backend, arun, run
-from langgraph_gcs_saver.serialization import loads
+from langgraph_gcs_saver.serialization import dumps, loads
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
     from google.cloud import firestore as firestore_v1
     from google.cloud.storage import Bucket
+    from langgraph.checkpoint.base import DeltaChannelHistory
     from typing_extensions import Self
 
 
@@ -52,8 +61,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
     event loop, used from many threads and event loops at once, and used after a fork. It is a context manager, for
     `with` and for `async with`, that closes it at the end.
 
-    `put`, `put_writes` and their asynchronous twins return when what they stored is durable. Everything read is checked
-    against the digests that were written: a reader gets the exact value, or an error.
+    `put`, `put_writes` and their asynchronous twins return when what they stored is durable and was read back. All that
+    is read is checked against the digests that were written: a reader gets the exact value or an error, or, asking for
+    the latest checkpoint when that is damaged, an older exact one that says so.
 
     Args:
         bucket: The bucket, or its name.
@@ -67,7 +77,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
         serde: The serialiser; LangGraph's `JsonPlusSerializer` if not given.
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
-            `cache_max_bytes`, `inline_max_bytes`, `cipher`, `clear_metadata`, `timeout`, `max_threads`, `on_event`.
+            `cache_max_bytes`, `inline_max_bytes`, `cipher`, `clear_metadata`, `verify`, `on_corruption`,
+            `max_value_bytes`, `timeout`, `max_threads`, `on_event`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name.
@@ -187,8 +198,13 @@ class GCSSaver(BaseCheckpointSaver[str]):
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the latest of its thread and namespace; `None` if there is none.
 
+        In place of a latest one that is damaged comes the newest whole one, with the damaged one's id in
+        `metadata["recovered_from"]`, a warning in the log and a `CheckpointRecovered` event, unless the saver was made
+        with `on_corruption="raise"`.
+
         Raises:
-            CheckpointCorruptError: It is damaged.
+            CheckpointCorruptError: The checkpoint is damaged, and was asked for by its id; or there is no whole one.
+            DamageError: All checkpoints of the thread's root namespace are gone, and no deletion took them.
             InvalidConfigError: The config names no thread.
             StoreError: A service refused, or did not answer before the deadline.
         """
@@ -256,6 +272,35 @@ class GCSSaver(BaseCheckpointSaver[str]):
             if after is None:
                 return
 
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the values of DeltaChannels at a checkpoint are made of, in one walk for all channels.
+
+        Args:
+            config: The checkpoint, or its thread and namespace for the latest.
+            channels: Names of channels.
+
+        Returns:
+            For each channel its `writes` along the line of ancestors, oldest first, back to the nearest ancestor with a
+            stored value, which is the `seed`; none if there is no such ancestor.
+
+        Raises:
+            CheckpointCorruptError: Something of that is damaged or gone; without it values would silently be others.
+        """
+        return cast("Mapping[str, DeltaChannelHistory]", run(self._history(config, channels), self._backend))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Asynchronous twin of `get_delta_channel_history`."""
+        return cast("Mapping[str, DeltaChannelHistory]", await arun(self._history(config, channels), self._backend))
+
+    def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Flow[dict[str, dict[str, Any]]]:
+        thread_id, ns = requests.thread_and_ns(config)
+        request = History(thread_id, ns, requests.checkpoint_id_of(config), tuple(channels))
+        return delta_history(request, self._loads, self._context)
+
     # Writing
 
     def put(
@@ -277,6 +322,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
             The config that names the stored checkpoint.
 
         Raises:
+            CheckpointVerificationError: The service gives back something else than was written; nothing is visible.
             ConflictError: Others kept changing the same documents; call again.
             InvalidConfigError: The config names no thread.
             InvalidIdError: An id cannot be stored.
@@ -329,6 +375,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
             task_path: The task's path, which orders the writes of parallel tasks.
 
         Raises:
+            CheckpointVerificationError: The service gives back something else than was written; nothing is visible.
             InvalidConfigError: The config names no checkpoint.
             SerializationError: A value cannot be serialised.
             StoreError: A service refused, or did not answer before the deadline.
@@ -359,6 +406,267 @@ class GCSSaver(BaseCheckpointSaver[str]):
     async def adelete_thread(self, thread_id: str) -> None:
         """Asynchronous twin of `delete_thread`."""
         await arun(threads.delete_thread(str(thread_id), self._context), self._backend)
+
+    def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str | Retention = "keep_latest",
+        dry_run: bool = False,
+        show: Callable[[PrunePlan], object] = print,
+    ) -> None:
+        """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
+
+        Never removed: the latest checkpoint of a namespace, one that waits for the answer to an interrupt, one that is
+        pinned, and what a kept checkpoint's DeltaChannels are made of. Others may write meanwhile. Idempotent; goes on
+        where a call died.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `"keep_latest"`; a rule of `langgraph_gcs_saver.retention`, such as `KeepLast(10)` or
+                `KeepLast(3) | KeepEvery(timedelta(days=1))`; or `"delete"`, which deletes the threads.
+            dry_run: Only show, for each thread, what would go and why the rest stays.
+            show: Called with each plan of a dry run; `str` of one is its text.
+
+        Raises:
+            InvalidOptionError: There is no such strategy.
+            CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first.
+            ConflictError: Others kept changing what was to go.
+        """
+        rule = _rule_of(strategy)
+        for thread_id in thread_ids:
+            run(self._prune(str(thread_id), rule, dry_run, show), self._backend)
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str | Retention = "keep_latest",
+        dry_run: bool = False,
+        show: Callable[[PrunePlan], object] = print,
+    ) -> None:
+        """Asynchronous twin of `prune`."""
+        rule = _rule_of(strategy)
+        for thread_id in thread_ids:
+            await arun(self._prune(str(thread_id), rule, dry_run, show), self._backend)
+
+    def _prune(
+        self, thread_id: str, rule: Retention | None, dry_run: bool, show: Callable[[PrunePlan], object]
+    ) -> Flow[Any]:
+        if rule is None and not dry_run:
+            return threads.delete_thread(thread_id, self._context)
+        choose = partial(decide, rule=rule, now=time.time())
+        return prune(thread_id, choose, dry_run=dry_run, show=show, loads=self._loads, context=self._context)
+
+    def delete_for_runs(
+        self, run_ids: Sequence[str], *, dry_run: bool = False, show: Callable[[PrunePlan], object] = print
+    ) -> None:
+        """Delete every checkpoint that runs wrote, in every thread, with its pending writes.
+
+        Call it when the runs have ended. Whatever needs the checkpoints, they go: a DeltaChannel that has lost its
+        history raises from then on. Idempotent; goes on where a call died.
+
+        Args:
+            run_ids: The runs.
+            dry_run: Only show, for each thread, what would go.
+            show: Called with each plan of a dry run.
+
+        Raises:
+            CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first.
+            ConflictError: Others kept changing what was to go.
+        """
+        for run_id in run_ids:
+            run(self._delete_for_run(run_id, dry_run, show), self._backend)
+
+    async def adelete_for_runs(
+        self, run_ids: Sequence[str], *, dry_run: bool = False, show: Callable[[PrunePlan], object] = print
+    ) -> None:
+        """Asynchronous twin of `delete_for_runs`."""
+        for run_id in run_ids:
+            await arun(self._delete_for_run(run_id, dry_run, show), self._backend)
+
+    def _delete_for_run(self, run_id: str, dry_run: bool, show: Callable[[PrunePlan], object]) -> Flow[None]:
+        return delete_for_run(str(run_id), dry_run=dry_run, show=show, loads=self._loads, context=self._context)
+
+    def copy_thread(
+        self,
+        source_thread_id: str,
+        target_thread_id: str,
+        *,
+        dry_run: bool = False,
+        show: Callable[[CopyPlan], object] = print,
+    ) -> None:
+        """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
+
+        Objects are copied by Cloud Storage itself. Pins stay with the source. A call that died is taken up again by one
+        with the same arguments.
+
+        Args:
+            source_thread_id: The thread to copy from.
+            target_thread_id: The thread to copy to.
+            dry_run: Only show what would be copied.
+            show: Called with the plan of a dry run.
+
+        Raises:
+            InvalidInputError: The target is the source, or is not empty.
+            CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
+            ConflictError: The target was written to or deleted all the time.
+        """
+        run(self._copy(source_thread_id, target_thread_id, dry_run, show), self._backend)
+
+    async def acopy_thread(
+        self,
+        source_thread_id: str,
+        target_thread_id: str,
+        *,
+        dry_run: bool = False,
+        show: Callable[[CopyPlan], object] = print,
+    ) -> None:
+        """Asynchronous twin of `copy_thread`."""
+        await arun(self._copy(source_thread_id, target_thread_id, dry_run, show), self._backend)
+
+    def _copy(self, source: str, target: str, dry_run: bool, show: Callable[[CopyPlan], object]) -> Flow[CopyPlan]:
+        return copy_thread(str(source), str(target), dry_run=dry_run, show=show, context=self._context)
+
+    def pin(self, config: RunnableConfig, label: str) -> None:
+        """Keep a checkpoint from being pruned; a second pin replaces the first one's label.
+
+        Raises:
+            InvalidConfigError: The config names no checkpoint, or one that is not there.
+        """
+        request = requests.pin_request(config, label)
+        requests.check_found(request, run(pin(*request, context=self._context), self._backend))
+
+    async def apin(self, config: RunnableConfig, label: str) -> None:
+        """Asynchronous twin of `pin`."""
+        request = requests.pin_request(config, label)
+        requests.check_found(request, await arun(pin(*request, context=self._context), self._backend))
+
+    def unpin(self, config: RunnableConfig) -> None:
+        """Take a checkpoint's pin off, if it has one.
+
+        Raises:
+            InvalidConfigError: The config names no checkpoint, or one that is not there.
+        """
+        request = requests.pin_request(config, None)
+        requests.check_found(request, run(pin(*request, context=self._context), self._backend))
+
+    async def aunpin(self, config: RunnableConfig) -> None:
+        """Asynchronous twin of `unpin`."""
+        request = requests.pin_request(config, None)
+        requests.check_found(request, await arun(pin(*request, context=self._context), self._backend))
+
+    def pins(self, config: RunnableConfig) -> Mapping[str, str]:
+        """The labels of the pinned checkpoints of a thread's namespace, by checkpoint id, newest first."""
+        return run(pins(*requests.thread_and_ns(config)), self._backend)
+
+    async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
+        """Asynchronous twin of `pins`."""
+        return await arun(pins(*requests.thread_and_ns(config)), self._backend)
+
+    # Checking what is stored
+
+    def verify(self, thread_id: str | None = None, *, depth: Depth = "metadata") -> Iterator[Finding]:
+        """What is missing, damaged or not referred to; nothing, if all is well. Changes nothing.
+
+        Writers may be at work meanwhile: what changes while it is looked at is left out. Only an object that a call has
+        uploaded and not yet committed shows as unreferenced.
+
+        Args:
+            thread_id: The thread; all threads of the store if not given.
+            depth: `"metadata"` reads all documents; `"existence"` also looks whether every object is there, with its
+                size and checksum; `"data"` decodes every value of every checkpoint.
+
+        Raises:
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            UnsupportedFormatError: A newer version wrote something.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        looked = check_depth(depth)
+        for one in self._threads(thread_id):
+            yield from run(verify(one, looked, self._loads, self._context), self._backend)
+
+    async def averify(self, thread_id: str | None = None, *, depth: Depth = "metadata") -> AsyncIterator[Finding]:
+        """Asynchronous twin of `verify`."""
+        looked = check_depth(depth)
+        async for one in self._athreads(thread_id):
+            for finding in await arun(verify(one, looked, self._loads, self._context), self._backend):
+                yield finding
+
+    def repair(
+        self,
+        thread_id: str | None = None,
+        *,
+        dry_run: bool = False,
+        show: Callable[[RepairPlan], object] = print,
+    ) -> Sequence[RepairPlan]:
+        """Make damaged threads readable again: plan, show the plan, do it.
+
+        A value whose frame is damaged is looked for elsewhere in the thread, and proven by its digest: the same value
+        at another checkpoint or in a pending write, a list or text that began with it, the value before and the writes
+        that followed. A DeltaChannel's snapshot is left to LangGraph to rebuild, if all writes are there. A checkpoint
+        that cannot be made whole, and pending writes that cannot be read, go to the thread's `lg_aside` collection:
+        nothing lists them any more, and nothing of them is lost. Reading, and `verify`, tell of no damage afterwards,
+        but of what only a backup can bring back.
+
+        Args:
+            thread_id: The thread; all threads of the store if not given.
+            dry_run: Only plan and show.
+            show: Called with each plan; `str` of one is its text.
+
+        Returns:
+            A plan for each damaged thread: what was found, and what was done.
+
+        Raises:
+            CheckpointVerificationError: What was written anew reads differently.
+            ConflictError: Others kept writing what had to be changed; call again when they are done.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        flows = (self._repair(one, dry_run, show) for one in self._threads(thread_id))
+        return [plan for flow in flows if (plan := run(flow, self._backend)).findings]
+
+    async def arepair(
+        self,
+        thread_id: str | None = None,
+        *,
+        dry_run: bool = False,
+        show: Callable[[RepairPlan], object] = print,
+    ) -> Sequence[RepairPlan]:
+        """Asynchronous twin of `repair`."""
+        plans = [await arun(self._repair(one, dry_run, show), self._backend) async for one in self._athreads(thread_id)]
+        return [plan for plan in plans if plan.findings]
+
+    def _repair(self, thread_id: str, dry_run: bool, show: Callable[[RepairPlan], object]) -> Flow[RepairPlan]:
+        return repair(
+            thread_id,
+            dry_run=dry_run,
+            show=show,
+            loads=self._loads,
+            dumps=partial(dumps, self.serde, what="A value that is looked for"),
+            context=self._context,
+        )
+
+    def _threads(self, thread_id: str | None) -> Iterator[str]:
+        """One thread, or all."""
+        if thread_id is not None:
+            yield str(thread_id)
+            return
+        cursor = START
+        while (found := run(next_thread(cursor, self._context), self._backend)) is not None:
+            one, cursor = found
+            if one is not None:
+                yield one
+
+    async def _athreads(self, thread_id: str | None) -> AsyncIterator[str]:
+        if thread_id is not None:
+            yield str(thread_id)
+            return
+        cursor = START
+        while (found := await arun(next_thread(cursor, self._context), self._backend)) is not None:
+            one, cursor = found
+            if one is not None:
+                yield one
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
         """The version after `current`: a counter, and random digits so that forks never share a version.
@@ -398,16 +706,31 @@ class _Contexts:
                 pid,
                 Context(
                     inline_max_bytes=options.inline_max_bytes,
-                    codec=Codec(options.zstd_level, options.cipher),
+                    codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes),
                     incremental=options.incremental,
                     full_every=options.full_every,
                     values=ByteCache(options.cache_max_bytes),
                     clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
+                    verify=options.verify,
+                    falls_back=options.on_corruption == "fallback",
                     timeout=options.timeout,
                     new_attempt=partial(secrets.token_hex, 8),
                 ),
             )
         return found
+
+
+def _rule_of(strategy: str | Retention) -> Retention | None:
+    """The rule of a strategy; `None` for deleting everything."""
+    if strategy == "keep_latest":
+        return KeepLast(1)
+    if strategy == "delete":
+        return None
+    if isinstance(strategy, str) or not hasattr(strategy, "keeps"):
+        raise InvalidOptionError(
+            f'strategy is {strategy!r}; it must be "keep_latest", "delete", or a rule such as KeepLast(10).'
+        )
+    return strategy
 
 
 def _print_missing(report: SetupReport) -> SetupReport:

@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 from langgraph_gcs_saver import chains, filters, frames, keys, manifest
+from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.chains import Earlier, Encoded
 from langgraph_gcs_saver.effects import (
     Commit,
     Compute,
     Create,
+    Delete,
     Doc,
     Emit,
     Flow,
@@ -25,10 +27,18 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError
-from langgraph_gcs_saver.events import CheckpointOutOfOrder, CheckpointReplaced, CheckpointSaved, ParentForked
+from langgraph_gcs_saver.events import (
+    CheckpointOutOfOrder,
+    CheckpointReplaced,
+    CheckpointSaved,
+    ParentForked,
+    VerificationFailed,
+)
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
-from langgraph_gcs_saver.flows.manifests import corrupt, make_stub, read_manifest
-from langgraph_gcs_saver.flows.threads import Guard, guard
+from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
 
 NOTE_SECONDS = 60.0
@@ -101,12 +111,29 @@ class Put:
 
 @dataclass(slots=True)
 class _Layout:
-    """What one attempt stores and where: refs, frames inside the document, objects, the manifest's bytes."""
+    """What one attempt stores and where: refs, frames in the document, objects, the manifest's bytes, all fields."""
 
     channels: dict[str, ChannelRef]
     inner: bytes
     uploads: list[PutBlob] = field(default_factory=list)
     body: bytes = b""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
+    """Whether a document that this call committed at `update_time` reads as it was written."""
+    if all(found.fields.get(key) == value for key, value in layout.fields.items()):
+        return True
+    if found.update_time == update_time:
+        return False
+    # Others have replaced the content since, or stripped it: it was there. Is theirs whole?
+    if not manifest.is_listed(found):
+        return True
+    try:
+        manifest.encoded_of(found)
+    except DamagedError:
+        return False
+    return True
 
 
 def put(request: Put, context: Context) -> Flow[None]:
@@ -129,7 +156,9 @@ class _Attempts:
         own: The checkpoint's own document, when it is there already with other content.
         encoded: Values encoded so far; they stay as they are while the parent has what they build on.
         inherited: Refs taken from the parent in this try.
+        heir: What this try writes to the parent.
         forks: Races for the parent's document lost so far.
+        mismatches: How often something did not read as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
     """
 
@@ -140,8 +169,11 @@ class _Attempts:
         self.own: Doc | None = None
         self.encoded: dict[str, Encoded] = {}
         self.inherited: dict[str, ChannelRef] = {}
+        self.heir = ""
         self.forks = 0
-        self.is_new = context.noted.get(keys.thread_doc(request.thread_id)) is None
+        self.mismatches = 0
+        thread = keys.thread_doc(request.thread_id)
+        self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
 
     def flow(self) -> Flow[None]:
         request = self.request
@@ -155,13 +187,21 @@ class _Attempts:
             thread = yield from self._guard(layout)
             if layout.uploads:
                 started = yield from Now()
-                yield from Gather(tuple(layout.uploads))
+                wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
+                if wrong is not None:
+                    if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
+                        if (yield from self._look_again(plan, layout)):
+                            return
+                    else:
+                        yield from self._count_mismatch(wrong.name)
+                    continue
                 if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
-                    if (yield from self._look_again(plan)):
+                    yield from discard(layout.uploads)
+                    if (yield from self._look_again(plan, layout)):
                         return
                     continue
             times = yield from Commit(self._writes(plan, layout, thread))
-            if times is not None:
+            if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, times)
                 yield from Emit(
                     CheckpointSaved(
@@ -173,7 +213,7 @@ class _Attempts:
                     )
                 )
                 return
-            if (yield from self._look_again(plan)):
+            if (yield from self._look_again(plan, layout)):
                 return
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
@@ -301,7 +341,7 @@ class _Attempts:
                 place = FrameRef(value.k, len(value.frame), attempt=attempt, crc32c=frames.crc32c(value.frame))
                 layout.channels[channel] = self._ref(channel, value, place)
                 blob = self.request.blob(keys.enc(channel, "channel"), attempt)
-                layout.uploads.append(PutBlob(blob, value.frame))
+                layout.uploads.append(self.context.upload(blob, value.frame))
         packed = len(layout.inner) + sum(len(value.frame) for _, value in small) > manifest.INNER_BYTES
         shared = bytearray(b"" if packed else layout.inner)
         for channel, value in small:
@@ -312,14 +352,11 @@ class _Attempts:
         if not packed:
             layout.inner = bytes(shared)
         elif shared:
-            layout.uploads.append(PutBlob(self.request.blob(keys.FRAMES, attempt), bytes(shared)))
+            layout.uploads.append(self.context.upload(self.request.blob(keys.FRAMES, attempt), bytes(shared)))
         return layout
 
     def _own_frames(self) -> bytes:
-        try:
-            return b"" if self.own is None else manifest.inner_frames(self.own)
-        except DamagedError:
-            return b""  # No child can read them either.
+        return b"" if self.own is None else manifest.inner_frames(self.own)
 
     def _ref(self, channel: str, value: Encoded, place: FrameRef | None) -> ChannelRef:
         return ChannelRef(
@@ -357,14 +394,10 @@ class _Attempts:
 
     def _write_body(self, plan: Manifest, layout: _Layout) -> None:
         """Make the manifest's bytes for the document; one that is too large becomes an upload and leaves a stub."""
-        codec = self.context.codec
-        plain = manifest.envelope(plan)
-        layout.body = codec.encode(plain)
         room = manifest.DOCUMENT_BYTES - len(layout.inner) - filters.size(self.request.index)
-        if len(plain) > frames.ENVELOPE_MAX_BYTES or len(layout.body) > room:
-            stub, stored = make_stub(plain, self.context.new_attempt(), codec)
-            layout.uploads.append(PutBlob(self.request.blob(keys.MANIFEST, stub.attempt), stored))
-            layout.body = codec.encode(frames.envelope(stub.head()))
+        layout.body, blob = encode_manifest(plan, room, self.context)
+        if blob is not None:
+            layout.uploads.append(blob)
 
     def _writes(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> tuple[Write, ...]:
         request = self.request
@@ -376,12 +409,15 @@ class _Attempts:
             former = manifest.runs_of(self.own) - {request.run_id}
             if former:
                 fields["former_runs"] = json.dumps(sorted(former))
-            stale = tuple(sorted({"frames", "filter", "run_id"} - fields.keys()))
+            stale = tuple(sorted({"frames", "filter", "run_id", "objects"} - fields.keys()))
             writes.append(Merge(request.name, fields, remove=stale, update_time=self.own.update_time))
+        layout.fields = fields
         if self.head is not None:
-            heir = {"heir": manifest.heir_field(request.checkpoint_id, self.context.new_attempt())}
-            writes.append(Merge(self.head.manifest.name, heir, update_time=self.head.update_time))
-        note = {"thread_id": request.thread_id, "active": int(request.now)}
+            self.heir = manifest.heir_field(request.checkpoint_id, self.context.new_attempt())
+            writes.append(Merge(self.head.manifest.name, {"heir": self.heir}, update_time=self.head.update_time))
+        note: dict[str, Any] = {"thread_id": request.thread_id, "active": int(request.now)}
+        if not request.ns:
+            note["root"] = True  # A thread whose root namespace has lost all its checkpoints must not look new.
         if thread is not None:
             # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
             writes.append(thread.write(note if thread.is_bare or self._note_is_due() else {}))
@@ -394,8 +430,14 @@ class _Attempts:
                 writes.append(Merge(run, {"run_id": request.run_id, "thread_id": request.thread_id}))
         return tuple(writes)
 
+    @property
+    def _note(self) -> str:
+        """What is remembered of a note: one of the root namespace says more than others."""
+        thread = keys.thread_doc(self.request.thread_id)
+        return f"{thread}!" if self.request.ns else thread
+
     def _note_is_due(self) -> bool:
-        noted = self.context.noted.get(keys.thread_doc(self.request.thread_id))
+        noted = self.context.noted.get(self._note)
         return noted is None or not 0 <= self.request.now - noted < NOTE_SECONDS
 
     def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
@@ -410,9 +452,8 @@ class _Attempts:
                     self._forget(channel)
                 last = ref.chain[-1]
                 self.context.keep(plan.place(channel, last), last.at, ref.sha256, self.encoded[channel].plain)
-        thread = keys.thread_doc(request.thread_id)
         if self._note_is_due():
-            noted.put(thread, request.now, len(thread))
+            noted.put(self._note, request.now, len(self._note))
         if request.run_id is not None:
             run = keys.run_doc(request.run_id, request.thread_id)
             noted.put(run, request.now, len(run))
@@ -425,15 +466,82 @@ class _Attempts:
             for link in ref.links(parent.checkpoint_id) if ref is not None and ref.chain else ():
                 self.context.values.drop((parent.place(channel, link), link.at))
 
+    # Reading back
+
+    def _reads_back(self, layout: _Layout, times: tuple[int, ...], thread: Guard | None) -> Flow[bool]:
+        """Whether the document reads as it was written; if not, it is withdrawn."""
+        if not self.context.reads_back:
+            return True
+        former, name = self.own, self.request.name
+        found = (yield from GetDocs((name,))).get(name)
+        if found is None:
+            if (yield from self._was_deleted()):
+                return True
+        elif _is_whole(found, layout, times[0]):
+            return True
+        withdrawn: list[Write] = []
+        if found is not None and former is not None:
+            # Children may build on what was there before: it comes back.
+            gone = tuple(sorted(found.fields.keys() - former.fields.keys()))
+            withdrawn.append(Merge(name, former.fields, remove=gone, update_time=found.update_time))
+        elif found is not None:
+            withdrawn.append(Delete(name, update_time=found.update_time))
+        told = self._told(times[1:], thread)
+        if told is not None:
+            done = yield from Commit((*withdrawn, told))
+            if done is not None:
+                self.head = None if self.head is None else replace(self.head, update_time=done[-1])
+                withdrawn = []
+            # Else another checkpoint has come, and what was told is true.
+        if withdrawn:
+            yield from Commit(tuple(withdrawn))
+        yield from self._count_mismatch(name)
+        return False
+
+    def _was_deleted(self) -> Flow[bool]:
+        """Whether others have deleted the checkpoint since: it was there, and what was asked for is done.
+
+        A deletion of the thread has marked it, or is over; a pruner clears the heir, or the parent is gone too.
+        """
+        thread, parent = keys.thread_doc(self.request.thread_id), self.head
+        names = (thread,) if parent is None else (thread, parent.manifest.name)
+        docs = yield from GetDocs(names, mask=("deleting", "heir"))
+        if thread not in docs or "deleting" in docs[thread].fields:
+            return True
+        if parent is None:
+            return False
+        return parent.manifest.name not in docs or docs[parent.manifest.name].fields.get("heir") != self.heir
+
+    def _told(self, times: tuple[int, ...], thread: Guard | None) -> Write | None:
+        """The write that takes back what the commit told of the checkpoint in its second document, at `times[0]`."""
+        if self.head is not None:
+            # The heir tells that a child was stored, and none was.
+            if self.head.heir is None:
+                return Merge(self.head.manifest.name, {}, remove=("heir",), update_time=times[0])
+            heir = manifest.heir_field(self.head.heir, self.context.new_attempt())
+            return Merge(self.head.manifest.name, {"heir": heir}, update_time=times[0])
+        if thread is not None and not thread.has_root and not self.request.ns and self.own is None:
+            return Merge(thread.name, {}, remove=("root",), update_time=times[0])
+        return None
+
+    def _count_mismatch(self, name: str) -> Flow[None]:
+        """Tell of it, and give up after some of them."""
+        request = self.request
+        self.mismatches += 1
+        yield from Emit(VerificationFailed(**request.ids(), name=name, attempt=self.mismatches))
+        if self.mismatches >= TIMES:
+            what = f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r}"
+            raise failed(what, name)
+
     # After a conflict
 
-    def _look_again(self, plan: Manifest) -> Flow[bool]:
+    def _look_again(self, plan: Manifest, layout: _Layout) -> Flow[bool]:
         """See what moved; true when this very checkpoint is there: an earlier try whose answer was lost."""
         request, before = self.request, self.head
         names = (request.name,) if before is None else (request.name, before.manifest.name)
         docs = yield from GetDocs(names)
         self.own = docs.get(request.name)
-        if self.own is not None and (yield from self._is_stored(self.own, plan)):
+        if self.own is not None and (yield from self._is_stored(self.own, plan, layout)):
             return True
         self.head = None
         if before is not None:
@@ -448,7 +556,7 @@ class _Attempts:
                 yield from Emit(ParentForked(**request.ids(), parent_id=parent_id, sibling_id=sibling))
         return False
 
-    def _is_stored(self, own: Doc, plan: Manifest) -> Flow[bool]:
+    def _is_stored(self, own: Doc, plan: Manifest, layout: _Layout) -> Flow[bool]:
         if not manifest.is_listed(own):
             return False
         try:
@@ -458,5 +566,39 @@ class _Attempts:
         if not stored.same_content(plan):
             yield from Emit(CheckpointReplaced(**self.request.ids()))
             return False
+        if not (yield from self._has_frames(own, stored, plan, layout)):
+            # This call's own commit, whose answer was lost, or an earlier call: the frames are not what was written.
+            if self.context.reads_back:
+                yield from self._count_mismatch(own.name)
+            return False
         self.context.remember(Head.of(stored, own))
         return True
+
+    def _has_frames(self, own: Doc, stored: Manifest, plan: Manifest, layout: _Layout) -> Flow[bool]:
+        """Whether a document whose manifest says the same as this call's has the frames that it refers to."""
+        if stored == plan:
+            return _own_frames(plan, manifest.inner_frames(own)) == _own_frames(plan, layout.inner)
+        if not self.context.reads_back:
+            return True
+        # Laid out in another way: by another try, or by another process.
+        sources = Sources([Found(own, stored)], replace(self.context, values=ByteCache(0)))
+        sources.fill((yield from Gather(tuple(sources.fetches()))))
+        try:
+            yield from Compute(partial(_read_all, sources, stored), size=stored.size)
+        except DamagedError:
+            return False
+        return True
+
+
+def _own_frames(plan: Manifest, inner: bytes) -> list[bytes]:
+    return [
+        inner[frame.at : frame.at + frame.stored]
+        for ref in plan.channels.values()
+        for frame in ref.chain
+        if frame.owner is None and frame.attempt is None
+    ]
+
+
+def _read_all(sources: Sources, known: Manifest) -> None:
+    for channel in known.channels:
+        sources.plain(known, channel)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.chains import MIN_BYTES
-from langgraph_gcs_saver.effects import Doc
+from langgraph_gcs_saver.effects import Doc, PutBlob
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
 
@@ -54,6 +55,8 @@ class Context:
         values: Serialised values with their sha256, by the place of their frame: a document's or object's name, and the
             offset there.
         clear_metadata: With a cipher, the metadata that may be stored in clear, for queries; `None` is all.
+        verify: Whether what was written is read back, or its checksum goes along, or neither.
+        falls_back: Whether a damaged latest checkpoint gives the newest whole one.
         timeout: Seconds to wait for others, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
         heads: Checkpoints as last seen, by document name.
@@ -66,10 +69,21 @@ class Context:
     full_every: int | timedelta | None
     values: ByteCache[tuple[str, int], tuple[str, bytes]]
     clear_metadata: frozenset[str] | None
+    verify: Literal["readback", "checksum", "off"]
+    falls_back: bool
     timeout: float
     new_attempt: Callable[[], str]
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
+
+    @property
+    def reads_back(self) -> bool:
+        """Whether what was written is read back."""
+        return self.verify == "readback"
+
+    def upload(self, name: str, data: bytes) -> PutBlob:
+        """The effect that creates an object, with its checksum unless nothing is verified."""
+        return PutBlob(name, data, checked=self.verify != "off")
 
     def value(self, name: str, at: int, digest: str) -> tuple[str, bytes] | None:
         """The sha256 and the value of the frame at a place, if it is at hand and its sha256 begins with `digest`.

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, GetBlob
+from langgraph_gcs_saver.effects import Compute, Doc, Flow, GetBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, WrongKeyError
+from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest
 
@@ -23,6 +24,12 @@ def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
         DamagedError: The document, or the object that it points to, is not what was written.
         UnsupportedFormatError: A newer version wrote it.
     """
+    return (yield from locate_manifest(doc, codec))[0]
+
+
+def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
+    """As `read_manifest`, and the name of the object that it lies in, if it is not in the document."""
+    name: str | None = None
     encoded = manifest.encoded_of(doc)
     try:
         head, tail = yield from Compute(partial(_open, codec, encoded), size=_PARSING * len(encoded))
@@ -32,8 +39,8 @@ def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
             plain = yield from read_stub(name, stub, codec)
             head, tail = yield from Compute(partial(frames.open_envelope, plain), size=_PARSING * len(plain))
     except FrameError as error:
-        raise DamagedError(f"the manifest is {error}") from None
-    return (yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded)))
+        raise DamagedError(f"the manifest is {error}", frame=name) from None
+    return (yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded))), name
 
 
 def _open(codec: Codec, stored: bytes) -> tuple[Any, bytes]:
@@ -54,9 +61,9 @@ def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
 def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec) -> bytes:
     """The envelope in an object's bytes, `None` for a missing one; raises as `read_stub` does."""
     if stored is None:
-        raise DamagedError("an object is missing", frame=name)
+        raise DamagedError("an object is missing", frame=name, missing=True)
     try:
-        plain = codec.decode(stored, stub.size)
+        plain = codec.decode(stored, stub.size, least=frames.ENVELOPE_MAX_BYTES)
     except WrongKeyError:
         # The stub was decrypted, so the key is right and the bytes are not.
         raise DamagedError("an object cannot be decrypted", frame=name) from None
@@ -65,9 +72,21 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
     return plain
 
 
+def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes, PutBlob | None]:
+    """A manifest's bytes for a document that has `room` for them; if they are more, a stub's, and what to upload."""
+    plain = manifest.envelope(known)
+    body = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+    if len(plain) <= frames.ENVELOPE_MAX_BYTES and len(body) <= room:
+        return body, None
+    stub, stored = make_stub(plain, context.new_attempt(), context.codec)
+    name = keys.blob(known.thread_id, known.ns, known.checkpoint_id, keys.MANIFEST, stub.attempt)
+    body = context.codec.encode(frames.envelope(stub.head()), least=frames.ENVELOPE_MAX_BYTES)
+    return body, context.upload(name, stored)
+
+
 def make_stub(plain: bytes, attempt: str, codec: Codec) -> tuple[manifest.Stub, bytes]:
     """The stub for an envelope, and the frame to upload."""
-    stored = codec.encode(plain)
+    stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
     return manifest.Stub(attempt, len(stored), len(plain), hashlib.sha256(plain).hexdigest()), stored
 
 

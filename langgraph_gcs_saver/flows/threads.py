@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
@@ -10,6 +11,7 @@ from langgraph_gcs_saver.effects import (
     Create,
     Delete,
     DeleteBlobs,
+    Doc,
     Emit,
     Flow,
     GetDocs,
@@ -40,11 +42,15 @@ class Guard:
         name: The document's name.
         update_time: When it changed last; `None` to demand that it does not exist.
         is_bare: Whether it lacks, or may lack, what a thread's document says.
+        has_root: Whether it says that the root namespace has had a checkpoint.
+        beside: Other documents that were asked for, as far as they exist.
     """
 
     name: str
     update_time: int | None
     is_bare: bool = False
+    has_root: bool = False
+    beside: Mapping[str, Doc] = field(default_factory=dict)
 
     def write(self, fields: dict[str, object]) -> Write:
         """The write that carries the guard, and sets `fields`."""
@@ -53,7 +59,7 @@ class Guard:
         return Merge(self.name, fields, update_time=self.update_time)
 
 
-def guard(thread_id: str, context: Context) -> Flow[Guard]:
+def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> Flow[Guard]:
     """The thread's guard, once no deletion is under way; makes the thread's document if it does not exist.
 
     Without a document there would be nothing to hold on to: a whole deletion could pass unseen between an upload and
@@ -66,29 +72,42 @@ def guard(thread_id: str, context: Context) -> Flow[Guard]:
     mark: object = None
     met = 0.0
     while True:
-        doc = (yield from GetDocs((name,))).get(name)
+        docs = yield from GetDocs((name, *beside))
+        others = {other: docs[other] for other in beside if other in docs}
+        doc = docs.get(name)
         if doc is None:
             times = yield from Commit((Create(name, {"thread_id": thread_id}),))
             if times is not None:
-                return Guard(name, times[0], is_bare=True)
+                return Guard(name, times[0], is_bare=True, beside=others)
             continue
         if "deleting" not in doc.fields:
-            return Guard(name, doc.update_time, is_bare="active" not in doc.fields)
+            bare, root = "active" not in doc.fields, doc.fields.get("root") is True
+            return Guard(name, doc.update_time, is_bare=bare, has_root=root, beside=others)
         now = yield from Now()
         if doc.fields["deleting"] != mark:
             mark, met = doc.fields["deleting"], now
         if now - met > context.timeout:
-            yield from Commit((Merge(name, {}, remove=("deleting",), update_time=doc.update_time),))
+            # What the deletion left may be anything: the thread starts anew, with the next checkpoint's note.
+            gone = ("deleting", "active", "root")
+            yield from Commit((Merge(name, {}, remove=gone, update_time=doc.update_time),))
         else:
             yield from Pause(_POLL_SECONDS)
+
+
+def is_being_deleted(thread_id: str) -> Flow[bool]:
+    """Whether a deletion of the thread is under way, or has removed its document."""
+    name = keys.thread_doc(thread_id)
+    doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
+    return doc is None or "deleting" in doc.fields
 
 
 def delete_thread(thread_id: str, context: Context) -> Flow[None]:
     """Delete every document and object of a thread; what others write to it meanwhile may stay, whole.
 
     First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints go, newest first
-    and each only as last seen, so that none goes while a document that inherits from it can still get a child. Objects
-    go only while the mark has held without a break: who uploaded them can then no longer commit.
+    and each only as last seen, so that none goes while a document that inherits from it can still get a child. All goes
+    only while the mark has held without a break: who uploaded objects can then no longer commit, and who misses a
+    checkpoint sees why.
 
     Raises:
         ConflictError: Others kept writing to the thread for as long as this call tries.
@@ -98,21 +117,29 @@ def delete_thread(thread_id: str, context: Context) -> Flow[None]:
     mark: int | None = None
     for _ in range(MAX_TRIES):
         if mark is None:
+            # As seen: a mark that arrives late, after the deletion, would keep writers waiting for nobody.
+            doc = (yield from GetDocs((thread,), mask=())).get(thread)
             # A new mark each time: a write that changes nothing would not move the document's time.
-            marked = yield from Commit((Merge(thread, {"thread_id": thread_id, "deleting": context.new_attempt()}),))
+            fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
+            marked = yield from Commit(
+                (Create(thread, fields) if doc is None else Merge(thread, fields, update_time=doc.update_time),)
+            )
             if marked is None:
                 continue
             mark = marked[0]
-        count = yield from _delete_checkpoints(thread_id, context)
-        if count is None:
-            continue
-        documents += count
-        documents += yield from _delete_writes(thread_id)
-        count, mark = yield from _delete_blobs(thread_id, mark, context)
-        objects += count
+        for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
+            count, held = yield from _delete_with_runs(collection, thread_id, mark, context)
+            documents += count
+            if not held:
+                break
+        if held:
+            documents += yield from _delete_all(keys.writes(thread_id))
+            count, mark = yield from _delete_blobs(thread_id, mark, context)
+            objects += count
         context.noted.drop(thread)
+        context.noted.drop(f"{thread}!")
         # Conditional: whoever wrote to the thread's document since then may have written a checkpoint too.
-        gone = mark is not None and (yield from Commit((Delete(thread, update_time=mark),))) is not None
+        gone = held and mark is not None and (yield from Commit((Delete(thread, update_time=mark),))) is not None
         if not gone:
             doc = (yield from GetDocs((thread,))).get(thread)
             gone = doc is None  # Another deletion has come to its end.
@@ -127,28 +154,32 @@ def delete_thread(thread_id: str, context: Context) -> Flow[None]:
     )
 
 
-def _delete_checkpoints(thread_id: str, context: Context) -> Flow[int | None]:
-    """Delete all checkpoints of a thread, newest first; `None` after a conflict, to look again."""
-    collection = keys.checkpoints(thread_id)
+def _delete_with_runs(collection: str, thread_id: str, mark: int, context: Context) -> Flow[tuple[int, bool]]:
+    """Delete all documents of a collection, in order, and those of the runs that wrote them, while the mark holds.
+
+    Returns:
+        Their number, and false after a conflict, to look again.
+    """
     deleted = 0
     while True:
         docs = yield from QueryDocs(collection, limit=BATCH, mask=("run_id", "former_runs"))
         if not docs:
-            return deleted
+            return deleted, True
         runs = {run for doc in docs for run in runs_of(doc)}
         writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs]
         names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
         writes += [Delete(name) for name in names]
+        writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
         if (yield from Commit(tuple(writes))) is None:
-            return None
+            return deleted, False
         for name in names:
             context.noted.drop(name)
         deleted += len(docs)
 
 
-def _delete_writes(thread_id: str) -> Flow[int]:
+def _delete_all(collection: str) -> Flow[int]:
     deleted = 0
-    while docs := (yield from QueryDocs(keys.writes(thread_id), limit=BATCH, mask=())):
+    while docs := (yield from QueryDocs(collection, limit=BATCH, mask=())):
         # Each only as last seen: a call that adds to one of them adds to others too, and goes as a whole or stays so.
         times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
         deleted += 0 if times is None else len(docs)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from langgraph_gcs_saver import filters, frames, garbage, keys, manifest
-from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetBlob, GetDocs, QueryDocs
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, WrongKeyError
-from langgraph_gcs_saver.events import CheckpointLoaded, CheckpointSkipped
+from langgraph_gcs_saver import filters, garbage, keys, manifest
+from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
+from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
-from langgraph_gcs_saver.frames import FrameError
-from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, Serialized
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized, heir_of
 
 RESTARTS = 8
 """Times that a read starts over because the checkpoint changed while it was read."""
@@ -31,9 +30,6 @@ PAGE_BYTES = 64 << 20
 _VALUE = 1000
 """Reading a value, however small, takes an event loop as long as handling so many bytes."""
 
-_DOCS_BATCH = 100
-"""Documents fetched in one batched get."""
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -44,12 +40,6 @@ class Loaded:
     metadata: Mapping[str, Any]
     rest: Mapping[str, Any]
     writes: tuple[tuple[str, str, Any], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    doc: Doc
-    manifest: Manifest
 
 
 _WriteDocs = dict[tuple[str, str], list[Doc]]
@@ -80,20 +70,113 @@ def get_tuple(
 ) -> Flow[Loaded | None]:
     """A checkpoint by its id, or the latest of its namespace; `None` when there is none.
 
-    Missing is not damage: whatever does not fit is read again, and only what stays wrong is damage.
+    Instead of a latest one that is damaged or gone, the newest whole one with `recovered_from` in its metadata, unless
+    the context says otherwise. Nothing but damage makes it fall back.
 
     Raises:
-        CheckpointCorruptError: The checkpoint is damaged.
+        CheckpointCorruptError: The checkpoint is damaged, and it was asked for by its id, or there is no whole one.
+        DamageError: The root namespace had checkpoints, and has none any more.
         UnsupportedFormatError: A newer version wrote it.
         SerializationError: The serialiser refuses what it once wrote.
     """
+    newest: CheckpointCorruptError | None = None
+    after: str | None = None
+    while True:
+        try:
+            loaded, lost = yield from _get(thread_id, ns, checkpoint_id, loads, context, after=after)
+            if lost is not None:
+                newest = corrupt(lost.damage, thread_id, ns, lost.heir)
+                yield from _tell(newest)
+        except CheckpointCorruptError as error:
+            yield from _tell(error)
+            if checkpoint_id is not None or not context.falls_back:
+                raise
+            newest = newest or error
+            after = keys.checkpoint_doc(thread_id, ns, error.checkpoint_id)
+            continue
+        if newest is None:
+            return loaded
+        if loaded is None or not context.falls_back:
+            raise newest
+        ids = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": loaded.manifest.checkpoint_id}
+        yield from Emit(CheckpointRecovered(**ids, recovered_from=newest.checkpoint_id))
+        return replace(loaded, metadata={**loaded.metadata, "recovered_from": newest.checkpoint_id})
+
+
+def _tell(error: CheckpointCorruptError) -> Flow[None]:
+    yield from Emit(
+        CheckpointDamaged(
+            thread_id=error.thread_id,
+            checkpoint_ns=error.checkpoint_ns,
+            checkpoint_id=error.checkpoint_id,
+            reason=error.reason,
+            channel=error.channel,
+            name=error.frame,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A checkpoint that is not there, though the newest one says that it was stored after it."""
+
+    heir: str
+    damage: DamagedError
+
+
+def _lost_heir(thread_id: str, ns: str, doc: Doc) -> Flow[_Lost | bool]:
+    """What the newest document of a namespace says of a newer child; true when it must be read again to tell.
+
+    Parent and child are written in one commit, so the child was there. A deletion takes children first; then the thread
+    is marked.
+    """
+    heir = heir_of(doc)
+    if heir is None or heir <= keys.checkpoint_id_of(doc.name):
+        return False
+    thread = keys.thread_doc(thread_id)
+    docs = yield from GetDocs((thread, doc.name), mask=("deleting",))
+    if doc.name not in docs or docs[doc.name].update_time != doc.update_time:
+        return True
+    if thread in docs and "deleting" in docs[thread].fields:
+        return False
+    name = keys.checkpoint_doc(thread_id, ns, heir)
+    return _Lost(heir, DamagedError("its document is gone, or no query finds it", frame=name))
+
+
+def _emptied(thread_id: str, ns: str) -> Flow[int | None]:
+    """When the document of a thread without checkpoints was updated, if its root namespace has had some."""
+    if ns:
+        return None
+    name = keys.thread_doc(thread_id)
+    thread = (yield from GetDocs((name,))).get(name)
+    lost = thread is not None and thread.fields.get("root") is True and "deleting" not in thread.fields
+    return thread.update_time if thread is not None and lost else None
+
+
+def _get(
+    thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context, *, after: str | None
+) -> Flow[tuple[Loaded | None, _Lost | None]]:
+    """A checkpoint by its id, or the newest past document `after`; and a newer one that is lost.
+
+    Missing is not damage: whatever does not fit is read again, and only what stays wrong is damage.
+    """
     before: object = None
     for _ in range(RESTARTS):
-        doc, write_docs = yield from _find(thread_id, ns, checkpoint_id)
+        doc, write_docs = yield from _find(thread_id, ns, checkpoint_id, after)
         if doc is None:
-            return None
+            emptied = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
+            if emptied is not None:
+                # A deletion in between would have moved the time.
+                if before == emptied:
+                    raise DamageError(
+                        f"Thread {thread_id!r} had checkpoints in its root namespace and has none any more, and no "
+                        "deletion took them. Restore its documents from a backup, or call delete_thread to start anew."
+                    )
+                before = emptied
+                continue
+            return None, None
         try:
-            found = _Found(doc, (yield from read_manifest(doc, context.codec)))
+            found = Found(doc, (yield from read_manifest(doc, context.codec)))
             loaded = yield from _load([found], write_docs, loads, context)
         except DamagedError as damage:
             seen = (damage.reason, damage.channel, damage.frame, doc.fields)
@@ -101,18 +184,19 @@ def get_tuple(
                 raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
             before = seen
         else:
-            return loaded[0]
+            lost = (yield from _lost_heir(thread_id, ns, doc)) if checkpoint_id is None and after is None else False
+            if lost is not True:
+                return loaded[0], lost or None
     raise ConflictError(
         f"The checkpoint of thread {thread_id!r}, namespace {ns!r} changed each of the {RESTARTS} times that it was "
         "read. Call again."
     )
 
 
-def _find(thread_id: str, ns: str, checkpoint_id: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
+def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
     """The checkpoint's document; by id also the documents of its pending writes, in the same round."""
     if checkpoint_id is None:
         where = (("ns", keys.enc(ns, "namespace")),)
-        after: str | None = None
         while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
             # A damaged document may be found in a namespace that is not the one of its name.
             if keys.ns_segment_of(docs[0].name) == keys.enc(ns, "namespace"):
@@ -221,7 +305,7 @@ def _load_page(
     search: Search, page: list[tuple[Doc, Manifest | None]], loads: Loads, context: Context
 ) -> Flow[list[Loaded]]:
     """Load all at once; if anything is damaged, one by one, stepping over what stays damaged."""
-    found = [_Found(doc, known) for doc, known in page if known is not None]
+    found = [Found(doc, known) for doc, known in page if known is not None]
     if len(found) == len(page):
         try:
             return (yield from _load(found, {}, loads, context))
@@ -260,7 +344,7 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
 # Loading: everything that some checkpoints need, in one round
 
 
-def _load(found: list[_Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
+def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
     """Fetch, verify and deserialise the values and pending writes of checkpoints.
 
     Raises:
@@ -271,7 +355,7 @@ def _load(found: list[_Found], write_docs: _WriteDocs, loads: Loads, context: Co
         ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
     queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
     values = sum(len(item.manifest.channels) for item in found)
-    sources = yield from Compute(partial(_Sources, found, context), size=_VALUE * values)
+    sources = yield from Compute(partial(Sources, found, context), size=_VALUE * values)
     fetches = sources.fetches()
     results = yield from Gather((*queries.values(), *fetches))
     sources.fill(results[len(queries) :])
@@ -280,7 +364,7 @@ def _load(found: list[_Found], write_docs: _WriteDocs, loads: Loads, context: Co
     writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
     for (thread_id, ns), docs in write_docs.items():
         wanted = frozenset(ids[thread_id, ns])
-        by_id = yield from read_writes(thread_id, ns, wanted, docs, context.codec)
+        by_id = yield from read_writes(wanted, docs, context.codec)
         writes.update({(thread_id, ns, checkpoint_id): found for checkpoint_id, found in by_id.items()})
     size = sum(item.manifest.size + _VALUE * len(item.manifest.channels) for item in found)
     size += sum(len(write.value.data) + _VALUE for pending in writes.values() for write in pending)
@@ -300,8 +384,8 @@ def _load(found: list[_Found], write_docs: _WriteDocs, loads: Loads, context: Co
 
 
 def _deserialize(
-    found: list[_Found],
-    sources: _Sources,
+    found: list[Found],
+    sources: Sources,
     writes: Mapping[tuple[str, str, str], list[PendingWrite]],
     loads: Loads,
     size: int,
@@ -327,123 +411,3 @@ def _deserialize(
 
 def _metadata(known: Manifest, loads: Loads) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", loads(known.metadata))
-
-
-class _Sources:
-    """Stored bytes that hold the frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
-
-    Each is fetched once, however many checkpoints refer to it, and each frame is decoded once. What the cache has needs
-    neither.
-    """
-
-    def __init__(self, found: list[_Found], context: Context) -> None:
-        self._context = context
-        self._bytes: dict[str, tuple[int, bytes]] = {}
-        """Where each piece starts in its document or object, and the piece, by name."""
-        self._values: dict[tuple[str, int], tuple[str, bytes]] = {}
-        """Values and their sha256 by place; those of the cache are pinned here, lest they go before their use."""
-        self._docs: set[str] = set()
-        self._blobs: dict[str, tuple[int, int | None]] = {}
-        """Start and end of what is needed of each object; no end for a whole one."""
-        self._effects: list[GetDocs | GetBlob] = []
-        for item in found:
-            self._bytes[item.doc.name] = (0, manifest.inner_frames(item.doc))
-        for item in found:
-            for channel, ref in item.manifest.channels.items():
-                if ref.chain:
-                    self._need(item.manifest, channel)
-
-    def _need(self, known: Manifest, channel: str) -> None:
-        for name, frame, digest, _ in reversed(_steps(known, channel)):
-            value = self._context.value(name, frame.at, digest)
-            if value is not None:
-                self._values[name, frame.at] = value
-                return
-            if frame.attempt is None:
-                if name not in self._bytes:
-                    self._docs.add(name)
-            elif frame.packed:
-                start, end = self._blobs.get(name, (frame.at, 0))
-                self._blobs[name] = (min(start, frame.at), max(end or 0, frame.at + frame.stored))
-            else:
-                self._blobs[name] = (0, None)
-
-    def fetches(self) -> list[GetDocs | GetBlob]:
-        """The effects that fetch what is not at hand."""
-        names = sorted(self._docs)
-        self._effects = [
-            GetDocs(tuple(names[at : at + _DOCS_BATCH]), mask=("frames",)) for at in range(0, len(names), _DOCS_BATCH)
-        ]
-        for name, (start, end) in self._blobs.items():
-            self._effects.append(GetBlob(name, start, None if end is None else end - start))
-        return self._effects
-
-    def fill(self, results: tuple[Any, ...]) -> None:
-        """Take the results of `fetches`."""
-        for effect, result in zip(self._effects, results, strict=True):
-            if isinstance(effect, GetBlob):
-                if result is not None:
-                    self._bytes[effect.name] = (effect.start, result)
-            else:
-                for name, doc in result.items():
-                    self._bytes[name] = (0, manifest.inner_frames(doc))
-
-    def plain(self, known: Manifest, channel: str) -> bytes:
-        """A channel's serialised value, checked by its digest, as are the values that it builds on.
-
-        Raises:
-            DamagedError: A frame is missing, or a value differs from what was written.
-        """
-        ref = known.channels[channel]
-        if not ref.chain:
-            if ref.size or ref.sha256 != _NOTHING:
-                raise DamagedError("a value of zero bytes does not match its digest", channel=channel)
-            return b""
-        steps = _steps(known, channel)
-        value: bytes | None = None
-        first = 0
-        for number, (name, frame, digest, _) in reversed(list(enumerate(steps))):
-            known_sha256, known_value = self._values.get((name, frame.at), ("", None))
-            if known_value is not None and known_sha256.startswith(digest):
-                value, first = known_value, number + 1
-                break
-        for name, frame, digest, size in steps[first:]:
-            stored = self._stored(name, channel, frame)
-            try:
-                value = self._context.codec.decode(stored, size, value)
-            except FrameError as error:
-                raise DamagedError(f"a value is {error}", channel=channel, frame=name) from None
-            except WrongKeyError:
-                # The manifest was decrypted, so the key is right and the bytes are not, unless their checksum is.
-                if frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c:
-                    raise
-                raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name) from None
-            sha256 = hashlib.sha256(value).hexdigest()
-            if len(value) != size or not sha256.startswith(digest):
-                raise DamagedError("a value does not match its digest", channel=channel, frame=name)
-            self._values[name, frame.at] = (sha256, value)
-            del stored
-            if frame.attempt is not None and not frame.packed:
-                del self._bytes[name]  # Large states count: the object's bytes are not needed any more.
-            self._context.keep(name, frame.at, sha256, value)
-        return cast("bytes", value)
-
-    def _stored(self, name: str, channel: str, frame: FrameRef) -> bytes:
-        if name not in self._bytes:
-            raise DamagedError("a frame is missing", channel=channel, frame=name)
-        start, data = self._bytes[name]
-        stored = data[frame.at - start : frame.at - start + frame.stored]
-        if len(stored) != frame.stored or (frame.attempt is not None and not frame.packed and len(data) != len(stored)):
-            raise DamagedError("a frame is not as long as it was", channel=channel, frame=name)
-        return stored
-
-
-def _steps(known: Manifest, channel: str) -> list[tuple[str, FrameRef, str, int]]:
-    """The frames of a channel's value, base first: name, frame, and the digest and size of the value that it gives."""
-    ref = known.channels[channel]
-    *links, last = ref.chain
-    steps = [(known.place(channel, link), link, str(link.digest), link.size or 0) for link in links]
-    return [*steps, (known.place(channel, last), last, ref.sha256, ref.size)]
-
-
-_NOTHING = hashlib.sha256(b"").hexdigest()

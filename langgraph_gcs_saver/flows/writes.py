@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,9 @@ from langgraph_gcs_saver.effects import (
     Commit,
     Compute,
     Create,
+    Delete,
     Doc,
+    Emit,
     Flow,
     Gather,
     GetBlob,
@@ -32,9 +34,11 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError
+from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub
-from langgraph_gcs_saver.flows.threads import guard
+from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 
@@ -91,6 +95,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
     """Store pending writes; they are durable and visible together when this returns.
 
     Raises:
+        CheckpointVerificationError: What was written reads differently, time and again.
         ConflictError: The thread was being deleted for as long as this call tries.
     """
     if not request.writes:
@@ -98,32 +103,131 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
     size = sum(len(write.value.data) for write in request.writes)
     wanted = request.writes
     beside: list[Write] = []
+    mismatches = 0
     for _ in range(MAX_TRIES):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
         uploads = tuple(record.upload for record in records if record.upload is not None)
         writes = [*beside, *_commit(records)]
+        created = tuple(record.doc for record in records if record.idx >= 0)
         if uploads:
             # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
-            thread = yield from guard(request.thread_id, context)
+            thread = yield from guard(request.thread_id, context, beside=created)
+            if thread.beside:
+                # An earlier call: LangGraph repeats them. What would be uploaded for nothing would stay.
+                beside, wanted = _rest(request, thread.beside)
+                if not wanted:
+                    return
+                continue
             started = yield from Now()
-            yield from Gather(uploads)
+            spoilt = yield from upload(uploads, reads_back=context.reads_back)
+            if spoilt is not None:
+                if not (spoilt.is_missing and (yield from is_being_deleted(request.thread_id))):
+                    mismatches = yield from _count_mismatch(request, spoilt.name, mismatches)
+                continue
             if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
+                yield from discard(uploads)
                 continue
             writes.append(thread.write({}))
-        if (yield from Commit(tuple(writes))) is not None:
-            return
-        created = tuple(record.doc for record in records if record.idx >= 0)
-        docs = (yield from GetDocs(created, mask=())) if created else {}
-        # An earlier call has written these, or an earlier try whose answer was lost. Special writes remain, and go in
-        # only beside them: a deletion of the thread may be about to take them.
-        beside = [Merge(doc.name, {}, update_time=doc.update_time) for doc in docs.values()]
-        wanted = [write for write in request.writes if write.idx < 0] if docs else request.writes
+        times = yield from Commit(tuple(writes))
+        if times is not None:
+            made = times[len(beside)] if created else None
+            wrong = (yield from _withdraw_damaged(records, made)) if context.reads_back else None
+            if wrong is None:
+                return
+            mismatches = yield from _count_mismatch(request, wrong, mismatches)
+            continue
+        docs = (yield from GetDocs(created, mask=None if context.reads_back else ())) if created else {}
+        if context.reads_back:
+            damaged = [doc for doc in docs.values() if not _is_whole(doc)]
+            if damaged:
+                # This call's own, as it seems: the answer was lost, and it is not what was written.
+                yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in damaged))
+                mismatches = yield from _count_mismatch(request, damaged[0].name, mismatches)
+                continue
+        if uploads:
+            yield from _discard_stale(records, uploads, thread)
+        beside, wanted = _rest(request, docs)
         if not wanted:
             return
     raise ConflictError(
         f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
         f"{request.thread_id!r} were not stored: the thread's document changed {MAX_TRIES} times in a row. Call again."
     )
+
+
+def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], thread: Guard) -> Flow[None]:
+    """Delete what was uploaded for a commit that failed, once it is certain that it neither was nor will be applied.
+
+    A commit whose answer did not come in time may still be on its way; it cannot be applied any more when the thread's
+    document has changed. Other objects are left to be collected.
+    """
+    docs = yield from GetDocs((thread.name, *dict.fromkeys(record.doc for record in records)))
+    if thread.name in docs and docs[thread.name].update_time == thread.update_time:
+        return
+    if not any(record.doc in docs and docs[record.doc].fields.get(record.field) == record.data for record in records):
+        yield from discard(uploads)
+
+
+def _rest(request: PutWrites, docs: Mapping[str, Doc]) -> tuple[list[Write], Sequence[PendingWrite]]:
+    """What remains when an earlier call, or an earlier try whose answer was lost, has written `docs`.
+
+    Special writes remain, and go in only beside them: a deletion of the thread may be about to take them.
+    """
+    beside: list[Write] = [Merge(doc.name, {}, update_time=doc.update_time) for doc in docs.values()]
+    return beside, [write for write in request.writes if write.idx < 0] if docs else request.writes
+
+
+def _withdraw_damaged(records: Sequence[_Record], created: int | None) -> Flow[str | None]:
+    """Read back what was committed; if anything differs, withdraw the call's writes, and return that document's name.
+
+    Documents that the commit created, at `created` if it created one for sure, go as a whole: half of a call would be
+    taken for a finished task. Of others, which hold what earlier calls wrote, only what differs goes.
+    """
+    docs = yield from GetDocs(tuple(dict.fromkeys(record.doc for record in records)))
+    damaged: dict[str, set[str]] = {}
+    if len(docs) < len({record.doc for record in records}):
+        name = keys.thread_of(records[0].doc)
+        thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
+        if thread is None or "deleting" in thread.fields:
+            return None  # They were there, and the thread has been deleted since.
+    for record in records:
+        doc = docs.get(record.doc)
+        stored = None if doc is None else doc.fields.get(record.field)
+        # What another call has put there since is as good, if it is whole.
+        if (
+            doc is None
+            or doc.fields.get("format") != FORMAT
+            or not isinstance(stored, bytes)
+            or not (stored == record.data or _is_sealed(record.doc, record.field, stored))
+        ):
+            damaged.setdefault(record.doc, set()).add(record.field)
+    if not damaged:
+        return None
+    withdrawn: list[Write] = []
+    for name, doc in docs.items():
+        fields = damaged.get(name, set())
+        is_own = doc.create_time == doc.update_time == created
+        if is_own or (fields and not doc.fields.keys() - fields - {"format"}):
+            withdrawn.append(Delete(name, update_time=doc.update_time))
+        elif fields:
+            withdrawn.append(Merge(name, {"format": FORMAT}, remove=tuple(sorted(fields)), update_time=doc.update_time))
+    if withdrawn:
+        yield from Commit(tuple(withdrawn))
+    return next(iter(damaged))
+
+
+def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
+    """Tell of a mismatch, and give up after some of them; returns their number."""
+    ids = {
+        "thread_id": request.thread_id,
+        "checkpoint_ns": request.ns,
+        "checkpoint_id": request.checkpoint_id,
+    }
+    yield from Emit(VerificationFailed(**ids, name=name, attempt=before + 1))
+    if before + 1 >= TIMES:
+        what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
+        raise failed(f"{what}{request.thread_id!r}", name)
+    return before + 1
 
 
 def _commit(records: Sequence[_Record]) -> list[Write]:
@@ -149,16 +253,18 @@ def _records(request: PutWrites, wanted: Sequence[PendingWrite], context: Contex
 def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[PendingWrite]) -> _Record:
     idx = writes[0].idx
     field = "writes" if idx >= 0 else f"w{-idx}"
+    for write in writes:
+        context.codec.refuse_large(len(write.value.data))
     plain = _envelope(writes)
-    stored = context.codec.encode(plain)
+    stored = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
     upload = None
     if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
         attempt = context.new_attempt()
         stub, data = make_stub(plain, attempt, context.codec)
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
-        upload = PutBlob(blob, data)
+        upload = context.upload(blob, data)
         plain = frames.envelope(stub.head())
-        stored = context.codec.encode(plain)
+        stored = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
     return _Record(idx, doc, field, _seal(doc, field, stored) + stored, upload)
 
 
@@ -182,6 +288,18 @@ def _seal(doc: str, field: str, stored: bytes) -> bytes:
     return hashlib.sha256(b"%s\0%s\0%s" % (doc.encode(), field.encode(), stored)).digest()
 
 
+def _is_whole(doc: Doc) -> bool:
+    return doc.fields.get("format") == FORMAT and all(
+        isinstance(data, bytes) and _is_sealed(doc.name, field, data)
+        for field, data in doc.fields.items()
+        if field != "format"
+    )
+
+
+def _is_sealed(doc: str, field: str, data: bytes) -> bool:
+    return data[:SEAL_BYTES] == _seal(doc, field, data[SEAL_BYTES:])
+
+
 # Reading
 
 
@@ -191,9 +309,7 @@ def query(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> QueryDocs:
     return QueryDocs(keys.writes(thread_id), start=start, end=end)
 
 
-def read_writes(
-    thread_id: str, ns: str, wanted: frozenset[str], docs: Iterable[Doc], codec: Codec
-) -> Flow[dict[str, list[PendingWrite]]]:
+def read_writes(wanted: frozenset[str], docs: Iterable[Doc], codec: Codec) -> Flow[dict[str, list[PendingWrite]]]:
     """Pending writes of the `wanted` checkpoints by id, each list in LangGraph's order (`writes_sort_key`).
 
     Raises:
@@ -208,12 +324,7 @@ def read_writes(
     size = _OPENING * sum(len(data) for doc in docs for data in doc.fields.values() if isinstance(data, bytes))
     opened = yield from Compute(partial(_open_all, docs, codec), size=size)
     stubs = {number: stub for number in range(len(opened)) if (stub := _stub(opened, number)) is not None}
-    names = {
-        number: keys.blob(
-            thread_id, ns, keys.writes_checkpoint_id_of(opened[number][0].name), keys.WRITES_BLOB, stub.attempt
-        )
-        for number, stub in stubs.items()
-    }
+    names = {number: keys.writes_blob(opened[number][0].name, stub.attempt) for number, stub in stubs.items()}
     blobs = yield from Gather(tuple(map(GetBlob, names.values())))
     merged: dict[str, dict[tuple[str, int], PendingWrite]] = {}
     for number, stored in zip(names, blobs, strict=True):
@@ -228,6 +339,29 @@ def read_writes(
     return {
         checkpoint_id: sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
         for checkpoint_id, found in merged.items()
+    }
+
+
+def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
+    """The objects that a document of pending writes refers to, by name.
+
+    Raises:
+        DamagedError: The document is not what was written.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    opened = _open_all((doc,), codec)
+    found = [_stub(opened, number) for number in range(len(opened))]
+    for (_, head, tail), stub in zip(opened, found, strict=True):
+        if stub is None:
+            _parse(doc, head, tail)
+    return {keys.writes_blob(doc.name, stub.attempt): stub for stub in found if stub is not None}
+
+
+def moved_to(doc: Doc, name: str) -> dict[str, Any]:
+    """The fields of a document of pending writes as another document has them: each is sealed to its place."""
+    return {
+        field: data if field == "format" else _seal(name, field, data[SEAL_BYTES:]) + data[SEAL_BYTES:]
+        for field, data in doc.fields.items()
     }
 
 
@@ -254,10 +388,9 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
         if not isinstance(data, bytes):
             raise DamagedError("pending writes are not bytes", frame=doc.name)
         try:
-            stored = data[SEAL_BYTES:]
-            if data[:SEAL_BYTES] != _seal(doc.name, field, stored):
+            if not _is_sealed(doc.name, field, data):
                 raise DamagedError("pending writes do not match their digest", frame=doc.name)
-            plain = codec.decode_bounded(stored)
+            plain = codec.decode_bounded(data[SEAL_BYTES:])
             yield doc, *frames.open_envelope(plain)
         except FrameError as error:
             raise DamagedError(f"pending writes are {error}", frame=doc.name) from None

@@ -12,11 +12,13 @@ from typing import Protocol
 from langgraph_gcs_saver.effects import (
     BlobInfo,
     Commit,
+    CopyBlob,
     DeleteBlobs,
     Doc,
     EnsureBucket,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     PutBlob,
     QueryDocs,
@@ -59,6 +61,12 @@ class BlobStore(Protocol):
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`."""
+
+    def hash_blob(self, effect: HashBlob) -> str | None:
+        """Perform `HashBlob`."""
+
+    def copy_blob(self, effect: CopyBlob) -> bool:
+        """Perform `CopyBlob`."""
 
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
         """Perform `ListBlobs`."""

@@ -8,6 +8,7 @@ for its sockets belong to the parent; a new client is made from the same credent
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 import threading
@@ -31,7 +32,16 @@ from google.cloud.storage.client import Client
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from requests.adapters import HTTPAdapter
 
-from langgraph_gcs_saver.effects import BlobInfo, DeleteBlobs, EnsureBucket, GetBlob, ListBlobs, PutBlob
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    CopyBlob,
+    DeleteBlobs,
+    EnsureBucket,
+    GetBlob,
+    HashBlob,
+    ListBlobs,
+    PutBlob,
+)
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     PermissionDeniedError,
@@ -142,6 +152,14 @@ class GCSBlobs:
         """Perform `GetBlob`; a range that begins past the end is empty."""
         return self._call(f"to read the object {effect.name!r}", partial(self._get, effect))
 
+    def hash_blob(self, effect: HashBlob) -> str | None:
+        """Perform `HashBlob`."""
+        return self._call(f"to read the object {effect.name!r} back", partial(self._hash, effect))
+
+    def copy_blob(self, effect: CopyBlob) -> bool:
+        """Perform `CopyBlob`."""
+        return self._call(f"to copy the object {effect.name!r}", partial(self._copy, effect))
+
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
         """Perform `ListBlobs`."""
         if effect.limit < 1:
@@ -163,7 +181,8 @@ class GCSBlobs:
 
     def _put(self, effect: PutBlob, crc32c: str, timeout: float) -> None:
         blob = self._bucket().blob(self._prefix + effect.name)
-        blob.crc32c = crc32c  # goes along as metadata: the service refuses bytes that differ from it
+        if effect.checked:
+            blob.crc32c = crc32c  # goes along as metadata: the service refuses bytes that differ from it
         try:
             blob.upload_from_file(
                 io.BytesIO(effect.data),
@@ -174,7 +193,13 @@ class GCSBlobs:
                 timeout=timeout,
                 retry=None,
             )
-        except exceptions.PreconditionFailed as error:
+        except exceptions.ClientError as error:
+            # The service may lose a large upload's session, and wants it begun anew
+            # (https://cloud.google.com/storage/docs/resumable-uploads).
+            if error.code in {404, 410} and "upload_id=" in str(error) and _NO_BUCKET not in str(error):
+                raise _Gone("The upload's session is gone: try again.") from error
+            if not isinstance(error, exceptions.PreconditionFailed):
+                raise
             # The answer to an earlier attempt may have been lost, in this call or in one before.
             found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
@@ -186,29 +211,65 @@ class GCSBlobs:
                 ) from error
 
     def _get(self, effect: GetBlob, timeout: float) -> bytes | None:
-        blob = self._bucket().blob(self._prefix + effect.name)
+        stream = io.BytesIO()
+        end = None if effect.length is None else effect.start + effect.length - 1
+        found = self._download(effect.name, stream, effect.start or None, end, timeout)
+        return stream.getvalue() if found else None
+
+    def _hash(self, effect: HashBlob, timeout: float) -> str | None:
+        found = _Hashing()
+        return found.sha256.hexdigest() if self._download(effect.name, found, None, None, timeout) else None
+
+    def _download(self, name: str, stream: Any, start: int | None, end: int | None, timeout: float) -> bool:
+        """Write an object's stored bytes, or those from `start` to `end`, to `stream`; false when it does not exist."""
+        blob = self._bucket().blob(self._prefix + name)
         try:
-            if effect.length == 0:
+            if end is not None and end < (start or 0):
                 blob.reload(timeout=timeout, retry=None)
-                return b""
-            data: bytes = blob.download_as_bytes(
-                start=effect.start or None,
-                end=None if effect.length is None else effect.start + effect.length - 1,
+                return True
+            blob.download_to_file(
+                stream,
+                start=start,
+                end=end,
                 raw_download=True,
                 checksum=None,  # a frame's sha256 is checked by whoever reads it
                 timeout=timeout,
                 retry=None,
             )
         except exceptions.RequestRangeNotSatisfiable:
-            return b""
+            return True
         except exceptions.NotFound as error:
             if _NO_BUCKET in str(error):
                 raise
             if "No such object" not in str(error):
                 # Only the text tells. Without it, list: unlike the bucket itself, roles/storage.objectUser may do that.
                 self._page(self._prefix, None, 1, timeout)
-            return None
-        return data
+            return False
+        return True
+
+    def _copy(self, effect: CopyBlob, timeout: float) -> bool:
+        bucket = self._bucket()
+        blob = bucket.blob(self._prefix + effect.name)
+        try:
+            bucket.copy_blob(
+                blob, bucket, self._prefix + effect.target, if_generation_match=0, timeout=timeout, retry=None
+            )
+        except exceptions.PreconditionFailed as error:
+            found = bucket.get_blob(self._prefix + effect.target, timeout=timeout, retry=None)
+            source = bucket.get_blob(blob.name, timeout=timeout, retry=None)
+            if found is None:
+                raise _Gone("The copy was there and is gone: try again.") from error
+            if source is not None and (found.crc32c, found.size) != (source.crc32c, source.size):
+                raise StoreError(
+                    f"{self._where}: the object {effect.target!r} is already there with other content and was left as "
+                    "it is: two writers used one name."
+                ) from error
+            return source is not None
+        except exceptions.NotFound as error:
+            if _NO_BUCKET in str(error):
+                raise
+            return False
+        return True
 
     def _list(self, effect: ListBlobs, timeout: float) -> list[BlobInfo]:
         after = None if effect.after is None else self._prefix + effect.after
@@ -419,6 +480,18 @@ def _delete_one(blob: Any, timeout: float) -> None:
 def _ignore_missing(error: exceptions.GoogleAPICallError) -> None:
     if not isinstance(error, exceptions.NotFound) or _NO_BUCKET in str(error):
         raise error
+
+
+class _Hashing(io.RawIOBase):
+    """A file that keeps nothing of what is written to it but the sha256."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return len(data)
 
 
 def _crc32c(data: bytes) -> str:

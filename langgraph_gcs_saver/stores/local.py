@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import hashlib
 import os
 import secrets
 import sqlite3
@@ -40,6 +41,7 @@ from google.protobuf.message import DecodeError
 from langgraph_gcs_saver.effects import (
     BlobInfo,
     Commit,
+    CopyBlob,
     Create,
     Delete,
     DeleteBlobs,
@@ -47,6 +49,7 @@ from langgraph_gcs_saver.effects import (
     EnsureBucket,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Merge,
     PutBlob,
@@ -622,6 +625,28 @@ class LocalBlobs:
                     return file.read(effect.length)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
+
+    def hash_blob(self, effect: HashBlob) -> str | None:
+        """Perform `HashBlob`."""
+        self._refuse()
+        path = self._path(effect.name)
+        found = hashlib.sha256()
+        with _os_errors(path):
+            try:
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        found.update(block)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+        return found.hexdigest()
+
+    def copy_blob(self, effect: CopyBlob) -> bool:
+        """Perform `CopyBlob`."""
+        data = self.get_blob(GetBlob(effect.name))
+        if data is None:
+            return False
+        self.put_blob(PutBlob(effect.target, data))
+        return True
 
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
         """Perform `ListBlobs`; reads the objects listed, for their checksums."""

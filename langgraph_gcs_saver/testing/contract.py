@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ from langgraph_gcs_saver.effects import (
     EnsureBucket,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Merge,
     PutBlob,
@@ -629,6 +631,29 @@ class BlobContract:
         blobs.put_blob(PutBlob("t/a", b"0123456789"))
         assert blobs.get_blob(GetBlob("t/a", start, length)) == expected
 
+    @pytest.mark.parametrize("size", [0, 1, 8192, 12_000_000])
+    def test_hash_of_a_blob(self, blobs: BlobStore, size: int) -> None:
+        data = (bytes(range(251)) * (size // 251 + 1))[:size]
+        assert blobs.hash_blob(HashBlob("t/a")) is None
+        blobs.put_blob(PutBlob("t/a", data))
+        blobs.put_blob(PutBlob("t/b", data + b"x"))
+        assert blobs.hash_blob(HashBlob("t/a")) == hashlib.sha256(data).hexdigest()
+        assert blobs.hash_blob(HashBlob("t/b")) == hashlib.sha256(data + b"x").hexdigest()
+        assert blobs.hash_blob(HashBlob("t")) is None
+        assert blobs.hash_blob(HashBlob("t/a/b")) is None
+        blobs.delete_blobs(DeleteBlobs(("t/a",)))
+        assert blobs.hash_blob(HashBlob("t/a")) is None, "of what is stored now, not of what was"
+
+    def test_put_blob_without_a_checksum(self, blobs: BlobStore) -> None:
+        for name, data in (("t/a", b"one"), ("t/empty", b""), ("t/large", bytes(9_000_000))):
+            for _ in range(2):
+                blobs.put_blob(PutBlob(name, data, checked=False))
+            blobs.put_blob(PutBlob(name, data))
+            assert blobs.get_blob(GetBlob(name)) == data
+            with pytest.raises(StoreError):
+                blobs.put_blob(PutBlob(name, b"two", checked=False))
+            assert blobs.get_blob(GetBlob(name)) == data
+
     def test_put_blob_again(self, blobs: BlobStore) -> None:
         blobs.put_blob(PutBlob("t/a", b"one"))
         before = blobs.list_blobs(ListBlobs("t/"))
@@ -714,6 +739,7 @@ class BlobContract:
         blobs.close()
         calls: list[Callable[[], object]] = [
             lambda: blobs.get_blob(GetBlob("t/a")),
+            lambda: blobs.hash_blob(HashBlob("t/a")),
             lambda: blobs.put_blob(PutBlob("t/b", b"x")),
             lambda: blobs.list_blobs(ListBlobs("")),
             lambda: blobs.delete_blobs(DeleteBlobs(("t/a",))),

@@ -222,9 +222,9 @@ class Reader:
     def read(self, found):
         self.check_format(found)
         fields = found.fields
-        encoded, inner = fields.get("manifest"), fields.get("frames", b"")
-        damaged_unless(isinstance(encoded, bytes) and isinstance(inner, bytes), "no manifest")
-        covered = b"%s\0%d\0%s%s" % (found.name.encode(), len(encoded), encoded, inner)
+        encoded = fields.get("manifest")
+        damaged_unless(isinstance(encoded, bytes), "no manifest")
+        covered = b"%s\0%s" % (found.name.encode(), encoded)
         damaged_unless(fields.get("digest") == hashlib.sha256(covered).digest(), "the digest differs")
         _, thread_segment, _, leaf = found.name.split("/")
         inverted, ns_segment = leaf.split("!")
@@ -233,6 +233,7 @@ class Reader:
         beside = f"{thread_segment}/{ns_segment}/{enc(checkpoint_id)}"
         head, tail = self.opened(self.envelope_frame(encoded), f"{beside}/~manifest")
         self.met["heir"] += "heir" in fields
+        self.met["root"] += self.documents.get(f"lg_threads/{thread_segment}", found).fields.get("root") is True
         self.met["former runs"] += "former_runs" in fields
         try:
             return self.manifest(thread_segment, ns_segment, checkpoint_id, head, tail)
@@ -305,7 +306,8 @@ class Reader:
             self.met["frame in a document"] += 1
             name = f"lg_threads/{thread_segment}/lg_checkpoints/{inv(owner)}!{enc(ns)}"
             damaged_unless(name in self.documents, "a frame's document is missing")
-            data = self.documents[name].fields.get("frames", b"")
+            data = self.documents[name].fields.get("frames")
+            damaged_unless(isinstance(data, bytes), "a frame's document has no frames")
         elif "at" in frame:
             self.met["packed frame"] += 1
             data = self.object(f"{directory}/~frames-{frame['gcs']}.zst")

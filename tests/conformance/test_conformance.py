@@ -6,7 +6,7 @@ from langgraph.checkpoint.conformance.capabilities import Capability
 
 from .sync_twin import sync_twin
 
-NOT_IMPLEMENTED = {Capability.DELETE_FOR_RUNS, Capability.COPY_THREAD, Capability.PRUNE}
+NOT_IMPLEMENTED: set[Capability] = set()
 """Extended capabilities that the saver does not have yet; they must be reported as undetected, not as passing."""
 
 

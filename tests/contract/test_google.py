@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import http.client
 import http.server
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager
@@ -40,6 +42,7 @@ from langgraph_gcs_saver.effects import (
     EnsureBucket,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Merge,
     PutBlob,
@@ -648,7 +651,8 @@ def test_use_after_fork(
 class Proxy(http.server.ThreadingHTTPServer):
     """Forwards to the emulator, unless `hook(method, path)` tells a status and a text to answer with.
 
-    A status of 0 forwards the request and then hangs up without an answer.
+    A status of 0 forwards the request and then hangs up without an answer. `spoil` alters the bodies of requests on
+    their way, lengths excepted.
     """
 
     daemon_threads = True
@@ -657,6 +661,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), ProxyHandler)
         self.target = urlsplit(url).netloc
         self.hook: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
+        self.spoil: Callable[[bytes], bytes] = lambda body: body
         self.log: list[str] = []
 
     @property
@@ -669,7 +674,7 @@ class ProxyHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.server.spoil(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         self.server.log.append(f"{self.command} {urlsplit(self.path).path}")
         planned = self.server.hook(self.command, self.path)
         if planned is not None and planned[0]:
@@ -723,6 +728,7 @@ BLOBS: dict[str, Callable[[GCSBlobs], Any]] = {
     "put": lambda blobs: blobs.put_blob(PUT),
     "put large": lambda blobs: blobs.put_blob(PutBlob("t/large", bytes(9_000_000))),
     "get": lambda blobs: blobs.get_blob(GetBlob("t/a")),
+    "hash": lambda blobs: blobs.hash_blob(HashBlob("t/a")),
     "list": lambda blobs: blobs.list_blobs(ListBlobs("t/")),
     "delete": lambda blobs: blobs.delete_blobs(DeleteBlobs(("t/a",))),
     "delete several": lambda blobs: blobs.delete_blobs(DeleteBlobs(("t/a", "t/b"))),
@@ -875,6 +881,53 @@ def test_put_blob_sends_a_checksum_that_the_service_checks(
     with prompt(), pytest.raises(StoreError):
         proxied.put_blob(PutBlob("t/damaged", bytes(size)))
     assert proxied.list_blobs(ListBlobs("")) == []
+
+
+# The second is a resumable upload, whose checksum goes ahead of the bytes.
+WIRED = [b"state content", b"state content" + bytes(9_000_000)]
+
+
+@pytest.mark.parametrize("data", WIRED, ids=len)
+def test_bytes_that_change_on_the_way_up_are_refused(proxied: GCSBlobs, proxy: Proxy, data: bytes) -> None:
+    proxy.spoil = lambda body: body.replace(b"state content", b"state c0ntent")
+    with prompt(), pytest.raises(StoreError):
+        proxied.put_blob(PutBlob("t/a", data))
+    proxy.spoil = lambda body: body
+    assert proxied.list_blobs(ListBlobs("")) == []
+    proxied.put_blob(PutBlob("t/a", data))
+    assert proxied.hash_blob(HashBlob("t/a")) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("data", WIRED, ids=len)
+def test_bytes_that_change_on_the_way_up_without_a_checksum(proxied: GCSBlobs, proxy: Proxy, data: bytes) -> None:
+    """Nobody notices but who reads them back: the checksum is what the service refuses them for."""
+    proxy.spoil = lambda body: body.replace(b"state content", b"state c0ntent")
+    proxied.put_blob(PutBlob("t/a", data, checked=False))
+    damaged = data.replace(b"content", b"c0ntent")
+    assert proxied.hash_blob(HashBlob("t/a")) == hashlib.sha256(damaged).hexdigest()
+    assert proxied.get_blob(GetBlob("t/a")) == damaged
+
+
+def test_a_hash_whose_answer_was_lost(proxied: GCSBlobs, proxy: Proxy) -> None:
+    """It begins anew: half of an earlier answer does not count."""
+    proxied.put_blob(PUT)
+    proxy.hook = faults([(0, ""), (503, "later")])
+    assert proxied.hash_blob(HashBlob(PUT.name)) == hashlib.sha256(PUT.data).hexdigest()
+
+
+def test_a_hash_takes_no_memory(blobs: GCSBlobs) -> None:
+    """Reading back a large state must not double what the process takes."""
+    size = 48 << 20
+    blobs.put_blob(PutBlob("t/large", bytes(size)))
+    blobs.hash_blob(HashBlob("t/large"))
+    tracemalloc.start()
+    try:
+        found = blobs.hash_blob(HashBlob("t/large"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == hashlib.sha256(bytes(size)).hexdigest()
+    assert peak < size / 4
 
 
 def test_damage_on_the_way_up_is_tried_again(proxied: GCSBlobs, proxy: Proxy) -> None:

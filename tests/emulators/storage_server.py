@@ -4,7 +4,8 @@
 preconditions, generations, checksums, pages of lists, ranges, error messages, batches, requests in parallel. What is
 not served (the XML API, soft-deleted and older generations, uploads without a body's length) is refused with 501.
 
-The port goes to stdout as a line, the log of requests to stderr. Everything is kept in memory.
+The port goes to stdout as a line, the log of requests to stderr. Everything is kept in memory; with `--directory`
+buckets and objects are kept there too, for the next start. Uploads under way are lost all the same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 import base64
 import binascii
 import email
+import hashlib
 import heapq
 import json
+import pickle
 import re
 import socketserver
 import sys
@@ -29,6 +32,7 @@ from email.utils import format_datetime
 from functools import cached_property, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -179,14 +183,44 @@ class _Names(_FileStore):  # type: ignore[misc]
 
 
 class Store(Storage):  # type: ignore[misc]
-    """Buckets and objects in memory. Not safe for threads: `Api` holds a lock."""
+    """Buckets and objects in memory, and in a directory if there is one. Not safe for threads: `Api` holds a lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
         super().__init__(use_memory_fs=True)
         self._store = _Names(use_memory=True)
         self._last_generation = 0
         self._hashes: Mapping[str, str] = {}
         self.finished: dict[str, dict[str, Any]] = {}
+        self._directory = directory
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._load(directory)
+
+    def _load(self, directory: Path) -> None:
+        for path in sorted(directory.glob("*.kept")):
+            bucket, name, resource, content = pickle.loads(path.read_bytes())
+            if name is None:
+                self.buckets[bucket] = resource
+            else:
+                self.objects.setdefault(bucket, {})[name] = resource
+                self._store.write_bytes(self._object_path(bucket, name), content)
+                self._last_generation = max(self._last_generation, int(resource["generation"]))
+
+    def keep(self, bucket: str, name: str | None = None) -> None:
+        """Bring the directory up to date with what is in memory of an object, or of a bucket."""
+        if self._directory is None:
+            return
+        key = hashlib.sha256(json.dumps([bucket, name]).encode()).hexdigest()
+        path = self._directory / f"{key}.kept"
+        resource = self.buckets.get(bucket) if name is None else self.objects.get(bucket, {}).get(name)
+        if resource is None:
+            path.unlink(missing_ok=True)
+            return
+        content = None if name is None else self.get_file(bucket, name)
+        # Whole or not at all, whenever this process is killed.
+        new = path.with_suffix(".new")
+        new.write_bytes(pickle.dumps((bucket, name, resource, content)))
+        new.replace(path)
 
     def _write_config_to_file(self) -> None:
         # The original writes all metadata as JSON after every change: quadratic, and nobody reads it back from memory.
@@ -250,16 +284,19 @@ class Store(Storage):  # type: ignore[misc]
             updated=now,
         )
         super().create_file(bucket_name, file_name, content, file_obj, file_id)
+        self.keep(bucket_name, file_name)
         if file_id is not None:
             self.finished[file_id] = file_obj
 
     def delete_file(self, bucket_name: str, file_name: str) -> None:
         """Delete for good: soft-deleted objects, which the original would keep in memory, are not served."""
         self._hard_delete_file(bucket_name, file_name)
+        self.keep(bucket_name, file_name)
 
     def patch_object(self, bucket_name: str, file_name: str, file_obj: dict[str, Any]) -> None:
         file_obj["updated"] = _now()
         super().patch_object(bucket_name, file_name, file_obj)
+        self.keep(bucket_name, file_name)
 
     def add_to_resumable_upload(
         self, file_id: str, content: bytes, total_size: int | None = None, expected_start: int | None = None
@@ -323,6 +360,7 @@ def _create_bucket(request: Request, response: Response, store: Store) -> None:
         resource = store.bucket(request.data["name"])
         buckets._patch_bucket(resource, request.data)
         resource["metageneration"] = "1"
+        store.keep(request.data["name"])
         response.json(resource)
 
 
@@ -331,6 +369,8 @@ def _on_bucket(handler: Handler, request: Request, response: Response, store: St
     handler(request, response, store)
     if response.status == HTTPStatus.CONFLICT:
         raise Refused(409, "conflict", "The bucket you tried to delete is not empty.")
+    if request.method != "GET":
+        store.keep(request.bucket)
     if request.method == "DELETE":
         response.status = HTTPStatus.NO_CONTENT
 
@@ -508,8 +548,8 @@ def _routes() -> Iterator[tuple[str, re.Pattern[str], Handler]]:
 class Api:
     """Answers requests, one at a time: a precondition holds until what it allows is done."""
 
-    def __init__(self) -> None:
-        self._store = Store()
+    def __init__(self, directory: Path | None = None) -> None:
+        self._store = Store(directory)
         self._lock = threading.Lock()
         self._routes = list(_routes())
 
@@ -642,10 +682,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 def main() -> None:
     """Serve until the process is ended."""
-    parser = argparse.ArgumentParser(description="A strict Cloud Storage emulator on 127.0.0.1, in memory.")
+    parser = argparse.ArgumentParser(description="A strict Cloud Storage emulator on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
+    parser.add_argument("--directory", type=Path, help="where to keep buckets and objects for the next start")
     arguments = parser.parse_args()
-    with Server(("127.0.0.1", arguments.port), partial(Connection, Api())) as server:
+    with Server(("127.0.0.1", arguments.port), partial(Connection, Api(arguments.directory))) as server:
         print(server.server_address[1], flush=True)
         try:
             server.serve_forever()

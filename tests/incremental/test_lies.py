@@ -48,7 +48,7 @@ def document(saver, n):
 def seal(raw, doc, **changes):
     """Store a document with changes and a digest that is right."""
     fields = dict(doc.fields) | changes
-    fields["digest"] = manifest.digest(doc.name, fields["manifest"], fields.get("frames", b""))
+    fields["digest"] = manifest.digest(doc.name, fields["manifest"])
     raw.set_document(doc.name, fields)
 
 

@@ -68,7 +68,7 @@ class Start:
     calls: tuple[Call, ...]
 
 
-def _thread(*calls_and_channels: tuple[Call, State]) -> Start:
+def thread_of(*calls_and_channels: tuple[Call, State]) -> Start:
     context, world = new_context("0"), World()
     for call, _ in calls_and_channels:
         _, world = play(call.start(context), world)
@@ -76,39 +76,39 @@ def _thread(*calls_and_channels: tuple[Call, State]) -> Start:
     return Start(world, channels, tuple(call for call, _ in calls_and_channels))
 
 
-NO_THREAD = _thread()
+NO_THREAD = thread_of()
 
 
 def chain(length: int) -> Start:
     """Checkpoints "1", "2" and so on: the first has an object `o`, and each a small value `s` of its own."""
-    channels = _small("1") | state(o=random_bytes("o1", LARGE), k=random_bytes("k1", SMALL), e=EMPTY)
+    channels = small("1") | state(o=random_bytes("o1", LARGE), k=random_bytes("k1", SMALL), e=EMPTY)
     made = [(put("1", None, channels, channels), channels)]
     for number in range(2, length + 1):
-        channels = channels | _small(str(number))
+        channels = channels | small(str(number))
         made.append((put(str(number), str(number - 1), channels, "s"), channels))
-    return _thread(*made)
+    return thread_of(*made)
 
 
 def growing(length: int) -> Start:
     """Checkpoints whose value `g` grows, so that all but the first have incremental frames."""
     made, parent = [], None
     for number in range(1, length + 1):
-        channels = _grown(number)
+        channels = grown(number)
         made.append((put(str(number), parent, channels, "g"), channels))
         parent = str(number)
-    return _thread(*made)
+    return thread_of(*made)
 
 
-def _grown(number: int, branch: str = "") -> State:
+def grown(number: int, branch: str = "") -> State:
     tail = b"".join(random_bytes(f"g{n}{branch if n == number else ''}", 20) for n in range(1, number + 1))
     return state(g=random_bytes("g", LARGE) + tail)
 
 
-def _small(tag: str) -> State:
+def small(tag: str) -> State:
     return state(s=random_bytes(f"s{tag}", SMALL))
 
 
-def _large(tag: str) -> State:
+def large(tag: str) -> State:
     return state(o=random_bytes(f"o{tag}", LARGE))
 
 
@@ -132,7 +132,7 @@ def _named(make: Callable[[], Scenario]) -> Callable[[], Scenario]:
 @_named
 def two_puts_on_one_parent() -> Scenario:
     start = chain(2)
-    a, b = start.channels | _small("A"), start.channels | _small("B") | _large("B")
+    a, b = start.channels | small("A"), start.channels | small("B") | large("B")
     return _scenario(
         start,
         Process("A", (put("8", "2", a, "s"),), lost=1),
@@ -143,21 +143,21 @@ def two_puts_on_one_parent() -> Scenario:
 @_named
 def many_forks() -> Scenario:
     start = chain(1)
-    calls = [put(f"{5 + n}", "1", start.channels | _small(f"fork {n}"), "s") for n in range(4)]
+    calls = [put(f"{5 + n}", "1", start.channels | small(f"fork {n}"), "s") for n in range(4)]
     return _scenario(start, *(Process("ABCD"[n], (call,)) for n, call in enumerate(calls)))
 
 
 @_named
 def the_same_put_in_two_processes() -> Scenario:
     start = chain(2)
-    call = put("8", "2", start.channels | _small("A") | _large("A"), "so")
+    call = put("8", "2", start.channels | small("A") | large("A"), "so")
     return _scenario(start, Process("A", (call,), lost=1, restarts=True), Process("B", (call,), lost=1))
 
 
 @_named
 def one_id_with_two_contents() -> Scenario:
     start = chain(2)
-    a, b = start.channels | _small("A") | _large("A"), start.channels | _small("B")
+    a, b = start.channels | small("A") | large("A"), start.channels | small("B")
     c = b | state(x=b"x")
     return _scenario(
         start,
@@ -169,7 +169,7 @@ def one_id_with_two_contents() -> Scenario:
 @_named
 def a_put_that_dies_and_another_process() -> Scenario:
     start = chain(2)
-    call = put("8", "2", start.channels | _small("A") | _large("A"), "so")
+    call = put("8", "2", start.channels | small("A") | large("A"), "so")
     return _scenario(start, Process("A", (call,), dies=True), Process("B", (call,)))
 
 
@@ -178,8 +178,8 @@ def forks_of_a_growing_value() -> Scenario:
     start = growing(3)
     return _scenario(
         start,
-        Process("A", (put("8", "3", _grown(4, "A"), "g"), put("81", "8", _grown(5, "A"), "g")), lost=1, warm=True),
-        Process("B", (put("9", "3", _grown(4, "B"), "g"),), lost=1, warm=True),
+        Process("A", (put("8", "3", grown(4, "A"), "g"), put("81", "8", grown(5, "A"), "g")), lost=1, warm=True),
+        Process("B", (put("9", "3", grown(4, "B"), "g"),), lost=1, warm=True),
     )
 
 
@@ -188,8 +188,8 @@ def an_upload_that_takes_hours() -> Scenario:
     start = chain(1)
     return _scenario(
         start,
-        Process("A", (put("8", None, _large("A"), "o"),), lost=1, slow=True),
-        Process("B", (put("8", None, _large("A"), "o"),), lost=1, restarts=True),
+        Process("A", (put("8", None, large("A"), "o"),), lost=1, slow=True),
+        Process("B", (put("8", None, large("A"), "o"),), lost=1, restarts=True),
     )
 
 
@@ -204,7 +204,7 @@ def the_same_writes_in_two_processes() -> Scenario:
 
 @_named
 def writes_before_their_checkpoint() -> Scenario:
-    channels = _large("1")
+    channels = large("1")
     return _scenario(
         NO_THREAD,
         Process("A", (put_writes("1", "task", MIXED_WRITES), put_writes("1", "other", [("c", 1)])), lost=1),
@@ -243,7 +243,7 @@ def put_and_deletion() -> Scenario:
     start = chain(2)
     return _scenario(
         start,
-        Process("A", (put("8", "2", start.channels | _small("A"), "s"),), lost=1),
+        Process("A", (put("8", "2", start.channels | small("A"), "s"),), lost=1),
         Process("D", (delete(),), lost=1),
         may_vanish="A",
     )
@@ -251,7 +251,7 @@ def put_and_deletion() -> Scenario:
 
 @_named
 def put_of_incremental_frames_and_deletion() -> Scenario:
-    calls = (put("8", "3", _grown(4, "A"), "g"), put("9", "8", _grown(5, "A"), "g"))
+    calls = (put("8", "3", grown(4, "A"), "g"), put("9", "8", grown(5, "A"), "g"))
     return _scenario(
         growing(3), Process("A", calls, lost=1, warm=True), Process("D", (delete(),)), may_vanish="A", batch=2
     )
@@ -260,23 +260,23 @@ def put_of_incremental_frames_and_deletion() -> Scenario:
 @_named
 def put_of_an_object_and_deletion() -> Scenario:
     return _scenario(
-        chain(1), Process("A", (put("8", None, _large("A"), "o"),)), Process("D", (delete(),)), may_vanish="A"
+        chain(1), Process("A", (put("8", None, large("A"), "o"),)), Process("D", (delete(),)), may_vanish="A"
     )
 
 
 @_named
 def first_put_of_a_thread_and_deletion() -> Scenario:
     return _scenario(
-        NO_THREAD, Process("A", (put("8", None, _large("A"), "o"),)), Process("D", (delete(),)), may_vanish="A"
+        NO_THREAD, Process("A", (put("8", None, large("A"), "o"),)), Process("D", (delete(),)), may_vanish="A"
     )
 
 
 @_named
 def first_small_put_of_a_thread_and_deletion() -> Scenario:
-    a = _small("A")
+    a = small("A")
     return _scenario(
         NO_THREAD,
-        Process("A", (put("8", None, a, "s"), put("9", "8", a | _large("A"), "o")), lost=1),
+        Process("A", (put("8", None, a, "s"), put("9", "8", a | large("A"), "o")), lost=1),
         Process("D", (delete(),)),
         may_vanish="A",
     )
@@ -285,10 +285,10 @@ def first_small_put_of_a_thread_and_deletion() -> Scenario:
 @_named
 def small_step_then_object_and_deletion() -> Scenario:
     start = chain(1)
-    a = _small("A")
+    a = small("A")
     return _scenario(
         start,
-        Process("A", (put("8", "1", a, "s"), put("9", "8", a | _large("A"), "o"))),
+        Process("A", (put("8", "1", a, "s"), put("9", "8", a | large("A"), "o"))),
         Process("D", (delete(),)),
         may_vanish="A",
     )
@@ -296,10 +296,10 @@ def small_step_then_object_and_deletion() -> Scenario:
 
 @_named
 def new_namespace_and_deletion() -> Scenario:
-    a = _small("A")
+    a = small("A")
     return _scenario(
         chain(1),
-        Process("A", (put("8", None, a, "s", ns="sub"), put("9", "8", a | _large("A"), "o", ns="sub")), warm=True),
+        Process("A", (put("8", None, a, "s", ns="sub"), put("9", "8", a | large("A"), "o", ns="sub")), warm=True),
         Process("D", (delete(),), lost=1),
         may_vanish="A",
     )
@@ -310,8 +310,8 @@ def fork_put_and_deletion() -> Scenario:
     start = chain(3)
     return _scenario(
         start,
-        Process("A", (put("8", "1", start.channels | _small("A") | _large("A"), "so"),)),
-        Process("B", (put("9", "3", start.channels | _small("B"), "s"),)),
+        Process("A", (put("8", "1", start.channels | small("A") | large("A"), "so"),)),
+        Process("B", (put("9", "3", start.channels | small("B"), "s"),)),
         Process("D", (delete(),)),
         may_vanish="AB",
     )
@@ -336,7 +336,7 @@ def clock_went_back_and_deletion_in_small_batches() -> Scenario:
     # "0" sorts before its parent, "1".
     return _scenario(
         start,
-        Process("A", (put("0", "1", start.channels | _small("0"), "s"),), warm=True),
+        Process("A", (put("0", "1", start.channels | small("0"), "s"),), warm=True),
         Process("D", (delete(),)),
         may_vanish="A",
         batch=1,
@@ -373,7 +373,7 @@ def listing_and_deletion() -> Scenario:
 @_named
 def listing_and_writers() -> Scenario:
     start = chain(2)
-    a, b = start.channels | _large("A"), start.channels | _small("B") | _large("B")
+    a, b = start.channels | large("A"), start.channels | small("B") | large("B")
     return _scenario(
         start,
         Process("R", (list_all(), read("8"))),
@@ -388,9 +388,7 @@ def reader_writer_and_deletion() -> Scenario:
     return _scenario(
         start,
         Process("R", (read(None),)),
-        Process(
-            "A", (put("2", "1", start.channels | _large("A"), "o"), put("8", "2", start.channels | _large("A"), ()))
-        ),
+        Process("A", (put("2", "1", start.channels | large("A"), "o"), put("8", "2", start.channels | large("A"), ()))),
         Process("D", (delete(),)),
         may_vanish="A",
         batch=1,
@@ -437,11 +435,11 @@ def dead_deletion_repeated() -> Scenario:
 @_named
 def dead_writers_then_a_deletion() -> Scenario:
     start = chain(2)
-    a = start.channels | _small("A") | _large("A")
+    a = start.channels | small("A") | large("A")
     return _scenario(
         start,
         Process("A", (put("8", "2", a, "so", run="r2"), put_writes("8", "task", MIXED_WRITES)), dies=True),
-        Process("B", (put("8", "2", a | _small("B"), "so", run="r3"),), dies=True, lost=1),
+        Process("B", (put("8", "2", a | small("B"), "so", run="r3"),), dies=True, lost=1),
         Process("D", (delete(),), after="AB"),
         may_vanish="AB",
         empty=True,
@@ -452,7 +450,7 @@ def dead_writers_then_a_deletion() -> Scenario:
 def put_and_two_deletions() -> Scenario:
     return _scenario(
         chain(1),
-        Process("A", (put("8", None, _large("A"), "o"),)),
+        Process("A", (put("8", None, large("A"), "o"),)),
         Process("D", (delete(),)),
         Process("E", (delete(),)),
         may_vanish="A",
@@ -463,7 +461,7 @@ def put_and_two_deletions() -> Scenario:
 def slow_deletion_taken_for_dead() -> Scenario:
     return _scenario(
         chain(1),
-        Process("A", (put("8", None, _large("A"), "o"), put("9", "8", _large("A") | _small("A"), "s")), patient=False),
+        Process("A", (put("8", None, large("A"), "o"), put("9", "8", large("A") | small("A"), "s")), patient=False),
         Process("D", (delete(),)),
         may_vanish="A",
         errors=(ConflictError,),
@@ -485,7 +483,7 @@ def slow_deletion_and_large_writes() -> Scenario:
 def dead_deletion_then_writers() -> Scenario:
     "Whoever meets the mark of a dead deletion may go on; what they store stays."
     start = chain(3)
-    a = _small("A")
+    a = small("A")
     return _scenario(
         start,
         Process("D", (delete(),), dies=True),
@@ -493,13 +491,13 @@ def dead_deletion_then_writers() -> Scenario:
             "A",
             (
                 put("7", None, a, "s"),
-                put("8", "7", a | _large("A"), "o"),
+                put("8", "7", a | large("A"), "o"),
                 put_writes("8", "task", MIXED_WRITES),
             ),
             patient=False,
             after="D",
         ),
-        Process("B", (put("9", None, _large("B"), "o"),), patient=False, after="D"),
+        Process("B", (put("9", None, large("B"), "o"),), patient=False, after="D"),
         batch=2,
     )
 
@@ -510,7 +508,7 @@ def dead_deletion_then_another() -> Scenario:
     return _scenario(
         start,
         Process("D", (delete(),), dies=True, lost=1),
-        Process("A", (put("8", None, _large("A"), "o"),), patient=False, after="D"),
+        Process("A", (put("8", None, large("A"), "o"),), patient=False, after="D"),
         Process("E", (delete(),), after="D"),
         may_vanish="A",
         errors=(ConflictError,),
@@ -521,17 +519,17 @@ def dead_deletion_then_another() -> Scenario:
 @_named
 def everything_at_once() -> Scenario:
     start = chain(2)
-    a, b = start.channels | _small("A"), start.channels | _small("B") | _large("B")
+    a, b = start.channels | small("A"), start.channels | small("B") | large("B")
     return _scenario(
         start,
         Process("R", (read(None), list_all())),
         Process(
             "A",
-            (put("6", "2", a, "s"), put_writes("6", "task", MIXED_WRITES), put("8", "6", a | _large("A"), "o")),
+            (put("6", "2", a, "s"), put_writes("6", "task", MIXED_WRITES), put("8", "6", a | large("A"), "o")),
             lost=1,
             warm=True,
         ),
-        Process("B", (put("7", "1", b, "so", run="r2"), put("9", "7", b | _small("B9"), "s")), lost=1, patient=False),
+        Process("B", (put("7", "1", b, "so", run="r2"), put("9", "7", b | small("B9"), "s")), lost=1, patient=False),
         Process("D", (delete(),), lost=1, dies=True),
         Process("E", (delete(),), restarts=True, lost=1),
         may_vanish="AB",

@@ -31,6 +31,7 @@ from langgraph_gcs_saver.flows import checkpoints, threads, writes
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import Guard
 
+from . import world
 from .scenarios import SCENARIOS
 from .world import INLINE_BYTES, THREAD, Report, World, explore, new_context
 
@@ -59,9 +60,20 @@ def test_no_order_of_steps_breaks_anything(name: str, monkeypatch: pytest.Monkey
     assert report.ends, "no schedule came to its end"
 
 
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if "delet" in name])
+def test_a_deletion_while_something_is_read_back_is_no_damage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written is gone before its writer has read it back: nobody has changed it."""
+    monkeypatch.setattr(world, "VERIFY", "readback")
+    report = _explored(name, NORMAL_BUDGET, monkeypatch)
+    assert report.failure is None, report.failure
+    assert report.ends, "no schedule came to its end"
+
+
 @pytest.mark.soak
+@pytest.mark.parametrize("verify", ["off", "readback"])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_no_order_of_many_steps_breaks_anything(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_order_of_many_steps_breaks_anything(name: str, verify: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "VERIFY", verify)
     report = _explored(name, SOAK_BUDGET, monkeypatch)
     assert report.failure is None, report.failure
 
@@ -79,8 +91,8 @@ def test_deletions_at_the_same_time_do_not_break_each_other_for_ever(monkeypatch
 def test_a_deletion_that_goes_on_is_not_taken_for_dead() -> None:
     """Whoever waits longer than the timeout, and meets a mark that changes, goes on waiting."""
     world = SCENARIOS["put_of_an_object_and_deletion"]().world
-    deletion = _Steps(threads.delete_thread(THREAD, new_context("d")))
-    writer = _Steps(threads.guard(THREAD, new_context("w")))
+    deletion = Steps(threads.delete_thread(THREAD, new_context("d")))
+    writer = Steps(threads.guard(THREAD, new_context("w")))
     world = deletion.until(QueryDocs, world)  # It has marked the thread.
     world = writer.until(Pause, world)
     world = deletion.until(DeleteBlobs, world)  # It has looked at the mark again.
@@ -92,7 +104,7 @@ def test_a_deletion_that_goes_on_is_not_taken_for_dead() -> None:
     assert writer.done == ["GetDocs", "Now", "Pause", "GetDocs", "Now", "Pause", "GetDocs", "Commit"]
 
 
-class _Steps:
+class Steps:
     """A flow that is performed in parts."""
 
     def __init__(self, flow: Flow[Any]) -> None:
@@ -140,11 +152,11 @@ def _guard_without_a_document(patch: pytest.MonkeyPatch) -> None:
     """Demand that the thread does not exist, instead of making its document: a whole deletion passes unseen."""
     whole = threads.guard
 
-    def guard(thread_id: str, context: Context) -> Flow[Guard]:
+    def guard(thread_id: str, context: Context, **beside: Any) -> Flow[Guard]:
         name = keys.thread_doc(thread_id)
         if not (yield from GetDocs((name,))):
             return Guard(name, None)
-        return (yield from whole(thread_id, context))
+        return (yield from whole(thread_id, context, **beside))
 
     patch.setattr(checkpoints, "guard", guard)
     patch.setattr(writes, "guard", guard)
@@ -193,13 +205,13 @@ def _writes_without_condition(patch: pytest.MonkeyPatch) -> None:
 
 
 def _oldest_first(patch: pytest.MonkeyPatch) -> None:
-    def delete_checkpoints(thread_id: str, context: Context) -> Flow[int | None]:
-        while docs := (yield from QueryDocs(keys.checkpoints(thread_id))):
+    def delete_with_runs(collection: str, *_: Any) -> Flow[tuple[int, bool]]:
+        while docs := (yield from QueryDocs(collection)):
             if (yield from Commit((Delete(docs[-1].name, update_time=docs[-1].update_time),))) is None:
-                return None
-        return 0
+                return 0, False
+        return 0, True
 
-    patch.setattr(threads, "_delete_checkpoints", delete_checkpoints)
+    patch.setattr(threads, "_delete_with_runs", delete_with_runs)
 
 
 def _objects_without_a_look_at_the_mark(patch: pytest.MonkeyPatch) -> None:
@@ -215,11 +227,11 @@ def _dead_deletion_is_finished(patch: pytest.MonkeyPatch) -> None:
     """Whoever meets a dead deletion's mark ends its work, and deletes what was acknowledged in between."""
     whole = threads.guard
 
-    def guard(thread_id: str, context: Context) -> Flow[Guard]:
+    def guard(thread_id: str, context: Context, **beside: Any) -> Flow[Guard]:
         docs = yield from GetDocs((keys.thread_doc(thread_id),))
         if any("deleting" in doc.fields for doc in docs.values()):
             yield from threads.delete_thread(thread_id, context)
-        return (yield from whole(thread_id, context))
+        return (yield from whole(thread_id, context, **beside))
 
     patch.setattr(checkpoints, "guard", guard)
     patch.setattr(writes, "guard", guard)

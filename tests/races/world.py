@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
@@ -27,6 +27,7 @@ from langgraph_gcs_saver.effects import (
     BlobInfo,
     Commit,
     Compute,
+    CopyBlob,
     Create,
     DeleteBlobs,
     Doc,
@@ -36,6 +37,7 @@ from langgraph_gcs_saver.effects import (
     Gather,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Merge,
     Now,
@@ -45,7 +47,7 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import StoreUnavailableError
-from langgraph_gcs_saver.events import CheckpointSkipped
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
 from langgraph_gcs_saver.flows import writes as pending
 from langgraph_gcs_saver.flows.context import Context
@@ -57,6 +59,9 @@ THREAD = "t"
 SERDE = JsonPlusSerializer()
 LOADS = partial(loads, SERDE)
 CODEC = Codec(3)
+
+DAMAGE = (CheckpointSkipped, CheckpointDamaged, CheckpointRecovered)
+"""Events that tell of damage."""
 
 INLINE_BYTES = 200
 SMALL, LARGE = 40, 400
@@ -134,6 +139,15 @@ class World:
                 data = self.blobs.get(effect.name)
                 end = None if effect.length is None else effect.start + effect.length
                 return (None if data is None else data[effect.start : end]), self
+            case HashBlob():
+                data = self.blobs.get(effect.name)
+                return (None if data is None else hashlib.sha256(data).hexdigest()), self
+            case CopyBlob():
+                data = self.blobs.get(effect.name)
+                if data is None:
+                    return False, self
+                assert self.blobs.get(effect.target, data) == data, f"two copies share the name {effect.target}"
+                return True, World(self.docs, {**self.blobs, effect.target: data})
             case ListBlobs():
                 names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
                 found = [(n, self.blobs[n]) for n in names[: effect.limit]]
@@ -255,6 +269,10 @@ def _perform_locally(effect: Effect[Any], now: float) -> Any:
 # Processes
 
 
+VERIFY: Literal["readback", "off"] = "off"
+"""The mode of new contexts: reading back adds a step to every call, and with it orders of steps to try."""
+
+
 def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = True) -> Context:
     """The caches of one process; the names of its attempts begin with `name`, of two characters or less."""
     attempts = itertools.count()
@@ -265,6 +283,8 @@ def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = Tr
         full_every=None,
         values=ByteCache(1 << 20),
         clear_metadata=None,
+        verify=VERIFY,
+        falls_back=True,
         timeout=1.0,
         # All of it is in the first six characters, the part that an heir's token takes.
         new_attempt=lambda: f"{name.lower():0<2}{next(attempts):04}00",
@@ -281,6 +301,8 @@ class Call:
         stores: For `put`: namespace, checkpoint, and its values.
         writes: For `put_writes`: checkpoint, task, and its writes by number.
         reads: Whether its result is checkpoints, to be compared with what was put.
+        run: For `put`: the run that it belongs to.
+        pins: For a pin: the checkpoint that it keeps, if its result is true.
     """
 
     label: str
@@ -288,6 +310,8 @@ class Call:
     stores: tuple[str, str, dict[str, Any]] | None = None
     writes: tuple[str, str, dict[int, Any]] | None = None
     reads: bool = False
+    run: str | None = None
+    pins: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +329,7 @@ class Process:
         warm: Whether it has read all checkpoints before.
         slow: Whether its first upload takes two hours.
         after: Processes that must have ended, or died, before it starts.
+        inline: Largest frame that it stores in a document.
     """
 
     name: str
@@ -316,6 +341,7 @@ class Process:
     warm: bool = False
     slow: bool = False
     after: str = ""
+    inline: int = INLINE_BYTES
 
 
 class _Life:
@@ -330,7 +356,7 @@ class _Life:
         self.flow = self._calls(world)
 
     def _context(self, life: int) -> Context:
-        return new_context(self.process.name + ("" if life == 0 else "abcdefgh"[life - 1]))
+        return new_context(self.process.name + ("" if life == 0 else "abcdefgh"[life - 1]), inline=self.process.inline)
 
     def _calls(self, world: World) -> Generator[Effect[Any], Any, None]:
         life = itertools.count()
@@ -373,7 +399,7 @@ class _Life:
                             self.slow, self.now = False, self.now + 7200
                 elif isinstance(effect, (Compute, Emit, Now)):
                     value = _perform_locally(effect, self.now)
-                    if isinstance(effect, Emit) and isinstance(effect.event, CheckpointSkipped):
+                    if isinstance(effect, Emit) and isinstance(effect.event, DAMAGE):
                         self.error = AssertionError(f"nothing is damaged here: {effect.event}")
                 else:
                     value = yield effect
@@ -596,7 +622,7 @@ def brief(effect: Effect[Any] | None) -> str:
             return "GetDocs " + ", ".join(map(_short, effect.names))
         case QueryDocs():
             return f"QueryDocs {effect.collection.rsplit('/', 1)[-1]}"
-        case PutBlob() | GetBlob():
+        case PutBlob() | GetBlob() | HashBlob() | CopyBlob():
             return f"{type(effect).__name__} …{effect.name[-30:]}"
         case DeleteBlobs():
             return "DeleteBlobs " + ", ".join(f"…{name[-30:]}" for name in effect.names)
@@ -687,7 +713,7 @@ def put(
     def start(context: Context) -> Flow[None]:
         return put_flow(context, checkpoint_id, parent, channels, tuple(fresh), ns=ns, run=run)
 
-    return Call(f"put of {checkpoint_id}", start, stores=(ns, checkpoint_id, values_of(channels)))
+    return Call(f"put of {checkpoint_id}", start, stores=(ns, checkpoint_id, values_of(channels)), run=run)
 
 
 def writes_flow(
@@ -714,8 +740,8 @@ def put_writes(checkpoint_id: str, task: str, found: list[tuple[str, Any]]) -> C
     )
 
 
-def delete() -> Call:
-    return Call("delete_thread", lambda context: threads.delete_thread(THREAD, context))
+def delete(thread_id: str = THREAD) -> Call:
+    return Call("delete_thread", lambda context: threads.delete_thread(thread_id, context))
 
 
 def read(checkpoint_id: str | None) -> Call:
@@ -762,7 +788,7 @@ def dangling(world: World) -> str | None:
         name = stored.doc.name
         if _is_in(name, keys.CHECKPOINTS) and manifest.is_listed(stored.doc):
             wrong = _manifest_dangles(stored, world)
-        elif _is_in(name, keys.WRITES):
+        elif _is_in(name, keys.WRITES) and not is_stripped(world, name):
             wrong = _writes_dangle(stored, world)
         else:
             wrong = None
@@ -771,16 +797,29 @@ def dangling(world: World) -> str | None:
     return None
 
 
-_manifests: dict[int, Any] = {}
+def is_stripped(world: World, name: str) -> bool:
+    """Whether the checkpoint of pending writes is not listed any more; without one they may have come before it."""
+    ns, inverted, *_ = name.rsplit("/", 1)[1].split("!")
+    doc = world.doc(f"{name.split(f'/{keys.WRITES}/', maxsplit=1)[0]}/{keys.CHECKPOINTS}/{inverted}!{ns}")
+    return doc is not None and not manifest.is_listed(doc)
+
+
+_manifests: dict[int, manifest.Manifest] = {}
 _intact: set[Any] = set()
 _writes_blobs: dict[int, frozenset[str]] = {}
 
 
-def _manifest_dangles(stored: Stored, world: World) -> str | None:
+def manifest_of(stored: Stored, world: World) -> manifest.Manifest:
+    """What a listed document says."""
     known = _manifests.get(stored.number)
     if known is None:
         known, _ = play(read_manifest(stored.doc, CODEC), world)
         _manifests[stored.number] = known
+    return known
+
+
+def _manifest_dangles(stored: Stored, world: World) -> str | None:
+    known = manifest_of(stored, world)
     for channel, ref in known.channels.items():
         pieces = []
         for link in ref.chain:
@@ -824,8 +863,7 @@ def _writes_dangle(stored: Stored, world: World) -> str | None:
         return f"I1: pending writes: missing {sorted(gone)}" if gone else None
     seen: list[Effect[Any]] = []
     checkpoint_id = keys.writes_checkpoint_id_of(stored.doc.name)
-    ns = str(keys.dec(stored.doc.name.rsplit("/", 1)[1].split("!")[0]))
-    flow = pending.read_writes(THREAD, ns, frozenset((checkpoint_id,)), [stored.doc], CODEC)
+    flow = pending.read_writes(frozenset((checkpoint_id,)), [stored.doc], CODEC)
     try:
         play(flow, world, seen)
     except manifest.DamagedError as damage:
@@ -875,12 +913,12 @@ class Rules:
                         return f"I3: {call.label} gave {dict(loaded.values)} for {known.checkpoint_id!r}"
         return dangling(world) or self._halves(world)
 
-    def _halves(self, world: World) -> str | None:
+    def _halves(self, world: World, thread_id: str = THREAD) -> str | None:
         """Whether of some call of `put_writes` a part is visible, and the rest is not."""
-        key = world.key()[1]
+        key = thread_id, world.key()[1]
         if key not in self._whole:
             for checkpoint_id in {checkpoint_id for checkpoint_id, _ in self.calls}:
-                visible = read_pending(world, checkpoint_id)
+                visible = read_pending(world, checkpoint_id, thread_id)
                 for (other_id, task), calls in self.calls.items():
                     numbers = {idx for found_task, idx in visible if found_task == task}
                     whole = {idx for call in calls if call.keys() <= numbers for idx in call}
@@ -946,18 +984,19 @@ def _unnamed(world: World) -> str | None:
     """Whether a checkpoint lacks the documents that tell its thread's id and what its runs touched."""
     for doc in world.checkpoints():
         if manifest.is_listed(doc):
-            thread = world.doc(keys.thread_doc(THREAD))
-            if thread is None or thread.fields.get("thread_id") != THREAD:
+            thread_id = str(keys.thread_id_of(keys.thread_segment_of(doc.name)))
+            thread = world.doc(keys.thread_doc(thread_id))
+            if thread is None or thread.fields.get("thread_id") != thread_id:
                 return "a checkpoint's thread has no document, or one without its id"
             for run in manifest.runs_of(doc):
-                if world.doc(keys.run_doc(run, THREAD)) is None:
+                if world.doc(keys.run_doc(run, thread_id)) is None:
                     return f"a checkpoint's run {run!r} has no document"
     return None
 
 
-def read_pending(world: World, checkpoint_id: str) -> dict[tuple[str, int], Any]:
+def read_pending(world: World, checkpoint_id: str, thread_id: str = THREAD) -> dict[tuple[str, int], Any]:
     """The pending writes that a reader of the thread sees, by task and number."""
-    query = pending.query(THREAD, "", checkpoint_id, checkpoint_id)
+    query = pending.query(thread_id, "", checkpoint_id, checkpoint_id)
     docs, _ = world.perform(query, 0)
-    found, _ = play(pending.read_writes(THREAD, "", frozenset((checkpoint_id,)), docs, CODEC), world)
+    found, _ = play(pending.read_writes(frozenset((checkpoint_id,)), docs, CODEC), world)
     return {(write.task_id, write.idx): LOADS(write.value) for write in found.get(checkpoint_id, [])}

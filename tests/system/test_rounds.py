@@ -11,13 +11,14 @@ from langgraph_gcs_saver.effects import (
     Gather,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     PutBlob,
     QueryDocs,
 )
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values, version
 
-REMOTE = GetDocs | QueryDocs | Commit | PutBlob | GetBlob | ListBlobs | DeleteBlobs | EnsureBucket
+REMOTE = GetDocs | QueryDocs | Commit | PutBlob | GetBlob | HashBlob | ListBlobs | DeleteBlobs | EnsureBucket
 
 
 class Counting:
@@ -57,17 +58,19 @@ class Counting:
 
 
 @pytest.fixture
-def counted(saver):
-    return saver, Counting(saver)
-
-
-@pytest.fixture
 def cold(make_saver):
-    def make():
-        saver = make_saver()
+    """Makes savers that nobody reads back, each with caches of its own."""
+
+    def make(verify="off"):
+        saver = make_saver(verify=verify)
         return saver, Counting(saver)
 
     return make
+
+
+@pytest.fixture
+def counted(cold):
+    return cold()
 
 
 def step(n, **state):
@@ -99,6 +102,88 @@ def test_put_with_a_frame_in_cloud_storage(counted):
     # Neither a value that stays nor an equal one is stored again.
     put(saver, 4, step(4, large=noise(20_000, 3), other=noise(20_000, 4)), parent=3, changed={"messages", "n", "other"})
     assert count.take() == (1, 1)
+
+
+# What each mode of `verify` costs
+
+
+MODES = ("off", "checksum", "readback")
+
+
+def read_back(verify, rounds, requests, *, objects=0):
+    """What a call takes in a mode; reading back adds a round for documents, and one for objects, all at once."""
+    if verify != "readback":
+        return rounds, requests
+    return rounds + (2 if objects else 1), requests + 1 + objects
+
+
+def test_the_default_reads_back(make_saver):
+    saver = make_saver()
+    count = Counting(saver)
+    put(saver, 1, step(1))
+    assert count.rounds == [["Commit"], ["GetDocs"]]
+    assert count.take() == (2, 2)
+
+
+@pytest.mark.parametrize("verify", MODES)
+def test_a_step_that_fits_in_documents(verify, cold):
+    """A single round, and one more to read it back."""
+    saver, count = cold(verify)
+    put(saver, 1, step(1, kept="kept"))
+    assert count.take() == read_back(verify, 1, 1)
+    for n in range(2, 6):
+        put(saver, n, step(n, kept="kept"), parent=n - 1, changed={"messages", "n"}, metadata={"run_id": "r"})
+        assert count.take() == read_back(verify, 1, 1)
+    saver.put_writes(cfg(5), [("a", 1), ("b", [2])], "task")
+    assert count.take() == read_back(verify, 1, 1)
+    saver.put_writes(cfg(5), [("a", 1), ("__interrupt__", ["?"]), ("__error__", "!")], "task")
+    assert count.take() == read_back(verify, 1, 1)
+
+
+@pytest.mark.parametrize("verify", MODES)
+@pytest.mark.parametrize("objects", [1, 2, 5])
+def test_a_step_with_objects(objects, verify, cold):
+    """Two rounds, and at most four: however many objects there are, they are written and read at the same time."""
+    saver, count = cold(verify)
+    put(saver, 1, step(1))
+    count.take()
+    large = {f"large {n}": noise(20_000, n) for n in range(objects)}
+    put(saver, 2, step(2, **large), parent=1)
+    taken = [sorted(names) for names in count.rounds]
+    assert taken[:1] == [["PutBlob"] * objects]
+    if verify == "readback":
+        assert taken[1:] == [["HashBlob"] * objects, ["Commit"], ["GetDocs"]]
+    else:
+        assert taken[1:] == [["Commit"]]
+    assert count.take() == read_back(verify, 2, objects + 1, objects=objects)
+
+
+@pytest.mark.parametrize("verify", MODES)
+def test_writes_with_objects(verify, cold):
+    saver, count = cold(verify)
+    saver.put_writes(cfg(1), [("a", 1)], "first")
+    count.take()
+    # The thread's document is made, for nothing else keeps a deletion from passing between.
+    saver.put_writes(cfg(1), [("a", noise(200_000)), ("__interrupt__", noise(200_000, 2))], "task")
+    assert count.take() == read_back(verify, 4, 5, objects=2)
+    saver.put_writes(cfg(1), [("a", noise(200_000))], "another")
+    assert count.take() == read_back(verify, 3, 3, objects=1)
+
+
+@pytest.mark.parametrize("verify", MODES)
+def test_a_call_again_takes_what_it_takes_to_see_that_it_was_made(verify, cold):
+    saver, count = cold(verify)
+    put(saver, 1, step(1))
+    saver.put_writes(cfg(1), [("a", 1)], "task")
+    count.take()
+    put(saver, 1, step(1))
+    # The thread's guard, the commit that fails, and the look at the document: nothing was written.
+    assert count.take() == (3, 3)
+    saver.put_writes(cfg(1), [("a", 1)], "task")
+    assert count.take() == (2, 2)
+
+
+# Caches
 
 
 def test_put_on_a_cold_saver(counted, cold):
@@ -140,7 +225,10 @@ def test_get_tuple(counted, cold):
     reader, counts = cold()
     assert values(reader.get_tuple(cfg(1))) == step(1)
     assert counts.take() == (1, 2)
+    # No checkpoint: then the thread's document tells that there never was one.
     assert reader.get_tuple(cfg(thread="nobody")) is None
+    assert counts.take() == (2, 2)
+    assert reader.get_tuple(cfg(thread="nobody", ns="a subgraph")) is None
     assert counts.take() == (1, 1)
 
 
@@ -178,18 +266,19 @@ def test_list_of_50(counted, cold):
     assert count.take()[0] == 4  # two pages
 
 
-def test_the_asynchronous_half_is_the_same(counted, cold):
+@pytest.mark.parametrize("verify", MODES)
+def test_the_asynchronous_half_is_the_same(verify, cold):
     async def main():
-        saver, count = counted
+        saver, count = cold(verify)
         for n in (1, 2):
             first = checkpoint(n, step(n))
             await saver.aput(cfg(n - 1 or None), first, DEFAULT, {"messages": version(n), "n": version(n)})
-            assert count.take() == (1, 1)
+            assert count.take() == read_back(verify, 1, 1)
         await saver.aput_writes(cfg(2), [("a", 1)], "task")
-        assert count.take() == (1, 1)
+        assert count.take() == read_back(verify, 1, 1)
         large = checkpoint(3, {"large": noise(20_000)})
         await saver.aput(cfg(2), large, DEFAULT, large["channel_versions"])
-        assert count.take() == (2, 2)
+        assert count.take() == read_back(verify, 2, 2, objects=1)
         reader, counts = cold()
         await reader.aget_tuple(cfg(2))
         assert counts.take() == (1, 2)

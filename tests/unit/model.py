@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from langgraph_gcs_saver.effects import (
     Gather,
     GetBlob,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Now,
     Pause,
@@ -35,6 +37,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.flows import checkpoints, tuples
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.frames import Codec, crc32c
 from langgraph_gcs_saver.serialization import loads
 
@@ -49,6 +52,7 @@ class Model:
 
     `before` is called with every effect of a driven flow, before it is performed: to change what the flow will meet, to
     raise, or to return an answer in its place. `LOST` performs the effect and answers `None`, `REFUSED` answers `None`.
+    `after` is called when it was performed, with its result: to change what was stored, as damage does.
     """
 
     docs: dict[str, Doc] = field(default_factory=dict)
@@ -56,6 +60,7 @@ class Model:
     now: float = 1_000_000.0
     log: list[Effect[Any]] = field(default_factory=list)
     before: Callable[[Effect[Any]], Any] | None = None
+    after: Callable[[Effect[Any], Any], None] | None = None
     _clock: Any = field(default_factory=lambda: count(1))
 
     LOST = object()
@@ -74,17 +79,26 @@ class Model:
             try:
                 answer = None if self.before is None else self.before(effect)
                 result = self.perform(effect) if answer in (None, self.LOST) else answer
+                if self.after is not None:
+                    self.after(effect, result)
                 step = partial(flow.send, None if answer in (self.LOST, self.REFUSED) else result)
             except BaseException as error:
                 step = partial(flow.throw, error)
 
     def aside(self, flow: Flow[Any]) -> Any:
         """Perform another flow whole, as another process would, in the middle of the driven one."""
-        log, before, self.before = self.log, self.before, None
+        kept = self.log, self.before, self.after
+        self.before = self.after = None
         try:
             return self.drive(flow)
         finally:
-            self.log, self.before = log, before
+            self.log, self.before, self.after = kept
+
+    def change(self, name: str, **fields: Any) -> None:
+        """Change fields of a document behind everybody's back: its times stay. `...` removes a field."""
+        doc = self.docs[name]
+        kept = {key: value for key, value in (doc.fields | fields).items() if value is not ...}
+        self.docs[name] = Doc(name, kept, doc.create_time, doc.update_time)
 
     @property
     def rounds(self) -> list[Effect[Any]]:
@@ -113,6 +127,8 @@ class Model:
             case GetBlob(name, start, length):
                 data = self.blobs.get(name)
                 return None if data is None else data[start : None if length is None else start + length]
+            case HashBlob(name):
+                return None if name not in self.blobs else hashlib.sha256(self.blobs[name]).hexdigest()
             case ListBlobs():
                 names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
                 found = [(n, self.blobs[n]) for n in names[: effect.limit]]
@@ -187,6 +203,8 @@ def make_context(**options: Any) -> Context:
         "full_every": None,
         "values": ByteCache(64 << 20),
         "clear_metadata": None,
+        "verify": "off",
+        "falls_back": True,
         "timeout": 10.0,
         "new_attempt": lambda: f"{next(_attempts):06}attempt",
     }
@@ -246,8 +264,21 @@ def put_aside(model: Model, context: Context, *args: Any, **kwargs: Any) -> None
     model.aside(checkpoints.put(put_request(*args, context=context, **kwargs), context))
 
 
-def read(model: Model, number: int, *, thread: str = "t", ns: str = "") -> Any:
-    """A checkpoint's values as another process reads them; `None` when it is not there."""
-    flow = tuples.get_tuple(thread, ns, cid(number), lambda value: loads(SERDE, value), make_context())
-    found = model.aside(flow)
+def put_writes(model: Model, context: Context, number: int, writes: Any, task: str = "task") -> None:
+    """Drive one `put_writes` for a checkpoint of thread `t`."""
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": cid(number)}}
+    model.drive(store_writes(requests.put_writes_request(config, writes, task, "", serde=SERDE), context))
+
+
+def get(
+    number: int | None, context: Context | None = None, *, thread: str = "t", ns: str = ""
+) -> Flow[tuples.Loaded | None]:
+    """The flow that gets a checkpoint, or the latest one."""
+    checkpoint_id = None if number is None else cid(number)
+    return tuples.get_tuple(thread, ns, checkpoint_id, lambda value: loads(SERDE, value), context or make_context())
+
+
+def read(model: Model, number: int | None, *, thread: str = "t", ns: str = "") -> Any:
+    """A checkpoint's values, or the latest one's, as another process reads them; `None` when it is not there."""
+    found = model.aside(get(number, thread=thread, ns=ns))
     return None if found is None else found.values

@@ -16,6 +16,7 @@ TREE = {
     "InvalidOptionError": ("InvalidInputError", "invalid-option", 2),
     "InvalidConfigError": ("InvalidInputError KeyError", "invalid-config", 2),
     "InvalidIdError": ("InvalidInputError", "invalid-id", 2),
+    "ValueTooLargeError": ("InvalidInputError", "value-too-large", 2),
     "SerializationError": ("GCSSaverError TypeError", "serialization", 3),
     "SaverClosedError": ("GCSSaverError RuntimeError", "closed", 2),
     "DamageError": ("GCSSaverError", "damage", 4),
@@ -27,6 +28,7 @@ TREE = {
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
     "StoreNotFoundError": ("StoreError", "store-not-found", 7),
     "StoreUnavailableError": ("StoreError ConnectionError", "unavailable", 7),
+    "CheckpointVerificationError": ("StoreError", "verification", 7),
 }
 CLASSES = {name: found for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)}
 CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channel": "a", "frame": "b"}

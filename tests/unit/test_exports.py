@@ -9,20 +9,29 @@ import langgraph_gcs_saver
 from langgraph_gcs_saver import GCSSaver, SetupReport, events
 from langgraph_gcs_saver.options import Options
 
-TWINS = [
-    ("setup", "asetup"),
-    ("get_tuple", "aget_tuple"),
-    ("list", "alist"),
-    ("put", "aput"),
-    ("put_writes", "aput_writes"),
-    ("delete_thread", "adelete_thread"),
-    ("close", "aclose"),
-]
+LANGGRAPHS = (
+    "get_tuple",
+    "list",
+    "put",
+    "put_writes",
+    "delete_thread",
+    "delete_for_runs",
+    "copy_thread",
+    "prune",
+    "get_delta_channel_history",
+)
+"""What LangGraph's base class declares."""
+
+OURS = ("setup", "verify", "repair", "pin", "unpin", "pins", "close")
+TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
+STREAMS = {"alist", "averify"}
 PUBLIC = sorted(name for name in vars(GCSSaver) if not name.startswith("_"))
 
 
 def test_public_names():
-    assert langgraph_gcs_saver.__all__ == ["GCSSaver", "SetupReport", "__version__", "errors", "events"]
+    reports = {"Finding", "RepairPlan", "RepairStep", "SetupReport"}
+    assert {"GCSSaver", "__version__", "errors", "events", *reports} <= set(langgraph_gcs_saver.__all__)
+    assert langgraph_gcs_saver.__all__ == sorted(langgraph_gcs_saver.__all__)
     for name in langgraph_gcs_saver.__all__:
         assert getattr(langgraph_gcs_saver, name) is not None
 
@@ -78,7 +87,7 @@ def test_twins_have_one_signature(sync, asynchronous):
     one, other = (inspect.signature(getattr(GCSSaver, name)) for name in (sync, asynchronous))
     assert one.parameters == other.parameters
     assert str(other.return_annotation).removeprefix("Async") == one.return_annotation
-    assert inspect.iscoroutinefunction(getattr(GCSSaver, asynchronous)) == (asynchronous != "alist")
+    assert inspect.iscoroutinefunction(getattr(GCSSaver, asynchronous)) == (asynchronous not in STREAMS)
     assert not inspect.iscoroutinefunction(getattr(GCSSaver, sync))
 
 
@@ -88,12 +97,14 @@ def test_the_asynchronous_twins_doc_names_the_other(sync, asynchronous):
         assert f"Asynchronous twin of `{sync}`" in getattr(GCSSaver, asynchronous).__doc__
 
 
-@pytest.mark.parametrize("name", [name for pair in TWINS[1:-1] for name in pair])
+@pytest.mark.parametrize("name", [name for pair in TWINS[: len(LANGGRAPHS)] for name in pair])
 def test_methods_take_what_langgraph_passes(name):
-    """By position and by keyword: the base's parameters, in their order, with their defaults."""
+    """By position and by keyword: the base's parameters, in their order, with their defaults; more have to be named."""
     ours = list(inspect.signature(getattr(GCSSaver, name)).parameters.values())
     base = list(inspect.signature(getattr(BaseCheckpointSaver, name)).parameters.values())
-    assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in base]
+    more = ours[len(base) :]
+    assert [(p.name, p.kind, p.default) for p in ours[: len(base)]] == [(p.name, p.kind, p.default) for p in base]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in more)
 
 
 def test_importing_the_package_loads_no_google_client():

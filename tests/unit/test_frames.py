@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import suppress
 
 import google_crc32c
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from langgraph_gcs_saver import frames
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
-from langgraph_gcs_saver.errors import InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.frames import Codec, FrameError
 from tests.unit.fuzz import fuzz
 
@@ -469,7 +470,7 @@ BOMB = """
 import resource, sys, threading
 from langgraph_gcs_saver import frames
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
-from langgraph_gcs_saver.errors import InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 
 codec = frames.Codec(3)
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))  # a failure must not take the machine along
@@ -505,6 +506,37 @@ def test_a_bomb_is_refused_before_anything_is_allocated(lies):
     assert refused == 2, "nothing was refused: the bomb is broken"
     # Kilobytes on Linux, bytes on macOS.
     assert grown < (8 << 10 if sys.platform == "linux" else 8 << 20)
+
+
+# Large values
+
+
+@pytest.mark.parametrize("base", [None, bytes(3000)], ids=["full", "incremental"])
+def test_values_over_the_bound_are_neither_encoded_nor_decoded(base):
+    bounded = Codec(LEVEL, max_bytes=2000)
+    assert bounded.decode(bounded.encode(bytes(2000), base), 2000, base) == bytes(2000)
+    with pytest.raises(ValueTooLargeError, match=r"2,001 bytes.*max_value_bytes is 2,000"):
+        bounded.encode(bytes(2001), base)
+    stored = CODEC.encode(bytes(2001), base)
+    with pytest.raises(ValueTooLargeError):
+        bounded.decode(stored, 2001, base)
+
+
+def test_a_value_over_the_bound_allocates_nothing():
+    """Frames can be made that decompress to any size, and say so honestly."""
+    stored = CODEC.encode(bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueTooLargeError):
+            Codec(LEVEL, max_bytes=1 << 20).decode(stored, 64 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        # A frame that is not as large as the manifest says is damage, whatever the bound.
+        with pytest.raises(FrameError):
+            Codec(LEVEL, max_bytes=1 << 20).decode(stored, 1000)
+        with pytest.raises(FrameError):
+            Codec(LEVEL, max_bytes=1 << 20).decode(CODEC.encode(bytes(1000)), 64 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 # Envelopes

@@ -75,7 +75,11 @@ def test_flows_perform_nothing(module):
     assert "print" not in {ast.unparse(n.func) for n in ast.walk(parse(module)) if isinstance(n, ast.Call)}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores"])])
+WIRE = (f"{PACKAGE}.testing.proxy", f"{PACKAGE}.testing.http_proxy")
+"""What stands between a store and its service speaks the service's language too."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores", *WIRE])])
 def test_only_stores_import_the_services(module):
     found = below(of(module, typing=module != f"{PACKAGE}.saver"), SERVICES)
     assert not found

@@ -180,6 +180,9 @@ class Cipher:
         ("cache_max_bytes", [0, 1, 64 << 20, 1 << 40]),
         ("cipher", [None, Cipher()]),
         ("clear_metadata", [(), [], {"step"}, ("source", "step"), frozenset(["a"]), {"a": 1}]),
+        ("verify", ["readback", "checksum", "off"]),
+        ("on_corruption", ["fallback", "raise"]),
+        ("max_value_bytes", [1 << 10, 1 << 30, 1 << 40]),
     ],
 )
 def test_values_in_range(name, values):
@@ -200,6 +203,9 @@ def test_values_in_range(name, values):
         ("full_every", [timedelta(0), timedelta(minutes=59), timedelta(hours=-1)]),
         ("cache_max_bytes", [-1, True, 1.0, "0", None, (1 << 40) + 1]),
         ("clear_metadata", ["step", b"step", [5], [None], ["step", 5], None, 5]),
+        ("verify", ["", "Readback", "none", "on", True, False, None, 1, ["readback"]]),
+        ("on_corruption", ["", "ignore", "Fallback", True, None, 0]),
+        ("max_value_bytes", [0, (1 << 10) - 1, (1 << 40) + 1, -1, True, 1e9, "1 GiB", None]),
     ],
 )
 def test_values_out_of_range(name, values):
@@ -207,6 +213,32 @@ def test_values_out_of_range(name, values):
         with pytest.raises(InvalidOptionError, match=name) as caught:
             Options.of({name: value})
         assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("verify", ["readback", "checksum", "off"]), ("on_corruption", ["fallback", "raise"])]
+)
+def test_words_that_there_are_not_are_told_with_those_that_there_are(name, words):
+    with pytest.raises(InvalidOptionError, match=name) as caught:
+        Options.of({name: "nonsense"})
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_the_defaults_are_the_safe_ones():
+    """Whoever wants less must say so."""
+    assert (Options().verify, Options().on_corruption, Options().max_value_bytes) == ("readback", "fallback", 1 << 30)
+
+
+def test_options_reach_the_flows(tmp_path):
+    for verify in ("readback", "checksum", "off"):
+        for on_corruption in ("fallback", "raise"):
+            options = {"verify": verify, "on_corruption": on_corruption, "max_value_bytes": 12345}
+            with GCSSaver.from_conn_string(f"file://{tmp_path}/store", **options) as saver:
+                context = saver._context
+            assert (context.verify, context.falls_back) == (verify, on_corruption == "fallback")
+            assert context.reads_back is (verify == "readback")
+            assert context.upload("name", b"data").checked is (verify != "off")
+            assert context.codec.max_bytes == 12345
 
 
 @pytest.mark.parametrize("cipher", [5, "key", b"0" * 16, object()], ids=repr)

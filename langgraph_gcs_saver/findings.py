@@ -1,0 +1,65 @@
+"""What `verify` finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from langgraph_gcs_saver.errors import InvalidOptionError
+
+Depth = Literal["metadata", "existence", "data"]
+"""How far to look: documents only; and whether each object is there, with its size and checksum; and every value."""
+
+DEPTHS: tuple[Depth, ...] = ("metadata", "existence", "data")
+
+
+def check_depth(depth: str) -> Depth:
+    """The depth, if it is one.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    for known in DEPTHS:
+        if depth == known:
+            return known
+    raise InvalidOptionError(f"depth is {depth!r}; it must be one of {', '.join(DEPTHS)}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: `missing` (referred to, and not there), `corrupt` (not what was written), or `unreferenced` (there, and
+            nothing refers to it: what a call that died has left, or one that is under way has just uploaded).
+        thread_id: The thread.
+        checkpoint_ns: The namespace.
+        checkpoint_id: The checkpoint that wrote it.
+        channel: The channel whose value it holds, if it is one channel's.
+        name: Name of the document or object.
+        reason: What is wrong with it.
+        affects: Ids of the checkpoints that cannot be read for it, newest first.
+    """
+
+    kind: Literal["missing", "corrupt", "unreferenced"]
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str = ""
+    channel: str | None = None
+    name: str
+    reason: str
+    affects: tuple[str, ...] = ()
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether something that was stored cannot be read, or not be found."""
+        return self.kind != "unreferenced"
+
+    def __str__(self) -> str:
+        where = f"{self.name} (thread {self.thread_id!r}"
+        if self.checkpoint_id:
+            where += f", namespace {self.checkpoint_ns!r}, checkpoint {self.checkpoint_id}"
+        if self.channel is not None:
+            where += f", channel {self.channel!r}"
+        affects = f"; {len(self.affects)} checkpoints cannot be read for it" if self.affects else ""
+        return f"{self.kind}: {where}): {self.reason}{affects}"

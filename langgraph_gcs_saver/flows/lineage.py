@@ -1,0 +1,184 @@
+"""What a DeltaChannel's value is made of: the nearest stored value among the ancestors, and the writes since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
+from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
+from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.tuples import get_tuple
+from langgraph_gcs_saver.flows.writes import query, read_writes
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+
+PAGE = 200
+"""Ancestors read at once, without their frames: 100 to 200 KB."""
+
+_MASK = ("format", "ns", "manifest", "digest")
+
+
+@dataclass(slots=True)
+class _Channel:
+    """What the walk has found of a channel: writes, newest first, and the checkpoint whose stored value they follow."""
+
+    writes: list[tuple[str, str, Serialized]] = field(default_factory=list)
+    seed: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Whose history is wanted, of which channels; without an id the latest checkpoint's."""
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str | None
+    channels: tuple[str, ...]
+
+
+def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
+    """For each channel the writes that led to a checkpoint, oldest first, and the stored value before them, if any.
+
+    A checkpoint that is not there has no history. One with an ancestor that is needed and not there has lost it: its
+    value would silently be another one.
+
+    Raises:
+        CheckpointCorruptError: An ancestor is damaged or gone, or a write, or the stored value.
+    """
+    if request.checkpoint_id is None:
+        latest = yield from get_tuple(request.thread_id, request.ns, None, loads, context)
+        if latest is None:
+            return {channel: {"writes": []} for channel in request.channels}
+        request = replace(request, checkpoint_id=latest.manifest.checkpoint_id)
+    before: object = None
+    while True:
+        found = yield from _try(request, loads, context)
+        if not isinstance(found, _AncestorError):
+            return found
+        # Missing is not damage: somebody may be deleting the thread, the target first.
+        seen = (found.checkpoint_id, found.damage.reason, found.damage.frame)
+        if seen == before:
+            raise corrupt(found.damage, request.thread_id, request.ns, found.checkpoint_id)
+        before = seen
+
+
+def _try(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]] | _AncestorError]:
+    try:
+        return (yield from _history(request, loads, context))
+    except _AncestorError as error:
+        return error
+
+
+class _AncestorError(Exception):
+    """Something that a history needs is missing or damaged."""
+
+    def __init__(self, checkpoint_id: str, damage: DamagedError) -> None:
+        super().__init__(damage.reason)
+        self.checkpoint_id = checkpoint_id
+        self.damage = damage
+
+
+def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
+    thread_id, ns = request.thread_id, request.ns
+    found = {channel: _Channel() for channel in request.channels}
+    remaining = set(request.channels)
+    page = yield from _page(thread_id, ns, str(request.checkpoint_id))
+    target = page.get(str(request.checkpoint_id))
+    if target is None:
+        return {channel: {"writes": []} for channel in request.channels}
+    wanted = (yield from _manifest(target, context)).parent_id
+    while wanted is not None and remaining:
+        if wanted not in page:
+            page = yield from _page(thread_id, ns, wanted)
+        path, wanted = yield from _walk(page, wanted, remaining, context)
+        yield from _collect(path, found, remaining, context)
+    return (yield from _load(found, loads, context))
+
+
+def _page(thread_id: str, ns: str, checkpoint_id: str) -> Flow[dict[str, Doc]]:
+    """A checkpoint and those before it, by id: as a rule they are its ancestors."""
+    where = (("ns", keys.enc(ns, "namespace")),)
+    start = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
+    docs = yield from QueryDocs(keys.checkpoints(thread_id), where, start=start, limit=PAGE, mask=_MASK)
+    return {keys.checkpoint_id_of(doc.name): doc for doc in docs}
+
+
+def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
+    try:
+        return (yield from read_manifest(doc, context.codec))
+    except DamagedError as damage:
+        raise _AncestorError(keys.checkpoint_id_of(doc.name), damage) from None
+
+
+def _walk(
+    page: Mapping[str, Doc], wanted: str, remaining: set[str], context: Context
+) -> Flow[tuple[list[Manifest], str | None]]:
+    """Ancestors within a page, nearest first, as far as they are needed; and the next one."""
+    path: list[Manifest] = []
+    needed = set(remaining)
+    following: str | None = wanted
+    while following is not None and needed and (following in page or not path):
+        if following not in page:
+            damage = DamagedError("it is gone, and a DeltaChannel's value is made of it", missing=True)
+            raise _AncestorError(following, damage)
+        known = yield from _manifest(page[following], context)
+        path.append(known)
+        needed -= known.channels.keys()
+        following = known.parent_id
+    return path, following
+
+
+def _collect(path: list[Manifest], found: Mapping[str, _Channel], remaining: set[str], context: Context) -> Flow[None]:
+    """Take the writes of some ancestors, nearest first, and note where a channel has a stored value."""
+    ids = [known.checkpoint_id for known in path]
+    docs = yield from query(path[0].thread_id, path[0].ns, max(ids), min(ids))
+    try:
+        pending = yield from read_writes(frozenset(ids), docs, context.codec)
+    except DamagedError as damage:
+        name = damage.frame or ""
+        guilty = keys.writes_checkpoint_id_of(name) if f"/{keys.WRITES}/" in name else ids[0]
+        raise _AncestorError(guilty, damage) from None
+    for known in path:
+        for write in reversed(pending.get(known.checkpoint_id, [])):
+            if write.channel in remaining:
+                found[write.channel].writes.append((write.task_id, write.channel, write.value))
+        for channel in remaining & known.channels.keys():
+            found[channel].seed = known
+            remaining.discard(channel)
+
+
+def _load(found: Mapping[str, _Channel], loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
+    """Fetch the stored values, and deserialise everything."""
+    seeds: dict[str, Manifest] = {}
+    for channel, one in found.items():
+        if one.seed is not None:
+            known = seeds.get(one.seed.checkpoint_id) or replace(one.seed, channels={})
+            channels = {**known.channels, channel: one.seed.channels[channel]}
+            seeds[one.seed.checkpoint_id] = replace(known, channels=channels)
+    items = [Found(Doc(known.name, {}, 0, 0), known) for known in seeds.values()]
+    sources = Sources(items, context)
+    sources.fill((yield from Gather(tuple(sources.fetches()))))
+    size = sum(known.size for known in seeds.values())
+    size += sum(len(value.data) for one in found.values() for _, _, value in one.writes)
+    return (yield from Compute(partial(_deserialize, found, seeds, sources, loads), size=size))
+
+
+def _deserialize(
+    found: Mapping[str, _Channel], seeds: Mapping[str, Manifest], sources: Sources, loads: Loads
+) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for channel, one in found.items():
+        writes = [(task, name, loads(value)) for task, name, value in reversed(one.writes)]
+        result[channel] = {"writes": writes}
+        if one.seed is not None:
+            known = seeds[one.seed.checkpoint_id]
+            try:
+                plain = sources.plain(known, channel)
+            except DamagedError as damage:
+                raise _AncestorError(known.checkpoint_id, damage) from None
+            result[channel]["seed"] = loads(Serialized(known.channels[channel].type, plain))
+    return result

@@ -1,0 +1,568 @@
+"""A survey of one thread: all that it stores, and what of it is missing, damaged or not referred to.
+
+`verify` tells what a survey finds, `repair` plans from it. Writers may be at work meanwhile: whatever does not fit is
+looked at again before it is told, and what has changed since is left to its writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, cast
+
+from langgraph_gcs_saver import filters, frames, keys, manifest
+from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.findings import Depth, Finding
+from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.manifests import locate_manifest, open_stub
+from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.writes import stubs_of
+from langgraph_gcs_saver.frames import FrameError
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+
+PAGE = 50
+"""Documents read at once; each may hold half a megabyte of frames."""
+
+LOOKS = 5
+"""How often a thread is looked at, at most, until two looks in a row agree."""
+
+_BATCH = 20
+"""Checkpoints whose values are decoded together."""
+
+_NAMES = 200
+"""Documents looked for at once."""
+
+_CACHE_BYTES = 64 << 20
+"""Values kept while a thread is decoded from its oldest checkpoint on."""
+
+Place = tuple[str, int]
+"""Where a frame lies: a document's or an object's name, and the offset there."""
+
+Kind = Literal["missing", "corrupt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint that can be listed; its document without the frames."""
+
+    doc: Doc
+    manifest: Manifest
+    blob: str | None
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Namespace and checkpoint."""
+        return self.manifest.ns, self.manifest.checkpoint_id
+
+
+@dataclass(slots=True)
+class Broken:
+    """A frame that does not give its value.
+
+    Attributes:
+        kind: Missing or corrupt.
+        reason: What is wrong.
+        channel: The channel.
+        step: The frame, as one of its users refers to it.
+        writer: Id of the checkpoint that wrote the frame.
+        users: Documents of the checkpoints whose value needs it.
+    """
+
+    kind: Kind
+    reason: str
+    channel: str
+    step: Step
+    writer: str
+    users: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A document that is not what was written."""
+
+    doc: Doc
+    damage: DamagedError
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a thread stores.
+
+    Attributes:
+        thread_id: The thread.
+        thread: Its document.
+        order: Names of the documents of checkpoints, newest first.
+        entries: Checkpoints that can be listed, by document name.
+        unreadable: Those whose manifest is damaged.
+        inner: Bytes of frames in each document, those of stripped ones included.
+        stripped: Documents of which only the frames are left.
+        writes: Documents of pending writes, and the objects that each refers to.
+        damaged_writes: Those that are not what was written.
+        blobs: All objects.
+        broken: Frames that do not give their value.
+        hints: Fields that queries use and that say something else than the manifest, with what they should say.
+        lost: Newest checkpoints whose newer child is gone, and the child's id.
+        runs: Names of run documents that are missing.
+        emptied: Whether the root namespace had checkpoints and has none.
+        unreferenced: Objects and stripped documents that nothing refers to.
+    """
+
+    thread_id: str
+    thread: Doc | None = None
+    order: list[str] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    unreadable: dict[str, Unreadable] = field(default_factory=dict)
+    inner: dict[str, int] = field(default_factory=dict)
+    stripped: dict[str, Doc] = field(default_factory=dict)
+    writes: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
+    damaged_writes: dict[str, Unreadable] = field(default_factory=dict)
+    blobs: dict[str, BlobInfo] = field(default_factory=dict)
+    broken: dict[Place, Broken] = field(default_factory=dict)
+    hints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+    emptied: bool = False
+    unreferenced: list[str] = field(default_factory=list)
+
+    @property
+    def deleting(self) -> bool:
+        """Whether the thread is being deleted."""
+        return self.thread is not None and "deleting" in self.thread.fields
+
+    def damaged_channels(self, name: str) -> dict[str, Broken]:
+        """The channels of a checkpoint that cannot be read, and the first frame that is in the way."""
+        known = self.entries[name].manifest
+        found = {}
+        for channel in known.channels:
+            for step in known.steps(channel):
+                broken = self.broken.get(step.place)
+                if broken is not None:
+                    found[channel] = broken
+                    break
+        return found
+
+    def referenced(self) -> set[str]:
+        """Names of all documents and objects that hold something which is referred to."""
+        found: set[str] = set()
+        for entry in self.entries.values():
+            for channel in entry.manifest.channels:
+                found.update(step.name for step in entry.manifest.steps(channel))
+            if entry.blob is not None:
+                found.add(entry.blob)
+        for _, stubs in self.writes.values():
+            found.update(stubs)
+        return found
+
+    def findings(self) -> list[Finding]:
+        """All that is not as it should be."""
+        make = partial(Finding, thread_id=self.thread_id)
+        found: list[Finding] = []
+        for name, one in (self.unreadable | self.damaged_writes).items():
+            ns, checkpoint_id = self._ids(name)
+            found.append(
+                make(
+                    kind="missing" if one.damage.missing else "corrupt",
+                    checkpoint_ns=ns,
+                    checkpoint_id=checkpoint_id,
+                    name=one.damage.frame or name,
+                    reason=one.damage.reason,
+                    affects=(checkpoint_id,),
+                )
+            )
+        for broken in self.broken.values():
+            affects = tuple(keys.checkpoint_id_of(user) for user in broken.users)
+            found.append(
+                make(
+                    kind=broken.kind,
+                    checkpoint_ns=self._ids(broken.users[0])[0],
+                    checkpoint_id=broken.writer,
+                    channel=broken.channel,
+                    name=broken.step.name,
+                    reason=broken.reason,
+                    affects=affects,
+                )
+            )
+        for name, right in self.hints.items():
+            ns, checkpoint_id = self._ids(name)
+            reason = f"{' and '.join(sorted(right))} differ from the manifest: a query may not find it"
+            found.append(make(kind="corrupt", checkpoint_ns=ns, checkpoint_id=checkpoint_id, name=name, reason=reason))
+        for name, heir in self.lost.items():
+            ns, parent = self._ids(name)
+            found.append(
+                make(
+                    kind="missing",
+                    checkpoint_ns=ns,
+                    checkpoint_id=heir,
+                    name=keys.checkpoint_doc(self.thread_id, ns, heir),
+                    reason=f"it was stored as the child of {parent!r}, and it is gone",
+                    affects=(heir,),
+                )
+            )
+        reason = "the run wrote to the thread, and delete_for_runs would not find it"
+        found += [make(kind="missing", name=name, reason=reason) for name in self.runs]
+        if self.emptied:
+            reason = "the root namespace had checkpoints, and they are gone"
+            found.append(make(kind="missing", name=keys.checkpoints(self.thread_id), reason=reason))
+        if self.thread is None and self.order:  # pending writes may come first, and write none
+            reason = "the thread's own document is gone; the next checkpoint writes it anew"
+            found.append(make(kind="missing", name=keys.thread_doc(self.thread_id), reason=reason))
+        found += [make(kind="unreferenced", name=name, reason="nothing refers to it") for name in self.unreferenced]
+        return found
+
+    def _ids(self, name: str) -> tuple[str, str]:
+        if f"/{keys.WRITES}/" in name:
+            return self.ns_of(keys.writes_ns_of(name)), keys.writes_checkpoint_id_of(name)
+        return self.ns_of(keys.ns_segment_of(name)), keys.checkpoint_id_of(name)
+
+    def ns_of(self, segment: str) -> str:
+        """The namespace that a segment of a name stands for; the segment, if it is too long and nothing tells it."""
+        ns = keys.dec(segment)
+        if ns is not None:
+            return ns
+        known = (entry.manifest.ns for name, entry in self.entries.items() if keys.ns_segment_of(name) == segment)
+        return next(known, segment)
+
+
+def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
+    """Look at everything that a thread stores; again, if anything is wrong: only what stays wrong is damage.
+
+    Raises:
+        WrongKeyError: It is encrypted, with another key or while the saver has none.
+        UnsupportedFormatError: A newer version wrote some of it.
+        SerializationError: The serialiser refuses metadata that it once wrote.
+    """
+    before: set[tuple[str, str, str, str]] = set()
+    for _ in range(LOOKS):
+        found = yield from _look(thread_id, depth, loads, context)
+        damage = {(str(one.kind), one.name, one.channel or "", one.reason) for one in found.findings() if one.is_damage}
+        if damage == before:
+            break
+        before = damage
+    return found
+
+
+def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
+    found = Survey(thread_id)
+    if depth != "metadata":
+        # Before the documents: what is uploaded later belongs to checkpoints that may not have been seen.
+        found.blobs.update((yield from _list(keys.thread_blobs(thread_id))))
+    for collection, take in ((keys.checkpoints(thread_id), _take_checkpoint), (keys.writes(thread_id), _take_writes)):
+        after: str | None = None
+        while docs := (yield from QueryDocs(collection, after=after, limit=PAGE)):
+            for doc in docs:
+                yield from take(found, doc, loads, context)
+            after = docs[-1].name
+    yield from _look_at_thread(found)
+    if depth != "metadata":
+        yield from _look_at_writes(found, depth, context)
+    yield from _look_at_frames(found, depth)
+    if depth == "data":
+        yield from _decode_all(found, context)
+    yield from _confirm(found)
+    yield from _find_unreferenced(found, depth, loads, context)
+    return found
+
+
+def _list(prefix: str) -> Flow[dict[str, BlobInfo]]:
+    found: dict[str, BlobInfo] = {}
+    after: str | None = None
+    while blobs := (yield from ListBlobs(prefix, after)):
+        found.update({blob.name: blob for blob in blobs})
+        after = blobs[-1].name
+    return found
+
+
+# Documents
+
+
+def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) -> Flow[None]:
+    found.inner[doc.name] = len(manifest.inner_frames(doc))
+    bare = replace(doc, fields={key: value for key, value in doc.fields.items() if key != "frames"})
+    if not manifest.is_listed(doc):
+        found.stripped[doc.name] = bare
+        return
+    found.order.append(doc.name)
+    try:
+        known, blob = yield from locate_manifest(doc, context.codec)
+    except DamagedError as damage:
+        found.unreadable[doc.name] = Unreadable(bare, damage)
+        return
+    found.entries[doc.name] = Entry(bare, known, blob)
+    metadata = cast("Mapping[str, Any]", loads(known.metadata))
+    right = filters.index(metadata, context.clear_metadata)
+    if context.clear_metadata is not None:
+        # Which names were clear may have been another choice then; what is there must be right.
+        kept = doc.fields.get("filter")
+        whole = filters.index(metadata)
+        right = {key: whole[key] for key in kept if key in whole} if isinstance(kept, Mapping) else {}
+    run_id = metadata.get("run_id")
+    wanted = {"filter": right or None, "run_id": run_id if isinstance(run_id, str) else None}
+    wrong = {key: value for key, value in wanted.items() if not _same(doc.fields.get(key), value)}
+    if wrong:
+        found.hints[doc.name] = wrong
+
+
+def _same(found: Any, right: Any) -> bool:
+    """Whether both are the same to a query: a truth value is no number."""
+    if isinstance(found, Mapping) and isinstance(right, Mapping):
+        return found.keys() == right.keys() and all(_same(found[key], value) for key, value in right.items())
+    return isinstance(found, bool) == isinstance(right, bool) and bool(found == right)
+
+
+def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Flow[None]:
+    size = sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    try:
+        found.writes[doc.name] = doc, (yield from Compute(partial(stubs_of, doc, context.codec), size=8 * size))
+    except DamagedError as damage:
+        found.damaged_writes[doc.name] = Unreadable(doc, damage)
+
+
+def _look_at_thread(found: Survey) -> Flow[None]:
+    """The documents of the thread and of its runs, and children that are gone."""
+    name = keys.thread_doc(found.thread_id)
+    runs = {
+        keys.run_doc(run, found.thread_id): run
+        for doc_name, entry in found.entries.items()
+        for run in runs_of(replace(entry.doc, fields={**entry.doc.fields, **found.hints.get(doc_name, {})}))
+    }
+    heirs: dict[str, tuple[str, str]] = {}
+    seen: set[str] = set()
+    for doc_name in found.order:
+        segment = keys.ns_segment_of(doc_name)
+        if segment in seen:
+            continue
+        seen.add(segment)
+        entry = found.entries.get(doc_name)
+        heir = None if entry is None else heir_of(entry.doc)
+        if entry is not None and heir is not None and heir > entry.manifest.checkpoint_id:
+            heirs[keys.checkpoint_doc(found.thread_id, entry.manifest.ns, heir)] = doc_name, heir
+    docs = yield from _get((name, *heirs, *runs), ())
+    thread = yield from GetDocs((name,))
+    found.thread = thread.get(name)
+    if found.deleting:
+        return
+    found.runs = {name: run for name, run in runs.items() if name not in docs}
+    # As reading has it: one that is stripped is not there.
+    found.lost = {
+        doc_name: heir for child, (doc_name, heir) in heirs.items() if child not in docs or child in found.stripped
+    }
+    root = found.thread is not None and found.thread.fields.get("root") is True
+    if root and keys.enc("") not in seen:
+        again = yield from QueryDocs(keys.checkpoints(found.thread_id), (("ns", keys.enc("")),), limit=1, mask=())
+        found.emptied = not again
+
+
+def _get(names: Iterable[str], mask: tuple[str, ...] | None) -> Flow[dict[str, Doc]]:
+    wanted = list(names)
+    found: dict[str, Doc] = {}
+    for at in range(0, len(wanted), _NAMES):
+        found.update((yield from GetDocs(tuple(wanted[at : at + _NAMES]), mask)))
+    return found
+
+
+# Objects and frames
+
+
+def _look_at_writes(found: Survey, depth: Depth, context: Context) -> Flow[None]:
+    for name, (doc, stubs) in found.writes.items():
+        damage = yield from _wrong_writes(found, stubs, depth, context)
+        if damage is not None:
+            found.damaged_writes[name] = Unreadable(doc, damage)
+
+
+def _wrong_writes(
+    found: Survey, stubs: Mapping[str, Stub], depth: Depth, context: Context
+) -> Flow[DamagedError | None]:
+    for blob, stub in stubs.items():
+        info = yield from _info(found, blob)
+        if info is None:
+            return DamagedError("an object is missing", frame=blob, missing=True)
+        if info.size != stub.stored:
+            return DamagedError(f"the object has {info.size} bytes, not those that were written", frame=blob)
+        if depth == "data":
+            stored = yield from GetBlob(blob)
+            damage = yield from Compute(partial(_open, blob, stub, stored, context), size=stub.size)
+            if damage is not None:
+                return damage
+    return None
+
+
+def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> DamagedError | None:
+    try:
+        frames.open_envelope(open_stub(name, stub, stored, context.codec))
+    except FrameError as error:
+        return DamagedError(f"pending writes are {error}", frame=name)
+    except DamagedError as damage:
+        return damage
+    return None
+
+
+def _info(found: Survey, name: str) -> Flow[BlobInfo | None]:
+    """An object as it is listed, or as it is now."""
+    if name not in found.blobs:
+        found.blobs.update({info.name: info for info in (yield from ListBlobs(name, limit=1)) if info.name == name})
+    return found.blobs.get(name)
+
+
+def _look_at_frames(found: Survey, depth: Depth) -> Flow[None]:
+    """Whether each frame is where its refs say."""
+    whole: set[Place] = set()
+    for name, entry in found.entries.items():
+        for channel in entry.manifest.channels:
+            for step in entry.manifest.steps(channel):
+                broken = found.broken.get(step.place)
+                if broken is None and step.place not in whole:
+                    wrong = yield from _wrong(found, step, depth)
+                    if wrong is None:
+                        whole.add(step.place)
+                        continue
+                    writer = step.frame.owner or entry.manifest.checkpoint_id
+                    broken = found.broken[step.place] = Broken(*wrong, channel, step, writer)
+                if broken is not None:
+                    broken.users.append(name)
+                    break
+
+
+def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | None]:
+    frame = step.frame
+    if frame.attempt is None:
+        if step.name not in found.inner:
+            return "missing", "the document that holds a frame is gone"
+        cut = frame.at + frame.stored > found.inner[step.name]
+        return ("corrupt", "the frames in the document are cut off") if cut else None
+    if depth == "metadata":
+        return None
+    info = yield from _info(found, step.name)
+    if info is None:
+        return "missing", "the object that holds a frame is gone"
+    if info.size < frame.at + frame.stored or (not frame.packed and info.size != frame.stored):
+        return "corrupt", f"the object has {info.size} bytes, not those that were written"
+    if frame.crc32c is not None and info.crc32c != frame.crc32c:
+        return "corrupt", "the object's checksum is another"
+    return None
+
+
+def _decode_all(found: Survey, context: Context) -> Flow[None]:
+    """Decode every value, from the oldest checkpoint on, so that what a value builds on is still at hand."""
+    fresh = replace(context, values=ByteCache(_CACHE_BYTES))
+    names = [name for name in reversed(found.order) if name in found.entries]
+    for at in range(0, len(names), _BATCH):
+        batch = names[at : at + _BATCH]
+        items = []
+        for name in batch:
+            entry = found.entries[name]
+            bad = found.damaged_channels(name)
+            good = {channel: ref for channel, ref in entry.manifest.channels.items() if channel not in bad}
+            items.append(Found(entry.doc, replace(entry.manifest, channels=good)))
+        damaged = {name for name, _, _ in (yield from _decode_batch(items, fresh))}
+        # Whatever does not fit is read again; only what stays wrong is damage.
+        for name, channel, damage in (
+            yield from _decode_batch([item for item in items if item.doc.name in damaged], fresh)
+        ):
+            steps = found.entries[name].manifest.steps(channel)
+            step = next((s for s in steps if s.place == (damage.frame, damage.at)), steps[-1] if steps else None)
+            if step is None:
+                found.unreadable[name] = Unreadable(found.entries.pop(name).doc, damage)
+                break
+            kind: Kind = "missing" if damage.missing else "corrupt"
+            writer = step.frame.owner or keys.checkpoint_id_of(name)
+            broken = found.broken.setdefault(step.place, Broken(kind, damage.reason, channel, step, writer))
+            if name not in broken.users:
+                broken.users.append(name)
+    for broken in found.broken.values():
+        broken.users.sort()  # newest first, as documents are
+
+
+def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
+    """Fetch and decode values; returns those that are damaged."""
+    if not items:
+        return []
+    sources = Sources(items, fresh)
+    sources.fill((yield from Gather(tuple(sources.fetches()))))
+    size = sum(item.manifest.size for item in items)
+    return (yield from Compute(partial(_decode, items, sources), size=size))
+
+
+def _decode(items: list[Found], sources: Sources) -> list[tuple[str, str, DamagedError]]:
+    tried = [(item, channel, _try(item, channel, sources)) for item in items for channel in item.manifest.channels]
+    return [(item.doc.name, channel, damage) for item, channel, damage in tried if damage is not None]
+
+
+def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
+    try:
+        sources.plain(item.manifest, channel)
+    except DamagedError as damage:
+        return damage
+    return None
+
+
+# Looking again
+
+
+def _confirm(found: Survey) -> Flow[None]:
+    """Drop what has been changed or deleted since it was read: its writer knows more."""
+    users = {user for broken in found.broken.values() for user in broken.users if user in found.entries}
+    now = yield from _get(sorted(users), ("manifest",))
+    moved = {
+        name
+        for name in users
+        if name not in now or now[name].fields.get("manifest") != found.entries[name].doc.fields.get("manifest")
+    }
+    for place, broken in list(found.broken.items()):
+        broken.users = [user for user in broken.users if user in found.entries and user not in moved]
+        if not broken.users:
+            del found.broken[place]
+    for group in (found.unreadable, found.damaged_writes):
+        now = yield from _get(group, ())
+        for name, one in list(group.items()):
+            if name not in now or now[name].update_time != one.doc.update_time:
+                del group[name]
+    if found.lost:
+        found.lost = {name: heir for name, heir in found.lost.items() if name in found.entries}
+        now = yield from _get(found.lost, ())
+        times = {name: found.entries[name].doc.update_time for name in found.lost}
+        kept = {name for name, time in times.items() if name in now and now[name].update_time == time}
+        found.lost = {name: heir for name, heir in found.lost.items() if name in kept}
+
+
+def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Context) -> Flow[None]:
+    """What nothing refers to, in the documents as read, and in those that have come or changed since."""
+    found.unreferenced = sorted((found.blobs.keys() | found.stripped.keys()) - found.referenced())
+    if not found.unreferenced:
+        return
+    known = {name: entry.doc.update_time for name, entry in found.entries.items()}
+    known.update({name: doc.update_time for name, doc in found.stripped.items()})
+    known.update({name: one.doc.update_time for name, one in found.unreadable.items()})
+    known.update({name: doc.update_time for name, (doc, _) in found.writes.items()})
+    known.update({name: one.doc.update_time for name, one in found.damaged_writes.items()})
+    later = Survey(found.thread_id)
+    for collection, take in (
+        (keys.checkpoints(found.thread_id), _take_checkpoint),
+        (keys.writes(found.thread_id), _take_writes),
+    ):
+        after: str | None = None
+        while docs := (yield from QueryDocs(collection, after=after, limit=_NAMES, mask=())):
+            new = [doc.name for doc in docs if known.get(doc.name) != doc.update_time]
+            for doc in (yield from GetDocs(tuple(new))).values() if new else ():
+                yield from take(later, doc, loads, context)
+            after = docs[-1].name
+    there = set(found.stripped)
+    if depth != "metadata":
+        there.update((yield from _list(keys.thread_blobs(found.thread_id))))
+    # Nobody can tell what a document that cannot be read refers to: a manifest to whatever its ancestors wrote.
+    spaces = {keys.ns_segment_of(name) for name in found.unreadable | later.unreadable}
+    owners = {
+        (keys.writes_ns_of(name), keys.enc(keys.writes_checkpoint_id_of(name)))
+        for name in found.damaged_writes | later.damaged_writes
+    }
+    referenced = later.referenced()
+    found.unreferenced = [
+        name
+        for name in found.unreferenced
+        if name in there
+        and name not in referenced
+        and (keys.ns_segment_of(name) if name in found.stripped else keys.blob_owner(name)[0]) not in spaces
+        and (name in found.stripped or keys.blob_owner(name) not in owners)
+    ]

@@ -1,0 +1,66 @@
+"""Verifying a store: thread after thread, what a survey of each finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import Flow, Gather, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.findings import Depth, Finding
+from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.flows.survey import survey
+from langgraph_gcs_saver.manifest import DamagedError
+
+Cursor = tuple[str, str]
+"""The last thread that was seen, and the last one in the names of objects: the two are not in the same order."""
+
+START: Cursor = ("", "")
+
+
+def verify(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Sequence[Finding]]:
+    """What is wrong with a thread; raises as `survey` does."""
+    return (yield from survey(thread_id, depth, loads, context)).findings()
+
+
+def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Cursor] | None]:
+    """The next thread of the store, and where to go on; `None` at the end.
+
+    Threads are found by their documents; by their checkpoints, should the document be lost; by their objects, should
+    nothing else be left. A thread whose id is too long for a name, and that nothing tells any more, comes without it.
+    """
+    segment, blob_segment = cursor
+    start, end = keys.all_threads_range(segment)
+    threads, checkpoints, writes = yield from Gather(
+        (
+            QueryDocs(keys.THREADS, start=start, end=end, limit=1, mask=("thread_id",)),
+            QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=1, group=True),
+            QueryDocs(keys.WRITES, start=start, end=end, limit=1, mask=(), group=True),
+        )
+    )
+    found = sorted({keys.thread_segment_of(doc.name) for doc in (*threads, *checkpoints, *writes)})
+    if found:
+        segment = found[0]
+        thread_id = keys.thread_id_of(segment)
+        for doc in threads:
+            if thread_id is None and keys.thread_segment_of(doc.name) == segment:
+                told = doc.fields.get("thread_id")
+                if isinstance(told, str) and keys.thread_doc(told) == doc.name:
+                    thread_id = told
+        for doc in checkpoints:
+            if thread_id is None and keys.thread_segment_of(doc.name) == segment:
+                try:
+                    thread_id = (yield from read_manifest(doc, context.codec)).thread_id
+                except DamagedError:
+                    continue  # Nobody can tell.
+        return thread_id, (segment, blob_segment)
+    blobs = yield from ListBlobs("", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1)
+    if not blobs:
+        return None
+    blob_segment = blobs[0].name.split("/", 1)[0]
+    name = f"{keys.THREADS}/{blob_segment}"
+    thread, docs = yield from Gather(
+        (GetDocs((name,), mask=()), QueryDocs(f"{name}/{keys.CHECKPOINTS}", limit=1, mask=()))
+    )
+    known = bool(thread or docs)
+    return (None if known else keys.thread_id_of(blob_segment)), (segment, blob_segment)

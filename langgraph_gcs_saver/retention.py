@@ -1,0 +1,225 @@
+"""Which checkpoints to keep, and why: pure functions of what a thread's manifests say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from langgraph_gcs_saver.errors import InvalidOptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A checkpoint, as far as retention looks at it.
+
+    Attributes:
+        name: Its document.
+        ns: Its namespace.
+        checkpoint_id: Its id.
+        parent_id: The checkpoint that it continues.
+        time: When it was stored, in seconds since the epoch.
+        run_id: The run that wrote it.
+        root_id: The root checkpoint that a subgraph's call was made from; `None` for others.
+        pin: The label of a user's pin.
+        is_interrupted: Whether it waits for an answer to an interrupt, and nothing has continued it.
+        stored: Channels with a stored value.
+        deltas: DeltaChannels whose value is made of ancestors' writes.
+    """
+
+    name: str
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None = None
+    time: float = 0.0
+    run_id: str | None = None
+    root_id: str | None = None
+    pin: str | None = None
+    is_interrupted: bool = False
+    stored: frozenset[str] = field(default_factory=frozenset)
+    deltas: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A checkpoint, and why it is kept; `None` for one that goes."""
+
+    row: Row
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePlan:
+    """What is to go of a thread, and why the rest stays; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        decisions: One for each checkpoint, newest first.
+    """
+
+    thread_id: str
+    decisions: tuple[Decision, ...]
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Ids of the checkpoints that go, newest first."""
+        return tuple(decision.row.checkpoint_id for decision in self.decisions if decision.reason is None)
+
+    def __str__(self) -> str:
+        lines = [f"Thread {self.thread_id!r}: {len(self.dropped)} of {len(self.decisions)} checkpoints go"]
+        for decision in self.decisions:
+            ns = f" ({decision.row.ns})" if decision.row.ns else ""
+            what = "drop" if decision.reason is None else f"keep, {decision.reason}"
+            lines.append(f"  {decision.row.checkpoint_id}{ns}: {what}")
+        return "\n".join(lines)
+
+
+class Retention(Protocol):
+    """A rule that says what to keep of one namespace; rules are combined with `|`."""
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:
+        """Reasons by document name, for the checkpoints to keep of `rows`, newest first."""
+
+
+class _Rule:
+    def __or__(self, other: Retention) -> AnyOf:
+        return AnyOf((*_parts(self), *_parts(other)))
+
+
+def _parts(rule: object) -> tuple[Retention, ...]:
+    return rule.rules if isinstance(rule, AnyOf) else (rule,)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLast(_Rule):
+    """Keep the newest `count` checkpoints of each namespace."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise InvalidOptionError(f"KeepLast({self.count!r}): it must be a whole number from 1.")
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
+        """See `Retention`."""
+        return {row.name: f"one of the last {self.count}" for row in rows[: self.count]}
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFor(_Rule):
+    """Keep each checkpoint for so long."""
+
+    time: timedelta
+
+    def __post_init__(self) -> None:
+        _check_time("KeepFor", self.time)
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:
+        """See `Retention`."""
+        since = now - self.time.total_seconds()
+        return {row.name: f"younger than {self.time}" for row in rows if row.time > since}
+
+
+@dataclass(frozen=True, slots=True)
+class KeepEvery(_Rule):
+    """Keep the newest checkpoint of each interval, counted from the epoch: one an hour, one a day."""
+
+    interval: timedelta
+
+    def __post_init__(self) -> None:
+        _check_time("KeepEvery", self.interval)
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
+        """See `Retention`."""
+        newest: dict[int, str] = {}
+        for row in rows:
+            newest.setdefault(int(row.time // self.interval.total_seconds()), row.name)
+        return dict.fromkeys(newest.values(), f"the newest within {self.interval}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf(_Rule):
+    """Keep what any of some rules keeps."""
+
+    rules: tuple[Retention, ...]
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:
+        """See `Retention`."""
+        found: dict[str, str] = {}
+        for rule in self.rules:
+            for name, reason in rule.keeps(rows, now).items():
+                found.setdefault(name, reason)
+        return found
+
+
+def _check_time(what: str, time: object) -> None:
+    if not isinstance(time, timedelta) or time <= timedelta():
+        raise InvalidOptionError(f"{what}({time!r}): it must be a positive timedelta.")
+
+
+def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Decision]:
+    """Which checkpoints of a thread to keep.
+
+    Always kept: the latest of a namespace, what waits for an answer, what is pinned, and the ancestors that a kept
+    checkpoint's DeltaChannels are made of. The namespace of a subgraph's call goes with the root checkpoint that made
+    it.
+
+    Args:
+        rows: All checkpoints of the thread.
+        rule: What else to keep; without one nothing at all is kept.
+        now: The wall clock, seconds since the epoch.
+
+    Returns:
+        A decision for each, newest first.
+    """
+    ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
+    if rule is None:
+        return [Decision(row, None) for row in ordered]
+    spaces: dict[str, list[Row]] = {}
+    for row in ordered:
+        spaces.setdefault(row.ns, []).append(row)
+    reasons: dict[str, str] = {}
+    # The root first: what the others refer to.
+    for ns in sorted(spaces):
+        _keep(spaces[ns], rule, now, reasons, spaces.get("", []))
+    return [Decision(row, reasons.get(row.name)) for row in ordered]
+
+
+def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str], roots: list[Row]) -> None:
+    by_id = {row.checkpoint_id: row for row in rows}
+    kept_roots = {row.checkpoint_id for row in roots if row.name in reasons}
+    found: dict[str, str] = {}
+    for row in rows:
+        if row.pin is not None:
+            found[row.name] = f"pinned: {row.pin}"
+        elif row.is_interrupted and (row.root_id is None or row.root_id in kept_roots):
+            found[row.name] = "it waits for an answer"
+    if rows[0].root_id is None or rows[0].root_id in kept_roots:
+        found.setdefault(rows[0].name, "the latest")
+        for name, reason in rule.keeps(rows, now).items():
+            found.setdefault(name, reason)
+    _keep_ancestors([row for row in rows if row.name in found], by_id, found)
+    reasons.update(found)
+
+
+def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, str]) -> None:
+    """Keep what kept checkpoints' DeltaChannels are made of: each back to the nearest stored value."""
+    while kept:
+        row = kept.pop()
+        needed, seen = set(row.deltas), {row.checkpoint_id}
+        parent = by_id.get(row.parent_id or "")
+        while needed and parent is not None and parent.checkpoint_id not in seen:
+            if parent.name not in found:
+                found[parent.name] = f"DeltaChannels of {row.checkpoint_id} are made of it"
+                # It is whole, so its own are too; they may lie further back.
+                kept.append(parent)
+            needed -= parent.stored
+            seen.add(parent.checkpoint_id)
+            parent = by_id.get(parent.parent_id or "")
+
+
+def decide_for_runs(rows: Iterable[Row], runs: frozenset[str]) -> list[Decision]:
+    """Drop the checkpoints of some runs, whatever needs them."""
+    ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
+    return [Decision(row, None if row.run_id in runs else "of another run") for row in ordered]

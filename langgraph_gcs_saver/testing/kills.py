@@ -1,0 +1,439 @@
+"""Real kills: a process that runs a graph is killed at random moments, and its successor goes on.
+
+```
+python -m langgraph_gcs_saver.testing.kills file:///tmp/kills --kills 100
+100 kills on 24 threads, 61 of them in the middle of a run: 812 checkpoints and 1580 tasks acknowledged, 0 lost
+```
+
+The graph has two nodes that run at the same time and one that joins them, in rounds, with a state of small, growing and
+large values; it runs with `invoke` or `ainvoke`, as chance has it. Its saver writes a line to a ledger after each `put`
+and `put_writes` that returned. After each kill (SIGKILL: nothing is cleaned up) this process checks that everything in
+the ledger is there, exactly, and that nothing else of the thread is damaged; then a new process resumes the thread. In
+the end the state of each thread must be the one that an undisturbed run gives.
+
+Threads have ids that nobody else uses, and are deleted when all is well. Needs an operating system with `fork`. The
+graph's processes get the addresses of emulators, and everything else of the environment, from this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import logging
+import multiprocessing
+import operator
+import os
+import random
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.saver import GCSSaver
+
+STEPS = 20
+"""Rounds of the graph; each makes two checkpoints."""
+
+PATIENCE = 120.0
+"""Seconds after which a run of the graph that should have come to its end hangs."""
+
+EMULATORS = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
+
+
+class KillTestError(AssertionError):
+    """Something that was acknowledged is lost or differs, or a graph did not come to its end."""
+
+
+# Processes
+
+
+def context() -> ForkServerContext:
+    """Processes that start fast, from one that has imported everything and used nothing."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(
+        # Not this module: as a program it is run once more in every process, which warns if it was imported already.
+        ["langgraph.graph", "langgraph_gcs_saver.stores.google", "langgraph_gcs_saver.stores.local"]
+    )
+    return found
+
+
+@contextmanager
+def process(target: Callable[..., None], *args: Any) -> Iterator[tuple[ForkServerProcess, Connection]]:
+    """A process that runs `target(*args, pipe)`, and the other end of the pipe. It is killed at the end."""
+    ours, theirs = context().Pipe()
+    # The server of forks has the environment of the moment when it was started.
+    environment = {name: os.environ[name] for name in EMULATORS if name in os.environ}
+    started = context().Process(target=_enter, args=(environment, target, *args, theirs), daemon=True)
+    started.start()
+    theirs.close()
+    try:
+        yield started, ours
+    finally:
+        started.kill()
+        started.join()
+        started.close()
+        ours.close()
+
+
+def _enter(environment: Mapping[str, str], target: Callable[..., None], *args: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    os.environ.update(environment)
+    target(*args)
+
+
+# The graph
+
+
+class State(TypedDict):
+    """What the graph's nodes share."""
+
+    seen: Annotated[list[Any], operator.add]
+    text: str
+    noise: bytes
+
+
+def build(steps: int, saver: GCSSaver) -> CompiledStateGraph[State, None, State, State]:
+    """Two nodes at the same time, then one that joins them, `steps` times."""
+    builder = StateGraph(State)
+    builder.add_node("a", lambda state: {"seen": [["a", _rounds(state)]]})
+    builder.add_node("b", lambda state: {"seen": [["b", _rounds(state)]]})
+    builder.add_node("join", lambda state: {"text": _text(_rounds(state)), "noise": _noise(_rounds(state))})
+    builder.add_conditional_edges(START, lambda _: ["a", "b"])
+    builder.add_edge(["a", "b"], "join")
+    builder.add_conditional_edges("join", lambda state: END if _rounds(state) >= steps else ["a", "b"])
+    return builder.compile(checkpointer=saver)
+
+
+def final_state(steps: int) -> dict[str, Any]:
+    """The state in which the graph ends."""
+    seen = [[node, number] for number in range(steps) for node in "ab"]
+    return {"seen": seen, "text": _text(steps), "noise": _noise(steps)}
+
+
+def _rounds(state: State) -> int:
+    return len(state["seen"]) // 2
+
+
+def _noise(number: int) -> bytes:
+    return random.Random(number).randbytes(12_000)  # noqa: S311 - a seed repeats it; large enough for an object
+
+
+def _text(number: int) -> str:
+    return " ".join(map(str, range(number)))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _digest_of(values: Mapping[str, Any]) -> str:
+    """A digest of channel values; neither the order of channels counts nor that of sets, which processes differ in."""
+    return _digest(sorted((c, sorted(v) if isinstance(v, set) else v) for c, v in values.items()))
+
+
+class Acknowledging(GCSSaver):
+    """Writes a line to a ledger after each call that returned: what it says must never be lost."""
+
+    ledger = -1
+
+    def _note(self, *words: str) -> None:
+        # One write to a file opened for appending: lines of several threads never mix, and SIGKILL cannot halve one.
+        os.write(self.ledger, f"{' '.join(words)}\n".encode())
+
+    def _note_put(self, stored: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
+        self._note("put", stored["configurable"]["checkpoint_id"], _digest_of(checkpoint["channel_values"]))
+        return stored
+
+    def _note_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str) -> None:
+        digests = [_digest([task_id, channel, value]) for channel, value in writes]
+        self._note("writes", config["configurable"]["checkpoint_id"], *digests)
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint, and note it."""
+        return self._note_put(super().put(config, checkpoint, metadata, new_versions), checkpoint)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Asynchronous twin of `put`."""
+        return self._note_put(await super().aput(config, checkpoint, metadata, new_versions), checkpoint)
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store pending writes, and note them."""
+        super().put_writes(config, writes, task_id, task_path)
+        self._note_writes(config, writes, task_id)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Asynchronous twin of `put_writes`."""
+        await super().aput_writes(config, writes, task_id, task_path)
+        self._note_writes(config, writes, task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one process is to do.
+
+    Attributes:
+        uri: The store.
+        thread_id: The thread.
+        steps: Rounds of the graph.
+        ledger: The file that tells what was acknowledged.
+        is_async: Whether it runs with `ainvoke`.
+    """
+
+    uri: str
+    thread_id: str
+    steps: int
+    ledger: Path
+    is_async: bool
+
+
+def run_graph(order: Run, pipe: Connection) -> None:
+    """Run the graph on a thread from where it is to its end; tells the pipe when it starts and when it is done."""
+    config: RunnableConfig = {"configurable": {"thread_id": order.thread_id}, "recursion_limit": 10 * order.steps}
+    descriptor = os.open(order.ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        with Acknowledging.from_conn_string(order.uri) as saver:
+            saver.ledger = descriptor
+            graph = build(order.steps, saver)
+            is_begun = graph.get_state(config).created_at is not None
+            start: State | None = None if is_begun else {"seen": [], "text": "", "noise": b""}
+            pipe.send("started")
+            if order.is_async:
+                asyncio.run(_arun_graph(saver, graph, start, config))
+            else:
+                graph.invoke(start, config, durability="sync")
+    finally:
+        os.close(descriptor)
+    pipe.send("done")
+
+
+async def _arun_graph(
+    saver: GCSSaver,
+    graph: CompiledStateGraph[State, None, State, State],
+    start: State | None,
+    config: RunnableConfig,
+) -> None:
+    async with saver:
+        await graph.ainvoke(start, config, durability="sync")
+
+
+# The killer
+
+
+@dataclass(slots=True)
+class Report:
+    """What happened.
+
+    Attributes:
+        kills: Processes killed.
+        threads: Threads that came to their end.
+        midway: Kills that left a thread which had begun and not ended.
+        checkpoints: Calls of `put` that returned, and whose checkpoints were there.
+        tasks: Calls of `put_writes` that returned, and whose writes were there.
+    """
+
+    kills: int = 0
+    threads: int = 0
+    midway: int = 0
+    checkpoints: int = 0
+    tasks: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills on {self.threads} threads, {self.midway} of them in the middle of a run: "
+            f"{self.checkpoints} checkpoints and {self.tasks} tasks acknowledged, 0 lost"
+        )
+
+
+def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int = 0) -> Report:
+    """Run the graph on a store, thread after thread, in processes that are killed `kills` times.
+
+    Args:
+        uri: The connection string of the store.
+        kills: Kills, at moments between a run's start and a third of the time that a whole run takes.
+        steps: Rounds of the graph.
+        seed: Of the moments, and of the choice between `invoke` and `ainvoke`.
+
+    Raises:
+        KillTestError: Something that was acknowledged is not there, or a graph did not come to its right end.
+    """
+    with tempfile.TemporaryDirectory(prefix="langgraph-gcs-kills-") as folder:
+        killer = _Killer(uri, steps, Path(folder), random.Random(seed))  # noqa: S311 - a seed repeats the moments
+        killer.finish_undisturbed()
+        while killer.report.kills < kills:
+            killer.kill()
+        killer.finish_undisturbed()
+        killer.delete()
+        return killer.report
+
+
+class _Killer:
+    """Runs the graph in processes that are killed, on one thread after the other."""
+
+    def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random) -> None:
+        self.uri = uri
+        self.steps = steps
+        self.folder = folder
+        self.chance = chance
+        self.report = Report()
+        self.name = f"kills {uuid.uuid4().hex}"
+        self.whole = 0.0
+        """Seconds that a whole run takes, at most."""
+        self.checked = 0
+        """Lines of the ledger that were checked."""
+
+    @property
+    def thread_id(self) -> str:
+        return f"{self.name} {self.report.threads}"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / str(self.report.threads)
+
+    def finish_undisturbed(self) -> None:
+        """Run the thread's graph to its end."""
+        if not self._run(None):
+            raise self._error(f"the graph did not come to its end in {PATIENCE:g} seconds")
+        self._finish()
+
+    def kill(self) -> None:
+        """Run the thread's graph, kill it, and check what it left; it may come to its end before."""
+        if self._run(self.chance.uniform(0, self.whole / 3)):
+            self._finish()
+        else:
+            self.report.kills += 1
+            self._check(self.checked)
+
+    def delete(self) -> None:
+        """Delete the threads, which are finished."""
+        with GCSSaver.from_conn_string(self.uri) as saver:
+            for number in range(self.report.threads):
+                saver.delete_thread(f"{self.name} {number}")
+
+    def _run(self, seconds: float | None) -> bool:
+        """Run the thread's graph for so long; tells whether it came to its end."""
+        is_async = self.chance.random() < 0.5
+        order = Run(self.uri, self.thread_id, self.steps, self.ledger, is_async)
+        with process(run_graph, order) as (child, pipe):
+            if not pipe.poll(PATIENCE):
+                raise self._error(f"the graph did not start in {PATIENCE:g} seconds")
+            self._receive(pipe, "started")
+            began = time.monotonic()
+            if pipe.poll(PATIENCE if seconds is None else seconds):
+                self._receive(pipe, "done")
+                self.whole = max(self.whole, time.monotonic() - began)
+                return True
+            child.kill()
+            child.join()
+        return False
+
+    def _receive(self, pipe: Connection, word: str) -> None:
+        try:
+            told = pipe.recv()
+        except EOFError:
+            raise self._error(f"the graph failed before it was {word}; see stderr") from None
+        if told != word:
+            raise self._error(f"the graph's process said {told!r}, not {word!r}")
+
+    def _check(self, begin: int) -> None:
+        """Everything that was acknowledged is there; exactly, from line `begin` of the ledger on."""
+        text = self.ledger.read_text() if self.ledger.exists() else ""
+        lines = [line.split() for line in text.splitlines()]
+        config: RunnableConfig = {"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}}
+        events: list[Event] = []
+        found: dict[str, CheckpointTuple | None] = {}
+        with GCSSaver.from_conn_string(self.uri, on_event=events.append) as saver:
+            for kind, checkpoint_id, *digests in lines[begin:]:
+                if checkpoint_id not in found:
+                    ids = {**config["configurable"], "checkpoint_id": checkpoint_id}
+                    found[checkpoint_id] = saver.get_tuple({"configurable": ids})
+                one = found[checkpoint_id]
+                if one is None:
+                    raise self._error(f"checkpoint {checkpoint_id} was acknowledged and is lost")
+                if kind == "put":
+                    there = {_digest_of(one.checkpoint["channel_values"])}
+                else:
+                    there = {_digest(list(write)) for write in one.pending_writes or []}
+                self._demand(there.issuperset(digests), f"checkpoint {checkpoint_id} differs from what was stored")
+            latest = saver.get_tuple(config)
+            newest = max((line[1] for line in lines if line[0] == "put"), default="")
+            is_newest = latest is not None and latest.checkpoint["id"] >= newest
+            self._demand(is_newest or not newest, f"the latest is older than {newest}, which was acknowledged")
+            listed = {one.checkpoint["id"] for one in saver.list(config)}
+            lost = {line[1] for line in lines if line[0] == "put"} - listed
+            self._demand(not lost, f"checkpoints {lost} were acknowledged and are not listed")
+        warnings = [event for event in events if event.level >= logging.WARNING]
+        self._demand(not warnings, f"reading warns of {warnings}")
+        seen = [] if latest is None else latest.checkpoint["channel_values"].get("seen", [])
+        self.report.midway += 0 < len(seen) < 2 * self.steps
+        self.checked = len(lines)
+
+    def _finish(self) -> None:
+        self._check(0)
+        with GCSSaver.from_conn_string(self.uri) as saver:
+            state = build(self.steps, saver).get_state({"configurable": {"thread_id": self.thread_id}})
+        self._demand(state.values == final_state(self.steps), "the graph ended in another state than undisturbed")
+        self._demand(state.next == (), f"the graph has not ended: {state.next} are next")
+        kinds = [line.split()[0] for line in self.ledger.read_text().splitlines()]
+        self.report.checkpoints += kinds.count("put")
+        self.report.tasks += kinds.count("writes")
+        self.report.threads += 1
+        self.checked = 0
+
+    def _demand(self, is_so: bool, otherwise: str) -> None:
+        if not is_so:
+            raise self._error(otherwise)
+
+    def _error(self, what: str) -> KillTestError:
+        return KillTestError(f"Thread {self.thread_id!r}, after {self.report.kills} kills: {what}.")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m langgraph_gcs_saver.testing.kills",
+        description="Kill processes that run a graph on a store, and check that nothing acknowledged is lost.",
+    )
+    parser.add_argument("uri", metavar="URI", help="the store: gs://BUCKET/PREFIX?… or file:///DIRECTORY")
+    parser.add_argument("--kills", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="rounds of the graph (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    given = parser.parse_args()
+    try:
+        report = kill_at_random(given.uri, kills=given.kills, steps=given.steps, seed=given.seed)
+    except KillTestError as error:
+        parser.exit(1, f"{error}\n")
+    print(report)  # noqa: T201 - a command line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""LangGraph graphs whose latest checkpoint is damaged: they go on from the one before, and end where they should."""
+
+import asyncio
+import logging
+import operator
+from typing import Annotated, TypedDict
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, StateGraph
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered
+from tests.system.build import noise
+from tests.system.raw import open_raw
+
+CONFIG = {"configurable": {"thread_id": "a chat"}}
+LARGE = 20_000
+
+
+class State(TypedDict):
+    log: Annotated[list[str], operator.add]
+    turn: int
+    attachment: bytes
+
+
+def build(saver, calls):
+    """A graph of two nodes; `calls` gets what they did."""
+
+    def reply(state):
+        calls.append(("reply", state["turn"]))
+        return {"log": [f"reply {state['turn']}"], "attachment": noise(LARGE, state["turn"])}
+
+    def count(state):
+        calls.append(("count", state["turn"]))
+        return {"turn": state["turn"] + 1}
+
+    builder = StateGraph(State).add_node("reply", reply).add_node("count", count)
+    builder.add_edge(START, "reply").add_edge("reply", "count").add_edge("count", END)
+    return builder.compile(checkpointer=saver)
+
+
+def first():
+    return {"log": ["question 0"], "turn": 0, "attachment": b""}
+
+
+def question(n):
+    return {"log": [f"question {n}"]}
+
+
+def undamaged(turns):
+    """The state after so many turns, as LangGraph's own saver has it."""
+    graph = build(InMemorySaver(), [])
+    for n in range(turns):
+        graph.invoke(question(n) if n else first(), CONFIG)
+    return graph.get_state(CONFIG).values
+
+
+def flipped(data):
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+def newest(raw):
+    """Name and fields of the document of the thread's latest checkpoint."""
+    collection = keys.checkpoints("a chat") + "/"
+    return min((name, fields) for name, fields in raw.documents().items() if name.startswith(collection))
+
+
+def flip(field):
+    def damage(raw):
+        name, fields = newest(raw)
+        raw.set_document(name, fields | {field: flipped(fields[field])})
+
+    return damage
+
+
+def delete_document(raw):
+    raw.delete_document(newest(raw)[0])
+
+
+def flip_objects(raw):
+    """Those of the latest checkpoint: the manifest says which, and its document's name how they begin."""
+    checkpoint_id = keys.checkpoint_id_of(newest(raw)[0])
+    found = {name: data for name, data in raw.objects().items() if f"/{checkpoint_id}/" in name}
+    assert found
+    for name, data in found.items():
+        raw.set_object(name, flipped(data))
+
+
+def delete_objects(raw):
+    checkpoint_id = keys.checkpoint_id_of(newest(raw)[0])
+    for name in [name for name in raw.objects() if f"/{checkpoint_id}/" in name]:
+        raw.delete_object(name)
+
+
+DAMAGE = {
+    "manifest flipped": flip("manifest"),
+    "frames flipped": flip("frames"),
+    "document gone": delete_document,
+    "objects flipped": flip_objects,
+    "objects gone": delete_objects,
+}
+
+
+@pytest.fixture
+def raw(store_uri):
+    opened = open_raw(store_uri)
+    yield opened
+    opened.close()
+
+
+class Sync:
+    """A graph's methods, as a program without an event loop calls them."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def invoke(self, value):
+        return self.graph.invoke(value, CONFIG)
+
+    def state(self, config=CONFIG):
+        return self.graph.get_state(config)
+
+    def history(self):
+        return list(self.graph.get_state_history(CONFIG))
+
+
+class Async(Sync):
+    """The same on an event loop."""
+
+    def invoke(self, value):
+        return asyncio.run(self.graph.ainvoke(value, CONFIG))
+
+    def state(self, config=CONFIG):
+        return asyncio.run(self.graph.aget_state(config))
+
+    def history(self):
+        async def collect():
+            return [found async for found in self.graph.aget_state_history(CONFIG)]
+
+        return asyncio.run(collect())
+
+
+def options(how):
+    return {"inline_max_bytes": 0} if how.startswith("objects") else {}
+
+
+# Requests to emulators take milliseconds each, and reading is the same: two kinds of damage there are enough.
+PLACES = [("local", how) for how in DAMAGE] + [("emulators", how) for how in ("document gone", "objects flipped")]
+
+
+@pytest.mark.parametrize("face", [Sync, Async])
+@pytest.mark.parametrize(("store_uri", "how"), PLACES, indirect=["store_uri"])
+def test_a_graph_goes_on_from_the_one_before(how, face, make_saver, raw, caplog):
+    calls, told = [], []
+    one = face(build(make_saver(**options(how)), calls))
+    for n in range(3):
+        one.invoke(question(n) if n else first())
+    damaged = one.state()
+    damaged_id = damaged.config["configurable"]["checkpoint_id"]
+    DAMAGE[how](raw)
+    calls.clear()
+
+    # Another process, which has nothing in memory.
+    another = face(build(make_saver(on_event=told.append, **options(how)), calls))
+    with caplog.at_level(logging.WARNING, "langgraph_gcs_saver"):
+        found = another.state()
+    assert found.metadata["recovered_from"] == damaged_id
+    assert [task.name for task in found.tasks] == ["count"]
+    assert found.values == damaged.values, "LangGraph applies the pending writes"
+    kinds = [type(event) for event in told if isinstance(event, CheckpointDamaged | CheckpointRecovered)]
+    assert kinds == [CheckpointDamaged, CheckpointRecovered]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert all(damaged_id in text for text in warnings)
+
+    # The step that was lost is done again from its pending writes, without calling a node.
+    assert another.invoke(None) == undamaged(3)
+    assert calls == []
+    again = another.state()
+    assert (again.next, again.values) == ((), undamaged(3))
+    assert "recovered_from" not in again.metadata
+    assert again.config["configurable"]["checkpoint_id"] > damaged_id
+
+    # And the conversation goes on, for everybody.
+    assert another.invoke(question(3)) == undamaged(4)
+    fresh = face(build(make_saver(**options(how)), []))
+    assert fresh.state().values == undamaged(4)
+    listed = [one.config["configurable"]["checkpoint_id"] for one in fresh.history()]
+    assert damaged_id not in listed
+    assert len(listed) == len(set(listed)) == 4 * 4
+    if how == "document gone":
+        assert fresh.state(damaged.config).values == {}
+    else:
+        with pytest.raises(CheckpointCorruptError):
+            fresh.state(damaged.config)
+
+
+@pytest.mark.parametrize("face", [Sync, Async])
+def test_a_graph_that_must_not_fall_back(face, make_saver, raw):
+    one = face(build(make_saver(), []))
+    one.invoke(first())
+    DAMAGE["manifest flipped"](raw)
+    calls = []
+    strict = face(build(make_saver(on_corruption="raise"), calls))
+    for value in (question(1), None):
+        with pytest.raises(CheckpointCorruptError):
+            strict.invoke(value)
+    assert calls == []
+    assert face(build(make_saver(), [])).state().metadata["recovered_from"]
+
+
+@pytest.mark.parametrize("face", [Sync, Async])
+def test_a_conversation_never_starts_over_without_a_word(face, make_saver, raw):
+    """All of its checkpoints are gone, and its thread says that it had some."""
+    one = face(build(make_saver(), []))
+    one.invoke(first())
+    for name in [name for name in raw.documents() if "/lg_checkpoints/" in name]:
+        raw.delete_document(name)
+    calls = []
+    saver = make_saver()
+    another = face(build(saver, calls))
+    with pytest.raises(DamageError):
+        another.invoke(first())
+    assert calls == []
+    saver.delete_thread("a chat")
+    assert another.invoke(first()) == undamaged(1)
+
+
+@pytest.mark.parametrize("face", [Sync, Async])
+def test_nothing_but_damaged_checkpoints(face, make_saver, raw):
+    one = face(build(make_saver(), []))
+    one.invoke(first())
+    newest_id = one.state().config["configurable"]["checkpoint_id"]
+    for name, fields in raw.documents().items():
+        if "/lg_checkpoints/" in name:
+            raw.set_document(name, fields | {"manifest": flipped(fields["manifest"])})
+    with pytest.raises(CheckpointCorruptError) as caught:
+        face(build(make_saver(), [])).invoke(question(1))
+    assert caught.value.checkpoint_id == newest_id

@@ -1,0 +1,83 @@
+"""A process that is killed loses nothing that was acknowledged, and its graph goes on to the right end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langgraph_gcs_saver.testing import kills
+from langgraph_gcs_saver.testing.kills import KillTestError, kill_at_random
+from tests.system.raw import open_raw
+
+
+def check(uri, number, seed):
+    report = kill_at_random(uri, kills=number, seed=seed)
+    assert report.kills == number
+    # The kills did hit the graph at work, and it was done with after them.
+    assert report.midway >= number // 2
+    assert report.threads >= 2
+    # A kill can fall between a call and the note of it; two tasks write at once.
+    assert report.checkpoints >= 2 * kills.STEPS * report.threads - number
+    assert report.tasks >= 3 * kills.STEPS * report.threads - 2 * number
+
+
+def test_ten_kills(store_uri):
+    check(store_uri, 10, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_hundred_kills(store_uri):
+    check(store_uri, 100, seed=2)
+
+
+def test_the_command(tmp_path):
+    uri = f"file://{tmp_path}/store"
+    command = [sys.executable, "-m", "langgraph_gcs_saver.testing.kills", uri, "--kills", "2", "--steps", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 kills on ")
+    assert done.stdout.endswith(" acknowledged, 0 lost\n")
+    assert open_raw(uri).snapshot() == ({}, {})  # it cleans up
+
+
+class Forgetful(kills.Acknowledging):
+    """Acknowledges a checkpoint, or a task, that it does not store."""
+
+    forgets = ""
+
+    def put(self, config, checkpoint, metadata, new_versions):
+        if self.forgets == "put" and metadata["step"] == 4:
+            stored = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+            return self._note_put(stored, checkpoint)
+        return super().put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(self, config, writes, task_id, task_path=""):
+        if self.forgets == "put_writes" and writes[0][0] == "text":
+            return self._note_writes(config, writes, task_id)
+        return super().put_writes(config, writes, task_id, task_path)
+
+
+def run_forgetful(order, pipe):
+    kills.Acknowledging = Forgetful
+    Forgetful.forgets = Path(order.uri.removeprefix("file://")).name
+    kills.run_graph(kills.Run(order.uri, order.thread_id, order.steps, order.ledger, is_async=False), pipe)
+
+
+@pytest.mark.parametrize(("forgets", "says"), [("put", "is lost"), ("put_writes", "differs from what was stored")])
+def test_a_saver_that_forgets_is_found_out(tmp_path, monkeypatch, forgets, says):
+    monkeypatch.setattr(kills, "run_graph", run_forgetful)
+    with pytest.raises(KillTestError, match=says):
+        kill_at_random(f"file://{tmp_path}/{forgets}", kills=1, steps=4)
+
+
+def die(order, pipe):
+    os._exit(3)
+
+
+def test_a_graph_that_fails_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "run_graph", die)
+    with pytest.raises(KillTestError, match="failed before it was started"):
+        kill_at_random(f"file://{tmp_path}/store", kills=1)

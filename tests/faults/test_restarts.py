@@ -1,0 +1,452 @@
+"""Emulators that are killed and started again: errors within the deadline, then work goes on with the same saver."""
+
+import asyncio
+import http.client
+import json
+import random
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.effects import GetBlob, PutBlob
+from langgraph_gcs_saver.errors import DamageError, StoreUnavailableError
+from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.stores.gcs import GCSBlobs
+from langgraph_gcs_saver.testing.http_proxy import StorageProxy
+from langgraph_gcs_saver.testing.proxy import Faults
+from tests.emulators.firestore import FirestoreEmulator
+from tests.emulators.process import HOST
+from tests.emulators.storage import StorageEmulator
+from tests.faults.talk import Ledger, aconverse, converse, digest_of_state, final_state, state_of
+from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values
+
+TIMEOUT = 3.0
+
+SLACK = 2.5
+"""What a busy machine may add to a deadline."""
+
+STEPS = 4
+
+
+class Services:
+    """Both emulators, which can be killed and come back on their ports, with what was stored or without."""
+
+    def __init__(self, folder):
+        self.firestore = FirestoreEmulator(folder / "firestore.log")
+        self.storage = StorageEmulator(folder / "storage.log", folder / "objects")
+        self.ports = {}
+        self.project = f"test-{uuid.uuid4().hex[:20]}"
+
+    def of(self, names):
+        return [getattr(self, name) for name in names]
+
+    def fresh(self):
+        """The connection string of an empty store; both emulators run."""
+        self.bucket = f"test-{uuid.uuid4().hex}"
+        self.start()
+        self.make_bucket()
+        # One project for all: an emulator that starts with an export shows it in every project.
+        return f"gs://{self.bucket}/agents?project={self.project}&root=tests/{self.bucket}"
+
+    def make_bucket(self):
+        connection = http.client.HTTPConnection(HOST, self.storage.port, timeout=30)
+        connection.request(
+            "POST",
+            "/storage/v1/b?project=test",
+            json.dumps({"name": self.bucket}),
+            {"Content-Type": "application/json"},
+        )
+        assert connection.getresponse().status == 200
+        connection.close()
+
+    def saver(self, uri, kind=GCSSaver, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FIRESTORE_EMULATOR_HOST", self.firestore.host)
+            patch.setenv("STORAGE_EMULATOR_HOST", self.storage.url)
+            return kind.from_conn_string(uri, **{"timeout": TIMEOUT, **options})
+
+    def kill(self, names):
+        """SIGKILL; documents that were acknowledged before are kept, as objects are."""
+        if "firestore" in names:
+            self.firestore.save(self.project)
+        for emulator in self.of(names):
+            emulator.kill()
+
+    def start(self):
+        """Start what does not run, on the port that it had."""
+        for emulator in (self.firestore, self.storage):
+            if emulator._process is None:
+                emulator.start(self.ports.get(emulator.name))
+                self.ports[emulator.name] = emulator.port
+
+    def stop(self):
+        self.firestore.kill()
+        self.storage.kill()
+
+
+@pytest.fixture(scope="module")
+def emulators(tmp_path_factory):
+    found = Services(tmp_path_factory.mktemp("restarts"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def uri(emulators):
+    return emulators.fresh()
+
+
+class Gated(Ledger):
+    """Counts commits, and can hold them back: no commit is then under way or begins.
+
+    The Firestore emulator keeps what it is told to export, so the kill must come right after that, with no
+    acknowledgement in between.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._changed = threading.Condition()
+        self._held = False
+        self._running = self._count = 0
+        documents = self._backend.documents
+        self._commit, self._acommit = documents.commit, documents.acommit
+        documents.commit, documents.acommit = self._gated, self._agated
+
+    def _enter(self):
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._held, 30):
+                return False
+            self._running += 1
+            return True
+
+    def _leave(self):
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def _gated(self, effect):
+        assert self._enter()
+        try:
+            found = self._commit(effect)
+            self._count += 1
+            return found
+        finally:
+            self._leave()
+
+    async def _agated(self, effect):
+        assert await asyncio.to_thread(self._enter)  # the event loop goes on, so that what is under way can end
+        try:
+            found = await self._acommit(effect)
+            self._count += 1
+            return found
+        finally:
+            self._leave()
+
+    def await_commits(self, more, running):
+        """Wait for so many commits more that succeed, or until what makes them has ended."""
+        with self._changed:
+            end = self._count + more
+            while self._count < end and not running.done():
+                self._changed.wait(0.1)
+
+    @contextmanager
+    def holding(self):
+        with self._changed:
+            self._held = True
+            assert self._changed.wait_for(lambda: not self._running, 60)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held = False
+                self._changed.notify_all()
+
+
+class Loop:
+    """An event loop that lives as long as the test: a saver's asynchronous client must survive on it."""
+
+    def __init__(self):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
+
+    def close(self):
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def loop():
+    found = Loop()
+    yield found
+    found.close()
+
+
+def go_on(saver, mode, loop, thread):
+    """Talk to the graph from where it is to its end."""
+    if mode == "sync":
+        converse(saver, thread, STEPS, patient=False)
+    else:
+        loop.run(aconverse(saver, thread, STEPS, patient=False))
+
+
+def patiently(function, seconds=30.0):
+    """Call again while the service is unavailable, as the error says."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with suppress(StoreUnavailableError):
+            return function()
+    return function()
+
+
+def check(emulators, uri, saver, thread):
+    """All that was acknowledged is there, exactly, and the graph's end is right, for a fresh reader."""
+    with emulators.saver(uri) as reader:
+        listed = {one.checkpoint["id"]: one for one in reader.list(cfg(thread=thread))}
+        for checkpoint_id, digest in saver.checkpoints.items():
+            assert checkpoint_id in listed, f"{checkpoint_id} was acknowledged and is lost"
+            assert digest_of_state(values(listed[checkpoint_id])) == digest
+        assert state_of(values(reader.get_tuple(cfg(thread=thread)))) == final_state(STEPS)
+
+
+BOTH = ["firestore", "storage"]
+WHICH = [["firestore"], ["storage"], BOTH]
+QUICK = [BOTH, *(pytest.param(one, marks=pytest.mark.soak) for one in WHICH[:2])]
+"""Each takes seconds: both at once always, the others in the soak."""
+
+
+@pytest.mark.parametrize("mode", [pytest.param("sync", marks=pytest.mark.soak), "async"])
+@pytest.mark.parametrize("names", QUICK, ids="+".join)
+def test_killed_while_a_graph_runs(emulators, uri, loop, names, mode):
+    with emulators.saver(uri, Gated) as saver, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(go_on, saver, mode, loop, "t")
+        saver.await_commits(15, running)
+        with saver.holding():
+            emulators.kill(names)
+            began = time.monotonic()
+        assert not running.done()
+        error = running.exception(60)
+        assert isinstance(error, StoreUnavailableError)
+        assert time.monotonic() - began < TIMEOUT + SLACK
+        assert saver.checkpoints
+        emulators.start()
+        began = time.monotonic()
+        patiently(lambda: go_on(saver, mode, loop, "t"))
+        # The same saver finds the service again soon after it is back.
+        assert time.monotonic() - began < 10
+        check(emulators, uri, saver, "t")
+        if mode == "async":
+            loop.run(saver.aclose())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_back_within_the_deadline(emulators, uri, loop, mode):
+    """Whoever waits long enough does not notice."""
+    with emulators.saver(uri, Gated, timeout=20) as saver, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(go_on, saver, mode, loop, "t")
+        saver.await_commits(15, running)
+        with saver.holding():
+            emulators.kill(BOTH)
+        assert not running.done()
+        emulators.start()
+        running.result(60)
+        check(emulators, uri, saver, "t")
+        if mode == "async":
+            loop.run(saver.aclose())
+
+
+def every_call(saver):
+    """Each method, synchronous and not, on a thread that has objects."""
+    first = checkpoint(9, {"noise": noise(20_000)})
+    arguments = cfg(thread="new"), first, DEFAULT, first["channel_versions"]
+
+    async def all_of(found):
+        return [one async for one in found]
+
+    return {
+        "get_tuple": lambda: saver.get_tuple(cfg()),
+        "list": lambda: list(saver.list(cfg())),
+        "put": lambda: saver.put(*arguments),
+        "put_writes": lambda: saver.put_writes(cfg(2), [("a", noise(200_000))], "task"),
+        "delete_thread": lambda: saver.delete_thread("other"),
+        "aget_tuple": lambda: asyncio.run(saver.aget_tuple(cfg())),
+        "alist": lambda: asyncio.run(all_of(saver.alist(cfg()))),
+        "aput": lambda: asyncio.run(saver.aput(*arguments)),
+        "aput_writes": lambda: asyncio.run(saver.aput_writes(cfg(2), [("a", noise(200_000))], "task")),
+        "adelete_thread": lambda: asyncio.run(saver.adelete_thread("other")),
+    }
+
+
+@pytest.mark.parametrize("names", QUICK, ids="+".join)
+def test_every_call_ends_at_the_deadline(emulators, uri, names):
+    def timed(call):
+        began = time.monotonic()
+        try:
+            result = call()
+        except Exception as error:
+            result = error
+        return result, time.monotonic() - began
+
+    # Without a cache: a value at hand needs no service.
+    with emulators.saver(uri, cache_max_bytes=0) as saver, ThreadPoolExecutor(10) as threads:
+        put(saver, 1, {"noise": noise(20_000), "n": 1})
+        put(saver, 1, {"noise": noise(20_000), "n": 1}, thread="other")
+        emulators.kill(names)
+        calls = every_call(saver)
+        found = dict(zip(calls, threads.map(timed, calls.values()), strict=True))
+        emulators.start()
+        for name, (result, took) in found.items():
+            assert isinstance(result, StoreUnavailableError), (name, result)
+            assert took < TIMEOUT + SLACK, (name, took)
+        for call in calls.values():
+            patiently(call)
+        assert values(saver.get_tuple(cfg())) == {"noise": noise(20_000), "n": 1}
+        assert saver.get_tuple(cfg()).pending_writes == []
+        assert saver.get_tuple(cfg(thread="other")) is None
+        assert values(saver.get_tuple(cfg(thread="new"))) == {"noise": noise(20_000)}
+
+
+def test_the_deadline_is_30_seconds_unless_told(emulators, uri):
+    assert Options().timeout == 30.0
+    with emulators.saver(uri, timeout=Options().timeout) as saver:
+        assert {saver._backend.documents._timeout, saver._backend.blobs._timeout} == {30.0}
+        assert saver._context.timeout == 30.0
+    with emulators.saver(uri) as saver:
+        assert {saver._backend.documents._timeout, saver._backend.blobs._timeout} == {TIMEOUT}
+
+
+# Services that come back without what they had
+
+
+def state(n, **more):
+    return {"n": n, "noise": noise(20_000, n), **more}
+
+
+def test_documents_that_are_gone(emulators, uri):
+    """A thread without documents reads as none; what a saver still remembers of it never makes a wrong one."""
+    with emulators.saver(uri) as saver:
+        for n in (1, 2):
+            put(saver, n, state(n, kept="kept"), parent=n - 1 or None, changed=None if n == 1 else {"n", "noise"})
+        emulators.firestore.kill()
+        emulators.firestore.forget()
+        emulators.start()
+        assert patiently(lambda: saver.get_tuple(cfg())) is None
+        assert list(saver.list(cfg())) == []
+        put(saver, 1, state(1), thread="new")
+        assert values(saver.get_tuple(cfg(thread="new"))) == state(1)
+        # A child of what is gone: its values are all at hand, so it is stored in full.
+        put(saver, 3, state(3, kept="kept"), parent=2, changed={"n", "noise"})
+        with emulators.saver(uri) as reader:
+            found = list(reader.list(cfg()))
+            assert [(number(one), values(one)) for one in found] == [(3, state(3, kept="kept"))]
+
+
+def test_objects_that_are_gone(emulators, uri):
+    """A checkpoint without its objects is damage, or its thread goes back to an older whole one and says so."""
+    with emulators.saver(uri) as saver:
+        put(saver, 1, {"n": 1})
+        put(saver, 2, state(2), parent=1)
+        emulators.storage.kill()
+        for kept in emulators.storage.directory.iterdir():
+            kept.unlink()
+        emulators.start()
+        emulators.make_bucket()
+        with emulators.saver(uri) as reader:
+            with pytest.raises(DamageError):
+                patiently(lambda: reader.get_tuple(cfg(2)))
+            try:
+                found = reader.get_tuple(cfg())
+            except DamageError:
+                found = None
+            if found is not None:
+                assert values(found) == {"n": 1}
+                assert found.metadata["recovered_from"] == cfg(2)["configurable"]["checkpoint_id"]
+            assert [number(one) for one in reader.list(cfg())] == [1]
+        put(saver, 1, state(1), thread="new")
+        with emulators.saver(uri) as reader:
+            assert values(reader.get_tuple(cfg(thread="new"))) == state(1)
+
+
+@pytest.mark.soak
+def test_work_goes_on_soon_after_a_long_outage(emulators, uri, loop):
+    """Clients must not go on waiting for longer than the service was away."""
+    with emulators.saver(uri) as saver:
+        put(saver, 1, {"n": 1})
+        assert loop.run(saver.aget_tuple(cfg())) is not None
+        emulators.kill(["firestore"])
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for call in (lambda: saver.get_tuple(cfg()), lambda: loop.run(saver.aget_tuple(cfg()))):
+                with pytest.raises(StoreUnavailableError):
+                    call()
+        emulators.start()
+        for call in (lambda: saver.get_tuple(cfg()), lambda: loop.run(saver.aget_tuple(cfg()))):
+            began = time.monotonic()
+            assert number(patiently(call)) == 1
+            assert time.monotonic() - began < TIMEOUT + SLACK
+        loop.run(saver.aclose())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_many_kills_at_random(emulators, uri, loop, mode):
+    random_ = random.Random(mode)
+    kills = 0
+    while kills < 25:
+        with emulators.saver(uri, Gated) as saver:
+            thread = f"thread {kills}"
+            kills += until_it_ends(emulators, saver, random_, partial(go_on, mode=mode, loop=loop, thread=thread))
+            check(emulators, uri, saver, thread)
+            if mode == "async":
+                loop.run(saver.aclose())
+
+
+def until_it_ends(emulators, saver, random_, run):
+    """Run a graph to its end while emulators are killed and started again; how often they were."""
+    kills = 0
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(patiently, partial(run, saver), 300)
+        while not running.done():
+            saver.await_commits(random_.randrange(1, 12), running)
+            with saver.holding():
+                emulators.kill(random_.choice(WHICH))
+            kills += 1
+            time.sleep(random_.choice([0, 0, TIMEOUT]))
+            emulators.start()
+        running.result()
+    return kills
+
+
+def test_an_upload_whose_session_is_lost(emulators, uri):
+    """A value too large for one request is uploaded in a session, which a restart ends: it must begin anew."""
+
+    class Restart(Faults):
+        def choose(self, call, possible):
+            found = super().choose(call, possible)
+            if call == "upload" and self.requests[call] == 2:
+                emulators.kill(["storage"])
+                emulators.start()
+            return found
+
+    value = noise(8_500_000)
+    with StorageProxy(emulators.storage.url, Restart()) as proxy:
+        client = Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": proxy.url})
+        with closing(GCSBlobs(client.bucket(emulators.bucket), prefix="", timeout=20)) as blobs:
+            blobs.put_blob(PutBlob("a", value))
+            assert blobs.get_blob(GetBlob("a")) == value
+        assert proxy.faults.requests["upload"] == 4
+        client.close()

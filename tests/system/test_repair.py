@@ -1,0 +1,991 @@
+"""`repair`: what can be had again is, exactly; the rest is put where nothing lists it; nothing else changes."""
+
+import asyncio
+import operator
+from typing import Annotated, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import START, StateGraph, add_messages
+from langgraph.types import Overwrite
+
+from langgraph_gcs_saver import GCSSaver, keys, manifest
+from langgraph_gcs_saver.effects import Commit, PutBlob
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from tests.incremental.eax import Eax
+from tests.incremental.threads import chat, refs
+from tests.system.build import cfg, cid, noise, number, put
+from tests.system.test_verify import (
+    fill,
+    flip,
+    flip_field,
+    flip_frame,
+    flipped_object,
+    found_at,
+    name_of,
+    object_of,
+    writes_of,
+)
+
+MORE = pytest.mark.parametrize("store_uri", ["local", pytest.param("emulators", marks=pytest.mark.soak)], indirect=True)
+"""Variants that need not be repeated on the emulators each time."""
+
+
+def read_all(raw, thread="t", **options):
+    """Every checkpoint that can be read, whole tuples, by namespace and id."""
+    with raw.reader(**options) as saver:
+        return {ids_of(one): one for one in saver.list(cfg(thread=thread, ns=None))}
+
+
+def ids_of(found):
+    configurable = found.config["configurable"]
+    return configurable["checkpoint_ns"], configurable["checkpoint_id"]
+
+
+def aside(raw):
+    return {name: fields for name, fields in raw.documents().items() if "/lg_aside/" in name}
+
+
+def repaired(raw, thread="t", *, dry_run=False, **options):
+    """Repair by a fresh process; the plans that were shown."""
+    shown = []
+    with raw.reader(**options) as saver:
+        saver.repair(thread, dry_run=dry_run, show=shown.append)
+    return shown
+
+
+def damages(raw, **options):
+    return [one for one in found_at(raw, "data", **options) if one.is_damage]
+
+
+def actions(plan):
+    """What a plan does to what, by number of the checkpoint."""
+    return [(one.action, number_of(one.checkpoint_id), one.channel) for one in plan.steps]
+
+
+def number_of(checkpoint_id):
+    return int(checkpoint_id.rsplit("-", 1)[1]) if checkpoint_id else None
+
+
+def check_repair(raw, before, *, stays, put_away=(), left=(), **options):
+    """Repair what was damaged since `before` was read, and look at everything.
+
+    Args:
+        raw: The store.
+        before: Every tuple, from before the damage.
+        stays: Numbers of the root namespace's checkpoints that must read as before.
+        put_away: Names of documents that must be set aside.
+        left: Kinds of the findings that only a backup can mend.
+        options: Options of all savers.
+    """
+    damaged = raw.snapshot()
+    assert damages(raw, **options)
+    (planned,) = repaired(raw, dry_run=True, **options)
+    assert raw.snapshot() == damaged, "a dry run changed something"
+    shown = repaired(raw, **options)
+    assert str(shown[0]) == str(planned)
+    assert shown[0] == planned
+    assert [one.kind for one in damages(raw, **options)] == list(left)
+    found = read_all(raw, **options)
+    assert sorted(number_of(checkpoint_id) for ns, checkpoint_id in found if not ns) == sorted(stays)
+    for ids, one in found.items():
+        assert one == before[ids], ids
+    for (ns, _), one in found.items():
+        with raw.reader(**options) as saver:
+            assert saver.get_tuple(one.config) == one
+            latest = saver.get_tuple(cfg(ns=ns))
+            assert "recovered_from" not in latest.metadata
+            assert latest == found[ns, latest.checkpoint["id"]]
+    put_aside = {fields["from"]: fields for fields in aside(raw).values()}
+    assert put_aside.keys() == set(put_away)
+    for name, fields in put_aside.items():
+        # The heir, which others change, goes when the child is set aside.
+        own = {key: value for key, value in damaged[0][name].items() if key != "heir"}
+        assert {key: fields[key] for key in own} == own
+        assert fields.keys() - own.keys() <= {"from", "reason", "heir"}
+        assert fields["reason"]
+    done = raw.snapshot()
+    again = repaired(raw, **options)
+    assert raw.snapshot() == done, "the second repair changed something"
+    assert not left or all(step.action == "leave" for plan in again for step in plan.steps)
+    assert left or not again
+    go_on(raw, max(stays, default=None), **options)
+    with raw.reader(**options) as saver:
+        saver.delete_thread("t")
+    assert raw.snapshot() == ({}, {})
+
+
+def go_on(raw, newest, **options):
+    """The thread goes on from where it is now."""
+    if newest is None:
+        return
+    with raw.reader(**options) as saver:
+        state = saver.get_tuple(cfg(newest)).checkpoint["channel_values"] | {"goes": "on"}
+        put(saver, 50, state, parent=newest)
+    with raw.reader(**options) as saver:
+        latest = saver.get_tuple(cfg())
+        assert (number(latest), latest.checkpoint["channel_values"]) == (50, state)
+        assert "recovered_from" not in latest.metadata
+
+
+# A value is had again
+
+
+@pytest.fixture
+def filled(raw, saver):
+    fill(saver)
+    saver.close()
+    return raw
+
+
+def line(saver, values, *, writes=None, thread="t"):
+    """A line of checkpoints of one channel, beside one that stays; writes lead from each to the next."""
+    for n, value in enumerate(values, 1):
+        state = {"v": value, "kept": ["kept"]}
+        put(saver, n, state, parent=n - 1 or None, changed={"v"} if n > 1 else None, thread=thread)
+        if writes is not None and n < len(values):
+            saver.put_writes(cfg(n, thread=thread), [("v", write) for write in writes[n - 1]], f"task {n}")
+
+
+WORDS = [" ".join(f"word {k * 7919 % 1000}" for k in range(count)) for count in (60, 70, 80, 90)]
+ITEMS = [{f"key {k}": noise(40, k) for k in range(count)} for count in (20, 22, 24, 26)]
+LISTS = [chat(n) for n in (3, 4, 5, 6)]
+RANDOM = [[noise(400, (k, n)) for n in range(3)] for k in range(4)]
+"""Values of which none begins as another does."""
+
+MESSAGES = [HumanMessage("hello " * 20, id="a"), AIMessage("hi " * 30, id="b"), HumanMessage("and? " * 40, id="c")]
+
+
+RECOVERED = {
+    # The versions, the writes between them, which is damaged (and which frame of it), options of the writer.
+    "a list's base": (LISTS, None, 1, 0, {}),
+    "a list's increment": (LISTS, None, 2, -1, {}),
+    "a text's base": (WORDS, None, 1, 0, {}),
+    "a text's increment": (WORDS, None, 3, -1, {}),
+    "a mapping's base": (ITEMS, None, 1, 0, {"incremental": False}),
+    "bytes": ([noise(600)[: 300 + 100 * k] for k in range(3)], None, 2, 0, {"incremental": False}),
+    "an object": (LISTS, None, 2, -1, {"inline_max_bytes": 0}),
+    "an object that is not incremental": (LISTS, None, 2, 0, {"inline_max_bytes": 0, "incremental": False}),
+    "an encrypted value": (LISTS, None, 2, -1, {"cipher": Eax("key")}),
+    "a value that came back": ([RANDOM[0], RANDOM[1], RANDOM[0]], None, 1, 0, {"incremental": False}),
+    "a value that a task wrote": (RANDOM, [[one] for one in RANDOM[1:]], 4, 0, {"incremental": False}),
+    "a sum": (
+        [["first"] * 90, ["first"] * 90 + [noise(300, 1), noise(300, 2)]],
+        [[[noise(300, 1)], [noise(300, 2)]]],
+        2,
+        0,
+        {"incremental": False},
+    ),
+    "a union": (
+        [{"a": noise(300)}, {"a": noise(300), "b": noise(99, 1)}],
+        [[{"b": noise(99, 1)}]],
+        2,
+        0,
+        {"incremental": False},
+    ),
+    "messages": (
+        [MESSAGES[:2], [HumanMessage("changed " * 30, id="a"), *MESSAGES[1:]]],
+        [[[HumanMessage("changed " * 30, id="a")], [MESSAGES[2]]]],
+        2,
+        0,
+        {"incremental": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RECOVERED)
+@MORE
+def test_a_value_is_had_again(store_uri, raw, what):
+    values, writes, n, frame, options = RECOVERED[what]
+    with GCSSaver.from_conn_string(store_uri, **options) as saver:
+        line(saver, values, writes=writes)
+    options = {key: value for key, value in options.items() if key == "cipher"}
+    before = read_all(raw, **options)
+    if options:
+        with raw.reader(**options) as saver:
+            place = refs(saver, n)["v"].chain[frame]
+        flip_field(raw, name_of(number_of(place.owner or cid(n))), "frames", place.at + place.stored // 2)
+    else:
+        flip_frame(raw, n, "v", frame)
+    (plan,) = repaired(raw, dry_run=True, **options)
+    assert {one.action for one in plan.steps} == {"re-encode"}
+    check_repair(raw, before, stays=range(1, len(values) + 1), **options)
+
+
+@MORE
+def test_packed_frames_are_had_again(raw, saver):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "INNER_BYTES", 0)
+        line(saver, LISTS)
+    before = read_all(raw)
+    name = object_of(raw, f"/{keys.enc(cid(2))}/~frames-")
+    raw.delete_object(name)
+    check_repair(raw, before, stays=[1, 2, 3, 4])
+
+
+@MORE
+def test_a_document_that_others_need_frames_of(raw, saver):
+    """It is gone, and none of its values but one: what is equal to a later one, or its beginning, comes back."""
+    line(saver, LISTS)
+    before = read_all(raw)
+    raw.delete_document(name_of(2))
+    check_repair(raw, before, stays=[1, 3, 4])
+
+
+@MORE
+def test_what_is_had_again_is_not_uploaded_for_each_checkpoint(raw, saver):
+    line(saver, LISTS)
+    flip_frame(raw, 1, "v", 0)
+    before = raw.counts().get("objects", 0)
+    repaired(raw)
+    assert raw.counts()["objects"] == before + 1
+
+
+@MORE
+def test_two_damages_of_one_chain(raw, saver):
+    """The second shows only when the first is mended."""
+    line(saver, LISTS)
+    before = read_all(raw)
+    flip_frame(raw, 1, "v", 0)
+    flip_frame(raw, 3, "v")
+    check_repair(raw, before, stays=[1, 2, 3, 4])
+
+
+@MORE
+def test_a_value_made_of_one_that_was_lost_too(make_saver, raw):
+    """The second comes of the first, when that is had again."""
+    first, second, third = RANDOM[0], noise(300, "x"), noise(300, "y")
+    values = [first, [*first, second], [*first, second, third]]
+    line(make_saver(incremental=False), values, writes=[[[second]], [[third]]])
+    before = read_all(raw)
+    flip_frame(raw, 2, "v")
+    flip_frame(raw, 3, "v")
+    check_repair(raw, before, stays=[1, 2, 3])
+
+
+# A checkpoint is set aside
+
+
+def test_a_value_that_is_nowhere_else(make_saver, raw):
+    line(make_saver(incremental=False), RANDOM)
+    before = read_all(raw)
+    flip_frame(raw, 4, "v")
+    check_repair(raw, before, stays=[1, 2, 3], put_away=[name_of(4)])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_damaged_manifest(filled, raw, n):
+    before = read_all(raw)
+    flip_field(raw, name_of(n), "manifest")
+    check_repair(raw, before, stays={1, 2, 3} - {n}, put_away=[name_of(n)])
+
+
+def test_the_only_manifest(raw, saver):
+    """Nothing brings it back: the thread stays as it is, and says so, until it is deleted."""
+    put(saver, 1, {"a": noise(300)}, metadata={"run_id": "run"})
+    before = read_all(raw)
+    flip_field(raw, name_of(1), "manifest")
+    check_repair(raw, before, stays=[], put_away=[name_of(1)], left=["missing"])
+
+
+@MORE
+def test_the_only_manifest_does_not_look_like_a_new_thread(raw, saver):
+    put(saver, 1, {"a": noise(300)})
+    flip_field(raw, name_of(1), "manifest")
+    repaired(raw)
+    with raw.reader() as reader, pytest.raises(DamageError):
+        reader.get_tuple(cfg())
+
+
+@pytest.mark.parametrize("how", ["gone", "flipped"])
+@MORE
+def test_a_manifest_in_an_object(raw, saver, how):
+    fill(saver, DOCUMENT_BYTES=0)
+    before = read_all(raw)
+    part = f"/~/{keys.enc(cid(2))}/~manifest-"
+    if how == "gone":
+        raw.delete_object(object_of(raw, part))
+    else:
+        raw.set_object(*flipped_object(raw, part))
+    check_repair(raw, before, stays=[1, 3], put_away=[name_of(2)])
+
+
+@MORE
+def test_several_manifests(filled, raw):
+    """Of frames that nobody needs any more nothing stays listed."""
+    before = read_all(raw)
+    for n in (1, 2):
+        flip_field(raw, name_of(n), "manifest")
+    check_repair(raw, before, stays=[3], put_away=[name_of(1), name_of(2)])
+
+
+@MORE
+def test_a_manifest_and_a_value(raw, saver):
+    line(saver, LISTS)
+    before = read_all(raw)
+    flip_field(raw, name_of(3), "manifest")
+    flip_frame(raw, 1, "v")
+    check_repair(raw, before, stays=[1, 2, 4], put_away=[name_of(3)])
+
+
+@MORE
+def test_a_base_of_all(filled, raw):
+    """Every version builds on it, and it is nowhere else: nothing can be read, but the namespace that has its own."""
+    before = read_all(raw)
+    flip_frame(raw, 1, "chat")
+    assert {len(one.affects) for one in damages(raw)} == {3}
+    check_repair(raw, before, stays=[], put_away=[name_of(1), name_of(2), name_of(3)], left=["missing"])
+
+
+def test_the_newest_is_gone(filled, raw):
+    before = read_all(raw)
+    raw.delete_document(name_of(3))
+    assert read_latest(raw).metadata["recovered_from"] == cid(3)
+    (plan,) = repaired(raw, dry_run=True)
+    assert actions(plan) == [("forget", 2, None)]
+    check_repair(raw, before, stays=[1, 2])
+
+
+def read_latest(raw):
+    with raw.reader() as saver:
+        return saver.get_tuple(cfg())
+
+
+@pytest.mark.parametrize("kind", ["regular", "special"])
+@MORE
+def test_pending_writes_of_the_newest(filled, raw, saver, kind):
+    """They are forgotten, and the task runs again."""
+    with raw.reader() as writer:
+        writer.put_writes(cfg(3), [("chat", ["x"])], "task 2")
+        writer.put_writes(cfg(3), [("chat", ["y"])], "task 3")
+    before = read_all(raw)
+    name = writes_of_task(raw, 3, "task 2", kind)
+    flip_field(raw, name, "writes" if kind == "regular" else "w3")
+    newest = before["", cid(3)]
+    lost = {"regular": ("task 2", "chat", ["x"]), "special": ("task 2", "__interrupt__", ["asked"])}[kind]
+    before["", cid(3)] = newest._replace(pending_writes=[one for one in newest.pending_writes if one != lost])
+    assert len(before["", cid(3)].pending_writes) == 2
+    check_repair(raw, before, stays=[1, 2, 3], put_away=[name])
+
+
+def writes_of_task(raw, n, task, kind):
+    (name,) = (
+        name
+        for name in raw.documents()
+        if "/lg_writes/" in name
+        and keys.writes_checkpoint_id_of(name) == cid(n)
+        and keys.writes_task_id_of(name) == task
+        and name.endswith("!s") is (kind == "special")
+    )
+    return name
+
+
+@pytest.mark.parametrize("how", ["document", "object"])
+@MORE
+def test_pending_writes_with_later_checkpoints(filled, raw, how):
+    before = read_all(raw)
+    n = 1 if how == "document" else 2
+    name = writes_of(raw, n, "regular")
+    if how == "document":
+        flip_field(raw, name, "writes")
+    else:
+        raw.delete_object(object_of(raw, "/~writes-"))
+    before["", cid(n)] = before["", cid(n)]._replace(pending_writes=[])
+    check_repair(raw, before, stays=[1, 2, 3], put_away=[name])
+
+
+# Hints
+
+
+def test_hints(filled, raw):
+    """Afterwards queries find what they did before."""
+    before = read_all(raw)
+    fields = raw.documents()[name_of(1)]
+    raw.set_document(name_of(1), {**fields, "filter": {"user": "somebody"}, "run_id": "another run"})
+    raw.delete_document(keys.run_doc("run 2", "t"))
+    raw.delete_document(keys.thread_doc("t"))
+    damaged = raw.snapshot()
+    repaired(raw, dry_run=True)
+    assert raw.snapshot() == damaged
+    repaired(raw)
+    documents = raw.documents()
+    assert documents[name_of(1)] == fields
+    assert documents[keys.thread_doc("t")]["thread_id"] == "t"
+    assert documents[keys.thread_doc("t")]["root"] is True
+    assert {name for name in documents if name.startswith("lg_runs/")} == {
+        keys.run_doc("run 1", "t"),
+        keys.run_doc("run 2", "t"),
+    }
+    with raw.reader() as saver:
+        assert [number(one) for one in saver.list(cfg(), filter={"user": "ada"})] == [1]
+        assert [number(one) for one in saver.list(cfg(), filter={"run_id": "run 1"})] == [1]
+    assert damages(raw) == []
+    assert read_all(raw) == before
+    assert repaired(raw) == []
+    with raw.reader() as saver:
+        saver.delete_thread("t")
+    assert raw.snapshot() == ({}, {})
+
+
+@MORE
+def test_a_missing_filter_and_run(filled, raw):
+    before = raw.documents()[name_of(1)]
+    raw.set_document(name_of(1), {key: value for key, value in before.items() if key not in {"filter", "run_id"}})
+    repaired(raw)
+    assert raw.documents()[name_of(1)] == before
+    assert damages(raw) == []
+
+
+def test_only_pending_writes(raw, saver):
+    saver.put_writes(cfg(1), [("a", 1)], "task")
+    (name,) = raw.documents()
+    flip_field(raw, name, "writes")
+    repaired(raw)
+    assert damages(raw) == []
+    assert [fields["from"] for fields in aside(raw).values()] == [name]
+    with raw.reader() as reader:
+        reader.delete_thread("t")
+    assert raw.snapshot() == ({}, {})
+
+
+# Everything, and nothing
+
+
+def test_all_threads(raw, saver):
+    for thread in "abc":
+        line(saver, LISTS, thread=thread)
+    line(saver, LISTS)
+    flip_frame(raw, 2, "v")
+    flip_field(raw, name_of(4, thread="b"), "manifest")
+    whole = {name: fields for name, fields in raw.documents().items() if "-a/" in name or "-c/" in name}
+    shown = []
+    with raw.reader() as reader:
+        plans = reader.repair(show=shown.append)
+    assert sorted(plan.thread_id for plan in plans) == ["b", "t"]
+    assert sorted(plan.thread_id for plan in shown) == ["b", "t"]
+    assert found_at(raw, "data", None) == [one for one in found_at(raw, "data", None) if not one.is_damage]
+    documents = raw.documents()
+    assert {name: documents.get(name) for name in whole} == whole
+
+
+@MORE
+def test_nothing_to_do(filled, raw, capsys):
+    before = raw.snapshot()
+    with raw.reader() as saver:
+        assert list(saver.repair()) == []
+        assert list(saver.repair("nobody")) == []
+    assert raw.snapshot() == before
+    assert capsys.readouterr().out == ""
+
+
+@MORE
+def test_what_is_shown(raw, saver, capsys):
+    line(saver, LISTS)
+    flip_frame(raw, 1, "v")
+    with raw.reader() as reader:
+        (plan,) = reader.repair(dry_run=True)
+    out = capsys.readouterr().out
+    assert out == f"{plan}\n"
+    assert "found corrupt" in out
+    assert "re-encode" in out
+    assert "'v'" in out
+
+
+def test_the_asynchronous_twin(raw, saver):
+    line(saver, LISTS)
+    before = read_all(raw)
+    flip_frame(raw, 1, "v")
+    flip_field(raw, name_of(3), "manifest")
+
+    async def arepair(**options):
+        shown = []
+        async with raw.reader() as reader:
+            return list(await reader.arepair("t", show=shown.append, **options)), shown
+
+    damaged = raw.snapshot()
+    planned, shown = asyncio.run(arepair(dry_run=True))
+    assert raw.snapshot() == damaged
+    assert planned == shown
+    done, shown_too = asyncio.run(arepair())
+    assert shown_too[0] == shown[0]
+    assert done[0].steps[: len(planned[0].steps)] == planned[0].steps
+    assert damages(raw) == []
+    assert read_all(raw) == {ids: one for ids, one in before.items() if ids != ("", cid(3))}
+
+
+# Crashes
+
+
+def build(saver):
+    """A thread of four checkpoints, and a fifth of which nothing can be had again."""
+    line(saver, LISTS, writes=[[["x"]], [["y"]], [["z"]]])
+    state = {"v": chat(6), "kept": ["kept"], "new": noise(900)}
+    put(saver, 5, state, parent=4, changed={"new"}, metadata={"run_id": "run 1"})
+    put(saver, 2, {"inner": noise(300)}, ns="child")
+
+
+def ruin(raw):
+    """Damage of every kind in that thread."""
+    flip_frame(raw, 1, "v")
+    flip_frame(raw, 5, "new")
+    flip_field(raw, name_of(3), "manifest")
+    flip_field(raw, writes_of(raw, 1, "regular"), "writes")
+    fields = raw.documents()[name_of(2)]
+    raw.set_document(name_of(2), {**fields, "filter": {"source": "other"}})
+    raw.delete_document(keys.run_doc("run 1", "t"))
+    raw.delete_document(keys.thread_doc("t"))
+
+
+def state_of(raw):
+    """What matters of a store after a repair: what is read, what is aside, and which documents there are."""
+    put_aside = {
+        name: {key: value for key, value in fields.items() if key != "reason"} for name, fields in aside(raw).items()
+    }
+    return read_all(raw), put_aside, raw.documents().keys()
+
+
+@MORE
+def test_a_crash_anywhere(raw, saver, store_uri):
+    """The call dies after each of its effects, and is made again."""
+    build(saver)
+    whole = {ids: one._replace(pending_writes=None) for ids, one in read_all(raw).items()}
+    ruin(raw)
+    damaged = raw.snapshot()
+    repaired(raw)
+    right = state_of(raw)
+    assert {number_of(checkpoint_id) for ns, checkpoint_id in right[0] if not ns} == {1, 2, 4}
+    assert damages(raw) == []
+    stop, done = 0, False
+    while not done:
+        restore(raw, damaged)
+        with CrashingSaver.from_conn_string(store_uri) as dying:
+            dying.plan = Plan(stop)
+            try:
+                dying.repair("t", show=lambda plan: None)
+            except Crashed:
+                done = False
+            else:
+                done = True
+            effects = dying.plan.done
+        if not done and effects and isinstance(effects[-1], READS):
+            stop += 1
+            continue  # It left the store as the effect before it did.
+        readable = read_all(raw)
+        assert all(one._replace(pending_writes=None) == whole[ids] for ids, one in readable.items()), stop
+        repaired(raw)
+        assert damages(raw) == [], stop
+        assert state_of(raw) == right, stop
+        stop += 1
+    assert stop > 10
+
+
+def restore(raw, snapshot):
+    """Bring a store back to what it was."""
+    documents, objects = snapshot
+    for name in raw.documents().keys() - documents.keys():
+        raw.delete_document(name)
+    for name in raw.object_sizes().keys() - objects.keys():
+        raw.delete_object(name)
+    for name, fields in documents.items():
+        raw.set_document(name, fields)
+    for name, data in objects.items():
+        raw.set_object(name, data)
+
+
+# Others at work
+
+
+class Meanwhile:
+    """A backend that calls something before the first effect of a kind."""
+
+    def __init__(self, saver, kind, call, at=0):
+        self._backend = saver._backend
+        self.kind, self.call, self.left = kind, call, at
+        self.is_done = False
+        saver._backend = self
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def perform(self, effect):
+        if isinstance(effect, self.kind) and not self.is_done:
+            if self.left == 0:
+                self.is_done = True
+                self.call()
+            self.left -= 1
+        return self._backend.perform(effect)
+
+
+@pytest.mark.parametrize("at", range(6))
+@MORE
+def test_a_put_between_plan_and_commit(raw, at):
+    """A child of the newest, by a process that has all in its caches."""
+    with raw.reader() as writer:
+        build(writer)
+        ruin(raw)
+        state = {"v": chat(7), "kept": ["kept"], "new": noise(901)}
+
+        def meanwhile():
+            put(writer, 6, state, parent=5, changed={"v", "new"})
+
+        with raw.reader() as saver:
+            other = Meanwhile(saver, Commit, meanwhile, at)
+            saver.repair("t", show=lambda plan: None)
+    assert damages(raw) == []
+    if other.is_done:
+        assert read_all(raw)["", cid(6)].checkpoint["channel_values"] == state
+        assert number(read_latest(raw)) == 6
+
+
+@pytest.mark.parametrize("at", range(6))
+@MORE
+def test_a_child_of_one_that_is_set_aside(make_saver, raw, at):
+    """Nothing goes while a document that inherits from it can still get a child."""
+    with raw.reader() as writer:
+        line(writer, LISTS)
+        for n in (2, 3, 4):
+            flip_field(raw, name_of(n), "manifest")
+
+        def meanwhile():
+            put(writer, 5, {"v": chat(9), "kept": ["kept"]}, parent=4, changed={"v"})
+
+        with raw.reader() as saver:
+            other = Meanwhile(saver, Commit, meanwhile, at)
+            saver.repair("t", show=lambda plan: None)
+    assert damages(raw) == []
+    if other.is_done:
+        assert read_all(raw)["", cid(5)].checkpoint["channel_values"] == {"v": chat(9), "kept": ["kept"]}
+
+
+@pytest.mark.parametrize("kind", [Commit, PutBlob])
+@pytest.mark.parametrize("at", range(4))
+@MORE
+def test_a_deletion_between_plan_and_commit(raw, saver, kind, at):
+    """A thread that was deleted meanwhile does not come back, not even its own document."""
+    build(saver)
+    ruin(raw)
+
+    def meanwhile():
+        with raw.reader() as other:
+            other.delete_thread("t")
+
+    with raw.reader() as reader:
+        other = Meanwhile(reader, kind, meanwhile, at)
+        reader.repair("t", show=lambda plan: None)
+    if other.is_done:
+        assert raw.documents() == {}
+        with raw.reader() as reader:
+            assert reader.get_tuple(cfg()) is None
+    else:
+        assert damages(raw) == []
+
+
+class FlippingOnce:
+    """A backend of which the first answer for each document's manifest is flipped, as on a bad wire."""
+
+    def __init__(self, saver):
+        self._backend = saver._backend
+        self.seen = set()
+        saver._backend = self
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def perform(self, effect):
+        result = self._backend.perform(effect)
+        docs = result.values() if isinstance(result, dict) else result if isinstance(result, list) else ()
+        for doc in docs:
+            value = getattr(doc, "fields", {}).get("manifest")
+            if value and doc.name not in self.seen:
+                self.seen.add(doc.name)
+                doc.fields["manifest"] = flip(value)
+        return result
+
+
+def test_what_is_read_wrongly_once_is_not_set_aside(filled, raw):
+    before = raw.snapshot()
+    with raw.reader() as saver:
+        flipping = FlippingOnce(saver)
+        saver.repair("t", show=lambda plan: None)
+    assert len(flipping.seen) == 4
+    assert raw.snapshot() == before
+
+
+# LangGraph goes on
+
+
+class Sum(TypedDict, total=False):
+    log: Annotated[list, operator.add]
+    n: int
+
+
+class Talk(TypedDict, total=False):
+    messages: Annotated[list, add_messages]
+    n: int
+
+
+def summing(saver):
+    def step(state):
+        return {"log": [f"{state['n']}: " + "text " * 50], "n": state["n"] + 1}
+
+    return loop(StateGraph(Sum).add_node("step", step), saver)
+
+
+def talking(saver):
+    def step(state):
+        n = state["n"]
+        return {"messages": [AIMessage(f"{n} " * 60, id=f"m{n}")], "n": n + 1}
+
+    return loop(StateGraph(Talk).add_node("step", step), saver)
+
+
+def loop(builder, saver):
+    """A graph that runs its node until `n` is 6."""
+    builder.add_edge(START, "step")
+    builder.add_conditional_edges("step", lambda state: "step" if state["n"] < 6 else "__end__")
+    return builder.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("make", [summing, talking])
+@pytest.mark.parametrize("what", ["newest", "middle", "frames", "writes"])
+@MORE
+def test_a_graph_goes_on(store_uri, raw, make, what):
+    config = {"configurable": {"thread_id": "t"}}
+    with GCSSaver.from_conn_string(store_uri) as saver:
+        end = make(saver).invoke({"n": 0}, config, durability="sync")
+    before = read_all(raw)
+    names = sorted(name for name in raw.documents() if "/lg_checkpoints/" in name)  # newest first
+    if what == "newest":
+        flip_field(raw, names[0], "manifest")
+    elif what == "middle":
+        flip_field(raw, names[3], "manifest")
+    elif what == "frames":
+        flip_field(raw, names[2], "frames")
+    else:
+        (name,) = (
+            name
+            for name in raw.documents()
+            if "/lg_writes/" in name
+            and keys.writes_checkpoint_id_of(name) == keys.checkpoint_id_of(names[1])
+            and not name.endswith("!s")
+        )
+        flip_field(raw, name, "writes")
+        # The task whose writes are gone runs again from there.
+        flip_field(raw, names[0], "manifest")
+    repaired(raw)
+    assert damages(raw) == []
+    found = read_all(raw)
+    for ids, one in found.items():
+        assert one._replace(pending_writes=None) == before[ids]._replace(pending_writes=None)
+    with GCSSaver.from_conn_string(store_uri) as saver:
+        graph = make(saver)
+        graph.invoke(None, config)
+        assert graph.get_state(config).values == end
+        assert "recovered_from" not in graph.get_state(config).metadata
+        assert next(graph.get_state_history(config)).values == end
+
+
+# DeltaChannels
+
+
+def concatenated(state, writes):
+    """A reducer of one's own, which `repair` cannot know."""
+    return [*state, *(item.upper() for write in writes for item in write)]
+
+
+class Delta(TypedDict, total=False):
+    log: Annotated[list, DeltaChannel(concatenated, list, snapshot_frequency=3)]
+    n: int
+
+
+def delta(saver, last=10):
+    """A graph that runs its node until `n` is `last`."""
+
+    def step(state):
+        n = state["n"]
+        return {"log": [f"item {n} " + "x" * 400], "n": n + 1}
+
+    builder = StateGraph(Delta).add_node("step", step).add_edge(START, "step")
+    builder.add_conditional_edges("step", lambda state: "step" if state["n"] < last else "__end__")
+    return builder.compile(checkpointer=saver)
+
+
+DELTA = {"configurable": {"thread_id": "t"}}
+
+
+@pytest.fixture
+def delta_thread(store_uri, raw):
+    with GCSSaver.from_conn_string(store_uri, incremental=False) as saver:
+        delta(saver).invoke({"n": 0, "log": ["input " + "y" * 400]}, DELTA, durability="sync")
+    return raw
+
+
+def delta_states(raw):
+    """The state at each checkpoint, as LangGraph rebuilds it, or the error."""
+    found = {}
+    with raw.reader() as saver:
+        graph = delta(saver)
+        for one in saver.list(cfg()):
+            checkpoint_id = one.config["configurable"]["checkpoint_id"]
+            try:
+                found[checkpoint_id] = graph.get_state(one.config).values
+            except DamageError as error:
+                found[checkpoint_id] = type(error)
+    return found
+
+
+def snapshots(raw):
+    """Ids of the checkpoints that have a snapshot, oldest first."""
+    found = read_all(raw)
+    return sorted(one.checkpoint["id"] for one in found.values() if "log" in one.checkpoint["channel_values"])
+
+
+def spoil(raw, checkpoint_id, channel="log"):
+    with raw.reader() as saver:
+        frame = refs(saver, checkpoint_id)[channel].chain[-1]
+    assert frame.owner is None
+    flip_field(raw, keys.checkpoint_doc("t", "", checkpoint_id), "frames", frame.at + frame.stored // 2)
+
+
+def never_wrong(raw, before):
+    after = delta_states(raw)
+    for checkpoint_id, state in after.items():
+        assert state in (before[checkpoint_id], CheckpointCorruptError), checkpoint_id
+    return after
+
+
+def test_a_snapshot_is_rebuilt(delta_thread, raw):
+    before = delta_states(raw)
+    _, second, *_ = snapshots(raw)
+    spoil(raw, second)
+    assert CheckpointCorruptError in delta_states(raw).values() or len(delta_states(raw)) < len(before)
+    (plan,) = repaired(raw)
+    assert [(one.action, one.channel) for one in plan.steps] == [("rebuild", "log")]
+    assert damages(raw) == []
+    assert delta_states(raw) == before
+    assert not aside(raw)
+    with raw.reader() as saver:
+        graph = delta(saver, 12)
+        graph.update_state(DELTA, {"n": 10}, as_node="step")
+        end = graph.invoke(None, DELTA)
+        assert len(end["log"]) == len(max(before.values(), key=lambda state: len(state.get("log", [])))["log"]) + 2
+
+
+@MORE
+def test_two_snapshots_are_rebuilt(delta_thread, raw):
+    before = delta_states(raw)
+    for one in snapshots(raw)[1:3]:
+        spoil(raw, one)
+    repaired(raw)
+    assert damages(raw) == []
+    assert delta_states(raw) == before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@MORE
+def test_the_first_snapshot_cannot_be_rebuilt(store_uri, raw, count):
+    """What begins a thread is in its first snapshot alone: no checkpoint was there to keep its writes."""
+    with GCSSaver.from_conn_string(store_uri, incremental=False) as saver:
+        graph = delta(saver)
+        graph.update_state(DELTA, {"n": 0, "log": ["first " + "y" * 400]}, as_node="step")
+        graph.invoke(None, DELTA, durability="sync")
+    before = delta_states(raw)
+    for one in snapshots(raw)[:count]:
+        spoil(raw, one)
+    repaired(raw)
+    never_wrong(raw, before)
+
+
+@MORE
+def test_a_snapshot_whose_writes_are_damaged(delta_thread, raw):
+    before = delta_states(raw)
+    third = snapshots(raw)[2]
+    parent = read_all(raw)["", third].parent_config["configurable"]["checkpoint_id"]
+    spoil(raw, third)
+    (name,) = (
+        name
+        for name in raw.documents()
+        if "/lg_writes/" in name and keys.writes_checkpoint_id_of(name) == parent and not name.endswith("!s")
+    )
+    flip_field(raw, name, "writes")
+    shown = repaired(raw)
+    assert not [step for plan in shown for step in plan.steps if step.action == "rebuild"]
+    never_wrong(raw, before)
+
+
+@MORE
+def test_a_snapshot_whose_writes_are_gone(delta_thread, raw):
+    """The versions tell that there were some."""
+    before = delta_states(raw)
+    third = snapshots(raw)[2]
+    parent = read_all(raw)["", third].parent_config["configurable"]["checkpoint_id"]
+    spoil(raw, third)
+    for name in raw.documents():
+        if "/lg_writes/" in name and keys.writes_checkpoint_id_of(name) == parent:
+            raw.delete_document(name)
+    repaired(raw)
+    after = delta_states(raw)
+    # Of checkpoints that never had a snapshot nobody can tell.
+    assert after.get(third) in (before[third], CheckpointCorruptError, None)
+
+
+@pytest.mark.parametrize("back", [1, 2])
+@MORE
+def test_an_ancestor_that_a_delta_channel_needs(delta_thread, raw, back):
+    """Its manifest is damaged: those that are made of its writes must not become shorter without a word."""
+    before = delta_states(raw)
+    found = read_all(raw)
+    third = snapshots(raw)[2]
+    needed = third
+    for _ in range(back):
+        needed = found["", needed].parent_config["configurable"]["checkpoint_id"]
+    spoil(raw, third)
+    flip_field(raw, keys.checkpoint_doc("t", "", needed), "manifest")
+    repaired(raw)
+    never_wrong(raw, before)
+
+
+@MORE
+def test_a_forks_snapshot_is_not_rebuilt(store_uri, raw):
+    """The writes of the parent are the other child's: replayed they would give that one's value."""
+    with GCSSaver.from_conn_string(store_uri, incremental=False) as saver:
+        graph = delta(saver)
+        graph.invoke({"n": 0, "log": ["input " + "y" * 400]}, DELTA, durability="sync")
+        states = list(graph.get_state_history(DELTA))
+        start = next(one for one in states if one.values["n"] == 8)
+        fork = graph.update_state(start.config, {"log": ["forked"], "n": 8}, as_node="step")
+    before = delta_states(raw)
+    forked = fork["configurable"]["checkpoint_id"]
+    assert forked in snapshots(raw)
+    spoil(raw, forked)
+    repaired(raw)
+    never_wrong(raw, before)
+
+
+@MORE
+def test_a_snapshot_after_an_overwrite_is_not_rebuilt(store_uri, raw):
+    """One write of a step replaced all others of it; replayed in turn they would give another value."""
+
+    def first(state):
+        return {"log": Overwrite(["over"])}
+
+    def second(state):
+        return {"log": ["beside " + "z" * 400]}
+
+    def make(saver):
+        builder = StateGraph(Delta).add_node("first", first).add_node("second", second)
+        builder.add_edge(START, "first").add_edge(START, "second")
+        return builder.compile(checkpointer=saver)
+
+    with GCSSaver.from_conn_string(store_uri, incremental=False) as saver:
+        make(saver).invoke({"n": 0, "log": ["input " + "y" * 400]}, DELTA, durability="sync")
+        newest = saver.get_tuple(cfg()).checkpoint["id"]
+        delta(saver).update_state(DELTA, {"log": ["after"]}, as_node="step")
+    before = delta_states(raw)
+    assert before[newest]["log"] == ["over"]
+    assert newest in snapshots(raw)
+    spoil(raw, newest)
+    repaired(raw)
+    never_wrong(raw, before)

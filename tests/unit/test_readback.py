@@ -1,0 +1,713 @@
+"""`verify`: what a service stores or gives back differs from what was written, and the call notices."""
+
+import copy
+import random
+
+import pytest
+
+from langgraph_gcs_saver import keys, manifest
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Create,
+    DeleteBlobs,
+    Gather,
+    GetDocs,
+    HashBlob,
+    Merge,
+    PutBlob,
+)
+from langgraph_gcs_saver.errors import CheckpointVerificationError, StoreError
+from langgraph_gcs_saver.events import CheckpointRecovered, CheckpointReplaced, CheckpointSaved, VerificationFailed
+from langgraph_gcs_saver.flows import writes as writes_module
+from langgraph_gcs_saver.flows.readback import TIMES
+from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_writes, read
+
+THREAD = keys.thread_doc("t")
+BIG = random.Random(5).randbytes(20_000)
+"""More than `inline_max_bytes` even when compressed."""
+
+
+def doc(number):
+    return keys.checkpoint_doc("t", "", cid(number))
+
+
+def v(number):
+    return f"{number:032}.5"
+
+
+def flipped(data):
+    at = len(data) // 2
+    return data[:at] + bytes([(data[at] + 1) % 256]) + data[at + 1 :]  # a second time it is not as it was
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+@pytest.fixture
+def context():
+    return make_context(verify="readback")
+
+
+@pytest.fixture
+def parent(model, context):
+    """Checkpoint 1 with channels `a` and `b`, known to `context`."""
+    put(model, context, 1, None, {"a": "one", "b": "old"})
+    return model.docs[doc(1)]
+
+
+def child(model, context, number=2, value="two"):
+    put(model, context, number, 1, {"a": value, "b": "old"}, fresh=["a"], versions={"b": v(1)})
+
+
+def failures(model):
+    return [(event.name, event.attempt) for event in model.events if isinstance(event, VerificationFailed)]
+
+
+def leaves(effect):
+    return effect.effects if isinstance(effect, Gather) else (effect,)
+
+
+def puts_done(model, effect):
+    """Whether the commit of what is put was performed already."""
+    commits = [one for one in model.commits if len(one.writes) > 1 or "/lg_writes/" in one.writes[0].name]
+    return bool(commits) and effect is not commits[-1]
+
+
+def asked(model, kind):
+    """The effects of one kind that were asked for, those in a `Gather` too."""
+    return [leaf for effect in model.log for leaf in leaves(effect) if isinstance(leaf, kind)]
+
+
+# Objects
+
+
+def spoil_objects(model, times, how):
+    """Alter an object of each of the first `times` uploads once it is stored; returns the names."""
+    spoiled = []
+
+    def after(effect, result):
+        uploads = [leaf for leaf in leaves(effect) if isinstance(leaf, PutBlob)]
+        if uploads and len(spoiled) < times:
+            name = uploads[-1].name
+            spoiled.append(name)
+            data = how(model.blobs.pop(name))
+            if data is not None:
+                model.blobs[name] = data
+
+    model.after = after
+    return spoiled
+
+
+OBJECTS = {
+    "flipped": flipped,
+    "cut off": lambda data: data[:-1],
+    "longer": lambda data: data + b"\0",
+    "emptied": lambda data: b"",
+    "gone": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("how", OBJECTS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_object_that_reads_differently_is_written_anew(model, context, parent, how, times):
+    spoiled = spoil_objects(model, times, OBJECTS[how])
+    visible = []
+    model.before = lambda effect: None if puts_done(model, effect) else visible.append(read(model, 2))
+    child(model, context, value=BIG)
+    assert visible == [None] * len(visible), "visible before its objects were read back"
+    assert len(visible) > 3 * times
+    assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
+    names = [upload.name for upload in asked(model, PutBlob)]
+    assert len(set(names)) == len(names) == times + 1
+    assert set(model.blobs) == set(names) - set(spoiled)
+    assert isinstance(model.events[-1], CheckpointSaved)
+    assert model.events[-1].attempts == times + 1
+    assert read(model, 2) == read(model, None) == {"a": BIG, "b": "old"}
+
+
+@pytest.mark.parametrize("how", OBJECTS)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "child"])
+def test_an_object_that_reads_differently_each_time(model, context, how, first):
+    if not first:
+        put(model, context, 1, None, {"a": "one", "b": "old"})
+    before = copy.deepcopy(model.docs)
+    spoiled = spoil_objects(model, 100, OBJECTS[how])
+    what = (model, context, 2, None if first else 1, {"a": BIG, "b": BIG[1:]})
+    with pytest.raises(CheckpointVerificationError, match=f"Checkpoint '{cid(2)}' of thread 't'.*Call again") as caught:
+        put(*what)
+    assert isinstance(caught.value, StoreError)
+    assert spoiled[-1] in str(caught.value)
+    assert len(spoiled) == TIMES == 3
+    assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
+    assert len(asked(model, PutBlob)) == 2 * TIMES
+    assert model.blobs == {}
+    model.docs.pop(THREAD) if first else None
+    assert model.docs == before
+    model.after = None
+    assert read(model, 2) is None
+    assert read(model, None) == (None if first else {"a": "one", "b": "old"})
+    # The state is still in the caller's hands.
+    put(*what)
+    assert read(model, None) == {"a": BIG, "b": BIG[1:]}
+
+
+def test_objects_that_the_service_gives_back_wrong_are_as_bad(model, context, parent):
+    """Whether it lies at rest or on the way back, nobody can tell."""
+    left = ["0" * 64]
+
+    def before(effect):
+        if isinstance(effect, Gather) and left and isinstance(effect.effects[0], HashBlob):
+            return (left.pop(),)
+        return None
+
+    model.before = before
+    child(model, context, value=BIG)
+    assert len(failures(model)) == 1
+    assert len(model.blobs) == 1
+    assert read(model, 2) == {"a": BIG, "b": "old"}
+
+
+def test_every_kind_of_object_is_read_back(model, context):
+    """Frames of one channel, of many, and manifests."""
+    rng = random.Random(3)
+    values = {rng.randbytes(100).hex(): rng.randbytes(100) for n in range(6000)} | {"own": BIG}
+    put(model, context, 1, None, values)
+    names = {name.split("/")[-1].rpartition("-")[0] for name in model.blobs}
+    assert names == {"own", keys.FRAMES, keys.MANIFEST}
+    assert {effect.name for effect in asked(model, HashBlob)} == set(model.blobs)
+    for name in sorted(model.blobs):
+        kind = name.split("/")[-1].rpartition("-")[0]
+        other, spoiled = Model(), []
+
+        def after(effect, result, other=other, kind=kind, spoiled=spoiled):
+            for leaf in leaves(effect):
+                if isinstance(leaf, PutBlob) and f"/{kind}-" in leaf.name and not spoiled:
+                    other.blobs[leaf.name] = flipped(other.blobs[leaf.name])
+                    spoiled.append(leaf.name)
+
+        other.after = after
+        put(other, make_context(verify="readback"), 1, None, values)
+        assert failures(other) == [(spoiled[0], 1)]
+        assert len(other.blobs) == 3
+        assert read(other, 1) == values
+
+
+# Documents
+
+
+def stores(effect, number):
+    """Whether it is the commit that stores checkpoint `number`, not one that withdraws it."""
+    if not isinstance(effect, Commit) or len(effect.writes) < 2 or effect.writes[0].name != doc(number):
+        return False
+    if "digest" not in getattr(effect.writes[0], "fields", ()):
+        return False
+    beside = effect.writes[1]
+    if beside.name == THREAD:
+        return not getattr(beside, "remove", ())
+    return beside.fields.get("heir", "").startswith(f"{cid(number)}#")
+
+
+def spoil_document(model, number, times, how):
+    """Alter the document of a checkpoint each of the first `times` that it is stored."""
+    spoiled = []
+
+    def after(effect, result):
+        if stores(effect, number) and result is not None and len(spoiled) < times:
+            spoiled.append(number)
+            how(model, doc(number))
+
+    model.after = after
+    return spoiled
+
+
+def flip(field):
+    def how(model, name):
+        model.change(name, **{field: flipped(model.docs[name].fields[field])})
+
+    return how
+
+
+def drop(field):
+    def how(model, name):
+        model.change(name, **{field: ...})
+
+    return how
+
+
+def gone(model, name):
+    del model.docs[name]
+
+
+DOCUMENTS = {
+    "manifest flipped": flip("manifest"),
+    "frames flipped": flip("frames"),
+    "digest flipped": flip("digest"),
+    "frames cut off": lambda model, name: model.change(name, frames=model.docs[name].fields["frames"][:-1]),
+    "run changed": lambda model, name: model.change(name, run_id="another"),
+    "filter changed": lambda model, name: model.change(name, filter={"step": 77}),
+    **{f"{field} dropped": drop(field) for field in ("ns", "format", "filter", "manifest", "frames", "digest")},
+    "gone": gone,
+}
+
+
+@pytest.mark.parametrize("how", DOCUMENTS)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "child"])
+def test_a_document_that_reads_differently_is_withdrawn_and_written_anew(model, context, how, first):
+    if not first:
+        put(model, context, 1, None, {"a": "one", "b": "old"})
+    before = copy.deepcopy(model.docs)
+    spoil_document(model, 2, 1, DOCUMENTS[how])
+    between = []
+
+    def look(effect):
+        if stores(effect, 2):
+            between.append((doc(2) in model.docs, manifest.heir_of(model.docs[doc(1)]) if not first else None))
+            between.append(read(model, None))
+
+    model.before = look
+    put(model, context, 2, None if first else 1, {"a": "two", "b": "old"}, run_id="r")
+    # Both times nothing of it was there, and the latest one was what it had been.
+    assert between == [(False, None), None if first else {"a": "one", "b": "old"}] * 2
+    assert failures(model) == [(doc(2), 1)]
+    assert model.events[-1].attempts == 2
+    assert read(model, 2) == read(model, None) == {"a": "two", "b": "old"}
+    if not first:
+        assert manifest.heir_of(model.docs[doc(1)]) == cid(2)
+        assert model.docs[doc(1)].fields.items() >= before[doc(1)].fields.items()
+    # What the process has learnt is right: the next step is warm.
+    model.before = model.after = None
+    put(model, context, 3, 2, {"a": "three", "b": "old"}, fresh=["a"], versions={"b": v(2)})
+    assert [type(effect) for effect in model.rounds] == [Commit, GetDocs]
+    assert read(model, 3) == {"a": "three", "b": "old"}
+
+
+@pytest.mark.parametrize("how", DOCUMENTS)
+@pytest.mark.parametrize("forked", [False, True], ids=["first child", "second child"])
+def test_a_document_that_reads_differently_each_time(model, context, parent, how, forked):
+    """Nothing is visible; the parent's heir is the one before, or the parent would seem to have lost a child."""
+    if forked:
+        child(model, context, 4, "four")
+    before = copy.deepcopy(model.docs)
+    spoiled = spoil_document(model, 5, 100, DOCUMENTS[how])
+    with pytest.raises(CheckpointVerificationError, match=f"Checkpoint '{cid(5)}' of thread 't'"):
+        put(model, context, 5, 1, {"a": "five", "b": "old"}, run_id="r", fresh=["a"], versions={"b": v(1)})
+    assert len(spoiled) == TIMES
+    assert failures(model) == [(doc(5), number) for number in (1, 2, 3)]
+    assert doc(5) not in model.docs
+    assert manifest.heir_of(model.docs[doc(1)]) == (cid(4) if forked else None)
+    rest = {key: value for key, value in model.docs[doc(1)].fields.items() if key != "heir"}
+    assert rest == {key: value for key, value in before[doc(1)].fields.items() if key != "heir"}
+    model.after = None
+    found = model.drive(get(None))
+    assert found.values == {"a": "four" if forked else "one", "b": "old"}
+    assert "recovered_from" not in found.metadata
+    assert not any(isinstance(event, CheckpointRecovered) for event in model.events)
+    child(model, context, 5, "five")
+    assert read(model, None) == {"a": "five", "b": "old"}
+
+
+@pytest.mark.parametrize("how", DOCUMENTS)
+def test_a_first_document_that_reads_differently_each_time_leaves_an_empty_thread(model, context, how):
+    """Not one that has lost its checkpoints: whoever starts it anew must be able to."""
+    spoil_document(model, 1, 100, DOCUMENTS[how])
+    with pytest.raises(CheckpointVerificationError):
+        put(model, context, 1, None, {"a": "one"}, run_id="r")
+    model.after = None
+    assert doc(1) not in model.docs
+    assert read(model, 1) is None
+    assert read(model, None) is None
+    put(model, context, 1, None, {"a": "one"})
+    assert model.docs[THREAD].fields["root"] is True
+    assert read(model, None) == {"a": "one"}
+
+
+def test_withdrawing_leaves_the_root_to_those_who_have_one(model, context, parent):
+    """A second root of a thread that has checkpoints: that it had some remains true."""
+    spoil_document(model, 5, 100, DOCUMENTS["manifest flipped"])
+    with pytest.raises(CheckpointVerificationError):
+        put(model, context, 5, None, {"a": "five"})
+    assert model.docs[THREAD].fields["root"] is True
+    assert read(model, None) == {"a": "one", "b": "old"}
+
+
+@pytest.mark.parametrize("how", DOCUMENTS)
+@pytest.mark.parametrize("times", [1, 100])
+def test_the_former_content_of_a_document_comes_back(model, context, parent, how, times):
+    """A child builds on it."""
+    child(model, context)
+    before = copy.deepcopy(model.docs)
+    spoil_document(model, 1, times, DOCUMENTS[how])
+    seen = []
+
+    def look(effect):
+        if stores(effect, 1) and isinstance(effect.writes[0], Merge):
+            seen.append(read(model, 2))
+
+    model.before = look
+    again = {"a": "other content", "c": "more"}
+    if times == 1:
+        put(model, make_context(verify="readback"), 1, None, again, run_id="r")
+        assert read(model, 1) == again
+    else:
+        with pytest.raises(CheckpointVerificationError):
+            put(model, make_context(verify="readback"), 1, None, again, run_id="r")
+        if how != "gone":  # What is gone is gone, and with it what the document had before.
+            assert model.docs[doc(1)].fields == before[doc(1)].fields
+            assert read(model, 1) == {"a": "one", "b": "old"}
+    model.before = model.after = None
+    if how != "gone":
+        assert read(model, 2) == {"a": "two", "b": "old"}
+        assert seen == [{"a": "two", "b": "old"}] * len(seen)
+        assert len(seen) >= 2
+
+
+# Others, meanwhile
+
+
+def meanwhile(model, number, act):
+    """Call `act` once, just after checkpoint `number` was stored."""
+    left = [1]
+
+    def after(effect, result):
+        if stores(effect, number) and result is not None and left:
+            left.pop()
+            act()
+
+    model.after = after
+
+
+def test_a_child_that_comes_before_it_was_read_back(model, context, parent):
+    """It has set the heir, and moved the document's time."""
+    meanwhile(
+        model,
+        2,
+        lambda: put_aside(model, make_context(), 3, 2, {"a": "3", "b": "old"}, fresh=["a"], versions={"b": v(1)}),
+    )
+    child(model, context)
+    assert failures(model) == []
+    assert manifest.heir_of(model.docs[doc(2)]) == cid(3)
+    assert read(model, 2) == {"a": "two", "b": "old"}
+    assert read(model, 3) == {"a": "3", "b": "old"}
+
+
+def test_another_content_that_comes_before_it_was_read_back(model, context, parent):
+    meanwhile(model, 2, lambda: put_aside(model, make_context(), 2, 1, {"a": "theirs", "b": "old"}))
+    child(model, context)
+    assert failures(model) == []
+    assert len(model.commits) == 1
+    assert read(model, 2) == {"a": "theirs", "b": "old"}
+
+
+def test_a_sibling_that_comes_while_it_is_withdrawn(model, context, parent):
+    """The heir is the sibling then, and stays so."""
+    spoil_document(model, 2, 100, DOCUMENTS["manifest flipped"])
+    left = [1]
+
+    def before(effect):
+        if isinstance(effect, Commit) and not stores(effect, 2) and left:
+            left.pop()
+            put_aside(model, make_context(), 7, 1, {"a": "seven", "b": "old"}, fresh=["a"], versions={"b": v(1)})
+
+    model.before = before
+    with pytest.raises(CheckpointVerificationError):
+        child(model, context)
+    assert not left
+    model.before = model.after = None
+    assert doc(2) not in model.docs
+    assert manifest.heir_of(model.docs[doc(1)]) == cid(7)
+    assert read(model, None) == {"a": "seven", "b": "old"}
+
+
+# Lost answers
+
+
+def lose_answers(model, number, times):
+    """The first commits that store checkpoint `number` are applied, and their answers are lost."""
+    left = [1] * times
+    model.before = lambda effect: model.LOST if stores(effect, number) and left and left.pop() else None
+
+
+HINTS = {"run changed", "filter changed", "filter dropped"}
+"""What nothing but reading back notices: no digest covers it, for it is only there to be found by."""
+
+
+@pytest.mark.parametrize("how", sorted(DOCUMENTS.keys() - HINTS))
+def test_a_lost_answer_and_damage(model, context, parent, how):
+    """The call looks for its own document, and must not take a damaged one for success."""
+    lose_answers(model, 2, 1)
+    spoil_document(model, 2, 1, DOCUMENTS[how])
+    child(model, context)
+    model.before = model.after = None
+    assert read(model, 2) == read(model, None) == {"a": "two", "b": "old"}
+    assert read(model, 1) == {"a": "one", "b": "old"}
+
+
+@pytest.mark.parametrize("how", sorted(DOCUMENTS.keys() - HINTS))
+def test_a_lost_answer_and_damage_each_time(model, context, parent, how):
+    """Nobody takes what is left of it for a checkpoint; what was there before is found, and says so."""
+    lose_answers(model, 2, 1)
+    spoil_document(model, 2, 100, DOCUMENTS[how])
+    with pytest.raises(CheckpointVerificationError):
+        child(model, context)
+    model.before = model.after = None
+    found = model.drive(get(None))
+    assert found.values == {"a": "one", "b": "old"}
+    assert found.metadata.get("recovered_from") in {cid(2), None}
+    child(model, context)
+    assert read(model, None) == {"a": "two", "b": "old"}
+
+
+@pytest.mark.parametrize("value", ["two", BIG], ids=["inline", "object"])
+def test_a_lost_answer_without_damage_is_no_mismatch(model, context, parent, value):
+    model.before = lambda effect: model.LOST if stores(effect, 2) else None
+    child(model, context, value=value)
+    assert len(model.commits) == 1
+    assert failures(model) == []
+    assert not any(isinstance(event, CheckpointReplaced) for event in model.events)
+    assert read(model, 2) == {"a": value, "b": "old"}
+
+
+@pytest.mark.parametrize("first", [{"a": "one"}, {}, {"a": "one", "big": BIG}], ids=["some", "none", "object"])
+@pytest.mark.parametrize("second", [{"a": "other"}, {}, {"big": BIG}], ids=["others", "none", "object"])
+def test_a_repeated_put_changes_nothing(model, context, first, second):
+    """Whatever its document had before, and whatever process repeats it: nothing differs."""
+    put(model, context, 1, None, first)
+    put(model, context, 2, 1, first)
+    put(model, make_context(verify="readback"), 1, None, second)
+    before = copy.deepcopy(model.docs)
+    for again in (context, make_context(verify="readback"), make_context(verify="readback", incremental=False)):
+        put(model, again, 1, None, second)
+        assert model.docs == before
+        assert failures(model) == []
+    assert read(model, 1) == second
+    assert read(model, 2) == first
+
+
+def test_a_repeated_step_of_another_process_changes_nothing(model, context):
+    """It has no base at hand, and would make a full frame of what is stored as an increment."""
+    long = [f"message {number} of some text, {number * 7919 % 1000}" for number in range(40)]
+    put(model, context, 1, None, {"a": long})
+    put(model, context, 2, 1, {"a": [*long, "more"]})
+    before = copy.deepcopy(model.docs)
+    put(model, make_context(verify="readback"), 2, 1, {"a": [*long, "more"]})
+    assert model.docs == before
+    assert failures(model) == []
+
+
+@pytest.mark.parametrize("owner", [1, 2])
+def test_a_repeated_step_of_another_process_is_not_taken_for_stored_when_it_is_damaged(model, context, owner):
+    """The increment, or the base that it needs."""
+    long = [f"message {number} of some text, {number * 7919 % 1000}" for number in range(40)]
+    put(model, context, 1, None, {"a": long})
+    put(model, context, 2, 1, {"a": [*long, "more"]})
+    flip("frames")(model, doc(owner))
+    put(model, make_context(verify="readback"), 2, 1, {"a": [*long, "more"]})
+    assert read(model, 2) == {"a": [*long, "more"]}
+
+
+# Modes
+
+
+@pytest.mark.parametrize("verify", ["off", "checksum"])
+def test_other_modes_read_nothing_back(model, verify):
+    context = make_context(verify=verify)
+    put(model, context, 1, None, {"a": "one", "b": "old"})
+    assert [type(effect) for effect in model.rounds] == [Commit]
+    child(model, context, value=BIG)
+    assert [type(effect) for effect in model.rounds] == [Gather, Commit]
+    assert [upload.checked for upload in asked(model, PutBlob)] == [verify == "checksum"]
+    assert not asked(model, HashBlob)
+    put_writes(model, context, 2, [("a", 1), ("__error__", "e")])
+    assert [type(effect) for effect in model.rounds] == [Commit]
+    put_writes(model, make_context(verify=verify, inline_max_bytes=0), 2, [("a", 1)], "other")
+    assert [type(effect) for effect in model.rounds] == [GetDocs, Gather, Commit]
+    assert [upload.checked for upload in asked(model, PutBlob)] == [verify == "checksum"]
+
+
+def test_what_is_read_back_goes_with_its_checksum_too(model, context, parent):
+    child(model, context, value=BIG)
+    assert [type(effect) for effect in model.rounds] == [Gather, Gather, Commit, GetDocs]
+    assert [upload.checked for upload in asked(model, PutBlob)] == [True]
+    put(model, context, 3, 2, {f"c{n}": random.Random(n).randbytes(9000) for n in range(3)})
+    assert {e.name for e in asked(model, HashBlob)} == {e.name for e in asked(model, PutBlob)}
+    assert [type(effect) for effect in model.rounds] == [Gather, Gather, Commit, GetDocs]
+
+
+@pytest.mark.parametrize("verify", ["off", "checksum"])
+@pytest.mark.parametrize("how", ["manifest flipped", "frames flipped"])
+def test_whatever_the_mode_a_reader_notices(model, verify, how):
+    """What is not read back is visible, and nobody takes it for what was written."""
+    context = make_context(verify=verify)
+    put(model, context, 1, None, {"a": "one", "b": "old"})
+    spoil_document(model, 2, 1, DOCUMENTS[how])
+    child(model, context)
+    assert failures(model) == []
+    found = model.drive(get(None))
+    assert found.values == {"a": "one", "b": "old"}
+    assert found.metadata["recovered_from"] == cid(2)
+
+
+# Pending writes
+
+
+def pending(model, number=1):
+    """The pending writes of a checkpoint, as another process reads them."""
+    return list(model.aside(get(number)).writes)
+
+
+def write_docs(model):
+    return {name: found.fields for name, found in model.docs.items() if "/lg_writes/" in name}
+
+
+def spoil_writes(model, times, which, how):
+    """Alter a document of pending writes, each of the first `times` that it is written: `which` ends its name."""
+    spoiled = []
+
+    def after(effect, result):
+        if isinstance(effect, Commit) and result is not None and len(spoiled) < times:
+            for write in effect.writes:
+                fields = getattr(write, "fields", {})
+                regular = write.name.rsplit("!", 1)[-1] != "s"
+                if "/lg_writes/" in write.name and len(fields) > 1 and regular == (which == "regular"):
+                    spoiled.append(write.name)
+                    how(model, write.name)
+
+    model.after = after
+    return spoiled
+
+
+def flip_field(number):
+    def how(model, name):
+        fields = sorted(key for key in model.docs[name].fields if key != "format")
+        field = fields[number]
+        model.change(name, **{field: flipped(model.docs[name].fields[field])})
+
+    return how
+
+
+WRITES = {
+    "flipped": flip_field(0),
+    "dropped": lambda model, name: model.change(name, writes=..., w1=..., w3=...),
+    "format dropped": drop("format"),
+    "gone": gone,
+}
+REGULAR = [("a", 1), ("b", [2])]
+SPECIAL = [("__error__", "e"), ("__interrupt__", ["?"])]
+
+
+def expected(*writes):
+    return sorted(("task", channel, value) for channel, value in writes)
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("which", ["regular", "special"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_pending_writes_that_read_differently_are_written_anew(model, context, parent, *, how, which, times):
+    spoiled = spoil_writes(model, times, which, WRITES[how])
+    put_writes(model, context, 1, REGULAR + SPECIAL)
+    assert len(spoiled) == times
+    assert [number for _, number in failures(model)] == list(range(1, times + 1))
+    assert sorted(pending(model)) == expected(*REGULAR, *SPECIAL)
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("which", ["regular", "special"])
+def test_pending_writes_that_read_differently_each_time(model, context, parent, how, which):
+    """All of a call or nothing: half of it would be taken for a finished task."""
+    spoiled = spoil_writes(model, 100, which, WRITES[how])
+    with pytest.raises(CheckpointVerificationError, match=r"Pending writes of task 'task'.*thread 't'"):
+        put_writes(model, context, 1, REGULAR + SPECIAL)
+    assert len(spoiled) == TIMES
+    assert write_docs(model) == {}
+    model.after = None
+    put_writes(model, context, 1, REGULAR + SPECIAL)
+    assert sorted(pending(model)) == expected(*REGULAR, *SPECIAL)
+
+
+@pytest.mark.parametrize("how", ["flipped", "dropped", "gone"])
+def test_a_special_write_that_reads_differently_costs_no_other(model, context, parent, how):
+    """Another call's field in the same document stays."""
+    put_writes(model, context, 1, [("__resume__", ["yes"])])
+    (before,) = write_docs(model).values()
+    ways = WRITES | {"flipped": lambda model, name: model.change(name, w1=flipped(model.docs[name].fields["w1"]))}
+    ways["dropped"] = lambda model, name: model.change(name, w1=...)
+    spoil_writes(model, 100, "special", ways[how])
+    with pytest.raises(CheckpointVerificationError):
+        put_writes(model, context, 1, [("__error__", "e")])
+    model.after = None
+    if how != "gone":
+        assert list(write_docs(model).values()) == [before]
+        assert pending(model) == [("task", "__resume__", ["yes"])]
+
+
+@pytest.mark.parametrize("which", ["regular", "special"])
+@pytest.mark.parametrize("times", [1, 100])
+def test_lost_answers_and_pending_writes_that_read_differently(model, context, parent, which, times):
+    """Its own document is there, and it must not take a damaged one for success."""
+    model.before = lambda effect: model.LOST if isinstance(effect, Commit) and len(model.commits) == 1 else None
+    spoil_writes(model, times, which, WRITES["flipped"])
+    if times == 1:
+        put_writes(model, context, 1, REGULAR + SPECIAL)
+        assert sorted(pending(model)) == expected(*REGULAR, *SPECIAL)
+    else:
+        with pytest.raises(CheckpointVerificationError):
+            put_writes(model, context, 1, REGULAR + SPECIAL)
+
+
+@pytest.mark.parametrize("writes", [REGULAR, SPECIAL, REGULAR + SPECIAL], ids=["regular", "special", "both"])
+@pytest.mark.parametrize("how", OBJECTS)
+@pytest.mark.parametrize("times", [1, 100])
+def test_objects_of_pending_writes(model, parent, writes, how, times):
+    context = make_context(verify="readback", inline_max_bytes=0)
+    spoiled = spoil_objects(model, times, OBJECTS[how])
+    seen = []
+    model.before = lambda effect: None if puts_done(model, effect) else seen.append(write_docs(model))
+    if times == 1:
+        put_writes(model, context, 1, writes)
+        assert sorted(pending(model)) == expected(*writes)
+        assert set(model.blobs).isdisjoint(spoiled)
+    else:
+        with pytest.raises(CheckpointVerificationError):
+            put_writes(model, context, 1, writes)
+        assert len(spoiled) == TIMES
+        assert (write_docs(model), model.blobs) == ({}, {})
+        assert pending(model) == []
+    assert not any(seen), "visible before they were read back"
+    assert len(failures(model)) == len(spoiled)
+
+
+def test_what_another_call_wrote_meanwhile_is_as_good(model, context, parent):
+    """The last special write wins, and it is whole."""
+
+    def after(effect, result):
+        if isinstance(effect, Commit) and len(model.commits) == 1:
+            log, model.after = model.log, None
+            put_writes(model, make_context(), 1, [("__resume__", ["theirs"])])
+            model.log = log
+
+    model.after = after
+    put_writes(model, context, 1, [("__resume__", ["mine"])])
+    assert failures(model) == []
+    assert pending(model) == [("task", "__resume__", ["theirs"])]
+
+
+def test_pending_writes_over_the_limit_of_a_document_are_read_back(model, context, parent):
+    large = random.Random(1).randbytes(writes_module.INLINE_BYTES + 1)
+    put_writes(model, context, 1, [("a", large), ("__interrupt__", large)])
+    assert [type(effect) for effect in model.rounds] == [GetDocs, Gather, Gather, Commit, GetDocs]
+    assert {e.name for e in asked(model, HashBlob)} == {e.name for e in asked(model, PutBlob)} == set(model.blobs)
+    assert not any(isinstance(effect, DeleteBlobs) for effect in model.log)
+
+
+def test_the_spoilers_spoil(model):
+    """What the tests above rely on."""
+    (time,) = model.perform(Commit((Create(doc(1), {"manifest": b"abc", "frames": b"def", "digest": b"g"}),)))
+    for how in ("manifest flipped", "frames flipped", "digest dropped"):
+        before = model.docs[doc(1)]
+        DOCUMENTS[how](model, doc(1))
+        assert model.docs[doc(1)].fields != before.fields
+        assert model.docs[doc(1)].update_time == time
+    assert flipped(b"abc") != b"abc"
+    assert len({how(b"abcd") for how in OBJECTS.values()}) == len(OBJECTS)

@@ -1,0 +1,412 @@
+"""Which checkpoints retention keeps: each rule, rules together, and what no rule can drop."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.retention import (
+    AnyOf,
+    Decision,
+    KeepEvery,
+    KeepFor,
+    KeepLast,
+    PrunePlan,
+    Row,
+    decide,
+    decide_for_runs,
+)
+
+NOW = 1_000_000.0
+HOUR = 3600.0
+
+
+def row(n, ns="", **more):
+    return Row(name=f"{ns}#{n}", ns=ns, checkpoint_id=f"{n:04}", **more)
+
+
+def line(count, *, every=HOUR, **more):
+    """A line of checkpoints, the newest of now."""
+    return [
+        row(n, parent_id=f"{n - 1:04}" if n > 1 else None, time=NOW - (count - n) * every, **more)
+        for n in range(1, count + 1)
+    ]
+
+
+def kept(rows, rule, now=NOW):
+    """Numbers, or namespaces and numbers, of what is kept, oldest first."""
+    names = sorted(one.row.name for one in decide(rows, rule, now) if one.reason is not None)
+    return [int(name[1:]) for name in names] if all(name.startswith("#") for name in names) else names
+
+
+def reasons(rows, rule, now=NOW):
+    return {one.row.name: one.reason for one in decide(rows, rule, now)}
+
+
+# Rules
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [6]), (3, [4, 5, 6]), (6, [*range(1, 7)]), (99, [*range(1, 7)])])
+def test_keep_last(count, expected):
+    assert kept(line(6), KeepLast(count)) == expected
+    assert reasons(line(6), KeepLast(count))["#6"] == "the latest"
+    if count > 1:
+        assert reasons(line(6), KeepLast(count))["#5"] == f"one of the last {count}"
+
+
+def test_keep_last_counts_each_namespace():
+    rows = [*line(3), *(replace(one, ns="a", name=f"a{one.name}") for one in line(5))]
+    assert kept(rows, KeepLast(2)) == ["#2", "#3", "a#4", "a#5"]
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        (timedelta(seconds=1), [6]),
+        (timedelta(hours=1), [6]),  # not older than: younger than
+        (timedelta(hours=1, seconds=1), [5, 6]),
+        (timedelta(hours=3.5), [3, 4, 5, 6]),
+        (timedelta.max, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_keep_for(time, expected):
+    assert kept(line(6), KeepFor(time)) == expected
+
+
+def test_keep_for_looks_at_the_clock():
+    assert kept(line(6), KeepFor(timedelta(hours=2.5)), now=NOW) == [4, 5, 6]
+    assert kept(line(6), KeepFor(timedelta(hours=2.5)), now=NOW + HOUR) == [5, 6]
+    assert kept(line(6), KeepFor(timedelta(hours=2.5)), now=NOW + 100 * HOUR) == [6]
+    # A clock that went back.
+    assert kept(line(6), KeepFor(timedelta(hours=1)), now=NOW - 100 * HOUR) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("times", "interval", "expected"),
+    [
+        # Intervals begin at the epoch, not at the first checkpoint.
+        ([0, 1, 9, 10, 11, 29, 30], 10, [3, 5, 6, 7]),
+        ([9.5, 10.5], 10, [1, 2]),
+        ([10.5, 19.5], 10, [2]),
+        ([0, 100, 200], 10_000, [3]),
+        ([0.0, 0.1, 0.25], 0.1, [1, 2, 3]),
+    ],
+)
+def test_keep_every(times, interval, expected):
+    rows = [row(n, time=float(time)) for n, time in enumerate(times, 1)]
+    assert kept(rows, KeepEvery(timedelta(seconds=interval))) == expected
+
+
+def test_keep_every_takes_the_newest_by_id():
+    """Copied threads, and clocks that differ: the id tells what is newer."""
+    rows = [row(1, time=19), row(2, time=11), row(3, time=15), row(4, time=30)]
+    assert kept(rows, KeepEvery(timedelta(seconds=10))) == [3, 4]
+
+
+def test_rules_together():
+    rows = line(48)
+    rule = KeepLast(2) | KeepFor(timedelta(hours=3.5)) | KeepEvery(timedelta(days=1))
+    assert rule == AnyOf((KeepLast(2), KeepFor(timedelta(hours=3.5)), KeepEvery(timedelta(days=1))))
+    expected = set().union(*(kept(rows, part) for part in rule.rules))
+    assert set(kept(rows, rule)) == expected
+    assert len(expected) == 6
+    # The first rule that keeps one tells why.
+    found = reasons(rows, rule)
+    assert found["#47"] == "one of the last 2"
+    assert found["#46"] == f"younger than {timedelta(hours=3.5)}"
+    assert [reason for reason in found.values() if reason == f"the newest within {timedelta(days=1)}"]
+
+
+def test_rules_are_combined_in_any_grouping():
+    a, b, c = KeepLast(1), KeepLast(2), KeepFor(timedelta(days=1))
+    assert (a | b) | c == a | (b | c) == AnyOf((a, b, c))
+    assert hash(a | b) == hash(a | b)
+
+
+@pytest.mark.parametrize("make", [KeepFor, KeepEvery])
+@pytest.mark.parametrize("time", [timedelta(), -timedelta(seconds=1), 5, None, "1h"], ids=repr)
+def test_times_that_are_none(make, time):
+    with pytest.raises(InvalidOptionError, match=make.__name__):
+        make(time)
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.0, "3", None], ids=repr)
+def test_counts_that_are_none(count):
+    with pytest.raises(InvalidOptionError, match="KeepLast"):
+        KeepLast(count)
+
+
+def test_a_rule_of_the_users_own():
+    class Even:
+        def keeps(self, rows, now):
+            assert [one.checkpoint_id for one in rows] == ["0005", "0004", "0003", "0002", "0001"]
+            return {one.name: "even" for one in rows if int(one.checkpoint_id) % 2 == 0}
+
+    assert kept(line(5), Even()) == [2, 4, 5]
+    assert kept(line(5), KeepLast(2) | Even()) == [2, 4, 5]
+
+
+# What no rule drops
+
+
+def test_without_a_rule_nothing_stays():
+    rows = [*line(3), row(9, ns="a", pin="x", is_interrupted=True)]
+    assert kept(rows, None) == []
+    assert [one.row.name for one in decide(rows, None, NOW)] == ["a#9", "#3", "#2", "#1"]
+
+
+def test_the_latest_of_each_namespace():
+    rows = [*line(3), row(1, ns="a"), row(2, ns="a"), row(1, ns="b")]
+    assert kept(rows, KeepFor(timedelta(seconds=1)), now=NOW * 2) == ["#3", "a#2", "b#1"]
+
+
+def test_what_waits_and_what_is_pinned():
+    rows = line(6)
+    rows[1] = replace(rows[1], is_interrupted=True)
+    rows[2] = replace(rows[2], pin="before the change")
+    rows[3] = replace(rows[3], pin="")
+    found = reasons(rows, KeepLast(1))
+    assert found == {
+        "#6": "the latest",
+        "#5": None,
+        "#4": "pinned: ",
+        "#3": "pinned: before the change",
+        "#2": "it waits for an answer",
+        "#1": None,
+    }
+
+
+def test_ancestors_of_delta_channels():
+    """Each channel back to the nearest stored value, which may be another ancestor for each."""
+    rows = line(9)
+    deltas, stored = frozenset({"a", "b"}), frozenset
+    rows[8] = replace(rows[8], deltas=deltas)
+    rows[7] = replace(rows[7], stored=stored({"other"}))
+    rows[6] = replace(rows[6], stored=stored({"a"}), deltas=stored({"b"}))
+    rows[5] = replace(rows[5], stored=stored({"a"}))
+    rows[4] = replace(rows[4], stored=stored({"b"}))
+    rows[3] = replace(rows[3], stored=deltas)
+    assert kept(rows, KeepLast(1)) == [5, 6, 7, 8, 9]
+    assert reasons(rows, KeepLast(1))["#6"] == "DeltaChannels of 0009 are made of it"
+    # A stored value of its own needs nobody.
+    rows[8] = replace(rows[8], deltas=stored(), stored=deltas)
+    assert kept(rows, KeepLast(1)) == [9]
+
+
+def test_ancestors_of_a_pinned_one_and_of_one_that_is_kept_for_its_child():
+    rows = line(8)
+    rows[4] = replace(rows[4], pin="x", deltas=frozenset("a"))
+    rows[3] = replace(rows[3], stored=frozenset("a"), deltas=frozenset("b"))
+    rows[1] = replace(rows[1], stored=frozenset("b"))
+    # 4 stays for 5, and can be gone back to itself: its own channels need 3 and 2.
+    assert kept(rows, KeepLast(1)) == [2, 3, 4, 5, 8]
+
+
+def test_ancestors_on_the_path_only():
+    """A fork's ancestors are its own."""
+    rows = [
+        row(1, stored=frozenset("a")),
+        row(2, parent_id="0001", deltas=frozenset("a")),
+        row(3, parent_id="0002", deltas=frozenset("a")),
+        row(4, parent_id="0001", deltas=frozenset("a")),
+    ]
+    assert kept(rows, KeepLast(1)) == [1, 4]
+
+
+def test_ancestors_that_are_gone_already():
+    rows = [row(5, parent_id="0003", deltas=frozenset("a")), row(2, parent_id="0001")]
+    assert kept(rows, KeepLast(1)) == [5]
+
+
+@pytest.mark.timeout(20)
+def test_parents_in_a_circle():
+    """Nothing but a hand-made thread has them; it must not hang."""
+    needy = frozenset("a")
+    rows = [
+        row(1, parent_id="0001", deltas=needy),
+        row(2, parent_id="0003", deltas=needy),
+        row(3, parent_id="0002", deltas=needy),
+    ]
+    assert kept(rows, KeepLast(1)) == [2, 3]
+    assert kept(rows[:1], KeepLast(1)) == [1]
+
+
+def test_parents_that_are_newer():
+    """After a clock went back: the child's id sorts before its parent's, which needs ancestors of its own."""
+    rows = [
+        row(1, stored=frozenset("b")),
+        row(2, parent_id="0001", stored=frozenset()),
+        row(5, parent_id="0002", stored=frozenset("a"), deltas=frozenset("b")),
+        row(4, parent_id="0005", deltas=frozenset("a"), pin="x"),
+        row(9),
+    ]
+    assert kept(rows, KeepLast(1)) == [1, 2, 4, 5, 9]
+
+
+# Subgraphs
+
+
+def test_namespaces_of_calls_go_with_their_root():
+    rows = line(4)
+    for root, ns in ((2, "sub:a"), (3, "sub:b"), (4, "sub:c"), (4, "sub:c|deep:d")):
+        rows += [row(n, ns=ns, root_id=f"{root:04}") for n in (10 * root, 10 * root + 1)]
+    assert kept(rows, KeepLast(1)) == ["#4", "sub:c#41", "sub:c|deep:d#41"]
+    assert kept(rows, KeepLast(2)) == ["#3", "#4", *(one.name for one in rows[6:])]
+    pinned = [replace(one, pin="x") if one.name == "#2" else one for one in rows]
+    assert {"#2", "sub:a#21"} < set(kept(pinned, KeepLast(1)))
+    assert "sub:a#20" not in kept(pinned, KeepLast(1))
+
+
+def test_a_call_whose_root_is_gone_is_kept_for_nothing_but_a_pin():
+    rows = [row(9), row(1, ns="s:1", root_id="0005", is_interrupted=True), row(2, ns="s:1", root_id="0005")]
+    assert kept(rows, KeepLast(5)) == [9]
+    rows[1] = replace(rows[1], pin="x", is_interrupted=False)
+    assert kept(rows, KeepLast(5)) == ["#9", "s:1#1"]
+
+
+def test_a_call_of_a_root_that_is_kept_for_another():
+    """What a DeltaChannel needs is a checkpoint like others: its subgraphs' state can be looked at."""
+    rows = [
+        row(1, stored=frozenset("a")),
+        row(2, parent_id="0001", deltas=frozenset("a")),
+        row(7, ns="s:1", root_id="0001"),
+    ]
+    assert kept(rows, KeepLast(1)) == ["#1", "#2", "s:1#7"]
+
+
+def test_runs():
+    rows = [replace(one, run_id="ab"[n % 2]) for n, one in enumerate(line(5))]
+    rows[0] = replace(rows[0], run_id=None)
+    rows[3] = replace(rows[3], pin="x", is_interrupted=True)
+    found = decide_for_runs(rows, frozenset({"b", "unknown"}))
+    assert [(one.row.checkpoint_id, one.reason) for one in found] == [
+        ("0005", "of another run"),
+        ("0004", None),
+        ("0003", "of another run"),
+        ("0002", None),
+        ("0001", "of another run"),
+    ]
+    assert decide_for_runs([], frozenset("a")) == []
+
+
+def test_the_plans_text():
+    decisions = (Decision(row(3), "the latest"), Decision(row(2, ns="sub:1"), "it waits"), Decision(row(1), None))
+    plan = PrunePlan(thread_id="t'", decisions=decisions)
+    assert plan.dropped == ("0001",)
+    assert str(plan) == (
+        'Thread "t\'": 1 of 3 checkpoints go\n  0003: keep, the latest\n  0002 (sub:1): keep, it waits\n  0001: drop'
+    )
+
+
+# Whatever the thread
+
+
+CHANNELS = ("a", "b", "c")
+channels = st.frozensets(st.sampled_from(CHANNELS))
+
+
+@st.composite
+def threads(draw):
+    """Checkpoints of a root namespace and some others; parents are older as a rule, and there as a rule."""
+    rows = []
+    spaces = {"": None, "lasting": None, "sub:1": draw(st.integers(1, 12)), "sub:2": draw(st.integers(1, 12))}
+    for ns, root in spaces.items():
+        numbers = sorted(draw(st.sets(st.integers(1, 12), max_size=9)))
+        if draw(st.integers(0, 5)) == 0:
+            numbers = draw(st.permutations(numbers))  # after a clock went back
+        for at, n in enumerate(numbers):
+            parent = draw(st.sampled_from([*numbers[max(0, at - 3) : at], 99 if draw(st.integers(0, 5)) == 0 else 0]))
+            stored = draw(channels)
+            rows.append(
+                row(
+                    n,
+                    ns=ns,
+                    parent_id=f"{parent:04}" if parent else None,
+                    time=NOW - draw(st.integers(0, 20)) * HOUR,
+                    root_id=None if root is None else f"{root:04}",
+                    pin=draw(st.sampled_from([None, None, None, None, "x"])),
+                    is_interrupted=draw(st.integers(0, 6)) == 0,
+                    stored=stored,
+                    deltas=draw(channels) - stored,
+                )
+            )
+    return draw(st.permutations(rows))
+
+
+counts = st.integers(1, 6).map(KeepLast)
+ages = st.integers(1, 24).map(lambda hours: KeepFor(timedelta(hours=hours)))
+every = st.sampled_from([1, 5, 24]).map(lambda hours: KeepEvery(timedelta(hours=hours)))
+single = st.one_of(counts, ages, every)
+rules = st.one_of(single, st.lists(single, min_size=2, max_size=3).map(lambda parts: AnyOf(tuple(parts))))
+
+
+def names(rows, rule):
+    return {one.row.name for one in decide(rows, rule, NOW) if one.reason is not None}
+
+
+def dropped_whole(rows, found):
+    """Namespaces of calls whose root checkpoint goes."""
+    return {one.ns for one in rows if one.root_id is not None and f"#{int(one.root_id)}" not in found}
+
+
+@given(rows=threads(), rule=rules)
+@settings(deadline=None)
+def test_what_is_always_kept(rows, rule):
+    found = names(rows, rule)
+    whole = dropped_whole(rows, found)
+    for ns in {one.ns for one in rows} - whole:
+        assert max((one for one in rows if one.ns == ns), key=lambda one: one.checkpoint_id).name in found
+    by_name = {one.name: one for one in rows}
+    for one in rows:
+        if one.pin is not None or (one.is_interrupted and one.ns not in whole):
+            assert one.name in found
+        if one.name in found:
+            # All that its DeltaChannels are made of, as far as it is there.
+            for channel in one.deltas:
+                seen, above = set(), one.parent_id
+                while above is not None and above not in seen and (parent := by_name.get(f"{one.ns}#{int(above)}")):
+                    assert parent.name in found
+                    if channel in parent.stored:
+                        break
+                    seen.add(above)
+                    above = parent.parent_id
+
+
+@given(rows=threads(), rule=rules)
+@settings(deadline=None)
+def test_decisions_are_complete_and_settled(rows, rule):
+    decisions = decide(rows, rule, NOW)
+    assert sorted(one.row.name for one in decisions) == sorted(one.name for one in rows)
+    ids = [one.row.checkpoint_id for one in decisions]
+    assert ids == sorted(ids, reverse=True)
+    assert all(one.reason is None or one.reason for one in decisions)
+    # The same, whatever the order of rows.
+    assert names(sorted(rows, key=lambda one: one.name), rule) == names(rows, rule)
+    # What is kept is kept again.
+    left = [one.row for one in decisions if one.reason is not None]
+    assert names(left, rule) == {one.name for one in left}
+
+
+@given(rows=threads(), rule=single, other=single)
+@settings(deadline=None)
+def test_more_rules_keep_more(rows, rule, other):
+    both = names(rows, AnyOf((rule, other)))
+    assert both >= names(rows, rule) | names(rows, other)
+    larger = {
+        KeepLast: lambda: KeepLast(rule.count + 1),
+        KeepFor: lambda: KeepFor(rule.time * 2),
+        KeepEvery: lambda: rule | KeepLast(1),
+    }[type(rule)]()
+    assert names(rows, larger) >= names(rows, rule)
+
+
+@given(rows=threads(), rule=rules)
+@settings(deadline=None)
+def test_a_pin_keeps_more(rows, rule):
+    before = names(rows, rule)
+    for one in rows:
+        pinned = [replace(one, pin="x") if other is one else other for other in rows]
+        assert names(pinned, rule) >= before | {one.name}
