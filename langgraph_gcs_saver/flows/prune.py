@@ -156,6 +156,9 @@ def prune(
         dropped = [decision.row.name for decision in decisions if decision.reason is None]
         if (yield from _unlist(found, dropped, context)):
             objects = yield from clean(thread_id, context)
+            if not any(decision.row.ns == "" for decision in decisions if decision.reason is not None):
+                yield from _forget_root(thread_id)
+            # Last: a call that died is found again by its runs.
             yield from _forget_runs(found, set(dropped), context)
             if dropped:
                 yield from Emit(ThreadPruned(thread_id=thread_id, checkpoints=len(dropped), objects=objects))
@@ -356,7 +359,6 @@ def delete_for_run(
                 continue  # Another program's document: a thread's says its id.
             yield from prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
             if not dry_run:
-                yield from _forget_root(thread_id)
                 context.noted.drop(doc.name)
                 yield from Commit((Delete(doc.name),))
         after = docs[-1].name
