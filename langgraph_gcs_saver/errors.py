@@ -132,7 +132,7 @@ class CheckpointCorruptError(DamageError):
             where += f", stored as {frame!r}"
         super().__init__(
             f"{reason} ({where}). Read another checkpoint of the thread by its `checkpoint_id`, "
-            "or restore the stored bytes from a backup."
+            "mend the thread with `repair`, or restore the stored bytes from a backup."
         )
         self.reason = reason
         self.thread_id = thread_id

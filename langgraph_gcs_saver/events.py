@@ -175,5 +175,35 @@ class ThreadPruned(Event):
     objects: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadCollected(Event):
+    """`collect` deleted what nothing referred to.
+
+    Attributes:
+        documents: Documents of removed checkpoints, and of pending writes, deleted.
+        objects: Objects deleted.
+        bytes: Their stored bytes.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    documents: int
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadSkipped(Event):
+    """`collect`, `sweep` or the saver's `retention` left a thread alone, or did not come to the end of it.
+
+    Attributes:
+        reason: Why.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    reason: str
+
+
 EventHandler = Callable[[Event], None]
 """`on_event`: called on the thread that works, between two steps of it; keep it short and let it not raise."""

@@ -15,6 +15,7 @@ from langgraph.checkpoint.serde.base import CipherProtocol
 
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
+from langgraph_gcs_saver.retention import Retention
 
 _GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
 _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
@@ -54,6 +55,10 @@ class Options:
             newest whole one, with `metadata["recovered_from"]`, a warning and an event; `"raise"` raises
             `CheckpointCorruptError`, as it is always raised for a checkpoint that is asked for by its id.
         max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read.
+        retention: What to keep of each thread: a rule of `langgraph_gcs_saver.retention`, such as `KeepLast(10)` or
+            `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned in the background, on a thread of its own,
+            after every sixteenth step of a graph; `prune` tells what is never removed. `None` keeps everything.
+        ttl: How long a thread may be idle before `sweep` deletes it, an hour or more; `None`: `sweep` refuses to.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`.
@@ -69,6 +74,8 @@ class Options:
     verify: Literal["readback", "checksum", "off"] = "readback"
     on_corruption: Literal["fallback", "raise"] = "fallback"
     max_value_bytes: int = 1 << 30
+    retention: Retention | None = None
+    ttl: timedelta | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None
@@ -93,6 +100,13 @@ class Options:
         if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
             raise InvalidOptionError(f"clear_metadata is {keys!r}; it must be a collection of names.")
         self._check_int("max_threads", 1, 256)
+        if self.retention is not None and (isinstance(self.retention, type) or not hasattr(self.retention, "keeps")):
+            raise InvalidOptionError(
+                f"retention is {self.retention!r}; it must be a rule such as KeepLast(10), or None."
+            )
+        if self.ttl is not None and (not isinstance(self.ttl, timedelta) or self.ttl < timedelta(hours=1)):
+            # A thread's document shows use at most once a minute: less could not tell use from idleness.
+            raise InvalidOptionError(f"ttl is {self.ttl!r}; it must be a timedelta of an hour or more, or None.")
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")

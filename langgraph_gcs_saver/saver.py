@@ -5,11 +5,13 @@ Every method is one line deep: it makes a request of its arguments and performs 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -28,14 +30,17 @@ from langgraph_gcs_saver import requests
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Flow
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.findings import Depth, Finding, check_depth
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
+from langgraph_gcs_saver.flows.collect import CollectPlan, collect
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.copy import CopyPlan, copy_thread
 from langgraph_gcs_saver.flows.lineage import History, delta_history
 from langgraph_gcs_saver.flows.prune import delete_for_run, pin, pins, prune
 from langgraph_gcs_saver.flows.repair import repair
 from langgraph_gcs_saver.flows.setup import SetupReport, setup
+from langgraph_gcs_saver.flows.sweep import IdleThread, sweep_page
 from langgraph_gcs_saver.flows.verify import START, next_thread, verify
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.frames import Codec
@@ -45,6 +50,7 @@ from langgraph_gcs_saver.retention import KeepLast, PrunePlan, Retention, decide
 from langgraph_gcs_saver.runners import Backend, arun, run
 from langgraph_gcs_saver.serialization import dumps, loads
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
+from langgraph_gcs_saver.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -52,6 +58,15 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
     from typing_extensions import Self
+
+ORPHAN_AGE = timedelta(hours=24)
+"""How old an object that nothing refers to must be to be collected, if the caller does not say."""
+
+RETENTION_STEPS = 16
+"""Steps of a graph after which a thread is pruned: a rule may be exceeded by so many checkpoints for a while.
+
+Pruning reads all manifests of a thread, and deletes in batches; after every step it would cost more than the step.
+"""
 
 
 class GCSSaver(BaseCheckpointSaver[str]):
@@ -78,7 +93,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `clear_metadata`, `verify`, `on_corruption`,
-            `max_value_bytes`, `timeout`, `max_threads`, `on_event`.
+            `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name.
@@ -112,6 +127,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
             stores = open_google(address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials)
         self._backend = Backend(*stores, on_event=chosen.on_event, max_threads=chosen.max_threads)
         self._contexts = _Contexts(chosen)
+        self._retention = chosen.retention
+        self._ttl = chosen.ttl
+        self._upkeep = Upkeep()
 
     @classmethod
     def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
@@ -168,11 +186,19 @@ class GCSSaver(BaseCheckpointSaver[str]):
         await self.aclose()
 
     def close(self) -> None:
-        """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`."""
+        """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
+
+        Waits until what `retention` has begun is done.
+        """
+        self._upkeep.close()
         self._backend.close()
 
     async def aclose(self) -> None:
-        """Release connections and threads, those of the running event loop included. Idempotent."""
+        """Release connections and threads, those of the running event loop included. Idempotent.
+
+        Waits until what `retention` has begun is done.
+        """
+        await asyncio.to_thread(self._upkeep.close)
         await self._backend.aclose()
 
     def setup(self, *, location: str | None = None) -> SetupReport:
@@ -331,6 +357,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """
         request = self._put_request(config, checkpoint, metadata, new_versions)
         run(checkpoints.put(request, self._context), self._backend)
+        self._retain(request.thread_id, metadata)
         return requests.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     async def aput(
@@ -343,6 +370,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """Asynchronous twin of `put`; values are serialised before the first await."""
         request = self._put_request(config, checkpoint, metadata, new_versions)
         await arun(checkpoints.put(request, self._context), self._backend)
+        self._retain(request.thread_id, metadata)
         return requests.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     def _put_request(
@@ -355,6 +383,20 @@ class GCSSaver(BaseCheckpointSaver[str]):
         return requests.put_request(
             config, checkpoint, metadata, new_versions, serde=self.serde, context=self._context, now=time.time()
         )
+
+    def _retain(self, thread_id: str, metadata: CheckpointMetadata) -> None:
+        """Have the thread pruned in the background, if there is a rule and it is due."""
+        rule, step = self._retention, metadata.get("step")
+        # Of the step, not of a count of calls: a process may live for a few steps only.
+        if rule is not None and (not isinstance(step, int) or step % RETENTION_STEPS == 0):
+            self._upkeep.submit(thread_id, partial(self._prune_in_background, thread_id, rule))
+
+    def _prune_in_background(self, thread_id: str, rule: Retention) -> None:
+        try:
+            run(self._prune(thread_id, rule, dry_run=False, show=print), self._backend)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and the next time may do; the event tells
+            reason = f"It was not pruned: {type(error).__name__}: {error}"
+            self._backend.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
 
     def put_writes(
         self,
@@ -394,18 +436,32 @@ class GCSSaver(BaseCheckpointSaver[str]):
         request = requests.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
         await arun(store_writes(request, self._context), self._backend)
 
-    def delete_thread(self, thread_id: str) -> None:
+    def delete_thread(
+        self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
+    ) -> None:
         """Delete every checkpoint, pending write and object of a thread. Idempotent; goes on where a call died.
+
+        Args:
+            thread_id: The thread.
+            dry_run: Only show what would be deleted.
+            show: Called with the plan of a dry run; `str` of it is its text.
 
         Raises:
             ConflictError: Others kept writing to the thread.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        run(threads.delete_thread(str(thread_id), self._context), self._backend)
+        run(self._delete_thread(thread_id, dry_run, show), self._backend)
 
-    async def adelete_thread(self, thread_id: str) -> None:
+    async def adelete_thread(
+        self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
+    ) -> None:
         """Asynchronous twin of `delete_thread`."""
-        await arun(threads.delete_thread(str(thread_id), self._context), self._backend)
+        await arun(self._delete_thread(thread_id, dry_run, show), self._backend)
+
+    def _delete_thread(self, thread_id: str, dry_run: bool, show: Callable[[threads.DeletePlan], object]) -> Flow[Any]:
+        if dry_run:
+            return threads.plan_deletion(str(thread_id), show)
+        return threads.delete_thread(str(thread_id), self._context)
 
     def prune(
         self,
@@ -563,6 +619,100 @@ class GCSSaver(BaseCheckpointSaver[str]):
     async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
         """Asynchronous twin of `pins`."""
         return await arun(pins(*requests.thread_and_ns(config)), self._backend)
+
+    def collect(
+        self,
+        thread_id: str | None = None,
+        *,
+        orphan_age: timedelta = ORPHAN_AGE,
+        dry_run: bool = False,
+        show: Callable[[CollectPlan], object] = print,
+    ) -> Sequence[CollectPlan]:
+        """Delete what nothing refers to any more: what calls that died have left, and objects that lost a race.
+
+        For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
+        checkpoint is left alone, with a `ThreadSkipped` event: repair it first.
+
+        Args:
+            thread_id: The thread; all threads of the store if not given.
+            orphan_age: How old an object or pending write must be. A call that is still at work commits within an hour,
+                so with less than a few hours nobody else may be writing.
+            dry_run: Only show, for each thread, what would go.
+            show: Called with each plan of a dry run; `str` of one is its text.
+
+        Returns:
+            A plan for each thread that had something to collect, or was left alone.
+
+        Raises:
+            InvalidOptionError: The age is negative.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        flows = (self._collect(one, orphan_age, dry_run, show) for one in self._threads(thread_id))
+        return [plan for flow in flows if (plan := run(flow, self._backend))]
+
+    async def acollect(
+        self,
+        thread_id: str | None = None,
+        *,
+        orphan_age: timedelta = ORPHAN_AGE,
+        dry_run: bool = False,
+        show: Callable[[CollectPlan], object] = print,
+    ) -> Sequence[CollectPlan]:
+        """Asynchronous twin of `collect`."""
+        found = self._athreads(thread_id)
+        plans = [await arun(self._collect(one, orphan_age, dry_run, show), self._backend) async for one in found]
+        return [plan for plan in plans if plan]
+
+    def _collect(
+        self, thread_id: str, orphan_age: timedelta, dry_run: bool, show: Callable[[CollectPlan], object]
+    ) -> Flow[CollectPlan]:
+        if not isinstance(orphan_age, timedelta) or orphan_age < timedelta():
+            raise InvalidOptionError(f"orphan_age is {orphan_age!r}; it must be a timedelta that is not negative.")
+        return collect(thread_id, orphan_age.total_seconds(), dry_run=dry_run, show=show, context=self._context)
+
+    def sweep(self, *, dry_run: bool = False, show: Callable[[IdleThread], object] = print) -> Sequence[IdleThread]:
+        """Delete the threads that have got no checkpoint for longer than the option `ttl`.
+
+        For a scheduler, such as a Cloud Run job. A thread that somebody uses meanwhile, or that has a pinned
+        checkpoint, stays. Idempotent; goes on where a call died.
+
+        Args:
+            dry_run: Only show the threads.
+            show: Called with each thread of a dry run.
+
+        Returns:
+            The threads that were idle.
+
+        Raises:
+            InvalidOptionError: The saver was made without `ttl`.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        found: list[IdleThread] = []
+        after: str | None = None
+        while True:
+            page, after = run(self._sweep(after, dry_run, show), self._backend)
+            found += page
+            if after is None:
+                return found
+
+    async def asweep(
+        self, *, dry_run: bool = False, show: Callable[[IdleThread], object] = print
+    ) -> Sequence[IdleThread]:
+        """Asynchronous twin of `sweep`."""
+        found: list[IdleThread] = []
+        after: str | None = None
+        while True:
+            page, after = await arun(self._sweep(after, dry_run, show), self._backend)
+            found += page
+            if after is None:
+                return found
+
+    def _sweep(
+        self, after: str | None, dry_run: bool, show: Callable[[IdleThread], object]
+    ) -> Flow[tuple[Sequence[IdleThread], str | None]]:
+        if self._ttl is None:
+            raise InvalidOptionError("sweep() needs to know which threads are idle: make the saver with ttl=…")
+        return sweep_page(after, self._ttl.total_seconds(), dry_run=dry_run, show=show, context=self._context)
 
     # Checking what is stored
 

@@ -119,12 +119,16 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
         except DamagedError as damage:
             return doc, damage
         steps = [step for channel in known.channels for step in known.steps(channel)]
-        objects = {step.name for step in steps if step.frame.attempt is not None}
-        if blob is not None:
-            objects.add(blob)
         inner = frozenset(step.name for step in steps if step.frame.attempt is None)
-        found.entries[doc.name] = Entry(doc, known, frozenset(objects), inner)
+        found.entries[doc.name] = Entry(doc, known, frozenset(objects_of(known, blob)), inner)
     return None
+
+
+def objects_of(known: Manifest, blob: str | None) -> set[str]:
+    """Names of the objects that a manifest refers to, and of the one that it lies in itself, if it does."""
+    steps = (step for channel in known.channels for step in known.steps(channel))
+    found = {step.name for step in steps if step.frame.attempt is not None}
+    return found if blob is None else found | {blob}
 
 
 def prune(
@@ -273,9 +277,19 @@ def _commit(batch: Sequence[Write], context: Context) -> Flow[bool]:
 
 def clean(thread_id: str, context: Context) -> Flow[int]:
     """Delete pending writes, objects and frames of stripped documents that nobody refers to; the number of objects."""
-    found = yield from snapshot(thread_id, context)
+    return (yield from clean_up((yield from snapshot(thread_id, context)), context))
+
+
+def leftovers(found: Snapshot) -> list[Doc]:
+    """Stripped documents that nobody refers to, or that list what remains to be done."""
+    needed = found.needed(found.entries)
+    return [doc for doc in found.stripped.values() if "objects" in doc.fields or doc.name not in needed]
+
+
+def clean_up(found: Snapshot, context: Context) -> Flow[int]:
+    """As `clean`, by a snapshot at hand."""
     needed, used = found.needed(found.entries), found.objects(found.entries)
-    todo = [doc for doc in found.stripped.values() if "objects" in doc.fields or doc.name not in needed]
+    todo = leftovers(found)
     deleted = 0
     for at in range(0, len(todo), BATCH):
         batch = todo[at : at + BATCH]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
     Commit,
+    Compute,
     Create,
     Delete,
     DeleteBlobs,
     Doc,
     Emit,
     Flow,
+    Gather,
     GetDocs,
     ListBlobs,
     Merge,
@@ -101,13 +104,67 @@ def is_being_deleted(thread_id: str) -> Flow[bool]:
     return doc is None or "deleting" in doc.fields
 
 
-def delete_thread(thread_id: str, context: Context) -> Flow[None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletePlan:
+    """What a thread has; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoints: Number of documents of checkpoints, and of what repairs have set aside.
+        writes: Number of documents of pending writes.
+        objects: Number of objects.
+        bytes: Stored bytes of the objects.
+    """
+
+    thread_id: str
+    checkpoints: int
+    writes: int
+    objects: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
+            f"pending writes and {self.objects} objects ({self.bytes} bytes) go"
+        )
+
+
+def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[DeletePlan]:
+    """Show what `delete_thread` would delete."""
+    checkpoints, aside, writes = yield from Gather(
+        tuple(QueryDocs(name(thread_id), mask=()) for name in (keys.checkpoints, keys.aside, keys.writes))
+    )
+    sizes: list[int] = []
+    after: str | None = None
+    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
+        sizes += [blob.size for blob in blobs]
+        after = blobs[-1].name
+    plan = DeletePlan(
+        thread_id=thread_id,
+        checkpoints=len(checkpoints) + len(aside),
+        writes=len(writes),
+        objects=len(sizes),
+        bytes=sum(sizes),
+    )
+    yield from Compute(partial(show, plan))
+    return plan
+
+
+def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) -> Flow[bool]:
     """Delete every document and object of a thread; what others write to it meanwhile may stay, whole.
 
     First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints go, newest first
     and each only as last seen, so that none goes while a document that inherits from it can still get a child. All goes
     only while the mark has held without a break: who uploaded objects can then no longer commit, and who misses a
     checkpoint sees why.
+
+    Args:
+        thread_id: The thread.
+        context: Options and caches.
+        seen: Begin only if the thread's document has this update time.
+
+    Returns:
+        False if it had not.
 
     Raises:
         ConflictError: Others kept writing to the thread for as long as this call tries.
@@ -119,6 +176,8 @@ def delete_thread(thread_id: str, context: Context) -> Flow[None]:
         if mark is None:
             # As seen: a mark that arrives late, after the deletion, would keep writers waiting for nobody.
             doc = (yield from GetDocs((thread,), mask=())).get(thread)
+            if seen is not None and (doc is None or doc.update_time != seen):
+                return False
             # A new mark each time: a write that changes nothing would not move the document's time.
             fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
             marked = yield from Commit(
@@ -126,7 +185,7 @@ def delete_thread(thread_id: str, context: Context) -> Flow[None]:
             )
             if marked is None:
                 continue
-            mark = marked[0]
+            mark, seen = marked[0], None
         for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
             count, held = yield from _delete_with_runs(collection, thread_id, mark, context)
             documents += count
@@ -147,7 +206,7 @@ def delete_thread(thread_id: str, context: Context) -> Flow[None]:
             mark = doc.update_time if doc is not None and "deleting" in doc.fields else None
         if gone:
             yield from Emit(ThreadDeleted(thread_id=thread_id, documents=documents, objects=objects))
-            return
+            return True
     raise ConflictError(
         f"Thread {thread_id!r} was written to all the time while it was being deleted. Its runs must stop first; "
         "then call again, which goes on where this call ended."

@@ -22,14 +22,24 @@ LANGGRAPHS = (
 )
 """What LangGraph's base class declares."""
 
-OURS = ("setup", "verify", "repair", "pin", "unpin", "pins", "close")
+OURS = ("setup", "verify", "repair", "pin", "unpin", "pins", "collect", "sweep", "close")
 TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 STREAMS = {"alist", "averify"}
 PUBLIC = sorted(name for name in vars(GCSSaver) if not name.startswith("_"))
 
 
 def test_public_names():
-    reports = {"Finding", "RepairPlan", "RepairStep", "SetupReport"}
+    reports = {
+        "Finding",
+        "RepairPlan",
+        "RepairStep",
+        "SetupReport",
+        "PrunePlan",
+        "CopyPlan",
+        "CollectPlan",
+        "DeletePlan",
+    }
+    reports |= {"IdleThread", "KeepLast", "KeepFor", "KeepEvery"}
     assert {"GCSSaver", "__version__", "errors", "events", *reports} <= set(langgraph_gcs_saver.__all__)
     assert langgraph_gcs_saver.__all__ == sorted(langgraph_gcs_saver.__all__)
     for name in langgraph_gcs_saver.__all__:

@@ -1,0 +1,190 @@
+"""Collecting what nothing refers to: what dead calls left of stripped documents, and objects and writes of dead calls.
+
+Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
+attempt that has not committed, or by one whose manifest is gone. Of the latter nothing can refer to it later: a later
+manifest inherits only from a parent that is there, unchanged, when it commits. Of the former something can, as long as
+the attempt may still commit: an object younger than `orphan_age` stays, and an attempt starts over when it is older
+than its own, much shorter deadline (`ATTEMPT_DEADLINE_SECONDS`). A copy that died may be taken up again after any time:
+while a thread is marked as being copied to, its objects stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Compute,
+    Delete,
+    DeleteBlobs,
+    Doc,
+    Emit,
+    Flow,
+    GetDocs,
+    ListBlobs,
+    Now,
+    QueryDocs,
+)
+from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.manifests import locate_manifest
+from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers, objects_of, snapshot
+from langgraph_gcs_saver.flows.writes import stubs_of
+from langgraph_gcs_saver.manifest import DamagedError
+
+PAGE = 50
+"""Documents of pending writes read at once; each may hold 128 KiB."""
+
+_BLOB_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectPlan:
+    """What of a thread nothing refers to; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        stripped: Documents of removed checkpoints that wait to be deleted, or to have their objects deleted.
+        writes: Documents of pending writes whose checkpoint was never stored, and the thread has gone on.
+        objects: Objects that nothing refers to, with their sizes in bytes.
+        skipped: Why the thread was left alone, if it was.
+    """
+
+    thread_id: str
+    stripped: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    objects: Mapping[str, int]
+    skipped: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.stripped or self.writes or self.objects or self.skipped)
+
+    def __str__(self) -> str:
+        if self.skipped is not None:
+            return f"Thread {self.thread_id!r}: skipped. {self.skipped}"
+        return (
+            f"Thread {self.thread_id!r}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
+            f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
+        )
+
+
+def collect(
+    thread_id: str, orphan_age: float, *, dry_run: bool, show: Callable[[CollectPlan], object], context: Context
+) -> Flow[CollectPlan]:
+    """Delete what nothing in a thread refers to, if it is `orphan_age` seconds old; others may write meanwhile.
+
+    A thread with a damaged checkpoint is left alone, with an event: nobody can tell what that refers to.
+    """
+    cutoff = ((yield from Now()) - orphan_age) * 1e9
+    old = yield from _list_old(thread_id, cutoff)
+    name = keys.thread_doc(thread_id)
+    # Before the snapshot: of a copy that ends in between, the snapshot shows all.
+    thread = (yield from GetDocs((name,), mask=("copying",))).get(name)
+    try:
+        found = yield from snapshot(thread_id, context)
+        writes = yield from _old_writes(found, cutoff)
+        objects: dict[str, int] = {}
+        if thread is None or "copying" not in thread.fields:
+            objects = yield from _unreferenced(found, old, set(writes), context)
+    except CheckpointCorruptError as error:
+        plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
+        yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
+        return plan
+    plan = CollectPlan(
+        thread_id=thread_id,
+        stripped=tuple(doc.name for doc in leftovers(found)),
+        writes=tuple(writes),
+        objects=objects,
+    )
+    if dry_run:
+        yield from Compute(partial(show, plan))
+    elif plan:
+        yield from _carry_out(found, plan, writes, context)
+    return plan
+
+
+def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], context: Context) -> Flow[None]:
+    yield from clean_up(found, context)
+    docs = list(writes.values())
+    for at in range(0, len(docs), BATCH):
+        # One that has changed fails its batch, which is left for the next time.
+        yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs[at : at + BATCH]))
+    names = sorted(plan.objects)
+    for at in range(0, len(names), _BLOB_BATCH):
+        yield from DeleteBlobs(tuple(names[at : at + _BLOB_BATCH]))
+    yield from Emit(
+        ThreadCollected(
+            thread_id=plan.thread_id,
+            documents=len(plan.stripped) + len(plan.writes),
+            objects=len(names),
+            bytes=sum(plan.objects.values()),
+        )
+    )
+
+
+def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
+    found: dict[str, int] = {}
+    after: str | None = None
+    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
+        found.update({blob.name: blob.size for blob in blobs if blob.create_time <= cutoff})
+        after = blobs[-1].name
+    return found
+
+
+def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
+    """Documents of pending writes whose checkpoint is not there, in a namespace that has gone on without it.
+
+    Writes may come before their checkpoint, so those of one that is still to come stay.
+    """
+    newest: dict[str, str] = {}
+    for entry in found.entries.values():
+        ns = keys.enc(entry.manifest.ns)
+        newest[ns] = max(newest.get(ns, ""), entry.manifest.checkpoint_id)
+    there = {(keys.ns_segment_of(name), keys.checkpoint_id_of(name)) for name in (*found.entries, *found.stripped)}
+    orphans: dict[str, Doc] = {}
+    after: str | None = None
+    while docs := (yield from QueryDocs(keys.writes(found.thread_id), after=after, limit=BATCH, mask=())):
+        for doc in docs:
+            ns, checkpoint_id = keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)
+            if (ns, checkpoint_id) not in there and doc.update_time <= cutoff and checkpoint_id < newest.get(ns, ""):
+                orphans[doc.name] = doc
+        after = docs[-1].name
+    return orphans
+
+
+def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], context: Context) -> Flow[dict[str, int]]:
+    """Objects of `old` that neither a checkpoint, nor pending writes, nor what was set aside refers to."""
+    left = old.keys() - found.objects(found.entries)
+    for collection in (keys.writes(found.thread_id), keys.aside(found.thread_id)):
+        after: str | None = None
+        while left and (docs := (yield from QueryDocs(collection, after=after, limit=PAGE))):
+            for doc in docs:
+                if doc.name not in orphans:
+                    left -= yield from _objects_of(doc, left, context)
+            after = docs[-1].name
+    return {name: old[name] for name in sorted(left)}
+
+
+def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[str]]:
+    """The objects that a document of pending writes, or one that was set aside, refers to."""
+    source = doc.fields.get("from")
+    if isinstance(source, str):
+        doc = replace(doc, name=source, fields={k: v for k, v in doc.fields.items() if k not in ("from", "reason")})
+    is_checkpoint = f"/{keys.CHECKPOINTS}/" in doc.name
+    try:
+        if is_checkpoint:
+            known, blob = yield from locate_manifest(doc, context.codec)
+            return objects_of(known, blob)
+        return set(stubs_of(doc, context.codec))
+    except DamagedError:
+        # Nobody can tell; what was written for the same checkpoint stays, for whoever repairs or inspects it.
+        owner = (
+            (keys.ns_segment_of(doc.name), keys.enc(keys.checkpoint_id_of(doc.name)))
+            if is_checkpoint
+            else (keys.writes_ns_of(doc.name), keys.enc(keys.writes_checkpoint_id_of(doc.name)))
+        )
+        return {name for name in names if keys.blob_owner(name) == owner}

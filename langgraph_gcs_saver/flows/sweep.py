@@ -1,0 +1,87 @@
+"""Sweeping: deleting the threads that nobody has used for a time to live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Now, QueryDocs
+from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.events import ThreadSkipped
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.threads import delete_thread
+
+PAGE = 200
+"""Documents of threads read at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleThread:
+    """A thread that nobody has used for longer than the time to live; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        idle: For how long.
+    """
+
+    thread_id: str
+    idle: timedelta
+
+    def __str__(self) -> str:
+        return f"Thread {self.thread_id!r}: nobody has used it for {self.idle}"
+
+
+def sweep_page(
+    after: str | None, ttl: float, *, dry_run: bool, show: Callable[[IdleThread], object], context: Context
+) -> Flow[tuple[Sequence[IdleThread], str | None]]:
+    """Delete the idle ones of a page of threads.
+
+    A thread's document changes with every checkpoint, but at most once a minute. The deletion begins only if it is
+    still as it was seen. A thread with a pinned checkpoint stays.
+
+    Args:
+        after: Where the page begins: what the last call returned.
+        ttl: Seconds without a checkpoint after which a thread is idle.
+        dry_run: Only show them.
+        show: Called with each idle thread of a dry run.
+        context: Options and caches.
+
+    Returns:
+        What was deleted, and where to go on; `None` at the end.
+    """
+    now = yield from Now()
+    docs = yield from QueryDocs(keys.THREADS, after=after, limit=PAGE, mask=("thread_id",))
+    found = []
+    for doc in docs:
+        thread_id = _id_of(doc)
+        idle = now - doc.update_time / 1e9
+        if thread_id is None or idle <= ttl or (yield from _has_pin(thread_id)):
+            continue
+        thread = IdleThread(thread_id=thread_id, idle=timedelta(seconds=int(idle)))
+        if dry_run:
+            yield from Compute(partial(show, thread))
+            found.append(thread)
+            continue
+        try:
+            if (yield from delete_thread(thread_id, context, seen=doc.update_time)):
+                found.append(thread)
+        except ConflictError as error:
+            yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
+    return found, docs[-1].name if len(docs) == PAGE else None
+
+
+def _id_of(doc: Doc) -> str | None:
+    """The thread of a document; `None` if nothing tells it, or somebody else put the document there."""
+    thread_id = keys.thread_id_of(keys.thread_segment_of(doc.name))
+    told = doc.fields.get("thread_id")
+    if thread_id is None and isinstance(told, str) and keys.thread_doc(told) == doc.name:
+        return told
+    return thread_id
+
+
+def _has_pin(thread_id: str) -> Flow[bool]:
+    docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=("pin",))
+    return any("pin" in doc.fields for doc in docs)

@@ -1,0 +1,172 @@
+"""sweep: threads that nobody uses go, as a whole; those that somebody uses stay, as a whole."""
+
+import logging
+import random
+import time
+from datetime import timedelta
+
+import pytest
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import Commit, Merge
+from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.flows import sweep as sweeping
+from tests.behaviour.api import cfg, checkpoint, metadata, number, version
+from tests.system.raw import open_raw
+
+HOUR = 3600
+LONG = "long thread id, " * 20
+
+
+@pytest.fixture
+def raw(store_uri):
+    raw = open_raw(store_uri)
+    yield raw
+    raw.close()
+
+
+def put(saver, thread, n, ns=""):
+    values = {"small": n, "large": random.Random(n).randbytes(25_000)}
+    versions = dict.fromkeys(values, version(n))
+    config = cfg(thread, ns, n - 1 or None)
+    saver.put(config, checkpoint(n, values, versions), metadata(step=n, run_id="run"), versions)
+    saver.put_writes(cfg(thread, ns, n), [("small", n)], "task")
+
+
+def later(saver, seconds):
+    """Let a saver's wall clock be so much later; the service's stays."""
+    perform, aperform = saver._backend.perform, saver._backend.aperform
+
+    def moved(effect):
+        found = perform(effect)
+        return found + seconds if type(effect).__name__ == "Now" else found
+
+    async def amoved(effect):
+        found = await aperform(effect)
+        return found + seconds if type(effect).__name__ == "Now" else found
+
+    saver._backend.perform, saver._backend.aperform = moved, amoved
+    return saver
+
+
+def threads(saver):
+    return {one.config["configurable"]["thread_id"] for one in saver.list(None)}
+
+
+async def sweep(saver, mode, **more):
+    return await saver.asweep(**more) if mode == "async" else saver.sweep(**more)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_idle_threads_go(make_saver, raw, mode, monkeypatch):
+    monkeypatch.setattr(sweeping, "PAGE", 2)
+    saver = make_saver()
+    names = ["", "a", "b", "c/d", LONG]
+    for thread in names:
+        put(saver, thread, 1)
+        put(saver, thread, 2, ns="sub:1")
+    ttl = timedelta(hours=2)
+    assert await sweep(make_saver(ttl=ttl), mode) == []
+    assert await sweep(later(make_saver(ttl=ttl), 1.9 * HOUR), mode) == []
+    assert threads(saver) == set(names)
+
+    before, shown = raw.snapshot(), []
+    idle = await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode, dry_run=True, show=shown.append)
+    assert idle == shown
+    assert {thread.thread_id for thread in idle} == set(names)
+    assert all(timedelta(hours=2) < thread.idle < timedelta(hours=2.2) for thread in idle)
+    assert "nobody has used it for 2:06:" in str(idle[0])
+    assert raw.snapshot() == before
+
+    assert len(await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode)) == len(names)
+    assert raw.counts() == {"objects": 0}
+    assert await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode) == []
+
+
+def test_a_pinned_checkpoint_keeps_its_thread(make_saver):
+    saver = make_saver()
+    for thread in ("pinned", "free"):
+        put(saver, thread, 1)
+        put(saver, thread, 2)
+    saver.pin(cfg("pinned", n=1), "evidence")
+    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["free"]
+    assert [number(one) for one in saver.list(cfg("pinned"))] == [2, 1]
+    saver.unpin(cfg("pinned", n=1))
+    # Taking the pin off is no use of the thread.
+    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["pinned"]
+
+
+def test_a_thread_that_is_used_meanwhile_stays(make_saver, monkeypatch):
+    """Between the look at it and its deletion a checkpoint comes."""
+    saver, other = make_saver(), make_saver()
+    put(saver, "t", 1)
+    sweeper = later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR)
+    perform, once, now = sweeper._backend.perform, [], time.time()
+
+    def step_in(effect):
+        # The first write of the deletion is its mark.
+        if type(effect).__name__ == "Commit" and not once:
+            once.append(effect)
+            monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
+            config = cfg("t", n=1)
+            other.put(config, checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
+        return perform(effect)
+
+    sweeper._backend.perform = step_in
+    assert sweeper.sweep() == []
+    assert once
+    assert [number(one) for one in make_saver().list(cfg())] == [2, 1]
+
+
+def test_what_a_dead_deletion_left_goes(make_saver, raw):
+    saver = make_saver()
+    put(saver, "t", 1)
+    dying = make_saver()
+    perform = dying._backend.perform
+
+    def die(effect):
+        if type(effect).__name__ == "DeleteBlobs":
+            raise KeyboardInterrupt
+        return perform(effect)
+
+    dying._backend.perform = die
+    with pytest.raises(KeyboardInterrupt):
+        dying.delete_thread("t")
+    assert raw.counts()["objects"] == 1
+    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["t"]
+    assert raw.counts() == {"objects": 0}
+
+
+def test_without_a_time_to_live(make_saver):
+    with pytest.raises(InvalidOptionError, match="ttl"):
+        make_saver().sweep()
+
+
+def test_a_thread_that_is_written_all_the_time_does_not_stop_the_others(make_saver):
+    """The deletion gives up with an event, and what comes after it is swept."""
+    events = []
+    saver = make_saver()
+    for thread in ("a", "b"):
+        put(saver, thread, 1)
+    sweeper = later(make_saver(ttl=timedelta(hours=1), on_event=events.append), 2 * HOUR)
+    writer = make_saver()
+    perform, numbers = sweeper._backend.perform, iter(range(2, 100))
+
+    def step_in(effect):
+        result = perform(effect)
+        if type(effect).__name__ == "Commit" and any("deleting" in getattr(w, "fields", {}) for w in effect.writes):
+            name = effect.writes[0].name
+            if name.endswith("-a"):
+                # A writer takes the deletion for a dead one.
+                _take_over(writer, "a", next(numbers))
+        return result
+
+    sweeper._backend.perform = step_in
+    assert [t.thread_id for t in sweeper.sweep()] == ["b"]
+    assert [(type(e).__name__, e.thread_id) for e in events if e.level >= logging.WARNING] == [("ThreadSkipped", "a")]
+    assert threads(saver) == {"a"}
+
+
+def _take_over(writer, thread, n):
+    writer._backend.perform(Commit((Merge(keys.thread_doc(thread), {}, remove=("deleting",)),)))
+    writer.put(cfg(thread), checkpoint(n, {"x": n}), metadata(step=n), {"x": version(n)})
