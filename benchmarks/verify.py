@@ -27,6 +27,7 @@ from benchmarks.event_loop import emulators
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.effects import (
     Commit,
+    CopyBlob,
     DeleteBlobs,
     Effect,
     Gather,
@@ -40,7 +41,7 @@ from langgraph_gcs_saver.effects import (
 
 MODES = ("off", "checksum", "readback")
 OBJECT_BYTES = 100_000
-REMOTE = (Commit, DeleteBlobs, GetBlob, GetDocs, HashBlob, ListBlobs, PutBlob, QueryDocs)
+REMOTE = (Commit, CopyBlob, DeleteBlobs, GetBlob, GetDocs, HashBlob, ListBlobs, PutBlob, QueryDocs)
 
 
 class Counting:
