@@ -12,6 +12,7 @@ from langgraph_gcs_saver.flows.threads import DeletePlan
 from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
 from langgraph_gcs_saver.saver import GCSSaver
+from langgraph_gcs_saver.settings import write_settings
 
 __version__ = version("langgraph-gcs-saver")
 
@@ -32,4 +33,5 @@ __all__ = [
     "__version__",
     "errors",
     "events",
+    "write_settings",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from langgraph_gcs_saver.events import Event
 
@@ -228,6 +228,68 @@ class EnsureBucket(Effect[str]):
     """Create the bucket if it is missing; returns a sentence that tells what was found or done."""
 
     location: str | None = None
+
+
+Rule = Mapping[str, Any]
+"""A lifecycle rule of a bucket, as JSON has it: an `action` and a `condition`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """How a bucket is set.
+
+    Attributes:
+        prefix: What names of this store's objects begin with, its slash included; may be empty.
+        rules: The lifecycle rules; `None` when these credentials may not see them.
+        metageneration: The number of this state of the settings; 0 when they may not be seen.
+        autoclass: Whether the bucket chooses the storage classes of its objects by itself.
+    """
+
+    prefix: str
+    rules: tuple[Rule, ...] | None
+    metageneration: int = 0
+    autoclass: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBucket(Effect["BucketSettings | None"]):
+    """The bucket's settings as they are now; `None` when the store has no bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetLifecycle(Effect[bool]):
+    """Replace all lifecycle rules of the bucket; false when its settings are no longer those of `metageneration`.
+
+    After a lost answer it is false too: callers look before they conclude.
+    """
+
+    rules: tuple[Rule, ...]
+    metageneration: int
+
+
+Indexing = Literal["automatic", "exempt", "chosen"]
+"""Which single-field indexes a field has: those of its database, none, or others that somebody chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexing(Effect["Indexing | None"]):
+    """How a field is indexed; `None` when the store has no such settings.
+
+    Attributes:
+        collection: The collection's id, such as `lg_checkpoints`; settings are for all collections of that id.
+        field: The field's name, or `*` for all fields without settings of their own.
+    """
+
+    collection: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExemptField(Effect[None]):
+    """Take a field out of all single-field indexes. The service goes on with it after this returns."""
+
+    collection: str
+    field: str
 
 
 # Local acts

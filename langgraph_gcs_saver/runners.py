@@ -21,6 +21,7 @@ from langgraph_gcs_saver.effects import (
     Effect,
     Emit,
     EnsureBucket,
+    ExemptField,
     Flow,
     Gather,
     GetBlob,
@@ -31,6 +32,9 @@ from langgraph_gcs_saver.effects import (
     Pause,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.events import Event, EventHandler
@@ -102,6 +106,10 @@ class Backend:
                 return self.documents.query_docs(effect)
             case Commit():
                 return self.documents.commit(effect)
+            case ReadIndexing():
+                return self.documents.read_indexing(effect)
+            case ExemptField():
+                return self.documents.exempt_field(effect)
             case Gather():
                 return self._gather(effect.effects)
             case Compute():
@@ -128,6 +136,10 @@ class Backend:
                 return self.blobs.delete_blobs(effect)
             case EnsureBucket():
                 return self.blobs.ensure_bucket(effect)
+            case ReadBucket():
+                return self.blobs.read_bucket(effect)
+            case SetLifecycle():
+                return self.blobs.set_lifecycle(effect)
             case _:
                 return self._perform_local(effect)
 
@@ -163,6 +175,10 @@ class Backend:
                 return await self.documents.aquery_docs(effect)
             case Commit():
                 return await self.documents.acommit(effect)
+            case ReadIndexing():
+                return await self.documents.aread_indexing(effect)
+            case ExemptField():
+                return await self.documents.aexempt_field(effect)
             case Gather():
                 if len(effect.effects) < 2:
                     return tuple([await self.aperform(e) for e in effect.effects])

@@ -49,6 +49,7 @@ from langgraph_gcs_saver.repairs import RepairPlan
 from langgraph_gcs_saver.retention import KeepLast, PrunePlan, Retention, decide
 from langgraph_gcs_saver.runners import Backend, arun, run
 from langgraph_gcs_saver.serialization import dumps, loads
+from langgraph_gcs_saver.settings import write_files
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 from langgraph_gcs_saver.upkeep import Upkeep
 
@@ -201,23 +202,44 @@ class GCSSaver(BaseCheckpointSaver[str]):
         await asyncio.to_thread(self._upkeep.close)
         await self._backend.aclose()
 
-    def setup(self, *, location: str | None = None) -> SetupReport:
+    def setup(
+        self,
+        *,
+        location: str | None = None,
+        platform: bool = False,
+        write_settings: str | os.PathLike[str] | None = None,
+    ) -> SetupReport:
         """Create the bucket if it is missing, and check that documents and objects can be written.
 
-        Idempotent and optional. Prints to stderr what these credentials may not create.
+        Idempotent and optional. Prints to stderr what these credentials may not do, and which settings of others
+        endanger what is stored: lifecycle rules that delete objects by their age, though later steps build on them.
 
         Args:
             location: Where to create the bucket, such as `europe-west1`; Cloud Storage's default if not given.
+            platform: Also set what the platform can do by itself, and leave what others have set: lifecycle rules move
+                objects to Nearline storage after 30 days and abort incomplete multipart uploads after 7, and fields
+                that no query filters by leave Firestore's indexes. What these credentials may not set is in the
+                report's `missing`. `docs/SETUP.md` names the roles.
+            write_settings: A directory to write the same settings to, as files for someone else to apply. Without any
+                rights, `langgraph_gcs_saver.write_settings` does it.
 
         Raises:
             PermissionDeniedError: Documents or objects cannot be written.
             StoreNotFoundError: The database does not exist.
+            OSError: A file cannot be written.
         """
-        return _print_missing(run(setup(location, self._context), self._backend))
+        return _told(run(setup(location, self._context, platform=platform), self._backend), write_settings)
 
-    async def asetup(self, *, location: str | None = None) -> SetupReport:
+    async def asetup(
+        self,
+        *,
+        location: str | None = None,
+        platform: bool = False,
+        write_settings: str | os.PathLike[str] | None = None,
+    ) -> SetupReport:
         """Asynchronous twin of `setup`."""
-        return _print_missing(await arun(setup(location, self._context), self._backend))
+        report = await arun(setup(location, self._context, platform=platform), self._backend)
+        return _told(report, write_settings)
 
     # Reading
 
@@ -883,7 +905,10 @@ def _rule_of(strategy: str | Retention) -> Retention | None:
     return strategy
 
 
-def _print_missing(report: SetupReport) -> SetupReport:
-    for line in report.missing:
+def _told(report: SetupReport, directory: str | os.PathLike[str] | None) -> SetupReport:
+    """The report, after its settings were written to the directory, if there is one."""
+    for line in (*report.missing, *report.warnings):
         print(line, file=sys.stderr)  # noqa: T201 - setup() is run by a person, who must see it
+    if directory is not None:
+        write_files(directory, report.settings.items())
     return report

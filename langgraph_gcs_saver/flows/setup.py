@@ -1,22 +1,36 @@
-"""Setting up a store: making what is missing, and proving that the saver may write."""
+"""Setting up a store: making what is missing, proving that the saver may write, laying what the platform offers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from langgraph_gcs_saver import settings
 from langgraph_gcs_saver.effects import (
+    BucketSettings,
     Commit,
     Delete,
     DeleteBlobs,
     EnsureBucket,
+    ExemptField,
     Flow,
+    Gather,
     GetBlob,
     GetDocs,
     Merge,
     PutBlob,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError
 from langgraph_gcs_saver.flows.context import Context
+
+TRIES = 5
+"""So often the bucket's rules are read anew when somebody else changes its settings meanwhile."""
+
+_BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/SETUP.md tells how)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +40,20 @@ class SetupReport:
     Attributes:
         done: A sentence for each thing found or done.
         missing: A sentence for each thing that these credentials may not do, with what to do about it.
+        warnings: A sentence for each setting of others that endangers what is stored.
+        settings: Names and texts of the files that lay the platform's settings by hand; none for the embedded store.
     """
 
     done: tuple[str, ...]
     missing: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def setup(location: str | None, context: Context) -> Flow[SetupReport]:
+def setup(location: str | None, context: Context, *, platform: bool = False) -> Flow[SetupReport]:
     """Create the bucket if it is missing, then write, read and delete a document and an object.
+
+    With `platform`, also lay what the platform offers; what it refuses of that is told, not raised.
 
     Raises:
         PermissionDeniedError: Documents or objects cannot be written.
@@ -41,6 +61,7 @@ def setup(location: str | None, context: Context) -> Flow[SetupReport]:
     """
     done: list[str] = []
     missing: list[str] = []
+    warnings: list[str] = []
     try:
         done.append((yield from EnsureBucket(location)))
     except PermissionDeniedError as error:
@@ -64,4 +85,78 @@ def setup(location: str | None, context: Context) -> Flow[SetupReport]:
     finally:
         yield from Commit((Delete(probe),))
     done.append("Documents can be written, read and deleted.")
-    return SetupReport(tuple(done), tuple(missing))
+    bucket = yield from ReadBucket()
+    if platform:
+        bucket = yield from _lay_lifecycle(bucket, done, missing)
+        yield from _exempt_fields(done, missing)
+    files: dict[str, str] = {}
+    if bucket is not None:
+        files = settings.settings_files(bucket)
+        warnings += [
+            f"The bucket's lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need: old ones "
+            "hold what later steps build on. Remove the rule, or keep it off this prefix; `prune` and `delete_thread` "
+            "know what may go."
+            for rule in settings.deleting(bucket)
+        ]
+    return SetupReport(tuple(done), tuple(missing), tuple(warnings), files)
+
+
+def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:
+    """Add the lifecycle rules that the bucket lacks, and leave its own; returns its settings as last read."""
+    by_hand = _BY_HAND.format(settings.LIFECYCLE_FILE)
+    for _ in range(TRIES):
+        if bucket is None:
+            done.append("The store of objects is no bucket: there are no lifecycle rules to set.")
+            return bucket
+        if bucket.rules is None:
+            missing.append(
+                "The bucket's lifecycle rules cannot be seen, and so were left alone. Grant the credentials the role "
+                f"roles/storage.admin on the bucket. {by_hand} That file replaces all of the bucket's rules: add these."
+            )
+            return bucket
+        rules = settings.merged(bucket)
+        if rules == bucket.rules:
+            done.append("The bucket has the lifecycle rules.")
+            return bucket
+        try:
+            laid = yield from SetLifecycle(rules, bucket.metageneration)
+        except StoreError as error:
+            missing.append(f"{_told(error)} {by_hand}")
+            return bucket
+        if laid:
+            added = rules[len(bucket.rules) :]
+            done.append(f"The bucket got the lifecycle rules {json.dumps([dict(rule) for rule in added])}.")
+            return bucket
+        bucket = yield from ReadBucket()
+    missing.append(
+        f"Others kept changing the bucket's settings, so its lifecycle rules were left alone. Call again. {by_hand}"
+    )
+    return bucket
+
+
+def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
+    """Take the large fields out of the single-field indexes, but where somebody has chosen other ones."""
+    try:
+        found = yield from Gather(tuple(ReadIndexing(*pair) for pair in settings.UNINDEXED))
+        if None in found:
+            done.append("The store of documents has no index settings: there are no fields to exempt.")
+            return
+        state = dict(zip(settings.UNINDEXED, found, strict=True))
+        for pair in [pair for pair, indexing in state.items() if indexing == "automatic"]:
+            yield from ExemptField(*pair)
+    except StoreError as error:
+        missing.append(f"{_told(error)} {_BY_HAND.format(settings.INDEXES_FILE)}")
+        return
+    for indexing, what in (
+        ("automatic", "Now exempt from single-field indexes"),
+        ("exempt", "Exempt from single-field indexes already"),
+        ("chosen", "Left with the indexes that somebody chose for them"),
+    ):
+        names = [f"{collection}.{name}" for (collection, name), is_now in state.items() if is_now == indexing]
+        if names:
+            done.append(f"{what}: {', '.join(names)}.")
+
+
+def _told(error: StoreError) -> str:
+    """The error, and the service's own words where the error only points to them."""
+    return str(error) if isinstance(error, PermissionDeniedError) else f"{error} ({error.__cause__})"

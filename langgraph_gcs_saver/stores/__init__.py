@@ -11,17 +11,23 @@ from typing import Protocol
 
 from langgraph_gcs_saver.effects import (
     BlobInfo,
+    BucketSettings,
     Commit,
     CopyBlob,
     DeleteBlobs,
     Doc,
     EnsureBucket,
+    ExemptField,
     GetBlob,
     GetDocs,
     HashBlob,
+    Indexing,
     ListBlobs,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
 )
 
 
@@ -45,6 +51,18 @@ class DocumentStore(Protocol):
 
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit` without blocking the event loop."""
+
+    def read_indexing(self, effect: ReadIndexing) -> Indexing | None:
+        """Perform `ReadIndexing`."""
+
+    def exempt_field(self, effect: ExemptField) -> None:
+        """Perform `ExemptField`."""
+
+    async def aread_indexing(self, effect: ReadIndexing) -> Indexing | None:
+        """Perform `ReadIndexing` without blocking the event loop."""
+
+    async def aexempt_field(self, effect: ExemptField) -> None:
+        """Perform `ExemptField` without blocking the event loop."""
 
     def close(self) -> None:
         """Release everything that can be released outside an event loop. Idempotent."""
@@ -76,6 +94,12 @@ class BlobStore(Protocol):
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:
         """Perform `EnsureBucket`."""
+
+    def read_bucket(self, effect: ReadBucket) -> BucketSettings | None:
+        """Perform `ReadBucket`."""
+
+    def set_lifecycle(self, effect: SetLifecycle) -> bool:
+        """Perform `SetLifecycle`."""
 
     def close(self) -> None:
         """Release connections. Idempotent."""

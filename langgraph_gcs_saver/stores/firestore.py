@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -41,7 +42,19 @@ from google.cloud.firestore_v1.types import firestore as rpcs
 from google.cloud.firestore_v1.types import query
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Create, Delete, Doc, GetDocs, Merge, QueryDocs, Write
+from langgraph_gcs_saver.effects import (
+    Commit,
+    Create,
+    Delete,
+    Doc,
+    ExemptField,
+    GetDocs,
+    Indexing,
+    Merge,
+    QueryDocs,
+    ReadIndexing,
+    Write,
+)
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     PermissionDeniedError,
@@ -108,18 +121,20 @@ _NAME = "__name__"
 
 @dataclass(frozen=True)
 class _Method:
-    """An RPC of the service: its name, message classes, and the request's field that routes it."""
+    """An RPC: its name, message classes, the request's field that routes it, its service, and who may call it."""
 
     name: str
     request: Any
     response: Any
     routed_by: str
-    stream: bool
+    stream: bool = False
+    service: str = "google.firestore.v1.Firestore"
+    role: str = "roles/datastore.user"
 
     def on(self, channel: Any) -> Callable[..., Any]:
         make = channel.unary_stream if self.stream else channel.unary_unary
         stub: Callable[..., Any] = make(
-            f"/google.firestore.v1.Firestore/{self.name}",
+            f"/{self.service}/{self.name}",
             request_serializer=self.request.SerializeToString,
             response_deserializer=self.response.FromString,
         )
@@ -134,31 +149,61 @@ _GET = _Method(
     stream=True,
 )
 _QUERY = _Method("RunQuery", rpcs.RunQueryRequest.meta.pb, rpcs.RunQueryResponse.meta.pb, "parent", stream=True)
-_COMMIT = _Method("Commit", rpcs.CommitRequest.meta.pb, rpcs.CommitResponse.meta.pb, "database", stream=False)
+_COMMIT = _Method("Commit", rpcs.CommitRequest.meta.pb, rpcs.CommitResponse.meta.pb, "database")
+
+
+@cache
+def _admin() -> tuple[_Method, _Method]:
+    """`GetField` and `UpdateField` of the Admin API, which the same host serves to the same credentials.
+
+    Imported when first needed: that takes 0.2 s, and hardly any process sets a store up.
+    """
+    from google.cloud.firestore_admin_v1.types import field, firestore_admin  # noqa: PLC0415
+    from google.longrunning import operations_pb2  # noqa: PLC0415
+
+    service, role = "google.firestore.admin.v1.FirestoreAdmin", "roles/datastore.indexAdmin"
+    get, update = firestore_admin.GetFieldRequest.meta.pb, firestore_admin.UpdateFieldRequest.meta.pb
+    return (
+        _Method("GetField", get, field.Field.meta.pb, "name", service=service, role=role),
+        _Method("UpdateField", update, operations_pb2.Operation, "field.name", service=service, role=role),
+    )
 
 
 @dataclass(frozen=True)
 class _Call(Generic[T]):
-    """A request, and how to read its answers; `None` instead of answers means that a precondition failed."""
+    """A request, and how to read its answers.
+
+    Attributes:
+        method: The RPC.
+        request: Its message.
+        parse: Makes the result of the answers, or of `None` where `declined` says so.
+        what: What is asked for, for messages.
+        declined: Tells by a status whether the service said no in a way that is a result.
+    """
 
     method: _Method
     request: Any
     parse: Callable[[list[Any] | None], T]
     what: str
+    declined: Callable[[grpc.StatusCode, str], bool] = lambda code, details: False  # noqa: ARG005
 
     @property
     def routing(self) -> tuple[str, str]:
         by = self.method.routed_by
-        pair: tuple[str, str] = _route(((by, getattr(self.request, by)),))
+        pair: tuple[str, str] = _route(((by, attrgetter(by)(self.request)),))
         return pair
 
 
 class _Stubs:
-    """The three RPCs on one channel."""
+    """The RPCs on one channel."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
-        self.of = {method: method.on(channel) for method in (_GET, _QUERY, _COMMIT)}
+        self._made = {method.name: method.on(channel) for method in (_GET, _QUERY, _COMMIT)}
+
+    def of(self, method: _Method) -> Callable[..., Any]:
+        """An RPC's stub; those that setting up needs are made when they are first asked for."""
+        return self._made.get(method.name) or self._made.setdefault(method.name, method.on(self.channel))
 
     def close_now(self) -> None:
         """Close an asynchronous channel without awaiting; in the thread of its loop, if that still runs."""
@@ -276,6 +321,22 @@ class FirestoreDocuments:
         """Perform `Commit` without blocking the event loop."""
         return await self._aperform(self._commit(effect)) if effect.writes else ()
 
+    def read_indexing(self, effect: ReadIndexing) -> Indexing | None:
+        """Perform `ReadIndexing`; the emulator has no such settings."""
+        return self._perform(self._read_indexing(effect))
+
+    async def aread_indexing(self, effect: ReadIndexing) -> Indexing | None:
+        """Perform `ReadIndexing` without blocking the event loop."""
+        return await self._aperform(self._read_indexing(effect))
+
+    def exempt_field(self, effect: ExemptField) -> None:
+        """Perform `ExemptField`."""
+        self._perform(self._exempt(effect))
+
+    async def aexempt_field(self, effect: ExemptField) -> None:
+        """Perform `ExemptField` without blocking the event loop."""
+        await self._aperform(self._exempt(effect))
+
     # Requests and answers
 
     def _get(self, effect: GetDocs) -> _Call[dict[str, Doc]]:
@@ -344,7 +405,11 @@ class FirestoreDocuments:
             )
 
         return _Call(
-            _COMMIT, request, parse, f"to commit {len(effect.writes)} documents of {request.ByteSize():,} bytes"
+            _COMMIT,
+            request,
+            parse,
+            f"to commit {len(effect.writes)} documents of {request.ByteSize():,} bytes",
+            _precondition_failed,
         )
 
     def _write(self, target: Any, write: Write) -> None:
@@ -365,6 +430,34 @@ class FirestoreDocuments:
             target.current_document.update_time.seconds = seconds
             target.current_document.update_time.nanos = nanoseconds
 
+    def _read_indexing(self, effect: ReadIndexing) -> _Call[Indexing | None]:
+        get, _ = _admin()
+
+        def parse(answers: list[Any] | None) -> Indexing | None:
+            if answers is None:
+                return None
+            found = answers[0].index_config
+            if found.uses_ancestor_config or found.reverting:
+                return "automatic"
+            return "chosen" if found.indexes else "exempt"
+
+        request = get.request(name=self._field(effect))
+        what = f"to read how {effect.collection}.{effect.field} is indexed"
+        return _Call(get, request, parse, what, lambda code, _: code is grpc.StatusCode.UNIMPLEMENTED)
+
+    def _exempt(self, effect: ExemptField) -> _Call[None]:
+        _, update = _admin()
+        request = update.request()
+        request.field.name = self._field(effect)
+        request.field.index_config.SetInParent()  # without indexes: none at all
+        # Nothing but this: other settings of the field, such as a time to live, are not ours.
+        request.update_mask.paths.append("index_config")
+        what = f"to take {effect.collection}.{effect.field} out of its indexes"
+        return _Call(update, request, lambda _: None, what)
+
+    def _field(self, effect: ReadIndexing | ExemptField) -> str:
+        return f"{self._database}/collectionGroups/{effect.collection}/fields/{effect.field}"
+
     def _doc(self, document: Any) -> Doc:
         return Doc(
             name=document.name[len(self._base) + 1 :],
@@ -379,7 +472,7 @@ class FirestoreDocuments:
         patience = _Patience(self._timeout)
         headers = (*self._headers, call.routing)
         while True:
-            stub = self._stubs().of[call.method]
+            stub = self._stubs().of(call.method)
             try:
                 return call.parse(_receive(stub, call, timeout=patience.attempt(), metadata=headers))
             except grpc.RpcError as error:
@@ -397,7 +490,7 @@ class FirestoreDocuments:
         patience = _Patience(self._timeout)
         headers = (*self._headers, call.routing)
         while True:
-            stub = self._loop_stubs().of[call.method]
+            stub = self._loop_stubs().of(call.method)
             try:
                 return call.parse(await _areceive(stub, call, timeout=patience.attempt(), metadata=headers))
             except grpc.RpcError as error:
@@ -415,7 +508,7 @@ class FirestoreDocuments:
             await asyncio.sleep(pause)
 
     def _pause_after(self, error: Any, call: _Call[Any], patience: _Patience) -> float | None:
-        """Seconds to wait before the next attempt; None when a precondition failed; raises everything else."""
+        """Seconds to wait before the next attempt; None when the call was declined; raises everything else."""
         code: grpc.StatusCode = error.code()
         details: str = error.details() or ""
         if code is grpc.StatusCode.CANCELLED:
@@ -428,7 +521,7 @@ class FirestoreDocuments:
                     "have happened all the same; call again. If this lasts, check the network and the service's status."
                 ) from error
             return pause
-        if call.method is _COMMIT and _precondition_failed(code, details):
+        if call.declined(code, details):
             return None
         raise self._error(code, details, call) from error
 
@@ -436,12 +529,12 @@ class FirestoreDocuments:
         if _bad_credentials(details):
             return PermissionDeniedError(
                 f"{self._where} cannot be asked {call.what}: the credentials give no access token. Renew them, for "
-                "example with `gcloud auth application-default login`; they need the role roles/datastore.user."
+                f"example with `gcloud auth application-default login`; they need the role {call.method.role}."
             )
         if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
             return PermissionDeniedError(
                 f"{self._where} refused {call.what} ({code.name}: {details[:300]}). Grant the credentials the role "
-                f"roles/datastore.user in project {self._client.project!r}, and enable its Cloud Firestore API."
+                f"{call.method.role} in project {self._client.project!r}, and enable its Cloud Firestore API."
             )
         if code is grpc.StatusCode.NOT_FOUND:
             database = self._database.rpartition("/")[2]

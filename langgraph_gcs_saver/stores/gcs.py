@@ -34,6 +34,7 @@ from requests.adapters import HTTPAdapter
 
 from langgraph_gcs_saver.effects import (
     BlobInfo,
+    BucketSettings,
     CopyBlob,
     DeleteBlobs,
     EnsureBucket,
@@ -41,6 +42,8 @@ from langgraph_gcs_saver.effects import (
     HashBlob,
     ListBlobs,
     PutBlob,
+    ReadBucket,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
@@ -176,6 +179,15 @@ class GCSBlobs:
         """Perform `EnsureBucket`; also says whether the bucket keeps (and bills) deleted objects."""
         role = "roles/storage.admin (or, for a bucket that exists, roles/storage.objectUser)"
         return self._call("to look at the bucket or to create it", partial(self._ensure, effect), role)
+
+    def read_bucket(self, effect: ReadBucket) -> BucketSettings:  # noqa: ARG002 - it has nothing to say
+        """Perform `ReadBucket`."""
+        return self._call("to look at the bucket", self._read_bucket)
+
+    def set_lifecycle(self, effect: SetLifecycle) -> bool:
+        """Perform `SetLifecycle`; rules of kinds that this library does not know stay as they are."""
+        what = f"to set the bucket's {len(effect.rules)} lifecycle rules"
+        return self._call(what, partial(self._set_lifecycle, effect), "roles/storage.admin")
 
     # One attempt each
 
@@ -353,6 +365,30 @@ class GCSBlobs:
             # Made meanwhile by someone else, or by an attempt whose answer was lost; else by another customer.
             bucket.reload(timeout=timeout, retry=None)
         return f"Bucket {self._name} was created in {bucket.location}. {_soft_delete(bucket)}".strip()
+
+    def _read_bucket(self, timeout: float) -> BucketSettings:
+        bucket = self._fresh_bucket()
+        try:
+            bucket.reload(timeout=timeout, retry=None)
+        except (exceptions.Forbidden, exceptions.Unauthorized):
+            return BucketSettings(self._prefix, rules=None)
+        # Not `lifecycle_rules`, which leaves out those of kinds that it does not know.
+        rules = bucket._properties.get("lifecycle", {}).get("rule", ())  # noqa: SLF001
+        return BucketSettings(self._prefix, tuple(rules), bucket.metageneration, bucket.autoclass_enabled)
+
+    def _set_lifecycle(self, effect: SetLifecycle, timeout: float) -> bool:
+        bucket = self._fresh_bucket()
+        bucket.lifecycle_rules = effect.rules
+        try:
+            bucket.patch(if_metageneration_match=effect.metageneration, timeout=timeout, retry=None)
+        except exceptions.PreconditionFailed:
+            return False
+        return True
+
+    def _fresh_bucket(self) -> Any:
+        """The bucket without what other threads read or set of it."""
+        bucket = self._bucket()
+        return bucket.client.bucket(bucket.name, user_project=bucket.user_project)
 
     # Calling
 

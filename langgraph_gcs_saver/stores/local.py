@@ -47,6 +47,7 @@ from langgraph_gcs_saver.effects import (
     DeleteBlobs,
     Doc,
     EnsureBucket,
+    ExemptField,
     GetBlob,
     GetDocs,
     HashBlob,
@@ -54,6 +55,9 @@ from langgraph_gcs_saver.effects import (
     Merge,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import (
     DamageError,
@@ -203,6 +207,23 @@ class LocalDocuments:
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit` without blocking the event loop."""
         return await self._in_thread(partial(self.commit, effect))
+
+    def read_indexing(self, effect: ReadIndexing) -> None:  # noqa: ARG002 - no field has an index
+        """Perform `ReadIndexing`: there are no such settings."""
+        self._refuse()
+
+    def exempt_field(self, effect: ExemptField) -> None:
+        """Refuse `ExemptField`: there are no such settings."""
+        self._refuse()
+        raise StoreError(f"The embedded store has no indexes to take {effect.collection}.{effect.field} out of.")
+
+    async def aread_indexing(self, effect: ReadIndexing) -> None:
+        """Perform `ReadIndexing`: there are no such settings."""
+        self.read_indexing(effect)
+
+    async def aexempt_field(self, effect: ExemptField) -> None:
+        """Refuse `ExemptField`: there are no such settings."""
+        self.exempt_field(effect)
 
     def close(self) -> None:
         """Wait for calls under way, up to the timeout, and close the file. Idempotent."""
@@ -675,6 +696,15 @@ class LocalBlobs:
             existed = self._objects.is_dir()
             self._prepare()
         return f"The directory {self._objects} {'exists' if existed else 'was made'}."
+
+    def read_bucket(self, effect: ReadBucket) -> None:  # noqa: ARG002 - a directory has no settings
+        """Perform `ReadBucket`: there is none."""
+        self._refuse()
+
+    def set_lifecycle(self, effect: SetLifecycle) -> bool:  # noqa: ARG002 - as above
+        """Refuse `SetLifecycle`: there is no bucket."""
+        self._refuse()
+        raise StoreError(f"The directory {self._objects} is no bucket and has no lifecycle rules.")
 
     def close(self) -> None:
         """Refuse further calls. Idempotent."""

@@ -50,6 +50,8 @@ from langgraph_gcs_saver.effects import (
     Merge,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    SetLifecycle,
     Write,
 )
 from langgraph_gcs_saver.errors import InvalidInputError, SaverClosedError, StoreError
@@ -744,6 +746,8 @@ class BlobContract:
             lambda: blobs.list_blobs(ListBlobs("")),
             lambda: blobs.delete_blobs(DeleteBlobs(("t/a",))),
             lambda: blobs.ensure_bucket(EnsureBucket()),
+            lambda: blobs.read_bucket(ReadBucket()),
+            lambda: blobs.set_lifecycle(SetLifecycle((), 1)),
         ]
         for call in calls:
             with pytest.raises(SaverClosedError):

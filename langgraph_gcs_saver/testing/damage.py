@@ -924,6 +924,8 @@ class _LentDocuments:
         self.get_docs, self.aget_docs = store.get_docs, store.aget_docs
         self.query_docs, self.aquery_docs = store.query_docs, store.aquery_docs
         self.commit, self.acommit = store.commit, store.acommit
+        self.read_indexing, self.aread_indexing = store.read_indexing, store.aread_indexing
+        self.exempt_field, self.aexempt_field = store.exempt_field, store.aexempt_field
 
     def close(self) -> None:
         pass
@@ -936,7 +938,8 @@ class _LentBlobs:
     def __init__(self, store: BlobStore) -> None:
         self.put_blob, self.get_blob, self.hash_blob = store.put_blob, store.get_blob, store.hash_blob
         self.list_blobs, self.delete_blobs, self.copy_blob = store.list_blobs, store.delete_blobs, store.copy_blob
-        self.ensure_bucket = store.ensure_bucket
+        self.ensure_bucket, self.read_bucket = store.ensure_bucket, store.read_bucket
+        self.set_lifecycle = store.set_lifecycle
 
     def close(self) -> None:
         pass

@@ -35,6 +35,7 @@ from google.cloud.firestore_v1.types import firestore as rpcs
 from google.cloud.firestore_v1.types import query
 
 from langgraph_gcs_saver.effects import (
+    BucketSettings,
     Commit,
     Create,
     Delete,
@@ -47,6 +48,8 @@ from langgraph_gcs_saver.effects import (
     Merge,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
@@ -724,6 +727,7 @@ def proxied(proxy: Proxy, bucket_name: str) -> Iterator[GCSBlobs]:
 
 
 PUT = PutBlob("t/a", b"state content")
+ABORT = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 7}}
 BLOBS: dict[str, Callable[[GCSBlobs], Any]] = {
     "put": lambda blobs: blobs.put_blob(PUT),
     "put large": lambda blobs: blobs.put_blob(PutBlob("t/large", bytes(9_000_000))),
@@ -733,6 +737,7 @@ BLOBS: dict[str, Callable[[GCSBlobs], Any]] = {
     "delete": lambda blobs: blobs.delete_blobs(DeleteBlobs(("t/a",))),
     "delete several": lambda blobs: blobs.delete_blobs(DeleteBlobs(("t/a", "t/b"))),
     "ensure": lambda blobs: blobs.ensure_bucket(EnsureBucket()),
+    "lifecycle": lambda blobs: blobs.set_lifecycle(SetLifecycle((ABORT,), 1)),
 }
 every_call = pytest.mark.parametrize("call", BLOBS)
 
@@ -799,7 +804,9 @@ def test_storage_permission_denied(proxied: GCSBlobs, proxy: Proxy, call: str, s
     proxy.hook = lambda method, path: (status, "x does not have storage.objects access")
     with prompt(), pytest.raises(PermissionDeniedError) as caught:
         BLOBS[call](proxied)
-    assert ("roles/storage.admin" if call == "ensure" else "roles/storage.objectUser") in str(caught.value)
+    assert ("roles/storage.admin" if call in {"ensure", "lifecycle"} else "roles/storage.objectUser") in str(
+        caught.value
+    )
     assert "state content" not in str(caught.value)
     # At a 401 the session asks its credentials for another token, which the anonymous ones refuse.
     assert isinstance(caught.value.__cause__, exceptions.Forbidden | auth_exceptions.InvalidOperation)
@@ -1022,6 +1029,26 @@ def test_ensure_bucket_when_the_answer_to_its_creation_was_lost(proxy: Proxy, pr
     with closing(GCSBlobs(make_bucket(proxy.url, f"lost-{project_id}"), prefix="", timeout=TIMEOUT)) as blobs:
         assert f"lost-{project_id}" in blobs.ensure_bucket(EnsureBucket())
         assert blobs.list_blobs(ListBlobs("")) == []
+
+
+def test_settings_without_the_right_to_look(proxied: GCSBlobs, proxy: Proxy) -> None:
+    proxy.hook = lambda method, path: (403, "storage.buckets.get")
+    assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", rules=None)
+
+
+def test_rules_are_set_once_when_the_answer_was_lost(proxied: GCSBlobs, proxy: Proxy) -> None:
+    proxy.hook = faults([(0, "")])
+    assert not proxied.set_lifecycle(SetLifecycle((ABORT,), 1)), "whoever asks looks again"
+    assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", (ABORT,), 2)
+
+
+def test_rules_of_a_kind_that_the_client_does_not_know_are_kept(
+    proxied: GCSBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = {"action": {"type": "Compress", "level": 3}, "condition": {"age": 7}}
+    answer = {"metageneration": "5", "lifecycle": {"rule": [unknown, ABORT]}}
+    monkeypatch.setattr(storage.Bucket, "reload", lambda self, **options: self._set_properties(answer))
+    assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", (unknown, ABORT), 5)
 
 
 def test_the_pool_holds_as_many_connections_as_threads(

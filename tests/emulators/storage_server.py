@@ -353,7 +353,45 @@ def _health(request: Request, response: Response, store: Store) -> None:
     response.write("OK")
 
 
+_ACTIONS = {
+    "Delete": None,
+    "SetStorageClass": None,
+    "AbortIncompleteMultipartUpload": {"age", "matchesPrefix", "matchesSuffix"},
+}
+"""Actions of lifecycle rules, and which conditions they take: any, or these."""
+
+MAX_RULES = 100
+"""Most lifecycle rules of a bucket (https://cloud.google.com/storage/docs/xml-api/get-bucket-lifecycle)."""
+
+
+def _check_lifecycle(resource: Mapping[str, Any]) -> None:
+    """Refuse lifecycle rules that the service does not take (https://cloud.google.com/storage/docs/lifecycle)."""
+    rules = (resource.get("lifecycle") or {}).get("rule", [])
+    if len(rules) > MAX_RULES:
+        raise Refused(400, "invalid", f"A bucket has at most {MAX_RULES} lifecycle rules.")
+    for rule in rules:
+        action, condition = rule.get("action", {}), rule.get("condition", {})
+        kind = action.get("type")
+        if kind not in _ACTIONS or (kind == "SetStorageClass") != ("storageClass" in action):
+            raise Refused(400, "invalid", f"Invalid action in a lifecycle rule: {action}")
+        if not condition or not condition.keys() <= (_ACTIONS[kind] or condition.keys()):
+            raise Refused(400, "invalid", f"Invalid condition in a lifecycle rule: {condition}")
+
+
+def _patch_bucket(request: Request, response: Response, store: Store) -> None:
+    _check_lifecycle(request.data)
+    buckets.patch(request, response, store)
+    resource = store.bucket(request.bucket)
+    # The original keeps what is null or empty, and knows nothing of Autoclass.
+    if request.data.get("lifecycle", resource) in (None, {}, {"rule": []}):
+        resource.pop("lifecycle", None)
+    if "autoclass" in request.data:
+        resource["autoclass"] = request.data["autoclass"]
+    response.json(resource)
+
+
 def _create_bucket(request: Request, response: Response, store: Store) -> None:
+    _check_lifecycle(request.data)
     buckets.insert(request, response, store)
     if response.status == HTTPStatus.OK:
         # The original keeps the name alone; what the caller chose (location, access, soft delete) is wanted back.
@@ -525,7 +563,7 @@ def _routes() -> Iterator[tuple[str, re.Pattern[str], Handler]]:
         ("GET", "/storage/v1/b", buckets.ls),
         ("POST", "/storage/v1/b", _create_bucket),
         ("GET", bucket, partial(_on_bucket, buckets.get)),
-        ("PATCH", bucket, partial(_on_bucket, buckets.patch)),
+        ("PATCH", bucket, partial(_on_bucket, _patch_bucket)),
         ("DELETE", bucket, partial(_on_bucket, buckets.delete)),
         ("GET", f"{bucket}/iam", partial(_on_bucket, buckets.get_iam_policy)),
         ("PUT", f"{bucket}/iam", partial(_on_bucket, buckets.set_iam_policy)),

@@ -156,6 +156,57 @@ def test_buckets(client: storage.Client, bucket_name: str) -> None:
     assert client.lookup_bucket(fresh.name) is None
 
 
+RULE = {"action": {"type": "Delete"}, "condition": {"age": 3}}
+ABORT = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 3}}
+
+
+def test_lifecycle_rules_and_metageneration(client: storage.Client, bucket: storage.Bucket) -> None:
+    bucket.reload()
+    assert list(bucket.lifecycle_rules) == []
+    bucket.lifecycle_rules = [RULE, ABORT]
+    bucket.patch(if_metageneration_match=1, **NO_RETRY)
+    seen = client.get_bucket(bucket.name)
+    assert [dict(rule) for rule in seen.lifecycle_rules] == [RULE, ABORT]
+    assert seen.metageneration == 2
+
+    late = client.bucket(bucket.name)
+    late.lifecycle_rules = [ABORT]
+    for condition in ({"if_metageneration_match": 1}, {"if_metageneration_not_match": 2}):
+        with pytest.raises(exceptions.PreconditionFailed):
+            late.patch(**condition, **NO_RETRY)
+    assert client.get_bucket(bucket.name).metageneration == 2
+
+    late.labels = {"a": "b"}
+    late.patch(if_metageneration_match=2, **NO_RETRY)
+    late.clear_lifecycle_rules()
+    late.patch(**NO_RETRY)
+    seen = client.get_bucket(bucket.name)
+    assert (list(seen.lifecycle_rules), seen.labels, seen.metageneration) == ([], {"a": "b"}, 4)
+    assert "lifecycle" not in seen._properties
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"action": {"type": "Compress"}, "condition": {"age": 3}}],
+        [RULE, {"action": {"type": "Delete"}, "condition": {}}],
+        [{"action": {"type": "SetStorageClass"}, "condition": {"age": 3}}],
+        [ABORT | {"condition": {"age": 3, "matchesStorageClass": ["STANDARD"]}}],
+        [RULE] * 101,
+    ],
+)
+def test_lifecycle_rules_that_the_service_refuses(client: storage.Client, bucket: storage.Bucket, rules: Any) -> None:
+    bucket.lifecycle_rules = rules
+    with pytest.raises(exceptions.BadRequest):
+        bucket.patch(**NO_RETRY)
+    fresh = client.bucket(f"{bucket.name}-2")
+    fresh.lifecycle_rules = rules
+    with pytest.raises(exceptions.BadRequest):
+        client.create_bucket(fresh, retry=None)
+    assert client.lookup_bucket(fresh.name) is None
+    assert client.get_bucket(bucket.name).metageneration == 1
+
+
 # What is missing
 
 

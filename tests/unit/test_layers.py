@@ -103,6 +103,7 @@ def test_only_stores_import_the_services(module):
         ("retention", ()),
         ("upkeep", ()),
         ("runners", ("effects", "events", "stores")),
+        ("settings", ("effects", "keys", "options")),
         ("stores", ("effects",)),
         ("requests", ("filters", "flows", "keys", "manifest", "serialization")),
     ],

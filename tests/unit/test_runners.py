@@ -14,6 +14,7 @@ from langgraph_gcs_saver.effects import (
     Effect,
     Emit,
     EnsureBucket,
+    ExemptField,
     Gather,
     GetBlob,
     GetDocs,
@@ -22,6 +23,9 @@ from langgraph_gcs_saver.effects import (
     Pause,
     PutBlob,
     QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
 )
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointReplaced, ThreadDeleted
@@ -54,6 +58,18 @@ class Documents:
 
     async def acommit(self, effect):
         return await self._aanswer("commit")
+
+    def read_indexing(self, effect):
+        return self._answer(f"indexing of {effect.field}")
+
+    def exempt_field(self, effect):
+        self._answer(f"exempt {effect.field}")
+
+    async def aread_indexing(self, effect):
+        return await self._aanswer(f"indexing of {effect.field}")
+
+    async def aexempt_field(self, effect):
+        await self._aanswer(f"exempt {effect.field}")
 
     def _answer(self, name):
         self.begun.append(name)
@@ -109,6 +125,12 @@ class Blobs:
 
     def ensure_bucket(self, effect):
         return self._answer("bucket")
+
+    def read_bucket(self, effect):
+        return self._answer("settings")
+
+    def set_lifecycle(self, effect):
+        return self._answer(f"rules of {effect.metageneration}")
 
     def close(self):
         self.closed += 1
@@ -195,6 +217,10 @@ RESULTS = [
     (lambda: of(ListBlobs("l")), ["blob l"]),
     (lambda: of(DeleteBlobs(("d",))), None),
     (lambda: of(EnsureBucket()), "blob bucket"),
+    (lambda: of(ReadBucket()), "blob settings"),
+    (lambda: of(SetLifecycle((), 7)), "blob rules of 7"),
+    (lambda: of(ReadIndexing("c", "f")), "docs indexing of f"),
+    (lambda: of(ExemptField("c", "f")), None),
     (lambda: of(Compute(lambda: 7)), 7),
     (lambda: of(Compute(lambda: 8, size=OFFLOAD_BYTES)), 8),
     (lambda: of(Pause(0.001)), None),
