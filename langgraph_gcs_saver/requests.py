@@ -272,20 +272,35 @@ def to_tuple(loaded: Loaded, thread_id: Any = None) -> CheckpointTuple:
     )
 
 
-def pin_request(config: RunnableConfig, label: str | None) -> tuple[str, str, str, str | None]:
-    """The request of `pin` and `unpin`.
+def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str | None]:
+    """The request of `pin`.
 
     Raises:
         InvalidConfigError: The config names no checkpoint.
         InvalidInputError: The label is no text, or longer than 500 characters.
     """
+    _check_type("label", label, str)
+    if len(label) > 500:
+        raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"The label {label!r} cannot be stored: it is no valid Unicode.") from None
+    return (*_named(config), label)
+
+
+def unpin_request(config: RunnableConfig) -> tuple[str, str, str, str | None]:
+    """The request of `unpin`.
+
+    Raises:
+        InvalidConfigError: The config names no checkpoint.
+    """
+    return (*_named(config), None)
+
+
+def _named(config: RunnableConfig) -> tuple[str, str, str]:
     thread_id, ns = thread_and_ns(config)
-    checkpoint_id = _text(configurable(config), "checkpoint_id")
-    if label is not None:
-        _check_type("label", label, str)
-        if len(label) > 500:
-            raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
-    return thread_id, ns, checkpoint_id, label
+    return thread_id, ns, _text(configurable(config), "checkpoint_id")
 
 
 def check_found(request: tuple[str, str, str, str | None], found: bool) -> None:

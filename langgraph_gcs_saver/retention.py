@@ -26,6 +26,7 @@ class Row:
         is_interrupted: Whether it waits for an answer to an interrupt, and nothing has continued it.
         stored: Channels with a stored value.
         deltas: DeltaChannels whose value is made of ancestors' writes.
+        versions: Channels that were ever written on the way to it; `None` when nobody knows.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     is_interrupted: bool = False
     stored: frozenset[str] = field(default_factory=frozenset)
     deltas: frozenset[str] = field(default_factory=frozenset)
+    versions: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str],
 
 
 def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, str]) -> None:
-    """Keep what kept checkpoints' DeltaChannels are made of: each back to the nearest stored value."""
+    """Keep what kept checkpoints' DeltaChannels are made of: back to the nearest stored value, or the first version."""
     while kept:
         row = kept.pop()
         needed, seen = set(row.deltas), {row.checkpoint_id}
@@ -215,6 +217,8 @@ def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, 
                 # It is whole, so its own are too; they may lie further back.
                 kept.append(parent)
             needed -= parent.stored
+            if parent.versions is not None:
+                needed &= parent.versions
             seen.add(parent.checkpoint_id)
             parent = by_id.get(parent.parent_id or "")
 

@@ -609,8 +609,14 @@ class GCSSaver(BaseCheckpointSaver[str]):
     def pin(self, config: RunnableConfig, label: str) -> None:
         """Keep a checkpoint from being pruned; a second pin replaces the first one's label.
 
+        Args:
+            config: The checkpoint.
+            label: What it is kept for, at most 500 characters.
+
         Raises:
+            ConflictError: Others kept changing its document.
             InvalidConfigError: The config names no checkpoint, or one that is not there.
+            InvalidInputError: The label is no text, or too long.
         """
         request = requests.pin_request(config, label)
         requests.check_found(request, run(pin(*request, context=self._context), self._backend))
@@ -626,12 +632,12 @@ class GCSSaver(BaseCheckpointSaver[str]):
         Raises:
             InvalidConfigError: The config names no checkpoint, or one that is not there.
         """
-        request = requests.pin_request(config, None)
+        request = requests.unpin_request(config)
         requests.check_found(request, run(pin(*request, context=self._context), self._backend))
 
     async def aunpin(self, config: RunnableConfig) -> None:
         """Asynchronous twin of `unpin`."""
-        request = requests.pin_request(config, None)
+        request = requests.unpin_request(config)
         requests.check_found(request, await arun(pin(*request, context=self._context), self._backend))
 
     def pins(self, config: RunnableConfig) -> Mapping[str, str]:
@@ -898,7 +904,7 @@ def _rule_of(strategy: str | Retention) -> Retention | None:
         return KeepLast(1)
     if strategy == "delete":
         return None
-    if isinstance(strategy, str) or not hasattr(strategy, "keeps"):
+    if isinstance(strategy, str | type) or not hasattr(strategy, "keeps"):
         raise InvalidOptionError(
             f'strategy is {strategy!r}; it must be "keep_latest", "delete", or a rule such as KeepLast(10).'
         )

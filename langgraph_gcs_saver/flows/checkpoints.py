@@ -38,7 +38,7 @@ from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIE
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
+from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
 
 NOTE_SECONDS = 60.0
@@ -420,14 +420,14 @@ class _Attempts:
             note["root"] = True  # A thread whose root namespace has lost all its checkpoints must not look new.
         if thread is not None:
             # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
-            writes.append(thread.write(note if thread.is_bare or self._note_is_due() else {}))
+            is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)
+            writes.append(thread.write(note if is_due else {}))
         elif self._note_is_due():
             writes.append(Merge(keys.thread_doc(request.thread_id), note))
-        if request.run_id is not None:
-            run = keys.run_doc(request.run_id, request.thread_id)
-            # Somebody may have deleted the thread, and its runs with it, unless the parent shows that it lives on.
-            if self.head is None or self.context.noted.get(run) is None:
-                writes.append(Merge(run, {"run_id": request.run_id, "thread_id": request.thread_id}))
+        # Whoever removes the last checkpoint of a run removes the run's document, unless it has moved. A parent of the
+        # same run, in a commit that demands that it is unchanged, shows that nobody has.
+        if request.run_id is not None and (self.head is None or self.head.run_id != request.run_id):
+            writes.append(note_run(request.run_id, request.thread_id, self.context))
         return tuple(writes)
 
     @property
@@ -443,7 +443,7 @@ class _Attempts:
     def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
         """Keep what the commit taught: the next put needs no read."""
         request, noted = self.request, self.context.noted
-        self.context.remember(Head(plan.outline(), times[0], None))
+        self.context.remember(Head(plan.outline(), times[0], None, request.run_id))
         if self.head is not None:
             self.context.remember(replace(self.head, update_time=times[1], heir=request.checkpoint_id))
         for channel, ref in plan.channels.items():
@@ -454,9 +454,6 @@ class _Attempts:
                 self.context.keep(plan.place(channel, last), last.at, ref.sha256, self.encoded[channel].plain)
         if self._note_is_due():
             noted.put(self._note, request.now, len(self._note))
-        if request.run_id is not None:
-            run = keys.run_doc(request.run_id, request.thread_id)
-            noted.put(run, request.now, len(run))
 
     def _forget(self, channel: str) -> None:
         """Give the memory back of a chain that a new base has ended."""

@@ -10,9 +10,10 @@ while a thread is marked as being copied to, its objects stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
@@ -109,10 +110,10 @@ def collect(
 
 def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], context: Context) -> Flow[None]:
     yield from clean_up(found, context)
-    docs = list(writes.values())
-    for at in range(0, len(docs), BATCH):
-        # One that has changed fails its batch, which is left for the next time.
-        yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs[at : at + BATCH]))
+    for docs in _by_task(writes.values()):
+        batch = tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs)
+        if (yield from Commit(batch)) is None:
+            return  # One has changed, and what it refers to stays: the next time decides anew.
     names = sorted(plan.objects)
     for at in range(0, len(names), _BLOB_BATCH):
         yield from DeleteBlobs(tuple(names[at : at + _BLOB_BATCH]))
@@ -124,6 +125,24 @@ def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], co
             bytes=sum(plan.objects.values()),
         )
     )
+
+
+def _by_task(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
+    """Batches that hold all documents of a task, or none: half of a call would be taken for a finished task."""
+    batch: list[Doc] = []
+    for _, group in groupby(docs, lambda doc: _task(doc.name)):
+        task = list(group)
+        if batch and len(batch) + len(task) > BATCH:
+            yield batch
+            batch = []
+        batch += task
+    if batch:
+        yield batch
+
+
+def _task(name: str) -> str:
+    """The name of a document of pending writes without which writes of the task it has."""
+    return name.rpartition("!")[0]
 
 
 def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
@@ -146,14 +165,17 @@ def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
         newest[ns] = max(newest.get(ns, ""), entry.manifest.checkpoint_id)
     there = {(keys.ns_segment_of(name), keys.checkpoint_id_of(name)) for name in (*found.entries, *found.stripped)}
     orphans: dict[str, Doc] = {}
+    young: set[str] = set()
     after: str | None = None
     while docs := (yield from QueryDocs(keys.writes(found.thread_id), after=after, limit=BATCH, mask=())):
         for doc in docs:
             ns, checkpoint_id = keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)
-            if (ns, checkpoint_id) not in there and doc.update_time <= cutoff and checkpoint_id < newest.get(ns, ""):
+            if doc.update_time > cutoff:
+                young.add(_task(doc.name))
+            elif (ns, checkpoint_id) not in there and checkpoint_id < newest.get(ns, ""):
                 orphans[doc.name] = doc
         after = docs[-1].name
-    return orphans
+    return {name: doc for name, doc in orphans.items() if _task(name) not in young}
 
 
 def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], context: Context) -> Flow[dict[str, int]]:

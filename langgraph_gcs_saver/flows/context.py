@@ -36,11 +36,13 @@ class Head:
     manifest: Manifest
     update_time: int
     heir: str | None
+    run_id: str | None = None
 
     @classmethod
     def of(cls, manifest: Manifest, doc: Doc) -> Head:
         """The head that `doc`, whose manifest is `manifest`, shows."""
-        return cls(manifest.outline(), doc.update_time, heir_of(doc))
+        run_id = doc.fields.get("run_id")
+        return cls(manifest.outline(), doc.update_time, heir_of(doc), run_id if isinstance(run_id, str) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Context:
         timeout: Seconds to wait for others, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
         heads: Checkpoints as last seen, by document name.
-        noted: Threads and runs whose own documents are known to exist, by name, with the time when they were written.
+        noted: Threads whose own documents are known to exist, by name, with the time when they were written.
     """
 
     inline_max_bytes: int

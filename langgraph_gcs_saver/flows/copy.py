@@ -2,11 +2,14 @@
 
 What the source refers to is copied before what refers to it, so that a copy that dies half-way is whole as far as it
 got; called again, it goes on. Each commit carries the target's own document as its guard, so a deletion of the target
-and the copy keep apart as a deletion and a put do.
+and the copy keep apart as a deletion and a put do. Objects get names that no other copy gives: a deletion of the target
+that has listed names, and stalls, would else delete the objects of a later copy. When the source changes meanwhile,
+what has vanished is left out, and what has been replaced is planned anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +22,8 @@ from langgraph_gcs_saver.effects import (
     Compute,
     CopyBlob,
     Create,
+    DeleteBlobs,
     Doc,
-    Effect,
     Flow,
     Gather,
     GetDocs,
@@ -30,13 +33,13 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import encode_manifest
+from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, snapshot
-from langgraph_gcs_saver.flows.threads import guard
+from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
-from langgraph_gcs_saver.manifest import heir_of, runs_of
+from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
 
 PAGE = 20
 """Documents read at once, with their frames."""
@@ -45,6 +48,7 @@ COMMIT_BYTES = 3 << 20
 """Most bytes of documents in one commit; the emulator refuses requests over 4 MiB."""
 
 COMMIT_WRITES = 200
+"""Documents written in one commit, beside the target's own."""
 
 _BLOBS = 32
 """Objects copied at the same time."""
@@ -82,33 +86,104 @@ def copy_thread(
 
     Raises:
         InvalidInputError: The target is the source, or is not empty.
-        CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
-        ConflictError: The target was written to or deleted all the time.
+        CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
+        ConflictError: The source was replaced, or the target written to or deleted, all the time.
     """
     if source == target:
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
     for _ in range(MAX_TRIES):
         found = yield from snapshot(source, context)
-        names = [doc.name for doc in (yield from QueryDocs(keys.writes(source), mask=()))]
+        _check_frames(found)
+        levels = yield from _writes(source, context)
         plan = CopyPlan(
             source=source,
             target=target,
             checkpoints=len(found.entries),
-            writes=len(names),
+            writes=sum(map(len, levels)),
             objects=len(found.objects(found.entries)),
         )
         if dry_run:
             yield from Compute(partial(show, plan))
             return plan
-        if not found.entries and not names:
+        # What is gone by now may have been copied in part.
+        if not found.entries and not levels and not (yield from _is_claimed(source, target)):
             return plan
         copy = _Copy(found, target, context)
-        if (yield from copy.flow(names)):
+        if (yield from copy.flow(levels)):
             return plan
+        yield from copy.discard()
     raise ConflictError(
-        f"Thread {source!r} was not copied to the end: {target!r} was written to or deleted {MAX_TRIES} times in a "
-        "row. Call again when its runs have ended."
+        f"Thread {source!r} was not copied to the end: its checkpoints were replaced, or {target!r} was written to or "
+        f"deleted, {MAX_TRIES} times in a row. Call again when their runs have ended."
     )
+
+
+def _is_claimed(source: str, target: str) -> Flow[bool]:
+    name = keys.thread_doc(target)
+    doc = (yield from GetDocs((name,), mask=("copying",))).get(name)
+    return doc is not None and doc.fields.get("copying") == source
+
+
+def _check_frames(found: Snapshot) -> None:
+    """Raise for a checkpoint whose frames were in a document that is gone; all were seen at one instant."""
+    for entry in found.entries.values():
+        gone = sorted(entry.docs - found.entries.keys() - found.stripped.keys())
+        if gone:
+            damage = DamagedError("the document that holds a frame is gone", frame=gone[0], missing=True)
+            raise corrupt(damage, found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
+
+
+def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
+    """Documents of pending writes, all of which are whole, in levels to be copied one after the other.
+
+    Of the documents of one task the first that came wins, and those of one commit come at the same time: each level has
+    at most one of a task. Special writes have a document that competes with no other.
+    """
+    docs = yield from QueryDocs(keys.writes(thread_id), mask=())
+    levels: list[list[Doc]] = []
+    ranks: dict[str, int] = {}
+    for doc in sorted(docs, key=lambda doc: (doc.create_time, doc.name)):
+        task, _, which = doc.name.rpartition("!")
+        rank = 0 if which == "s" else ranks.get(task, 0)
+        if which != "s":
+            ranks[task] = rank + 1
+        if rank == len(levels):
+            levels.append([])
+        levels[rank].append(doc)
+    names = [doc.name for doc in docs]
+    for at in range(0, len(names), COMMIT_WRITES):
+        damaged = yield from _damaged(names[at : at + COMMIT_WRITES], context)
+        # Missing is not damage: only what is damaged twice, and unchanged, is.
+        again = yield from _damaged(list(damaged), context)
+        for name, (time, damage) in again.items():
+            if damaged[name][0] == time:
+                raise _corrupt_writes(thread_id, name, damage)
+    return levels
+
+
+def _corrupt_writes(thread_id: str, name: str, damage: DamagedError) -> CheckpointCorruptError:
+    segment = keys.writes_ns_of(name)
+    ns = keys.dec(segment)
+    return corrupt(damage, thread_id, segment if ns is None else ns, keys.writes_checkpoint_id_of(name))
+
+
+def _damaged(names: Sequence[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:
+    """Those of some documents of pending writes that are damaged, and when they changed last."""
+    found: dict[str, tuple[int, DamagedError]] = {}
+    for doc in (yield from GetDocs(tuple(names))).values() if names else ():
+        stubs = yield from _stubs(doc, context)
+        if isinstance(stubs, DamagedError):
+            found[doc.name] = doc.update_time, stubs
+    return found
+
+
+def _stubs(doc: Doc, context: Context) -> Flow[set[str] | DamagedError]:
+    """The objects that a document of pending writes refers to, or what is wrong with it."""
+    size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    try:
+        return set((yield from Compute(partial(stubs_of, doc, context.codec), size=size)))
+    except DamagedError as damage:
+        return damage
 
 
 class _Copy:
@@ -116,9 +191,13 @@ class _Copy:
 
     Attributes:
         time: When the target's document changed last.
-        done: Documents of the source that have been copied, or were by an earlier call.
+        claim: Digits that tell this copy, all of its tries, from any other.
+        is_resumed: Whether an earlier try may have copied something.
+        done: Documents of the source that have been copied, in this try or before.
         blobs: Objects of the source by whether their copy exists.
-        heirs: Documents of the target whose heir was not copied.
+        heirs: By the document of a child in the target, its parent's, and what that says of its heir.
+        times: When documents of checkpoints in the target changed last, as far as they are there.
+        made: Objects of the target that this try has made, or found.
     """
 
     def __init__(self, found: Snapshot, target: str, context: Context) -> None:
@@ -128,16 +207,26 @@ class _Copy:
         self.thread = keys.thread_doc(target)
         self.segment = keys.spread(target, "thread id")
         self.time = 0
+        self.claim = ""
+        self.is_resumed = False
         self.done: set[str] = set()
         self.blobs: dict[str, bool] = {}
+        self.times: dict[str, int] = {}
+        self.heirs: dict[str, tuple[str, str]] = {}
+        for name, entry in found.entries.items():
+            if (heir := heir_of(entry.doc)) is not None and (child := _child(entry.doc, heir)) in found.entries:
+                self.heirs[self._name(child)] = self._name(name), entry.doc.fields["heir"]
+        self.made: list[str] = []
 
-    def flow(self, writes: Sequence[str]) -> Flow[bool]:
-        """Copy everything; false when the target moved meanwhile."""
+    def flow(self, levels: Sequence[Sequence[Doc]]) -> Flow[bool]:
+        """Copy everything; false when the source was replaced meanwhile, or the target moved."""
         if not (yield from self._begin()):
             return False
         # Pending writes first: a checkpoint is not to be seen without them.
-        if not (yield from self._copy_writes(writes)):
-            return False
+        for level in levels:
+            for at in range(0, len(level), COMMIT_WRITES):
+                if not (yield from self._copy_writes(level[at : at + COMMIT_WRITES])):
+                    return False
         order = self._order()
         for at in range(0, len(order), PAGE):
             if not (yield from self._copy_checkpoints(order[at : at + PAGE])):
@@ -158,63 +247,71 @@ class _Copy:
         if doc is None or doc.update_time != held.update_time:
             return False
         self.time = doc.update_time
-        if doc.fields.get("copying") == self.found.thread_id:
+        claim = doc.fields.get("claim")
+        if doc.fields.get("copying") == self.found.thread_id and isinstance(claim, str):
+            self.claim, self.is_resumed = claim, True
             return True
         if checkpoints or writes or "copying" in doc.fields:
             raise InvalidInputError(
                 f"Thread {self.target!r} is not empty: delete it first, or copy to another one. Nothing was copied."
             )
-        return (yield from self._commit([], {"copying": self.found.thread_id}))
+        self.claim = self.context.new_attempt()
+        return (yield from self._commit([], {"copying": self.found.thread_id, "claim": self.claim}))
 
-    def _commit(self, writes: Iterable[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:
+    def _commit(self, writes: Sequence[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:
         mark = Merge(self.thread, fields or {}, update_time=self.time)
         times = yield from Commit((mark, *writes))
         if times is None:
             return False
         self.time = times[0]
+        self.times.update(zip((write.name for write in writes), times[1:], strict=True))
         return True
 
     def _end(self) -> Flow[bool]:
-        entries = {name: entry for name, entry in self.found.entries.items() if name in self.done}
-        runs = {run for entry in entries.values() for run in runs_of(entry.doc)}
-        notes: list[Write] = [
-            Merge(keys.run_doc(run, self.target), {"run_id": run, "thread_id": self.target}) for run in sorted(runs)
+        docs = yield from QueryDocs(keys.checkpoints(self.target), mask=("ns", "heir"))
+        names = {doc.name for doc in docs if "ns" in doc.fields}
+        # A child that vanished before it was copied was not lost.
+        notes = [
+            Merge(doc.name, {}, remove=("heir",), update_time=doc.update_time)
+            for doc in docs
+            if (heir := heir_of(doc)) is not None and _child(doc, heir) not in names
         ]
-        # A child that vanished while it was copied was not lost.
-        lost = {
-            self._name(name)
-            for name, entry in entries.items()
-            if (heir := heir_of(entry.doc)) is not None
-            and keys.checkpoint_doc(self.found.thread_id, entry.manifest.ns, heir) not in entries
-        }
-        for name, doc in (yield from self._get(sorted(lost), ("heir",))).items():
-            if heir_of(doc) is not None:
-                notes.append(Merge(name, {}, remove=("heir",), update_time=doc.update_time))
         for at in range(0, len(notes), COMMIT_WRITES):
             if not (yield from self._commit(notes[at : at + COMMIT_WRITES])):
                 return False
         fields: dict[str, Any] = {"thread_id": self.target, "active": int((yield from Now()))}
-        if any(entry.manifest.ns == "" for entry in entries.values()):
+        if any(doc.fields.get("ns") == keys.enc("") for doc in docs):
             fields["root"] = True
         end = Merge(self.thread, fields, remove=("copying",), update_time=self.time)
-        return (yield from Commit((end,))) is not None
+        if (yield from Commit((end,))) is not None:
+            return True
+        # This call's own commit, whose answer was lost?
+        thread = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
+        return thread is not None and thread.fields == {"claim": self.claim}
 
-    def _get(self, names: Sequence[str], mask: tuple[str, ...]) -> Flow[dict[str, Doc]]:
-        found: dict[str, Doc] = {}
-        for at in range(0, len(names), COMMIT_WRITES):
-            found.update((yield from GetDocs(tuple(names[at : at + COMMIT_WRITES]), mask)))
-        return found
+    def discard(self) -> Flow[None]:
+        """Delete the objects of a try that failed, if its claim is lost: no commit can come that refers to them."""
+        thread = (yield from GetDocs((self.thread,), mask=("claim",))).get(self.thread)
+        if thread is None or thread.fields.get("claim") != self.claim:
+            for at in range(0, len(self.made), _BLOBS):
+                yield from DeleteBlobs(tuple(self.made[at : at + _BLOBS]))
+
+    def _there(self, names: Iterable[str]) -> Flow[dict[str, Doc]]:
+        """What an earlier try has made of some documents of the source, by their names there."""
+        targets = {self._name(name): name for name in names} if self.is_resumed else {}
+        docs = (yield from GetDocs(tuple(targets))) if targets else {}
+        self.times.update({name: doc.update_time for name, doc in docs.items()})
+        return {targets[name]: doc for name, doc in docs.items()}
 
     # Checkpoints
 
     def _order(self) -> list[str]:
         """Documents of checkpoints, what is referred to before what refers to it, older ones first."""
         found = self.found
-        needed = found.needed(found.entries)
-        names = sorted([*found.entries, *(needed & found.stripped.keys())], reverse=True)
+        names = sorted([*found.entries, *(found.needed(found.entries) & found.stripped.keys())], reverse=True)
         order = TopologicalSorter[str](dict.fromkeys(names, ()))
         for name, entry in found.entries.items():
-            order.add(name, *(other for other in entry.docs if other != name and other in names))
+            order.add(name, *(entry.docs - {name}))
         rank = {name: number for number, name in enumerate(names)}
         sorted_names: list[str] = []
         order.prepare()
@@ -226,69 +323,147 @@ class _Copy:
 
     def _copy_checkpoints(self, names: Sequence[str]) -> Flow[bool]:
         docs = yield from GetDocs(tuple(names))
-        entries = {name: self.found.entries[name] for name in names if name in self.found.entries}
-        yield from self._copy_blobs({blob: self._blob(blob) for entry in entries.values() for blob in entry.objects})
-        writes: list[Write] = []
-        for name in names:
-            doc = docs.get(name)
-            if doc is None:
+        there = yield from self._there(docs)
+        entries: dict[str, Entry] = {}
+        for name, doc in docs.items():
+            # One that was stripped is copied as such, even if it was stored again since: its frames are still there.
+            if name in self.found.entries and is_listed(doc):
+                entries[name] = self.found.entries[name]
+                if doc.fields.get("manifest") != entries[name].doc.fields.get("manifest"):
+                    return False
+        yield from self._copy_blobs(blob for entry in entries.values() for blob in entry.manifest.blobs())
+        yield from self._check_blobs(entries)
+        writes: list[Create | Merge] = []
+        for name in (name for name in names if name in docs):
+            doc, entry = docs[name], entries.get(name)
+            if entry is not None and not self._has_blobs(entry):
                 continue  # It vanished meanwhile, and what refers to it goes with it.
-            entry = entries.get(name)
-            if entry is None or doc.fields.get("manifest") != entry.doc.fields.get("manifest"):
-                if "frames" in doc.fields:
-                    self.done.add(name)
-                    writes.append(Create(self._name(name), {"frames": doc.fields["frames"], "objects": "[]"}))
-                continue
-            whole = all(other in self.done or other == name for other in entry.docs)
-            if whole and all(self.blobs.get(blob) for blob in entry.objects):
-                self.done.add(name)
-                fields, extra = yield from Compute(partial(self._fields, entry, doc))
+            if entry is not None and not entry.docs <= self.done | {name}:
+                return False  # What it needed has vanished, and it has not: it was replaced.
+            self.done.add(name)
+            copied = there.get(name)
+            if copied is None or not (yield from self._is_copied(doc, entry, copied)):
+                writes += yield from self._write(doc, entry, copied)
+        return (yield from self._apply(writes))
+
+    def _has_blobs(self, entry: Entry) -> bool:
+        return all(self.blobs[blob] for blob in entry.manifest.blobs())
+
+    def _check_blobs(self, entries: Mapping[str, Entry]) -> Flow[None]:
+        """Raise for a checkpoint that is there still, and its object is not."""
+        suspects = {name: entry for name, entry in entries.items() if not self._has_blobs(entry)}
+        docs = (yield from GetDocs(tuple(suspects), mask=("manifest",))) if suspects else {}
+        for name, doc in docs.items():
+            entry = suspects[name]
+            if doc.fields.get("manifest") == entry.doc.fields.get("manifest"):
+                blob = next(blob for blob in sorted(entry.manifest.blobs()) if not self.blobs[blob])
+                damage = DamagedError("an object is missing", frame=blob, missing=True)
+                raise corrupt(damage, self.found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
+
+    def _is_copied(self, doc: Doc, entry: Entry | None, copied: Doc) -> Flow[bool]:
+        """Whether an earlier try has copied a document as it is now; it may have been stripped since then."""
+        if manifest.inner_frames(doc) != manifest.inner_frames(copied):
+            return False
+        if entry is None:
+            return True
+        try:
+            known = yield from read_manifest(copied, self.context.codec)
+        except DamagedError:
+            return False
+        return known == self._moved(entry.manifest)
+
+    def _write(self, doc: Doc, entry: Entry | None, copied: Doc | None) -> Flow[list[Create | Merge]]:
+        """The writes that make a document's copy, or make it anew; what its objects need is uploaded."""
+        name = self._name(doc.name)
+        if entry is None:
+            fields: dict[str, Any] = {"objects": "[]"}
+            if "frames" in doc.fields:
+                fields["frames"] = doc.fields["frames"]
+        else:
+            fields, extra = yield from Compute(partial(self._fields, entry, doc))
+            if extra:
+                self.made += [effect.name for effect in extra]
                 yield from Gather(tuple(extra))
-                writes.append(Create(self._name(name), fields))
-        return (yield from self._create(writes))
+        runs = set[str]() if entry is None else runs_of(doc)
+        notes = [note_run(run, self.target, self.context) for run in sorted(runs)]
+        if copied is None:
+            return [Create(name, fields), *notes]
+        if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
+            # Others that were copied before may build on the frames that are there.
+            raise InvalidInputError(
+                f"Thread {self.target!r} has a part of an earlier copy of {self.found.thread_id!r}, whose checkpoints "
+                "were deleted and stored anew since: delete it first."
+            )
+        gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir"}))
+        return [Merge(name, fields, remove=gone, update_time=copied.update_time), *notes]
+
+    def _is_rewritten(self, entry: Entry) -> bool:
+        """Whether a manifest refers to objects, or says the thread: its id is too long for a name."""
+        return bool(entry.objects) or any(
+            keys.dec(keys.enc(thread)) is None for thread in (self.target, self.found.thread_id)
+        )
+
+    def _moved(self, known: Manifest) -> Manifest:
+        """A manifest as the target has it."""
+        channels = {
+            channel: replace(ref, chain=tuple(self._moved_frame(frame) for frame in ref.chain))
+            for channel, ref in known.channels.items()
+        }
+        return replace(known, thread_id=self.target, channels=channels)
+
+    def _moved_frame(self, frame: FrameRef) -> FrameRef:
+        return frame if frame.attempt is None else replace(frame, attempt=self._attempt(frame.attempt))
 
     def _fields(self, entry: Entry, doc: Doc) -> tuple[dict[str, Any], list[PutBlob]]:
-        """A checkpoint's document in the target; its manifest says the thread if the id is too long for the name."""
+        """A checkpoint's document in the target, and what to upload for it."""
         name = self._name(doc.name)
         body, extra = doc.fields["manifest"], list[PutBlob]()
-        if keys.thread_id_of(self.segment) is None or keys.thread_id_of(doc.name.split("/")[1]) is None:
-            known = replace(entry.manifest, thread_id=self.target)
+        if self._is_rewritten(entry):
+            known = self._moved(entry.manifest)
             room = (
                 manifest.DOCUMENT_BYTES - len(manifest.inner_frames(doc)) - filters.size(doc.fields.get("filter", {}))
             )
             body, blob = encode_manifest(known, room, self.context)
             extra = [] if blob is None else [blob]
-        fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects")}
+        fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects", "heir")}
         return {**fields, "manifest": body, "digest": manifest.digest(name, body)}, extra
 
     # Pending writes
 
-    def _copy_writes(self, names: Sequence[str]) -> Flow[bool]:
-        """Copy pending writes; documents of one task in the order in which they came, for the first one wins."""
-        later: list[Doc] = []
-        for at in range(0, len(names), COMMIT_WRITES):
-            docs = yield from GetDocs(tuple(names[at : at + COMMIT_WRITES]))
-            ordered = sorted(docs.values(), key=lambda doc: (doc.create_time, doc.name))
-            first: set[str] = set()
-            now: list[Doc] = []
-            for doc in ordered:
-                task = doc.name.rpartition("!")[0]
-                (later if task in first else now).append(doc)
-                first.add(task)
-            if not (yield from self._write_writes(now)):
+    def _copy_writes(self, seen: Sequence[Doc]) -> Flow[bool]:
+        """Copy pending writes as they were at one instant: of a call that came since, a part may be missing."""
+        docs = yield from GetDocs(tuple(doc.name for doc in seen))
+        if any(doc.name in docs and docs[doc.name].update_time != doc.update_time for doc in seen):
+            return False
+        there = yield from self._there(docs)
+        stubs: dict[str, set[str]] = {}
+        for name, doc in docs.items():
+            found = yield from _stubs(doc, self.context)
+            if isinstance(found, DamagedError):
+                return False  # It was whole a moment ago; the next try tells.
+            stubs[name] = found
+        yield from self._copy_blobs(blob for blobs in stubs.values() for blob in blobs)
+        suspects = {name for name, blobs in stubs.items() if not all(self.blobs[blob] for blob in blobs)}
+        now = (yield from GetDocs(tuple(sorted(suspects)), mask=())) if suspects else {}
+        for name, doc in now.items():
+            if doc.update_time != docs[name].update_time:
                 return False
-        for doc in sorted(later, key=lambda doc: (doc.create_time, doc.name)):
-            if not (yield from self._write_writes([doc])):
-                return False
-        return True
-
-    def _write_writes(self, docs: Sequence[Doc]) -> Flow[bool]:
-        yield from self._copy_blobs(
-            {blob: self._blob(blob) for doc in docs for blob in stubs_of(doc, self.context.codec)}
-        )
-        return (
-            yield from self._create([Create(self._name(doc.name), moved_to(doc, self._name(doc.name))) for doc in docs])
-        )
+            blob = next(blob for blob in sorted(stubs[name]) if not self.blobs[blob])
+            damage = DamagedError("an object is missing", frame=blob, missing=True)
+            raise _corrupt_writes(self.found.thread_id, name, damage)
+        writes: list[Create | Merge] = []
+        for name, doc in docs.items():
+            target, copied = self._name(name), there.get(name)
+            if name in suspects:
+                continue  # It has gone, and then its objects.
+            size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+            fields = yield from Compute(partial(moved_to, doc, target, self._attempt, self.context.codec), size=size)
+            if copied is None:
+                writes.append(Create(target, fields))
+            elif copied.fields != fields:
+                gone = tuple(sorted(copied.fields.keys() - fields.keys()))
+                writes.append(Merge(target, fields, remove=gone, update_time=copied.update_time))
+        return (yield from self._apply(writes))
 
     # Both
 
@@ -296,32 +471,53 @@ class _Copy:
         collection, _, rest = name.partition("/")
         return f"{collection}/{self.segment}/{rest.partition('/')[2]}"
 
-    def _blob(self, name: str) -> str:
-        return f"{self.segment}/{name.partition('/')[2]}"
+    def _attempt(self, attempt: str) -> str:
+        """What tells an object of this copy from those of all other calls; the same in each of its tries."""
+        return hashlib.sha256(f"{self.claim} {attempt}".encode()).hexdigest()[: len(self.claim)]
 
-    def _copy_blobs(self, names: Mapping[str, str]) -> Flow[None]:
-        wanted = [(name, target) for name, target in names.items() if name not in self.blobs]
+    def _blob(self, name: str) -> str:
+        what, _, attempt = name.partition("/")[2].removesuffix(".zst").rpartition("-")
+        return f"{self.segment}/{what}-{self._attempt(attempt)}.zst"
+
+    def _copy_blobs(self, names: Iterable[str]) -> Flow[None]:
+        wanted = [name for name in dict.fromkeys(names) if name not in self.blobs]
         for at in range(0, len(wanted), _BLOBS):
             batch = wanted[at : at + _BLOBS]
-            copies: tuple[Effect[bool], ...] = tuple(CopyBlob(name, target) for name, target in batch)
-            results = yield from Gather(copies)
-            self.blobs.update(zip((name for name, _ in batch), results, strict=True))
+            results = yield from Gather(tuple(CopyBlob(name, self._blob(name)) for name in batch))
+            self.blobs.update(zip(batch, results, strict=True))
+            self.made += [self._blob(name) for name in batch if self.blobs[name]]
 
-    def _create(self, writes: Sequence[Write]) -> Flow[bool]:
-        """Create documents, in commits that are not too large; what an earlier call has created is left as it is."""
-        there = yield from self._get([write.name for write in writes], ())
-        for batch in _batches([write for write in writes if write.name not in there]):
-            if not (yield from self._commit(batch)):
+    def _apply(self, writes: Sequence[Create | Merge]) -> Flow[bool]:
+        """Make writes, in commits that are not too large; a parent tells of its heir when that is there."""
+        for batch in _batches(writes):
+            if not (yield from self._commit(self._with_heirs(batch))):
                 return False
         return True
 
+    def _with_heirs(self, batch: Sequence[Create | Merge]) -> list[Write]:
+        children = [write for write in batch if write.name in self.heirs and "manifest" in write.fields]
+        told = dict(self.heirs[child.name] for child in children)
+        writes: list[Write] = []
+        for write in batch:
+            heir = told.pop(write.name, None)
+            writes.append(write if heir is None else replace(write, fields={**write.fields, "heir": heir}))
+        for parent, heir in told.items():
+            if parent in self.times:
+                writes.append(Merge(parent, {"heir": heir}, update_time=self.times[parent]))
+        return writes
 
-def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    batch: list[Write] = []
+
+def _child(doc: Doc, heir: str) -> str:
+    """The document of another checkpoint of the same namespace."""
+    return f"{doc.name.rpartition('/')[0]}/{keys.inv(heir)}!{keys.ns_segment_of(doc.name)}"
+
+
+def _batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
+    batch: list[Create | Merge] = []
     size = 0
     for write in writes:
-        more = sum(len(value) for value in getattr(write, "fields", {}).values() if isinstance(value, bytes)) + 1000
-        if batch and (size + more > COMMIT_BYTES or len(batch) == COMMIT_WRITES - 1):
+        more = sum(len(value) for value in write.fields.values() if isinstance(value, bytes)) + 1000
+        if batch and (size + more > COMMIT_BYTES or len(batch) == COMMIT_WRITES):
             yield batch
             batch, size = [], 0
         batch.append(write)

@@ -44,7 +44,8 @@ def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict
     """For each channel the writes that led to a checkpoint, oldest first, and the stored value before them, if any.
 
     A checkpoint that is not there has no history. One with an ancestor that is needed and not there has lost it: its
-    value would silently be another one.
+    value would silently be another one. Ancestors from before a channel's first version are not needed: nobody had
+    written it.
 
     Raises:
         CheckpointCorruptError: An ancestor is damaged or gone, or a write, or the stored value.
@@ -90,12 +91,18 @@ def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str,
     target = page.get(str(request.checkpoint_id))
     if target is None:
         return {channel: {"writes": []} for channel in request.channels}
-    wanted = (yield from _manifest(target, context)).parent_id
-    while wanted is not None and remaining:
-        if wanted not in page:
-            page = yield from _page(thread_id, ns, wanted)
-        path, wanted = yield from _walk(page, wanted, remaining, context)
+    child = yield from _manifest(target, context)
+    while child.parent_id is not None and remaining:
+        if child.parent_id not in page:
+            page = yield from _page(thread_id, ns, child.parent_id)
+        if child.parent_id not in page:
+            if remaining.isdisjoint(child.checkpoint.get("channel_versions", ())):
+                break
+            damage = DamagedError("it is gone, and a DeltaChannel's value is made of it", missing=True)
+            raise _AncestorError(child.parent_id, damage)
+        path = yield from _walk(page, child.parent_id, remaining, context)
         yield from _collect(path, found, remaining, context)
+        child = path[-1]
     return (yield from _load(found, loads, context))
 
 
@@ -114,22 +121,17 @@ def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
         raise _AncestorError(keys.checkpoint_id_of(doc.name), damage) from None
 
 
-def _walk(
-    page: Mapping[str, Doc], wanted: str, remaining: set[str], context: Context
-) -> Flow[tuple[list[Manifest], str | None]]:
-    """Ancestors within a page, nearest first, as far as they are needed; and the next one."""
+def _walk(page: Mapping[str, Doc], wanted: str, remaining: set[str], context: Context) -> Flow[list[Manifest]]:
+    """Ancestors within a page, which `wanted` is in, nearest first, as far as they are needed."""
     path: list[Manifest] = []
     needed = set(remaining)
     following: str | None = wanted
-    while following is not None and needed and (following in page or not path):
-        if following not in page:
-            damage = DamagedError("it is gone, and a DeltaChannel's value is made of it", missing=True)
-            raise _AncestorError(following, damage)
+    while following is not None and needed and following in page:
         known = yield from _manifest(page[following], context)
         path.append(known)
         needed -= known.channels.keys()
         following = known.parent_id
-    return path, following
+    return path
 
 
 def _collect(path: list[Manifest], found: Mapping[str, _Channel], remaining: set[str], context: Context) -> Flow[None]:

@@ -3,15 +3,15 @@
 A plan is made from one consistent snapshot, the answer to one query. A document that goes is deleted only as it was
 seen, and only after all that refer to its frames: whoever could still hand its frames on to a child is gone by then, or
 has changed, and then the plan is made anew. One whose frames are still needed is *stripped* to them. One that has
-objects or pending writes is stripped first too, with the names of its objects, so that a call that dies leaves a list
-of what remains to be done. What a second snapshot shows nobody refers to is then deleted for good: a later manifest
-inherits only from a parent that is there, unchanged, when it commits.
+objects or pending writes, or is the last that tells of a run, is stripped first too, with the names of its objects and
+runs, so that a call that dies leaves a list of what remains to be done. What a second snapshot shows nobody refers to
+is then deleted for good: a later manifest inherits only from a parent that is there, unchanged, when it commits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,15 +38,26 @@ from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, is_listed, runs_of
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
 
 _BLOB_BATCH = 100
+_FRAMES = 20
+"""Documents whose frames are read at once, up to half a megabyte each."""
+
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects")
-_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "run_id", "former_runs", "pin")
+_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin")
+"""What a document has that is listed; the runs go only when nothing remains to be done."""
+
+_LEFT = ("objects", "run_id", "former_runs")
+"""What tells of what remains to be done."""
+
+_CHECKPOINT = ("ns", "format", "manifest")
+"""Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
+
 _INTERRUPT = "w3"
 _DELTA = "counters_since_delta_snapshot"
 
@@ -110,8 +121,11 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
 
 
 def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[Doc, DamagedError] | None]:
+    emptied = yield from _emptied(docs)
+    if emptied is not None:
+        return emptied, DamagedError("the document lacks its format or its manifest")
     for doc in docs:
-        if doc.fields.keys().isdisjoint(("ns", "format", "manifest")):
+        if _is_stripped(doc):
             found.stripped[doc.name] = doc
             continue
         try:
@@ -126,9 +140,23 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
 
 def objects_of(known: Manifest, blob: str | None) -> set[str]:
     """Names of the objects that a manifest refers to, and of the one that it lies in itself, if it does."""
-    steps = (step for channel in known.channels for step in known.steps(channel))
-    found = {step.name for step in steps if step.frame.attempt is not None}
-    return found if blob is None else found | {blob}
+    return known.blobs() if blob is None else known.blobs() | {blob}
+
+
+def _is_stripped(doc: Doc) -> bool:
+    return doc.fields.keys().isdisjoint(_CHECKPOINT)
+
+
+def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
+    """A document that has lost everything: what was stripped has its frames, or its list."""
+    unsure = {doc.name: doc for doc in docs if _is_stripped(doc) and "objects" not in doc.fields}
+    names = list(unsure)
+    for at in range(0, len(names), _FRAMES):
+        now = yield from GetDocs(tuple(names[at : at + _FRAMES]), mask=("frames",))
+        for name, doc in now.items():
+            if "frames" not in doc.fields and doc.update_time == unsure[name].update_time:
+                return unsure[name]
+    return None
 
 
 def prune(
@@ -160,10 +188,8 @@ def prune(
         dropped = [decision.row.name for decision in decisions if decision.reason is None]
         if (yield from _unlist(found, dropped, context)):
             objects = yield from clean(thread_id, context)
-            if not any(decision.row.ns == "" for decision in decisions if decision.reason is not None):
-                yield from _forget_root(thread_id)
-            # Last: a call that died is found again by its runs.
-            yield from _forget_runs(found, set(dropped), context)
+            if _empties_root(found, dropped):
+                yield from _note_root(thread_id)
             if dropped:
                 yield from Emit(ThreadPruned(thread_id=thread_id, checkpoints=len(dropped), objects=objects))
             return plan
@@ -197,7 +223,8 @@ def _make_rows(
         counters, above = metadata.get(_DELTA), metadata.get("parents")
         root_id = above.get("") if known.ns and ":" in known.ns and isinstance(above, Mapping) else None
         pin, run_id = entry.doc.fields.get("pin"), entry.doc.fields.get("run_id")
-        stored = frozenset(known.channels)
+        stored, versions = frozenset(known.channels), frozenset(known.checkpoint.get("channel_versions", ()))
+        deltas = frozenset(counters) if isinstance(counters, Mapping) else frozenset[str]()
         rows.append(
             Row(
                 name=name,
@@ -213,7 +240,8 @@ def _make_rows(
                     and (known.ns, known.checkpoint_id) not in parents
                 ),
                 stored=stored,
-                deltas=frozenset(counters) - stored if isinstance(counters, Mapping) else frozenset(),
+                deltas=(deltas & versions) - stored,
+                versions=versions,
             )
         )
     return rows
@@ -224,59 +252,125 @@ def _make_rows(
 
 def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]:
     """Delete or strip documents, each only as it was seen; false after a conflict."""
+    kept = found.entries.keys() - set(dropped)
+    used = found.objects(kept)
+    stay = _stay(found, dropped)
+    times = {name: entry.doc.update_time for name, entry in found.entries.items()}
+    order = _order(found, dropped)
+    roots = [name for name in order if not found.entries[name].manifest.ns]
+    unmark = (yield from _unmark_root(found.thread_id, context)) if _empties_root(found, dropped) else []
+    for at in range(0, len(order), BATCH):
+        batch = order[at : at + BATCH]
+        writes: list[Write] = []
+        for name in batch:
+            entry = found.entries[name]
+            objects = sorted(entry.objects - used)
+            writes.append(_removal(name, objects, times.pop(name), is_bare=name not in stay))
+        for name in batch:
+            known = found.entries[name].manifest
+            parent = keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id or "")
+            if parent in times and heir_of(found.entries[parent].doc) == known.checkpoint_id:
+                # The child is not lost, it was dropped; its parent is the latest now, if only for a while.
+                writes.append(Merge(parent, {}, remove=("heir",), update_time=times[parent]))
+        if unmark and roots[-1] in batch:
+            writes += unmark
+        done = yield from Commit(tuple(writes))
+        for write in writes:
+            context.heads.drop(write.name)
+        if done is None:
+            return False
+        times.update({write.name: time for write, time in zip(writes, done, strict=True) if write.name in times})
+    return True
+
+
+def _order(found: Snapshot, dropped: list[str]) -> list[str]:
+    """Children before those whose frames they hand on, whatever their ids say."""
     going = set(dropped)
-    kept = found.entries.keys() - going
-    needed, used = found.needed(kept), found.objects(kept)
-    # Children before those whose frames they hand on, whatever their ids say.
     order = TopologicalSorter[str](dict.fromkeys(dropped, ()))
     for name in dropped:
         for other in found.entries[name].docs:
             if other in going and other != name:
                 order.add(other, name)
-    heirs = {name: heir for name in kept if (heir := heir_of(found.entries[name].doc)) is not None}
     rank = {name: number for number, name in enumerate(dropped)}
-    batch: list[Write] = []
+    ordered: list[str] = []
     order.prepare()
     while order.is_active():
         ready = sorted(order.get_ready(), key=rank.__getitem__)
-        for name in ready:
-            entry = found.entries[name]
-            known = entry.manifest
-            is_bare = name not in needed and (keys.enc(known.ns), known.checkpoint_id) not in found.written
-            writes = [_removal(entry, sorted(entry.objects - used), is_bare=is_bare)]
-            parent = keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id or "")
-            if heirs.get(parent) == known.checkpoint_id:
-                # It is not lost: it was dropped.
-                writes.append(Merge(parent, {}, remove=("heir",), update_time=found.entries[parent].doc.update_time))
-            if len(batch) + len(writes) > BATCH:
-                if not (yield from _commit(batch, context)):
-                    return False
-                batch = []
-            batch += writes
+        ordered += ready
         order.done(*ready)
-    return not batch or (yield from _commit(batch, context))
+    return ordered
 
 
-def _removal(entry: Entry, objects: list[str], *, is_bare: bool) -> Write:
+def _stay(found: Snapshot, dropped: Sequence[str]) -> set[str]:
+    """Documents that are stripped, not deleted: more hangs on them."""
+    going = set(dropped)
+    kept = found.entries.keys() - going
+    needed, used = found.needed(kept), found.objects(kept)
+    told = {run for name in kept for run in runs_of(found.entries[name].doc)}
+    stay: set[str] = set()
+    for name in dropped:
+        entry = found.entries[name]
+        is_written = (keys.enc(entry.manifest.ns), entry.manifest.checkpoint_id) in found.written
+        if name in needed or is_written or not entry.objects <= used:
+            stay.add(name)
+            told |= runs_of(entry.doc)
+    for name in dropped:
+        # One is enough to tell that the run's document is to go.
+        runs = runs_of(found.entries[name].doc)
+        if not runs <= told:
+            stay.add(name)
+            told |= runs
+    return stay
+
+
+def _empties_root(found: Snapshot, dropped: Iterable[str]) -> bool:
+    """Whether the root namespace had checkpoints, and all of them go."""
+    roots = {name for name, entry in found.entries.items() if not entry.manifest.ns}
+    return bool(roots) and roots <= set(dropped)
+
+
+def _unmark_root(thread_id: str, context: Context) -> Flow[list[Write]]:
+    """The write by which the thread's document says no more that the root namespace has a checkpoint, if it does."""
+    name = keys.thread_doc(thread_id)
+    thread = (yield from GetDocs((name,), mask=("root",))).get(name)
+    context.noted.drop(name)
+    if thread is None or "root" not in thread.fields:
+        return []
+    return [Merge(name, {}, remove=("root",), update_time=thread.update_time)]
+
+
+def _note_root(thread_id: str) -> Flow[None]:
+    """Say again that the root namespace has a checkpoint, if one came just before it was unmarked."""
+    name = keys.thread_doc(thread_id)
+    for _ in range(MAX_TRIES):
+        if not (yield from QueryDocs(keys.checkpoints(thread_id), (("ns", keys.enc("")),), limit=1, mask=())):
+            return
+        thread = (yield from GetDocs((name,), mask=("root", "deleting"))).get(name)
+        if thread is None or not thread.fields.keys().isdisjoint(("root", "deleting")):
+            return
+        if (yield from Commit((Merge(name, {"root": True}, update_time=thread.update_time),))) is not None:
+            return
+
+
+def _removal(name: str, objects: list[str], time: int, *, is_bare: bool) -> Write:
     """Delete a document that nothing else hangs on; strip another one to its frames and what remains to be done."""
-    if is_bare and not objects:
-        return Delete(entry.doc.name, update_time=entry.doc.update_time)
-    left = {"objects": json.dumps(objects)}
-    return Merge(entry.doc.name, left, remove=_LISTED, update_time=entry.doc.update_time)
-
-
-def _commit(batch: Sequence[Write], context: Context) -> Flow[bool]:
-    done = yield from Commit(tuple(batch))
-    for write in batch:
-        context.heads.drop(write.name)
-    return done is not None
+    if is_bare:
+        return Delete(name, update_time=time)
+    return Merge(name, {"objects": json.dumps(objects)}, remove=_LISTED, update_time=time)
 
 
 # What is left of what was taken off
 
 
 def clean(thread_id: str, context: Context) -> Flow[int]:
-    """Delete pending writes, objects and frames of stripped documents that nobody refers to; the number of objects."""
+    """Delete what only stripped documents lead to, and those that nobody refers to; the number of objects.
+
+    These are pending writes, objects, frames, and documents of runs of which nothing is left in the thread.
+
+    Raises:
+        CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs.
+        ConflictError: Others changed what was to go, time and again.
+    """
     return (yield from clean_up((yield from snapshot(thread_id, context)), context))
 
 
@@ -287,67 +381,182 @@ def leftovers(found: Snapshot) -> list[Doc]:
 
 
 def clean_up(found: Snapshot, context: Context) -> Flow[int]:
-    """As `clean`, by a snapshot at hand."""
-    needed, used = found.needed(found.entries), found.objects(found.entries)
-    todo = leftovers(found)
+    """As `clean`, by a snapshot at hand; after a conflict by a new one."""
     deleted = 0
-    for at in range(0, len(todo), BATCH):
-        batch = todo[at : at + BATCH]
-        # A document without fields may be a damaged checkpoint: what was stripped has its frames, or its list.
-        unsure = tuple(doc.name for doc in batch if "objects" not in doc.fields)
-        frames = (yield from GetDocs(unsure, mask=("frames",))) if unsure else {}
-        sure = {doc.name for doc in frames.values() if "frames" in doc.fields}
-        batch = [doc for doc in batch if "objects" in doc.fields or doc.name in sure]
-        writes = yield from _writes_of(batch)
-        objects = {name for doc in batch for name in _listed_objects(doc)}
-        for doc in writes:
+    for _ in range(MAX_TRIES):
+        cleaning = _Cleaning(found, context)
+        is_done = yield from cleaning.flow()
+        deleted += cleaning.deleted
+        if is_done:
+            return deleted
+        found = yield from snapshot(found.thread_id, context)
+    raise ConflictError(
+        f"Thread {found.thread_id!r} was not cleaned to the end: others changed its documents {MAX_TRIES} times in a "
+        "row. What was done is whole; call again."
+    )
+
+
+class _Cleaning:
+    """One try.
+
+    A checkpoint may be stored again under a stripped document's name, and get pending writes, so what belongs to a
+    document goes only while that is as it was seen. What tells of something goes after it: objects after the names of
+    them were noted, and after the pending writes that refer to them.
+
+    Attributes:
+        needed: Documents whose frames are referred to.
+        used: Objects that are referred to.
+        times: When each stripped document changed last.
+        deleted: Number of objects deleted so far.
+    """
+
+    def __init__(self, found: Snapshot, context: Context) -> None:
+        self.found = found
+        self.context = context
+        self.needed = found.needed(found.entries)
+        self.used = found.objects(found.entries)
+        self.times = {doc.name: doc.update_time for doc in found.stripped.values()}
+        self.deleted = 0
+
+    def flow(self) -> Flow[bool]:
+        """Do it; false after a conflict."""
+        found = self.found
+        todo = leftovers(found)
+        runs = {run for doc in todo for run in runs_of(doc)}
+        idle = yield from _idle_runs(found.thread_id, runs)
+        # With the last document that tells of it.
+        last = {run: doc.name for doc in todo for run in runs_of(doc)}
+        ends: dict[str, list[Write]] = {}
+        for run, write in idle.items():
+            ends.setdefault(last[run], []).append(write)
+        for at in range(0, len(todo), BATCH):
+            if not (yield from self._clean(todo[at : at + BATCH], ends)):
+                return False
+        return True
+
+    def _clean(self, batch: Sequence[Doc], ends: Mapping[str, list[Write]]) -> Flow[bool]:
+        pending = yield from _pending(self.found.thread_id, batch)
+        objects = {doc.name: _listed_objects(doc) for doc in batch}
+        notes: list[Write] = []
+        for doc in batch:
+            more = self._stubs(pending.get(doc.name, ())) - objects[doc.name]
+            if more:
+                objects[doc.name] |= more
+                fields = {"objects": json.dumps(sorted(objects[doc.name]))}
+                notes.append(Merge(doc.name, fields, update_time=self.times[doc.name]))
+        if notes:
+            times = yield from Commit(tuple(notes))
+            if times is None:
+                return False
+            self.times.update(zip((note.name for note in notes), times, strict=True))
+        gone = sorted(set[str]().union(*objects.values()) - self.used)
+        if gone:
+            checked = [self._with_check(doc.name, pending.pop(doc.name)) for doc in batch if doc.name in pending]
+            if not (yield from self._commit(checked)):
+                return False
+            blobs = [tuple(gone[at : at + _BLOB_BATCH]) for at in range(0, len(gone), _BLOB_BATCH)]
+            yield from Gather(tuple(map(DeleteBlobs, blobs)))
+            self.deleted += len(gone)
+        groups = []
+        for doc in batch:
+            writes: list[Write] = [Delete(one.name) for one in pending.get(doc.name, ())]
+            groups.append([*writes, *ends.get(doc.name, ()), self._end(doc.name)])
+        return (yield from self._commit(groups))
+
+    def _stubs(self, docs: Sequence[Doc]) -> set[str]:
+        found: set[str] = set()
+        for doc in docs:
             with suppress(DamagedError):  # nobody can tell its objects; they wait to be collected
-                objects.update(stubs_of(doc, context.codec))
-        gone = sorted(objects - used)
-        for start in range(0, len(gone), _BLOB_BATCH):
-            yield from DeleteBlobs(tuple(gone[start : start + _BLOB_BATCH]))
-        deleted += len(gone)
-        for start in range(0, len(writes), BATCH):
-            yield from Commit(tuple(Delete(doc.name) for doc in writes[start : start + BATCH]))
-        yield from Commit(tuple(_last(doc, doc.name in needed) for doc in batch))
-    return deleted
+                found.update(stubs_of(doc, self.context.codec))
+        return found
+
+    def _check(self, name: str) -> Write:
+        return Merge(name, {}, update_time=self.times[name])
+
+    def _with_check(self, name: str, docs: Sequence[Doc]) -> list[Write]:
+        return [*(Delete(doc.name) for doc in docs), self._check(name)]
+
+    def _end(self, name: str) -> Write:
+        if name in self.needed:
+            return Merge(name, {}, remove=_LEFT, update_time=self.times[name])
+        return Delete(name, update_time=self.times[name])
+
+    def _commit(self, groups: Sequence[list[Write]]) -> Flow[bool]:
+        """Commit groups of writes, each with its document's at the end, which also guards a part of the others."""
+        for batch in _packed(groups, self._check):
+            if (yield from Commit(tuple(batch))) is None:
+                return False
+        return True
 
 
-def _last(doc: Doc, is_needed: bool) -> Write:
-    if is_needed:
-        return Merge(doc.name, {}, remove=("objects",), update_time=doc.update_time)
-    return Delete(doc.name, update_time=doc.update_time)
+def _packed(groups: Iterable[list[Write]], check: Callable[[str], Write]) -> Iterator[list[Write]]:
+    batch: list[Write] = []
+    for group in groups:
+        rest = group
+        while len(rest) > BATCH:
+            yield [*rest[: max(1, BATCH - 1)], check(group[-1].name)]
+            rest = rest[max(1, BATCH - 1) :]
+        if batch and len(batch) + len(rest) > BATCH:
+            yield batch
+            batch = []
+        batch = batch + rest
+    if batch:
+        yield batch
 
 
-def _listed_objects(doc: Doc) -> list[str]:
+def _listed_objects(doc: Doc) -> set[str]:
+    """The objects that a stripped document lists, all below its own thread's name."""
     text = doc.fields.get("objects")
-    return list(json.loads(text)) if isinstance(text, str) else []
+    try:
+        listed = json.loads(text) if isinstance(text, str) else []
+    except ValueError:
+        listed = []  # No digest covers it: the objects wait to be collected.
+    thread = f"{doc.name.split('/')[1]}/"
+    names = listed if isinstance(listed, list) else []
+    return {name for name in names if isinstance(name, str) and name.startswith(thread)}
 
 
-def _writes_of(docs: Sequence[Doc]) -> Flow[list[Doc]]:
-    """Documents of the pending writes of stripped checkpoints."""
+def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
+    """Documents of the pending writes of stripped checkpoints, by these documents' names."""
+    owners = {(keys.ns_segment_of(doc.name), keys.checkpoint_id_of(doc.name)): doc.name for doc in docs}
     spaces: dict[str, list[str]] = {}
-    for doc in docs:
-        spaces.setdefault(keys.ns_segment_of(doc.name), []).append(keys.checkpoint_id_of(doc.name))
-    wanted = {(ns, checkpoint_id) for ns, ids in spaces.items() for checkpoint_id in ids}
+    for ns, checkpoint_id in owners:
+        spaces.setdefault(ns, []).append(checkpoint_id)
+    collection = keys.writes(thread_id)
     queries = []
     for ns, ids in spaces.items():
-        thread = docs[0].name.split("/")[1]
-        start, end = keys.writes_span(thread, ns, max(ids), min(ids))
-        queries.append(QueryDocs(f"{keys.THREADS}/{thread}/{keys.WRITES}", start=start, end=end))
+        start, end = keys.writes_span(keys.spread(thread_id, "thread id"), ns, max(ids), min(ids))
+        queries.append(QueryDocs(collection, start=start, end=end, mask=()))
     results = yield from Gather(tuple(queries))
-    return [doc for found in results for doc in found if _owner(doc.name) in wanted]
-
-
-def _forget_runs(found: Snapshot, dropped: set[str], context: Context) -> Flow[None]:
-    """Delete the documents of runs of which nothing is left in the thread."""
-    left = {run for name, entry in found.entries.items() if name not in dropped for run in runs_of(entry.doc)}
-    runs = {run for name in dropped for run in runs_of(found.entries[name].doc)} - left
-    names = [keys.run_doc(run, found.thread_id) for run in sorted(runs)]
-    for name in names:
-        context.noted.drop(name)
+    # Between two stripped checkpoints there may be many that are kept: only the names of their writes are read.
+    names = [doc.name for found in results for doc in found if _owner(doc.name) in owners]
+    pending: dict[str, list[Doc]] = {}
     for at in range(0, len(names), BATCH):
-        yield from Commit(tuple(Delete(name) for name in names[at : at + BATCH]))
+        for doc in (yield from GetDocs(tuple(names[at : at + BATCH]))).values():
+            pending.setdefault(owners[_owner(doc.name)], []).append(doc)
+    return pending
+
+
+def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
+    """For each of some runs of which no checkpoint of the thread tells, the write that deletes its document.
+
+    Who stores a checkpoint writes its run's document anew, or continues one of the same run. So a checkpoint that the
+    query does not show either makes this write fail, or has a parent that the query did not show.
+    """
+    names = {run: keys.run_doc(run, thread_id) for run in sorted(runs)}
+    docs: dict[str, Doc] = {}
+    wanted = list(names.values())
+    for at in range(0, len(wanted), BATCH):
+        docs.update((yield from GetDocs(tuple(wanted[at : at + BATCH]), mask=())))
+    if not docs:
+        return {}
+    listed = yield from QueryDocs(keys.checkpoints(thread_id), mask=("ns", "format", "run_id", "former_runs"))
+    busy = {run for doc in listed if not _is_stripped(doc) for run in runs_of(doc)}
+    return {
+        run: Delete(name, update_time=docs[name].update_time)
+        for run, name in names.items()
+        if name in docs and run not in busy
+    }
 
 
 # The checkpoints of runs
@@ -373,20 +582,14 @@ def delete_for_run(
                 continue  # Another program's document: a thread's says its id.
             yield from prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
             if not dry_run:
-                context.noted.drop(doc.name)
-                yield from Commit((Delete(doc.name),))
+                yield from _forget_run(run_id, thread_id)
         after = docs[-1].name
 
 
-def _forget_root(thread_id: str) -> Flow[None]:
-    """Say that the root namespace has no checkpoint, if all of them are gone."""
-    name = keys.thread_doc(thread_id)
-    thread = (yield from GetDocs((name,))).get(name)
-    if thread is None or "root" not in thread.fields:
-        return
-    left = yield from QueryDocs(keys.checkpoints(thread_id), (("ns", keys.enc("")),), limit=1, mask=())
-    if not left:
-        yield from Commit((Merge(name, {}, remove=("root",), update_time=thread.update_time),))
+def _forget_run(run_id: str, thread_id: str) -> Flow[None]:
+    """Delete the run's document of a thread that has nothing of it: what it told of went in another way."""
+    for write in (yield from _idle_runs(thread_id, (run_id,))).values():
+        yield from Commit((write,))
 
 
 # Pins
@@ -400,8 +603,8 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
     """
     name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     for _ in range(MAX_TRIES):
-        doc = (yield from GetDocs((name,), mask=("format", "manifest", "ns", "frames", "objects"))).get(name)
-        if doc is None or not is_listed(doc):
+        doc = (yield from GetDocs((name,), mask=("ns", "format"))).get(name)
+        if doc is None or _is_stripped(doc):
             return False
         fields, remove = ({}, ("pin",)) if label is None else ({"pin": label}, ())
         done = yield from Commit((Merge(name, fields, remove=remove, update_time=doc.update_time),))

@@ -91,7 +91,7 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
             mark, met = doc.fields["deleting"], now
         if now - met > context.timeout:
             # What the deletion left may be anything: the thread starts anew, with the next checkpoint's note.
-            gone = ("deleting", "active", "root")
+            gone = ("deleting", "active", "root", "copying")
             yield from Commit((Merge(name, {}, remove=gone, update_time=doc.update_time),))
         else:
             yield from Pause(_POLL_SECONDS)
@@ -102,6 +102,12 @@ def is_being_deleted(thread_id: str) -> Flow[bool]:
     name = keys.thread_doc(thread_id)
     doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
     return doc is None or "deleting" in doc.fields
+
+
+def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
+    """The write that says that a run wrote to a thread; with digits that are new each time, or it would not move."""
+    token = context.new_attempt()[:6]
+    return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id, "token": token})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +193,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
                 continue
             mark, seen = marked[0], None
         for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
-            count, held = yield from _delete_with_runs(collection, thread_id, mark, context)
+            count, held = yield from _delete_with_runs(collection, thread_id, mark)
             documents += count
             if not held:
                 break
@@ -213,7 +219,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     )
 
 
-def _delete_with_runs(collection: str, thread_id: str, mark: int, context: Context) -> Flow[tuple[int, bool]]:
+def _delete_with_runs(collection: str, thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
     """Delete all documents of a collection, in order, and those of the runs that wrote them, while the mark holds.
 
     Returns:
@@ -231,8 +237,6 @@ def _delete_with_runs(collection: str, thread_id: str, mark: int, context: Conte
         writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
         if (yield from Commit(tuple(writes))) is None:
             return deleted, False
-        for name in names:
-            context.noted.drop(name)
         deleted += len(docs)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -357,12 +357,22 @@ def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
     return {keys.writes_blob(doc.name, stub.attempt): stub for stub in found if stub is not None}
 
 
-def moved_to(doc: Doc, name: str) -> dict[str, Any]:
-    """The fields of a document of pending writes as another document has them: each is sealed to its place."""
-    return {
-        field: data if field == "format" else _seal(name, field, data[SEAL_BYTES:]) + data[SEAL_BYTES:]
-        for field, data in doc.fields.items()
-    }
+def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> dict[str, Any]:
+    """The fields of a document of pending writes, which is whole, as the document `name` has them.
+
+    Each is sealed to its place, and the objects that it refers to have the attempt in their names that `attempt` gives.
+    """
+    fields: dict[str, Any] = {"format": doc.fields["format"]}
+    for field, data in doc.fields.items():
+        if field == "format":
+            continue
+        stored = data[SEAL_BYTES:]
+        stub = stub_of(frames.open_envelope(codec.decode_bounded(stored))[0])
+        if stub is not None:
+            plain = frames.envelope(replace(stub, attempt=attempt(stub.attempt)).head())
+            stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+        fields[field] = _seal(name, field, stored) + stored
+    return fields
 
 
 _Opened = tuple[Doc, Any, bytes]

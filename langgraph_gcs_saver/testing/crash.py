@@ -54,8 +54,9 @@ from langgraph_gcs_saver.effects import (
     Pause,
     QueryDocs,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidInputError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.runners import Backend
 from langgraph_gcs_saver.saver import GCSSaver
 
@@ -467,6 +468,22 @@ def _pin_and_prune(saver: Saver) -> None:
     saver.prune([THREAD])
 
 
+def _write_pinned(saver: Saver) -> None:
+    _write_more(saver)
+    if isinstance(saver, GCSSaver):  # the model has no pins
+        saver.pin(config_of(2), "a label")
+
+
+def _unpin_and_prune(saver: Saver) -> None:
+    with suppress(InvalidConfigError):  # made again, there is no such checkpoint any more
+        cast("GCSSaver", saver).unpin(config_of(2))
+    saver.prune([THREAD])
+
+
+def _drop_two(model: InMemorySaver) -> None:
+    _drop(model, *((THREAD, "", cid(number)) for number in (1, 2)))
+
+
 def _drop_unpinned(model: InMemorySaver) -> None:
     _drop(model, *((THREAD, "", cid(number)) for number in (1, 3)))
 
@@ -508,7 +525,21 @@ OPERATIONS: tuple[Operation, ...] = (
         acall=lambda saver: saver.aprune([THREAD]),
         **_PRUNING,
     ),
+    Operation("pin", lambda saver: cast("GCSSaver", saver).pin(config_of(2), "a label"), model=contents),
     Operation("pin and prune", _pin_and_prune, **{**_PRUNING, "model": _drop_unpinned}),
+    Operation("unpin and prune", _unpin_and_prune, **{**_PRUNING, "history": _write_pinned}),
+    # Of a fork both ends stay, and what they are made of.
+    Operation(
+        "prune to the last two",
+        lambda saver: cast("GCSSaver", saver).prune([THREAD], strategy=KeepLast(2)),
+        **{**_PRUNING, "model": _drop_two},
+    ),
+    Operation(
+        "prune to nothing",
+        lambda saver: saver.prune([THREAD], strategy="delete"),
+        model=lambda model: model.delete_thread(THREAD),
+        **_DELETION,
+    ),
     # The next step goes to the first of the threads: to one with checkpoints left, then to one without.
     Operation("delete_for_runs", lambda saver: saver.delete_for_runs(["gone"]), threads=(THREAD, "all"), **_RUNS),
     Operation(

@@ -132,7 +132,8 @@ def test_what_is_lost_is_told(make_saver, store_uri, gone):
     with make_saver(inline_max_bytes=0) as saver:
         for n in range(1, 7):
             values = {"a": ["value", n] * 20} if n == 2 else {}
-            saver.put(cfg(n=n - 1 if n > 1 else None), checkpoint(n, values), metadata(), {"a": 1} if values else {})
+            versions = {"a": n} if n > 1 else {}
+            saver.put(cfg(n=n - 1 or None), checkpoint(n, values, versions), metadata(), versions)
             saver.put_writes(cfg(n=n), [("a", [n])], "task")
     raw = open_raw(store_uri)
     docs, objects = raw.snapshot()

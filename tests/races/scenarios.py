@@ -37,12 +37,14 @@ class Scenario:
         processes: The processes.
         rules: What must hold.
         batch: Checkpoints that a deletion takes in one commit.
+        aged: Parts of the names of objects that are old enough to be collected.
     """
 
     world: World
     processes: tuple[Process, ...]
     rules: Rules
     batch: int
+    aged: tuple[str, ...] = ()
 
 
 def _scenario(

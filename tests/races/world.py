@@ -79,6 +79,15 @@ class Stored:
     number: int
 
 
+YOUNG = 1 << 62
+"""When objects were made that a collector finds too young, in nanoseconds; all others at 0."""
+
+
+def AGED(name: str) -> bool:  # noqa: N802 - tests set it for a scenario
+    """Whether an object is old enough to be collected."""
+    return False
+
+
 _numbers: dict[Any, int] = {}
 
 
@@ -151,7 +160,7 @@ class World:
             case ListBlobs():
                 names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
                 found = [(n, self.blobs[n]) for n in names[: effect.limit]]
-                return [BlobInfo(n, len(data), frames.crc32c(data), 0) for n, data in found], self
+                return [BlobInfo(n, len(data), frames.crc32c(data), 0 if AGED(n) else YOUNG) for n, data in found], self
             case DeleteBlobs():
                 return None, World(self.docs, {n: d for n, d in self.blobs.items() if n not in effect.names})
             case _:
@@ -328,6 +337,7 @@ class Process:
             it meets the same mark.
         warm: Whether it has read all checkpoints before.
         slow: Whether its first upload takes two hours.
+        clock: Its wall clock.
         after: Processes that must have ended, or died, before it starts.
         inline: Largest frame that it stores in a document.
     """
@@ -340,6 +350,7 @@ class Process:
     patient: bool = True
     warm: bool = False
     slow: bool = False
+    clock: float = 0.0
     after: str = ""
     inline: int = INLINE_BYTES
 
@@ -351,7 +362,7 @@ class _Life:
         self.process = process
         self.done: list[tuple[Call, Any]] = []
         self.error: Exception | None = None
-        self.now = 0.0
+        self.now = process.clock
         self.slow = process.slow
         self.flow = self._calls(world)
 
@@ -708,10 +719,17 @@ def put_flow(
 
 
 def put(
-    checkpoint_id: str, parent: str | None, channels: State, fresh: Iterable[str], *, ns: str = "", run: str = "r1"
+    checkpoint_id: str,
+    parent: str | None,
+    channels: State,
+    fresh: Iterable[str],
+    *,
+    ns: str = "",
+    run: str = "r1",
+    metadata: Any = None,
 ) -> Call:
     def start(context: Context) -> Flow[None]:
-        return put_flow(context, checkpoint_id, parent, channels, tuple(fresh), ns=ns, run=run)
+        return put_flow(context, checkpoint_id, parent, channels, tuple(fresh), ns=ns, run=run, metadata=metadata)
 
     return Call(f"put of {checkpoint_id}", start, stores=(ns, checkpoint_id, values_of(channels)), run=run)
 

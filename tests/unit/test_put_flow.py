@@ -132,7 +132,9 @@ def test_a_first_checkpoint_is_one_commit(model, context):
     assert create.name == doc(1)
     assert set(create.fields) == {"ns", "format", "filter", "manifest", "frames", "digest", "run_id"}
     assert note == Create(THREAD, {"thread_id": "t", "active": 1_000_000, "root": True})
-    assert run == Merge(keys.run_doc("r", "t"), {"run_id": "r", "thread_id": "t"})
+    assert isinstance(run, Merge)
+    assert (run.name, run.update_time) == (keys.run_doc("r", "t"), None)
+    assert run.fields == {"run_id": "r", "thread_id": "t", "token": run.fields["token"]}
     assert read(model, 1) == {"a": "one"}
     (event,) = model.events
     assert event == CheckpointSaved(
@@ -285,12 +287,17 @@ def test_the_root_namespace_is_noted_by_who_stores_in_it(model, context):
     assert model.docs[THREAD].fields == {"thread_id": "t", "active": int(1_000_000 + NOTE_SECONDS), "root": True}
 
 
-def test_a_run_is_noted_once(model, context, parent):
-    for number, run, due in [(2, "r", True), (3, "r", False), (4, "s", True), (5, "r", False), (6, None, False)]:
+def test_a_run_is_noted_unless_the_parent_vouches_for_it(model, context, parent):
+    """Somebody may have removed the run's last checkpoint, and its document; each note moves the document."""
+    moved = set()
+    for number, run, due in [(2, "r", True), (3, "r", False), (4, "s", True), (5, "r", True), (6, None, False)]:
         child(model, context, number, number - 1, run_id=run)
-        names = [write.name for write in model.commits[0].writes]
-        assert (keys.run_doc(str(run), "t") in names) is due
+        name = keys.run_doc(str(run), "t")
+        assert (name in [write.name for write in model.commits[0].writes]) is due
         assert model.docs[doc(number)].fields.get("run_id") == run
+        if due:
+            moved.add((name, model.docs[name].update_time))
+    assert len(moved) == 3
 
 
 def test_a_failed_put_notes_nothing(model, context):
