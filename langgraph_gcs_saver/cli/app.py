@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from langgraph_gcs_saver.cli.demo import demo
-from langgraph_gcs_saver.cli.terminal import CommandError, printable
+from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
 from langgraph_gcs_saver.errors import GCSSaverError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
@@ -33,11 +33,13 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     *,
+    store: StoreOption = None,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """LangGraph checkpoints in Firestore and Cloud Storage."""
+    """LangGraph checkpoints in Firestore and Cloud Storage: see, compare, repair and move threads."""
+    global_store.set(store)
 
 
 def run() -> None:

@@ -1,11 +1,20 @@
-"""What every command prints with, and the options that they share."""
+"""What every command prints and asks with, and the options that they share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from langgraph_gcs_saver.saver import GCSSaver
 
 StoreOption = Annotated[
     str | None,
@@ -17,6 +26,12 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
+
+global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
+"""The `--store` that was given before the command's name."""
 
 
 class CommandError(Exception):
@@ -25,6 +40,74 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def open_saver(store: str | None, **options: Any) -> GCSSaver:
+    """A saver for the store that was named by option or environment; use it as a context manager.
+
+    Raises:
+        CommandError: None was named.
+        GCSSaverError: It cannot be opened.
+    """
+    uri = store or global_store.get()
+    if not uri:
+        raise CommandError("no store: give --store URI, or set LANGGRAPH_GCS_STORE. --help shows the forms.", 2)
+    return GCSSaver.from_conn_string(uri, **options)
+
+
+def print_json(value: Any) -> None:
+    r"""Print one JSON document; everything outside of ASCII as `\u001b`, so that no terminal acts on it."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def console(*, is_quiet: bool = False) -> Console:
+    """Standard output; give it text by `plain`, for what a store holds may look like markup."""
+    return Console(quiet=is_quiet, highlight=False, markup=False, emoji=False)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; return if the answer is yes.
+
+    Raises:
+        CommandError: The answer is no, or nobody is there to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError("nobody is there to ask: give --yes, or --dry-run to see what would be done.", 2)
+    if not typer.confirm(printable(question), err=True):
+        raise CommandError("nothing was done.")
+
+
+class Bar:
+    """A progress bar's handle: call it after each piece of work."""
+
+    def __init__(self, progress: Progress | None, total: int | None, what: str) -> None:
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(what, total=total)
+
+    def __call__(self, done: int = 1) -> None:
+        """Tell that so many more pieces are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, done)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Bar]:
+    """A progress bar on standard error while the block runs, if that is a terminal; it leaves nothing behind."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield Bar(None, total, what)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as shown:
+        yield Bar(shown, total, printable(what))
 
 
 def printable(text: str) -> str:
