@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from langgraph_gcs_saver import errors, events
 from langgraph_gcs_saver.findings import Finding
+from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 from langgraph_gcs_saver.flows.collect import CollectPlan
 from langgraph_gcs_saver.flows.copy import CopyPlan
 from langgraph_gcs_saver.flows.setup import SetupReport
@@ -17,6 +18,8 @@ from langgraph_gcs_saver.settings import write_settings
 __version__ = version("langgraph-gcs-saver")
 
 __all__ = [
+    "ChannelStats",
+    "CheckpointInfo",
     "CollectPlan",
     "CopyPlan",
     "DeletePlan",
@@ -30,6 +33,9 @@ __all__ = [
     "RepairPlan",
     "RepairStep",
     "SetupReport",
+    "StoreStats",
+    "StoredValue",
+    "ThreadInfo",
     "__version__",
     "errors",
     "events",

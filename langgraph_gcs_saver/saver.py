@@ -33,6 +33,14 @@ from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.findings import Depth, Finding, check_depth
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
+from langgraph_gcs_saver.flows.catalogue import (
+    CheckpointInfo,
+    StoreStats,
+    ThreadInfo,
+    list_checkpoints,
+    list_threads,
+    store_stats,
+)
 from langgraph_gcs_saver.flows.collect import CollectPlan, collect
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.copy import CopyPlan, copy_thread
@@ -741,6 +749,47 @@ class GCSSaver(BaseCheckpointSaver[str]):
         if self._ttl is None:
             raise InvalidOptionError("sweep() needs to know which threads are idle: make the saver with ttl=…")
         return sweep_page(after, self._ttl.total_seconds(), dry_run=dry_run, show=show, context=self._context)
+
+    # What is stored
+
+    def threads(self) -> Sequence[ThreadInfo]:
+        """All threads, the most recently used first: last use, number of checkpoints, stored bytes. Reads no payload.
+
+        Raises:
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        return run(list_threads(self._context), self._backend)
+
+    async def athreads(self) -> Sequence[ThreadInfo]:
+        """Asynchronous twin of `threads`."""
+        return await arun(list_threads(self._context), self._backend)
+
+    def history(self, thread_id: str) -> Sequence[CheckpointInfo]:
+        """All checkpoints of a thread, newest first: what made each, what it stored, what is wrong. Reads no payload.
+
+        Raises:
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        return run(list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
+
+    async def ahistory(self, thread_id: str) -> Sequence[CheckpointInfo]:
+        """Asynchronous twin of `history`."""
+        return await arun(list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
+
+    def stats(self) -> StoreStats:
+        """What the store takes: by thread, by channel and kind of frame, and what incremental frames save.
+
+        Raises:
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        return run(store_stats(self._context), self._backend)
+
+    async def astats(self) -> StoreStats:
+        """Asynchronous twin of `stats`."""
+        return await arun(store_stats(self._context), self._backend)
 
     # Checking what is stored
 

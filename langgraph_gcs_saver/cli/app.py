@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from langgraph_gcs_saver.cli.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.demo import demo
 from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
 from langgraph_gcs_saver.errors import GCSSaverError
@@ -21,7 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
+for command in (threads, history, stats, demo):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:

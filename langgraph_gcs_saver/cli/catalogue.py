@@ -1,0 +1,232 @@
+"""`langgraph-gcs threads`, `history` and `stats`: what a store holds, told without reading a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
+from langgraph_gcs_saver.cli.terminal import (
+    CommandError,
+    JsonOption,
+    StoreOption,
+    ThreadArgument,
+    console,
+    open_saver,
+    plain,
+    print_json,
+    printable,
+    progress,
+)
+
+OBJECT_PRICE = 0.02
+"""US dollars for a GiB of Standard storage and month in a region such as us-central1
+(https://cloud.google.com/storage/pricing)."""
+
+DOCUMENT_PRICE = 0.15
+"""US dollars for a GiB of documents and month in a region such as us-central1
+(https://cloud.google.com/firestore/pricing)."""
+
+_GIB = 1 << 30
+
+
+def size(number: int) -> str:
+    """Bytes for people, in powers of 1,024."""
+    scaled, units = float(number), ["B", "KiB", "MiB", "GiB"]
+    while scaled >= 1024 and len(units) > 1:
+        scaled /= 1024
+        units.pop(0)
+    return f"{scaled:.0f} {units[0]}" if units[0] == "B" else f"{scaled:.1f} {units[0]}"
+
+
+def moment(seconds: float | None) -> str:
+    """A time for people: UTC, to the second."""
+    return "" if not seconds else datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def _name(thread: ThreadInfo) -> str:
+    return thread.segment if thread.thread_id is None else thread.thread_id or "''"
+
+
+# threads
+
+
+def threads(
+    *,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N last used.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the threads of a store: last use, checkpoints, stored bytes.
+
+    Example: langgraph-gcs threads --store file:///tmp/store
+    """
+    with open_saver(store) as saver, progress("reading manifests"):
+        found = saver.threads()
+    shown = found if limit is None else found[:limit]
+    if as_json:
+        print_json([asdict(thread) for thread in shown])
+        return
+    table = _table("thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"))
+    for thread in shown:
+        damaged = f"{thread.damaged} damaged" if thread.damaged else ""
+        table.add_row(
+            plain(_name(thread)),
+            moment(thread.active),
+            str(thread.checkpoints),
+            size(thread.stored_bytes),
+            plain(damaged, "bold red"),
+        )
+    out = console()
+    out.print(table if shown else "There are no threads.")
+    if len(shown) < len(found):
+        out.print(f"... and {len(found) - len(shown)} more")
+
+
+# history
+
+
+def history(
+    thread: ThreadArgument,
+    *,
+    ns: Annotated[str | None, typer.Option("--ns", metavar="NS", help="Only this namespace.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N newest.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
+
+    Example: langgraph-gcs history my-thread --store file:///tmp/store
+    """
+    with open_saver(store) as saver, progress("reading manifests"):
+        everything = saver.history(thread)
+    if not everything:
+        raise CommandError(f"there is no thread {thread!r} in the store, or it has no checkpoint.")
+    found = everything if ns is None else [info for info in everything if info.checkpoint_ns == ns]
+    if not found:
+        spaces = sorted({info.checkpoint_ns for info in everything})
+        raise CommandError(f"thread {thread!r} has no namespace {ns!r}; it has {', '.join(map(repr, spaces))}.")
+    if as_json:
+        print_json([_told(info) for info in found[:limit]])
+        return
+    out = console()
+    for space in sorted({info.checkpoint_ns for info in found}):
+        rows = [info for info in found if info.checkpoint_ns == space]
+        if space:
+            out.print(plain(f"namespace {space}", "bold"))
+        out.print(_tree(rows, limit))
+
+
+def _told(info: CheckpointInfo) -> dict[str, Any]:
+    return {**asdict(info), "stored_bytes": info.stored_bytes}
+
+
+def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
+    table = _table(
+        "", "checkpoint", "step", "source", "node", "changed", "stored", "writes", "", right=("step", "stored")
+    )
+    for info, lines in list(zip(rows, graph(rows), strict=True))[:limit]:
+        changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
+        notes = [
+            ("waits for an answer" if info.is_waiting else "interrupted", "yellow") if info.interrupts else None,
+            (f"pin: {info.pin}", "cyan") if info.pin is not None else None,
+            (f"damaged: {info.damage}", "bold red") if info.damage else None,
+        ]
+        note = plain("")
+        for one in notes:
+            if one is not None:
+                note.append_text(plain(("; " if note.plain else "") + one[0], one[1]))
+        table.add_row(
+            lines,
+            plain(info.checkpoint_id),
+            "" if info.step is None else str(info.step),
+            plain(info.source),
+            plain(", ".join(info.nodes)),
+            plain(", ".join(changed)),
+            size(info.stored_bytes),
+            str(len(info.tasks) or ""),
+            note,
+        )
+    if limit is not None and limit < len(rows):
+        table.add_row(":", f"... and {len(rows) - limit} more")
+    return table
+
+
+def graph(rows: Sequence[CheckpointInfo]) -> list[str]:
+    """A drawing a row, newest first: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins here."""
+    awaited: list[str | None] = []
+    drawn = []
+    for row in rows:
+        if row.checkpoint_id not in awaited:
+            awaited.append(row.checkpoint_id)
+        own = awaited.index(row.checkpoint_id)
+        joins = ["/" if other == row.checkpoint_id else "|" for other in awaited]
+        joins[own] = "*"
+        drawn.append(" ".join(joins))
+        awaited[own] = row.parent_id
+        awaited = [other for lane, other in enumerate(awaited) if lane == own or other != row.checkpoint_id]
+    return drawn
+
+
+# stats
+
+
+def stats(
+    *,
+    object_price: Annotated[
+        float, typer.Option("--object-price", min=0, metavar="USD", help="Price of a GiB of objects and month.")
+    ] = OBJECT_PRICE,
+    document_price: Annotated[
+        float, typer.Option("--document-price", min=0, metavar="USD", help="Price of a GiB of documents and month.")
+    ] = DOCUMENT_PRICE,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show the N largest of each.")] = 10,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a store takes: by thread, channel and kind of frame, what incremental frames save, and the cost.
+
+    The cost is that of storage alone: not of operations, of Firestore's index entries, or of soft-deleted objects.
+
+    Example: langgraph-gcs stats --store file:///tmp/store
+    """
+    with open_saver(store) as saver, progress("reading manifests"):
+        found = saver.stats()
+    cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
+    if as_json:
+        print_json({**asdict(found), "monthly_usd": cost})
+        return
+    out = console()
+    for line in _summary(found, cost):
+        out.print(line)
+    table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"))
+    for thread in found.threads[:limit]:
+        table.add_row(plain(_name(thread)), str(thread.checkpoints), size(thread.stored_bytes))
+    out.print(table)
+    columns = ("channel", "values", "serialised", "full", "incremental", "saved (estimate)")
+    table = _table(*columns, right=columns[1:])
+    for sums in found.channels[:limit]:
+        sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
+        table.add_row(plain(sums.channel), str(sums.values), *map(size, sizes))
+    out.print(table)
+
+
+def _summary(found: StoreStats, cost: float) -> Iterable[str]:
+    saved = sum(max(0, sums.saved) for sums in found.channels)
+    yield f"{len(found.threads)} threads, {found.checkpoints} checkpoints, {found.pending_writes} documents of writes"
+    yield f"documents    {size(found.document_bytes)} of frames and manifests"
+    yield f"objects      {size(found.object_bytes)} in {found.objects} objects"
+    yield f"incremental  saves about {size(saved)} against full frames"
+    yield printable(f"cost         about ${cost:.4f} a month, for storage alone")

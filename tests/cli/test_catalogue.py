@@ -1,0 +1,197 @@
+"""threads, history and stats: what they tell is true, they read no payload, and no stored text acts on a terminal."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.flows import catalogue
+from langgraph_gcs_saver.testing.crash import LOCAL
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.system.raw import open_raw
+
+EVIL = "\x1b[31mred\x07 [bold]not bold[/bold] \u202eback\nline"
+
+
+def put(saver, thread, n, parent=None, *, ns="", values=None, node="node", **more):
+    values = {"text": f"text {n}", "large": random.Random(n).randbytes(20_000)} if values is None else values
+    versions = dict.fromkeys(values, version(n))
+    one = checkpoint(n, values, versions)
+    one["versions_seen"] = {"__input__": {}, "first": {"text": version(1)}, node: {"text": version(n)}}
+    saver.put(cfg(thread, ns, parent), one, metadata(step=n - 2, run_id="run", **more), versions)
+
+
+def fill(saver, thread="t"):
+    put(saver, thread, 1, source="input")
+    put(saver, thread, 2, 1)
+    put(saver, thread, 3, 2)
+    put(saver, thread, 4, 2, source="fork", node="other")
+    put(saver, thread, 5, ns="sub:1")
+    saver.put_writes(cfg(thread, n=2), [("text", "x"), ("large", b"y")], "answered")
+    saver.put_writes(cfg(thread, n=2), [("__interrupt__", "asked")], "answered")
+    saver.put_writes(cfg(thread, n=4), [("__interrupt__", "asked")], "waiting")
+    saver.pin(cfg(thread, n=3), "good")
+
+
+def call(uri, *arguments):
+    result = CliRunner().invoke(app, [*arguments, "--store", uri], catch_exceptions=False, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def call_json(uri, *arguments):
+    return json.loads(call(uri, *arguments, "--json"))
+
+
+def test_threads(make_saver, store_uri):
+    assert call_json(store_uri, "threads") == []
+    assert "There are no threads." in call(store_uri, "threads")
+    saver = make_saver()
+    for name in ("t", "", "a/b", "long thread id, " * 20):
+        fill(saver, name)
+    put(saver, "a/b", 9, 4)
+    found = call_json(store_uri, "threads")
+    assert {one["thread_id"] for one in found} == {"t", "", "a/b", "long thread id, " * 20}
+    assert {one["checkpoints"] for one in found} == {5, 6}
+    assert all(one["stored_bytes"] > 5 * 20_000 and one["damaged"] == 0 for one in found)
+    text = call(store_uri, "threads", "--limit", "3")
+    assert len(re.findall(r"\d\d:\d\d:\d\d", text)) == 3
+    assert "... and 1 more" in text
+    assert saver.threads()[0].thread_id in {one["thread_id"] for one in found}
+
+
+def test_history(make_saver, store_uri):
+    saver = make_saver()
+    fill(saver)
+    found = call_json(store_uri, "history", "t")
+    assert [one["checkpoint_id"] for one in found] == [cid(n) for n in (5, 4, 3, 2, 1)]
+    by_id = {int(one["checkpoint_id"][-2:]): one for one in found}
+    assert by_id[5]["checkpoint_ns"] == "sub:1"
+    assert [by_id[n]["parent_id"] for n in (4, 3, 2, 1)] == [cid(2), cid(2), cid(1), None]
+    assert [by_id[n]["step"] for n in (1, 2, 3)] == [-1, 0, 1]
+    assert (by_id[1]["source"], by_id[4]["source"]) == ("input", "fork")
+    assert (by_id[2]["nodes"], by_id[4]["nodes"], by_id[1]["nodes"]) == (["node"], ["other"], ["first", "node"])
+    assert by_id[3]["pin"] == "good"
+    assert (by_id[2]["interrupts"], by_id[2]["is_waiting"]) == (1, False)
+    assert (by_id[4]["interrupts"], by_id[4]["is_waiting"]) == (1, True)
+    assert by_id[2]["tasks"] == ["answered"]
+    assert {value["channel"]: value["is_object"] for value in by_id[3]["stored"]} == {"text": False, "large": True}
+    assert all(one["run_id"] == "run" and one["damage"] is None for one in found)
+    text = call(store_uri, "history", "t")
+    assert "namespace sub:1" in text
+    assert re.search(rf"\* +{cid(3)}.*pin: good", text)
+    assert re.search(rf"{cid(4)}.*fork.*other.*waits for an answer", text)
+    assert "interrupted" in text
+    assert cid(3) not in call(store_uri, "history", "t", "--ns", "sub:1")
+    assert "... and 3 more" in call(store_uri, "history", "t", "--ns", "", "--limit", "1")
+
+
+def test_damage_is_shown(make_saver, store_uri):
+    saver = make_saver()
+    fill(saver)
+    raw = open_raw(store_uri)
+    (blob,) = [name for name in raw.objects() if f"/{cid(2)}/large" in name]
+    raw.delete_object(blob)
+    (name,) = [name for name in raw.documents() if "lg_checkpoints" in name and raw.documents()[name].get("pin")]
+    fields = raw.documents()[name]
+    raw.set_document(name, {**fields, "manifest": fields["manifest"][:-1]})
+    raw.close()
+    found = {int(one["checkpoint_id"][-2:]): one["damage"] for one in call_json(store_uri, "history", "t")}
+    assert found[5] is found[4] is found[1] is None
+    assert "'large'" in found[2]
+    assert "digest" in found[3]
+    assert call(store_uri, "history", "t").count("damaged:") == 2
+    assert [one["damaged"] for one in call_json(store_uri, "threads")] == [1]
+
+
+def test_stats(make_saver, store_uri):
+    saver = make_saver()
+    fill(saver)
+    text = "".join(f"{random.Random(n).random()} " for n in range(300))
+    for n in range(10, 20):
+        put(saver, "chat", n, None if n == 10 else n - 1, values={"text": text + "more " * n})
+    found = call_json(store_uri, "stats")
+    raw = open_raw(store_uri)
+    assert (found["objects"], found["object_bytes"]) == (len(raw.objects()), sum(map(len, raw.objects().values())))
+    documents = [fields for name, fields in raw.documents().items() if "/lg_checkpoints/" in name]
+    assert found["document_bytes"] == sum(len(f.get("frames", b"")) + len(f["manifest"]) for f in documents)
+    raw.close()
+    assert (found["checkpoints"], found["pending_writes"], len(found["threads"])) == (15, 3, 2)
+    chat = next(sums for sums in found["channels"] if sums["channel"] == "text")
+    assert chat["values"] == 15
+    assert 0 < chat["incremental"] < chat["full"]
+    assert chat["saved"] > chat["full"]
+    gib = 1 << 30
+    assert found["monthly_usd"] == pytest.approx((found["document_bytes"] * 0.15 + found["object_bytes"] * 0.02) / gib)
+    assert call_json(store_uri, "stats", "--object-price", "0", "--document-price", "0")["monthly_usd"] == 0
+    assert "saves about" in call(store_uri, "stats")
+
+
+class Reads:
+    def __init__(self, saver):
+        self._backend = saver._backend
+        saver._backend = self
+        self.effects = []
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def perform(self, effect):
+        if not isinstance(effect, LOCAL):
+            self.effects.append(effect)
+        return self._backend.perform(effect)
+
+
+def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
+    """Pages of manifests and of names: their number goes with the checkpoints, whatever these hold."""
+    monkeypatch.setattr(catalogue, "PAGE", 10)
+    saver = make_saver()
+    for thread in range(6):
+        for n in range(1, 6):
+            put(saver, f"t{thread}", n, n - 1 or None)
+            saver.put_writes(cfg(f"t{thread}", n=n), [("large", random.Random(n).randbytes(200_000))], "task")
+    reads = Reads(saver)
+    saver.threads()
+    assert len(reads.effects) <= 2 + 30 // 10 + 2
+    saver.stats()
+    saver.history("t1")
+    assert not [effect for effect in reads.effects if isinstance(effect, GetBlob)]
+    payload = {"frames", "writes"}
+    for effect in reads.effects:
+        if isinstance(effect, (QueryDocs, GetDocs)):
+            assert effect.mask is not None
+            assert payload.isdisjoint(effect.mask)
+
+
+def test_nothing_acts_on_the_terminal(make_saver, store_uri):
+    saver = make_saver()
+    values = {EVIL: 1}
+    put(saver, EVIL, 1, values=values, node=EVIL)
+    put(saver, EVIL, 2, 1, values=values, node=EVIL, source=EVIL)
+    saver.put_writes(cfg(EVIL, n=2), [("__interrupt__", EVIL)], EVIL)
+    saver.pin(cfg(EVIL, n=2), EVIL)
+    for command in (["threads"], ["history", EVIL], ["stats"]):
+        for text in (call(store_uri, *command), call(store_uri, *command, "--json")):
+            assert all(c == "\n" or c.isprintable() for c in text), command
+    assert "[bold]not" in call(store_uri, "history", EVIL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["history", "nobody"], "there is no thread 'nobody'"), (["history", "t", "--ns", "x"], "no namespace 'x'")],
+)
+def test_what_is_not_there(tmp_path, arguments, says):
+    uri = f"file://{tmp_path}/store"
+    with GCSSaver.from_conn_string(uri) as saver:
+        fill(saver)
+    command = [sys.executable, "-m", "langgraph_gcs_saver.cli", *arguments, "--store", uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert says in done.stderr
