@@ -16,6 +16,9 @@ from langgraph_gcs_saver import frames, keys
 from langgraph_gcs_saver.effects import Doc
 from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
 
+DELTA_COUNTERS = "counters_since_delta_snapshot"
+"""The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
+
 FORMAT = 1
 """Version of the stored format; a reader refuses a greater one."""
 

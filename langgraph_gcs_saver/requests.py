@@ -28,7 +28,7 @@ from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.tuples import Loaded, Search
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.keys import checkpoint_doc
-from langgraph_gcs_saver.manifest import Serialized
+from langgraph_gcs_saver.manifest import DELTA_COUNTERS, Serialized
 from langgraph_gcs_saver.serialization import dumps
 
 _MISSING = object()
@@ -135,6 +135,8 @@ def put_request(
     for channel, value in checkpoint["channel_values"].items():
         dump = partial(dumps, serde, value, f"The value of channel {channel!r} {where}")
         values[channel] = _ready(dump()) if channel in new_versions or not has_parent else dump
+    versions, counters = checkpoint["channel_versions"], whole.get(DELTA_COUNTERS)
+    deltas = counters.keys() & versions.keys() if isinstance(counters, Mapping) else set[str]()
     return Put(
         thread_id=thread_id,
         ns=ns,
@@ -145,10 +147,11 @@ def put_request(
         metadata=dumps(serde, whole, f"The metadata {where}"),
         run_id=run_id if isinstance(run_id, str) else None,
         index=_index(whole, context),
-        versions=dict(checkpoint["channel_versions"]),
+        versions=dict(versions),
         fresh=frozenset(new_versions),
         values=values,
         now=now,
+        history=frozenset(deltas - values.keys()),
     )
 
 

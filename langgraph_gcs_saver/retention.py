@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +23,8 @@ class Row:
         time: When it was stored, in seconds since the epoch.
         run_id: The run that wrote it.
         root_id: The root checkpoint that a subgraph's call was made from; `None` for others.
+        replay_id: LangGraph replays subgraphs that keep their state from their newest checkpoint before this id, if
+            somebody goes back to this one; `None` for its own id.
         pin: The label of a user's pin.
         is_interrupted: Whether it waits for an answer to an interrupt, and nothing has continued it.
         stored: Channels with a stored value.
@@ -36,6 +39,7 @@ class Row:
     time: float = 0.0
     run_id: str | None = None
     root_id: str | None = None
+    replay_id: str | None = None
     pin: str | None = None
     is_interrupted: bool = False
     stored: frozenset[str] = field(default_factory=frozenset)
@@ -163,9 +167,9 @@ def _check_time(what: str, time: object) -> None:
 def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Decision]:
     """Which checkpoints of a thread to keep.
 
-    Always kept: the latest of a namespace, what waits for an answer, what is pinned, and the ancestors that a kept
-    checkpoint's DeltaChannels are made of. The namespace of a subgraph's call goes with the root checkpoint that made
-    it.
+    Always kept: the latest of a namespace, what waits for an answer, what is pinned, the state of subgraphs that a kept
+    root checkpoint goes on from, and the ancestors that a kept checkpoint's DeltaChannels are made of. The namespace of
+    a subgraph's call goes with the root checkpoint that made it.
 
     Args:
         rows: All checkpoints of the thread.
@@ -201,26 +205,42 @@ def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str],
         found.setdefault(rows[0].name, "the latest")
         for name, reason in rule.keeps(rows, now).items():
             found.setdefault(name, reason)
+    if rows[0].ns and rows[0].root_id is None:
+        _keep_replayed(rows, [row for row in roots if row.name in reasons], found)
     _keep_ancestors([row for row in rows if row.name in found], by_id, found)
     reasons.update(found)
 
 
+def _keep_replayed(rows: Sequence[Row], roots: Iterable[Row], found: dict[str, str]) -> None:
+    """Keep what a subgraph that keeps its state goes on from, when somebody goes back to a kept root checkpoint."""
+    oldest_first = rows[::-1]
+    ids = [row.checkpoint_id for row in oldest_first]
+    for root in roots:
+        at = bisect_left(ids, root.replay_id or root.checkpoint_id)
+        if at:
+            found.setdefault(oldest_first[at - 1].name, f"the subgraph's state at {root.checkpoint_id}")
+
+
 def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, str]) -> None:
     """Keep what kept checkpoints' DeltaChannels are made of: back to the nearest stored value, or the first version."""
-    while kept:
-        row = kept.pop()
-        needed, seen = set(row.deltas), {row.checkpoint_id}
-        parent = by_id.get(row.parent_id or "")
-        while needed and parent is not None and parent.checkpoint_id not in seen:
-            if parent.name not in found:
-                found[parent.name] = f"DeltaChannels of {row.checkpoint_id} are made of it"
-                # It is whole, so its own are too; they may lie further back.
-                kept.append(parent)
-            needed -= parent.stored
-            if parent.versions is not None:
-                needed &= parent.versions
-            seen.add(parent.checkpoint_id)
-            parent = by_id.get(parent.parent_id or "")
+    todo = [(row, row, row.deltas) for row in kept]
+    # Thousands of checkpoints may share a way back of thousands: for each channel it is walked once.
+    walked: dict[str, frozenset[str]] = {}
+    while todo:
+        row, child, wanted = todo.pop()
+        parent = by_id.get(child.parent_id or "")
+        if not wanted or parent is None:
+            continue
+        if parent.name not in found:
+            found[parent.name] = f"DeltaChannels of {row.checkpoint_id} are made of it"
+            # It is whole, so its own are too; they may lie further back.
+            todo.append((parent, parent, parent.deltas))
+        more = wanted - parent.stored
+        if parent.versions is not None:
+            more &= parent.versions
+        before = walked.get(parent.name, frozenset())
+        walked[parent.name] = before | more
+        todo.append((row, parent, more - before))
 
 
 def decide_for_runs(rows: Iterable[Row], runs: frozenset[str]) -> list[Decision]:

@@ -379,7 +379,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
 
         Raises:
             CheckpointVerificationError: The service gives back something else than was written; nothing is visible.
-            ConflictError: Others kept changing the same documents; call again.
+            ConflictError: Others kept changing the same documents; call again. Or the parent is gone, and with it the
+                only values of some channels, or what DeltaChannels are made of.
             InvalidConfigError: The config names no thread.
             InvalidIdError: An id cannot be stored.
             SerializationError: A value cannot be serialised.
@@ -387,7 +388,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """
         request = self._put_request(config, checkpoint, metadata, new_versions)
         run(checkpoints.put(request, self._context), self._backend)
-        self._retain(request.thread_id, metadata)
+        self._retain(request, metadata)
         return requests.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     async def aput(
@@ -400,7 +401,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """Asynchronous twin of `put`; values are serialised before the first await."""
         request = self._put_request(config, checkpoint, metadata, new_versions)
         await arun(checkpoints.put(request, self._context), self._backend)
-        self._retain(request.thread_id, metadata)
+        self._retain(request, metadata)
         return requests.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     def _put_request(
@@ -414,12 +415,20 @@ class GCSSaver(BaseCheckpointSaver[str]):
             config, checkpoint, metadata, new_versions, serde=self.serde, context=self._context, now=time.time()
         )
 
-    def _retain(self, thread_id: str, metadata: CheckpointMetadata) -> None:
+    def _retain(self, request: checkpoints.Put, metadata: CheckpointMetadata) -> None:
         """Have the thread pruned in the background, if there is a rule and it is due."""
         rule, step = self._retention, metadata.get("step")
-        # Of the step, not of a count of calls: a process may live for a few steps only.
-        if rule is not None and (not isinstance(step, int) or step % RETENTION_STEPS == 0):
-            self._upkeep.submit(thread_id, partial(self._prune_in_background, thread_id, rule))
+        if rule is not None and (not isinstance(step, int) or self._is_due(request, step)):
+            self._upkeep.submit(request.thread_id, partial(self._prune_in_background, request.thread_id, rule))
+
+    def _is_due(self, request: checkpoints.Put, step: int) -> bool:
+        # Of the step, not of a count of calls: a process may live for a few steps only. Not of the step alone: with
+        # `durability="exit"` a run stores its last one, which may never be a multiple.
+        key = (request.thread_id, request.ns)
+        before = self._context.steps.get(key)
+        self._context.steps.put(key, step, 100 + len(request.thread_id) + len(request.ns))
+        # Each call of a subgraph begins at 0, and there is nothing to prune at a thread's 0.
+        return step > 0 and (step - 1 if before is None else before) // RETENTION_STEPS < step // RETENTION_STEPS
 
     def _prune_in_background(self, thread_id: str, rule: Retention) -> None:
         try:
@@ -504,8 +513,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
         Never removed: the latest checkpoint of a namespace, one that waits for the answer to an interrupt, one that is
-        pinned, and what a kept checkpoint's DeltaChannels are made of. Others may write meanwhile. Idempotent; goes on
-        where a call died.
+        pinned, what a kept checkpoint's DeltaChannels are made of, and what its subgraphs go on from. Others may write
+        meanwhile. Idempotent; goes on where a call died.
 
         Args:
             thread_ids: The threads.

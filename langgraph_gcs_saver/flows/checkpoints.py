@@ -68,6 +68,7 @@ class Put:
         fresh: Channels that have a new version. Their values were serialised when the call was made.
         values: Gives each channel's value at hand, serialised; channels that are not fresh only when needed.
         now: The wall clock, seconds since the epoch.
+        history: DeltaChannels whose value is made of what ancestors wrote.
     """
 
     thread_id: str
@@ -83,6 +84,7 @@ class Put:
     fresh: frozenset[str]
     values: Mapping[str, Callable[[], Serialized]]
     now: float
+    history: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -237,7 +239,7 @@ class _Attempts:
         if request.parent is None:
             return
         self.head = self.context.heads.get(request.parent)
-        if self.head is None and not request.versions.keys() <= request.fresh:
+        if self.head is None and (request.history or not request.versions.keys() <= request.fresh):
             docs = yield from GetDocs((request.parent,))
             self.head = yield from self._head_of(docs.get(request.parent))
 
@@ -249,7 +251,7 @@ class _Attempts:
         try:
             head = Head.of((yield from read_manifest(doc, self.context.codec)), doc)
         except DamagedError as damage:
-            if request.versions.keys() <= request.fresh | request.values.keys():
+            if not request.history and request.versions.keys() <= request.fresh | request.values.keys():
                 return None
             # Some channel may have its only value there: it must not become absent without a word.
             raise corrupt(damage, request.thread_id, request.ns, str(request.parent_id)) from None
@@ -273,9 +275,16 @@ class _Attempts:
                 f"not stored: its parent {request.parent_id!r} was deleted or replaced, and with it the only values of "
                 f"{gone}."
             )
+        if request.history and request.parent is not None and self.head is None:
+            raise ConflictError(
+                f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was "
+                f"not stored: its parent {request.parent_id!r} is not there, and the values of its DeltaChannels "
+                f"{sorted(request.history)} are made of what that and its ancestors wrote."
+            )
         # A deletion goes from greater ids to smaller ones: of two out of order it would take the parent first.
-        if (self.forks >= _FORKS or request.is_out_of_order()) and found.keys() <= request.values.keys():
-            self.head, found = None, {}
+        is_alone = request.is_out_of_order() or (self.forks >= _FORKS and not request.history)
+        if is_alone and found.keys() <= request.values.keys():
+            self.head, found = (self.head.bare() if self.head is not None and request.history else None), {}
         self.inherited = found
 
     # Frames
@@ -444,7 +453,9 @@ class _Attempts:
         """Keep what the commit taught: the next put needs no read."""
         request, noted = self.request, self.context.noted
         self.context.remember(Head(plan.outline(), times[0], None, request.run_id))
-        if self.head is not None:
+        if self.head is not None and self.head.is_bare:
+            self.context.heads.drop(self.head.manifest.name)
+        elif self.head is not None:
             self.context.remember(replace(self.head, update_time=times[1], heir=request.checkpoint_id))
         for channel, ref in plan.channels.items():
             if channel not in self.inherited and ref.chain:
@@ -543,8 +554,9 @@ class _Attempts:
         self.head = None
         if before is not None:
             self.head = yield from self._head_of(docs.get(before.manifest.name))
-            if self.head is not None and self.head.manifest != before.manifest:
-                self.head = None  # Replaced: what it says now is not what this checkpoint continues.
+            if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
+                # Replaced: what it says now is not what this checkpoint continues. What its ancestors wrote is.
+                self.head = self.head.bare() if request.history else None
         if before is not None and self.head is not None and self.head.update_time != before.update_time:
             self.forks += 1
             sibling = self.head.heir

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -37,6 +37,11 @@ class Head:
     update_time: int
     heir: str | None
     run_id: str | None = None
+    is_bare: bool = False
+
+    def bare(self) -> Head:
+        """The precondition alone: a child that inherits nothing, and whose DeltaChannels need what ancestors wrote."""
+        return replace(self, manifest=replace(self.manifest, channels={}), is_bare=True)
 
     @classmethod
     def of(cls, manifest: Manifest, doc: Doc) -> Head:
@@ -63,6 +68,7 @@ class Context:
         new_attempt: Makes a name that no other attempt has.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
+        steps: The last step stored, by thread and namespace, as far as retention is asked for.
     """
 
     inline_max_bytes: int
@@ -77,6 +83,7 @@ class Context:
     new_attempt: Callable[[], str]
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
+    steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
 
     @property
     def reads_back(self) -> bool:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
+from heapq import heappop, heappush
 from typing import Any, cast
 
 from langgraph_gcs_saver import keys
@@ -30,6 +31,7 @@ from langgraph_gcs_saver.effects import (
     Gather,
     GetDocs,
     Merge,
+    Now,
     QueryDocs,
     Write,
 )
@@ -38,7 +40,7 @@ from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
 
 BATCH = 200
@@ -59,7 +61,8 @@ _CHECKPOINT = ("ns", "format", "manifest")
 """Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
 
 _INTERRUPT = "w3"
-_DELTA = "counters_since_delta_snapshot"
+_FORKS = ("update", "fork")
+"""Sources of checkpoints that LangGraph replays as their parent: they came after what the parent's subgraphs did."""
 
 Choose = Callable[[list[Row]], list[Decision]]
 """Decides what goes."""
@@ -180,7 +183,7 @@ def prune(
     for _ in range(MAX_TRIES):
         found = yield from snapshot(thread_id, context)
         rows = yield from _rows(found, loads)
-        decisions = choose(rows)
+        decisions = yield from Compute(partial(choose, rows), size=1000 * len(rows))
         plan = PrunePlan(thread_id=thread_id, decisions=tuple(decisions))
         if dry_run:
             yield from Compute(partial(show, plan))
@@ -220,11 +223,12 @@ def _make_rows(
     for name, entry in found.entries.items():
         known = entry.manifest
         metadata = cast("Mapping[str, Any]", loads(known.metadata))
-        counters, above = metadata.get(_DELTA), metadata.get("parents")
+        counters, above = metadata.get(DELTA_COUNTERS), metadata.get("parents")
         root_id = above.get("") if known.ns and ":" in known.ns and isinstance(above, Mapping) else None
         pin, run_id = entry.doc.fields.get("pin"), entry.doc.fields.get("run_id")
         stored, versions = frozenset(known.channels), frozenset(known.checkpoint.get("channel_versions", ()))
         deltas = frozenset(counters) if isinstance(counters, Mapping) else frozenset[str]()
+        is_fork = metadata.get("source") in _FORKS
         rows.append(
             Row(
                 name=name,
@@ -234,6 +238,7 @@ def _make_rows(
                 time=entry.doc.create_time / 1e9,
                 run_id=run_id if isinstance(run_id, str) else None,
                 root_id=root_id if isinstance(root_id, str) else None,
+                replay_id=known.parent_id if is_fork else None,
                 pin=pin if isinstance(pin, str) else None,
                 is_interrupted=(
                     (keys.enc(known.ns), known.checkpoint_id) in waiting
@@ -284,7 +289,10 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
 
 
 def _order(found: Snapshot, dropped: list[str]) -> list[str]:
-    """Children before those whose frames they hand on, whatever their ids say."""
+    """Children before those whose frames they hand on, whatever their ids say; else as given, newest first.
+
+    Between two commits nothing may lack its ancestors: somebody may continue it, and its DeltaChannels need them.
+    """
     going = set(dropped)
     order = TopologicalSorter[str](dict.fromkeys(dropped, ()))
     for name in dropped:
@@ -293,11 +301,13 @@ def _order(found: Snapshot, dropped: list[str]) -> list[str]:
                 order.add(other, name)
     rank = {name: number for number, name in enumerate(dropped)}
     ordered: list[str] = []
+    ready: list[int] = []
     order.prepare()
     while order.is_active():
-        ready = sorted(order.get_ready(), key=rank.__getitem__)
-        ordered += ready
-        order.done(*ready)
+        for name in order.get_ready():
+            heappush(ready, rank[name])
+        ordered.append(dropped[heappop(ready)])
+        order.done(ordered[-1])
     return ordered
 
 
@@ -598,16 +608,24 @@ def _forget_run(run_id: str, thread_id: str) -> Flow[None]:
 def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context: Context) -> Flow[bool]:
     """Pin a checkpoint, or with `None` take its pin off; false when there is no such checkpoint.
 
+    A pin is a use of the thread: whoever deletes it because it is idle, and has not seen the pin, meets a thread that
+    has moved. Taking one off is none.
+
     Raises:
         ConflictError: Others kept changing its document.
     """
-    name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
+    name, thread = keys.checkpoint_doc(thread_id, ns, checkpoint_id), keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
-        doc = (yield from GetDocs((name,), mask=("ns", "format"))).get(name)
+        docs = yield from GetDocs((name, thread), mask=("ns", "format"))
+        doc = docs.get(name)
         if doc is None or _is_stripped(doc):
             return False
         fields, remove = ({}, ("pin",)) if label is None else ({"pin": label}, ())
-        done = yield from Commit((Merge(name, fields, remove=remove, update_time=doc.update_time),))
+        writes = [Merge(name, fields, remove=remove, update_time=doc.update_time)]
+        if label is not None and thread in docs:
+            active = {"active": int((yield from Now()))}
+            writes.append(Merge(thread, active, update_time=docs[thread].update_time))
+        done = yield from Commit(tuple(writes))
         context.heads.drop(name)
         if done is not None:
             return True

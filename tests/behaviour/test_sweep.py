@@ -96,9 +96,10 @@ def test_a_pinned_checkpoint_keeps_its_thread(make_saver):
     assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["pinned"]
 
 
-def test_a_thread_that_is_used_meanwhile_stays(make_saver, monkeypatch):
-    """Between the look at it and its deletion a checkpoint comes."""
-    saver, other = make_saver(), make_saver()
+@pytest.mark.parametrize("use", ["put", "pin"])
+def test_a_thread_that_is_used_meanwhile_stays(make_saver, monkeypatch, use):
+    """Between the look at it and its deletion a checkpoint comes, or a pin."""
+    saver, other = make_saver(), later(make_saver(), 2 * HOUR)
     put(saver, "t", 1)
     sweeper = later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR)
     perform, once, now = sweeper._backend.perform, [], time.time()
@@ -108,14 +109,16 @@ def test_a_thread_that_is_used_meanwhile_stays(make_saver, monkeypatch):
         if type(effect).__name__ == "Commit" and not once:
             once.append(effect)
             monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
-            config = cfg("t", n=1)
-            other.put(config, checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
+            if use == "pin":
+                other.pin(cfg("t", n=1), "needed")
+            else:
+                other.put(cfg("t", n=1), checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
         return perform(effect)
 
     sweeper._backend.perform = step_in
     assert sweeper.sweep() == []
     assert once
-    assert [number(one) for one in make_saver().list(cfg())] == [2, 1]
+    assert [number(one) for one in make_saver().list(cfg())] == ([1] if use == "pin" else [2, 1])
 
 
 def test_what_a_dead_deletion_left_goes(make_saver, raw):

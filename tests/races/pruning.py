@@ -9,7 +9,7 @@ from typing import Any
 
 from langgraph_gcs_saver import keys, manifest
 from langgraph_gcs_saver.effects import Commit, CopyBlob, Doc, Effect, Emit, Flow, Gather, Now, PutBlob
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
 from langgraph_gcs_saver.flows import prune as pruning
@@ -709,14 +709,15 @@ def delta_channel_and_prune() -> Scenario:
 
 @_named
 def delta_channel_with_a_newer_value_and_prune() -> Scenario:
-    "What lies before the newest stored value goes, unless somebody continues it."
+    "What lies before the newest stored value goes, unless somebody continues it, who is else refused."
     return _scenario(
         _deltas(1, 4, length=5),
         Process("A", (_delta("8", "3", "8")[0],), lost=1, warm=True),
         Process("P", (prune(),), lost=1),
         Process("R", (history("3"),)),
         rule=LATEST,
-        deltas={"2": _history_of(1, 1), "3": _history_of(1, 2), "5": _history_of(4, 4)},
+        errors=(ConflictError,),
+        deltas={"2": _history_of(1, 1), "3": _history_of(1, 2), "5": _history_of(4, 4), "8": _history_of(1, 3)},
         batch=1,
     )
 

@@ -58,7 +58,7 @@ def test_keep_last(count, expected):
 
 
 def test_keep_last_counts_each_namespace():
-    rows = [*line(3), *(replace(one, ns="a", name=f"a{one.name}") for one in line(5))]
+    rows = [*line(3), *(replace(one, ns="a:1", name=f"a{one.name}", root_id="0003") for one in line(5))]
     assert kept(rows, KeepLast(2)) == ["#2", "#3", "a#4", "a#5"]
 
 
@@ -410,3 +410,36 @@ def test_a_pin_keeps_more(rows, rule):
     for one in rows:
         pinned = [replace(one, pin="x") if other is one else other for other in rows]
         assert names(pinned, rule) >= before | {one.name}
+
+
+# Subgraphs that keep their state
+
+
+def test_the_state_that_a_root_checkpoint_goes_on_from():
+    """LangGraph replays a subgraph from its newest checkpoint before the root's; before the parent's of a fork."""
+    roots = [row(10), row(20, pin="x"), row(30), row(40, parent_id="0020", replay_id="0020", pin="fork"), row(50)]
+    inner = [row(n, ns="sub") for n in (11, 18, 19, 22, 35, 48, 60)]
+    assert kept([*roots, *inner], KeepLast(1)) == ["#20", "#40", "#50", "sub#19", "sub#48", "sub#60"]
+    assert reasons([*roots, *inner], KeepLast(1))["sub#19"] == "the subgraph's state at 0040"
+    assert kept([row(5, pin="x"), row(50), *inner], KeepLast(1)) == ["#5", "#50", "sub#48", "sub#60"]
+
+
+def test_a_long_way_back_is_walked_once():
+    """Each of 5,000 checkpoints is made of all before it: an event loop's thread has no seconds for that."""
+    steps = []
+
+    class Versions(frozenset):
+        def __rand__(self, other):
+            steps.append(1)
+            return frozenset(other)
+
+    rows = [
+        row(n, parent_id=f"{n - 1:04}", deltas=frozenset("d"), versions=Versions("d"))
+        if n
+        else row(0, stored=frozenset("d"))
+        for n in range(5000)
+    ]
+    for rule in (KeepLast(1), KeepLast(5000)):
+        steps.clear()
+        assert len(kept(rows, rule)) == 5000
+        assert len(steps) <= 10_000
