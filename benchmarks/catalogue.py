@@ -1,0 +1,118 @@
+"""How many reads it takes to look at a large store: its threads, one history, its statistics.
+
+python -m benchmarks.catalogue [--threads N] [--checkpoints N] [--uri URI] [--json]
+
+Fills a store, the embedded one in a temporary directory if no other is named. No read may include a payload: documents
+come without their frames and their pending writes, and no object is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.chat import messages
+from benchmarks.verify import REMOTE, Thread
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.effects import Effect, Gather, GetBlob, GetDocs, QueryDocs
+
+PAYLOADS = frozenset(("frames", "writes"))
+
+
+class Reads:
+    """Stands between a saver and its backend, and counts requests by kind, and those that include a payload."""
+
+    def __init__(self, saver: GCSSaver) -> None:
+        self._backend: Any = saver._backend
+        saver._backend = self  # type: ignore[assignment]
+        self.counts: Counter[str] = Counter()
+        self.payloads = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        for leaf in effect.effects if isinstance(effect, Gather) else (effect,):
+            if isinstance(leaf, REMOTE):
+                self.counts[type(leaf).__name__] += 1
+            asks_all = isinstance(leaf, (GetDocs, QueryDocs)) and (leaf.mask is None or PAYLOADS & {*leaf.mask})
+            self.payloads += asks_all or isinstance(leaf, GetBlob)
+        return self._backend.perform(effect)
+
+
+@dataclass
+class Row:
+    """One look.
+
+    Attributes:
+        look: What was called.
+        seconds: How long it took.
+        payloads: Reads that include a payload.
+        requests: Requests by kind.
+    """
+
+    look: str
+    seconds: float
+    payloads: int
+    requests: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        requests = ", ".join(f"{number} {kind}" for kind, number in self.requests.items())
+        return f"| {self.look} | {requests} | {self.payloads} | {self.seconds:.1f} |"
+
+
+def fill(saver: GCSSaver, threads: int, checkpoints: int) -> None:
+    talk = messages(checkpoints + 5)
+    for number in range(threads):
+        thread = Thread(saver, f"thread {number}")
+        for step in range(checkpoints):
+            thread.put(messages=talk[step : step + 5], turn=step)
+            saver.put_writes(thread.config, [("turn", step)], "task")
+
+
+def measure(uri: str, threads: int, checkpoints: int) -> list[Row]:
+    rows = []
+    with GCSSaver.from_conn_string(uri, verify="off") as saver:
+        fill(saver, threads, checkpoints)
+    with GCSSaver.from_conn_string(uri) as saver:
+        reads = Reads(saver)
+        looks: dict[str, Callable[[], object]] = {
+            "threads": saver.threads,
+            "history": lambda: saver.history("thread 0"),
+            "stats": saver.stats,
+        }
+        for name, look in looks.items():
+            reads.counts.clear()
+            reads.payloads = 0
+            begin = time.perf_counter()
+            look()
+            rows.append(Row(name, time.perf_counter() - begin, reads.payloads, dict(reads.counts)))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--threads", type=int, default=1000)
+    parser.add_argument("--checkpoints", type=int, default=50, help="checkpoints of each thread")
+    parser.add_argument("--uri", help="an empty store; what is put there stays")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        rows = measure(options.uri or f"file://{directory}/store", options.threads, options.checkpoints)
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        print("| look | requests | with a payload | s |\n|---|---|---|---|")
+        print("\n".join(map(str, rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
