@@ -11,6 +11,7 @@ import typer
 
 from langgraph_gcs_saver.cli.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.demo import demo
+from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
 from langgraph_gcs_saver.errors import GCSSaverError
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (threads, history, stats, demo):
+for command in (threads, history, stats, report, demo):
     app.command()(command)
 
 
