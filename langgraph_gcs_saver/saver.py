@@ -44,6 +44,7 @@ from langgraph_gcs_saver.flows.catalogue import (
 from langgraph_gcs_saver.flows.collect import CollectPlan, collect
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.copy import CopyPlan, copy_thread
+from langgraph_gcs_saver.flows.ids import checkpoint_ids
 from langgraph_gcs_saver.flows.lineage import History, delta_history
 from langgraph_gcs_saver.flows.prune import delete_for_run, pin, pins, prune
 from langgraph_gcs_saver.flows.repair import repair
@@ -327,6 +328,19 @@ class GCSSaver(BaseCheckpointSaver[str]):
             limit = None if limit is None else limit - len(page)
             if after is None:
                 return
+
+    def checkpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
+        """The ids of all checkpoints of a thread's namespace, newest first; nothing else of them is read.
+
+        Raises:
+            InvalidConfigError: The config names no thread.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        return run(checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
+
+    async def acheckpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
+        """Asynchronous twin of `checkpoint_ids`."""
+        return await arun(checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]

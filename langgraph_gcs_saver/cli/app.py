@@ -11,7 +11,10 @@ import typer
 
 from langgraph_gcs_saver.cli.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.demo import demo
+from langgraph_gcs_saver.cli.diff import diff
+from langgraph_gcs_saver.cli.edit import edit
 from langgraph_gcs_saver.cli.report import report
+from langgraph_gcs_saver.cli.show import show
 from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
 from langgraph_gcs_saver.errors import GCSSaverError
 
@@ -23,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (threads, history, stats, report, demo):
+for command in (threads, history, show, diff, edit, stats, report, demo):
     app.command()(command)
 
 

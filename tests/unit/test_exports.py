@@ -22,7 +22,10 @@ LANGGRAPHS = (
 )
 """What LangGraph's base class declares."""
 
-OURS = ("setup", "verify", "repair", "pin", "unpin", "pins", "threads", "history", "stats", "collect", "sweep", "close")
+OURS = (
+    *("setup", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
+    *("threads", "history", "stats", "collect", "sweep", "close"),
+)
 TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 STREAMS = {"alist", "averify"}
 PUBLIC = sorted(name for name in vars(GCSSaver) if not name.startswith("_"))

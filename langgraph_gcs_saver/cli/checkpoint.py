@@ -1,0 +1,213 @@
+"""How commands name a checkpoint and read it, and how they show values: messages as a chat, the rest as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, cast
+
+import typer
+from langgraph.checkpoint.base import CheckpointTuple
+from rich.text import Text
+
+from langgraph_gcs_saver import portable
+from langgraph_gcs_saver.cli.terminal import CommandError, open_saver, plain, printable
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.saver import GCSSaver
+
+NamespaceOption = Annotated[
+    str, typer.Option("--ns", metavar="NS", help="The checkpoint namespace; the root graph's if not given.")
+]
+LATEST = "latest"
+
+
+def open_portable(store: str | None) -> GCSSaver:
+    """A saver that reads values without importing the classes that they name."""
+    return open_saver(store, serde=PortableSerializer())
+
+
+def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
+    """The checkpoint that was named by its id, by a beginning or an end of it that no other has, or as `latest`.
+
+    Raises:
+        CommandError: There is none, or there are several.
+    """
+    found = _get(saver, thread, ns, None if which == LATEST else which) if which else None
+    if found is None and which != LATEST:
+        # Only then all names are listed, for a database counts each as a read.
+        found = _get(saver, thread, ns, _find(saver, thread, ns, which))
+    if found is None:
+        if which != LATEST:
+            raise CommandError(f"checkpoint {which!r} of thread {thread!r} has just been deleted.")
+        raise CommandError(_nothing(thread, ns))
+    if not isinstance(found.metadata, Mapping):
+        raise CommandError(f"the metadata of thread {thread!r} was written by a serialiser that is not LangGraph's.", 3)
+    return found
+
+
+def _get(saver: GCSSaver, thread: str, ns: str, checkpoint_id: str | None) -> CheckpointTuple | None:
+    named = {} if checkpoint_id is None else {"checkpoint_id": checkpoint_id}
+    return saver.get_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ns, **named}})
+
+
+def _nothing(thread: str, ns: str) -> str:
+    return f"thread {thread!r} has no checkpoint{f' in namespace {ns!r}' if ns else ''}."
+
+
+def _find(saver: GCSSaver, thread: str, ns: str, which: str) -> str:
+    ids = saver.checkpoint_ids({"configurable": {"thread_id": thread, "checkpoint_ns": ns}})
+    if not ids:
+        raise CommandError(_nothing(thread, ns))
+    found = [one for one in ids if which and (one.startswith(which) or one.endswith(which))]
+    if not found:
+        raise CommandError(f"thread {thread!r} has no checkpoint {which!r}{f' in namespace {ns!r}' if ns else ''}.")
+    if len(found) > 1:
+        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise CommandError(f"{which!r} names {len(found)} checkpoints of thread {thread!r}: {some}.")
+    return found[0]
+
+
+def id_of(found: CheckpointTuple) -> str:
+    """The checkpoint's id."""
+    return found.checkpoint["id"]
+
+
+def parent_of(found: CheckpointTuple) -> str | None:
+    """The id of the checkpoint's parent."""
+    return None if found.parent_config is None else str(found.parent_config["configurable"]["checkpoint_id"])
+
+
+def facts(found: CheckpointTuple, thread: str) -> dict[str, Any]:
+    """What tells a checkpoint from others, for JSON."""
+    return {
+        "thread_id": thread,
+        "checkpoint_ns": found.config["configurable"]["checkpoint_ns"],
+        "checkpoint_id": id_of(found),
+        "parent_checkpoint_id": parent_of(found),
+        "ts": found.checkpoint.get("ts"),
+        "metadata": portable.to_json(found.metadata),
+    }
+
+
+def recovery(found: CheckpointTuple) -> list[Text]:
+    """A line that tells that a checkpoint stands in for a damaged latest one, if it does."""
+    lost = cast("Mapping[str, Any]", found.metadata).get("recovered_from")
+    if lost is None:
+        return []
+    return [field("recovered", f"the latest checkpoint, {lost}, is damaged; this is the newest whole one")]
+
+
+# Values as lines for a person; nothing of them is markup, and no terminal acts on it.
+
+
+def field(name: str, value: str) -> Text:
+    """A line with a name in front."""
+    return Text.assemble((f"{name:<12}", "dim"), printable(value))
+
+
+def value_lines(value: Any) -> Iterator[Text]:
+    """A value: messages as a chat, what it has of text as text, everything else as JSON."""
+    value = portable.without_delta(value)
+    messages = value if isinstance(value, list) else [value]
+    fields = [portable.message_of(message) for message in messages]
+    if fields and all(fields):
+        for one in fields:
+            yield from message_lines(one or {})
+    elif isinstance(value, str):
+        yield from text_lines(value)
+    else:
+        yield from text_lines(_json(value, indent=2))
+
+
+def readable(value: Any) -> Any:
+    """A value for JSON that is read, not parsed: objects by the name of their class, bytes by their number."""
+    match value:
+        case bytes() | bytearray():
+            return f"<{len(value):,} bytes>"
+        case Opaque():
+            return f"<{len(value.data):,} bytes of type {value.type}>"
+        case Stored():
+            if portable.is_delta(value):
+                return readable(value.payload)
+            parts = value.parts
+            if parts is None:
+                return f"<object of {len(value.data):,} bytes>"
+            _, name, argument, _ = parts
+            return {f"<{name}>": readable(argument)}
+        case list() | tuple():
+            return [readable(item) for item in value]
+        case Mapping():
+            return {key if isinstance(key, str) else repr(readable(key)): readable(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def text_lines(text: str, indent: str = "  ", style: str = "") -> Iterator[Text]:
+    """The lines of a text."""
+    for line in text.split("\n"):
+        yield plain(indent + printable(line.expandtabs(4)), style)
+
+
+def message_lines(message: Mapping[str, Any]) -> Iterator[Text]:
+    """A message: who, what, and which tools were called."""
+    who = str(message.get("type") or "message")
+    of_whom = [str(message[key]) for key in ("role", "name") if message.get(key)]
+    if message.get("tool_call_id"):
+        of_whom.append(f"(answers {message['tool_call_id']})")
+    if message.get("status") == "error":
+        of_whom.append("(error)")
+    mark = f"  {message['id']}" if message.get("id") else ""
+    yield Text.assemble("  ", (printable(" ".join([who, *of_whom])), "bold"), (printable(mark), "dim"))
+    content = message.get("content")
+    for block in content if isinstance(content, list) else [content]:
+        yield from _block_lines(block)
+    for call in [*(message.get("tool_calls") or ()), *(message.get("invalid_tool_calls") or ())]:
+        yield from _call_lines(call)
+
+
+def _block_lines(block: Any) -> Iterator[Text]:
+    if isinstance(block, str):
+        if block:
+            yield from text_lines(block, "    ")
+    elif isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
+        yield from text_lines(block["text"], "    ")
+    elif isinstance(block, dict):
+        rest = {key: item for key, item in block.items() if key != "type"}
+        yield from text_lines(f"[{block.get('type')}] {_json(rest)}", "    ")
+    elif block is not None:
+        yield from text_lines(_json(block), "    ")
+
+
+def _call_lines(call: Any) -> Iterator[Text]:
+    if not isinstance(call, dict):
+        yield from text_lines(f"-> {_json(call)}", "    ")
+        return
+    args = call.get("args")
+    shown = args if isinstance(args, str) else _json(args)
+    error = f"  invalid: {call['error']}" if call.get("error") else ""
+    yield from text_lines(f"-> {call.get('name')}({shown})  {call.get('id') or ''}{error}", "    ")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(readable(value), indent=indent, ensure_ascii=False)
+    except RecursionError:
+        return "<nested too deeply>"
+
+
+def brief(value: Any, width: int = 100) -> str:
+    """A value in one line of limited length."""
+    message = portable.message_of(value)
+    if message is not None:
+        content = message.get("content")
+        text = f"{message.get('type')}: {content if isinstance(content, str) else _json(content)}"
+    else:
+        text = _json(value)
+    text = printable(text)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def print_lines(target: Any, lines: Sequence[Text] | Iterator[Text]) -> None:
+    """Print lines as they are, however long."""
+    for line in lines:
+        target.print(line, soft_wrap=True)

@@ -1,0 +1,173 @@
+"""`langgraph-gcs edit`: mend one channel of a checkpoint, in a new checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from langgraph_gcs_saver import portable
+from langgraph_gcs_saver.cli.checkpoint import (
+    LATEST,
+    NamespaceOption,
+    field,
+    id_of,
+    load,
+    open_portable,
+    print_lines,
+    recovery,
+)
+from langgraph_gcs_saver.cli.diff import change_lines
+from langgraph_gcs_saver.cli.terminal import (
+    CommandError,
+    DryRunOption,
+    JsonOption,
+    StoreOption,
+    ThreadArgument,
+    console,
+    plain,
+    print_json,
+    printable,
+    progress,
+)
+from langgraph_gcs_saver.diff import differences
+from langgraph_gcs_saver.edits import fork, value_of
+
+
+def edit(
+    thread: ThreadArgument,
+    *,
+    channel: Annotated[str, typer.Option("--channel", metavar="C", help="The channel to change.")],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint", metavar="CHECKPOINT", help="Its id, or a unique beginning or end of it, or `latest`."
+        ),
+    ] = LATEST,
+    ns: NamespaceOption = "",
+    value: Annotated[
+        str | None, typer.Option("--set", metavar="JSON", help="The new value, instead of opening an editor.")
+    ] = None,
+    store: StoreOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change one channel's value in a new checkpoint, forked from the old one, which stays as it is.
+
+    Opens $VISUAL or $EDITOR on the value as JSON; a file that is left unchanged writes nothing. The new checkpoint is
+    the latest: running the graph on the thread with None as its input goes on from it, with the nodes that would have
+    run next. Nodes that had finished in an unfinished step run again; interrupts ask again. To go on as if a node had
+    written, use update_state of the graph instead.
+
+    Objects in a value are JSON objects with $type and $value: change $value only. Messages can be added too.
+
+    Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///tmp/store
+    """
+    with open_portable(store) as saver:
+        with progress("reading"):
+            saved = load(saver, thread, ns, checkpoint)
+        old = value_of(saved, channel)
+        with _new_value(old, value) as new:
+            changes = differences(old, new)
+            if changes:
+                with progress("writing"):
+                    latest = load(saver, thread, ns, LATEST)
+                    now = datetime.now(timezone.utc)
+                    made = fork(saved, latest, channel, new, next_version=saver.get_next_version, now=now)
+                    if not dry_run:
+                        saver.put(saved.config, made.checkpoint, made.metadata, made.new_versions)
+    created = made.checkpoint["id"] if changes and not dry_run else None
+    if as_json:
+        print_json(
+            {
+                "thread_id": thread,
+                "checkpoint_ns": ns,
+                "channel": channel,
+                "parent_checkpoint_id": id_of(saved),
+                "checkpoint_id": created,
+                "changed": bool(changes),
+            }
+        )
+        return
+    out = console()
+    if not changes:
+        out.print(plain("unchanged: nothing was written"), soft_wrap=True)
+        return
+    print_lines(
+        out, [*recovery(saved), field("parent", id_of(saved)), field("checkpoint", created or "none: --dry-run")]
+    )
+    out.print(plain(channel, "bold"), soft_wrap=True)
+    for change in changes:
+        print_lines(out, change_lines(change))
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{where} is no JSON: {error}. Nothing was written.", 2) from error
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f'{name} is written {{"$float": "nan"}} or the like')
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+@contextmanager
+def _new_value(old: Any, given: str | None) -> Iterator[Any]:
+    """The new value: what `--set` gave, or what an editor made of the old one.
+
+    When the block fails, the edited file is kept: it may be an hour's work.
+    """
+    if given is not None:
+        yield portable.from_json(_parsed(given, "--set"))
+        return
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not command:
+        raise CommandError("no editor: set VISUAL or EDITOR, or give --set JSON.", 2)
+    descriptor, name = tempfile.mkstemp(prefix="langgraph-gcs-", suffix=".json")
+    os.close(descriptor)
+    path = Path(name)
+    before = _text(portable.to_json(old))
+    path.write_text(before, encoding="utf-8")
+    try:
+        _run_editor(command, path)
+        yield portable.from_json(_parsed(path.read_text(encoding="utf-8"), "the edited file"))
+    except BaseException:
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != before:
+            print(f"langgraph-gcs: what you edited is kept in {printable(name)}", file=sys.stderr)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+    path.unlink()
+
+
+def _text(value: Any) -> str:
+    r"""JSON for an editor: text as people read it, but what terminals act on as `\u001b`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"
+
+
+def _run_editor(command: str, path: Path) -> None:
+    try:
+        ended = subprocess.run([*shlex.split(command), str(path)], check=False)  # noqa: S603 - what the user chose
+    except (OSError, ValueError) as error:
+        raise CommandError(f"the editor {command!r} cannot be run: {error}", 2) from error
+    if ended.returncode != 0:
+        raise CommandError(f"the editor ended with {ended.returncode}. Nothing was written.")

@@ -1,0 +1,404 @@
+"""Stored values as plain data and as JSON, and back, without importing what they name.
+
+LangGraph's `JsonPlusSerializer` writes objects as MessagePack extensions that name their class, and makes them again by
+importing it. Here an object stays what was stored: its class may be another application's, gone, or hostile, and it is
+written back byte for byte. So no type is lost, and nothing that a store holds is ever run.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ormsgpack
+
+from langgraph_gcs_saver.errors import InvalidInputError
+
+_KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
+"""LangGraph's extensions that name a class: what the class is called with. `method` names a method too."""
+
+_CODES = {kind: code for code, kind in _KINDS.items()}
+_PYDANTIC = 5
+_DELTA_SNAPSHOT = 7
+_DEFAULT_REST: Mapping[int, list[Any]] = {3: ["fromisoformat"], _PYDANTIC: ["model_validate_json"]}
+
+# Without the passthrough `Stored` itself would be written, as a dict.
+_OPTION = ormsgpack.OPT_NON_STR_KEYS | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+_MESSAGES = "langchain_core.messages."
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as it was stored: an extension of MessagePack.
+
+    Attributes:
+        code: The extension's number.
+        data: Its bytes, which are MessagePack too.
+    """
+
+    code: int
+    data: bytes
+
+    @classmethod
+    def of(cls, code: int, payload: Any) -> Stored:
+        """The object with this payload."""
+        return cls(code, _pack(payload))
+
+    @property
+    def payload(self) -> Any:
+        """What the bytes say; the bytes themselves if they are no MessagePack."""
+        try:
+            return _unpack(self.data)
+        except ValueError:
+            return self.data
+
+    @property
+    def parts(self) -> tuple[str, str, Any, list[Any]] | None:
+        """Module, name, argument and the rest, for an object that names its class."""
+        found = self.payload if self.code in _KINDS else None
+        if not isinstance(found, list) or len(found) < 3 or not all(isinstance(text, str) for text in found[:2]):
+            return None
+        module, name, value, *rest = found
+        return module, name, value, rest
+
+    @property
+    def type(self) -> tuple[str, str] | None:
+        """Module and name of the class."""
+        return None if self.parts is None else self.parts[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A value that another serialiser wrote, such as a pickle; nobody looks into it.
+
+    Attributes:
+        type: The serialiser's type tag.
+        data: The bytes.
+    """
+
+    type: str
+    data: bytes
+
+
+class PortableSerializer:
+    """Reads what LangGraph's serialiser wrote, objects as `Stored`, and writes it again as it was."""
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value; `Opaque` for a type tag that is not LangGraph's own.
+
+        Raises:
+            ValueError: The bytes are no MessagePack.
+        """
+        kind, content = data
+        match kind:
+            case "null":
+                return None
+            case "bytes":
+                return content
+            case "bytearray":
+                return bytearray(content)
+            case "msgpack":
+                return _unpack(content)
+            case _:
+                return Opaque(kind, content)
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """The type tag and the bytes, as LangGraph's serialiser gives them."""
+        match obj:
+            case None:
+                return "null", b""
+            case bytes():
+                return "bytes", obj
+            case bytearray():
+                return "bytearray", bytes(obj)
+            case Opaque():
+                return obj.type, obj.data
+            case _:
+                return "msgpack", _pack(obj)
+
+
+def _unpack(data: bytes) -> Any:
+    return ormsgpack.unpackb(data, ext_hook=Stored, option=ormsgpack.OPT_NON_STR_KEYS)
+
+
+def _pack(value: Any) -> bytes:
+    return ormsgpack.packb(value, default=_extension, option=_OPTION)
+
+
+def _extension(value: Any) -> ormsgpack.Ext:
+    if isinstance(value, Stored):
+        return ormsgpack.Ext(value.code, value.data)
+    raise TypeError(f"no value of a store: {type(value).__name__}")
+
+
+# What values are
+
+
+def is_delta(value: Any) -> bool:
+    """Whether it is the snapshot of a DeltaChannel."""
+    return isinstance(value, Stored) and value.code == _DELTA_SNAPSHOT
+
+
+def delta(value: Any) -> Stored:
+    """The snapshot of a DeltaChannel that has this value."""
+    return Stored.of(_DELTA_SNAPSHOT, value)
+
+
+def without_delta(value: Any) -> Any:
+    """A DeltaChannel's value, of its snapshot; anything else as it is."""
+    return value.payload if is_delta(value) else value
+
+
+def message_of(value: Any) -> dict[str, Any] | None:
+    """The fields of a message of LangChain; `None` for anything else."""
+    parts = value.parts if isinstance(value, Stored) and value.code == _PYDANTIC else None
+    if parts is None or not parts[0].startswith(_MESSAGES) or not isinstance(parts[2], dict):
+        return None
+    return parts[2]
+
+
+def objects(value: Any) -> Iterator[Stored]:
+    """All objects that name a class, those inside others too."""
+    match value:
+        case Stored():
+            if value.parts is not None:
+                yield value
+            yield from objects(value.payload)
+        case dict():
+            for key, item in value.items():
+                yield from objects(key)
+                yield from objects(item)
+        case list() | tuple():
+            for item in value:
+                yield from objects(item)
+
+
+# JSON
+
+
+def to_json(value: Any) -> Any:
+    """A value as what JSON can hold; what JSON has no word for is an object whose keys begin with a dollar sign.
+
+    Raises:
+        InvalidInputError: It is nested too deeply, or was not read by a `PortableSerializer`.
+    """
+    try:
+        return _to_json(value)
+    except RecursionError:
+        raise InvalidInputError("A stored value is nested too deeply to be shown or edited.") from None
+
+
+def _to_json(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"$float": str(value)}
+        case list() | tuple():
+            return [_to_json(item) for item in value]
+        case Mapping():
+            if all(isinstance(key, str) and not key.startswith("$") for key in value):
+                return {key: _to_json(item) for key, item in value.items()}
+            return {"$map": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
+        case bytes():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case bytearray():
+            return {"$bytearray": base64.b64encode(value).decode()}
+        case Opaque():
+            return {"$opaque": value.type, "$data": base64.b64encode(value.data).decode()}
+        case Stored():
+            return _object_to_json(value)
+        case _:
+            raise InvalidInputError(f"A value of type {type(value).__name__} was not read by PortableSerializer.")
+
+
+def _object_to_json(value: Stored) -> dict[str, Any]:
+    if is_delta(value):
+        return {"$delta": _to_json(value.payload)}
+    parts = value.parts
+    if parts is None:
+        return {"$ext": value.code, "$data": base64.b64encode(value.data).decode()}
+    module, name, argument, rest = parts
+    found = {"$type": f"{module}:{name}", "$kind": _KINDS[value.code], "$value": _to_json(argument)}
+    if rest != _DEFAULT_REST.get(value.code, []):
+        found["$rest"] = _to_json(rest)
+    return found
+
+
+def from_json(value: Any) -> Any:
+    """The value of its JSON.
+
+    Raises:
+        InvalidInputError: It has an object with a dollar sign that means nothing here.
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if not any(key.startswith("$") for key in value):
+        return {key: from_json(item) for key, item in value.items()}
+    try:
+        return _special(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"The JSON object with the keys {sorted(value)} is no stored value: {error}. Leave keys that begin with a "
+            "dollar sign as they are."
+        ) from error
+
+
+def _special(value: dict[str, Any]) -> Any:
+    keys = frozenset(value)
+    if keys in ({"$type", "$kind", "$value"}, {"$type", "$kind", "$value", "$rest"}):
+        code = _CODES[value["$kind"]]
+        module, found, name = value["$type"].partition(":")
+        if not found:
+            raise ValueError("$type is not MODULE:NAME")
+        rest = from_json(value["$rest"]) if "$rest" in value else _DEFAULT_REST.get(code, [])
+        return Stored.of(code, [module, name, from_json(value["$value"]), *rest])
+    if keys == {"$ext", "$data"}:
+        return Stored(value["$ext"], _binary(value["$data"]))
+    if keys == {"$opaque", "$data"}:
+        return Opaque(value["$opaque"], _binary(value["$data"]))
+    if len(keys) != 1:
+        raise ValueError("unknown")
+    ((key, content),) = value.items()
+    match key:
+        case "$delta":
+            return delta(from_json(content))
+        case "$bytes":
+            return _binary(content)
+        case "$bytearray":
+            return bytearray(_binary(content))
+        case "$float":
+            return float(content)
+        case "$map":
+            found = {_hashable(from_json(name)): from_json(item) for name, item in content}
+            if len(found) != len(content):
+                raise ValueError("the same key twice")
+            return found
+        case _:
+            raise ValueError("unknown")
+
+
+def _binary(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _hashable(key: Any) -> Any:
+    """A key of a dict, whose tuples JSON has as lists."""
+    return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
+
+
+def is_editable(value: Any) -> bool:
+    """Whether JSON gives exactly this value back, to the byte."""
+    if isinstance(value, Opaque):
+        return False
+    try:
+        again = from_json(json.loads(json.dumps(to_json(value))))
+        return is_kept(again) and _token(again) == _token(value)
+    except (InvalidInputError, TypeError, ValueError):
+        return False
+
+
+def is_kept(value: Any) -> bool:
+    """Whether the serialiser gives this value back, objects and all."""
+    serde = PortableSerializer()
+    try:
+        return _token(serde.loads_typed(serde.dumps_typed(value))) == _token(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _token(value: Any) -> str:
+    """Equal for the same value of the same types: 1, 1.0 and True are equal in Python."""
+    return json.dumps(to_json(value))
+
+
+def check_types(old: Any, new: Any) -> None:
+    """See that LangGraph will be able to make the objects of an edited value.
+
+    Messages are made by way of trial. Of other classes only those that the old value had are taken, with the fields
+    that they had there: LangGraph would not complain, but give the graph a dict, or an object with missing fields.
+
+    Raises:
+        InvalidInputError: It will not.
+    """
+    _check_no_loss(old, new)
+    known = {(found.code, found.data) for found in objects(old)}
+    shapes = {(found.code, found.type, _shape(found)) for found in objects(old)}
+    for found in objects(new):
+        if (found.code, found.data) in known:
+            continue
+        what = ":".join(found.type or ())
+        if message_of(found) is not None:
+            _check_message(found, what)
+        elif (found.code, found.type, _shape(found)) not in shapes:
+            raise InvalidInputError(
+                f"An object of {what} is new or has other fields than in the old value. Only messages can be added; "
+                "of other objects the values of their fields can be changed."
+            )
+        elif (found.type or ("",))[0] in _STANDARD:
+            _check_standard(found, what)
+
+
+def _check_no_loss(old: Any, new: Any) -> None:
+    """See that plain data does not take the place of what JSON has no word for; None may."""
+    if isinstance(old, Stored) and isinstance(new, Stored):
+        if old.parts is not None and new.parts is not None and old.type == new.type:
+            _check_no_loss(old.parts[2], new.parts[2])
+    elif isinstance(old, Stored | bytes | bytearray):
+        if new is not None and type(old) is not type(new):
+            what = ":".join(old.type or ("an", "extension")) if isinstance(old, Stored) else type(old).__name__
+            written = json.dumps(to_json(old))
+            shown = written if len(written) <= 200 else f"{written[:200]}…"
+            raise InvalidInputError(f"What was stored as {what} would become plain data. Write it as it was: {shown}")
+    elif isinstance(old, list) and isinstance(new, list):
+        if old and all(isinstance(item, Stored) for item in old):
+            # Items may be added and moved, and those of such a list are objects.
+            for i, item in enumerate(new):
+                _check_no_loss(old[min(i, len(old) - 1)], item)
+        elif len(old) == len(new):
+            for before, after in zip(old, new, strict=True):
+                _check_no_loss(before, after)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        if new and not all(isinstance(key, str) for key in old) and all(isinstance(key, str) for key in new):
+            raise InvalidInputError("A dict whose keys are not all text would have text only. Leave its $map as it is.")
+        for key in old.keys() & new.keys():
+            _check_no_loss(old[key], new[key])
+
+
+_STANDARD = frozenset({"datetime", "uuid", "decimal", "builtins", "collections", "ipaddress", "pathlib", "zoneinfo"})
+
+
+def _shape(found: Stored) -> frozenset[str] | None:
+    value = found.parts[2] if found.parts is not None else None
+    return frozenset(value) if isinstance(value, dict) else None
+
+
+def _check_message(found: Stored, what: str) -> None:
+    from langchain_core import messages  # noqa: PLC0415 - slow to import, and few values are edited
+
+    module, name = found.type or ("", "")
+    kind = getattr(messages, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
+        raise InvalidInputError(f"{what} is no class of messages.")
+    fields = message_of(found) or {}
+    try:
+        made = kind(**fields)
+    except Exception as error:  # Validators of messages raise anything; all of it means the same here.
+        raise InvalidInputError(f"No {name} can be made of the edited fields: {error}") from error
+    if fields.get("type", made.type) != made.type:
+        raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
+
+
+def _check_standard(found: Stored, what: str) -> None:
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: PLC0415 - as above
+
+    # Strict: only classes that LangGraph itself knows to be harmless.
+    made = JsonPlusSerializer(allowed_msgpack_modules=None).loads_typed(("msgpack", _pack(found)))
+    if what.partition(":")[2] not in {base.__name__ for base in type(made).__mro__}:
+        raise InvalidInputError(f"No {what} can be made of the edited value.")

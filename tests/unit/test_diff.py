@@ -1,0 +1,137 @@
+"""What differs between two states: by channel, id, path and line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+
+from langgraph_gcs_saver.diff import Change, ChannelDiff, Id, compare, differences
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import PortableSerializer
+
+
+def stored(value):
+    kind, data = JsonPlusSerializer().dumps_typed(value)
+    return PortableSerializer().loads_typed((kind, bytes(data)))
+
+
+def test_channels():
+    assert compare({"a": 1, "b": 2, "c": 3}, {"b": 2, "c": 4, "d": 5}) == [
+        ChannelDiff("a", "removed", (Change((), "removed", 1),)),
+        ChannelDiff("c", "changed", (Change((), "changed", 3, 4),)),
+        ChannelDiff("d", "added", (Change((), "added", None, 5),)),
+    ]
+    assert compare({}, {}) == []
+    assert compare({"a": stored(_DeltaSnapshot([1]))}, {"a": [1]}) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (1, True, [Change((), "changed", 1, True)]),
+        (1, 1.0, [Change((), "changed", 1, 1.0)]),
+        (None, 0, [Change((), "changed", None, 0)]),
+        (float("nan"), float("nan"), []),
+        ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": [1, {"c": 3}]}}, [Change(("a", "b", 1, "c"), "changed", 2, 3)]),
+        ({"a": 1}, {"b": 1}, [Change(("a",), "removed", 1), Change(("b",), "added", None, 1)]),
+        ({"a": None}, {}, [Change(("a",), "removed", None)]),
+        ([1, 2, 3], [1, 3], [Change((1,), "removed", 2)]),
+        ([1, 3], [1, 2, 3], [Change((1,), "added", None, 2)]),
+        ([1, 2], [1, True], [Change((1,), "changed", 2, True)]),
+        ([], [1], [Change((0,), "added", None, 1)]),
+        ([{"a": 1}, 5], [{"a": 2}, 5], [Change((0, "a"), "changed", 1, 2)]),
+        ([1], {"a": 1}, [Change((), "changed", [1], {"a": 1})]),
+    ],
+)
+def test_plain_values(before, after, found):
+    assert differences(before, after) == found
+
+
+def messages(*pairs):
+    return stored([HumanMessage(text, id=one) for one, text in pairs])
+
+
+def test_messages_by_their_ids():
+    before = messages(("1", "one"), ("2", "two"), ("3", "three"), ("4", "four"))
+    after = messages(("4", "four"), ("1", "one"), ("3", "drei"), ("5", "five"))
+    assert differences(before, after) == [
+        Change((Id("2"),), "removed", before[1]),
+        Change((Id("4"),), "moved", 3, 0),
+        Change((Id("3"), "content"), "changed", "three", "drei"),
+        Change((Id("5"),), "added", None, after[3]),
+    ]
+    assert differences(before, before) == []
+
+
+def test_a_message_of_another_class_has_changed():
+    before, after = stored([HumanMessage("a", id="1")]), stored([AIMessage("a", id="1")])
+    assert differences(before, after) == [Change((Id("1"),), "changed", before[0], after[0])]
+
+
+def test_messages_without_ids_go_by_place():
+    before, after = stored([HumanMessage("a"), HumanMessage("b")]), stored([HumanMessage("a"), HumanMessage("c")])
+    assert differences(before, after) == [Change((1, "content"), "changed", "b", "c")]
+    twice = stored([HumanMessage("a", id="1"), HumanMessage("b", id="1")])
+    assert differences(twice, twice[:1]) == [Change((1,), "removed", twice[1])]
+
+
+def test_objects():
+    assert differences(stored(Send("a", {"x": 1})), stored(Send("a", {"x": 2}))) == [Change((1, "x"), "changed", 1, 2)]
+    sets = stored({1, 2}), stored({2, 3})
+    assert differences(*sets) == [Change((), "removed", 1), Change((), "added", None, 3)]
+
+
+def test_text_by_line():
+    (change,) = differences("a\nb\nc\nd\ne", "a\nb\nC\nd\ne")
+    assert change.lines == ["@@ -2,3 +2,3 @@", " b", "-c", "+C", " d"]
+    assert Change((), "changed", 1, "a").lines == []
+    assert Change((), "added", None, "a").lines == []
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["x", "y\nz"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner),
+    max_leaves=8,
+)
+
+
+def exact(value):
+    return json.dumps(value, sort_keys=True)
+
+
+@given(values, values)
+def test_a_difference_is_told_exactly_when_there_is_one(before, after):
+    assert bool(differences(before, after)) == (exact(before) != exact(after))
+    assert differences(before, before) == []
+
+
+@given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_any_reordering_is_told(order, gone):
+    before = messages(*((str(n), "x") for n in range(6)))
+    after = messages(*((str(n), "x") for n in order if n not in gone))
+    found = differences(before, after)
+    assert {change.path[0].id for change in found if change.kind == "removed"} == {str(n) for n in gone}
+    moved = {int(change.path[0].id) for change in found if change.kind == "moved"}
+    kept = [n for n in order if n not in gone]
+    assert bool(moved) == (kept != sorted(kept))
+    stayed = [n for n in kept if n not in moved]
+    assert stayed == sorted(stayed)
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"a": inner}])
+def test_values_that_are_nested_too_deeply_are_refused(nest):
+    before, after = 1, 2
+    for _ in range(5000):
+        before, after = nest(before), nest(after)
+    with pytest.raises(InvalidInputError, match="deeply"):
+        differences(before, after)
+
+
+def test_long_lists_that_grow_are_quick():
+    before = list(range(100_000))
+    assert differences(before, [*before, 1]) == [Change((100_000,), "added", None, 1)]

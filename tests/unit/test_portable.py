@@ -1,0 +1,223 @@
+"""Stored values survive JSON to the byte, nothing that they name is imported, and what would lose a type is refused."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+from pydantic import BaseModel
+
+from langgraph_gcs_saver import portable
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+
+LANGGRAPH = JsonPlusSerializer(allowed_msgpack_modules=True)
+OURS = PortableSerializer()
+
+
+@dataclass
+class Plan:
+    text: str
+    steps: list
+
+
+class Belief(BaseModel):
+    capital: str
+    sure: float
+
+
+def stored(value):
+    return OURS.loads_typed(typed(value))
+
+
+def typed(value):
+    kind, data = LANGGRAPH.dumps_typed(value)
+    return kind, bytes(data)
+
+
+VALUES = [
+    None,
+    True,
+    1,
+    1.0,
+    -0.0,
+    math.nan,
+    -math.inf,
+    2**64 - 1,
+    "text \x1b\u202e",
+    b"\x00\xff",
+    bytearray(b"x"),
+    [],
+    {},
+    [[], {"a": {}}],
+    {1: "int", None: 0, (1, 2): "tuple", False: 2, b"k": 3},
+    {"$type": "no object", "a": 1},
+    {"nested": {"$bytes": 1}},
+    {1, 2},
+    datetime(2026, 1, 1, tzinfo=timezone.utc),
+    date(2026, 1, 1),
+    timedelta(1, 2),
+    UUID(int=7),
+    Decimal("1.50"),
+    Send("node", {"at": Plan("x", [])}),
+    Plan("go", [{1}]),
+    Belief(capital="Paris", sure=0.5),
+    _DeltaSnapshot([1, {2}]),
+    [HumanMessage("hi", id="1"), AIMessage("", tool_calls=[{"name": "f", "args": {"x": 1}, "id": "c"}])],
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_survive_json_to_the_byte(value):
+    there = stored(value)
+    assert OURS.dumps_typed(there) == typed(value)
+    again = portable.from_json(json.loads(json.dumps(portable.to_json(there), allow_nan=False)))
+    assert OURS.dumps_typed(again) == typed(value)
+    assert portable.is_editable(there)
+
+
+leaves = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+keys = st.text() | st.integers(-5, 5) | st.sampled_from(["$type", "$map", "$bytes", "$delta"])
+trees = st.recursive(
+    leaves.filter(lambda leaf: not isinstance(leaf, str) or leaf.isprintable()),
+    lambda inner: st.lists(inner) | st.dictionaries(keys, inner) | st.builds(Plan, st.just("x"), inner),
+    max_leaves=12,
+)
+
+
+@given(trees)
+def test_any_tree_survives(value):
+    there = stored(value)
+    again = portable.from_json(json.loads(json.dumps(portable.to_json(there), allow_nan=False)))
+    assert OURS.dumps_typed(again) == typed(value)
+
+
+def test_nothing_is_imported():
+    module, value = "a_module_that_is_not_there", ("os", "system", "exit 3")
+    for code in range(6):
+        hostile = Stored.of(code, [*value[:2], value[2], "model_validate_json"])
+        assert portable.to_json(hostile)["$type"] == "os:system"
+        foreign = Stored.of(code, [module, "Thing", {"a": 1}])
+        assert OURS.loads_typed(OURS.dumps_typed([foreign])) == [foreign]
+    assert module not in sys.modules
+
+
+def test_a_pickle_is_not_looked_into():
+    value = OURS.loads_typed(("pickle", b"cos\nsystem\n."))
+    assert value == Opaque("pickle", b"cos\nsystem\n.")
+    assert OURS.dumps_typed(value) == ("pickle", value.data)
+    assert portable.to_json(value) == {"$opaque": "pickle", "$data": "Y29zCnN5c3RlbQou"}
+    assert not portable.is_editable(value)
+
+
+def test_what_an_extension_hides_is_kept():
+    for value in (Stored(2, b"\xc1"), Stored(99, b""), Stored.of(2, "no class"), Stored.of(2, [1, 2, 3])):
+        assert portable.from_json(portable.to_json(value)) == value
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused():
+    value = []
+    for _ in range(5000):
+        value = [value]
+    with pytest.raises(InvalidInputError, match="deeply"):
+        portable.to_json(value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"$type": "a:b"},
+        {"$type": "ab", "$kind": "kwargs", "$value": {}},
+        {"$type": "a:b", "$kind": "other", "$value": {}},
+        {"$bytes": "no base64!"},
+        {"$bytes": "", "more": 1},
+        {"$float": "abc"},
+        {"$map": [[1, 2], [1, 3]]},
+        {"$map": 3},
+        {"$unknown": 1},
+        {"$delta": {"$bytes": 4}},
+    ],
+    ids=repr,
+)
+def test_json_that_means_nothing_is_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        portable.from_json([wrong])
+
+
+def edited(value, change):
+    old = stored(value)
+    found = json.loads(json.dumps(portable.to_json(old)))
+    change(found)
+    new = portable.from_json(found)
+    portable.check_types(old, new)
+    return LANGGRAPH.loads_typed(OURS.dumps_typed(new))
+
+
+def test_objects_keep_their_class():
+    def paris(found):
+        found["$value"]["capital"] = "Rome"
+
+    def first(found):
+        found[0]["$value"]["text"] = "stay"
+
+    def day(found):
+        found["$value"] = "2027-02-03T00:00:00+00:00"
+
+    assert edited(Belief(capital="Paris", sure=1), paris) == Belief(capital="Rome", sure=1)
+    assert edited([Plan("go", [])], first) == [Plan("stay", [])]
+    assert edited(datetime(2026, 1, 1, tzinfo=timezone.utc), day) == datetime(2027, 2, 3, tzinfo=timezone.utc)
+
+
+def test_an_object_can_become_none_and_go():
+    assert edited({"a": UUID(int=1), "b": 1}, lambda found: found.update(a=None)) == {"a": None, "b": 1}
+    assert edited({"a": UUID(int=1), "b": 1}, lambda found: found.pop("a")) == {"b": 1}
+    assert edited([Plan("a", []), Plan("b", [])], lambda found: found.pop(0)) == [Plan("b", [])]
+
+
+def test_messages_can_be_added():
+    def add(found):
+        fields = {"content": "more", "tool_call_id": "c", "id": "2"}
+        found.append({"$type": "langchain_core.messages.tool:ToolMessage", "$kind": "pydantic2", "$value": fields})
+
+    assert edited([HumanMessage("a", id="1")], add)[1] == ToolMessage("more", tool_call_id="c", id="2")
+
+
+def type_of(name):
+    return lambda found: found[0].update({"$type": name})
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        ([Plan("go", [])], type_of("os:system")),
+        ([Plan("go", [])], lambda found: found[0]["$value"].pop("text")),
+        ([Plan("go", [])], lambda found: found[0].update({"$kind": "args"})),
+        ([datetime(2026, 1, 1, tzinfo=timezone.utc)], lambda found: found[0].update({"$value": "tomorrow"})),
+        ([UUID(int=1)], lambda found: found[0].update({"$value": "no uuid"})),
+        ([HumanMessage("a")], type_of("langchain_core.messages.human:Nobody")),
+        ([HumanMessage("a")], type_of("langchain_core.messages.evil:HumanMessage")),
+        ([HumanMessage("a")], type_of("langchain_core.messages.ai:AIMessage")),
+        ([HumanMessage("a")], lambda found: found[0]["$value"].update(content=5)),
+        ([AIMessage("a")], lambda found: found[0]["$value"].update(tool_calls="none")),
+        ([HumanMessage("a")], lambda found: found.append({"role": "user", "content": "b"})),
+        ([Plan("go", [])], lambda found: found.__setitem__(0, {"text": "go", "steps": []})),
+        ({"a": [1, UUID(int=1)]}, lambda found: found["a"].__setitem__(1, str(UUID(int=1)))),
+        ([Plan("go", [b"x"])], lambda found: found[0]["$value"].update(steps=["x"])),
+        ({"a": {1: 2}}, lambda found: found.update(a={"1": 2})),
+    ],
+)
+def test_what_langgraph_could_not_make_is_refused(value, change):
+    with pytest.raises(InvalidInputError):
+        edited(value, change)
