@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -729,13 +729,20 @@ class GCSSaver(BaseCheckpointSaver[str]):
             raise InvalidOptionError(f"orphan_age is {orphan_age!r}; it must be a timedelta that is not negative.")
         return collect(thread_id, orphan_age.total_seconds(), dry_run=dry_run, show=show, context=self._context)
 
-    def sweep(self, *, dry_run: bool = False, show: Callable[[IdleThread], object] = print) -> Sequence[IdleThread]:
+    def sweep(
+        self,
+        *,
+        thread_ids: Collection[str] | None = None,
+        dry_run: bool = False,
+        show: Callable[[IdleThread], object] = print,
+    ) -> Sequence[IdleThread]:
         """Delete the threads that have got no checkpoint for longer than the option `ttl`.
 
         For a scheduler, such as a Cloud Run job. A thread that somebody uses meanwhile, or that has a pinned
         checkpoint, stays. Idempotent; goes on where a call died.
 
         Args:
+            thread_ids: Only these, as far as they are idle, such as those that a dry run has shown; all if not given.
             dry_run: Only show the threads.
             show: Called with each thread of a dry run.
 
@@ -749,29 +756,38 @@ class GCSSaver(BaseCheckpointSaver[str]):
         found: list[IdleThread] = []
         after: str | None = None
         while True:
-            page, after = run(self._sweep(after, dry_run, show), self._backend)
+            page, after = run(self._sweep(after, thread_ids, dry_run, show), self._backend)
             found += page
             if after is None:
                 return found
 
     async def asweep(
-        self, *, dry_run: bool = False, show: Callable[[IdleThread], object] = print
+        self,
+        *,
+        thread_ids: Collection[str] | None = None,
+        dry_run: bool = False,
+        show: Callable[[IdleThread], object] = print,
     ) -> Sequence[IdleThread]:
         """Asynchronous twin of `sweep`."""
         found: list[IdleThread] = []
         after: str | None = None
         while True:
-            page, after = await arun(self._sweep(after, dry_run, show), self._backend)
+            page, after = await arun(self._sweep(after, thread_ids, dry_run, show), self._backend)
             found += page
             if after is None:
                 return found
 
     def _sweep(
-        self, after: str | None, dry_run: bool, show: Callable[[IdleThread], object]
+        self,
+        after: str | None,
+        among: Collection[str] | None,
+        dry_run: bool,
+        show: Callable[[IdleThread], object],
     ) -> Flow[tuple[Sequence[IdleThread], str | None]]:
         if self._ttl is None:
             raise InvalidOptionError("sweep() needs to know which threads are idle: make the saver with ttl=…")
-        return sweep_page(after, self._ttl.total_seconds(), dry_run=dry_run, show=show, context=self._context)
+        ttl = self._ttl.total_seconds()
+        return sweep_page(after, ttl, among=among, dry_run=dry_run, show=show, context=self._context)
 
     # What is stored
 

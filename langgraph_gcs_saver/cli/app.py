@@ -10,12 +10,16 @@ from typing import Annotated
 import typer
 
 from langgraph_gcs_saver.cli.catalogue import history, stats, threads
+from langgraph_gcs_saver.cli.checks import repair, verify
 from langgraph_gcs_saver.cli.demo import demo
 from langgraph_gcs_saver.cli.diff import diff
 from langgraph_gcs_saver.cli.edit import edit
+from langgraph_gcs_saver.cli.pins import pin, unpin
 from langgraph_gcs_saver.cli.report import report
+from langgraph_gcs_saver.cli.setup import setup
 from langgraph_gcs_saver.cli.show import show
 from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
+from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
 from langgraph_gcs_saver.errors import GCSSaverError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
@@ -26,7 +30,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (threads, history, show, diff, edit, stats, report, demo):
+for command in (
+    threads,
+    history,
+    show,
+    diff,
+    edit,
+    stats,
+    report,
+    verify,
+    repair,
+    pin,
+    unpin,
+    prune,
+    copy,
+    delete,
+    collect,
+    sweep,
+    setup,
+    demo,
+):
     app.command()(command)
 
 

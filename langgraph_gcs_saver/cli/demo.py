@@ -45,6 +45,8 @@ def demo(
 
     Without --store everything is in a temporary directory. A gs:// store may be the emulators', named by
     FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
+
+    Example: langgraph-gcs demo --documents 20
     """
     console = Console(quiet=as_json, highlight=False)
     with _folder(keep=keep) as folder:

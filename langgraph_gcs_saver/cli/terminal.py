@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from langgraph_gcs_saver import DeletePlan
 from langgraph_gcs_saver.saver import GCSSaver
 
 StoreOption = Annotated[
@@ -29,6 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
+OptionalThreadArgument = Annotated[
+    str | None, typer.Argument(metavar="THREAD", help="The thread's id; all threads of the store if not given.")
+]
 
 global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
 """The `--store` that was given before the command's name."""
@@ -55,6 +59,23 @@ def open_saver(store: str | None, **options: Any) -> GCSSaver:
     return GCSSaver.from_conn_string(uri, **options)
 
 
+def check_thread(saver: GCSSaver, thread: str) -> None:
+    """Raise for a thread that the store has nothing of; for a command that has found nothing to do.
+
+    Raises:
+        CommandError: There is no such thread.
+    """
+    plans: list[DeletePlan] = []
+    saver.delete_thread(thread, dry_run=True, show=plans.append)
+    if not any(plan.exists for plan in plans):
+        raise no_thread(thread)
+
+
+def no_thread(*threads: str) -> CommandError:
+    """The error for threads that the store has nothing of."""
+    return CommandError(f"there is no thread {', '.join(map(repr, threads))} in the store.")
+
+
 def print_json(value: Any) -> None:
     r"""Print one JSON document; everything outside of ASCII as `\u001b`, so that no terminal acts on it."""
     print(json.dumps(value, indent=2, default=str))
@@ -75,7 +96,9 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError("nobody is there to ask: give --yes, or --dry-run to see what would be done.", 2)
-    if not typer.confirm(printable(question), err=True):
+    # typer.confirm writes a blank to standard output, whatever it is told: there it would spoil a JSON document's file.
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError("nothing was done.")
 
 

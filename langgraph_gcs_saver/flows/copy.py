@@ -103,6 +103,7 @@ def copy_thread(
             objects=len(found.objects(found.entries)),
         )
         if dry_run:
+            yield from _check_target(source, target)
             yield from Compute(partial(show, plan))
             return plan
         # What is gone by now may have been copied in part.
@@ -122,6 +123,29 @@ def _is_claimed(source: str, target: str) -> Flow[bool]:
     name = keys.thread_doc(target)
     doc = (yield from GetDocs((name,), mask=("copying",))).get(name)
     return doc is not None and doc.fields.get("copying") == source
+
+
+def _check_target(source: str, target: str) -> Flow[None]:
+    """Raise for a target that a copy would refuse, as far as a look tells."""
+    name = keys.thread_doc(target)
+    thread = (yield from GetDocs((name,), mask=("copying",))).get(name)
+    claim = None if thread is None else thread.fields.get("copying")
+    if claim == source:
+        return
+    for first in _first_docs(target):
+        if claim is not None or (yield from first):
+            raise _not_empty(target)
+
+
+def _first_docs(thread_id: str) -> tuple[QueryDocs, QueryDocs]:
+    collections = keys.checkpoints(thread_id), keys.writes(thread_id)
+    return QueryDocs(collections[0], limit=1, mask=()), QueryDocs(collections[1], limit=1, mask=())
+
+
+def _not_empty(thread_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"Thread {thread_id!r} is not empty: delete it first, or copy to another one. Nothing was copied."
+    )
 
 
 def _check_frames(found: Snapshot) -> None:
@@ -236,13 +260,7 @@ class _Copy:
     def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         held = yield from guard(self.target, self.context)
-        thread, checkpoints, writes = yield from Gather(
-            (
-                GetDocs((self.thread,)),
-                QueryDocs(keys.checkpoints(self.target), limit=1, mask=()),
-                QueryDocs(keys.writes(self.target), limit=1, mask=()),
-            )
-        )
+        thread, checkpoints, writes = yield from Gather((GetDocs((self.thread,)), *_first_docs(self.target)))
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
@@ -252,9 +270,7 @@ class _Copy:
             self.claim, self.is_resumed = claim, True
             return True
         if checkpoints or writes or "copying" in doc.fields:
-            raise InvalidInputError(
-                f"Thread {self.target!r} is not empty: delete it first, or copy to another one. Nothing was copied."
-            )
+            raise _not_empty(self.target)
         self.claim = self.context.new_attempt()
         return (yield from self._commit([], {"copying": self.found.thread_id, "claim": self.claim}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -35,7 +35,13 @@ class IdleThread:
 
 
 def sweep_page(
-    after: str | None, ttl: float, *, dry_run: bool, show: Callable[[IdleThread], object], context: Context
+    after: str | None,
+    ttl: float,
+    *,
+    among: Collection[str] | None = None,
+    dry_run: bool,
+    show: Callable[[IdleThread], object],
+    context: Context,
 ) -> Flow[tuple[Sequence[IdleThread], str | None]]:
     """Delete the idle ones of a page of threads.
 
@@ -45,6 +51,7 @@ def sweep_page(
     Args:
         after: Where the page begins: what the last call returned.
         ttl: Seconds without a checkpoint after which a thread is idle.
+        among: Only these threads; all if not given.
         dry_run: Only show them.
         show: Called with each idle thread of a dry run.
         context: Options and caches.
@@ -58,7 +65,9 @@ def sweep_page(
     for doc in docs:
         thread_id = _id_of(doc)
         idle = now - doc.update_time / 1e9
-        if thread_id is None or idle <= ttl or (yield from _has_pin(thread_id)):
+        if thread_id is None or idle <= ttl or (among is not None and thread_id not in among):
+            continue
+        if (yield from _has_pin(thread_id)):
             continue
         thread = IdleThread(thread_id=thread_id, idle=timedelta(seconds=int(idle)))
         if dry_run:

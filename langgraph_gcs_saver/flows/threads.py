@@ -120,6 +120,8 @@ class DeletePlan:
         writes: Number of documents of pending writes.
         objects: Number of objects.
         bytes: Stored bytes of the objects.
+        exists: Whether there is anything of the thread at all: if nothing else, its own document, which a call that
+            died may have left.
     """
 
     thread_id: str
@@ -127,6 +129,7 @@ class DeletePlan:
     writes: int
     objects: int
     bytes: int
+    exists: bool
 
     def __str__(self) -> str:
         return (
@@ -140,6 +143,7 @@ def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[
     checkpoints, aside, writes = yield from Gather(
         tuple(QueryDocs(name(thread_id), mask=()) for name in (keys.checkpoints, keys.aside, keys.writes))
     )
+    thread = yield from GetDocs((keys.thread_doc(thread_id),), mask=())
     sizes: list[int] = []
     after: str | None = None
     while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
@@ -151,6 +155,7 @@ def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[
         writes=len(writes),
         objects=len(sizes),
         bytes=sum(sizes),
+        exists=bool(thread or checkpoints or aside or writes or sizes),
     )
     yield from Compute(partial(show, plan))
     return plan

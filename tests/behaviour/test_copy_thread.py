@@ -215,6 +215,18 @@ async def test_a_missing_source_leaves_nothing(make_saver, raw, mode):
 
 
 @MOSTLY_LOCAL
+async def test_a_dry_run_refuses_what_the_copy_would(make_saver, mode):
+    with make_saver() as saver:
+        fill(saver)
+        put(saver, "full", 2)
+    async with make_saver() as saver:
+        shown = []
+        with pytest.raises(InvalidInputError, match="not empty"):
+            await call(saver, mode, "copy_thread", "t", "full", dry_run=True, show=shown.append)
+        assert shown == []
+
+
+@MOSTLY_LOCAL
 async def test_dry_run(make_saver, raw, capsys, mode):
     with make_saver(inline_max_bytes=0) as saver:
         fill(saver)
@@ -301,8 +313,10 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
             assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"missing", "unreferenced"}
             claimed = any("copying" in fields for fields in saver.raw().documents.values())
             if claimed:
-                with pytest.raises(InvalidInputError, match="not empty"):
-                    saver.copy_thread("other", "copy")
+                for dry_run in (True, False):
+                    with pytest.raises(InvalidInputError, match="not empty"):
+                        saver.copy_thread("other", "copy", dry_run=dry_run)
+                saver.copy_thread("t", "copy", dry_run=True, show=lambda _: None)
         if stop % 3 == 0 or (not claimed and part):
             # One that died with its last commit done is done: the target is not empty.
             with open_saver() as saver:

@@ -83,6 +83,21 @@ async def test_idle_threads_go(make_saver, raw, mode, monkeypatch):
     assert await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode) == []
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_only_some_threads(make_saver, mode):
+    saver = make_saver()
+    for thread in ("a", "b", LONG):
+        put(saver, thread, 1)
+    ttl = timedelta(hours=2)
+    assert await sweep(make_saver(ttl=ttl), mode, thread_ids=["a"]) == [], "they must be idle all the same"
+    idle = await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids={"a", LONG, "nobody's"}, dry_run=True)
+    assert {thread.thread_id for thread in idle} == {"a", LONG}
+    assert await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids=[]) == []
+    assert threads(saver) == {"a", "b", LONG}
+    assert len(await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids={"a", LONG})) == 2
+    assert threads(saver) == {"b"}
+
+
 def test_a_pinned_checkpoint_keeps_its_thread(make_saver):
     saver = make_saver()
     for thread in ("pinned", "free"):

@@ -1,0 +1,83 @@
+"""`langgraph-gcs pin` and `unpin`: keeping a checkpoint from being pruned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from langchain_core.runnables import RunnableConfig
+
+from langgraph_gcs_saver.cli.terminal import (
+    CommandError,
+    JsonOption,
+    StoreOption,
+    ThreadArgument,
+    console,
+    open_saver,
+    plain,
+    print_json,
+)
+from langgraph_gcs_saver.errors import InvalidConfigError
+
+CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint's id.")]
+NamespaceOption = Annotated[
+    str, typer.Option("--ns", metavar="NS", help="The namespace of a subgraph; the root's if not given.")
+]
+
+
+def pin(
+    thread: ThreadArgument,
+    checkpoint: CheckpointArgument,
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="What it is kept for.")],
+    *,
+    store: StoreOption = None,
+    ns: NamespaceOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a checkpoint from being pruned.
+
+    No sweep deletes its thread either. A second pin replaces the first one's label.
+
+    Example: langgraph-gcs pin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66 "before the migration"
+    """
+    _set(store, thread, checkpoint, ns, label)
+    _tell(thread, checkpoint, ns, label, as_json=as_json)
+
+
+def unpin(
+    thread: ThreadArgument,
+    checkpoint: CheckpointArgument,
+    *,
+    store: StoreOption = None,
+    ns: NamespaceOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Take a checkpoint's pin off, if it has one.
+
+    Example: langgraph-gcs unpin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66
+    """
+    _set(store, thread, checkpoint, ns, None)
+    _tell(thread, checkpoint, ns, None, as_json=as_json)
+
+
+def _set(store: str | None, thread: str, checkpoint: str, ns: str, label: str | None) -> None:
+    ids = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint}
+    config: RunnableConfig = {"configurable": ids}
+    with open_saver(store) as saver:
+        try:
+            if label is None:
+                saver.unpin(config)
+            else:
+                saver.pin(config, label)
+        except InvalidConfigError as error:
+            raise CommandError(str(error)) from None
+
+
+def _tell(thread: str, checkpoint: str, ns: str, label: str | None, *, as_json: bool) -> None:
+    if as_json:
+        found = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint, "label": label}
+        print_json(found)
+    elif label is None:
+        console().print(plain(f"{checkpoint} has no pin."), soft_wrap=True)
+    else:
+        console().print(plain(f"{checkpoint} is pinned: {label}"), soft_wrap=True)

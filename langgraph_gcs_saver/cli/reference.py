@@ -1,0 +1,97 @@
+"""Makes docs/cli.md of the commands' own help: `python -m langgraph_gcs_saver.cli.reference > docs/cli.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import typer
+
+from langgraph_gcs_saver import errors
+from langgraph_gcs_saver.cli.app import app
+
+NAME = "langgraph-gcs"
+WIDTH = 120
+"""Columns of the help in the document, whatever the terminal's."""
+
+EXAMPLE = "Example: "
+"""What the last paragraph of a command's help begins with."""
+
+_HEAD = f"""\
+<!-- Generated from the commands' help: python -m langgraph_gcs_saver.cli.reference > docs/cli.md -->
+
+# `{NAME}`
+
+`pip install ".[cli]"` brings the command. `--store`, before or after the command's name, or `LANGGRAPH_GCS_STORE` says
+where checkpoints are kept: a `gs://` or `file://` [connection string](../README.md#stores), the emulators' included.
+
+- `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
+- What changes a store shows its plan first, and asks before it destroys. `--dry-run` shows the same plan and does
+  nothing; `--yes` does not ask. Where nobody is there to ask, such as in a job, nothing is done without `--yes`.
+- Lengths of time are a whole number and a unit: `90s`, `15m`, `24h`, `7d`, `2w`.
+- Ids, labels and whatever else a store holds are shown with control characters and line breaks escaped.
+"""
+
+
+def reference() -> str:
+    """The document: every command that is registered, in the order of `--help`."""
+    found = dict(commands())
+    parts = [_HEAD, _section("Exit codes", _exit_codes())]
+    listed = [f"| [`{name}`](#{name}) | {first_line(command)} |" for name, (command, _) in found.items()]
+    parts.append(_section("Commands", ["| command | what it does |", "|---|---|", *listed]))
+    parts += [_section(f"`{name}`", _of_command(command, context)) for name, (command, context) in found.items()]
+    return "\n".join(parts)
+
+
+def first_line(command: Any) -> str:
+    """What a command does, in a sentence."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
+
+def example(command: Any) -> str | None:
+    """A command line that can be typed as it stands; `None` if the help has none at its end."""
+    last = " ".join((command.help or "").rstrip().split("\n\n")[-1].split())
+    return last.removeprefix(EXAMPLE) if last.startswith(EXAMPLE) else None
+
+
+def commands() -> Iterator[tuple[str, tuple[Any, typer.Context]]]:
+    """Commands by name, groups' as `group command`, each with the context that it is called in."""
+    root: Any = typer.main.get_command(app)
+    yield from _below(root, typer.Context(root, info_name=NAME, terminal_width=WIDTH), "")
+
+
+def _below(group: Any, context: typer.Context, prefix: str) -> Iterator[tuple[str, tuple[Any, typer.Context]]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command.hidden:
+            continue
+        inner = typer.Context(command, info_name=name, parent=context, terminal_width=WIDTH)
+        if hasattr(command, "list_commands"):
+            yield from _below(command, inner, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", (command, inner)
+
+
+def _of_command(command: Any, context: typer.Context) -> Iterator[str]:
+    text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+    yield from ("```text", text, "```")
+
+
+def _exit_codes() -> Iterator[str]:
+    by_code: dict[int, list[str]] = {}
+    for error in errors.GCSSaverError.__subclasses__():
+        by_code.setdefault(error.exit_code, []).append(f"`{error.__name__}`")
+    by_code[1] = ["what was asked for is not there, or the answer was no"]
+    by_code[2] = ["the command line is wrong", *by_code[2]]
+    yield from ("| code | what it means |", "|---|---|", "| 0 | it is done, or nothing was found wrong |")
+    for code, names in sorted(by_code.items()):
+        yield f"| {code} | {', '.join(names)} |"
+
+
+def _section(title: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"## {title}", "", *lines, ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
