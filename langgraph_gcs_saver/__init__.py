@@ -10,6 +10,7 @@ from langgraph_gcs_saver.flows.copy import CopyPlan
 from langgraph_gcs_saver.flows.setup import SetupReport
 from langgraph_gcs_saver.flows.sweep import IdleThread
 from langgraph_gcs_saver.flows.threads import DeletePlan
+from langgraph_gcs_saver.flows.transfer import Transfer
 from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
 from langgraph_gcs_saver.saver import GCSSaver
@@ -36,6 +37,7 @@ __all__ = [
     "StoreStats",
     "StoredValue",
     "ThreadInfo",
+    "Transfer",
     "__version__",
     "errors",
     "events",

@@ -292,6 +292,16 @@ class ExemptField(Effect[None]):
     field: str
 
 
+# Two stores
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere(Effect[T]):
+    """Perform a leaf effect on the source, in a flow that reads one store and writes another."""
+
+    effect: Effect[T]
+
+
 # Local acts
 
 

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.effects import (
     CopyBlob,
     DeleteBlobs,
     Effect,
+    Elsewhere,
     Emit,
     EnsureBucket,
     ExemptField,
@@ -224,6 +225,45 @@ class Backend:
         pool = self._pools.pop(os.getpid(), None)
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Between(Backend):
+    """Two backends: effects act on the target, and those that are `Elsewhere` on the source. Closing it closes neither.
+
+    Args:
+        source: What is read.
+        target: What is written; its listener hears the events.
+    """
+
+    def __init__(self, source: Backend, target: Backend) -> None:
+        super().__init__(target.documents, target.blobs)
+        self._source = source
+        self._target = target
+
+    def _split(self, effect: Effect[Any]) -> tuple[Backend, Effect[Any]]:
+        match effect:
+            case Elsewhere():
+                return self._source, effect.effect
+            case Gather(effects) if effects and all(isinstance(one, Elsewhere) for one in effects):
+                return self._source, Gather(tuple(one.effect for one in effects if isinstance(one, Elsewhere)))
+            case _:
+                return self._target, effect
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect in this thread, on the store that it is for; a `Gather` is for one of them."""
+        backend, own = self._split(effect)
+        return backend.perform(own)
+
+    async def aperform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without holding up the event loop, on the store that it is for."""
+        backend, own = self._split(effect)
+        return await backend.aperform(own)
+
+    def close(self) -> None:
+        """Do nothing: both backends are others'."""
+
+    async def aclose(self) -> None:
+        """Do nothing: both backends are others'."""
 
 
 def _forget() -> Effect[Any]:

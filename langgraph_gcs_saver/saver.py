@@ -11,8 +11,10 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,13 +52,14 @@ from langgraph_gcs_saver.flows.prune import delete_for_run, pin, pins, prune
 from langgraph_gcs_saver.flows.repair import repair
 from langgraph_gcs_saver.flows.setup import SetupReport, setup
 from langgraph_gcs_saver.flows.sweep import IdleThread, sweep_page
+from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer, export, transfer
 from langgraph_gcs_saver.flows.verify import START, next_thread, verify
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
 from langgraph_gcs_saver.repairs import RepairPlan
 from langgraph_gcs_saver.retention import KeepLast, PrunePlan, Retention, decide
-from langgraph_gcs_saver.runners import Backend, arun, run
+from langgraph_gcs_saver.runners import Backend, Between, arun, run
 from langgraph_gcs_saver.serialization import dumps, loads
 from langgraph_gcs_saver.settings import write_files
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
@@ -637,6 +640,137 @@ class GCSSaver(BaseCheckpointSaver[str]):
     def _copy(self, source: str, target: str, dry_run: bool, show: Callable[[CopyPlan], object]) -> Flow[CopyPlan]:
         return copy_thread(str(source), str(target), dry_run=dry_run, show=show, context=self._context)
 
+    def transfer_thread(
+        self,
+        thread_id: str,
+        target: GCSSaver,
+        *,
+        dry_run: bool = False,
+        show: Callable[[Transfer], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Transfer:
+        """Move everything of a thread, as it is now, to another store, where the thread is empty; the source stays.
+
+        Documents and objects are carried over byte for byte, pins, pending writes and what repairs have set aside
+        included, and need no key. Then all of it is read from the target and compared, and decoded if it can be: damage
+        of the source is moved too, and found there. A call that died is taken up again by one with the same source.
+        Nobody may write to the thread in the target before it is there; in the source they may.
+
+        Args:
+            thread_id: The thread.
+            target: A saver of the store to move it to.
+            dry_run: Only show what would be moved.
+            show: Called with the plan of a dry run.
+            step: Called with a number of documents and objects, whenever so many more were carried over, or compared.
+
+        Returns:
+            What was moved; without checkpoints, writes and objects, if there is no such thread.
+
+        Raises:
+            InvalidInputError: The target is not empty.
+            CheckpointVerificationError: The target gives back something else than was carried over.
+            ConflictError: The target was written to or deleted all the time, or the source is being deleted.
+        """
+        between = Between(self._backend, target._backend)
+        return run(target._receive(thread_id, dry_run, show, step), between)
+
+    async def atransfer_thread(
+        self,
+        thread_id: str,
+        target: GCSSaver,
+        *,
+        dry_run: bool = False,
+        show: Callable[[Transfer], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Transfer:
+        """Asynchronous twin of `transfer_thread`."""
+        between = Between(self._backend, target._backend)
+        return await arun(target._receive(thread_id, dry_run, show, step), between)
+
+    def _receive(
+        self,
+        thread_id: str,
+        dry_run: bool,
+        show: Callable[[Transfer], object],
+        step: Callable[[int], object] | None,
+    ) -> Flow[Transfer]:
+        return transfer(str(thread_id), dry_run=dry_run, show=show, step=step, loads=self._loads, context=self._context)
+
+    def export_thread(
+        self, thread_id: str, path: str | os.PathLike[str], *, step: Callable[[int], object] | None = None
+    ) -> Transfer:
+        """Write everything of a thread, as it is now, to one file, a tar archive; `import_thread` takes it in again.
+
+        The file appears under its name when all of it was read again and compared. One that is there is replaced.
+
+        Args:
+            thread_id: The thread.
+            path: The file.
+            step: As in `transfer_thread`.
+
+        Returns:
+            What was written; without checkpoints, writes and objects, if there is no such thread, and then no file.
+
+        Raises:
+            ConflictError: The thread was replaced or pruned all the time, or is being deleted.
+            StoreError: The file cannot be written.
+        """
+        with _new_archive(path) as archive:
+            return run(export(str(thread_id), archive, step), Between(self._backend, self._backend))
+
+    async def aexport_thread(
+        self, thread_id: str, path: str | os.PathLike[str], *, step: Callable[[int], object] | None = None
+    ) -> Transfer:
+        """Asynchronous twin of `export_thread`."""
+        with _new_archive(path) as archive:
+            return await arun(export(str(thread_id), archive, step), Between(self._backend, self._backend))
+
+    def import_thread(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dry_run: bool = False,
+        show: Callable[[Transfer], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Transfer:
+        """Take in a thread that `export_thread` has written, under its own id, which must be empty here.
+
+        The file is checked from end to end before anything is written. What it holds is as trustworthy as who made it:
+        a state is deserialised when it is read.
+
+        Args:
+            path: The file.
+            dry_run: Only check the file, and show what would be taken in.
+            show: Called with the plan of a dry run.
+            step: As in `transfer_thread`.
+
+        Returns:
+            What was taken in.
+
+        Raises:
+            InvalidInputError: The file is no archive of a thread; or the thread is not empty here.
+            DamageError: The file is not what was written.
+            CheckpointVerificationError: The store gives back something else than was carried over.
+        """
+        with _archive(path, self._context) as (thread_id, archive):
+            return run(self._receive(thread_id, dry_run, show, step), Between(archive, self._backend))
+
+    async def aimport_thread(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dry_run: bool = False,
+        show: Callable[[Transfer], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Transfer:
+        """Asynchronous twin of `import_thread`."""
+        opening = _archive(path, self._context)
+        thread_id, archive = await asyncio.to_thread(opening.__enter__)  # It reads the whole file.
+        try:
+            return await arun(self._receive(thread_id, dry_run, show, step), Between(archive, self._backend))
+        finally:
+            await asyncio.to_thread(opening.__exit__, None, None, None)
+
     def pin(self, config: RunnableConfig, label: str) -> None:
         """Keep a checkpoint from being pruned; a second pin replaces the first one's label.
 
@@ -984,6 +1118,30 @@ class _Contexts:
                 ),
             )
         return found
+
+
+@contextmanager
+def _new_archive(path: str | os.PathLike[str]) -> Iterator[ArchiveWriter]:
+    from langgraph_gcs_saver.stores.archive import NewArchive  # noqa: PLC0415 - only if needed
+
+    new = NewArchive(Path(path))
+    try:
+        yield ArchiveWriter(begin=new.begin, add_blob=new.add_blob, add_doc=new.add_doc, finish=new.finish)
+    finally:
+        new.discard()
+
+
+@contextmanager
+def _archive(path: str | os.PathLike[str], context: Context) -> Iterator[tuple[str, Backend]]:
+    """The thread in an archive, and a backend that reads it."""
+    from langgraph_gcs_saver.stores.archive import Archive  # noqa: PLC0415 - only if needed
+
+    archive = Archive(Path(path), max_object=max(1 << 30, context.codec.max_bytes) + (1 << 20))
+    backend = Backend(archive, archive)
+    try:
+        yield archive.thread_id, backend
+    finally:
+        backend.close()
 
 
 def _rule_of(strategy: str | Retention) -> Retention | None:

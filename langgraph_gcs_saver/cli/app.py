@@ -13,12 +13,14 @@ from langgraph_gcs_saver.cli.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.checks import repair, verify
 from langgraph_gcs_saver.cli.demo import demo
 from langgraph_gcs_saver.cli.diff import diff
+from langgraph_gcs_saver.cli.drill import drill_command
 from langgraph_gcs_saver.cli.edit import edit
 from langgraph_gcs_saver.cli.pins import pin, unpin
 from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.setup import setup
 from langgraph_gcs_saver.cli.show import show
 from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
+from langgraph_gcs_saver.cli.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
 from langgraph_gcs_saver.errors import GCSSaverError
 
@@ -47,10 +49,15 @@ for command in (
     delete,
     collect,
     sweep,
+    pull,
+    push,
+    export,
+    import_,
     setup,
     demo,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
+app.command("drill")(drill_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -158,12 +158,25 @@ def _check_frames(found: Snapshot) -> None:
 
 
 def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
-    """Documents of pending writes, all of which are whole, in levels to be copied one after the other.
+    """Documents of pending writes, all of which are whole, in levels to be copied one after the other."""
+    docs = yield from QueryDocs(keys.writes(thread_id), mask=())
+    names = [doc.name for doc in docs]
+    for at in range(0, len(names), COMMIT_WRITES):
+        damaged = yield from _damaged(names[at : at + COMMIT_WRITES], context)
+        # Missing is not damage: only what is damaged twice, and unchanged, is.
+        again = yield from _damaged(list(damaged), context)
+        for name, (time, damage) in again.items():
+            if damaged[name][0] == time:
+                raise _corrupt_writes(thread_id, name, damage)
+    return in_levels(docs)
+
+
+def in_levels(docs: Iterable[Doc]) -> list[list[Doc]]:
+    """Documents of pending writes in levels, to be copied one after the other.
 
     Of the documents of one task the first that came wins, and those of one commit come at the same time: each level has
     at most one of a task. Special writes have a document that competes with no other.
     """
-    docs = yield from QueryDocs(keys.writes(thread_id), mask=())
     levels: list[list[Doc]] = []
     ranks: dict[str, int] = {}
     for doc in sorted(docs, key=lambda doc: (doc.create_time, doc.name)):
@@ -174,14 +187,6 @@ def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
         if rank == len(levels):
             levels.append([])
         levels[rank].append(doc)
-    names = [doc.name for doc in docs]
-    for at in range(0, len(names), COMMIT_WRITES):
-        damaged = yield from _damaged(names[at : at + COMMIT_WRITES], context)
-        # Missing is not damage: only what is damaged twice, and unchanged, is.
-        again = yield from _damaged(list(damaged), context)
-        for name, (time, damage) in again.items():
-            if damaged[name][0] == time:
-                raise _corrupt_writes(thread_id, name, damage)
     return levels
 
 
@@ -505,7 +510,7 @@ class _Copy:
 
     def _apply(self, writes: Sequence[Create | Merge]) -> Flow[bool]:
         """Make writes, in commits that are not too large; a parent tells of its heir when that is there."""
-        for batch in _batches(writes):
+        for batch in batches(writes):
             if not (yield from self._commit(self._with_heirs(batch))):
                 return False
         return True
@@ -528,7 +533,8 @@ def _child(doc: Doc, heir: str) -> str:
     return f"{doc.name.rpartition('/')[0]}/{keys.inv(heir)}!{keys.ns_segment_of(doc.name)}"
 
 
-def _batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
+def batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
+    """Writes in commits that are not too large."""
     batch: list[Create | Merge] = []
     size = 0
     for write in writes:

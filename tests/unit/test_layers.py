@@ -165,3 +165,8 @@ def test_the_look_for_bare_yields_sees_them():
 
 def test_no_drawer_for_everything():
     assert not {path.stem for path in MODULES.values()} & {"utils", "util", "helpers", "misc", "common"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.cli"])])
+def test_nobody_needs_what_the_command_line_needs(module):
+    assert not below(of(module), ("typer", "rich", "click", f"{PACKAGE}.cli"))

@@ -1,0 +1,569 @@
+"""Moving a thread to another store: all its documents and objects, byte for byte, without a key.
+
+The stored form is the same in every store, so nothing is decoded on the way. The source is read in the flow's effects
+that are `Elsewhere`, everything else acts on the target. What is referred to comes before what refers to it: objects,
+pending writes, what was set aside, then checkpoints, older ones first, for frames are inherited from parents only. Each
+commit carries the target's own document as its guard, as a copy within a store does. A transfer that dies leaves its
+claim there, and one from the same source goes on.
+
+The source may be written to meanwhile: what is carried over is what one query showed. Objects are read before the
+documents that refer to them, and they go after these; so when a document is still as the query showed it, its objects
+were there. Otherwise everything is looked at anew, and what is there already stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from langgraph_gcs_saver import keys, manifest
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    Commit,
+    Compute,
+    Create,
+    Doc,
+    Effect,
+    Elsewhere,
+    Fields,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    Merge,
+    PutBlob,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import (
+    CheckpointVerificationError,
+    ConflictError,
+    InvalidInputError,
+    SerializationError,
+    UnsupportedFormatError,
+    WrongKeyError,
+)
+from langgraph_gcs_saver.findings import Finding
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
+from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
+from langgraph_gcs_saver.flows.threads import guard, note_run
+from langgraph_gcs_saver.flows.verify import verify
+from langgraph_gcs_saver.manifest import Serialized, runs_of
+
+T = TypeVar("T")
+
+_SHOWN = ("ns", "format", "digest")
+"""What changes with a checkpoint's content, and goes when it is stripped."""
+
+_HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
+"""What others write to a checkpoint that stays as it is; carried over as the query showed it."""
+
+_OWN = ("deleting", "copying", "claim")
+"""What a thread's document says of its own store only."""
+
+_BLOBS = 32
+_BLOB_BYTES = 64 << 20
+"""Objects, and bytes of them, in memory at the same time; a larger one goes alone."""
+
+Step = Callable[[int], object] | None
+"""Called with a number of documents and objects that were carried over, or compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What of a thread is moved, or was; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoints: Documents of checkpoints, stripped ones included.
+        writes: Documents of pending writes.
+        aside: Documents that repairs have set aside.
+        objects: Objects.
+        bytes: Stored bytes of the objects.
+        present: Documents and objects that an earlier try had moved already.
+        findings: What `verify` finds in the target to the depth of data; the source has the same damage.
+        undecoded: Why nothing was decoded, if it was not: without the key, for example. The bytes were compared.
+    """
+
+    thread_id: str
+    checkpoints: int = 0
+    writes: int = 0
+    aside: int = 0
+    objects: int = 0
+    bytes: int = 0
+    present: int = 0
+    findings: tuple[Finding, ...] = ()
+    undecoded: str | None = None
+
+    @property
+    def total(self) -> int:
+        """Documents and objects."""
+        return self.checkpoints + self.writes + self.aside + self.objects
+
+    def __bool__(self) -> bool:
+        return self.total > self.objects
+
+    def __str__(self) -> str:
+        aside = f", {self.aside} documents that were set aside" if self.aside else ""
+        return (
+            f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
+            f"pending writes{aside}, {self.objects} objects ({self.bytes} bytes)"
+        )
+
+
+@dataclass(slots=True)
+class Listing:
+    """What a source has of a thread.
+
+    Attributes:
+        thread_id: The thread.
+        thread: Its own document.
+        checkpoints: Documents of checkpoints as one query showed them, without manifests and frames, oldest first.
+        writes: Documents of pending writes without their fields, in levels.
+        aside: Documents that were set aside, without their fields.
+        blobs: Objects, by name.
+    """
+
+    thread_id: str
+    thread: Doc | None
+    checkpoints: list[Doc]
+    writes: list[list[Doc]]
+    aside: list[Doc]
+    blobs: dict[str, BlobInfo] = field(default_factory=dict)
+
+    @property
+    def docs(self) -> list[Doc]:
+        """All documents but the thread's own and those of its runs, in the order in which they are carried over."""
+        return [*(doc for level in self.writes for doc in level), *self.aside, *self.checkpoints]
+
+    @property
+    def claim(self) -> str:
+        """Digits that tell the thread, as long as it lives in its store, from all others."""
+        first = self.docs[0].create_time if self.thread is None else self.thread.create_time
+        return hashlib.sha256(f"{self.thread_id} {first}".encode()).hexdigest()[:16]
+
+    def plan(self) -> Transfer:
+        """What there is to move."""
+        return Transfer(
+            thread_id=self.thread_id,
+            checkpoints=len(self.checkpoints),
+            writes=sum(map(len, self.writes)),
+            aside=len(self.aside),
+            objects=len(self.blobs),
+            bytes=sum(info.size for info in self.blobs.values()),
+        )
+
+
+def look(thread_id: str) -> Flow[Listing]:
+    """List what the source has of a thread: documents first, for what they refer to is older.
+
+    Raises:
+        ConflictError: The thread is being deleted.
+        InvalidInputError: A copy or a transfer to it has not come to its end.
+    """
+    name = keys.thread_doc(thread_id)
+    thread = (yield from Elsewhere(GetDocs((name,)))).get(name)
+    if thread is not None and "deleting" in thread.fields:
+        raise ConflictError(f"Thread {thread_id!r} is being deleted from the store that it is to be read from.")
+    if thread is not None and "copying" in thread.fields:
+        raise InvalidInputError(
+            f"Thread {thread_id!r} is a copy that has not come to its end: call again what makes it, and then this."
+        )
+    docs = yield from Elsewhere(QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS)))
+    writes = yield from Elsewhere(QueryDocs(keys.writes(thread_id), mask=()))
+    aside = yield from Elsewhere(QueryDocs(keys.aside(thread_id), mask=()))
+    found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
+    after: str | None = None
+    while blobs := (yield from Elsewhere(ListBlobs(keys.thread_blobs(thread_id), after))):
+        found.blobs.update({blob.name: blob for blob in blobs})
+        after = blobs[-1].name
+    return found
+
+
+def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
+    """Some documents of a listing, whole; `None` if one is not any more as it was listed."""
+    docs = yield from Elsewhere(GetDocs(tuple(doc.name for doc in page)))
+    found: list[Doc] = []
+    for listed in page:
+        doc = docs.get(listed.name)
+        if doc is None:
+            return None
+        if f"/{keys.CHECKPOINTS}/" not in doc.name:
+            if doc.update_time != listed.update_time:
+                return None
+            found.append(doc)
+            continue
+        if any(doc.fields.get(key) != listed.fields.get(key) for key in _SHOWN):
+            return None
+        fields = {key: value for key, value in doc.fields.items() if key not in _HINTS}
+        fields |= {key: listed.fields[key] for key in _HINTS if key in listed.fields}
+        found.append(replace(doc, fields=fields))
+    return found
+
+
+def read_runs(thread_id: str, docs: Iterable[Doc]) -> Flow[list[Doc]]:
+    """The documents of the runs that some checkpoints tell of, as far as the source has them."""
+    names = sorted({keys.run_doc(run, thread_id) for doc in docs for run in runs_of(doc)})
+    found = (yield from Elsewhere(GetDocs(tuple(names)))) if names else {}
+    return list(found.values())
+
+
+def pages(docs: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
+    """Some documents at a time."""
+    for at in range(0, len(docs), size):
+        yield docs[at : at + size]
+
+
+def blob_pages(blobs: Iterable[BlobInfo]) -> Iterator[list[BlobInfo]]:
+    """Some objects at a time, that memory holds."""
+    page: list[BlobInfo] = []
+    size = 0
+    for blob in blobs:
+        if page and (len(page) == _BLOBS or size + blob.size > _BLOB_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(blob)
+        size += blob.size
+    if page:
+        yield page
+
+
+def fingerprint(fields: Fields) -> str:
+    """A digest of a document's fields and their types."""
+    found = hashlib.sha256()
+    _feed(found.update, fields)
+    return found.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    if isinstance(value, Mapping):
+        update(b"{%d" % len(value))
+        for key in sorted(value):
+            _feed(update, key)
+            _feed(update, value[key])
+        return
+    data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
+    update(b"%s %d:" % (type(value).__name__.encode(), len(data)))
+    update(data)
+
+
+def transfer(
+    thread_id: str,
+    *,
+    dry_run: bool,
+    show: Callable[[Transfer], object],
+    step: Step = None,
+    loads: Loads,
+    context: Context,
+) -> Flow[Transfer]:
+    """Move everything of a thread as it is now to another store, in which it is empty; nothing, if there is nothing.
+
+    At the end all that was carried over is read from the target again and compared, and then decoded, if it can be.
+
+    Raises:
+        InvalidInputError: The target is not empty.
+        CheckpointVerificationError: The target gives back something else than was carried over.
+        ConflictError: The source was replaced, or the target written to or deleted, all the time.
+    """
+    for _ in range(MAX_TRIES):
+        found = yield from look(thread_id)
+        plan = found.plan()
+        if dry_run:
+            yield from Compute(partial(show, plan))
+            return plan
+        if not plan:
+            return plan
+        move = _Move(found, step, context)
+        if (yield from move.flow()):
+            plan = replace(plan, present=move.present)
+            try:
+                findings = yield from verify(thread_id, "data", partial(_metadata, loads), context)
+            except (WrongKeyError, UnsupportedFormatError, SerializationError) as error:
+                return replace(plan, undecoded=str(error))
+            return replace(plan, findings=tuple(findings))
+    raise ConflictError(
+        f"Thread {thread_id!r} was not moved to the end: it was replaced or pruned where it comes from, or written to "
+        f"or deleted where it goes, {MAX_TRIES} times in a row. Call again when its runs have ended."
+    )
+
+
+def _metadata(loads: Loads, value: Serialized) -> object:
+    """What a survey deserialises: metadata, which a serialiser that does not know it may hand on as it is."""
+    found = loads(value)
+    if not isinstance(found, Mapping):
+        raise SerializationError(f"Metadata of type {value.type!r} was written with another `serde`.")
+    return found
+
+
+class _Move:
+    """One try at a transfer.
+
+    Attributes:
+        time: When the target's document changed last.
+        is_resumed: Whether an earlier try may have moved something.
+        is_whole: Whether an earlier call came to its end: then nothing is written.
+        present: Documents and objects that were there.
+        documents: Digests of what was carried over, by name.
+        hashes: Those of objects.
+    """
+
+    def __init__(self, found: Listing, step: Step, context: Context) -> None:
+        self.found = found
+        self.step = step
+        self.context = context
+        self.thread = keys.thread_doc(found.thread_id)
+        self.time = 0
+        self.is_resumed = False
+        self.is_whole = False
+        self.present = 0
+        self.documents: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
+
+    def flow(self) -> Flow[bool]:
+        """Move everything; false when the source was changed meanwhile, or the target moved."""
+        if not (yield from self._begin()):
+            return False
+        yield from self._move_blobs()
+        # Of one task's pending writes the first counts: each level is committed before the next.
+        for level in self.found.writes:
+            for page in pages(level, COMMIT_WRITES):
+                if not (yield from self._move_docs(page)):
+                    return False
+        for page in pages([*self.found.aside, *self.found.checkpoints]):
+            if not (yield from self._move_docs(page)):
+                return False
+        yield from self._compare()
+        return self.is_whole or (yield from self._end())
+
+    def _begin(self) -> Flow[bool]:
+        """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
+        thread_id = self.found.thread_id
+        held = yield from guard(thread_id, self.context)
+        thread, *rest = yield from Gather(
+            (
+                GetDocs((self.thread,)),
+                *(QueryDocs(name(thread_id), limit=1, mask=()) for name in (keys.checkpoints, keys.writes, keys.aside)),
+                ListBlobs(keys.thread_blobs(thread_id), limit=1),
+            )
+        )
+        doc = thread.get(self.thread)
+        if doc is None or doc.update_time != held.update_time:
+            return False
+        self.time = doc.update_time
+        is_ours = doc.fields.get("claim") == self.found.claim
+        if is_ours and doc.fields.get("copying") == thread_id:
+            self.is_resumed = True
+            return True
+        if is_ours and "copying" not in doc.fields and any(rest):
+            self.is_resumed = self.is_whole = True
+            return True
+        if any(rest) or "copying" in doc.fields:
+            raise self._not_empty()
+        return (yield from self._commit([], {"copying": thread_id, "claim": self.found.claim}))
+
+    def _not_empty(self) -> InvalidInputError:
+        return InvalidInputError(
+            f"Thread {self.found.thread_id!r} is not empty where it is to go: delete it there first. Nothing was moved."
+        )
+
+    def _commit(self, writes: Sequence[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:
+        times = yield from Commit((Merge(self.thread, fields or {}, update_time=self.time), *writes))
+        if times is None:
+            return False
+        self.time = times[0]
+        return True
+
+    # Objects
+
+    def _move_blobs(self) -> Flow[None]:
+        there = (yield from self._list()) if self.is_resumed else {}
+        for page in blob_pages(self.found.blobs.values()):
+            present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
+            missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
+            if missing and self.is_whole:
+                raise self._not_empty()
+            hashes = yield from self._gather(Elsewhere(HashBlob(blob.name)) for blob in present)
+            self.present += len(present)
+            self._note(present, hashes)
+            datas = yield from self._gather(Elsewhere(GetBlob(blob.name)) for blob in missing)
+            # One that is gone by now was referred to by none of the documents that are carried over.
+            uploads = [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if data is not None]
+            yield from self._gather(uploads)
+            size = sum(len(upload.data) for upload in uploads)
+            self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
+            yield from _tell(self.step, len(page))
+
+    def _note(self, blobs: Iterable[BlobInfo], hashes: Iterable[str | None]) -> None:
+        for blob, sha256 in zip(blobs, hashes, strict=True):
+            if sha256 is not None:
+                self.hashes[blob.name] = sha256
+
+    def _list(self) -> Flow[dict[str, BlobInfo]]:
+        found: dict[str, BlobInfo] = {}
+        after: str | None = None
+        while blobs := (yield from ListBlobs(keys.thread_blobs(self.found.thread_id), after)):
+            found.update({blob.name: blob for blob in blobs})
+            after = blobs[-1].name
+        return found
+
+    def _gather(self, effects: Iterable[Effect[T]]) -> Flow[tuple[T, ...]]:
+        wanted = tuple(effects)
+        return (yield from Gather(wanted)) if wanted else ()
+
+    # Documents
+
+    def _move_docs(self, page: Sequence[Doc]) -> Flow[bool]:
+        docs = yield from read_page(page)
+        if docs is None:
+            return False
+        there = (yield from GetDocs(tuple(doc.name for doc in docs))) if self.is_resumed else {}
+        writes: list[Create | Merge] = []
+        for doc in docs:
+            self.documents[doc.name] = fingerprint(doc.fields)
+            copied = there.get(doc.name)
+            if copied is None:
+                writes.append(Create(doc.name, doc.fields))
+            elif fingerprint(copied.fields) == self.documents[doc.name]:
+                self.present += 1
+            else:
+                writes.append(self._again(doc, copied))
+        if writes and self.is_whole:
+            raise self._not_empty()
+        checkpoints = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
+        runs = {doc.name for doc in (yield from read_runs(self.found.thread_id, checkpoints))}
+        told = {doc.name: sorted(runs_of(doc)) for doc in checkpoints}
+        for batch in batches(writes):
+            ids = {run for write in batch for run in told.get(write.name, ())}
+            notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
+            if not (yield from self._commit([*(note for note in notes if note.name in runs), *batch])):
+                return False
+        yield from _tell(self.step, len(page))
+        return True
+
+    def _again(self, doc: Doc, copied: Doc) -> Merge:
+        """The write that makes a document anew, which has changed in the source since it was carried over."""
+        if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
+            # Others that were carried over before may build on the frames that are there.
+            raise InvalidInputError(
+                f"Thread {self.found.thread_id!r} was moved in part, and its checkpoints were deleted and stored anew "
+                "since: delete it where it goes, and call again."
+            )
+        gone = tuple(sorted(copied.fields.keys() - doc.fields.keys()))
+        return Merge(doc.name, doc.fields, remove=gone, update_time=copied.update_time)
+
+    # The end
+
+    def _compare(self) -> Flow[None]:
+        """Read everything from the target again."""
+        for names in pages(list(self.documents)):
+            docs = yield from GetDocs(tuple(names))
+            for name in names:
+                if name not in docs or fingerprint(docs[name].fields) != self.documents[name]:
+                    raise self._differs(name)
+            yield from _tell(self.step, len(names))
+        for blobs in blob_pages(blob for name, blob in self.found.blobs.items() if name in self.hashes):
+            hashes = yield from self._gather(HashBlob(blob.name) for blob in blobs)
+            for blob, sha256 in zip(blobs, hashes, strict=True):
+                if sha256 != self.hashes[blob.name]:
+                    raise self._differs(blob.name)
+            yield from _tell(self.step, len(blobs))
+
+    def _differs(self, name: str) -> CheckpointVerificationError:
+        return CheckpointVerificationError(
+            f"{name!r} reads differently than it was carried over: the store changed it, or somebody else did, who "
+            f"must not write to thread {self.found.thread_id!r} before it is there. Delete it where it goes, and "
+            "call again."
+        )
+
+    def _end(self) -> Flow[bool]:
+        kept: Fields = {} if self.found.thread is None else self.found.thread.fields
+        fields = {key: value for key, value in kept.items() if key not in _OWN}
+        end = Merge(self.thread, {"thread_id": self.found.thread_id, **fields}, ("copying",), self.time)
+        if (yield from Commit((end,))) is not None:
+            return True
+        # This call's own commit, whose answer was lost?
+        doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
+        return doc is not None and doc.fields == {"claim": self.found.claim}
+
+
+def _tell(step: Step, number: int) -> Flow[None]:
+    if step is not None:
+        yield from Compute(partial(step, number))
+
+
+def _is_same(one: BlobInfo, other: BlobInfo | None) -> bool:
+    return other is not None and (one.size, one.crc32c) == (other.size, other.crc32c)
+
+
+def _hashes(uploads: Iterable[PutBlob]) -> dict[str, str]:
+    return {upload.name: hashlib.sha256(upload.data).hexdigest() for upload in uploads}
+
+
+# Archives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveWriter:
+    """What writes an archive.
+
+    Attributes:
+        begin: Begins a file for a thread; again, it drops what was written.
+        add_blob: Adds an object.
+        add_doc: Adds a document.
+        finish: Gives the file its name, once all of it was read again and compared.
+    """
+
+    begin: Callable[[str], object]
+    add_blob: Callable[[str, bytes], object]
+    add_doc: Callable[[Doc], object]
+    finish: Callable[[], object]
+
+
+def export(thread_id: str, archive: ArchiveWriter, step: Step = None) -> Flow[Transfer]:
+    """Write everything of a thread as it is now to an archive; nothing, if there is nothing.
+
+    Raises:
+        ConflictError: The thread was replaced or pruned all the time.
+    """
+    for _ in range(MAX_TRIES):
+        found = yield from look(thread_id)
+        plan = found.plan()
+        if not plan:
+            return plan
+        yield from Compute(partial(archive.begin, thread_id))
+        if (yield from _export(found, archive, step)):
+            yield from Compute(archive.finish, size=plan.bytes)
+            return plan
+    raise ConflictError(
+        f"Thread {thread_id!r} was not exported to the end: it was replaced or pruned {MAX_TRIES} times in a row. "
+        "Call again when its runs have ended."
+    )
+
+
+def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
+    for blobs in blob_pages(found.blobs.values()):
+        datas = yield from Gather(tuple(Elsewhere(GetBlob(blob.name)) for blob in blobs))
+        for blob, data in zip(blobs, datas, strict=True):
+            if data is not None:
+                yield from Compute(partial(archive.add_blob, blob.name, data), size=len(data))
+        yield from _tell(step, len(blobs))
+    runs: dict[str, Doc] = {}
+    for page in pages(found.docs):
+        docs = yield from read_page(page)
+        if docs is None:
+            return False
+        checkpoints = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
+        runs.update({doc.name: doc for doc in (yield from read_runs(found.thread_id, checkpoints))})
+        for doc in docs:
+            yield from Compute(partial(archive.add_doc, doc), size=len(manifest.inner_frames(doc)))
+        yield from _tell(step, len(page))
+    for doc in runs.values():
+        yield from Compute(partial(archive.add_doc, doc))
+    if found.thread is not None:
+        yield from Compute(partial(archive.add_doc, found.thread))
+    return True

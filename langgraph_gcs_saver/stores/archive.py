@@ -1,0 +1,494 @@
+"""A thread in one file: a tar archive of its documents and objects, written once, read as a store.
+
+```
+archive.json          {"archive": "langgraph-gcs-saver", "version": 1, "thread_id": …}
+objects/00000000      an object
+documents/00000001    a document: a google.firestore.v1.MapValue
+index.json            names, sizes, digests and times of all of them, in their order
+index.sha256          the digest of index.json, hex
+```
+
+Nothing in the file is extracted, and no name of a member becomes a path: members are regular files of these names in
+this order, each with a plain header, or the archive is refused. Names of documents and objects come from the index, and
+must be those of the thread. All of it is checked when it is opened, before anything is written anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import secrets
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+import google_crc32c
+from google.protobuf.message import DecodeError
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import (
+    BlobInfo,
+    Commit,
+    CopyBlob,
+    DeleteBlobs,
+    Doc,
+    EnsureBucket,
+    ExemptField,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    PutBlob,
+    QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
+)
+from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
+from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, to_map
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+VERSION = 1
+
+MAX_DOCUMENT = 2 << 20
+"""Firestore's limit is 1 MiB."""
+
+MAX_INDEX = 256 << 20
+
+MAX_MEMBERS = 1_000_000
+"""Documents and objects; their index has some 250 bytes for each."""
+
+MAX_HEAD = 64 << 10
+
+_BLOCK = 512
+_KIND = "langgraph-gcs-saver"
+_SEGMENT = re.compile(r"[A-Za-z0-9_%~!-]{1,1500}\Z")
+_OBJECT = re.compile(r"[A-Za-z0-9_%~-]{1,250}/[A-Za-z0-9_%~-]{1,250}/[A-Za-z0-9_%~-]{1,300}\.zst\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==\Z")
+_MAX_TIME = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """Where something lies in the file, and what the index says of it."""
+
+    offset: int
+    size: int
+    sha256: str
+    crc32c: str = ""
+    create_time: int = 0
+
+
+class NewArchive:
+    """An archive that is being written, beside the file that it becomes.
+
+    Args:
+        path: The file. One that is there is replaced, at the very end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.part")
+        self._file: BinaryIO | None = None
+        self._index: dict[str, list[list[Any]]] = {}
+        self._numbers = count()
+
+    def begin(self, thread_id: str) -> None:
+        """Begin a file for a thread; again, drop what was written."""
+        self.discard()
+        with _os_errors(self._part):
+            self._file = self._part.open("xb")
+        self._index = {"objects": [], "documents": []}
+        self._numbers = count()
+        self._add("archive.json", _dump({"archive": _KIND, "version": VERSION, "thread_id": thread_id}))
+
+    def add_blob(self, name: str, data: bytes) -> None:
+        """Add an object."""
+        crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+        self._index["objects"].append([name, len(data), hashlib.sha256(data).hexdigest(), crc32c])
+        self._add(f"objects/{next(self._numbers):08}", data)
+
+    def add_doc(self, doc: Doc) -> None:
+        """Add a document; objects must not follow."""
+        data: bytes = to_map(doc.fields).SerializeToString(deterministic=True)
+        self._index["documents"].append([doc.name, len(data), hashlib.sha256(data).hexdigest(), doc.create_time])
+        self._add(f"documents/{next(self._numbers):08}", data)
+
+    def finish(self) -> None:
+        """Give the file its name, once all of it is on the disk, was read again and compared."""
+        file = self._open()
+        index = _dump(self._index)
+        self._add("index.json", index)
+        self._add("index.sha256", hashlib.sha256(index).hexdigest().encode())
+        with _os_errors(self._part):
+            file.write(bytes(2 * _BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        self._file = None
+        Archive(self._part).close()
+        with _os_errors(self._path):
+            self._part.replace(self._path)
+
+    def discard(self) -> None:
+        """Drop what was written, unless it is finished. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        with suppress(FileNotFoundError):
+            self._part.unlink()
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            raise StoreError("The archive was not begun.")
+        return self._file
+
+    def _add(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mode = 0o644
+        file = self._open()
+        with _os_errors(self._part):
+            # GNU's form has a plain header for objects over 8 GiB too.
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            file.write(data)
+            file.write(bytes(-len(data) % _BLOCK))
+
+
+class Archive:
+    """An archive as a store that can be read: a `DocumentStore` and a `BlobStore`, checked from end to end.
+
+    Args:
+        path: The file.
+        max_object: Largest object that is read, in bytes.
+
+    Attributes:
+        thread_id: The thread that is in it.
+
+    Raises:
+        InvalidInputError: It is no archive of a thread, or of a newer version, or holds what no archive holds.
+        DamageError: It was cut short, or is not what was written.
+    """
+
+    def __init__(self, path: Path, *, max_object: int = 1 << 40) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with _os_errors(path):
+            self._file = path.open("rb")
+        try:
+            with _os_errors(path):
+                self.thread_id, self._docs, self._blobs = self._read(max_object)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def contents(self) -> dict[str, str]:
+        """The digests of all documents and objects, by name."""
+        return {name: member.sha256 for name, member in {**self._docs, **self._blobs}.items()}
+
+    # Opening
+
+    def _read(self, max_object: int) -> tuple[str, dict[str, _Member], dict[str, _Member]]:
+        members = self._members(max_object)
+        head = self._json(next(members, None), MAX_HEAD)
+        if not isinstance(head, dict) or head.get("archive") != _KIND or not isinstance(head.get("thread_id"), str):
+            raise self._refuse("it is none")
+        if head.get("version") != VERSION:
+            raise self._refuse(f"it has another version than {VERSION}; upgrade langgraph-gcs-saver")
+        found = dict(members)
+        index_at, digest_at = found.pop("index.json", None), found.pop("index.sha256", None)
+        if index_at is None or digest_at is None:
+            raise self._damaged("its index is missing")
+        index = self._bytes(*index_at)
+        if hashlib.sha256(index).hexdigest().encode() != self._bytes(*digest_at):
+            raise self._damaged("its index does not match its digest")
+        parsed = self._json(("", index_at), MAX_INDEX)
+        try:
+            blobs = self._listed(parsed["objects"], found, "objects/{:08}", 0)
+            docs = self._listed(parsed["documents"], found, "documents/{:08}", len(blobs))
+        except (KeyError, TypeError, ValueError):
+            raise self._refuse("its index is not one") from None
+        if len(blobs) + len(docs) != len(found):
+            raise self._refuse("it holds more than its index names")
+        thread_id: str = head["thread_id"]
+        for name in blobs:
+            if not _OBJECT.match(name.removeprefix(keys.thread_blobs(thread_id))) or not name.startswith(
+                keys.thread_blobs(thread_id)
+            ):
+                raise self._refuse("it holds an object that is not the thread's")
+        for name, member in docs.items():
+            if not _is_document(name, thread_id):
+                raise self._refuse("it holds a document that is not the thread's")
+            if member.size > MAX_DOCUMENT:
+                raise self._refuse("it holds a document that is larger than documents can be")
+        for member in blobs.values():
+            self._check(member)
+        for member in docs.values():
+            self._check(member)
+            # What no store can hold is refused now, not half-way.
+            to_map(self._fields(member))
+        return thread_id, docs, blobs
+
+    def _members(self, max_object: int) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Names of members, with their offsets and sizes; each is a regular file with a plain header."""
+        total = self._path.stat().st_size
+        at, numbers, stage = 0, count(), 0
+        while True:
+            header = self._bytes(at, _BLOCK)
+            if header == bytes(_BLOCK) or not header:
+                return
+            try:
+                info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+            except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
+                raise self._refuse("it is none, or was cut short") from None
+            if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                raise self._refuse("it holds something else than files")
+            at += _BLOCK
+            folder = info.name.partition("/")[0]
+            if folder in ("objects", "documents"):
+                number = next(numbers)
+                if number == MAX_MEMBERS:
+                    raise self._refuse(f"it holds more than {MAX_MEMBERS} documents and objects")
+                expected = f"{folder}/{number:08}"
+            else:
+                expected, stage = ("archive.json", "index.json", "index.sha256", "")[min(stage, 3)], stage + 1
+            if info.name != expected:
+                raise self._refuse("its files have other names, or another order")
+            if info.size < 0 or at + info.size > total:
+                raise self._damaged("it was cut short")
+            limit = {"objects": max_object, "documents": MAX_DOCUMENT, "index.json": MAX_INDEX}.get(folder, MAX_HEAD)
+            if info.size > limit:
+                raise self._refuse(f"{info.name} has {info.size} bytes; at most {limit} are read")
+            yield info.name, (at, info.size)
+            at += info.size + -info.size % _BLOCK
+
+    def _json(self, member: tuple[str, tuple[int, int]] | None, limit: int) -> Any:
+        if member is None or member[1][1] > limit:
+            raise self._refuse("it is none")
+        try:
+            return json.loads(self._bytes(*member[1]))
+        except (ValueError, RecursionError):
+            raise self._refuse("its index is not one") from None
+
+    def _listed(
+        self, rows: list[list[Any]], found: Mapping[str, tuple[int, int]], form: str, first: int
+    ) -> dict[str, _Member]:
+        listed: dict[str, _Member] = {}
+        for number, (name, size, sha256, last) in enumerate(rows, first):
+            at, length = found[form.format(number)]
+            is_object = form.startswith("objects")
+            known = isinstance(name, str) and name not in listed and size == length and _SHA256.match(sha256)
+            if not known or not (_CRC32C.match(last) if is_object else type(last) is int and 0 <= last < _MAX_TIME):
+                raise ValueError(name)
+            listed[name] = _Member(at, length, sha256, *((last, 0) if is_object else ("", last)))
+        return listed
+
+    def _check(self, member: _Member) -> None:
+        found = hashlib.sha256()
+        for at in range(0, member.size, 1 << 20):
+            found.update(self._bytes(member.offset + at, min(1 << 20, member.size - at)))
+        if found.hexdigest() != member.sha256:
+            raise self._damaged("something in it does not match its digest")
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        with self._lock, _os_errors(self._path):
+            self._file.seek(offset)
+            return self._file.read(size)
+
+    def _refuse(self, why: str) -> InvalidInputError:
+        return InvalidInputError(f"{str(self._path)!r} is not read as an archive of a thread: {why}.")
+
+    def _damaged(self, why: str) -> DamageError:
+        return DamageError(f"The archive {str(self._path)!r} is damaged: {why}. Export the thread again.")
+
+    # Documents
+
+    def _doc(self, name: str, mask: tuple[str, ...] | None) -> Doc:
+        member = self._docs[name]
+        fields = self._fields(member)
+        wanted = fields if mask is None else {key: fields[key] for key in mask if key in fields}
+        return Doc(name, wanted, member.create_time, member.create_time)
+
+    def _fields(self, member: _Member) -> dict[str, Any]:
+        data = self._bytes(member.offset, member.size)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            raise self._damaged("it has changed since it was opened")
+        try:
+            return from_fields(PbMapValue.FromString(data).fields)
+        except DecodeError:
+            raise self._refuse("it holds a document that does not parse") from None
+
+    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs`."""
+        return {name: self._doc(name, effect.mask) for name in effect.names if name in self._docs}
+
+    def query_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs` of a whole collection."""
+        if effect.where or effect.group or effect.start or effect.after or effect.end:
+            self._no("be searched")
+        names = sorted(name for name in self._docs if name.rpartition("/")[0] == effect.collection)
+        return [self._doc(name, effect.mask) for name in names[: effect.limit]]
+
+    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+        """Perform `GetDocs` without blocking the event loop."""
+        return await asyncio.to_thread(self.get_docs, effect)
+
+    async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
+        """Perform `QueryDocs` without blocking the event loop."""
+        return await asyncio.to_thread(self.query_docs, effect)
+
+    # Objects
+
+    def get_blob(self, effect: GetBlob) -> bytes | None:
+        """Perform `GetBlob` of a whole object."""
+        member = self._blobs.get(effect.name)
+        if member is None:
+            return None
+        data = self._bytes(member.offset, member.size)
+        if hashlib.sha256(data).hexdigest() != member.sha256:
+            raise self._damaged("it has changed since it was opened")
+        return data[effect.start :][: effect.length]
+
+    def hash_blob(self, effect: HashBlob) -> str | None:
+        """Perform `HashBlob`."""
+        member = self._blobs.get(effect.name)
+        if member is None:
+            return None
+        self._check(member)
+        return member.sha256
+
+    def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
+        """Perform `ListBlobs`."""
+        names = sorted(
+            name
+            for name in self._blobs
+            if name.startswith(effect.prefix) and (effect.after is None or name > effect.after)
+        )
+        found = ((name, self._blobs[name]) for name in names[: effect.limit])
+        return [BlobInfo(name, member.size, member.crc32c, member.create_time) for name, member in found]
+
+    # What an archive has not
+
+    def _no(self, what: str) -> NoReturn:
+        raise StoreError(f"The archive {str(self._path)!r} cannot {what}.")
+
+    def commit(self, effect: Commit) -> NoReturn:  # noqa: ARG002 - an archive is written once
+        """Refuse `Commit`."""
+        self._no("be written to")
+
+    async def acommit(self, effect: Commit) -> NoReturn:
+        """Refuse `Commit`."""
+        self.commit(effect)
+
+    def put_blob(self, effect: PutBlob) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `PutBlob`."""
+        self._no("be written to")
+
+    def copy_blob(self, effect: CopyBlob) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `CopyBlob`."""
+        self._no("be written to")
+
+    def delete_blobs(self, effect: DeleteBlobs) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `DeleteBlobs`."""
+        self._no("be written to")
+
+    def ensure_bucket(self, effect: EnsureBucket) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `EnsureBucket`."""
+        self._no("be written to")
+
+    def set_lifecycle(self, effect: SetLifecycle) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `SetLifecycle`."""
+        self._no("be written to")
+
+    def exempt_field(self, effect: ExemptField) -> NoReturn:  # noqa: ARG002 - likewise
+        """Refuse `ExemptField`."""
+        self._no("be written to")
+
+    async def aexempt_field(self, effect: ExemptField) -> NoReturn:
+        """Refuse `ExemptField`."""
+        self.exempt_field(effect)
+
+    def read_indexing(self, effect: ReadIndexing) -> None:
+        """Perform `ReadIndexing`: there are no such settings."""
+
+    async def aread_indexing(self, effect: ReadIndexing) -> None:
+        """Perform `ReadIndexing`: there are no such settings."""
+
+    def read_bucket(self, effect: ReadBucket) -> None:
+        """Perform `ReadBucket`: there is none."""
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._file.close()
+
+    async def aclose(self) -> None:
+        """Close the file. Idempotent."""
+        self.close()
+
+
+def _is_document(name: str, thread_id: str) -> bool:
+    """Whether a document is the thread's own, one below it, or one of its runs."""
+    segments = name.split("/")
+    own = keys.spread(thread_id)
+    if not all(map(_SEGMENT.match, segments)):
+        return False
+    match segments:
+        case [keys.THREADS, thread] | [keys.RUNS, _, keys.THREADS, thread]:
+            return thread == own
+        case [keys.THREADS, thread, (keys.CHECKPOINTS | keys.WRITES | keys.ASIDE) as kind, _]:
+            return thread == own and (kind == keys.ASIDE or _is_leaf(name, kind))
+        case _:
+            return False
+
+
+def _is_leaf(name: str, kind: str) -> bool:
+    try:
+        if kind == keys.WRITES:
+            keys.writes_checkpoint_id_of(name)
+            return name.count("!") == 3
+        keys.checkpoint_id_of(name)
+    except (DamageError, ValueError, IndexError):
+        return False
+    return True
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+class _os_errors:  # noqa: N801 - reads as what it is, a block
+    """Turn the system's errors into this library's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise InvalidInputError(f"There is no file {str(self._path)!r}, or no directory for it.") from error
+        if isinstance(error, PermissionDeniedError):
+            return
+        if isinstance(error, PermissionError):
+            raise PermissionDeniedError(f"This process may not read or write {str(self._path)!r}.") from error
+        if isinstance(error, OSError) and not isinstance(error, StoreError):
+            raise StoreError(f"Reading or writing {str(self._path)!r} failed: {error.strerror}.") from error

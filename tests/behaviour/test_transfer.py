@@ -1,0 +1,452 @@
+"""Moving a thread between stores, and to a file and back; whatever dies or writes meanwhile, what is there is exact."""
+
+import json
+import tarfile
+from io import BytesIO
+from itertools import count
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.effects import DeleteBlobs, Doc, Elsewhere, PutBlob
+from langgraph_gcs_saver.errors import (
+    CheckpointVerificationError,
+    ConflictError,
+    DamageError,
+    GCSSaverError,
+    InvalidInputError,
+)
+from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.stores.archive import Archive, NewArchive
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
+from tests.behaviour.api import cfg, cid
+from tests.stateful.threads import LONG, LOST, MOSTLY_LOCAL, Rounds, check, everything, fill, noise, put, stored_as
+from tests.system.raw import open_raw
+
+
+@pytest.fixture
+def there(tmp_path):
+    """The connection string of a second, empty store."""
+    return f"file://{tmp_path}/there"
+
+
+def comparable(uri, thread, prefix=""):
+    """What is stored of a thread, but for what differs between stores."""
+    raw = open_raw(uri)
+    docs, blobs = raw.snapshot()
+    raw.close()
+    own = keys.spread(thread)
+    docs = {name: dict(fields) for name, fields in docs.items() if own in name.split("/")}
+    for name, fields in docs.items():
+        if name == keys.thread_doc(thread):
+            fields.pop("claim", None)
+        elif name.startswith(keys.RUNS):
+            fields.pop("token")
+    return docs, {name.removeprefix(prefix): data for name, data in blobs.items() if f"{own}/" in name}
+
+
+def prefix_of(uri):
+    return "agents/" if uri.startswith("gs:") else ""
+
+
+@pytest.mark.parametrize(
+    ("store_uri", "variant", "thread", "mode"),
+    [
+        ("local", "inline", "t", "sync"),
+        ("local", "objects", LONG, "async"),
+        ("local", "cipher", "t", "sync"),
+        ("local", "stubs", LONG, "sync"),
+        pytest.param("emulators", "objects", "t", "async", marks=pytest.mark.soak),
+        pytest.param("emulators", "cipher", LONG, "sync", marks=pytest.mark.soak),
+    ],
+    indirect=["store_uri"],
+)
+async def test_there_and_back(  # noqa: PLR0917
+    store_uri, make_saver, there, tmp_path, monkeypatch, variant, thread, mode
+):
+    """Over a second store and an archive, byte for byte, and without the key."""
+    taken = f"file://{tmp_path}/taken"
+    with stored_as(variant, monkeypatch) as options:
+        with make_saver(**options) as saver:
+            fill(saver, thread)
+            fill(saver, "t_b")
+            saver.pin(cfg(thread, n=50), "a label")
+            saver.prune([thread], strategy=KeepLast(3))
+            before = everything(saver, thread)
+        source = comparable(store_uri, thread, prefix_of(store_uri))
+        done = []
+        with make_saver() as first, GCSSaver.from_conn_string(there) as second:
+            if mode == "sync":
+                moved = first.transfer_thread(thread, second, step=done.append)
+            else:
+                moved = await first.atransfer_thread(thread, second, step=done.append)
+        assert sum(done) == 2 * moved.total > 20
+        assert (moved.undecoded is not None) is (variant == "cipher")
+        assert moved.findings == ()
+        assert comparable(there, thread) == source
+        path = tmp_path / "thread.tar"
+        with GCSSaver.from_conn_string(there) as second, GCSSaver.from_conn_string(taken) as third:
+            if mode == "sync":
+                second.export_thread(thread, path)
+                third.import_thread(path)
+            else:
+                await second.aexport_thread(thread, path)
+                await third.aimport_thread(path)
+        assert comparable(taken, thread) == source
+        with GCSSaver.from_conn_string(taken) as third, make_saver() as first:
+            first.delete_thread(thread)
+            third.transfer_thread(thread, first)
+        assert comparable(store_uri, thread, prefix_of(store_uri)) == source
+        check(make_saver, thread, before, **options)
+        with make_saver(**options) as saver:
+            assert saver.pins(cfg(thread)) == {cid(50): "a label"}
+            # It goes on there as here, and can be taken away as a whole.
+            put(saver, thread, LOST, 80)
+            assert list(saver.verify(thread, depth="data")) == []
+            saver.delete_thread(thread)
+        assert comparable(store_uri, thread, prefix_of(store_uri)) == ({}, {})
+
+
+async def test_a_small_thread_on_both_stores(make_saver, there, tmp_path):
+    async with make_saver() as saver, GCSSaver.from_conn_string(there) as second:
+        put(saver, "t", 10)
+        put(saver, "t", 20, 10)
+        before = everything(saver)
+        assert (await saver.atransfer_thread("t", second)).findings == ()
+        await saver.aexport_thread("t", tmp_path / "t.tar")
+        await saver.adelete_thread("t")
+        assert (await saver.aimport_thread(tmp_path / "t.tar")).present == 0
+        assert everything(saver) == everything(second) == before
+
+
+@MOSTLY_LOCAL
+def test_first_wins_there_too(make_saver, there):
+    with make_saver() as saver:
+        put(saver, "t", 1)
+        for n in range(12):
+            saver.put_writes(cfg(n=1), [("messages", f"first {n}"), (f"other {n}", n)], "task", "~1")
+        before = everything(saver)
+        with GCSSaver.from_conn_string(there) as second:
+            saver.transfer_thread("t", second)
+    with GCSSaver.from_conn_string(there) as second:
+        assert everything(second) == before
+
+
+@MOSTLY_LOCAL
+def test_what_is_refused(store_uri, make_saver, there, tmp_path):
+    with make_saver() as saver, GCSSaver.from_conn_string(there) as second:
+        put(saver, "t", 1)
+        put(second, "t", 2)
+        stored = comparable(there, "t")
+        with pytest.raises(InvalidInputError, match="not empty"):
+            saver.transfer_thread("t", second)
+        saver.export_thread("t", tmp_path / "t.tar")
+        with pytest.raises(InvalidInputError, match="not empty"):
+            second.import_thread(tmp_path / "t.tar")
+        assert comparable(there, "t") == stored
+        assert not saver.transfer_thread("none", second)
+        assert not saver.export_thread("none", tmp_path / "none.tar")
+        assert not (tmp_path / "none.tar").exists()
+        second.delete_thread("t")
+        shown = []
+        assert saver.transfer_thread("t", second, dry_run=True, show=shown.append).checkpoints == 1
+        assert shown
+        assert comparable(there, "t") == ({}, {})
+        saver.transfer_thread("t", second)
+        # Done is done, whether it is told once or twice.
+        assert saver.transfer_thread("t", second).present == 2
+        put(saver, "t", 3, 1)
+        with pytest.raises(InvalidInputError, match="not empty"):
+            saver.transfer_thread("t", second)
+        assert everything(second).keys() == {("", 1)}
+    raw = open_raw(store_uri)
+    name = keys.thread_doc("t")
+    for mark, error in (("deleting", ConflictError), ("copying", InvalidInputError)):
+        raw.set_document(name, {"thread_id": "t", mark: "x"})
+        with make_saver() as saver, GCSSaver.from_conn_string(f"{there}2") as second, pytest.raises(error):
+            saver.transfer_thread("t", second)
+    raw.close()
+
+
+@MOSTLY_LOCAL
+def test_damage_is_moved_and_told(store_uri, make_saver, there):
+    with make_saver() as saver:
+        for n in (10, 20, 30):
+            put(saver, "t", n, n - 10 or None)
+    raw = open_raw(store_uri)
+    name = keys.checkpoint_doc("t", "", cid(20))
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"flipped"})
+    raw.close()
+    with make_saver() as saver, GCSSaver.from_conn_string(there) as second:
+        moved = saver.transfer_thread("t", second)
+    assert any(finding.is_damage and finding.name == name for finding in moved.findings)
+    assert comparable(there, "t")[0] == comparable(store_uri, "t")[0]
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_transfer_that_died_is_taken_up_again(tmp_path, step):
+    source = f"file://{tmp_path}/source"
+    with GCSSaver.from_conn_string(source, inline_max_bytes=2000) as saver:
+        fill(saver)
+        put(saver, "other", 1)
+        before = everything(saver)
+    for stop in count(0, step):
+        uri = f"file://{tmp_path}/{stop}"
+        with GCSSaver.from_conn_string(source) as saver:
+            with CrashingSaver.from_conn_string(uri) as second:
+                second.plan = Plan(stop)
+                try:
+                    saver.transfer_thread("t", second)
+                except Crashed:
+                    pass
+                else:
+                    break
+            with GCSSaver.from_conn_string(uri) as second:
+                part = everything(second)
+                assert part == {key: before[key] for key in part}
+                moved = saver.transfer_thread("t", second)
+                assert (moved.present > 0) is (stop > 10) or stop <= 10
+        assert comparable(uri, "t") == comparable(source, "t")
+    assert stop > 14
+
+
+def _delete(saver):
+    saver.delete_thread("t")
+
+
+def _prune(saver):
+    saver.prune(["t"])
+
+
+def _grow(saver):
+    put(saver, "t", 90, 80)
+    put(saver, "t", 91, 45)
+
+
+def _again(saver):
+    put(saver, "t", 50, 40, salt="other content")
+    saver.put_writes(cfg("t", n=80), [("__interrupt__", noise("new", 150_000))], "task")
+
+
+@pytest.mark.parametrize("meanwhile", [_delete, _prune, _grow, _again])
+def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
+    refused = set()
+    for at in count(0, 2):
+        source, target, done = f"file://{tmp_path}/{at}", f"file://{tmp_path}/to{at}", []
+        with GCSSaver.from_conn_string(source) as saver:
+            for n in range(10, 81, 10):
+                put(saver, "t", n, n - 10 or None, run="run")
+            put(saver, "t", 45, 30, run="run")
+            saver.put_writes(cfg(n=40), [("messages", noise("large", 150_000))], "task")
+            before = everything(saver)
+        with (
+            GCSSaver.from_conn_string(source) as saver,
+            GCSSaver.from_conn_string(source) as other,
+            GCSSaver.from_conn_string(target) as second,
+        ):
+
+            def step(number, at=at, done=done, other=other):
+                if number == at:
+                    done.append(number)
+                    meanwhile(other)
+
+            Rounds(saver, step)
+            try:
+                moved = saver.transfer_thread("t", second)
+            except InvalidInputError:
+                # What others build on cannot be made anew: it was deleted and stored with other frames.
+                refused.add(meanwhile)
+                continue
+            after, copied = everything(other), everything(second)
+            for key, one in copied.items():
+                assert one[:3] in ((before.get(key) or (0,))[:3], (after.get(key) or (0,))[:3]), f"{at}: {key}"
+            assert before.keys() & after.keys() <= copied.keys()
+            assert not [finding for finding in moved.findings if finding.is_damage], f"{at}: {moved.findings}"
+            findings = [one for one in second.verify("t", depth="data") if one.kind != "unreferenced"]
+            assert findings == [], f"{at}: {findings}"
+        if not done:
+            break
+    assert at > 6
+    assert refused <= {_again}
+
+
+@MOSTLY_LOCAL
+def test_what_the_target_gives_back_is_compared(make_saver, there):
+    with make_saver(inline_max_bytes=0) as saver, GCSSaver.from_conn_string(there) as second:
+        put(saver, "t", 1)
+        backend = second._backend
+        perform = backend.blobs.put_blob
+
+        def spoil(effect):
+            perform(PutBlob(effect.name, effect.data[:-1] + b"?"))
+
+        backend.blobs.put_blob = spoil
+        with pytest.raises(CheckpointVerificationError, match="differently"):
+            saver.transfer_thread("t", second)
+
+
+@MOSTLY_LOCAL
+def test_nothing_of_the_source_is_written(make_saver, there):
+    with make_saver(inline_max_bytes=0) as saver, GCSSaver.from_conn_string(there) as second:
+        put(saver, "t", 1)
+        rounds = Rounds(saver)
+        saver.transfer_thread("t", second)
+        assert rounds.effects
+        assert not any("Put" in str(type(e)) or "Commit" in str(type(e)) for e in rounds.effects)
+        assert not any(isinstance(effect, (Elsewhere, DeleteBlobs)) for effect in rounds.effects)
+
+
+# Archives that somebody else made
+
+
+@pytest.fixture
+def tar(tmp_path):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/origin", inline_max_bytes=0) as saver:
+        put(saver, "t", 1)
+        saver.put_writes(cfg(n=1), [("a", 1)], "task")
+        saver.export_thread("t", tmp_path / "t.tar")
+    return tmp_path / "t.tar"
+
+
+def refused(path, tmp_path, error=GCSSaverError):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/new") as saver:
+        with pytest.raises(error) as caught:
+            saver.import_thread(path)
+        assert not (tmp_path / "new").exists()
+    return caught.value
+
+
+def test_any_tar_reads_it(tar):
+    with tarfile.open(tar) as opened:
+        members = opened.getmembers()
+        index = json.load(opened.extractfile("index.json"))
+    assert members[0].name == "archive.json"
+    assert all(member.isreg() for member in members)
+    assert len(members) == 3 + len(index["objects"]) + len(index["documents"])
+
+
+def test_every_flipped_byte_is_refused(tar, tmp_path):
+    data = tar.read_bytes()
+    bad = tmp_path / "bad.tar"
+    for at in range(0, len(data) - 1024, 97):
+        bad.write_bytes(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+        try:
+            archive = Archive(bad)
+        except GCSSaverError:
+            continue
+        # Padding, and what a header says of modes and owners, is nobody's.
+        archive.close()
+        with Archive(tar) as whole, archive:
+            assert archive.contents() == whole.contents()
+
+
+@pytest.mark.parametrize("cut", [0, 100, 600, 5000, -1500, -3000])
+def test_a_cut_archive_is_refused(tar, tmp_path, cut):
+    data = tar.read_bytes()
+    tar.write_bytes(data[:cut])
+    refused(tar, tmp_path)
+
+
+def rewrite(tar, change):
+    """The archive with other members, made by Python's own tarfile."""
+    with tarfile.open(tar) as opened:
+        members = [(member, opened.extractfile(member).read()) for member in opened.getmembers()]
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as opened:
+        change(opened, members)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_the_like_are_refused(tar, tmp_path, kind):
+    def change(opened, members):
+        for number, (member, _) in enumerate(members):
+            if number == 1:
+                member.type, member.linkname, member.size = kind, "/etc/passwd", 0
+            opened.addfile(member)
+
+    rewrite(tar, change)
+    refused(tar, tmp_path, InvalidInputError)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "objects/../x", "documents/00000009", "objects/1", "x" * 300])
+def test_other_names_are_refused(tar, tmp_path, name):
+    def change(opened, members):
+        for number, (member, data) in enumerate(members):
+            if number == 1:
+                member.name = name
+            opened.addfile(member, BytesIO(data))
+
+    rewrite(tar, change)
+    refused(tar, tmp_path, InvalidInputError)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        keys.thread_doc("u"),
+        f"{keys.checkpoints('u')}/ce~!~",
+        f"{keys.checkpoints('t')}/nonsense",
+        f"{keys.checkpoints('t')}/../ce~!~",
+        f"{keys.writes('t')}/~!ce~",
+        f"{keys.thread_doc('t')}/lg_other/x",
+        f"lg_runs/../lg_threads/{keys.spread('t')}",
+        "lg_setup/x",
+        "",
+        "/",
+    ],
+)
+def test_documents_of_others_are_refused(tmp_path, name):
+    new = NewArchive(tmp_path / "bad.tar")
+    new.begin("t")
+    new.add_doc(Doc(name, {"a": 1}, 1, 1))
+    with pytest.raises(InvalidInputError, match="not the thread's"):
+        new.finish()
+    new.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../x.zst", f"{keys.spread('u')}/~/1/a-12345678.zst", f"{keys.spread('t')}/../x"])
+def test_objects_of_others_are_refused(tmp_path, name):
+    new = NewArchive(tmp_path / "bad.tar")
+    new.begin("t")
+    new.add_blob(name, b"x")
+    with pytest.raises(InvalidInputError, match="not the thread's"):
+        new.finish()
+    new.discard()
+
+
+def test_documents_that_no_store_can_hold_are_refused(tmp_path, monkeypatch):
+    name = keys.thread_doc("t")
+    from langgraph_gcs_saver.stores import archive
+    from langgraph_gcs_saver.stores.values import PbMapValue
+
+    foreign = PbMapValue()
+    foreign.fields["when"].timestamp_value.seconds = 1
+    reserved = PbMapValue()
+    reserved.fields["__x__"].integer_value = 1
+    for message in (foreign, reserved):
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, "to_map", lambda _, message=message: message)
+            new = NewArchive(tmp_path / "bad.tar")
+            new.begin("t")
+            new.add_doc(Doc(name, {}, 1, 1))
+            patch.setattr(Archive, "__init__", lambda *_: None)
+            patch.setattr(Archive, "close", lambda _: None)
+            new.finish()
+        refused(tmp_path / "bad.tar", tmp_path, InvalidInputError)
+
+
+def test_numbers_are_bounded(tar, tmp_path, monkeypatch):
+    monkeypatch.setattr("langgraph_gcs_saver.stores.archive.MAX_MEMBERS", 2)
+    refused(tar, tmp_path, InvalidInputError)
+
+
+def test_sizes_are_bounded(tar, tmp_path):
+    with pytest.raises(InvalidInputError, match="at most"):
+        Archive(tar, max_object=10)
+    info = tarfile.TarInfo("archive.json")
+    info.size = 1 << 40
+    (tmp_path / "huge.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+    refused(tmp_path / "huge.tar", tmp_path, DamageError)
+    (tmp_path / "huge.tar").write_bytes(b"")
+    refused(tmp_path / "huge.tar", tmp_path, InvalidInputError)
+    refused(tmp_path / "none.tar", tmp_path, InvalidInputError)

@@ -1,0 +1,200 @@
+"""`drill`: what it shows is what recovery gives, and it fails when that is late or wrong."""
+
+import json
+import shutil
+import tempfile
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.cli.drill import _seconds
+from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver.errors import DamageError, WrongKeyError
+from langgraph_gcs_saver.testing.drill import drill
+from tests.behaviour.api import cfg, cid
+from tests.cli.test_demo import emulators_uri  # noqa: F401 - a fixture
+from tests.cli.test_transfer import HOSTILE, call
+from tests.compat.xor_cipher import XorCipher
+from tests.stateful.threads import fill, put
+from tests.system.raw import open_raw
+
+DAMAGES = ["newest checkpoint dropped", "inline frame flipped", "object flipped", "object removed"]
+
+
+@pytest.fixture
+def uri(tmp_path):
+    uri = f"file://{tmp_path}/one"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=2000) as saver:
+        fill(saver)
+    return uri
+
+
+def test_a_drill_on_the_emulators(emulators_uri, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    google = emulators_uri
+    with GCSSaver.from_conn_string(google, inline_max_bytes=2000) as saver:
+        for n in (10, 20, 30):
+            put(saver, "t", n, n - 10 or None)
+    raw = open_raw(google)
+    stored = raw.snapshot()
+    report = json.loads(call("drill", "t", "--rto", "30s", "--json", "--store", google))
+    assert report["ok"]
+    assert report["checkpoints"] == 3
+    assert [trial["damage"] for trial in report["trials"]] == DAMAGES
+    assert raw.snapshot() == stored
+    raw.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_shows(uri):
+    raw = open_raw(uri)
+    stored = raw.snapshot()
+    report = json.loads(call("drill", "t", "--store", uri, "--json"))
+    assert raw.snapshot() == stored
+    assert report["problems"] == []
+    for trial in report["trials"]:
+        assert trial["skipped"] is None
+        assert trial["problems"] == []
+        assert trial["checkpoint_id"] == cid(80)
+        assert (trial["at_once"]["kind"], trial["at_once"]["checkpoint_id"]) == ("older, flagged", cid(70))
+        assert trial["after"]["checkpoint_id"] == cid(70)
+        assert trial["readable"] == trial["expected"] - 1 == report["checkpoints"] - 1
+        assert 0 < trial["seconds"] < 30
+        assert trial["repair"]
+    names = {trial["damage"]: trial["name"] for trial in report["trials"]}
+    assert names["newest checkpoint dropped"] == keys.checkpoint_doc("t", "", cid(80))
+    assert names["object removed"].endswith(".zst")
+    shown = call("drill", "t", "--store", uri)
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == [damage.split()[0] for damage in DAMAGES]
+    assert all("1 back, flagged" in line and line.rstrip().endswith("ok") for line in lines[2:6])
+    assert "No wrong value was given" in shown
+
+
+def test_a_value_that_repair_brings_back(tmp_path):
+    """A value that is at another checkpoint too is found there: the latest is exact in the end."""
+    uri = f"file://{tmp_path}/one"
+    with GCSSaver.from_conn_string(uri, incremental=False) as saver:
+        put(saver, "t", 10)
+        put(saver, "t", 21, 10)
+        put(saver, "t", 22, 10)
+        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch")
+    trials = {trial.damage: trial for trial in report.trials}
+    removed = trials["object removed"]
+    assert (removed.at_once.kind, removed.after.kind) == ("older, flagged", "exact")
+    assert removed.repair == {"re-encode": 1}
+    assert removed.readable == removed.expected == 3
+    # The first step of a fork leaves no trace when it is dropped, and that fails the drill.
+    assert trials["newest checkpoint dropped"].problems == ("an older checkpoint came at once, and nothing said so",)
+    assert not report.ok
+
+
+def test_a_thread_that_depends_on_one_frame_fails(tmp_path):
+    """The only inline value was written by the first checkpoint, and everything builds on it."""
+    uri = f"file://{tmp_path}/one"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=2000) as saver:
+        put(saver, "t", 10)
+        put(saver, "t", 20, 10)
+    with pytest.raises(CommandError, match="inline frame flipped: no recovery") as caught:
+        call("drill", "t", "--store", uri)
+    assert caught.value.exit_code == 4
+
+
+def test_an_objective_that_is_missed(uri):
+    with pytest.raises(CommandError, match=r"the drill failed\. newest checkpoint dropped: it took") as caught:
+        call("drill", "t", "--store", uri, "--rto", "1ms")
+    assert caught.value.exit_code == 4
+
+
+def _lying(monkeypatch, lie):
+    """Readers of copies give something else."""
+    genuine = GCSSaver.get_tuple
+
+    def get_tuple(self, config):
+        return lie(genuine(self, config))
+
+    monkeypatch.setattr(GCSSaver, "get_tuple", get_tuple)
+
+
+def _other_value(found):
+    found.checkpoint["channel_values"]["constant"] = "a lie"
+    return found
+
+
+def _unflagged(found):
+    return found._replace(metadata={key: value for key, value in found.metadata.items() if key != "recovered_from"})
+
+
+@pytest.mark.parametrize(
+    ("lie", "problem"),
+    [
+        (_other_value, "a wrong value at once"),
+        (_unflagged, "nothing said so"),
+        (lambda _: None, "no recovery"),
+    ],
+)
+def test_a_reader_that_lies_fails(uri, monkeypatch, lie, problem):
+    _lying(monkeypatch, lie)
+    with pytest.raises(CommandError, match=problem) as caught:
+        call("drill", "t", "--store", uri)
+    assert caught.value.exit_code == 4
+
+
+def test_values_are_compared_with_the_source(uri, tmp_path, monkeypatch):
+    """A source that reads differently from the copy, for whatever reason, is told."""
+    genuine = GCSSaver.list
+
+    def other_list(self, *arguments, **options):
+        for found in genuine(self, *arguments, **options):
+            yield _other_value(found) if self is saver else found
+
+    monkeypatch.setattr(GCSSaver, "list", other_list)
+    with GCSSaver.from_conn_string(uri) as saver:
+        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch")
+    assert not report.ok
+    assert len(report.problems) == report.checkpoints
+
+
+def test_what_is_not_there_is_skipped(tmp_path):
+    uri = f"file://{tmp_path}/small"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=200_000) as saver:
+        put(saver, HOSTILE, 10)
+        put(saver, HOSTILE, 20, 10)
+    shown = call("drill", HOSTILE, "--store", uri)
+    assert "not tried: no value of the thread lies in an object" in " ".join(shown.split())
+    assert all(line.isprintable() for line in shown.splitlines())
+    report = json.loads(call("drill", HOSTILE, "--store", uri, "--json"))
+    assert [trial["skipped"] is None for trial in report["trials"]] == [True, True, False, False]
+
+
+def test_what_is_refused(uri, tmp_path):
+    with pytest.raises(CommandError, match="no thread 'nobody'") as caught:
+        call("drill", "nobody", "--store", uri)
+    assert caught.value.exit_code == 1
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    raw = open_raw(f"file://{tmp_path}/two")
+    name = keys.checkpoint_doc("t", "", cid(20))
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
+    with pytest.raises(DamageError, match="damaged as it is"):
+        call("drill", "t", "--store", f"file://{tmp_path}/two")
+    secret = f"file://{tmp_path}/secret"
+    with GCSSaver.from_conn_string(secret, cipher=XorCipher(), inline_max_bytes=0) as saver:
+        put(saver, "t", 10)
+        put(saver, "t", 20, 10)
+        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch", cipher=XorCipher())
+        assert report.ok
+        assert saver.get_tuple(cfg(n=20)) is not None
+    with pytest.raises(WrongKeyError):
+        call("drill", "t", "--store", secret)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("500ms", 0.5), ("1.5m", 90), ("2", 2), ("1h", 3600)])
+def test_times(text, seconds):
+    assert _seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1s", "soon", "1d", "nan", "\x1b[2J"])
+def test_what_is_no_time(text):
+    with pytest.raises(CommandError, match="--rto") as caught:
+        _seconds(text)
+    assert caught.value.exit_code == 2
