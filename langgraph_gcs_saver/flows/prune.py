@@ -616,10 +616,12 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
     """
     name, thread = keys.checkpoint_doc(thread_id, ns, checkpoint_id), keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
-        docs = yield from GetDocs((name, thread), mask=("ns", "format"))
+        docs = yield from GetDocs((name, thread), mask=("ns", "format", "pin"))
         doc = docs.get(name)
         if doc is None or _is_stripped(doc):
             return False
+        if doc.fields.get("pin") == label:
+            return True
         fields, remove = ({}, ("pin",)) if label is None else ({"pin": label}, ())
         writes = [Merge(name, fields, remove=remove, update_time=doc.update_time)]
         if label is not None and thread in docs:

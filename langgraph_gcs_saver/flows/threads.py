@@ -34,6 +34,8 @@ BATCH = 200
 """Documents deleted in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
 
 _BLOB_BATCH = 100
+_PAGE = 5000  # names and runs only, so that a page is read well within one call's deadline
+_RUNS = ("ns", "format", "run_id", "former_runs")
 _POLL_SECONDS = 0.25
 
 
@@ -197,11 +199,8 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
             if marked is None:
                 continue
             mark, seen = marked[0], None
-        for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
-            count, held = yield from _delete_with_runs(collection, thread_id, mark)
-            documents += count
-            if not held:
-                break
+        count, held = yield from _delete_with_runs(thread_id, mark)
+        documents += count
         if held:
             documents += yield from _delete_all(keys.writes(thread_id))
             count, mark = yield from _delete_blobs(thread_id, mark, context)
@@ -224,25 +223,49 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     )
 
 
-def _delete_with_runs(collection: str, thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
-    """Delete all documents of a collection, in order, and those of the runs that wrote them, while the mark holds.
+def _delete_with_runs(thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
+    """Delete all documents of checkpoints, in order, and those of the runs that wrote them, while the mark holds.
+
+    A run's document goes with the last checkpoint that it wrote: should this call die, `delete_for_runs` finds the
+    others. What a pruner has stripped is none of them: that may lose the run's name while this call works.
 
     Returns:
         Their number, and false after a conflict, to look again.
     """
     deleted = 0
     while True:
-        docs = yield from QueryDocs(collection, limit=BATCH, mask=("run_id", "former_runs"))
+        docs: list[Doc] = []
+        for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
+            docs += yield from _runs_of_all(collection)
         if not docs:
             return deleted, True
-        runs = {run for doc in docs for run in runs_of(doc)}
-        writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs]
-        names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
-        writes += [Delete(name) for name in names]
-        writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
-        if (yield from Commit(tuple(writes))) is None:
-            return deleted, False
-        deleted += len(docs)
+        last = {run: doc.name for doc in sorted(docs, key=_is_checkpoint) for run in runs_of(doc)}
+        for at in range(0, len(docs), BATCH):
+            writes: list[Write] = []
+            for doc in docs[at : at + BATCH]:
+                writes.append(Delete(doc.name, update_time=doc.update_time))
+                ended = sorted(run for run in runs_of(doc) if last[run] == doc.name)
+                writes += [Delete(keys.run_doc(run, thread_id)) for run in ended]
+            writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
+            if (yield from Commit(tuple(writes))) is None:
+                return deleted, False
+            deleted += len(docs[at : at + BATCH])
+
+
+def _is_checkpoint(doc: Doc) -> bool:
+    return not doc.fields.keys().isdisjoint(("ns", "format"))
+
+
+def _runs_of_all(collection: str) -> Flow[list[Doc]]:
+    """All documents of a collection, with the fields that name their runs."""
+    found: list[Doc] = []
+    after: str | None = None
+    while True:
+        page = yield from QueryDocs(collection, after=after, limit=_PAGE, mask=_RUNS)
+        found += page
+        if len(page) < _PAGE:
+            return found
+        after = page[-1].name
 
 
 def _delete_all(collection: str) -> Flow[int]:

@@ -8,6 +8,7 @@ from langgraph.graph import START, StateGraph
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, version
@@ -316,13 +317,39 @@ def test_what_a_crash_leaves_is_not_forgotten(tmp_path, after):
     assert stop > 12
 
 
+def test_what_a_dead_deletion_left_is_found(tmp_path, monkeypatch):
+    """Wherever a deletion of the thread died: a run's checkpoints that it had not come to are still the run's."""
+    monkeypatch.setattr(threads, "BATCH", 2)
+    stop, is_dead = 0, True
+    while is_dead:
+        uri = f"file://{tmp_path}/{stop}"
+        with CrashingSaver.from_conn_string(uri) as saver:
+            for n in range(1, 7):
+                put(saver, "t", n, n - 1 or None, run=f"run {n % 2}")
+        with CrashingSaver.from_conn_string(uri) as saver:
+            saver.plan = Plan(stop)
+            try:
+                saver.delete_thread("t")
+            except Crashed:
+                is_dead = True
+            else:
+                is_dead = False
+        with CrashingSaver.from_conn_string(uri) as saver:
+            saver.delete_for_runs(["run 0"])
+            assert {one.metadata["run_id"] for one in saver.list(cfg("t"))} <= {"run 1"}, f"stopped after {stop}"
+            saver.delete_thread("t")
+            assert saver.raw().documents == {}, f"stopped after {stop}"
+        stop += 1
+    assert stop > 6
+
+
 @MOSTLY_LOCAL
 async def test_rounds(make_saver, mode):
     """A thread after another; each in few rounds."""
     counts = []
     async with make_saver() as saver:
-        for run, threads in (("few", 2), ("many", 8)):
-            for n in range(threads):
+        for run, count in (("few", 2), ("many", 8)):
+            for n in range(count):
                 put(saver, f"{run} {n}", 1, run="kept")
                 put(saver, f"{run} {n}", 2, 1, run=run)
             rounds = Rounds(saver)

@@ -205,8 +205,8 @@ def _writes_without_condition(patch: pytest.MonkeyPatch) -> None:
 
 
 def _oldest_first(patch: pytest.MonkeyPatch) -> None:
-    def delete_with_runs(collection: str, *_: Any) -> Flow[tuple[int, bool]]:
-        while docs := (yield from QueryDocs(collection)):
+    def delete_with_runs(thread_id: str, *_: Any) -> Flow[tuple[int, bool]]:
+        while docs := (yield from QueryDocs(keys.checkpoints(thread_id))):
             if (yield from Commit((Delete(docs[-1].name, update_time=docs[-1].update_time),))) is None:
                 return 0, False
         return 0, True
