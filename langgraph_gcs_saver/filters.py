@@ -24,8 +24,10 @@ MAX_BYTES = 256 << 10
 """Most bytes of indexed metadata in a document; Firestore allows 1 MiB for all of it."""
 
 
-def size(found: Mapping[str, Any]) -> int:
-    """Bytes of a `filter` field, roughly as Firestore counts them."""
+def size(found: object) -> int:
+    """Bytes of a `filter` field, roughly as Firestore counts them; of one that is damaged, none."""
+    if not isinstance(found, Mapping):
+        return 0
     return sum(len(k) + 9 + (len(v.encode()) if isinstance(v, str) else 0) for k, v in found.items())
 
 

@@ -299,5 +299,8 @@ WRITES_BLOB = "~writes"
 ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
 """What tells the objects of one try of one call from all others: random, lower-case."""
 
+BLOB = re.compile(r"(?:[A-Za-z0-9_%~-]{1,200}/){2}[A-Za-z0-9_%~-]{1,200}-[0-9a-z]{8,40}\.zst\Z")
+"""What follows the thread's prefix in the name of an object."""
+
 SIMPLE_FIELD = re.compile(r"(?!__.*__\Z)[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
 """Field names that Firestore allows and that need no quoting in a field path."""

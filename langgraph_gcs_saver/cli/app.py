@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -78,8 +79,14 @@ def _options(
     global_store.set(store)
 
 
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def run() -> None:
     """Run the command that `sys.argv` names and exit."""
+    # As Ctrl-C does: what a command has in a temporary directory, such as a copy of a thread, goes when it is ended.
+    signal.signal(signal.SIGTERM, _end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What a store holds need not fit the terminal's encoding.

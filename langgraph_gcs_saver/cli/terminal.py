@@ -124,7 +124,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Bar]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -523,7 +523,8 @@ def _listed_objects(doc: Doc) -> set[str]:
         listed = []  # No digest covers it: the objects wait to be collected.
     thread = f"{doc.name.split('/')[1]}/"
     names = listed if isinstance(listed, list) else []
-    return {name for name in names if isinstance(name, str) and name.startswith(thread)}
+    mine = (name for name in names if isinstance(name, str) and name.startswith(thread))
+    return {name for name in mine if keys.BLOB.match(name.removeprefix(thread))}
 
 
 def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:

@@ -46,6 +46,7 @@ from langgraph_gcs_saver.errors import (
     InvalidInputError,
     SerializationError,
     UnsupportedFormatError,
+    ValueTooLargeError,
     WrongKeyError,
 )
 from langgraph_gcs_saver.findings import Finding
@@ -163,9 +164,29 @@ def look(thread_id: str) -> Flow[Listing]:
     """List what the source has of a thread: documents first, for what they refer to is older.
 
     Raises:
-        ConflictError: The thread is being deleted.
+        ConflictError: The thread is being deleted, or was deleted or begun anew all the time.
         InvalidInputError: A copy or a transfer to it has not come to its end.
     """
+    thread = yield from _read_thread(thread_id)
+    for _ in range(MAX_TRIES):
+        docs = yield from Elsewhere(QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS)))
+        writes = yield from Elsewhere(QueryDocs(keys.writes(thread_id), mask=()))
+        aside = yield from Elsewhere(QueryDocs(keys.aside(thread_id), mask=()))
+        # A deletion or a copy that began before the queries has left them a part of the thread, and its mark.
+        before, thread = thread, (yield from _read_thread(thread_id))
+        if _told(before) == _told(thread):
+            break
+    else:
+        raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
+    found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
+    after: str | None = None
+    while blobs := (yield from Elsewhere(ListBlobs(keys.thread_blobs(thread_id), after))):
+        found.blobs.update({blob.name: blob for blob in blobs})
+        after = blobs[-1].name
+    return found
+
+
+def _read_thread(thread_id: str) -> Flow[Doc | None]:
     name = keys.thread_doc(thread_id)
     thread = (yield from Elsewhere(GetDocs((name,)))).get(name)
     if thread is not None and "deleting" in thread.fields:
@@ -174,15 +195,12 @@ def look(thread_id: str) -> Flow[Listing]:
         raise InvalidInputError(
             f"Thread {thread_id!r} is a copy that has not come to its end: call again what makes it, and then this."
         )
-    docs = yield from Elsewhere(QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS)))
-    writes = yield from Elsewhere(QueryDocs(keys.writes(thread_id), mask=()))
-    aside = yield from Elsewhere(QueryDocs(keys.aside(thread_id), mask=()))
-    found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
-    after: str | None = None
-    while blobs := (yield from Elsewhere(ListBlobs(keys.thread_blobs(thread_id), after))):
-        found.blobs.update({blob.name: blob for blob in blobs})
-        after = blobs[-1].name
-    return found
+    return thread
+
+
+def _told(thread: Doc | None) -> object:
+    """What changes in a thread's document when the thread is not any more what it was, or has got or lost its root."""
+    return None if thread is None else (thread.create_time, thread.fields.get("root"), thread.fields.get("claim"))
 
 
 def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
@@ -206,8 +224,12 @@ def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
     return found
 
 
-def read_runs(thread_id: str, docs: Iterable[Doc]) -> Flow[list[Doc]]:
-    """The documents of the runs that some checkpoints tell of, as far as the source has them."""
+def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
+    """The documents of the runs that some checkpoints tell of, as far as the source has them.
+
+    They go with or after the checkpoints, so they are read before these.
+    """
+    docs = [doc for doc in page if f"/{keys.CHECKPOINTS}/" in doc.name]
     names = sorted({keys.run_doc(run, thread_id) for doc in docs for run in runs_of(doc)})
     found = (yield from Elsewhere(GetDocs(tuple(names)))) if names else {}
     return list(found.values())
@@ -283,7 +305,7 @@ def transfer(
             plan = replace(plan, present=move.present)
             try:
                 findings = yield from verify(thread_id, "data", partial(_metadata, loads), context)
-            except (WrongKeyError, UnsupportedFormatError, SerializationError) as error:
+            except (WrongKeyError, UnsupportedFormatError, SerializationError, ValueTooLargeError) as error:
                 return replace(plan, undecoded=str(error))
             return replace(plan, findings=tuple(findings))
     raise ConflictError(
@@ -418,6 +440,7 @@ class _Move:
     # Documents
 
     def _move_docs(self, page: Sequence[Doc]) -> Flow[bool]:
+        runs = {doc.name for doc in (yield from read_runs(self.found.thread_id, page))}
         docs = yield from read_page(page)
         if docs is None:
             return False
@@ -434,9 +457,7 @@ class _Move:
                 writes.append(self._again(doc, copied))
         if writes and self.is_whole:
             raise self._not_empty()
-        checkpoints = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
-        runs = {doc.name for doc in (yield from read_runs(self.found.thread_id, checkpoints))}
-        told = {doc.name: sorted(runs_of(doc)) for doc in checkpoints}
+        told = {doc.name: sorted(runs_of(doc)) for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name}
         for batch in batches(writes):
             ids = {run for write in batch for run in told.get(write.name, ())}
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
@@ -554,11 +575,10 @@ def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
         yield from _tell(step, len(blobs))
     runs: dict[str, Doc] = {}
     for page in pages(found.docs):
+        runs.update({doc.name: doc for doc in (yield from read_runs(found.thread_id, page))})
         docs = yield from read_page(page)
         if docs is None:
             return False
-        checkpoints = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
-        runs.update({doc.name: doc for doc in (yield from read_runs(found.thread_id, checkpoints))})
         for doc in docs:
             yield from Compute(partial(archive.add_doc, doc), size=len(manifest.inner_frames(doc)))
         yield from _tell(step, len(page))

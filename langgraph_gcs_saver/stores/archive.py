@@ -73,8 +73,7 @@ MAX_HEAD = 64 << 10
 
 _BLOCK = 512
 _KIND = "langgraph-gcs-saver"
-_SEGMENT = re.compile(r"[A-Za-z0-9_%~!-]{1,1500}\Z")
-_OBJECT = re.compile(r"[A-Za-z0-9_%~-]{1,250}/[A-Za-z0-9_%~-]{1,250}/[A-Za-z0-9_%~-]{1,300}\.zst\Z")
+_SEGMENT = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_%~!-]{1,1500}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==\Z")
 _MAX_TIME = 2**63
@@ -100,7 +99,8 @@ class NewArchive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.part")
+        # A name has 255 bytes at most, and a character up to four.
+        self._part = path.with_name(f"{path.name[:60]}.{secrets.token_hex(4)}.part")
         self._file: BinaryIO | None = None
         self._index: dict[str, list[list[Any]]] = {}
         self._numbers = count()
@@ -147,7 +147,7 @@ class NewArchive:
         if self._file is not None:
             self._file.close()
             self._file = None
-        with suppress(FileNotFoundError):
+        with _os_errors(self._part), suppress(FileNotFoundError, NotADirectoryError):
             self._part.unlink()
 
     def _open(self) -> BinaryIO:
@@ -229,14 +229,13 @@ class Archive:
         if len(blobs) + len(docs) != len(found):
             raise self._refuse("it holds more than its index names")
         thread_id: str = head["thread_id"]
+        prefix = keys.thread_blobs(thread_id)
         for name in blobs:
-            if not _OBJECT.match(name.removeprefix(keys.thread_blobs(thread_id))) or not name.startswith(
-                keys.thread_blobs(thread_id)
-            ):
-                raise self._refuse("it holds an object that is not the thread's")
+            if not name.startswith(prefix) or not keys.BLOB.match(name.removeprefix(prefix)):
+                raise self._refuse(f"it holds an object that is not the thread's, {name!r}")
         for name, member in docs.items():
             if not _is_document(name, thread_id):
-                raise self._refuse("it holds a document that is not the thread's")
+                raise self._refuse(f"it holds a document that is not the thread's, {name!r}")
             if member.size > MAX_DOCUMENT:
                 raise self._refuse("it holds a document that is larger than documents can be")
         for member in blobs.values():
@@ -263,7 +262,7 @@ class Archive:
                 raise self._refuse("it holds something else than files")
             at += _BLOCK
             folder = info.name.partition("/")[0]
-            if folder in ("objects", "documents"):
+            if folder in ("objects", "documents") and stage == 1:
                 number = next(numbers)
                 if number == MAX_MEMBERS:
                     raise self._refuse(f"it holds more than {MAX_MEMBERS} documents and objects")

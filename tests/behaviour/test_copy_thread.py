@@ -434,6 +434,16 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
     assert (refused > 0) is (meanwhile == "put")
 
 
+def test_a_damaged_hint_is_copied(tmp_path):
+    uri = f"file://{tmp_path}/store"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=0) as saver:
+        put(saver, "t", 1)
+        raw, name = open_raw(uri), keys.checkpoint_doc("t", "", cid(1))
+        raw.set_document(name, {**raw.documents()[name], "filter": 5})
+        saver.copy_thread("t", "copy")
+        assert everything(saver, "copy").keys() == everything(saver).keys()
+
+
 # Graphs, runs, rounds
 
 

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.errors import (
     DamageError,
     GCSSaverError,
     InvalidInputError,
+    StoreError,
 )
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.stores.archive import Archive, NewArchive
@@ -270,6 +271,85 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
     assert refused <= {_again}
 
 
+@pytest.mark.parametrize("mark", ["deleting", "copying"])
+def test_what_a_deletion_or_a_copy_has_left_is_no_thread(tmp_path, there, mark):
+    """It began after the thread's document was read, and died before its documents were listed."""
+    source = f"file://{tmp_path}/source"
+    raw = open_raw(source)
+    with GCSSaver.from_conn_string(source) as saver, GCSSaver.from_conn_string(there) as second:
+        put(saver, "t", 10)
+        put(saver, "t", 20, 10)
+        before = raw.documents()
+
+        def step(number):
+            if number == 1:
+                raw.set_document(keys.thread_doc("t"), {**before[keys.thread_doc("t")], mark: "x"})
+                raw.delete_document(keys.checkpoint_doc("t", "", cid(20)))
+
+        Rounds(saver, step)
+        with pytest.raises((ConflictError, InvalidInputError), match=r"is being deleted|not come to its end"):
+            saver.transfer_thread("t", second)
+        assert comparable(there, "t") == ({}, {})
+
+
+def test_root_checkpoints_that_go_are_not_expected_there(tmp_path, there):
+    """The thread's document was read when it had one, and its checkpoints when it had none."""
+    source = f"file://{tmp_path}/source"
+    with GCSSaver.from_conn_string(source) as saver, GCSSaver.from_conn_string(source) as other:
+        put(saver, "t", 10, run="run")
+        put(saver, "t", 21, ns="sub:1", roots={"": cid(10)})
+
+        def step(number):
+            if number == 1:
+                other.delete_for_runs(["run"])
+
+        Rounds(saver, step)
+        with GCSSaver.from_conn_string(there) as second:
+            saver.transfer_thread("t", second)
+            assert second.get_tuple(cfg("t")) is other.get_tuple(cfg("t")) is None
+            assert everything(second) == everything(other)
+
+
+@pytest.mark.parametrize("is_export", [False, True])
+def test_the_runs_of_what_was_moved_are_known_there(tmp_path, is_export):
+    """Even if `delete_for_runs` takes both the checkpoints and the run's document meanwhile."""
+    for at in count():
+        source, target, done = f"file://{tmp_path}/{at}", f"file://{tmp_path}/to{at}", []
+        with (
+            GCSSaver.from_conn_string(source) as saver,
+            GCSSaver.from_conn_string(source) as other,
+            GCSSaver.from_conn_string(target) as second,
+        ):
+            put(saver, "t", 10, run="run")
+            put(saver, "t", 20, 10, run="run")
+
+            def step(number, at=at, done=done, other=other):
+                if number == at:
+                    done.append(number)
+                    other.delete_for_runs(["run"])
+
+            Rounds(saver, step)
+            if is_export:
+                if saver.export_thread("t", tmp_path / f"{at}.tar"):
+                    second.import_thread(tmp_path / f"{at}.tar")
+            else:
+                saver.transfer_thread("t", second)
+            second.delete_for_runs(["run"])
+            assert everything(second) == {}, at
+        if not done:
+            break
+    assert at > 6
+
+
+@MOSTLY_LOCAL
+def test_what_is_too_large_to_decode_is_moved(make_saver, there):
+    with make_saver() as saver, GCSSaver.from_conn_string(there, max_value_bytes=5000) as second:
+        put(saver, "t", 1)
+        assert "max_value_bytes" in saver.transfer_thread("t", second).undecoded
+        with GCSSaver.from_conn_string(there) as third:
+            assert everything(third) == everything(saver)
+
+
 @MOSTLY_LOCAL
 def test_what_the_target_gives_back_is_compared(make_saver, there):
     with make_saver(inline_max_bytes=0) as saver, GCSSaver.from_conn_string(there) as second:
@@ -390,6 +470,7 @@ def test_other_names_are_refused(tar, tmp_path, name):
         f"{keys.thread_doc('t')}/lg_other/x",
         f"lg_runs/../lg_threads/{keys.spread('t')}",
         "lg_setup/x",
+        f"{keys.aside('t')}/__x__",
         "",
         "/",
     ],
@@ -404,7 +485,16 @@ def test_documents_of_others_are_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../../x.zst", f"{keys.spread('u')}/~/1/a-12345678.zst", f"{keys.spread('t')}/../x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x.zst",
+        f"{keys.spread('u')}/~/1/a-12345678.zst",
+        f"{keys.spread('t')}/../x",
+        f"{keys.spread('t')}/~/1/{'a' * 250}-12345678.zst",
+        f"{keys.spread('t')}/~/1/a.zst",
+    ],
+)
 def test_objects_of_others_are_refused(tmp_path, name):
     new = NewArchive(tmp_path / "bad.tar")
     new.begin("t")
@@ -412,6 +502,42 @@ def test_objects_of_others_are_refused(tmp_path, name):
     with pytest.raises(InvalidInputError, match="not the thread's"):
         new.finish()
     new.discard()
+
+
+def test_what_stands_elsewhere_is_refused(tar, tmp_path):
+    def change(opened, members):
+        index = [one for one in members if one[0].name.startswith("index.")]
+        rest = [one for one in members if not one[0].name.startswith("index.")]
+        for member, data in [rest[0], *index, *rest[1:]]:
+            opened.addfile(member, BytesIO(data))
+
+    rewrite(tar, change)
+    refused(tar, tmp_path, InvalidInputError)
+
+
+@pytest.mark.parametrize("name", ["../../../../x", "~/1/a-12345678.zst/../../../x", "", "/x"])
+def test_objects_that_a_document_lists_are_the_threads_own(tmp_path, there, name):
+    """Nobody else's go with a stripped document, nor do such names keep anything from being collected."""
+    new = NewArchive(tmp_path / "bad.tar")
+    new.begin("t")
+    listed = json.dumps([f"{keys.spread('t')}/{name}"])
+    new.add_doc(Doc(keys.checkpoint_doc("t", "", cid(1)), {"objects": listed}, 1, 1))
+    new.finish()
+    with GCSSaver.from_conn_string(there) as saver:
+        saver.import_thread(tmp_path / "bad.tar")
+        saver.collect()
+    assert not open_raw(there).documents().keys() & {keys.checkpoint_doc("t", "", cid(1))}
+
+
+def test_where_no_file_can_be(tar, tmp_path):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/origin") as saver:
+        with pytest.raises(StoreError, match="Not a directory"):
+            saver.export_thread("t", tar / "t.tar")
+        with pytest.raises(StoreError, match="too long"):
+            saver.export_thread("t", tmp_path / ("x" * 256))
+        # As long as a name can be.
+        saver.export_thread("t", tmp_path / ("\N{HIRAGANA LETTER A}" * 85))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_documents_that_no_store_can_hold_are_refused(tmp_path, monkeypatch):

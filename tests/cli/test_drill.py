@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import tempfile
+import time
 
 import pytest
 
@@ -12,11 +15,12 @@ from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.errors import DamageError, WrongKeyError
 from langgraph_gcs_saver.testing.drill import drill
 from tests.behaviour.api import cfg, cid
-from tests.cli.test_demo import emulators_uri  # noqa: F401 - a fixture
+from tests.cli.test_demo import LANGGRAPH_GCS, emulators_uri, environment  # noqa: F401 - fixtures
 from tests.cli.test_transfer import HOSTILE, call
 from tests.compat.xor_cipher import XorCipher
 from tests.stateful.threads import fill, put
 from tests.system.raw import open_raw
+from tests.system.test_repair import DELTA, delta
 
 DAMAGES = ["newest checkpoint dropped", "inline frame flipped", "object flipped", "object removed"]
 
@@ -131,6 +135,7 @@ def _unflagged(found):
         (_other_value, "a wrong value at once"),
         (_unflagged, "nothing said so"),
         (lambda _: None, "no recovery"),
+        (lambda _: None, "the thread read as empty at once"),
     ],
 )
 def test_a_reader_that_lies_fails(uri, monkeypatch, lie, problem):
@@ -138,6 +143,26 @@ def test_a_reader_that_lies_fails(uri, monkeypatch, lie, problem):
     with pytest.raises(CommandError, match=problem) as caught:
         call("drill", "t", "--store", uri)
     assert caught.value.exit_code == 4
+
+
+def _made_up(found):
+    if "recovered_from" not in found.metadata:
+        found.checkpoint["channel_values"]["log"] = "a lie"
+    return found
+
+
+def test_a_value_that_langgraph_rebuilds_is_given_by_nobody_else(tmp_path, monkeypatch):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/one", incremental=False) as saver:
+        delta(saver, 11).invoke({"n": 0, "log": ["input " + "y" * 400]}, DELTA, durability="sync")
+        for lie, problems in (
+            (lambda found: found, 0),
+            (_made_up, 1),
+        ):
+            with monkeypatch.context() as patch:
+                _lying(patch, lie)
+                flipped = drill(saver, "t", rto=30, directory=tmp_path / f"scratch {problems}").trials[1]
+            assert flipped.repair == {"rebuild": 1}
+            assert len(flipped.problems) == problems
 
 
 def test_values_are_compared_with_the_source(uri, tmp_path, monkeypatch):
@@ -186,6 +211,30 @@ def test_what_is_refused(uri, tmp_path):
         assert saver.get_tuple(cfg(n=20)) is not None
     with pytest.raises(WrongKeyError):
         call("drill", "t", "--store", secret)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_it_leaves_no_copy_behind(uri, environment, tmp_path, number):  # noqa: F811
+    with GCSSaver.from_conn_string(uri) as saver:
+        for n in range(100, 140):
+            put(saver, "t", n, n - 1 if n > 100 else 80)
+    process = subprocess.Popen(
+        [*LANGGRAPH_GCS, "drill", "t", "--store", uri],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "tmp").glob("*/base")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("500ms", 0.5), ("1.5m", 90), ("2", 2), ("1h", 3600)])

@@ -12,7 +12,7 @@ from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, InvalidURIError, WrongKeyError
 from tests.behaviour.api import cfg, checkpoint, cid, metadata
-from tests.cli.test_demo import emulators_uri, environment, run_command  # noqa: F401 - fixtures
+from tests.cli.test_demo import emulators_uri, environment, run_command, run_in_terminal  # noqa: F401 - fixtures
 from tests.compat.xor_cipher import XorCipher
 from tests.stateful.threads import check, everything, put
 from tests.system.raw import open_raw
@@ -216,6 +216,15 @@ def test_nothing_of_an_id_reaches_the_terminal(uri, other, tmp_path):
     ):
         assert "[bold]" in told
         assert all(line.isprintable() for line in told.splitlines())
+
+
+def test_nor_does_the_progress_bar_read_it_as_markup(uri, other, environment):  # noqa: F811
+    thread = "[/x][bold]"
+    with GCSSaver.from_conn_string(uri) as saver:
+        saver.copy_thread("t", thread)
+    returncode, shown = run_in_terminal("pull", thread, uri, other, environment=environment, answers=[])
+    assert returncode == 0, shown
+    assert "Moved, read again and compared." in shown
 
 
 def test_the_examples_in_the_help():
