@@ -115,15 +115,17 @@ def _same(before: Any, after: Any) -> bool:
 
 
 def _of_dicts(before: dict[Any, Any], after: dict[Any, Any], path: Path) -> list[Change]:
+    # By type too: 1 and True are the same key in Python.
+    was, now = ({(type(key), key): item for key, item in items.items()} for items in (before, after))
     found = []
-    for key in [*before, *(key for key in after if key not in before)]:
-        where = (*path, key)
-        if key not in after:
-            found.append(Change(where, "removed", before[key]))
-        elif key not in before:
-            found.append(Change(where, "added", after=after[key]))
+    for key in [*was, *(key for key in now if key not in was)]:
+        where = (*path, key[1])
+        if key not in now:
+            found.append(Change(where, "removed", was[key]))
+        elif key not in was:
+            found.append(Change(where, "added", after=now[key]))
         else:
-            found += _of_values(before[key], after[key], where)
+            found += _of_values(was[key], now[key], where)
     return found
 
 

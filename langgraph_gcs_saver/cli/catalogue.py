@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -51,7 +52,8 @@ def moment(seconds: float | None) -> str:
 
 
 def _table(*columns: str, right: Iterable[str] = ()) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    # Without edges a UUID, as most threads have, is not broken in two on a terminal of 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
@@ -126,6 +128,7 @@ def history(
     for space in sorted({info.checkpoint_ns for info in found}):
         rows = [info for info in found if info.checkpoint_ns == space]
         if space:
+            out.print()
             out.print(plain(f"namespace {space}", "bold"))
         out.print(_tree(rows, limit))
 
@@ -205,6 +208,8 @@ def stats(
     with open_saver(store) as saver, progress("reading manifests"):
         found = saver.stats()
     cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
+    if not math.isfinite(cost):
+        raise CommandError("--object-price and --document-price must be numbers of dollars.", 2)
     if as_json:
         print_json({**asdict(found), "monthly_usd": cost})
         return
@@ -214,7 +219,9 @@ def stats(
     table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"))
     for thread in found.threads[:limit]:
         table.add_row(plain(_name(thread)), str(thread.checkpoints), size(thread.stored_bytes))
+    out.print()
     out.print(table)
+    out.print()
     columns = ("channel", "values", "serialised", "full", "incremental", "saved (estimate)")
     table = _table(*columns, right=columns[1:])
     for sums in found.channels[:limit]:

@@ -137,7 +137,12 @@ def readable(value: Any) -> Any:
         case list() | tuple():
             return [readable(item) for item in value]
         case Mapping():
-            return {key if isinstance(key, str) else repr(readable(key)): readable(item) for key, item in value.items()}
+            named = {
+                key if isinstance(key, str) else repr(readable(key)): readable(item) for key, item in value.items()
+            }
+            # 1 and "1" are two keys, and one in JSON.
+            pairs = [[readable(key), readable(item)] for key, item in value.items()]
+            return named if len(named) == len(value) else {"<map>": pairs}
         case _:
             return value
 
@@ -195,16 +200,37 @@ def _json(value: Any, indent: int | None = None) -> str:
         return "<nested too deeply>"
 
 
-def brief(value: Any, width: int = 100) -> str:
+_WIDTH = 100
+_CONTEXT = 20
+"""Characters of one line of a value, and how many of them that are the same come before those that differ."""
+
+
+def brief(value: Any) -> str:
     """A value in one line of limited length."""
+    return _cut(_line(value), 0)
+
+
+def brief_pair(before: Any, after: Any) -> tuple[str, str]:
+    """Two values in one line each, both from shortly before the place where they differ, if that lies far behind."""
+    lines = _line(before), _line(after)
+    same = next((i for i, (was, now) in enumerate(zip(*lines, strict=False)) if was != now), min(map(len, lines)))
+    start = same - _CONTEXT if same > _WIDTH - _CONTEXT else 0
+    return _cut(lines[0], start), _cut(lines[1], start)
+
+
+def _cut(text: str, start: int) -> str:
+    rest = f"…{text[start:]}" if start else text
+    return rest if len(rest) <= _WIDTH else f"{rest[: _WIDTH - 1]}…"
+
+
+def _line(value: Any) -> str:
     message = portable.message_of(value)
     if message is not None:
         content = message.get("content")
         text = f"{message.get('type')}: {content if isinstance(content, str) else _json(content)}"
     else:
         text = _json(value)
-    text = printable(text)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return printable(text)
 
 
 def print_lines(target: Any, lines: Sequence[Text] | Iterator[Text]) -> None:

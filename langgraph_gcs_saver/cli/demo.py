@@ -25,7 +25,7 @@ from langgraph_gcs_saver import GCSSaver, SetupReport
 from langgraph_gcs_saver.cli.demo_agent import RANKINGS, Agent, build, modules, thread_config
 from langgraph_gcs_saver.cli.demo_history import checkpoint_id, rows, short, table
 from langgraph_gcs_saver.cli.demo_process import Ended, Reading, Tally, Task, entries, run_process
-from langgraph_gcs_saver.cli.terminal import CommandError, JsonOption, StoreOption, plain, printable
+from langgraph_gcs_saver.cli.terminal import CommandError, JsonOption, global_store, plain, printable
 
 MAX_DOCUMENTS = 100
 """With those of the fork 110; the smallest standard library so far, 3.13's, has 130 modules with source."""
@@ -33,7 +33,11 @@ MAX_DOCUMENTS = 100
 
 def demo(
     *,
-    store: StoreOption = None,
+    store: Annotated[
+        str | None,
+        # Not the environment's, which may be where real threads are.
+        typer.Option("--store", metavar="URI", help="Play it there, and leave the thread: file://… or gs://…."),
+    ] = None,
     documents: Annotated[
         int, typer.Option(min=5, max=MAX_DOCUMENTS, metavar="N", help="How many modules the agent reads.")
     ] = 50,
@@ -43,12 +47,13 @@ def demo(
 ) -> None:
     """Kill an agent, resume it, approve its report and fork its past, on real documents.
 
-    Without --store everything is in a temporary directory. A gs:// store may be the emulators', named by
-    FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
+    Without --store everything is in a temporary directory, whatever LANGGRAPH_GCS_STORE says. A gs:// store may
+    be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
 
     Example: langgraph-gcs demo --documents 20
     """
     console = Console(quiet=as_json, highlight=False)
+    store = store or global_store.get()
     with _folder(keep=keep) as folder:
         plot = _Plot.of((folder / "store").as_uri() if store is None else store, folder / "ledger.txt", documents)
         result = _Demo(plot, console, ask=ask).run()

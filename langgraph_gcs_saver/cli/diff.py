@@ -13,16 +13,19 @@ from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.checkpoint import (
     NamespaceOption,
     brief,
+    brief_pair,
     facts,
     field,
     id_of,
     load,
     open_portable,
     print_lines,
+    recovery,
     text_lines,
     value_lines,
 )
 from langgraph_gcs_saver.cli.terminal import (
+    CommandError,
     JsonOption,
     StoreOption,
     ThreadArgument,
@@ -60,6 +63,12 @@ def diff(
         bar()
         after = load(saver, thread, ns, b)
         bar()
+    known = before.checkpoint["channel_versions"].keys() | after.checkpoint["channel_versions"].keys()
+    if channel is not None and channel not in known:
+        names = ", ".join(sorted(known))
+        raise CommandError(
+            f"neither checkpoint of thread {thread!r} has a channel {channel!r}. These are there: {names}."
+        )
     found = compare(_values(before, channel), _values(after, channel))
     unknown = [name for name in _unknown(before, after) if channel in (None, name)]
     if as_json:
@@ -95,6 +104,7 @@ def _lines(
 ) -> Iterator[Text]:
     for name, one in (("-", before), ("+", after)):
         yield field(f"{name} step {one.metadata.get('step', '?')}", f"{id_of(one)}  {one.metadata.get('source', '')}")
+        yield from recovery(one)
     for channel in found:
         if channel.channel in unknown:
             continue
@@ -123,7 +133,8 @@ def change_lines(change: Change) -> Iterator[Text]:
         for line in change.lines:
             yield from text_lines(line, "      ", {"-": "red", "+": "green"}.get(line[:1], "dim"))
     elif change.kind == "changed":
-        yield plain(f"{head}: {brief(change.before)} -> {brief(change.after)}", style)
+        was, now = brief_pair(change.before, change.after)
+        yield plain(f"{head}: {was} -> {now}", style)
     else:
         value = change.after if change.kind == "added" else change.before
         if portable.message_of(value) is None:

@@ -148,14 +148,21 @@ def _new_value(old: Any, given: str | None) -> Iterator[Any]:
     path.write_text(before, encoding="utf-8")
     try:
         _run_editor(command, path)
-        yield portable.from_json(_parsed(path.read_text(encoding="utf-8"), "the edited file"))
+        yield portable.from_json(_parsed(_read(path), "the edited file"))
     except BaseException:
         if path.exists() and path.read_text(encoding="utf-8", errors="replace") != before:
             print(f"langgraph-gcs: what you edited is kept in {printable(name)}", file=sys.stderr)
         else:
             path.unlink(missing_ok=True)
         raise
-    path.unlink()
+    path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"what the editor left cannot be read: {error}. Nothing was written.") from error
 
 
 def _text(value: Any) -> str:

@@ -46,7 +46,7 @@ def setup(
 
     Example: langgraph-gcs setup --platform --location europe-west1
     """
-    with open_saver(store) as saver:
+    with open_saver(store, may_create=True) as saver:
         try:
             with progress("setting up"):
                 report = saver.setup(location=location, platform=platform, write_settings=write_settings)

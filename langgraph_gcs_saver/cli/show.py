@@ -73,6 +73,8 @@ def show(
     if channel is None:
         print_lines(out, _head(found, thread))
         values = {name: value for name, value in values.items() if not _is_trigger(name) or value is not None}
+    else:
+        print_lines(out, recovery(found))
     print_lines(out, _channels(values, histories))
     if channel is None:
         print_lines(out, _writes(found))

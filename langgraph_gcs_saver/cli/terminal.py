@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from langgraph_gcs_saver import DeletePlan
+from langgraph_gcs_saver.errors import StoreNotFoundError
+from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.saver import GCSSaver
+
+STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
+"""The variable of the environment that names the store when no option does."""
 
 StoreOption = Annotated[
     str | None,
+    # Without typer's `envvar`: the variable would then count as given after the command's name, and win over what was
+    # typed before it.
     typer.Option(
         "--store",
         metavar="URI",
-        envvar="LANGGRAPH_GCS_STORE",
-        help="Where checkpoints are kept: file:///path, or gs://bucket/prefix?project=…&database=….",
+        help="Where checkpoints are kept: file:///path, or gs://bucket/prefix?project=…&database=….  "
+        f"[env var: {STORE_VARIABLE}]",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -46,17 +54,40 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-def open_saver(store: str | None, **options: Any) -> GCSSaver:
+def store_named(store: str | None) -> str | None:
+    """The store that `--store` names after the command's name, else before it, else the environment."""
+    return store or global_store.get() or os.environ.get(STORE_VARIABLE)
+
+
+def open_saver(store: str | None, *, may_create: bool = False, **options: Any) -> GCSSaver:
     """A saver for the store that was named by option or environment; use it as a context manager.
+
+    Args:
+        store: What `--store` says.
+        may_create: Whether an embedded store is made where there is none. Who misspells a path must not be told that
+            all is well there.
+        **options: The saver's.
 
     Raises:
         CommandError: None was named.
-        GCSSaverError: It cannot be opened.
+        GCSSaverError: It cannot be opened, or does not exist.
     """
-    uri = store or global_store.get()
+    uri = store_named(store)
     if not uri:
-        raise CommandError("no store: give --store URI, or set LANGGRAPH_GCS_STORE. --help shows the forms.", 2)
+        raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
+    if not may_create:
+        _check_exists(parse(uri))
     return GCSSaver.from_conn_string(uri, **options)
+
+
+def _check_exists(address: GoogleAddress | LocalAddress) -> None:
+    if isinstance(address, LocalAddress):
+        try:
+            (address.path / "documents.sqlite3").stat()
+        except FileNotFoundError:
+            raise StoreNotFoundError(f"There is no store in {str(address.path)!r}; setup makes one.") from None
+        except OSError:
+            return  # Opening it tells what is wrong.
 
 
 def check_thread(saver: GCSSaver, thread: str) -> None:

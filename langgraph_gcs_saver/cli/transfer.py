@@ -18,11 +18,11 @@ from langgraph_gcs_saver.cli.terminal import (
     YesOption,
     confirm,
     console,
-    global_store,
     open_saver,
     plain,
     print_json,
     progress,
+    store_named,
 )
 from langgraph_gcs_saver.flows.transfer import Transfer
 from langgraph_gcs_saver.options import parse
@@ -125,7 +125,7 @@ def import_(
     Example: langgraph-gcs import my-thread.tar --store file:///tmp/store --as debugged
     """
     if as_thread is None:
-        with open_saver(store, serde=PortableSerializer()) as saver:
+        with open_saver(store, may_create=True, serde=PortableSerializer()) as saver:
             plan = saver.import_thread(file, dry_run=True, show=_quiet)
             if not dry_run:
                 with progress(f"importing {file}", 2 * plan.total) as bar:
@@ -134,7 +134,7 @@ def import_(
         _show(plan, dry_run=dry_run, as_json=as_json, is_portable=True)
         return
     with (
-        open_saver(store, serde=PortableSerializer()) as saver,
+        open_saver(store, may_create=True, serde=PortableSerializer()) as saver,
         tempfile.TemporaryDirectory(prefix="langgraph-gcs-import-") as folder,
         GCSSaver.from_conn_string(Path(folder).as_uri(), serde=PortableSerializer()) as scratch,
     ):
@@ -147,7 +147,7 @@ def import_(
 
 
 def _default(store: str | None) -> str:
-    uri = store or global_store.get()
+    uri = store_named(store)
     if not uri:
         raise CommandError("one store is missing: give FROM and TO, or --store URI as the other side.", 2)
     return uri
@@ -156,7 +156,7 @@ def _default(store: str | None) -> str:
 def _move(thread: str, source: str, target: str, *, dry_run: bool, as_json: bool) -> None:
     if parse(source) == parse(target):
         raise CommandError("both stores are the same; copy makes another thread of one within a store.", 2)
-    with open_saver(source) as reader, open_saver(target) as writer:
+    with open_saver(source) as reader, open_saver(target, may_create=True) as writer:
         done = _transfer(thread, reader, writer, dry_run=dry_run)
     _show(done, dry_run=dry_run, as_json=as_json)
 

@@ -37,6 +37,9 @@ ThreadArguments = Annotated[list[str], typer.Argument(metavar="THREAD", help="Th
 _ID_WIDTH = 36
 """LangGraph's checkpoint ids are UUIDs; one that is broken in two cannot be copied."""
 
+_WIDE = 72
+"""Columns that a terminal needs to have room for an id and the rest."""
+
 
 def prune(
     threads: ThreadArguments,
@@ -71,6 +74,7 @@ def prune(
     rules += [] if keep_every is None else [KeepEvery(keep_every)]
     if delete == bool(rules):
         raise CommandError("say either what to keep (--keep-last, --keep-for, --keep-every) or --delete.", 2)
+    threads = list(dict.fromkeys(threads))
     plans: list[PrunePlan] = []
     with open_saver(store) as saver:
         with progress("planning", len(threads)) as advance:
@@ -187,6 +191,8 @@ def sweep(
 
     Example: langgraph-gcs sweep --ttl 90d --dry-run
     """
+    if ttl < timedelta(hours=1):
+        raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
     with open_saver(store, ttl=ttl) as saver:
         with progress("looking"):
             found = saver.sweep(dry_run=True, show=unshown)
@@ -255,6 +261,7 @@ def delete(
 
     Example: langgraph-gcs delete my-thread other-thread --yes
     """
+    threads = list(dict.fromkeys(threads))
     plans: list[DeletePlan] = []
     with open_saver(store) as saver:
         with progress("planning", len(threads)) as advance:
@@ -287,7 +294,9 @@ def _show_line(out: Console, plan: object) -> None:
 
 def _show_prune(out: Console, plan: PrunePlan) -> None:
     rows = table("checkpoint", "stored (UTC)", "", "why")
-    rows.columns[0].min_width = _ID_WIDTH
+    if out.width >= _WIDE:
+        # A fixed one: a table whose columns have a minimum is cut off where it does not fit.
+        rows.columns[0].width = _ID_WIDTH
     for decision in plan.decisions:
         row, reason = decision.row, decision.reason
         time_stored = datetime.fromtimestamp(row.time, timezone.utc).strftime("%Y-%m-%d %H:%M")

@@ -5,12 +5,14 @@ import random
 import re
 import subprocess
 import sys
+from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 from typer.testing import CliRunner
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
 from langgraph_gcs_saver.testing.crash import LOCAL
@@ -51,9 +53,10 @@ def call_json(uri, *arguments):
 
 
 def test_threads(make_saver, store_uri):
+    saver = make_saver()
+    assert list(saver.list(None)) == []
     assert call_json(store_uri, "threads") == []
     assert "There are no threads." in call(store_uri, "threads")
-    saver = make_saver()
     for name in ("t", "", "a/b", "long thread id, " * 20):
         fill(saver, name)
     put(saver, "a/b", 9, 4)
@@ -168,6 +171,22 @@ def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
         if isinstance(effect, (QueryDocs, GetDocs)):
             assert effect.mask is not None
             assert payload.isdisjoint(effect.mask)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_uuid_is_not_broken_in_two(make_saver, store_uri, monkeypatch):
+    thread = str(uuid5(NAMESPACE_URL, "thread"))
+    fill(make_saver(), thread)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert thread in CliRunner().invoke(app, ["threads", "--store", store_uri]).stdout
+
+
+def test_a_price_is_a_number(tmp_path):
+    uri = f"file://{tmp_path}/store"
+    with GCSSaver.from_conn_string(uri) as saver:
+        fill(saver)
+    with pytest.raises(CommandError, match="--object-price"):
+        call(uri, "stats", "--object-price", "inf", "--json")
 
 
 def test_nothing_acts_on_the_terminal(make_saver, store_uri):

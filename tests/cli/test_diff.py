@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.diff import path_text
 from langgraph_gcs_saver.cli.terminal import CommandError
-from langgraph_gcs_saver.diff import Id
+from langgraph_gcs_saver.diff import Id, differences
+from langgraph_gcs_saver.keys import checkpoint_doc
 from tests.cli.stored import put
+from tests.system.raw import open_raw
 
 HOSTILE = "\x1b[2J\u202e[bold]\r"
 BEFORE = {
@@ -111,6 +113,30 @@ def test_unknown_checkpoints(pair, store_uri):
         run(store_uri, "t", "01", "zzz")
     with pytest.raises(CommandError, match="thread 'none' has no checkpoint"):
         run(store_uri, "none", "01", "02")
+    with pytest.raises(CommandError, match=r"has a channel 'plam'.*plan"):
+        run(store_uri, "t", "01", "02", "--channel", "plam")
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_damaged_latest_checkpoint_is_told(pair, store_uri):
+    raw, name = open_raw(store_uri), checkpoint_doc("t", "", pair[1])
+    raw.set_document(name, raw.documents()[name] | {"manifest": b"flipped"})
+    assert f"recovered   the latest checkpoint, {pair[1]}, is damaged" in run(store_uri, "t", "01", "latest")
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_what_differs_is_in_sight(make_saver, store_uri):
+    saver = make_saver()
+    one = put(saver, {"x": "a" * 300 + "old" + "b" * 300})
+    put(saver, {"x": "a" * 300 + "new" + "b" * 300}, number=2, parent=one)
+    (line,) = [line for line in run(store_uri, "t", "01", "02").split("\n") if "->" in line]
+    assert "aaaold" in line.partition("->")[0]
+    assert "aaanew" in line.partition("->")[2]
+    assert len(line) < 250
+
+
+def test_keys_of_other_types_are_others():
+    assert [change.kind for change in differences({1: "a", "k": 1}, {True: "a", "k": 1})] == ["removed", "added"]
 
 
 def test_paths():

@@ -225,6 +225,16 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
         (kept,) = tmp_path.glob("langgraph-gcs-*")
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         kept.unlink()
+    for code, error in [
+        ("path.write_bytes(bytes([0xFF])); sys.exit()", "cannot be read"),
+        ("path.unlink(); sys.exit()", "cannot be read"),
+    ]:
+        editor(code)
+        with pytest.raises(CommandError, match=error):
+            run(store_uri, "edit", "t", "--channel", "messages")
+    (kept,) = tmp_path.glob("langgraph-gcs-*")
+    assert kept.read_bytes() == b"\xff"
+    kept.unlink()
     editor("sys.exit(3)")
     with pytest.raises(CommandError, match="ended with 3"):
         run(store_uri, "edit", "t", "--channel", "messages")

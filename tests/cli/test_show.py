@@ -163,8 +163,16 @@ def test_a_damaged_latest_checkpoint_is_told(make_saver, store_uri):
     found = run(store_uri, "t")
     assert f"checkpoint  {one}\n" in found
     assert f"recovered   the latest checkpoint, {two}, is damaged" in found
+    assert f"recovered   the latest checkpoint, {two}, is damaged" in run(store_uri, "t", "--channel", "x")
     with pytest.raises(CheckpointCorruptError):
         run(store_uri, "t", two)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_no_key_hides_another(make_saver, store_uri):
+    put(make_saver(), {"x": {1: "number", "1": "text"}})
+    shown = json.loads("".join(run(store_uri, "t", "--channel", "x").split("\n")[1:]))
+    assert shown == {"<map>": [[1, "number"], ["1", "text"]]}
 
 
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)

@@ -5,11 +5,12 @@ import os
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.cli import plans, upkeep
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.cli import demo, plans, upkeep
 from langgraph_gcs_saver.cli.terminal import confirm, open_saver
 from langgraph_gcs_saver.effects import Commit, Merge
 from langgraph_gcs_saver.runners import run
@@ -298,6 +299,69 @@ def test_a_store_must_be_named(command, monkeypatch):
     ended = command("delete", "t", "--yes")
     assert (ended.code, ended.out) == (2, "")
     assert "no store" in ended.err
+
+
+@LOCAL
+def test_what_is_typed_wins_over_the_environment(make_saver, store_uri, command, tmp_path):
+    fill(make_saver(), last=1)
+    with GCSSaver.from_conn_string((tmp_path / "other").as_uri()) as other:
+        fill(other, last=1)
+        uri = (tmp_path / "other").as_uri()
+        assert command("--store", store_uri, "delete", "t", "--dry-run", "--store", uri).code == 0
+        assert command("--store", uri, "delete", "t", "--yes").code == 0
+        assert list(other.list(None)) == []
+    assert numbers(make_saver()) == [1]
+
+
+@LOCAL
+def test_the_demo_is_not_played_in_the_store_of_the_environment(command, monkeypatch, tmp_path):
+    played = []
+    monkeypatch.setattr(demo._Plot, "of", lambda store, *_: played.append(store))
+    monkeypatch.setattr(demo, "_Demo", lambda *_, **__: SimpleNamespace(run=lambda: {"proof": {}}))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for arguments in ([], ["--store", "file:///typed"]):
+        assert command(*arguments, "demo").code == 0
+    assert "langgraph-gcs-demo-" in played[0]
+    assert played[1] == "file:///typed"
+
+
+@LOCAL
+@pytest.mark.parametrize("arguments", [["verify"], ["threads"], ["delete", "t", "--yes"], ["pull", "t", "TYPO"]])
+def test_a_misspelt_path_is_no_store(command, tmp_path, arguments):
+    uri = (tmp_path / "typo").as_uri()
+    ended = command("--store", uri, *[uri + "2" if word == "TYPO" else word for word in arguments])
+    assert (ended.code, ended.out) == (7, "")
+    assert "There is no store in" in ended.err
+    assert not list(tmp_path.glob("typo*"))
+    assert command("--store", uri, "setup").code == 0
+    assert command("--store", uri, "verify").code == 0
+
+
+@LOCAL
+def test_a_thread_that_is_named_twice_is_counted_once(make_saver, command):
+    fill(make_saver(), last=2)
+    assert "1 checkpoint removed." in command("prune", "t", "t", "--keep-last", "1", "--yes").out
+    assert "1 thread deleted." in command("delete", "t", "t", "--yes").out
+
+
+@LOCAL
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_a_plan_is_not_cut_off(make_saver, command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    saver = make_saver()
+    fill(saver, last=3)
+    saver.pin(cfg(n=2), "evidence of what was wrong")
+    shown = command("prune", "t", "--keep-last", "1", "--dry-run").out
+    words = "".join(shown.split())
+    assert all(word in words for word in ("wrong", "drop"))
+    assert (cid(2) in shown) == (columns == "80")
+
+
+@LOCAL
+def test_a_sweep_of_less_than_an_hour(command):
+    ended = command("sweep", "--ttl", "90s")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("langgraph-gcs: --ttl must be an hour or more")
 
 
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
