@@ -19,6 +19,7 @@ import google_crc32c
 import zstandard
 from langgraph.checkpoint.serde.base import CipherProtocol
 
+from langgraph_gcs_saver import splices
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 
@@ -46,9 +47,9 @@ class FrameError(Exception):
 class Codec:
     """Makes stored frames of serialised values, and the values of stored frames.
 
-    A frame is *full*, or *incremental*: compressed with an earlier value as a raw-content dictionary. Full frames of
-    small values have the format's own dictionary. With a cipher a frame is encrypted after it was compressed, for
-    ciphertexts of equal values differ, and nothing could be saved on them.
+    A frame is *full*, or *incremental*: compressed with an earlier value as a raw-content dictionary, or spliced from
+    that. Full frames of small values have the format's own dictionary. With a cipher a frame is encrypted after it was
+    compressed, for ciphertexts of equal values differ, and nothing could be saved on them.
 
     Attributes:
         level: Compression level.
@@ -71,7 +72,7 @@ class Codec:
         if base is None:
             frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
         else:
-            frame = _compress(plain, base, self.level)
+            frame = _increment(plain, base, self.level)
         if self.cipher is None:
             return frame
         name, data = self.cipher.encrypt(frame)
@@ -89,9 +90,20 @@ class Codec:
             ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
         """
         frame = self._decrypt(stored)
+        if base is not None and frame[:1] == splices.MARK:
+            return self._decode_splice(frame, size, base, least)
         _check_size(frame, lambda found: found == size)
         self.refuse_large(size, least)
         return _decompress(frame, base, size)
+
+    def _decode_splice(self, frame: bytes, size: int, base: bytes, least: int) -> bytes:
+        try:
+            splice, at = splices.parse(frame, len(base))
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+        _check_size(frame[at:], lambda found: found == size - splice.copied)
+        self.refuse_large(size, least)
+        return splice.join(_decompress(frame[at:], splice.dictionary(base), size - splice.copied), base)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
         """The value in a full frame, of at most `max_bytes`.
@@ -142,6 +154,13 @@ def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:
 
 def _raw(base: bytes) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _increment(plain: bytes, base: bytes, level: int) -> bytes:
+    splice = splices.find(plain, base)
+    if splice is None:
+        return _compress(plain, base, level)
+    return splice.to_bytes() + _compress(splice.literal(plain), splice.dictionary(base), level)
 
 
 def _compress(plain: bytes, base: bytes, level: int) -> bytes:

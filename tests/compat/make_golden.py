@@ -202,6 +202,21 @@ def chat(maker):
         maker.put(saver, place, number, values, parent=number - 1 or None, new=new, metadata=run)
 
 
+def spliced(maker):
+    """A value that is large enough to be spliced: longer, changed in its middle, shorter; alone and encrypted."""
+    line = "a line that comes again and again, so that the store stays small"
+    for ns, cipher in (("", None), ("encrypted", XorCipher())):
+        place, rng = ("spliced", ns), random.Random(9)
+        saver = maker.saver(cipher=cipher)
+        lines = [f"{number}: {line}" for number in range(1100)]
+        maker.put(saver, place, 1, {"lines": list(lines)})
+        lines.append(text(rng, 20))
+        maker.put(saver, place, 2, {"lines": list(lines)}, parent=1)
+        lines[500:502] = [text(rng, 20)]
+        maker.put(saver, place, 3, {"lines": list(lines)}, parent=2)
+        maker.put(saver, place, 4, {"lines": lines[1:]}, parent=3)
+
+
 def two_processes(maker):
     """Two writers in turn, which know only what they wrote or read themselves; frames build on other versions."""
     place, rng = ("two processes", ""), random.Random(2)
@@ -381,7 +396,7 @@ def encrypted(maker):
     maker.put(saver, place, 2, {"log": [*log, "more"]}, parent=1)
 
 
-SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted)
+SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
 
 
 if __name__ == "__main__":

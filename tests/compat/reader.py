@@ -147,6 +147,8 @@ class Reader:
             if name not in self.ciphers:
                 raise UnsupportedError(f"cipher {name}")
             stored = self.ciphers[name](stored[end:])
+        if base is not None and stored[:1] == b"\x02":
+            return self.splice(stored, accept, base)
         try:
             header = zstandard.get_frame_parameters(stored)
             damaged_unless(accept(header.content_size) and not header.dict_id, "a frame of another size")
@@ -158,6 +160,23 @@ class Reader:
             raise DamageError(str(error)) from None
         damaged_unless(len(plain) == header.content_size, "a frame that lied about its size")
         return plain
+
+    # 7.4
+
+    def splice(self, stored, accept, base):
+        self.met["splice"] += 1
+        at, numbers = 1, []
+        while len(numbers) < 4:
+            length = next((n for n in range(1, 10) if stored[at + n - 1 : at + n] < b"\x80"), 0)
+            damaged_unless(length and at + length <= len(stored), "a splice that is cut off")
+            numbers.append(sum((byte & 127) << 7 * n for n, byte in enumerate(stored[at : at + length])))
+            at += length
+        head, end, tail, near = numbers
+        rest = len(base) - tail
+        damaged_unless(head <= end <= rest and near <= rest, "a splice of something else")
+        copied = end - head + tail
+        literal = self.frame(stored[at:], lambda size: accept(size + copied), base[near:rest])
+        return literal[:head] + base[head:end] + literal[head:] + base[rest:]
 
     # 8
 

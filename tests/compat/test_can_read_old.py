@@ -171,6 +171,7 @@ def test_the_golden_store_has_every_feature(store):
         "root",
         "skipped versions",
         "special write",
+        "splice",
         "stripped",
         "stub ~manifest",
         "stub ~writes",

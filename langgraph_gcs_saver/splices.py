@@ -1,0 +1,156 @@
+"""Splices: what a value shares with its base at the begin and the end is copied, and only the rest is compressed.
+
+State grows at its end, as a rule: in a chat's 800 KB, a step changes the number of messages in the first bytes, and
+adds a message. zstd would index all of the base to find that out, in 2.5 ms; comparing the two takes 0.03 ms, and
+compressing the new message with what is near it as the dictionary 0.1 ms (`docs/design/006-splices.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MARK = b"\x02"
+"""First byte of a splice; a zstd frame begins with 0x28."""
+
+MIN_BYTES = 64 << 10
+"""Smallest base and value to splice: below, indexing all of the base takes no time to speak of."""
+
+HEAD_BYTES = 16
+"""A list's length stands in front of it, so the first bytes may differ where the rest goes on as before."""
+
+NEAR_BYTES, NEAR_TIMES = 64 << 10, 64
+"""How much of the base before the change is the dictionary for the literal: so many bytes, or times the literal's.
+
+The time to index it is in proportion to what is compressed with it, and a text comes again near to where it was.
+"""
+
+_BLOCK = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """How to make a value of its base and of a few bytes of its own, the literal.
+
+    The value is the literal's first `head` bytes, the base from `head` to `end`, the rest of the literal, and the last
+    `tail` bytes of the base.
+
+    Attributes:
+        head: Bytes of the literal before the first copy.
+        end: Where the first copy ends in the base.
+        tail: Length of the second copy.
+        near: Where the dictionary begins in the base; it ends where the second copy begins.
+    """
+
+    head: int
+    end: int
+    tail: int
+    near: int
+
+    @property
+    def copied(self) -> int:
+        """Bytes of the value that are the base's."""
+        return self.end - self.head + self.tail
+
+    def literal(self, plain: bytes) -> bytes:
+        """The bytes of a value that are not copied."""
+        return plain[: self.head] + plain[self.end : len(plain) - self.tail]
+
+    def dictionary(self, base: bytes) -> bytes:
+        """The bytes of the base that the literal is compressed with."""
+        return base[self.near : len(base) - self.tail]
+
+    def join(self, literal: bytes, base: bytes) -> bytes:
+        """The value."""
+        copies = memoryview(base)
+        return b"".join(
+            (
+                literal[: self.head],
+                copies[self.head : self.end],
+                literal[self.head :],
+                copies[len(base) - self.tail :],
+            )
+        )
+
+    def to_bytes(self) -> bytes:
+        """The mark and four numbers, to stand before the literal's frame."""
+        return MARK + b"".join(map(_pack, (self.head, self.end, self.tail, self.near)))
+
+
+def find(plain: bytes, base: bytes) -> Splice | None:
+    """How to splice a value, if it and its base are large, and share more than half of it."""
+    if min(len(plain), len(base)) < MIN_BYTES:
+        return None
+    head = 0 if plain[:HEAD_BYTES] == base[:HEAD_BYTES] else HEAD_BYTES
+    end = _same_from(head, plain, base)
+    tail = _same_to_end(min(len(plain), len(base)) - end, plain, base)
+    literal = len(plain) - end - tail + head
+    near = max(NEAR_BYTES, NEAR_TIMES * literal)
+    return Splice(head, end, tail, max(0, end - near)) if 2 * literal < len(plain) else None
+
+
+def parse(stored: bytes, base_size: int) -> tuple[Splice, int]:
+    """A splice on a base of so many bytes, and where the literal's frame begins.
+
+    Raises:
+        ValueError: The bytes are not a splice that such a base allows.
+    """
+    at = len(MARK)
+    numbers = []
+    for _ in range(4):
+        number, at = _unpack(stored, at)
+        numbers.append(number)
+    found = Splice(*numbers)
+    room = base_size - found.tail
+    if not (found.head <= found.end <= room and found.near <= room):
+        raise ValueError("a splice that its base does not allow")
+    return found, at
+
+
+def _same_from(at: int, one: bytes, other: bytes) -> int:
+    """Where two values, compared from `at` on, begin to differ."""
+    view, end = memoryview(other), min(len(one), len(other))
+    step = _BLOCK
+    while at < end and step:
+        step = min(step, end - at)
+        # On bytes, this compares without a copy.
+        if one.startswith(view[at : at + step], at):
+            at += step
+        elif step == 1:
+            break
+        else:
+            end, step = at + step - 1, step // 2
+    return at
+
+
+def _same_to_end(most: int, one: bytes, other: bytes) -> int:
+    """How many bytes, of `most`, two values have in common at their ends."""
+    view, found, step = memoryview(other), 0, _BLOCK
+    while found < most and step:
+        step = min(step, most - found)
+        end = len(other) - found
+        if one.endswith(view[end - step : end], 0, len(one) - found):
+            found += step
+        elif step == 1:
+            break
+        else:
+            most, step = found + step - 1, step // 2
+    return found
+
+
+def _pack(number: int) -> bytes:
+    """A number as LEB128: seven bits a byte, the lowest first; all bytes but the last have their highest bit set."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(0x80 | number & 0x7F)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def _unpack(stored: bytes, at: int) -> tuple[int, int]:
+    number = 0
+    for place, byte in enumerate(stored[at : at + 9]):
+        number |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return number, at + place + 1
+    raise ValueError("a number that does not end")
