@@ -8,12 +8,12 @@ shorter by a few frames and a long chat takes a fifth more bytes (`docs/design/0
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.frames import Codec, resembles
 from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Serialized
 
@@ -43,12 +43,12 @@ class Earlier:
     Attributes:
         ref: The parent's ref.
         links: Its chain, as the child refers to it.
-        plains: The value of each link, if it is at hand.
+        values: The value of each link, if it is at hand.
     """
 
     ref: ChannelRef
     links: tuple[FrameRef, ...]
-    plains: Sequence[bytes | None]
+    values: Sequence[Digested | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,14 @@ class Encoded:
 
     Attributes:
         type: The serialiser's type tag.
-        sha256: Digest of the serialised value, hex.
-        plain: The serialised value.
+        value: The serialised value, and its digest.
         frame: The frame; empty for zero bytes.
         links: The frames that it builds on, base first.
         k: Its number since the base.
     """
 
     type: str
-    sha256: str
-    plain: bytes
+    value: Digested
     frame: bytes
     links: tuple[FrameRef, ...]
     k: int
@@ -84,19 +82,20 @@ def encode(
         full_every: Versions, or time, after which a full frame is due: the fewer, the less depends on one object.
         now: The wall clock, seconds since the epoch.
     """
-    size, sha256 = len(value.data), hashlib.sha256(value.data).hexdigest()
+    at_hand = [] if earlier is None else [one for one in earlier.values if one is not None]
+    size, digested = len(value.data), Digested.of(value.data, at_hand[-1] if at_hand else None)
     index = None
     if earlier is not None and size >= MIN_BYTES and not _is_due(earlier, full_every, now):
         index = _choose(earlier)
     if earlier is not None and index is not None:
-        base = earlier.plains[index]
-        if base is not None and resembles(value.data, base):
-            frame = codec.encode(value.data, base)
+        base = earlier.values[index]
+        if base is not None and resembles(value.data, base.data):
+            frame = codec.encode(value.data, base.data)
             links = earlier.links[: index + 1]
             if _pays(links, frame, size):
-                return Encoded(value.type, sha256, value.data, frame, links, earlier.links[-1].k + 1)
+                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1)
     frame = codec.encode(value.data) if value.data else b""
-    return Encoded(value.type, sha256, value.data, frame, (), 0)
+    return Encoded(value.type, digested, frame, (), 0)
 
 
 def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) -> bool:
@@ -131,7 +130,7 @@ def ancestor(k: int) -> int:
 def _choose(earlier: Earlier) -> int | None:
     """The link to build on: the ancestor, or the nearest at hand that keeps the chain short."""
     wanted = ancestor(earlier.links[-1].k + 1)
-    at_hand = [i for i, plain in enumerate(earlier.plains) if plain is not None and i + 2 <= MAX_FRAMES]
+    at_hand = [i for i, value in enumerate(earlier.values) if value is not None and i + 2 <= MAX_FRAMES]
     return max([i for i in at_hand if earlier.links[i].k == wanted] or at_hand, default=None)
 
 

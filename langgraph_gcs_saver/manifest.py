@@ -26,7 +26,7 @@ DOCUMENT_BYTES = 900_000
 """Most bytes of manifest and frames in a document: 1 MiB (Firestore's limit) less names, filter and headroom."""
 
 DIGEST_DIGITS = 8
-"""Hex digits that a chain keeps of the sha256 of each value before the last.
+"""Hex digits that a chain keeps of the digest of each value before the last.
 
 They guard against accidents before a value is built upon; what is returned is checked by the whole digest. A chain is
 repeated in every manifest, so each digit counts.
@@ -75,7 +75,7 @@ class FrameRef:
         packed: The object is one of many small frames, not the channel's own.
         crc32c: Checksum of an object of its own.
         size: Bytes of the value that the frame gives. The last frame of a chain has none: its value is the channel's.
-        digest: First digits of that value's sha256; likewise.
+        digest: First digits of that value's digest; likewise.
     """
 
     k: int
@@ -100,7 +100,7 @@ class ChannelRef:
     Attributes:
         version: LangGraph's version of the channel; `None` for a channel without one.
         type: The serialiser's type tag.
-        sha256: Digest of the serialised value, hex.
+        sha256: Digest of the serialised value (`digests`), hex.
         size: Bytes of the serialised value.
         chain: What to decode, base first, each frame with the value before it as its dictionary. None for zero bytes.
     """
@@ -128,7 +128,7 @@ class Step:
     Attributes:
         name: Name of the document or object that holds it.
         frame: Where it lies there.
-        digest: First digits of the sha256 of the value that it gives; all of them for the last of a chain.
+        digest: First digits of the digest of the value that it gives; all of them for the last of a chain.
         size: Bytes of that value.
     """
 

@@ -320,7 +320,7 @@ class _Attempts:
         links = ref.links(parent.checkpoint_id)
         # The base last, so that it is the most recently used: the next version can always build on it.
         found = [self.context.value(parent.place(channel, link), link.at, str(link.digest)) for link in reversed(links)]
-        return Earlier(ref, links, [None if value is None else value[1] for value in reversed(found)])
+        return Earlier(ref, links, found[::-1])
 
     def _encode_now(self, earlier: Mapping[str, Earlier | None]) -> dict[str, Encoded]:
         context = self.context
@@ -371,8 +371,8 @@ class _Attempts:
         return ChannelRef(
             version=self.request.versions.get(channel),
             type=value.type,
-            sha256=value.sha256,
-            size=len(value.plain),
+            sha256=value.value.digest,
+            size=len(value.value.data),
             chain=() if place is None else (*value.links, place),
         )
 
@@ -382,7 +382,8 @@ class _Attempts:
             return None
         parent = self.head.manifest
         before = parent.channels.get(channel)
-        if before is None or (before.type, before.sha256, before.size) != (value.type, value.sha256, len(value.plain)):
+        told = value.type, value.value.digest, len(value.value.data)
+        if before is None or (before.type, before.sha256, before.size) != told:
             return None
         return replace(before.inherited(parent.checkpoint_id), version=self.request.versions.get(channel))
 
@@ -462,7 +463,7 @@ class _Attempts:
                 if len(ref.chain) == 1:
                     self._forget(channel)
                 last = ref.chain[-1]
-                self.context.keep(plan.place(channel, last), last.at, ref.sha256, self.encoded[channel].plain)
+                self.context.keep(plan.place(channel, last), last.at, self.encoded[channel].value)
         if self._note_is_due():
             noted.put(self._note, request.now, len(self._note))
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.chains import MIN_BYTES
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import Doc, PutBlob
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
@@ -59,8 +60,8 @@ class Context:
         codec: Makes and reads frames.
         incremental: Whether to write incremental frames.
         full_every: Versions, or time, after which a full frame is due.
-        values: Serialised values with their sha256, by the place of their frame: a document's or object's name, and the
-            offset there.
+        values: Serialised values with their digests, by the place of their frame: a document's or object's name, and
+            the offset there.
         clear_metadata: With a cipher, the metadata that may be stored in clear, for queries; `None` is all.
         verify: Whether what was written is read back, or its checksum goes along, or neither.
         falls_back: Whether a damaged latest checkpoint gives the newest whole one.
@@ -75,7 +76,7 @@ class Context:
     codec: Codec
     incremental: bool
     full_every: int | timedelta | None
-    values: ByteCache[tuple[str, int], tuple[str, bytes]]
+    values: ByteCache[tuple[str, int], Digested]
     clear_metadata: frozenset[str] | None
     verify: Literal["readback", "checksum", "off"]
     falls_back: bool
@@ -94,18 +95,18 @@ class Context:
         """The effect that creates an object, with its checksum unless nothing is verified."""
         return PutBlob(name, data, checked=self.verify != "off")
 
-    def value(self, name: str, at: int, digest: str) -> tuple[str, bytes] | None:
-        """The sha256 and the value of the frame at a place, if it is at hand and its sha256 begins with `digest`.
+    def value(self, name: str, at: int, digest: str) -> Digested | None:
+        """The value of the frame at a place, if it is at hand and its digest begins with `digest`.
 
         Ids can come again with other content, so the place alone says nothing.
         """
         found = self.values.get((name, at))
-        return found if found is not None and found[0].startswith(digest) else None
+        return found if found is not None and found.digest.startswith(digest) else None
 
-    def keep(self, name: str, at: int, sha256: str, value: bytes) -> None:
-        """Keep a value, which has this sha256, for later versions to build on, and for reads."""
-        if len(value) >= MIN_BYTES:
-            self.values.put((name, at), (sha256, value), len(value))
+    def keep(self, name: str, at: int, value: Digested) -> None:
+        """Keep a value for later versions to build on, and for reads."""
+        if len(value.data) >= MIN_BYTES:
+            self.values.put((name, at), value, len(value.data))
 
     def remember(self, head: Head) -> None:
         """Keep a head for the next put; its size in memory is estimated."""

@@ -1,13 +1,12 @@
 """Repair: values found elsewhere are stored again for who lost them; what cannot be had again is set aside.
 
-A value that comes back is proven: its sha256 is the one that was stored. Where it comes from does not matter then, so
+A value that comes back is proven: its digest is the one that was stored. Where it comes from does not matter then, so
 candidates are made freely: the same value elsewhere, a pending write, the first items of a longer list, a shorter list
 and the writes that followed it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any, cast
 
 from langgraph_gcs_saver import filters, keys, manifest
 from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import (
     Commit,
     Compute,
@@ -443,7 +443,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What proves that a value is the lost one: its size, and its sha256, of which inner frames tell the begin only."""
+    """What proves that a value is the lost one: its size, and its digest, of which inner frames tell the begin only."""
 
     size: int
     digest: str
@@ -459,7 +459,7 @@ class _Wanted:
         return cls(broken.step.size, digest)
 
     def is_met_by(self, value: bytes) -> bool:
-        return len(value) == self.size and hashlib.sha256(value).hexdigest().startswith(self.digest)
+        return len(value) == self.size and Digested.of(value).digest.startswith(self.digest)
 
 
 def _first(wanted: _Wanted, candidates: list[bytes]) -> bytes | None:

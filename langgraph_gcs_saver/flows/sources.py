@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, cast
 
 from langgraph_gcs_saver import frames, manifest
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
@@ -16,7 +16,7 @@ from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest
 _DOCS_BATCH = 100
 """Documents fetched in one batched get."""
 
-_NOTHING = hashlib.sha256(b"").hexdigest()
+_NOTHING = Digested.of(b"").digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Sources:
         self._context = context
         self._bytes: dict[str, tuple[int, bytes]] = {}
         """Where each piece starts in its document or object, and the piece, by name."""
-        self._values: dict[tuple[str, int], tuple[str, bytes]] = {}
-        """Values and their sha256 by place; those of the cache are pinned here, lest they go before their use."""
+        self._values: dict[tuple[str, int], Digested] = {}
+        """Values by place; those of the cache are pinned here, lest they go before their use."""
         self._docs: set[str] = set()
         self._blobs: dict[str, tuple[int, int | None]] = {}
         """Start and end of what is needed of each object; no end for a whole one."""
@@ -100,18 +100,18 @@ class Sources:
                 raise DamagedError("a value of zero bytes does not match its digest", channel=channel)
             return b""
         steps = known.steps(channel)
-        value: bytes | None = None
+        value: Digested | None = None
         first = 0
         for number, step in reversed(list(enumerate(steps))):
-            known_sha256, known_value = self._values.get((step.name, step.frame.at), ("", None))
-            if known_value is not None and known_sha256.startswith(step.digest):
-                value, first = known_value, number + 1
+            at_hand = self._values.get((step.name, step.frame.at))
+            if at_hand is not None and at_hand.digest.startswith(step.digest):
+                value, first = at_hand, number + 1
                 break
         for step in steps[first:]:
             name, frame = step.name, step.frame
             stored = self._stored(name, channel, frame)
             try:
-                value = self._context.codec.decode(stored, step.size, value)
+                plain = self._context.codec.decode(stored, step.size, None if value is None else value.data)
             except FrameError as error:
                 raise DamagedError(f"a value is {error}", channel=channel, frame=name, at=frame.at) from None
             except WrongKeyError:
@@ -119,15 +119,15 @@ class Sources:
                 if frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c:
                     raise
                 raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name, at=frame.at) from None
-            sha256 = hashlib.sha256(value).hexdigest()
-            if len(value) != step.size or not sha256.startswith(step.digest):
+            value = Digested.of(plain, value)
+            if len(plain) != step.size or not value.digest.startswith(step.digest):
                 raise DamagedError("a value does not match its digest", channel=channel, frame=name, at=frame.at)
-            self._values[name, frame.at] = (sha256, value)
-            del stored
+            self._values[name, frame.at] = value
+            del stored, plain
             if frame.attempt is not None and not frame.packed:
                 del self._bytes[name]  # Large states count: the object's bytes are not needed any more.
-            self._context.keep(name, frame.at, sha256, value)
-        return cast("bytes", value)
+            self._context.keep(name, frame.at, value)
+        return cast("Digested", value).data
 
     def _stored(self, name: str, channel: str, frame: FrameRef) -> bytes:
         if name not in self._bytes:

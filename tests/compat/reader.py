@@ -65,6 +65,14 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+# 7.5
+def digest_of(value):
+    if len(value) <= 65536:
+        return sha256(value)
+    blocks = (value[at : at + 65536] for at in range(0, len(value), 65536))
+    return sha256(b"\x01" + b"".join(hashlib.sha256(block).digest() for block in blocks))
+
+
 # 5.1
 
 
@@ -296,7 +304,7 @@ class Reader:
     def value(self, thread_segment, ns, checkpoint_id, channel, ref):
         chain = ref["chain"]
         if not chain:
-            damaged_unless(ref["size"] == 0 and ref["sha256"] == sha256(b""), "a value without frames")
+            damaged_unless(ref["size"] == 0 and ref["sha256"] == digest_of(b""), "a value without frames")
             self.met["value of no bytes"] += 1
             return b""
         numbers = [frame["k"] for frame in chain]
@@ -313,7 +321,7 @@ class Reader:
             damaged_unless(len(digest) == (64 if last else 8), "a digest of another length")
             stored = self.stored(thread_segment, ns, frame.get("in", checkpoint_id), channel, frame)
             value = self.frame(stored, lambda found, size=size: found == size, value)
-            damaged_unless(sha256(value).startswith(digest), f"a value of {channel!r} differs")
+            damaged_unless(digest_of(value).startswith(digest), f"a value of {channel!r} differs")
         return value
 
     def stored(self, thread_segment, ns, owner, channel, frame):

@@ -36,7 +36,9 @@ def test_memory_is_bounded_by_the_option(make_saver):
     reader = make_saver(cache_max_bytes=limit)
     thread.check(reader)
     assert 50_000 < reader._context.values._bytes <= limit
-    assert sum(len(value[1]) for value, _ in reader._context.values._entries.values()) == reader._context.values._bytes
+    assert (
+        sum(len(value.data) for value, _ in reader._context.values._entries.values()) == reader._context.values._bytes
+    )
 
 
 def test_incremental_data_is_read_and_continued_without_the_option_and_the_other_way_round(make_saver):

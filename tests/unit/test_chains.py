@@ -11,6 +11,7 @@ from langgraph.checkpoint.base.id import uuid6
 
 from langgraph_gcs_saver import chains
 from langgraph_gcs_saver.chains import MAX_FRAMES, MIN_BYTES, Earlier, ancestor, encode
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Serialized
 from tests.unit.fuzz import fuzz
@@ -47,7 +48,9 @@ class Line:
             return None
         links = self.ref.links(self.id(len(self.history) - 1))
         return Earlier(
-            self.ref, links, [None if link.owner in self.missing else self.plains[link.owner] for link in links]
+            self.ref,
+            links,
+            [None if link.owner in self.missing else Digested.of(self.plains[link.owner]) for link in links],
         )
 
     def add(self, plain):
@@ -55,7 +58,7 @@ class Line:
         owner = self.id(len(self.history))
         self.plains[owner], self.frames[owner] = plain, found.frame
         chain = (*found.links, FrameRef(found.k, len(found.frame))) if found.frame else ()
-        self.ref = ChannelRef("1", found.type, found.sha256, len(plain), chain)
+        self.ref = ChannelRef("1", found.type, found.value.digest, len(plain), chain)
         self.history.append(found)
         return found
 
@@ -153,13 +156,12 @@ def test_history_is_sub_linear(chat):
 
 
 def test_digests_and_sizes_of_links_are_those_of_their_values(chat):
-    import hashlib
 
     line, seen = chat
     for found, _ in seen[::7]:
         for link in found.links:
             assert link.size == len(line.plains[link.owner])
-            assert hashlib.sha256(line.plains[link.owner]).hexdigest().startswith(link.digest)
+            assert Digested.of(line.plains[link.owner]).digest.startswith(link.digest)
             assert len(link.digest) == 8
 
 
@@ -188,7 +190,7 @@ def test_any_sequence_reads_back(steps, data):
         assert line.length() <= MAX_FRAMES
         assert line.length() == 0 or line.ref.chain[0].k == 0
         assert not line.missing & {link.owner for link in found.links[-1:]}, "it built on what was not at hand"
-        assert found.plain == value
+        assert found.value.data == value
 
 
 # When it does not pay
@@ -210,7 +212,7 @@ def test_values_of_no_bytes_have_no_frame():
     line = Line()
     line.add(START)
     found = line.add(b"")
-    assert (found.frame, found.links, found.k, found.plain) == (b"", (), 0, b"")
+    assert (found.frame, found.links, found.k, found.value.data) == (b"", (), 0, b"")
     assert line.ref.chain == ()
     assert line.add(START).links == (), "nothing to build on"
 
@@ -382,9 +384,9 @@ def test_equal_values_are_told_by_their_digest():
     """The frame is not used: the flow takes the parent's ref."""
     line = Line()
     first, second = line.add(START), line.add(START)
-    assert (first.type, first.sha256, len(first.plain)) == (second.type, second.sha256, len(second.plain))
+    assert (first.type, first.value) == (second.type, second.value)
 
 
 def test_a_parent_without_earlier_values_is_a_full_frame():
-    for earlier in (None, replace(long_chain()[0].earlier(), plains=[None] * 20)):
+    for earlier in (None, replace(long_chain()[0].earlier(), values=[None] * 20)):
         assert encode(Serialized("t", START), earlier, CODEC, None, NOW).links == ()

@@ -485,10 +485,11 @@ async def test_nothing_holds_the_event_loop_up(flow, backend):
     task = asyncio.ensure_future(arun(flow(), backend))
     ticks = 0
     while not task.done():
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
         ticks += 1
     await task
-    assert ticks > 8
+    # One that is held up comes round two or three times; one that is not thousands of times, on a busy machine too.
+    assert ticks > 20
 
 
 def test_run_computes_in_the_callers_thread(backend):
