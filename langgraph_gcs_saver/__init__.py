@@ -1,22 +1,27 @@
 """A LangGraph checkpointer on Google Cloud: Firestore for metadata, Cloud Storage for state."""
 
-from importlib.metadata import version
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver import errors, events
-from langgraph_gcs_saver.findings import Finding
-from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
-from langgraph_gcs_saver.flows.collect import CollectPlan
-from langgraph_gcs_saver.flows.copy import CopyPlan
-from langgraph_gcs_saver.flows.setup import SetupReport
-from langgraph_gcs_saver.flows.sweep import IdleThread
-from langgraph_gcs_saver.flows.threads import DeletePlan
-from langgraph_gcs_saver.flows.transfer import Transfer
-from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
-from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
 from langgraph_gcs_saver.saver import GCSSaver
-from langgraph_gcs_saver.settings import write_settings
 
-__version__ = version("langgraph-gcs-saver")
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.findings import Finding
+    from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
+    from langgraph_gcs_saver.flows.collect import CollectPlan
+    from langgraph_gcs_saver.flows.copy import CopyPlan
+    from langgraph_gcs_saver.flows.setup import SetupReport
+    from langgraph_gcs_saver.flows.sweep import IdleThread
+    from langgraph_gcs_saver.flows.threads import DeletePlan
+    from langgraph_gcs_saver.flows.transfer import Transfer
+    from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
+    from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
+    from langgraph_gcs_saver.settings import write_settings
+
+    __version__: str
 
 __all__ = [
     "ChannelStats",
@@ -43,3 +48,33 @@ __all__ = [
     "events",
     "write_settings",
 ]
+
+_LATER = {
+    "findings": ("Finding",),
+    "flows.catalogue": ("ChannelStats", "CheckpointInfo", "StoreStats", "StoredValue", "ThreadInfo"),
+    "flows.collect": ("CollectPlan",),
+    "flows.copy": ("CopyPlan",),
+    "flows.setup": ("SetupReport",),
+    "flows.sweep": ("IdleThread",),
+    "flows.threads": ("DeletePlan",),
+    "flows.transfer": ("Transfer",),
+    "repairs": ("RepairPlan", "RepairStep"),
+    "retention": ("KeepEvery", "KeepFor", "KeepLast", "PrunePlan"),
+    "settings": ("write_settings",),
+}
+"""What is imported when it is first asked for: most processes only save and load, and start in half the time."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
+
+        return version("langgraph-gcs-saver")
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,14 +8,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langgraph.checkpoint.serde.base import CipherProtocol
 
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
-from langgraph_gcs_saver.retention import Retention
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.retention import Retention
 
 _GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
 _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"

@@ -28,40 +28,18 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from langgraph_gcs_saver import requests
+from langgraph_gcs_saver import flows, requests
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Flow
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.findings import Depth, Finding, check_depth
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
-from langgraph_gcs_saver.flows.catalogue import (
-    CheckpointInfo,
-    StoreStats,
-    ThreadInfo,
-    list_checkpoints,
-    list_threads,
-    store_stats,
-)
-from langgraph_gcs_saver.flows.collect import CollectPlan, collect
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.copy import CopyPlan, copy_thread
-from langgraph_gcs_saver.flows.ids import checkpoint_ids
-from langgraph_gcs_saver.flows.lineage import History, delta_history
-from langgraph_gcs_saver.flows.prune import delete_for_run, pin, pins, prune
-from langgraph_gcs_saver.flows.repair import repair
-from langgraph_gcs_saver.flows.setup import SetupReport, setup
-from langgraph_gcs_saver.flows.sweep import IdleThread, sweep_page
-from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer, export, transfer
-from langgraph_gcs_saver.flows.verify import START, next_thread, verify
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
-from langgraph_gcs_saver.repairs import RepairPlan
-from langgraph_gcs_saver.retention import KeepLast, PrunePlan, Retention, decide
 from langgraph_gcs_saver.runners import Backend, Between, arun, run
 from langgraph_gcs_saver.serialization import dumps, loads
-from langgraph_gcs_saver.settings import write_files
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 from langgraph_gcs_saver.upkeep import Upkeep
 
@@ -71,6 +49,16 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
     from typing_extensions import Self
+
+    from langgraph_gcs_saver.findings import Depth, Finding
+    from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoreStats, ThreadInfo
+    from langgraph_gcs_saver.flows.collect import CollectPlan
+    from langgraph_gcs_saver.flows.copy import CopyPlan
+    from langgraph_gcs_saver.flows.setup import SetupReport
+    from langgraph_gcs_saver.flows.sweep import IdleThread
+    from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer
+    from langgraph_gcs_saver.repairs import RepairPlan
+    from langgraph_gcs_saver.retention import PrunePlan, Retention
 
 ORPHAN_AGE = timedelta(hours=24)
 """How old an object that nothing refers to must be to be collected, if the caller does not say."""
@@ -240,7 +228,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
             StoreNotFoundError: The database does not exist.
             OSError: A file cannot be written.
         """
-        return _told(run(setup(location, self._context, platform=platform), self._backend), write_settings)
+        return _told(run(flows.setup.setup(location, self._context, platform=platform), self._backend), write_settings)
 
     async def asetup(
         self,
@@ -250,7 +238,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         write_settings: str | os.PathLike[str] | None = None,
     ) -> SetupReport:
         """Asynchronous twin of `setup`."""
-        report = await arun(setup(location, self._context, platform=platform), self._backend)
+        report = await arun(flows.setup.setup(location, self._context, platform=platform), self._backend)
         return _told(report, write_settings)
 
     # Reading
@@ -339,11 +327,11 @@ class GCSSaver(BaseCheckpointSaver[str]):
             InvalidConfigError: The config names no thread.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        return run(checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
+        return run(flows.ids.checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
 
     async def acheckpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
         """Asynchronous twin of `checkpoint_ids`."""
-        return await arun(checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
+        return await arun(flows.ids.checkpoint_ids(*requests.thread_and_ns(config)), self._backend)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -371,8 +359,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
 
     def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Flow[dict[str, dict[str, Any]]]:
         thread_id, ns = requests.thread_and_ns(config)
-        request = History(thread_id, ns, requests.checkpoint_id_of(config), tuple(channels))
-        return delta_history(request, self._loads, self._context)
+        request = flows.lineage.History(thread_id, ns, requests.checkpoint_id_of(config), tuple(channels))
+        return flows.lineage.delta_history(request, self._loads, self._context)
 
     # Writing
 
@@ -567,8 +555,12 @@ class GCSSaver(BaseCheckpointSaver[str]):
     ) -> Flow[Any]:
         if rule is None and not dry_run:
             return threads.delete_thread(thread_id, self._context)
-        choose = partial(decide, rule=rule, now=time.time())
-        return prune(thread_id, choose, dry_run=dry_run, show=show, loads=self._loads, context=self._context)
+        from langgraph_gcs_saver import retention  # noqa: PLC0415 - few processes need it
+
+        choose = partial(retention.decide, rule=rule, now=time.time())
+        return flows.prune.prune(
+            thread_id, choose, dry_run=dry_run, show=show, loads=self._loads, context=self._context
+        )
 
     def delete_for_runs(
         self, run_ids: Sequence[str], *, dry_run: bool = False, show: Callable[[PrunePlan], object] = print
@@ -598,7 +590,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
             await arun(self._delete_for_run(run_id, dry_run, show), self._backend)
 
     def _delete_for_run(self, run_id: str, dry_run: bool, show: Callable[[PrunePlan], object]) -> Flow[None]:
-        return delete_for_run(str(run_id), dry_run=dry_run, show=show, loads=self._loads, context=self._context)
+        return flows.prune.delete_for_run(
+            str(run_id), dry_run=dry_run, show=show, loads=self._loads, context=self._context
+        )
 
     def copy_thread(
         self,
@@ -638,7 +632,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         await arun(self._copy(source_thread_id, target_thread_id, dry_run, show), self._backend)
 
     def _copy(self, source: str, target: str, dry_run: bool, show: Callable[[CopyPlan], object]) -> Flow[CopyPlan]:
-        return copy_thread(str(source), str(target), dry_run=dry_run, show=show, context=self._context)
+        return flows.copy.copy_thread(str(source), str(target), dry_run=dry_run, show=show, context=self._context)
 
     def transfer_thread(
         self,
@@ -694,7 +688,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
         show: Callable[[Transfer], object],
         step: Callable[[int], object] | None,
     ) -> Flow[Transfer]:
-        return transfer(str(thread_id), dry_run=dry_run, show=show, step=step, loads=self._loads, context=self._context)
+        return flows.transfer.transfer(
+            str(thread_id), dry_run=dry_run, show=show, step=step, loads=self._loads, context=self._context
+        )
 
     def export_thread(
         self, thread_id: str, path: str | os.PathLike[str], *, step: Callable[[int], object] | None = None
@@ -716,14 +712,16 @@ class GCSSaver(BaseCheckpointSaver[str]):
             StoreError: The file cannot be written.
         """
         with _new_archive(path) as archive:
-            return run(export(str(thread_id), archive, step), Between(self._backend, self._backend))
+            return run(flows.transfer.export(str(thread_id), archive, step), Between(self._backend, self._backend))
 
     async def aexport_thread(
         self, thread_id: str, path: str | os.PathLike[str], *, step: Callable[[int], object] | None = None
     ) -> Transfer:
         """Asynchronous twin of `export_thread`."""
         with _new_archive(path) as archive:
-            return await arun(export(str(thread_id), archive, step), Between(self._backend, self._backend))
+            return await arun(
+                flows.transfer.export(str(thread_id), archive, step), Between(self._backend, self._backend)
+            )
 
     def import_thread(
         self,
@@ -784,12 +782,12 @@ class GCSSaver(BaseCheckpointSaver[str]):
             InvalidInputError: The label is no text, or too long.
         """
         request = requests.pin_request(config, label)
-        requests.check_found(request, run(pin(*request, context=self._context), self._backend))
+        requests.check_found(request, run(flows.prune.pin(*request, context=self._context), self._backend))
 
     async def apin(self, config: RunnableConfig, label: str) -> None:
         """Asynchronous twin of `pin`."""
         request = requests.pin_request(config, label)
-        requests.check_found(request, await arun(pin(*request, context=self._context), self._backend))
+        requests.check_found(request, await arun(flows.prune.pin(*request, context=self._context), self._backend))
 
     def unpin(self, config: RunnableConfig) -> None:
         """Take a checkpoint's pin off, if it has one.
@@ -798,20 +796,20 @@ class GCSSaver(BaseCheckpointSaver[str]):
             InvalidConfigError: The config names no checkpoint, or one that is not there.
         """
         request = requests.unpin_request(config)
-        requests.check_found(request, run(pin(*request, context=self._context), self._backend))
+        requests.check_found(request, run(flows.prune.pin(*request, context=self._context), self._backend))
 
     async def aunpin(self, config: RunnableConfig) -> None:
         """Asynchronous twin of `unpin`."""
         request = requests.unpin_request(config)
-        requests.check_found(request, await arun(pin(*request, context=self._context), self._backend))
+        requests.check_found(request, await arun(flows.prune.pin(*request, context=self._context), self._backend))
 
     def pins(self, config: RunnableConfig) -> Mapping[str, str]:
         """The labels of the pinned checkpoints of a thread's namespace, by checkpoint id, newest first."""
-        return run(pins(*requests.thread_and_ns(config)), self._backend)
+        return run(flows.prune.pins(*requests.thread_and_ns(config)), self._backend)
 
     async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
         """Asynchronous twin of `pins`."""
-        return await arun(pins(*requests.thread_and_ns(config)), self._backend)
+        return await arun(flows.prune.pins(*requests.thread_and_ns(config)), self._backend)
 
     def collect(
         self,
@@ -861,7 +859,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
     ) -> Flow[CollectPlan]:
         if not isinstance(orphan_age, timedelta) or orphan_age < timedelta():
             raise InvalidOptionError(f"orphan_age is {orphan_age!r}; it must be a timedelta that is not negative.")
-        return collect(thread_id, orphan_age.total_seconds(), dry_run=dry_run, show=show, context=self._context)
+        return flows.collect.collect(
+            thread_id, orphan_age.total_seconds(), dry_run=dry_run, show=show, context=self._context
+        )
 
     def sweep(
         self,
@@ -921,7 +921,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         if self._ttl is None:
             raise InvalidOptionError("sweep() needs to know which threads are idle: make the saver with ttl=…")
         ttl = self._ttl.total_seconds()
-        return sweep_page(after, ttl, among=among, dry_run=dry_run, show=show, context=self._context)
+        return flows.sweep.sweep_page(after, ttl, among=among, dry_run=dry_run, show=show, context=self._context)
 
     # What is stored
 
@@ -932,11 +932,11 @@ class GCSSaver(BaseCheckpointSaver[str]):
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        return run(list_threads(self._context), self._backend)
+        return run(flows.catalogue.list_threads(self._context), self._backend)
 
     async def athreads(self) -> Sequence[ThreadInfo]:
         """Asynchronous twin of `threads`."""
-        return await arun(list_threads(self._context), self._backend)
+        return await arun(flows.catalogue.list_threads(self._context), self._backend)
 
     def history(self, thread_id: str) -> Sequence[CheckpointInfo]:
         """All checkpoints of a thread, newest first: what made each, what it stored, what is wrong. Reads no payload.
@@ -945,11 +945,11 @@ class GCSSaver(BaseCheckpointSaver[str]):
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        return run(list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
+        return run(flows.catalogue.list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
 
     async def ahistory(self, thread_id: str) -> Sequence[CheckpointInfo]:
         """Asynchronous twin of `history`."""
-        return await arun(list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
+        return await arun(flows.catalogue.list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
 
     def stats(self) -> StoreStats:
         """What the store takes: by thread, by channel and kind of frame, and what incremental frames save.
@@ -958,11 +958,11 @@ class GCSSaver(BaseCheckpointSaver[str]):
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        return run(store_stats(self._context), self._backend)
+        return run(flows.catalogue.store_stats(self._context), self._backend)
 
     async def astats(self) -> StoreStats:
         """Asynchronous twin of `stats`."""
-        return await arun(store_stats(self._context), self._backend)
+        return await arun(flows.catalogue.store_stats(self._context), self._backend)
 
     # Checking what is stored
 
@@ -982,15 +982,19 @@ class GCSSaver(BaseCheckpointSaver[str]):
             UnsupportedFormatError: A newer version wrote something.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        looked = check_depth(depth)
+        from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
+
+        looked = findings.check_depth(depth)
         for one in self._threads(thread_id):
-            yield from run(verify(one, looked, self._loads, self._context), self._backend)
+            yield from run(flows.verify.verify(one, looked, self._loads, self._context), self._backend)
 
     async def averify(self, thread_id: str | None = None, *, depth: Depth = "metadata") -> AsyncIterator[Finding]:
         """Asynchronous twin of `verify`."""
-        looked = check_depth(depth)
+        from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
+
+        looked = findings.check_depth(depth)
         async for one in self._athreads(thread_id):
-            for finding in await arun(verify(one, looked, self._loads, self._context), self._backend):
+            for finding in await arun(flows.verify.verify(one, looked, self._loads, self._context), self._backend):
                 yield finding
 
     def repair(
@@ -1023,8 +1027,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        flows = (self._repair(one, dry_run, show) for one in self._threads(thread_id))
-        return [plan for flow in flows if (plan := run(flow, self._backend)).findings]
+        each = (self._repair(one, dry_run, show) for one in self._threads(thread_id))
+        return [plan for flow in each if (plan := run(flow, self._backend)).findings]
 
     async def arepair(
         self,
@@ -1038,7 +1042,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         return [plan for plan in plans if plan.findings]
 
     def _repair(self, thread_id: str, dry_run: bool, show: Callable[[RepairPlan], object]) -> Flow[RepairPlan]:
-        return repair(
+        return flows.repair.repair(
             thread_id,
             dry_run=dry_run,
             show=show,
@@ -1052,8 +1056,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
         if thread_id is not None:
             yield str(thread_id)
             return
-        cursor = START
-        while (found := run(next_thread(cursor, self._context), self._backend)) is not None:
+        cursor = flows.verify.START
+        while (found := run(flows.verify.next_thread(cursor, self._context), self._backend)) is not None:
             one, cursor = found
             if one is not None:
                 yield one
@@ -1062,8 +1066,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
         if thread_id is not None:
             yield str(thread_id)
             return
-        cursor = START
-        while (found := await arun(next_thread(cursor, self._context), self._backend)) is not None:
+        cursor = flows.verify.START
+        while (found := await arun(flows.verify.next_thread(cursor, self._context), self._backend)) is not None:
             one, cursor = found
             if one is not None:
                 yield one
@@ -1126,7 +1130,9 @@ def _new_archive(path: str | os.PathLike[str]) -> Iterator[ArchiveWriter]:
 
     new = NewArchive(Path(path))
     try:
-        yield ArchiveWriter(begin=new.begin, add_blob=new.add_blob, add_doc=new.add_doc, finish=new.finish)
+        yield flows.transfer.ArchiveWriter(
+            begin=new.begin, add_blob=new.add_blob, add_doc=new.add_doc, finish=new.finish
+        )
     finally:
         new.discard()
 
@@ -1147,7 +1153,9 @@ def _archive(path: str | os.PathLike[str], context: Context) -> Iterator[tuple[s
 def _rule_of(strategy: str | Retention) -> Retention | None:
     """The rule of a strategy; `None` for deleting everything."""
     if strategy == "keep_latest":
-        return KeepLast(1)
+        from langgraph_gcs_saver import retention  # noqa: PLC0415 - few processes need it
+
+        return retention.KeepLast(1)
     if strategy == "delete":
         return None
     if isinstance(strategy, str | type) or not hasattr(strategy, "keeps"):
@@ -1162,5 +1170,7 @@ def _told(report: SetupReport, directory: str | os.PathLike[str] | None) -> Setu
     for line in (*report.missing, *report.warnings):
         print(line, file=sys.stderr)  # noqa: T201 - setup() is run by a person, who must see it
     if directory is not None:
-        write_files(directory, report.settings.items())
+        from langgraph_gcs_saver import settings  # noqa: PLC0415 - few processes need it
+
+        settings.write_files(directory, report.settings.items())
     return report

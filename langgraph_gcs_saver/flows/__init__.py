@@ -1,4 +1,50 @@
 """What the saver does, as flows: generators that yield effects. They import no store, no runner, and nothing of Google.
 
 A flow never logs, sleeps, or reads a clock: it asks for that by effects too, so that every schedule can be replayed.
+
+Modules are imported when they are first used, as `flows.repair`: most processes save and load, and need a few of them.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from langgraph_gcs_saver.flows import (
+        catalogue,
+        collect,
+        copy,
+        ids,
+        lineage,
+        prune,
+        repair,
+        setup,
+        sweep,
+        transfer,
+        verify,
+    )
+
+    __all__ = [
+        "catalogue",
+        "collect",
+        "copy",
+        "ids",
+        "lineage",
+        "prune",
+        "repair",
+        "setup",
+        "sweep",
+        "transfer",
+        "verify",
+    ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    module = f"{__name__}.{name}"
+    if name.startswith("_") or find_spec(module) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(module)
