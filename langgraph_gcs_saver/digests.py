@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-BLOCK_BYTES = 64 << 10
+BLOCK_BYTES = 32 << 10
 """A value that is larger is digested in blocks of that size."""
 
 _LEAF_BYTES = 32

@@ -67,9 +67,9 @@ def sha256(data):
 
 # 7.5
 def digest_of(value):
-    if len(value) <= 65536:
+    if len(value) <= 32768:
         return sha256(value)
-    blocks = (value[at : at + 65536] for at in range(0, len(value), 65536))
+    blocks = (value[at : at + 32768] for at in range(0, len(value), 32768))
     return sha256(b"\x01" + b"".join(hashlib.sha256(block).digest() for block in blocks))
 
 
