@@ -2,8 +2,9 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
+BENCH_BIN := .venv-bench/bin
 
-.PHONY: demo test lint format soak emulators lock clean
+.PHONY: demo test lint format soak bench emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
@@ -23,6 +24,11 @@ format: .venv/installed
 soak: .venv/installed
 	$(BIN)/pytest -m soak
 
+# Beside other savers; needs Python 3.11, Java, and PostgreSQL's server. BENCH="--help" tells what can be chosen.
+bench: .venv-bench/installed
+	$(BENCH_BIN)/python -m tests.emulators --check
+	$(BENCH_BIN)/python -m benchmarks.compare $(BENCH)
+
 # Finds the Firestore emulator, or fetches it, or says how to get it.
 emulators: .venv/installed
 	$(BIN)/python -m tests.emulators --check
@@ -36,10 +42,21 @@ emulators: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
+.venv-bench/installed: pyproject.toml requirements-bench.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "The savers to compare with need Python 3.11 or newer; call make with PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BENCH_BIN)/uv pip install --quiet --python $(BENCH_BIN)/python --require-hashes -r requirements-bench.txt
+	$(BENCH_BIN)/uv pip install --quiet --python $(BENCH_BIN)/python --no-deps -e .
+	@touch $@
+
 # After changing dependencies in pyproject.toml. Hashes pin every file; no address is written down.
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --generate-hashes \
 	  --python-version 3.10 --no-annotate --upgrade -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --group bench --universal --generate-hashes \
+	  --python-version 3.11 --no-annotate --upgrade -c requirements-dev.txt -o requirements-bench.txt
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -89,6 +89,24 @@ class StorageProxy:
         )
         self._thread.start()
 
+    def forward(self, request: _Request, sent: int | None = None) -> _Answer:
+        """The service's answer; with `sent` it gets only so many bytes of the body, and no answer is awaited.
+
+        All that goes on passes here, so a subclass can count it.
+        """
+        connection = http.client.HTTPConnection(self.target, timeout=FORWARD_SECONDS)
+        headers = request.headers | {"Content-Length": str(len(request.body)), "Connection": "close"}
+        try:
+            connection.request(request.method, request.target, request.body[:sent], headers)
+            if sent is not None:
+                raise _HangUp
+            response = connection.getresponse()
+            return _Answer(response.status, response.getheaders(), response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise _HangUp from error  # the service is not there
+        finally:
+            connection.close()
+
     def settle(self, seconds: float = FORWARD_SECONDS) -> None:
         """Wait until late requests have been carried out.
 
@@ -163,7 +181,7 @@ class _Connection(BaseHTTPRequestHandler):
         faults = self._proxy.faults
         kind = faults.choose(call, BODY_KINDS if call in {"upload", "download"} else KINDS)
         if kind is None:
-            self._send(self._forward(request))
+            self._send(self._proxy.forward(request))
         else:
             self._fail(call, kind, request, faults)
 
@@ -177,12 +195,12 @@ class _Connection(BaseHTTPRequestHandler):
             self._send(_Answer(int(kind), [("Content-Type", "application/json")], text))
         elif kind == "flip" and call == "upload":
             note()
-            self._send(self._forward(replace(request, body=_flipped(request.body))))
+            self._send(self._proxy.forward(replace(request, body=_flipped(request.body))))
         elif kind == "cut" and call == "upload":
             note()
-            self._forward(request, sent=len(request.body) // 2)
+            self._proxy.forward(request, sent=len(request.body) // 2)
         elif kind in {"flip", "cut"}:
-            answer = self._forward(request)
+            answer = self._proxy.forward(request)
             if len(answer.body) > 1:
                 note()
             if kind == "flip":
@@ -195,33 +213,18 @@ class _Connection(BaseHTTPRequestHandler):
                 self._await_end()
                 if kind == "late":
                     time.sleep(LATE_SECONDS)
-                    self._forward(request)
+                    self._proxy.forward(request)
         elif kind == "reset":
             note()
             self._reset()
         else:
-            self._forward(request)
+            self._proxy.forward(request)
             note()
             if kind == "lost-reset":
                 self._reset()
             if kind == "silent":
                 self._await_end()
             raise _HangUp
-
-    def _forward(self, request: _Request, sent: int | None = None) -> _Answer:
-        """The service's answer; with `sent` it gets only so many bytes of the body, and no answer is awaited."""
-        connection = http.client.HTTPConnection(self._proxy.target, timeout=FORWARD_SECONDS)
-        headers = request.headers | {"Content-Length": str(len(request.body)), "Connection": "close"}
-        try:
-            connection.request(request.method, request.target, request.body[:sent], headers)
-            if sent is not None:
-                raise _HangUp
-            response = connection.getresponse()
-            return _Answer(response.status, response.getheaders(), response.read())
-        except (OSError, http.client.HTTPException) as error:
-            raise _HangUp from error  # the service is not there
-        finally:
-            connection.close()
 
     def _send(self, answer: _Answer, sent: int | None = None) -> None:
         self.send_response_only(answer.status)

@@ -128,11 +128,14 @@ class Request:
 
 
 def _multipart(headers: Message, body: bytes) -> dict[str, Any]:
-    boundary = headers.get_param("boundary")
-    parts = (b"\r\n" + body).split(b"\r\n--" + str(boundary).encode())
+    # The service takes bare line feeds too: gcsfs sends them.
+    end = b"\r\n" if body.partition(b"\n")[0].endswith(b"\r") else b"\n"
+    parts = (end + body).split(end + b"--" + str(headers.get_param("boundary")).encode())
     if headers.get_content_type() != "multipart/related" or len(parts) != 4 or not parts[3].startswith(b"--"):
         raise Refused(400, "badContent", "A multipart upload needs metadata and media, in two parts.")
-    (_, _, meta), (media_headers, _, media) = (part.lstrip(b" \t")[2:].partition(b"\r\n\r\n") for part in parts[1:3])
+    (_, _, meta), (media_headers, _, media) = (
+        part.lstrip(b" \t")[len(end) :].partition(end + end) for part in parts[1:3]
+    )
     try:
         resource = json.loads(meta)
     except ValueError as error:

@@ -83,6 +83,16 @@ def test_bytes_come_back_as_they_were(bucket: storage.Bucket, data: bytes) -> No
     assert bucket.blob("x").download_as_bytes(**NO_RETRY) == data
 
 
+def test_parts_of_an_upload_may_end_in_bare_line_feeds(
+    raw: http.client.HTTPConnection, bucket: storage.Bucket, bucket_name: str
+) -> None:
+    media = b"a\r\n\r\nb\n\nc"
+    body = b'--x\nContent-Type: application/json\n\n{"name": "x"}\n--x\nContent-Type: text/plain\n\n%s\n--x--' % media
+    headers = {"Content-Type": 'multipart/related; boundary="x"'}
+    assert ask(raw, "POST", UPLOAD.format(bucket_name) + "multipart", body, headers)[0] == 200
+    assert bucket.blob("x").download_as_bytes(**NO_RETRY) == media
+
+
 @pytest.mark.parametrize(
     "name",
     ["a//b", "a/b", "/a", "a/", "a/../b", "a b+c%2F?#&=;", "ünï/日本", "o/x/copyTo/b/y/o/z", "x/acl", "a\\b", "~", "*"],

@@ -1,0 +1,1 @@
+"""The saver beside others: the same work on each of them, in one run."""
