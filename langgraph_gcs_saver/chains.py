@@ -1,7 +1,7 @@
 """Which earlier version a value's frame builds on.
 
 Versions of a channel are numbered from their base, the last full frame. Version `k` builds on the version whose number,
-written in base 4, has the lowest digit of `k` that is not zero reduced by one. That version is always in the chain of
+written in base 5, has the lowest digit of `k` that is not zero reduced by one. That version is always in the chain of
 version `k - 1`, and a chain has at most as many incremental frames as the digits' sum. With binary digits chains are
 shorter by a few frames and a long chat takes a fifth more bytes (`docs/design/002-incremental-frames.md`).
 """
@@ -19,6 +19,8 @@ from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Serialized
 
 MAX_FRAMES = 12
 """Most frames of a chain; a version whose own would be longer builds on an earlier one."""
+
+_RADIX = 5
 
 MIN_BYTES = 256
 """Smallest value that is worth an incremental frame: below, zstd's headers weigh as much as the value."""
@@ -120,10 +122,10 @@ def _time_of(link: FrameRef) -> float | None:
 
 
 def ancestor(k: int) -> int:
-    """The version that version `k` builds on: the lowest digit that is not zero, in base 4, is reduced by one."""
+    """The version that version `k` builds on: the lowest digit that is not zero, in base 5, is reduced by one."""
     unit = 1
-    while k % (unit * 4) == 0:
-        unit *= 4
+    while k % (unit * _RADIX) == 0:
+        unit *= _RADIX
     return k - unit
 
 

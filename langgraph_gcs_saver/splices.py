@@ -18,10 +18,11 @@ MIN_BYTES = 64 << 10
 HEAD_BYTES = 16
 """A list's length stands in front of it, so the first bytes may differ where the rest goes on as before."""
 
-NEAR_BYTES, NEAR_TIMES = 64 << 10, 64
-"""How much of the base before the change is the dictionary for the literal: so many bytes, or times the literal's.
+NEAR_BYTES, NEAR_SHARE = 32 << 10, 24
+"""How much of the base before the change is the dictionary: so many bytes, or the square of the literal's over that.
 
-The time to index it is in proportion to what is compressed with it, and a text comes again near to where it was.
+A text comes again near to where it was, as a rule. What builds on a version five steps back holds five times as much,
+and comes a fifth as often (`chains`): it may look further, which takes time, and is most of what is stored.
 """
 
 _BLOCK = 64 << 10
@@ -84,7 +85,7 @@ def find(plain: bytes, base: bytes) -> Splice | None:
     end = _same_from(head, plain, base)
     tail = _same_to_end(min(len(plain), len(base)) - end, plain, base)
     literal = len(plain) - end - tail + head
-    near = max(NEAR_BYTES, NEAR_TIMES * literal)
+    near = max(NEAR_BYTES, literal * literal // NEAR_SHARE)
     return Splice(head, end, tail, max(0, end - near)) if 2 * literal < len(plain) else None
 
 

@@ -53,7 +53,7 @@ def demo(
     Example: langgraph-gcs demo --documents 20
     """
     console = Console(quiet=as_json, highlight=False)
-    store = store or global_store.get()
+    store = global_store.get() if store is None else store
     with _folder(keep=keep) as folder:
         plot = _Plot.of((folder / "store").as_uri() if store is None else store, folder / "ledger.txt", documents)
         result = _Demo(plot, console, ask=ask).run()

@@ -56,7 +56,8 @@ class CommandError(Exception):
 
 def store_named(store: str | None) -> str | None:
     """The store that `--store` names after the command's name, else before it, else the environment."""
-    return store or global_store.get() or os.environ.get(STORE_VARIABLE)
+    named = (store, global_store.get(), os.environ.get(STORE_VARIABLE))
+    return next((one for one in named if one is not None), None)
 
 
 def open_saver(store: str | None, *, may_create: bool = False, **options: Any) -> GCSSaver:

@@ -534,7 +534,8 @@ def test_a_put_meets_a_deletion_that_died(make_saver, raw):
     saver = make_saver()
     put(saver, 1, state(1))
     put(saver, 2, state(2), parent=1)
-    drive(saver, delete_thread("t", saver._context), 4)
+    drive(saver, delete_thread("t", saver._context), 5)
+    assert make_saver().get_tuple(cfg()) is None
     writer = make_saver(timeout=1)
     began = time.monotonic()
     put(writer, 3, state(3))

@@ -79,7 +79,7 @@ class Line:
 
 
 def digits(k):
-    return [] if k == 0 else [*digits(k // 4), k % 4]
+    return [] if k == 0 else [*digits(k // 5), k % 5]
 
 
 def test_the_ancestor_by_its_definition():
@@ -87,7 +87,7 @@ def test_the_ancestor_by_its_definition():
         reduced = digits(k)
         at = max(i for i, digit in enumerate(reduced) if digit)
         reduced[at] -= 1
-        assert ancestor(k) == sum(digit * 4**place for place, digit in enumerate(reversed(reduced)))
+        assert ancestor(k) == sum(digit * 5**place for place, digit in enumerate(reversed(reduced)))
 
 
 def test_the_ancestor_is_always_in_the_chain_of_the_version_before():
