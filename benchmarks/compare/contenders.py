@@ -134,7 +134,11 @@ class _Google:
 
     def stored(self, endpoints: Endpoints, space: str) -> int:
         own = self._space(space)
-        return sizes.documents(endpoints.firestore, own) + sizes.objects(endpoints.storage, BUCKET, f"{own}/")
+        return sizes.documents(endpoints.firestore, own) + self.objects(endpoints, space)
+
+    def objects(self, endpoints: Endpoints, space: str) -> int:
+        """Bytes that are objects; the others are documents."""
+        return sizes.objects(endpoints.storage, BUCKET, f"{self._space(space)}/")
 
     def drop(self, endpoints: Endpoints, space: str) -> None:
         own = self._space(space)

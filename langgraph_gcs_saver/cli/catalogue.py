@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
+from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.terminal import (
     CommandError,
     JsonOption,
@@ -25,14 +26,6 @@ from langgraph_gcs_saver.cli.terminal import (
     printable,
     progress,
 )
-
-OBJECT_PRICE = 0.02
-"""US dollars for a GiB of Standard storage and month in a region such as us-central1
-(https://cloud.google.com/storage/pricing)."""
-
-DOCUMENT_PRICE = 0.15
-"""US dollars for a GiB of documents and month in a region such as us-central1
-(https://cloud.google.com/firestore/pricing)."""
 
 _GIB = 1 << 30
 
