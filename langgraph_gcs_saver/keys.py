@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from string import ascii_lowercase, ascii_uppercase, digits
 from urllib.parse import quote, unquote
 
 from langgraph_gcs_saver.errors import DamageError, InvalidIdError
@@ -33,12 +35,39 @@ MAX_ENCODED = 200
 """Longest percent-encoded id, in bytes; longer ones are hashed. Five of them fit an object's name."""
 
 MAX_CHECKPOINT_ID = 500
-"""Longest checkpoint id, in bytes: written as hex it takes twice that of a name's 1,500."""
+"""Longest checkpoint id, in bytes: encoded it takes up to twice that of a name's 1,500."""
 
 _KNOWN = 1024
 """Names that are remembered: a put asks a dozen times for the same few, which took a quarter of its own time."""
 
-_COMPLEMENT = bytes(range(255, -1, -1))
+_SINGLE = "fedcba9876543210-"
+"""The characters of UUIDs, as which LangGraph makes checkpoint ids: one character each in `inv`, all others two."""
+
+
+def _codes() -> list[str]:
+    """What stands for each byte in `inv`: the greater the byte, the earlier in order, and none begins another."""
+    found: list[str] = []
+    leads = iter("0123456789ABCDEFGHIJKLM")
+    pairs: Iterator[str] = iter(())
+    for byte in range(255, -1, -1):
+        if chr(byte) in _SINGLE:
+            found.append(next(leads))
+            pairs = iter(())
+            continue
+        code = next(pairs, None)
+        if code is None:
+            lead = next(leads)
+            pairs = iter([lead + second for second in digits + ascii_uppercase + ascii_lowercase])
+            code = next(pairs)
+        found.append(code)
+    return found[::-1]
+
+
+_ENCODE = dict(enumerate(_codes()))
+_DECODE = {code: chr(byte) for byte, code in _ENCODE.items()}
+_SIMPLE = {ord(code): char for code, char in _DECODE.items() if len(code) == 1}
+_ALL_SIMPLE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]*\\Z")
+_CODE = re.compile("|".join(sorted(_DECODE, key=len, reverse=True)))
 
 # quote() never encodes `_.-~`; `.` and `~` must be, for `.`/`..` are illegal names and `~` marks a hash.
 _ALSO_ENCODE = str.maketrans({".": "%2E", "~": "%7E"})
@@ -102,12 +131,21 @@ def inv(checkpoint_id: str) -> str:
             f"The checkpoint id {checkpoint_id[:40]!r}… has {len(data)} bytes; at most {MAX_CHECKPOINT_ID} fit a name. "
             "LangGraph's own ids have 36."
         )
-    return data.translate(_COMPLEMENT).hex() + "~"
+    return data.decode("latin-1").translate(_ENCODE) + "~"
 
 
 def uninv(encoded: str) -> str:
-    """Decode `inv`."""
-    return bytes.fromhex(encoded.removesuffix("~")).translate(_COMPLEMENT).decode()
+    """Decode `inv`.
+
+    Raises:
+        ValueError: It is nothing that `inv` makes.
+    """
+    codes = encoded.removesuffix("~")
+    text = codes.translate(_SIMPLE) if _ALL_SIMPLE.match(codes) else _CODE.sub(lambda code: _DECODE[code[0]], codes)
+    found = text.encode("latin-1").decode()
+    if inv(found) != encoded:
+        raise ValueError("not an encoded checkpoint id")
+    return found
 
 
 # Documents
@@ -153,9 +191,7 @@ def _parsed(name: str) -> tuple[str, str]:
     """
     try:
         inverted, ns = name.rsplit("/", 1)[1].split("!")
-        found = uninv(inverted)
-        if inv(found) == inverted:
-            return found, ns
+        return uninv(inverted), ns
     except ValueError:
         pass
     raise DamageError(

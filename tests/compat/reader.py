@@ -94,12 +94,39 @@ def spread(text):
     return f"{sha256(text.encode())[:2]}-{enc(text)}"
 
 
+def codes():
+    second = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    found = {}
+    for first, top, low in (
+        ("0", 255, 103),
+        ("3", 102, 97),
+        ("9", 96, 58),
+        ("A", 57, 48),
+        ("K", 47, 46),
+        ("L", 45, 45),
+    ):
+        for n, byte in enumerate(range(top, low - 1, -1)):
+            single = first in "3AL"
+            found[byte] = chr(ord(first) + n) if single else chr(ord(first) + n // 62) + second[n % 62]
+    found.update((byte, "M" + second[44 - byte]) for byte in range(45))
+    return found
+
+
+CODES = codes()
+
+
 def inv(text):
-    return bytes(b ^ 255 for b in text.encode()).hex() + "~"
+    return "".join(CODES[byte] for byte in text.encode()) + "~"
 
 
 def uninv(text):
-    return bytes(b ^ 255 for b in bytes.fromhex(text[:-1])).decode()
+    found, at = bytearray(), 0
+    bytes_of = {code: byte for byte, code in CODES.items()}
+    while text[at] != "~":
+        length = 1 if text[at] in bytes_of else 2
+        found.append(bytes_of[text[at : at + length]])
+        at += length
+    return found.decode()
 
 
 def crc32c(data):

@@ -10,7 +10,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.dictionary import DICTIONARY
 from tests.compat.make_golden import make, shown
-from tests.compat.reader import DICTIONARY_SHA256, DamageError, Reader, enc
+from tests.compat.reader import DICTIONARY_SHA256, DamageError, Reader, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 GOLDEN = Path(__file__).parent / "data" / "format-1"
@@ -192,16 +192,12 @@ def bases_of(independent, one):
     name = next(
         d.name
         for d in independent.checkpoint_documents()
-        if d.name.endswith(f"/{inverted(one.checkpoint_id)}!~") and "-chat/" in d.name
+        if d.name.endswith(f"/{inv(one.checkpoint_id)}!~") and "-chat/" in d.name
     )
     encoded = independent.documents[name].fields["manifest"]
     head, _ = independent.envelope(independent.envelope_frame(encoded))
     chain = head["channels"]["messages"]["chain"]
     return {(chain[0].get("in", one.checkpoint_id), chain[0].get("gcs"))} if len(chain) > 1 else set()
-
-
-def inverted(checkpoint_id):
-    return bytes(b ^ 255 for b in checkpoint_id.encode()).hex() + "~"
 
 
 def test_the_independent_reader_notices_every_changed_byte_that_a_digest_covers(store):
@@ -244,7 +240,7 @@ def test_the_independent_reader_notices_every_changed_frame_in_a_document(store)
 
     def watch(thread_segment, ns, owner, channel, frame):
         if "gcs" not in frame:
-            name = f"lg_threads/{thread_segment}/lg_checkpoints/{inverted(owner)}!{enc(ns)}"
+            name = f"lg_threads/{thread_segment}/lg_checkpoints/{inv(owner)}!{enc(ns)}"
             users.setdefault((name, frame.get("at", 0), frame["stored"]), []).append(reading[-1])
         return stored(thread_segment, ns, owner, channel, frame)
 
