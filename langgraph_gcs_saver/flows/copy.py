@@ -87,14 +87,20 @@ def copy_thread(
     Raises:
         InvalidInputError: The target is the source, or is not empty.
         CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
-        ConflictError: The source was replaced, or the target written to or deleted, all the time.
+        ConflictError: The source is being deleted, or was replaced all the time, or the target written to or deleted.
     """
     if source == target:
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
+    after = yield from _read_source(source)
     for _ in range(MAX_TRIES):
+        before = after
         found = yield from snapshot(source, context)
         _check_frames(found)
         levels = yield from _writes(source, context)
+        # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
+        after = yield from _read_source(source)
+        if before != after:
+            continue
         plan = CopyPlan(
             source=source,
             target=target,
@@ -117,6 +123,18 @@ def copy_thread(
         f"Thread {source!r} was not copied to the end: its checkpoints were replaced, or {target!r} was written to or "
         f"deleted, {MAX_TRIES} times in a row. Call again when their runs have ended."
     )
+
+
+def _read_source(thread_id: str) -> Flow[int | None]:
+    """When the thread's document was created, which tells this thread from a later one of the same id."""
+    name = keys.thread_doc(thread_id)
+    doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
+    if doc is not None and "deleting" in doc.fields:
+        raise ConflictError(
+            f"Thread {thread_id!r} is being deleted, or a deletion of it died half-way: what is left of it is not "
+            "copied. Delete it to the end."
+        )
+    return None if doc is None else doc.create_time
 
 
 def _is_claimed(source: str, target: str) -> Flow[bool]:

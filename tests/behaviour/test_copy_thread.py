@@ -7,8 +7,8 @@ from langgraph.types import Command
 
 from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.effects import CopyBlob
-from langgraph_gcs_saver.errors import CheckpointCorruptError, InvalidInputError
-from langgraph_gcs_saver.flows import copy
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows import copy, threads
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
 from tests.behaviour.api import Api, cfg, cid
@@ -432,6 +432,35 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
             break
     assert at > 6
     assert (refused > 0) is (meanwhile == "put")
+
+
+def test_what_a_deletion_has_left_is_not_copied(tmp_path, monkeypatch):
+    """Wherever it died, or goes on meanwhile: the copy is whole, or there is none."""
+    monkeypatch.setattr(threads, "BATCH", 2)
+    stop, is_dead, kinds = 0, True, set()
+    while is_dead:
+        with CrashingSaver.from_conn_string(f"file://{tmp_path}/{stop}") as saver:
+            for n in range(1, 6):
+                put(saver, "t", n, n - 1 or None)
+            before = everything(saver)
+            saver.plan = Plan(stop)
+            try:
+                saver.delete_thread("t")
+            except Crashed:
+                is_dead = True
+            else:
+                is_dead = False
+            saver.plan = Plan(None)
+            try:
+                saver.copy_thread("t", "copy")
+            except ConflictError:
+                assert everything(saver, "copy") == {}
+                kinds.add("refused")
+            else:
+                assert everything(saver, "copy") in (before, {})
+                kinds.add(len(everything(saver, "copy")))
+        stop += 1
+    assert kinds == {5, "refused", 0}
 
 
 def test_a_damaged_hint_is_copied(tmp_path):

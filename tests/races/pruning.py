@@ -985,6 +985,7 @@ def copy_and_a_deletion_of_its_source() -> Scenario:
         Process("D", (delete(),)),
         Process("C", (copy(),)),
         may_vanish="C",
+        errors=(ConflictError,),
         batch=2,
     )
 
