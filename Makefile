@@ -4,7 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
 
-.PHONY: demo test lint format soak bench emulators lock clean
+.PHONY: demo test lint format soak notebooks bench emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
@@ -23,6 +23,10 @@ format: .venv/installed
 
 soak: .venv/installed
 	$(BIN)/pytest -m soak
+
+# Executes the notebooks anew and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
+notebooks: .venv/installed
+	$(BIN)/python -m tests.notebooks $(NOTEBOOKS)
 
 # Beside other savers; needs Python 3.11, Java, and PostgreSQL's server. BENCH="--help" tells what can be chosen.
 bench: .venv-bench/installed

@@ -348,7 +348,8 @@ class _Copy:
         """Documents of checkpoints, what is referred to before what refers to it, older ones first."""
         found = self.found
         names = sorted([*found.entries, *(found.needed(found.entries) & found.stripped.keys())], reverse=True)
-        order = TopologicalSorter[str](dict.fromkeys(names, ()))
+        # Not `TopologicalSorter[str](…)`, which Python 3.10 does not know.
+        order: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(names, ()))
         for name, entry in found.entries.items():
             order.add(name, *(entry.docs - {name}))
         rank = {name: number for number, name in enumerate(names)}

@@ -294,7 +294,8 @@ def _order(found: Snapshot, dropped: list[str]) -> list[str]:
     Between two commits nothing may lack its ancestors: somebody may continue it, and its DeltaChannels need them.
     """
     going = set(dropped)
-    order = TopologicalSorter[str](dict.fromkeys(dropped, ()))
+    # Not `TopologicalSorter[str](…)`, which Python 3.10 does not know.
+    order: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(dropped, ()))
     for name in dropped:
         for other in found.entries[name].docs:
             if other in going and other != name:
