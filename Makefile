@@ -4,7 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
 
-.PHONY: demo test lint format soak notebooks bench emulators lock clean
+.PHONY: demo test lint format soak notebooks docs bench emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
@@ -32,6 +32,10 @@ notebooks: .venv/installed
 bench: .venv-bench/installed
 	$(BENCH_BIN)/python -m tests.emulators --check
 	$(BENCH_BIN)/python -m benchmarks.compare $(BENCH)
+
+# The site, in site/; a warning is an error. The variable hides the theme's news about its successor.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Finds the Firestore emulator, or fetches it, or says how to get it.
 emulators: .venv/installed
@@ -63,4 +67,4 @@ lock:
 	  --python-version 3.11 --no-annotate --upgrade -c requirements-dev.txt -o requirements-bench.txt
 
 clean:
-	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -1,0 +1,179 @@
+"""What a chat costs by Google's list prices: the operations that a step makes, counted, and the bytes that it stores.
+
+python -m benchmarks.cost [--turns N] [--json]
+
+Plays a chat of 150-word messages on the embedded store, whose documents and objects are those of Google's, and counts
+what the services would bill: documents read, written and deleted, and operations on objects. A turn is one `invoke` of
+a graph with one node. `cold` turns each have a saver of their own, without caches, as on a service that scales to zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from benchmarks.chat import Text
+from benchmarks.compare.prices import GIB, MILLION, OPERATIONS
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.effects import (
+    Commit,
+    CopyBlob,
+    Delete,
+    Effect,
+    Gather,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    PutBlob,
+    QueryDocs,
+)
+
+PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
+"""US dollars for one, beyond what is free each day, by the table of prices."""
+
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "as it comes": ({}, False),
+    'verify="off"': ({"verify": "off"}, False),
+    "cold": ({}, True),
+    "inline_max_bytes=0": ({"inline_max_bytes": 0}, False),
+}
+"""Names of what is compared: options, and whether each turn is cold."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a case costs.
+
+    Attributes:
+        case: Its name.
+        steps: Checkpoints that were stored.
+        operations: What is billed, by its name in `PRICES`.
+        document_bytes: Stored bytes in documents, without indexes.
+        object_bytes: Stored bytes in objects.
+    """
+
+    case: str
+    steps: int
+    operations: Counter[str]
+    document_bytes: int
+    object_bytes: int
+
+    def each(self, unit: str) -> float:
+        """How many of an operation a step makes."""
+        return self.operations[unit] / self.steps
+
+    @property
+    def dollars(self) -> float:
+        """The operations of a million steps."""
+        return MILLION * sum(self.each(unit) * price for unit, price in PRICES.items())
+
+    @property
+    def monthly(self) -> float:
+        """Keeping what a million steps stored for a month."""
+        kept = self.document_bytes * DOCUMENT_PRICE + self.object_bytes * OBJECT_PRICE
+        return MILLION * kept / self.steps / GIB
+
+    def __str__(self) -> str:
+        counts = " | ".join(f"{self.each(unit):.2f}" for unit in PRICES)
+        return f"| {self.case} | {counts} | {self.dollars:.2f} | {self.monthly:.2f} |"
+
+
+class Billed:
+    """Stands between a saver and its backend, and counts what the services would bill."""
+
+    def __init__(self, saver: GCSSaver, counts: Counter[str]) -> None:
+        self._backend: Any = saver._backend
+        saver._backend = self  # type: ignore[assignment]
+        self._counts = counts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        found = self._backend.perform(effect)
+        leaves = effect.effects if isinstance(effect, Gather) else (effect,)
+        for leaf, answer in zip(leaves, found if isinstance(effect, Gather) else (found,), strict=True):
+            self._count(leaf, answer)
+        return found
+
+    def _count(self, effect: Effect[Any], answer: Any) -> None:
+        match effect:
+            case Commit(writes):
+                deletes = sum(isinstance(write, Delete) for write in writes)
+                self._counts["document deletes"] += deletes
+                self._counts["document writes"] += len(writes) - deletes
+            case GetDocs(names):
+                self._counts["document reads"] += len(names)  # one that is not there is billed, too
+            case QueryDocs():
+                self._counts["document reads"] += max(1, len(answer))  # at least one for a query
+            case PutBlob() | CopyBlob() | ListBlobs():
+                self._counts["object class A"] += 1
+            case GetBlob() | HashBlob():
+                self._counts["object class B"] += 1
+
+
+def estimate(case: str, turns: int) -> Estimate:
+    """Play the chat."""
+    options, cold = CASES[case]
+    counts: Counter[str] = Counter()
+    text = Text(1)
+
+    def reply(_: MessagesState) -> dict[str, Any]:
+        return {"messages": [text.message(AIMessage)]}
+
+    builder = StateGraph(MessagesState).add_node("reply", reply).add_edge(START, "reply").add_edge("reply", END)
+    config: Any = {"configurable": {"thread_id": "chat"}}
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+
+        @contextmanager
+        def opened() -> Iterator[GCSSaver]:
+            with GCSSaver.from_conn_string(f"file://{Path(directory)}/store", **options) as saver:
+                Billed(saver, counts)
+                yield saver
+
+        kept = None if cold else stack.enter_context(opened())
+        for _ in range(turns):
+            with ExitStack() as turn:
+                saver = kept or turn.enter_context(opened())
+                builder.compile(checkpointer=saver).invoke({"messages": [text.message(HumanMessage)]}, config)
+        billed = Counter(counts)  # what follows is not the chat's
+        with opened() as saver:
+            stats = saver.stats()
+        return Estimate(case, stats.checkpoints, billed, stats.document_bytes, stats.object_bytes)
+
+
+def table(turns: int) -> tuple[list[Estimate], str]:
+    """All cases, and their table as Markdown."""
+    found = [estimate(case, turns) for case in CASES]
+    head = f"| a step of a {turns}-turn chat | {' | '.join(PRICES)} | $ per million steps | $ per month to keep them |"
+    return found, "\n".join([head, "|---" * (len(PRICES) + 3) + "|", *map(str, found)])
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--turns", type=int, default=100)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    found, text = table(given.turns)
+    if given.json:
+        keys = ("case", "steps", "operations", "document_bytes", "object_bytes", "dollars", "monthly")
+        print(json.dumps([{key: getattr(one, key) for key in keys} for one in found], indent=2))
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

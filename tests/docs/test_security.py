@@ -1,0 +1,138 @@
+"""What docs/SECURITY.md says of keys, of what stays readable, and of what reading can run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.effects import GetDocs
+from langgraph_gcs_saver.errors import SerializationError, WrongKeyError
+from langgraph_gcs_saver.keys import checkpoint_doc
+from tests.incremental.eax import Eax
+
+ID = "1f0c0000-0000-6000-8000-000000000001"
+THREAD: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+KEY = b"k" * 32
+
+
+def _put(saver: GCSSaver, value: Any, checkpoint_id: str = ID) -> None:
+    checkpoint: Any = {
+        "v": 1,
+        "id": checkpoint_id,
+        "ts": "2026-01-01T00:00:00+00:00",
+        "channel_values": {"v": value},
+        "channel_versions": {"v": "1"},
+        "versions_seen": {},
+    }
+    metadata: Any = {"source": "loop", "step": 1, "who": "the user", "note": {"more": "of it"}}
+    saver.put(THREAD, checkpoint, metadata, {"v": "1"})
+
+
+def _stored(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
+def _filter(saver: GCSSaver) -> dict[str, Any]:
+    name = checkpoint_doc("t", "", ID)
+    return dict(saver._backend.perform(GetDocs((name,)))[name].fields.get("filter", {}))
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/store"
+
+
+def test_a_cipher_hides_all_but_what_is_named(uri, tmp_path):
+    with GCSSaver.from_conn_string(uri, cipher=Eax("a"), clear_metadata=["who"]) as saver:
+        _put(saver, "a secret")
+        assert _filter(saver) == {"who": "the user"}
+    stored = _stored(tmp_path)
+    assert b"a secret" not in stored
+    assert b"of it" not in stored
+
+
+def test_the_serialiser_that_encrypts_leaves_short_metadata_in_clear(uri, tmp_path):
+    serde = EncryptedSerializer.from_pycryptodome_aes(key=KEY)
+    with GCSSaver.from_conn_string(uri, serde=serde) as saver:
+        _put(saver, "a secret")
+        assert _filter(saver) == {"source": "loop", "step": 1, "who": "the user"}
+    stored = _stored(tmp_path)
+    assert b"a secret" not in stored
+    assert b"of it" not in stored
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "error"),
+    [
+        ({"cipher": Eax("a")}, {"cipher": Eax("b")}, WrongKeyError),
+        ({"cipher": Eax("a")}, {}, WrongKeyError),
+        (
+            {"serde": EncryptedSerializer.from_pycryptodome_aes(key=KEY)},
+            {"serde": EncryptedSerializer.from_pycryptodome_aes(key=b"z" * 32)},
+            SerializationError,
+        ),
+    ],
+    ids=["another key", "no key", "another key of the serialiser"],
+)
+def test_a_wrong_key_raises_and_nothing_falls_back(uri, right, wrong, error):
+    with GCSSaver.from_conn_string(uri) as saver:
+        _put(saver, "before there was a key", ID.replace("1f0c", "1f0b"))
+    with GCSSaver.from_conn_string(uri, **right) as saver:
+        _put(saver, "a secret")
+        assert len(list(saver.list(THREAD))) == 2, "what was stored before is read, too"
+    seen: list[Any] = []
+    with GCSSaver.from_conn_string(uri, on_event=seen.append, **wrong) as saver, pytest.raises(error):
+        saver.get_tuple(THREAD)
+    assert not [event for event in seen if type(event).__name__ in {"CheckpointDamaged", "CheckpointRecovered"}]
+
+
+def test_a_class_that_is_not_allowed_is_not_imported(uri, tmp_path, monkeypatch):
+    module = "a_module_of_a_stranger"
+    (tmp_path / f"{module}.py").write_text(
+        "from dataclasses import dataclass\nprint('it ran')\n\n\n@dataclass\nclass Payload:\n    name: str\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    payload = __import__(module).Payload("x")
+    with GCSSaver.from_conn_string(uri) as saver:
+        _put(saver, payload)
+    sys.modules.pop(module)
+    allowed = JsonPlusSerializer(allowed_msgpack_modules=[("my_agent.state", "Plan")])
+    with GCSSaver.from_conn_string(uri, serde=allowed) as saver:
+        loaded = saver.get_tuple(THREAD)
+        assert loaded is not None
+        assert loaded.checkpoint["channel_values"] == {"v": {"name": "x"}}, "its plain data"
+        assert module not in sys.modules
+        longer: Any = saver.with_allowlist([(module, "Payload")])
+        assert type(longer.get_tuple(THREAD).checkpoint["channel_values"]["v"]).__name__ == "Payload"
+    sys.modules.pop(module)
+    with GCSSaver.from_conn_string(uri) as saver:
+        assert saver.with_allowlist([("my_agent.state", "Plan")]) is saver, "it allows everything, the default"
+        assert list(saver.verify(depth="data")) == []
+        assert saver.stats().checkpoints == 1
+        assert module not in sys.modules, "looking needs no class"
+
+
+def test_keys_can_be_changed_by_their_names(uri):
+    class Both:
+        """Writes with the new key, and reads both."""
+
+        def __init__(self) -> None:
+            self.ciphers = {"new": Eax("new"), "aes-eax": Eax("old")}
+
+        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+            return "new", self.ciphers["new"].encrypt(plaintext)[1]
+
+        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+            return self.ciphers[ciphername].decrypt("aes-eax", ciphertext)
+
+    with GCSSaver.from_conn_string(uri, cipher=Eax("old")) as saver:
+        _put(saver, "old", ID.replace("1f0c", "1f0b"))
+    with GCSSaver.from_conn_string(uri, cipher=Both()) as saver:
+        _put(saver, "new")
+        assert [found.checkpoint["channel_values"]["v"] for found in saver.list(THREAD)] == ["new", "old"]

@@ -1,0 +1,118 @@
+"""Tables of the documentation that repeat what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import fields
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import cost
+from benchmarks.compare import prices
+from langgraph_gcs_saver import events
+from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.options import Options
+from tests.docs.fences import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """The rows of the first table of a section, without its head."""
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")]
+    assert found, heading
+    return found[1:]
+
+
+def as_written(value: Any) -> str:
+    """A default as the README writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, int) and value >= 1 << 20:
+        unit, size = ("GiB", 30) if value >= 1 << 30 else ("MiB", 20)
+        assert not value % (1 << size)
+        return f"{value >> size} {unit}"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`" if isinstance(value, bool | tuple) else str(value)
+
+
+def test_the_readme_has_every_option_with_its_default():
+    found = {row[0].strip("`"): row[1] for row in rows(README, "Options")}
+    assert found.pop("serde") == "`JsonPlusSerializer()`"  # LangGraph's own argument
+    assert found == {field.name: as_written(field.default) for field in fields(Options)}
+
+
+def test_operations_tells_when_to_turn_each_option():
+    found = [name for row in rows(OPERATIONS, "Tuning") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(found) == sorted(field.name for field in fields(Options))
+
+
+def test_operations_tells_what_to_do_at_each_event():
+    found: dict[str, str] = {}
+    for row in rows(OPERATIONS, "Monitoring"):
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", row[0]), row[1].strip("*").upper())
+    classes = {cls.__name__: cls.level for cls in events.Event.__subclasses__()}
+    levels = {10: "DEBUG", 20: "INFO", 30: "WARNING"}
+    assert found == {name: levels[level] for name, level in classes.items()}
+
+
+# Costs
+
+
+@pytest.fixture(scope="module")
+def estimates() -> dict[str, cost.Estimate]:
+    return {case: cost.estimate(case, 5) for case in cost.CASES}
+
+
+def test_the_cost_table_is_as_the_command_prints_it(estimates):
+    printed = [list(map(str.strip, str(one).strip("| ").split("|"))) for one in estimates.values()]
+    written = rows(OPERATIONS, "What it costs")
+    assert [row[0] for row in written] == [row[0] for row in printed] == list(cost.CASES)
+    head = OPERATIONS.partition("| a step of a 100-turn chat | ")[2].partition("\n")[0]
+    assert head == f"{' | '.join(cost.PRICES)} | $ per million steps | $ per month to keep them |"
+    assert prices.CHECKED in OPERATIONS
+    for row in written:
+        # What a row says of dollars follows from its own counts, up to their rounding.
+        dollars = sum(float(n) * price for n, price in zip(row[1:], cost.PRICES.values(), strict=False))
+        assert float(row[-2]) == pytest.approx(
+            dollars * prices.MILLION, abs=0.006 * prices.MILLION * sum(cost.PRICES.values())
+        )
+
+
+def test_what_is_counted(estimates):
+    usual, off = estimates["as it comes"], estimates['verify="off"']
+    assert usual.steps == 15
+    assert usual.each("document deletes") == 0
+    assert usual.each("document writes") == off.each("document writes") >= 1
+    assert usual.each("document reads") > off.each("document reads"), "reading back reads"
+    assert estimates["cold"].dollars > usual.dollars
+    assert estimates["inline_max_bytes=0"].each("object class A") >= 1
+    assert usual.monthly == pytest.approx(
+        (usual.document_bytes * DOCUMENT_PRICE + usual.object_bytes * OBJECT_PRICE) / 15 * 1_000_000 / (1 << 30)
+    )
+
+
+def test_the_prices_of_stats_are_those_of_the_page():
+    assert f"--object-price {OBJECT_PRICE} --document-price {DOCUMENT_PRICE}" in OPERATIONS
+
+
+# Diagrams
+
+
+def test_the_diagrams_are_as_drawn():
+    path = ROOT / "docs" / "images" / "diagrams.py"
+    spec = importlib.util.spec_from_file_location("diagrams", path)
+    assert spec is not None
+    assert spec.loader is not None
+    diagrams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagrams)
+    architecture = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for name, draw in diagrams.DIAGRAMS.items():
+        drawn = draw()
+        assert (path.parent / name).read_text(encoding="utf-8") == drawn, "run: python docs/images/diagrams.py"
+        assert ET.fromstring(drawn).tag.endswith("svg")
+        assert f"](images/{name})" in architecture
