@@ -3,8 +3,9 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
+SERVER_BIN := .venv-server/bin
 
-.PHONY: demo test lint format soak notebooks docs bench emulators lock clean
+.PHONY: demo test lint format soak notebooks docs bench server emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
@@ -21,7 +22,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: .venv/installed
+soak: .venv/installed .venv-server/installed
 	$(BIN)/pytest -m soak
 
 # Executes the notebooks anew and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
@@ -36,6 +37,11 @@ bench: .venv-bench/installed
 # The site, in site/; a warning is an error. The variable hides the theme's news about its successor.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# LangGraph's server on 127.0.0.1:2024 with the example of docs/guides/langgraph-server.md; needs Python 3.11.
+server: .venv-server/installed
+	cd docs/examples/langgraph-server && LANGGRAPH_GCS_STORE=file:///tmp/langgraph-gcs-server \
+	  LANGGRAPH_CLI_NO_ANALYTICS=1 $(CURDIR)/$(SERVER_BIN)/langgraph dev --no-browser
 
 # Finds the Firestore emulator, or fetches it, or says how to get it.
 emulators: .venv/installed
@@ -59,12 +65,23 @@ emulators: .venv/installed
 	$(BENCH_BIN)/uv pip install --quiet --python $(BENCH_BIN)/python --no-deps -e .
 	@touch $@
 
+.venv-server/installed: pyproject.toml requirements-server.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "LangGraph's server needs Python 3.11 or newer; call make with PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv-server
+	$(SERVER_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --require-hashes -r requirements-server.txt
+	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --no-deps -e .
+	@touch $@
+
 # After changing dependencies in pyproject.toml. Hashes pin every file; no address is written down.
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --generate-hashes \
 	  --python-version 3.10 --no-annotate --upgrade -o requirements-dev.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --group bench --universal --generate-hashes \
 	  --python-version 3.11 --no-annotate --upgrade -c requirements-dev.txt -o requirements-bench.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group server --universal --generate-hashes \
+	  --python-version 3.11 --no-annotate --upgrade -o requirements-server.txt
 
 clean:
-	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis site
+	rm -rf .venv .venv-bench .venv-server .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
     from langgraph_gcs_saver.flows.collect import CollectPlan
     from langgraph_gcs_saver.flows.copy import CopyPlan
+    from langgraph_gcs_saver.flows.migrate import Migration
     from langgraph_gcs_saver.flows.setup import SetupReport
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.threads import DeletePlan
@@ -35,6 +36,7 @@ __all__ = [
     "KeepEvery",
     "KeepFor",
     "KeepLast",
+    "Migration",
     "PrunePlan",
     "RepairPlan",
     "RepairStep",
@@ -54,6 +56,7 @@ _LATER = {
     "flows.catalogue": ("ChannelStats", "CheckpointInfo", "StoreStats", "StoredValue", "ThreadInfo"),
     "flows.collect": ("CollectPlan",),
     "flows.copy": ("CopyPlan",),
+    "flows.migrate": ("Migration",),
     "flows.setup": ("SetupReport",),
     "flows.sweep": ("IdleThread",),
     "flows.threads": ("DeletePlan",),

@@ -12,7 +12,7 @@ preconditions, never computed with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -300,6 +300,14 @@ class Elsewhere(Effect[T]):
     """Perform a leaf effect on the source, in a flow that reads one store and writes another."""
 
     effect: Effect[T]
+
+
+@dataclass(frozen=True, slots=True)
+class AskSaver(Effect[T]):
+    """Read from another checkpointer, by whichever of its halves the runner is."""
+
+    ask: Callable[[], T]
+    aask: Callable[[], Awaitable[T]]
 
 
 # Local acts

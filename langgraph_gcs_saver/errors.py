@@ -18,7 +18,8 @@
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
         ├── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
-        └── CheckpointVerificationError     the service gives back something else than was written: nothing is visible
+        ├── CheckpointVerificationError     the service gives back something else than was written: nothing is visible
+        └── SourceError                     another checkpointer, that is migrated from, failed: see what it raised
 
 Each class has a `kind`: a stable, machine-readable word, only ever added to. Messages name threads, checkpoints and
 channels, never state content or credentials.
@@ -201,3 +202,9 @@ class CheckpointVerificationError(StoreError):
     """
 
     kind = "verification"
+
+
+class SourceError(StoreError):
+    """The checkpointer that a migration reads from failed; what it raised is the cause. Mend that, and call again."""
+
+    kind = "source"

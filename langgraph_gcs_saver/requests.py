@@ -146,7 +146,7 @@ def put_request(
         rest=dumps(serde, rest, f"A field {where}") if rest else None,
         metadata=dumps(serde, whole, f"The metadata {where}"),
         run_id=run_id if isinstance(run_id, str) else None,
-        index=_index(whole, context),
+        index=index(whole, context),
         versions=dict(versions),
         fresh=frozenset(new_versions),
         values=values,
@@ -155,7 +155,12 @@ def put_request(
     )
 
 
-def _index(metadata: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def index(metadata: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """The metadata that queries may ask for.
+
+    Raises:
+        InvalidConfigError: It is more than a document can index.
+    """
     found = filters.index(metadata, context.clear_metadata)
     if filters.size(found) > filters.MAX_BYTES:
         raise InvalidConfigError(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from langgraph_gcs_saver.effects import (
+    AskSaver,
     Commit,
     Compute,
     CopyBlob,
@@ -115,6 +116,8 @@ class Backend:
                 return self._gather(effect.effects)
             case Compute():
                 return effect.function()
+            case AskSaver():
+                return effect.ask()
             case Pause():
                 time.sleep(effect.seconds)
                 return None
@@ -188,6 +191,8 @@ class Backend:
                 if effect.size < OFFLOAD_BYTES:
                     return effect.function()
                 return await self._offload(effect.function)
+            case AskSaver():
+                return await effect.aask()
             case Pause():
                 return await asyncio.sleep(effect.seconds)
             case Now() | Emit():

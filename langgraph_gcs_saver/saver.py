@@ -54,9 +54,11 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoreStats, ThreadInfo
     from langgraph_gcs_saver.flows.collect import CollectPlan
     from langgraph_gcs_saver.flows.copy import CopyPlan
+    from langgraph_gcs_saver.flows.migrate import Migration
     from langgraph_gcs_saver.flows.setup import SetupReport
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer
+    from langgraph_gcs_saver.foreign import Foreign
     from langgraph_gcs_saver.repairs import RepairPlan
     from langgraph_gcs_saver.retention import PrunePlan, Retention
 
@@ -690,6 +692,74 @@ class GCSSaver(BaseCheckpointSaver[str]):
     ) -> Flow[Transfer]:
         return flows.transfer.transfer(
             str(thread_id), dry_run=dry_run, show=show, step=step, loads=self._loads, context=self._context
+        )
+
+    def migrate(
+        self,
+        source: BaseCheckpointSaver[Any],
+        thread_ids: Sequence[Any] | None = None,
+        *,
+        dry_run: bool = False,
+        show: Callable[[Migration], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Sequence[Migration]:
+        """Take threads over from another checkpointer, with all their checkpoints, and compare; that one stays.
+
+        Every namespace, forks, metadata and pending writes come along, oldest first, as far as the other checkpointer
+        gives them; between two that use LangGraph's serialiser, values come as they were serialised. Afterwards all of
+        it is read from both and compared. Repeating the call changes nothing: it goes on where one died, and brings
+        what the source has got since. Nobody may write to the threads here before they are there, and `retention` is
+        not applied before somebody does.
+
+        Args:
+            source: The checkpointer, of which `list` and `get_tuple` are called.
+            thread_ids: The threads; all that the source lists, if not given.
+            dry_run: Only show what would be taken over.
+            show: Called with the plan of each thread of a dry run.
+            step: Called with a number of checkpoints, whenever so many more were put, or compared.
+
+        Returns:
+            For each thread what was taken over; without checkpoints, if the source has no such thread.
+
+        Raises:
+            InvalidInputError: A thread is here already, and is another one, or has gone on here as well as there.
+            CheckpointVerificationError: What is read here is not what the source gives.
+            SerializationError: A value cannot be serialised.
+            SourceError: The source failed.
+        """
+        from langgraph_gcs_saver.foreign import Foreign  # noqa: PLC0415 - few processes need it
+
+        foreign = Foreign(source, self.serde)
+        wanted = self._backend.perform(foreign.thread_ids()) if thread_ids is None else thread_ids
+        return [run(self._migrate(foreign, one, dry_run, show, step), self._backend) for one in wanted]
+
+    async def amigrate(
+        self,
+        source: BaseCheckpointSaver[Any],
+        thread_ids: Sequence[Any] | None = None,
+        *,
+        dry_run: bool = False,
+        show: Callable[[Migration], object] = print,
+        step: Callable[[int], object] | None = None,
+    ) -> Sequence[Migration]:
+        """Asynchronous twin of `migrate`; of the source `alist` and `aget_tuple` are called."""
+        from langgraph_gcs_saver.foreign import Foreign  # noqa: PLC0415 - few processes need it
+
+        foreign = Foreign(source, self.serde)
+        wanted = await self._backend.aperform(foreign.thread_ids()) if thread_ids is None else thread_ids
+        return [await arun(self._migrate(foreign, one, dry_run, show, step), self._backend) for one in wanted]
+
+    def _migrate(
+        self,
+        foreign: Foreign,
+        thread_id: Any,
+        dry_run: bool,
+        show: Callable[[Migration], object],
+        step: Callable[[int], object] | None,
+    ) -> Flow[Migration]:
+        source = foreign.thread(thread_id, self._context)
+        return flows.migrate.migrate(
+            str(thread_id), source, dry_run=dry_run, show=show, step=step, context=self._context
         )
 
     def export_thread(

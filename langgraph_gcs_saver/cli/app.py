@@ -16,6 +16,7 @@ from langgraph_gcs_saver.cli.demo import demo
 from langgraph_gcs_saver.cli.diff import diff
 from langgraph_gcs_saver.cli.drill import drill_command
 from langgraph_gcs_saver.cli.edit import edit
+from langgraph_gcs_saver.cli.migrate import migrate
 from langgraph_gcs_saver.cli.pins import pin, unpin
 from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.setup import setup
@@ -54,6 +55,7 @@ for command in (
     push,
     export,
     import_,
+    migrate,
     setup,
     demo,
 ):

@@ -37,6 +37,7 @@ GCLOUD = {
     "iam service-accounts create": "",
     "projects add-iam-policy-binding": "--member --role --condition",
     "run jobs deploy": "--region --image --service-account --set-env-vars --max-retries --task-timeout --args",
+    "run jobs execute": "--region --wait",
     "run jobs replace": "--region",
     "run services replace": "--region",
     "scheduler jobs create http": "--location --schedule --uri --http-method --oauth-service-account-email",

@@ -251,7 +251,7 @@ def _collects_half_a_task(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(collecting, "_task", lambda name: name)
 
 
-class _OldestFirst(TopologicalSorter[str]):
+class _OldestFirst(TopologicalSorter):
     """Gives everything at once; what asks for an order gets none but that of ids, backwards."""
 
     def add(self, node: str, *_: str) -> None:

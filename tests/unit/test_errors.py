@@ -29,6 +29,7 @@ TREE = {
     "StoreNotFoundError": ("StoreError", "store-not-found", 7),
     "StoreUnavailableError": ("StoreError ConnectionError", "unavailable", 7),
     "CheckpointVerificationError": ("StoreError", "verification", 7),
+    "SourceError": ("StoreError", "source", 7),
 }
 CLASSES = {name: found for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)}
 CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channel": "a", "frame": "b"}

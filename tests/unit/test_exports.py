@@ -25,7 +25,7 @@ LANGGRAPHS = (
 OURS = (
     *("setup", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
     *("threads", "history", "stats", "collect", "sweep", "close"),
-    *("transfer_thread", "export_thread", "import_thread"),
+    *("transfer_thread", "export_thread", "import_thread", "migrate"),
 )
 TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 STREAMS = {"alist", "averify"}
@@ -43,7 +43,7 @@ def test_public_names():
         "CollectPlan",
         "DeletePlan",
     }
-    reports |= {"IdleThread", "Transfer", "KeepLast", "KeepFor", "KeepEvery"}
+    reports |= {"IdleThread", "Transfer", "Migration", "KeepLast", "KeepFor", "KeepEvery"}
     assert {"GCSSaver", "__version__", "errors", "events", *reports} <= set(langgraph_gcs_saver.__all__)
     assert langgraph_gcs_saver.__all__ == sorted(langgraph_gcs_saver.__all__)
     for name in langgraph_gcs_saver.__all__:

@@ -24,9 +24,24 @@ def test_a_process_that_saves_and_loads_imports_nothing_else(tmp_path):
         "    assert saver.get_tuple(config) is not None\n"
         "    assert len(list(saver.list(config))) == 1\n"
     )
-    late = ("catalogue", "collect", "copy", "lineage", "prune", "repair", "setup", "survey", "sweep", "transfer")
+    late = (
+        "catalogue",
+        "collect",
+        "copy",
+        "lineage",
+        "migrate",
+        "prune",
+        "repair",
+        "setup",
+        "survey",
+        "sweep",
+        "transfer",
+    )
     assert found & {f"langgraph_gcs_saver.flows.{name}" for name in late} == set()
-    assert found & {f"langgraph_gcs_saver.{name}" for name in ("cli", "retention", "settings", "testing")} == set()
+    assert (
+        found & {f"langgraph_gcs_saver.{name}" for name in ("cli", "foreign", "retention", "settings", "testing")}
+        == set()
+    )
 
 
 @pytest.mark.parametrize("name", langgraph_gcs_saver.__all__)

@@ -1,0 +1,278 @@
+"""Taking a thread over from another checkpointer: whatever that lists is put here, and read here again.
+
+Another checkpointer stores in a form of its own, so nothing is carried over byte for byte, as a transfer does. Each of
+its checkpoints is put as a run would have put it: after its parent, on whose values it is built, and after its pending
+writes, so that it never shows without them. A call that died is taken up again by the next one, which puts what is
+missing. At the end all of it is read from both sides, here without caches, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.effects import AskSaver, Compute, Flow, QueryDocs
+from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError
+from langgraph_gcs_saver.flows import checkpoints, tuples, writes
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.writes import PendingWrite
+from langgraph_gcs_saver.manifest import Serialized
+
+Step = Callable[[int], object] | None
+"""Called with a number of checkpoints that were put, or compared."""
+
+_CACHE_BYTES = 64 << 20
+"""Values kept while all checkpoints are read again; they come from the store first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A checkpoint as another checkpointer lists it.
+
+    Attributes:
+        ns: Its namespace.
+        checkpoint_id: Its id.
+        parent_id: Its parent's id, if it has one.
+        writes: How many pending writes it has.
+    """
+
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    writes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A checkpoint as another checkpointer gives it.
+
+    Attributes:
+        put: What to store of it.
+        writes: What to store of its pending writes, a task's in as few calls as possible.
+        pending: Its pending writes in their order.
+        same: Whether two serialised values are the same; asked if their bytes differ.
+    """
+
+    put: checkpoints.Put
+    writes: Sequence[writes.PutWrites]
+    pending: Sequence[PendingWrite]
+    same: Callable[[Serialized, Serialized], bool]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values and pending writes."""
+        values = sum(len(value().data) for value in self.put.values.values())
+        return values + sum(len(write.value.data) for write in self.pending)
+
+
+class Source(Protocol):
+    """A thread in another checkpointer."""
+
+    def listed(self) -> AskSaver[list[Listed]]:
+        """All its checkpoints, in any order."""
+
+    def given(self, one: Listed) -> AskSaver[Given | None]:
+        """One of them; `None` if it is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """What of a thread is taken over from another checkpointer, or was; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoints: Checkpoints of all its namespaces.
+        namespaces: Namespaces; that of the graph itself is one.
+        writes: Pending writes.
+        present: Checkpoints that an earlier call had put already.
+    """
+
+    thread_id: str
+    checkpoints: int = 0
+    namespaces: int = 0
+    writes: int = 0
+    present: int = 0
+
+    def __bool__(self) -> bool:
+        return self.checkpoints > 0
+
+    def __str__(self) -> str:
+        there = f", {self.present} of them here already" if self.present else ""
+        return (
+            f"Thread {self.thread_id!r}: {_counted(self.checkpoints, 'checkpoint')} in "
+            f"{_counted(self.namespaces, 'namespace')}{there}, {_counted(self.writes, 'pending write')}"
+        )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def migrate(
+    thread_id: str,
+    source: Source,
+    *,
+    dry_run: bool,
+    show: Callable[[Migration], object],
+    step: Step = None,
+    context: Context,
+) -> Flow[Migration]:
+    """Put what another checkpointer has of a thread and this store has not, oldest first; then compare all of it.
+
+    Raises:
+        InvalidInputError: The thread is here already, and is another one, or has gone on here as well as there.
+        CheckpointVerificationError: What is read here is not what the other one gives.
+    """
+    listed = in_order((yield from source.listed()))
+    present = yield from _present(thread_id)
+    names = {keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) for one in listed}
+    if listed and not present <= names and not names <= present:
+        raise InvalidInputError(
+            f"Thread {thread_id!r} was not migrated: {len(present - names)} of its checkpoints here are not in the "
+            f"source, and {len(names - present)} in the source are not here. Two histories are not mixed: copy the "
+            "thread here to another id, and delete it."
+        )
+    plan = Migration(
+        thread_id=thread_id,
+        checkpoints=len(listed),
+        namespaces=len({one.ns for one in listed}),
+        writes=sum(one.writes for one in listed),
+        present=len(names & present),
+    )
+    if dry_run:
+        yield from Compute(partial(show, plan))
+        return plan
+    for one in listed:
+        if keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) not in present:
+            yield from _put(one, source, present, context)
+        _count(step)
+    fresh = replace(context, values=ByteCache(_CACHE_BYTES), heads=ByteCache(_CACHE_BYTES))
+    is_ahead = bool(present - names)
+    for one in listed:
+        yield from _check(one, source, fresh, is_ahead=is_ahead)
+        _count(step)
+    return plan
+
+
+def in_order(listed: Iterable[Listed]) -> list[Listed]:
+    """By id, but each after its parent; ids come in the order of time, unless a clock went back."""
+    by_key = {(one.ns, one.checkpoint_id): one for one in listed}
+    found: dict[tuple[str, str], Listed] = {}
+    for one in sorted(by_key.values(), key=lambda one: (one.checkpoint_id, one.ns)):
+        line = dict[tuple[str, str], Listed]()
+        above: Listed | None = one
+        # A line that leads back to itself ends where it began.
+        while above is not None and (key := (above.ns, above.checkpoint_id)) not in found and key not in line:
+            line[key] = above
+            above = None if above.parent_id is None else by_key.get((above.ns, above.parent_id))
+        found.update(reversed(line.items()))
+    return list(found.values())
+
+
+def _present(thread_id: str) -> Flow[set[str]]:
+    docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=("ns",))
+    return {doc.name for doc in docs if "ns" in doc.fields}
+
+
+def _put(one: Listed, source: Source, present: set[str], context: Context) -> Flow[None]:
+    given = yield from source.given(one)
+    if given is None:
+        return  # The source has pruned it meanwhile.
+    request = given.put
+    if request.parent in present and context.heads.get(str(request.parent)) is None:
+        # Its values come to be at hand, to build on.
+        yield from tuples.get_tuple(request.thread_id, request.ns, request.parent_id, _as_it_is, context)
+    yield from _put_writes(given, context)
+    yield from checkpoints.put(request, context)
+
+
+def _put_writes(given: Given, context: Context) -> Flow[None]:
+    for task in given.writes:
+        yield from writes.put_writes(task, context)
+
+
+def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> Flow[None]:
+    """Compare a checkpoint; pending writes that the source has got since an earlier call are put.
+
+    Raises:
+        CheckpointVerificationError: It differs.
+    """
+    given = yield from source.given(one)
+    if given is None:
+        return
+    request = given.put
+    for is_first in (True, False):
+        found = yield from tuples.get_tuple(request.thread_id, request.ns, request.checkpoint_id, _as_it_is, context)
+        wrong = yield from Compute(partial(_difference, given, found), size=given.size)
+        lacks = yield from Compute(partial(_lacking, given, found, is_ahead=is_ahead), size=given.size)
+        if wrong is None and lacks is None:
+            return
+        if wrong is None and is_first and not is_ahead:
+            yield from _put_writes(given, context)
+            continue
+        raise CheckpointVerificationError(
+            f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} is not "
+            f"what the source gives: {wrong or lacks}. If the source was written to meanwhile, call again when its "
+            "runs have ended; else delete the thread here first."
+        )
+
+
+def _as_it_is(value: Serialized) -> Serialized:
+    """Instead of deserialising: the bytes are what is compared."""
+    return value
+
+
+def _difference(given: Given, found: tuples.Loaded | None) -> str | None:
+    """In which way a checkpoint that was read differs from what was given; `None` if in none."""
+    if found is None:
+        return "it is not there"
+    request, known = given.put, found.manifest
+    if known.parent_id != request.parent_id:
+        return "its parent differs"
+    if known.checkpoint != request.checkpoint or not _same(given, known.rest, request.rest):
+        return "its versions or other fields differ"
+    if not _same(given, known.metadata, request.metadata):
+        return "its metadata differ"
+    values: Mapping[str, Serialized] = found.values
+    for channel in sorted(values.keys() | request.values.keys()):
+        if channel not in values or channel not in request.values:
+            return f"the channel {channel!r} is on one side only"
+        if not _same(given, values[channel], request.values[channel]()):
+            return f"the value of channel {channel!r} differs"
+    return None
+
+
+def _lacking(given: Given, found: tuples.Loaded | None, *, is_ahead: bool) -> str | None:
+    """What is wrong with the pending writes that were read; `None` if nothing.
+
+    Where the thread has gone on here, others have joined them, and answers have replaced some of the special ones.
+    """
+    own = [] if found is None else list(found.writes)
+    for number, write in enumerate(given.pending):
+        at = next((i for i, one in enumerate(own) if _is_write(given, one, write)), None)
+        if at is None and not (is_ahead and write.idx < 0):
+            return f"of {len(given.pending)} pending writes number {number} is not there"
+        if at and not is_ahead:
+            return f"the pending writes come in another order, from number {number} on"
+        if at is not None:
+            del own[at]
+    return f"there are {len(own)} more pending writes" if own and not is_ahead else None
+
+
+def _is_write(given: Given, found: tuple[str, str, Serialized], write: PendingWrite) -> bool:
+    return found[:2] == (write.task_id, write.channel) and _same(given, found[2], write.value)
+
+
+def _same(given: Given, one: Serialized | None, other: Serialized | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or given.same(one, other)
+
+
+def _count(step: Step) -> None:
+    if step is not None:
+        step(1)

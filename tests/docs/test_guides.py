@@ -1,0 +1,297 @@
+"""Every block of the guides does what it says: what is quoted is there, and what is typed prints what is shown."""
+
+import ast
+import asyncio
+import importlib.util
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+
+import httpx
+import pytest
+import yaml
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.app import run
+from langgraph_gcs_saver.options import GoogleAddress, parse
+from tests.docs.blocks import GUIDES, ROOT, blocks, console
+from tests.docs.serving import curl, free_port, served, split, uvicorn
+
+BLOCKS = [block for path in GUIDES for block in blocks(path)]
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+def test_there_is_something_to_try():
+    assert [path.stem for path in GUIDES] == ["cloud-run", "fastapi", "langgraph-server", "migrating"]
+    assert {(block.language, block.title is None) for block in BLOCKS} == {
+        ("console", True),
+        ("python", True),
+        ("python", False),
+        ("dockerfile", False),
+        ("yaml", False),
+        ("json", False),
+    }
+    # Those without a title, and where they are typed.
+    assert {(block.document, block.language) for block in BLOCKS if block.title is None} == {
+        ("migrating", "console"),  # test_migrating
+        ("migrating", "python"),
+        ("fastapi", "console"),  # test_fastapi
+        ("cloud-run", "console"),  # test_what_is_typed_to_google_cloud
+        ("langgraph-server", "console"),  # test_langgraph_server.py
+    }
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.title], ids=str)
+def test_what_is_quoted_is_in_the_file(block):
+    whole = (ROOT / block.title).read_text(encoding="utf-8")
+    assert f"\n{block.text}" in f"\n{whole}"
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)]*)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve()
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall("^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+# migrating.md
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, capsys):
+    """Runs a command of `langgraph-gcs` in an empty directory; `/tmp/store` is a store of the test's own."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delenv("LANGGRAPH_GCS_STORE", raising=False)
+
+    def call(line):
+        words = shlex.split(line.replace("file:///tmp/store", f"file://{tmp_path}/store"))
+        if words[0] == "export":
+            monkeypatch.setenv(*words[1].split("=", 1))
+            return ""
+        assert words[0] == "langgraph-gcs"
+        monkeypatch.setattr(sys, "argv", words)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run()
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0, err) == (0, "")
+        return out.strip()
+
+    return call
+
+
+def test_migrating(typed, tmp_path, monkeypatch, capsys):
+    builder = StateGraph(MessagesState).add_node("ask", lambda _: {"messages": [("ai", "Yes?")]})
+    builder.add_node("answer", lambda _: {"messages": [("ai", "So be it.")]})
+    builder.add_edge(START, "ask").add_edge("ask", "answer").add_edge("answer", END)
+    with SqliteSaver.from_conn_string("checkpoints.sqlite") as saver:
+        for text in ("Good morning", "Good evening"):
+            config = {"configurable": {"thread_id": "my-thread"}}
+            builder.compile(checkpointer=saver).invoke({"messages": [("human", text)]}, config)
+    (tmp_path / "here" / "my_app.py").write_text((EXAMPLES / "migrating" / "my_app.py").read_text())
+    for command, output in console("migrating"):
+        assert typed(command) == output
+    monkeypatch.delitem(sys.modules, "my_app")
+    (block,) = [
+        block for block in BLOCKS if (block.document, block.language, block.title) == ("migrating", "python", None)
+    ]
+    exec(block.text.replace("/tmp/store", f"{tmp_path}/store"), {})
+    shown = re.search(r"print\(migrated\)  # (.*)…", block.text)[1]
+    assert capsys.readouterr().out.startswith(shown)
+
+
+# fastapi.md
+
+
+def load_service():
+    spec = importlib.util.spec_from_file_location("service_of_the_guide", EXAMPLES / "fastapi" / "service.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def dockerfile():
+    lines = (EXAMPLES / "cloud-run" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    return [tuple(line.split(" ", 1)) for line in lines if not line.startswith("#")]
+
+
+SLOW = """
+import asyncio, pathlib, service
+
+async def reply(text):
+    pathlib.Path("BEGUN").touch()
+    await asyncio.sleep(600)
+
+service.reply = reply
+app = service.app
+"""
+
+
+async def test_fastapi(tmp_path):
+    if sys.version_info < (3, 11):
+        pytest.skip("LangGraph's interrupts in asynchronous runs need Python 3.11, as the guide says")
+    (directory, _), (server, _), *calls = console("fastapi")
+    variables, words = split(server)
+    assert list(variables) == ["LANGGRAPH_GCS_STORE"]
+    port = free_port()
+    store = f"file://{tmp_path}/store"
+    options = {
+        "path": "/health",
+        "log": tmp_path / "log",
+        "cwd": ROOT / directory.removeprefix("cd "),
+        "environment": {"LANGGRAPH_GCS_STORE": store, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))},
+    }
+    *before, (resume, resumed) = calls
+    assert len(before) == 2
+    with served([*uvicorn(words), "--port", str(port)], port, **options):
+        for command, output in before:
+            assert await asyncio.to_thread(curl, command, port) == output
+        nobody = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/threads/nobody")
+        assert nobody.status_code == 404
+    # As the guide says, it was stopped and is started again: by the image's command, but for the place, how long it
+    # waits for runs, and a model that takes its time.
+    words = json.loads(dict(dockerfile())["CMD"])
+    for old, new in (("service:app", "slow:app"), ("0.0.0.0", "127.0.0.1"), ("8080", str(port)), ("8", "1")):
+        words[words.index(old)] = new
+    (tmp_path / "slow.py").write_text(SLOW.replace("BEGUN", str(tmp_path / "begun")))
+    with served(uvicorn(words), port, **options) as process:
+        assert await asyncio.to_thread(curl, resume, port) == resumed
+        async with httpx.AsyncClient(timeout=60) as client:
+            url = f"http://127.0.0.1:{port}/threads/t/runs"
+            cut_off = asyncio.ensure_future(client.post(url, json={"message": "one two three"}))
+            while not (tmp_path / "begun").exists():
+                assert process.poll() is None, options["log"].read_text()
+                await asyncio.sleep(0.05)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(httpx.TransportError):
+                await cut_off
+        await asyncio.to_thread(process.wait, 30)
+        assert time.monotonic() - began < 10, "Cloud Run would have killed it"
+    assert options["log"].read_text().count("Application shutdown complete.") == 2
+    async with GCSSaver.from_conn_string(store) as saver:
+        graph = load_service().builder.compile(checkpointer=saver)
+        config = {"configurable": {"thread_id": "t"}}
+        assert (await graph.aget_state(config)).next == ("answer",)
+        done = await graph.ainvoke(None, config)
+        assert [one.content for one in done["messages"]] == ["one two three", "That has 3 words."]
+        assert [one async for one in saver.averify(depth="data")] == []
+
+
+# cloud-run.md
+
+
+def of_yaml(name):
+    return yaml.safe_load((EXAMPLES / "cloud-run" / name).read_text(encoding="utf-8"))
+
+
+SERVICE = of_yaml("service.yaml")["spec"]["template"]
+JOB = of_yaml("job.yaml")["spec"]["template"]["spec"]["template"]["spec"]
+
+
+def test_service_job_and_image_belong_together():
+    (service,), (job,) = SERVICE["spec"]["containers"], JOB["containers"]
+    assert service["image"] == job["image"]
+    assert SERVICE["spec"]["serviceAccountName"] == JOB["serviceAccountName"]
+    assert service["env"] == job["env"]
+    ((name, uri),) = [(one["name"], one["value"]) for one in service["env"]]
+    address = parse(uri)
+    assert name == "LANGGRAPH_GCS_STORE"
+    assert isinstance(address, GoogleAddress)
+    assert (address.bucket, address.project) == ("my-bucket", "my-project")
+    words = json.loads(dict(dockerfile())["CMD"])
+    assert words[words.index("--port") + 1] == str(service["ports"][0]["containerPort"])
+    # Cloud Run kills ten seconds after SIGTERM.
+    assert int(words[words.index("--timeout-graceful-shutdown") + 1]) < 10
+    assert SERVICE["spec"]["timeoutSeconds"] <= 3600
+    assert service["startupProbe"]["httpGet"]["path"] in {route.path for route in load_service().app.routes}
+
+
+def test_what_the_image_takes_is_there():
+    steps = dockerfile()
+    for step, arguments in steps:
+        if step == "COPY":
+            assert all((ROOT / one).exists() for one in arguments.split()[:-1]), arguments
+    needed = re.search(r'"/src\[(\w+)\]" (.*)$', dict(steps)["RUN"])
+    assert needed[1] == "cli"
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse((EXAMPLES / "fastapi" / "service.py").read_text()))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [])
+    }
+    ours = {"langgraph", "langchain_core", "langgraph_gcs_saver", "pydantic"}  # what the saver, or FastAPI, brings
+    assert imported - sys.stdlib_module_names - ours <= set(needed[2].split())
+
+
+def test_the_job_runs(tmp_path, monkeypatch, capsys):
+    (job,) = JOB["containers"]
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
+        saver.setup()
+    monkeypatch.setenv("LANGGRAPH_GCS_STORE", f"file://{tmp_path}/store")
+    text = (ROOT / "docs" / "guides" / "cloud-run.md").read_text(encoding="utf-8")
+    other = json.loads(re.search(r"`args: (\[.*?\])`", text)[1])
+    for arguments in (job["args"], other):
+        monkeypatch.setattr(sys, "argv", [*job["command"], *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run()
+        assert not ended.value.code
+        assert json.loads(capsys.readouterr().out) is not None
+
+
+GCLOUD = {
+    "iam service-accounts create": {"--project"},
+    "projects add-iam-policy-binding": {"--member", "--role"},
+    "storage buckets add-iam-policy-binding": {"--member", "--role"},
+    "run services replace": {"--region", "--project"},
+    "run jobs replace": {"--region", "--project"},
+    "run jobs execute": {"--region", "--project", "--wait"},
+    "scheduler jobs create http": {
+        *("--location", "--project", "--schedule", "--http-method", "--uri", "--oauth-service-account-email"),
+    },
+}
+"""Commands of gcloud, and the flags of theirs that the guide gives, as gcloud's reference has them."""
+
+
+def test_what_is_typed_to_google_cloud():
+    account = SERVICE["spec"]["serviceAccountName"]
+    found = set()
+    for command, output in console("cloud-run"):
+        assert output == ""
+        program, *words = shlex.split(command)
+        assert not re.search(r"[;&|<>`$]", command), "one plain command"
+        if program == "docker":
+            assert words[-1] in {".", SERVICE["spec"]["containers"][0]["image"]}
+            continue
+        assert program == "gcloud"
+        line = " ".join(words)
+        (name,) = [one for one in GCLOUD if line.startswith(f"{one} ")]
+        found.add(name)
+        flags = dict(word.split("=", 1) if "=" in word else (word, "") for word in words if word.startswith("--"))
+        assert flags.keys() == GCLOUD[name]
+        for value in (
+            flags.get("--member", "").removeprefix("serviceAccount:"),
+            flags.get("--oauth-service-account-email", ""),
+        ):
+            assert value in {"", account}
+        assert all((ROOT / word).exists() for word in words if word.endswith(".yaml"))
+        if "--uri" in flags:
+            assert flags["--uri"].endswith(f"/jobs/{of_yaml('job.yaml')['metadata']['name']}:run")
+    assert found == set(GCLOUD)
+    roles = {
+        word.removeprefix("--role=") for line, _ in console("cloud-run") for word in line.split() if "--role=" in word
+    }
+    setup = (ROOT / "docs" / "SETUP.md").read_text(encoding="utf-8")
+    assert roles == set(re.findall(r"^\| running: .*?`(roles/[\w.]+)`", setup, re.MULTILINE))

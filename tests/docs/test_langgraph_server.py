@@ -1,0 +1,71 @@
+"""LangGraph's own server with our saver, as its guide has it. `make soak` installs it in an environment of its own."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from tests.docs.blocks import ROOT, console
+from tests.docs.serving import curl, free_port, served
+
+EXAMPLE = ROOT / "docs" / "examples" / "langgraph-server"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def program():
+    found = Path(os.environ.get("LANGGRAPH_SERVER_BIN", ROOT / ".venv-server" / "bin")) / "langgraph"
+    assert found.exists(), f"there is no {found}: make .venv-server/installed"
+    return str(found)
+
+
+def test_what_make_starts():
+    """The guide's commands are for the server that `make server` starts."""
+    (make, _), (threads, _), (runs, _) = console("langgraph-server")
+    assert make == "make server"
+    recipe = re.search(r"^server: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[1].replace("\\\n", "")
+    assert "cd docs/examples/langgraph-server && " in recipe
+    store = re.search(r"LANGGRAPH_GCS_STORE=(\S+)", recipe)[1]
+    text = (ROOT / "docs" / "guides" / "langgraph-server.md").read_text(encoding="utf-8")
+    assert f"--store {store}" in text
+    thread_id = json.loads(shlex.split(threads)[-1])["thread_id"]
+    assert f"/threads/{thread_id}/runs/wait" in runs
+    assert f"`langgraph-gcs history {thread_id} " in text
+
+
+@pytest.mark.soak
+def test_a_thread_survives_the_server(tmp_path):
+    directory = tmp_path / "example"
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    store = f"file://{tmp_path}/store"
+    port = free_port()
+    words = [program(), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    environment = {"LANGGRAPH_GCS_STORE": store, "LANGGRAPH_CLI_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+    environment |= {"PATH": f"{Path(words[0]).parent}{os.pathsep}{os.environ['PATH']}"}
+    options = {"path": "/ok", "log": tmp_path / "log", "cwd": directory, "environment": environment}
+    _, (make_thread, _), (run, _) = console("langgraph-server")
+    thread_id = json.loads(shlex.split(make_thread)[-1])["thread_id"]
+    for stop, count in ((signal.SIGINT, 1), (signal.SIGKILL, 3), (signal.SIGINT, 5)):
+        with served(words, port, stop=stop, **options):
+            assert "Using custom checkpointer: GCSSaver" in options["log"].read_text()
+            assert json.loads(curl(make_thread, port))["thread_id"] == thread_id
+            messages = json.loads(curl(run, port))["messages"]
+            assert [one["content"] for one in messages[-2:]] == ["Good morning", f"This thread has {count} messages."]
+            if count == 5:
+                # What the server hands on to the saver.
+                url = f"http://127.0.0.1:{port}/threads/{thread_id}"
+                copied = httpx.post(f"{url}/copy", timeout=60).raise_for_status().json()["thread_id"]
+                httpx.delete(url, timeout=60).raise_for_status()
+        # Of what the server keeps itself, nothing has to be left.
+        shutil.rmtree(directory / ".langgraph_api", ignore_errors=True)
+    with GCSSaver.from_conn_string(store) as saver:
+        assert [one.thread_id for one in saver.threads()] == [copied]
+        config = {"configurable": {"thread_id": copied}}
+        assert len(saver.get_tuple(config).checkpoint["channel_values"]["messages"]) == 6
+        assert [*saver.verify(depth="data")] == []
