@@ -4,8 +4,14 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
 SERVER_BIN := .venv-server/bin
+OLDEST_BIN := .venv-oldest/bin
+NEWEST_BIN := .venv-newest/bin
+# What the lanes of oldest and newest dependencies run; LANE="..." chooses.
+LANE ?= tests/unit tests/contract tests/behaviour tests/conformance tests/compat tests/cli
+# docs/cli.md is the help as the locked versions print it.
+LANE_OPTIONS := --ignore=tests/cli/test_reference.py
 
-.PHONY: demo test lint format soak notebooks docs bench server emulators lock clean
+.PHONY: demo test lint format soak notebooks docs bench server dist test-dist test-oldest test-newest test-storage emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
@@ -43,6 +49,34 @@ server: .venv-server/installed
 	cd docs/examples/langgraph-server && LANGGRAPH_GCS_STORE=file:///tmp/langgraph-gcs-server \
 	  LANGGRAPH_CLI_NO_ANALYTICS=1 $(CURDIR)/$(SERVER_BIN)/langgraph dev --no-browser
 
+# The sdist, and the wheel made of it, in dist/; the build backend is one of the locked requirements.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
+	@ls dist
+
+# What is in dist/, as installed; DIST_DIR=... tests what lies elsewhere.
+test-dist: .venv/installed
+	DIST_DIR=$(or $(DIST_DIR),dist) $(BIN)/pytest -m "soak or not soak" tests/packaging
+
+# On the oldest dependencies that pyproject.toml allows; needs Python 3.10 to 3.13.
+test-oldest: .venv-oldest/installed
+	$(OLDEST_BIN)/python -m tests.emulators --check
+	$(OLDEST_BIN)/pytest $(LANE_OPTIONS) $(LANE)
+
+# On the newest releases of all dependencies, of today and not of the lock.
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	$(NEWEST_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(NEWEST_BIN)/uv pip install --quiet --python $(NEWEST_BIN)/python --upgrade -e ".[cli]" --group test
+	$(NEWEST_BIN)/python -m tests.emulators --check
+	$(NEWEST_BIN)/pytest $(LANE_OPTIONS) $(LANE)
+
+# The contract of the stores on another Cloud Storage service than our emulator: STORAGE_EMULATOR_HOST=http://...
+test-storage: emulators
+	@test -n "$(STORAGE_EMULATOR_HOST)" || { echo "Set STORAGE_EMULATOR_HOST to the service's URL"; exit 1; }
+	$(BIN)/pytest tests/contract/test_google.py -k TestGoogle
+
 # Finds the Firestore emulator, or fetches it, or says how to get it.
 emulators: .venv/installed
 	$(BIN)/python -m tests.emulators --check
@@ -74,6 +108,15 @@ emulators: .venv/installed
 	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --no-deps -e .
 	@touch $@
 
+.venv-oldest/installed: pyproject.toml requirements-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "The oldest dependencies need Python 3.10 to 3.13; call make with PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(OLDEST_BIN)/uv pip install --quiet --python $(OLDEST_BIN)/python --require-hashes -r requirements-oldest.txt
+	$(OLDEST_BIN)/uv pip install --quiet --python $(OLDEST_BIN)/python --no-deps -e .
+	@touch $@
+
 # After changing dependencies in pyproject.toml. Hashes pin every file; no address is written down.
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --generate-hashes \
@@ -82,6 +125,9 @@ lock:
 	  --python-version 3.11 --no-annotate --upgrade -c requirements-dev.txt -o requirements-bench.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group server --universal --generate-hashes \
 	  --python-version 3.11 --no-annotate --upgrade -o requirements-server.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group test --universal --generate-hashes \
+	  --python-version 3.10 --no-annotate --resolution lowest-direct --upgrade -o requirements-oldest.txt
 
 clean:
-	rm -rf .venv .venv-bench .venv-server .mypy_cache .ruff_cache .pytest_cache .hypothesis site
+	rm -rf .venv .venv-bench .venv-server .venv-oldest .venv-newest dist site \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -216,7 +216,7 @@ class GCSBlobs:
             found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
                 raise _Gone("The object was there and is gone: try again.") from error
-            if (found.crc32c, found.size) != (crc32c, len(effect.data)):
+            if (found.crc32c, _size(found)) != (crc32c, len(effect.data)):
                 raise StoreError(
                     f"{self._where}: the object {effect.name!r} is already there with other content and was left as it "
                     "is: two writers used one name."
@@ -290,7 +290,7 @@ class GCSBlobs:
         found = [
             BlobInfo(
                 name=blob.name[len(self._prefix) :],
-                size=int(blob.size),
+                size=_size(blob),
                 crc32c=blob.crc32c,
                 create_time=(blob.time_created - _EPOCH) // timedelta(microseconds=1) * 1000,
             )
@@ -533,6 +533,11 @@ class _Hashing(io.RawIOBase):
 def _crc32c(data: bytes) -> str:
     value: int = google_crc32c.value(data)
     return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def _size(blob: Any) -> int:
+    """An object's size. JSON made of a protocol buffer may leave out a number that is 0."""
+    return int(blob.size or 0)
 
 
 def _soft_delete(bucket: Any) -> str:

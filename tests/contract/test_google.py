@@ -869,6 +869,16 @@ def test_put_blob_whose_answer_was_lost(proxied: GCSBlobs, proxy: Proxy, size: i
     assert proxied.get_blob(GetBlob("t/b")) == data
 
 
+def test_the_size_of_an_empty_object_may_be_left_out(blobs: GCSBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = storage.Blob.size
+    monkeypatch.setattr(storage.Blob, "size", property(lambda blob: told.fget(blob) or None))
+    for _ in range(2):
+        blobs.put_blob(PutBlob("t/empty", b""))
+    assert [info.size for info in blobs.list_blobs(ListBlobs(""))] == [0]
+    with pytest.raises(StoreError):
+        blobs.put_blob(PutBlob("t/empty", b"x"))
+
+
 def test_put_blob_never_replaces(proxied: GCSBlobs) -> None:
     proxied.put_blob(PUT)
     for data in (b"other", b"STATE CONTENT", b""):
