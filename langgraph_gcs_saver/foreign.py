@@ -26,7 +26,7 @@ from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.migrate import Given, Listed
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.manifest import Serialized
-from langgraph_gcs_saver.portable import PortableSerializer, objects
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored, objects
 from langgraph_gcs_saver.serialization import dumps, loads
 
 T = TypeVar("T")
@@ -138,6 +138,10 @@ class ForeignThread:
             return None
         if not isinstance(found.checkpoint, Mapping) or not isinstance(found.metadata or {}, Mapping):
             raise SourceError(f"The checkpointer gives {one.checkpoint_id!r} in a form that is not a checkpoint's.")
+        if isinstance(serde, PortableSerializer):
+            values = [value for _, _, value in found.pending_writes or ()]
+            if not _is_portable([found.checkpoint, found.metadata, values]):
+                raise SourceError(f"The checkpointer read {one.checkpoint_id!r} with a serialiser of its own.")
         thread_id = str(self._thread_id)
         config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": one.ns}}
         parent_id = _parent_of(found)
@@ -213,6 +217,19 @@ def _is_same(serde: SerializerProtocol, one: Serialized, other: Serialized) -> b
         return type(left) is type(right) and bool(left == right)
     except Exception:  # noqa: BLE001 - arrays and the like raise anything when they are compared; then bytes decide
         return False
+
+
+_PORTABLE = (type(None), bool, int, float, str, bytes, bytearray, Stored, Opaque)
+
+
+def _is_portable(value: Any) -> bool:
+    """Whether a value is what `PortableSerializer` reads, to the type: it would write a date as text."""
+    kind = type(value)
+    if kind is dict:
+        return all(_is_portable(list(key) if type(key) is tuple else key) for key in value) and all(
+            map(_is_portable, value.values())
+        )
+    return kind in _PORTABLE or (kind is list and all(map(_is_portable, value)))
 
 
 def _thread_of(found: CheckpointTuple) -> Any:
