@@ -8,6 +8,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Overwrite
 
+from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import QueryDocs
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import lineage
@@ -137,7 +138,7 @@ def test_what_is_lost_is_told(make_saver, store_uri, gone):
             saver.put_writes(cfg(n=n), [("a", [n])], "task")
     raw = open_raw(store_uri)
     docs, objects = raw.snapshot()
-    inverted = bytes(byte ^ 0xFF for byte in cid(4).encode()).hex()
+    inverted = keys.inv(cid(4))
     checkpoint_doc = next(name for name in docs if f"lg_checkpoints/{inverted}" in name)
     if gone == "checkpoint":
         raw.delete_document(checkpoint_doc)

@@ -20,6 +20,7 @@ from google.cloud import firestore, storage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.errors import DamageError, StoreError, StoreUnavailableError
 from langgraph_gcs_saver.flows import sources
@@ -545,24 +546,22 @@ def test_a_reader_that_trusts_is_caught(lane, monkeypatch):
     fault = Fault("download", "flip", nth=2)
     assert caught(lane, "list", fault) is None
 
-    class Trusting:
-        """A sha256 that agrees with whatever it is compared to."""
-
-        def __init__(self, data):
-            pass
-
-        def hexdigest(self):
-            return Agreeable()
-
     class Agreeable(str):
+        """A digest that agrees with whatever it is compared to."""
+
         __slots__ = ()
 
         def startswith(self, prefix, *_):
             return True
 
+    class Trusting:
+        @staticmethod
+        def of(data, like=None):
+            return Digested(data, Agreeable())
+
     truth = clean(lane, "list", "async")
     fill(lane.reader(), "trusted")
-    monkeypatch.setattr(sources, "hashlib", type("hashlib", (), {"sha256": Trusting}))
+    monkeypatch.setattr(sources, "Digested", Trusting)
     wrong = []
     for nth in range(1, truth.requests["download"] + 1):
         lane.plan(Fault("download", "flip", nth))

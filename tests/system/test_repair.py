@@ -149,7 +149,9 @@ def line(saver, values, *, writes=None, thread="t"):
             saver.put_writes(cfg(n, thread=thread), [("v", write) for write in writes[n - 1]], f"task {n}")
 
 
-WORDS = [" ".join(f"word {k * 7919 % 1000}" for k in range(count)) for count in (60, 70, 80, 90)]
+WORDS = [" ".join(f"word {k * 7919 % 1000}" for k in range(count)) for count in (60, 70, 80, 90, 100, 110)]
+"""So many that the last one does not build on the others' increments."""
+
 ITEMS = [{f"key {k}": noise(40, k) for k in range(count)} for count in (20, 22, 24, 26)]
 LISTS = [chat(n) for n in (3, 4, 5, 6)]
 RANDOM = [[noise(400, (k, n)) for n in range(3)] for k in range(4)]
