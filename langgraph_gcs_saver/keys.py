@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from functools import lru_cache
+from itertools import groupby
 from string import ascii_lowercase, ascii_uppercase, digits
 from urllib.parse import quote, unquote
 
@@ -38,32 +38,28 @@ MAX_CHECKPOINT_ID = 500
 """Longest checkpoint id, in bytes: encoded it takes up to twice that of a name's 1,500."""
 
 _KNOWN = 1024
-"""Names that are remembered: a put asks a dozen times for the same few, which took a quarter of its own time."""
+"""Names that are remembered: a put asks a dozen times for the same few."""
 
 _SINGLE = "fedcba9876543210-"
 """The characters of UUIDs, as which LangGraph makes checkpoint ids: one character each in `inv`, all others two."""
 
 
-def _codes() -> list[str]:
+_SECOND = digits + ascii_uppercase + ascii_lowercase
+
+
+def _codes() -> dict[int, str]:
     """What stands for each byte in `inv`: the greater the byte, the earlier in order, and none begins another."""
-    found: list[str] = []
-    leads = iter("0123456789ABCDEFGHIJKLM")
-    pairs: Iterator[str] = iter(())
-    for byte in range(255, -1, -1):
-        if chr(byte) in _SINGLE:
-            found.append(next(leads))
-            pairs = iter(())
-            continue
-        code = next(pairs, None)
-        if code is None:
-            lead = next(leads)
-            pairs = iter([lead + second for second in digits + ascii_uppercase + ascii_lowercase])
-            code = next(pairs)
-        found.append(code)
-    return found[::-1]
+    leads, found = iter("0123456789ABCDEFGHIJKLM"), {}
+    for is_single, run in groupby(range(255, -1, -1), lambda byte: chr(byte) in _SINGLE):
+        for number, byte in enumerate(run):
+            second = number % len(_SECOND)
+            if is_single or not second:
+                lead = next(leads)
+            found[byte] = lead if is_single else lead + _SECOND[second]
+    return found
 
 
-_ENCODE = dict(enumerate(_codes()))
+_ENCODE = _codes()
 _DECODE = {code: chr(byte) for byte, code in _ENCODE.items()}
 _SIMPLE = {ord(code): char for code, char in _DECODE.items() if len(code) == 1}
 _ALL_SIMPLE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]*\\Z")

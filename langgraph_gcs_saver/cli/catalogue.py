@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
+from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.terminal import (
     CommandError,
@@ -134,7 +135,8 @@ def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
     table = _table(
         "", "checkpoint", "step", "source", "node", "changed", "stored", "writes", "", right=("step", "stored")
     )
-    for info, lines in list(zip(rows, graph(rows), strict=True))[:limit]:
+    drawn = draw((info.checkpoint_id, info.parent_id) for info in rows)
+    for info, lines in list(zip(rows, drawn, strict=True))[:limit]:
         changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
         notes = [
             ("waits for an answer" if info.is_waiting else "interrupted", "yellow") if info.interrupts else None,
@@ -159,22 +161,6 @@ def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
     if limit is not None and limit < len(rows):
         table.add_row(":", f"... and {len(rows) - limit} more")
     return table
-
-
-def graph(rows: Sequence[CheckpointInfo]) -> list[str]:
-    """A drawing a row, newest first: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins here."""
-    awaited: list[str | None] = []
-    drawn = []
-    for row in rows:
-        if row.checkpoint_id not in awaited:
-            awaited.append(row.checkpoint_id)
-        own = awaited.index(row.checkpoint_id)
-        joins = ["/" if other == row.checkpoint_id else "|" for other in awaited]
-        joins[own] = "*"
-        drawn.append(" ".join(joins))
-        awaited[own] = row.parent_id
-        awaited = [other for lane, other in enumerate(awaited) if lane == own or other != row.checkpoint_id]
-    return drawn
 
 
 # stats

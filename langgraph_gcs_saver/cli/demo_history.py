@@ -9,6 +9,7 @@ from langgraph.types import StateSnapshot
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.terminal import plain
 
 
@@ -57,18 +58,7 @@ def rows(history: Iterable[StateSnapshot]) -> list[Row]:
 
 def graph(history: Sequence[Row]) -> list[str]:
     """A drawing a row: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins at this checkpoint."""
-    awaited: list[str | None] = []
-    drawn = []
-    for row in history:
-        if row.checkpoint_id not in awaited:
-            awaited.append(row.checkpoint_id)
-        own = awaited.index(row.checkpoint_id)
-        joins = ["/" if other == row.checkpoint_id else "|" for other in awaited]
-        joins[own] = "*"
-        drawn.append(" ".join(joins))
-        awaited[own] = row.parent_checkpoint_id
-        awaited = [other for lane, other in enumerate(awaited) if lane == own or other != row.checkpoint_id]
-    return drawn
+    return draw((row.checkpoint_id, row.parent_checkpoint_id) for row in history)
 
 
 def table(history: Sequence[Row], notes: Mapping[str, str]) -> Table:
