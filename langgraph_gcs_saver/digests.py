@@ -1,8 +1,7 @@
 """Digests of values: the sha256, and for large ones that of the sha256s of their blocks.
 
 State that has grown has the same blocks as before but for the last ones, and for the first, in which a list's length
-stands: of these alone the sha256 is made anew. For 800 KB that is 0.1 ms instead of 0.45, at each step that is written
-and for each frame of a chain that is read.
+stands: of these alone the sha256 is made anew, at each step that is written and for each frame of a chain that is read.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _CIPHER_MARK = b"\x01"
 """First byte of an encrypted frame; a zstd frame begins with 0x28."""
 
 _SMALL_LEVEL = 6
-"""Lowest level for what has the format's dictionary: a twentieth fewer bytes than level 3, in 10 µs more."""
+"""Lowest level for what has the format's dictionary: fewer bytes than with level 3, in no time to speak of."""
 
 _EMPTY_LAST_BLOCK = b"\1\0\0"
 

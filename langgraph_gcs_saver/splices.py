@@ -1,8 +1,8 @@
 """Splices: what a value shares with its base at the begin and the end is copied, and only the rest is compressed.
 
 State grows at its end, as a rule: in a chat's 800 KB, a step changes the number of messages in the first bytes, and
-adds a message. zstd would index all of the base to find that out, in 2.5 ms; comparing the two takes 0.03 ms, and
-compressing the new message with what is near it as the dictionary 0.1 ms (`docs/design/006-splices.md`).
+adds a message. zstd would index all of the base to find that out; comparing the two, and compressing the new message
+with what is near it as the dictionary, takes a small part of that time (`docs/design/006-splices.md`).
 """
 
 from __future__ import annotations
