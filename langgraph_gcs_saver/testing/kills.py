@@ -51,6 +51,12 @@ STEPS = 20
 PATIENCE = 120.0
 """Seconds after which a run of the graph that should have come to its end hangs."""
 
+LINES_A_ROUND = 5
+"""Calls that a round acknowledges: two checkpoints, and the writes of three tasks."""
+
+POLL = 0.001
+"""Seconds between two looks at the ledger."""
+
 EMULATORS = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
 
 
@@ -279,7 +285,7 @@ def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int =
 
     Args:
         uri: The connection string of the store.
-        kills: Kills, at moments between a run's start and a third of the time that a whole run takes.
+        kills: Kills, each at a moment of the run that comes after up to a third of what it acknowledges.
         steps: Rounds of the graph.
         seed: Of the moments, and of the choice between `invoke` and `ainvoke`.
 
@@ -306,8 +312,8 @@ class _Killer:
         self.chance = chance
         self.report = Report()
         self.name = f"kills {uuid.uuid4().hex}"
-        self.whole = 0.0
-        """Seconds that a whole run takes, at most."""
+        self.pace = 0.0
+        """Seconds between two lines of the ledger in the first run, which was not disturbed."""
         self.checked = 0
         """Lines of the ledger that were checked."""
 
@@ -327,7 +333,8 @@ class _Killer:
 
     def kill(self) -> None:
         """Run the thread's graph, kill it, and check what it left; it may come to its end before."""
-        if self._run(self.chance.uniform(0, self.whole / 3)):
+        # Counted in lines, and only then in seconds: a machine that is slower now still comes as far.
+        if self._run(self.chance.randrange(LINES_A_ROUND * self.steps // 3)):
             self._finish()
         else:
             self.report.kills += 1
@@ -339,8 +346,8 @@ class _Killer:
             for number in range(self.report.threads):
                 saver.delete_thread(f"{self.name} {number}")
 
-    def _run(self, seconds: float | None) -> bool:
-        """Run the thread's graph for so long; tells whether it came to its end."""
+    def _run(self, lines: int | None) -> bool:
+        """Run the thread's graph, and kill it soon after so many more lines; tells whether it came to its end."""
         is_async = self.chance.random() < 0.5
         order = Run(self.uri, self.thread_id, self.steps, self.ledger, is_async)
         with process(run_graph, order) as (child, pipe):
@@ -348,13 +355,30 @@ class _Killer:
                 raise self._error(f"the graph did not start in {PATIENCE:g} seconds")
             self._receive(pipe, "started")
             began = time.monotonic()
-            if pipe.poll(PATIENCE if seconds is None else seconds):
+            if lines is None:
+                is_done = pipe.poll(PATIENCE)
+            else:
+                is_done = self._wait(pipe, self.checked + lines) or pipe.poll(self.chance.uniform(0, 2 * self.pace))
+            if is_done:
                 self._receive(pipe, "done")
-                self.whole = max(self.whole, time.monotonic() - began)
+                self.pace = self.pace or (time.monotonic() - began) / (LINES_A_ROUND * self.steps)
                 return True
             child.kill()
             child.join()
         return False
+
+    def _wait(self, pipe: Connection, lines: int) -> bool:
+        """Wait for so many lines of the ledger; tells whether the graph came to its end before."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self._lines()) < lines:
+            if pipe.poll(POLL):
+                return True
+            if time.monotonic() > deadline:
+                raise self._error(f"the graph acknowledged less than {lines} calls in {PATIENCE:g} seconds")
+        return False
+
+    def _lines(self) -> list[str]:
+        return self.ledger.read_text().splitlines() if self.ledger.exists() else []
 
     def _receive(self, pipe: Connection, word: str) -> None:
         try:
@@ -366,8 +390,7 @@ class _Killer:
 
     def _check(self, begin: int) -> None:
         """Everything that was acknowledged is there; exactly, from line `begin` of the ledger on."""
-        text = self.ledger.read_text() if self.ledger.exists() else ""
-        lines = [line.split() for line in text.splitlines()]
+        lines = [line.split() for line in self._lines()]
         config: RunnableConfig = {"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}}
         events: list[Event] = []
         found: dict[str, CheckpointTuple | None] = {}
@@ -403,7 +426,7 @@ class _Killer:
             state = build(self.steps, saver).get_state({"configurable": {"thread_id": self.thread_id}})
         self._demand(state.values == final_state(self.steps), "the graph ended in another state than undisturbed")
         self._demand(state.next == (), f"the graph has not ended: {state.next} are next")
-        kinds = [line.split()[0] for line in self.ledger.read_text().splitlines()]
+        kinds = [line.split()[0] for line in self._lines()]
         self.report.checkpoints += kinds.count("put")
         self.report.tasks += kinds.count("writes")
         self.report.threads += 1
