@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.frames import Codec, resembles
 from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Serialized
+from langgraph_gcs_saver.records import record
 
 MAX_FRAMES = 12
 """Most frames of a chain; a version whose own would be longer builds on an earlier one."""
@@ -38,7 +38,7 @@ _READ = 1.25
 """Most bytes to read for a value, as a multiple of its full frame; a shrunken value soon gets a base of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Earlier:
     """A channel's version in the parent, to build on.
 
@@ -53,7 +53,7 @@ class Earlier:
     values: Sequence[Digested | None]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Encoded:
     """A value's frame, and what its ref will say.
 

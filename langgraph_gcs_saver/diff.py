@@ -8,17 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import Stored
+from langgraph_gcs_saver.records import record
 
 Kind = Literal["added", "removed", "changed", "moved"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Id:
     """A step of a path: the item of a list that has this id."""
 
@@ -29,7 +29,7 @@ Path = tuple[Any, ...]
 """Where in a channel's value: keys of dicts, indices of lists, and `Id`s, outermost first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """One difference.
 
@@ -54,7 +54,7 @@ class Change:
         return list(lines)[2:]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ChannelDiff:
     """How a channel differs.
 

@@ -7,7 +7,8 @@ stands: of these alone the sha256 is made anew, at each step that is written and
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+from langgraph_gcs_saver.records import record
 
 BLOCK_BYTES = 32 << 10
 """A value that is larger is digested in blocks of that size."""
@@ -17,7 +18,7 @@ _BLOCKS = b"\1"
 """Before the digests of blocks: no value can have been that, whatever it holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Digested:
     """A serialised value and its digest.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -18,12 +17,13 @@ from langgraph.checkpoint.base.id import uuid6
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.records import record
 
 COUNTERS = "counters_since_delta_snapshot"
 """Metadata that names the DeltaChannels without a snapshot in the checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Edit:
     """What to `put`, with the config of the checkpoint that was edited.
 

@@ -13,10 +13,10 @@ preconditions, never computed with.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.records import record
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ Flow = Generator[Effect[Any], Any, T]
 # Documents
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Doc:
     """A document as it was read: name, fields (all, or those of the mask), and the service's times."""
 
@@ -51,7 +51,7 @@ class Doc:
     update_time: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Create:
     """Create a document that must not exist."""
 
@@ -59,7 +59,7 @@ class Create:
     fields: Fields
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Merge:
     """Set `fields` and remove `remove`, leave the other fields; without `update_time`, create it if needed.
 
@@ -74,7 +74,7 @@ class Merge:
     update_time: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Delete:
     """Delete a document, if it is there; with `update_time` it must exist, unchanged since."""
 
@@ -85,7 +85,7 @@ class Delete:
 Write = Create | Merge | Delete
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetDocs(Effect[dict[str, Doc]]):
     """Read documents by name in one batch; names that do not exist are absent from the result.
 
@@ -96,7 +96,7 @@ class GetDocs(Effect[dict[str, Doc]]):
     mask: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class QueryDocs(Effect[list[Doc]]):
     """Documents of one collection, in ascending order of their names.
 
@@ -129,7 +129,7 @@ class QueryDocs(Effect[list[Doc]]):
             raise ValueError("a query over all collections of an id takes a range of names and no filter")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Commit(Effect["tuple[int, ...] | None"]):
     """Apply all writes atomically.
 
@@ -144,7 +144,7 @@ class Commit(Effect["tuple[int, ...] | None"]):
 # Objects
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BlobInfo:
     """An object as a listing shows it; `crc32c` is base64 of the big-endian checksum, as Cloud Storage writes it."""
 
@@ -154,7 +154,7 @@ class BlobInfo:
     create_time: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PutBlob(Effect[None]):
     """Create an object whose name nobody else uses; its crc32c goes along, so the service refuses damaged bytes.
 
@@ -171,7 +171,7 @@ class PutBlob(Effect[None]):
     checked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetBlob(Effect["bytes | None"]):
     """The stored bytes of an object, or of `length` bytes from `start`; `None` when it does not exist."""
 
@@ -180,7 +180,7 @@ class GetBlob(Effect["bytes | None"]):
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HashBlob(Effect["str | None"]):
     """The sha256, hex, of an object's stored bytes as the service gives them now; `None` when it does not exist.
 
@@ -190,7 +190,7 @@ class HashBlob(Effect["str | None"]):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CopyBlob(Effect[bool]):
     """Copy an object within the bucket, on the server, to a name that nobody else uses; false when it does not exist.
 
@@ -201,7 +201,7 @@ class CopyBlob(Effect[bool]):
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ListBlobs(Effect[list[BlobInfo]]):
     """One page of objects whose names begin with `prefix`, in ascending order of names, those past `after` only.
 
@@ -213,7 +213,7 @@ class ListBlobs(Effect[list[BlobInfo]]):
     limit: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DeleteBlobs(Effect[None]):
     """Delete at most 100 objects (the JSON API's batch limit); those that do not exist are fine."""
 
@@ -223,7 +223,7 @@ class DeleteBlobs(Effect[None]):
 # Setting up
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EnsureBucket(Effect[str]):
     """Create the bucket if it is missing; returns a sentence that tells what was found or done."""
 
@@ -234,7 +234,7 @@ Rule = Mapping[str, Any]
 """A lifecycle rule of a bucket, as JSON has it: an `action` and a `condition`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BucketSettings:
     """How a bucket is set.
 
@@ -251,12 +251,12 @@ class BucketSettings:
     autoclass: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadBucket(Effect["BucketSettings | None"]):
     """The bucket's settings as they are now; `None` when the store has no bucket."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SetLifecycle(Effect[bool]):
     """Replace all lifecycle rules of the bucket; false when its settings are no longer those of `metageneration`.
 
@@ -271,7 +271,7 @@ Indexing = Literal["automatic", "exempt", "chosen"]
 """Which single-field indexes a field has: those of its database, none, or others that somebody chose."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadIndexing(Effect["Indexing | None"]):
     """How a field is indexed; `None` when the store has no such settings.
 
@@ -284,7 +284,7 @@ class ReadIndexing(Effect["Indexing | None"]):
     field: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ExemptField(Effect[None]):
     """Take a field out of all single-field indexes. The service goes on with it after this returns."""
 
@@ -295,14 +295,14 @@ class ExemptField(Effect[None]):
 # Two stores
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Elsewhere(Effect[T]):
     """Perform a leaf effect on the source, in a flow that reads one store and writes another."""
 
     effect: Effect[T]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AskSaver(Effect[T]):
     """Read from another checkpointer, by whichever of its halves the runner is."""
 
@@ -313,14 +313,14 @@ class AskSaver(Effect[T]):
 # Local acts
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Gather(Effect[tuple[Any, ...]]):
     """Perform leaf effects at the same time; results in their order. The first failure cancels the rest."""
 
     effects: tuple[Effect[Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Compute(Effect[T]):
     """Call `function`; on a worker thread when it handles enough bytes to hold up an event loop.
 
@@ -333,19 +333,19 @@ class Compute(Effect[T]):
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Now(Effect[float]):
     """The local wall clock, seconds since the epoch."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pause(Effect[None]):
     """Wait so many seconds."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Emit(Effect[None]):
     """Tell `on_event` and the log."""
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
+from langgraph_gcs_saver.records import record
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@record(frozen=True, slots=True, kw_only=True)
 class Event:
     """Base of all events; `level` is the `logging` level at which the log shows it."""
 
@@ -22,7 +23,7 @@ class Event:
     checkpoint_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved(Event):
     """A checkpoint became durable and visible.
 
@@ -39,7 +40,7 @@ class CheckpointSaved(Event):
     attempts: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointLoaded(Event):
     """A checkpoint was read and verified.
 
@@ -52,7 +53,7 @@ class CheckpointLoaded(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ParentForked(Event):
     """The parent already had another child: a fork, or a second writer on the same thread. Both are kept.
 
@@ -67,7 +68,7 @@ class ParentForked(Event):
     sibling_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointOutOfOrder(Event):
     """A checkpoint whose id sorts before its parent's (clock skew): "latest" would show the parent.
 
@@ -80,14 +81,14 @@ class CheckpointOutOfOrder(Event):
     parent_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointReplaced(Event):
     """`put` came again for an id with other content; the newer content was kept."""
 
     level: ClassVar[int] = logging.INFO
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class VerificationFailed(Event):
     """What was written reads differently; it is withdrawn and written anew.
 
@@ -102,7 +103,7 @@ class VerificationFailed(Event):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointDamaged(Event):
     """A checkpoint that was asked for, or the latest one, is damaged.
 
@@ -119,7 +120,7 @@ class CheckpointDamaged(Event):
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointRecovered(Event):
     """The latest checkpoint is damaged, and the newest whole one was given in its place.
 
@@ -132,7 +133,7 @@ class CheckpointRecovered(Event):
     recovered_from: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointSkipped(Event):
     """A listing stepped over a damaged checkpoint.
 
@@ -145,7 +146,7 @@ class CheckpointSkipped(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadDeleted(Event):
     """`delete_thread` removed everything of a thread.
 
@@ -160,7 +161,7 @@ class ThreadDeleted(Event):
     objects: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadPruned(Event):
     """Checkpoints of a thread were removed, and the rest was kept.
 
@@ -175,7 +176,7 @@ class ThreadPruned(Event):
     objects: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadCollected(Event):
     """`collect` deleted what nothing referred to.
 
@@ -192,7 +193,7 @@ class ThreadCollected(Event):
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadSkipped(Event):
     """`collect`, `sweep` or the saver's `retention` left a thread alone, or did not come to the end of it.
 

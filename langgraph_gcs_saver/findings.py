@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.records import record
 
 Depth = Literal["metadata", "existence", "data"]
 """How far to look: documents only; and whether each object is there, with its size and checksum; and every value."""
@@ -25,7 +25,7 @@ def check_depth(depth: str) -> Depth:
     raise InvalidOptionError(f"depth is {depth!r}; it must be one of {', '.join(DEPTHS)}.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something that is not as it should be.
 

@@ -12,7 +12,6 @@ import json
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
@@ -22,6 +21,7 @@ from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph_gcs_saver import splices
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
+from langgraph_gcs_saver.records import record
 
 ENVELOPE_MAX_BYTES = 64 << 20
 """Largest envelope that is decoded: manifests and pending writes that are larger state their size elsewhere."""
@@ -47,7 +47,7 @@ class FrameError(Exception):
     """Bytes that are not the frame which they should be; callers say whose they are."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Codec:
     """Makes stored frames of serialised values, and the values of stored frames.
 

@@ -63,7 +63,7 @@ _ENCODE = _codes()
 _DECODE = {code: chr(byte) for byte, code in _ENCODE.items()}
 _SIMPLE = {ord(code): char for code, char in _DECODE.items() if len(code) == 1}
 _ALL_SIMPLE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]*\\Z")
-_CODE = re.compile("|".join(sorted(_DECODE, key=len, reverse=True)))
+_CODE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]|..", re.DOTALL)
 
 # quote() never encodes `_.-~`; `.` and `~` must be, for `.`/`..` are illegal names and `~` marks a hash.
 _ALSO_ENCODE = str.maketrans({".": "%2E", "~": "%7E"})
@@ -137,7 +137,11 @@ def uninv(encoded: str) -> str:
         ValueError: It is nothing that `inv` makes.
     """
     codes = encoded.removesuffix("~")
-    text = codes.translate(_SIMPLE) if _ALL_SIMPLE.match(codes) else _CODE.sub(lambda code: _DECODE[code[0]], codes)
+    text = (
+        codes.translate(_SIMPLE)
+        if _ALL_SIMPLE.match(codes)
+        else _CODE.sub(lambda code: _DECODE.get(code[0], ""), codes)
+    )
     found = text.encode("latin-1").decode()
     if inv(found) != encoded:
         raise ValueError("not an encoded checkpoint id")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from langgraph_gcs_saver import frames, keys
 from langgraph_gcs_saver.effects import Doc
 from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
+from langgraph_gcs_saver.records import record
 
 DELTA_COUNTERS = "counters_since_delta_snapshot"
 """The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
@@ -54,7 +55,7 @@ class DamagedError(Exception):
         self.at = at
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Serialized:
     """A value as LangGraph's serialiser wrote it: a type tag and bytes."""
 
@@ -62,7 +63,7 @@ class Serialized:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FrameRef:
     """Where one frame lies.
 
@@ -93,7 +94,7 @@ class FrameRef:
         return self if self.owner is not None else replace(self, owner=owner)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ChannelRef:
     """A channel's value: what it is and the frames that give it.
 
@@ -121,7 +122,7 @@ class ChannelRef:
         return (*inner, replace(last, size=self.size, digest=self.sha256[:DIGEST_DIGITS]))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """One frame of a value's chain.
 
@@ -143,7 +144,7 @@ class Step:
         return self.name, self.frame.at
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Manifest:
     """A checkpoint without its values.
 
@@ -406,7 +407,7 @@ def encoded_of(doc: Doc) -> bytes:
     return encoded
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stub:
     """Stands in a document for an envelope that is too large for it and lies in an object.
 

@@ -11,12 +11,12 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ormsgpack
 
 from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.records import record
 
 _KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
 """LangGraph's extensions that name a class: what the class is called with. `method` names a method too."""
@@ -31,7 +31,7 @@ _OPTION = ormsgpack.OPT_NON_STR_KEYS | ormsgpack.OPT_PASSTHROUGH_DATACLASS
 _MESSAGES = "langchain_core.messages."
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stored:
     """An object as it was stored: an extension of MessagePack.
 
@@ -71,7 +71,7 @@ class Stored:
         return None if self.parts is None else self.parts[:2]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Opaque:
     """A value that another serialiser wrote, such as a pickle; nobody looks into it.
 

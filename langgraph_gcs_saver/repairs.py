@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from langgraph_gcs_saver.findings import Finding
+from langgraph_gcs_saver.records import record
 
 Action = Literal["re-encode", "rebuild", "set aside", "mend", "forget", "leave"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RepairStep:
     """One thing to do.
 
@@ -42,7 +42,7 @@ class RepairStep:
         return f"{self.action}{where}{channel}: {self.reason} [{self.name}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RepairPlan:
     """What is to be done for a thread; its text is for people.
 

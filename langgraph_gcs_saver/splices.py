@@ -7,7 +7,7 @@ with what is near it as the dictionary, takes a small part of that time (`docs/d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from langgraph_gcs_saver.records import record
 
 MARK = b"\x02"
 """First byte of a splice; a zstd frame begins with 0x28."""
@@ -28,7 +28,7 @@ and comes a fifth as often (`chains`): it may look further, which takes time, an
 _BLOCK = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Splice:
     """How to make a value of its base and of a few bytes of its own, the literal.
 

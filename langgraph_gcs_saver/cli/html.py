@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from langgraph_gcs_saver.cli.terminal import printable
+from langgraph_gcs_saver.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Html:
     """Finished markup. Only this module makes it: of untrusted text by `text`, `block` and `tag`."""
 

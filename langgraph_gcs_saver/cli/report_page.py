@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from itertools import accumulate
 
@@ -14,6 +14,7 @@ from langgraph_gcs_saver.cli.html import Child, Html, block, join, joined, tag
 from langgraph_gcs_saver.cli.report_values import Change, Piece
 from langgraph_gcs_saver.findings import Finding
 from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoredValue
+from langgraph_gcs_saver.records import record
 
 FINDINGS = 100
 """Findings of `verify` that are listed; the rest is counted."""
@@ -27,7 +28,7 @@ _DOT = 22
 _INNER = ("__", "branch:")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Report:
     """What the page tells.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -18,6 +18,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import Interrupt
 
 from langgraph_gcs_saver.flows.catalogue import CheckpointInfo
+from langgraph_gcs_saver.records import record
 
 PIECES = 8
 """Pieces of a change that are shown: messages, items, keys."""
@@ -31,7 +32,7 @@ _WRITES = {"__interrupt__": "asks", "__error__": "error", "__resume__": "answer"
 Mark = Literal["new", "gone", "now"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Piece:
     """A part of a change.
 
@@ -48,7 +49,7 @@ class Piece:
     cut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """What a step did to a channel.
 

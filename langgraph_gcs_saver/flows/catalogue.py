@@ -12,6 +12,7 @@ from langgraph_gcs_saver.effects import Compute, Doc, Flow, ListBlobs, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.manifest import DamagedError, Manifest
+from langgraph_gcs_saver.records import record
 
 PAGE = 300
 """Documents of checkpoints read at once, without their frames: about a KB each."""
@@ -22,7 +23,7 @@ _INTERRUPT = "w3"
 FrameKind = Literal["full", "incremental"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class StoredValue:
     """A value that a checkpoint stored: a channel's new one, not one that it took from its parent.
 
@@ -43,7 +44,7 @@ class StoredValue:
     full: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
     """A checkpoint, as far as it is known without its values.
 
@@ -93,7 +94,7 @@ class CheckpointInfo:
         return self.manifest_bytes + sum(value.stored for value in self.stored)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadInfo:
     """A thread.
 
@@ -135,7 +136,7 @@ class ChannelStats:
     saved: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class StoreStats:
     """What a store takes.
 
@@ -295,7 +296,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
     return (yield from Compute(lambda: [found.info(doc, loads) for doc in listed], size=size))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Thread:
     """What was read of a thread.
 

@@ -40,6 +40,7 @@ from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
+from langgraph_gcs_saver.records import record
 
 NOTE_SECONDS = 60.0
 """A thread's document, which says when it was last active, is written at most so often by one process."""
@@ -50,7 +51,7 @@ _FORKS = 2
 _UNKNOWN_SIZE = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Put:
     """What to store.
 

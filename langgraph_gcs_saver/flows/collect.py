@@ -11,7 +11,7 @@ while a thread is marked as being copied to, its objects stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -36,6 +36,7 @@ from langgraph_gcs_saver.flows.manifests import locate_manifest
 from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers, objects_of, snapshot
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DamagedError
+from langgraph_gcs_saver.records import record
 
 PAGE = 50
 """Documents of pending writes read at once; each may hold 128 KiB."""
@@ -43,7 +44,7 @@ PAGE = 50
 _BLOB_BATCH = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CollectPlan:
     """What of a thread nothing refers to; its text is for people.
 

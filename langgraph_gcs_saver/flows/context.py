@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -13,6 +13,7 @@ from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import Doc, PutBlob
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
+from langgraph_gcs_saver.records import record
 
 Loads = Callable[[Serialized], object]
 """Deserialise a value."""
@@ -30,7 +31,7 @@ MAX_TRIES = 16
 _HEADS_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Head:
     """A checkpoint as last seen: what a child inherits from (an outline), and the precondition for doing so."""
 
@@ -51,7 +52,7 @@ class Head:
         return cls(manifest.outline(), doc.update_time, heir_of(doc), run_id if isinstance(run_id, str) else None)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Context:
     """Options and caches.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
@@ -40,6 +40,7 @@ from langgraph_gcs_saver.flows.prune import Entry, Snapshot, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
 from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
+from langgraph_gcs_saver.records import record
 
 PAGE = 20
 """Documents read at once, with their frames."""
@@ -54,7 +55,7 @@ _BLOBS = 32
 """Objects copied at the same time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
     """What is to be copied.
 

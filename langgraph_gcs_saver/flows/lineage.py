@@ -15,6 +15,7 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.tuples import get_tuple
 from langgraph_gcs_saver.flows.writes import query, read_writes
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.records import record
 
 PAGE = 200
 """Ancestors read at once, without their frames: 100 to 200 KB."""
@@ -30,7 +31,7 @@ class _Channel:
     seed: Manifest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class History:
     """Whose history is wanted, of which channels; without an id the latest checkpoint's."""
 

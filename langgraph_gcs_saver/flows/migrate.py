@@ -9,7 +9,7 @@ missing. At the end all of it is read from both sides, here without caches, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from langgraph_gcs_saver.flows import checkpoints, tuples, writes
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.writes import PendingWrite
 from langgraph_gcs_saver.manifest import Serialized
+from langgraph_gcs_saver.records import record
 
 Step = Callable[[int], object] | None
 """Called with a number of checkpoints that were put, or compared."""
@@ -29,7 +30,7 @@ _CACHE_BYTES = 64 << 20
 """Values kept while all checkpoints are read again; they come from the store first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Listed:
     """A checkpoint as another checkpointer lists it.
 
@@ -46,7 +47,7 @@ class Listed:
     writes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Given:
     """A checkpoint as another checkpointer gives it.
 
@@ -79,7 +80,7 @@ class Source(Protocol):
         """One of them; `None` if it is gone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Migration:
     """What of a thread is taken over from another checkpointer, or was; its text is for people.
 

@@ -41,6 +41,7 @@ from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
 
 BATCH = 200
@@ -68,7 +69,7 @@ Choose = Callable[[list[Row]], list[Decision]]
 """Decides what goes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """A checkpoint's document without its frames, what it says, and the objects and documents that it refers to."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from langgraph_gcs_saver.effects import Compute, DeleteBlobs, Flow, Gather, HashBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointVerificationError
+from langgraph_gcs_saver.records import record
 
 _BATCH = 100
 """Most objects of one batch of the JSON API."""
@@ -17,7 +17,7 @@ TIMES = 3
 """How often a call writes what does not read as it was written."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Mismatch:
     """An object that is missing, or differs from what was written."""
 

@@ -40,6 +40,7 @@ from langgraph_gcs_saver.flows.survey import Broken, Entry, Place, Survey, surve
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.frames import crc32c
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
 
 Dumps = Callable[[Any], Serialized]
@@ -200,7 +201,7 @@ def _step(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Deltas:
     """What DeltaChannels are made of.
 
@@ -441,7 +442,7 @@ class _Search:
             return {}  # Damaged or deleted since the survey: nothing can be had from them.
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Wanted:
     """What proves that a value is the lost one: its size, and its digest, of which inner frames tell the begin only."""
 

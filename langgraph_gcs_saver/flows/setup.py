@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from langgraph_gcs_saver import settings
 from langgraph_gcs_saver.effects import (
@@ -26,6 +26,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.records import record
 
 TRIES = 5
 """So often the bucket's rules are read anew when somebody else changes its settings meanwhile."""
@@ -33,7 +34,7 @@ TRIES = 5
 _BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/SETUP.md tells how)."
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SetupReport:
     """What `setup()` did, and what it may not do.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 from langgraph_gcs_saver import frames, manifest
@@ -12,6 +11,7 @@ from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.frames import FrameError
 from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest
+from langgraph_gcs_saver.records import record
 
 _DOCS_BATCH = 100
 """Documents fetched in one batched get."""
@@ -19,7 +19,7 @@ _DOCS_BATCH = 100
 _NOTHING = Digested.of(b"").digest
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Found:
     """A checkpoint's document, with its frames or without, and what it says."""
 

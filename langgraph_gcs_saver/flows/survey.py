@@ -21,6 +21,7 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.frames import FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.records import record
 
 PAGE = 50
 """Documents read at once; each may hold half a megabyte of frames."""
@@ -43,7 +44,7 @@ Place = tuple[str, int]
 Kind = Literal["missing", "corrupt"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """A checkpoint that can be listed; its document without the frames."""
 
@@ -78,7 +79,7 @@ class Broken:
     users: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unreadable:
     """A document that is not what was written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -13,12 +12,13 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import delete_thread
+from langgraph_gcs_saver.records import record
 
 PAGE = 200
 """Documents of threads read at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class IdleThread:
     """A thread that nobody has used for longer than the time to live; its text is for people.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from langgraph_gcs_saver import keys
@@ -29,6 +29,7 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.manifest import runs_of
+from langgraph_gcs_saver.records import record
 
 BATCH = 200
 """Documents deleted in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
@@ -39,7 +40,7 @@ _RUNS = ("ns", "format", "run_id", "former_runs")
 _POLL_SECONDS = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Guard:
     """The thread's document as last seen: a commit that carries it fails if a deletion began in between.
 
@@ -112,7 +113,7 @@ def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
     return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id, "token": token})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class DeletePlan:
     """What a thread has; its text is for people.
 

@@ -55,6 +55,7 @@ from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_leve
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.manifest import Serialized, runs_of
+from langgraph_gcs_saver.records import record
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ Step = Callable[[int], object] | None
 """Called with a number of documents and objects that were carried over, or compared."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Transfer:
     """What of a thread is moved, or was; its text is for people.
 
@@ -528,7 +529,7 @@ def _hashes(uploads: Iterable[PutBlob]) -> dict[str, str]:
 # Archives
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ArchiveWriter:
     """What writes an archive.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.records import record
 
 RESTARTS = 8
 """Times that a read starts over because the checkpoint changed while it was read."""
@@ -31,7 +32,7 @@ _VALUE = 1000
 """Reading a value, however small, takes an event loop as long as handling so many bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Loaded:
     """A checkpoint with everything that belongs to it, deserialised."""
 
@@ -46,7 +47,7 @@ _WriteDocs = dict[tuple[str, str], list[Doc]]
 """Documents of pending writes by thread and namespace."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Search:
     """What a listing wants.
 
@@ -116,7 +117,7 @@ def _tell(error: CheckpointCorruptError) -> Flow[None]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Lost:
     """A checkpoint that is not there, though the newest one says that it was stored after it."""
 

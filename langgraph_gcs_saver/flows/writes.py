@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.records import record
 
 INLINE_BYTES = 128 << 10
 """Most bytes of one document of pending writes; more goes to an object, which costs a round."""
@@ -50,7 +51,7 @@ WHICH_DIGITS = 16
 """Hex digits of the sha256 over numbers and channels of a call's writes; only calls of one task must not collide."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PendingWrite:
     """One write of a task.
 
@@ -69,7 +70,7 @@ class PendingWrite:
     value: Serialized
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PutWrites:
     """What to store: one call's writes for one checkpoint, which need not exist yet."""
 
@@ -80,7 +81,7 @@ class PutWrites:
     writes: Sequence[PendingWrite]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Record:
     """A field of a document of pending writes, and the object that it points to, if any."""
 
@@ -106,9 +107,9 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
     mismatches = 0
     for _ in range(MAX_TRIES):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
-        uploads = tuple(record.upload for record in records if record.upload is not None)
+        uploads = tuple(one.upload for one in records if one.upload is not None)
         writes = [*beside, *_commit(records)]
-        created = tuple(record.doc for record in records if record.idx >= 0)
+        created = tuple(one.doc for one in records if one.idx >= 0)
         if uploads:
             # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
             thread = yield from guard(request.thread_id, context, beside=created)
@@ -161,10 +162,10 @@ def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], threa
     A commit whose answer did not come in time may still be on its way; it cannot be applied any more when the thread's
     document has changed. Other objects are left to be collected.
     """
-    docs = yield from GetDocs((thread.name, *dict.fromkeys(record.doc for record in records)))
+    docs = yield from GetDocs((thread.name, *dict.fromkeys(one.doc for one in records)))
     if thread.name in docs and docs[thread.name].update_time == thread.update_time:
         return
-    if not any(record.doc in docs and docs[record.doc].fields.get(record.field) == record.data for record in records):
+    if not any(one.doc in docs and docs[one.doc].fields.get(one.field) == one.data for one in records):
         yield from discard(uploads)
 
 
@@ -183,24 +184,24 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None) -> Flow[s
     Documents that the commit created, at `created` if it created one for sure, go as a whole: half of a call would be
     taken for a finished task. Of others, which hold what earlier calls wrote, only what differs goes.
     """
-    docs = yield from GetDocs(tuple(dict.fromkeys(record.doc for record in records)))
+    docs = yield from GetDocs(tuple(dict.fromkeys(one.doc for one in records)))
     damaged: dict[str, set[str]] = {}
-    if len(docs) < len({record.doc for record in records}):
+    if len(docs) < len({one.doc for one in records}):
         name = keys.thread_of(records[0].doc)
         thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
         if thread is None or "deleting" in thread.fields:
             return None  # They were there, and the thread has been deleted since.
-    for record in records:
-        doc = docs.get(record.doc)
-        stored = None if doc is None else doc.fields.get(record.field)
+    for one in records:
+        doc = docs.get(one.doc)
+        stored = None if doc is None else doc.fields.get(one.field)
         # What another call has put there since is as good, if it is whole.
         if (
             doc is None
             or doc.fields.get("format") != FORMAT
             or not isinstance(stored, bytes)
-            or not (stored == record.data or _is_sealed(record.doc, record.field, stored))
+            or not (stored == one.data or _is_sealed(one.doc, one.field, stored))
         ):
-            damaged.setdefault(record.doc, set()).add(record.field)
+            damaged.setdefault(one.doc, set()).add(one.field)
     if not damaged:
         return None
     withdrawn: list[Write] = []
@@ -232,9 +233,9 @@ def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
 
 def _commit(records: Sequence[_Record]) -> list[Write]:
     fields: dict[str, dict[str, Any]] = {}
-    for record in records:
-        fields.setdefault(record.doc, {"format": FORMAT})[record.field] = record.data
-    regular = {record.doc for record in records if record.idx >= 0}
+    for one in records:
+        fields.setdefault(one.doc, {"format": FORMAT})[one.field] = one.data
+    regular = {one.doc for one in records if one.idx >= 0}
     return [Create(doc, found) if doc in regular else Merge(doc, found) for doc, found in fields.items()]
 
 

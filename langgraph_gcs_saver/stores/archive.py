@@ -26,7 +26,6 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -54,6 +53,7 @@ from langgraph_gcs_saver.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, to_map
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ _CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==\Z")
 _MAX_TIME = 2**63
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Member:
     """Where something lies in the file, and what the index says of it."""
 

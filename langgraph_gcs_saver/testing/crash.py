@@ -56,6 +56,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.runners import Backend
 from langgraph_gcs_saver.saver import GCSSaver
@@ -200,7 +201,7 @@ class CrashingSaver(GCSSaver):
 # What lies in a store
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Raw:
     """Fields of documents and bytes of objects, by name."""
 
@@ -237,7 +238,7 @@ Key = tuple[str, str, str]
 """Thread, namespace, checkpoint id."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Record:
     """A checkpoint as a reader gets it; pending writes in an order that all savers share."""
 
@@ -350,7 +351,7 @@ def read_newest(saver: Saver) -> None:
     saver.get_tuple(config_of(None))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Operation:
     """A call that may be stopped anywhere.
 
@@ -557,7 +558,7 @@ OPERATIONS: tuple[Operation, ...] = (
 # The driver
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Report:
     """What was tried.
 

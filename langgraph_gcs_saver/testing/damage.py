@@ -75,6 +75,7 @@ from langgraph_gcs_saver.findings import DEPTHS, Depth, Finding
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import FORMAT, Manifest
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.saver import GCSSaver
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
@@ -157,7 +158,7 @@ class Fates:
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tally:
     """What `flip_everything` did.
 

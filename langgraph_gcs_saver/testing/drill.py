@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from langgraph_gcs_saver.errors import DamageError, GCSSaverError
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.manifest import Step, inner_frames
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.saver import GCSSaver
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
@@ -49,7 +50,7 @@ Contents = Mapping[str, str]
 """Digests of a checkpoint's values by channel, and of the rest of it, by what it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What asking for the latest checkpoint gave.
 
@@ -66,7 +67,7 @@ class Answer:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One damage, and the recovery from it.
 
@@ -97,7 +98,7 @@ class Trial:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class DrillReport:
     """What a rehearsal showed.
 

@@ -24,13 +24,14 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.testing.proxy import FORWARD_SECONDS, LATE_SECONDS, Faults, Latecomers
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class StorageProxy:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Request:
     method: str
     target: str
@@ -139,7 +140,7 @@ class _Request:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Answer:
     status: int
     headers: list[tuple[str, str]]

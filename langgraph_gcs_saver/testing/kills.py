@@ -43,6 +43,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import GCSSaver
 
 STEPS = 20
@@ -203,7 +204,7 @@ class Acknowledging(GCSSaver):
         self._note_writes(config, writes, task_id)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Run:
     """What one process is to do.
 

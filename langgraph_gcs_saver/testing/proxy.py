@@ -32,12 +32,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
+from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,7 +80,7 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fault:
     """What goes wrong, and with which requests.
 
@@ -173,7 +174,7 @@ class Latecomers:
                 raise TimeoutError(f"{self._count} late requests are still under way.")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Outcome:
     """What the service answered: messages, and a status when they did not end well."""
 
