@@ -31,6 +31,7 @@ from weakref import WeakValueDictionary
 
 import grpc
 import grpc.aio
+import grpc.experimental
 from google.api_core.gapic_v1 import routing_header
 from google.api_core.retry import exponential_sleep_generator
 from google.cloud import firestore
@@ -38,8 +39,8 @@ from google.cloud.firestore_v1.services.firestore.transports import (
     FirestoreGrpcAsyncIOTransport,
     FirestoreGrpcTransport,
 )
+from google.cloud.firestore_v1.types import document, query
 from google.cloud.firestore_v1.types import firestore as rpcs
-from google.cloud.firestore_v1.types import query
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
@@ -84,6 +85,9 @@ _CHANNEL_OPTIONS = (
     # grpc's own limit is 120 s: after an outage of 75 s every call failed for 30 to 37 s more (2 s with this one).
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+# Streams are received in the thread that reads them; grpc starts one more for each otherwise.
+_SYNC_OPTIONS = ((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),)
 
 _RETRY = frozenset(
     {
@@ -141,7 +145,8 @@ class _Method:
         return stub
 
 
-_GET = _Method(
+_GET = _Method("GetDocument", rpcs.GetDocumentRequest.meta.pb, document.Document.meta.pb, "name")
+_BATCH_GET = _Method(
     "BatchGetDocuments",
     rpcs.BatchGetDocumentsRequest.meta.pb,
     rpcs.BatchGetDocumentsResponse.meta.pb,
@@ -199,7 +204,7 @@ class _Stubs:
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
-        self._made = {method.name: method.on(channel) for method in (_GET, _QUERY, _COMMIT)}
+        self._made = {method.name: method.on(channel) for method in (_GET, _BATCH_GET, _QUERY, _COMMIT)}
 
     def of(self, method: _Method) -> Callable[..., Any]:
         """An RPC's stub; those that setting up needs are made when they are first asked for."""
@@ -299,10 +304,14 @@ class FirestoreDocuments:
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs`."""
+        if len(set(effect.names)) == 1 and (found := self._perform(self._get_one(effect))) is not None:
+            return found
         return self._perform(self._get(effect)) if effect.names else {}
 
     async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs` without blocking the event loop."""
+        if len(set(effect.names)) == 1 and (found := await self._aperform(self._get_one(effect))) is not None:
+            return found
         return await self._aperform(self._get(effect)) if effect.names else {}
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
@@ -339,8 +348,23 @@ class FirestoreDocuments:
 
     # Requests and answers
 
+    def _get_one(self, effect: GetDocs) -> _Call[dict[str, Doc] | None]:
+        """A read of one document without a stream, which costs client and service less.
+
+        NOT_FOUND, and so `None`, says that the document is missing, or else the database, and only its text says which:
+        a batched get tells them apart.
+        """
+        request = _GET.request(name=f"{self._base}/{effect.names[0]}")
+        if effect.mask is not None:
+            request.mask.field_paths.extend(map(_path, effect.mask or (_NAME,)))
+
+        def parse(answers: list[Any] | None) -> dict[str, Doc] | None:
+            return None if answers is None else {effect.names[0]: self._doc(answers[0])}
+
+        return _Call(_GET, request, parse, "to read a document", lambda code, _: code is grpc.StatusCode.NOT_FOUND)
+
     def _get(self, effect: GetDocs) -> _Call[dict[str, Doc]]:
-        request = _GET.request(database=self._database)
+        request = _BATCH_GET.request(database=self._database)
         request.documents.extend(f"{self._base}/{name}" for name in dict.fromkeys(effect.names))
         if effect.mask is not None:
             request.mask.field_paths.extend(map(_path, effect.mask or (_NAME,)))
@@ -349,7 +373,7 @@ class FirestoreDocuments:
             docs = [self._doc(answer.found) for answer in answers or () if answer.HasField("found")]
             return {doc.name: doc for doc in docs}
 
-        return _Call(_GET, request, parse, f"to read {len(request.documents)} documents")
+        return _Call(_BATCH_GET, request, parse, f"to read {len(request.documents)} documents")
 
     def _query(self, effect: QueryDocs) -> _Call[list[Doc]]:
         parent, _, collection = f"{self._base}/{effect.collection}".rpartition("/")
@@ -458,12 +482,12 @@ class FirestoreDocuments:
     def _field(self, effect: ReadIndexing | ExemptField) -> str:
         return f"{self._database}/collectionGroups/{effect.collection}/fields/{effect.field}"
 
-    def _doc(self, document: Any) -> Doc:
+    def _doc(self, found: Any) -> Doc:
         return Doc(
-            name=document.name[len(self._base) + 1 :],
-            fields=from_fields(document.fields),
-            create_time=_nanoseconds(document.create_time),
-            update_time=_nanoseconds(document.update_time),
+            name=found.name[len(self._base) + 1 :],
+            fields=from_fields(found.fields),
+            create_time=_nanoseconds(found.create_time),
+            update_time=_nanoseconds(found.update_time),
         )
 
     # Calling
@@ -690,11 +714,11 @@ def _channel(client: firestore.Client) -> Any:
     """The channel that `client` would make, but for the limit to its pauses."""
     host = client._emulator_host  # noqa: SLF001
     if host is not None:
-        return grpc.insecure_channel(host, options=_CHANNEL_OPTIONS[1:])
+        return grpc.insecure_channel(host, options=(*_CHANNEL_OPTIONS[1:], *_SYNC_OPTIONS))
     return FirestoreGrpcTransport.create_channel(
         client._target,  # noqa: SLF001
         credentials=client._credentials,  # noqa: SLF001
-        options=_CHANNEL_OPTIONS,
+        options=(*_CHANNEL_OPTIONS, *_SYNC_OPTIONS),
     )
 
 

@@ -31,8 +31,8 @@ from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
+from google.cloud.firestore_v1.types import document, query
 from google.cloud.firestore_v1.types import firestore as rpcs
-from google.cloud.firestore_v1.types import query
 
 from langgraph_gcs_saver.effects import (
     BucketSettings,
@@ -40,6 +40,7 @@ from langgraph_gcs_saver.effects import (
     Create,
     Delete,
     DeleteBlobs,
+    Doc,
     EnsureBucket,
     GetBlob,
     GetDocs,
@@ -147,6 +148,7 @@ class Statuses(grpc.GenericRpcHandler):
 
     messages = {  # noqa: RUF012
         "Commit": (rpcs.CommitRequest, rpcs.CommitResponse),
+        "GetDocument": (rpcs.GetDocumentRequest, document.Document),
         "BatchGetDocuments": (rpcs.BatchGetDocumentsRequest, rpcs.BatchGetDocumentsResponse),
         "RunQuery": (rpcs.RunQueryRequest, rpcs.RunQueryResponse),
     }
@@ -168,6 +170,8 @@ class Statuses(grpc.GenericRpcHandler):
 
         def unary(message: Any, context: grpc.ServicerContext) -> Any:
             note(message, context)
+            if name == "GetDocument":
+                return response.meta.pb(name=message.name)
             return response.meta.pb(write_results=[{"update_time": {"seconds": 7}} for _ in message.writes])
 
         def stream(message: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -176,7 +180,7 @@ class Statuses(grpc.GenericRpcHandler):
 
         make, behaviour = (
             (grpc.unary_unary_rpc_method_handler, unary)
-            if name == "Commit"
+            if name in {"Commit", "GetDocument"}
             else (grpc.unary_stream_rpc_method_handler, stream)
         )
         return make(
@@ -206,14 +210,17 @@ def scripted(statuses: Statuses) -> Iterator[FirestoreDocuments]:
 
 CREATE = Commit((Create("c/a", {"secret": "state content"}),))
 GET = GetDocs(("c/a",))
+BATCH = GetDocs(("c/a", "c/b"))
 QUERY = QueryDocs("c")
 
 SYNC: dict[str, Callable[[FirestoreDocuments], Any]] = {
     "commit": lambda store: store.commit(CREATE),
     "get": lambda store: store.get_docs(GET),
+    "batch": lambda store: store.get_docs(BATCH),
     "query": lambda store: store.query_docs(QUERY),
     "acommit": lambda store: asyncio.run(store.acommit(CREATE)),
     "aget": lambda store: asyncio.run(store.aget_docs(GET)),
+    "abatch": lambda store: asyncio.run(store.aget_docs(BATCH)),
     "aquery": lambda store: asyncio.run(store.aquery_docs(QUERY)),
 }
 every_method = pytest.mark.parametrize("method", SYNC)
@@ -260,7 +267,8 @@ def test_firestore_retries_what_passes(
     scripted: FirestoreDocuments, statuses: Statuses, method: str, code: str
 ) -> None:
     statuses.plan = [(grpc.StatusCode[code], "for a moment")] * 2
-    expected = {"commit": (7 * 10**9,), "get": {}, "query": []}[method.lstrip("a")]
+    found = {"c/a": Doc("c/a", {}, 0, 0)}
+    expected = {"commit": (7 * 10**9,), "get": found, "batch": {}, "query": []}[method.lstrip("a")]
     assert SYNC[method](scripted) == expected
     assert len(statuses.requests) == 3
     assert statuses.requests[0] == statuses.requests[2]
@@ -312,7 +320,8 @@ def test_firestore_refusals_are_final(  # noqa: PLR0917
     assert "state content" not in str(caught.value)
     assert type(caught.value) is kind
     assert isinstance(caught.value.__cause__, grpc.RpcError)
-    assert len(statuses.requests) == 1
+    # What is missing, a document or its database, only another request tells.
+    assert len(statuses.requests) == (2 if (method.lstrip("a"), code) == ("get", "NOT_FOUND") else 1)
 
 
 @pytest.mark.parametrize("method", ["query", "aquery"])
@@ -339,13 +348,22 @@ def test_firestore_failed_preconditions_are_none(
     assert len(statuses.requests) == 1
 
 
-@pytest.mark.parametrize("method", ["get", "aget", "query", "aquery"])
+@pytest.mark.parametrize("method", ["get", "aget", "batch", "abatch", "query", "aquery"])
 def test_a_read_that_finds_no_database_is_never_empty(
     scripted: FirestoreDocuments, statuses: Statuses, method: str
 ) -> None:
-    statuses.plan = [(grpc.StatusCode.NOT_FOUND, "whatever the text")]
+    statuses.plan = [(grpc.StatusCode.NOT_FOUND, "whatever the text")] * 2
     with pytest.raises(StoreNotFoundError):
         SYNC[method](scripted)
+
+
+@pytest.mark.parametrize("method", ["get", "aget"])
+def test_a_document_that_is_missing_is_not_taken_for_its_database(
+    scripted: FirestoreDocuments, statuses: Statuses, method: str
+) -> None:
+    statuses.plan = [(grpc.StatusCode.NOT_FOUND, "whatever the text")]
+    assert SYNC[method](scripted) == {}
+    assert len(statuses.requests) == 2
 
 
 def test_firestore_sends_the_headers_of_the_generated_client(scripted: FirestoreDocuments, statuses: Statuses) -> None:
@@ -356,8 +374,8 @@ def test_firestore_sends_the_headers_of_the_generated_client(scripted: Firestore
         assert sent["google-cloud-resource-prefix"] == f"{database}(default)"
         assert " gccl/" in sent["x-goog-api-client"]
         routed = f"{database}%28default%29"
-        expected = f"parent={routed}/documents" if method.endswith("query") else f"database={routed}"
-        assert sent["x-goog-request-params"] == expected
+        expected = {"query": f"parent={routed}/documents", "get": f"name={routed}/documents/c/a"}
+        assert sent["x-goog-request-params"] == expected.get(method.lstrip("a"), f"database={routed}")
 
 
 @pytest.mark.parametrize("method", ["commit", "acommit"])

@@ -56,7 +56,8 @@ def permissions(cell: str) -> set[str]:
 
 # https://firebase.google.com/docs/firestore/security/iam: what each method needs. A commit's writes need it each.
 RPCS = {
-    "BatchGetDocuments": {"datastore.entities.get"},
+    "GetDocument`, of one document": {"datastore.entities.get"},
+    "BatchGetDocuments`, of several, and to confirm that one is missing": {"datastore.entities.get"},
     "RunQuery": {"datastore.entities.get", "datastore.entities.list"},
     "Commit` of a created document": {"datastore.entities.create"},
     "Commit` of a merged document": {"datastore.entities.create", "datastore.entities.update"},
@@ -93,6 +94,11 @@ def effects_of(protocol: type) -> set[str]:
 
 # Documents
 
+_READS = {
+    "GetDocument": "GetDocument`, of one document",
+    "BatchGetDocuments": "BatchGetDocuments`, of several, and to confirm that one is missing",
+}
+
 
 def test_every_rpc_has_a_row(firestore_emulator, project_id, monkeypatch):
     made: set[str] = set()
@@ -100,12 +106,12 @@ def test_every_rpc_has_a_row(firestore_emulator, project_id, monkeypatch):
 
     def recorded(store: FirestoreDocuments, call: Any) -> Any:
         if call.method.name != "Commit":
-            made.add(call.method.name)
+            made.add(_READS.get(call.method.name, call.method.name))
         return attempt(store, call)
 
     monkeypatch.setattr(FirestoreDocuments, "_perform", recorded)
     performed: dict[str, Any] = {
-        "get_docs": GetDocs(("lg_threads/a",)),
+        "get_docs": GetDocs(("lg_threads/a",)),  # which is missing, so that it is read both ways
         "query_docs": QueryDocs("lg_threads"),
         "commit": Commit(tuple(kind(*arguments) for kind, arguments in _commits())),
         "read_indexing": ReadIndexing("lg_writes", "*"),
@@ -214,7 +220,14 @@ def test_the_roles_are_what_the_tables_ask_for():
     assert {name.partition(".")[0] for name in roles["documents, run"]} == {"datastore"}
     assert {name.partition(".")[0] for name in roles["objects, run"]} == {"storage"}
     reading = [
-        *(RPCS[name] for name in ("BatchGetDocuments", "RunQuery")),
+        *(
+            RPCS[name]
+            for name in (
+                "GetDocument`, of one document",
+                "BatchGetDocuments`, of several, and to confirm that one is missing",
+                "RunQuery",
+            )
+        ),
         METHODS["objects.get"],
         METHODS["objects.list"],
     ]

@@ -423,7 +423,7 @@ def test_every_write_whose_answer_is_lost(lanes):
 
 
 def test_every_read_that_fails_on_the_way(lanes):
-    failing = {"RunQuery": ["cut"], "BatchGetDocuments": ["reset"], "download": ["flip", "cut"]}
+    failing = {"RunQuery": ["cut"], "GetDocument": ["reset"], "download": ["flip", "cut"]}
     assert systematically(lanes, ["get_tuple latest"], "async", lambda call: failing[call]) >= 5
 
 
@@ -449,7 +449,7 @@ LASTING = [
     ("get_tuple latest", "RunQuery", "stall", "sync"),
     ("get_tuple latest", "RunQuery", "cut", "async"),
     ("get_tuple latest", "download", "cut", "sync"),
-    ("get_tuple by id", "BatchGetDocuments", "reset", "async"),
+    ("get_tuple by id", "GetDocument", "reset", "async"),
     ("list", "download", "reset", "sync"),
 ]
 
