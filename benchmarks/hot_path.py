@@ -148,13 +148,13 @@ class Subject:
         self._sent += 1
         changed = {"messages": self._talk[: self._sent], "turn": self._sent}
         self._serialize = lambda: [self.serde.dumps_typed(value) for value in changed.values()]
-        return self._timed(lambda: self._thread.put(**changed))
+        return self._timed(self._thread.next(**changed))
 
     def small_step(self) -> float:
         """Store a checkpoint in which a number has changed; the seconds that it took, without serialising."""
         self._sent += 1
         self._serialize = lambda: [self.serde.dumps_typed(self._sent)]
-        return self._timed(lambda: self._thread.put(turn=self._sent))
+        return self._timed(self._thread.next(turn=self._sent))
 
     def write(self) -> None:
         """Give the latest checkpoint a pending write."""

@@ -79,6 +79,11 @@ class Thread:
         self.values: dict[str, Any] = {}
 
     def put(self, **changed: Any) -> None:
+        """Store the next checkpoint."""
+        self.next(**changed)()
+
+    def next(self, **changed: Any) -> Callable[[], None]:
+        """Make the next checkpoint, as LangGraph would; what this returns stores it."""
         self.values |= changed
         for channel in changed:
             self.versions[channel] = self.saver.get_next_version(self.versions.get(channel), None)
@@ -87,7 +92,11 @@ class Thread:
         checkpoint["channel_versions"] = dict(self.versions)
         metadata: Any = {"source": "loop", "step": 1, "parents": {}}
         new: Any = {channel: self.versions[channel] for channel in changed}
-        self.config = self.saver.put(self.config, checkpoint, metadata, new)
+
+        def put() -> None:
+            self.config = self.saver.put(self.config, checkpoint, metadata, new)
+
+        return put
 
 
 def cases(saver: GCSSaver, mode: str, turns: int, runs: int) -> dict[str, Callable[[int], None]]:

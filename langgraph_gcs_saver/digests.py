@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from langgraph_gcs_saver.comparison import same_from
 from langgraph_gcs_saver.records import record
 
 BLOCK_BYTES = 32 << 10
@@ -37,14 +38,19 @@ class Digested:
         """Digest a value; of blocks that equal those of `like` at the same place, the digests are known."""
         if len(data) <= BLOCK_BYTES:
             return cls(data, hashlib.sha256(data).hexdigest())
-        view = memoryview(data)
-        known, other = (b"", memoryview(b"")) if like is None else (like.leaves, memoryview(like.data))
-        leaves = []
-        for number, at in enumerate(range(0, len(data), BLOCK_BYTES)):
-            leaf = known[number * _LEAF_BYTES : (number + 1) * _LEAF_BYTES]
-            block, before = view[at : at + BLOCK_BYTES], other[at : at + BLOCK_BYTES]
+        known, other = (b"", b"") if like is None else (like.leaves, like.data)
+        # As a rule all blocks between the first and the last few are the same: these are compared at once.
+        rest = same_from(BLOCK_BYTES, data, other) // BLOCK_BYTES if known else 1
+        view, before = memoryview(data), memoryview(other)
+
+        def leaf(number: int) -> bytes:
+            at, end = number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES
+            found = known[number * _LEAF_BYTES : (number + 1) * _LEAF_BYTES]
             # On bytes, this compares without a copy.
-            is_known = leaf and len(block) == len(before) and data.startswith(before, at)
-            leaves.append(leaf if is_known else hashlib.sha256(block).digest())
-        joined = b"".join(leaves)
+            if found and len(view[at:end]) == len(before[at:end]) and data.startswith(before[at:end], at):
+                return found
+            return hashlib.sha256(view[at:end]).digest()
+
+        last = map(leaf, range(rest, -(-len(data) // BLOCK_BYTES)))
+        joined = b"".join((leaf(0), known[_LEAF_BYTES : rest * _LEAF_BYTES], *last))
         return cls(data, hashlib.sha256(_BLOCKS + joined).hexdigest(), joined)

@@ -35,8 +35,11 @@ WINDOW_LOG_MAX = 27
 _CIPHER_MARK = b"\x01"
 """First byte of an encrypted frame; a zstd frame begins with 0x28."""
 
-_SMALL_LEVEL = 6
-"""Lowest level for what has the format's dictionary: fewer bytes than with level 3, in no time to speak of."""
+_SMALL_LEVEL = 8
+"""Lowest level for what is small: fewer bytes than with level 3, in no time to speak of."""
+
+_SMALL_BYTES = 64 << 10
+"""Below, what is compressed with an earlier value is small; the dictionary may be large all the same."""
 
 _EMPTY_LAST_BLOCK = b"\1\0\0"
 
@@ -171,12 +174,14 @@ def _increment(plain: bytes, base: bytes, level: int) -> bytes:
 
 def _compress(plain: bytes, base: bytes, level: int) -> bytes:
     # With the level's own hash table only the tail of a large dictionary is indexed: the frame of one more message on
-    # 1,500 is 98 KB then, and 0.6 KB with this size. A table half as large loses some of it, suddenly.
+    # 1,500 is 98 KB then, and 0.6 KB with this size. A table half as large loses some of it, suddenly. From level 5 on
+    # zstd keeps every position, and wants more room for them.
     bits = (len(base) + len(plain)).bit_length()
+    is_small = len(plain) < _SMALL_BYTES
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        level,
+        max(level, _SMALL_LEVEL) if is_small else level,
         window_log=min(max(bits, zstandard.WINDOWLOG_MIN), WINDOW_LOG_MAX),
-        hash_log=min(max(bits - 3, zstandard.HASHLOG_MIN), 26),
+        hash_log=min(max(bits - (1 if is_small else 3), zstandard.HASHLOG_MIN), 26),
         write_content_size=True,
     )
     return zstandard.ZstdCompressor(dict_data=_raw(base), compression_params=parameters).compress(plain)
@@ -204,15 +209,18 @@ def resembles(plain: bytes, base: bytes) -> bool:
     if len(plain) < _SAMPLE * _SAMPLES:
         return True
     shift = len(base) - len(plain)
-    misses = 0
+    found = 0
     for number in range(_SAMPLES):
         at = (len(plain) - _SAMPLE) * number // (_SAMPLES - 1)
         sample = plain[at : at + _SAMPLE]
-        if not any(base.find(sample, max(0, near - _REACH), max(0, near + _REACH)) >= 0 for near in {at, at + shift}):
-            misses += 1
-            if misses > _SAMPLES // 2:
-                return False
-    return True
+        found += base.startswith(sample, at) or any(
+            base.find(sample, max(0, near - _REACH), max(0, near + _REACH)) >= 0 for near in {at, at + shift}
+        )
+        if found >= _SAMPLES // 2:
+            return True
+        if number - found >= _SAMPLES // 2:
+            return False
+    return False
 
 
 def envelope(head: Any, tail: bytes = b"") -> bytes:

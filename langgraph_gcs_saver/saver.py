@@ -1149,7 +1149,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """
         count = 0 if current is None else int(str(current).split(".")[0])
         # From the operating system: a graph that seeds `random` would repeat its versions in every fork.
-        return f"{count + 1:032}.{secrets.randbits(53):016}"
+        return f"{count + 1:032}.{secrets.randbits(40):013}"
 
     # What every call needs
 
@@ -1188,7 +1188,7 @@ class _Contexts:
                     verify=options.verify,
                     falls_back=options.on_corruption == "fallback",
                     timeout=options.timeout,
-                    new_attempt=partial(secrets.token_hex, 8),
+                    new_attempt=partial(secrets.token_hex, 6),
                 ),
             )
         return found

@@ -7,6 +7,7 @@ with what is near it as the dictionary, takes a small part of that time (`docs/d
 
 from __future__ import annotations
 
+from langgraph_gcs_saver.comparison import same_from, same_to_end
 from langgraph_gcs_saver.records import record
 
 MARK = b"\x02"
@@ -18,14 +19,12 @@ MIN_BYTES = 64 << 10
 HEAD_BYTES = 16
 """A list's length stands in front of it, so the first bytes may differ where the rest goes on as before."""
 
-NEAR_BYTES, NEAR_SHARE = 32 << 10, 24
+NEAR_BYTES, NEAR_SHARE = 16 << 10, 100
 """How much of the base before the change is the dictionary: so many bytes, or the square of the literal's over that.
 
 A text comes again near to where it was, as a rule. What builds on a version five steps back holds five times as much,
 and comes a fifth as often (`chains`): it may look further, which takes time, and is most of what is stored.
 """
-
-_BLOCK = 64 << 10
 
 
 @record(frozen=True, slots=True)
@@ -82,8 +81,8 @@ def find(plain: bytes, base: bytes) -> Splice | None:
     if min(len(plain), len(base)) < MIN_BYTES:
         return None
     head = 0 if plain[:HEAD_BYTES] == base[:HEAD_BYTES] else HEAD_BYTES
-    end = _same_from(head, plain, base)
-    tail = _same_to_end(min(len(plain), len(base)) - end, plain, base)
+    end = same_from(head, plain, base)
+    tail = same_to_end(min(len(plain), len(base)) - end, plain, base)
     literal = len(plain) - end - tail + head
     near = max(NEAR_BYTES, literal * literal // NEAR_SHARE)
     return Splice(head, end, tail, max(0, end - near)) if 2 * literal < len(plain) else None
@@ -105,37 +104,6 @@ def parse(stored: bytes, base_size: int) -> tuple[Splice, int]:
     if not (found.head <= found.end <= room and found.near <= room):
         raise ValueError("a splice that its base does not allow")
     return found, at
-
-
-def _same_from(at: int, one: bytes, other: bytes) -> int:
-    """Where two values, compared from `at` on, begin to differ."""
-    view, end = memoryview(other), min(len(one), len(other))
-    step = _BLOCK
-    while at < end and step:
-        step = min(step, end - at)
-        # On bytes, this compares without a copy.
-        if one.startswith(view[at : at + step], at):
-            at += step
-        elif step == 1:
-            break
-        else:
-            end, step = at + step - 1, step // 2
-    return at
-
-
-def _same_to_end(most: int, one: bytes, other: bytes) -> int:
-    """How many bytes, of `most`, two values have in common at their ends."""
-    view, found, step = memoryview(other), 0, _BLOCK
-    while found < most and step:
-        step = min(step, most - found)
-        end = len(other) - found
-        if one.endswith(view[end - step : end], 0, len(one) - found):
-            found += step
-        elif step == 1:
-            break
-        else:
-            most, step = found + step - 1, step // 2
-    return found
 
 
 def _pack(number: int) -> bytes:

@@ -191,7 +191,7 @@ def make(path):
 def chat(maker):
     """A conversation: full frames in documents and objects, increments, skipped versions, new bases."""
     place, rng = ("chat", ""), random.Random(1)
-    saver = maker.saver(inline_max_bytes=900)
+    saver = maker.saver(inline_max_bytes=600)
     messages = []
     for number in range(1, 43):
         role = "user" if number % 2 else "assistant"
@@ -378,7 +378,7 @@ def hostile(maker):
 def encrypted(maker):
     """Everything in ciphertext but names; and a thread whose first half was written without a cipher."""
     place, rng = ("encrypted", ""), random.Random(8)
-    saver = maker.saver(cipher=XorCipher(), clear_metadata=["step"], inline_max_bytes=500)
+    saver = maker.saver(cipher=XorCipher(), clear_metadata=["step"], inline_max_bytes=400)
     log = [text(rng, 60)]
     for number in range(1, 7):
         run = {"run_id": "run", "user": "someone"}
