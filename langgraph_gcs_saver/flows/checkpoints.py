@@ -161,6 +161,7 @@ class _Attempts:
         inherited: Refs taken from the parent in this try.
         heir: What this try writes to the parent.
         forks: Races for the parent's document lost so far.
+        sibling: The parent's other child that was told of.
         mismatches: How often something did not read as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
     """
@@ -174,6 +175,7 @@ class _Attempts:
         self.inherited: dict[str, ChannelRef] = {}
         self.heir = ""
         self.forks = 0
+        self.sibling: str | None = None
         self.mismatches = 0
         thread = keys.thread_doc(request.thread_id)
         self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
@@ -206,6 +208,7 @@ class _Attempts:
             times = yield from Commit(self._writes(plan, layout, thread))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, times)
+                yield from self._tell_fork()
                 yield from Emit(
                     CheckpointSaved(
                         **request.ids(),
@@ -561,11 +564,16 @@ class _Attempts:
                 self.head = self.head.bare() if request.history else None
         if before is not None and self.head is not None and self.head.update_time != before.update_time:
             self.forks += 1
-            sibling = self.head.heir
-            if sibling is not None and sibling != request.checkpoint_id:
-                parent_id = before.manifest.checkpoint_id
-                yield from Emit(ParentForked(**request.ids(), parent_id=parent_id, sibling_id=sibling))
+            yield from self._tell_fork()
         return False
+
+    def _tell_fork(self) -> Flow[None]:
+        """Tell of another child that the parent has, once."""
+        sibling = None if self.head is None else self.head.heir
+        if self.head is not None and sibling is not None and sibling not in {self.sibling, self.request.checkpoint_id}:
+            self.sibling = sibling
+            parent_id = self.head.manifest.checkpoint_id
+            yield from Emit(ParentForked(**self.request.ids(), parent_id=parent_id, sibling_id=sibling))
 
     def _is_stored(self, own: Doc, plan: Manifest, layout: _Layout) -> Flow[bool]:
         if not manifest.is_listed(own):

@@ -454,6 +454,15 @@ def forked(events):
     return [(event.parent_id, event.sibling_id) for event in events if isinstance(event, ParentForked)]
 
 
+def test_a_fork_is_told_once(model, context, parent):
+    child(model, context)
+    assert forked(model.events) == []
+    child(model, context, number=3)
+    assert forked(model.events) == [(cid(1), cid(2))]
+    child(model, context, number=3)  # the same again is no sibling of its own
+    assert forked(model.events) == []
+
+
 def test_one_lost_race_is_tried_again(model, context, parent):
     race(model, 1, lambda n: child_aside(model, 10 + n))
     child(model, context)
