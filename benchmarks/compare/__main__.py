@@ -20,7 +20,7 @@ from benchmarks.compare.runs import Run
 from benchmarks.compare.services import Services
 from benchmarks.compare.workloads import FULL, QUICK, workloads
 
-OUTPUT = Path(__file__).resolve().parents[1] / "results"
+OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "comparison"
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
     results = Results(run.rows, run.series, facts)
     options.output.mkdir(parents=True, exist_ok=True)
     results.dump(options.output / "results.json")
-    (options.output / "results.md").write_text(markdown(results), "utf-8")
+    (options.output / "index.md").write_text(markdown(results), "utf-8")
     print(tables(run.rows))
     report(draw(results, options.output))
     return 0

@@ -319,12 +319,20 @@ million steps cost in operations, or calls where a call is not a step; *$ a mont
 million steps left. PostgreSQL is billed by the instance and its disk, files by nothing."""
 
 
+PLOTS = """\
+![Bytes stored over the turns of a chat](stored.png)
+
+![Time of put and of get_tuple by the size of the state](latency.png)
+
+![Sequential rounds by operation](rounds.png)"""
+
+
 def markdown(results: Results) -> str:
     """The whole report."""
     facts = results.environment
     packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
     where = f"{facts['date']}, Python {facts['python']}, {facts['system']}, {facts['cpus']} CPUs"
     how = f"{facts['minutes']} minutes" + (" with `--quick`: less of everything than is said here" * facts["quick"])
-    head = f"# Savers side by side\n\n{where}, {how}. {packages}.\n\n{NOTES}"
+    head = f"# Savers side by side\n\n`make bench` printed this: {where}, {how}. {packages}.\n\n{NOTES}\n\n{PLOTS}"
     listed = f"## Prices\n\nUS dollars, as of {prices.CHECKED}.\n\n{prices.table()}"
     return f"{head}\n\n{tables(results.rows)}\n\n{listed}\n"
