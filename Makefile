@@ -16,8 +16,9 @@ LANE_OPTIONS := --ignore=tests/cli/test_reference.py
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
 
+# Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
 test: lint emulators
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -429,7 +429,7 @@ def put_of(saver, **changes):
         {"fields": {"channel_values": [SECRET]}},
         {"fields": {"channel_values": {5: SECRET}}},
         {"fields": {"channel_versions": None}},
-        {"fields": {"channel_versions": {"a": object()}}},
+        {"fields": {"channel_versions": {"a": ...}}},
         {"metadata": None},
         {"metadata": [SECRET]},
         {"new_versions": None},

@@ -87,7 +87,7 @@ def test_what_is_indexed_is_plain_and_fits_firestore(known):
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, (), b"x", 1 << 63, math.nan, math.inf, "x" * 257, "é" * 129, "\ud800", object()], ids=repr
+    "value", [None, [], {}, (), b"x", 1 << 63, math.nan, math.inf, "x" * 257, "é" * 129, "\ud800", ...], ids=repr
 )
 def test_what_is_not_indexed_is_not_asked_for(value):
     assert filters.index({"a": value}) == {}
