@@ -25,7 +25,7 @@ _RADIX = 5
 MIN_BYTES = 256
 """Smallest value that is worth an incremental frame: below, zstd's headers weigh as much as the value."""
 
-OUTWEIGH = 2.5
+OUTWEIGH = 1.5
 """A new base is due when the incremental frames of a chain together weigh so many times what their base does."""
 
 _WORTH = 0.75

@@ -30,7 +30,7 @@ IMPERCEPTIBLE = 0.25
 """Largest difference of a pixel, of 1, between pictures that are the same but for the width of random ids."""
 
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
-_ATTEMPT = re.compile(r"(?<=-)[0-9a-f]{16}(?=\.zst)")
+_ATTEMPT = re.compile(r"(?<=-)[0-9a-f]{12}(?=\.zst)")
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -129,7 +129,7 @@ def steady(text: str, known: dict[str, str]) -> str:
     def numbered(match: re.Match[str]) -> str:
         return known.setdefault(match[0], f"1f000000-0000-6000-8000-{len(known) + 1:012}")
 
-    text = _ATTEMPT.sub("0123456789abcdef", _UUID.sub(numbered, text))
+    text = _ATTEMPT.sub("0123456789ab", _UUID.sub(numbered, text))
     return text.replace(str(ROOT), "langgraph_gcs_saver")
 
 

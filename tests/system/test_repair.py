@@ -153,7 +153,8 @@ WORDS = [" ".join(f"word {k * 7919 % 1000}" for k in range(count)) for count in 
 """So many that the last one does not build on the others' increments."""
 
 ITEMS = [{f"key {k}": noise(40, k) for k in range(count)} for count in (20, 22, 24, 26)]
-LISTS = [chat(n) for n in (3, 4, 5, 6)]
+LISTS = [chat(n) for n in (3, 4, 5, 30)]
+"""The last one is so much longer that it begins a chain of its own."""
 RANDOM = [[noise(400, (k, n)) for n in range(3)] for k in range(4)]
 """Values of which none begins as another does."""
 
