@@ -38,8 +38,8 @@ _CIPHER_MARK = b"\x01"
 _SMALL_LEVEL = 8
 """Lowest level for what is small: fewer bytes than with level 3, in no time to speak of."""
 
-_SMALL_BYTES = 64 << 10
-"""Below, what is compressed with an earlier value is small; the dictionary may be large all the same."""
+_SMALL_BYTES, _SMALL_BASE_BYTES = 64 << 10, 4 << 20
+"""Below both, what is compressed with an earlier value is small: a table for every position of 4 MiB takes 16 MiB."""
 
 _EMPTY_LAST_BLOCK = b"\1\0\0"
 
@@ -177,7 +177,7 @@ def _compress(plain: bytes, base: bytes, level: int) -> bytes:
     # 1,500 is 98 KB then, and 0.6 KB with this size. A table half as large loses some of it, suddenly. From level 5 on
     # zstd keeps every position, and wants more room for them.
     bits = (len(base) + len(plain)).bit_length()
-    is_small = len(plain) < _SMALL_BYTES
+    is_small = len(plain) < _SMALL_BYTES and len(base) < _SMALL_BASE_BYTES
     parameters = zstandard.ZstdCompressionParameters.from_level(
         max(level, _SMALL_LEVEL) if is_small else level,
         window_log=min(max(bits, zstandard.WINDOWLOG_MIN), WINDOW_LOG_MAX),

@@ -441,6 +441,23 @@ def test_a_frame_without_a_stated_size_is_refused():
         CODEC.decode_bounded(stored)
 
 
+def test_a_little_on_a_large_base_takes_no_large_table(monkeypatch):
+    """A table with room for every position of 64 MiB would take 256 MiB."""
+    made, real = [], zstandard.ZstdCompressionParameters.from_level
+
+    class Spy(zstandard.ZstdCompressionParameters):
+        @staticmethod
+        def from_level(level, **options):
+            made.append((level, options["hash_log"]))
+            return real(level, **options)
+
+    monkeypatch.setattr(zstandard, "ZstdCompressionParameters", Spy)
+    value = random.Random(1).randbytes(40_000)
+    for base in (value * 10, value * 200):
+        assert CODEC.decode(CODEC.encode(value, base), len(value), base) == value
+    assert made == [(8, 18), (LEVEL, 20)]
+
+
 def test_a_frame_that_asks_for_a_dictionary_is_refused():
     samples = [json.dumps({"number": n, "name": f"sample {n}", "square": n * n}).encode() for n in range(2000)]
     dictionary = zstandard.train_dictionary(4096, samples)
