@@ -12,6 +12,7 @@ import json
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 import google_crc32c
@@ -68,6 +69,8 @@ class Codec:
     level: int
     cipher: CipherProtocol | None = None
     max_bytes: int = 1 << 30
+    _proven: set[str] = field(default_factory=set)
+    """Names under which the cipher has decrypted something: it has these keys."""
 
     def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
         """Make a frame of `plain`, incremental if there is a `base`.
@@ -83,10 +86,7 @@ class Codec:
         if self.cipher is None:
             return frame
         name, data = self.cipher.encrypt(frame)
-        label = name.encode()
-        if len(label) > 255:
-            raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
-        return _CIPHER_MARK + bytes([len(label)]) + label + data
+        return _label(name) + data
 
     def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0) -> bytes:
         """The value in a frame, which must be exactly `size` bytes.
@@ -130,6 +130,27 @@ class Codec:
                 "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
             )
 
+    def has_key(self, stored: bytes) -> bool:
+        """Whether the saver is known to have the key of a frame that it cannot decrypt; then the frame is damaged.
+
+        It is known of the names under which something was decrypted before. The frame's own may be what is damaged:
+        then one of those decrypts it.
+        """
+        end = 2 + (stored[1] if len(stored) > 1 else 0)
+        try:
+            name = stored[2:end].decode()
+        except UnicodeDecodeError:
+            return True
+        proven = tuple(self._proven)  # other threads add to it
+        return len(stored) < end or name in proven or any(self._opens(known, stored) for known in proven)
+
+    def _opens(self, name: str, stored: bytes) -> bool:
+        try:
+            self._decrypt(_label(name) + stored[2 + len(name.encode()) :])
+        except WrongKeyError:
+            return False
+        return True
+
     def _decrypt(self, stored: bytes) -> bytes:
         if stored[:1] != _CIPHER_MARK:
             return stored
@@ -140,7 +161,7 @@ class Codec:
                 f"This was encrypted with {name!r}, and the saver has no `cipher`. Pass the one that wrote it."
             )
         try:
-            return self.cipher.decrypt(name, stored[end:])
+            frame = self.cipher.decrypt(name, stored[end:])
         except MemoryError:
             raise
         except Exception as error:
@@ -148,6 +169,16 @@ class Codec:
                 f"This was encrypted with {name!r}, and the saver's `cipher` cannot decrypt it "
                 f"({type(error).__name__}). Is it another key?"
             ) from error
+        self._proven.add(name)
+        return frame
+
+
+def _label(name: str) -> bytes:
+    """What precedes a ciphertext."""
+    label = name.encode()
+    if len(label) > 255:
+        raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
+    return _CIPHER_MARK + bytes([len(label)]) + label
 
 
 def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:

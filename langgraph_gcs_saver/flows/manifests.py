@@ -65,7 +65,8 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
     try:
         plain = codec.decode(stored, stub.size, least=frames.ENVELOPE_MAX_BYTES)
     except WrongKeyError:
-        # The stub was decrypted, so the key is right and the bytes are not.
+        if not codec.has_key(stored):
+            raise
         raise DamagedError("an object cannot be decrypted", frame=name) from None
     if hashlib.sha256(plain).hexdigest() != stub.sha256:
         raise DamagedError("an object does not match its digest", frame=name)

@@ -4,12 +4,13 @@ import re
 
 import pytest
 
+from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, WrongKeyError
-from langgraph_gcs_saver.events import CheckpointSkipped
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointSkipped
 from langgraph_gcs_saver.frames import Codec, FrameError
 from tests.incremental.eax import Eax
 from tests.incremental.threads import Thread, chat, growing, numbers
-from tests.system.build import cfg, checkpoint, number, version
+from tests.system.build import cfg, checkpoint, cid, number, version
 
 MARK = "XYZZYPLUGH"
 KEY, OTHER = Eax("the key"), Eax("another key")
@@ -242,21 +243,27 @@ def test_clear_data_from_before_is_still_read(make_saver):
         put_child(make_saver(), 20, 13)
 
 
+class Ring:
+    """Keys by name; the one that is current encrypts."""
+
+    def __init__(self, current, **known):
+        self.current, self.known = current, known
+
+    def encrypt(self, plaintext):
+        return self.current, self.known[self.current].encrypt(plaintext)[1]
+
+    def decrypt(self, ciphername, ciphertext):
+        return self.known[ciphername].decrypt("aes-eax", ciphertext)
+
+
+BOTH = Ring("b", a=KEY, b=OTHER)
+ONLY = Ring("b", b=OTHER)
+
+
 def test_keys_can_be_changed(make_saver):
     """A cipher that knows several keys, by name, reads all of them."""
-
-    class Ring:
-        def __init__(self, current, **known):
-            self.current, self.known = current, known
-
-        def encrypt(self, plaintext):
-            return self.current, self.known[self.current].encrypt(plaintext)[1]
-
-        def decrypt(self, ciphername, ciphertext):
-            return self.known[ciphername].decrypt("aes-eax", ciphertext)
-
     thread = Thread()
-    old, new = make_saver(cipher=Ring("a", a=KEY)), make_saver(cipher=Ring("b", a=KEY, b=OTHER))
+    old, new = make_saver(cipher=Ring("a", a=KEY)), make_saver(cipher=BOTH)
     thread.line([old], growing(20, 3))
     thread.check_one(new, 3)
     thread.line([new], growing(23, 3), first=4, parent=3)
@@ -264,6 +271,57 @@ def test_keys_can_be_changed(make_saver):
     thread.check(new, make_saver(cipher=Ring("a", a=KEY, b=OTHER)))
     with pytest.raises(WrongKeyError, match="'b'"):
         old.get_tuple(cfg(5))
+
+
+@pytest.fixture
+def rotated(make_saver):
+    """A thread that began under key `a` and went on under `b`, whose checkpoints inherit frames of both."""
+    thread = Thread()
+    thread.line([make_saver(cipher=Ring("a", a=KEY))], growing(20, 3))
+    thread.line([make_saver(cipher=BOTH)], growing(23, 3), first=4, parent=3)
+    return thread
+
+
+@pytest.mark.parametrize(
+    "cipher", [ONLY, Ring("b", a=OTHER, b=OTHER)], ids=["it does not know", "it takes another for"]
+)
+def test_frames_under_a_key_that_is_gone_are_no_damage(cipher, rotated, make_saver, raw):
+    """The checkpoints' own key is there; the one of what they inherit is not."""
+    before = raw.snapshot()
+    events = []
+    for n in (None, 6, 4):
+        with pytest.raises(WrongKeyError, match="'a'"):
+            make_saver(cipher=cipher, on_event=events.append).get_tuple(cfg(n))
+    for call in (
+        lambda saver: list(saver.list(cfg(), limit=1)),
+        lambda saver: list(saver.verify("t", depth="data")),
+        lambda saver: saver.repair("t", show=lambda plan: None),
+    ):
+        with pytest.raises(WrongKeyError, match="'a'"):
+            call(make_saver(cipher=cipher, on_event=events.append))
+    assert not any(isinstance(event, (CheckpointDamaged, CheckpointSkipped)) for event in events)
+    assert raw.snapshot() == before
+    rotated.check(make_saver(cipher=BOTH))
+
+
+def test_damage_under_an_older_key_is_damage(rotated, make_saver, raw):
+    """A frame of checkpoint 1 under key `a`, which all others build on; its name, too, can be damaged."""
+    name = keys.checkpoint_doc("t", "", cid(1))
+    whole = raw.documents()[name]
+    for at in (1, 2, len(whole["frames"]) - 1):
+        frames = whole["frames"]
+        raw.set_document(name, {**whole, "frames": frames[:at] + bytes([frames[at] ^ 0x29]) + frames[at + 1 :]})
+        reader = make_saver(cipher=BOTH)
+        with pytest.raises(CheckpointCorruptError):  # its manifest shows that key `a` is there
+            reader.get_tuple(cfg(1))
+        with pytest.raises(CheckpointCorruptError):
+            reader.get_tuple(cfg(6))
+        # A reader who has not seen that yet cannot tell, and says so.
+        with pytest.raises((CheckpointCorruptError, WrongKeyError)):
+            make_saver(cipher=BOTH).get_tuple(cfg(6))
+        assert any(found.is_damage for found in make_saver(cipher=BOTH).verify("t", depth="data"))
+    raw.set_document(name, whole)
+    rotated.check(make_saver(cipher=BOTH))
 
 
 # Damage
