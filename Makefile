@@ -10,15 +10,16 @@ NEWEST_BIN := .venv-newest/bin
 LANE ?= tests/unit tests/contract tests/behaviour tests/conformance tests/compat tests/cli
 # docs/cli.md is the help as the locked versions print it.
 LANE_OPTIONS := --ignore=tests/cli/test_reference.py
+# Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test lint format soak notebooks docs bench server dist test-dist test-oldest test-newest test-storage emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
 
-# Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
 test: lint emulators
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(PARALLEL)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -63,7 +64,7 @@ test-dist: .venv/installed
 # On the oldest dependencies that pyproject.toml allows; needs Python 3.10 to 3.13.
 test-oldest: .venv-oldest/installed
 	$(OLDEST_BIN)/python -m tests.emulators --check
-	$(OLDEST_BIN)/pytest $(LANE_OPTIONS) $(LANE)
+	$(OLDEST_BIN)/pytest $(PARALLEL) $(LANE_OPTIONS) $(LANE)
 
 # On the newest releases of all dependencies, of today and not of the lock.
 test-newest:
@@ -71,7 +72,7 @@ test-newest:
 	$(NEWEST_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(NEWEST_BIN)/uv pip install --quiet --python $(NEWEST_BIN)/python --upgrade -e ".[cli]" --group test
 	$(NEWEST_BIN)/python -m tests.emulators --check
-	$(NEWEST_BIN)/pytest $(LANE_OPTIONS) $(LANE)
+	$(NEWEST_BIN)/pytest $(PARALLEL) $(LANE_OPTIONS) $(LANE)
 
 # The contract of the stores on another Cloud Storage service than our emulator: STORAGE_EMULATOR_HOST=http://...
 test-storage: emulators

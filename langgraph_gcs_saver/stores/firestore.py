@@ -212,9 +212,18 @@ class _Stubs:
 
     def close_now(self) -> None:
         """Close an asynchronous channel without awaiting; in the thread of its loop, if that still runs."""
-        closing = self.channel.close()
+        closing = self.channel.close()  # without grace it never waits
         try:
-            closing.send(None)  # without grace it never waits
+            asyncio.get_running_loop()
+        except RuntimeError:  # grpcio before 1.83 looks for the calls to cancel among the tasks of a running loop
+            loop = asyncio.new_event_loop()
+            try:
+                loop.run_until_complete(closing)
+            finally:
+                loop.close()
+            return
+        try:
+            closing.send(None)
         except StopIteration:
             return
         closing.close()
