@@ -7,7 +7,7 @@
     │   ├── InvalidConfigError (KeyError)   a `RunnableConfig` without what the method needs
     │   ├── InvalidIdError                  an id that the services cannot hold
     │   └── ValueTooLargeError              a value over `max_value_bytes`: raise it, or store less in the state
-    ├── SerializationError (TypeError)      mend the state or the serialiser: nothing was written
+    ├── SerializationError (TypeError)      mend the state or the serialiser; a write that failed wrote nothing
     ├── SaverClosedError (RuntimeError)     make a new saver
     ├── DamageError                         stored data is not what was written
     │   └── CheckpointCorruptError          … of one checkpoint: read another, or repair it
@@ -83,7 +83,7 @@ class ValueTooLargeError(InvalidInputError):
 
 
 class SerializationError(GCSSaverError, TypeError):
-    """A value that the serialiser cannot write, or bytes that it refuses to read. Nothing was written."""
+    """A value that the serialiser cannot write, and then nothing was written; or bytes that it refuses to read."""
 
     kind = "serialization"
     exit_code = 3

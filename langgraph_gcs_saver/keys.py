@@ -32,7 +32,7 @@ RUNS = "lg_runs"
 ASIDE = "lg_aside"
 
 MAX_ENCODED = 200
-"""Longest percent-encoded id, in bytes; longer ones are hashed. Five of them fit an object's name."""
+"""Longest percent-encoded id, in bytes; longer ones are hashed. Four of them fit an object's name."""
 
 MAX_CHECKPOINT_ID = 500
 """Longest checkpoint id, in bytes: encoded it takes up to twice that of a name's 1,500."""

@@ -26,7 +26,7 @@ _PARAMETERS = ("project", "database", "root")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_PREFIX = 150
-"""Longest prefix of object names, in bytes: with five encoded ids of 200 a name stays within Cloud Storage's 1,024."""
+"""Longest prefix of object names, in bytes: with four encoded ids of 200 a name stays within Cloud Storage's 1,024."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,8 @@ class Options:
             narrowed down there. Without a cipher all are. Such a list does not find a checkpoint that was stored while
             the name was not among them: name it from the beginning, or leave it out for good.
         inline_max_bytes: Largest frame, in bytes, that lies in a Firestore document; larger ones are objects in Cloud
-            Storage. 0 sends every payload to Cloud Storage. At most 512 KiB, for a document holds 1 MiB.
+            Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB, for a
+            document holds 1 MiB.
         zstd_level: Compression level, 1 to 19.
         verify: How `put` and `put_writes` prove that what they stored is what they meant to store. `"readback"`: it is
             read from the service again and compared, objects before the checkpoint becomes visible, documents after;

@@ -79,9 +79,10 @@ class GCSSaver(BaseCheckpointSaver[str]):
     event loop, used from many threads and event loops at once, and used after a fork. It is a context manager, for
     `with` and for `async with`, that closes it at the end.
 
-    `put`, `put_writes` and their asynchronous twins return when what they stored is durable and was read back. All that
-    is read is checked against the digests that were written: a reader gets the exact value or an error, or, asking for
-    the latest checkpoint when that is damaged, an older exact one that says so.
+    `put`, `put_writes` and their asynchronous twins return when what they stored is durable and, with
+    `verify="readback"`, was read back. All that is read is checked against the digests that were written: a reader gets
+    the exact value or an error, or, asking for the latest checkpoint when that is damaged, an older exact one that says
+    so.
 
     Args:
         bucket: The bucket, or its name.
@@ -520,8 +521,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
         Never removed: the latest checkpoint of a namespace, one that waits for the answer to an interrupt, one that is
-        pinned, what a kept checkpoint's DeltaChannels are made of, and what its subgraphs go on from. Others may write
-        meanwhile. Idempotent; goes on where a call died.
+        pinned, what a kept checkpoint's DeltaChannels are made of, and what its subgraphs go on from; but the namespace
+        of a subgraph's call goes with the checkpoint that made the call. Others may write meanwhile. Idempotent; goes
+        on where a call died.
 
         Args:
             thread_ids: The threads.

@@ -323,6 +323,8 @@ def large(maker):
     outside = maker.saver(inline_max_bytes=0)
     maker.put(outside, ("large", "outside"), 1, {"a": "small", "none": None})
     maker.put_writes(outside, ("large", "outside"), 1, [("a", "small")], "t")
+    # An envelope that is longer than a block of §7.5, which its digest does not know.
+    maker.put_writes(outside, ("large", "outside"), 1, [("a", "long " * 10_000)], "t of many words")
 
 
 def pending(maker):
