@@ -134,8 +134,11 @@ class Codec:
         """Whether the saver is known to have the key of a frame that it cannot decrypt; then the frame is damaged.
 
         It is known of the names under which something was decrypted before. The frame's own may be what is damaged:
-        then one of those decrypts it.
+        then one of those decrypts it. Without a cipher no frame is met that was encrypted, for manifests in clear refer
+        to none.
         """
+        if self.cipher is None:
+            return True
         end = 2 + (stored[1] if len(stored) > 1 else 0)
         try:
             name = stored[2:end].decode()

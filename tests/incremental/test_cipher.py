@@ -375,6 +375,15 @@ def test_a_changed_byte_of_a_ciphertext_is_damage(inline, make_saver, raw):
     assert set(reader_sees(raw, expected)) == {"whole"}
 
 
+def test_what_was_in_clear_and_looks_encrypted_is_damage(make_saver, raw):
+    Thread().line([make_saver()], growing(3, 2))
+    name = keys.checkpoint_doc("t", "", cid(1))
+    whole = raw.documents()[name]
+    raw.set_document(name, {**whole, "frames": b"\x01" + whole["frames"][1:]})
+    with pytest.raises(CheckpointCorruptError):
+        make_saver().get_tuple(cfg(1))
+
+
 def test_the_newest_is_the_newest_with_a_cipher(make_saver):
     thread = fill(make_saver(cipher=KEY))
     assert number(make_saver(cipher=KEY).get_tuple(cfg())) == max(thread.values)
