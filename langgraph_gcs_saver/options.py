@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from langgraph.checkpoint.serde.base import CipherProtocol
 
+from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
 
@@ -24,6 +25,9 @@ _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
 _PARAMETERS = ("project", "database", "root")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+APPS = "lg_apps"
+"""Collection of the documents below which stores lie that have a prefix and no `root` of their own."""
 
 MAX_PREFIX = 150
 """Longest prefix of object names, in bytes: with four encoded ids of 200 a name stays within Cloud Storage's 1,024."""
@@ -135,7 +139,9 @@ class Options:
         known = {f.name for f in fields(cls)}
         unknown = sorted(given.keys() - known)
         if unknown:
-            raise InvalidOptionError(f"Unknown option {unknown[0]!r}. There are: {', '.join(sorted(known))}.")
+            raise InvalidOptionError(
+                f"Unknown option {unknown[0]!r}. Besides the saver's arguments there are: {', '.join(sorted(known))}."
+            )
         return cls(**given)
 
 
@@ -148,19 +154,20 @@ class GoogleAddress:
         prefix: What names of objects begin with, without a slash at the end; may be empty.
         project: The project, or `None` for the environment's.
         database: The Firestore database.
-        root: Path of the document below which collections lie; empty for the database's root.
+        root: Path of the document below which collections lie, empty for the database's top; made of the prefix if not
+            given, so that two prefixes are two stores.
     """
 
     bucket: str
     prefix: str = ""
     project: str | None = None
     database: str = "(default)"
-    root: str = ""
+    root: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("bucket", "prefix", "project", "database", "root"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "project" and value is None):
+            if not isinstance(value, str) and not (name in {"project", "root"} and value is None):
                 raise InvalidURIError(f"{name} is of type {type(value).__name__}; it must be a str.")
             if value is not None and _SURROGATE.search(value):
                 raise InvalidURIError(f"{name} holds a lone surrogate, which is not Unicode text.")
@@ -178,12 +185,19 @@ class GoogleAddress:
             )
         if re.search(r"[\x00-\x1f\x7f#?*\[\]]", self.prefix):
             raise InvalidURIError(f"The prefix {self.prefix!r} holds a character that is unsafe in names of objects.")
+        if self.root is None:
+            object.__setattr__(self, "root", f"{APPS}/{_app(self.prefix)}" if self.prefix else "")
         segments = self.root.split("/") if self.root else []
         if len(segments) % 2 or any(s in {"", ".", ".."} or re.fullmatch(r"__.*__", s) for s in segments):
             raise InvalidURIError(
                 f"root is {self.root!r}; it must be the path of a document, such as 'apps/my-app': pairs of a "
                 "collection and a document id."
             )
+
+
+def _app(prefix: str) -> str:
+    name = keys.enc(prefix)
+    return "%5F" + name[1:] if name.startswith("__") else name  # Firestore keeps `__.*__` for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,5 +252,5 @@ def parse(uri: str) -> GoogleAddress | LocalAddress:
         prefix=_unquote(parts.path).strip("/"),
         project=given.get("project") or None,
         database=given.get("database") or "(default)",
-        root=given.get("root", "").strip("/"),
+        root=given["root"].strip("/") if "root" in given else None,
     )

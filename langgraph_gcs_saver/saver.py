@@ -86,10 +86,12 @@ class GCSSaver(BaseCheckpointSaver[str]):
 
     Args:
         bucket: The bucket, or its name.
-        firestore: A client for the database; made of `project`, `database` and `credentials` if not given.
+        firestore: A client for the database, which `close` leaves open; made of `project`, `database` and
+            `credentials` if not given.
         prefix: What names of objects begin with, so that several applications can share a bucket.
         root: Path of the document below which the collections lie, so that several applications can share a database;
-            empty for the database itself.
+            empty for the top of the database. If not given, it is made of the prefix (`lg_apps/PREFIX`): two prefixes
+            are two stores.
         project: The project; the environment's if not given.
         database: The Firestore database (Native mode, Standard edition).
         credentials: Credentials for both services; the environment's if not given.
@@ -101,7 +103,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name.
-        InvalidOptionError: An option is unknown or out of its range.
+        InvalidOptionError: An option is unknown or out of its range, or a client is for another project or database.
         PermissionDeniedError: There are no credentials.
     """
 
@@ -111,7 +113,7 @@ class GCSSaver(BaseCheckpointSaver[str]):
         *,
         firestore: firestore_v1.Client | None = None,
         prefix: str = "",
-        root: str = "",
+        root: str | None = None,
         project: str | None = None,
         database: str = "(default)",
         credentials: Credentials | None = None,
@@ -124,10 +126,11 @@ class GCSSaver(BaseCheckpointSaver[str]):
         if stores is None:
             if bucket is None:
                 raise InvalidOptionError("GCSSaver needs a bucket, or use GCSSaver.from_conn_string(…).")
-            from langgraph_gcs_saver.stores.google import open_google  # noqa: PLC0415 - the embedded store needs none
+            from langgraph_gcs_saver.stores.google import bucket_name, open_google  # noqa: PLC0415 - not for all stores
 
-            name = bucket if isinstance(bucket, str) else str(bucket.name)
-            address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
+            address = GoogleAddress(
+                bucket=bucket_name(bucket), prefix=prefix, project=project, database=database, root=root
+            )
             stores = open_google(address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials)
         self._backend = Backend(*stores, on_event=chosen.on_event, max_threads=chosen.max_threads)
         self._contexts = _Contexts(chosen)

@@ -9,7 +9,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import firestore
 from google.cloud.storage import Bucket, Client
 
-from langgraph_gcs_saver.errors import PermissionDeniedError
+from langgraph_gcs_saver.errors import InvalidOptionError, PermissionDeniedError
 from langgraph_gcs_saver.options import GoogleAddress, Options
 from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.gcs import GCSBlobs
@@ -36,8 +36,10 @@ def open_google(
             variable is set, anonymous ones.
 
     Raises:
+        InvalidOptionError: What was given is no client, or one for another project or database.
         PermissionDeniedError: There are no credentials.
     """
+    _check(address, firestore_client)
     made = firestore_client is None
     try:
         if isinstance(bucket, str):
@@ -52,9 +54,41 @@ def open_google(
             "roles/storage.objectUser, and name the project in the connection string (`?project=…`)."
         ) from error
     return (
-        FirestoreDocuments(firestore_client, root=address.root, timeout=options.timeout, owns_client=made),
+        FirestoreDocuments(firestore_client, root=address.root or "", timeout=options.timeout, owns_client=made),
         GCSBlobs(bucket, prefix=address.prefix, timeout=options.timeout, max_connections=options.max_threads),
     )
+
+
+def bucket_name(bucket: Bucket | str) -> str:
+    """The name of a bucket that a caller gave.
+
+    Raises:
+        InvalidOptionError: It is none.
+    """
+    if isinstance(bucket, str):
+        return bucket
+    if not isinstance(bucket, Bucket):
+        raise InvalidOptionError(
+            f"bucket is of type {type(bucket).__name__}; it must be a google.cloud.storage.Bucket, or its name."
+        )
+    return str(bucket.name)
+
+
+def _check(address: GoogleAddress, client: object) -> None:
+    if client is None:
+        return
+    if not isinstance(client, firestore.Client):
+        raise InvalidOptionError(
+            f"firestore is of type {type(client).__name__}; it must be a google.cloud.firestore.Client. Asynchronous "
+            "calls use it as well: their channels are made like its own."
+        )
+    # The default cannot be told from a database that was named.
+    if address.project not in {None, client.project} or address.database not in {"(default)", client._database}:  # noqa: SLF001
+        raise InvalidOptionError(
+            f"The client given as firestore is for the database {client._database!r} of project "  # noqa: SLF001
+            f"{client.project!r}, but project={address.project!r} and database={address.database!r} were asked for. "
+            "Leave them out, or the client."
+        )
 
 
 def _storage_client(address: GoogleAddress, credentials: Credentials | None) -> Client:

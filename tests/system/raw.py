@@ -10,6 +10,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.options import parse
 from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, to_map
 
 LEAVES = {"lg_checkpoints", "lg_writes"}
@@ -116,7 +117,8 @@ class GoogleRaw(Raw):
         self.firestore = firestore.Client(project=project, credentials=anonymous)
         self.storage = storage.Client(project=project, credentials=anonymous)
         self.bucket = self.storage.bucket(parts.netloc)
-        self.prefix = parts.path.strip("/")
+        address = parse(uri)
+        self.prefix, self._root = address.prefix, address.root
 
     def reader(self, **options):
         """A saver without any cache, on connections that are there already."""
@@ -124,8 +126,12 @@ class GoogleRaw(Raw):
 
     def documents(self):
         found = {}
-        self._walk(self.firestore.collections(), found)
-        return found
+        top = self.firestore.document(self._root) if self._root else self.firestore
+        self._walk(top.collections(), found)
+        return {name.removeprefix(f"{self._root}/"): fields for name, fields in found.items()}
+
+    def _document(self, name):
+        return self.firestore.document(f"{self._root}/{name}" if self._root else name)
 
     def _walk(self, collections, found):
         for collection in collections:
@@ -139,10 +145,10 @@ class GoogleRaw(Raw):
                     self._walk(reference.collections(), found)
 
     def set_document(self, name, fields):
-        self.firestore.document(name).set(fields)
+        self._document(name).set(fields)
 
     def delete_document(self, name):
-        self.firestore.document(name).delete()
+        self._document(name).delete()
 
     def document_sizes(self):
         return {name: to_map(fields).ByteSize() for name, fields in self.documents().items()}

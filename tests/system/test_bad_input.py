@@ -18,6 +18,7 @@ import google.auth
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError
+from google.cloud import firestore, storage
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import (
@@ -140,6 +141,33 @@ def test_options_out_of_range(tmp_path, options):
 def test_a_saver_without_a_bucket():
     with refused(InvalidOptionError, match="bucket"):
         GCSSaver()
+
+
+def client(project="p", database="d"):
+    return firestore.Client(project=project, database=database, credentials=AnonymousCredentials())
+
+
+@pytest.mark.parametrize(
+    ("bucket", "given", "match"),
+    [
+        (storage.Client(project="p", credentials=AnonymousCredentials()), {}, "bucket is of type Client"),
+        ("bucket", {"firestore": "project"}, "firestore is of type str"),
+        ("bucket", {"firestore": client(), "project": "q"}, "for the database 'd' of project 'p'"),
+        ("bucket", {"firestore": client(), "database": "e"}, "for the database 'd' of project 'p'"),
+    ],
+)
+def test_what_is_no_client_or_another_ones(bucket, given, match, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with refused(InvalidOptionError, match=match):
+        GCSSaver(bucket, **given)
+
+
+def test_clients_that_fit(monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    for given in ({}, {"project": "p"}, {"database": "d"}, {"project": "p", "database": "d"}):
+        GCSSaver("bucket", firestore=client(), **given).close()
+    with refused(InvalidOptionError, match="for the database 'd' of project 'p'"):
+        GCSSaver.from_conn_string("gs://bucket?project=p&database=e", firestore=client())
 
 
 # Credentials, permissions, places

@@ -114,7 +114,7 @@ def test_only_stores_import_the_services(module):
         ("filters", ("keys",)),
         ("manifest", ("frames", "keys", "effects", "records")),
         ("serialization", ("manifest",)),
-        ("options", ("events", "retention")),
+        ("options", ("events", "keys", "retention")),
         ("retention", ()),
         ("portable", ("records",)),
         ("edits", ("portable", "records")),

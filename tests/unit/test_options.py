@@ -1,3 +1,4 @@
+import hashlib
 import math
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +49,24 @@ def google(bucket="my-bucket", **rest):
 )
 def test_forms(uri, address):
     assert parse(uri) == address
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("gs://my-bucket", ""),
+        ("gs://my-bucket/agents", "lg_apps/agents"),
+        ("gs://my-bucket/agents/v1", "lg_apps/agents%2Fv1"),
+        ("gs://my-bucket/__a__", "lg_apps/%5F_a__"),
+        ("gs://my-bucket/" + "é" * 75, "lg_apps/~" + hashlib.sha256(("é" * 75).encode()).hexdigest()),
+        ("gs://my-bucket/agents?root=", ""),
+        ("gs://my-bucket/agents?root=/", ""),
+        ("gs://my-bucket/agents?root=apps/a", "apps/a"),
+        ("gs://my-bucket?root=apps/a", "apps/a"),
+    ],
+)
+def test_a_prefix_is_a_store_of_its_own_unless_a_root_is_given(uri, root):
+    assert parse(uri).root == root
 
 
 BAD = [
