@@ -1,11 +1,13 @@
 """What runs on the public service: actions that cannot change under us, no more permissions than needed, no caches."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -39,18 +41,33 @@ def test_nothing_is_cached_and_nothing_of_a_pull_request_is_run_with_rights(text
     assert text.count("package-manager-cache: false") == text.count("uses: actions/setup-node@")
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_workflow_may_read_and_a_job_asks_for_more(text):
-    top = re.search(r"^permissions:(.*\n(?:  .*\n)*)", text, re.MULTILINE)
-    assert top is not None
-    assert top[1].split() in (["contents:", "read"], ["{}"])
+RIGHTS = {
+    ("release.yml", "publish"): {"id-token": "write", "attestations": "write"},
+    ("release.yml", "announce"): {"contents": "write"},
+}
+"""What a job may do besides reading the repository."""
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_command_holds_nothing_that_somebody_else_can_write(text):
-    for line in text.splitlines():
-        command = re.match(r"\s*(?:- )?run: (.*)", line)
-        assert command is None or "${{" not in command[1], line
+def test_a_workflow_may_read_and_few_jobs_may_do_more():
+    for path in WORKFLOWS:
+        workflow = yaml.safe_load(path.read_text("utf-8"))
+        assert workflow["permissions"] in ({"contents": "read"}, {})
+        for name, job in workflow["jobs"].items():
+            allowed = RIGHTS.get((path.name, name), {"contents": "read"})
+            assert job.get("permissions", {"contents": "read"}) == allowed, (path.name, name)
+
+
+def test_a_command_holds_nothing_that_somebody_else_can_write():
+    for path in WORKFLOWS:
+        for name, job in yaml.safe_load(path.read_text("utf-8"))["jobs"].items():
+            for step in job.get("steps", ()):
+                assert "${{" not in step.get("run", ""), (path.name, name)
+
+
+def test_what_is_released_is_built_once_and_kept_before_anything_else_runs():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))["jobs"]
+    built = [step.get("run") or step["uses"].partition("@")[0] for step in jobs["dist"]["steps"]]
+    assert built == ["actions/checkout", "actions/setup-python", "make dist", "actions/upload-artifact"]
 
 
 CHANGES = """# Changelog
@@ -67,14 +84,17 @@ CHANGES = """# Changelog
 
 ## 1.1.0
 
-- old
+- [old](docs/a.md), [new](https://example.com), [here](#x)
 
 ## 1.0.0
 """
 
 
-def project(version):
-    return f'[project]\nname = "x"\nversion = "{version}"\n'
+URLS = '[project.urls]\nSource = "https://example.com/x"\n'
+
+
+def project(version, urls=URLS):
+    return f'[project]\nname = "x"\nversion = "{version}"\n{urls}'
 
 
 @pytest.fixture
@@ -84,9 +104,12 @@ def script(tmp_path):
     copied.write_bytes((ROOT / ".ci/release_notes.py").read_bytes())
     (tmp_path / "CHANGELOG.md").write_text(CHANGES, "utf-8")
 
-    def run(version, *arguments):
-        (tmp_path / "pyproject.toml").write_text(project(version), "utf-8")
-        done = subprocess.run([sys.executable, copied, *arguments], capture_output=True, text=True, check=False)
+    def run(version, *arguments, urls=URLS, readme="pip install x\n", **variables):
+        (tmp_path / "pyproject.toml").write_text(project(version, urls), "utf-8")
+        (tmp_path / "README.md").write_text(readme, "utf-8")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")} | variables
+        command = [sys.executable, copied, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -94,7 +117,20 @@ def script(tmp_path):
 
 def test_notes_of_a_release_are_its_section_of_the_changelog(script):
     assert script("1.2.0", "v1.2.0") == (0, "### Added\n\n- one\n", "")
-    assert script("1.1.0", "v1.1.0") == (0, "- old\n", "")
+    assert script("1.1.0", "v1.1.0") == (0, "- [old](docs/a.md), [new](https://example.com), [here](#x)\n", "")
+
+
+def test_links_lead_to_the_files_of_the_tag(script):
+    where = {"GITHUB_SERVER_URL": "https://example.com", "GITHUB_REPOSITORY": "a/b"}
+    wanted = "- [old](https://example.com/a/b/blob/v1.1.0/docs/a.md), [new](https://example.com), [here](#x)\n"
+    assert script("1.1.0", "v1.1.0", **where) == (0, wanted, "")
+
+
+def test_a_package_whose_page_leads_nowhere_is_refused(script):
+    for given, complaint in (({"urls": ""}, "project.urls"), ({"readme": "It is not on PyPI yet.\n"}, "README.md")):
+        code, out, err = script("1.1.0", "v1.1.0", **given)
+        assert (code, out) == (1, "")
+        assert complaint in err
 
 
 @pytest.mark.parametrize(
