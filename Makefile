@@ -59,6 +59,7 @@ dist: .venv/installed
 
 # What is in dist/, as installed; DIST_DIR=... tests what lies elsewhere.
 test-dist: .venv/installed
+	@test -n "$(wildcard $(or $(DIST_DIR),dist)/*.whl)" || { echo "There is no wheel in $(or $(DIST_DIR),dist): make dist"; exit 1; }
 	DIST_DIR=$(or $(DIST_DIR),dist) $(BIN)/pytest -m "soak or not soak" tests/packaging
 
 # On the oldest dependencies that pyproject.toml allows; needs Python 3.10 to 3.13.
@@ -86,7 +87,7 @@ emulators: .venv/installed
 .venv/installed: pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed; call make with PYTHON=/path/to/it"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
@@ -95,7 +96,7 @@ emulators: .venv/installed
 .venv-bench/installed: pyproject.toml requirements-bench.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "The savers to compare with need Python 3.11 or newer; call make with PYTHON=/path/to/it"; exit 1; }
-	$(PYTHON) -m venv .venv-bench
+	$(PYTHON) -m venv --clear .venv-bench
 	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BENCH_BIN)/uv pip install --quiet --python $(BENCH_BIN)/python --require-hashes -r requirements-bench.txt
 	$(BENCH_BIN)/uv pip install --quiet --python $(BENCH_BIN)/python --no-deps -e .
@@ -104,7 +105,7 @@ emulators: .venv/installed
 .venv-server/installed: pyproject.toml requirements-server.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "LangGraph's server needs Python 3.11 or newer; call make with PYTHON=/path/to/it"; exit 1; }
-	$(PYTHON) -m venv .venv-server
+	$(PYTHON) -m venv --clear .venv-server
 	$(SERVER_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --require-hashes -r requirements-server.txt
 	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --no-deps -e .
@@ -113,7 +114,7 @@ emulators: .venv/installed
 .venv-oldest/installed: pyproject.toml requirements-oldest.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "The oldest dependencies need Python 3.10 to 3.13; call make with PYTHON=/path/to/it"; exit 1; }
-	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -m venv --clear .venv-oldest
 	$(OLDEST_BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(OLDEST_BIN)/uv pip install --quiet --python $(OLDEST_BIN)/python --require-hashes -r requirements-oldest.txt
 	$(OLDEST_BIN)/uv pip install --quiet --python $(OLDEST_BIN)/python --no-deps -e .

@@ -33,9 +33,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
@@ -45,6 +44,9 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess  # not on Windows
 
 STEPS = 20
 """Rounds of the graph; each makes two checkpoints."""

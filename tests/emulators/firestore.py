@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.emulators.process import HOST, EmulatorProcess
 
 FETCH_SECONDS = 300
-"""How long a download of the emulator may take; it is about 50 MB."""
+"""How long a download of the emulator may take, of some 100 MB."""
 
 _IN_SDK = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
 
@@ -28,7 +28,7 @@ Ways to get it:
   - npx firebase-tools setup:emulators:firestore
     (keeps it in ~/.cache/firebase/emulators/);
   - run an emulator yourself and set FIRESTORE_EMULATOR_HOST to its host:port.
-It runs on Java 17 or newer."""
+It runs on Java 17 or newer; the newest ask for Java 21."""
 
 
 class EmulatorNotFoundError(RuntimeError):
@@ -89,7 +89,7 @@ def _fetch() -> list[str]:
     tried = []
     for program, arguments in (
         ("gcloud", ["components", "install", "cloud-firestore-emulator", "--quiet"]),
-        ("npx", ["--yes", "firebase-tools", "setup:emulators:firestore"]),
+        ("npx", ["--yes", "firebase-tools@15.34.2", "setup:emulators:firestore"]),
     ):
         path = shutil.which(program)
         words = " ".join([program, *arguments])

@@ -31,8 +31,13 @@ TOP = {
         "SECURITY.md",
         "LICENSE",
         "pyproject.toml",
+        "Makefile",
+        "mkdocs.yml",
         "PKG-INFO",
+        ".ci",
+        ".github",
         ".gitignore",
+        *(f"requirements-{name}.txt" for name in ("dev", "bench", "server", "oldest")),
     ),
 }
 
@@ -70,6 +75,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 def test_the_metadata(wheel):
     found = Parser().parsestr(info(wheel_files(wheel), "METADATA").decode())
     assert found["Name"] == "langgraph-gcs-saver"
+    assert found["Metadata-Version"] == "2.4"  # a newer one was refused by the tools that upload
     assert found["License-Expression"] == "Apache-2.0"
     assert found["License-File"] == "LICENSE"
     assert found["Requires-Python"] == ">=3.10"
