@@ -230,9 +230,17 @@ def thread_id_of(segment: str) -> str | None:
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
+_THREAD_BLOB = re.compile("[0-9a-f]{2}-[^/]+/")
+
+
 def past_thread_blobs(segment: str) -> str:
-    """A name past those of all objects of a thread: an encoded namespace never begins with two `~`."""
-    return f"{segment}/~~"
+    """A name past those of all objects of a thread, or of whatever else the segment is: `0` comes after `/`."""
+    return f"{segment}0"
+
+
+def is_thread_blob(name: str) -> bool:
+    """Whether an object can be a thread's; in a bucket that is used without a prefix there may be others."""
+    return _THREAD_BLOB.match(name) is not None
 
 
 def all_checkpoints_range() -> tuple[str, str]:

@@ -202,7 +202,7 @@ def store_stats(context: Context) -> Flow[StoreStats]:
     sizes: list[int] = []
     name: str | None = None
     while blobs := (yield from ListBlobs("", name)):
-        sizes += [blob.size for blob in blobs]
+        sizes += [blob.size for blob in blobs if keys.is_thread_blob(blob.name)]
         name = blobs[-1].name
     return StoreStats(
         threads=tuple(sorted(found.values(), key=lambda info: (-info.stored_bytes, info.segment))),

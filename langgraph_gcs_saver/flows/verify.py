@@ -58,6 +58,8 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
     if not blobs:
         return None
     blob_segment = blobs[0].name.split("/", 1)[0]
+    if not keys.is_thread_blob(blobs[0].name):
+        return None, (segment, blob_segment)
     name = f"{keys.THREADS}/{blob_segment}"
     thread, docs = yield from Gather(
         (GetDocs((name,), mask=()), QueryDocs(f"{name}/{keys.CHECKPOINTS}", limit=1, mask=()))
