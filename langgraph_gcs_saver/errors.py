@@ -183,7 +183,7 @@ class PermissionDeniedError(StoreError, PermissionError):
 
 
 class StoreNotFoundError(StoreError):
-    """The bucket, database or directory does not exist; `setup()` can create what it may."""
+    """The bucket, database or directory does not exist, or is not a thread's own; `setup()` creates what it may."""
 
     kind = "store-not-found"
 

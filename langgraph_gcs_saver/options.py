@@ -197,7 +197,7 @@ class GoogleAddress:
 
 def _app(prefix: str) -> str:
     name = keys.enc(prefix)
-    return "%5F" + name[1:] if name.startswith("__") else name  # Firestore keeps `__.*__` for itself
+    return "~" + name if name.startswith("__") else name  # Firestore keeps `__.*__` for itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,17 +123,17 @@ class GCSSaver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=serde)
         chosen = Options.of(options)
+        where = ""
         if stores is None:
             if bucket is None:
                 raise InvalidOptionError("GCSSaver needs a bucket, or use GCSSaver.from_conn_string(…).")
             from langgraph_gcs_saver.stores.google import bucket_name, open_google  # noqa: PLC0415 - not for all stores
 
-            address = GoogleAddress(
-                bucket=bucket_name(bucket), prefix=prefix, project=project, database=database, root=root
-            )
+            where = bucket_name(bucket)
+            address = GoogleAddress(bucket=where, prefix=prefix, project=project, database=database, root=root)
             stores = open_google(address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials)
         self._backend = Backend(*stores, on_event=chosen.on_event, max_threads=chosen.max_threads)
-        self._contexts = _Contexts(chosen)
+        self._contexts = _Contexts(chosen, where)
         self._retention = chosen.retention
         self._ttl = chosen.ttl
         self._upkeep = Upkeep()
@@ -1171,8 +1171,9 @@ class GCSSaver(BaseCheckpointSaver[str]):
 class _Contexts:
     """The flows' context, one per process: a lock that another thread held during a fork is never released."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, bucket: str) -> None:
         self._options = options
+        self._bucket = bucket
         self._by_pid: dict[int, Context] = {}
 
     def current(self) -> Context:
@@ -1194,6 +1195,7 @@ class _Contexts:
                     falls_back=options.on_corruption == "fallback",
                     timeout=options.timeout,
                     new_attempt=partial(secrets.token_hex, 6),
+                    bucket=self._bucket,
                 ),
             )
         return found

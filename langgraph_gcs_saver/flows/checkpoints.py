@@ -432,6 +432,8 @@ class _Attempts:
         note: dict[str, Any] = {"thread_id": request.thread_id, "active": int(request.now)}
         if not request.ns:
             note["root"] = True  # A thread whose root namespace has lost all its checkpoints must not look new.
+        if self.context.bucket:
+            note["bucket"] = self.context.bucket
         if thread is not None:
             # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
             is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)

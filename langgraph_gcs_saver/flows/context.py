@@ -68,6 +68,7 @@ class Context:
         falls_back: Whether a damaged latest checkpoint gives the newest whole one.
         timeout: Seconds to wait for others, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
+        bucket: The bucket that objects are in; empty where documents and objects cannot be parted.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         steps: The last step stored, by thread and namespace, as far as retention is asked for.
@@ -83,6 +84,7 @@ class Context:
     falls_back: bool
     timeout: float
     new_attempt: Callable[[], str]
+    bucket: str = ""
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))

@@ -34,6 +34,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import encode_manifest
+from langgraph_gcs_saver.flows.places import refuse_other_bucket
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Entry, Place, Survey, survey
@@ -88,6 +89,7 @@ def repair(
     Raises:
         CheckpointVerificationError: What was written anew reads differently.
         ConflictError: Others kept writing what had to be changed.
+        StoreNotFoundError: The thread's objects are in another bucket.
     """
     first: RepairPlan | None = None
     steps: list[RepairStep] = []
@@ -95,6 +97,8 @@ def repair(
         found = yield from survey(thread_id, "data", loads, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
+        if any(finding.kind == "missing" for finding in shown.findings):
+            yield from refuse_other_bucket(thread_id, context)
         first = first or shown
         if plan.steps and not (steps and plan.is_idle):
             yield from Compute(partial(show, shown))
@@ -504,7 +508,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     found = plan.found
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
-    if not (yield from _mend(found, times)):
+    if not (yield from _mend(found, times, context)):
         return
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
@@ -545,7 +549,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
             return
 
 
-def _mend(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
+def _mend(found: Survey, times: Mapping[str, int], context: Context) -> Flow[bool]:
     """Write the thread's own document, and those of its runs, if they are gone; false if something has changed."""
     mended: list[Write] = [
         Merge(name, {"run_id": run, "thread_id": found.thread_id}) for name, run in found.runs.items()
@@ -555,6 +559,8 @@ def _mend(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
         note: dict[str, Any] = {"thread_id": found.thread_id, "active": int(now)}
         if any(keys.ns_segment_of(name) == keys.enc("") for name in found.order):
             note["root"] = True
+        if context.bucket:
+            note["bucket"] = context.bucket
         mended.append(Create(keys.thread_doc(found.thread_id), note))
     for at in range(0, len(mended), 100):
         # Only while the thread is there: a deletion may have passed since it was looked at.

@@ -65,7 +65,7 @@ _SHOWN = ("ns", "format", "digest")
 _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
 """What others write to a checkpoint that stays as it is; carried over as the query showed it."""
 
-_OWN = ("deleting", "copying", "claim")
+_OWN = ("deleting", "copying", "claim", "bucket")
 """What a thread's document says of its own store only."""
 
 _BLOBS = 32

@@ -57,7 +57,7 @@ def test_forms(uri, address):
         ("gs://my-bucket", ""),
         ("gs://my-bucket/agents", "lg_apps/agents"),
         ("gs://my-bucket/agents/v1", "lg_apps/agents%2Fv1"),
-        ("gs://my-bucket/__a__", "lg_apps/%5F_a__"),
+        ("gs://my-bucket/__a__", "lg_apps/~__a__"),
         ("gs://my-bucket/" + "é" * 75, "lg_apps/~" + hashlib.sha256(("é" * 75).encode()).hexdigest()),
         ("gs://my-bucket/agents?root=", ""),
         ("gs://my-bucket/agents?root=/", ""),
