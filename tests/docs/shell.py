@@ -23,7 +23,10 @@ else:
 # `firestore databases clone` as its reference has it. A page that uses another one needs a line here.
 GCLOUD = {
     "components install": "",
+    "artifacts repositories create": "--repository-format --location",
     "auth application-default login": "",
+    "auth configure-docker": "",
+    "auth print-identity-token": "",
     "firestore backups list": "",
     "firestore backups schedules create": "--database --recurrence --retention",
     "firestore databases clone": "--source-database --snapshot-time --destination-database",
@@ -36,9 +39,12 @@ GCLOUD = {
     "iam roles create": "--title --permissions",
     "iam service-accounts create": "",
     "projects add-iam-policy-binding": "--member --role --condition",
+    "run jobs add-iam-policy-binding": "--region --member --role",
     "run jobs deploy": "--region --image --service-account --set-env-vars --max-retries --task-timeout --args",
     "run jobs execute": "--region --wait",
     "run jobs replace": "--region",
+    "run services add-iam-policy-binding": "--region --member --role",
+    "run services describe": "--region",
     "run services replace": "--region",
     "scheduler jobs create http": "--location --schedule --uri --http-method --oauth-service-account-email",
     "services enable": "",
@@ -72,6 +78,9 @@ def command_lines(text: str, *, prompt: bool) -> Iterator[list[str]]:
 def check(words: list[str]) -> None:
     """Raise an AssertionError if a command cannot work."""
     program, *rest = words
+    for word in words:
+        if inner := re.search(r"\$\((.*)\)", word):  # what a shell would put in its place
+            check(shlex.split(inner[1]))
     checks: dict[str, Callable[[list[str]], None]] = {
         "langgraph-gcs": check_command,
         "gcloud": check_gcloud,

@@ -254,9 +254,13 @@ def test_the_job_runs(tmp_path, monkeypatch, capsys):
 
 
 GCLOUD = {
+    "artifacts repositories create": {"--repository-format", "--location", "--project"},
+    "auth configure-docker": set(),
     "iam service-accounts create": {"--project"},
-    "projects add-iam-policy-binding": {"--member", "--role"},
-    "storage buckets add-iam-policy-binding": {"--member", "--role"},
+    "services enable": {"--project"},
+    "run jobs add-iam-policy-binding": {"--region", "--project", "--member", "--role"},
+    "run services add-iam-policy-binding": {"--region", "--project", "--member", "--role"},
+    "run services describe": {"--region", "--project", "--format"},
     "run services replace": {"--region", "--project"},
     "run jobs replace": {"--region", "--project"},
     "run jobs execute": {"--region", "--project", "--wait"},
@@ -268,14 +272,26 @@ GCLOUD = {
 
 
 def test_what_is_typed_to_google_cloud():
-    account = SERVICE["spec"]["serviceAccountName"]
-    found = set()
+    domain = "@my-project.iam.gserviceaccount.com"
+    image = SERVICE["spec"]["containers"][0]["image"]
+    found, made = set(), set()
     for command, output in console("cloud-run"):
         assert output == ""
         program, *words = shlex.split(command)
-        assert not re.search(r"[;&|<>`$]", command), "one plain command"
+        if program == "curl":
+            path, _, body = [word for word in words if word.startswith(("$URL", "authorization", "{"))]
+            assert path.removeprefix("$URL").replace("/1/", "/{thread_id}/") in {
+                route.path for route in load_service().app.routes
+            }
+            assert load_service().Run(**json.loads(body)).message
+            continue
+        if program == "export":
+            (inner,) = re.findall(r'^export URL="\$\((.*)\)"$', command)
+            program, *words = shlex.split(inner)
+        else:
+            assert not re.search(r"[;&|<>`$]", command), "one plain command"
         if program == "docker":
-            assert words[-1] in {".", SERVICE["spec"]["containers"][0]["image"]}
+            assert words[-1] in {".", image}
             continue
         assert program == "gcloud"
         line = " ".join(words)
@@ -283,17 +299,34 @@ def test_what_is_typed_to_google_cloud():
         found.add(name)
         flags = dict(word.split("=", 1) if "=" in word else (word, "") for word in words if word.startswith("--"))
         assert flags.keys() == GCLOUD[name]
-        for value in (
-            flags.get("--member", "").removeprefix("serviceAccount:"),
-            flags.get("--oauth-service-account-email", ""),
-        ):
-            assert value in {"", account}
+        if name == "iam service-accounts create":
+            made.add(words[3] + domain)
+        for value in (flags.get("--member", ""), flags.get("--oauth-service-account-email", "")):
+            assert value.removeprefix("serviceAccount:") in {"", "user:YOUR_EMAIL", *made}
+        if name == "artifacts repositories create":
+            assert image.startswith(f"{flags['--location']}-docker.pkg.dev/my-project/{words[3]}/")
+        if name == "auth configure-docker":
+            assert image.startswith(f"{words[2]}/")
+        if name.endswith("add-iam-policy-binding"):
+            kind = of_yaml("service.yaml" if "services" in name else "job.yaml")
+            assert (words[3], flags["--role"]) == (kind["metadata"]["name"], "roles/run.invoker")
         assert all((ROOT / word).exists() for word in words if word.endswith(".yaml"))
         if "--uri" in flags:
             assert flags["--uri"].endswith(f"/jobs/{of_yaml('job.yaml')['metadata']['name']}:run")
     assert found == set(GCLOUD)
-    roles = {
-        word.removeprefix("--role=") for line, _ in console("cloud-run") for word in line.split() if "--role=" in word
-    }
+    guide = (ROOT / "docs" / "guides" / "cloud-run.md").read_text(encoding="utf-8")
     setup = (ROOT / "docs" / "SETUP.md").read_text(encoding="utf-8")
-    assert roles == set(re.findall(r"^\| running: .*?`(roles/[\w.]+)`", setup, re.MULTILINE))
+    roles = re.findall(r"^\| running: .*?`(roles/[\w.]+)`", setup, re.MULTILINE)
+    assert roles
+    assert all(f"`{role}`" in guide for role in roles)
+
+
+def test_the_service_fits_what_operations_makes():
+    operations = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    typed = operations.partition("\n## Setup\n")[2].partition("\n## ")[0]
+    (value,) = [one["value"] for one in SERVICE["spec"]["containers"][0]["env"]]
+    assert f'export LANGGRAPH_GCS_STORE="{value}"' in typed
+    name, _, domain = SERVICE["spec"]["serviceAccountName"].partition("@")
+    assert f"iam service-accounts create {name} " in typed
+    assert f"--member=serviceAccount:{name}@{domain} --role=roles/datastore.user --condition=" in typed
+    assert f"--member=serviceAccount:{name}@{domain} --role=roles/storage.objectUser" in typed
