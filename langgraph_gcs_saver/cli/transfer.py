@@ -49,7 +49,7 @@ def pull(
     The thread must be empty where it goes. Nothing changes where it comes from. Interrupted, it goes on when it is
     called again. Encrypted threads are moved as they are, without a key.
 
-    Example: langgraph-gcs pull my-thread gs://my-bucket/agents?project=my-project file:///tmp/store
+    Example: langgraph-gcs pull my-thread "gs://my-bucket/agents?project=my-project" file:///tmp/store
     """
     _move(thread, source, target or _default(store), dry_run=dry_run, as_json=as_json)
 
@@ -67,7 +67,7 @@ def push(
 
     As pull, but with one store given it is the one to write.
 
-    Example: langgraph-gcs push my-thread file:///tmp/store gs://my-bucket/agents?project=my-project
+    Example: langgraph-gcs push my-thread file:///tmp/store "gs://my-bucket/agents?project=my-project"
     """
     source, target = (_default(store), first) if second is None else (first, second)
     _move(thread, source, target, dry_run=dry_run, as_json=as_json)

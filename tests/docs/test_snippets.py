@@ -194,6 +194,15 @@ def test_command_lines_can_be_typed(block):
         shell.check(words)
 
 
+@pytest.mark.parametrize("block", _of("console", "bash", "sh"))
+def test_zsh_takes_commands_as_bash_does(block):
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+            assert not re.search(r"[?*[]", bare), f"{block}: zsh looks for files of such a name, so quote it: {line}"
+            assert " #" not in bare, f"{block}: at its prompt, zsh takes a comment for arguments: {line}"
+
+
 @pytest.mark.parametrize("block", _of(*PROSE))
 def test_what_is_shown_holds_no_command_that_nobody_checks(block):
     for line in block.text.splitlines():
