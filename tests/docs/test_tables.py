@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from dataclasses import fields
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 
 from benchmarks import cost
 from benchmarks.compare import prices
-from langgraph_gcs_saver import events
+from langgraph_gcs_saver import GCSSaver, errors, events
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
 from tests.docs.fences import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -58,6 +60,36 @@ def test_operations_tells_what_to_do_at_each_event():
     classes = {cls.__name__: cls.level for cls in events.Event.__subclasses__()}
     levels = {10: "DEBUG", 20: "INFO", 30: "WARNING"}
     assert found == {name: levels[level] for name, level in classes.items()}
+
+
+# The API
+
+
+def _classes(base: type[Exception]) -> list[type[Exception]]:
+    return [found for cls in base.__subclasses__() for found in (cls, *_classes(cls))]
+
+
+def _call(name: str, function: Any) -> str:
+    """A call as the reference writes it, without what the text above the table says of all."""
+    parameters = inspect.signature(function).parameters.values()
+    given = [one for one in parameters if one.name not in {"self", "dry_run", "show", "step"}]
+    optional = [one.default is not one.empty or one.kind is one.VAR_KEYWORD for one in given]
+    return f"{name}({', '.join(p.name + '=…' * may for p, may in zip(given, optional, strict=True))})"
+
+
+def test_the_reference_has_every_method():
+    names = [name for name in vars(GCSSaver) if not name.startswith("_") and callable(getattr(GCSSaver, name))]
+    own = [name for name in names if not (name.startswith("a") and name[1:] in names)]
+    expected = {_call(name, getattr(GCSSaver, name)) for name in own} | {_call("GCSSaver", GCSSaver.__init__)}
+    written = [row[0].strip("`") for row in rows(REFERENCE, "Methods of GCSSaver") if row[0].startswith("`")]
+    assert sorted(written) == sorted(expected)
+    # "Each method that does I/O has an asynchronous twin": these do none.
+    assert {name for name in own if f"a{name}" not in names} == {"from_conn_string", "get_next_version"}
+
+
+def test_the_reference_has_every_error():
+    written = {row[0].strip("`"): row[1].strip("`") for row in rows(REFERENCE, "What a handler does")}
+    assert written == {cls.__name__: cls.kind for cls in _classes(errors.GCSSaverError)}
 
 
 # Costs
