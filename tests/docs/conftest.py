@@ -46,4 +46,11 @@ def cloud(
             "saver": saver,
             "uri": uri,
         }
-        yield names, {"gs://my-bucket": f"gs://{bucket_name}", "project=my-project": f"project={project_id}"}
+        yield (
+            names,
+            {
+                "gs://my-bucket": f"gs://{bucket_name}",
+                "project=my-project": f"project={project_id}",
+                "file:///tmp/": f"file://{tmp_path}/",
+            },
+        )

@@ -12,8 +12,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -89,6 +92,26 @@ def test_python_runs(page, cloud):
         for name, value in names.items():
             if isinstance(value, GCSSaver) and value is not given.get(name):
                 value.close()
+
+
+def test_the_program_remembers(tmp_path):
+    [block] = [block for block in BLOCKS if block.page == "README.md" and "file:///tmp/" in block.text]
+    program = block.text.replace("file:///tmp/", f"file://{tmp_path}/")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    printed = ""
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            timeout=120,
+        )
+        printed += ran.stdout
+    assert printed.splitlines() == [f"You have said {number} things." for number in (1, 2, 3, 4)]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{line}`" in readme for line in printed.splitlines()[:2])
 
 
 @pytest.mark.parametrize("block", _of("python"))
