@@ -221,7 +221,8 @@ class GCSSaver(BaseCheckpointSaver[str]):
         endanger what is stored: lifecycle rules that delete objects by their age, though later steps build on them.
 
         Args:
-            location: Where to create the bucket, such as `europe-west1`; Cloud Storage's default if not given.
+            location: Where to create the bucket, such as `europe-west1`; if not given, Cloud Storage's default,
+                the multi-region `US`. It gets uniform bucket-level access, and public access is prevented.
             platform: Also set what the platform can do by itself, and leave what others have set: lifecycle rules move
                 objects to Nearline storage after 30 days and abort incomplete multipart uploads after 7, and fields
                 that no query filters by leave Firestore's indexes. What these credentials may not set is in the

@@ -359,6 +359,9 @@ class GCSBlobs:
     def _create(self, bucket: Any, location: str | None, timeout: float) -> str:
         if not bucket.client.project:
             raise StoreError(f"Bucket {self._name!r} does not exist; name the project to create it in (`project=`).")
+        # As docs/OPERATIONS.md has it made by hand: roles alone say who may read, and nobody can make an object public.
+        bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+        bucket.iam_configuration.public_access_prevention = "enforced"
         try:
             bucket.create(location=location, timeout=timeout, retry=None)
         except exceptions.Conflict:

@@ -1025,6 +1025,9 @@ def test_ensure_bucket_creates_it(storage_emulator: str, project_id: str) -> Non
     with closing(GCSBlobs(bucket, prefix="")) as blobs:
         assert "was created in EUROPE-WEST3" in blobs.ensure_bucket(EnsureBucket(location="EUROPE-WEST3"))
         assert "exists" in blobs.ensure_bucket(EnsureBucket())
+        made = bucket.client.get_bucket(bucket.name).iam_configuration
+        assert made.uniform_bucket_level_access_enabled
+        assert made.public_access_prevention == "enforced"
         blobs.put_blob(PUT)
         assert blobs.get_blob(GetBlob(PUT.name)) == PUT.data
 
