@@ -10,6 +10,9 @@ NEWEST_BIN := .venv-newest/bin
 LANE ?= tests/unit tests/contract tests/behaviour tests/conformance tests/compat tests/cli
 # docs/cli.md is the help as the locked versions print it.
 LANE_OPTIONS := --ignore=tests/cli/test_reference.py
+# Where `make server` listens, and what it stores in.
+PORT ?= 2024
+STORE ?= file://$(CURDIR)/.server-store
 # Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
 PARALLEL := -n 2 --dist loadfile
 
@@ -46,10 +49,10 @@ bench: .venv-bench/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# LangGraph's server on 127.0.0.1:2024 with the example of docs/guides/langgraph-server.md; needs Python 3.11.
+# LangGraph's server on 127.0.0.1 with the example of docs/guides/langgraph-server.md; needs Python 3.11.
 server: .venv-server/installed
-	cd docs/examples/langgraph-server && LANGGRAPH_GCS_STORE=file:///tmp/langgraph-gcs-server \
-	  LANGGRAPH_CLI_NO_ANALYTICS=1 $(CURDIR)/$(SERVER_BIN)/langgraph dev --no-browser
+	cd docs/examples/langgraph-server && LANGGRAPH_GCS_STORE="$(STORE)" \
+	  LANGGRAPH_CLI_NO_ANALYTICS=1 "$(CURDIR)/$(SERVER_BIN)/langgraph" dev --no-browser --port $(PORT)
 
 # The sdist, and the wheel made of it, in dist/; the build backend is one of the locked requirements.
 dist: .venv/installed

@@ -27,13 +27,20 @@ def program():
 
 def test_what_make_starts():
     """The guide's commands are for the server that `make server` starts."""
-    (make, _), (threads, _), (runs, _) = console("langgraph-server")
+    (make, _), (export, _), (threads, _), (runs, _) = console("langgraph-server")
     assert make == "make server"
+    default = dict(re.findall(r"^(PORT|STORE) \?= (\S+)$", MAKEFILE, re.MULTILINE))
+    assert export == f"export SERVER=http://127.0.0.1:{default['PORT']}"
+    assert all('"$SERVER/threads' in command for command in (threads, runs))
     recipe = re.search(r"^server: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[1].replace("\\\n", "")
     assert "cd docs/examples/langgraph-server && " in recipe
-    store = re.search(r"LANGGRAPH_GCS_STORE=(\S+)", recipe)[1]
+    assert 'LANGGRAPH_GCS_STORE="$(STORE)"' in recipe
+    assert recipe.rstrip().endswith("--port $(PORT)")
     text = (ROOT / "docs" / "guides" / "langgraph-server.md").read_text(encoding="utf-8")
-    assert f"--store {store}" in text
+    assert f'--store "{default["STORE"].replace("$(CURDIR)", "$PWD")}"' in text
+    locked = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "requirements-server.txt").read_text(), re.MULTILINE))
+    for name, version in re.findall(r"`(langgraph-(?:api|cli))` ([\d.]+\d)", text):
+        assert locked[name].startswith(f"{version}."), name
     thread_id = json.loads(shlex.split(threads)[-1])["thread_id"]
     assert f"/threads/{thread_id}/runs/wait" in runs
     assert f"`langgraph-gcs history {thread_id} " in text
@@ -49,7 +56,9 @@ def test_a_thread_survives_the_server(tmp_path):
     environment = {"LANGGRAPH_GCS_STORE": store, "LANGGRAPH_CLI_NO_ANALYTICS": "1", "PYTHONPATH": ""}
     environment |= {"PATH": f"{Path(words[0]).parent}{os.pathsep}{os.environ['PATH']}"}
     options = {"path": "/ok", "log": tmp_path / "log", "cwd": directory, "environment": environment}
-    _, (make_thread, _), (run, _) = console("langgraph-server")
+    make_thread, run = (
+        command.replace("$SERVER", "http://127.0.0.1:2024") for command, _ in console("langgraph-server")[2:]
+    )
     thread_id = json.loads(shlex.split(make_thread)[-1])["thread_id"]
     for stop, count in ((signal.SIGINT, 1), (signal.SIGKILL, 3), (signal.SIGINT, 5)):
         with served(words, port, stop=stop, **options):
