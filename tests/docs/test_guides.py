@@ -144,7 +144,8 @@ app = service.app
 async def test_fastapi(tmp_path):
     if sys.version_info < (3, 11):
         pytest.skip("LangGraph's interrupts in asynchronous runs need Python 3.11, as the guide says")
-    (directory, _), (server, _), *calls = console("fastapi")
+    (install, _), (directory, _), (server, _), *calls = console("fastapi")
+    assert {"fastapi", "uvicorn"} <= set(install.split())
     variables, words = split(server)
     assert list(variables) == ["LANGGRAPH_GCS_STORE"]
     port = free_port()
@@ -162,6 +163,9 @@ async def test_fastapi(tmp_path):
             assert await asyncio.to_thread(curl, command, port) == output
         nobody = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/threads/nobody")
         assert nobody.status_code == 404
+        with pytest.raises(httpx.TransportError):  # nothing to go on with, and the headers have been sent
+            await asyncio.to_thread(httpx.post, f"http://127.0.0.1:{port}/threads/nobody/runs", json={})
+        assert "EmptyInputError" in options["log"].read_text()
     # As the guide says, it was stopped and is started again: by the image's command, but for the place, how long it
     # waits for runs, and a model that takes its time.
     words = json.loads(dict(dockerfile())["CMD"])
