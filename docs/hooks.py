@@ -17,10 +17,18 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PAGES = {"overview.md": "README.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
+PAGES = {
+    "overview.md": "README.md",
+    "notebooks.md": "notebooks/README.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+}
 """Pages of the site that are pages of the repository. A README would be taken for the start page."""
 
-MOVED = {ours: page for page, ours in PAGES.items()} | {"docs/design": "design/001-first-format.md"}
+DOWNLOADS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")}
+"""Files of the repository that the site has as they are, under the same names."""
+
+MOVED = {ours: page for page, ours in PAGES.items()}
 """Where links lead that name no page of docs/. The policy at the top becomes the page on security."""
 
 # Inside of code nothing is a link: fences, and spans of backticks, are matched first and left alone.
@@ -38,6 +46,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's own pages, and the pictures that they show."""
+    for name in sorted(DOWNLOADS):
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for name, ours in PAGES.items():
         content = (ROOT / ours).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=content))
@@ -66,8 +76,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _is_elsewhere(there: str) -> bool:
-    """Whether a name is of something in the repository that the site has not: a folder, a notebook, a licence."""
+    """Whether a name is of something in the repository that the site has not: a folder, a program, a licence."""
     path = ROOT / there
+    if there in DOWNLOADS:
+        return False
     return path.is_dir() or (path.exists() and not there.startswith("docs/"))
 
 

@@ -94,6 +94,16 @@ def test_links_to_the_repository_became_links_of_the_site(site):
                 assert _file(site, page, address).exists(), f"{page}: {address}"
 
 
+def test_the_notebooks_are_there(site):
+    found = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert found
+    for page in ("overview", "notebooks", "REPAIR"):
+        loaded = Loaded()
+        loaded.feed((site / f"{page}.html").read_text(encoding="utf-8"))
+        linked = {address.removeprefix("notebooks/") for address in loaded.links if address.endswith(".ipynb")}
+        assert linked == (found if page != "REPAIR" else {"04-crash-and-recovery.ipynb"}), page
+
+
 def test_the_api_is_there(site):
     text = (site / "reference" / "saver.html").read_text(encoding="utf-8")
     for name in ("put", "aput", "get_tuple", "alist", "repair", "sweep", "transfer_thread", "from_conn_string"):
