@@ -78,7 +78,7 @@ async def run(thread_id: str, asked: Run) -> StreamingResponse:
         given = Command(resume=asked.answer)
 
     async def events() -> AsyncIterator[str]:
-        # "sync": a step begins when the one before it is stored, so a process that dies loses no step that was done.
+        # "sync": a step begins when the one before it is stored, so a process that dies loses one step at most.
         steps = app.state.graph.astream(given, config_of(thread_id), stream_mode="updates", durability="sync")
         async for step in steps:
             for node, update in step.items():
