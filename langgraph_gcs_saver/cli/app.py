@@ -21,10 +21,18 @@ from langgraph_gcs_saver.cli.pins import pin, unpin
 from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.setup import setup
 from langgraph_gcs_saver.cli.show import show
-from langgraph_gcs_saver.cli.terminal import CommandError, StoreOption, global_store, printable
+from langgraph_gcs_saver.cli.terminal import (
+    CIPHER_VARIABLE,
+    CipherOption,
+    CommandError,
+    StoreOption,
+    global_cipher,
+    global_store,
+    printable,
+)
 from langgraph_gcs_saver.cli.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
-from langgraph_gcs_saver.errors import GCSSaverError
+from langgraph_gcs_saver.errors import GCSSaverError, WrongKeyError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
 app = typer.Typer(
@@ -73,12 +81,14 @@ def _show_version(wanted: bool) -> None:
 def _options(
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """LangGraph checkpoints in Firestore and Cloud Storage: see, compare, repair and move threads."""
     global_store.set(store)
+    global_cipher.set(cipher)
 
 
 def _end(number: int, _: object) -> NoReturn:
@@ -96,5 +106,6 @@ def run() -> None:
     try:
         app()
     except (GCSSaverError, CommandError) as error:
-        print(f"langgraph-gcs: {printable(str(error))}", file=sys.stderr)
+        hint = f" --cipher MODULE:NAME or {CIPHER_VARIABLE} names it." if isinstance(error, WrongKeyError) else ""
+        print(f"langgraph-gcs: {printable(str(error))}{hint}", file=sys.stderr)
         sys.exit(error.exit_code)

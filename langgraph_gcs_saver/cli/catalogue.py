@@ -16,6 +16,7 @@ from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
 from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -64,13 +65,14 @@ def threads(
     *,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N last used.")] = None,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the threads of a store: last use, checkpoints, stored bytes.
 
     Example: langgraph-gcs threads --store file:///tmp/store
     """
-    with open_saver(store) as saver, progress("reading manifests"):
+    with open_saver(store, cipher) as saver, progress("reading manifests"):
         found = saver.threads()
     shown = found if limit is None else found[:limit]
     if as_json:
@@ -101,13 +103,14 @@ def history(
     ns: Annotated[str | None, typer.Option("--ns", metavar="NS", help="Only this namespace.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N newest.")] = None,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
 
     Example: langgraph-gcs history my-thread --store file:///tmp/store
     """
-    with open_saver(store) as saver, progress("reading manifests"):
+    with open_saver(store, cipher) as saver, progress("reading manifests"):
         everything = saver.history(thread)
     if not everything:
         raise CommandError(f"there is no thread {thread!r} in the store, or it has no checkpoint.")
@@ -176,6 +179,7 @@ def stats(
     ] = DOCUMENT_PRICE,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show the N largest of each.")] = 10,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a store takes: by thread, channel and kind of frame, what incremental frames save, and the cost.
@@ -184,7 +188,7 @@ def stats(
 
     Example: langgraph-gcs stats --store file:///tmp/store
     """
-    with open_saver(store) as saver, progress("reading manifests"):
+    with open_saver(store, cipher) as saver, progress("reading manifests"):
         found = saver.stats()
     cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
     if not math.isfinite(cost):

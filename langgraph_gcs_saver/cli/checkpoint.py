@@ -21,9 +21,9 @@ NamespaceOption = Annotated[
 LATEST = "latest"
 
 
-def open_portable(store: str | None) -> GCSSaver:
+def open_portable(store: str | None, cipher: str | None) -> GCSSaver:
     """A saver that reads values without importing the classes that they name."""
-    return open_saver(store, serde=PortableSerializer())
+    return open_saver(store, cipher, serde=PortableSerializer())
 
 
 def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:

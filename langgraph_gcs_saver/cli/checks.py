@@ -14,6 +14,7 @@ from rich.text import Text
 from langgraph_gcs_saver import Finding, RepairPlan
 from langgraph_gcs_saver.cli.plans import Work, carry_out, counted, table, unshown
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     DryRunOption,
     JsonOption,
@@ -35,6 +36,7 @@ def verify(
     thread: OptionalThreadArgument = None,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     depth: Annotated[
         str,
         typer.Option(
@@ -53,7 +55,7 @@ def verify(
     Example: langgraph-gcs verify my-thread --depth data
     """
     looked = check_depth(depth)
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("looking"):
             findings = list(saver.verify(thread, depth=looked))
         if thread is not None and not findings:
@@ -85,6 +87,7 @@ def repair(
     thread: OptionalThreadArgument = None,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -98,7 +101,7 @@ def repair(
     Example: langgraph-gcs repair my-thread --dry-run
     """
     left: list[RepairPlan] = []
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("looking"):
             plans = saver.repair(thread, dry_run=True, show=unshown)
         if thread is not None and not plans:

@@ -21,11 +21,19 @@ from langgraph.types import StateSnapshot
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from langgraph_gcs_saver import GCSSaver, SetupReport
+from langgraph_gcs_saver import SetupReport
 from langgraph_gcs_saver.cli.demo_agent import RANKINGS, Agent, build, modules, thread_config
 from langgraph_gcs_saver.cli.demo_history import checkpoint_id, rows, short, table
 from langgraph_gcs_saver.cli.demo_process import Ended, Reading, Tally, Task, entries, run_process
-from langgraph_gcs_saver.cli.terminal import CommandError, JsonOption, global_store, plain, printable
+from langgraph_gcs_saver.cli.terminal import (
+    CommandError,
+    JsonOption,
+    global_cipher,
+    global_store,
+    open_saver,
+    plain,
+    printable,
+)
 
 MAX_DOCUMENTS = 100
 """With those of the fork 110; the smallest standard library so far, 3.13's, has 130 modules with source."""
@@ -38,6 +46,9 @@ def demo(
         # Not the environment's, which may be where real threads are.
         typer.Option("--store", metavar="URI", help="Play it there, and leave the thread: file://… or gs://…."),
     ] = None,
+    cipher: Annotated[
+        str | None, typer.Option("--cipher", metavar="MODULE:NAME", help="Encrypt what is stored with this cipher.")
+    ] = None,
     documents: Annotated[
         int, typer.Option(min=5, max=MAX_DOCUMENTS, metavar="N", help="How many modules the agent reads.")
     ] = 50,
@@ -47,15 +58,19 @@ def demo(
 ) -> None:
     """Kill an agent, resume it, approve its report and fork its past, on real documents.
 
-    Without --store everything is in a temporary directory, whatever LANGGRAPH_GCS_STORE says. A gs:// store may
-    be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
+    Without --store everything is in a temporary directory: LANGGRAPH_GCS_STORE and LANGGRAPH_GCS_CIPHER have no say. A
+    gs:// store may be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
 
     Example: langgraph-gcs demo --documents 20
     """
     console = Console(quiet=as_json, highlight=False)
     store = global_store.get() if store is None else store
+    # Likewise; an empty one is none.
+    cipher = (global_cipher.get() or "") if cipher is None else cipher
     with _folder(keep=keep) as folder:
-        plot = _Plot.of((folder / "store").as_uri() if store is None else store, folder / "ledger.txt", documents)
+        plot = _Plot.of(
+            (folder / "store").as_uri() if store is None else store, cipher, folder / "ledger.txt", documents
+        )
         result = _Demo(plot, console, ask=ask).run()
         if as_json:
             print(json.dumps(result | {"kept": str(folder) if keep else None}, indent=2))
@@ -82,6 +97,7 @@ class _Plot:
 
     Attributes:
         store: Connection string.
+        cipher: As `--cipher` names it; empty for none.
         ledger: The file that counts what was read.
         thread_id: A new thread's.
         queue: The documents to read.
@@ -91,6 +107,7 @@ class _Plot:
     """
 
     store: str
+    cipher: str
     ledger: Path
     thread_id: str
     queue: list[str]
@@ -99,7 +116,7 @@ class _Plot:
     fork_at: int
 
     @classmethod
-    def of(cls, store: str, ledger: Path, documents: int) -> _Plot:
+    def of(cls, store: str, cipher: str, ledger: Path, documents: int) -> _Plot:
         more = max(1, documents // 10)
         found = modules(documents + more)
         if len(found) < documents + more:
@@ -110,6 +127,7 @@ class _Plot:
             )
         return cls(
             store=store,
+            cipher=cipher,
             ledger=ledger,
             thread_id=f"demo-{secrets.token_hex(4)}",
             queue=found[:documents],
@@ -131,7 +149,7 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Play all of it; returns what happened, with the statements of `proof` that a caller should check."""
-        with GCSSaver.from_conn_string(self._plot.store, on_event=self._tally) as saver:
+        with open_saver(self._plot.store, self._plot.cipher, may_create=True, on_event=self._tally) as saver:
             # setup() prints what it may not do, and standard output may be for JSON only.
             with redirect_stdout(sys.stderr):
                 report = saver.setup()
@@ -270,7 +288,8 @@ class _Demo:
         return {"question": question["question"], "answer": answer, "process": asdict(ended)}
 
     def _run_process(self, on_reading: Callable[[Reading], None], **how: Any) -> Ended:
-        task = Task(store=self._plot.store, thread_id=self._plot.thread_id, ledger=self._plot.ledger, **how)
+        plot = self._plot
+        task = Task(store=plot.store, cipher=plot.cipher, thread_id=plot.thread_id, ledger=plot.ledger, **how)
         ended = run_process(task, on_reading)
         self._tally.stored_bytes += ended.stored_bytes
         return ended

@@ -13,9 +13,8 @@ from typing import Any, cast
 
 from langgraph.types import Command
 
-from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo_agent import Context, build, thread_config
-from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver.cli.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
 
@@ -48,6 +47,7 @@ class Task:
         start: The first state of a new thread; None to go on with the thread's latest checkpoint.
         answer: What the human said to the pending interrupt; None if nobody was asked.
         halt_before: Stop for good at the start of the step that reads this document, and wait to be killed.
+        cipher: As `--cipher` names it; empty for none.
     """
 
     store: str
@@ -56,6 +56,7 @@ class Task:
     start: dict[str, Any] | None = None
     answer: str | None = None
     halt_before: int | None = None
+    cipher: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ def work(task: Task, pipe: Connection) -> None:
 
     value: Any = task.start if task.answer is None else Command(resume=task.answer)
     try:
-        with GCSSaver.from_conn_string(task.store, on_event=tally) as saver:
+        with open_saver(task.store, task.cipher, may_create=True, on_event=tally) as saver:
             build(saver).invoke(
                 value,
                 thread_config(task.thread_id),
                 context=Context(before_reading),
                 durability="sync",
             )
-    except GCSSaverError as error:
+    except (GCSSaverError, CommandError) as error:
         pipe.send(Failed(str(error), error.exit_code))
     else:
         pipe.send(Finished(tally.stored_bytes))

@@ -25,6 +25,7 @@ from langgraph_gcs_saver.cli.checkpoint import (
     value_lines,
 )
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -52,13 +53,14 @@ def diff(
     ns: NamespaceOption = "",
     channel: Annotated[str | None, typer.Option("--channel", metavar="C", help="Compare this channel only.")] = None,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two checkpoints of a thread: by channel, messages by their ids, nested values by path, text by line.
 
     Example: langgraph-gcs diff my-thread 3f9a1c latest --store file:///tmp/store
     """
-    with open_portable(store) as saver, progress("reading", 2) as bar:
+    with open_portable(store, cipher) as saver, progress("reading", 2) as bar:
         before = load(saver, thread, ns, a)
         bar()
         after = load(saver, thread, ns, b)

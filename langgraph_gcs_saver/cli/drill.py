@@ -17,10 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
     ThreadArgument,
+    cipher_named,
     console,
     open_saver,
     plain,
@@ -43,6 +45,7 @@ def drill_command(
     thread: ThreadArgument,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     rto: Annotated[
         str, typer.Option(metavar="TIME", help="The objective: most that a recovery may take, as 500ms, 30s, 2m.")
     ] = "30s",
@@ -59,12 +62,14 @@ def drill_command(
     """
     seconds = _seconds(rto)
     with (
-        open_saver(store) as saver,
+        open_saver(store, cipher) as saver,
         tempfile.TemporaryDirectory(prefix="langgraph-gcs-drill-") as folder,
         _silence(),
         progress(f"drill of {thread}", _PARTS) as bar,
     ):
-        report = drill(saver, thread, rto=seconds, directory=Path(folder), step=lambda _: bar())
+        report = drill(
+            saver, thread, rto=seconds, directory=Path(folder), step=lambda _: bar(), cipher=cipher_named(cipher)
+        )
     if not report.checkpoints:
         raise CommandError(f"there is no thread {thread!r} with a checkpoint to recover.")
     if as_json:

@@ -29,6 +29,7 @@ from langgraph_gcs_saver.cli.checkpoint import (
 )
 from langgraph_gcs_saver.cli.diff import change_lines
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     DryRunOption,
     JsonOption,
@@ -59,6 +60,7 @@ def edit(
         str | None, typer.Option("--set", metavar="JSON", help="The new value, instead of opening an editor.")
     ] = None,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +75,7 @@ def edit(
 
     Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///tmp/store
     """
-    with open_portable(store) as saver:
+    with open_portable(store, cipher) as saver:
         with progress("reading"):
             saved = load(saver, thread, ns, checkpoint)
         old = value_of(saved, channel)

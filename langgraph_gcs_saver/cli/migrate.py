@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from dataclasses import asdict
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +14,10 @@ from typing import Annotated, Any
 import typer
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from langgraph_gcs_saver.cli.modules import NamingError, find
 from langgraph_gcs_saver.cli.terminal import (
     Bar,
+    CipherOption,
     CommandError,
     DryRunOption,
     JsonOption,
@@ -50,6 +50,7 @@ def migrate(
         ),
     ],
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +64,7 @@ def migrate(
     Example: langgraph-gcs migrate --from sqlite://checkpoints.sqlite --store file:///tmp/store --dry-run
     """
     found = _open(source)
-    with open_saver(store, may_create=True) as saver:
+    with open_saver(store, cipher, may_create=True) as saver:
         wanted = list(dict.fromkeys(threads)) if threads else None
         if hasattr(found, "__aenter__") and not hasattr(found, "__enter__"):
             done = asyncio.run(_migrate_async(saver, found, wanted, dry_run=dry_run))
@@ -167,14 +168,9 @@ def _of_package(package: str, module: str) -> Any:
 
 
 def _of_module(name: str) -> Any:
-    module, found, attribute = name.partition(":")
-    if not found or not module or not attribute:
-        raise CommandError(f"--from {name}: give sqlite://FILE, postgresql://…, or MODULE:NAME.", 2)
-    # As `python -m` does: who keeps agents in a directory calls it from there.
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        named = reduce(getattr, attribute.split("."), import_module(module))
-    except (ImportError, AttributeError) as error:
+        named = find(name, "sqlite://FILE, postgresql://…, or MODULE:NAME")
+    except NamingError as error:
         raise CommandError(f"--from {name}: {error}", 2) from error
     is_ready = isinstance(named, BaseCheckpointSaver) or hasattr(named, "__enter__") or hasattr(named, "__aenter__")
     if not callable(named) or (is_ready and not inspect.isclass(named)):

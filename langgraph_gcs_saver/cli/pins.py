@@ -8,6 +8,7 @@ import typer
 from langchain_core.runnables import RunnableConfig
 
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -31,6 +32,7 @@ def pin(
     label: Annotated[str, typer.Argument(metavar="LABEL", help="What it is kept for.")],
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     ns: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +42,7 @@ def pin(
 
     Example: langgraph-gcs pin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66 "before the migration"
     """
-    _set(store, thread, checkpoint, ns, label)
+    _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=label)
     _tell(thread, checkpoint, ns, label, as_json=as_json)
 
 
@@ -49,6 +51,7 @@ def unpin(
     checkpoint: CheckpointArgument,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     ns: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -56,14 +59,14 @@ def unpin(
 
     Example: langgraph-gcs unpin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66
     """
-    _set(store, thread, checkpoint, ns, None)
+    _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=None)
     _tell(thread, checkpoint, ns, None, as_json=as_json)
 
 
-def _set(store: str | None, thread: str, checkpoint: str, ns: str, label: str | None) -> None:
+def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str, ns: str, label: str | None) -> None:
     ids = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint}
     config: RunnableConfig = {"configurable": ids}
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         try:
             if label is None:
                 saver.unpin(config)

@@ -15,6 +15,7 @@ from langgraph_gcs_saver import CheckpointInfo, GCSSaver
 from langgraph_gcs_saver.cli.report_page import Report, page
 from langgraph_gcs_saver.cli.report_values import Change, changes
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -47,6 +48,7 @@ def report(
     ] = _STEPS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a thread's report: one page with its timeline, sizes, changes and damage, readable on a phone, offline.
@@ -61,7 +63,7 @@ def report(
     target = Path(output)
     if not to_stdout and not force and target.exists():
         raise CommandError(f"{output!r} is there already: give --force to overwrite it.")
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("reading manifests"):
             found = saver.history(thread)
         if not found:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -23,6 +24,7 @@ from langgraph_gcs_saver.errors import StoreError
 def setup(
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     location: Annotated[
         str | None, typer.Option(metavar="PLACE", help="Where to create the bucket, such as europe-west1.")
     ] = None,
@@ -46,7 +48,7 @@ def setup(
 
     Example: langgraph-gcs setup --platform --location europe-west1
     """
-    with open_saver(store, may_create=True) as saver:
+    with open_saver(store, cipher, may_create=True) as saver:
         try:
             with progress("setting up"):
                 report = saver.setup(location=location, platform=platform, write_settings=write_settings)

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.checkpoint import (
     value_lines,
 )
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     JsonOption,
     StoreOption,
@@ -48,6 +49,7 @@ def show(
     ns: NamespaceOption = "",
     channel: Annotated[str | None, typer.Option("--channel", metavar="C", help="Show this channel only.")] = None,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a checkpoint: its messages as a chat, its other channels as JSON, its pending writes.
@@ -56,7 +58,7 @@ def show(
 
     Example: langgraph-gcs show my-thread latest --channel messages --store file:///tmp/store
     """
-    with open_portable(store) as saver, progress("reading"):
+    with open_portable(store, cipher) as saver, progress("reading"):
         found = load(saver, thread, ns, checkpoint)
         histories = _histories(saver, found)
     values = found.checkpoint["channel_values"]

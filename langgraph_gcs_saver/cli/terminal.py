@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, cast
 
 import typer
+from langgraph.checkpoint.serde.base import CipherProtocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from langgraph_gcs_saver import DeletePlan
+from langgraph_gcs_saver.cli.modules import NamingError, find, raised
 from langgraph_gcs_saver.errors import StoreNotFoundError
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.saver import GCSSaver
 
 STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
 """The variable of the environment that names the store when no option does."""
+
+CIPHER_VARIABLE = "LANGGRAPH_GCS_CIPHER"
+"""The variable of the environment that names the store's cipher when no option does."""
 
 StoreOption = Annotated[
     str | None,
@@ -34,6 +41,14 @@ StoreOption = Annotated[
         f"[env var: {STORE_VARIABLE}]",
     ),
 ]
+CipherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cipher",
+        metavar="MODULE:NAME",
+        help=f"What the store is encrypted with: a cipher, or a function that makes one.  [env var: {CIPHER_VARIABLE}]",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
@@ -44,6 +59,9 @@ OptionalThreadArgument = Annotated[
 
 global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
 """The `--store` that was given before the command's name."""
+
+global_cipher: ContextVar[str | None] = ContextVar("global_cipher", default=None)
+"""The `--cipher` that was given before the command's name."""
 
 
 class CommandError(Exception):
@@ -60,17 +78,53 @@ def store_named(store: str | None) -> str | None:
     return next((one for one in named if one is not None), None)
 
 
-def open_saver(store: str | None, *, may_create: bool = False, **options: Any) -> GCSSaver:
+def cipher_named(cipher: str | None) -> CipherProtocol | None:
+    """The cipher that `--cipher` names after the command's name, else before it, else the environment.
+
+    Raises:
+        CommandError: What is named is no cipher.
+    """
+    typed = cipher if cipher is not None else global_cipher.get()
+    name, origin = (os.environ.get(CIPHER_VARIABLE), CIPHER_VARIABLE) if typed is None else (typed, "--cipher")
+    return _cipher(name, origin) if name else None
+
+
+@cache  # A command may open two stores, and who makes a cipher may ask somebody for the key.
+def _cipher(name: str, origin: str) -> CipherProtocol:
+    try:
+        found = find(name)
+    except NamingError as error:
+        raise CommandError(f"{origin} {name}: {error}", 2) from error
+    if callable(found) and (inspect.isclass(found) or not _is_cipher(found)):
+        try:
+            found = found()
+        except Exception as error:  # The user's code may raise anything.
+            raise CommandError(f"{origin} {name}: calling it without arguments raises {raised(error)}.", 2) from error
+    if not _is_cipher(found):
+        raise CommandError(
+            f"{origin} {name}: a {type(found).__name__} is no cipher: that has the methods encrypt and decrypt "
+            "(LangGraph's CipherProtocol).",
+            2,
+        )
+    return cast("CipherProtocol", found)
+
+
+def _is_cipher(found: object) -> bool:
+    return all(callable(getattr(found, name, None)) for name in ("encrypt", "decrypt"))
+
+
+def open_saver(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> GCSSaver:
     """A saver for the store that was named by option or environment; use it as a context manager.
 
     Args:
         store: What `--store` says.
+        cipher: What `--cipher` says.
         may_create: Whether an embedded store is made where there is none. Who misspells a path must not be told that
             all is well there.
         **options: The saver's.
 
     Raises:
-        CommandError: None was named.
+        CommandError: None was named, or what `--cipher` names is no cipher.
         GCSSaverError: It cannot be opened, or does not exist.
     """
     uri = store_named(store)
@@ -78,7 +132,7 @@ def open_saver(store: str | None, *, may_create: bool = False, **options: Any) -
         raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
     if not may_create:
         _check_exists(parse(uri))
-    return GCSSaver.from_conn_string(uri, **options)
+    return GCSSaver.from_conn_string(uri, cipher=cipher_named(cipher), **options)
 
 
 def _check_exists(address: GoogleAddress | LocalAddress) -> None:

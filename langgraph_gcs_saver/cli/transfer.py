@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     DryRunOption,
     JsonOption,
@@ -41,17 +42,18 @@ def pull(
     ),
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a thread with all its history from another store, and compare both.
 
     The thread must be empty where it goes. Nothing changes where it comes from. Interrupted, it goes on when it is
-    called again. Encrypted threads are moved as they are, without a key.
+    called again. Encrypted threads are moved as they are; --cipher lets what came be decoded as well.
 
     Example: langgraph-gcs pull my-thread "gs://my-bucket/agents?project=my-project" file:///tmp/store
     """
-    _move(thread, source, target or _default(store), dry_run=dry_run, as_json=as_json)
+    _move(thread, source, target or _default(store), cipher, dry_run=dry_run, as_json=as_json)
 
 
 def push(
@@ -60,6 +62,7 @@ def push(
     second: Annotated[str | None, typer.Argument(metavar="TO", help="The store to write: gs://… or file://….")] = None,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +73,7 @@ def push(
     Example: langgraph-gcs push my-thread file:///tmp/store "gs://my-bucket/agents?project=my-project"
     """
     source, target = (_default(store), first) if second is None else (first, second)
-    _move(thread, source, target, dry_run=dry_run, as_json=as_json)
+    _move(thread, source, target, cipher, dry_run=dry_run, as_json=as_json)
 
 
 def export(
@@ -78,6 +81,7 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="The file to write.")],
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -88,7 +92,7 @@ def export(
 
     Example: langgraph-gcs export my-thread my-thread.tar --store file:///tmp/store
     """
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         plan = _plan(thread, saver, saver)
         if dry_run:
             _show(plan, dry_run=True, as_json=as_json)
@@ -110,9 +114,12 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="A file that export has written.")],
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     as_thread: Annotated[
         str | None,
-        typer.Option("--as", metavar="THREAD", help="Another id for the thread; an encrypted one cannot get one."),
+        typer.Option(
+            "--as", metavar="THREAD", help="Another id for the thread; an encrypted one needs its --cipher for that."
+        ),
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -125,7 +132,7 @@ def import_(
     Example: langgraph-gcs import my-thread.tar --store file:///tmp/store --as debugged
     """
     if as_thread is None:
-        with open_saver(store, may_create=True, serde=PortableSerializer()) as saver:
+        with open_saver(store, cipher, may_create=True, serde=PortableSerializer()) as saver:
             plan = saver.import_thread(file, dry_run=True, show=_quiet)
             if not dry_run:
                 with progress(f"importing {file}", 2 * plan.total) as bar:
@@ -134,9 +141,9 @@ def import_(
         _show(plan, dry_run=dry_run, as_json=as_json, is_portable=True)
         return
     with (
-        open_saver(store, may_create=True, serde=PortableSerializer()) as saver,
+        open_saver(store, cipher, may_create=True, serde=PortableSerializer()) as saver,
         tempfile.TemporaryDirectory(prefix="langgraph-gcs-import-") as folder,
-        GCSSaver.from_conn_string(Path(folder).as_uri(), serde=PortableSerializer()) as scratch,
+        open_saver(Path(folder).as_uri(), cipher, may_create=True, serde=PortableSerializer()) as scratch,
     ):
         own = scratch.import_thread(file)
         _found(own.thread_id, own)
@@ -153,10 +160,10 @@ def _default(store: str | None) -> str:
     return uri
 
 
-def _move(thread: str, source: str, target: str, *, dry_run: bool, as_json: bool) -> None:
+def _move(thread: str, source: str, target: str, cipher: str | None, *, dry_run: bool, as_json: bool) -> None:
     if parse(source) == parse(target):
         raise CommandError("both stores are the same; copy makes another thread of one within a store.", 2)
-    with open_saver(source) as reader, open_saver(target, may_create=True) as writer:
+    with open_saver(source, cipher) as reader, open_saver(target, cipher, may_create=True) as writer:
         done = _transfer(thread, reader, writer, dry_run=dry_run)
     _show(done, dry_run=dry_run, as_json=as_json)
 

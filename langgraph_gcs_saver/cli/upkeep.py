@@ -15,6 +15,7 @@ from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread, K
 from langgraph_gcs_saver.cli.durations import duration, positive_duration
 from langgraph_gcs_saver.cli.plans import Work, carry_out, counted, table, unshown
 from langgraph_gcs_saver.cli.terminal import (
+    CipherOption,
     CommandError,
     DryRunOption,
     JsonOption,
@@ -45,6 +46,7 @@ def prune(
     threads: ThreadArguments,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     keep_last: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Keep the newest N checkpoints of each namespace.")
     ] = None,
@@ -76,7 +78,7 @@ def prune(
         raise CommandError("say either what to keep (--keep-last, --keep-for, --keep-every) or --delete.", 2)
     threads = list(dict.fromkeys(threads))
     plans: list[PrunePlan] = []
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
             for thread in threads:
                 strategy = "delete" if delete else AnyOf(tuple(rules))
@@ -121,6 +123,7 @@ def collect(
     thread: OptionalThreadArgument = None,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     orphan_age: Annotated[
         timedelta | None,
         typer.Option(
@@ -142,7 +145,7 @@ def collect(
     """
     age = ORPHAN_AGE if orphan_age is None else orphan_age
     began = time.time()
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("looking"):
             found = saver.collect(thread, orphan_age=age, dry_run=True, show=unshown)
         if thread is not None and not found:
@@ -176,6 +179,7 @@ def collect(
 def sweep(
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     ttl: Annotated[
         timedelta,
         typer.Option(parser=positive_duration, metavar="TIME", help="How long a thread must have been idle: 12h, 90d."),
@@ -193,7 +197,7 @@ def sweep(
     """
     if ttl < timedelta(hours=1):
         raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
-    with open_saver(store, ttl=ttl) as saver:
+    with open_saver(store, cipher, ttl=ttl) as saver:
         with progress("looking"):
             found = saver.sweep(dry_run=True, show=unshown)
 
@@ -219,6 +223,7 @@ def copy(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The id of the copy; a thread that is empty.")],
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -230,7 +235,7 @@ def copy(
     Example: langgraph-gcs copy my-thread my-thread-2
     """
     plans: list[CopyPlan] = []
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("planning"):
             saver.copy_thread(source, target, dry_run=True, show=plans.append)
         if not any(plan.checkpoints or plan.writes for plan in plans):
@@ -251,6 +256,7 @@ def delete(
     threads: ThreadArguments,
     *,
     store: StoreOption = None,
+    cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -263,7 +269,7 @@ def delete(
     """
     threads = list(dict.fromkeys(threads))
     plans: list[DeletePlan] = []
-    with open_saver(store) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
             for thread in threads:
                 saver.delete_thread(thread, dry_run=True, show=plans.append)

@@ -1,0 +1,51 @@
+"""What options name as `MODULE:NAME`: an object of the user's own code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+class NamingError(Exception):
+    """A text does not name an object."""
+
+
+def find(name: str, forms: str = "MODULE:NAME") -> Any:
+    """The object that `MODULE:NAME` names; the module is looked for in the working directory first.
+
+    Args:
+        name: The module, and the name in it, which may have dots.
+        forms: What may be given, for who gave something else.
+
+    Raises:
+        NamingError: There is no such module or name, or the module raises when it is imported.
+    """
+    module, found, attribute = name.partition(":")
+    if not found or not module or not attribute:
+        raise NamingError(f"give {forms}.")
+    # As `python -m` does: who keeps agents in a directory calls it from there.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        imported = import_module(module)
+    except ImportError as error:
+        raise NamingError(str(error)) from error
+    except Exception as error:  # The user's code may raise anything.
+        raise NamingError(f"the module raises {raised(error)}.") from error
+    try:
+        return reduce(getattr, attribute.split("."), imported)
+    except AttributeError as error:
+        raise NamingError(str(error)) from error
+
+
+def raised(error: Exception) -> str:
+    """What the user's code raised, and where; not its text, which may quote a password or a key."""
+    own = str(Path(__file__).parent)
+    for frame in traceback.extract_tb(error.__traceback__):
+        is_ours = frame.filename.startswith((own, "<frozen ")) or Path(frame.filename).parent.name == "importlib"
+        if not is_ours:
+            return f"{type(error).__name__} in line {frame.lineno} of {frame.filename}"
+    return type(error).__name__
