@@ -25,6 +25,7 @@ from langgraph_gcs_saver.cli.terminal import (
     open_saver,
     plain,
     print_json,
+    print_table,
     printable,
     progress,
 )
@@ -46,11 +47,11 @@ def moment(seconds: float | None) -> str:
     return "" if not seconds else datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+def _table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
     # Without edges a UUID, as most threads have, is not broken in two on a terminal of 80 columns.
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
     return table
 
 
@@ -78,7 +79,9 @@ def threads(
     if as_json:
         print_json([asdict(thread) for thread in shown])
         return
-    table = _table("thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"))
+    table = _table(
+        "thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"), whole=("thread",)
+    )
     for thread in shown:
         damaged = f"{thread.damaged} damaged" if thread.damaged else ""
         table.add_row(
@@ -89,7 +92,10 @@ def threads(
             plain(damaged, "bold red"),
         )
     out = console()
-    out.print(table if shown else "There are no threads.")
+    if shown:
+        print_table(out, table)
+    else:
+        out.print("There are no threads.")
     if len(shown) < len(found):
         out.print(f"... and {len(found) - len(shown)} more")
 
@@ -126,8 +132,8 @@ def history(
         rows = [info for info in found if info.checkpoint_ns == space]
         if space:
             out.print()
-            out.print(plain(f"namespace {space}", "bold"))
-        out.print(_tree(rows, limit))
+            out.print(plain(f"namespace {space}", "bold"), soft_wrap=True)
+        print_table(out, _tree(rows, limit))
 
 
 def _told(info: CheckpointInfo) -> dict[str, Any]:
@@ -135,9 +141,8 @@ def _told(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
-    table = _table(
-        "", "checkpoint", "step", "source", "node", "changed", "stored", "writes", "", right=("step", "stored")
-    )
+    columns = ("", "checkpoint", "step", "source", "node", "changed", "stored", "writes", "note")
+    table = _table(*columns, right=("step", "stored"), whole=("", "checkpoint", "step"))
     drawn = draw((info.checkpoint_id, info.parent_id) for info in rows)
     for info, lines in list(zip(rows, drawn, strict=True))[:limit]:
         changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
@@ -199,18 +204,18 @@ def stats(
     out = console()
     for line in _summary(found, cost):
         out.print(line)
-    table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"))
+    table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"), whole=("thread",))
     for thread in found.threads[:limit]:
         table.add_row(plain(_name(thread)), str(thread.checkpoints), size(thread.stored_bytes))
     out.print()
-    out.print(table)
+    print_table(out, table)
     out.print()
     columns = ("channel", "values", "serialised", "full", "incremental", "saved (estimate)")
     table = _table(*columns, right=columns[1:])
     for sums in found.channels[:limit]:
         sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
         table.add_row(plain(sums.channel), str(sums.values), *map(size, sizes))
-    out.print(table)
+    print_table(out, table)
 
 
 def _summary(found: StoreStats, cost: float) -> Iterable[str]:

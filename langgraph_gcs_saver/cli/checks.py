@@ -26,6 +26,7 @@ from langgraph_gcs_saver.cli.terminal import (
     open_saver,
     plain,
     print_json,
+    print_table,
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
@@ -72,7 +73,7 @@ def verify(
 def _show_findings(findings: list[Finding], damages: int, depth: str) -> None:
     out = console()
     for thread, found in groupby(findings, key=lambda finding: finding.thread_id):
-        out.print(plain(f"Thread {thread!r}", "bold"))
+        out.print(plain(f"Thread {thread!r}", "bold"), soft_wrap=True)
         _print_findings(out, found)
     if not findings:
         out.print(Text(f"All is well (depth: {depth})."))
@@ -128,13 +129,13 @@ def repair(
 
 
 def _show_repair(out: Console, plan: RepairPlan) -> None:
-    out.print(plain(f"Thread {plan.thread_id!r}: {counted(len(plan.findings), 'damage')}", "bold"))
+    out.print(plain(f"Thread {plan.thread_id!r}: {counted(len(plan.findings), 'damage')}", "bold"), soft_wrap=True)
     _print_findings(out, plan.findings)
     rows = table("what to do", "to what")
     for step in plan.steps:
         where = _place(step.checkpoint_id, step.checkpoint_ns, step.channel)
         rows.add_row(plain(step.action), _lines(where, plain(step.reason), plain(step.name, "dim")))
-    out.print(rows)
+    print_table(out, rows)
 
 
 def _print_findings(out: Console, findings: Iterable[Finding]) -> None:
@@ -145,7 +146,7 @@ def _print_findings(out: Console, findings: Iterable[Finding]) -> None:
         affects = f"{counted(count, 'checkpoint')} cannot be read for it" if count else ""
         kind = plain(finding.kind, "bold red" if finding.is_damage else "")
         rows.add_row(kind, _lines(where, plain(finding.reason), plain(affects), plain(finding.name, "dim")))
-    out.print(rows)
+    print_table(out, rows)
 
 
 def _place(checkpoint_id: str, checkpoint_ns: str, channel: str | None) -> Text:

@@ -14,8 +14,10 @@ from typing import Annotated, Any, cast
 
 import typer
 from langgraph.checkpoint.serde.base import CipherProtocol
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from langgraph_gcs_saver import DeletePlan
@@ -167,9 +169,47 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+_UNLIMITED = 1 << 16
+"""Columns of what is no terminal: whoever reads a pipe or a file looks for whole lines."""
+
+_WHOLE = 72
+"""Longest id that is kept in one line of a terminal; a user may have chosen one of hundreds of characters."""
+
+_LEAST = 4
+"""Columns that others keep beside ids."""
+
+
 def console(*, is_quiet: bool = False) -> Console:
     """Standard output; give it text by `plain`, for what a store holds may look like markup."""
-    return Console(quiet=is_quiet, highlight=False, markup=False, emoji=False)
+    is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = None if is_limited else _UNLIMITED
+    return Console(quiet=is_quiet, highlight=False, markup=False, emoji=False, width=width)
+
+
+def print_table(out: Console, table: Table) -> None:
+    """Print a table in which columns that do not wrap have the first line of each cell, an id, whole; others give way.
+
+    What does not fit into a narrow terminal then goes beyond its edge: the terminal breaks that line, and a copy of the
+    id has no break.
+    """
+    width = out.width
+    if width >= _UNLIMITED:
+        out.print(table)
+        return
+    for column in table.columns:
+        if column.no_wrap:
+            first_lines = [str(cell).partition("\n")[0] for cell in (column.header, *column.cells)]
+            longest = max(map(cell_len, first_lines))
+            column.no_wrap = False
+            column.width = longest if longest <= _WHOLE else None
+    _, right, _, left = table.padding
+    between = (len(table.columns) - 1) * (1 + left + right)
+    needed = between + sum(_LEAST if column.width is None else column.width for column in table.columns)
+    try:
+        out.width = max(width, needed)
+        out.print(table)
+    finally:
+        out.width = width
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread, KeepEvery, KeepFor, KeepLast, PrunePlan
 from langgraph_gcs_saver.cli.durations import duration, positive_duration
@@ -26,6 +27,7 @@ from langgraph_gcs_saver.cli.terminal import (
     no_thread,
     open_saver,
     plain,
+    print_table,
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
@@ -33,13 +35,6 @@ from langgraph_gcs_saver.retention import AnyOf, Retention, Row
 from langgraph_gcs_saver.saver import ORPHAN_AGE
 
 ThreadArguments = Annotated[list[str], typer.Argument(metavar="THREAD", help="The threads' ids.")]
-
-
-_ID_WIDTH = 36
-"""LangGraph's checkpoint ids are UUIDs; one that is broken in two cannot be copied."""
-
-_WIDE = 72
-"""Columns that a terminal needs to have room for an id and the rest."""
 
 
 def prune(
@@ -295,26 +290,27 @@ def delete(
 
 
 def _show_line(out: Console, plan: object) -> None:
-    out.print(plain(str(plan)))
+    out.print(plain(str(plan)), soft_wrap=True)
 
 
 def _show_prune(out: Console, plan: PrunePlan) -> None:
     rows = table("checkpoint", "stored (UTC)", "", "why")
-    if out.width >= _WIDE:
-        # A fixed one: a table whose columns have a minimum is cut off where it does not fit.
-        rows.columns[0].width = _ID_WIDTH
+    rows.columns[0].no_wrap = True
     for decision in plan.decisions:
         row, reason = decision.row, decision.reason
         time_stored = datetime.fromtimestamp(row.time, timezone.utc).strftime("%Y-%m-%d %H:%M")
-        name = row.checkpoint_id + (f" (namespace {row.ns!r})" if row.ns else "")
+        name = plain(row.checkpoint_id)
+        if row.ns:
+            name = Text("\n").join([name, plain(f"(namespace {row.ns!r})")])
         what = plain("drop", "bold red") if reason is None else plain("keep", "green")
-        rows.add_row(plain(name), plain(time_stored), what, plain(reason or ""))
-    out.print(rows)
+        rows.add_row(name, plain(time_stored), what, plain(reason or ""))
+    print_table(out, rows)
     out.print(
         plain(
             f"Thread {plan.thread_id!r}: {len(plan.dropped):,} of {counted(len(plan.decisions), 'checkpoint')} go",
             "bold",
-        )
+        ),
+        soft_wrap=True,
     )
 
 

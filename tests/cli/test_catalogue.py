@@ -181,6 +181,41 @@ def test_a_uuid_is_not_broken_in_two(make_saver, store_uri, monkeypatch):
     assert thread in CliRunner().invoke(app, ["threads", "--store", store_uri]).stdout
 
 
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+@pytest.mark.parametrize("columns", ["20", "40", "80", "100", None])
+def test_an_id_is_in_one_line(make_saver, store_uri, monkeypatch, columns):
+    saver = make_saver()
+    thread = str(uuid5(NAMESPACE_URL, "thread"))
+    fill(saver, thread)
+    values = {"a channel of many words": 1, "another_one_without_blanks": 2}
+    for n in (6, 7):
+        put(saver, thread, n, n - 2, values=values, node="a_node_with_a_long_name")
+    saver.pin(cfg(thread, n=7), "a label that says much of what it is for")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    for arguments in (["history", thread], ["threads"], ["stats"], ["prune", thread, "--keep-last", "1", "--dry-run"]):
+        text = CliRunner().invoke(app, [*arguments, "--store", store_uri]).stdout
+        assert (thread in text) == (arguments[0] != "history")
+        if arguments[0] in {"history", "prune"}:
+            assert all(cid(n) in text for n in range(1, 8))
+        if columns is None:
+            assert arguments[0] != "history" or re.search("a_node_with_a_long_name +a channel of many words", text)
+        elif columns in {"80", "100"}:
+            assert max(map(len, text.splitlines())) <= int(columns)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_an_id_of_hundreds_of_characters_does_not_widen_all_lines(make_saver, store_uri, monkeypatch):
+    put(make_saver(), "x" * 500, 1)
+    put(make_saver(), "short", 1)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = CliRunner().invoke(app, ["threads", "--store", store_uri]).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    monkeypatch.delenv("COLUMNS")
+    assert "x" * 500 in CliRunner().invoke(app, ["threads", "--store", store_uri]).stdout
+
+
 def test_a_price_is_a_number(tmp_path):
     uri = f"file://{tmp_path}/store"
     with GCSSaver.from_conn_string(uri) as saver:

@@ -210,7 +210,7 @@ def test_sweep(make_saver, raw, command, monkeypatch):
     saver = make_saver()
     for thread in ("idle", "used"):
         fill(saver, thread, 1)
-    monkeypatch.setattr(upkeep, "open_saver", lambda store, **more: later(open_saver(store, **more), 3 * HOUR))
+    monkeypatch.setattr(upkeep, "open_saver", lambda *store, **more: later(open_saver(*store, **more), 3 * HOUR))
     assert command("sweep", "--ttl", "1d", "--yes").out == "There is nothing to do.\n"
     before = raw.snapshot()
     shown = json.loads(command("sweep", "--ttl", "2h", "--dry-run", "--json").out)
@@ -354,7 +354,7 @@ def test_a_plan_is_not_cut_off(make_saver, command, monkeypatch, columns):
     shown = command("prune", "t", "--keep-last", "1", "--dry-run").out
     words = "".join(shown.split())
     assert all(word in words for word in ("wrong", "drop"))
-    assert (cid(2) in shown) == (columns == "80")
+    assert cid(2) in shown
 
 
 @LOCAL
