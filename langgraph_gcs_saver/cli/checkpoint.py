@@ -19,6 +19,9 @@ NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The checkpoint namespace; the root graph's if not given.")
 ]
 LATEST = "latest"
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Its id, or a unique beginning or end of it, or `latest`.")
+]
 
 
 def open_portable(store: str | None, cipher: str | None) -> GCSSaver:
@@ -35,7 +38,7 @@ def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
     found = _get(saver, thread, ns, None if which == LATEST else which) if which else None
     if found is None and which != LATEST:
         # Only then all names are listed, for a database counts each as a read.
-        found = _get(saver, thread, ns, _find(saver, thread, ns, which))
+        found = _get(saver, thread, ns, find_id(saver, thread, ns, which))
     if found is None:
         if which != LATEST:
             raise CommandError(f"checkpoint {which!r} of thread {thread!r} has just been deleted.")
@@ -54,11 +57,20 @@ def _nothing(thread: str, ns: str) -> str:
     return f"thread {thread!r} has no checkpoint{f' in namespace {ns!r}' if ns else ''}."
 
 
-def _find(saver: GCSSaver, thread: str, ns: str, which: str) -> str:
+def find_id(saver: GCSSaver, thread: str, ns: str, which: str) -> str:
+    """The id of the checkpoint that was named as for `load`, which need not be readable.
+
+    Raises:
+        CommandError: There is none, or there are several.
+    """
     ids = saver.checkpoint_ids({"configurable": {"thread_id": thread, "checkpoint_ns": ns}})
     if not ids:
         raise CommandError(_nothing(thread, ns))
-    found = [one for one in ids if which and (one.startswith(which) or one.endswith(which))]
+    if which == LATEST:
+        return ids[0]
+    found = [one for one in ids if one == which] or [
+        one for one in ids if which and (one.startswith(which) or one.endswith(which))
+    ]
     if not found:
         raise CommandError(f"thread {thread!r} has no checkpoint {which!r}{f' in namespace {ns!r}' if ns else ''}.")
     if len(found) > 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 from langchain_core.runnables import RunnableConfig
 
+from langgraph_gcs_saver.cli.checkpoint import LATEST, CheckpointArgument, find_id
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
     CommandError,
@@ -20,7 +22,6 @@ from langgraph_gcs_saver.cli.terminal import (
 )
 from langgraph_gcs_saver.errors import InvalidConfigError
 
-CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint's id.")]
 NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The namespace of a subgraph; the root's if not given.")
 ]
@@ -42,8 +43,8 @@ def pin(
 
     Example: langgraph-gcs pin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66 "before the migration"
     """
-    _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=label)
-    _tell(thread, checkpoint, ns, label, as_json=as_json)
+    pinned = _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=label)
+    _tell(thread, pinned, ns, label, as_json=as_json)
 
 
 def unpin(
@@ -59,21 +60,32 @@ def unpin(
 
     Example: langgraph-gcs unpin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66
     """
-    _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=None)
-    _tell(thread, checkpoint, ns, None, as_json=as_json)
+    unpinned = _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=None)
+    _tell(thread, unpinned, ns, None, as_json=as_json)
 
 
-def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str, ns: str, label: str | None) -> None:
-    ids = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint}
-    config: RunnableConfig = {"configurable": ids}
+def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str, ns: str, label: str | None) -> str:
+    """Set or take off the pin of the checkpoint that was named; its id."""
+
+    def act(checkpoint_id: str) -> str:
+        ids = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+        config: RunnableConfig = {"configurable": ids}
+        if label is None:
+            saver.unpin(config)
+        else:
+            saver.pin(config, label)
+        return checkpoint_id
+
     with open_saver(store, cipher) as saver:
+        if checkpoint != LATEST:
+            # Only then all names are listed, for a database counts each as a read.
+            with suppress(InvalidConfigError):
+                return act(checkpoint)
+        found = find_id(saver, thread, ns, checkpoint)
         try:
-            if label is None:
-                saver.unpin(config)
-            else:
-                saver.pin(config, label)
-        except InvalidConfigError as error:
-            raise CommandError(str(error)) from None
+            return act(found)
+        except InvalidConfigError:
+            raise CommandError(f"checkpoint {found!r} of thread {thread!r} has just been deleted.") from None
 
 
 def _tell(thread: str, checkpoint: str, ns: str, label: str | None, *, as_json: bool) -> None:

@@ -32,7 +32,7 @@ looked for in the current directory first.
 - `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
 - What changes a store shows its plan first, and asks before it destroys. `--dry-run` shows the same plan and does
   nothing; `--yes` does not ask. Where nobody is there to ask, such as in a job, nothing is done without `--yes`.
-- Tables fold what does not fit into the terminal, but no id; in a pipe or a file, nothing. `COLUMNS` sets another width.
+- Tables fold what does not fit into the terminal, but no id; in a pipe or a file, nothing. `COLUMNS` sets a width.
 - Lengths of time are a whole number and a unit: `90s`, `15m`, `24h`, `7d`, `2w`.
 - Ids, labels and whatever else a store holds are shown with control characters and line breaks escaped.
 """

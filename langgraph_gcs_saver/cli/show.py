@@ -12,6 +12,7 @@ from rich.text import Text
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.checkpoint import (
     LATEST,
+    CheckpointArgument,
     NamespaceOption,
     facts,
     field,
@@ -36,10 +37,6 @@ from langgraph_gcs_saver.cli.terminal import (
 )
 from langgraph_gcs_saver.edits import COUNTERS
 from langgraph_gcs_saver.saver import GCSSaver
-
-CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="Its id, or a unique beginning or end of it, or `latest`.")
-]
 
 
 def show(

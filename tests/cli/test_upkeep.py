@@ -271,6 +271,36 @@ def test_pin_and_unpin(make_saver, command):
         assert "has no checkpoint" in ended.err
 
 
+def test_a_pin_s_checkpoint_is_named_as_for_show(make_saver, command):
+    saver = make_saver()
+    fill(saver)
+    assert command("pin", "t", "latest", "newest").out == f"{cid(4)} is pinned: newest\n"
+    ended = command("pin", "t", cid(2)[-6:], "by its end", "--json")
+    assert json.loads(ended.out)["checkpoint_id"] == cid(2)
+    assert saver.pins(cfg()) == {cid(4): "newest", cid(2): "by its end"}
+    assert command("unpin", "t", "latest").out == f"{cid(4)} has no pin.\n"
+    assert saver.pins(cfg()) == {cid(2): "by its end"}
+    for name, message in (
+        (cid(1)[:8], "names 4 checkpoints of thread 't'"),
+        ("nothing", "has no checkpoint 'nothing'"),
+        ("", "has no checkpoint ''"),
+    ):
+        for arguments in (["pin", "t", name, "x"], ["unpin", "t", name]):
+            ended = command(*arguments)
+            assert (ended.code, ended.out) == (1, "")
+            assert message in ended.err
+    assert "has no checkpoint in namespace 'sub'" in command("pin", "t", "latest", "x", "--ns", "sub").err
+    assert saver.pins(cfg()) == {cid(2): "by its end"}
+
+
+def test_a_damaged_checkpoint_can_be_pinned(make_saver, raw, command):
+    fill(make_saver())
+    name = keys.checkpoint_doc("t", "", cid(4))
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
+    assert command("pin", "t", "latest", "evidence").out == f"{cid(4)} is pinned: evidence\n"
+    assert raw.documents()[name]["pin"] == "evidence"
+
+
 @LOCAL
 def test_nothing_that_a_store_holds_moves_a_terminal(make_saver, command):
     saver = make_saver()
