@@ -152,18 +152,21 @@ def collect(
                     # As old as it had to be when it was shown.
                     passed = timedelta(seconds=max(0.0, time.time() - began))
                     saver.collect(plan.thread_id, orphan_age=age + passed)
-            return f"{what} deleted."
+            return f"{what} deleted{f', {smaller} made smaller' if trimmed else ''}."
 
         objects = sum(len(plan.objects) for plan in found)
         documents = sum(len(plan.stripped) + len(plan.writes) for plan in found)
+        trimmed = sum(len(plan.trimmed) for plan in found)
+        smaller = counted(trimmed, "document")
         what = f"{counted(objects, 'object')} and {counted(documents, 'document')}"
+        question = f"Delete {what}{f', make {smaller} smaller' if trimmed else ''}?"
         work = Work(
             plans=found,
             show=_show_line,
             as_dict=_of_collect,
             act=act,
             doing="collecting",
-            question=f"Delete {what}?" if objects or documents else None,
+            question=question if objects or documents or trimmed else None,
         )
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
     if skipped := [plan.thread_id for plan in found if plan.skipped is not None]:

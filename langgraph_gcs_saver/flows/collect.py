@@ -50,7 +50,9 @@ class CollectPlan:
 
     Attributes:
         thread_id: The thread.
-        stripped: Documents of removed checkpoints that wait to be deleted, or to have their objects deleted.
+        stripped: Documents of removed checkpoints that go, for nobody needs their frames any more.
+        trimmed: Documents of removed checkpoints that stay, for others need their frames, and lose the list of what was
+            left to be deleted with them.
         writes: Documents of pending writes whose checkpoint was never stored, and the thread has gone on.
         objects: Objects that nothing refers to, with their sizes in bytes.
         skipped: Why the thread was left alone, if it was.
@@ -58,19 +60,22 @@ class CollectPlan:
 
     thread_id: str
     stripped: tuple[str, ...] = ()
+    trimmed: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     objects: Mapping[str, int]
     skipped: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.stripped or self.writes or self.objects or self.skipped)
+        return bool(self.stripped or self.trimmed or self.writes or self.objects or self.skipped)
 
     def __str__(self) -> str:
         if self.skipped is not None:
             return f"Thread {self.thread_id!r}: skipped. {self.skipped}"
+        smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
         return (
             f"Thread {self.thread_id!r}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
+            f"{smaller}"
         )
 
 
@@ -96,9 +101,12 @@ def collect(
         plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
+    left = [doc.name for doc in leftovers(found)]
+    needed = found.needed(found.entries)
     plan = CollectPlan(
         thread_id=thread_id,
-        stripped=tuple(doc.name for doc in leftovers(found)),
+        stripped=tuple(name for name in left if name not in needed),
+        trimmed=tuple(name for name in left if name in needed),
         writes=tuple(writes),
         objects=objects,
     )

@@ -15,7 +15,7 @@ from langgraph_gcs_saver.cli.terminal import confirm, open_saver
 from langgraph_gcs_saver.effects import Commit, Merge
 from langgraph_gcs_saver.runners import run
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
-from tests.behaviour.api import cfg, cid, number
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.behaviour.test_sweep import HOUR, later
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
 from tests.system.raw import open_raw
@@ -190,6 +190,30 @@ def test_collect(make_saver, store_uri, raw, command, monkeypatch):
     (other,) = raw.objects().keys() - before
     assert other != orphan, "what has not been shown stays"
     assert before < raw.objects().keys()
+
+
+def test_collect_tells_apart_what_it_deletes_and_what_it_makes_smaller(make_saver, raw, command):
+    saver = make_saver()
+    state = random.Random(0).randbytes(4000)
+    for n in range(1, 6):
+        # Each checkpoint's frame is in its document, and builds on the one before.
+        versions = {"state": version(n)}
+        new = checkpoint(n, {"state": state + bytes([n])}, versions)
+        saver.put(cfg(n=n - 1 or None), new, metadata(step=n), versions)
+    assert command("prune", "t", "--keep-last", "1", "--yes").code == 0
+    assert command("copy", "t", "u").code == 0
+    names = set(raw.documents())
+    shown = json.loads(command("collect", "u", "--orphan-age", "0s", "--dry-run", "--json").out)
+    (plan,) = shown["plans"]
+    assert (plan["stripped"], plan["writes"], plan["objects"]) == ([], [], {})
+    assert plan["trimmed"]
+    assert set(plan["trimmed"]) < names
+    count = len(plan["trimmed"])
+    ended = command("collect", "u", "--orphan-age", "0s", "--yes")
+    assert f"; {count} documents of removed checkpoints get smaller\n" in ended.out
+    assert ended.out.endswith(f"0 objects and 0 documents deleted, {count} documents made smaller.\n")
+    assert set(raw.documents()) == names
+    assert command("collect", "u", "--orphan-age", "0s", "--yes").out == "There is nothing to do.\n"
 
 
 def test_collect_leaves_a_damaged_thread_alone_and_says_so(make_saver, raw, command):
