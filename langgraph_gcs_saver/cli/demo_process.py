@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from langgraph.types import Command
 
+from langgraph_gcs_saver.cli import ignore_notices
 from langgraph_gcs_saver.cli.demo_agent import Context, build, thread_config
 from langgraph_gcs_saver.cli.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import GCSSaverError
@@ -87,6 +88,7 @@ def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     # An interrupt from the keyboard reaches the whole group; the parent is who ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_notices()
     tally = Tally()
 
     def before_reading(number: int, name: str) -> None:

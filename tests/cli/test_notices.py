@@ -1,0 +1,59 @@
+"""Google's packages tell of each Python that they will leave behind; no command repeats it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.test_demo import LANGGRAPH_GCS
+
+OLD = """
+import datetime
+
+class Later(datetime.date):
+    @classmethod
+    def today(cls):
+        return cls(2090, 1, 1)
+
+datetime.date = Later
+"""
+"""As `sitecustomize`: a time when this Python is an old one."""
+
+support = pytest.importorskip("google.api_core._python_version_support", reason="google-api-core says nothing yet")
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(OLD)
+
+    def call(*arguments, **variables):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"} | variables
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        ended = subprocess.run(
+            arguments, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
+        )
+        return ended.returncode, ended.stderr
+
+    return call
+
+
+def test_no_command_repeats_it(run, tmp_path):
+    library = run(sys.executable, "-c", "import google.cloud.firestore")
+    assert "FutureWarning: You are using a non-supported Python version" in library[1]
+    store = (tmp_path / "store").as_uri()
+    assert run(*LANGGRAPH_GCS, "setup", "--store", store) == (0, "")
+    assert run(*LANGGRAPH_GCS, "demo", "--documents", "5") == (0, "")
+
+
+def test_a_filter_of_the_user_comes_first(run, tmp_path):
+    store = (tmp_path / "store").as_uri()
+    told = run(*LANGGRAPH_GCS, "setup", "--store", store, PYTHONWARNINGS="always::FutureWarning")
+    assert told[0] == 0
+    assert "You are using a non-supported Python version" in told[1]
+
+
+def test_other_warnings_are_told(run):
+    code = "import warnings; from langgraph_gcs_saver.cli import ignore_notices; ignore_notices()"
+    other = f"{code}; warnings.warn('You are using a Python version of mine', FutureWarning)"
+    assert "of mine" in run(sys.executable, "-c", other)[1]
