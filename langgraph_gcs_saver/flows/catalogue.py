@@ -57,7 +57,7 @@ class CheckpointInfo:
         step: LangGraph's number of the step, from -1; `None` if the metadata does not say.
         source: `input`, `loop`, `update` or `fork`.
         run_id: The run that wrote it.
-        nodes: The nodes that ran to make it.
+        nodes: The nodes that ran to make it; none if its parent, by which that is told, is gone or cannot be read.
         channels: Number of channels with a value.
         stored: What it stored itself.
         manifest_bytes: Stored bytes of its manifest, if that lies in the document.
@@ -350,8 +350,12 @@ class _Thread:
 
     def _nodes(self, known: Manifest) -> tuple[str, ...]:
         """Nodes that have seen newer versions than at the parent: these have run."""
-        parent = self.manifests.get(keys.checkpoint_doc(self.thread_id, known.ns, known.parent_id or ""))
-        before = parent.checkpoint.get("versions_seen", {}) if isinstance(parent, Manifest) else {}
+        before: Mapping[str, Any] = {}
+        if known.parent_id is not None:
+            parent = self.manifests.get(keys.checkpoint_doc(self.thread_id, known.ns, known.parent_id))
+            if not isinstance(parent, Manifest):
+                return ()  # Of all that have seen something, nobody can tell those of this step.
+            before = parent.checkpoint.get("versions_seen", {})
         seen = known.checkpoint.get("versions_seen", {})
         return tuple(sorted(node for node in seen if not node.startswith("__") and seen[node] != before.get(node)))
 

@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, KeepLast, keys
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
@@ -94,6 +94,20 @@ def test_history(make_saver, store_uri):
     assert "interrupted" in text
     assert cid(3) not in call(store_uri, "history", "t", "--ns", "sub:1")
     assert "... and 3 more" in call(store_uri, "history", "t", "--ns", "", "--limit", "1")
+
+
+def test_nodes_that_cannot_be_known(make_saver, store_uri):
+    saver = make_saver()
+    for n in range(1, 5):
+        put(saver, "t", n, n - 1 or None, node=f"node {n}")
+    saver.prune(["t"], strategy=KeepLast(2))
+    found = call_json(store_uri, "history", "t")
+    assert [(one["checkpoint_id"], one["nodes"]) for one in found] == [(cid(4), ["node 4"]), (cid(3), [])]
+    raw = open_raw(store_uri)
+    name = keys.checkpoint_doc("t", "", cid(3))
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
+    raw.close()
+    assert call_json(store_uri, "history", "t")[0]["nodes"] == []
 
 
 def test_damage_is_shown(make_saver, store_uri):
