@@ -50,13 +50,14 @@ def carry_out(work: Work[P], *, dry_run: bool, yes: bool, as_json: bool) -> None
         for plan in work.plans:
             work.show(out, plan)
     result = "A dry run: nothing was done." if work.plans else "There is nothing to do."
-    is_done = bool(work.plans) and not dry_run
-    if is_done:
+    if work.plans and not dry_run:
         if work.question is not None:
             confirm(work.question, yes=yes)
         with progress(work.doing, len(work.plans)) as advance:
             result = work.act(_ticking(work.plans, advance))
     if as_json:
+        # A scheduler takes what is not done for a failure; nothing to do is none.
+        is_done = not (work.plans and dry_run)
         print_json({"done": is_done, "result": result, "plans": [work.as_dict(plan) for plan in work.plans]})
     else:
         console().print(plain(result))

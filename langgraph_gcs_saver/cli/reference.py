@@ -37,11 +37,26 @@ looked for in the current directory first.
 - Ids, labels and whatever else a store holds are shown with control characters and line breaks escaped.
 """
 
+_JSON = """\
+Ids are `thread_id`, `checkpoint_ns` and `checkpoint_id`; sizes are bytes. Whether a command failed is told by its
+[exit code](#exit-codes). One that could not do what it was asked may print no document, but a line on standard error.
+
+| key | of | what it means |
+|---|---|---|
+| `done` | `prune`, `copy`, `delete`, `collect`, `sweep`, `repair` | false only if a dry run has found something to do |
+| `result` | the same | a sentence for people: what was done, or that there was nothing to do |
+| `plans` | the same | what was found to do, by thread; empty if there was nothing |
+| `dry_run` | `pull`, `push`, `import`, `migrate` | whether nothing was written because of `--dry-run` |
+| `ok` | `pull`, `push`, `import`, `drill`, `demo` | whether all is well; if not, the exit code is not 0 |
+| `is_damage` | `verify`, `repair` | of a finding: true for damage, false for what nothing refers to |
+| `done`, `missing`, `warnings` | `setup` | sentences: what was done, what could not be, what endangers the store |
+"""
+
 
 def reference() -> str:
     """The document: every command that is registered, in the order of `--help`."""
     found = dict(commands())
-    parts = [_HEAD, _section("Exit codes", _exit_codes())]
+    parts = [_HEAD, _section("Exit codes", _exit_codes()), _section("JSON", _JSON.splitlines())]
     listed = [f"| [`{name}`](#{name}) | {first_line(command)} |" for name, (command, _) in found.items()]
     parts.append(_section("Commands", ["| command | what it does |", "|---|---|", *listed]))
     parts += [_section(f"`{name}`", _of_command(command, context)) for name, (command, context) in found.items()]

@@ -173,6 +173,8 @@ def test_collect(make_saver, store_uri, raw, command, monkeypatch):
     leave_an_object(store_uri, 1)
     (orphan,) = raw.objects().keys() - before
     assert command("collect").out == "There is nothing to do.\n"
+    for name in ("collect", "repair"):
+        assert json.loads(command(name, "--yes", "--json").out)["done"], "nothing to do is no failure"
     assert command("collect", "t", "--orphan-age", "1m", "--yes").out == "There is nothing to do.\n"
     shown = json.loads(command("collect", "--orphan-age", "0s", "--dry-run", "--json").out)
     (plan,) = shown["plans"]
@@ -236,8 +238,12 @@ def test_sweep(make_saver, raw, command, monkeypatch):
         fill(saver, thread, 1)
     monkeypatch.setattr(upkeep, "open_saver", lambda *store, **more: later(open_saver(*store, **more), 3 * HOUR))
     assert command("sweep", "--ttl", "1d", "--yes").out == "There is nothing to do.\n"
+    for more in (["--yes"], ["--dry-run"]):
+        nothing = json.loads(command("sweep", "--ttl", "1d", "--json", *more).out)
+        assert nothing == {"done": True, "result": "There is nothing to do.", "plans": []}
     before = raw.snapshot()
     shown = json.loads(command("sweep", "--ttl", "2h", "--dry-run", "--json").out)
+    assert not shown["done"]
     assert {plan["thread_id"] for plan in shown["plans"]} == {"idle", "used"}
     assert all(abs(plan["idle_seconds"] - 3 * HOUR) < 60 for plan in shown["plans"])
     assert raw.snapshot() == before
