@@ -547,7 +547,9 @@ def _soft_delete(bucket: Any) -> str:
     seconds = bucket.soft_delete_policy.retention_duration_seconds
     if not seconds:
         return ""
+    days = f"{int(seconds) / 86400:g} days"
     return (
-        f"It keeps deleted objects for {int(seconds) / 86400:g} days, and bills them (soft delete); `gcloud storage "
-        f"buckets update gs://{bucket.name} --clear-soft-delete` turns that off."
+        f"It keeps deleted objects for {days}, and bills them (soft delete). `gcloud storage buckets update "
+        f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the {days} in which what was deleted "
+        "by mistake can be restored, as docs/OPERATIONS.md does."
     )

@@ -1037,7 +1037,10 @@ def test_ensure_bucket_tells_about_soft_delete(storage_emulator: str, project_id
     bucket.soft_delete_policy.retention_duration_seconds = 7 * 86400
     bucket.create()
     with closing(GCSBlobs(make_bucket(storage_emulator, bucket.name), prefix="")) as blobs:
-        assert "keeps deleted objects for 7 days, and bills them" in blobs.ensure_bucket(EnsureBucket())
+        told = blobs.ensure_bucket(EnsureBucket())
+    assert "keeps deleted objects for 7 days, and bills them" in told
+    assert f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the 7 days" in told
+    assert "what was deleted by mistake can be restored" in told
     bucket.client.close()
 
 
