@@ -438,10 +438,10 @@ def rewrite(tar, change):
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_the_like_are_refused(tar, tmp_path, kind):
     def change(opened, members):
-        for number, (member, _) in enumerate(members):
+        for number, (member, data) in enumerate(members):
             if number == 1:
                 member.type, member.linkname, member.size = kind, "/etc/passwd", 0
-            opened.addfile(member)
+            opened.addfile(member, None if number == 1 else BytesIO(data))
 
     rewrite(tar, change)
     refused(tar, tmp_path, InvalidInputError)
