@@ -34,7 +34,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 soak: .venv/installed .venv-server/installed
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest $(PARALLEL) -m soak
 
 # Executes the notebooks anew and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
 notebooks: .venv/installed
