@@ -341,7 +341,7 @@ def test_summaries_are_of_the_real_source():
 
 def test_more_documents_than_there_are_is_refused():
     with pytest.raises(CommandError, match="has source for"):
-        demo._Plot.of("file:///x", None, 1000)
+        demo._Plot.of("file:///x", "", None, 1000)
 
 
 def test_the_graph_shows_where_branches_begin():

@@ -218,7 +218,7 @@ def test_the_jar_is_fetched(bare: Path) -> None:
     program(
         bare,
         "npx",
-        f'[ "$*" = "--yes firebase-tools setup:emulators:firestore" ] || exit 2\n'
+        f'[ "$*" = "--yes firebase-tools@15.34.2 setup:emulators:firestore" ] || exit 2\n'
         f"/bin/mkdir -p {cache}; : > {cache}/cloud-firestore-emulator-v1.2.3.jar",
     )
     assert ensure_jar() == cache / "cloud-firestore-emulator-v1.2.3.jar"
