@@ -36,6 +36,7 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.places import note_thread
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run
@@ -429,11 +430,7 @@ class _Attempts:
         if self.head is not None:
             self.heir = manifest.heir_field(request.checkpoint_id, self.context.new_attempt())
             writes.append(Merge(self.head.manifest.name, {"heir": self.heir}, update_time=self.head.update_time))
-        note: dict[str, Any] = {"thread_id": request.thread_id, "active": int(request.now)}
-        if not request.ns:
-            note["root"] = True  # A thread whose root namespace has lost all its checkpoints must not look new.
-        if self.context.bucket:
-            note["bucket"] = self.context.bucket
+        note = note_thread(request.thread_id, request.now, self.context, has_root=not request.ns)
         if thread is not None:
             # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
             is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)

@@ -1,11 +1,30 @@
-"""Where a thread's objects are, as its document says: another bucket is no damage."""
+"""What a thread's document says of the thread, and of where its objects are: another bucket is no damage."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Flow, GetDocs, ListBlobs
 from langgraph_gcs_saver.errors import StoreNotFoundError
 from langgraph_gcs_saver.flows.context import Context
+
+
+def note_thread(thread_id: str, now: float, context: Context, *, has_root: bool) -> dict[str, Any]:
+    """What a thread's document says of it when something is stored: its id, the time, where its objects go.
+
+    Args:
+        thread_id: The thread.
+        now: Seconds since the epoch.
+        context: Tells the bucket.
+        has_root: Whether its root namespace has a checkpoint: one that has lost them all must not look new.
+    """
+    note: dict[str, Any] = {"thread_id": thread_id, "active": int(now)}
+    if has_root:
+        note["root"] = True
+    if context.bucket:
+        note["bucket"] = context.bucket
+    return note
 
 
 def refuse_other_bucket(thread_id: str, context: Context) -> Flow[None]:

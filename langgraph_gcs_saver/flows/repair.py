@@ -34,7 +34,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import encode_manifest
-from langgraph_gcs_saver.flows.places import refuse_other_bucket
+from langgraph_gcs_saver.flows.places import note_thread, refuse_other_bucket
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Entry, Place, Survey, survey
@@ -95,10 +95,10 @@ def repair(
     steps: list[RepairStep] = []
     for _ in range(PASSES):
         found = yield from survey(thread_id, "data", loads, context)
+        if any(finding.kind == "missing" for finding in found.findings()):
+            yield from refuse_other_bucket(thread_id, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
-        if any(finding.kind == "missing" for finding in shown.findings):
-            yield from refuse_other_bucket(thread_id, context)
         first = first or shown
         if plan.steps and not (steps and plan.is_idle):
             yield from Compute(partial(show, shown))
@@ -556,11 +556,8 @@ def _mend(found: Survey, times: Mapping[str, int], context: Context) -> Flow[boo
     ]
     if found.thread is None and found.order:
         now = yield from Now()
-        note: dict[str, Any] = {"thread_id": found.thread_id, "active": int(now)}
-        if any(keys.ns_segment_of(name) == keys.enc("") for name in found.order):
-            note["root"] = True
-        if context.bucket:
-            note["bucket"] = context.bucket
+        has_root = any(keys.ns_segment_of(name) == keys.enc("") for name in found.order)
+        note = note_thread(found.thread_id, now, context, has_root=has_root)
         mended.append(Create(keys.thread_doc(found.thread_id), note))
     for at in range(0, len(mended), 100):
         # Only while the thread is there: a deletion may have passed since it was looked at.
