@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver import errors, events
-from langgraph_gcs_saver.saver import GCSSaver
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.findings import Finding
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.transfer import Transfer
     from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
     from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
+    from langgraph_gcs_saver.saver import GCSSaver
     from langgraph_gcs_saver.settings import write_settings
 
     __version__: str
@@ -63,9 +63,13 @@ _LATER = {
     "flows.transfer": ("Transfer",),
     "repairs": ("RepairPlan", "RepairStep"),
     "retention": ("KeepEvery", "KeepFor", "KeepLast", "PrunePlan"),
+    "saver": ("GCSSaver",),
     "settings": ("write_settings",),
 }
-"""What is imported when it is first asked for: most processes only save and load, and start in half the time."""
+"""What is imported when it is first asked for.
+
+Most processes only save and load, and start in half the time. The command line needs LangGraph for few commands.
+"""
 
 
 def __getattr__(name: str) -> Any:

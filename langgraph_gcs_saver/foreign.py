@@ -19,7 +19,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, Check
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import requests
+from langgraph_gcs_saver import configs, requests
 from langgraph_gcs_saver.effects import AskSaver
 from langgraph_gcs_saver.errors import GCSSaverError, SourceError
 from langgraph_gcs_saver.flows.context import Context
@@ -123,7 +123,7 @@ class ForeignThread:
 
     def given(self, one: Listed) -> AskSaver[Given | None]:
         """One of them; `None` if it is gone."""
-        config = requests.config_of(self._thread_id, one.ns, one.checkpoint_id)
+        config = configs.config_of(self._thread_id, one.ns, one.checkpoint_id)
 
         def ask(reader: Reader, serde: SerializerProtocol) -> Given | None:
             return self._given(reader.get_tuple(config), one, serde)
@@ -233,16 +233,16 @@ def _is_portable(value: Any) -> bool:
 
 
 def _thread_of(found: CheckpointTuple) -> Any:
-    return requests.configurable(found.config)["thread_id"]
+    return configs.configurable(found.config)["thread_id"]
 
 
 def _parent_of(found: CheckpointTuple) -> str | None:
-    return None if found.parent_config is None else requests.checkpoint_id_of(found.parent_config)
+    return None if found.parent_config is None else configs.checkpoint_id_of(found.parent_config)
 
 
 def _listed(found: CheckpointTuple) -> Listed:
-    _, ns = requests.thread_and_ns(found.config)
-    checkpoint_id = requests.checkpoint_id_of(found.config)
+    _, ns = configs.thread_and_ns(found.config)
+    checkpoint_id = configs.checkpoint_id_of(found.config)
     if checkpoint_id is None:
         raise SourceError("The checkpointer lists a checkpoint without a checkpoint_id in its config.")
     return Listed(ns, checkpoint_id, _parent_of(found), len(found.pending_writes or ()))

@@ -13,16 +13,18 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import zstandard
-from langgraph.checkpoint.serde.base import CipherProtocol
 
 from langgraph_gcs_saver import splices
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import CipherProtocol
 
 ENVELOPE_MAX_BYTES = 64 << 20
 """Largest envelope that is decoded: manifests and pending writes that are larger state their size elsewhere."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from langgraph.checkpoint.serde.base import CipherProtocol
-
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import CipherProtocol
+
     from langgraph_gcs_saver.retention import Retention
 
 _GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"

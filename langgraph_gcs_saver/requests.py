@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langgraph_gcs_saver import filters
+from langgraph_gcs_saver.configs import check_type, checkpoint_id_of, config_of, configurable, text_of, thread_and_ns
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.flows.checkpoints import Put
 from langgraph_gcs_saver.flows.context import Context
@@ -30,54 +31,6 @@ from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.keys import checkpoint_doc
 from langgraph_gcs_saver.manifest import DELTA_COUNTERS, Serialized
 from langgraph_gcs_saver.serialization import dumps
-
-_MISSING = object()
-
-
-def configurable(config: RunnableConfig) -> Mapping[str, Any]:
-    """The `configurable` part of a config.
-
-    Raises:
-        InvalidConfigError: There is none.
-    """
-    found = config.get("configurable") if isinstance(config, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise InvalidConfigError(
-            'The config has no "configurable". Pass {"configurable": {"thread_id": "…"}} to the graph.'
-        )
-    return found
-
-
-def _text(found: Mapping[str, Any], key: str, *, default: Any = _MISSING) -> str:
-    value = found.get(key)
-    if value is None:
-        value = default
-    if value is _MISSING:
-        raise InvalidConfigError(
-            f'The config has no {key!r}. Pass {{"configurable": {{"{key}": "…"}}}}; a checkpointer needs it.'
-        )
-    if isinstance(value, str):
-        return value
-    if key == "thread_id":
-        return str(value)  # Postgres' saver takes ints and UUIDs too.
-    raise InvalidConfigError(f"{key!r} in the config is of type {type(value).__name__}; it must be a str.")
-
-
-def thread_and_ns(config: RunnableConfig) -> tuple[str, str]:
-    """The thread and the namespace of a config."""
-    found = configurable(config)
-    return _text(found, "thread_id"), _text(found, "checkpoint_ns", default="")
-
-
-def checkpoint_id_of(config: RunnableConfig) -> str | None:
-    """The checkpoint id of a config, if it has one."""
-    found = configurable(config)
-    return _text(found, "checkpoint_id") if found.get("checkpoint_id") else None
-
-
-def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
-    """The config that names one checkpoint; `thread_id` as the caller gave it."""
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
 
 
 class _NotPlainError(Exception):
@@ -170,20 +123,15 @@ def index(metadata: Mapping[str, Any], context: Context) -> dict[str, Any]:
     return found
 
 
-def _check_type(what: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise InvalidInputError(f"{what} is of type {type(value).__name__}; it must be a {kind.__name__}.")
-
-
 def _check_put(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
-    _check_type("checkpoint", checkpoint, Mapping)
-    _check_type("metadata", metadata, Mapping)
-    _check_type("new_versions", new_versions, Mapping)
+    check_type("checkpoint", checkpoint, Mapping)
+    check_type("metadata", metadata, Mapping)
+    check_type("new_versions", new_versions, Mapping)
     for key in ("channel_values", "channel_versions"):
-        _check_type(f"{key} of the checkpoint", checkpoint.get(key), Mapping)
+        check_type(f"{key} of the checkpoint", checkpoint.get(key), Mapping)
     for channel in (*checkpoint["channel_values"], *checkpoint["channel_versions"], *new_versions):
         # JSON would turn a number into text: the value would come back under another name.
-        _check_type("The name of a channel", channel, str)
+        check_type("The name of a channel", channel, str)
     if not isinstance(checkpoint.get("id"), str) or not checkpoint["id"]:
         raise InvalidConfigError("The checkpoint has no 'id', which must be a str that is not empty.")
 
@@ -208,10 +156,10 @@ def put_writes_request(
         SerializationError: A value cannot be serialised.
     """
     thread_id, ns = thread_and_ns(config)
-    checkpoint_id = _text(configurable(config), "checkpoint_id")
-    _check_type("writes", writes, Sequence)
-    _check_type("task_id", task_id, str)
-    _check_type("task_path", task_path, str)
+    checkpoint_id = text_of(configurable(config), "checkpoint_id")
+    check_type("writes", writes, Sequence)
+    check_type("task_id", task_id, str)
+    check_type("task_path", task_path, str)
     for write in writes:
         if not isinstance(write, Sequence) or len(write) != 2 or not isinstance(write[0], str):
             raise InvalidInputError("Each of the writes must be a pair: the channel's name, a str, and the value.")
@@ -249,12 +197,12 @@ def search(
     """
     found = None if config is None else configurable(config)
     if wanted is not None:
-        _check_type("filter", wanted, Mapping)
+        check_type("filter", wanted, Mapping)
     if limit is not None:
-        _check_type("limit", limit, int)
+        check_type("limit", limit, int)
     return Search(
-        thread_id=None if found is None else _text(found, "thread_id"),
-        ns=None if found is None or found.get("checkpoint_ns") is None else _text(found, "checkpoint_ns"),
+        thread_id=None if found is None else text_of(found, "thread_id"),
+        ns=None if found is None or found.get("checkpoint_ns") is None else text_of(found, "checkpoint_ns"),
         checkpoint_id=None if config is None else checkpoint_id_of(config),
         before=None if before is None else checkpoint_id_of(before),
         wanted=wanted or None,
@@ -278,45 +226,3 @@ def to_tuple(loaded: Loaded, thread_id: Any = None) -> CheckpointTuple:
         parent_config=None if known.parent_id is None else config_of(thread, known.ns, known.parent_id),
         pending_writes=list(loaded.writes),
     )
-
-
-def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str | None]:
-    """The request of `pin`.
-
-    Raises:
-        InvalidConfigError: The config names no checkpoint.
-        InvalidInputError: The label is no text, or longer than 500 characters.
-    """
-    _check_type("label", label, str)
-    if len(label) > 500:
-        raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
-    try:
-        label.encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"The label {label!r} cannot be stored: it is no valid Unicode.") from None
-    return (*_named(config), label)
-
-
-def unpin_request(config: RunnableConfig) -> tuple[str, str, str, str | None]:
-    """The request of `unpin`.
-
-    Raises:
-        InvalidConfigError: The config names no checkpoint.
-    """
-    return (*_named(config), None)
-
-
-def _named(config: RunnableConfig) -> tuple[str, str, str]:
-    thread_id, ns = thread_and_ns(config)
-    return thread_id, ns, _text(configurable(config), "checkpoint_id")
-
-
-def check_found(request: tuple[str, str, str, str | None], found: bool) -> None:
-    """Raise for a checkpoint that is not there.
-
-    Raises:
-        InvalidConfigError: It is not there.
-    """
-    if not found:
-        thread_id, ns, checkpoint_id, _ = request
-        raise InvalidConfigError(f"Thread {thread_id!r}, namespace {ns!r} has no checkpoint {checkpoint_id!r}.")

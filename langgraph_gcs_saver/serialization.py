@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-from langgraph.checkpoint.serde.base import SerializerProtocol
+from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.manifest import Serialized
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import SerializerProtocol
 
 
 def dumps(serde: SerializerProtocol, value: Any, what: str) -> Serialized:

@@ -14,7 +14,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 SERVICES = ("google", "grpc", "sqlite3")
-CLIENTS = tuple(f"{PACKAGE}.{name}" for name in ("stores", "runners", "saver", "cli", "testing"))
+CLIENTS = tuple(f"{PACKAGE}.{name}" for name in ("stores", "runners", "admin", "saver", "cli", "testing"))
 
 
 def is_type_checking(node):
@@ -93,7 +93,7 @@ WIRE = (f"{PACKAGE}.testing.proxy", f"{PACKAGE}.testing.http_proxy")
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores", *WIRE])])
 def test_only_stores_import_the_services(module):
-    found = below(of(module, typing=module != f"{PACKAGE}.saver"), SERVICES)
+    found = below(of(module, typing=module not in {f"{PACKAGE}.admin", f"{PACKAGE}.saver"}), SERVICES)
     assert not found
 
 
@@ -103,6 +103,7 @@ def test_only_stores_import_the_services(module):
         ("errors", ()),
         ("events", ("records",)),
         ("cache", ()),
+        ("configs", ()),
         ("records", ()),
         ("comparison", ()),
         ("effects", ("events", "records")),
@@ -124,7 +125,7 @@ def test_only_stores_import_the_services(module):
         ("runners", ("effects", "events", "stores")),
         ("settings", ("effects", "keys", "options")),
         ("stores", ("effects",)),
-        ("requests", ("filters", "flows", "keys", "manifest", "serialization")),
+        ("requests", ("configs", "filters", "flows", "keys", "manifest", "serialization")),
     ],
 )
 def test_the_direction_is_one_way(module, may):

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import requests
+from langgraph_gcs_saver import configs, requests
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidConfigError, SerializationError
 from langgraph_gcs_saver.flows import checkpoints, tuples
 from langgraph_gcs_saver.flows.writes import put_writes
@@ -297,7 +297,7 @@ def test_metadata_that_no_document_can_index_is_refused():
 )
 def test_a_config_without_a_thread(given):
     with pytest.raises(InvalidConfigError, match="thread_id"):
-        requests.thread_and_ns(given)
+        configs.thread_and_ns(given)
     if given is not None:
         with pytest.raises(InvalidConfigError, match="thread_id"):
             requests.search(given, wanted=None, before=None)
@@ -313,17 +313,17 @@ def test_ids_of_another_type(key):
     ("thread", "text"), [(5, "5"), ("", ""), (UUID(int=5), str(UUID(int=5))), ("a/b", "a/b"), (0, "0")], ids=repr
 )
 def test_threads_may_be_numbers(thread, text):
-    assert requests.thread_and_ns(config(thread_id=thread)) == (text, "")
+    assert configs.thread_and_ns(config(thread_id=thread)) == (text, "")
     assert requests.search(config(thread_id=thread), wanted=None, before=None).thread_id == text
 
 
 def test_a_config_may_be_any_mapping_and_hold_none():
-    assert requests.thread_and_ns(MappingProxyType({"configurable": MappingProxyType({"thread_id": "t"})})) == ("t", "")
-    assert requests.thread_and_ns(config(checkpoint_ns=None)) == ("t", "")
+    assert configs.thread_and_ns(MappingProxyType({"configurable": MappingProxyType({"thread_id": "t"})})) == ("t", "")
+    assert configs.thread_and_ns(config(checkpoint_ns=None)) == ("t", "")
     for nothing in (None, ""):
-        assert requests.checkpoint_id_of(config(checkpoint_id=nothing)) is None
+        assert configs.checkpoint_id_of(config(checkpoint_id=nothing)) is None
         assert put_request(config=config(checkpoint_id=nothing)).parent_id is None
-    assert requests.checkpoint_id_of(config(checkpoint_id="c")) == "c"
+    assert configs.checkpoint_id_of(config(checkpoint_id="c")) == "c"
 
 
 @pytest.mark.parametrize("given", [{}, {"id": None}, {"id": 5}], ids=repr)

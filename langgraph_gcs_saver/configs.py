@@ -1,0 +1,116 @@
+"""What LangGraph's configs say, read without importing LangGraph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+_MISSING = object()
+
+
+def configurable(config: RunnableConfig) -> Mapping[str, Any]:
+    """The `configurable` part of a config.
+
+    Raises:
+        InvalidConfigError: There is none.
+    """
+    found = config.get("configurable") if isinstance(config, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise InvalidConfigError(
+            'The config has no "configurable". Pass {"configurable": {"thread_id": "…"}} to the graph.'
+        )
+    return found
+
+
+def text_of(found: Mapping[str, Any], key: str, *, default: Any = _MISSING) -> str:
+    """A text that a config's `configurable` has.
+
+    Raises:
+        InvalidConfigError: It has none, and there is no default; or another type is there.
+    """
+    value = found.get(key)
+    if value is None:
+        value = default
+    if value is _MISSING:
+        raise InvalidConfigError(
+            f'The config has no {key!r}. Pass {{"configurable": {{"{key}": "…"}}}}; a checkpointer needs it.'
+        )
+    if isinstance(value, str):
+        return value
+    if key == "thread_id":
+        return str(value)  # Postgres' saver takes ints and UUIDs too.
+    raise InvalidConfigError(f"{key!r} in the config is of type {type(value).__name__}; it must be a str.")
+
+
+def thread_and_ns(config: RunnableConfig) -> tuple[str, str]:
+    """The thread and the namespace of a config."""
+    found = configurable(config)
+    return text_of(found, "thread_id"), text_of(found, "checkpoint_ns", default="")
+
+
+def checkpoint_id_of(config: RunnableConfig) -> str | None:
+    """The checkpoint id of a config, if it has one."""
+    found = configurable(config)
+    return text_of(found, "checkpoint_id") if found.get("checkpoint_id") else None
+
+
+def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
+    """The config that names one checkpoint; `thread_id` as the caller gave it."""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
+
+
+def check_type(what: str, value: Any, kind: type) -> None:
+    """Raise for an argument of another type.
+
+    Raises:
+        InvalidInputError: It is of another type.
+    """
+    if not isinstance(value, kind):
+        raise InvalidInputError(f"{what} is of type {type(value).__name__}; it must be a {kind.__name__}.")
+
+
+def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str | None]:
+    """The request of `pin`.
+
+    Raises:
+        InvalidConfigError: The config names no checkpoint.
+        InvalidInputError: The label is no text, or longer than 500 characters.
+    """
+    check_type("label", label, str)
+    if len(label) > 500:
+        raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"The label {label!r} cannot be stored: it is no valid Unicode.") from None
+    return (*_named(config), label)
+
+
+def unpin_request(config: RunnableConfig) -> tuple[str, str, str, str | None]:
+    """The request of `unpin`.
+
+    Raises:
+        InvalidConfigError: The config names no checkpoint.
+    """
+    return (*_named(config), None)
+
+
+def _named(config: RunnableConfig) -> tuple[str, str, str]:
+    thread_id, ns = thread_and_ns(config)
+    return thread_id, ns, text_of(configurable(config), "checkpoint_id")
+
+
+def check_found(request: tuple[str, str, str, str | None], found: bool) -> None:
+    """Raise for a checkpoint that is not there.
+
+    Raises:
+        InvalidConfigError: It is not there.
+    """
+    if not found:
+        thread_id, ns, checkpoint_id, _ = request
+        raise InvalidConfigError(f"Thread {thread_id!r}, namespace {ns!r} has no checkpoint {checkpoint_id!r}.")
