@@ -54,7 +54,8 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, to_map
+from langgraph_gcs_saver.stores.messages import PbMapValue
+from langgraph_gcs_saver.stores.values import from_fields, to_map
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -70,7 +70,8 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, from_value, to_map, to_value
+from langgraph_gcs_saver.stores.messages import PbMapValue
+from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
 
 T = TypeVar("T")
 

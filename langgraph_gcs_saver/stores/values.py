@@ -1,7 +1,8 @@
 """Python values to Firestore's protobuf values and back, on the raw messages.
 
 proto-plus wraps every message in a Python object; converting through the raw classes takes a fraction of the time.
-Both document stores use these, so a document holds the same values wherever it lies.
+Both document stores use these functions, so a document holds the same values wherever it is stored: Firestore's on the
+client's messages, the embedded one's and archives on their own, which are the same on the wire.
 """
 
 from __future__ import annotations
@@ -10,13 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from google.cloud.firestore_v1.types import document
-
 from langgraph_gcs_saver.errors import InvalidInputError
-
-PbValue: Any = document.Value.meta.pb
-PbMapValue: Any = document.MapValue.meta.pb
-PbDocument: Any = document.Document.meta.pb
+from langgraph_gcs_saver.stores.messages import PbMapValue, PbValue
 
 MAX_DEPTH = 20
 """Deepest nesting of mappings (https://firebase.google.com/docs/firestore/quotas)."""

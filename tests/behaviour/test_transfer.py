@@ -543,7 +543,7 @@ def test_where_no_file_can_be(tar, tmp_path):
 def test_documents_that_no_store_can_hold_are_refused(tmp_path, monkeypatch):
     name = keys.thread_doc("t")
     from langgraph_gcs_saver.stores import archive
-    from langgraph_gcs_saver.stores.values import PbMapValue
+    from langgraph_gcs_saver.stores.messages import PbMapValue
 
     foreign = PbMapValue()
     foreign.fields["when"].timestamp_value.seconds = 1

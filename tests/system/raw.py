@@ -11,7 +11,8 @@ from google.cloud import firestore, storage
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.options import parse
-from langgraph_gcs_saver.stores.values import PbMapValue, from_fields, to_map
+from langgraph_gcs_saver.stores.messages import PbMapValue
+from langgraph_gcs_saver.stores.values import from_fields, to_map
 
 LEAVES = {"lg_checkpoints", "lg_writes"}
 """Collections whose documents have no collections below them."""

@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 
 from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, GCSSaverError, StoreNotFoundError
-from langgraph_gcs_saver.stores.values import PbMapValue, from_fields
+from langgraph_gcs_saver.stores.messages import PbMapValue
+from langgraph_gcs_saver.stores.values import from_fields
 from langgraph_gcs_saver.testing.damage import Damage, DamagedThread
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, version
 
