@@ -9,15 +9,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
-
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
-from langgraph.checkpoint.base.id import uuid6
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
 
 COUNTERS = "counters_since_delta_snapshot"
 """Metadata that names the DeltaChannels without a snapshot in the checkpoint."""
@@ -159,6 +159,8 @@ def next_id(newest: str, step: int) -> str:
     Raises:
         InvalidInputError: Ids of that kind cannot be continued.
     """
+    from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415 - slow to import, and few processes edit
+
     found = str(uuid6(clock_seq=step))
     if found > newest:
         return found

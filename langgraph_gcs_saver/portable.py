@@ -121,6 +121,21 @@ class PortableSerializer:
                 return "msgpack", _pack(obj)
 
 
+class MetadataSerializer(PortableSerializer):
+    """Reads metadata, which LangGraph's serializer writes; refuses what another one wrote."""
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """The value.
+
+        Raises:
+            ValueError: Another serializer wrote it, or the bytes are no MessagePack.
+        """
+        found = super().loads_typed(data)
+        if not isinstance(found, dict):
+            raise ValueError(f"metadata of type {data[0]!r}")  # noqa: TRY004 - as for bytes that are no MessagePack
+        return found
+
+
 def _unpack(data: bytes) -> Any:
     return ormsgpack.unpackb(data, ext_hook=Stored, option=ormsgpack.OPT_NON_STR_KEYS)
 

@@ -12,7 +12,7 @@ import typer
 
 from langgraph_gcs_saver.cli.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.checks import repair, verify
-from langgraph_gcs_saver.cli.demo import demo
+from langgraph_gcs_saver.cli.demo_command import demo
 from langgraph_gcs_saver.cli.diff import diff
 from langgraph_gcs_saver.cli.drill import drill_command
 from langgraph_gcs_saver.cli.edit import edit

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
 from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.terminal import (
@@ -22,13 +21,16 @@ from langgraph_gcs_saver.cli.terminal import (
     StoreOption,
     ThreadArgument,
     console,
-    open_saver,
+    open_admin,
     plain,
     print_json,
     print_table,
     printable,
     progress,
 )
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
 
 _GIB = 1 << 30
 
@@ -73,7 +75,7 @@ def threads(
 
     Example: langgraph-gcs threads --store file:///tmp/store
     """
-    with open_saver(store, cipher) as saver, progress("reading manifests"):
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.threads()
     shown = found if limit is None else found[:limit]
     if as_json:
@@ -116,7 +118,7 @@ def history(
 
     Example: langgraph-gcs history my-thread --store file:///tmp/store
     """
-    with open_saver(store, cipher) as saver, progress("reading manifests"):
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
         everything = saver.history(thread)
     if not everything:
         raise CommandError(f"there is no thread {thread!r} in the store, or it has no checkpoint.")
@@ -193,7 +195,7 @@ def stats(
 
     Example: langgraph-gcs stats --store file:///tmp/store
     """
-    with open_saver(store, cipher) as saver, progress("reading manifests"):
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.stats()
     cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
     if not math.isfinite(cost):

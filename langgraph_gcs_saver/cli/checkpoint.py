@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from langgraph.checkpoint.base import CheckpointTuple
 from rich.text import Text
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.terminal import CommandError, open_saver, plain, printable
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
-from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
+
+    from langgraph_gcs_saver import GCSSaver
+    from langgraph_gcs_saver.admin import Admin
 
 NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The checkpoint namespace; the root graph's if not given.")
@@ -57,7 +61,7 @@ def _nothing(thread: str, ns: str) -> str:
     return f"thread {thread!r} has no checkpoint{f' in namespace {ns!r}' if ns else ''}."
 
 
-def find_id(saver: GCSSaver, thread: str, ns: str, which: str) -> str:
+def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
     """The id of the checkpoint that was named as for `load`, which need not be readable.
 
     Raises:

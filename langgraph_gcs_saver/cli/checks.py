@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from langgraph_gcs_saver import Finding, RepairPlan
 from langgraph_gcs_saver.cli.plans import Work, carry_out, counted, table, unshown
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
@@ -23,6 +22,7 @@ from langgraph_gcs_saver.cli.terminal import (
     YesOption,
     check_thread,
     console,
+    open_admin,
     open_saver,
     plain,
     print_json,
@@ -30,7 +30,10 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.findings import DEPTHS, check_depth
+from langgraph_gcs_saver.findings import DEPTHS, Finding, check_depth
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import RepairPlan
 
 
 def verify(
@@ -56,7 +59,7 @@ def verify(
     Example: langgraph-gcs verify my-thread --depth data
     """
     looked = check_depth(depth)
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         with progress("looking"):
             findings = list(saver.verify(thread, depth=looked))
         if thread is not None and not findings:

@@ -1,4 +1,4 @@
-"""`langgraph-gcs demo`: an agent is killed, resumed, asked, taken back in time and forked, and all of it is checked."""
+"""What `langgraph-gcs demo` plays: an agent is killed, resumed, asked, taken back and forked, and all is checked."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from langgraph.types import StateSnapshot
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,46 +26,27 @@ from langgraph_gcs_saver.cli.demo_history import checkpoint_id, rows, short, tab
 from langgraph_gcs_saver.cli.demo_process import Ended, Reading, Tally, Task, entries, run_process
 from langgraph_gcs_saver.cli.terminal import (
     CommandError,
-    JsonOption,
-    global_cipher,
-    global_store,
     open_saver,
     plain,
     printable,
 )
 
-MAX_DOCUMENTS = 100
-"""With those of the fork 110; the smallest standard library so far, 3.13's, has 130 modules with source."""
 
+def play(store: str | None, cipher: str, documents: int, *, keep: bool, ask: bool, as_json: bool) -> None:
+    """Play the demo, narrate it, and check what it claims.
 
-def demo(
-    *,
-    store: Annotated[
-        str | None,
-        # Not the environment's, which may be where real threads are.
-        typer.Option("--store", metavar="URI", help="Play it there, and leave the thread: file://… or gs://…."),
-    ] = None,
-    cipher: Annotated[
-        str | None, typer.Option("--cipher", metavar="MODULE:NAME", help="Encrypt what is stored with this cipher.")
-    ] = None,
-    documents: Annotated[
-        int, typer.Option(min=5, max=MAX_DOCUMENTS, metavar="N", help="How many modules the agent reads.")
-    ] = 50,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory and say where it is.")] = False,
-    ask: Annotated[bool, typer.Option("--ask", help="Let you answer the agent's questions.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Kill an agent, resume it, approve its report and fork its past, on real documents.
+    Args:
+        store: Connection string; a temporary directory if not given.
+        cipher: As `--cipher` names it; empty for none.
+        documents: How many modules the agent reads.
+        keep: Whether a temporary directory stays.
+        ask: Whether a person answers the agent's questions.
+        as_json: Whether to print one JSON document and nothing else.
 
-    Without --store everything is in a temporary directory: LANGGRAPH_GCS_STORE and LANGGRAPH_GCS_CIPHER have no say. A
-    gs:// store may be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
-
-    Example: langgraph-gcs demo --documents 20
+    Raises:
+        CommandError: Something that it claims is not true.
     """
     console = Console(quiet=as_json, highlight=False)
-    store = global_store.get() if store is None else store
-    # Likewise; an empty one is none.
-    cipher = (global_cipher.get() or "") if cipher is None else cipher
     with _folder(keep=keep) as folder:
         plot = _Plot.of(
             (folder / "store").as_uri() if store is None else store, cipher, folder / "ledger.txt", documents

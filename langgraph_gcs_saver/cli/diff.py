@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from langgraph.checkpoint.base import CheckpointTuple
 from rich.text import Text
 
 from langgraph_gcs_saver import portable
@@ -38,6 +37,9 @@ from langgraph_gcs_saver.cli.terminal import (
 )
 from langgraph_gcs_saver.diff import Change, ChannelDiff, Id, Path, compare
 from langgraph_gcs_saver.edits import COUNTERS
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
 _STYLES = {"added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}

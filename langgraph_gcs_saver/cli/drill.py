@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -29,7 +29,9 @@ from langgraph_gcs_saver.cli.terminal import (
     print_json,
     progress,
 )
-from langgraph_gcs_saver.testing.drill import Answer, DrillReport, Trial, drill
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.testing.drill import Answer, DrillReport, Trial
 
 FAILED = 4
 """Exit code when an objective was missed, or a wrong value was given."""
@@ -60,6 +62,8 @@ def drill_command(
 
     Example: langgraph-gcs drill my-thread --rto 30s --store file:///tmp/store
     """
+    from langgraph_gcs_saver.testing.drill import drill
+
     seconds = _seconds(rto)
     with (
         open_saver(store, cipher) as saver,

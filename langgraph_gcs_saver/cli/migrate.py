@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contex
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from langgraph_gcs_saver.cli.modules import NamingError, find
 from langgraph_gcs_saver.cli.terminal import (
@@ -29,8 +28,11 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import GCSSaverError, SourceError
-from langgraph_gcs_saver.flows.migrate import Migration
-from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from langgraph_gcs_saver import GCSSaver, Migration
 
 SQLITE = "sqlite://"
 POSTGRES = ("postgres://", "postgresql://")
@@ -125,6 +127,8 @@ def _checked_plans(plans: Sequence[Migration], threads: Sequence[str] | None) ->
 
 
 def _checked(source: Any) -> BaseCheckpointSaver[Any]:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
     if not isinstance(source, BaseCheckpointSaver):
         raise CommandError(f"--from names a {type(source).__name__}, not a checkpointer of LangGraph.", 2)
     return source
@@ -168,6 +172,8 @@ def _of_package(package: str, module: str) -> Any:
 
 
 def _of_module(name: str) -> Any:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
     try:
         named = find(name, "sqlite://FILE, postgresql://…, or MODULE:NAME")
     except NamingError as error:

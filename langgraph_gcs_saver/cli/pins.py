@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from langchain_core.runnables import RunnableConfig
 
 from langgraph_gcs_saver.cli.checkpoint import LATEST, CheckpointArgument, find_id
 from langgraph_gcs_saver.cli.terminal import (
@@ -16,11 +15,14 @@ from langgraph_gcs_saver.cli.terminal import (
     StoreOption,
     ThreadArgument,
     console,
-    open_saver,
+    open_admin,
     plain,
     print_json,
 )
 from langgraph_gcs_saver.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
 NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The namespace of a subgraph; the root's if not given.")
@@ -76,7 +78,7 @@ def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str,
             saver.pin(config, label)
         return checkpoint_id
 
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         if checkpoint != LATEST:
             # Only then all names are listed, for a database counts each as a read.
             with suppress(InvalidConfigError):

@@ -6,14 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from langgraph.checkpoint.base import CheckpointTuple
 
-from langgraph_gcs_saver import CheckpointInfo, GCSSaver
-from langgraph_gcs_saver.cli.report_page import Report, page
-from langgraph_gcs_saver.cli.report_values import Change, changes
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
     CommandError,
@@ -25,6 +21,12 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
+
+    from langgraph_gcs_saver import CheckpointInfo, GCSSaver
+    from langgraph_gcs_saver.cli.report_values import Change
 
 VALUES = 50
 """Steps whose values are read, the newest ones."""
@@ -57,6 +59,8 @@ def report(
 
     Example: langgraph-gcs report my-thread -o page.html --store file:///tmp/store
     """
+    from langgraph_gcs_saver.cli.report_page import Report, page
+
     to_stdout = output == "-"
     if to_stdout and as_json:
         raise CommandError("--json and -o - both want standard output: give the page a file.", 2)
@@ -110,6 +114,8 @@ def read_changes(
     saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo], limit: int
 ) -> Mapping[_Key, Sequence[Change]]:
     """What the newest steps changed, as far as they can be read, and as their states fit into `VALUE_BYTES`."""
+    from langgraph_gcs_saver.cli.report_values import changes
+
     chosen: dict[_Key, CheckpointInfo] = {}
     left = VALUE_BYTES
     for info in found[:limit]:

@@ -13,7 +13,7 @@ from langgraph_gcs_saver.cli.terminal import (
     JsonOption,
     StoreOption,
     console,
-    open_saver,
+    open_admin,
     plain,
     print_json,
     progress,
@@ -48,7 +48,7 @@ def setup(
 
     Example: langgraph-gcs setup --platform --location europe-west1
     """
-    with open_saver(store, cipher, may_create=True) as saver:
+    with open_admin(store, cipher, may_create=True) as saver:
         try:
             with progress("setting up"):
                 report = saver.setup(location=location, platform=platform, write_settings=write_settings)

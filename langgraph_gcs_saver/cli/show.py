@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from langgraph.checkpoint.base import CheckpointTuple
 from rich.text import Text
 
 from langgraph_gcs_saver import portable
@@ -36,7 +35,11 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.edits import COUNTERS
-from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
+
+    from langgraph_gcs_saver import GCSSaver
 
 
 def show(

@@ -10,21 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
-from langgraph.checkpoint.serde.base import CipherProtocol
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from langgraph_gcs_saver import DeletePlan
 from langgraph_gcs_saver.cli.modules import NamingError, find, raised
 from langgraph_gcs_saver.errors import StoreNotFoundError
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
-from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import CipherProtocol
+
+    from langgraph_gcs_saver import DeletePlan, GCSSaver
+    from langgraph_gcs_saver.admin import Admin
+
+    A = TypeVar("A", bound=Admin)
 
 STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
 """The variable of the environment that names the store when no option does."""
@@ -115,26 +120,43 @@ def _is_cipher(found: object) -> bool:
     return all(callable(getattr(found, name, None)) for name in ("encrypt", "decrypt"))
 
 
-def open_saver(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> GCSSaver:
-    """A saver for the store that was named by option or environment; use it as a context manager.
+def open_admin(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> Admin:
+    """What looks after the store that was named by option or environment; use it as a context manager.
+
+    It does not import LangGraph, and reads metadata without importing the classes that they name. A command that
+    decodes state calls `open_saver`.
 
     Args:
         store: What `--store` says.
         cipher: What `--cipher` says.
-        may_create: Whether an embedded store is made where there is none. Who misspells a path must not be told that
-            all is well there.
+        may_create: Whether an embedded store is made where there is none. A mistyped path must not look like a healthy,
+            empty store.
         **options: The saver's.
 
     Raises:
         CommandError: None was named, or what `--cipher` names is no cipher.
         GCSSaverError: It cannot be opened, or does not exist.
     """
+    from langgraph_gcs_saver.admin import Admin
+    from langgraph_gcs_saver.portable import MetadataSerializer
+
+    return _open(Admin, store, cipher, may_create=may_create, serde=MetadataSerializer(), **options)
+
+
+def open_saver(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> GCSSaver:
+    """As `open_admin`, for a command that decodes state: a saver, for which LangGraph is imported."""
+    from langgraph_gcs_saver.saver import GCSSaver
+
+    return _open(GCSSaver, store, cipher, may_create=may_create, **options)
+
+
+def _open(kind: type[A], store: str | None, cipher: str | None, *, may_create: bool, **options: Any) -> A:
     uri = store_named(store)
     if not uri:
         raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
     if not may_create:
         _check_exists(parse(uri))
-    return GCSSaver.from_conn_string(uri, cipher=cipher_named(cipher), **options)
+    return kind.from_conn_string(uri, cipher=cipher_named(cipher), **options)
 
 
 def _check_exists(address: GoogleAddress | LocalAddress) -> None:
@@ -147,7 +169,7 @@ def _check_exists(address: GoogleAddress | LocalAddress) -> None:
             return  # Opening it tells what is wrong.
 
 
-def check_thread(saver: GCSSaver, thread: str) -> None:
+def check_thread(saver: Admin, thread: str) -> None:
     """Raise for a thread that the store has nothing of; for a command that has found nothing to do.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,16 +19,17 @@ from langgraph_gcs_saver.cli.terminal import (
     YesOption,
     confirm,
     console,
-    open_saver,
+    open_admin,
     plain,
     print_json,
     progress,
     store_named,
 )
-from langgraph_gcs_saver.flows.transfer import Transfer
 from langgraph_gcs_saver.options import parse
-from langgraph_gcs_saver.portable import PortableSerializer
-from langgraph_gcs_saver.saver import GCSSaver
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import Transfer
+    from langgraph_gcs_saver.admin import Admin
 
 DAMAGE = 4
 """Exit code when what was moved is damaged, as it was before."""
@@ -92,7 +93,7 @@ def export(
 
     Example: langgraph-gcs export my-thread my-thread.tar --store file:///tmp/store
     """
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         plan = _plan(thread, saver, saver)
         if dry_run:
             _show(plan, dry_run=True, as_json=as_json)
@@ -132,25 +133,25 @@ def import_(
     Example: langgraph-gcs import my-thread.tar --store file:///tmp/store --as debugged
     """
     if as_thread is None:
-        with open_saver(store, cipher, may_create=True, serde=PortableSerializer()) as saver:
+        with open_admin(store, cipher, may_create=True) as saver:
             plan = saver.import_thread(file, dry_run=True, show=_quiet)
             if not dry_run:
                 with progress(f"importing {file}", 2 * plan.total) as bar:
                     plan = saver.import_thread(file, step=bar)
         _found(plan.thread_id, plan)
-        _show(plan, dry_run=dry_run, as_json=as_json, is_portable=True)
+        _show(plan, dry_run=dry_run, as_json=as_json)
         return
     with (
-        open_saver(store, cipher, may_create=True, serde=PortableSerializer()) as saver,
+        open_admin(store, cipher, may_create=True) as saver,
         tempfile.TemporaryDirectory(prefix="langgraph-gcs-import-") as folder,
-        open_saver(Path(folder).as_uri(), cipher, may_create=True, serde=PortableSerializer()) as scratch,
+        open_admin(Path(folder).as_uri(), cipher, may_create=True) as scratch,
     ):
         own = scratch.import_thread(file)
         _found(own.thread_id, own)
         if as_thread != own.thread_id:
             scratch.copy_thread(own.thread_id, as_thread)
         plan = _transfer(as_thread, scratch, saver, dry_run=dry_run)
-    _show(plan, dry_run=dry_run, as_json=as_json, is_portable=True)
+    _show(plan, dry_run=dry_run, as_json=as_json)
 
 
 def _default(store: str | None) -> str:
@@ -163,7 +164,7 @@ def _default(store: str | None) -> str:
 def _move(thread: str, source: str, target: str, cipher: str | None, *, dry_run: bool, as_json: bool) -> None:
     if parse(source) == parse(target):
         raise CommandError("both stores are the same; copy makes another thread of one within a store.", 2)
-    with open_saver(source, cipher) as reader, open_saver(target, cipher, may_create=True) as writer:
+    with open_admin(source, cipher) as reader, open_admin(target, cipher, may_create=True) as writer:
         done = _transfer(thread, reader, writer, dry_run=dry_run)
     _show(done, dry_run=dry_run, as_json=as_json)
 
@@ -172,7 +173,7 @@ def _quiet(_: object) -> None:
     pass
 
 
-def _plan(thread: str, reader: GCSSaver, writer: GCSSaver) -> Transfer:
+def _plan(thread: str, reader: Admin, writer: Admin) -> Transfer:
     return _found(thread, reader.transfer_thread(thread, writer, dry_run=True, show=_quiet))
 
 
@@ -182,7 +183,7 @@ def _found(thread: str, plan: Transfer) -> Transfer:
     return plan
 
 
-def _transfer(thread: str, reader: GCSSaver, writer: GCSSaver, *, dry_run: bool) -> Transfer:
+def _transfer(thread: str, reader: Admin, writer: Admin, *, dry_run: bool) -> Transfer:
     plan = _plan(thread, reader, writer)
     if dry_run:
         return plan
@@ -196,11 +197,8 @@ def _told(done: Transfer) -> dict[str, Any]:
     return {**told, "findings": [{**one, "affects": list(one["affects"])} for one in told["findings"]]}
 
 
-def _show(done: Transfer, *, dry_run: bool, as_json: bool, is_portable: bool = False) -> None:
+def _show(done: Transfer, *, dry_run: bool, as_json: bool) -> None:
     damage = [finding for finding in done.findings if finding.is_damage]
-    if is_portable:
-        # Hints for queries cannot be judged without importing what the metadata names.
-        damage = [finding for finding in damage if finding.kind != "corrupt" or finding.affects]
     if as_json:
         print_json({**_told(done), "dry_run": dry_run, "ok": not damage})
     else:

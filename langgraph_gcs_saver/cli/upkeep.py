@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread, KeepEvery, KeepFor, KeepLast, PrunePlan
 from langgraph_gcs_saver.cli.durations import duration, positive_duration
 from langgraph_gcs_saver.cli.plans import Work, carry_out, counted, table, unshown
 from langgraph_gcs_saver.cli.terminal import (
@@ -25,14 +24,16 @@ from langgraph_gcs_saver.cli.terminal import (
     YesOption,
     check_thread,
     no_thread,
-    open_saver,
+    open_admin,
     plain,
     print_table,
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.retention import AnyOf, Retention, Row
-from langgraph_gcs_saver.saver import ORPHAN_AGE
+from langgraph_gcs_saver.retention import AnyOf, KeepEvery, KeepFor, KeepLast, PrunePlan, Retention, Row
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread
 
 ThreadArguments = Annotated[list[str], typer.Argument(metavar="THREAD", help="The threads' ids.")]
 
@@ -73,7 +74,7 @@ def prune(
         raise CommandError("say either what to keep (--keep-last, --keep-for, --keep-every) or --delete.", 2)
     threads = list(dict.fromkeys(threads))
     plans: list[PrunePlan] = []
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
             for thread in threads:
                 strategy = "delete" if delete else AnyOf(tuple(rules))
@@ -138,9 +139,11 @@ def collect(
 
     Example: langgraph-gcs collect --yes
     """
+    from langgraph_gcs_saver.admin import ORPHAN_AGE
+
     age = ORPHAN_AGE if orphan_age is None else orphan_age
     began = time.time()
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         with progress("looking"):
             found = saver.collect(thread, orphan_age=age, dry_run=True, show=unshown)
         if thread is not None and not found:
@@ -195,7 +198,7 @@ def sweep(
     """
     if ttl < timedelta(hours=1):
         raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
-    with open_saver(store, cipher, ttl=ttl) as saver:
+    with open_admin(store, cipher, ttl=ttl) as saver:
         with progress("looking"):
             found = saver.sweep(dry_run=True, show=unshown)
 
@@ -233,7 +236,7 @@ def copy(
     Example: langgraph-gcs copy my-thread my-thread-2
     """
     plans: list[CopyPlan] = []
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         with progress("planning"):
             saver.copy_thread(source, target, dry_run=True, show=plans.append)
         if not any(plan.checkpoints or plan.writes for plan in plans):
@@ -267,7 +270,7 @@ def delete(
     """
     threads = list(dict.fromkeys(threads))
     plans: list[DeletePlan] = []
-    with open_saver(store, cipher) as saver:
+    with open_admin(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
             for thread in threads:
                 saver.delete_thread(thread, dry_run=True, show=plans.append)

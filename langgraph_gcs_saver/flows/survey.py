@@ -21,6 +21,7 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.frames import FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 
 PAGE = 50
@@ -293,11 +294,16 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     found.entries[doc.name] = Entry(bare, known, blob)
     metadata = cast("Mapping[str, Any]", loads(known.metadata))
     right = filters.index(metadata, context.clear_metadata)
+    kept = doc.fields.get("filter")
+    there = kept if isinstance(kept, Mapping) else {}
     if context.clear_metadata is not None:
         # Which names were clear may have been another choice then; what is there must be right.
-        kept = doc.fields.get("filter")
         whole = filters.index(metadata)
-        right = {key: whole[key] for key in kept if key in whole} if isinstance(kept, Mapping) else {}
+        right = {key: whole[key] for key in there if key in whole}
+    # Only an object itself tells what of it is indexed, such as an enum's number; a serializer that does not import its
+    # class cannot judge that.
+    unknown = {key for key, value in metadata.items() if isinstance(value, Stored)}
+    right |= {key: there[key] for key in unknown if key in there}
     run_id = metadata.get("run_id")
     wanted = {"filter": right or None, "run_id": run_id if isinstance(run_id, str) else None}
     wrong = {key: value for key, value in wanted.items() if not _same(doc.fields.get(key), value)}

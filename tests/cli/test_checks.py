@@ -1,11 +1,13 @@
 """verify and repair: what is damaged is told with the exit code for damage, and mended only when somebody says so."""
 
 import json
+from enum import IntEnum
 
 import pytest
 
 from langgraph_gcs_saver import keys
-from tests.behaviour.api import cid
+from langgraph_gcs_saver.errors import SerializationError
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
 from tests.system.raw import open_raw
 
@@ -34,6 +36,45 @@ def test_all_is_well(make_saver, raw, command):
     ended = command("verify", "t", "--json")
     assert (ended.code, ended.out, ended.err) == (0, "[]\n", "")
     assert raw.snapshot() == before
+
+
+class Color(IntEnum):
+    RED = 7
+
+
+@LOCAL
+def test_metadata_that_hold_an_object_are_no_damage(make_saver, command):
+    """Commands import no class that metadata name; what an object stands for in the index, only itself could tell."""
+    values = {"small": 1}
+    saver = make_saver()
+    saver.put(cfg(), checkpoint(1, values, {"small": version(1)}), metadata(color=Color.RED), {"small": version(1)})
+    assert list(saver.verify()) == []
+    for arguments in (["verify"], ["verify", "--depth", "data"], ["threads"], ["history", "t"]):
+        assert command(*arguments).code == 0, arguments
+    assert command("prune", "t", "--keep-last", "1", "--dry-run").code == 0
+
+
+class Foreign:
+    """A serializer that is not LangGraph's."""
+
+    def dumps_typed(self, value):
+        return "json", json.dumps(value).encode()
+
+    def loads_typed(self, data):
+        return json.loads(data[1])
+
+
+@LOCAL
+def test_metadata_of_another_serializer(make_saver, command):
+    """What needs no metadata goes on; what does says that it cannot read them, and why."""
+    saver, versions = make_saver(serde=Foreign()), {"small": version(1)}
+    saver.put(cfg(), checkpoint(1, {"small": 1}, versions), metadata(), versions)
+    assert command("threads").code == 0
+    for arguments in (["history", "t"], ["verify"], ["prune", "t", "--keep-last", "1", "--yes"]):
+        ended = command(*arguments)
+        assert (ended.code, ended.out) == (SerializationError.exit_code, "")
+        assert "'json'" in ended.err
+        assert "another `serde`" in ended.err
 
 
 def test_damage_is_shown_and_is_the_exit_code(make_saver, raw, command):

@@ -18,7 +18,7 @@ from importlib.metadata import version
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli import demo
+from langgraph_gcs_saver.cli import demo, demo_command
 from langgraph_gcs_saver.cli.demo_agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo_history import Row, graph
 from langgraph_gcs_saver.cli.demo_process import Task, entries, run_process
@@ -285,7 +285,7 @@ def test_a_statement_that_is_not_true_fails_the_demo(monkeypatch, capsys):
     proof = {"the sky is blue": True, "no document was read twice": False}
     monkeypatch.setattr(demo._Demo, "run", lambda self: {"proof": proof})
     with pytest.raises(CommandError, match=r"not true: no document was read twice$") as caught:
-        demo.demo(as_json=True)
+        demo_command.demo(as_json=True)
     assert caught.value.exit_code == 1
     assert json.loads(capsys.readouterr().out)["proof"] == proof
 

@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
+from langgraph_gcs_saver.errors import PermissionDeniedError
 from tests.cli.test_demo import LANGGRAPH_GCS
+
+GOOGLE = ("threads", "--store", "gs://some-bucket?project=some-project")
+"""A command for which Google's packages are imported; it ends at once, for there are no credentials."""
 
 OLD = """
 import datetime
@@ -20,6 +24,8 @@ datetime.date = Later
 """
 """As `sitecustomize`: a time when this Python is an old one."""
 
+IGNORED = {"PYTHONWARNINGS", "FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"}
+
 support = pytest.importorskip("google.api_core._python_version_support", reason="google-api-core says nothing yet")
 
 
@@ -28,7 +34,7 @@ def run(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(OLD)
 
     def call(*arguments, **variables):
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"} | variables
+        environment = {key: value for key, value in os.environ.items() if key not in IGNORED} | variables
         environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
         ended = subprocess.run(
             arguments, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
@@ -44,13 +50,15 @@ def test_no_command_repeats_it(run, tmp_path):
     store = (tmp_path / "store").as_uri()
     assert run(*LANGGRAPH_GCS, "setup", "--store", store) == (0, "")
     assert run(*LANGGRAPH_GCS, "demo", "--documents", "5") == (0, "")
+    code, told = run(*LANGGRAPH_GCS, *GOOGLE, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none"))
+    assert (code, told.count("\n")) == (PermissionDeniedError.exit_code, 1)
 
 
 def test_a_filter_of_the_user_comes_first(run, tmp_path):
-    store = (tmp_path / "store").as_uri()
-    told = run(*LANGGRAPH_GCS, "setup", "--store", store, PYTHONWARNINGS="always::FutureWarning")
-    assert told[0] == 0
-    assert "You are using a non-supported Python version" in told[1]
+    variables = {"PYTHONWARNINGS": "always::FutureWarning", "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none")}
+    code, told = run(*LANGGRAPH_GCS, *GOOGLE, **variables)
+    assert code == PermissionDeniedError.exit_code
+    assert "You are using a non-supported Python version" in told
 
 
 def test_other_warnings_are_told(run):
