@@ -57,15 +57,18 @@ class CheckpointLoaded(Event):
 class ParentForked(Event):
     """The parent already had another child: a fork, or a second writer on the same thread. Both are kept.
 
+    A thread forks at its beginning too, when two first runs start together. The second checkpoint without a parent is
+    reported with `parent_id` and `sibling_id` of `None`, in the root namespace only.
+
     Attributes:
-        parent_id: The checkpoint with several children.
-        sibling_id: The child that was there before.
+        parent_id: The checkpoint with several children; `None` for a second checkpoint without a parent.
+        sibling_id: The child that was there before; `None` if `parent_id` is.
     """
 
     level: ClassVar[int] = logging.INFO
 
-    parent_id: str
-    sibling_id: str
+    parent_id: str | None
+    sibling_id: str | None
 
 
 @record(frozen=True, slots=True, kw_only=True)

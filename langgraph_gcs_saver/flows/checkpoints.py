@@ -162,6 +162,7 @@ class _Attempts:
         inherited: Refs taken from the parent in this try.
         heir: What this try writes to the parent.
         forks: Races for the parent's document lost so far.
+        seen: The parent as last seen, whether or not the manifest inherits from it.
         sibling: The parent's other child that was told of.
         mismatches: How often something did not read as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
@@ -176,6 +177,7 @@ class _Attempts:
         self.inherited: dict[str, ChannelRef] = {}
         self.heir = ""
         self.forks = 0
+        self.seen: Head | None = None
         self.sibling: str | None = None
         self.mismatches = 0
         thread = keys.thread_doc(request.thread_id)
@@ -196,20 +198,22 @@ class _Attempts:
                 wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
                 if wrong is not None:
                     if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
-                        if (yield from self._look_again(plan, layout)):
+                        if (yield from self._look_again(plan, layout, thread)):
                             return
                     else:
                         yield from self._count_mismatch(wrong.name)
                     continue
                 if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
                     yield from discard(layout.uploads)
-                    if (yield from self._look_again(plan, layout)):
+                    if (yield from self._look_again(plan, layout, thread)):
                         return
                     continue
             times = yield from Commit(self._writes(plan, layout, thread))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, times)
                 yield from self._tell_fork()
+                if self.own is None:
+                    yield from self._tell_second_root(thread)
                 yield from Emit(
                     CheckpointSaved(
                         **request.ids(),
@@ -220,7 +224,7 @@ class _Attempts:
                     )
                 )
                 return
-            if (yield from self._look_again(plan, layout)):
+            if (yield from self._look_again(plan, layout, thread)):
                 return
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
@@ -267,6 +271,7 @@ class _Attempts:
         """Take the parent's refs of channels without a new version, whose version is the parent's."""
         request, found = self.request, dict[str, ChannelRef]()
         if self.head is not None:
+            self.seen = self.head
             parent = self.head.manifest
             for channel, version in request.versions.items():
                 ref = parent.channels.get(channel)
@@ -547,13 +552,18 @@ class _Attempts:
 
     # After a conflict
 
-    def _look_again(self, plan: Manifest, layout: _Layout) -> Flow[bool]:
+    def _look_again(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> Flow[bool]:
         """See what moved; true when this very checkpoint is there: an earlier try whose answer was lost."""
         request, before = self.request, self.head
         names = (request.name,) if before is None else (request.name, before.manifest.name)
         docs = yield from GetDocs(names)
         self.own = docs.get(request.name)
         if self.own is not None and (yield from self._is_stored(self.own, plan, layout)):
+            # An earlier call's checkpoint may itself be what was seen: only what is older than it was there before.
+            if self.seen is not None and self.seen.update_time < self.own.create_time:
+                yield from self._tell_fork()
+            if thread is not None and (thread.update_time or 0) < self.own.create_time:
+                yield from self._tell_second_root(thread)
             return True
         self.head = None
         if before is not None:
@@ -563,16 +573,23 @@ class _Attempts:
                 self.head = self.head.bare() if request.history else None
         if before is not None and self.head is not None and self.head.update_time != before.update_time:
             self.forks += 1
+            self.seen = self.head
             yield from self._tell_fork()
         return False
 
     def _tell_fork(self) -> Flow[None]:
         """Tell of another child that the parent has, once."""
-        sibling = None if self.head is None else self.head.heir
-        if self.head is not None and sibling is not None and sibling not in {self.sibling, self.request.checkpoint_id}:
+        request = self.request
+        sibling = None if self.seen is None else self.seen.heir
+        if sibling is not None and sibling not in {self.sibling, request.checkpoint_id}:
             self.sibling = sibling
-            parent_id = self.head.manifest.checkpoint_id
-            yield from Emit(ParentForked(**self.request.ids(), parent_id=parent_id, sibling_id=sibling))
+            yield from Emit(ParentForked(**request.ids(), parent_id=request.parent_id, sibling_id=sibling))
+
+    def _tell_second_root(self, thread: Guard | None) -> Flow[None]:
+        """Tell that a new checkpoint has no parent, if the thread's root namespace had a checkpoint before."""
+        request = self.request
+        if request.parent is None and not request.ns and thread is not None and thread.has_root:
+            yield from Emit(ParentForked(**request.ids(), parent_id=None, sibling_id=None))
 
     def _is_stored(self, own: Doc, plan: Manifest, layout: _Layout) -> Flow[bool]:
         if not manifest.is_listed(own):

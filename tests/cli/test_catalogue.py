@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from langgraph_gcs_saver import GCSSaver, KeepLast, keys
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
@@ -94,6 +95,30 @@ def test_history(make_saver, store_uri):
     assert "interrupted" in text
     assert cid(3) not in call(store_uri, "history", "t", "--ns", "sub:1")
     assert "... and 3 more" in call(store_uri, "history", "t", "--ns", "", "--limit", "1")
+
+
+def test_two_beginnings_of_a_thread_are_two_trees(make_saver, store_uri):
+    saver = make_saver()
+    for n, parent in ((1, None), (2, None), (3, 1), (4, 2)):
+        put(saver, "t", n, parent)
+    rows = re.findall(r"^ *([*|/ ]*?) +1f0000\S+(\d) ", call(store_uri, "history", "t"), re.MULTILINE)
+    assert rows == [("*", "4"), ("| *", "3"), ("* |", "2"), ("*", "1")]
+
+
+@pytest.mark.parametrize(
+    ("line", "drawn"),
+    [
+        ("c>b b>a a", "*;*;*"),
+        ("d>b c>b b>a a", "*;| *;* /;*"),
+        ("d>b c>a b a", "*;| *;* |;*"),
+        ("d>gone c>b b>gone a", "*;*;*;*"),
+        ("c>a b>d a d>a", "*;| *;* |;*"),  # a clock went back: d continues a, and sorts before it
+        ("d>b c>b b a", "*;| *;* /;*"),
+    ],
+)
+def test_a_line_ends_where_there_is_no_parent_below(line, drawn):
+    pairs = [one.partition(">")[::2] for one in line.split()]
+    assert draw([(name, parent or None) for name, parent in pairs]) == drawn.split(";")
 
 
 def test_nodes_that_cannot_be_known(make_saver, store_uri):

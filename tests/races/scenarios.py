@@ -150,6 +150,44 @@ def many_forks() -> Scenario:
 
 
 @_named
+def two_first_puts() -> Scenario:
+    return _scenario(
+        NO_THREAD,
+        Process("A", (put("7", None, small("A"), "s"), put("9", "7", small("C"), "s"))),
+        Process("B", (put("8", None, small("B"), "s"),), lost=1),
+    )
+
+
+@_named
+def three_first_puts_with_objects_after_writes() -> Scenario:
+    """The thread's document may be there already, made for the objects of a write or of a checkpoint."""
+    return _scenario(
+        NO_THREAD,
+        Process("A", (put_writes("7", "a", LARGE_WRITES), put("7", None, large("A"), "o"))),
+        Process("B", (put("8", None, large("B"), "o"),)),
+        Process("C", (put("9", None, small("C"), "s"),)),
+    )
+
+
+@_named
+def first_puts_of_two_namespaces() -> Scenario:
+    """A subgraph's first checkpoint makes the thread's document before the root graph's does."""
+    return _scenario(
+        NO_THREAD,
+        Process("A", (put("6", None, small("S"), "s", ns="sub"), put("7", None, small("A"), "s"))),
+        Process("B", (put("8", None, small("B"), "s"),), lost=1),
+    )
+
+
+@_named
+def a_root_put_again_and_another() -> Scenario:
+    call = put("7", None, small("A"), "s")
+    return _scenario(
+        NO_THREAD, Process("A", (call, call)), Process("B", (call,)), Process("C", (put("8", None, large("C"), "o"),))
+    )
+
+
+@_named
 def the_same_put_in_two_processes() -> Scenario:
     start = chain(2)
     call = put("8", "2", start.channels | small("A") | large("A"), "so")

@@ -47,7 +47,7 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import StoreUnavailableError
-from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, ParentForked
 from langgraph_gcs_saver.flows import checkpoints, threads, tuples
 from langgraph_gcs_saver.flows import writes as pending
 from langgraph_gcs_saver.flows.context import Context
@@ -356,12 +356,13 @@ class Process:
 
 
 class _Life:
-    """A process from its start; `done` and `error` tell how far it has come."""
+    """A process from its start; `done` and `error` tell how far it has come, `told` which forks it was told of."""
 
     def __init__(self, process: Process, world: World) -> None:
         self.process = process
         self.done: list[tuple[Call, Any]] = []
         self.error: Exception | None = None
+        self.told: list[ParentForked] = []
         self.now = process.clock
         self.slow = process.slow
         self.flow = self._calls(world)
@@ -412,6 +413,8 @@ class _Life:
                     value = _perform_locally(effect, self.now)
                     if isinstance(effect, Emit) and isinstance(effect.event, DAMAGE):
                         self.error = AssertionError(f"nothing is damaged here: {effect.event}")
+                    if isinstance(effect, Emit) and isinstance(effect.event, ParentForked):
+                        self.told.append(effect.event)
                 else:
                     value = yield effect
                     if isinstance(effect, Pause) and not self.process.patient:
@@ -425,7 +428,7 @@ class _Life:
 class _Node:
     """What a process is after a history of answers: what it asks for next, and what it has done."""
 
-    __slots__ = ("answer", "done", "edges", "effect", "error", "life", "number", "parent")
+    __slots__ = ("answer", "done", "edges", "effect", "error", "life", "number", "parent", "told")
 
     def __init__(self, number: int, life: _Life, step: Callable[[], Effect[Any]], parent: _Node | None) -> None:
         self.number = number
@@ -441,6 +444,7 @@ class _Node:
             self.effect = None
         self.done = tuple(life.done)
         self.error = life.error
+        self.told = tuple(life.told)
 
 
 class _Tree:
@@ -967,7 +971,7 @@ class Rules:
                 wrong = self._lost(call, world)
                 if wrong is not None:
                     return wrong
-        return None
+        return _untold(world, runs)
 
     def _reads(self, name: str, world: World) -> str | None:
         try:
@@ -996,6 +1000,29 @@ class Rules:
                 if visible[task, idx] not in [other.get(idx) for other in self.calls[checkpoint_id, task]]:
                     return f"write {idx} of {task} reads {visible[task, idx]!r}"
         return None
+
+
+def _untold(world: World, runs: tuple[Run, ...]) -> str | None:
+    """Whether a fork was not reported, or a report names a checkpoint without a sibling.
+
+    Every sibling but the first is reported by its writer. Two kinds of schedules are left out: those in which a
+    checkpoint may be removed, and those in which an answer was lost, for the times here are in no order.
+    """
+    for run in runs:
+        only_adds = all(call.stores or call.writes or call.reads for call in run.process.calls)
+        if not only_adds or run.dead or run.node.error or run.lost < run.process.lost:
+            return None
+    made = {call.stores[:2] for run in runs for call, _ in run.node.done if call.stores is not None}
+    told = {(event.checkpoint_ns, event.checkpoint_id) for run in runs for event in run.node.told}
+    siblings: dict[tuple[str, str | None], set[tuple[str, str]]] = {}
+    for doc in world.checkpoints():
+        known = manifest_of(world.docs[doc.name], world)
+        if known.parent_id is not None or not known.ns:
+            siblings.setdefault((known.ns, known.parent_id), set()).add((known.ns, known.checkpoint_id))
+    for found in siblings.values():
+        if len(told & found) != min(len(made & found), len(found) - 1):
+            return f"of the siblings {sorted(found)}, {sorted(told & found)} were reported"
+    return None
 
 
 def _unnamed(world: World) -> str | None:

@@ -44,7 +44,7 @@ from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.serialization import loads
 from langgraph_gcs_saver.stores.values import to_map
-from tests.unit.model import CODEC, SERDE, Model, cid, make_context, put, put_aside, put_request, read
+from tests.unit.model import CODEC, SERDE, Model, cid, make_context, put, put_aside, put_request, put_writes, read
 
 THREAD = keys.thread_doc("t")
 LONG = [f"message {number} of some text, {number * 7919 % 1000}" for number in range(40)]
@@ -461,6 +461,89 @@ def test_a_fork_is_told_once(model, context, parent):
     assert forked(model.events) == [(cid(1), cid(2))]
     child(model, context, number=3)  # the same again is no sibling of its own
     assert forked(model.events) == []
+
+
+def test_a_second_root_is_told(model, context):
+    put(model, context, 1, None, {"a": "one"})
+    assert forked(model.events) == []
+    put(model, make_context(), 2, None, {"a": "two"})
+    assert forked(model.events) == [(None, None)]
+    put(model, make_context(), 3, None, {"a": BIG})
+    assert forked(model.events) == [(None, None)]
+    put(model, context, 4, None, {"a": "made on purpose, by who made the first"})
+    assert forked(model.events) == [(None, None)]
+    put(model, context, 5, 1, {"a": "five"})
+    assert forked(model.events) == []
+
+
+@pytest.mark.parametrize("value", ["one", BIG], ids=["inline", "object"])
+@pytest.mark.parametrize("before", [None, "writes", "a subgraph"])
+def test_of_two_first_checkpoints_the_second_is_told(model, value, before):
+    """Whatever made the thread's document, and whichever of the two comes second."""
+    context = make_context()
+    if before == "writes":
+        put_writes(model, make_context(), 1, [("a", random.Random(6).randbytes(200_000))])
+        assert THREAD in model.docs
+    elif before == "a subgraph":
+        put(model, context, 1, None, {"a": 1}, ns="sub")
+    race(model, 1, lambda n: put_aside(model, make_context(), 2, None, {"a": value}))
+    put(model, context, 3, None, {"a": value})
+    assert forked(model.events) == [(None, None)]
+    assert read(model, 2) == read(model, 3) == {"a": value}
+
+
+@pytest.mark.parametrize("value", ["one", BIG], ids=["inline", "object"])
+def test_a_root_that_is_put_again_is_no_second_one(model, context, value):
+    """By this process or another, with a lost answer or without, with the same content or another."""
+    model.before = lambda effect: model.LOST if is_put(effect) else None
+    put(model, context, 1, None, {"a": value})
+    model.before = None
+    assert forked(model.events) == []
+    for again in (context, make_context(), make_context()):
+        put(model, again, 1, None, {"a": value})
+        assert forked(model.events) == []
+    put(model, make_context(), 1, None, {"a": "other"})
+    assert forked(model.events) == []
+
+
+@pytest.mark.parametrize("value", ["one", BIG], ids=["inline", "object"])
+def test_a_second_root_whose_answer_was_lost_is_told(model, context, value):
+    put(model, make_context(), 1, None, {"a": "one"})
+    put(model, context, 9, None, {"a": "another namespace"}, ns="sub")
+    model.before = lambda effect: model.LOST if is_put(effect) else None
+    put(model, context, 2, None, {"a": value})
+    assert forked(model.events) == [(None, None)]
+
+
+def test_roots_of_other_namespaces_are_not_known(model, context):
+    put(model, context, 1, None, {"a": "one"})
+    for number in (2, 3):
+        put(model, make_context(), number, None, {"a": BIG}, ns="sub")
+        assert forked(model.events) == []
+
+
+def test_a_thread_that_was_deleted_has_no_root(model, context):
+    put(model, context, 1, None, {"a": "one"})
+    model.aside(delete_thread("t", context))
+    put(model, context, 2, None, {"a": BIG})
+    assert forked(model.events) == []
+
+
+def test_a_fork_whose_answer_was_lost_is_told(model, context, parent):
+    child(model, context)
+    model.before = lambda effect: model.LOST if isinstance(effect, Commit) else None
+    child(model, context, number=3)
+    assert forked(model.events) == [(cid(1), cid(2))]
+    model.before = None
+    child(model, context, number=2)  # again: the other one came later
+    assert forked(model.events) == []
+
+
+def test_a_fork_whose_clock_is_behind_is_told(model, context):
+    put(model, context, 5, None, {"a": "five"})
+    put(model, context, 6, 5, {"a": "six"})
+    put(model, context, 4, 5, {"a": "four"})
+    assert forked(model.events) == [(cid(5), cid(6))]
 
 
 def test_one_lost_race_is_tried_again(model, context, parent):
@@ -1102,10 +1185,9 @@ def test_a_deletion_at_any_point_leaves_a_whole_checkpoint(inherits):
         put(model, context, 2, 1 if inherits else None, {"a": BIG, "b": "old"}, fresh=["a"], versions={"b": v(1)})
         if countdown[0] >= 0:
             break
-        # A deletion after the commit, at the event, takes the checkpoint along.
-        last = at == len(model.log) - 1
+        # A deletion after the commit, at an event, takes the checkpoint along.
         assert isinstance(model.log[-1], Emit)
-        assert read(model, 2) == (None if last else {"a": BIG, "b": "old"})
+        assert read(model, 2) == (None if isinstance(model.log[at], Emit) else {"a": BIG, "b": "old"})
         assert doc(1) not in model.docs
         at += 1
     assert at > 4
