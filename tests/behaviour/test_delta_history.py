@@ -1,9 +1,12 @@
 """DeltaChannels: the same values as with InMemorySaver, read in few rounds, and never silently another one."""
 
+import operator
+from contextlib import closing
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Overwrite
@@ -14,6 +17,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import lineage
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
 from tests.system.raw import open_raw
+from tests.system.test_rounds import Counting
 
 STEPS = 15
 
@@ -127,6 +131,28 @@ async def test_rounds(make_saver, monkeypatch):
     assert sum(isinstance(effect, QueryDocs) for effect in queries) == 8
 
 
+@pytest.mark.parametrize(("frequency", "most"), [(5, 8), (1000, 43)])
+def test_the_walk_of_the_base_class_ends_at_a_snapshot(frequency, most, make_saver):
+    """LangGraph's server walks by it: the same values, a round for each ancestor, as far as the nearest snapshot."""
+
+    class State(TypedDict):
+        log: Annotated[list[Any], DeltaChannel(concatenate, snapshot_frequency=frequency)]
+        turn: int
+
+    builder = StateGraph(State)
+    builder.add_node("step", lambda state: {"log": [state["turn"]], "turn": state["turn"] + 1}).add_edge(START, "step")
+    builder.add_conditional_edges("step", lambda state: END if state["turn"] >= 38 else "step")
+    with make_saver() as saver:
+        builder.compile(checkpointer=saver).invoke({"log": [], "turn": 0}, {**CONFIG, "recursion_limit": 100})
+        config = saver.get_tuple(CONFIG).config
+        expected = saver.get_delta_channel_history(config=config, channels=["log"])
+    with make_saver() as saver:
+        count = Counting(saver)
+        assert BaseCheckpointSaver.get_delta_channel_history(saver, config=config, channels=["log"]) == expected
+        rounds, _ = count.take()
+    assert rounds <= most
+
+
 @pytest.mark.parametrize("gone", ["checkpoint", "manifest", "writes", "seed"])
 def test_what_is_lost_is_told(make_saver, store_uri, gone):
     """Without that, the value would silently be another one."""
@@ -159,3 +185,106 @@ def test_what_is_lost_is_told(make_saver, store_uri, gone):
         assert saver.get_delta_channel_history(config=cfg(n=2), channels=["a"]) == {
             "a": {"writes": [("task", "a", [1])]}
         }
+
+
+# A reducer's channel without a stored value was written as a DeltaChannel, and is rebuilt in the same way.
+
+
+class Plain(TypedDict):
+    log: Annotated[list[Any], operator.add]
+    turn: int
+
+
+class Delta(TypedDict):
+    log: Annotated[list[Any], DeltaChannel(concatenate, snapshot_frequency=4)]
+    turn: int
+
+
+def chat(state, saver):
+    builder = StateGraph(state)
+    builder.add_node("reply", lambda state: {"log": [f"reply {state['turn']}"], "turn": state["turn"] + 1})
+    return builder.add_edge(START, "reply").add_edge("reply", END).compile(checkpointer=saver)
+
+
+def talk(graph, turns):
+    for turn in turns:
+        graph.invoke({"log": [f"question {turn}"], **({} if turn else {"turn": 0})}, CONFIG)
+    return graph.get_state(CONFIG).values
+
+
+@pytest.fixture(scope="module")
+def rebuilds_reducers():
+    """Whether this LangGraph rebuilds them; older ones take such a channel for empty, with every saver."""
+    saver = InMemorySaver()
+    told = talk(chat(Delta, saver), range(3))
+    return chat(Plain, saver).get_state(CONFIG).values == told
+
+
+def test_a_reducer_that_was_a_delta_channel(make_saver, rebuilds_reducers):
+    if not rebuilds_reducers:
+        pytest.skip("this LangGraph takes a reducer's channel without a stored value for empty")
+    expected = talk(chat(Plain, InMemorySaver()), range(6))
+    with make_saver() as saver:
+        talk(chat(Delta, saver), range(3))
+    with make_saver() as saver:
+        graph = chat(Plain, saver)
+        latest = saver.get_tuple(CONFIG).checkpoint
+        assert "log" in latest["channel_versions"]
+        assert "log" not in latest["channel_values"], "or else nothing is rebuilt here"
+        assert talk(graph, range(3, 6)) == expected
+        assert saver.get_tuple(CONFIG).checkpoint["channel_values"]["log"] == expected["log"]
+
+
+def spoil(field):
+    return lambda raw, name, fields: raw.set_document(name, {**fields, field: bytes(b ^ 1 for b in fields[field])})
+
+
+def remove(raw, name, _):
+    raw.delete_document(name)
+
+
+LOSSES = {
+    "a checkpoint": ("lg_checkpoints", "manifest", remove),
+    "a manifest": ("lg_checkpoints", "manifest", spoil("manifest")),
+    "a stored value": ("lg_checkpoints", "frames", spoil("frames")),
+    "a write": ("lg_writes", "writes", spoil("writes")),
+}
+
+
+@pytest.mark.parametrize("state", [Plain, Delta])
+@pytest.mark.parametrize("lost", LOSSES)
+def test_a_value_that_was_lost_is_never_rebuilt_as_another(lost, state, make_saver, store_uri, rebuilds_reducers):
+    """Of each ancestor in turn: the graph has the value that it had, or it raises, runs no node and stores nothing."""
+    if state is Plain and not rebuilds_reducers:
+        pytest.skip("this LangGraph takes a reducer's channel without a stored value for empty")
+    collection, field, damage = LOSSES[lost]
+    with make_saver() as saver:
+        expected = talk(chat(Delta, saver), range(3))
+        _, *ancestors = [one.config["configurable"]["checkpoint_id"] for one in saver.list(CONFIG)]
+    raised = []
+    with closing(open_raw(store_uri)) as raw:
+        before = raw.documents()
+        for checkpoint_id in ancestors:
+            whole = {
+                name: fields
+                for name, fields in before.items()
+                if f"/{collection}/" in name and keys.inv(checkpoint_id) in name and field in fields
+            }
+            for name, fields in whole.items():
+                damage(raw, name, fields)
+            damaged = raw.documents()
+            with make_saver() as saver:
+                graph = chat(state, saver)
+                try:
+                    assert graph.get_state(CONFIG).values == expected
+                except CheckpointCorruptError as error:
+                    raised.append(error.checkpoint_id)
+                    with pytest.raises(CheckpointCorruptError):
+                        graph.invoke({"log": ["question"]}, CONFIG)
+                    with pytest.raises(CheckpointCorruptError):
+                        graph.update_state(CONFIG, {"log": ["told"]})
+            assert raw.documents() == damaged
+            for name, fields in whole.items():
+                raw.set_document(name, fields)
+    assert raised, "nothing that was lost was needed"
+    assert set(raised) <= set(ancestors)

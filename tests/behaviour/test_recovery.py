@@ -3,15 +3,18 @@
 import asyncio
 import logging
 import operator
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, interrupt
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered
+from tests.behaviour.test_delta_history import concatenate
 from tests.system.build import noise
 from tests.system.raw import open_raw
 
@@ -240,3 +243,147 @@ def test_nothing_but_damaged_checkpoints(face, make_saver, raw):
     with pytest.raises(CheckpointCorruptError) as caught:
         face(build(make_saver(), [])).invoke(question(1))
     assert caught.value.checkpoint_id == newest_id
+
+
+# LangGraph reads an addressed checkpoint by its id, and then the latest, to see whether the thread has moved past it.
+
+
+class Asked(TypedDict):
+    log: Annotated[list[str], operator.add]
+    seen: Annotated[list[Any], DeltaChannel(concatenate, snapshot_frequency=100)]
+
+
+def asking(saver, calls):
+    """Two tasks at once: one is finished and must not run again, the other waits for an answer."""
+
+    def work(state):
+        calls.append("work")
+        return {"log": ["worked"], "seen": ["work"]}
+
+    def ask(state):
+        return {"log": [interrupt("continue?")], "seen": ["asked"]}
+
+    builder = StateGraph(Asked).add_node("first", lambda state: {"seen": ["first"]}).add_node("work", work)
+    builder.add_node("ask", ask).add_node("last", lambda state: {"log": ["last"], "seen": ["last"]})
+    builder.add_edge(START, "first").add_edge("first", "work").add_edge("first", "ask")
+    builder.add_edge(["work", "ask"], "last").add_edge("last", END)
+    return builder.compile(checkpointer=saver)
+
+
+ANSWERED = {"log": ["question 0", "yes", "worked", "last"], "seen": ["first", "asked", "work", "last"]}
+
+
+def by_invoke(graph, config):
+    return graph.invoke(Command(resume="yes"), config)
+
+
+def by_stream(graph, config):
+    return list(graph.stream(Command(resume="yes"), config, stream_mode="values"))[-1]
+
+
+def by_astream(graph, config):
+    async def collect():
+        return [found async for found in graph.astream(Command(resume="yes"), config, stream_mode="values")]
+
+    return asyncio.run(collect())[-1]
+
+
+def waiting(make_saver, **options):
+    """A thread that waits for an answer, and whose latest checkpoint is a child of the one that waits."""
+    graph = asking(make_saver(**options), [])
+    graph.invoke({"log": ["question 0"]}, CONFIG)
+    waits = graph.get_state(CONFIG)
+    graph.update_state(CONFIG, {"log": ["a note"], "seen": ["a note"]}, as_node="first")
+    return waits.config["configurable"]["checkpoint_id"]
+
+
+def addressed(checkpoint_id):
+    return {"configurable": {**CONFIG["configurable"], "checkpoint_ns": "", "checkpoint_id": checkpoint_id}}
+
+
+def reruns(*, with_id):
+    """The finished tasks that a resume at a latest checkpoint runs again, with LangGraph's own saver."""
+    calls = []
+    graph = asking(InMemorySaver(), calls)
+    graph.invoke({"log": ["question 0"]}, CONFIG)
+    latest = graph.get_state(CONFIG).config
+    calls.clear()
+    by_invoke(graph, latest if with_id else CONFIG)
+    return calls
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+@pytest.mark.parametrize(
+    ("store_uri", "how", "resume"),
+    [
+        *((store, how, by_invoke) for store, how in PLACES),
+        ("local", "document gone", by_stream),
+        ("local", "document gone", by_astream),
+        ("emulators", "objects flipped", by_astream),
+    ],
+    indirect=["store_uri"],
+)
+def test_an_addressed_checkpoint_that_stands_in_is_the_latest(how, with_id, resume, make_saver, raw):
+    """A resume at it is no fork: it hands finished tasks their writes, and its first checkpoint is its child."""
+    waits = waiting(make_saver, **options(how))
+    DAMAGE[how](raw)
+    calls, told = [], []
+    graph = asking(make_saver(on_event=told.append, **options(how)), calls)
+    found = graph.get_state(CONFIG)
+    assert found.metadata["recovered_from"]
+    assert found.config == addressed(waits)
+    again = graph.get_state(addressed(waits))
+    assert again.config == found.config
+    assert [(task.id, task.interrupts) for task in again.tasks] == [(task.id, task.interrupts) for task in found.tasks]
+
+    # LangGraph 1.2.15 runs finished tasks again wherever a resume has an id.
+    expected = reruns(with_id=with_id)
+    assert resume(graph, addressed(waits) if with_id else CONFIG) == ANSWERED
+    assert calls == expected, "LangGraph took the thread for one that has moved on"
+    after = list(graph.get_state_history(CONFIG))
+    sources = [state.metadata["source"] for state in after]
+    assert sources == ["loop", "loop", "loop", "loop", "input"]
+    line = [state.config["configurable"]["checkpoint_id"] for state in after]
+    assert [state.parent_config["configurable"]["checkpoint_id"] for state in after[:-1]] == line[1:]
+    assert line[2] == waits
+    assert after[0].values == ANSWERED
+
+
+def test_a_thread_that_has_moved_on_is_told_from_one_that_has_not(make_saver):
+    """What the test above would see if both reads gave different answers."""
+    waits = waiting(make_saver)
+    calls = []
+    graph = asking(make_saver(), calls)
+    assert graph.invoke(Command(resume="yes"), addressed(waits))["log"] == ANSWERED["log"]
+    assert calls == ["work"]
+
+
+@pytest.mark.parametrize("with_id", [False, True])
+@pytest.mark.parametrize(("store_uri", "how"), PLACES, indirect=["store_uri"])
+def test_an_update_of_one_that_stands_in(how, with_id, make_saver, raw):
+    waits = waiting(make_saver, **options(how))
+    DAMAGE[how](raw)
+    graph = asking(make_saver(**options(how)), [])
+    made = graph.update_state(addressed(waits) if with_id else CONFIG, {"log": ["told"], "seen": ["told"]}, "ask")
+    state = graph.get_state(CONFIG)
+    assert state.config == made
+    assert state.parent_config == addressed(waits)
+    fresh = asking(make_saver(**options(how)), [])
+    expected = asking(InMemorySaver(), [])
+    expected.invoke({"log": ["question 0"]}, CONFIG)
+    expected.update_state(CONFIG, {"log": ["told"], "seen": ["told"]}, "ask")
+    assert fresh.get_state(CONFIG).values == expected.get_state(CONFIG).values
+    assert fresh.get_state(CONFIG).next == expected.get_state(CONFIG).next
+
+
+@pytest.mark.parametrize("resume", [by_invoke, by_stream, by_astream])
+def test_a_damaged_checkpoint_that_is_addressed_is_never_resumed_from_another(resume, make_saver, raw):
+    waiting(make_saver)
+    damaged = asking(make_saver(), []).get_state(CONFIG).config
+    DAMAGE["frames flipped"](raw)
+    calls = []
+    graph = asking(make_saver(), calls)
+    for act in (resume, lambda graph, config: graph.update_state(config, {"log": ["told"]}, "ask")):
+        with pytest.raises(CheckpointCorruptError):
+            act(graph, damaged)
+    assert calls == []
