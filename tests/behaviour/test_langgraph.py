@@ -4,6 +4,7 @@ import asyncio
 import copy
 import operator
 import sys
+import warnings
 from typing import Annotated, TypedDict
 
 import pytest
@@ -82,3 +83,38 @@ def test_batch_of_threads_then_resume(saver, make_saver):
     builder.compile(checkpointer=saver).batch([{"log": [n]} for n in range(12)], configs)
     resumed = builder.compile(checkpointer=make_saver()).batch([Command(resume=-n) for n in range(12)], configs)
     assert resumed == [{"log": [n, -n]} for n in range(12)]
+
+
+# Bugs of LangGraph that docs/QUESTIONS.md has a workaround for
+
+
+def around(inner, durability=None):
+    """A graph with a subgraph as a node; with a `durability`, a node calls it."""
+    outer = StateGraph(Log).add_node(
+        "inner", inner if durability is None else lambda state: inner.invoke(state, durability=durability)
+    )
+    return outer.add_edge(START, "inner").add_edge("inner", END)
+
+
+def thinking():
+    inner = StateGraph(Log).add_node("think", lambda state: {"log": ["a thought"]})
+    return inner.add_edge(START, "think").add_edge("think", END)
+
+
+def test_a_subgraph_without_a_checkpointer_under_sync(make_saver):
+    config = {"configurable": {"thread_id": "t"}}
+    broken = around(thinking().compile(checkpointer=False))
+    for checkpointer in (InMemorySaver(), make_saver()):
+        graph = broken.compile(checkpointer=checkpointer)
+        # Without an error, LangGraph has fixed it: remove it from docs/QUESTIONS.md, and this test with it.
+        with pytest.raises(AttributeError, match="_put_checkpoint_fut"):
+            graph.invoke({"log": ["question"]}, config, durability="sync")
+    expected = {"log": ["question", "question", "a thought"]}
+    ways = around(thinking().compile()), around(thinking().compile(checkpointer=False), "exit")
+    for number, way in enumerate(ways):
+        graph = way.compile(checkpointer=make_saver())
+        config = {"configurable": {"thread_id": f"thread {number}"}}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`durability` has no effect")
+            assert graph.invoke({"log": ["question"]}, config, durability="sync") == expected
+        assert graph.get_state(config).values == expected

@@ -1,5 +1,6 @@
 """LangGraph's own server with our saver, as its guide has it. `make soak` installs it in an environment of its own."""
 
+import ast
 import json
 import os
 import re
@@ -44,6 +45,23 @@ def test_what_make_starts():
     thread_id = json.loads(shlex.split(threads)[-1])["thread_id"]
     assert f"/threads/{thread_id}/runs/wait" in runs
     assert f"`langgraph-gcs history {thread_id} " in text
+
+
+@pytest.mark.soak
+def test_the_adapter_does_not_forward_the_history_of_delta_channels():
+    """A bug that the guide has a workaround for."""
+    (adapter,) = Path(program()).parents[1].glob("lib/python*/site-packages/langgraph_api/_checkpointer/_adapter.py")
+    (found,) = [
+        node
+        for node in ast.walk(ast.parse(adapter.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name == "_CustomCheckpointerAdapter"
+    ]
+    methods = {node.name for node in found.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert "aget_tuple" in methods
+    assert "aget_delta_channel_history" not in methods, (
+        "LangGraph Server forwards aget_delta_channel_history now: take the section on DeltaChannels out of "
+        "docs/guides/langgraph-server.md, and this test with it"
+    )
 
 
 @pytest.mark.soak
