@@ -269,6 +269,15 @@ def envelope(head: Any, tail: bytes = b"") -> bytes:
     return _LENGTH.pack(len(text)) + text + tail
 
 
+def is_json(value: Any) -> bool:
+    """Whether the head of an envelope can hold a value."""
+    try:
+        _json(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def open_envelope(plain: bytes) -> tuple[Any, bytes]:
     """Undo `envelope`.
 

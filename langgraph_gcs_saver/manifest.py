@@ -307,11 +307,17 @@ def envelope(manifest: Manifest) -> bytes:
     head.update({key: value for key, value in ids.items() if keys.dec(keys.enc(value)) is None})
     try:
         return frames.envelope(head, tail)
-    except ValueError as error:
+    except (TypeError, ValueError, RecursionError):
+        odd = next((channel for channel, ref in manifest.channels.items() if not frames.is_json(ref.version)), None)
+    if odd is None:
         raise SerializationError(
-            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has a channel version that JSON "
-            f"cannot hold: {error}. Nothing was stored."
-        ) from error
+            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} is nested too deeply for JSON. "
+            "Nothing was stored."
+        )
+    raise SerializationError(
+        f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has a version of channel {odd!r} that "
+        f"JSON cannot hold, of type {type(manifest.channels[odd].version).__name__}. Nothing was stored."
+    )
 
 
 def digest(name: str, manifest: bytes) -> bytes:

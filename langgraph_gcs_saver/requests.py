@@ -61,17 +61,22 @@ def put_request(
 ) -> Put:
     """The request of `put`.
 
-    Values are serialised here, except those without a new version when the parent is at hand, which has them already.
+    Values are serialized here, except those without a new version when the parent is at hand, which has them already.
 
     Raises:
         InvalidConfigError: The config or the checkpoint lacks an id.
         InvalidInputError: An argument is of the wrong type.
-        SerializationError: A value cannot be serialised.
+        SerializationError: A value cannot be serialized.
     """
     thread_id, ns = thread_and_ns(config)
     _check_put(checkpoint, metadata, new_versions)
     checkpoint_id = checkpoint["id"]
-    whole = get_checkpoint_metadata(config, metadata)
+    try:
+        whole = get_checkpoint_metadata(config, metadata)
+    except AttributeError:
+        raise InvalidConfigError(
+            "'configurable' and 'metadata' in the config must be mappings whose keys are of type str."
+        ) from None
     run_id = whole.get("run_id")
     plain: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -79,8 +84,8 @@ def put_request(
         if key not in ("id", "channel_values"):
             try:
                 plain[key] = _plain(field)
-            except _NotPlainError:
-                rest[key] = field
+            except (_NotPlainError, RecursionError):
+                rest[key] = field  # The serializer decides, and says why and where if it refuses.
     where = f"of checkpoint {checkpoint_id!r}, thread {thread_id!r}"
     parent_id = checkpoint_id_of(config)
     has_parent = parent_id is not None and context.heads.get(checkpoint_doc(thread_id, ns, parent_id)) is not None
@@ -148,12 +153,12 @@ def put_writes_request(
     *,
     serde: SerializerProtocol,
 ) -> PutWrites:
-    """The request of `put_writes`; everything is serialised here.
+    """The request of `put_writes`; everything is serialized here.
 
     Raises:
         InvalidConfigError: The config names no checkpoint.
         InvalidInputError: An argument is of the wrong type.
-        SerializationError: A value cannot be serialised.
+        SerializationError: A value cannot be serialized.
     """
     thread_id, ns = thread_and_ns(config)
     checkpoint_id = text_of(configurable(config), "checkpoint_id")

@@ -9,7 +9,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langgraph_gcs_saver import GCSSaver, frames, keys, manifest
 from langgraph_gcs_saver.effects import Doc, QueryDocs
-from langgraph_gcs_saver.errors import UnsupportedFormatError
+from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
 from langgraph_gcs_saver.flows.manifests import make_stub, read_manifest
 from langgraph_gcs_saver.frames import FrameError
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, Stub
@@ -449,3 +449,12 @@ def test_frame_errors_are_told_apart_from_damage():
     doc = Doc(SAMPLE.name, manifest.to_fields(SAMPLE, encoded, b"", run_id=None, index={}), 1, 2)
     with pytest.raises(DamagedError, match="the manifest is not a zstd frame"):
         decode(doc)
+
+
+def test_what_is_nested_too_deeply_for_json():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(SerializationError, match="nested too deeply") as caught:
+        manifest.envelope(dataclasses.replace(SAMPLE, checkpoint={"odd": deep}))
+    assert caught.value.__context__ is None

@@ -3,6 +3,7 @@ import math
 import pickle
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from uuid import UUID
 
@@ -252,6 +253,59 @@ def test_errors_name_the_channel_and_the_type_never_the_content():
     with pytest.raises(SerializationError, match=r"channel 'c' of task 'the task'.*Unserialisable") as caught:
         requests.put_writes_request(config(checkpoint_id="c"), [("c", Unserialisable())], "the task", "", serde=SERDE)
     assert "hunter2" not in str(caught.value)
+
+
+def cycle():
+    found = ["hunter2"]
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "place"),
+    [
+        ({"n": 1 << 70}, "Integer exceeds 64-bit range", "['n']"),
+        (cycle(), "contains itself", "[1]"),
+        ({"a": {Unserialisable(): "hunter2"}}, "Dict key must", "['a'][<Unserialisable>]"),
+    ],
+    ids=["integer", "cycle", "key"],
+)
+def test_errors_name_the_reason_and_the_place_wherever_the_value_is(value, reason, place):
+    values = {"channel_values": {"c": value}, "channel_versions": {"c": "1"}}
+    write = partial(requests.put_writes_request, config(checkpoint_id="c"), task_id="t", task_path="", serde=SERDE)
+    for call, what, steps in (
+        (partial(put_request, checkpoint=checkpoint(**values), new_versions={"c": "1"}), "channel 'c' of", place),
+        (partial(put_request, metadata={"m": value}), "The metadata of", f"['m']{place}"),
+        (partial(put_request, checkpoint=checkpoint(odd=value)), "A field of", f"['odd']{place}"),
+        (partial(write, [("c", value)]), "A write to channel 'c' of", place),
+        (partial(write, [("__resume__", [1, value])]), "A write to channel '__resume__' of", f"[1]{place}"),
+    ):
+        if reason == "Integer exceeds 64-bit range" and what == "A field of":
+            continue  # JSON holds it.
+        with pytest.raises(SerializationError) as caught:
+            call()
+        text = str(caught.value)
+        assert what in text
+        assert reason in text
+        assert f" at {steps}" in text
+        assert "hunter2" not in text
+        assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("version", [b"hunter2", math.nan, cycle()], ids=["bytes", "nan", "cycle"])
+def test_versions_that_cannot_be_stored(version):
+    given = checkpoint(channel_values={"a": 1, "c": 1}, channel_versions={"a": "1", "c": version})
+    with pytest.raises(SerializationError, match="'c'") as caught:
+        stored(given, new_versions=given["channel_versions"])
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("key", ["configurable", "metadata"])
+def test_a_config_with_odd_keys(key):
+    given = config() | {key: config()["configurable"] | {5: 1}}
+    with pytest.raises(InvalidConfigError, match="keys are of type str"):
+        put_request(given)
 
 
 # Metadata

@@ -1,8 +1,20 @@
+import json
+import pickle
+import threading
 import traceback
+from collections import OrderedDict, deque, namedtuple
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.store.base import Item
+from langgraph.types import Command, Interrupt, Send
+from pydantic import BaseModel
 
+from langgraph_gcs_saver import refusals
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.manifest import Serialized
 from langgraph_gcs_saver.serialization import dumps, loads
@@ -62,14 +74,15 @@ def test_errors_name_what_and_the_type_never_the_content():
         dumps(Serde(failure), Secret(), "The value of channel 'a'")
     text = str(caught.value)
     assert text.startswith(
-        "The value of channel 'a' cannot be serialised by Serde: ValueError for a value of type Secret"
+        "The value of channel 'a' cannot be serialized by Serde: ValueError, for a value of type Secret."
     )
     assert "hunter2" not in text
-    assert caught.value.__cause__ is None
+    assert caught.value.__cause__ is caught.value.__context__ is None
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     with pytest.raises(SerializationError) as caught:
         loads(Serde(failure), Serialized("json", b"hunter2"))
     assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None
     assert "'json'" in str(caught.value)
     assert "intact" in str(caught.value)
 
@@ -101,3 +114,232 @@ class Unserialisable:
 
     def __repr__(self):
         return "".join(traceback.format_stack())
+
+
+# Why and where
+
+
+def told(serde, value):
+    """What the error says of the reason and the place; nothing in it, or in what led to it, shows a value."""
+    with pytest.raises(SerializationError) as caught:
+        dumps(serde, value, "It")
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    text = str(caught.value)
+    assert "hunter2" not in text
+    head, tail = f"It cannot be serialized by {type(serde).__name__}: ", ". Leave such values out"
+    assert text.startswith(head)
+    assert tail in text
+    return text[len(head) : text.index(tail)]
+
+
+class Odd:
+    """What can be a key, and what no serializer takes."""
+
+    def __hash__(self):
+        return 1
+
+    def __eq__(self, other):
+        return self is other
+
+    def __repr__(self):
+        return "hunter2"
+
+    def __reduce__(self):
+        raise TypeError("hunter2")
+
+
+@dataclass
+class Plan:
+    steps: Any
+    note: str = "hunter2"
+
+
+class Model(BaseModel, extra="allow"):
+    told: Any
+    note: str = "hunter2"
+
+
+Pair = namedtuple("Pair", "left right")  # noqa: PYI024 - fields of any type
+BIG = 1 << 70
+TOO_BIG = "TypeError: Integer exceeds 64-bit range, for a value of type int"
+UNKNOWN = "TypeError: Type is not msgpack serializable, for a value of type Odd"
+
+
+def item(value):
+    return Item(value=value, key="k", namespace=("n",), created_at="2020-01-01", updated_at="2020-01-01")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"n": BIG}, f"{TOO_BIG} at ['n']"),
+        (BIG, TOO_BIG),
+        ([1, "hunter2", {"a": [(0, -BIG)]}, BIG], f"{TOO_BIG} at [2]['a'][0][1]"),
+        ({"hunter": ["hunter2", Odd()]}, f"{UNKNOWN} at ['hunter'][1]"),
+        (OrderedDict(a=1, b=deque([1, Odd()])), f"{UNKNOWN} at ['b'][1]"),
+        ({1: {None: {True: {1.5: Odd()}}}}, f"{UNKNOWN} at [1][None][True][1.5]"),
+        ({b"hunter2": {("hunter2",): Odd()}}, f"{UNKNOWN} at [<bytes>][<tuple>]"),
+        ([{1, Odd()}], f"{UNKNOWN} at [0]{{…}}"),
+        (frozenset([Odd()]), f"{UNKNOWN} at {{…}}"),
+        (Plan([1, BIG]), f"{TOO_BIG} at .steps[1]"),
+        ([Model(told={"a": Model(told=1, more=[Odd()])})], f"{UNKNOWN} at [0].told['a'].more[0]"),
+        (Pair("hunter2", {"a": Odd()}), f"{UNKNOWN} at .right['a']"),
+        (
+            [AIMessage("hunter2"), AIMessage("x", additional_kwargs={"k": BIG})],
+            f"{TOO_BIG} at [1].additional_kwargs['k']",
+        ),
+        (Send("hunter2", {"a": Odd()}), f"{UNKNOWN} at .arg['a']"),
+        (Command(update={"a": Odd()}), f"{UNKNOWN} at .update['a']"),
+        (Interrupt(value=[Odd()]), f"{UNKNOWN} at .value[0]"),
+        (item({"a": Odd()}), f"{UNKNOWN} at .value['a']"),
+        (_DeltaSnapshot(["hunter2", Odd()]), f"{UNKNOWN} at .value[1]"),
+        ([Odd], "TypeError: Type is not msgpack serializable, for a value of type type at [0]"),
+        ([Plan], "TypeError: Type is not msgpack serializable, for a value of type type at [0]"),
+        ({"\x1b[31m\u202e\ud800": Odd()}, f"{UNKNOWN} at ['\\x1b[31m\\u202e\\ud800']"),
+        ({"k" * 1000: Odd()}, f"{UNKNOWN} at ['{'k' * 40}'…]"),
+    ],
+    ids=range(22),
+)
+def test_the_reason_and_the_place(value, says):
+    assert told(SERDE, value) == says
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "place"),
+    [
+        ({Odd(): 1}, "Odd", "[<Odd>]"),
+        ([{"a": 1, "b": {"c": 1, frozenset(["hunter2"]): 1}}], "frozenset", "[0]['b'][<frozenset>]"),
+        ({("hunter2", Odd()): 1}, "tuple", "[<tuple>]"),
+        ({BIG: 1}, "int", "[<int>]"),
+        ({10**6000: 1}, "int", "[<int>]"),
+        ({"a\ud800": 1}, "str", "['a\\ud800']"),
+    ],
+    ids=range(6),
+)
+def test_keys(value, kind, place):
+    reason, what = told(SERDE, value).split(", for ")
+    assert reason.split(": ")[1] in (
+        "Dict key must a type serializable with OPT_NON_STR_KEYS",
+        "Integer exceeds 64-bit range",
+        "string contains surrogates",
+    )
+    assert what == f"a key of type {kind} at {place}"
+
+
+def cycles():
+    one = ["hunter2"]
+    one.append(one)
+    other = {"a": 1}
+    other["self"] = {"x": ({"y": other},)}
+    plan = Plan(1)
+    plan.steps = [plan]
+    model = Model(told=1)
+    model.told = {"a": model}
+    return [
+        (one, "list at [1]"),
+        ({"k": one}, "list at ['k'][1]"),
+        (other, "dict at ['self']['x'][0]['y']"),
+        (plan, "Plan at .steps[0]"),
+        (model, "Model at .told['a']"),
+    ]
+
+
+@pytest.mark.parametrize(("value", "place"), cycles(), ids=range(5))
+def test_what_contains_itself(value, place):
+    assert told(SERDE, value).endswith(f", for a value of type {place}, which contains itself")
+
+
+@pytest.mark.parametrize("depth", [300, 20_000])
+def test_what_is_nested_too_deeply(depth):
+    value = ["hunter2"]
+    for _ in range(depth):
+        value = [value]
+    says = told(SERDE, {"a": value})
+    assert says.startswith("TypeError: Recursion limit reached, for a value of type list at ['a'][0][0]")
+    assert "more" in says
+    assert len(says) < 200
+
+
+class Json:
+    """A serializer of somebody's own."""
+
+    def dumps_typed(self, obj):
+        return "json", json.dumps(obj, allow_nan=False).encode()
+
+
+class Pickle:
+    """Another one."""
+
+    def dumps_typed(self, obj):
+        return "pickle", pickle.dumps(obj)
+
+
+class Quotes(Json):
+    """Its exceptions show values, in the words of LangGraph's serializer."""
+
+    def dumps_typed(self, obj):
+        try:
+            return super().dumps_typed(obj)
+        except TypeError:
+            raise TypeError("Type is not msgpack serializable: hunter2") from ValueError("hunter2")
+
+
+@pytest.mark.parametrize(
+    ("serde", "value", "says"),
+    [
+        (Json(), {"a": [1, {2}]}, "TypeError: is not JSON serializable, for a value of type set at ['a'][1]"),
+        (Json(), {"a": {(1,): 1}}, "TypeError: keys must be str, int, float, bool or None, for a key of type tuple"),
+        (
+            Json(),
+            [float("nan")],
+            "ValueError: Out of range float values are not JSON compliant, for a value of type float",
+        ),
+        (Json(), [Plan(Odd())], "TypeError: is not JSON serializable, for a value of type Odd at [0].steps"),
+        (Pickle(), {"a": [threading.Lock()]}, "TypeError: cannot pickle, for a value of type lock at ['a'][0]"),
+        (Pickle(), {"a": [Odd()]}, "TypeError, for a value of type Odd at ['a'][0]"),
+        (Quotes(), {"a": [Odd()]}, "TypeError: Type is not msgpack serializable, for a value of type Odd at ['a'][0]"),
+        (JsonPlusSerializer(pickle_fallback=True), [lambda: 1], "PicklingError: Can't"),
+    ],
+    ids=range(8),
+)
+def test_any_serializer(serde, value, says):
+    assert told(serde, value).startswith(says)
+
+
+class Hostile(dict):
+    """Its own code fails, but not what a serializer reads of it."""
+
+    def __iter__(self):
+        raise KeyError("hunter2")
+
+    __len__ = __bool__ = items = values = keys = __iter__
+
+
+def test_code_of_the_value_does_not_stop_the_error():
+    assert told(SERDE, [Hostile(a=Odd())]).endswith(" at [0]")
+
+    class TextError(Exception):
+        def __str__(self):
+            raise ValueError("hunter2")
+
+    assert told(Serde(TextError("hunter2")), 5) == "TextError, for a value of type int"
+
+
+def test_the_search_is_bounded(monkeypatch):
+    """The place is found in long lists with few tries, and what takes too many ends where the search is."""
+    calls = []
+
+    class Counting(JsonPlusSerializer):
+        def dumps_typed(self, obj):
+            calls.append(1)
+            return super().dumps_typed(obj)
+
+    dumps(Counting(), ["x"], "It")
+    assert len(calls) == 1
+    long = {"a": [*range(50_000), {"b": Odd()}, *range(50_000)]}
+    assert told(Counting(), long) == f"{UNKNOWN} at ['a'][50000]['b']"
+    assert len(calls) < 50
+    calls.clear()
+    monkeypatch.setattr(refusals, "_TRIES", 5)
+    assert told(Counting(), long).endswith("for a value of type list at ['a']")
+    assert len(calls) == 6

@@ -1,0 +1,254 @@
+"""What a serializer refuses: why and where in a value, without showing the value."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from langgraph_gcs_saver.errors import SerializationError
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+NOT_KEPT = "it would not be read back as it is"
+"""What a serializer may raise for a value that it would change."""
+
+_TRIES = 1_000
+"""Parts of a value that are serialized to find the one that is refused."""
+
+_STEPS = 12
+"""Steps of a path that are shown; the middle of a longer one is counted."""
+
+_KEY = 40
+"""Characters of a key that are shown."""
+
+_REASONS = re.compile(
+    "|".join(
+        map(
+            re.escape,
+            (
+                NOT_KEPT,
+                # ormsgpack, which LangGraph's serializer uses
+                "Integer exceeds 64-bit range",
+                "Recursion limit reached",
+                "Recursion limit for default hook reached",
+                "Dict key must a type serializable with OPT_NON_STR_KEYS",
+                "Dict key must be str",
+                "Type is not msgpack serializable",
+                "string contains surrogates",
+                # json
+                "Circular reference detected",
+                "Out of range float values are not JSON compliant",
+                "is not JSON serializable",
+                "keys must be str, int, float, bool or None",
+                # pickle
+                "cannot pickle",
+                "Can't pickle",
+                "Can't get local object",
+                # text, and nesting, in any of them
+                "surrogates not allowed",
+                "maximum recursion depth exceeded",
+                # reading
+                "Unknown serialization type",
+                "MAC check failed",
+            ),
+        )
+    )
+)
+"""What may be quoted of an exception: constant texts, and nothing around them, which may be a value's."""
+
+
+def check(serde: SerializerProtocol, value: Any, what: str) -> None:
+    """See that a serializer takes a value; arguments and error as for `serialization.dumps`."""
+    try:
+        _typed(serde, value)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as in `dumps`
+        reason = reason_of(error)
+    else:
+        return
+    raise refusal(serde, value, what, reason)
+
+
+def refusal(serde: SerializerProtocol, value: Any, what: str, reason: str) -> SerializationError:
+    """The error for a value that a serializer refused for this reason.
+
+    It says which part is refused: by its type, and the keys, indexes and fields that lead there. It shows no value.
+    """
+    return SerializationError(
+        f"{what} cannot be serialized by {type(serde).__name__}: {_located(serde, value, reason)}. Leave such values "
+        "out, or pass a `serde` that handles them. Nothing was stored."
+    )
+
+
+def _typed(serde: SerializerProtocol, value: Any) -> tuple[str, bytes]:
+    """The type tag and the bytes of a value."""
+    kind, data = serde.dumps_typed(value)
+    return kind, data if type(data) is bytes else bytes(data)
+
+
+def step(key: Any) -> str:
+    """A key or index as a step of a path: short, and escaped."""
+    return f"[{_shown(key)}]"
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception may say in a message: its type, and a reason that is known to be no content."""
+    # Not `str`, which is the exception's own code.
+    texts = (arg for arg in error.args if type(arg) is str)
+    known = next((found[0] for found in map(_REASONS.search, texts) if found), None)
+    return type(error).__name__ if known is None else f"{type(error).__name__}: {known}"
+
+
+# Which part of a value is refused
+
+
+def _located(serde: SerializerProtocol, value: Any, reason: str) -> str:
+    """The reason and the place, as far as the place can be found: part by part, with the serializer itself."""
+    search = _Search(serde, value, reason, _TRIES)
+    # Iterating and attributes are the value's own code, which may raise anything. What was found by then is told.
+    with suppress(Exception):
+        search.descend()
+    return search.told
+
+
+class _SpentError(Exception):
+    """The search has tried enough."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search for the smallest part of a value that a serializer refuses.
+
+    A part is only entered if it is refused on its own, so what is found is a reason, whatever the serializer does.
+    Containers are halved: all tries of one take about as long as two of the whole.
+
+    Attributes:
+        serde: The serializer.
+        part: The smallest part found so far.
+        reason: Why it is refused.
+        tries: How many parts may still be tried.
+        path: The steps that lead to it.
+        role: What it is there.
+        note: What else is wrong with it.
+    """
+
+    serde: SerializerProtocol
+    part: Any
+    reason: str
+    tries: int
+    path: list[str] = field(default_factory=list)
+    role: str = "a value"
+    note: str = ""
+
+    @property
+    def told(self) -> str:
+        """The reason, the type and the path."""
+        steps = self.path
+        if len(steps) > _STEPS:
+            half = _STEPS // 2
+            steps = [*steps[:half], f" … {len(steps) - _STEPS:,} more … ", *steps[-half:]]
+        place = f" at {''.join(steps)}" if steps else ""
+        return f"{self.reason}, for {self.role} of type {type(self.part).__name__}{place}{self.note}"
+
+    def descend(self) -> None:
+        """Go from part to part until none is refused on its own."""
+        above = {id(self.part): self.part}  # held, or another object could get the same id
+        while self._enter():
+            if id(self.part) in above:
+                self.note = ", which contains itself"
+                return
+            above[id(self.part)] = self.part
+
+    def _enter(self) -> bool:
+        """Enter the first part of a part that is refused on its own; whether there was one."""
+        named = _fields(self.part)
+        if named is not None:
+            return any(self._take(_field(name), child) for name, child in named)
+        kind = next((kind for kind in _KINDS if isinstance(self.part, kind)), None)
+        # If not even an empty one is taken, then it is not for its parts.
+        if kind is None or not self.part or self._refusal(kind()) is not None:
+            return False
+        if kind is dict:
+            return self._enter_dict(list(dict.items(self.part)))
+        ((index, child),) = self._halve(list(enumerate(self.part)), lambda items: kind(child for _, child in items))
+        return self._take("{…}" if issubclass(kind, set | frozenset) else step(index), child)
+
+    def _enter_dict(self, items: list[tuple[Any, Any]]) -> bool:
+        ((key, child),) = self._halve(items, dict)
+        if self._take(step(key), child):
+            return True
+        reason = self._refusal({key: None})
+        if reason is not None:
+            self.path.append(step(key))
+            self.part, self.reason, self.role = key, reason, "a key"
+        return False  # A key is a step of the path itself: its parts are none.
+
+    def _halve(self, items: list[tuple[Any, Any]], build: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Any:
+        """The one item that is left when half of those that may be refused is dropped, again and again."""
+        while len(items) > 1:
+            left = items[: len(items) // 2]
+            items = left if self._refusal(build(left)) is not None else items[len(left) :]
+        return items
+
+    def _take(self, name: str, child: Any) -> bool:
+        reason = self._refusal(child)
+        if reason is None:
+            return False
+        self.path.append(name)
+        self.part, self.reason = child, reason
+        return True
+
+    def _refusal(self, value: Any) -> str | None:
+        """Why the serializer refuses a value; `None` if it does not."""
+        if self.tries == 0:
+            raise _SpentError
+        self.tries -= 1
+        try:
+            _typed(self.serde, value)
+        except Exception as error:  # noqa: BLE001 - as in `dumps`
+            return reason_of(error)
+        return None
+
+
+_KINDS = (dict, list, tuple, set, frozenset, deque)
+
+
+def _fields(value: Any) -> list[tuple[str, Any]] | None:
+    """The fields of an object that serializers know to have some; `None` for anything else."""
+    from langgraph.checkpoint.serde.types import SendProtocol  # noqa: PLC0415 - needed for errors only
+    from langgraph.store.base import Item  # noqa: PLC0415 - as above
+
+    kind = type(value)
+    if isinstance(value, type):
+        return None
+    if is_dataclass(value):
+        names = [one.name for one in fields(value)]
+    elif isinstance(value, tuple) and hasattr(kind, "_fields"):
+        names = list(cast("Any", kind)._fields)
+    elif hasattr(kind, "model_dump") or hasattr(kind, "__fields__"):  # Pydantic, of version 2 or 1
+        extra = getattr(value, "__pydantic_extra__", None) or {}
+        return [*vars(value).items(), *extra.items()]
+    elif isinstance(value, SendProtocol | Item):
+        names = list(getattr(kind, "__slots__", ("node", "arg")))
+    else:
+        return None
+    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+def _field(name: str) -> str:
+    return f".{name}" if name.isidentifier() and len(name) <= _KEY else step(name)
+
+
+def _shown(key: Any) -> str:
+    """A key as it may be shown: text is cut, and anything but plain keys is only named by its type."""
+    if type(key) is str:
+        return repr(key) if len(key) <= _KEY else f"{key[:_KEY]!r}…"
+    if key is None or type(key) in (bool, float) or (type(key) is int and key.bit_length() <= 64):
+        return repr(key)
+    return f"<{type(key).__name__}>"
