@@ -15,6 +15,7 @@ from uuid import UUID
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.refusals import check
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
@@ -90,11 +91,11 @@ def fork(
 
     Raises:
         InvalidInputError: The channel, the value or the checkpoint cannot be edited.
+        SerializationError: The value cannot be stored as it is.
     """
     old = value_of(saved, channel)
+    check(portable.ExactSerializer(), value, f"The new value of channel {channel!r}")
     portable.check_types(old, value)
-    if not portable.is_kept(value):
-        raise InvalidInputError(f"The new value of channel {channel!r} cannot be stored as it is.")
     base, metadata = saved.checkpoint, cast("Mapping[str, Any]", saved.metadata)
     deltas = deltas_of(saved)
     values = {channel: portable.delta(value) if channel in deltas else value}

@@ -15,8 +15,9 @@ from typing import Any
 
 import ormsgpack
 
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.refusals import NOT_KEPT, check, step
 
 _KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
 """LangGraph's extensions that name a class: what the class is called with. `method` names a method too."""
@@ -136,6 +137,21 @@ class MetadataSerializer(PortableSerializer):
         return found
 
 
+class ExactSerializer(PortableSerializer):
+    """Refuses what `PortableSerializer` would not give back as it is, such as text that is no valid Unicode."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """As `PortableSerializer` does.
+
+        Raises:
+            ValueError: It would give something else back.
+        """
+        found = super().dumps_typed(obj)
+        if _token(self.loads_typed(found)) != _token(obj):
+            raise ValueError(NOT_KEPT)
+        return found
+
+
 def _unpack(data: bytes) -> Any:
     return ormsgpack.unpackb(data, ext_hook=Stored, option=ormsgpack.OPT_NON_STR_KEYS)
 
@@ -248,59 +264,102 @@ def from_json(value: Any) -> Any:
     """The value of its JSON.
 
     Raises:
-        InvalidInputError: It has an object with a dollar sign that means nothing here.
+        InvalidInputError: It is nested too deeply, or has an object with a dollar sign that means nothing here.
+        SerializationError: The value of an object cannot be stored.
     """
+    try:
+        return _from_json(value, "")
+    except RecursionError:
+        raise InvalidInputError("The JSON value is nested too deeply to be stored.") from None
+
+
+def _from_json(value: Any, at: str) -> Any:
     if isinstance(value, list):
-        return [from_json(item) for item in value]
+        return [_from_json(item, at + step(i)) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     if not any(key.startswith("$") for key in value):
-        return {key: from_json(item) for key, item in value.items()}
+        return {key: _from_json(item, at + step(key)) for key, item in value.items()}
     try:
-        return _special(value)
+        return _special(value, at)
+    except GCSSaverError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(
-            f"The JSON object with the keys {sorted(value)} is no stored value: {error}. Leave keys that begin with a "
-            "dollar sign as they are."
-        ) from error
+        # What others raise may show the value.
+        reason = str(error) if type(error) is _OddError else type(error).__name__
+    place = f" at {at}" if at else ""
+    raise InvalidInputError(
+        f"The JSON object{place} with the keys {sorted(value)} is no stored value: {reason}. Leave keys that begin "
+        "with a dollar sign as they are."
+    )
 
 
-def _special(value: dict[str, Any]) -> Any:
+class _OddError(ValueError):
+    """An object whose keys with a dollar sign do not say a value; the message has nothing of it."""
+
+
+def _special(value: dict[str, Any], at: str) -> Any:
     keys = frozenset(value)
     if keys in ({"$type", "$kind", "$value"}, {"$type", "$kind", "$value", "$rest"}):
+        if value["$kind"] not in _CODES:
+            raise _OddError("$kind is none of " + ", ".join(_CODES))
         code = _CODES[value["$kind"]]
-        module, found, name = value["$type"].partition(":")
+        module, found, name = str(value["$type"]).partition(":")
         if not found:
-            raise ValueError("$type is not MODULE:NAME")
-        rest = from_json(value["$rest"]) if "$rest" in value else _DEFAULT_REST.get(code, [])
-        return Stored.of(code, [module, name, from_json(value["$value"]), *rest])
+            raise _OddError("$type is not MODULE:NAME")
+        rest = _payload(value, "$rest", at) if "$rest" in value else _DEFAULT_REST.get(code, [])
+        return Stored.of(code, [module, name, _payload(value, "$value", at), *rest])
     if keys == {"$ext", "$data"}:
         return Stored(value["$ext"], _binary(value["$data"]))
     if keys == {"$opaque", "$data"}:
         return Opaque(value["$opaque"], _binary(value["$data"]))
     if len(keys) != 1:
-        raise ValueError("unknown")
+        raise _OddError("unknown")
     ((key, content),) = value.items()
     match key:
         case "$delta":
-            return delta(from_json(content))
+            return delta(_payload(value, key, at))
         case "$bytes":
             return _binary(content)
         case "$bytearray":
             return bytearray(_binary(content))
         case "$float":
-            return float(content)
+            return _float(content)
         case "$map":
-            found = {_hashable(from_json(name)): from_json(item) for name, item in content}
-            if len(found) != len(content):
-                raise ValueError("the same key twice")
-            return found
+            return _map(content, at + step(key))
         case _:
-            raise ValueError("unknown")
+            raise _OddError("unknown")
+
+
+def _map(pairs: list[Any], at: str) -> dict[Any, Any]:
+    found = {}
+    for i, (name, item) in enumerate(pairs):
+        place = at + step(i)
+        found[_hashable(_from_json(name, place + step(0)))] = _from_json(item, place + step(1))
+    if len(found) != len(pairs):
+        raise _OddError("the same key twice")
+    return found
+
+
+def _payload(value: dict[str, Any], key: str, at: str) -> Any:
+    """What an object has, which must be such that it can be packed."""
+    found = _from_json(value[key], at + step(key))
+    check(PortableSerializer(), found, f"The JSON value at {at}{step(key)}")
+    return found
 
 
 def _binary(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        raise _OddError("it has no base64") from None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except (ValueError, TypeError):
+        raise _OddError("$float is no number") from None
 
 
 def _hashable(key: Any) -> Any:
@@ -320,12 +379,12 @@ def is_editable(value: Any) -> bool:
 
 
 def is_kept(value: Any) -> bool:
-    """Whether the serialiser gives this value back, objects and all."""
-    serde = PortableSerializer()
+    """Whether the serializer gives this value back, objects and all."""
     try:
-        return _token(serde.loads_typed(serde.dumps_typed(value))) == _token(value)
+        ExactSerializer().dumps_typed(value)
     except (TypeError, ValueError):
         return False
+    return True
 
 
 def _token(value: Any) -> str:
@@ -402,10 +461,13 @@ def _check_message(found: Stored, what: str) -> None:
     if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
         raise InvalidInputError(f"{what} is no class of messages.")
     fields = message_of(found) or {}
+    made, reason = None, ""
     try:
         made = kind(**fields)
-    except Exception as error:  # Validators of messages raise anything; all of it means the same here.
-        raise InvalidInputError(f"No {name} can be made of the edited fields: {error}") from error
+    except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same here
+        reason = _told(error)
+    if made is None:
+        raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
     if fields.get("type", made.type) != made.type:
         raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
 
@@ -417,3 +479,17 @@ def _check_standard(found: Stored, what: str) -> None:
     made = JsonPlusSerializer(allowed_msgpack_modules=None).loads_typed(("msgpack", _pack(found)))
     if what.partition(":")[2] not in {base.__name__ for base in type(made).__mro__}:
         raise InvalidInputError(f"No {what} can be made of the edited value.")
+
+
+def _told(error: Exception) -> str:
+    """What a validator found, without what it found it in."""
+    from pydantic import ValidationError  # noqa: PLC0415 - as above
+
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    # What a validator of the class itself raises may show the value.
+    own = {"value_error", "assertion_error"}
+    return ", ".join(
+        f"{''.join(map(step, one['loc']))} {one['type'] if one['type'] in own else one['msg']}".strip()
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    )

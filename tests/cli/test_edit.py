@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from langgraph_gcs_saver import GCSSaver, edits
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.terminal import CommandError
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, SerializationError
 from tests.cli.stored import put
 
 CONFIG = {"configurable": {"thread_id": "t"}}
@@ -216,11 +216,11 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
         ("text = text.replace('AIMessage', 'Popen')", "no class of messages"),
         ("text = text.replace('\"Paris, I think.\"', '5')", "No AIMessage can be made"),
         ("text = 'NaN'", "float"),
-        ("text = '\"\\\\ud800\"'", "cannot be stored"),
-        ("text = str(2**70)", "cannot be stored"),
+        ("text = '\"\\\\ud800\"'", "'messages' cannot be serialized .*surrogates, for a value of type str"),
+        ("text = str(2**70)", "'messages' cannot be serialized .*Integer exceeds 64-bit range"),
     ]:
         editor(code)
-        with pytest.raises((CommandError, InvalidInputError), match=error):
+        with pytest.raises((CommandError, InvalidInputError, SerializationError), match=error):
             run(store_uri, "edit", "t", "--channel", "messages")
         (kept,) = tmp_path.glob("langgraph-gcs-*")
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
@@ -239,6 +239,49 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
     with pytest.raises(CommandError, match="ended with 3"):
         run(store_uri, "edit", "t", "--channel", "messages")
     assert not list(tmp_path.glob("langgraph-gcs-*"))
+    assert ids(make_saver()) == stored
+
+
+BIG = 1 << 70
+OBJECT = f'{{"$type": "tests.cli.test_edit:Plan", "$kind": "kwargs", "$value": {{"text": "x", "steps": [{BIG}]}}}}'
+MESSAGE = '[{"$type": "langchain_core.messages.human:HumanMessage", "$kind": "pydantic2", "$value": {"content": 5}}]'
+TOO_BIG = "Integer exceeds 64-bit range, for a value of type int at"
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+@pytest.mark.parametrize(
+    ("channel", "value", "says"),
+    [
+        ("belief", f'{{"x": ["hunter2", {{"n": {BIG}}}]}}', ("'belief'", f"{TOO_BIG} ['x'][1]['n']")),
+        ("belief", f'{{"$map": [[null, {BIG}]]}}', ("'belief'", f"{TOO_BIG} [None]")),
+        (
+            "belief",
+            '{"x": ["hunter2\\ud800"]}',
+            ("'belief'", "contains surrogates, for a value of type str at ['x'][0]"),
+        ),
+        ("belief", '[[{"$bytearray": ""}]]', ("'belief'", "read back as it is, for a value of type list at [0]")),
+        ("belief", "[" * 300 + "]" * 300, ("'belief'", "Recursion limit reached, for a value of type list at [0]")),
+        ("belief", "[" * 900 + "]" * 900, ("The JSON value", "nested too deeply")),
+        ("plan", OBJECT, ("value at ['$value']", f"{TOO_BIG} ['steps'][0]")),
+        ("belief", f'[{{"$delta": {{"a": [{BIG}]}}}}]', ("value at [0]['$delta']", f"{TOO_BIG} ['a'][0]")),
+        ("belief", '{"x": [{"$float": "hunter2"}]}', ("object at ['x'][0]", "$float is no number")),
+        ("belief", '{"$map": [[1, {"$bytes": "hunter2"}]]}', ("object at ['$map'][0][1]", "it has no base64")),
+        ("belief", '{"$type": "a:b", "$kind": "hunter2", "$value": 1}', ("JSON object", "$kind is none of arg, ")),
+        ("belief", '{"$type": 5, "$kind": "arg", "$value": 1}', ("JSON object", "$type is not MODULE:NAME")),
+        ("messages", MESSAGE, ("HumanMessage", "['content']['str'] Input should be a valid string")),
+    ],
+    ids=range(13),
+)
+def test_the_reason_and_the_place(make_saver, store_uri, channel, value, says):
+    put(make_saver(serde=SERDE), {"belief": 1, "plan": Plan("go", 2), "messages": [HumanMessage("hi")]})
+    stored = ids(make_saver())
+    with pytest.raises(GCSSaverError) as caught:
+        run(store_uri, "edit", "t", "--channel", channel, "--set", value)
+    assert [one for one in says if one not in str(caught.value)] == []
+    error = caught.value
+    while error is not None:
+        assert "hunter2" not in str(error)
+        error = error.__cause__ or error.__context__
     assert ids(make_saver()) == stored
 
 
