@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, ListBlobs, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
 
@@ -332,7 +332,7 @@ class _Thread:
         )
         if isinstance(known, DamagedError):
             return replace(info, damage=known.reason)
-        metadata = cast("Mapping[str, Any]", loads(known.metadata))
+        metadata = metadata_of(known, loads)
         step = metadata.get("step")
         return replace(
             info,

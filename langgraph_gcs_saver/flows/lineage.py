@@ -10,7 +10,7 @@ from typing import Any
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
+from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, read_manifest
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.tuples import get_tuple
 from langgraph_gcs_saver.flows.writes import query, read_writes
@@ -175,7 +175,10 @@ def _deserialize(
 ) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for channel, one in found.items():
-        writes = [(task, name, loads(value)) for task, name, value in reversed(one.writes)]
+        writes = [
+            (task, name, deserialize(loads, value, "A write to channel", channel=channel))
+            for task, name, value in reversed(one.writes)
+        ]
         result[channel] = {"writes": writes}
         if one.seed is not None:
             known = seeds[one.seed.checkpoint_id]
@@ -183,5 +186,6 @@ def _deserialize(
                 plain = sources.plain(known, channel)
             except DamagedError as damage:
                 raise _AncestorError(known.checkpoint_id, damage) from None
-            result[channel]["seed"] = loads(Serialized(known.channels[channel].type, plain))
+            stored = Serialized(known.channels[channel].type, plain)
+            result[channel]["seed"] = deserialize(loads, stored, "Channel", known, channel)
     return result

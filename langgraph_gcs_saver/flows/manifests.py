@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from langgraph_gcs_saver import frames, keys, manifest
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, GetBlob, PutBlob
-from langgraph_gcs_saver.errors import CheckpointCorruptError, WrongKeyError
-from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.errors import CheckpointCorruptError, SerializationError, WrongKeyError
+from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.manifest import DamagedError, Manifest
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
 
 _PARSING = 8
 """Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
@@ -41,6 +42,35 @@ def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]
     except FrameError as error:
         raise DamagedError(f"the manifest is {error}", frame=name) from None
     return (yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded))), name
+
+
+def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
+    """A checkpoint's metadata, deserialized; raises as `deserialize` does."""
+    return cast("Mapping[str, Any]", deserialize(loads, known.metadata, "The metadata", known))
+
+
+def deserialize(
+    loads: Loads, value: Serialized, what: str, known: Manifest | None = None, channel: str | None = None
+) -> object:
+    """Deserialize a value of a checkpoint.
+
+    Args:
+        loads: Deserializes a value.
+        value: The value.
+        what: What it is, for the error's message.
+        known: The checkpoint.
+        channel: The channel that `what` speaks of.
+
+    Raises:
+        SerializationError: The serializer refuses it; the message says which value it is.
+    """
+    try:
+        return loads(value)
+    except SerializationError as error:
+        reason = str(error)
+    named = "" if channel is None else f" {channel!r}"
+    where = "" if known is None else f" of checkpoint {known.checkpoint_id!r}, thread {known.thread_id!r}"
+    raise SerializationError(f"{what}{named}{where}: {reason}")
 
 
 def _open(codec: Codec, stored: bytes) -> tuple[Any, bytes]:

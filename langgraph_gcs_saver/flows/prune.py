@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
-from typing import Any, cast
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
@@ -38,7 +37,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest
+from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest, metadata_of
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.records import record
@@ -223,7 +222,7 @@ def _make_rows(
     rows = []
     for name, entry in found.entries.items():
         known = entry.manifest
-        metadata = cast("Mapping[str, Any]", loads(known.metadata))
+        metadata = metadata_of(known, loads)
         counters, above = metadata.get(DELTA_COUNTERS), metadata.get("parents")
         root_id = above.get("") if known.ns and ":" in known.ns and isinstance(above, Mapping) else None
         pin, run_id = entry.doc.fields.get("pin"), entry.doc.fields.get("run_id")

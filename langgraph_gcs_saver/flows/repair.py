@@ -33,7 +33,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import encode_manifest
+from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of
 from langgraph_gcs_saver.flows.places import note_thread, refuse_other_bucket
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
@@ -313,7 +313,7 @@ def _deltas(found: Survey, search: _Search, loads: Loads) -> Flow[_Deltas]:
     counters: dict[str, dict[str, int]] = {}
     steps: set[str] = set()
     for name, entry in found.entries.items():
-        metadata = cast("Mapping[str, Any]", loads(entry.manifest.metadata))
+        metadata = metadata_of(entry.manifest, loads)
         counted = metadata.get(_DELTA)
         counters[name] = {key: count[0] for key, count in counted.items()} if isinstance(counted, Mapping) else {}
         channels.setdefault(entry.manifest.ns, set()).update(counters[name])

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from langgraph_gcs_saver import filters, frames, keys, manifest
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import locate_manifest, open_stub
+from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.frames import FrameError
@@ -292,7 +292,7 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
         found.unreadable[doc.name] = Unreadable(bare, damage)
         return
     found.entries[doc.name] = Entry(bare, known, blob)
-    metadata = cast("Mapping[str, Any]", loads(known.metadata))
+    metadata = metadata_of(known, loads)
     right = filters.index(metadata, context.clear_metadata)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}

@@ -13,7 +13,7 @@ from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetDoc
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, read_manifest
+from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, metadata_of, read_manifest
 from langgraph_gcs_saver.flows.places import refuse_other_bucket
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
@@ -248,7 +248,7 @@ def list_page(
         except DamagedError:
             page.append((doc, None))
             continue
-        if search.wanted and not filters.matches(_metadata(found, loads), search.wanted):
+        if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
             continue
         if total and total + found.size > PAGE_BYTES:
             end = docs[number - 1].name
@@ -400,19 +400,23 @@ def _deserialize(
             Loaded(
                 manifest=known,
                 values={
-                    channel: loads(Serialized(ref.type, sources.plain(known, channel)))
+                    channel: deserialize(
+                        loads, Serialized(ref.type, sources.plain(known, channel)), "Channel", known, channel
+                    )
                     for channel, ref in known.channels.items()
                 },
-                metadata=_metadata(known, loads),
-                rest={} if known.rest is None else cast("Mapping[str, Any]", loads(known.rest)),
+                metadata=metadata_of(known, loads),
+                rest={}
+                if known.rest is None
+                else cast("Mapping[str, Any]", deserialize(loads, known.rest, "A field", known)),
                 writes=tuple(
-                    (write.task_id, write.channel, loads(write.value))
+                    (
+                        write.task_id,
+                        write.channel,
+                        deserialize(loads, write.value, "A write to channel", known, write.channel),
+                    )
                     for write in writes.get((known.thread_id, known.ns, known.checkpoint_id), [])
                 ),
             )
             for known in (item.manifest for item in found)
         ]
-
-
-def _metadata(known: Manifest, loads: Loads) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", loads(known.metadata))

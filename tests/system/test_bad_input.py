@@ -19,6 +19,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import firestore, storage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import (
@@ -550,8 +551,28 @@ def test_values_that_another_serialiser_wrote(make_saver, saver):
     put(saver, 1, {"a": SECRET})
     reader = make_saver(serde=Blind())
     for call in (lambda: reader.get_tuple(cfg()), lambda: reader.get_tuple(cfg(1)), lambda: list(reader.list(cfg()))):
-        with refused(SerializationError, match="serde"):
+        with refused(SerializationError, match=rf"^Channel 'a' of checkpoint '{cid(1)}', thread 't': .*`serde`"):
             call()
+    put(saver, 2, {}, parent=1)
+    saver.put_writes(cfg(2), [("b", SECRET)], "task")
+    with refused(SerializationError, match=rf"^The metadata of checkpoint '{cid(2)}', thread 't': "):
+        reader.get_tuple(cfg(2))
+    with refused(SerializationError, match=rf"^The metadata of checkpoint '{cid(2)}', thread 't': "):
+        reader.history("t")
+
+    class Half(Blind):
+        def loads_typed(self, data):
+            value = JsonPlusSerializer().loads_typed(data)
+            if value == SECRET:
+                raise ValueError(SECRET)
+            return value
+
+    half = make_saver(serde=Half())
+    with refused(SerializationError, match=rf"^A write to channel 'b' of checkpoint '{cid(2)}', thread 't': "):
+        half.get_tuple(cfg(2))
+    with refused(SerializationError, match="^A write to channel 'b': "):
+        put(saver, 3, {}, parent=2)
+        half.get_delta_channel_history(config=cfg(3), channels=["b"])
 
 
 # Ids
