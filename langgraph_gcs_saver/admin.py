@@ -729,6 +729,9 @@ class Admin:
     def threads(self) -> Sequence[ThreadInfo]:
         """All threads, the most recently used first: last use, number of checkpoints, stored bytes. Reads no payload.
 
+        `damaged` counts manifests that cannot be read. Whether checkpoints are missing, and whether pending writes,
+        objects and values are whole, is not checked: `verify` does that.
+
         Raises:
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
@@ -741,6 +744,9 @@ class Admin:
 
     def history(self, thread_id: str) -> Sequence[CheckpointInfo]:
         """All checkpoints of a thread, newest first: what made each, what it stored, what is wrong. Reads no payload.
+
+        `damage` is what manifests and the names of documents and objects show. Whether checkpoints are missing, and
+        whether pending writes, contents of objects, and values are whole, is not checked: `verify` does that.
 
         Raises:
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
@@ -767,8 +773,17 @@ class Admin:
 
     # Checking what is stored
 
-    def verify(self, thread_id: str | None = None, *, depth: Depth = "metadata") -> Iterator[Finding]:
-        """What is missing, damaged or not referred to; nothing, if all is well. Changes nothing.
+    def verify(
+        self,
+        thread_id: str | None = None,
+        *,
+        depth: Depth = "metadata",
+        step: Callable[[int], object] | None = None,
+    ) -> Iterator[Finding]:
+        """What is missing, damaged or not referred to, as far as `depth` looks. Changes nothing.
+
+        By default objects and values are not checked, so that nothing is found does not mean that all can be read. Only
+        `depth="data"` decodes values; whether the serializer reads them is not checked at any depth.
 
         Writers may be at work meanwhile: what changes while it is looked at is left out. Only an object that a call has
         uploaded and not yet committed shows as unreferenced.
@@ -776,7 +791,8 @@ class Admin:
         Args:
             thread_id: The thread; all threads of the store if not given.
             depth: `"metadata"` reads all documents; `"existence"` also looks whether every object is there, with its
-                size and checksum; `"data"` decodes every value of every checkpoint.
+                size and checksum; `"data"` decodes every value of every checkpoint, and compares it with its digest.
+            step: Called after each thread, with the number of its documents that were read.
 
         Raises:
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
@@ -787,16 +803,28 @@ class Admin:
 
         looked = findings.check_depth(depth)
         for one in self._threads(thread_id):
-            yield from run(flows.verify.verify(one, looked, self._loads, self._context), self._backend)
+            survey = run(flows.survey.survey(one, looked, self._loads, self._context), self._backend)
+            yield from survey.findings()
+            if step is not None:
+                step(survey.documents)
 
-    async def averify(self, thread_id: str | None = None, *, depth: Depth = "metadata") -> AsyncIterator[Finding]:
+    async def averify(
+        self,
+        thread_id: str | None = None,
+        *,
+        depth: Depth = "metadata",
+        step: Callable[[int], object] | None = None,
+    ) -> AsyncIterator[Finding]:
         """Asynchronous twin of `verify`."""
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)
         async for one in self._athreads(thread_id):
-            for finding in await arun(flows.verify.verify(one, looked, self._loads, self._context), self._backend):
+            survey = await arun(flows.survey.survey(one, looked, self._loads, self._context), self._backend)
+            for finding in survey.findings():
                 yield finding
+            if step is not None:
+                step(survey.documents)
 
     def repair(
         self,

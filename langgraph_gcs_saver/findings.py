@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidOptionError
@@ -11,6 +12,22 @@ Depth = Literal["metadata", "existence", "data"]
 """How far to look: documents only; and whether each object is there, with its size and checksum; and every value."""
 
 DEPTHS: tuple[Depth, ...] = ("metadata", "existence", "data")
+
+
+NOT_CHECKED: Mapping[Depth | Literal["threads", "history"], tuple[str, ...]] = {
+    "threads": ("missing checkpoints", "pending writes", "objects", "values"),
+    "history": ("missing checkpoints", "pending writes", "contents of objects", "values"),
+    "metadata": ("objects", "values"),
+    "existence": ("values",),
+    "data": ("deserialization",),
+}
+"""What may be damaged unnoticed: after `verify`, by its depth, and in what `threads` and `history` say of damage."""
+
+
+def not_checked(parts: tuple[str, ...]) -> str:
+    """One sentence that says what was not checked, and another one that says what would check it."""
+    said = f"Not checked: {', '.join(parts)}."
+    return said if parts == NOT_CHECKED["data"] else f"{said} Use `langgraph-gcs verify --depth data`."
 
 
 def check_depth(depth: str) -> Depth:

@@ -28,6 +28,7 @@ from langgraph_gcs_saver.cli.terminal import (
     printable,
     progress,
 )
+from langgraph_gcs_saver.findings import NOT_CHECKED, not_checked
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
@@ -73,13 +74,15 @@ def threads(
 ) -> None:
     """List the threads of a store: last use, checkpoints, stored bytes.
 
+    Only manifests are checked for damage; the last line says what is not.
+
     Example: langgraph-gcs threads --store file:///tmp/store
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.threads()
     shown = found if limit is None else found[:limit]
     if as_json:
-        print_json([asdict(thread) for thread in shown])
+        print_json([asdict(thread) | {"not_checked": NOT_CHECKED["threads"]} for thread in shown])
         return
     table = _table(
         "thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"), whole=("thread",)
@@ -100,6 +103,8 @@ def threads(
         out.print("There are no threads.")
     if len(shown) < len(found):
         out.print(f"... and {len(found) - len(shown)} more")
+    if shown:
+        out.print(plain(not_checked(NOT_CHECKED["threads"]), "dim"))
 
 
 # history
@@ -115,6 +120,8 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
+
+    Damage is what manifests and the names of documents and objects show; the last line says what is not checked.
 
     Example: langgraph-gcs history my-thread --store file:///tmp/store
     """
@@ -136,10 +143,11 @@ def history(
             out.print()
             out.print(plain(f"namespace {space}", "bold"), soft_wrap=True)
         print_table(out, _tree(rows, limit))
+    out.print(plain(not_checked(NOT_CHECKED["history"]), "dim"))
 
 
 def _told(info: CheckpointInfo) -> dict[str, Any]:
-    return {**asdict(info), "stored_bytes": info.stored_bytes}
+    return {**asdict(info), "stored_bytes": info.stored_bytes, "not_checked": NOT_CHECKED["history"]}
 
 
 def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:

@@ -30,7 +30,7 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.findings import DEPTHS, Finding, check_depth
+from langgraph_gcs_saver.findings import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import RepairPlan
@@ -53,33 +53,45 @@ def verify(
 ) -> None:
     """Show what is missing, corrupt or unreferenced.
 
-    It changes nothing. The exit code is 4 if something is missing or corrupt. Unreferenced objects are no damage: a
-    call that died has left them, or one has just uploaded them; `collect` deletes old ones.
+    It changes nothing, and says what it did not check: by default, objects and values. The exit code is 4 if something
+    is missing or corrupt. Unreferenced objects are no damage: a crashed call left them, or one has just uploaded them;
+    `collect` deletes old ones.
 
     Example: langgraph-gcs verify my-thread --depth data
     """
     looked = check_depth(depth)
+    documents: list[int] = []
     with open_admin(store, cipher) as saver:
         with progress("looking"):
-            findings = list(saver.verify(thread, depth=looked))
+            findings = list(saver.verify(thread, depth=looked, step=documents.append))
         if thread is not None and not findings:
             check_thread(saver, thread)
     damages = sum(finding.is_damage for finding in findings)
     if as_json:
-        print_json([_of_finding(finding) for finding in findings])
+        print_json(
+            {
+                "depth": looked,
+                "threads": len(documents),
+                "documents": sum(documents),
+                "not_checked": NOT_CHECKED[looked],
+                "findings": [_of_finding(finding) for finding in findings],
+            }
+        )
     else:
-        _show_findings(findings, damages, looked)
+        _show_findings(findings, damages)
+        read = f"{counted(sum(documents), 'document')} of {counted(len(documents), 'thread')}"
+        console().print(Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}"))
     if damages:
         raise typer.Exit(DamageError.exit_code)
 
 
-def _show_findings(findings: list[Finding], damages: int, depth: str) -> None:
+def _show_findings(findings: list[Finding], damages: int) -> None:
     out = console()
     for thread, found in groupby(findings, key=lambda finding: finding.thread_id):
         out.print(plain(f"Thread {thread!r}", "bold"), soft_wrap=True)
         _print_findings(out, found)
     if not findings:
-        out.print(Text(f"All is well (depth: {depth})."))
+        out.print(Text("No damage found."))
         return
     threads = counted(len({finding.thread_id for finding in findings}), "thread")
     out.print(Text(f"{counted(damages, 'damage')} and {len(findings) - damages:,} unreferenced in {threads}."))

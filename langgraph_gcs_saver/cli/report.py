@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +22,13 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import CheckpointTuple
 
-    from langgraph_gcs_saver import CheckpointInfo, GCSSaver
+    from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver
+    from langgraph_gcs_saver.cli.report_page import Key
     from langgraph_gcs_saver.cli.report_values import Change
 
 VALUES = 50
@@ -35,7 +38,6 @@ VALUE_BYTES = 32 << 20
 """Serialised bytes of the states that are read for them, at most."""
 
 _STEPS = 500
-_Key = tuple[str, str]
 
 
 def report(
@@ -54,6 +56,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a thread's report: one page with its timeline, sizes, changes and damage, readable on a phone, offline.
+
+    It checks documents, names of objects, and the values that it reads, and says what it did not check.
 
     With --no-values the page has no content of the state, only names, ids and sizes.
 
@@ -75,8 +79,16 @@ def report(
         with progress("looking for damage"):
             findings = list(saver.verify(thread))
         with progress("reading values"):
-            changed = read_changes(saver, thread, found, min(steps, VALUES)) if values else {}
-    made = page(Report(thread_id=thread, checkpoints=found, findings=findings, changes=changed, shown=steps)).encode()
+            states = read_states(saver, thread, found, min(steps, VALUES)) if values else States()
+    told = Report(
+        thread_id=thread,
+        checkpoints=with_damage(found, findings, states.damage),
+        findings=findings,
+        changes=states.changes,
+        read=states.read,
+        shown=steps,
+    )
+    made = page(told).encode()
     if to_stdout:
         sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()
@@ -89,8 +101,10 @@ def report(
                 "bytes": len(made),
                 "checkpoints": len(found),
                 "shown": min(steps, len(found)),
-                "with_values": len(changed),
+                "with_values": len(states.changes),
                 "findings": len(findings),
+                "damaged": told.damaged,
+                "not_checked": told.not_checked,
             }
         )
 
@@ -110,47 +124,83 @@ def _write(target: Path, made: bytes, *, force: bool) -> None:
         raise CommandError(f"cannot write {str(target)!r}: {error.strerror or error}.") from error
 
 
-def read_changes(
-    saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo], limit: int
-) -> Mapping[_Key, Sequence[Change]]:
-    """What the newest steps changed, as far as they can be read, and as their states fit into `VALUE_BYTES`."""
+@record(frozen=True, slots=True)
+class States:
+    """What the states of a thread's newest checkpoints tell.
+
+    Attributes:
+        changes: What steps changed.
+        damage: What is wrong with those that cannot be read.
+        read: How many checkpoints were read, damaged ones included.
+    """
+
+    changes: Mapping[Key, Sequence[Change]] = field(default_factory=dict)
+    damage: Mapping[Key, str] = field(default_factory=dict)
+    read: int = 0
+
+
+def read_states(saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo], limit: int) -> States:
+    """Read the newest steps, as far as their states fit into `VALUE_BYTES`."""
+    from langgraph_gcs_saver.cli.report_page import key
     from langgraph_gcs_saver.cli.report_values import changes
 
-    chosen: dict[_Key, CheckpointInfo] = {}
+    chosen: dict[Key, CheckpointInfo] = {}
     left = VALUE_BYTES
     for info in found[:limit]:
         left -= info.size
         if left < 0:
             break
-        chosen[_key(info)] = info
-    read: dict[_Key, CheckpointTuple] = {}
+        chosen[key(info)] = info
+    read: dict[Key, CheckpointTuple] = {}
+    older = {key(info) for info in found[len(chosen) :]}
     for one in saver.list({"configurable": {"thread_id": thread_id}}, limit=len(chosen)):
         configurable = one.config["configurable"]
-        read[configurable["checkpoint_ns"], configurable["checkpoint_id"]] = one
-    sizes = {_key(info): info.size for info in found if info.damage is None}
-    result = {}
-    for key, info in chosen.items():
-        if key not in read:
+        own = configurable["checkpoint_ns"], configurable["checkpoint_id"]
+        if own in older:
+            break  # It comes in place of a damaged one.
+        read[own] = one
+    sizes = {key(info): info.size for info in found if info.damage is None}
+    changed: dict[Key, Sequence[Change]] = {}
+    damage: dict[Key, str] = {}
+
+    def get(one: Key) -> None:
+        """Read a checkpoint that is not there yet; one that has just been deleted is neither read nor damaged."""
+        if one in read or one in damage:
+            return
+        ns, checkpoint_id = one
+        configurable = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
+        try:
+            loaded = saver.get_tuple({"configurable": configurable})
+        except CheckpointCorruptError as error:
+            damage[one] = error.reason if error.channel is None else f"channel {error.channel!r}: {error.reason}"
+        else:
+            if loaded is not None:
+                read[one] = loaded
+
+    for own, info in chosen.items():
+        get(own)  # The listing steps over damaged ones.
+        if own not in read:
             continue
         parent = None if info.parent_id is None else (info.checkpoint_ns, info.parent_id)
         if parent is not None and parent not in read and sizes.get(parent, left + 1) <= left:
             left -= sizes[parent]
-            before = _get(saver, thread_id, parent)
-            if before is not None:
-                read[parent] = before
-        result[key] = changes(info, read[key], None if parent is None else read.get(parent))
-    return result
+            get(parent)
+        changed[own] = changes(info, read[own], None if parent is None else read.get(parent))
+    known = {key(info) for info in found}
+    return States(changed, damage, len(known & (read.keys() | damage.keys())))
 
 
-def _key(info: CheckpointInfo) -> _Key:
-    return info.checkpoint_ns, info.checkpoint_id
+def with_damage(
+    found: Sequence[CheckpointInfo], findings: Sequence[Finding], damage: Mapping[Key, str]
+) -> Sequence[CheckpointInfo]:
+    """Checkpoints with the damage that `verify` found, or reading them."""
+    from langgraph_gcs_saver.cli.report_page import key
 
-
-def _get(saver: GCSSaver, thread_id: str, key: _Key) -> CheckpointTuple | None:
-    """A checkpoint; `None` if it is gone or damaged, which the page tells elsewhere."""
-    ns, checkpoint_id = key
-    configurable = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
-    try:
-        return saver.get_tuple({"configurable": configurable})
-    except CheckpointCorruptError:
-        return None
+    told = {
+        (finding.checkpoint_ns, one): finding.reason
+        for finding in findings
+        if finding.is_damage
+        for one in finding.affects
+    }
+    told.update(damage)
+    return [replace(info, damage=info.damage or told.get(key(info))) for info in found]

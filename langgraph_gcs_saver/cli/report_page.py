@@ -12,7 +12,7 @@ from itertools import accumulate
 from langgraph_gcs_saver.cli.catalogue import moment, size
 from langgraph_gcs_saver.cli.html import Child, Html, block, join, joined, tag
 from langgraph_gcs_saver.cli.report_values import Change, Piece
-from langgraph_gcs_saver.findings import Finding
+from langgraph_gcs_saver.findings import Finding, not_checked
 from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoredValue
 from langgraph_gcs_saver.records import record
 
@@ -28,23 +28,50 @@ _DOT = 22
 _INNER = ("__", "branch:")
 
 
+Key = tuple[str, str]
+"""Namespace and id of a checkpoint."""
+
+
+def key(info: CheckpointInfo) -> Key:
+    """Namespace and id of a checkpoint."""
+    return info.checkpoint_ns, info.checkpoint_id
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class Report:
     """What the page tells.
 
     Attributes:
         thread_id: The thread.
-        checkpoints: Its checkpoints, newest first, of all namespaces; at least one.
+        checkpoints: Its checkpoints, newest first, of all namespaces; at least one. Their damage is all that is known.
         findings: What `verify` found, at depth `metadata`.
         changes: What steps changed, by namespace and checkpoint id, of those whose values were read.
+        read: Of how many checkpoints the values were read, damaged ones included.
         shown: How many of the newest checkpoints the timeline shows.
     """
 
     thread_id: str
     checkpoints: Sequence[CheckpointInfo]
     findings: Sequence[Finding] = ()
-    changes: Mapping[tuple[str, str], Sequence[Change]] = field(default_factory=dict)
+    changes: Mapping[Key, Sequence[Change]] = field(default_factory=dict)
+    read: int = 0
     shown: int
+
+    @property
+    def damaged(self) -> int:
+        """Number of damaged checkpoints, missing ones included."""
+        found = {key(info) for info in self.checkpoints if info.damage is not None}
+        found.update((one.checkpoint_ns, name) for one in self.findings if one.is_damage for name in one.affects)
+        return len(found)
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What may be damaged unnoticed."""
+        if self.read == len(self.checkpoints):
+            return ()
+        if self.read == 0:
+            return "contents of objects", "values"
+        return (f"values of {_count(len(self.checkpoints) - self.read, 'checkpoint')}",)
 
 
 def page(report: Report) -> str:
@@ -62,7 +89,7 @@ def page(report: Report) -> str:
         ),
         tag(
             "main",
-            _section("summary", _summary(report), _attention(steps), _findings(report.findings)),
+            _section("summary", _summary(report), _attention(steps), _findings(report)),
             _section("size", *_charts(report.checkpoints)),
             _section("timeline", *_timeline(steps)),
         ),
@@ -111,7 +138,6 @@ def _summary(report: Report) -> Html:
     infos = report.checkpoints
     stored, whole = sum(info.stored_bytes for info in infos), sum(info.size for info in infos)
     runs = {info.run_id for info in infos if info.run_id is not None}
-    damaged = sum(info.damage is not None for info in infos)
     rows: list[tuple[str, Child]] = [
         ("Checkpoints", f"{len(infos):,}"),
         ("Namespaces", f"{len({info.checkpoint_ns for info in infos}):,}"),
@@ -124,7 +150,8 @@ def _summary(report: Report) -> Html:
         ("Every step whole, serialised", size(whole)),
         ("Waiting for an answer", f"{sum(info.is_waiting for info in infos):,}"),
         ("Pinned", f"{sum(info.pin is not None for info in infos):,}"),
-        ("Damaged checkpoints", f"{damaged:,}"),
+        ("Damaged checkpoints", f"{report.damaged:,}"),
+        ("Checkpoints whose values were read", f"{report.read:,}"),
     ]
     return tag("dl", *(tag("div", tag("dt", label), tag("dd", value)) for label, value in rows), class_="facts")
 
@@ -151,10 +178,12 @@ def _attention(steps: _Steps) -> Html | None:
     return join(tag("h3", "Needs attention"), tag("ul", *items, more))
 
 
-def _findings(findings: Sequence[Finding]) -> Html:
+def _findings(report: Report) -> Html:
+    findings = report.findings
     title = tag("h3", "Findings of verify, at depth metadata")
+    unchecked = tag("p", not_checked(report.not_checked), class_="note") if report.not_checked else None
     if not findings:
-        return join(title, tag("p", "None: documents are whole. Whether objects are, langgraph-gcs verify tells."))
+        return join(title, tag("p", "None: documents are whole."), unchecked)
     items = (
         tag(
             "li",
@@ -168,7 +197,7 @@ def _findings(findings: Sequence[Finding]) -> Html:
         for finding in findings[:FINDINGS]
     )
     more = tag("li", f"and {len(findings) - FINDINGS:,} more") if len(findings) > FINDINGS else None
-    return join(title, tag("ul", *items, more, class_="findings"))
+    return join(title, tag("ul", *items, more, class_="findings"), unchecked)
 
 
 # Size over time
@@ -297,15 +326,15 @@ class _Steps:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.shown = report.checkpoints[: report.shown]
-        self._anchors = {_key(info): f"step-{i}" for i, info in enumerate(self.shown, 1)}
-        self._known = {_key(info): info for info in report.checkpoints}
+        self._anchors = {key(info): f"step-{i}" for i, info in enumerate(self.shown, 1)}
+        self._known = {key(info): info for info in report.checkpoints}
         self._children: dict[tuple[str, str], list[CheckpointInfo]] = {}
         for info in reversed(report.checkpoints):
             if info.parent_id is not None:
                 self._children.setdefault((info.checkpoint_ns, info.parent_id), []).append(info)
 
     def anchor(self, info: CheckpointInfo) -> str | None:
-        return self._anchors.get(_key(info))
+        return self._anchors.get(key(info))
 
     def link(self, info: CheckpointInfo, label: Html) -> Html:
         anchor = self.anchor(info)
@@ -315,16 +344,12 @@ class _Steps:
         return None if info.parent_id is None else self._known.get((info.checkpoint_ns, info.parent_id))
 
     def children(self, info: CheckpointInfo) -> Sequence[CheckpointInfo]:
-        return self._children.get(_key(info), ())
+        return self._children.get(key(info), ())
 
     def is_fork(self, info: CheckpointInfo) -> bool:
         """Whether an older checkpoint continues the same parent already."""
         parent = self.parent(info)
         return parent is not None and self.children(parent)[0] is not info
-
-
-def _key(info: CheckpointInfo) -> tuple[str, str]:
-    return info.checkpoint_ns, info.checkpoint_id
 
 
 def _title(info: CheckpointInfo) -> Html:
@@ -369,7 +394,7 @@ def _step(info: CheckpointInfo, drawn: Html, steps: _Steps) -> Html:
     )
     told = [
         tag("p", "Damage: ", _name(info.damage), class_="bad") if info.damage is not None else None,
-        *map(_change, steps.report.changes.get(_key(info), ())),
+        *map(_change, steps.report.changes.get(key(info), ())),
         _frames(info.stored),
         _details(info, steps),
     ]

@@ -129,6 +129,12 @@ class Survey:
     unreferenced: list[str] = field(default_factory=list)
 
     @property
+    def documents(self) -> int:
+        """Number of documents that were read: of the thread, its checkpoints, and its pending writes."""
+        checkpoints = len(self.order) + len(self.stripped)
+        return checkpoints + len(self.writes) + len(self.damaged_writes) + (self.thread is not None)
+
+    @property
     def deleting(self) -> bool:
         """Whether the thread is being deleted."""
         return self.thread is not None and "deleting" in self.thread.fields

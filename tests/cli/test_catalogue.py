@@ -153,6 +153,28 @@ def test_damage_is_shown(make_saver, store_uri):
     assert [one["damaged"] for one in call_json(store_uri, "threads")] == [1]
 
 
+def test_they_say_what_is_not_checked(make_saver, store_uri):
+    """Damage that neither notices, and that `verify` finds."""
+    saver = make_saver()
+    fill(saver)
+    raw = open_raw(store_uri)
+    put(saver, "t", 6, 4)
+    (blob,) = [name for name in raw.objects() if f"/{cid(2)}/large" in name]
+    raw.set_object(blob, bytes(len(raw.objects()[blob])))
+    raw.delete_document(keys.checkpoint_doc("t", "", cid(6)))
+    raw.close()
+    assert {one.kind for one in saver.verify(depth="data") if one.is_damage} == {"missing", "corrupt"}
+    says = "Not checked: missing checkpoints, pending writes, {}, values. Use `langgraph-gcs verify --depth data`.\n"
+    assert call(store_uri, "threads").endswith(says.format("objects"))
+    assert call(store_uri, "history", "t", "--limit", "1").endswith(says.format("contents of objects"))
+    parts = ["missing checkpoints", "pending writes", "objects", "values"]
+    (thread,) = call_json(store_uri, "threads")
+    assert (thread["damaged"], thread["not_checked"]) == (0, parts)
+    parts[2] = "contents of objects"
+    found = call_json(store_uri, "history", "t")
+    assert {(one["damage"], *one["not_checked"]) for one in found} == {(None, *parts)}
+
+
 def test_stats(make_saver, store_uri):
     saver = make_saver()
     fill(saver)

@@ -30,12 +30,29 @@ def drop_object(raw, thread="t", n=2):
 def test_all_is_well(make_saver, raw, command):
     fill(make_saver(), last=2)
     before = raw.snapshot()
-    for depth in ("metadata", "existence", "data"):
+    documents = 5  # the thread's, and two for checkpoints and for pending writes each
+    for depth, unchecked in {
+        "metadata": ["objects", "values"],
+        "existence": ["values"],
+        "data": ["deserialization"],
+    }.items():
         ended = command("verify", "--depth", depth)
-        assert (ended.code, ended.out, ended.err) == (0, f"All is well (depth: {depth}).\n", "")
-    ended = command("verify", "t", "--json")
-    assert (ended.code, ended.out, ended.err) == (0, "[]\n", "")
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.startswith(
+            f"No damage found.\nLooked at {documents} documents of 1 thread, at depth {depth}. "
+        )
+        assert f"Not checked: {', '.join(unchecked)}." in ended.out
+        assert ("--depth data" in ended.out) is (depth != "data")
+        ended = command("verify", "t", "--depth", depth, "--json")
+        assert (ended.code, ended.err) == (0, "")
+        counts = {"depth": depth, "threads": 1, "documents": documents}
+        assert json.loads(ended.out) == counts | {"not_checked": unchecked, "findings": []}
     assert raw.snapshot() == before
+    for name in raw.documents():
+        raw.delete_document(name)
+    for name in raw.objects():
+        raw.delete_object(name)
+    assert "Looked at 0 documents of 0 threads" in command("verify").out
 
 
 class Color(IntEnum):
@@ -82,7 +99,9 @@ def test_damage_is_shown_and_is_the_exit_code(make_saver, raw, command):
     fill(saver)
     fill(saver, "well", 2)
     drop_object(raw)
-    assert command("verify").code == 0, "documents alone do not tell"
+    ended = command("verify")
+    assert ended.code == 0, "documents alone do not tell"
+    assert "Not checked: objects, values. Use `langgraph-gcs verify --depth data`." in ended.out
     before = raw.snapshot()
     for thread in (["t"], []):
         ended = command("verify", *thread, "--depth", "existence")
@@ -90,8 +109,9 @@ def test_damage_is_shown_and_is_the_exit_code(make_saver, raw, command):
         assert "missing" in ended.out
         assert f"{cid(2)}, channel 'own'" in ended.out
         assert "1 damage and 0 unreferenced in 1 thread.\n" in ended.out
+        assert "at depth existence. Not checked: values." in ended.out
         ended = command("verify", *thread, "--depth", "existence", "--json")
-        (finding,) = json.loads(ended.out)
+        (finding,) = json.loads(ended.out)["findings"]
         assert ended.code == 4
         assert (finding["kind"], finding["is_damage"]) == ("missing", True)
         assert (finding["thread_id"], finding["checkpoint_id"], finding["channel"]) == ("t", cid(2), "own")

@@ -17,7 +17,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.types import Interrupt
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver, StoredValue
+from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver, StoredValue, keys
 from langgraph_gcs_saver.cli import report as command
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.report_page import COLUMNS, Report, page
@@ -159,8 +159,9 @@ def test_the_page_tells_the_thread(make_saver, store_uri, tmp_path):
     assert found.text("title").startswith("Thread t")
     facts = re.sub(r"\s+", " ", found.text())
     assert "Checkpoints5Namespaces2Runs1" in facts
-    assert "Waiting for an answer1Pinned1Damaged checkpoints0" in facts
+    assert "Waiting for an answer1Pinned1Damaged checkpoints0Checkpoints whose values were read5" in facts
     assert "None: documents are whole." in facts
+    assert "Not checked" not in facts
     steps = dict(re.findall(r'<li id="(step-\d)" class="step">(.*?)</li>', markup))
     assert list(steps) == ["step-2", "step-3", "step-4", "step-5", "step-1"], "newest first, namespace by namespace"
     by_number = {n: Page(steps[f"step-{6 - n}"]) for n in range(1, 6)}
@@ -214,6 +215,7 @@ def test_without_values_no_content_is_in_it(make_saver, store_uri, tmp_path):
     for content in ("hello there", "weather", "sky", "blue", "go on?", "really"):
         assert content not in markup
     assert "Values were not read." in found.text()
+    assert "Not checked: contents of objects, values. Use `langgraph-gcs verify --depth data`." in found.text("p")
     assert found.text("bdi").count("messages") >= 4
 
 
@@ -234,6 +236,39 @@ def test_damage_is_told(make_saver, store_uri, tmp_path):
     assert "Needs attention" in found.text("h3")
     assert "corrupt" in found.text("strong")
     assert "hello there" in markup, "what is whole is shown"
+
+
+def test_damage_that_only_values_show_is_told(make_saver, store_uri, tmp_path):
+    """Corrupt bytes in an object and in a document, and a newest checkpoint that is missing."""
+    saver = make_saver()
+    for n in range(1, 8):
+        put(saver, "t", n, n - 1 or None, values={"text": os.urandom(50).hex(), "blob": os.urandom(20_000)})
+    raw = open_raw(store_uri)
+    objects = [name for name in raw.objects() if f"/{cid(1)}/" in name]
+    assert objects
+    for name in objects:
+        raw.set_object(name, bytes(len(raw.objects()[name])))
+    name = keys.checkpoint_doc("t", "", cid(5))
+    fields = raw.documents()[name]
+    raw.set_document(name, {**fields, "frames": bytes(len(fields["frames"]))})
+    raw.delete_document(keys.checkpoint_doc("t", "", cid(7)))
+    raw.close()
+    broken = {one for finding in saver.verify(depth="data") if finding.is_damage for one in finding.affects}
+    assert {cid(1), cid(5), cid(7)} <= broken
+    markup = write(store_uri, "t", tmp_path / "page.html")
+    found = read(markup)
+    assert f"Damaged checkpoints{len(broken)}Checkpoints whose values were read6" in found.text()
+    assert markup.count('class="badge damage"') == markup.count('class="dot damage"') == len(broken) - 1
+    assert found.text("li").count("is damaged") == len(broken) - 1
+    assert "channel 'text'" in found.text()
+    assert "Not checked" not in found.text()
+    done = json.loads(run(store_uri, "t", "-o", str(tmp_path / "page.html"), "--force", "--json").stdout)
+    assert (done["damaged"], done["not_checked"]) == (len(broken), [])
+    done = json.loads(
+        run(store_uri, "t", "-o", str(tmp_path / "page.html"), "--force", "--json", "--steps", "1").stdout
+    )
+    assert done["damaged"] < len(broken)
+    assert done["not_checked"] == ["values of 4 checkpoints"]
 
 
 def test_what_it_reads_is_bounded(make_saver, store_uri, tmp_path, monkeypatch):
