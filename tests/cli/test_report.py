@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver, StoredValue, keys
 from langgraph_gcs_saver.cli import report as command
+from langgraph_gcs_saver.cli import report_page
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.report_page import COLUMNS, Report, page
 from langgraph_gcs_saver.cli.report_values import LENGTH, PIECES, Change, Piece, changes, readable
@@ -329,7 +330,7 @@ def test_a_file_that_came_meanwhile_stays(tmp_path, monkeypatch):
         target.write_text("mine")
         return page(report)
 
-    monkeypatch.setattr(command, "page", slow)
+    monkeypatch.setattr(report_page, "page", slow)
     assert "--force" in str(run(uri, "t", "-o", str(target)).exception)
     assert target.read_text() == "mine"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.admin import Admin
 from tests.cli.filled import HOSTILE
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -37,9 +37,9 @@ def test_a_directory_that_cannot_be_written(command, tmp_path):
 
 @LOCAL
 def test_what_may_not_be_set_is_an_exit_code(command, monkeypatch):
-    setup = GCSSaver.setup
+    setup = Admin.setup
     monkeypatch.setattr(
-        GCSSaver, "setup", lambda self, **more: replace(setup(self, **more), missing=("no role",), done=(HOSTILE,))
+        Admin, "setup", lambda self, **more: replace(setup(self, **more), missing=("no role",), done=(HOSTILE,))
     )
     ended = command("setup", "--platform", "--json")
     assert ended.code == 7

@@ -11,7 +11,7 @@ import pytest
 
 from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.cli import demo, plans, upkeep
-from langgraph_gcs_saver.cli.terminal import confirm, open_saver
+from langgraph_gcs_saver.cli.terminal import confirm, open_admin
 from langgraph_gcs_saver.effects import Commit, Merge
 from langgraph_gcs_saver.runners import run
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -236,7 +236,7 @@ def test_sweep(make_saver, raw, command, monkeypatch):
     saver = make_saver()
     for thread in ("idle", "used"):
         fill(saver, thread, 1)
-    monkeypatch.setattr(upkeep, "open_saver", lambda *store, **more: later(open_saver(*store, **more), 3 * HOUR))
+    monkeypatch.setattr(upkeep, "open_admin", lambda *store, **more: later(open_admin(*store, **more), 3 * HOUR))
     assert command("sweep", "--ttl", "1d", "--yes").out == "There is nothing to do.\n"
     for more in (["--yes"], ["--dry-run"]):
         nothing = json.loads(command("sweep", "--ttl", "1d", "--json", *more).out)
