@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import configs, flows
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Flow
-from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.frames import Codec
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from langgraph_gcs_saver.findings import Depth, Finding
-    from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoreStats, ThreadInfo
+    from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoreStats, ThreadFilter, ThreadInfo
     from langgraph_gcs_saver.flows.collect import CollectPlan
     from langgraph_gcs_saver.flows.copy import CopyPlan
     from langgraph_gcs_saver.flows.migrate import Migration
@@ -211,6 +211,33 @@ class Admin:
     async def acheckpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
         """Asynchronous twin of `checkpoint_ids`."""
         return await arun(flows.ids.checkpoint_ids(*configs.thread_and_ns(config)), self._backend)
+
+    def checkpoint_at(self, config: RunnableConfig, time: datetime) -> str | None:
+        """The id of the newest checkpoint of a thread's namespace that was made at a time or before, or `None`.
+
+        Read are manifests, from the newest on. The time is the checkpoint's `ts`, by the clock of the process that ran
+        the graph, which copies keep; of a damaged checkpoint, when it was stored.
+
+        Args:
+            config: The thread and the namespace.
+            time: The time; local if it names no zone.
+
+        Raises:
+            InvalidConfigError: The config names no thread.
+            InvalidInputError: The time is no datetime.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        return run(self._checkpoint_at(config, time), self._backend)
+
+    async def acheckpoint_at(self, config: RunnableConfig, time: datetime) -> str | None:
+        """Asynchronous twin of `checkpoint_at`."""
+        return await arun(self._checkpoint_at(config, time), self._backend)
+
+    def _checkpoint_at(self, config: RunnableConfig, time: datetime) -> Flow[str | None]:
+        configs.check_type("time", time, datetime)
+        thread_id, ns = configs.thread_and_ns(config)
+        return flows.catalogue.find_checkpoint(thread_id, ns, time.timestamp(), self._context)
 
     def delete_thread(
         self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
@@ -726,21 +753,59 @@ class Admin:
 
     # What is stored
 
-    def threads(self) -> Sequence[ThreadInfo]:
-        """All threads, the most recently used first: last use, number of checkpoints, stored bytes. Reads no payload.
+    def threads(
+        self,
+        *,
+        prefix: str = "",
+        since: datetime | None = None,
+        limit: int | None = None,
+        waiting: bool = False,
+        unfinished: bool = False,
+        damaged: bool = False,
+    ) -> Sequence[ThreadInfo]:
+        """Threads, the most recently used first: last use, number of checkpoints, stored bytes.
 
-        `damaged` counts manifests that cannot be read. Whether checkpoints are missing, and whether pending writes,
-        objects and values are whole, is not checked: `verify` does that.
+        Each argument leaves threads out. The documents of all threads that `prefix` allows are read, because no query
+        sorts by last use; they are small. Then manifests are read: all of these threads', or with `since` or `limit`
+        only those of threads that may be in the result. `unfinished` also reads the few values that say what runs next.
+
+        `ThreadInfo.damaged` counts manifests that cannot be read. Whether checkpoints are missing, and whether pending
+        writes, objects and values are whole, is not checked: `verify` does that.
+
+        Args:
+            prefix: What their ids begin with. It takes 512 short queries by name for threads, and as many for
+                manifests, however many threads there are.
+            since: When they were last used, at the earliest; local time if it names no zone. A store notes use at most
+                once a minute. A thread whose own document is gone is left out.
+            limit: Most threads to return.
+            waiting: Only threads whose newest checkpoint has a task that asked for an answer by `interrupt` and has not
+                finished. Nothing is stored of an `interrupt_before` or `interrupt_after`: see `unfinished`.
+            unfinished: Only threads with work due at their newest checkpoint: a run is at work, waits for an answer,
+                failed or crashed. For graphs that were not made by `StateGraph` or `entrypoint`, only pending writes
+                tell that.
+            damaged: Only threads with a checkpoint whose manifest cannot be read.
 
         Raises:
+            InvalidInputError: An argument is of the wrong type, or the limit is negative.
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        return run(flows.catalogue.list_threads(self._context), self._backend)
+        wanted = _thread_filter(prefix, since, limit, waiting=waiting, unfinished=unfinished, damaged=damaged)
+        return run(flows.catalogue.list_threads(wanted, self._context), self._backend)
 
-    async def athreads(self) -> Sequence[ThreadInfo]:
+    async def athreads(
+        self,
+        *,
+        prefix: str = "",
+        since: datetime | None = None,
+        limit: int | None = None,
+        waiting: bool = False,
+        unfinished: bool = False,
+        damaged: bool = False,
+    ) -> Sequence[ThreadInfo]:
         """Asynchronous twin of `threads`."""
-        return await arun(flows.catalogue.list_threads(self._context), self._backend)
+        wanted = _thread_filter(prefix, since, limit, waiting=waiting, unfinished=unfinished, damaged=damaged)
+        return await arun(flows.catalogue.list_threads(wanted, self._context), self._backend)
 
     def history(self, thread_id: str) -> Sequence[CheckpointInfo]:
         """All checkpoints of a thread, newest first: what made each, what it stored, what is wrong. Reads no payload.
@@ -970,6 +1035,26 @@ def _archive(path: str | os.PathLike[str], context: Context) -> Iterator[tuple[s
         yield archive.thread_id, backend
     finally:
         backend.close()
+
+
+def _thread_filter(
+    prefix: str, since: datetime | None, limit: int | None, *, waiting: bool, unfinished: bool, damaged: bool
+) -> ThreadFilter:
+    configs.check_type("prefix", prefix, str)
+    if since is not None:
+        configs.check_type("since", since, datetime)
+    if limit is not None:
+        configs.check_type("limit", limit, int)
+        if limit < 0:
+            raise InvalidInputError(f"limit is {limit}; it must not be negative.")
+    return flows.catalogue.ThreadFilter(
+        prefix=prefix,
+        since=None if since is None else since.timestamp(),
+        limit=limit,
+        waiting=waiting,
+        unfinished=unfinished,
+        damaged=damaged,
+    )
 
 
 def _rule_of(strategy: str | Retention) -> Retention | None:

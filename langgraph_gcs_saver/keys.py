@@ -211,6 +211,21 @@ def all_threads_range(after: str) -> tuple[str, str]:
     return f"{THREADS}/{after}!", f"{THREADS}/g"
 
 
+def thread_ranges(prefix: str) -> list[tuple[str, str]]:
+    """Ranges of names [start, end) that hold the documents of all threads whose id begins with `prefix`.
+
+    Names begin with two digits of the id's hash, so there are 256 ranges, and 256 more for names that are hashes. The
+    latter have all threads whose id is too long for a name, whatever it begins with. An empty prefix is one range.
+    """
+    if not prefix:
+        return [all_threads_range("")]
+    encoded = enc(prefix, "prefix of thread ids")
+    starts = [f"{THREADS}/{number:02x}-" for number in range(256)]
+    # `~` comes after all characters of names that can be read, and begins those that are hashes.
+    hashes = [(f"{start}~0", f"{start}~g") for start in starts]
+    return hashes if encoded.startswith("~") else [(start + encoded, f"{start}{encoded}~") for start in starts] + hashes
+
+
 def thread_segment_of(name: str) -> str:
     """The id of the thread's document in the name of any document of it."""
     return name.split("/", 2)[1]
@@ -282,6 +297,12 @@ def writes_checkpoint_id_of(name: str) -> str:
 def writes_ns_of(name: str) -> str:
     """The encoded namespace in the name of a document of pending writes."""
     return name.rsplit("/", 1)[1].split("!", 1)[0]
+
+
+def writes_task_of(name: str) -> tuple[str, bool]:
+    """The encoded task id in the name of a document of pending writes, and whether it holds the special writes."""
+    _, _, task, which = name.rsplit("/", 1)[1].split("!")
+    return task, which == "s"
 
 
 def writes_task_id_of(name: str) -> str | None:

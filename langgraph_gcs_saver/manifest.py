@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 from langgraph_gcs_saver import frames, keys
@@ -187,6 +188,16 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all serialised values."""
         return sum(ref.size for ref in self.channels.values())
+
+    @property
+    def made(self) -> float | None:
+        """When LangGraph made it, in seconds since the epoch; `None` if the checkpoint does not say."""
+        try:
+            # Python 3.10 knows no Z.
+            found = datetime.fromisoformat(str(self.checkpoint.get("ts")).replace("Z", "+00:00"))
+            return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+        except (ValueError, OverflowError):
+            return None
 
     def same_content(self, other: Manifest) -> bool:
         """Whether both say the same, wherever the frames lie: a retried `put` writes its frames elsewhere."""

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from langgraph_gcs_saver.cli.branches import draw
+from langgraph_gcs_saver.cli.durations import instant, iso
+from langgraph_gcs_saver.cli.plans import counted
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
@@ -67,44 +70,101 @@ def _name(thread: ThreadInfo) -> str:
 
 def threads(
     *,
+    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with it.")] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--since",
+            parser=instant,
+            metavar="TIME",
+            help="Only threads used since: 2030-01-31T10:15, local time unless it ends with a zone, such as Z; "
+            "or in so long a time: 10m, 2h, 7d.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N last used.")] = None,
+    waiting: Annotated[
+        bool,
+        typer.Option("--waiting", help="Only threads whose newest checkpoint waits for the answer to an interrupt."),
+    ] = False,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="Only threads with work to do at their newest checkpoint: a run is at work, waits, failed or crashed.",
+        ),
+    ] = False,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged",
+            help="Only threads with a damaged checkpoint, as far as documents show; verify looks at objects too.",
+        ),
+    ] = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the threads of a store: last use, checkpoints, stored bytes.
 
+    A thread is listed if all options that are given say so. With --since or --limit only the manifests of threads that
+    may be listed are read, with --prefix only those of ids that begin so.
+
     Only manifests are checked for damage; the last line says what is not.
 
-    Example: langgraph-gcs threads --store file:///tmp/store
+    Example: langgraph-gcs threads --unfinished --since 7d --store file:///tmp/store
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
-        found = saver.threads()
+        found = saver.threads(
+            prefix=prefix,
+            since=since,
+            # One more tells whether there are more.
+            limit=None if limit is None else limit + 1,
+            waiting=waiting,
+            unfinished=unfinished,
+            damaged=damaged,
+        )
     shown = found if limit is None else found[:limit]
     if as_json:
-        print_json([asdict(thread) | {"not_checked": NOT_CHECKED["threads"]} for thread in shown])
+        print_json(
+            [
+                {**asdict(thread), "active": iso(thread.active), "not_checked": NOT_CHECKED["threads"]}
+                for thread in shown
+            ]
+        )
         return
     table = _table(
         "thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"), whole=("thread",)
     )
     for thread in shown:
-        damaged = f"{thread.damaged} damaged" if thread.damaged else ""
         table.add_row(
             plain(_name(thread)),
             moment(thread.active),
             str(thread.checkpoints),
             size(thread.stored_bytes),
-            plain(damaged, "bold red"),
+            _notes(
+                ("waits for an answer", "yellow") if thread.is_waiting else None,
+                ("unfinished", "") if thread.is_unfinished and not thread.is_waiting else None,
+                (f"{thread.damaged} damaged", "bold red") if thread.damaged else None,
+            ),
         )
     out = console()
     if shown:
         print_table(out, table)
     else:
-        out.print("There are no threads.")
+        is_filtered = prefix or since or waiting or unfinished or damaged
+        out.print("There are no such threads." if is_filtered else "There are no threads.")
     if len(shown) < len(found):
-        out.print(f"... and {len(found) - len(shown)} more")
+        out.print("... and more")
     if shown:
         out.print(plain(not_checked(NOT_CHECKED["threads"]), "dim"))
+
+
+def _notes(*notes: tuple[str, str] | None) -> Text:
+    """Remarks with their styles, one after the other."""
+    text = plain("")
+    for note in filter(None, notes):
+        text.append_text(plain(("; " if text.plain else "") + note[0], note[1]))
+    return text
 
 
 # history
@@ -147,33 +207,36 @@ def history(
 
 
 def _told(info: CheckpointInfo) -> dict[str, Any]:
-    return {**asdict(info), "stored_bytes": info.stored_bytes, "not_checked": NOT_CHECKED["history"]}
+    return {
+        **asdict(info),
+        "time": iso(info.time),
+        "made": iso(info.made),
+        "stored_bytes": info.stored_bytes,
+        "not_checked": NOT_CHECKED["history"],
+    }
 
 
 def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
-    columns = ("", "checkpoint", "step", "source", "node", "changed", "stored", "writes", "note")
+    columns = ("", "checkpoint", "made (UTC)", "step", "source", "node", "changed", "stored", "note")
     table = _table(*columns, right=("step", "stored"), whole=("", "checkpoint", "step"))
     drawn = draw((info.checkpoint_id, info.parent_id) for info in rows)
     for info, lines in list(zip(rows, drawn, strict=True))[:limit]:
         changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
-        notes = [
+        note = _notes(
             ("waits for an answer" if info.is_waiting else "interrupted", "yellow") if info.interrupts else None,
+            (f"pending writes of {counted(len(info.tasks), 'task')}", "") if info.tasks else None,
             (f"pin: {info.pin}", "cyan") if info.pin is not None else None,
             (f"damaged: {info.damage}", "bold red") if info.damage else None,
-        ]
-        note = plain("")
-        for one in notes:
-            if one is not None:
-                note.append_text(plain(("; " if note.plain else "") + one[0], one[1]))
+        )
         table.add_row(
             lines,
             plain(info.checkpoint_id),
+            moment(info.made),
             "" if info.step is None else str(info.step),
             plain(info.source),
             plain(", ".join(info.nodes)),
             plain(", ".join(changed)),
             size(info.stored_bytes),
-            str(len(info.tasks) or ""),
             note,
         )
     if limit is not None and limit < len(rows):

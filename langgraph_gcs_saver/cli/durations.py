@@ -1,9 +1,9 @@
-"""Lengths of time as people type them: `90s`, `15m`, `24h`, `7d`, `2w`."""
+"""Times as people type them: lengths such as `90s`, `15m`, `24h`, `7d`, and moments such as `2030-01-31T10:15`."""
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import typer
 
@@ -32,3 +32,31 @@ def positive_duration(text: str) -> timedelta:
     if not found:
         raise typer.BadParameter(f"{text!r} is no time at all: {_FORMS}.")
     return found
+
+
+def instant(text: str) -> datetime:
+    """The moment that a text means; for the `parser` of an option.
+
+    ISO 8601, in local time if it names no zone; of a date its beginning; or a length of time, for so long ago.
+
+    Raises:
+        BadParameter: It means none, or one that is too long ago for Python.
+    """
+    stripped = text.strip()
+    try:
+        if re.fullmatch(r"[0-9]+[smhdw]", stripped):
+            return datetime.now(timezone.utc) - duration(stripped)
+        # Python 3.10 knows no Z.
+        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", stripped)).astimezone()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 2030-01-31, 2030-01-31T10:15, either with a zone such as Z or +01:00 after a "
+            "time, or how long ago: 10m, 2h, 7d."
+        ) from None
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time for JSON: ISO 8601 in UTC, to the microsecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from langgraph_gcs_saver.cli.durations import duration, positive_duration
+from langgraph_gcs_saver.cli.durations import duration, iso, positive_duration
 from langgraph_gcs_saver.cli.plans import Work, carry_out, counted, table, unshown
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
@@ -325,7 +325,7 @@ def _of_prune(plan: PrunePlan) -> dict[str, Any]:
         {
             "checkpoint_id": decision.row.checkpoint_id,
             "checkpoint_ns": decision.row.ns,
-            "time": decision.row.time,
+            "time": iso(decision.row.time),
             "keep": decision.reason is not None,
             "reason": decision.reason,
         }

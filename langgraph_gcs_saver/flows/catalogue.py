@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, ListBlobs, QueryDocs
+from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, ListBlobs, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
+from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_states
 from langgraph_gcs_saver.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
 
 PAGE = 300
 """Documents of checkpoints read at once, without their frames: about a KB each."""
 
+_TOGETHER = 32
+"""Queries, or threads, that are looked at together."""
+
+_NEAR = 30
+"""Checkpoints read at once by who looks for one of a time, which often is one of the newest."""
+
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "pin", "objects")
-_INTERRUPT = "w3"
 
 FrameKind = Literal["full", "incremental"]
 
@@ -53,7 +58,8 @@ class CheckpointInfo:
         checkpoint_ns: The namespace.
         checkpoint_id: Its id.
         parent_id: The checkpoint that it continues.
-        time: When it was stored, in seconds since the epoch, by the service's clock.
+        time: When it was stored, in seconds since the epoch, by the service's clock. A copy was stored later.
+        made: When it was made, by the clock of the process that ran the graph; `time` if the checkpoint does not say.
         step: LangGraph's number of the step, from -1; `None` if the metadata does not say.
         source: `input`, `loop`, `update` or `fork`.
         run_id: The run that wrote it.
@@ -64,7 +70,7 @@ class CheckpointInfo:
         size: Bytes of all its serialised values.
         tasks: Ids of tasks with pending writes.
         interrupts: Tasks that asked for an answer.
-        is_waiting: Whether they wait for it still: nothing continues the checkpoint.
+        is_waiting: Whether one of them waits for it still: it has not finished, and nothing continues the checkpoint.
         pin: Its pin's label.
         damage: What is wrong with it, as far as manifests and names tell.
     """
@@ -74,6 +80,7 @@ class CheckpointInfo:
     checkpoint_id: str
     parent_id: str | None = None
     time: float = 0.0
+    made: float = 0.0
     step: int | None = None
     source: str = ""
     run_id: str | None = None
@@ -104,7 +111,11 @@ class ThreadInfo:
         active: When it was written to last, in seconds since the epoch; `None` without a document of its own.
         checkpoints: Number of its checkpoints, of all namespaces.
         stored_bytes: Bytes of their frames and manifests.
-        damaged: Checkpoints whose manifest cannot be read.
+        damaged: Checkpoints whose manifest cannot be read. Frames are not looked at: `verify` does it.
+        is_waiting: Whether the newest checkpoint of its root namespace has a task that asked for an answer and waits
+            for it. `None` if that was not asked for, or the checkpoint is damaged.
+        is_unfinished: Whether work is due there, or under way: a node has something new to see, or there are pending
+            writes. `None` as above.
     """
 
     thread_id: str | None
@@ -113,6 +124,62 @@ class ThreadInfo:
     checkpoints: int = 0
     stored_bytes: int = 0
     damaged: int = 0
+    is_waiting: bool | None = None
+    is_unfinished: bool | None = None
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ThreadFilter:
+    """Which threads are asked for: those that all of this is true of.
+
+    Attributes:
+        prefix: What their ids begin with.
+        since: When they were last used, at the earliest, in seconds since the epoch.
+        limit: Most threads; the last used ones.
+        waiting: Only those that wait for an answer.
+        unfinished: Only those with work to do.
+        damaged: Only those with a checkpoint whose document is damaged.
+    """
+
+    prefix: str = ""
+    since: float | None = None
+    limit: int | None = None
+    waiting: bool = False
+    unfinished: bool = False
+    damaged: bool = False
+
+    @property
+    def reads_tips(self) -> bool:
+        """Whether the newest checkpoint of a thread decides."""
+        return self.waiting or self.unfinished
+
+    @property
+    def reads_manifests(self) -> bool:
+        """Whether a manifest decides."""
+        return self.reads_tips or self.damaged
+
+    def may_have(self, thread: ThreadInfo) -> bool:
+        """Whether a thread may be asked for, as far as its own document tells."""
+        return (thread.thread_id is None or thread.thread_id.startswith(self.prefix)) and (
+            self.since is None or (thread.active or 0.0) >= self.since
+        )
+
+    def of(self, threads: Mapping[str, ThreadInfo]) -> list[ThreadInfo]:
+        """Those that are asked for, the last used first, of threads whose manifests were read."""
+        found = [
+            thread
+            for thread in threads.values()
+            if self.may_have(thread)
+            and (thread.thread_id is not None or not self.prefix)
+            and (not self.waiting or thread.is_waiting)
+            and (not self.unfinished or thread.is_unfinished)
+            and (not self.damaged or thread.damaged)
+        ]
+        return sorted(found, key=_newest_first)
+
+    def lacks(self, found: Sequence[ThreadInfo]) -> bool:
+        """Whether more are asked for than were found."""
+        return self.limit is None or len(found) < self.limit
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,46 +226,124 @@ class StoreStats:
     object_bytes: int
 
 
-def list_threads(context: Context) -> Flow[list[ThreadInfo]]:
-    """All threads of the store, the most recently used first.
+def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo]]:
+    """Threads of the store, the most recently used first.
+
+    Read are the documents of all threads that the prefix allows, which are small, then the manifests: with `since` or
+    `limit` of the threads that these leave, the last used first, until there are enough; else of all.
 
     Raises:
         WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
         UnsupportedFormatError: A newer version wrote some of it.
     """
-    found = yield from _threads()
-    yield from _scan(partial(_count, found), context)
-    return sorted(found.values(), key=lambda info: (-(info.active or 0.0), info.segment))
+    ranges = keys.thread_ranges(wanted.prefix)
+    known = yield from _threads(ranges)
+    if wanted.since is None and wanted.limit is None:
+        queries = [_manifests_in(*one) for one in ranges]
+        return wanted.of((yield from _look(known, queries, wanted, context)))
+    found: list[ThreadInfo] = []
+    pending = [info for info in sorted(known.values(), key=_newest_first) if wanted.may_have(info)]
+    while pending and wanted.lacks(found):
+        # If a manifest decides whether a thread is asked for, nobody knows how many have to be read.
+        number = _TOGETHER if wanted.limit is None or wanted.reads_manifests else wanted.limit - len(found)
+        some, pending = pending[:number], pending[number:]
+        queries = [_manifests_of(info.segment) for info in some]
+        found += wanted.of((yield from _look({info.segment: info for info in some}, queries, wanted, context)))
+    if wanted.since is None and wanted.lacks(found):
+        # Threads without a document come last, for nothing tells when they were used.
+        queries = [_manifests_of(segment) for segment in (yield from _without_document(known, ranges))]
+        found += wanted.of((yield from _look({}, queries, wanted, context)))
+    return found[: wanted.limit]
+
+
+def _newest_first(info: ThreadInfo) -> tuple[float, str]:
+    return -(info.active or 0.0), info.segment
+
+
+def _look(
+    known: Mapping[str, ThreadInfo], queries: list[QueryDocs], wanted: ThreadFilter, context: Context
+) -> Flow[dict[str, ThreadInfo]]:
+    """Threads by segment, with what the manifests that the queries find tell of them."""
+    found = dict(known)
+    with_tip: set[str] = set()
+    while queries:
+        docs, queries = yield from _page(queries)
+        tips: list[Tip] = []
+        for doc in docs:
+            if _is_stripped(doc):
+                continue
+            manifest = yield from _read(doc, context)
+            _count(found, doc, manifest)
+            segment = keys.thread_segment_of(doc.name)
+            # The newest come first.
+            if wanted.reads_tips and segment not in with_tip and keys.ns_segment_of(doc.name) == keys.enc(""):
+                with_tip.add(segment)
+                if isinstance(manifest, Manifest):
+                    tips.append(Tip(doc.name, manifest))
+        if tips:
+            for tip, state in zip(tips, (yield from read_states(tips, context)), strict=True):
+                segment = keys.thread_segment_of(tip.name)
+                found[segment] = replace(found[segment], is_waiting=state.is_waiting, is_unfinished=state.is_unfinished)
+    return found
+
+
+def _page(queries: list[QueryDocs]) -> Flow[tuple[list[Doc], list[QueryDocs]]]:
+    """The next documents that some queries find, and what is left of the queries."""
+    now, later = queries[:_TOGETHER], queries[_TOGETHER:]
+    pages = yield from Gather(tuple(now))
+    more = [
+        replace(query, after=page[-1].name) for query, page in zip(now, pages, strict=True) if len(page) == query.limit
+    ]
+    return [doc for page in pages for doc in page], more + later
+
+
+def _manifests_in(start: str, end: str) -> QueryDocs:
+    return QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=PAGE, mask=_MASK, group=True)
+
+
+def _manifests_of(segment: str) -> QueryDocs:
+    return QueryDocs(f"{keys.THREADS}/{segment}/{keys.CHECKPOINTS}", limit=PAGE, mask=_MASK)
+
+
+def _without_document(known: Collection[str], ranges: Iterable[tuple[str, str]]) -> Flow[list[str]]:
+    """Segments of threads that have checkpoints and no document of their own."""
+    queries = [replace(_manifests_in(*one), mask=()) for one in ranges]
+    found: dict[str, None] = {}
+    while queries:
+        docs, queries = yield from _page(queries)
+        found |= dict.fromkeys(keys.thread_segment_of(doc.name) for doc in docs)
+    return [segment for segment in found if segment not in known]
 
 
 def store_stats(context: Context) -> Flow[StoreStats]:
     """What the whole store takes; raises as `list_threads` does."""
-    found = yield from _threads()
+    (everything,) = keys.thread_ranges("")
+    found = yield from _threads([everything])
     channels: dict[str, ChannelStats] = {}
     inner = 0
-
-    def visit(doc: Doc, known: Manifest | DamagedError) -> None:
-        nonlocal inner
-        _count(found, doc, known)
-        inner += _manifest_bytes(doc)
-        for value in () if isinstance(known, DamagedError) else _stored(known):
-            sums = channels.setdefault(value.channel, ChannelStats(channel=value.channel))
-            sums.values += 1
-            sums.size += value.size
-            sums.saved += value.full - value.stored
-            inner += 0 if value.is_object else value.stored
-            if value.kind == "full":
-                sums.full += value.stored
-            else:
-                sums.incremental += value.stored
-
-    yield from _scan(visit, context)
-    start, end = keys.all_threads_range("")
-    pending, after = 0, None
-    while docs := (
-        yield from QueryDocs(keys.WRITES, start=start, end=end, after=after, limit=PAGE, mask=(), group=True)
-    ):
-        pending, after = pending + len(docs), docs[-1].name
+    queries = [_manifests_in(*everything)]
+    while queries:
+        docs, queries = yield from _page(queries)
+        for doc in docs:
+            if _is_stripped(doc):
+                continue
+            known = yield from _read(doc, context)
+            _count(found, doc, known)
+            inner += _manifest_bytes(doc)
+            for value in () if isinstance(known, DamagedError) else _stored(known):
+                sums = channels.setdefault(value.channel, ChannelStats(channel=value.channel))
+                sums.values += 1
+                sums.size += value.size
+                sums.saved += value.full - value.stored
+                inner += 0 if value.is_object else value.stored
+                if value.kind == "full":
+                    sums.full += value.stored
+                else:
+                    sums.incremental += value.stored
+    pending, queries = 0, [replace(_manifests_in(*everything), collection=keys.WRITES, mask=())]
+    while queries:
+        docs, queries = yield from _page(queries)
+        pending += len(docs)
     sizes: list[int] = []
     name: str | None = None
     while blobs := (yield from ListBlobs("", name)):
@@ -215,33 +360,17 @@ def store_stats(context: Context) -> Flow[StoreStats]:
     )
 
 
-def _threads() -> Flow[dict[str, ThreadInfo]]:
-    """Threads that have a document, by segment."""
-    start, end = keys.all_threads_range("")
+def _threads(ranges: Iterable[tuple[str, str]]) -> Flow[dict[str, ThreadInfo]]:
+    """Threads that have a document in some ranges of names, by segment."""
+    queries = [QueryDocs(keys.THREADS, start=start, end=end, limit=PAGE, mask=("thread_id",)) for start, end in ranges]
     found: dict[str, ThreadInfo] = {}
-    after: str | None = None
-    while docs := (
-        yield from QueryDocs(keys.THREADS, start=start, end=end, after=after, limit=PAGE, mask=("thread_id",))
-    ):
+    while queries:
+        docs, queries = yield from _page(queries)
         for doc in docs:
             segment, told = keys.thread_segment_of(doc.name), doc.fields.get("thread_id")
             own = told if isinstance(told, str) and keys.thread_doc(told) == doc.name else keys.thread_id_of(segment)
             found[segment] = ThreadInfo(thread_id=own, segment=segment, active=doc.update_time / 1e9)
-        after = docs[-1].name
     return found
-
-
-def _scan(visit: Callable[[Doc, Manifest | DamagedError], None], context: Context) -> Flow[None]:
-    """Visit the manifests of all checkpoints of the store."""
-    start, end = keys.all_threads_range("")
-    after: str | None = None
-    while docs := (
-        yield from QueryDocs(keys.CHECKPOINTS, start=start, end=end, after=after, limit=PAGE, mask=_MASK, group=True)
-    ):
-        for doc in docs:
-            if not _is_stripped(doc):
-                visit(doc, (yield from _read(doc, context)))
-        after = docs[-1].name
 
 
 def _read(doc: Doc, context: Context) -> Flow[Manifest | DamagedError]:
@@ -275,7 +404,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
         UnsupportedFormatError: A newer version wrote some of it.
     """
     docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=_MASK)
-    writes = yield from QueryDocs(keys.writes(thread_id), mask=(_INTERRUPT,))
+    writes = yield from QueryDocs(keys.writes(thread_id), mask=(INTERRUPT,))
     manifests: dict[str, Manifest | DamagedError] = {}
     for doc in docs:
         if not _is_stripped(doc):
@@ -324,10 +453,11 @@ class _Thread:
             checkpoint_ns=keys.dec(segment) or "",
             checkpoint_id=checkpoint_id,
             time=doc.create_time / 1e9,
+            made=doc.create_time / 1e9,
             run_id=run_id if isinstance(run_id, str) else None,
             manifest_bytes=_manifest_bytes(doc),
             tasks=tuple(dict.fromkeys(keys.writes_task_id_of(one.name) or "" for one in own)),
-            interrupts=sum(_INTERRUPT in one.fields for one in own),
+            interrupts=sum(INTERRUPT in one.fields for one in own),
             pin=pin if isinstance(pin, str) else None,
         )
         if isinstance(known, DamagedError):
@@ -341,7 +471,8 @@ class _Thread:
             step=step if isinstance(step, int) else None,
             source=str(metadata.get("source", "")),
             nodes=self._nodes(known),
-            is_waiting=info.interrupts > 0 and (known.ns, known.checkpoint_id) not in self.parents,
+            is_waiting=is_waiting(own) and (known.ns, known.checkpoint_id) not in self.parents,
+            made=known.made or info.time,
             channels=len(known.channels),
             stored=tuple(_stored(known)),
             size=known.size,
@@ -365,6 +496,29 @@ class _Thread:
                 if step.name not in self.there:
                     return f"channel {channel!r}: what holds a frame of it is gone"
         return None
+
+
+def find_checkpoint(thread_id: str, ns: str, made_by: float, context: Context) -> Flow[str | None]:
+    """The id of the newest checkpoint of a namespace that was made at a time or before; `None` if there is none.
+
+    Manifests are read, from the newest on. For one that is damaged counts when it was stored.
+
+    Raises:
+        WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
+        UnsupportedFormatError: A newer version wrote some of it.
+    """
+    where = (("ns", keys.enc(ns, "namespace")),)
+    queries = [QueryDocs(keys.checkpoints(thread_id), where, limit=_NEAR, mask=_MASK)]
+    while queries:
+        docs, queries = yield from _page(queries)
+        for doc in docs:
+            if _is_stripped(doc):
+                continue
+            known = yield from _read(doc, context)
+            made = known.made if isinstance(known, Manifest) else None
+            if (doc.create_time / 1e9 if made is None else made) <= made_by:
+                return keys.checkpoint_id_of(doc.name)
+    return None
 
 
 def _is_stripped(doc: Doc) -> bool:

@@ -5,6 +5,8 @@ import random
 import re
 import subprocess
 import sys
+import time
+from datetime import datetime, timedelta
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
@@ -67,7 +69,8 @@ def test_threads(make_saver, store_uri):
     assert all(one["stored_bytes"] > 5 * 20_000 and one["damaged"] == 0 for one in found)
     text = call(store_uri, "threads", "--limit", "3")
     assert len(re.findall(r"\d\d:\d\d:\d\d", text)) == 3
-    assert "... and 1 more" in text
+    assert "... and more" in text
+    assert "more" not in call(store_uri, "threads", "--limit", "4")
     assert saver.threads()[0].thread_id in {one["thread_id"] for one in found}
 
 
@@ -119,6 +122,55 @@ def test_two_beginnings_of_a_thread_are_two_trees(make_saver, store_uri):
 def test_a_line_ends_where_there_is_no_parent_below(line, drawn):
     pairs = [one.partition(">")[::2] for one in line.split()]
     assert draw([(name, parent or None) for name, parent in pairs]) == drawn.split(";")
+
+
+def test_times(make_saver, store_uri):
+    """For people in UTC; for programs as ISO 8601, with the zone."""
+    saver = make_saver()
+    before = time.time()
+    put(saver, "t", 1)
+    put(saver, "t", 2, 1)
+    saver.copy_thread("t", "copy")
+    for thread in ("t", "copy"):
+        text = call(store_uri, "history", thread)
+        assert "made (UTC)" in text
+        for n in (1, 2):
+            assert re.search(rf"{cid(n)} +2026-01-01 00:00:0{n} ", text)
+        newest, oldest = call_json(store_uri, "history", thread)
+        assert oldest["made"] == "2026-01-01T00:00:01.000000+00:00"
+        stored = datetime.fromisoformat(newest["time"])
+        assert stored.utcoffset() == timedelta(0)
+        assert before - 60 < stored.timestamp() < time.time() + 60
+    for one in call_json(store_uri, "threads"):
+        assert before - 60 < datetime.fromisoformat(one["active"]).timestamp() < time.time() + 60
+
+
+def test_filters_of_threads(make_saver, store_uri):
+    saver = make_saver()
+    for thread in ("chat-1", "chat-2", "job-1", "job-2"):
+        put(saver, thread, 1)
+    saver.put_writes(cfg("chat-2", n=1), [("__interrupt__", "asked")], "task")
+    saver.put_writes(cfg("job-2", n=1), [("text", "x")], "task")
+    raw = open_raw(store_uri)
+    name = keys.checkpoint_doc("job-1", "", cid(1))
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
+    raw.close()
+
+    def found(*arguments):
+        return [one["thread_id"] for one in call_json(store_uri, "threads", *arguments)]
+
+    everything = found()
+    assert found("--prefix", "chat-") == [thread for thread in everything if thread.startswith("chat-")]
+    assert found("--prefix", "chat-", "--limit", "1") == found("--prefix", "chat-")[:1]
+    assert found("--waiting") == ["chat-2"]
+    assert sorted(found("--unfinished")) == ["chat-2", "job-2"]
+    assert found("--damaged") == ["job-1"]
+    assert found("--unfinished", "--prefix", "job-") == ["job-2"]
+    assert found("--since", "1d") == everything
+    assert found("--since", "2100-01-01") == []
+    assert "There are no such threads." in call(store_uri, "threads", "--since", "2100-01-01")
+    assert "waits for an answer" in call(store_uri, "threads", "--waiting")
+    assert re.search("job-2.* unfinished", call(store_uri, "threads", "--unfinished"))
 
 
 def test_nodes_that_cannot_be_known(make_saver, store_uri):

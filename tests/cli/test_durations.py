@@ -1,9 +1,10 @@
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta, timezone
 
 import pytest
 import typer
 
-from langgraph_gcs_saver.cli.durations import duration, positive_duration
+from langgraph_gcs_saver.cli.durations import duration, instant, positive_duration
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,51 @@ def test_the_ends():
         positive_duration("0d")
     with pytest.raises(typer.BadParameter, match="too long"):
         duration("999999999999w")
+
+
+UTC = timezone.utc
+PLUS_2 = timezone(timedelta(hours=2))
+
+
+@pytest.fixture
+def local_zone(monkeypatch):
+    """Two hours before UTC, all year."""
+    monkeypatch.setenv("TZ", "LOCAL-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("2030-01-31", datetime(2030, 1, 31, tzinfo=PLUS_2)),
+        ("2030-01-31T10:15", datetime(2030, 1, 31, 10, 15, tzinfo=PLUS_2)),
+        (" 2030-01-31 10:15:30 ", datetime(2030, 1, 31, 10, 15, 30, tzinfo=PLUS_2)),
+        ("2030-01-31T10:15Z", datetime(2030, 1, 31, 10, 15, tzinfo=UTC)),
+        ("2030-01-31 10:15:30z", datetime(2030, 1, 31, 10, 15, 30, tzinfo=UTC)),
+        ("2030-01-31T10:15:30+01:00", datetime(2030, 1, 31, 9, 15, 30, tzinfo=UTC)),
+        ("2030-01-31T10:15:30.123456+00:00", datetime(2030, 1, 31, 10, 15, 30, 123456, tzinfo=UTC)),
+    ],
+)
+@pytest.mark.usefixtures("local_zone")
+def test_moments(text, meant):
+    found = instant(text)
+    assert found == meant
+    assert found.utcoffset() == timedelta(hours=2)
+
+
+@pytest.mark.parametrize(("text", "ago"), [("0s", 0), ("10m", 600), (" 2h ", 7200), ("7d", 7 * 86400)])
+def test_so_long_ago(text, ago):
+    before = datetime.now(UTC)
+    found = instant(text)
+    assert before - timedelta(seconds=ago) <= found <= datetime.now(UTC) - timedelta(seconds=ago)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "10", "10:15", "2030", "2030-13-01", "2030-02-30T10:00", "-1h", "9" * 12 + "w"]
+)
+def test_what_is_no_moment(text):
+    with pytest.raises(typer.BadParameter):
+        instant(text)

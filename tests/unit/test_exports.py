@@ -24,7 +24,7 @@ LANGGRAPHS = (
 """What LangGraph's base class declares."""
 
 OURS = (
-    *("setup", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
+    *("setup", "checkpoint_at", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
     *("threads", "history", "stats", "collect", "sweep", "close"),
     *("transfer_thread", "export_thread", "import_thread", "migrate"),
 )
