@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -23,9 +24,18 @@ NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The checkpoint namespace; the root graph's if not given.")
 ]
 LATEST = "latest"
-CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CHECKPOINT", help="Its id, or a unique beginning or end of it, or `latest`.")
+ID_HELP = "Its id, or a part of it that no other has: the beginning, the middle or the end; or `latest`."
+CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help=ID_HELP)]
+OptionalCheckpointArgument = Annotated[
+    str | None, typer.Argument(metavar="CHECKPOINT", help=f"{ID_HELP} The latest, if not given.")
 ]
+AT_HELP = (
+    "the newest checkpoint of that time or before: 2030-01-31T10:15, local time unless it ends with a zone, such as Z; "
+    "or so long ago: 10m, 2h."
+)
+
+_CANDIDATES = 10
+"""Ids that an error lists."""
 
 
 def open_portable(store: str | None, cipher: str | None) -> GCSSaver:
@@ -34,7 +44,7 @@ def open_portable(store: str | None, cipher: str | None) -> GCSSaver:
 
 
 def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
-    """The checkpoint that was named by its id, by a beginning or an end of it that no other has, or as `latest`.
+    """The checkpoint that was named by its id, by a part of it that no other has, or as `latest`.
 
     Raises:
         CommandError: There is none, or there are several.
@@ -58,7 +68,11 @@ def _get(saver: GCSSaver, thread: str, ns: str, checkpoint_id: str | None) -> Ch
 
 
 def _nothing(thread: str, ns: str) -> str:
-    return f"thread {thread!r} has no checkpoint{f' in namespace {ns!r}' if ns else ''}."
+    return f"thread {thread!r} has no checkpoint{_in_namespace(ns)}."
+
+
+def _in_namespace(ns: str) -> str:
+    return f" in namespace {ns!r}" if ns else ""
 
 
 def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
@@ -72,15 +86,32 @@ def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
         raise CommandError(_nothing(thread, ns))
     if which == LATEST:
         return ids[0]
-    found = [one for one in ids if one == which] or [
-        one for one in ids if which and (one.startswith(which) or one.endswith(which))
-    ]
+    found = [one for one in ids if one == which] or [one for one in ids if which and which in one]
     if not found:
-        raise CommandError(f"thread {thread!r} has no checkpoint {which!r}{f' in namespace {ns!r}' if ns else ''}.")
+        raise CommandError(
+            f"thread {thread!r} has no checkpoint {which!r}{_in_namespace(ns)}, and none whose id contains that. "
+            "`langgraph-gcs history` lists its checkpoints."
+        )
     if len(found) > 1:
-        some = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise CommandError(f"{which!r} names {len(found)} checkpoints of thread {thread!r}: {some}.")
+        more = f" and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
+        raise CommandError(
+            f"{which!r} names {len(found)} checkpoints of thread {thread!r}{_in_namespace(ns)}: "
+            f"{', '.join(found[:_CANDIDATES])}{more}. Give more of the id."
+        )
     return found[0]
+
+
+def find_at(saver: Admin, thread: str, ns: str, time: datetime) -> str:
+    """The id of the newest checkpoint that was made at a time or before, which need not be readable.
+
+    Raises:
+        CommandError: There is none.
+    """
+    found = saver.checkpoint_at({"configurable": {"thread_id": thread, "checkpoint_ns": ns}}, time)
+    if found is None:
+        when = time.isoformat(timespec="seconds")
+        raise CommandError(f"thread {thread!r} has no checkpoint of {when} or before{_in_namespace(ns)}.")
+    return found
 
 
 def id_of(found: CheckpointTuple) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -10,11 +11,15 @@ from rich.text import Text
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.checkpoint import (
+    AT_HELP,
+    ID_HELP,
+    LATEST,
     NamespaceOption,
     brief,
     brief_pair,
     facts,
     field,
+    find_at,
     id_of,
     load,
     open_portable,
@@ -23,7 +28,9 @@ from langgraph_gcs_saver.cli.checkpoint import (
     text_lines,
     value_lines,
 )
+from langgraph_gcs_saver.cli.durations import instant
 from langgraph_gcs_saver.cli.terminal import (
+    Bar,
     CipherOption,
     CommandError,
     JsonOption,
@@ -41,18 +48,30 @@ from langgraph_gcs_saver.edits import COUNTERS
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import CheckpointTuple
 
+    from langgraph_gcs_saver import GCSSaver
+
 _SIGNS = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
 _STYLES = {"added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
 
 
 def diff(
     thread: ThreadArgument,
-    a: Annotated[
-        str, typer.Argument(metavar="A", help="A checkpoint: its id, a unique beginning or end, or `latest`.")
-    ],
-    b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with, likewise.")],
+    a: Annotated[str | None, typer.Argument(metavar="A", help=f"A checkpoint. {ID_HELP}")] = None,
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="The one to compare it with, likewise; the latest, if not given."),
+    ] = None,
     *,
     ns: NamespaceOption = "",
+    at: Annotated[
+        list[datetime] | None,
+        typer.Option(
+            "--at",
+            parser=instant,
+            metavar="TIME",
+            help=f"Instead of A; given twice, instead of both. It names {AT_HELP}",
+        ),
+    ] = None,
     channel: Annotated[str | None, typer.Option("--channel", metavar="C", help="Compare this channel only.")] = None,
     store: StoreOption = None,
     cipher: CipherOption = None,
@@ -60,13 +79,15 @@ def diff(
 ) -> None:
     """Compare two checkpoints of a thread: by channel, messages by their ids, nested values by path, text by line.
 
-    Example: langgraph-gcs diff my-thread 3f9a1c latest --store file:///tmp/store
+    Example: langgraph-gcs diff my-thread --at 2h --store file:///tmp/store
     """
+    named: list[str | datetime] = [*(at or ()), *(one for one in (a, b) if one is not None)]
+    if not named:
+        raise CommandError("say what to compare: A, or --at TIME.", 2)
+    if len(named) > 2:
+        raise CommandError("three or more checkpoints are named by A, B and --at: two can be compared.", 2)
     with open_portable(store, cipher) as saver, progress("reading", 2) as bar:
-        before = load(saver, thread, ns, a)
-        bar()
-        after = load(saver, thread, ns, b)
-        bar()
+        before, after = (_load(saver, thread, ns, one, bar) for one in [*named, LATEST][:2])
     known = before.checkpoint["channel_versions"].keys() | after.checkpoint["channel_versions"].keys()
     if channel is not None and channel not in known:
         names = ", ".join(sorted(known))
@@ -86,6 +107,12 @@ def diff(
         )
         return
     print_lines(console(), _lines(before, after, found, unknown))
+
+
+def _load(saver: GCSSaver, thread: str, ns: str, which: str | datetime, bar: Bar) -> CheckpointTuple:
+    found = load(saver, thread, ns, which if isinstance(which, str) else find_at(saver, thread, ns, which))
+    bar()
+    return found
 
 
 def _values(found: CheckpointTuple, channel: str | None) -> Mapping[str, Any]:

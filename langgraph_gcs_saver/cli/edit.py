@@ -18,6 +18,7 @@ import typer
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.checkpoint import (
+    ID_HELP,
     LATEST,
     NamespaceOption,
     field,
@@ -51,9 +52,7 @@ def edit(
     channel: Annotated[str, typer.Option("--channel", metavar="C", help="The channel to change.")],
     checkpoint: Annotated[
         str,
-        typer.Option(
-            "--checkpoint", metavar="CHECKPOINT", help="Its id, or a unique beginning or end of it, or `latest`."
-        ),
+        typer.Option("--checkpoint", metavar="CHECKPOINT", help=ID_HELP),
     ] = LATEST,
     ns: NamespaceOption = "",
     value: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -10,11 +11,13 @@ from rich.text import Text
 
 from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.cli.checkpoint import (
+    AT_HELP,
     LATEST,
-    CheckpointArgument,
     NamespaceOption,
+    OptionalCheckpointArgument,
     facts,
     field,
+    find_at,
     id_of,
     load,
     open_portable,
@@ -23,6 +26,7 @@ from langgraph_gcs_saver.cli.checkpoint import (
     recovery,
     value_lines,
 )
+from langgraph_gcs_saver.cli.durations import instant
 from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
     CommandError,
@@ -44,9 +48,10 @@ if TYPE_CHECKING:
 
 def show(
     thread: ThreadArgument,
-    checkpoint: CheckpointArgument = LATEST,
+    checkpoint: OptionalCheckpointArgument = None,
     *,
     ns: NamespaceOption = "",
+    at: Annotated[datetime | None, typer.Option("--at", parser=instant, metavar="TIME", help=f"Show {AT_HELP}")] = None,
     channel: Annotated[str | None, typer.Option("--channel", metavar="C", help="Show this channel only.")] = None,
     store: StoreOption = None,
     cipher: CipherOption = None,
@@ -58,8 +63,11 @@ def show(
 
     Example: langgraph-gcs show my-thread latest --channel messages --store file:///tmp/store
     """
+    if at is not None and checkpoint is not None:
+        raise CommandError("CHECKPOINT and --at both name a checkpoint: give one of them.", 2)
     with open_portable(store, cipher) as saver, progress("reading"):
-        found = load(saver, thread, ns, checkpoint)
+        named = LATEST if checkpoint is None else checkpoint
+        found = load(saver, thread, ns, named if at is None else find_at(saver, thread, ns, at))
         histories = _histories(saver, found)
     values = found.checkpoint["channel_values"]
     if channel is not None:

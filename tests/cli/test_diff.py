@@ -4,6 +4,7 @@ import json
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from typer.testing import CliRunner
 
 from langgraph_gcs_saver.cli.app import app
@@ -11,6 +12,7 @@ from langgraph_gcs_saver.cli.diff import path_text
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.diff import Id, differences
 from langgraph_gcs_saver.keys import checkpoint_doc
+from tests.behaviour.api import cfg, version
 from tests.cli.stored import put
 from tests.system.raw import open_raw
 
@@ -106,6 +108,34 @@ def test_deltachannels_without_a_value_are_named(make_saver, store_uri):
     assert "removed" not in found
     assert json.loads(run(store_uri, "t", "01", "02", "--json"))["not_compared"] == ["seen"]
     assert "seen" not in run(store_uri, "t", "01", "02", "--channel", "x")
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_checkpoints_of_a_time(make_saver, store_uri):
+    saver, ids = make_saver(), []
+    for number in (1, 2, 3):
+        checkpoint = empty_checkpoint() | {
+            "id": f"1f000000-0000-6000-8000-{number:012}",
+            "ts": f"2030-01-0{number}T00:00:00+00:00",
+            "channel_values": {"x": number},
+            "channel_versions": {"x": version(number)},
+        }
+        saver.put(cfg("t", n=number - 1 or None), checkpoint, {"step": number}, {"x": version(number)})
+        ids.append(checkpoint["id"])
+    one, two, three = ids
+
+    def compared(*arguments):
+        found = json.loads(run(store_uri, "t", *arguments, "--json"))
+        return found["a"]["checkpoint_id"], found["b"]["checkpoint_id"]
+
+    assert compared("01") == compared("--at", "2030-01-01T12:00Z") == (one, three)
+    assert compared("--at", "2030-01-01T12:00Z", "02") == (one, two)
+    assert compared("--at", "2030-01-02T12:00Z", "--at", "2030-01-01T12:00Z") == (two, one)
+    assert compared("02", "01") == (two, one)
+    with pytest.raises(CommandError, match="A, or --at TIME"):
+        run(store_uri, "t")
+    with pytest.raises(CommandError, match="two can be compared"):
+        run(store_uri, "t", "01", "02", "--at", "2030-01-01")
 
 
 def test_unknown_checkpoints(pair, store_uri):

@@ -1,15 +1,18 @@
 """A checkpoint, readable: messages as a chat, the rest as JSON; nothing of it acts on the terminal."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Annotated, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.graph import START, StateGraph
@@ -18,9 +21,10 @@ from typer.testing import CliRunner
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.terminal import CommandError
-from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, InvalidInputError
 from langgraph_gcs_saver.keys import checkpoint_doc
 from langgraph_gcs_saver.portable import PortableSerializer, from_json
+from tests.behaviour.api import cfg
 from tests.cli.stored import put
 from tests.system.raw import open_raw
 
@@ -110,7 +114,7 @@ def test_json_gives_the_values_back(make_saver, store_uri):
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
-def test_checkpoints_are_named_by_either_end(make_saver, store_uri):
+def test_checkpoints_are_named_by_a_part_of_their_id(make_saver, store_uri):
     saver = make_saver()
     one = put(saver, {"x": 1})
     two = put(saver, {"x": 2}, number=2, parent=one)
@@ -121,11 +125,13 @@ def test_checkpoints_are_named_by_either_end(make_saver, store_uri):
 
     assert shown() == shown("latest") == shown(two) == shown("02") == two
     assert shown(one) == shown("0001") == one
+    assert shown(one[9:]) == shown("0-000000000001") == one
     assert shown("--ns", "sub\n\x1b").endswith("3")
     assert is_harmless(run(store_uri, "t", "--ns", "sub\n\x1b"))
     for arguments, error in [
-        (["t", "1f0"], "names 2 checkpoints"),
-        (["t", "3"], "has no checkpoint '3'"),
+        (["t", "1f0"], f"'1f0' names 2 checkpoints of thread 't': {two}, {one}. Give more of the id."),
+        (["t", "6000-8000"], f"'6000-8000' names 2 checkpoints of thread 't': {two}, {one}. Give more of the id."),
+        (["t", "3"], "has no checkpoint '3', and none whose id contains that"),
         (["t", ""], "has no checkpoint ''"),
         (["t", "--ns", "none"], "in namespace 'none'"),
         (["t", "--channel", "y"], "channel 'y' has no value"),
@@ -134,6 +140,96 @@ def test_checkpoints_are_named_by_either_end(make_saver, store_uri):
     ]:
         with pytest.raises(CommandError, match=error):
             run(store_uri, *arguments)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_part_that_many_have_names_some_of_them(make_saver, store_uri):
+    saver, parent = make_saver(), None
+    for number in range(1, 16):
+        parent = put(saver, {"x": number}, number=number, parent=parent)
+    with pytest.raises(CommandError) as caught:
+        run(store_uri, "t", "6000")
+    assert str(caught.value).count("1f000000-") == 10
+    assert " and 5 more. " in str(caught.value)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_part_from_the_middle_of_an_id(make_saver, store_uri):
+    """Ids of LangGraph have the time in front, and end with what other ids of the process end with."""
+    saver, parent = make_saver(), None
+    for middle in ("5b3c", "5b3d"):
+        checkpoint = empty_checkpoint() | {"id": f"1f000000-0000-6000-{middle}-000000000001"}
+        config = {
+            "configurable": {"thread_id": "t", "checkpoint_ns": "", **({"checkpoint_id": parent} if parent else {})}
+        }
+        saver.put(config, checkpoint, {"source": "loop", "step": 1}, {})
+        parent = checkpoint["id"]
+    assert "5b3c-" in run(store_uri, "t", "5b3c")
+    assert "5b3d-" in run(store_uri, "t", "3d-0")
+
+
+def made_at(saver, *times, thread="t"):
+    """Checkpoints that say that they were made at these times, oldest first; their ids."""
+    ids = []
+    for number, time in enumerate(times, 1):
+        checkpoint = empty_checkpoint() | {"id": f"1f000000-0000-6000-8000-{number:012}", "ts": time}
+        config = {
+            "configurable": {"thread_id": thread, "checkpoint_ns": "", **({"checkpoint_id": ids[-1]} if ids else {})}
+        }
+        saver.put(config, checkpoint, {"source": "loop", "step": number}, {})
+        ids.append(checkpoint["id"])
+    return ids
+
+
+TIMES = ("2030-01-31T10:00:00+00:00", "2030-01-31T11:00:00.5+00:00", "2030-01-31T12:00:00Z", "2030-01-31T13:00:00")
+
+
+def test_the_checkpoint_of_a_time(make_saver, store_uri):
+    saver = make_saver()
+    one, two, three, four = made_at(saver, *TIMES)
+
+    def at(time):
+        return json.loads(run(store_uri, "t", "--at", time, "--json"))["checkpoint_id"]
+
+    assert at("2030-01-31T10:00:00Z") == at("2030-01-31T11:00:00Z") == at("2030-01-31T12:59:59+02:00") == one
+    assert at("2030-01-31T11:00:01Z") == two
+    assert at("2030-01-31T12:59:59Z") == three
+    assert at("2030-01-31T13:00:00Z") == at("2040-01-01") == four
+    for time in ("2030-01-31T09:59:59Z", "10m"):
+        with pytest.raises(CommandError, match=r"thread 't' has no checkpoint of \d{4}-.* or before\."):
+            at(time)
+    with pytest.raises(CommandError, match=r"or before in namespace 'sub'\."):
+        run(store_uri, "t", "--at", "2040-01-01", "--ns", "sub")
+    with pytest.raises(CommandError, match="CHECKPOINT and --at"):
+        run(store_uri, "t", one, "--at", "2040-01-01")
+    for time in ("2030-01-31T11:30:00+00:00", "2030-01-31T13:30:00+02:00"):
+        assert saver.checkpoint_at(cfg(), datetime.fromisoformat(time)) == two
+    assert asyncio.run(saver.acheckpoint_at(cfg(), datetime.fromisoformat(time))) == two
+    assert saver.checkpoint_at(cfg("none"), datetime.now(timezone.utc)) is None
+    with pytest.raises(InvalidInputError, match="time"):
+        saver.checkpoint_at(cfg(), "2030-01-31")
+
+
+def test_the_time_of_a_copy_is_that_of_its_original(make_saver, store_uri):
+    saver = make_saver()
+    made_at(saver, "2020-01-01T00:00:00+00:00", "2020-01-02T00:00:00+00:00")
+    saver.copy_thread("t", "copy")
+    shown = run(store_uri, "copy", "--at", "2020-01-01T12:00Z")
+    assert "-000000000001" in shown
+    assert "2020-01-01T00:00:00+00:00" in shown
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_damaged_checkpoint_of_a_time(make_saver, store_uri):
+    """One that cannot say when it was made counts by when it was stored; what it held is not made up of another."""
+    saver = make_saver()
+    one, two = made_at(saver, "2020-01-01T00:00:00+00:00", "2020-01-02T00:00:00+00:00")
+    raw, name = open_raw(store_uri), checkpoint_doc("t", "", two)
+    raw.set_document(name, raw.documents()[name] | {"manifest": b"flipped"})
+    raw.close()
+    assert one in run(store_uri, "t", "--at", "2020-01-03")
+    with pytest.raises(CheckpointCorruptError):
+        run(store_uri, "t", "--at", "0s")
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
