@@ -109,7 +109,7 @@ class Admin:
 
         Raises:
             InvalidURIError: It names no store.
-            InvalidOptionError: An option is unknown or out of its range.
+            InvalidOptionError: An option is unknown or out of its range, or nothing names a project.
             PermissionDeniedError: There are no credentials.
         """
         address = parse(conn_string)

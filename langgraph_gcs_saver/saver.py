@@ -77,8 +77,9 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`.
 
     Raises:
-        InvalidURIError: The bucket, prefix or root is not a legal name.
-        InvalidOptionError: An option is unknown or out of its range, or a client is for another project or database.
+        InvalidURIError: The bucket, prefix or root is not a legal name. A connection string goes to `from_conn_string`.
+        InvalidOptionError: An option is unknown or out of its range, a client is for another project or database, or
+            nothing names a project.
         PermissionDeniedError: There are no credentials.
     """
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
+import google.auth
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import firestore
 from google.cloud.storage import Bucket, Client
 
-from langgraph_gcs_saver.errors import InvalidOptionError, PermissionDeniedError
+from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, PermissionDeniedError
 from langgraph_gcs_saver.options import GoogleAddress, Options
 from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.gcs import GCSBlobs
 
 _EMULATOR_PROJECT = "langgraph-gcs-saver"
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
 def open_google(
@@ -36,23 +39,17 @@ def open_google(
             variable is set, anonymous ones.
 
     Raises:
-        InvalidOptionError: What was given is no client, or one for another project or database.
-        PermissionDeniedError: There are no credentials.
+        InvalidOptionError: What was given is no client, or one for another project or database; or nothing names a
+            project.
+        PermissionDeniedError: There are no credentials, or they cannot be read.
     """
     _check(address, firestore_client)
     made = firestore_client is None
-    try:
-        if isinstance(bucket, str):
-            bucket = _storage_client(address, credentials).bucket(bucket)
-        if firestore_client is None:
-            firestore_client = _firestore_client(address, credentials, bucket)
-    except (GoogleAuthError, OSError) as error:
-        # Without a project google-cloud raises OSError ("Project was not passed …").
-        raise PermissionDeniedError(
-            f"There are no usable Google Cloud credentials or no project ({error}). Run `gcloud auth "
-            "application-default login`, or give the service account of this machine roles/datastore.user and "
-            "roles/storage.objectUser, and name the project in the connection string (`?project=…`)."
-        ) from error
+    login = _Login(address, credentials)
+    if isinstance(bucket, str):
+        bucket = login.storage().bucket(bucket)
+    if firestore_client is None:
+        firestore_client = login.firestore(bucket.client.project)
     return (
         FirestoreDocuments(firestore_client, root=address.root or "", timeout=options.timeout, owns_client=made),
         GCSBlobs(bucket, prefix=address.prefix, timeout=options.timeout, max_connections=options.max_threads),
@@ -64,8 +61,14 @@ def bucket_name(bucket: Bucket | str) -> str:
 
     Raises:
         InvalidOptionError: It is none.
+        InvalidURIError: It is a connection string.
     """
     if isinstance(bucket, str):
+        if "://" in bucket:
+            raise InvalidURIError(
+                f"{bucket!r} is a connection string, and GCSSaver takes the name of a bucket. Open it with "
+                f"GCSSaver.from_conn_string({bucket!r})."
+            )
         return bucket
     if not isinstance(bucket, Bucket):
         raise InvalidOptionError(
@@ -91,15 +94,67 @@ def _check(address: GoogleAddress, client: object) -> None:
         )
 
 
-def _storage_client(address: GoogleAddress, credentials: Credentials | None) -> Client:
-    if os.environ.get("STORAGE_EMULATOR_HOST") and credentials is None:
-        return Client(project=address.project or _EMULATOR_PROJECT, credentials=AnonymousCredentials())
-    return Client(project=address.project, credentials=credentials)
+class _Login:
+    """The credentials and the project of the clients that are made here, looked up when a client needs them.
 
+    Google's clients look up both in one call, and what that raises does not say which one is missing.
 
-def _firestore_client(address: GoogleAddress, credentials: Credentials | None, bucket: Bucket) -> firestore.Client:
-    if os.environ.get("FIRESTORE_EMULATOR_HOST") and credentials is None:
-        project, credentials = address.project or _EMULATOR_PROJECT, AnonymousCredentials()
-    else:
-        project = address.project or bucket.client.project
-    return firestore.Client(project=project, database=address.database, credentials=credentials)
+    Args:
+        address: The project, if the caller named one.
+        credentials: The caller's.
+    """
+
+    def __init__(self, address: GoogleAddress, credentials: Credentials | None) -> None:
+        self._address = address
+        self._given = credentials
+
+    def storage(self) -> Client:
+        """A client for Cloud Storage, which needs no project to use a bucket that exists."""
+        project = self._address.project
+        if os.environ.get("STORAGE_EMULATOR_HOST") and self._given is None:
+            return Client(project=project or _EMULATOR_PROJECT, credentials=AnonymousCredentials())
+        credentials = self._credentials()
+        return Client(project=project or self._project(), credentials=credentials)
+
+    def firestore(self, of_bucket: str | None) -> firestore.Client:
+        """A client for the database; if no project is named, in that of the bucket's client."""
+        address = self._address
+        if os.environ.get("FIRESTORE_EMULATOR_HOST") and self._given is None:
+            project = address.project or _EMULATOR_PROJECT
+            return firestore.Client(project=project, database=address.database, credentials=AnonymousCredentials())
+        credentials = self._credentials()
+        named = address.project or of_bucket or self._project()
+        if named is None:
+            raise InvalidOptionError(
+                f"Nothing names the Google Cloud project of the Firestore database {address.database!r}. Add "
+                "`?project=PROJECT` to the connection string, pass `project=`, or set the environment variable "
+                "GOOGLE_CLOUD_PROJECT."
+            )
+        return firestore.Client(project=named, database=address.database, credentials=credentials)
+
+    @cached_property
+    def _environment(self) -> tuple[Credentials, str | None]:
+        found: tuple[Credentials, str | None] = google.auth.default(scopes=(_SCOPE,))
+        return found
+
+    def _credentials(self) -> Credentials:
+        if self._given is not None:
+            return self._given
+        try:
+            return self._environment[0]
+        except (GoogleAuthError, OSError) as error:
+            raise PermissionDeniedError(
+                f"There are no usable Google Cloud credentials ({error}). Run `gcloud auth application-default login`, "
+                "run as a service account that has roles/datastore.user and roles/storage.objectUser, or pass "
+                "`credentials=`."
+            ) from error
+
+    def _project(self) -> str | None:
+        """The project that the environment or the credentials name."""
+        named = os.environ.get("GOOGLE_CLOUD_PROJECT") or getattr(self._given, "project_id", None)
+        if named:
+            return str(named)
+        try:
+            return self._environment[1]
+        except (GoogleAuthError, OSError):
+            return None  # without credentials the environment names no project either

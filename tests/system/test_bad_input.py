@@ -1,7 +1,9 @@
 """Bad input: an error of ours that says what to do, within seconds, without state in it, and nothing half-written."""
 
 import asyncio
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,12 +14,11 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import google.auth
 import pytest
 from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import firestore, storage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
@@ -44,11 +45,11 @@ SURROGATE = "lone \ud800 surrogate"
 
 
 @contextmanager
-def refused(*kinds, match=None, seconds=5.0) -> Iterator[None]:
+def refused(*kinds, match=None, seconds=5.0) -> Iterator[pytest.ExceptionInfo[GCSSaverError]]:
     """The body raises exactly one of our errors, soon, with advice and without state."""
     began = time.monotonic()
     with pytest.raises(kinds or GCSSaverError, match=match) as caught:
-        yield
+        yield caught
     assert time.monotonic() - began < seconds
     error = caught.value
     assert isinstance(error, GCSSaverError), repr(error)
@@ -174,30 +175,79 @@ def test_clients_that_fit(monkeypatch):
 # Credentials, permissions, places
 
 
-def test_no_credentials(monkeypatch):
-    def default(*args, **kwargs):
-        raise DefaultCredentialsError("Your default credentials were not found.")
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """An environment that has neither emulators nor credentials, and names no project."""
+    names = ["STORAGE_EMULATOR_HOST", "FIRESTORE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"]
+    for name in [*names, "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("PATH", "")  # no gcloud that could name a project
 
-    monkeypatch.setattr(google.auth, "default", default)
-    for emulator in ("STORAGE_EMULATOR_HOST", "FIRESTORE_EMULATOR_HOST"):
-        monkeypatch.delenv(emulator, raising=False)
-    for uri in ("gs://bucket", "gs://bucket/prefix?project=p&database=d"):
-        with refused(PermissionDeniedError, match="gcloud auth application-default login"):
-            GCSSaver.from_conn_string(uri)
-    with refused(PermissionDeniedError, match="gcloud auth application-default login"):
+
+@pytest.fixture
+def logged_in(bare, monkeypatch, tmp_path):
+    """The same after `gcloud auth application-default login`, which names no project."""
+    login = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "t"}
+    (tmp_path / "application_default_credentials.json").write_text(json.dumps(login))
+
+
+LOGIN = re.escape("Run `gcloud auth application-default login`")
+PROJECT = r"Nothing names the Google Cloud project.*\?project="
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket", "gs://bucket/prefix?project=p&database=d"])
+def test_no_credentials(bare, monkeypatch, uri):
+    with refused(PermissionDeniedError, match=LOGIN) as caught:
+        GCSSaver.from_conn_string(uri)
+    assert "roject" not in str(caught.value).replace("roles/", "")
+    with refused(PermissionDeniedError, match=LOGIN):
         GCSSaver("bucket")
     # One emulator does not make the other service need none.
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-    with refused(PermissionDeniedError, match="gcloud auth application-default login"):
-        GCSSaver.from_conn_string("gs://bucket?project=p")
+    for emulator in ("STORAGE_EMULATOR_HOST", "FIRESTORE_EMULATOR_HOST"):
+        with monkeypatch.context() as patch:
+            patch.setenv(emulator, "http://127.0.0.1:9" if "STORAGE" in emulator else "127.0.0.1:9")
+            with refused(PermissionDeniedError, match=LOGIN):
+                GCSSaver.from_conn_string(uri)
 
 
-def test_no_project(monkeypatch):
-    monkeypatch.setattr(google.auth, "default", lambda *args, **kwargs: (AnonymousCredentials(), None))
-    for name in ("STORAGE_EMULATOR_HOST", "FIRESTORE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
-    with refused(PermissionDeniedError, InvalidInputError, match="project"):
-        GCSSaver.from_conn_string("gs://bucket")
+def test_credentials_that_cannot_be_read(bare, monkeypatch, tmp_path):
+    (tmp_path / "key.json").write_text("not JSON")
+    for name in ("key.json", "no-such-file.json"):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / name))
+        with refused(PermissionDeniedError, match=f"{name}.*{LOGIN}"):
+            GCSSaver.from_conn_string("gs://bucket?project=p")
+
+
+def test_no_project(logged_in, monkeypatch):
+    for make in (partial(GCSSaver.from_conn_string, "gs://bucket"), partial(GCSSaver, "bucket")):
+        with refused(InvalidOptionError, match=PROJECT) as caught:
+            make()
+        assert "gcloud auth" not in str(caught.value)
+    GCSSaver.from_conn_string("gs://bucket?project=p").close()
+    GCSSaver("bucket", project="p").close()
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+    GCSSaver("bucket").close()
+
+
+def test_no_project_beside_credentials_that_were_passed(bare):
+    # Google's client looks for a project among credentials of the environment, and complains that there are none.
+    with refused(InvalidOptionError, match=PROJECT):
+        GCSSaver("bucket", credentials=AnonymousCredentials())
+    GCSSaver("bucket", credentials=AnonymousCredentials(), project="p").close()
+
+
+def test_credentials_that_were_passed_take_the_environments_project(logged_in, monkeypatch):
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+    with GCSSaver("bucket", credentials=AnonymousCredentials()) as saver:
+        assert saver._backend.documents._client.project == "p"
+
+
+@pytest.mark.parametrize("given", ["file:///tmp/store", "gs://bucket/agents?project=p"])
+def test_a_connection_string_in_place_of_a_bucket(given):
+    with refused(InvalidURIError, match=re.escape(f"GCSSaver.from_conn_string({given!r})")):
+        GCSSaver(given)
 
 
 def assert_nothing_of_a_checkpoint(uri):
