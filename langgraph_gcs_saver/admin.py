@@ -197,6 +197,23 @@ class Admin:
         report = await arun(flows.setup.setup(location, self._context, platform=platform), self._backend)
         return _told(report, write_settings)
 
+    def ping(self) -> None:
+        """Raise if the store cannot be reached: one small read of the database and one of the bucket, at the same time.
+
+        For a readiness check. Returns if both answer, whatever is stored. Liveness needs no store: a process that
+        cannot reach it is not repaired by a restart.
+
+        Raises:
+            StoreNotFoundError: The database or the bucket does not exist.
+            PermissionDeniedError: These credentials may not read them.
+            StoreUnavailableError: A service did not answer before the deadline, `timeout`.
+        """
+        run(flows.setup.ping(), self._backend)
+
+    async def aping(self) -> None:
+        """Asynchronous twin of `ping`."""
+        await arun(flows.setup.ping(), self._backend)
+
     # Reading
 
     def checkpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
@@ -880,7 +897,7 @@ class Admin:
         depth: Depth = "metadata",
         step: Callable[[int], object] | None = None,
     ) -> AsyncIterator[Finding]:
-        """Asynchronous twin of `verify`."""
+        """Asynchronous twin of `verify`: an asynchronous iterator, for `async for`, not to be awaited."""
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)

@@ -196,7 +196,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Asynchronous twin of `list`."""
+        """Asynchronous twin of `list`: an asynchronous iterator, for `async for`, not to be awaited."""
         search = requests.search(config, wanted=filter, before=before, limit=limit)
         thread_id = None if config is None else configs.configurable(config)["thread_id"]
         after: str | None = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import field
 
-from langgraph_gcs_saver import settings
+from langgraph_gcs_saver import keys, settings
 from langgraph_gcs_saver.effects import (
     BucketSettings,
     Commit,
@@ -20,6 +20,7 @@ from langgraph_gcs_saver.effects import (
     GetDocs,
     Merge,
     PutBlob,
+    QueryDocs,
     ReadBucket,
     ReadIndexing,
     SetLifecycle,
@@ -100,6 +101,17 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
             for rule in settings.deleting(bucket)
         ]
     return SetupReport(tuple(done), tuple(missing), tuple(warnings), files)
+
+
+def ping() -> Flow[None]:
+    """Read a name of the database and an object that need not exist, at the same time.
+
+    A query, because a read of one missing document takes a second request to rule out a missing database.
+
+    Raises:
+        StoreError: The database or the bucket is missing, refuses, or does not answer.
+    """
+    yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), GetBlob("~setup/ping")))
 
 
 def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:

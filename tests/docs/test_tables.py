@@ -89,6 +89,13 @@ def test_the_reference_has_every_method():
     assert {name for name in own if f"a{name}" not in names} == {"from_conn_string", "get_next_version"}
 
 
+def test_the_reference_tells_which_twins_are_iterated():
+    twins = {name: getattr(GCSSaver, name) for name in vars(GCSSaver) if hasattr(GCSSaver, name.removeprefix("a"))}
+    iterated = [name for name, twin in twins.items() if name[0] == "a" and inspect.isasyncgenfunction(twin)]
+    (told,) = re.findall(r"Await every twin but two: (.*?) are asynchronous\niterators", REFERENCE)
+    assert re.findall(r"`(\w+)`", told) == sorted(iterated)
+
+
 def test_the_reference_has_every_error():
     written = {row[0].strip("`"): row[1].strip("`") for row in rows(REFERENCE, "What a handler does")}
     assert written == {cls.__name__: cls.kind for cls in _classes(errors.GCSSaverError)}

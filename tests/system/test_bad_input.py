@@ -350,6 +350,7 @@ def calls(saver):
         "list all": lambda: list(saver.list(None)),
         "delete_thread": lambda: saver.delete_thread("t"),
         "setup": saver.setup,
+        "ping": saver.ping,
     }
 
 
@@ -371,6 +372,7 @@ def acalls(saver):
         "alist all": lambda: alist(None),
         "adelete_thread": lambda: saver.adelete_thread("t"),
         "asetup": saver.asetup,
+        "aping": saver.aping,
     }
 
 
@@ -408,7 +410,7 @@ def test_services_that_are_not_there(monkeypatch, how):
             await asyncio.gather(*map(acheck, acalls(saver).values()))
 
         with GCSSaver.from_conn_string("gs://bucket?project=p", timeout=2) as saver:
-            with ThreadPoolExecutor(9) as threads:
+            with ThreadPoolExecutor(10) as threads:
                 list(threads.map(check, calls(saver).values()))
             asyncio.run(all_at_once(saver))
 

@@ -24,7 +24,7 @@ LANGGRAPHS = (
 """What LangGraph's base class declares."""
 
 OURS = (
-    *("setup", "checkpoint_at", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
+    *("setup", "ping", "checkpoint_at", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
     *("threads", "history", "stats", "collect", "sweep", "close"),
     *("transfer_thread", "export_thread", "import_thread", "migrate"),
 )
@@ -109,7 +109,9 @@ def test_twins_have_one_signature(sync, asynchronous):
 @pytest.mark.parametrize(("sync", "asynchronous"), TWINS)
 def test_the_asynchronous_twins_doc_names_the_other(sync, asynchronous):
     if sync != "close":
-        assert f"Asynchronous twin of `{sync}`" in getattr(GCSSaver, asynchronous).__doc__
+        doc = getattr(GCSSaver, asynchronous).__doc__
+        assert f"Asynchronous twin of `{sync}`" in doc
+        assert ("`async for`" in doc) == (asynchronous in STREAMS)
 
 
 @pytest.mark.parametrize("name", [name for pair in TWINS[: len(LANGGRAPHS)] for name in pair])
