@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import operator
 import threading
+import time
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli import demo_process
+from tests.docs.fences import ROOT
 
 STEPS = 6
 THREAD: Any = {"configurable": {"thread_id": "1"}}
@@ -37,18 +43,41 @@ def uri(tmp_path):
     return f"file://{tmp_path}/store"
 
 
-def test_sync_stores_each_step_before_the_next_begins(uri):
+def test_sync_stores_the_input_and_each_step_before_the_next_begins(uri):
     found = []
+
+    class Late(GCSSaver):
+        def put(self, *arguments: Any) -> Any:
+            time.sleep(0.3)  # a node that does not wait for it finds nothing
+            return super().put(*arguments)
 
     def node(state):
         latest = saver.get_tuple(THREAD)
-        found.append(None if latest is None else len(latest.checkpoint["channel_values"].get("done", ())))
+        found.append(None if latest is None else latest.checkpoint["channel_values"]["done"])
         return {"done": [len(state["done"])]}
 
-    with GCSSaver.from_conn_string(uri) as saver:
+    with Late.from_conn_string(uri) as saver:
         assert run(saver, node, durability="sync") == [*range(STEPS)]
-    # The first step need not find even the input.
-    assert found[1:] == [*range(1, STEPS)]
+    assert found == [[*range(step)] for step in range(STEPS)]
+
+
+def test_the_function_of_an_entrypoint_need_not_find_its_input(uri):
+    store_answers = threading.Event()
+
+    class Slow(GCSSaver):
+        def put(self, *arguments: Any) -> Any:
+            assert store_answers.wait(60)
+            return super().put(*arguments)
+
+    with Slow.from_conn_string(uri) as saver:
+
+        @entrypoint(checkpointer=saver)
+        def workflow(given):
+            assert saver.get_tuple(THREAD) is None
+            store_answers.set()
+            return given
+
+        assert workflow.invoke("input", THREAD, durability="sync") == "input"
 
 
 @pytest.mark.parametrize("mode", [{}, {"durability": "async"}])
@@ -68,6 +97,14 @@ def test_steps_of_the_default_need_not_wait_for_the_store(uri, mode):
 
     with Slow.from_conn_string(uri) as saver:
         assert run(saver, node, **mode) == [*range(STEPS)]
+
+
+def test_the_demo_says_how_durable_its_steps_are():
+    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## See it work\n")[2].partition("\n## ")[0]
+    assert 'the demo runs with `durability="sync"`' in " ".join(told.split())
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(demo_process))) if isinstance(node, ast.Call)]
+    (given,) = [call.keywords for call in calls if ast.unparse(call.func).endswith(".invoke")]
+    assert {"durability": "sync"}.items() <= {one.arg: getattr(one.value, "value", None) for one in given}.items()
 
 
 def test_exit_stores_nothing_before_the_end(uri):
