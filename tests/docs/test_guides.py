@@ -14,14 +14,19 @@ import time
 import httpx
 import pytest
 import yaml
+from langchain_core.messages import AIMessage, RemoveMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import Overwrite
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.options import GoogleAddress, parse
+from tests.docs import agents
 from tests.docs.blocks import GUIDES, ROOT, blocks, console
-from tests.docs.serving import curl, free_port, served, split, uvicorn
+from tests.docs.serving import READY_SECONDS, curl, free_port, served, split, uvicorn
+from tests.emulators.firestore import FirestoreEmulator
+from tests.emulators.storage import StorageEmulator
 
 BLOCKS = [block for path in GUIDES for block in blocks(path)]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -129,6 +134,14 @@ def dockerfile():
     return [tuple(line.split(" ", 1)) for line in lines if not line.startswith("#")]
 
 
+HASTY = """
+import functools, service
+
+# Soon enough for a test; nothing else is changed.
+service.GCSSaver.from_conn_string = functools.partial(service.GCSSaver.from_conn_string, timeout=3.0)
+app = service.app
+"""
+
 SLOW = """
 import asyncio, pathlib, service
 
@@ -141,31 +154,64 @@ app = service.app
 """
 
 
+needs_interrupts = pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="LangGraph's interrupts in asynchronous runs need Python 3.11, as the guide says",
+)
+
+
+def options_of(tmp_path, store):
+    """How the service is started: in its own directory, beside programs of a test's."""
+    _, (directory, _), *_ = console("fastapi")
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    return {
+        "path": "/health",
+        "log": tmp_path / "log",
+        "cwd": ROOT / directory.removeprefix("cd "),
+        "environment": {"LANGGRAPH_GCS_STORE": store, "PYTHONPATH": path},
+    }
+
+
+class Questions:
+    """Puts the ids of questions that the guide shows in the place of those that there are, and the other way round."""
+
+    def __init__(self):
+        self.shown = re.search("[0-9a-f]{32}", (GUIDES[1]).read_text(encoding="utf-8"))[0]
+        self.found = None
+
+    def as_shown(self, answer):
+        found = set(re.findall("[0-9a-f]{32}", answer))
+        if found:
+            assert len(found) == 1
+            (self.found,) = found
+            answer = answer.replace(self.found, self.shown)
+        return answer
+
+    def as_typed(self, command):
+        return command.replace(self.shown, self.found) if self.found else command
+
+
+@needs_interrupts
 async def test_fastapi(tmp_path):
-    if sys.version_info < (3, 11):
-        pytest.skip("LangGraph's interrupts in asynchronous runs need Python 3.11, as the guide says")
-    (install, _), (directory, _), (server, _), *calls = console("fastapi")
+    (install, _), _, (server, _), *calls = console("fastapi")
     assert {"fastapi", "uvicorn"} <= set(install.split())
     variables, words = split(server)
     assert list(variables) == ["LANGGRAPH_GCS_STORE"]
     port = free_port()
     store = f"file://{tmp_path}/store"
-    options = {
-        "path": "/health",
-        "log": tmp_path / "log",
-        "cwd": ROOT / directory.removeprefix("cd "),
-        "environment": {"LANGGRAPH_GCS_STORE": store, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))},
-    }
+    options = options_of(tmp_path, store)
+    questions = Questions()
     *before, (resume, resumed) = calls
     assert len(before) == 2
     with served([*uvicorn(words), "--port", str(port)], port, **options):
         for command, output in before:
-            assert await asyncio.to_thread(curl, command, port) == output
-        nobody = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/threads/nobody")
-        assert nobody.status_code == 404
-        with pytest.raises(httpx.TransportError):  # nothing to go on with, and the headers have been sent
-            await asyncio.to_thread(httpx.post, f"http://127.0.0.1:{port}/threads/nobody/runs", json={})
-        assert "EmptyInputError" in options["log"].read_text()
+            assert questions.as_shown(await asyncio.to_thread(curl, command, port)) == output
+        url = f"http://127.0.0.1:{port}/threads/nobody"
+        assert (await asyncio.to_thread(httpx.get, url)).status_code == 404
+        for nothing in ({}, {"answers": {"0" * 32: "yes"}}):  # to resume
+            assert (await asyncio.to_thread(httpx.post, f"{url}/runs", json=nothing)).status_code == 404
+        ready = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/ready")
+        assert ready.json() == {"status": "ready"}
     # As the guide says, it was stopped and is started again: by the image's command, but for the place, how long it
     # waits for runs, and a model that takes its time.
     words = json.loads(dict(dockerfile())["CMD"])
@@ -173,7 +219,7 @@ async def test_fastapi(tmp_path):
         words[words.index(old)] = new
     (tmp_path / "slow.py").write_text(SLOW.replace("BEGUN", str(tmp_path / "begun")))
     with served(uvicorn(words), port, **options) as process:
-        assert await asyncio.to_thread(curl, resume, port) == resumed
+        assert await asyncio.to_thread(curl, questions.as_typed(resume), port) == resumed
         async with httpx.AsyncClient(timeout=60) as client:
             url = f"http://127.0.0.1:{port}/threads/t/runs"
             cut_off = asyncio.ensure_future(client.post(url, json={"message": "one two three"}))
@@ -194,6 +240,156 @@ async def test_fastapi(tmp_path):
         done = await graph.ainvoke(None, config)
         assert [one.content for one in done["messages"]] == ["one two three", "That has 3 words."]
         assert [one async for one in saver.averify(depth="data")] == []
+
+
+AGENT = """
+import service
+from tests.docs import agents, dying_service
+
+service.make_agent = agents.make
+dying_service.prepare(service)
+app = service.app
+"""
+
+
+def events(answer):
+    """The events of a stream, as pairs of a kind and data."""
+    assert answer.status_code == 200, answer.text
+    lines = [part.split("\n") for part in answer.text.strip().split("\n\n")]
+    return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in lines]
+
+
+def text_of(found):
+    """What its tokens say."""
+    return "".join(data["text"] for kind, data in found if kind == "token")
+
+
+@needs_interrupts
+def test_fastapi_with_an_agent_that_is_killed(tmp_path):
+    """`create_agent` with middleware, a tool that a person approves, and tokens; each request may be cut off."""
+    store = f"file://{tmp_path}/store"
+    options = options_of(tmp_path, store)
+    (tmp_path / "agent.py").write_text(AGENT)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/threads/t"
+    words = [*uvicorn(["uvicorn", "agent:app"]), "--port", str(port)]
+
+    def server(die=""):
+        environment = options["environment"] | {"DIE_AT": die}
+        return served(words, port, stop=signal.SIGKILL, **options | {"environment": environment})
+
+    def send(**body):
+        return events(httpx.post(f"{url}/runs", json=body, timeout=60))
+
+    asked = {"message": "Publish: it", "request_id": "1"}
+    # The first try dies between the writes of the model's step and its checkpoint.
+    with server("ai") as process:
+        with pytest.raises(httpx.TransportError):
+            send(**asked)
+        process.wait()
+    with server():
+        # "updates" brings that step first, with a mark that it was finished before; the model is not asked again.
+        found = send(**asked)
+        assert [kind for kind, _ in found] == ["step", "question", "end"]
+        (_, step), (_, question), _ = found
+        assert step["node"] == "model"
+        assert question["value"]["action_requests"][0]["args"] == {"text": "it"}
+        shown = httpx.get(url).json()
+        assert (shown["questions"], shown["finished"]) == ([question], False)
+        assert [one["type"] for one in shown["messages"]] == ["human", "ai"]
+    # In another process: the answer, which dies when the tool has run and its step has no checkpoint.
+    answered = {"answers": {question["id"]: agents.APPROVE}, "request_id": "2"}
+    with server("tool") as process:
+        with pytest.raises(httpx.TransportError):
+            send(**answered)
+        process.wait()
+    with server():
+        found = send(**answered)
+        assert text_of(found) == "The tool said: published it "
+        steps = [data for kind, data in found if kind == "step"]
+        assert {"node": "Silent.before_model", "messages": []} in steps  # its update is None
+        assert {"node": "Counting.before_model", "messages": []} in steps  # a state that is no message
+        # Tried again, nothing of it is done twice; and the next turn begins anew.
+        assert send(**answered) == send(**asked) == send() == [("end", {})]
+        assert httpx.get(url).json()["finished"]
+        found = send(message="Good morning")
+        assert text_of(found) == "There are 5 messages. "
+        refused = send(message="Publish: that")
+        (question,) = [data for kind, data in refused if kind == "question"]
+        assert text_of(send(answers={question["id"]: agents.REJECT})).endswith("Not today. ")
+    with GCSSaver.from_conn_string(store) as saver:
+        state = agents.make(saver).get_state({"configurable": {"thread_id": "t"}}).values
+        published, rejected = [one.text for one in state["messages"] if one.type == "tool"]
+        assert published == "published it"
+        assert rejected.endswith("Not today.")
+        assert state["asked"] == 5
+        assert not list(saver.verify(depth="data"))
+
+
+def test_what_nodes_return():
+    service = load_service()
+    hello = AIMessage("hello")
+    for update, texts in (
+        (None, []),
+        ({"asked": 1}, []),
+        ("whatever an entrypoint returns", []),
+        ({"messages": None}, []),
+        ({"messages": hello}, ["hello"]),
+        ({"messages": [("ai", "hello"), {"role": "user", "content": "you"}]}, ["hello", "you"]),
+        ({"messages": Overwrite([hello])}, ["hello"]),
+        ({"messages": [RemoveMessage("1"), hello]}, ["hello"]),
+        ([{"messages": [hello]}, None, {"messages": [hello]}], ["hello", "hello"]),
+    ):
+        assert [one.text for one in service.messages_of(update)] == texts
+
+
+def test_the_guide_warns_of_ids_that_say_who_somebody_is():
+    text = " ".join(GUIDES[1].read_text(encoding="utf-8").split())
+    assert "a random id for each user, not a name or an e-mail address" in text
+    assert "{user}" not in text
+
+
+@needs_interrupts
+def test_ready_notices_a_store_that_goes_away(tmp_path):
+    """Emulators of the test's own: each goes away and comes back while the service runs."""
+    port = free_port()
+    with FirestoreEmulator() as documents, StorageEmulator() as objects:
+        options = options_of(tmp_path, "gs://bucket/agents?project=p")
+        options["environment"] |= {"FIRESTORE_EMULATOR_HOST": documents.host, "STORAGE_EMULATOR_HOST": objects.url}
+        (tmp_path / "hasty.py").write_text(HASTY)
+        words = [*uvicorn(["uvicorn", "hasty:app"]), "--port", str(port)]
+        with served(words, port, **options) as process:
+
+            def ask(path):
+                assert process.poll() is None
+                return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60)
+
+            def wait_for(kind):
+                """Until /ready says so: a busy machine may not answer within the saver's timeout."""
+                end = time.monotonic() + READY_SECONDS
+                while (found := ask("/ready").json()) != kind:
+                    assert time.monotonic() < end, (found, options["log"].read_text())
+                assert ask("/health").status_code == 200
+
+            wait_for({"detail": "The store: store-not-found"})  # there is no bucket yet
+            make_bucket(objects)
+            wait_for({"status": "ready"})
+            for emulator in (documents, objects):
+                at = emulator.port
+                emulator.kill()
+                gone = ask("/ready")
+                assert (gone.status_code, gone.json()) == (503, {"detail": "The store: unavailable"})
+                assert ask("/health").status_code == 200
+                emulator.start(at)
+                if emulator is objects:
+                    make_bucket(objects)  # it was in memory
+                wait_for({"status": "ready"})
+        assert "Not ready: " in options["log"].read_text()
+
+
+def make_bucket(emulator):
+    body = {"name": "bucket"}
+    httpx.post(f"{emulator.url}/storage/v1/b?project=p", json=body).raise_for_status()
 
 
 # cloud-run.md
@@ -222,7 +418,10 @@ def test_service_job_and_image_belong_together():
     # Cloud Run kills ten seconds after SIGTERM.
     assert int(words[words.index("--timeout-graceful-shutdown") + 1]) < 10
     assert SERVICE["spec"]["timeoutSeconds"] <= 3600
-    assert service["startupProbe"]["httpGet"]["path"] in {route.path for route in load_service().app.routes}
+    # A store that cannot be reached keeps an instance from starting, and restarts none.
+    probes = {name: value["httpGet"]["path"] for name, value in service.items() if name.endswith("Probe")}
+    assert probes == {"startupProbe": "/ready", "livenessProbe": "/health"}
+    assert set(probes.values()) <= {route.path for route in load_service().app.routes}
 
 
 def test_what_the_image_takes_is_there():

@@ -1,19 +1,25 @@
 """An agent as a service: runs are streamed, and questions to a person wait until they are answered."""
 
 import json
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI, HTTPException
+from fastapi.encoders import jsonable_encoder
 from fastapi.responses import StreamingResponse
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, RemoveMessage, convert_to_messages
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Command, interrupt
-from pydantic import BaseModel
+from langgraph.types import Command, Interrupt, Overwrite, interrupt
+from pydantic import BaseModel, Field
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.errors import StoreError
+
+logger = logging.getLogger("uvicorn.error")
 
 
 async def reply(text: str) -> str:
@@ -38,11 +44,17 @@ builder = StateGraph(MessagesState).add_node(answer).add_node(approve)
 builder.add_edge(START, "answer").add_conditional_edges("answer", after_answer).add_edge("approve", END)
 
 
+def make_agent(saver: GCSSaver) -> Any:
+    """Yours goes here: `create_agent(model, tools, middleware=[...], checkpointer=saver)`, or any graph."""
+    return builder.compile(checkpointer=saver)
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """One saver for the process, closed when it ends."""
     async with GCSSaver.from_conn_string(os.environ["LANGGRAPH_GCS_STORE"]) as saver:
-        app.state.graph = builder.compile(checkpointer=saver)
+        app.state.saver = saver
+        app.state.agent = make_agent(saver)
         yield
 
 
@@ -50,43 +62,85 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Run(BaseModel):
-    """A message begins a run, an answer goes on after a question; without both, a run goes on where it was cut off."""
+    """A message begins a run, answers resume one at its questions, and neither of them one that was cut off.
+
+    Attributes:
+        message: What the user says.
+        answers: Answers by the ids of their questions.
+        request_id: The client's name for the request. If it tries again with the same one, nothing is applied twice.
+    """
 
     message: str | None = None
-    answer: Any = None
+    answers: dict[str, Any] | None = None
+    request_id: str = Field(default_factory=lambda: str(uuid4()))
 
 
-def config_of(thread_id: str) -> dict[str, Any]:
-    return {"configurable": {"thread_id": thread_id}}
+def config_of(thread_id: str, **metadata: str) -> dict[str, Any]:
+    return {"configurable": {"thread_id": thread_id}, "metadata": metadata}
+
+
+async def to_pass(agent: Any, given: Any, config: dict[str, Any]) -> Any:
+    """What to call the agent with, the first time and after any crash: `given`, or `None` if it is stored."""
+    if isinstance(given, Command):
+        waiting = {question.id for question in (await agent.aget_state(config)).interrupts}
+        return given if waiting & set(given.resume) else None
+    async for _ in agent.aget_state_history(config, filter=config["metadata"], limit=1):
+        return None
+    return given
+
+
+def messages_of(update: Any) -> list[BaseMessage]:
+    """The messages in what a node returned; middleware may return nothing, and parallel tools a list of updates."""
+    found: list[BaseMessage] = []
+    for one in update if isinstance(update, list) else [update]:
+        given = one.get("messages") if isinstance(one, dict) else None
+        if isinstance(given, Overwrite):
+            given = given.value
+        if given is not None:
+            found += convert_to_messages(given if isinstance(given, list) else [given])
+    return [one for one in found if not isinstance(one, RemoveMessage)]
 
 
 def told(message: BaseMessage) -> dict[str, Any]:
     return {"type": message.type, "content": message.content}
 
 
+def asked(question: Interrupt) -> dict[str, Any]:
+    return {"id": question.id, "value": question.value}
+
+
 def event(kind: str, data: Any) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+    return f"event: {kind}\ndata: {json.dumps(jsonable_encoder(data))}\n\n"
 
 
 @app.post("/threads/{thread_id}/runs")
-async def run(thread_id: str, asked: Run) -> StreamingResponse:
-    """Run the agent; each step and each question comes as a server-sent event."""
+async def run(thread_id: str, request: Run) -> StreamingResponse:
+    """Run the agent; tokens, finished steps and questions come as server-sent events."""
     given: Any = None
-    if asked.message is not None:
-        given = {"messages": [("human", asked.message)]}
-    elif asked.answer is not None:
-        given = Command(resume=asked.answer)
+    if request.message is not None:
+        given = {"messages": [("human", request.message)]}
+    elif request.answers is not None:
+        given = Command(resume=request.answers)
+    agent, config = app.state.agent, config_of(thread_id, request_id=request.request_id)
+    given = await to_pass(agent, given, config)
+    if given is None and (await agent.aget_state(config)).created_at is None:
+        raise HTTPException(404, "There is no such thread.")
 
     async def events() -> AsyncIterator[str]:
         # "sync": a step begins when the one before it is stored, so a process that dies loses one step at most.
-        steps = app.state.graph.astream(given, config_of(thread_id), stream_mode="updates", durability="sync")
-        async for step in steps:
-            for node, update in step.items():
+        parts = agent.astream(given, config, stream_mode=["updates", "messages"], durability="sync")
+        async for mode, part in parts:
+            if mode == "messages":
+                message, metadata = part
+                if isinstance(message, AIMessageChunk) and message.text:
+                    yield event("token", {"node": metadata["langgraph_node"], "text": message.text})
+                continue
+            for node, update in part.items():
                 if node == "__interrupt__":
-                    for one in update:
-                        yield event("question", one.value)
-                else:
-                    yield event("step", {"node": node, "messages": [told(one) for one in update["messages"]]})
+                    for question in update:
+                        yield event("question", asked(question))
+                elif node != "__metadata__":  # which comes with a step that had been finished before a crash
+                    yield event("step", {"node": node, "messages": [told(one) for one in messages_of(update)]})
         yield event("end", {})
 
     return StreamingResponse(events(), media_type="text/event-stream")
@@ -94,17 +148,29 @@ async def run(thread_id: str, asked: Run) -> StreamingResponse:
 
 @app.get("/threads/{thread_id}")
 async def show(thread_id: str) -> dict[str, Any]:
-    """The messages, the nodes that come next, and the questions that wait for an answer."""
-    state = await app.state.graph.aget_state(config_of(thread_id))
-    if not state.values:
+    """The messages, the questions that wait for an answer, and whether anything is left to do."""
+    state = await app.state.agent.aget_state(config_of(thread_id))
+    if state.created_at is None:
         raise HTTPException(404, "There is no such thread.")
     return {
-        "messages": [told(one) for one in state.values["messages"]],
-        "next": state.next,
-        "questions": [one.value for one in state.interrupts],
+        "messages": [told(one) for one in state.values.get("messages", ())],
+        "questions": [asked(one) for one in state.interrupts],
+        "finished": not state.tasks,  # `next` is empty too early
     }
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
+    """For liveness: a restart would not bring a store back, so this asks none."""
     return {"status": "ok"}
+
+
+@app.get("/ready")
+async def ready() -> dict[str, str]:
+    """For readiness: whether the store answers."""
+    try:
+        await app.state.saver.aping()
+    except StoreError as error:
+        logger.warning("Not ready: %s", error)
+        raise HTTPException(503, f"The store: {error.kind}") from error
+    return {"status": "ready"}
