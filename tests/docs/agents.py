@@ -6,6 +6,7 @@ says how many messages there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Literal
 
@@ -36,8 +37,8 @@ class Model(BaseChatModel):
 
     def _stream(self, messages: list[BaseMessage], *arguments: Any, **options: Any) -> Iterator[ChatGenerationChunk]:
         said = say(messages)
-        for word in said.text.split(" ") if said.text else ():
-            yield ChatGenerationChunk(message=AIMessageChunk(f"{word} "))
+        for word in re.findall(" ?[^ ]+", said.text):
+            yield ChatGenerationChunk(message=AIMessageChunk(word))
         if said.tool_calls:
             call = said.tool_calls[0]
             chunk = {"name": call["name"], "args": '{"text": "it"}', "id": call["id"], "index": 0}

@@ -17,7 +17,7 @@ import yaml
 from langchain_core.messages import AIMessage, RemoveMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Overwrite
+from langgraph.types import Command, Overwrite
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
@@ -117,6 +117,23 @@ def test_migrating(typed, tmp_path, monkeypatch, capsys):
     exec(block.text.replace("/tmp/store", f"{tmp_path}/store"), {})
     shown = re.search(r"print\(migrated\)  # (.*)…", block.text)[1]
     assert capsys.readouterr().out.startswith(shown)
+
+
+def test_migrating_an_agent_that_waits_for_a_person(tmp_path):
+    config = {"configurable": {"thread_id": "my-thread"}}
+    store = f"file://{tmp_path}/store"
+    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.sqlite")) as source:
+        asked = agents.make(source).invoke({"messages": [("human", "Publish: it")]}, config)
+        with GCSSaver.from_conn_string(store) as saver:
+            (migrated,) = saver.migrate(source, ["my-thread"])
+            assert migrated.checkpoints
+    with GCSSaver.from_conn_string(store) as saver:
+        agent = agents.make(saver)
+        (question,) = agent.get_state(config).interrupts
+        assert [question] == asked["__interrupt__"]
+        done = agent.invoke(Command(resume={question.id: agents.APPROVE}), config)
+        assert done["messages"][-1].text == "The tool said: published it"
+        assert done["asked"] == 2
 
 
 # fastapi.md
@@ -305,7 +322,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         process.wait()
     with server():
         found = send(**answered)
-        assert text_of(found) == "The tool said: published it "
+        assert text_of(found) == "The tool said: published it"
         steps = [data for kind, data in found if kind == "step"]
         assert {"node": "Silent.before_model", "messages": []} in steps  # its update is None
         assert {"node": "Counting.before_model", "messages": []} in steps  # a state that is no message
@@ -313,10 +330,10 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         assert send(**answered) == send(**asked) == send() == [("end", {})]
         assert httpx.get(url).json()["finished"]
         found = send(message="Good morning")
-        assert text_of(found) == "There are 5 messages. "
+        assert text_of(found) == "There are 5 messages."
         refused = send(message="Publish: that")
         (question,) = [data for kind, data in refused if kind == "question"]
-        assert text_of(send(answers={question["id"]: agents.REJECT})).endswith("Not today. ")
+        assert text_of(send(answers={question["id"]: agents.REJECT})).endswith("Not today.")
     with GCSSaver.from_conn_string(store) as saver:
         state = agents.make(saver).get_state({"configurable": {"thread_id": "t"}}).values
         published, rejected = [one.text for one in state["messages"] if one.type == "tool"]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from tests.docs import agents
 from tests.docs.blocks import ROOT, console
 from tests.docs.serving import curl, free_port, served
 
@@ -47,6 +48,16 @@ def test_what_make_starts():
     assert f"`langgraph-gcs history {thread_id} " in text
 
 
+def server_options(tmp_path, directory, *more):
+    """A free port, what starts the server there, and how."""
+    port = free_port()
+    words = [program(), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    environment = {"LANGGRAPH_GCS_STORE": f"file://{tmp_path}/store", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join(more)}
+    environment |= {"PATH": f"{Path(words[0]).parent}{os.pathsep}{os.environ['PATH']}"}
+    return port, words, {"path": "/ok", "log": tmp_path / "log", "cwd": directory, "environment": environment}
+
+
 @pytest.mark.soak
 def test_the_adapter_does_not_forward_the_history_of_delta_channels():
     """A bug that the guide has a workaround for."""
@@ -69,11 +80,7 @@ def test_a_thread_survives_the_server(tmp_path):
     directory = tmp_path / "example"
     shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     store = f"file://{tmp_path}/store"
-    port = free_port()
-    words = [program(), "dev", "--no-browser", "--no-reload", "--port", str(port)]
-    environment = {"LANGGRAPH_GCS_STORE": store, "LANGGRAPH_CLI_NO_ANALYTICS": "1", "PYTHONPATH": ""}
-    environment |= {"PATH": f"{Path(words[0]).parent}{os.pathsep}{os.environ['PATH']}"}
-    options = {"path": "/ok", "log": tmp_path / "log", "cwd": directory, "environment": environment}
+    port, words, options = server_options(tmp_path, directory)
     make_thread, run = (
         command.replace("$SERVER", "http://127.0.0.1:2024") for command, _ in console("langgraph-server")[2:]
     )
@@ -95,4 +102,39 @@ def test_a_thread_survives_the_server(tmp_path):
         assert [one.thread_id for one in saver.threads()] == [copied]
         config = {"configurable": {"thread_id": copied}}
         assert len(saver.get_tuple(config).checkpoint["channel_values"]["messages"]) == 6
+        assert [*saver.verify(depth="data")] == []
+
+
+@pytest.mark.soak
+def test_an_agent_waits_for_a_person_while_the_server_is_killed(tmp_path):
+    """What `create_agent` makes, with middleware, in the place of the example's graph; tokens are streamed."""
+    directory = tmp_path / "example"
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    (directory / "agent.py").write_text("from tests.docs import agents\n\ngraph = agents.make()\n")
+    port, words, options = server_options(tmp_path, directory, str(ROOT))
+    thread = {"thread_id": "6f9c1f0e-7f4e-4d0b-9d5c-2b1c0a6f4e11", "if_exists": "do_nothing"}
+    url = f"http://127.0.0.1:{port}/threads/{thread['thread_id']}"
+
+    def run(**body):
+        httpx.post(f"http://127.0.0.1:{port}/threads", json=thread, timeout=60).raise_for_status()
+        body |= {"assistant_id": "agent", "stream_mode": ["updates", "messages-tuple"], "durability": "sync"}
+        answer = httpx.post(f"{url}/runs/stream", json=body, timeout=120).raise_for_status()
+        lines = [line.partition(": ") for line in answer.text.splitlines()]
+        kinds = [value for name, _, value in lines if name == "event"]
+        return list(zip(kinds, [json.loads(value) for name, _, value in lines if name == "data"], strict=True))
+
+    with served(words, port, stop=signal.SIGKILL, **options):
+        found = run(input={"messages": [{"role": "user", "content": "Publish: it"}]})
+        updates = [data for kind, data in found if kind == "updates"]
+        assert updates, found
+        (question,) = updates[-1]["__interrupt__"]
+        assert question["value"]["action_requests"][0]["name"] == "publish"
+    with served(words, port, stop=signal.SIGINT, **options):
+        found = run(command={"resume": {question["id"]: agents.APPROVE}})
+        tokens = [data[0] for kind, data in found if kind == "messages" and data[0]["type"] == "AIMessageChunk"]
+        assert "".join(token["content"] for token in tokens) == "The tool said: published it"
+        assert {"Silent.after_model": None} in [data for kind, data in found if kind == "updates"]
+        state = httpx.get(f"{url}/state", timeout=60).raise_for_status().json()
+        assert (state["next"], state["values"]["asked"]) == ([], 2)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
         assert [*saver.verify(depth="data")] == []

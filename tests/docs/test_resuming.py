@@ -12,7 +12,7 @@ from langgraph.types import Command
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.testing import kills
-from tests.docs import dying
+from tests.docs import agents, dying
 from tests.docs.dying import INPUT, PATIENCE, build, config_of
 from tests.docs.fences import blocks
 
@@ -155,6 +155,26 @@ def test_an_input_that_was_lost_on_a_finished_thread(tmp_path, recipe, mode, poi
         assert passed == "input"
         client.send(answer(result["__interrupt__"][0].id), "4")
         assert client.graph.get_state(config_of("0")).values == {"seen": [*DONE, *DONE]}
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "exit"])
+def test_it_works_with_an_agent(tmp_path, recipe, mode):
+    """`create_agent`, whose middleware asks a person; each request is sent twice."""
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
+        agent = agents.make(saver)
+
+        def send(given: Any, request_id: str) -> Any:
+            config = config_of(request_id)
+            return [agent.invoke(recipe["to_pass"](agent, given, config), config, durability=mode) for _ in range(2)]
+
+        asked, again = send({"messages": [("human", "Publish: it")]}, "1")
+        (question,) = asked["__interrupt__"]
+        assert again["__interrupt__"] == [question]
+        assert not recipe["is_finished"](agent, config_of("0"))
+        done, again = send(Command(resume={question.id: agents.APPROVE}), "2")
+        assert done == again
+        assert [one.type for one in done["messages"]] == ["human", "ai", "tool", "ai"]
+        assert recipe["is_finished"](agent, config_of("0"))
 
 
 def test_a_thread_without_anything_is_not_finished_and_has_nothing_to_resume(tmp_path, recipe):

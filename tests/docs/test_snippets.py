@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from langgraph_gcs_saver import GCSSaver, KeepLast
 from langgraph_gcs_saver.effects import Commit, Merge, QueryDocs
 from langgraph_gcs_saver.keys import checkpoints
 from langgraph_gcs_saver.options import Options
-from tests.docs import shell
+from tests.docs import agents, shell
 from tests.docs.fences import ROOT, Block, blocks, pages
 
 BLOCKS = blocks()
@@ -45,6 +46,10 @@ PROSE = {"", "text", "dockerfile", "html", "ini"}
 """Languages of blocks that show something: trees, outputs, tables of cron. Command lines in them are parsed."""
 
 KNOWN = PROSE | {"python", "console", "bash", "sh", "json", "yaml", "toml", "sql"}
+
+
+_FIRST_PROGRAM = "from langgraph_gcs_saver import GCSSaver\n\nwith GCSSaver"
+"""How a page begins that compiles a graph which it does not define."""
 
 
 def _of(*languages: str) -> list[Any]:
@@ -78,7 +83,24 @@ def test_a_block_that_shows_a_file_shows_what_is_in_it():
 
 @pytest.mark.parametrize("page", _pages_with_python())
 def test_python_runs(page, cloud):
+    _run_page(page, *cloud)
+
+
+@pytest.mark.parametrize("page", [block.page for block in BLOCKS if block.text.startswith(_FIRST_PROGRAM)])
+def test_python_runs_with_an_agent(page, cloud):
+    """What `create_agent` makes, with middleware, in the place of the page's graph."""
     names, substitutes = cloud
+    made = []
+
+    def compile_agent(checkpointer: Any) -> Any:
+        made.append(agents.make(checkpointer))
+        return made[-1]
+
+    _run_page(page, names | {"builder": SimpleNamespace(compile=compile_agent)}, substitutes)
+    assert made
+
+
+def _run_page(page: str, names: dict[str, Any], substitutes: dict[str, str]) -> None:
     given = dict(names)
     try:
         for block in BLOCKS:
@@ -86,7 +108,8 @@ def test_python_runs(page, cloud):
                 text = "\n" * (block.line - 1) + block.text
                 for ours, theirs in substitutes.items():
                     text = text.replace(ours, theirs)
-                names["saver"] = given["saver"]  # an earlier block may have closed its own
+                # An earlier block may have closed its own saver, or made a graph of its own.
+                names |= {name: given[name] for name in ("saver", "builder")}
                 exec(compile(text, str(ROOT / page), "exec"), names)
     finally:
         for name, value in names.items():
