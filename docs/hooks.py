@@ -1,4 +1,4 @@
-"""What the site has besides docs/: the repository's own pages, and a navigation that lists folders.
+"""What the site has besides docs/: the repository's own pages, its notebooks, and a navigation that lists folders.
 
 The files stay readable where they are, on a disk or in a forge: links there are relative to the repository, and are
 rewritten here to those of the site.
@@ -6,11 +6,13 @@ rewritten here to those of the site.
 
 from __future__ import annotations
 
+import base64
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -25,10 +27,12 @@ PAGES = {
 }
 """Pages of the site that are pages of the repository. A README would be taken for the start page."""
 
-DOWNLOADS = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")}
-"""Files of the repository that the site has as they are, under the same names."""
+_FOUND = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-MOVED = {ours: page for page, ours in PAGES.items()}
+NOTEBOOKS = {f"notebooks/{path.stem}.md": f"notebooks/{path.name}" for path in _FOUND}
+"""Pages of the site that are made of notebooks, which the site also has as they are, under the same names."""
+
+MOVED = {ours: page for page, ours in (PAGES | NOTEBOOKS).items()}
 """Where links lead that name no page of docs/. The policy at the top becomes the page on security."""
 
 # Inside of code nothing is a link: fences, and spans of backticks, are matched first and left alone.
@@ -46,8 +50,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository's own pages, and the pictures that they show."""
-    for name in sorted(DOWNLOADS):
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for name, ours in NOTEBOOKS.items():
+        content, pictures = _page_of(ROOT / ours)
+        files.append(File.generated(config, name, content=content))
+        files.append(File.generated(config, ours, abs_src_path=str(ROOT / ours)))
+        for picture, data in pictures.items():
+            files.append(File.generated(config, f"notebooks/{picture}", content=data))
     for name, ours in PAGES.items():
         content = (ROOT / ours).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=content))
@@ -61,7 +69,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs' names
     """Make links of the repository links of the site."""
     source = page.file.src_uri
-    in_repository = PAGES.get(source, f"docs/{source}")
+    in_repository = (PAGES | NOTEBOOKS).get(source, f"docs/{source}")
 
     def link(found: re.Match[str]) -> str:
         target = found["target"]
@@ -78,8 +86,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _is_elsewhere(there: str) -> bool:
     """Whether a name is of something in the repository that the site has not: a folder, a program, a licence."""
     path = ROOT / there
-    if there in DOWNLOADS:
-        return False
     return path.is_dir() or (path.exists() and not there.startswith("docs/"))
 
 
@@ -100,6 +106,44 @@ def _with_folders(nav: Any, docs: Path) -> Any:
         return [_with_folders(item, docs) for item in nav]
     if isinstance(nav, dict):
         return {title: _with_folders(item, docs) for title, item in nav.items()}
+    if nav == "notebooks/":
+        return ["notebooks.md", *NOTEBOOKS]
     if nav.endswith("/"):
         return [f"{nav}{path.name}" for path in sorted((docs / nav).glob("*.md"))]
     return nav
+
+
+# Notebooks
+
+
+def _page_of(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its pictures by their names: text, code, and what the code printed and drew."""
+    pictures: dict[str, bytes] = {}
+    parts: list[str] = []
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells, 1):
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        parts.append(_fenced(cell.source, "python"))
+        for output in cell.outputs:
+            png = output.get("data", {}).get("image/png")
+            if png is None:
+                parts.append(_fenced(_text_of(output), "text"))
+            else:
+                name = f"{path.stem}-{number}.png"
+                pictures[name] = base64.b64decode(png)
+                parts.append(f"![What the cell drew]({name})")
+    # Below the title. In HTML, because a link in Markdown leads to the page.
+    parts.insert(1, f'<a href="{path.name}" download>Download this notebook</a>')
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def _text_of(output: Any) -> str:
+    # An output that has neither, such as HTML alone, fails the build instead of being left out.
+    text: str = output["text"] if output.output_type == "stream" else output["data"]["text/plain"]
+    return text
+
+
+def _fenced(text: str, language: str) -> str:
+    fence = "`" * max([3, *(len(found) + 1 for found in re.findall("`{3,}", text))])
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tests.docs.fences import ROOT, pages
@@ -94,14 +96,67 @@ def test_links_to_the_repository_became_links_of_the_site(site):
                 assert _file(site, page, address).exists(), f"{page}: {address}"
 
 
-def test_the_notebooks_are_there(site):
-    found = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert found
-    for page in ("overview", "notebooks", "REPAIR"):
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_links_to_notebooks_lead_to_pages(site):
+    for page, expected in (("overview", NOTEBOOKS), ("notebooks", NOTEBOOKS), ("REPAIR", NOTEBOOKS[3:4])):
         loaded = Loaded()
         loaded.feed((site / f"{page}.html").read_text(encoding="utf-8"))
-        linked = {address.removeprefix("notebooks/") for address in loaded.links if address.endswith(".ipynb")}
-        assert linked == (found if page != "REPAIR" else {"04-crash-and-recovery.ipynb"}), page
+        assert not {address for address in loaded.links if address.endswith(".ipynb")}, page
+        assert {f"notebooks/{path.stem}.html" for path in expected} <= loaded.links, page
+
+
+class Shown(HTMLParser):
+    """The text of the code blocks of a page, and of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[str] = []
+        self.text = ""
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "pre":
+            self._inside = True
+            self.blocks.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "pre":
+            self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._inside:
+            self.blocks[-1] += data
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_page(site, path):
+    """With its text, its code, and what that printed and drew; and it can be downloaded."""
+    page = site / "notebooks" / f"{path.stem}.html"
+    shown, loaded = Shown(), Loaded()
+    for parser in (shown, loaded):
+        parser.feed(page.read_text(encoding="utf-8"))
+    expected: list[str] = []
+    pictures: list[bytes] = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            first = next(word for line in cell.source.splitlines() for word in re.findall(r"\w{4,}", line))
+            assert first in shown.text
+            continue
+        expected.append(cell.source)
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                pictures.append(base64.b64decode(output.data["image/png"]))
+            else:
+                expected.append(output["text"] if "text" in output else output["data"]["text/plain"])
+    blocks = iter([block.rstrip() for block in shown.blocks])  # its text has some, too
+    assert not [text for text in expected if text.rstrip() not in blocks]
+    drawn = sorted(address for address in loaded.fetched if address.startswith(path.stem))
+    assert sorted(pictures) == sorted((page.parent / address).read_bytes() for address in drawn)
+    assert path.name in loaded.links
+    assert (page.parent / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_api_is_there(site):
