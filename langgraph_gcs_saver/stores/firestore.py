@@ -313,15 +313,17 @@ class FirestoreDocuments:
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs`."""
-        if len(set(effect.names)) == 1 and (found := self._perform(self._get_one(effect))) is not None:
+        patience = _Patience(self._timeout)
+        if len(set(effect.names)) == 1 and (found := self._perform(self._get_one(effect), patience)) is not None:
             return found
-        return self._perform(self._get(effect)) if effect.names else {}
+        return self._perform(self._get(effect), patience) if effect.names else {}
 
     async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs` without blocking the event loop."""
-        if len(set(effect.names)) == 1 and (found := await self._aperform(self._get_one(effect))) is not None:
+        patience = _Patience(self._timeout)
+        if len(set(effect.names)) == 1 and (found := await self._aperform(self._get_one(effect), patience)) is not None:
             return found
-        return await self._aperform(self._get(effect)) if effect.names else {}
+        return await self._aperform(self._get(effect), patience) if effect.names else {}
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
@@ -501,8 +503,8 @@ class FirestoreDocuments:
 
     # Calling
 
-    def _perform(self, call: _Call[T]) -> T:
-        patience = _Patience(self._timeout)
+    def _perform(self, call: _Call[T], patience: _Patience | None = None) -> T:
+        patience = patience or _Patience(self._timeout)
         headers = (*self._headers, call.routing)
         while True:
             stub = self._stubs().of(call.method)
@@ -517,10 +519,10 @@ class FirestoreDocuments:
                 return call.parse(None)
             time.sleep(pause)
 
-    async def _aperform(self, call: _Call[T]) -> T:
+    async def _aperform(self, call: _Call[T], patience: _Patience | None = None) -> T:
+        patience = patience or _Patience(self._timeout)
         if _no_aio.is_set():
-            return await asyncio.wrap_future(self._threads().submit(self._perform, call))
-        patience = _Patience(self._timeout)
+            return await asyncio.wrap_future(self._threads().submit(self._perform, call, patience))
         headers = (*self._headers, call.routing)
         while True:
             stub = self._loop_stubs().of(call.method)

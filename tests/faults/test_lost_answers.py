@@ -24,6 +24,7 @@ from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.errors import DamageError, StoreError, StoreUnavailableError
 from langgraph_gcs_saver.flows import sources
+from langgraph_gcs_saver.stores.firestore import ATTEMPTS
 from langgraph_gcs_saver.stores.gcs import GCSBlobs
 from langgraph_gcs_saver.testing import http_proxy, proxy
 from langgraph_gcs_saver.testing.http_proxy import StorageProxy
@@ -465,6 +466,19 @@ def test_faults_that_last_end_at_the_deadline(lanes, cases):
         for name, call, kind, mode in cases
     ]
     assert on_lanes(lanes, tasks) == [False] * len(cases)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_both_ways_to_read_a_document_share_the_deadline(lane, mode):
+    """The first one is answered at last, that there is none; the second one, which asks why, never is."""
+    lane.documents.faults = Faults(
+        Fault("GetDocument", "stall", times=ATTEMPTS - 1), Fault("BatchGetDocuments", "stall", times=FOREVER)
+    )
+    with lane.saver() as saver:
+        store, effect = saver._backend.documents, GetDocs(("lg_threads/none",))
+        with pytest.raises(StoreUnavailableError):
+            store.get_docs(effect) if mode == "sync" else asyncio.run(store.aget_docs(effect))
+    assert lane.documents.faults.happened["BatchGetDocuments", "stall"] < ATTEMPTS
 
 
 @pytest.mark.parametrize("times", [1, FOREVER])
