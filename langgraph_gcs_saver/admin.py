@@ -92,7 +92,9 @@ class Admin:
             where = bucket_name(bucket)
             address = GoogleAddress(bucket=where, prefix=prefix, project=project, database=database, root=root)
             stores = open_google(address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials)
-        self._backend = Backend(*stores, on_event=chosen.on_event, max_threads=chosen.max_threads)
+        self._backend = Backend(
+            *stores, on_event=chosen.on_event, max_threads=chosen.max_threads, timeout=chosen.timeout
+        )
         self._contexts = _Contexts(chosen, where)
 
     @classmethod

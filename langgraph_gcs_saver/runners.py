@@ -1,14 +1,20 @@
-"""The only loops that perform effects: `run` in the calling thread, `arun` on the running event loop."""
+"""The only loops that perform effects: `run` in the calling thread, `arun` on the running event loop.
+
+`run` does not call a store in the main thread, where a signal's handler may raise in the middle of a request: it leaves
+the request to a thread of its own and waits. Computations and events stay in the calling thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -40,6 +46,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.events import Event, EventHandler
+from langgraph_gcs_saver.pool import Pool, Task
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 
 T = TypeVar("T")
@@ -50,14 +57,43 @@ OFFLOAD_BYTES = 256 << 10
 """Computations over so many bytes leave the event loop; below, a thread hop costs more than it saves."""
 
 
+GRACE_SECONDS = 5.0
+"""How long after its own timeout a request counts as one that hangs: the store's error says more, and comes first."""
+
+_MOST_IN_MAIN = 64
+"""Threads for requests of the main thread: one, and one more for each request under way that a signal interrupted."""
+
+_DOCUMENTS = (GetDocs, QueryDocs, Commit, ReadIndexing, ExemptField)
+"""Requests that end by the timeout. A transfer of an object goes on for as long as bytes arrive."""
+
+
+class _Pools:
+    """The threads of one process.
+
+    Attributes:
+        beside: Perform what runs at the same time, and what must not hold up an event loop.
+        main: Perform requests in the main thread's place.
+    """
+
+    def __init__(self, max_threads: int, limit: float) -> None:
+        self.beside = Pool("langgraph-gcs", max_threads, limit=limit)
+        self.main = Pool("langgraph-gcs-main", _MOST_IN_MAIN, keep=1, limit=limit)
+
+    def close(self, seconds: float) -> None:
+        """End the threads, except those whose request was interrupted."""
+        self.beside.close(seconds)
+        self.main.close(seconds)
+
+
 class Backend:
-    """Two stores, a bounded pool of threads, and the listener: everything that effects act on.
+    """Two stores, bounded pools of threads, and the listener: everything that effects act on.
 
     Args:
         documents: The store of documents.
         blobs: The store of objects.
         on_event: Called with every event.
         max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
+        timeout: Seconds within which the stores end a request, except a transfer.
     """
 
     def __init__(
@@ -67,28 +103,25 @@ class Backend:
         *,
         on_event: EventHandler | None = None,
         max_threads: int = 16,
+        timeout: float = 30.0,
     ) -> None:
         self.documents = documents
         self.blobs = blobs
         self._on_event = on_event
         self._max_threads = max_threads
-        # By process id: threads do not survive a fork, and neither may the lock that guarded them.
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._limit = timeout + GRACE_SECONDS
+        self._survives_signals = all(getattr(store, "survives_signals", False) for store in (documents, blobs))
+        # By process id: threads do not survive a fork.
+        self._pools: dict[int, _Pools] = {}
         self._closed = False
 
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """This process' threads, made on first use."""
+    def _threads(self) -> _Pools:
+        """This process' threads, which start on first use."""
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
         pid = os.getpid()
-        pool = self._pools.get(pid)
-        if pool is None:
-            # setdefault is atomic; a pool that lost the race has started no thread.
-            pool = self._pools.setdefault(
-                pid, ThreadPoolExecutor(self._max_threads, thread_name_prefix="langgraph-gcs")
-            )
-        return pool
+        # setdefault is atomic; pools that lost the race have started no thread.
+        return self._pools.get(pid) or self._pools.setdefault(pid, _Pools(self._max_threads, self._limit))
 
     def emit(self, event: Event) -> None:
         """Tell the log and the listener; a listener that fails is logged, for what it was told has happened."""
@@ -100,7 +133,39 @@ class Backend:
                 logger.exception("on_event failed for %s", type(event).__name__)
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect in this thread."""
+        """Perform one effect, and return or raise in this thread."""
+        match effect:
+            case Gather():
+                if len(effect.effects) < 2:
+                    return tuple(self.perform(one) for one in effect.effects)
+                return self._apart(self._threads().beside, self.perform, *effect.effects)
+            case Compute():
+                return effect.function()
+            case AskSaver():
+                return effect.ask()
+            case Pause():
+                time.sleep(effect.seconds)
+                return None
+            case Now() | Emit():
+                return self._perform_local(effect)
+            case _ if self._is_exposed():
+                (result,) = self._apart(self._threads().main, self._ask, effect)
+                return result
+            case _:
+                return self._ask(effect)
+
+    def _is_exposed(self) -> bool:
+        """Whether a signal may raise in the middle of a store's call in this thread, and do harm."""
+        return not self._survives_signals and threading.current_thread() is threading.main_thread()
+
+    def _apart(self, pool: Pool, perform: Callable[[Effect[Any]], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
+        """Perform effects on threads of a pool, with this thread's context variables."""
+        return pool.perform(
+            *((partial(copy_context().run, perform, one), isinstance(one, _DOCUMENTS)) for one in effects)
+        )
+
+    def _ask(self, effect: Effect[Any]) -> Any:
+        """Have a store perform an effect."""
         match effect:
             case GetDocs():
                 return self.documents.get_docs(effect)
@@ -112,19 +177,10 @@ class Backend:
                 return self.documents.read_indexing(effect)
             case ExemptField():
                 return self.documents.exempt_field(effect)
-            case Gather():
-                return self._gather(effect.effects)
-            case Compute():
-                return effect.function()
-            case AskSaver():
-                return effect.ask()
-            case Pause():
-                time.sleep(effect.seconds)
-                return None
             case _:
-                return self._perform_blocking(effect)
+                return self._ask_blobs(effect)
 
-    def _perform_blocking(self, effect: Effect[Any]) -> Any:
+    def _ask_blobs(self, effect: Effect[Any]) -> Any:
         match effect:
             case PutBlob():
                 return self.blobs.put_blob(effect)
@@ -145,30 +201,10 @@ class Backend:
             case SetLifecycle():
                 return self.blobs.set_lifecycle(effect)
             case _:
-                return self._perform_local(effect)
-
-    def _perform_local(self, effect: Effect[Any]) -> Any:
-        match effect:
-            case Now():
-                return time.time()
-            case Emit():
-                return self.emit(effect.event)
-            case _:
                 raise TypeError(f"no runner performs {type(effect).__name__}")
 
-    def _gather(self, effects: tuple[Effect[Any], ...]) -> tuple[Any, ...]:
-        if len(effects) < 2:
-            return tuple(self.perform(effect) for effect in effects)
-        futures = [self.pool.submit(self.perform, effect) for effect in effects]
-        done, rest = wait(futures, return_when=FIRST_EXCEPTION)
-        first = next((error for future in done if (error := future.exception()) is not None), None)
-        if rest:
-            for future in rest:
-                future.cancel()
-            wait(rest)
-        if first is not None:
-            raise first
-        return tuple(future.result() for future in futures)
+    def _perform_local(self, effect: Now | Emit) -> Any:
+        return time.time() if isinstance(effect, Now) else self.emit(effect.event)
 
     async def aperform(self, effect: Effect[Any]) -> Any:
         """Perform one effect without holding up the event loop."""
@@ -198,24 +234,41 @@ class Backend:
             case Now() | Emit():
                 return self._perform_local(effect)
             case _:
-                return await self._offload(partial(self._perform_blocking, effect))
+                return await self._offload(partial(self._ask_blobs, effect))
 
     async def _offload(self, function: Callable[[], T]) -> T:
-        future = self.pool.submit(function)
+        done = asyncio.Event()
+        task: Task[Any] = Task(function, partial(_wake, asyncio.get_running_loop(), done))
+        self._threads().beside.submit(task)
         try:
-            return await asyncio.wrap_future(future)
+            await done.wait()
         except asyncio.CancelledError:
             # A thread cannot be stopped, and what it writes must not arrive after the caller went on.
-            while not future.done():
+            while not (task.cancel() or done.is_set()):
                 with suppress(asyncio.CancelledError):  # a second one; the first is raised
-                    await asyncio.wait([asyncio.wrap_future(future)])
+                    await done.wait()
             raise
+        error = task.take_error()
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # it refers to this frame
+        result: T = task.result
+        return result
 
     def close(self) -> None:
-        """Close the stores and end the threads. Idempotent."""
+        """Close the stores and end the threads. Idempotent.
+
+        Waits for requests under way, but not for one that a signal interrupted, and not longer than it may take.
+        """
         self._closed = True
-        self.documents.close()
-        self._close_rest()
+        pools = self._pools.pop(os.getpid(), None) or _Pools(self._max_threads, self._limit)
+        if self._is_exposed():
+            pools.main.perform((self._close_stores, False))
+        else:
+            self._close_stores()
+        pools.close(self._limit)
 
     async def aclose(self) -> None:
         """Close the stores, the running loop's clients included, and end the threads. Idempotent."""
@@ -225,11 +278,15 @@ class Backend:
         with ThreadPoolExecutor(1, thread_name_prefix="langgraph-gcs-close") as closer:
             await asyncio.get_running_loop().run_in_executor(closer, self._close_rest)
 
+    def _close_stores(self) -> None:
+        self.documents.close()
+        self.blobs.close()
+
     def _close_rest(self) -> None:
         self.blobs.close()
-        pool = self._pools.pop(os.getpid(), None)
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        pools = self._pools.pop(os.getpid(), None)
+        if pools is not None:
+            pools.close(self._limit)
 
 
 class Between(Backend):
@@ -269,6 +326,11 @@ class Between(Backend):
 
     async def aclose(self) -> None:
         """Do nothing: both backends are others'."""
+
+
+def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: Task[Any]) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nothing in it waits any longer
+        loop.call_soon_threadsafe(done.set)
 
 
 def _forget() -> Effect[Any]:

@@ -173,7 +173,7 @@ async def test_many_channels_do_not_hold_up_the_event_loop(channels: int, length
     for reader in (context, new_context("b")):
         await perform("get_tuple", tuples.get_tuple(THREAD, "", None, LOADS, reader))
         await perform("list", list_flow(ALL, None, reader))
-    backend.pool.shutdown()
+    backend._threads().beside.close(None)
     assert not told
 
 

@@ -1,8 +1,11 @@
+import _thread
 import asyncio
 import logging
+import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 
 import pytest
@@ -496,6 +499,181 @@ def test_run_computes_in_the_callers_thread(backend):
     assert run(of(Compute(threading.get_ident, size=1 << 62)), backend) == threading.get_ident()
 
 
+# The main thread, which signals strike
+
+
+traced = ContextVar("traced", default="nothing")
+
+
+class Seen(Documents, Blobs):
+    """Notes in which thread and context it is called."""
+
+    def __init__(self):
+        Documents.__init__(self)
+        Blobs.__init__(self)
+        self.seen = []
+
+    def _answer(self, name):
+        self.seen.append((threading.get_ident(), traced.get()))
+        if name == "cause":
+            raise StoreUnavailableError(name) from LookupError("why")
+        return name
+
+
+class Sturdy(Seen):
+    survives_signals = True
+
+
+REQUESTS = (docs("a"), QueryDocs("a"), Commit(()), ReadIndexing("c", "f"), ExemptField("c", "f"))
+REQUESTS += (PutBlob("a", b""), GetBlob("a"), ListBlobs("a"), DeleteBlobs(("a",)), EnsureBucket(), ReadBucket())
+REQUESTS += (SetLifecycle((), 1),)
+
+
+def all_requests():
+    for request in REQUESTS:
+        yield from request
+
+
+def in_a_thread(function):
+    """Call a function in a thread that is not the main one, with this thread's context; returns the thread's id."""
+    thread = threading.Thread(target=copy_context().run, args=(function,))
+    thread.start()
+    ident = thread.ident
+    thread.join()
+    return ident
+
+
+@pytest.fixture
+def trace():
+    token = traced.set("the caller's")
+    yield "the caller's"
+    traced.reset(token)
+
+
+def test_the_main_thread_calls_no_store(trace):
+    """An exception raised by a signal would leave gRPC or urllib3 with a lock held."""
+    stores = Seen()
+    with closing(Backend(stores, stores)) as backend:
+        run(all_requests(), backend)
+        run(gather(*REQUESTS), backend)
+    assert len(stores.seen) == 2 * len(REQUESTS)
+    assert threading.get_ident() not in {thread for thread, _ in stores.seen}
+    assert {context for _, context in stores.seen} == {trace}, "as for spans of a trace"
+
+
+def test_other_threads_call_the_store_themselves(trace):
+    stores = Seen()
+    with closing(Backend(stores, stores)) as backend:
+        before = len(workers())
+        thread = in_a_thread(lambda: run(all_requests(), backend))
+        assert len(workers()) == before
+    assert stores.seen == [(thread, trace)] * len(REQUESTS)
+
+
+def test_a_store_that_survives_signals_is_called_in_the_callers_thread(trace):
+    stores = Sturdy()
+    with closing(Backend(stores, stores)) as backend:
+        run(all_requests(), backend)
+        assert not workers()
+    assert stores.seen == [(threading.get_ident(), trace)] * len(REQUESTS)
+
+
+def test_events_reach_the_listener_in_the_callers_thread_and_in_order():
+    told = []
+
+    def flow():
+        yield from Emit(EVENT)
+        yield from docs("a")
+        yield from Emit(ThreadDeleted(thread_id="t", documents=1, objects=2))
+
+    stores = Seen()
+    listener = lambda event: told.append((type(event), threading.get_ident(), len(stores.seen)))  # noqa: E731
+    with closing(Backend(stores, stores, on_event=listener)) as backend:
+        run(flow(), backend)
+    here = threading.get_ident()
+    assert told == [(CheckpointReplaced, here, 0), (ThreadDeleted, here, 1)]
+
+
+@pytest.mark.parametrize("flow", [lambda: of(docs("cause")), lambda: gather(docs("a"), docs("cause"))])
+def test_an_exception_shows_its_cause_and_where_it_comes_from(flow):
+    stores = Seen()
+    with closing(Backend(stores, stores)) as backend, pytest.raises(StoreUnavailableError) as caught:
+        run(flow(), backend)
+    assert isinstance(caught.value.__cause__, LookupError)
+    frames = [entry.name for entry in caught.traceback]
+    assert frames[0] == "test_an_exception_shows_its_cause_and_where_it_comes_from"
+    assert frames[-1] == "_answer"
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as accepted:
+        yield server.getsockname()
+        server.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                accepted.enter_context(server.accept()[0])
+
+
+class Hanging(Documents):
+    """Asks a server for each document, and waits for an answer without a limit, in native code."""
+
+    def __init__(self, address):
+        super().__init__()
+        self._address = address
+
+    def _answer(self, name):
+        with socket.create_connection(self._address) as connection:
+            return connection.recv(1)
+
+
+@pytest.mark.parametrize("flow", [lambda: gather(docs("a"), docs("b"), GetBlob("c")), lambda: of(docs("a"))])
+def test_a_request_that_hangs_ends_at_the_deadline(flow, silent, monkeypatch):
+    monkeypatch.setattr("langgraph_gcs_saver.runners.GRACE_SECONDS", 0.1)
+    with closing(Backend(Hanging(silent), Blobs(), timeout=0.1)) as backend:
+        with pytest.raises(StoreUnavailableError, match="has not ended"):
+            run(flow(), backend)
+        assert run(of(GetBlob("d")), backend) == "blob d"
+
+
+def test_a_gather_that_hangs_ends_at_the_deadline_in_other_threads(silent, monkeypatch):
+    monkeypatch.setattr("langgraph_gcs_saver.runners.GRACE_SECONDS", 0.1)
+    failures = []
+
+    def work(backend):
+        try:
+            run(gather(docs("a"), docs("b")), backend)
+        except StoreUnavailableError as error:
+            failures.append(error)
+
+    with closing(Backend(Hanging(silent), Blobs(), timeout=0.1)) as backend:
+        in_a_thread(lambda: work(backend))
+    assert len(failures) == 1
+
+
+def test_an_interrupted_request_is_not_waited_for(silent):
+    """Ctrl-C while a service does not answer; closing then does not wait for it either."""
+
+    class Interrupting(Hanging):
+        def _answer(self, name):
+            _thread.interrupt_main()
+            return super()._answer(name)
+
+    seen = []
+
+    def flow():
+        try:
+            yield from docs("a")
+        except KeyboardInterrupt:
+            seen.append((yield from GetBlob("cleanup")))
+            raise
+
+    with closing(Backend(Interrupting(silent), Blobs(), timeout=3600)) as backend, pytest.raises(KeyboardInterrupt):
+        run(flow(), backend)
+    assert seen == ["blob cleanup"]
+
+
 # Events
 
 
@@ -551,7 +729,8 @@ def test_closing_ends_everything_and_may_be_repeated(close):
 def test_no_thread_before_it_is_needed():
     before = len(workers())
     with closing(Backend(Documents(), Blobs())) as backend:
-        run(several(), backend)
+        assert run(of(Compute(lambda: 5)), backend) == 5
+        in_a_thread(lambda: run(several(), backend))
         assert len(workers()) == before
 
 

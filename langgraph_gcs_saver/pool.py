@@ -1,0 +1,312 @@
+"""Threads for calls that a signal must not interrupt.
+
+Python runs signal handlers in the main thread, between any two bytecodes, and a handler may raise: Ctrl-C, a notebook's
+stop button, Celery's soft time limit. If that happens inside gRPC or urllib3, a lock stays held, and later calls hang.
+So the main thread leaves such calls to a thread of a pool, and only waits.
+
+An exception may strike the main thread's own half just as well. That half is therefore made of calls that C performs as
+a whole: `SimpleQueue.put`, `SimpleQueue.get`, `list.pop`, `start_new_thread`. It takes no lock. `concurrent.futures`
+does: a `threading.Condition` that is struck while it is entered stays locked.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
+
+T = TypeVar("T")
+
+GLANCE_SECONDS = 0.2
+"""How often a waiting thread checks whether it still makes sense to wait.
+
+It also bounds the time until Ctrl-C where the system does not interrupt the main thread's wait: on Windows, and on
+macOS when another thread receives the signal.
+"""
+
+
+class Task(Generic[T]):
+    """One call, and its outcome.
+
+    Args:
+        function: The call.
+        deliver: Called with this task when the call has ended, in the same thread. It must not raise.
+        bounded: Whether the call ends within the pool's limit, unless it hangs.
+    """
+
+    __slots__ = ("_deliver", "_function", "_ticket", "abandoned", "began", "bounded", "error", "made", "result")
+
+    def __init__(
+        self, function: Callable[[], T], deliver: Callable[[Task[T]], object], *, bounded: bool = False
+    ) -> None:
+        self._function = function
+        self._deliver = deliver
+        # Whoever takes it out decides whether the call is made: a thread of the pool, or the caller that gives up.
+        self._ticket = [None]
+        self.bounded = bounded
+        self.abandoned = False
+        self.made = time.monotonic()
+        self.began: float | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def make(self) -> bool:
+        """Make the call, unless it was made or canceled; whether there is an outcome to deliver."""
+        if not self.cancel():
+            return False
+        self.began = time.monotonic()
+        try:
+            self.result = self._function()
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            self.error = error
+        return True
+
+    def deliver(self) -> None:
+        """Hand over the outcome."""
+        self._deliver(self)
+
+    def cancel(self) -> bool:
+        """Prevent the call; false if it has begun, or was canceled before."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Prevent the call; if it has begun, nobody waits for it any longer."""
+        self.abandoned = True
+        self.cancel()
+
+    def take_error(self) -> BaseException | None:
+        """The exception that the call raised, which this task then forgets: together they would be a cycle."""
+        error, self.error = self.error, None
+        return error
+
+
+class _Threads:
+    """What the threads of a pool share; it does not refer to the pool, so that they end when the pool is forgotten."""
+
+    def __init__(self, name: str, most: int, keep: int) -> None:
+        self.tasks: SimpleQueue[Task[Any] | None] = SimpleQueue()
+        self.running: dict[threading.Thread, Task[Any] | None] = {}
+        self.is_closed = False
+        self.is_ending = False
+        self.moved = time.monotonic()
+        self._slots = deque([None] * most)
+        self._name = name
+        self._keep = keep
+        self._idle: deque[None] = deque()
+        self._starting = threading.Lock()  # never taken in the main thread
+
+    def grow(self) -> None:
+        """Start threads if tasks wait that no thread is free for.
+
+        A thread does the starting: `Thread.start` waits on a Condition, so a signal must not strike it.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._is_short():
+            _thread.start_new_thread(self._launch, ())
+
+    def _is_short(self) -> bool:
+        return bool(self._slots) and self.tasks.qsize() > len(self._idle)
+
+    def end(self) -> None:
+        """Have the threads end once no task is left, and start no more."""
+        self.is_closed = True
+        self.is_ending = True
+        self._slots.clear()
+        self.tasks.put(None)
+
+    def _launch(self) -> None:
+        if not self._start():
+            self._work_off()
+
+    def _start(self) -> bool:
+        with self._starting:
+            while self._is_short():
+                try:
+                    self._slots.pop()
+                except IndexError:  # closed meanwhile
+                    break
+                self._idle.append(None)  # it is free as soon as it runs
+                try:
+                    threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                except RuntimeError:
+                    self._idle.pop()
+                    self._slots.append(None)
+                    return False
+        return True
+
+    def _work_off(self) -> None:
+        with suppress(Empty):
+            while True:
+                task = self.tasks.get_nowait()
+                if task is not None and task.make():
+                    task.deliver()
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        stays = True
+        while stays:
+            self.running[me] = None
+            if self.is_closed and self.tasks.empty():
+                self._idle.pop()
+                break
+            task = self.tasks.get()
+            if task is None:  # look again
+                continue
+            self._idle.pop()
+            self._start()  # a task that was queued meanwhile may have counted on this thread
+            self.running[me] = task
+            self.moved = time.monotonic()
+            has_outcome = task.make()
+            self.moved = time.monotonic()
+            stays = len(self._idle) < self._keep
+            if stays:
+                self._idle.append(None)  # before the outcome is delivered, or the caller's next task starts a thread
+            if has_outcome:
+                task.deliver()
+            del task
+        del self.running[me]
+        if self.is_closed:
+            self.tasks.put(None)  # for the next one
+        else:
+            self._slots.append(None)
+
+
+class Pool:
+    """Daemon threads, started when tasks need them. Signals may strike any call of it, at any point.
+
+    Args:
+        name: The threads' name.
+        most: Most threads.
+        keep: Most threads that stay when they have nothing to do; all if not given.
+        limit: Seconds after which a bounded call counts as one that hangs.
+    """
+
+    def __init__(self, name: str, most: int, *, keep: int | None = None, limit: float = threading.TIMEOUT_MAX) -> None:
+        self._limit = limit
+        self._threads = _Threads(name, most, most if keep is None else keep)
+        weakref.finalize(self, self._threads.end).atexit = False
+
+    def submit(self, *tasks: Task[Any]) -> None:
+        """Queue tasks.
+
+        Raises:
+            SaverClosedError: The pool is closed.
+        """
+        for task in tasks:
+            self._threads.tasks.put(task)
+        if self._threads.is_closed:
+            canceled = [task.cancel() for task in tasks]
+            if any(canceled):
+                raise SaverClosedError("This saver is closed; make a new one.")
+        try:
+            self._threads.grow()
+        except RuntimeError:
+            # No thread can be started: the interpreter is ending, or the process may have no more.
+            for task in tasks:
+                if task.make():
+                    task.deliver()
+
+    def perform(self, *calls: tuple[Callable[[], Any], bool]) -> tuple[Any, ...]:
+        """Make calls at the same time and return their results in order.
+
+        After the first failure, calls that have not begun are canceled, the others are awaited, and the failure is
+        raised. If a signal raises, this does not wait: calls that have begun end on their threads.
+
+        Args:
+            calls: Functions, and whether they are bounded.
+
+        Raises:
+            SaverClosedError: The pool is closed.
+            StoreUnavailableError: A call hangs, or all threads are busy with calls that do not end.
+        """
+        answers: SimpleQueue[Task[Any]] = SimpleQueue()
+        tasks = [Task(function, answers.put, bounded=bounded) for function, bounded in calls]
+        try:
+            failure = self._perform(tasks, answers)
+        except BaseException:
+            for task in tasks:
+                task.abandon()
+            raise
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback refers to this frame
+        return tuple(task.result for task in tasks)
+
+    def _perform(self, tasks: list[Task[Any]], answers: SimpleQueue[Task[Any]]) -> BaseException | None:
+        """Have tasks done; returns the first failure."""
+        failure: BaseException | None = None
+        self.submit(*tasks)
+        waiting = set(tasks)
+        while waiting:
+            task = self._next(answers, waiting)
+            waiting.remove(task)
+            error = task.take_error()
+            if error is not None and failure is None:
+                failure = error
+                waiting = {one for one in waiting if not one.cancel()}
+        return failure
+
+    def _next(self, answers: SimpleQueue[Task[Any]], waiting: set[Task[Any]]) -> Task[Any]:
+        while True:
+            try:
+                return answers.get(timeout=GLANCE_SECONDS)
+            except Empty:
+                pass
+            self._check(waiting)
+
+    def _check(self, waiting: set[Task[Any]]) -> None:
+        now = time.monotonic()
+        for task in waiting:
+            if task.began is None:
+                if now - max(task.made, self._threads.moved) > self._limit:
+                    raise StoreUnavailableError(
+                        f"All threads of this saver have been busy for {self._limit:g} s, and none has finished a "
+                        "request. Call again. If this lasts, check the network, or raise `max_threads`."
+                    )
+            elif task.bounded and now - task.began > self._limit:
+                raise StoreUnavailableError(
+                    f"A request has not ended after {self._limit:g} s, although its own timeout has passed. It may "
+                    "have been carried out; call again. If this lasts, restart the process: its connections hang."
+                )
+
+    def close(self, seconds: float | None) -> None:
+        """Take no more tasks, and wait for those that are queued or running, except abandoned ones. Idempotent.
+
+        Args:
+            seconds: Most seconds to wait; `None` is no limit.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        threads = self._threads
+        threads.is_closed = True
+        if not (threads.is_ending or threads.tasks.empty()):
+            # All tasks before this one are then at threads that are known.
+            answers: SimpleQueue[Task[Any]] = SimpleQueue()
+            threads.tasks.put(Task(int, answers.put))
+            threads.grow()
+            with suppress(Empty):
+                answers.get(timeout=_left(end))
+        running = list(threads.running.items())
+        threads.end()
+        for thread, task in running:
+            if thread is not threading.current_thread() and not (task is not None and task.abandoned):
+                thread.join(_left(end))
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - time.monotonic())
