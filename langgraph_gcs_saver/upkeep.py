@@ -6,60 +6,67 @@ saver does not wait for them.
 
 from __future__ import annotations
 
+import logging
 import os
-import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from contextlib import suppress
+from functools import partial
+
+from langgraph_gcs_saver.errors import SaverClosedError
+from langgraph_gcs_saver.pool import Pool, Task
 
 Job = Callable[[], None]
 
-
-@dataclass(slots=True)
-class _Worker:
-    queue: SimpleQueue[tuple[str, Job] | None] = field(default_factory=SimpleQueue)
-    waiting: set[str] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    thread: threading.Thread | None = None
+logger = logging.getLogger("langgraph_gcs_saver")
 
 
 class Upkeep:
     """A queue of jobs by name, worked off in the background; one that waits already is not queued again."""
 
     def __init__(self) -> None:
-        # By process id: neither threads nor locks survive a fork.
-        self._workers: dict[int, _Worker] = {}
+        # By process id: threads do not survive a fork.
+        self._queues: dict[int, _Queue] = {}
         self._is_closed = False
 
     def submit(self, name: str, job: Job) -> None:
         """Queue a job, which must not raise; after `close`, do nothing."""
-        worker = self._workers.setdefault(os.getpid(), _Worker())
-        with worker.lock:
-            if self._is_closed or name in worker.waiting:
-                return
-            worker.waiting.add(name)
-            worker.queue.put((name, job))
-            if worker.thread is None:
-                worker.thread = threading.Thread(target=_work, args=(worker,), name="langgraph-gcs-upkeep", daemon=True)
-                worker.thread.start()
+        if self._is_closed:
+            return
+        pid = os.getpid()
+        queue = self._queues.get(pid) or self._queues.setdefault(pid, _Queue())
+        queue.jobs.setdefault(name, job)
+        with suppress(SaverClosedError):  # closed meanwhile
+            queue.wake()
 
     def close(self) -> None:
         """Wait until all jobs are done, and take no more. Idempotent."""
         self._is_closed = True
-        worker = self._workers.get(os.getpid())
-        if worker is None:
-            return
-        with worker.lock:
-            thread = worker.thread
-        if thread is not None and thread is not threading.current_thread():
-            worker.queue.put(None)
-            thread.join()
+        queue = self._queues.pop(os.getpid(), None)
+        if queue is not None:
+            queue.wake()
+            queue.pool.close(None)
 
 
-def _work(worker: _Worker) -> None:
-    while (item := worker.queue.get()) is not None:
-        name, job = item
-        with worker.lock:
-            # Before it begins: what happens from now on, it may have looked at already.
-            worker.waiting.discard(name)
+class _Queue:
+    """The jobs that wait, and the thread that takes them."""
+
+    def __init__(self) -> None:
+        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.pool = Pool("langgraph-gcs-upkeep", 1)
+
+    def wake(self) -> None:
+        """Have all jobs done. Each call does this, so a job is not forgotten when a signal raises before its own."""
+        self.pool.submit(Task(partial(_work_off, self.jobs), _report))
+
+
+def _work_off(jobs: OrderedDict[str, Job]) -> None:
+    while jobs:
+        # Before it begins: what happens from now on, it may have looked at already.
+        _, job = jobs.popitem(last=False)
         job()
+
+
+def _report(task: Task[None]) -> None:
+    if task.error is not None:
+        logger.error("A job in the background failed", exc_info=task.take_error())

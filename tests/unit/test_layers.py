@@ -123,7 +123,7 @@ def test_only_stores_import_the_services(module):
         ("edits", ("portable", "records", "refusals")),
         ("diff", ("portable", "records")),
         ("pool", ()),
-        ("upkeep", ()),
+        ("upkeep", ("pool",)),
         ("runners", ("effects", "events", "pool", "stores")),
         ("settings", ("effects", "keys", "options")),
         ("stores", ("effects",)),

@@ -4,6 +4,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -11,6 +12,7 @@ import pytest
 
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.pool import Pool, Task
+from langgraph_gcs_saver.upkeep import Upkeep
 from tests.unit.striking import strike_everywhere
 
 
@@ -259,3 +261,25 @@ def test_struck_while_it_waits_a_pool_makes_no_call_that_has_not_begun(make_pool
     striker.join()
     assert pool.perform((partial(int, 5), False)) == (5,)
     assert made == []
+
+
+def test_struck_anywhere_upkeep_does_its_jobs():
+    """A job whose submission was cut short is done at the latest after it is submitted again, and once each time."""
+
+    def prepare():
+        upkeep = Upkeep()
+        done = Counter()
+
+        def call():
+            upkeep.submit("thread", partial(done.update, ["thread"]))
+
+        def check():
+            upkeep.submit("thread", partial(done.update, ["thread"]))
+            upkeep.submit("other", partial(done.update, ["other"]))
+            upkeep.close()
+            assert done["other"] == 1
+            assert done["thread"] in {1, 2}
+
+        return call, check
+
+    assert strike_everywhere(prepare) > 50
