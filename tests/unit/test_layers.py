@@ -104,6 +104,7 @@ def test_only_stores_import_the_services(module):
         ("events", ("records",)),
         ("cache", ()),
         ("configs", ()),
+        ("shelter", ()),
         ("records", ()),
         ("comparison", ()),
         ("effects", ("events", "records")),
