@@ -12,6 +12,11 @@ memory: https://www.sqlite.org/wal.html). A commit returns when the disk has it.
 An open SQLite connection must not cross a fork: the child would believe that it holds the parent's file locks, and the
 parent, closing, would delete the log that the child writes to (https://www.sqlite.org/howtocorrupt.html, 2.6). So
 connections are closed just before a fork, and both sides open new ones.
+
+On the main thread a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So whatever locks or
+writes runs on other threads (`shelter.py`). Reads run in the caller's thread; a connection that a read did not bring to
+its end is closed. A call is one attempt or more: an attempt waits for no other process, and between two attempts a call
+holds nothing (`docs/design/009-signals-embedded-store.md`).
 """
 
 from __future__ import annotations
@@ -27,13 +32,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import google_crc32c
 from google.protobuf.message import DecodeError
@@ -70,10 +74,13 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
     UnsupportedFormatError,
 )
+from langgraph_gcs_saver.shelter import Shelter
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
 
 T = TypeVar("T")
+
+Operation = Callable[[sqlite3.Cursor], T]
 
 MAX_DOCUMENT = 1 << 20
 MAX_COMMIT = 10 << 20
@@ -85,7 +92,15 @@ MAX_OBJECT_NAME = 1024
 """Cloud Storage's limit, in bytes."""
 
 MAX_CONNECTIONS = 16
-ASYNC_THREADS = 8
+MAX_THREADS = 16
+"""For asynchronous calls and the main thread's."""
+
+MOMENT = 1.0
+"""Seconds that an attempt waits for this process' other threads, whose attempts take milliseconds."""
+
+PAUSES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05)
+LAST_PAUSE = 0.1
+"""Seconds between attempts while another process writes: those of SQLite's own busy handler."""
 
 ABANDONED_AFTER = 24 * 3600
 """Age in seconds at which a file in `tmp/` is one that a killed process left."""
@@ -115,10 +130,66 @@ ON CONFLICT (collection_id, name) DO UPDATE SET
 """
 
 
+class _Pauses:
+    """How long to wait until the next try.
+
+    Args:
+        timeout: Seconds for all tries.
+    """
+
+    __slots__ = ("_deadline", "_pauses")
+
+    def __init__(self, timeout: float) -> None:
+        self._deadline = time.monotonic() + timeout
+        self._pauses = chain(PAUSES, repeat(LAST_PAUSE))
+
+    def __call__(self) -> float | None:
+        """Seconds; `None` when the timeout is over."""
+        left = self._deadline - time.monotonic()
+        return None if left < 0 else min(next(self._pauses), left)
+
+
+def _until(condition: Callable[[], bool], timeout: float) -> Iterator[float]:
+    """Pauses until a condition holds or the timeout is over."""
+    pauses = _Pauses(timeout)
+    while not condition() and (pause := pauses()) is not None:
+        yield pause
+
+
+class _Busy:
+    """The outcome of an attempt that would have had to wait.
+
+    Args:
+        error: SQLite's, if that said so.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: sqlite3.Error | None = None) -> None:
+        self.error = error
+
+
+class _Call:
+    """One call, which may be several attempts.
+
+    Attributes:
+        admitted: Whether it goes on although the store was closed meanwhile.
+        proven: Whether the attempt under way has come to its end, so that its connection can be used again.
+    """
+
+    __slots__ = ("__weakref__", "admitted", "pause", "proven")
+
+    def __init__(self, timeout: float) -> None:
+        self.pause = _Pauses(timeout)
+        self.admitted = False
+        self.proven = False
+
+
 class LocalDocuments:
     """Documents in an SQLite file below `path`; a `DocumentStore`.
 
-    The directory and the file are made at first use. Asynchronous methods run on threads of this store's own.
+    The directory and the file are made at first use. Asynchronous methods run on threads of this store's own, and so do
+    commits of the main thread.
 
     Args:
         path: The directory.
@@ -130,84 +201,42 @@ class LocalDocuments:
         self._file = self._directory / "documents.sqlite3"
         self._timeout = timeout
         self._closed = False
-        self._inherited: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Cursor] = []  # from before a fork
         self._torn = False
+        self._shelter = Shelter("langgraph-gcs-saver-local", MAX_THREADS)
         self._reset()
         _stores[id(self)] = self
 
     def _reset(self) -> None:
-        self._state = threading.Condition()  # guards everything below
         self._writing = threading.Lock()  # fair among threads, where SQLite's own lock is polled
-        self._idle: list[sqlite3.Connection] = []
-        self._leased = 0
-        self._forks = 0
-        self._executor: ThreadPoolExecutor | None = None
+        self._cursors: dict[int, sqlite3.Cursor] = {}  # by number: the only cursor of a connection
+        self._leases: dict[int, _Call] = {}  # by number of a connection: the call that uses it
+        self._forks: list[None] = []  # one entry for each fork under way
+        self._waiting: WeakSet[_Call] = WeakSet()  # calls between two attempts
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs`."""
-        keys = {name: _key(name) for name in effect.names}
-        docs: dict[str, Doc] = {}
-        with self._connection() as db:
-            db.execute("BEGIN")  # one snapshot for all
-            try:
-                for name, key in keys.items():
-                    row = db.execute(_GET, key).fetchone()
-                    if row is not None:
-                        docs[name] = _doc(name, _parse_or_damaged(row[0]), effect.mask, row[1], row[2])
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-        return docs
+        return self._perform(partial(self._read, _reading(effect)))
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
-        sql, parameters = _select(effect)
-        where = [(path, from_value(to_value(asked))) for path, asked in effect.where]
-        docs: list[Doc] = []
-        with self._connection() as db, closing(db.execute(sql, parameters)) as rows:
-            for key, stored, create_time, update_time in rows:
-                if effect.limit is not None and len(docs) >= effect.limit:
-                    break
-                name = key.replace(b"\0", b"/").decode()
-                message = _parse_or_damaged(stored)
-                # Nobody knows what a damaged document would have matched: the reader must see it.
-                if message is _DAMAGED or all(_matches(message, path, asked) for path, asked in where):
-                    docs.append(_doc(name, message, effect.mask, create_time, update_time))
-        return docs
+        return self._perform(partial(self._read, _querying(effect)))
 
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
-        keys = [_key(write.name) for write in effect.writes]
-        messages = [None if isinstance(write, Delete) else to_map(write.fields) for write in effect.writes]
-        size = sum(len(write.name) for write in effect.writes) + sum(m.ByteSize() for m in messages if m is not None)
-        if size > MAX_COMMIT:
-            raise StoreError(f"A commit of {size} bytes is over the limit of {MAX_COMMIT}; write less at once.")
-        if not self._writing.acquire(timeout=self._timeout):
-            raise StoreUnavailableError(self._busy())
-        try:
-            with self._connection() as db:
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    times = _apply(db, effect, keys, messages)
-                    db.execute("ROLLBACK" if times is None else "COMMIT")
-                finally:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-        finally:
-            self._writing.release()
-        return times
+        return self._perform(partial(self._write, _committing(effect)))
 
     async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs` without blocking the event loop."""
-        return await self._in_thread(partial(self.get_docs, effect))
+        return await self._aperform(partial(self._read, _reading(effect)))
 
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs` without blocking the event loop."""
-        return await self._in_thread(partial(self.query_docs, effect))
+        return await self._aperform(partial(self._read, _querying(effect)))
 
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit` without blocking the event loop."""
-        return await self._in_thread(partial(self.commit, effect))
+        return await self._aperform(partial(self._write_here, _committing(effect)))
 
     def read_indexing(self, effect: ReadIndexing) -> None:  # noqa: ARG002 - no field has an index
         """Perform `ReadIndexing`: there are no such settings."""
@@ -228,31 +257,58 @@ class LocalDocuments:
 
     def close(self) -> None:
         """Wait for calls under way, up to the timeout, and close the file. Idempotent."""
-        with self._state:
-            self._closed = True
-            executor, self._executor = self._executor, None
-            self._state.notify_all()
-            self._state.wait_for(lambda: not self._leased, self._timeout)
-            while self._idle:
-                self._idle.pop().close()
-        if executor is not None:
-            executor.shutdown()
+        self._closed = True
+        for pause in _until(self._is_quiet, self._timeout):
+            time.sleep(pause)
+        self._shelter.call(self._close_unused)
+        for pause in _until(self._shelter.end(), self._timeout):
+            time.sleep(pause)
 
     async def aclose(self) -> None:
         """Do as `close`, without blocking the event loop. Idempotent."""
-        helper = ThreadPoolExecutor(1, thread_name_prefix="langgraph-gcs-saver-local-close")
-        try:
-            await asyncio.wrap_future(helper.submit(self.close))
-        finally:
-            helper.shutdown(wait=False)
+        self._closed = True
+        for pause in _until(self._is_quiet, self._timeout):
+            await asyncio.sleep(pause)
+        await self._shelter.acall(self._close_unused)
+        for pause in _until(self._shelter.end(), self._timeout):
+            await asyncio.sleep(pause)
 
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        with self._state:
-            self._refuse()
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="langgraph-gcs-saver-local")
-            future = self._executor.submit(function)
-        return await asyncio.wrap_future(future)
+    # In the caller's thread, where an exception can strike anywhere
+
+    def _perform(self, attempt: Callable[[_Call], T | _Busy]) -> T:
+        self._refuse()
+        call = _Call(self._timeout)
+        try:
+            while isinstance(outcome := attempt(call), _Busy):
+                time.sleep(self._pause(call, outcome))
+        finally:
+            if call.admitted:
+                self._waiting.discard(call)
+        return outcome
+
+    async def _aperform(self, attempt: Callable[[_Call], T | _Busy]) -> T:
+        self._refuse()
+        call = _Call(self._timeout)
+        try:
+            while True:
+                outcome = await self._shelter.acall(partial(attempt, call))
+                if not isinstance(outcome, _Busy):
+                    return outcome
+                await asyncio.sleep(self._pause(call, outcome))
+        finally:
+            if call.admitted:
+                self._waiting.discard(call)
+
+    def _pause(self, call: _Call, busy: _Busy) -> float:
+        pause = call.pause()
+        if pause is None:
+            raise StoreUnavailableError(
+                f"Other writers kept {self._file} busy for {self._timeout:g} s. Call again, or raise the timeout."
+            ) from busy.error
+        return pause
+
+    def _is_quiet(self) -> bool:
+        return not self._waiting and not self._leases
 
     def _refuse(self) -> None:
         if self._closed:
@@ -263,58 +319,104 @@ class LocalDocuments:
                 "Make a new process, or fork before the saver is first used."
             )
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection to one thread; sqlite3's errors become this library's."""
-        with self._state:
-            self._refuse()
-            if not self._state.wait_for(self._may_lend, self._timeout):
-                raise StoreUnavailableError(self._busy())
-            self._refuse()
-            self._leased += 1
-            db = self._idle.pop() if self._idle else None
-        healthy = True
+    # Attempts
+
+    def _write(self, operation: Operation[T], call: _Call) -> T | _Busy:
+        """Attempt to write: on no thread that a signal can strike, because it takes locks."""
+        return self._shelter.call(partial(self._write_here, operation, call))
+
+    def _write_here(self, operation: Operation[T], call: _Call) -> T | _Busy:
+        if not self._writing.acquire(timeout=MOMENT):
+            return self._busy(call)
         try:
-            if db is None:
-                db = self._open()
-            yield db
-        except sqlite3.Error as error:
-            healthy = False
-            raise self._explain(error) from error
+            return self._attempt("BEGIN IMMEDIATE", operation, call)
         finally:
-            if db is not None and not healthy:
-                db.close()
-            with self._state:
-                self._leased -= 1
-                if db is not None and healthy:
-                    if self._closed:
-                        db.close()
-                    else:
-                        self._idle.append(db)
-                self._state.notify_all()
+            self._writing.release()
 
-    def _may_lend(self) -> bool:
-        return self._closed or (not self._forks and self._leased < MAX_CONNECTIONS)
+    def _read(self, operation: Operation[T], call: _Call) -> T | _Busy:
+        """Attempt to read: on any thread, for it takes but a lease, which can be given up twice."""
+        return self._attempt("BEGIN", operation, call)
 
-    def _open(self) -> sqlite3.Connection:
+    def _attempt(self, begin: str, operation: Operation[T], call: _Call) -> T | _Busy:
+        """Perform an operation in a transaction, if that is possible now; its outcome `None` rolls it back."""
+        call.proven = False
+        number = None
+        try:
+            try:
+                number = self._lease(call)
+                if number is None or self._forks:  # looked at after leasing, because a fork waits for all leases
+                    return self._busy(call)
+                if not call.admitted:
+                    self._refuse()
+                if number not in self._cursors:
+                    self._shelter.call(partial(self._open, number))
+                db = self._cursors[number]
+                db.execute(begin)
+                outcome = operation(db)
+                db.execute("ROLLBACK" if outcome is None else "COMMIT")
+                call.proven = self._is_clean(number)
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    raise self._explain(error) from error
+                call.proven = self._is_clean(number)  # so it is if another writer did not let it begin
+                return self._busy(call, error)
+            else:
+                return outcome
+            finally:
+                self._give_up(call)
+        finally:
+            self._give_up(call)  # if an exception has struck the line above
+
+    def _lease(self, call: _Call) -> int | None:
+        """The number of a connection that is now the call's; `None` if all are others'."""
+        for number in range(MAX_CONNECTIONS):
+            if self._leases.setdefault(number, call) is call:
+                return number
+        return None
+
+    def _is_clean(self, number: int | None) -> bool:
+        """Whether a connection can be used again. In no transaction, its only cursor has no open statement either."""
+        db = None if number is None else self._cursors.get(number)
+        return db is not None and not db.connection.in_transaction and not self._closed
+
+    def _give_up(self, call: _Call) -> None:
+        """Let others use the call's connection if it is proven to be clean, else close it. Idempotent."""
+        for number, holder in list(self._leases.items()):
+            if holder is call:
+                if not call.proven and number in self._cursors:
+                    _close(self._cursors[number])
+                    self._cursors.pop(number, None)
+                self._leases.pop(number, None)
+
+    def _busy(self, call: _Call, error: sqlite3.Error | None = None) -> _Busy:
+        if not call.admitted:
+            self._waiting.add(call)  # so `close` waits for it
+            call.admitted = True
+        return _Busy(error)
+
+    def _close_unused(self) -> None:
+        """Close all connections that no call uses."""
+        call = _Call(0)
+        try:
+            try:
+                for number in range(MAX_CONNECTIONS):
+                    self._leases.setdefault(number, call)
+            finally:
+                self._give_up(call)
+        finally:
+            self._give_up(call)
+
+    def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_directory(self._directory)
-        deadline = time.monotonic() + self._timeout
-        while True:
-            db = sqlite3.connect(self._file, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare(db)
-            except sqlite3.OperationalError as error:
-                db.close()
-                # Turning a new file into WAL mode does not wait for another process that does the same.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            except BaseException:
-                db.close()
-                raise
-            else:
-                return db
+        # Without SQLite's own waiting, which nothing ends before its time.
+        db = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+            self._cursors[number] = db.cursor()
+        except BaseException:
+            db.close()
+            raise
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA synchronous = FULL")
@@ -333,14 +435,9 @@ class LocalDocuments:
             )
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = {_FORMAT}; COMMIT")
 
-    def _busy(self) -> str:
-        return f"Other writers kept {self._file} busy for {self._timeout:g} s. Call again, or raise the timeout."
-
     def _explain(self, error: sqlite3.Error) -> StoreError:
         # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
         text = str(error)
-        if "locked" in text or "locking protocol" in text:
-            return StoreUnavailableError(self._busy())
         if "readonly" in text or ("unable to open" in text and not self._accessible()):
             return PermissionDeniedError(
                 f"This process may not write {self._file}: give its user read and write permission on the file and on "
@@ -365,21 +462,19 @@ class LocalDocuments:
         )
 
     def _before_fork(self) -> None:
-        with self._state:
-            self._forks += 1
-            self._state.wait_for(lambda: not self._leased, self._timeout)
-            while self._idle:
-                self._idle.pop().close()
+        self._forks.append(None)
+        for pause in _until(lambda: not self._leases, self._timeout):
+            time.sleep(pause)
+        self._close_unused()
 
     def _after_fork_in_parent(self) -> None:
-        with self._state:
-            self._forks = max(self._forks - 1, 0)  # 0 already: made by another thread after `_before_fork`
-            self._state.notify_all()
+        with suppress(IndexError):  # made by another thread after `_before_fork`
+            self._forks.pop()
 
     def _after_fork_in_child(self) -> None:
         # Still open: a call outlasted the timeout, or the fork was not Python's own and told nobody beforehand.
-        self._torn = self._torn or bool(self._leased or self._idle)
-        self._inherited += self._idle  # closing them here could touch the parent's files
+        self._torn = self._torn or bool(self._leases or self._cursors)
+        self._inherited += self._cursors.values()  # closing them here could touch the parent's files
         self._reset()
 
 
@@ -537,11 +632,69 @@ def _value_size(value: Any) -> int:
     return 8 if kind in ("integer_value", "double_value") else 1
 
 
-# Writing
+# Operations: what is done within a transaction
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return "locked" in str(error) or "locking protocol" in str(error)
+
+
+def _close(db: sqlite3.Cursor) -> None:
+    """Close a connection, which rolls back and drops SQLite's locks. Idempotent."""
+    connection = db.connection
+    with suppress(sqlite3.ProgrammingError):  # closed already
+        db.close()  # or an open statement would outlive its connection
+    connection.close()
+
+
+def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
+    keys = {name: _key(name) for name in effect.names}
+
+    def read(db: sqlite3.Cursor) -> dict[str, Doc]:
+        docs: dict[str, Doc] = {}
+        for name, key in keys.items():
+            row = db.execute(_GET, key).fetchone()
+            if row is not None:
+                docs[name] = _doc(name, _parse_or_damaged(row[0]), effect.mask, row[1], row[2])
+        return docs
+
+    return read
+
+
+def _querying(effect: QueryDocs) -> Operation[list[Doc]]:
+    sql, parameters = _select(effect)
+    where = [(path, from_value(to_value(asked))) for path, asked in effect.where]
+
+    def query(db: sqlite3.Cursor) -> list[Doc]:
+        docs: list[Doc] = []
+        for key, stored, create_time, update_time in db.execute(sql, parameters):
+            if effect.limit is not None and len(docs) >= effect.limit:
+                break
+            name = key.replace(b"\0", b"/").decode()
+            message = _parse_or_damaged(stored)
+            # Nobody knows what a damaged document would have matched: the reader must see it.
+            if message is _DAMAGED or all(_matches(message, path, asked) for path, asked in where):
+                docs.append(_doc(name, message, effect.mask, create_time, update_time))
+        return docs
+
+    return query
+
+
+def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
+    keys = [_key(write.name) for write in effect.writes]
+    messages = [None if isinstance(write, Delete) else to_map(write.fields) for write in effect.writes]
+    size = sum(len(write.name) for write in effect.writes) + sum(m.ByteSize() for m in messages if m is not None)
+    if size > MAX_COMMIT:
+        raise StoreError(f"A commit of {size} bytes is over the limit of {MAX_COMMIT}; write less at once.")
+
+    def commit(db: sqlite3.Cursor) -> tuple[int, ...] | None:
+        return _apply(db, effect, keys, messages)
+
+    return commit
 
 
 def _apply(
-    db: sqlite3.Connection, commit: Commit, keys: list[tuple[str, bytes]], messages: list[Any]
+    db: sqlite3.Cursor, commit: Commit, keys: list[tuple[str, bytes]], messages: list[Any]
 ) -> tuple[int, ...] | None:
     """Apply writes within a transaction; None when a precondition fails."""
     (last,) = db.execute("SELECT last FROM clock").fetchone()
@@ -580,7 +733,7 @@ def _merge(target: Any, write: Merge, message: Any) -> Any | None:
     return None if target.SerializeToString(deterministic=True) == before else target
 
 
-def _store(db: sqlite3.Connection, key: tuple[str, bytes], message: Any, create_time: int, update_time: int) -> None:
+def _store(db: sqlite3.Cursor, key: tuple[str, bytes], message: Any, create_time: int, update_time: int) -> None:
     stored = message.SerializeToString(deterministic=True)
     # Firestore's count exceeds a message's length by little (a short field with a number: 10 bytes for 9).
     if len(stored) > MAX_DOCUMENT // 2:
@@ -597,7 +750,8 @@ def _store(db: sqlite3.Connection, key: tuple[str, bytes], message: Any, create_
 class LocalBlobs:
     """Objects as files below `path`; a `BlobStore`.
 
-    A file appears under its name whole and durable, or not at all.
+    A file appears under its name whole and durable, or not at all. An exception can lose the handle of a directory,
+    which is a plain number. So directories are synchronized on a thread that no signal strikes.
 
     Args:
         path: The directory, made at first use.
@@ -611,22 +765,27 @@ class LocalBlobs:
         self._timeout = timeout
         self._ready = False
         self._closed = False
+        self._shelter = Shelter("langgraph-gcs-saver-local-objects", MAX_THREADS)
 
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
         self._refuse()
         target = self._path(effect.name)
         with _os_errors(target):
-            self._prepare()
+            if not (self._ready and self._tmp.is_dir()):
+                self._shelter.call(self._prepare)
             source = self._tmp / f"{os.getpid()}-{secrets.token_hex(16)}"
             try:
-                with source.open("xb") as file:
-                    file.write(effect.data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                existed = self._link(source, target)
+                try:
+                    with source.open("xb") as file:
+                        file.write(effect.data)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    existed = self._link(source, target)
+                finally:
+                    source.unlink(missing_ok=True)
             finally:
-                source.unlink(missing_ok=True)
+                source.unlink(missing_ok=True)  # if an exception has struck the line above
             if existed:
                 found = _file_crc32c(target)
                 if found is not None and found != _base64(_Checksum(effect.data)):
@@ -634,7 +793,7 @@ class LocalBlobs:
                         f"The object {effect.name!r} is already there with other content and was left as it is: "
                         "two writers used one name."
                     )
-            _sync_up(target.parent, self._objects)
+            self._shelter.call(partial(_sync_up, target.parent, self._objects))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`."""
@@ -680,7 +839,9 @@ class LocalBlobs:
     def delete_blobs(self, effect: DeleteBlobs) -> None:
         """Perform `DeleteBlobs`; directories left empty go as well."""
         self._refuse()
-        paths = [self._path(name) for name in effect.names]
+        self._shelter.call(partial(self._delete, [self._path(name) for name in effect.names]))
+
+    def _delete(self, paths: list[Path]) -> None:
         with _os_errors(self._objects):
             deleted = set()
             for path in paths:
@@ -693,6 +854,9 @@ class LocalBlobs:
     def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - a directory has no location
         """Perform `EnsureBucket`: make the directory."""
         self._refuse()
+        return self._shelter.call(self._ensure)
+
+    def _ensure(self) -> str:
         with _os_errors(self._objects):
             existed = self._objects.is_dir()
             self._prepare()
@@ -708,8 +872,10 @@ class LocalBlobs:
         raise StoreError(f"The directory {self._objects} is no bucket and has no lifecycle rules.")
 
     def close(self) -> None:
-        """Refuse further calls. Idempotent."""
+        """Refuse further calls, and end the threads. Idempotent."""
         self._closed = True
+        for pause in _until(self._shelter.end(), self._timeout):
+            time.sleep(pause)
 
     def _refuse(self) -> None:
         if self._closed:
@@ -726,8 +892,6 @@ class LocalBlobs:
         return self._objects.joinpath(*segments)
 
     def _prepare(self) -> None:
-        if self._ready and self._tmp.is_dir():
-            return
         _make_directory(self._objects)
         _make_directory(self._tmp)
         for left in self._tmp.iterdir():

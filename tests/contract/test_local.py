@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -288,7 +288,7 @@ def test_close_waits_for_calls_under_way(documents: LocalDocuments, path: Path) 
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(2) as threads:
             waiting = threads.submit(create, documents, "c/b")
-            while not documents._leased:
+            while not documents._waiting:
                 time.sleep(0.001)
             closed = threads.submit(documents.close)
             time.sleep(0.1)
@@ -303,11 +303,20 @@ def test_close_waits_for_calls_under_way(documents: LocalDocuments, path: Path) 
 def test_connections_are_bounded(path: Path) -> None:
     with closing(LocalDocuments(path, timeout=0.2)) as documents:
         create(documents, "c/a")
-        with ExitStack() as stack:
+        at_work, end = threading.Barrier(local.MAX_CONNECTIONS + 1), threading.Event()
+
+        def read(_: sqlite3.Cursor) -> list[object]:
+            at_work.wait(20)
+            end.wait(20)
+            return []
+
+        with ThreadPoolExecutor(local.MAX_CONNECTIONS) as threads:
             for _ in range(local.MAX_CONNECTIONS):
-                stack.enter_context(documents._connection())
+                threads.submit(documents._perform, partial(documents._read, read))
+            at_work.wait(20)
             with pytest.raises(StoreUnavailableError):
                 value(documents, "c/a")
+            end.set()
         assert value(documents, "c/a") == 1
 
 
@@ -339,9 +348,7 @@ async def test_async_uses_its_own_few_threads(documents: LocalDocuments) -> None
     await asyncio.gather(*(documents.acommit(Commit((Create(f"c/{i}", {}),))) for i in range(60)))
     assert len(await documents.aquery_docs(QueryDocs("c"))) == 60
     assert getattr(asyncio.get_running_loop(), "_default_executor") is None  # noqa: B009
-    assert (
-        1 <= sum(t.name.startswith("langgraph-gcs-saver-local") for t in threading.enumerate()) <= local.ASYNC_THREADS
-    )
+    assert 1 <= sum(t.name.startswith("langgraph-gcs-saver-local") for t in threading.enumerate()) <= local.MAX_THREADS
     await documents.aclose()
     deadline = time.monotonic() + 5
     while any(t.name.startswith("langgraph-gcs-saver-local") for t in threading.enumerate()):
@@ -521,14 +528,14 @@ def test_fork_amid_commits_of_other_threads(documents: LocalDocuments, path: Pat
 
 def test_a_fork_that_python_was_not_told_of_is_refused(documents: LocalDocuments) -> None:
     create(documents, "c/a")
-    inherited = list(documents._idle)
+    inherited = list(documents._cursors.values())
     documents._after_fork_in_child()  # without the call before it, as when another program embeds Python
     try:
         with pytest.raises(StoreError, match="fork"):
             documents.get_docs(GetDocs(("c/a",)))
     finally:
-        for connection in inherited:
-            connection.close()
+        for cursor in inherited:
+            cursor.connection.close()
 
 
 # Errors
@@ -608,9 +615,9 @@ def test_locked_beyond_the_timeout(path: Path) -> None:
 
 def test_a_full_disk(documents: LocalDocuments) -> None:
     create(documents, "c/a")
-    with documents._connection() as db:
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-        db.execute(f"PRAGMA max_page_count = {pages + 10}")
+    ((db,),) = [documents._cursors.values()]
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages + 10}")
     with pytest.raises(StoreError, match="full"):
         documents.commit(Commit((Create("c/small", {}), Create("c/large", {"v": bytes(500_000)}))))
     assert [doc.name for doc in documents.query_docs(QueryDocs("c"))] == ["c/a"]
