@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
+
+from langgraph_gcs_saver.shelter import Turn
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -20,35 +23,43 @@ class ByteCache(Generic[K, V]):
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._is_counted = True
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._turn = Turn()
 
     def get(self, key: K) -> V | None:
         """The value, which becomes the most recently used one."""
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                return None
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        with suppress(KeyError):  # dropped meanwhile
             self._entries.move_to_end(key)
-            return entry[0]
+        return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
         """Keep `value`, of `size` bytes, and drop the least recently used until everything fits."""
-        with self._lock:
-            self._drop(key)
-            if size > self._max_bytes:
-                return
-            self._entries[key] = (value, size)
-            self._bytes += size
-            while self._bytes > self._max_bytes:
-                self._drop(next(iter(self._entries)))
+        self._turn.run(partial(self._put, key, value, size))
 
     def drop(self, key: K) -> None:
         """Forget a key."""
-        with self._lock:
-            self._drop(key)
+        self._turn.run(partial(self._drop, key))
+
+    def _put(self, key: K, value: V, size: int) -> None:
+        self._drop(key)
+        if size > self._max_bytes:
+            return
+        self._is_counted = False
+        self._entries[key] = (value, size)
+        self._bytes += size
+        self._is_counted = True
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, key: K) -> None:
+        if not self._is_counted:  # an exception struck between a change and its count
+            self._bytes = sum(size for _, size in self._entries.values())
+        self._is_counted = False
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry[1]
+        self._is_counted = True

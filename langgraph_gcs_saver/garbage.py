@@ -10,49 +10,62 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from langgraph_gcs_saver.shelter import Turn
+
+T = TypeVar("T")
 
 LARGE_BYTES = 256 << 10
 """Serialised bytes from which it matters."""
 
-_lock = threading.Lock()
-_users = 0
+_turn = Turn()
+_users: set[object] = set()
 _was_enabled = False
 
 
-@contextmanager
-def put_off(size: int) -> Iterator[None]:
-    """Run a block with automatic garbage collection off, if it makes objects of so many serialised bytes.
+def put_off(size: int, function: Callable[[], T]) -> T:
+    """Call a function with automatic garbage collection off, if it makes objects of so many serialised bytes.
 
-    Blocks may overlap in many threads. The collector is on again after the last one, if it was on before the first.
+    Calls may overlap in many threads. The collector is on again after the last one, if it was on before the first.
     """
-    global _users, _was_enabled  # noqa: PLW0603 - the collector is global too
     if size < LARGE_BYTES:
-        yield
-        return
-    with _lock:
-        if not _users:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _users += 1
+        return function()
+    me = object()
     try:
-        yield
+        try:
+            _turn.run(partial(_enter, me))
+            return function()
+        finally:
+            _turn.run(partial(_leave, me))
     finally:
-        with _lock:
-            _users -= 1
-            if not _users and _was_enabled:
-                gc.enable()
+        _turn.run(partial(_leave, me))  # if an exception has struck the line above
+
+
+def _enter(me: object) -> None:
+    global _was_enabled  # noqa: PLW0603 - the collector is global too
+    if not _users:
+        _was_enabled = gc.isenabled()
+    _users.add(me)
+    gc.disable()
+
+
+def _leave(me: object) -> None:
+    global _was_enabled  # noqa: PLW0603 - as above
+    _users.discard(me)
+    if not _users and _was_enabled:
+        gc.enable()
+        _was_enabled = False
 
 
 def _reset() -> None:
     """In a forked child: the threads that were inside are not there to come out again."""
-    global _lock, _users  # noqa: PLW0603
-    _lock = threading.Lock()
-    if _users and _was_enabled:
-        gc.enable()
-    _users = 0
+    global _turn  # noqa: PLW0603 - as above
+    _turn = Turn()
+    _users.clear()
+    _leave(_users)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

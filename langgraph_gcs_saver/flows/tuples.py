@@ -395,7 +395,7 @@ def _deserialize(
     loads: Loads,
     size: int,
 ) -> list[Loaded]:
-    with garbage.put_off(size):
+    def load() -> list[Loaded]:
         return [
             Loaded(
                 manifest=known,
@@ -420,3 +420,5 @@ def _deserialize(
             )
             for known in (item.manifest for item in found)
         ]
+
+    return garbage.put_off(size, load)

@@ -1,10 +1,13 @@
 import random
 import threading
 from collections import OrderedDict
+from itertools import count
 
+import pytest
 from hypothesis import strategies as st
 
 from langgraph_gcs_saver.cache import ByteCache
+from tests.faults.steps import Struck, strikes
 from tests.unit.fuzz import fuzz
 
 keys = st.integers(0, 5)
@@ -86,3 +89,21 @@ def test_many_threads_keep_the_count_right():
         thread.join()
     assert failures == []
     assert cache._bytes == sum(size for _, size in cache._entries.values()) <= 500
+
+
+@pytest.mark.parametrize("opcodes", [False, True])
+def test_the_count_is_right_wherever_an_exception_strikes(opcodes):
+    cache, numbers = ByteCache(10), count()
+
+    def use():
+        number = next(numbers)
+        cache.put(number % 7, number, 3)
+        cache.get(number % 5)
+        cache.drop(number % 3)
+
+    for place in strikes(use, Struck, "/cache.py", "/shelter.py", opcodes=opcodes):
+        in_another_thread = threading.Thread(target=cache.put, args=("key", "value", 4))
+        in_another_thread.start()
+        in_another_thread.join(60)
+        assert cache.get("key") == "value", place
+        assert cache._bytes == sum(size for _, size in cache._entries.values()) <= 10, place

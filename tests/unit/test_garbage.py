@@ -3,11 +3,11 @@
 import gc
 import os
 import threading
-from contextlib import ExitStack
 
 import pytest
 
 from langgraph_gcs_saver.garbage import LARGE_BYTES, put_off
+from tests.faults.steps import Struck, strikes
 
 
 @pytest.fixture(autouse=True)
@@ -18,36 +18,39 @@ def _collecting():
 
 
 def test_small_work_leaves_it_alone():
-    with put_off(LARGE_BYTES - 1):
-        assert gc.isenabled()
+    assert put_off(LARGE_BYTES - 1, gc.isenabled)
 
 
 def test_on_again_after_the_last_one_even_if_it_fails():
-    with ExitStack() as stack:
-        stack.enter_context(put_off(LARGE_BYTES))
-        with pytest.raises(KeyError), put_off(LARGE_BYTES):
-            raise KeyError
-        assert not gc.isenabled()
+    def fail():
+        raise KeyError
+
+    def outer():
+        with pytest.raises(KeyError):
+            put_off(LARGE_BYTES, fail)
+        return gc.isenabled()
+
+    assert not put_off(LARGE_BYTES, outer)
     assert gc.isenabled()
 
 
 def test_who_has_it_off_keeps_it_off():
     gc.disable()
-    with put_off(LARGE_BYTES):
-        pass
+    put_off(LARGE_BYTES, int)
     assert not gc.isenabled()
 
 
 def test_many_threads():
     inside, out = threading.Barrier(8), threading.Barrier(9)
 
+    def meet():
+        inside.wait(30)
+        return gc.isenabled()
+
     def work():
         for _ in range(200):
-            with put_off(LARGE_BYTES):
-                assert not gc.isenabled()
-        with put_off(LARGE_BYTES):
-            inside.wait(30)
-            assert not gc.isenabled()
+            assert not put_off(LARGE_BYTES, gc.isenabled)
+        assert not put_off(LARGE_BYTES, meet)
         out.wait(30)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -59,11 +62,21 @@ def test_many_threads():
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("opcodes", [False, True])
+def test_on_again_wherever_an_exception_strikes(opcodes):
+    for place in strikes(lambda: put_off(LARGE_BYTES, int), Struck, "/garbage.py", "/shelter.py", opcodes=opcodes):
+        assert gc.isenabled(), place
+        assert not put_off(LARGE_BYTES, gc.isenabled), place
+        assert gc.isenabled(), place
+
+
 def test_a_forked_child_collects():
-    with put_off(LARGE_BYTES):
+    def fork():
         child = os.fork()
         if not child:
-            with put_off(LARGE_BYTES):
-                inside = gc.isenabled()
+            inside = put_off(LARGE_BYTES, gc.isenabled)
             os._exit(0 if gc.isenabled() and not inside else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return child
+
+    child = put_off(LARGE_BYTES, fork)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -102,8 +102,9 @@ def test_only_stores_import_the_services(module):
     [
         ("errors", ()),
         ("events", ("records",)),
-        ("cache", ()),
+        ("cache", ("shelter",)),
         ("configs", ()),
+        ("garbage", ("shelter",)),
         ("shelter", ()),
         ("records", ()),
         ("comparison", ()),
