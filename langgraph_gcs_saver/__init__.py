@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.collect import CollectPlan
     from langgraph_gcs_saver.flows.copy import CopyPlan
     from langgraph_gcs_saver.flows.migrate import Migration
+    from langgraph_gcs_saver.flows.rebind import RebindPlan
     from langgraph_gcs_saver.flows.setup import SetupReport
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.threads import DeletePlan
@@ -38,6 +39,7 @@ __all__ = [
     "KeepLast",
     "Migration",
     "PrunePlan",
+    "RebindPlan",
     "RepairPlan",
     "RepairStep",
     "SetupReport",
@@ -57,6 +59,7 @@ _LATER = {
     "flows.collect": ("CollectPlan",),
     "flows.copy": ("CopyPlan",),
     "flows.migrate": ("Migration",),
+    "flows.rebind": ("RebindPlan",),
     "flows.setup": ("SetupReport",),
     "flows.sweep": ("IdleThread",),
     "flows.threads": ("DeletePlan",),

@@ -17,14 +17,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import configs, flows
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Flow
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
-from langgraph_gcs_saver.flows import threads
-from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows import places, threads
+from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
 from langgraph_gcs_saver.runners import Backend, Between, arun, run
@@ -45,12 +45,15 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.collect import CollectPlan
     from langgraph_gcs_saver.flows.copy import CopyPlan
     from langgraph_gcs_saver.flows.migrate import Migration
+    from langgraph_gcs_saver.flows.rebind import RebindPlan
     from langgraph_gcs_saver.flows.setup import SetupReport
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer
     from langgraph_gcs_saver.foreign import Foreign
     from langgraph_gcs_saver.repairs import RepairPlan
     from langgraph_gcs_saver.retention import PrunePlan, Retention
+
+T = TypeVar("T")
 
 ORPHAN_AGE = timedelta(hours=24)
 """How old an object that nothing refers to must be to be collected, if the caller does not say."""
@@ -83,19 +86,24 @@ class Admin:
     ) -> None:
         self.serde = serde
         self._options = chosen = Options.of(options)
-        where = ""
+        place: Place | None = None
         if stores is None:
             if bucket is None:
                 raise InvalidOptionError("GCSSaver needs a bucket, or use GCSSaver.from_conn_string(…).")
             from langgraph_gcs_saver.stores.google import bucket_name, open_google  # noqa: PLC0415 - not for all stores
 
-            where = bucket_name(bucket)
-            address = GoogleAddress(bucket=where, prefix=prefix, project=project, database=database, root=root)
+            name = bucket_name(bucket)
+            address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
+            place = Place(name, f"{prefix}/" if prefix else "")
             stores = open_google(address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials)
+        self._contexts = _Contexts(chosen, place)
         self._backend = Backend(
-            *stores, on_event=chosen.on_event, max_threads=chosen.max_threads, timeout=chosen.timeout
+            *stores,
+            on_event=chosen.on_event,
+            max_threads=chosen.max_threads,
+            timeout=chosen.timeout,
+            admit=self._contexts.admit,
         )
-        self._contexts = _Contexts(chosen, where)
 
     @classmethod
     def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
@@ -184,6 +192,7 @@ class Admin:
         Raises:
             PermissionDeniedError: Documents or objects cannot be written.
             StoreNotFoundError: The database does not exist.
+            WrongStoreError: The documents belong to another bucket or prefix.
             OSError: A file cannot be written.
         """
         return _told(run(flows.setup.setup(location, self._context, platform=platform), self._backend), write_settings)
@@ -207,6 +216,7 @@ class Admin:
 
         Raises:
             StoreNotFoundError: The database or the bucket does not exist.
+            WrongStoreError: The documents belong to another bucket or prefix.
             PermissionDeniedError: These credentials may not read them.
             StoreUnavailableError: A service did not answer before the deadline, `timeout`.
         """
@@ -215,6 +225,40 @@ class Admin:
     async def aping(self) -> None:
         """Asynchronous twin of `ping`."""
         await arun(flows.setup.ping(), self._backend)
+
+    def rebind(
+        self, *, force: bool = False, dry_run: bool = False, show: Callable[[RebindPlan], object] = print
+    ) -> RebindPlan:
+        """Bind the store to this saver's bucket and prefix, because its objects were moved or restored there.
+
+        A store belongs to the bucket and prefix of its first writer, and all calls with another one raise
+        `WrongStoreError`. Stop all writers first: a process that knows the old place goes on writing objects there
+        until it ends. No object is copied or deleted.
+
+        Args:
+            force: Bind it although objects are missing there. What needs them is damaged from then on.
+            dry_run: Only show what would be done.
+            show: Called with the plan of a dry run; `str` of it is its text.
+
+        Returns:
+            What was done, and what was found at the new place. It is false if the store was bound to it already.
+
+        Raises:
+            InvalidInputError: Objects are missing there; or this is an embedded store, which has no bucket.
+            ConflictError: Somebody else has bound the store meanwhile.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            StoreNotFoundError: There is no such bucket.
+        """
+        return run(self._rebind(force, dry_run, show), self._backend, unchecked=True)
+
+    async def arebind(
+        self, *, force: bool = False, dry_run: bool = False, show: Callable[[RebindPlan], object] = print
+    ) -> RebindPlan:
+        """Asynchronous twin of `rebind`."""
+        return await arun(self._rebind(force, dry_run, show), self._backend, unchecked=True)
+
+    def _rebind(self, force: bool, dry_run: bool, show: Callable[[RebindPlan], object]) -> Flow[RebindPlan]:
+        return flows.rebind.rebind(force=force, dry_run=dry_run, show=show, loads=self._loads, context=self._context)
 
     # Reading
 
@@ -444,7 +488,7 @@ class Admin:
             CheckpointVerificationError: The target gives back something else than was carried over.
             ConflictError: The target was written to or deleted all the time, or the source is being deleted.
         """
-        between = Between(self._backend, target._backend)
+        between = target._between(self._backend, self._context.binding)
         return run(target._receive(thread_id, dry_run, show, step), between)
 
     async def atransfer_thread(
@@ -457,8 +501,17 @@ class Admin:
         step: Callable[[int], object] | None = None,
     ) -> Transfer:
         """Asynchronous twin of `transfer_thread`."""
-        between = Between(self._backend, target._backend)
+        between = target._between(self._backend, self._context.binding)
         return await arun(target._receive(thread_id, dry_run, show, step), between)
+
+    def _between(self, source: Backend, reads: Binding | None) -> Between:
+        """What reads a source, which was given a place or has none, and writes this saver's store."""
+        writes = self._context.binding
+
+        def admit(flow: Flow[T], /) -> Flow[T]:
+            return places.admit_between(flow, reads, writes)
+
+        return Between(source, self._backend, admit)
 
     def _receive(
         self,
@@ -559,16 +612,16 @@ class Admin:
             StoreError: The file cannot be written.
         """
         with _new_archive(path) as archive:
-            return run(flows.transfer.export(str(thread_id), archive, step), Between(self._backend, self._backend))
+            between = self._between(self._backend, self._context.binding)
+            return run(flows.transfer.export(str(thread_id), archive, step), between)
 
     async def aexport_thread(
         self, thread_id: str, path: str | os.PathLike[str], *, step: Callable[[int], object] | None = None
     ) -> Transfer:
         """Asynchronous twin of `export_thread`."""
         with _new_archive(path) as archive:
-            return await arun(
-                flows.transfer.export(str(thread_id), archive, step), Between(self._backend, self._backend)
-            )
+            between = self._between(self._backend, self._context.binding)
+            return await arun(flows.transfer.export(str(thread_id), archive, step), between)
 
     def import_thread(
         self,
@@ -598,7 +651,7 @@ class Admin:
             CheckpointVerificationError: The store gives back something else than was carried over.
         """
         with _archive(path, self._context) as (thread_id, archive):
-            return run(self._receive(thread_id, dry_run, show, step), Between(archive, self._backend))
+            return run(self._receive(thread_id, dry_run, show, step), self._between(archive, None))
 
     async def aimport_thread(
         self,
@@ -612,7 +665,7 @@ class Admin:
         opening = _archive(path, self._context)
         thread_id, archive = await asyncio.to_thread(opening.__enter__)  # It reads the whole file.
         try:
-            return await arun(self._receive(thread_id, dry_run, show, step), Between(archive, self._backend))
+            return await arun(self._receive(thread_id, dry_run, show, step), self._between(archive, None))
         finally:
             await asyncio.to_thread(opening.__exit__, None, None, None)
 
@@ -1000,9 +1053,9 @@ class Admin:
 class _Contexts:
     """The flows' context, one per process: a lock that another thread held during a fork is never released."""
 
-    def __init__(self, options: Options, bucket: str) -> None:
+    def __init__(self, options: Options, place: Place | None) -> None:
         self._options = options
-        self._bucket = bucket
+        self._place = place
         self._by_pid: dict[int, Context] = {}
 
     def current(self) -> Context:
@@ -1024,10 +1077,14 @@ class _Contexts:
                     falls_back=options.on_corruption == "fallback",
                     timeout=options.timeout,
                     new_attempt=partial(secrets.token_hex, 6),
-                    bucket=self._bucket,
+                    binding=None if self._place is None else Binding(self._place),
                 ),
             )
         return found
+
+    def admit(self, flow: Flow[T], /) -> Flow[T]:
+        """The flow, which reaches only the store that belongs to the saver's bucket and prefix."""
+        return places.admit(flow, self.current().binding)
 
 
 @contextmanager

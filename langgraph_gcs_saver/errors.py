@@ -17,6 +17,7 @@
     └── StoreError                          the service said no
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
+        ├── WrongStoreError                 name the bucket and prefix that the documents belong to, or call `rebind`
         ├── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
         ├── CheckpointVerificationError     the service gives back something else than was written: nothing is visible
         └── SourceError                     another checkpointer, that is migrated from, failed: see what it raised
@@ -183,9 +184,18 @@ class PermissionDeniedError(StoreError, PermissionError):
 
 
 class StoreNotFoundError(StoreError):
-    """The bucket, database or directory does not exist, or is not a thread's own; `setup()` creates what it may."""
+    """The bucket, database or directory does not exist; `setup()` creates what it may."""
 
     kind = "store-not-found"
+
+
+class WrongStoreError(StoreError):
+    """The documents belong to another bucket or prefix than the saver was given. Nothing was changed.
+
+    Name the right one. If the objects were moved on purpose, `rebind` says so to the store.
+    """
+
+    kind = "wrong-store"
 
 
 class StoreUnavailableError(StoreError, ConnectionError):

@@ -6,6 +6,7 @@ lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
 lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
 lg_threads/{thread}/lg_aside/{the document's id}               documents that were damaged, for inspection
 lg_runs/{run}/lg_threads/{thread}                              which threads a run touched
+lg_store/place                                                 the bucket and prefix that the store's objects have
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 ```
 
@@ -30,6 +31,12 @@ CHECKPOINTS = "lg_checkpoints"
 WRITES = "lg_writes"
 RUNS = "lg_runs"
 ASIDE = "lg_aside"
+
+PLACE = "lg_store/place"
+"""Name of the document that names the store's bucket and prefix."""
+
+PROBES = "~setup"
+"""What names of objects begin with that prove something and hold no state."""
 
 MAX_ENCODED = 200
 """Longest percent-encoded id, in bytes; longer ones are hashed. Four of them fit an object's name."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from langgraph_gcs_saver.effects import (
     AskSaver,
@@ -85,6 +85,17 @@ class _Pools:
         self.main.close(seconds)
 
 
+class Admit(Protocol):
+    """Lets flows reach a store, or not; see `flows.places.admit`."""
+
+    def __call__(self, flow: Flow[T], /) -> Flow[T]:
+        """The flow that is performed in place of this one."""
+
+
+def _admit_all(flow: Flow[T], /) -> Flow[T]:
+    return flow
+
+
 class Backend:
     """Two stores, bounded pools of threads, and the listener: everything that effects act on.
 
@@ -94,6 +105,7 @@ class Backend:
         on_event: Called with every event.
         max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
         timeout: Seconds within which the stores end a request, except a transfer.
+        admit: What every flow passes through before it is performed.
     """
 
     def __init__(
@@ -104,9 +116,11 @@ class Backend:
         on_event: EventHandler | None = None,
         max_threads: int = 16,
         timeout: float = 30.0,
+        admit: Admit = _admit_all,
     ) -> None:
         self.documents = documents
         self.blobs = blobs
+        self.admit = admit
         self._on_event = on_event
         self._max_threads = max_threads
         self._limit = timeout + GRACE_SECONDS
@@ -295,10 +309,11 @@ class Between(Backend):
     Args:
         source: What is read.
         target: What is written; its listener hears the events.
+        admit: What every flow passes through before it is performed.
     """
 
-    def __init__(self, source: Backend, target: Backend) -> None:
-        super().__init__(target.documents, target.blobs)
+    def __init__(self, source: Backend, target: Backend, admit: Admit) -> None:
+        super().__init__(target.documents, target.blobs, admit=admit)
         self._source = source
         self._target = target
 
@@ -348,8 +363,15 @@ async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def run(flow: Flow[T], backend: Backend) -> T:
-    """Perform a flow in this thread and return its result."""
+def run(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+    """Perform a flow in this thread and return its result.
+
+    Args:
+        flow: The flow.
+        backend: What it acts on.
+        unchecked: Whether it is performed without the backend's `admit`; only for what binds a store to its place.
+    """
+    flow = flow if unchecked else backend.admit(flow)
     step: Callable[[], Effect[Any]] = partial(next, flow)
     while True:
         try:
@@ -364,8 +386,9 @@ def run(flow: Flow[T], backend: Backend) -> T:
             step = partial(flow.throw, error)
 
 
-async def arun(flow: Flow[T], backend: Backend) -> T:
-    """Perform a flow on the running event loop and return its result."""
+async def arun(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+    """Perform a flow on the running event loop and return its result; arguments as of `run`."""
+    flow = flow if unchecked else backend.admit(flow)
     step: Callable[[], Effect[Any]] = partial(next, flow)
     held = 0
     while True:

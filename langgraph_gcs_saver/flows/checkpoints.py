@@ -36,10 +36,10 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
-from langgraph_gcs_saver.flows.places import note_thread
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run
+from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run, note_thread
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
 from langgraph_gcs_saver.records import record
 
@@ -263,6 +263,7 @@ class _Attempts:
             if not request.history and request.versions.keys() <= request.fresh | request.values.keys():
                 return None
             # Some channel may have its only value there: it must not become absent without a word.
+            yield from recheck(self.context, is_missing=damage.missing)
             raise corrupt(damage, request.thread_id, request.ns, str(request.parent_id)) from None
         self.context.remember(head)
         return head
@@ -435,7 +436,7 @@ class _Attempts:
         if self.head is not None:
             self.heir = manifest.heir_field(request.checkpoint_id, self.context.new_attempt())
             writes.append(Merge(self.head.manifest.name, {"heir": self.heir}, update_time=self.head.update_time))
-        note = note_thread(request.thread_id, request.now, self.context, has_root=not request.ns)
+        note = note_thread(request.thread_id, request.now, has_root=not request.ns)
         if thread is not None:
             # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
             is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -53,6 +53,37 @@ class Head:
 
 
 @record(frozen=True, slots=True)
+class Place:
+    """Where a store's objects are.
+
+    Attributes:
+        bucket: The bucket's name.
+        prefix: What names of objects begin with: empty, or with a slash at the end.
+    """
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(slots=True)
+class Binding:
+    """The place that a saver was given, and what this process knows of whether it is the store's.
+
+    Attributes:
+        place: The place.
+        is_bound: Whether the store's document was seen to name it.
+        has_looked: Whether the threads of a store without that document were looked at, and name no other bucket.
+    """
+
+    place: Place
+    is_bound: bool = False
+    has_looked: bool = False
+
+
+@record(frozen=True, slots=True)
 class Context:
     """Options and caches.
 
@@ -68,7 +99,7 @@ class Context:
         falls_back: Whether a damaged latest checkpoint gives the newest whole one.
         timeout: Seconds to wait for others, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
-        bucket: The bucket that objects are in; empty where documents and objects cannot be parted.
+        binding: The place of objects; `None` where documents and objects cannot be parted.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         steps: The last step stored, by thread and namespace, as far as retention is asked for.
@@ -84,7 +115,7 @@ class Context:
     falls_back: bool
     timeout: float
     new_attempt: Callable[[], str]
-    bucket: str = ""
+    binding: Binding | None = None
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))

@@ -36,6 +36,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
@@ -186,6 +187,7 @@ def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
         again = yield from _damaged(list(damaged), context)
         for name, (time, damage) in again.items():
             if damaged[name][0] == time:
+                yield from recheck(context, is_missing=damage.missing)
                 raise _corrupt_writes(thread_id, name, damage)
     return in_levels(docs)
 
@@ -399,6 +401,7 @@ class _Copy:
             if doc.fields.get("manifest") == entry.doc.fields.get("manifest"):
                 blob = next(blob for blob in sorted(entry.manifest.blobs()) if not self.blobs[blob])
                 damage = DamagedError("an object is missing", frame=blob, missing=True)
+                yield from recheck(self.context, is_missing=True)
                 raise corrupt(damage, self.found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
 
     def _is_copied(self, doc: Doc, entry: Entry | None, copied: Doc) -> Flow[bool]:
@@ -491,6 +494,7 @@ class _Copy:
                 return False
             blob = next(blob for blob in sorted(stubs[name]) if not self.blobs[blob])
             damage = DamagedError("an object is missing", frame=blob, missing=True)
+            yield from recheck(self.context, is_missing=True)
             raise _corrupt_writes(self.found.thread_id, name, damage)
         writes: list[Create | Merge] = []
         for name, doc in docs.items():

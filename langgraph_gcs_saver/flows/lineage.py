@@ -11,6 +11,7 @@ from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, read_manifest
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.tuples import get_tuple
 from langgraph_gcs_saver.flows.writes import query, read_writes
@@ -64,6 +65,7 @@ def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict
         # Missing is not damage: somebody may be deleting the thread, the target first.
         seen = (found.checkpoint_id, found.damage.reason, found.damage.frame)
         if seen == before:
+            yield from recheck(context, is_missing=found.damage.missing)
             raise corrupt(found.damage, request.thread_id, request.ns, found.checkpoint_id)
         before = seen
 

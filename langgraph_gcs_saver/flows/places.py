@@ -1,51 +1,207 @@
-"""What a thread's document says of the thread, and of where its objects are: another bucket is no damage."""
+"""Which bucket and prefix a store has: its own document names them, and no flow reaches a store without looking at it.
+
+Documents name no bucket, and objects name no documents. A saver that was given the documents of one store and the
+bucket of another would take every object for lost. It would answer with older states, set aside what is whole, and
+delete documents whose objects it cannot see. So a store is its database, root, bucket and prefix. The first writer
+creates the document `lg_store/place`. `admit` lets a flow reach a store only once that document was seen to name the
+saver's place. Later calls of the process pay nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Flow, GetDocs, ListBlobs
-from langgraph_gcs_saver.errors import StoreNotFoundError
-from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.effects import (
+    AskSaver,
+    Commit,
+    Compute,
+    Create,
+    Doc,
+    Effect,
+    Elsewhere,
+    Emit,
+    EnsureBucket,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    Now,
+    Pause,
+    QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+)
+from langgraph_gcs_saver.errors import ConflictError, DamageError, WrongStoreError
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
+
+T = TypeVar("T")
+
+_ELSEWHERE = (AskSaver, Compute, Elsewhere, Emit, Now, Pause)
+"""What does not reach the store at all."""
+
+_READS_DOCS = (GetDocs, QueryDocs)
+"""What the store's document can be read beside, in one round."""
+
+_LOOKS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing, EnsureBucket)
+"""What may be done in a store that nobody has written to yet. Everything else, what is new included, is a write."""
+
+_SAMPLE = 200
+"""Threads looked at in a store that names no place. Their names begin with a hash, so a page is a fair sample."""
+
+_ADVICE = (
+    "Nothing was changed. Name the bucket and prefix that the documents belong to. For a store of its own, choose "
+    "another prefix, root or database. If the objects were moved on purpose, call `rebind` (`langgraph-gcs rebind`)."
+)
 
 
-def note_thread(thread_id: str, now: float, context: Context, *, has_root: bool) -> dict[str, Any]:
-    """What a thread's document says of it when something is stored: its id, the time, where its objects go.
+def admit(flow: Flow[T], binding: Binding | None) -> Flow[T]:
+    """The flow, which reaches the store only if that is the binding's; its effects fail before they are performed.
 
-    Args:
-        thread_id: The thread.
-        now: Seconds since the epoch.
-        context: Tells the bucket.
-        has_root: Whether its root namespace has a checkpoint: one that has lost them all must not look new.
+    The check rides along with the flow's first read of documents, so it takes no round of its own. A flow that begins
+    with a write waits for it.
     """
-    note: dict[str, Any] = {"thread_id": thread_id, "active": int(now)}
-    if has_root:
-        note["root"] = True
-    if context.bucket:
-        note["bucket"] = context.bucket
-    return note
+    return flow if binding is None or binding.is_bound else _admit(flow, binding)
 
 
-def refuse_other_bucket(thread_id: str, context: Context) -> Flow[None]:
-    """For whoever misses an object: tell a bucket that was lost from one that was never written to.
+def admit_between(flow: Flow[T], source: Binding | None, target: Binding | None) -> Flow[T]:
+    """As `admit`, of a flow that reads one store by `Elsewhere` and writes another; both are checked first."""
+    yield from check(source, elsewhere=True)
+    yield from check(target)
+    return (yield from admit(flow, target))
 
-    A thread has no object at all in a bucket that somebody named by mistake. In one that was moved or restored it has
-    some, whatever its document says.
+
+def check(binding: Binding | None, *, elsewhere: bool = False) -> Flow[None]:
+    """See whether a store is the binding's, unless that is known.
 
     Raises:
-        StoreNotFoundError: The thread was last written to with another bucket, and has no object in this one.
+        DamageError: The store's document names no place.
+        WrongStoreError: It names another one; or it is not there, and threads name another bucket.
     """
-    if not context.bucket:
+    if binding is not None and not binding.is_bound:
+        docs = yield from _at(GetDocs((keys.PLACE,)), elsewhere)
+        yield from _compare(docs.get(keys.PLACE), binding, elsewhere=elsewhere)
+
+
+def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
+    """Before damage is reported: if something is missing, see again whether the store is still bound to this place.
+
+    Raises:
+        WrongStoreError: Somebody has bound it to another one since.
+    """
+    if is_missing and context.binding is not None:
+        context.binding.is_bound = False
+        yield from check(context.binding)
+
+
+def place_of(doc: Doc) -> Place | None:
+    """The place that the store's document names; `None` for a document that is not what was written."""
+    bucket, prefix = doc.fields.get("bucket"), doc.fields.get("prefix")
+    return Place(bucket, prefix) if isinstance(bucket, str) and isinstance(prefix, str) else None
+
+
+def fields_of(place: Place) -> dict[str, str]:
+    """The fields of the store's document."""
+    return {"bucket": place.bucket, "prefix": place.prefix}
+
+
+def look_for_bucket() -> Flow[None]:
+    """See that the bucket is there, and that these credentials may read it.
+
+    Not by a listing: an account that is kept to one prefix may not be allowed to list.
+
+    Raises:
+        StoreNotFoundError: There is no such bucket.
+    """
+    yield from GetBlob(f"{keys.PROBES}/place")
+
+
+def _admit(flow: Flow[T], binding: Binding) -> Flow[T]:
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+        try:
+            step = partial(flow.send, (yield from _perform(effect, binding)))
+        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
+            step = partial(flow.throw, error)
+
+
+def _forget() -> Effect[Any]:
+    raise AssertionError("a step between two steps")
+
+
+def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:
+    leaves = effect.effects if isinstance(effect, Gather) else (effect,)
+    if binding.is_bound or _are(leaves, _ELSEWHERE):
+        return (yield from effect)
+    if _are(leaves, _READS_DOCS):
+        docs, *results = yield from Gather((GetDocs((keys.PLACE,)), *leaves))
+        yield from _compare(docs.get(keys.PLACE), binding)
+        return tuple(results) if isinstance(effect, Gather) else results[0]
+    yield from check(binding) if _are(leaves, _LOOKS) else _bind(binding)
+    return (yield from effect)
+
+
+def _are(effects: tuple[Effect[Any], ...], kinds: tuple[type, ...]) -> bool:
+    return all(isinstance(effect, kinds) for effect in effects)
+
+
+def _bind(binding: Binding) -> Flow[None]:
+    """See that the store is the binding's, and make it so if it is nobody's."""
+    for _ in range(MAX_TRIES):
+        yield from check(binding)
+        if binding.is_bound:
+            return
+        # A bucket that is missing is noticed now, not at the first value that needs it.
+        yield from look_for_bucket()
+        # Only if nobody else has: of two first writers with two buckets one learns the other's.
+        if (yield from Commit((Create(keys.PLACE, fields_of(binding.place)),))) is not None:
+            binding.is_bound = True
+            return
+    raise ConflictError(f"The document {keys.PLACE!r} was created and deleted {MAX_TRIES} times in a row. Call again.")
+
+
+def _compare(doc: Doc | None, binding: Binding, *, elsewhere: bool = False) -> Flow[None]:
+    if doc is None:
+        yield from _look_at_threads(binding, elsewhere=elsewhere)
         return
-    name = keys.thread_doc(thread_id)
-    thread = (yield from GetDocs((name,), mask=("bucket",))).get(name)
-    bucket = None if thread is None else thread.fields.get("bucket")
-    if not isinstance(bucket, str) or bucket == context.bucket:
-        return
-    if not (yield from ListBlobs(keys.thread_blobs(thread_id), limit=1)):
-        raise StoreNotFoundError(
-            f"Thread {thread_id!r} was last written to with its objects in the bucket {bucket!r}, and has none in "
-            f"{context.bucket!r}, which this saver was told to use. Name the bucket that has them; or, if they were "
-            "moved, move those of this thread as well."
+    found = place_of(doc)
+    if found is None:
+        raise DamageError(
+            f"The document {keys.PLACE!r} does not name the bucket and prefix of this store. Restore it from a "
+            f"backup, or call `rebind` (`langgraph-gcs rebind`) if {str(binding.place)!r} is right."
         )
+    if found != binding.place:
+        raise WrongStoreError(
+            f"These documents belong to the objects in {str(found)!r}, and this saver was given "
+            f"{str(binding.place)!r}. {_ADVICE}"
+        )
+    binding.is_bound = True
+
+
+def _look_at_threads(binding: Binding, *, elsewhere: bool) -> Flow[None]:
+    """In a store without a place, refuse what threads say that were written before stores had one."""
+    if binding.has_looked:
+        return
+    query = QueryDocs(keys.THREADS, limit=_SAMPLE, mask=("thread_id", "bucket"))
+    for doc in (yield from _at(query, elsewhere)):
+        bucket = doc.fields.get("bucket")
+        if isinstance(bucket, str) and bucket != binding.place.bucket:
+            raise WrongStoreError(
+                f"Thread {doc.fields.get('thread_id')!r} was last written to with its objects in the bucket {bucket!r}"
+                f", and this saver was given {str(binding.place)!r}. {_ADVICE}"
+            )
+    binding.has_looked = True
+
+
+def _at(effect: Effect[T], elsewhere: bool) -> Effect[T]:
+    return Elsewhere(effect) if elsewhere else effect

@@ -38,6 +38,7 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest, metadata_of
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.records import record
@@ -118,6 +119,7 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
             return found
         doc, damage = damaged
         if before == (doc.name, damage.reason, doc.fields):
+            yield from recheck(context, is_missing=damage.missing)
             ns = keys.dec(keys.ns_segment_of(doc.name)) or ""
             raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
         before = doc.name, damage.reason, doc.fields

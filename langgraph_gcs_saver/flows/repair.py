@@ -34,10 +34,10 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of
-from langgraph_gcs_saver.flows.places import note_thread, refuse_other_bucket
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Entry, Place, Survey, survey
+from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.frames import crc32c
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
@@ -89,14 +89,11 @@ def repair(
     Raises:
         CheckpointVerificationError: What was written anew reads differently.
         ConflictError: Others kept writing what had to be changed.
-        StoreNotFoundError: The thread's objects are in another bucket.
     """
     first: RepairPlan | None = None
     steps: list[RepairStep] = []
     for _ in range(PASSES):
         found = yield from survey(thread_id, "data", loads, context)
-        if any(finding.kind == "missing" for finding in found.findings()):
-            yield from refuse_other_bucket(thread_id, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
         first = first or shown
@@ -508,7 +505,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     found = plan.found
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
-    if not (yield from _mend(found, times, context)):
+    if not (yield from _mend(found, times)):
         return
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
@@ -549,7 +546,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
             return
 
 
-def _mend(found: Survey, times: Mapping[str, int], context: Context) -> Flow[bool]:
+def _mend(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
     """Write the thread's own document, and those of its runs, if they are gone; false if something has changed."""
     mended: list[Write] = [
         Merge(name, {"run_id": run, "thread_id": found.thread_id}) for name, run in found.runs.items()
@@ -557,7 +554,7 @@ def _mend(found: Survey, times: Mapping[str, int], context: Context) -> Flow[boo
     if found.thread is None and found.order:
         now = yield from Now()
         has_root = any(keys.ns_segment_of(name) == keys.enc("") for name in found.order)
-        note = note_thread(found.thread_id, now, context, has_root=has_root)
+        note = note_thread(found.thread_id, now, has_root=has_root)
         mended.append(Create(keys.thread_doc(found.thread_id), note))
     for at in range(0, len(mended), 100):
         # Only while the thread is there: a deletion may have passed since it was looked at.

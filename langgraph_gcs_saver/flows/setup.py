@@ -70,7 +70,7 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
         # Who may write objects needs no right to look at the bucket; the probe below decides.
         missing.append(str(error))
     probe = f"lg_setup/{context.new_attempt()}"
-    blob = f"~setup/{context.new_attempt()}"
+    blob = f"{keys.PROBES}/{context.new_attempt()}"
     content = probe.encode()
     yield from PutBlob(blob, content)
     try:
@@ -111,7 +111,7 @@ def ping() -> Flow[None]:
     Raises:
         StoreError: The database or the bucket is missing, refuses, or does not answer.
     """
-    yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), GetBlob("~setup/ping")))
+    yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), GetBlob(f"{keys.PROBES}/ping")))
 
 
 def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, Ge
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.frames import FrameError
@@ -240,11 +241,14 @@ def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow
         WrongKeyError: It is encrypted, with another key or while the saver has none.
         UnsupportedFormatError: A newer version wrote some of it.
         SerializationError: The serialiser refuses metadata that it once wrote.
+        WrongStoreError: Objects are missing because the store was bound to another place since.
     """
     before: set[tuple[str, str, str, str]] = set()
     for _ in range(LOOKS):
         found = yield from _look(thread_id, depth, loads, context)
         damage = {(str(one.kind), one.name, one.channel or "", one.reason) for one in found.findings() if one.is_damage}
+        if not before:
+            yield from recheck(context, is_missing=any(kind == "missing" for kind, *_ in damage))
         if damage == before:
             break
         before = damage

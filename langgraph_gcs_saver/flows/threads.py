@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial
+from typing import Any
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
@@ -105,6 +106,18 @@ def is_being_deleted(thread_id: str) -> Flow[bool]:
     name = keys.thread_doc(thread_id)
     doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
     return doc is None or "deleting" in doc.fields
+
+
+def note_thread(thread_id: str, now: float, *, has_root: bool) -> dict[str, Any]:
+    """What a thread's document says of it when something is stored: its id and the time.
+
+    Args:
+        thread_id: The thread.
+        now: Seconds since the epoch.
+        has_root: Whether its root namespace has a checkpoint: one that has lost them all must not look new.
+    """
+    note: dict[str, Any] = {"thread_id": thread_id, "active": int(now)}
+    return note | {"root": True} if has_root else note
 
 
 def note_run(run_id: str, thread_id: str, context: Context) -> Merge:

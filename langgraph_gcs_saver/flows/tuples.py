@@ -14,7 +14,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, Da
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
 from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, metadata_of, read_manifest
-from langgraph_gcs_saver.flows.places import refuse_other_bucket
+from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized, heir_of
@@ -78,7 +78,7 @@ def get_tuple(
     Raises:
         CheckpointCorruptError: The checkpoint is damaged, and it was asked for by its id, or there is no whole one.
         DamageError: The root namespace had checkpoints, and has none any more.
-        StoreNotFoundError: Its objects are in another bucket.
+        WrongStoreError: An object is missing because the store was bound to another place since.
         UnsupportedFormatError: A newer version wrote it.
         SerializationError: The serialiser refuses what it once wrote.
     """
@@ -184,8 +184,7 @@ def _get(
         except DamagedError as damage:
             seen = (damage.reason, damage.channel, damage.frame, doc.fields)
             if seen == before:
-                if damage.missing:
-                    yield from refuse_other_bucket(thread_id, context)
+                yield from recheck(context, is_missing=damage.missing)
                 raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
             before = seen
         else:

@@ -166,7 +166,7 @@ class CrashingSaver(GCSSaver):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         stores = self._backend.documents, self._backend.blobs
-        self._crashing = CrashingBackend(*stores, on_event=options.get("on_event"))
+        self._crashing = CrashingBackend(*stores, on_event=options.get("on_event"), admit=self._backend.admit)
         self._backend = self._crashing
 
     @property

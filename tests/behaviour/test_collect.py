@@ -62,6 +62,7 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
     fill(saver, thread)
     before, found = raw.snapshot(), everything(saver, thread)
     with CrashingSaver.from_conn_string(store_uri) as dying:
+        dying.checkpoint_ids(cfg(thread))
         # After the look at the thread and the upload: nothing refers to the object.
         dying.plan = Plan(stop_after=2)
         with pytest.raises(Crashed):

@@ -162,6 +162,7 @@ def _commit(*writes):
 def leave_an_object(store_uri, seed):
     """A call that dies after its upload: nothing refers to its object."""
     with CrashingSaver.from_conn_string(store_uri) as dying:
+        dying.checkpoint_ids(cfg())
         dying.plan = Plan(stop_after=2)
         with pytest.raises(Crashed):
             dying.put_writes(cfg(n=4), [("own", random.Random(seed).randbytes(200_000))], "other")

@@ -180,7 +180,9 @@ def with_backend(backend):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             stores = self._backend.documents, self._backend.blobs
-            self._backend = self._crashing = backend(*stores, on_event=options.get("on_event"))
+            self._backend = self._crashing = backend(
+                *stores, on_event=options.get("on_event"), admit=self._backend.admit
+            )
 
     return Broken
 

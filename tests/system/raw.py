@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.options import parse
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
@@ -25,6 +25,10 @@ def open_raw(uri):
 
 class Raw:
     """Documents are dicts of fields by name, objects bytes by name (with the prefix, if the store has one)."""
+
+    def place(self):
+        """The bucket and prefix that the store says that it has; `None` for the embedded one, which has neither."""
+        return
 
     def snapshot(self):
         return self.documents(), self.objects()
@@ -129,7 +133,12 @@ class GoogleRaw(Raw):
         found = {}
         top = self.firestore.document(self._root) if self._root else self.firestore
         self._walk(top.collections(), found)
-        return {name.removeprefix(f"{self._root}/"): fields for name, fields in found.items()}
+        found = {name.removeprefix(f"{self._root}/"): fields for name, fields in found.items()}
+        return {name: fields for name, fields in found.items() if name != keys.PLACE}
+
+    def place(self):
+        """What the store says of its place: of every store the same, so `documents` leaves it out."""
+        return self._document(keys.PLACE).get().to_dict()
 
     def _document(self, name):
         return self.firestore.document(f"{self._root}/{name}" if self._root else name)

@@ -7,7 +7,12 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, GCSSaverError, StoreNotFoundError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    GCSSaverError,
+    StoreNotFoundError,
+    WrongStoreError,
+)
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields
 from langgraph_gcs_saver.testing.damage import Damage, DamagedThread
@@ -114,10 +119,16 @@ def reads(reader, n):
 def test_a_wrong_bucket_is_not_damage(filled, raw, store_uri):
     wrong = raw.storage.bucket("there-is-no-such-bucket")
     with GCSSaver(wrong, firestore=raw.firestore, prefix=raw.prefix) as reader:
-        for what, read in reads(reader, 3).items():
-            with pytest.raises(StoreNotFoundError, match="bucket") as caught:
+        for read in reads(reader, 3).values():
+            with pytest.raises(WrongStoreError, match=wrong.name):
                 read()
-            assert not isinstance(caught.value, DamageError), what
+    # Nor is the right one when it is gone.
+    raw.bucket.delete_blobs(list(raw.bucket.list_blobs()))
+    raw.bucket.delete()
+    with raw.reader() as reader:
+        for read in reads(reader, 3).values():
+            with pytest.raises(StoreNotFoundError, match=raw.bucket.name):
+                read()
 
 
 def test_a_child_of_a_damaged_parent(filled, raw):

@@ -1,16 +1,30 @@
-"""Which store a connection string names: two that differ in the prefix never meet, however alike their threads."""
+"""Which store a connection string names, and that nobody reaches a store by another bucket or prefix than its own."""
 
+import ast
+import asyncio
 import random
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from langgraph.checkpoint.memory import InMemorySaver
 
-from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.errors import StoreNotFoundError
-from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
+import langgraph_gcs_saver
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver.effects import Commit
+from langgraph_gcs_saver.errors import (
+    ConflictError,
+    DamageError,
+    InvalidInputError,
+    StoreNotFoundError,
+    WrongStoreError,
+)
 from tests.system.build import cfg, checkpoint, cid, version
 from tests.system.raw import open_raw
 
@@ -110,45 +124,371 @@ def test_a_root_that_is_given_is_taken(open_at):
     assert value(open_at("/app-a?root=lg_apps/app-a")) == "own"
 
 
-def test_another_bucket_is_no_damage(open_in, buckets, project_id):
-    """Whoever named one by mistake that exists must neither get an older state nor mend anything."""
-    right, wrong = buckets
-    saver = open_in(right)
+# Another bucket, or another prefix of the same documents
+
+
+def fill(saver):
+    """A thread whose newest checkpoints need objects, and whose oldest needs none: what a wrong bucket fell back to."""
     for number, text in enumerate(["small", large(2), large(3)], 1):
         put(saver, number, text)
-    wrong.blob("agents/00-other/~/x/v-y.zst").upload_from_string(b"somebody's")
+    saver.put_writes(cfg(3), [("v", "pending")], "task")
+
+
+def other_saver():
+    saver = InMemorySaver()
+    saver.put(cfg(), checkpoint(1, {"v": 1}), METADATA, {"v": version(1)})
+    return saver
+
+
+CALLS = {
+    "setup": lambda tools: ((), {}),
+    "ping": lambda tools: ((), {}),
+    "get_tuple": lambda tools: ((cfg(),), {}),
+    "list": lambda tools: ((cfg(),), {}),
+    "checkpoint_ids": lambda tools: ((cfg(),), {}),
+    "get_delta_channel_history": lambda tools: ((), {"config": cfg(), "channels": ["v"]}),
+    "put": lambda tools: ((cfg(), checkpoint(9, {"v": 1}), METADATA, {"v": version(9)}), {}),
+    "put_writes": lambda tools: ((cfg(3), [("v", 1)], "other"), {}),
+    "delete_thread": lambda tools: (("t",), {}),
+    "delete_for_runs": lambda tools: ((["run"],), {}),
+    "prune": lambda tools: ((["t"],), {}),
+    "copy_thread": lambda tools: (("t", "copy"), {}),
+    "transfer_thread": lambda tools: (("t", tools.elsewhere), {}),
+    "migrate": lambda tools: ((other_saver(), ["t"]), {}),
+    "export_thread": lambda tools: (("t", tools.path / "new.tar"), {}),
+    "import_thread": lambda tools: ((tools.path / "moved.tar",), {}),
+    "pin": lambda tools: ((cfg(1), "label"), {}),
+    "unpin": lambda tools: ((cfg(1),), {}),
+    "pins": lambda tools: ((cfg(),), {}),
+    "threads": lambda tools: ((), {}),
+    "history": lambda tools: (("t",), {}),
+    "stats": lambda tools: ((), {}),
+    "verify": lambda tools: ((), {"depth": "existence"}),
+    "repair": lambda tools: ((), {"show": lambda plan: None}),
+    "collect": lambda tools: ((), {"orphan_age": timedelta(0)}),
+    "sweep": lambda tools: ((), {}),
+}
+"""A call of each method that reaches a store."""
+
+REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version"}
+BIND = {"rebind", "arebind"}
+
+
+async def acall(saver, name, arguments, options):
+    found = getattr(saver, name)(*arguments, **options)
+    return [one async for one in found] if hasattr(found, "__aiter__") else await found
+
+
+def refusal(saver, name, given, mode):
+    try:
+        call(saver, name, *given, mode)
+    except WrongStoreError as error:
+        return str(error)
+    return "It was let in."
+
+
+def call(saver, name, arguments, options, mode):
+    if mode == "async":
+        return asyncio.run(acall(saver, f"a{name}", arguments, options))
+    found = getattr(saver, name)(*arguments, **options)
+    return list(found) if isinstance(found, Iterator) else found
+
+
+def test_the_calls_are_all_methods_that_reach_a_store():
+    public = {name for kind in (Admin, GCSSaver) for name in vars(kind) if not name.startswith("_")}
+    assert public - REACH_NOTHING - BIND == {*CALLS, *(f"a{name}" for name in CALLS)}
+
+
+def test_only_binding_a_store_goes_unchecked():
+    found = [
+        (path.name, function.name)
+        for path in sorted(Path(langgraph_gcs_saver.__file__).parent.rglob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        if isinstance(node, ast.keyword) and node.arg == "unchecked"
+    ]
+    assert found == [("admin.py", "rebind"), ("admin.py", "arebind")]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("wrong", ["bucket", "prefix"])
+def test_no_call_reaches_a_store_from_another_place(open_in, buckets, project_id, tmp_path, *, wrong, mode):
+    """Neither one that writes nor one that reads: a wrong bucket looks like lost objects."""
+    right, other = buckets
+    saver = open_in(right)
+    fill(saver)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/moved") as moved:
+        put(moved, 1, large(1))
+        moved.export_thread("t", tmp_path / "moved.tar")
+    # Somebody else's objects, and some of this very thread: looking for objects proves nothing.
+    for blob in right.list_blobs():
+        right.copy_blob(blob, other)
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
-    before = raw.snapshot()
+    before, listed = raw.snapshot(), sorted(blob.name for blob in other.list_blobs())
+    named = f"gs://{other.name}/agents" if wrong == "bucket" else f"gs://{right.name}/mine"
     events = []
-    for call in (
-        value,
-        lambda saver: saver.get_tuple(cfg(3)),
-        lambda saver: list(saver.list(cfg())),
-        lambda saver: saver.repair("t", show=lambda plan: None),
-        lambda saver: saver.repair(show=lambda plan: None),
-    ):
-        with pytest.raises(StoreNotFoundError, match=f"(?s){right.name}.*{wrong.name}"):
-            call(open_in(wrong, on_event=events.append))
-    assert not any(isinstance(event, (CheckpointDamaged, CheckpointRecovered, CheckpointSkipped)) for event in events)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/elsewhere") as elsewhere:
+        tools = SimpleNamespace(path=tmp_path, elsewhere=elsewhere)
+        for name, arguments in CALLS.items():
+            root = f"root=lg_apps/agents&project={project_id}"
+            options = {"on_event": events.append, "ttl": timedelta(hours=1)}
+            with GCSSaver.from_conn_string(f"{named}?{root}", **options) as stranger:
+                told = refusal(stranger, name, arguments(tools), mode)
+            assert f"'gs://{right.name}/agents'" in told, name
+            assert f"'{named}'" in told, name
+            assert "rebind" in told, name
+        assert elsewhere.threads() == []
+    assert events == []
     assert raw.snapshot() == before
+    assert sorted(blob.name for blob in other.list_blobs()) == listed
     raw.close()
     assert value(open_in(right)) == large(3)
 
 
-def test_a_bucket_that_was_moved_is_the_right_one(open_in, buckets):
-    right, moved = buckets
+def test_a_thread_that_was_moved_in_is_bound_as_well(open_in, buckets, tmp_path):
+    right, wrong = buckets
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as source:
+        fill(source)
+        source.transfer_thread("t", open_in(right))
+    for act in (value, lambda saver: saver.repair(show=lambda plan: None)):
+        with pytest.raises(WrongStoreError):
+            act(open_in(wrong))
+    assert value(open_in(right)) == large(3)
+    assert list(open_in(right).verify(depth="data")) == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_transfer_looks_at_both_stores(open_in, buckets, tmp_path, dry_run):
+    right, wrong = buckets
+    fill(open_in(right))
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as local:
+        put(local, 1, "small")
+        for source, target in ((open_in(wrong), local), (local, open_in(wrong))):
+            for thread in ("t", "none"):
+                with pytest.raises(WrongStoreError):
+                    source.transfer_thread(thread, target, dry_run=dry_run)
+                with pytest.raises(WrongStoreError):
+                    asyncio.run(source.atransfer_thread(thread, target, dry_run=dry_run))
+        assert local.checkpoint_ids(cfg()) == [cid(1)]
+
+
+def test_the_first_writer_finds_that_the_bucket_is_missing(open_in, buckets, project_id):
+    """Not the first one whose value is too large for a document."""
+    right, gone = buckets
+    gone.delete()
+    saver = open_in(gone)
+    assert saver.get_tuple(cfg()) is None
+    for write in (lambda: put(saver, 1, "small"), lambda: saver.put_writes(cfg(1), [("v", 1)], "task")):
+        with pytest.raises(StoreNotFoundError, match=gone.name):
+            write()
+    raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
+    assert (raw.documents(), raw.place()) == ({}, None)
+    raw.close()
+    put(open_in(right), 1, "small")
+    with pytest.raises(WrongStoreError):
+        put(saver, 1, "small")
+
+
+def test_setup_binds_a_store_and_makes_no_bucket_for_the_wrong_one(open_in, buckets):
+    right, gone = buckets
+    gone.delete()
+    open_in(right).setup()
+    with pytest.raises(WrongStoreError):
+        open_in(gone).setup()
+    assert not gone.exists()
+
+
+def test_who_has_found_a_store_empty_looks_again(open_in, buckets):
+    right, wrong = buckets
+    stranger = open_in(wrong)
+    assert stranger.get_tuple(cfg()) is None
+    fill(open_in(right))
+    for act in (value, lambda saver: put(saver, 9, "small"), lambda saver: saver.delete_thread("t")):
+        with pytest.raises(WrongStoreError):
+            act(stranger)
+    assert value(open_in(right)) == large(3)
+
+
+# Stores that were written before they named their place
+
+
+@pytest.fixture
+def old(open_in, buckets, project_id):
+    """A store as it was: no document names its place, and threads that a graph wrote name the bucket."""
+    right, _ = buckets
     saver = open_in(right)
-    for number, text in enumerate(["small", large(2), large(3)], 1):
-        put(saver, number, text)
+    fill(saver)
+    raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
+    raw.delete_document(keys.PLACE)
+    name = keys.thread_doc("t")
+    raw.set_document(name, {**raw.documents()[name], "bucket": right.name})
+    yield raw
+    raw.close()
+
+
+def test_an_old_store_is_bound_by_its_next_writer(open_in, buckets, old):
+    right, wrong = buckets
+    reader = open_in(right)
+    assert value(reader) == large(3)
+    assert old.place() is None, "reading binds nothing"
+    put(reader, 4, large(4))
+    assert old.place() == {"bucket": right.name, "prefix": "agents/"}
+    with pytest.raises(WrongStoreError):
+        value(open_in(wrong))
+    assert value(open_in(right)) == large(4)
+
+
+def test_an_old_store_is_not_bound_to_a_bucket_that_its_threads_do_not_name(open_in, buckets, old):
+    right, wrong = buckets
+    before = old.snapshot()
+    for act in (value, fill, lambda saver: list(saver.verify()), lambda saver: saver.delete_thread("t")):
+        with pytest.raises(WrongStoreError, match=f"(?s)'t'.*{right.name}.*{wrong.name}"):
+            act(open_in(wrong))
+    assert (old.snapshot(), old.place()) == (before, None)
+    # On purpose it is, when the objects are there.
     for blob in right.list_blobs():
-        right.copy_blob(blob, moved)
-    assert value(open_in(moved)) == large(3)
+        right.copy_blob(blob, wrong)
+    assert open_in(wrong).rebind().bound is None
+    assert value(open_in(wrong)) == large(3)
+
+
+def test_a_document_that_names_no_place_is_damage(open_in, buckets, project_id):
+    right, _ = buckets
+    fill(open_in(right))
+    raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
+    for fields in ({}, {"bucket": right.name}, {"bucket": 1, "prefix": "agents/"}):
+        raw.set_document(keys.PLACE, fields)
+        with pytest.raises(DamageError, match="rebind"):
+            value(open_in(right))
+        with pytest.raises(DamageError, match="rebind"):
+            put(open_in(right), 4, "small")
+        assert open_in(right).rebind().missing == 0
+        assert value(open_in(right)) == large(3)
+    raw.close()
+
+
+# Binding a store to another place on purpose
+
+
+def move(right, moved, *, without=()):
+    for blob in right.list_blobs():
+        if not any(part in blob.name for part in without):
+            right.copy_blob(blob, moved)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_bucket_that_was_moved_is_bound_on_purpose(open_in, buckets, project_id, mode):
+    right, moved = buckets
+    fill(open_in(right))
+    move(right, moved)
+    raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
+    before, plans = raw.snapshot(), []
+    call(open_in(moved), "rebind", (), {"dry_run": True, "show": plans.append}, mode)
+    assert raw.place() == {"bucket": right.name, "prefix": "agents/"}
+    (plan,) = plans
+    assert (plan.bound, plan.place) == (f"gs://{right.name}/agents", f"gs://{moved.name}/agents")
+    assert (plan.threads, plan.objects, plan.missing, plan.examples) == (1, 2, 0, ())
+    assert bool(plan)
+    saver = open_in(moved)
+    assert call(saver, "rebind", (), {}, mode) == plan
+    assert raw.place() == {"bucket": moved.name, "prefix": "agents/"}
+    assert raw.snapshot() == before
+    raw.close()
+    assert value(saver) == value(open_in(moved)) == large(3)
+    put(saver, 4, large(4))
+    with pytest.raises(WrongStoreError):
+        value(open_in(right))
+    # Again it changes nothing.
+    assert not call(open_in(moved), "rebind", (), {}, mode)
+
+
+def test_a_place_without_all_objects_is_not_bound(open_in, buckets):
+    right, moved = buckets
+    fill(open_in(right))
+    move(right, moved, without=[cid(3)])
+    with pytest.raises(InvalidInputError, match=f"(?s)1 of the 2 objects.*{moved.name}.*{cid(3)}") as caught:
+        open_in(moved).rebind()
+    assert "force" in str(caught.value)
+    assert value(open_in(right)) == large(3)
+    plan = open_in(moved).rebind(force=True)
+    assert plan.missing == 1
+    assert cid(3) in plan.examples[0]
     # What is lost there is damage, like anywhere.
-    lost = [blob for blob in moved.list_blobs() if cid(3) in blob.name]
-    assert lost
-    moved.delete_blobs(lost)
-    assert value(open_in(moved)) == large(2)
+    assert open_in(moved).get_tuple(cfg()).metadata["recovered_from"] == cid(3)
     put(open_in(moved), 4, large(4))
+    assert value(open_in(moved)) == large(4)
+
+
+def test_a_bucket_that_is_missing_is_not_bound(open_in, buckets):
+    right, gone = buckets
+    gone.delete()
+    fill(open_in(right))
+    with pytest.raises(StoreNotFoundError, match=gone.name):
+        open_in(gone).rebind(force=True)
+    assert value(open_in(right)) == large(3)
+
+
+def test_two_at_once_bind_a_store_once(open_in, buckets, project_id):
+    """What another has bound meanwhile is not bound back."""
+    right, moved = buckets
+    fill(open_in(right))
+    move(right, moved)
+    first, second = open_in(right), open_in(moved)
+    raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
+    raw.set_document(keys.PLACE, {"bucket": "a-third-one", "prefix": "agents/"})
+    perform = second._backend.perform
+
+    def interrupted(effect):
+        if isinstance(effect, Commit):
+            second._backend.perform = perform
+            first.rebind()
+        return perform(effect)
+
+    second._backend.perform = interrupted
+    with pytest.raises(ConflictError):
+        second.rebind()
+    raw.close()
+    assert value(open_in(right)) == large(3)
+
+
+def test_the_embedded_store_has_no_place(tmp_path):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
+        put(saver, 1, large(1))
+        with pytest.raises(InvalidInputError, match="embedded"):
+            saver.rebind()
+        assert keys.PLACE not in open_raw(f"file://{tmp_path}/store").documents()
+
+
+def test_who_knows_the_old_place_takes_nothing_for_damage(open_in, buckets):
+    """A process that runs on while its store is bound to another place notices it where an object is missing."""
+    right, moved = buckets
+    fill(open_in(right))
+    events = []
+    stale = [open_in(right, on_event=events.append) for _ in range(6)]
+    for saver in stale:
+        assert value(saver) == large(3)
+    move(right, moved)
+    open_in(moved).rebind()
+    put(open_in(moved), 4, large(4))
+    events.clear()
+    for saver, act in zip(
+        stale,
+        (
+            value,
+            lambda saver: list(saver.verify(depth="existence")),
+            lambda saver: saver.repair("t", show=lambda plan: None),
+            lambda saver: list(saver.list(cfg())),
+            lambda saver: saver.copy_thread("t", "copy"),
+            lambda saver: saver.get_delta_channel_history(config=cfg(), channels=["v"]),
+        ),
+        strict=True,
+    ):
+        with pytest.raises(WrongStoreError):
+            act(saver)
+        with pytest.raises(WrongStoreError):
+            put(saver, 5, "small")
+    assert events == []
     assert value(open_in(moved)) == large(4)
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
     Commit,
     DeleteBlobs,
@@ -19,6 +20,7 @@ from langgraph_gcs_saver.effects import (
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values, version
 
 REMOTE = GetDocs | QueryDocs | Commit | PutBlob | GetBlob | HashBlob | ListBlobs | DeleteBlobs | EnsureBucket
+PLACE = GetDocs((keys.PLACE,))
 
 
 class Counting:
@@ -26,12 +28,14 @@ class Counting:
 
     Attributes:
         rounds: The requests of each round, in order.
+        rode: How often the store was asked for its place in a round that was made anyway; not among these requests.
     """
 
     def __init__(self, saver):
         self._backend = saver._backend
         saver._backend = self
         self.rounds = []
+        self.rode = 0
 
     def __getattr__(self, name):
         return getattr(self._backend, name)
@@ -40,6 +44,9 @@ class Counting:
         leaves = [
             one for one in (effect.effects if isinstance(effect, Gather) else (effect,)) if isinstance(one, REMOTE)
         ]
+        if len(leaves) > 1 and PLACE in leaves:
+            leaves.remove(PLACE)
+            self.rode += 1
         if leaves:
             self.rounds.append([type(leaf).__name__ for leaf in leaves])
 
@@ -59,7 +66,8 @@ class Counting:
 
 @pytest.fixture
 def cold(make_saver):
-    """Makes savers that nobody reads back, each with caches of its own."""
+    """Makes savers that nobody reads back, each with caches of its own, on a store that has been written to."""
+    make_saver().delete_thread("nobody")
 
     def make(verify="off"):
         saver = make_saver(verify=verify)
@@ -69,8 +77,21 @@ def cold(make_saver):
 
 
 @pytest.fixture
-def counted(cold):
-    return cold()
+def warm(cold):
+    """Makes savers of processes that have read something, as a graph does before it writes."""
+
+    def make(verify="off"):
+        saver, count = cold(verify)
+        saver.get_tuple(cfg(thread="nobody"))
+        count.take()
+        return saver, count
+
+    return make
+
+
+@pytest.fixture
+def counted(warm):
+    return warm()
 
 
 def step(n, **state):
@@ -117,18 +138,17 @@ def read_back(verify, rounds, requests, *, objects=0):
     return rounds + (2 if objects else 1), requests + 1 + objects
 
 
-def test_the_default_reads_back(make_saver):
-    saver = make_saver()
-    count = Counting(saver)
+def test_the_default_reads_back(warm):
+    saver, count = warm("readback")
     put(saver, 1, step(1))
     assert count.rounds == [["Commit"], ["GetDocs"]]
     assert count.take() == (2, 2)
 
 
 @pytest.mark.parametrize("verify", MODES)
-def test_a_step_that_fits_in_documents(verify, cold):
+def test_a_step_that_fits_in_documents(verify, warm):
     """A single round, and one more to read it back."""
-    saver, count = cold(verify)
+    saver, count = warm(verify)
     put(saver, 1, step(1, kept="kept"))
     assert count.take() == read_back(verify, 1, 1)
     for n in range(2, 6):
@@ -142,9 +162,9 @@ def test_a_step_that_fits_in_documents(verify, cold):
 
 @pytest.mark.parametrize("verify", MODES)
 @pytest.mark.parametrize("objects", [1, 2, 5])
-def test_a_step_with_objects(objects, verify, cold):
+def test_a_step_with_objects(objects, verify, warm):
     """Two rounds, and at most four: however many objects there are, they are written and read at the same time."""
-    saver, count = cold(verify)
+    saver, count = warm(verify)
     put(saver, 1, step(1))
     count.take()
     large = {f"large {n}": noise(20_000, n) for n in range(objects)}
@@ -159,8 +179,8 @@ def test_a_step_with_objects(objects, verify, cold):
 
 
 @pytest.mark.parametrize("verify", MODES)
-def test_writes_with_objects(verify, cold):
-    saver, count = cold(verify)
+def test_writes_with_objects(verify, warm):
+    saver, count = warm(verify)
     saver.put_writes(cfg(1), [("a", 1)], "first")
     count.take()
     # The thread's document is made, for nothing else keeps a deletion from passing between.
@@ -171,8 +191,8 @@ def test_writes_with_objects(verify, cold):
 
 
 @pytest.mark.parametrize("verify", MODES)
-def test_a_call_again_takes_what_it_takes_to_see_that_it_was_made(verify, cold):
-    saver, count = cold(verify)
+def test_a_call_again_takes_what_it_takes_to_see_that_it_was_made(verify, warm):
+    saver, count = warm(verify)
     put(saver, 1, step(1))
     saver.put_writes(cfg(1), [("a", 1)], "task")
     count.take()
@@ -267,9 +287,9 @@ def test_list_of_50(counted, cold):
 
 
 @pytest.mark.parametrize("verify", MODES)
-def test_the_asynchronous_half_is_the_same(verify, cold):
+def test_the_asynchronous_half_is_the_same(verify, warm, cold):
     async def main():
-        saver, count = cold(verify)
+        saver, count = warm(verify)
         for n in (1, 2):
             first = checkpoint(n, step(n))
             await saver.aput(cfg(n - 1 or None), first, DEFAULT, {"messages": version(n), "n": version(n)})
@@ -289,3 +309,47 @@ def test_the_asynchronous_half_is_the_same(verify, cold):
         await saver.aclose()
 
     asyncio.run(main())
+
+
+# Which bucket and prefix the store has
+
+
+@pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
+def test_the_store_is_asked_for_its_place_once(cold):
+    """In a round that is made anyway, unless a process begins with a write."""
+    saver, count = cold()
+    saver.get_tuple(cfg())
+    assert (count.take(), count.rode) == ((2, 2), 1)
+    put(saver, 1, step(1))
+    assert (count.take(), count.rode) == ((1, 1), 1)
+    reader, counts = cold()
+    reader.get_tuple(cfg())
+    assert (counts.take(), counts.rode) == ((2, 2), 1)
+    reader.get_tuple(cfg())
+    assert list(reader.list(cfg()))
+    reader.put_writes(cfg(1), [("a", 1)], "task")
+    assert counts.rode == 1
+    writer, counts = cold()
+    put(writer, 1, step(1), thread="another")
+    assert (counts.rounds, counts.rode) == ([["GetDocs"], ["Commit"]], 0)
+    # A parent that is read tells its values and the place.
+    writer, counts = cold()
+    put(writer, 2, step(2), parent=1, changed={"n"})
+    assert (counts.rounds, counts.rode) == ([["GetDocs"], ["Commit"]], 1)
+
+
+@pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
+def test_the_first_writer_of_a_store_names_its_place(make_saver):
+    saver = make_saver(verify="off")
+    count = Counting(saver)
+    put(saver, 1, step(1))
+    # The place, threads that may be older than it, the bucket, the place; then the checkpoint.
+    assert count.rounds == [["GetDocs"], ["QueryDocs"], ["GetBlob"], ["Commit"], ["Commit"]]
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_the_embedded_store_is_asked_for_no_place(make_saver):
+    saver = make_saver(verify="off")
+    count = Counting(saver)
+    put(saver, 1, step(1))
+    assert (count.rounds, count.rode) == ([["Commit"]], 0)

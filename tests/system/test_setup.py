@@ -384,7 +384,7 @@ class World:
 
     def setup(self) -> SetupReport:
         context = SimpleNamespace(new_attempt=lambda: "attempt")
-        backend = SimpleNamespace(perform=self.perform)
+        backend = SimpleNamespace(perform=self.perform, admit=lambda flow: flow)
         return run(setup(None, context, platform=True), backend)
 
 

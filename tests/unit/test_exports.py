@@ -26,7 +26,7 @@ LANGGRAPHS = (
 OURS = (
     *("setup", "ping", "checkpoint_at", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
     *("threads", "history", "stats", "collect", "sweep", "close"),
-    *("transfer_thread", "export_thread", "import_thread", "migrate"),
+    *("transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
 )
 TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 STREAMS = {"alist", "averify"}
@@ -41,6 +41,7 @@ def test_public_names():
         "SetupReport",
         "PrunePlan",
         "CopyPlan",
+        "RebindPlan",
         "CollectPlan",
         "DeletePlan",
     }

@@ -1,0 +1,116 @@
+"""Binding a store to another bucket or prefix on purpose, once its objects are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.effects import Commit, Compute, Create, Flow, GetDocs, Merge
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows.context import Context, Loads, Place
+from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_of
+from langgraph_gcs_saver.flows.survey import survey
+from langgraph_gcs_saver.flows.verify import START, next_thread
+from langgraph_gcs_saver.records import record
+
+EXAMPLES = 5
+"""Names of missing objects that a plan tells."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RebindPlan:
+    """What `rebind` changes, and what it has found at the new place; its text is for people.
+
+    Attributes:
+        bound: The place that the store is bound to; `None` if its document does not say.
+        place: The place that it is to be bound to.
+        threads: Number of threads.
+        objects: Number of objects that their checkpoints and pending writes refer to.
+        missing: How many of these objects are not at the new place, or are not what was written.
+        examples: Names of some of them.
+    """
+
+    bound: str | None
+    place: str
+    threads: int
+    objects: int
+    missing: int
+    examples: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.bound != self.place
+
+    def __str__(self) -> str:
+        was = "not bound" if self.bound is None else f"bound to {self.bound}"
+        lines = [
+            f"The store is {was}, and is to be bound to {self.place}.",
+            f"Its {self.threads} threads refer to {self.objects} objects, of which {self.missing} are missing there.",
+        ]
+        return "\n".join([*lines, *(f"  missing: {name}" for name in self.examples)])
+
+
+def rebind(
+    *, force: bool, dry_run: bool, show: Callable[[RebindPlan], object], loads: Loads, context: Context
+) -> Flow[RebindPlan]:
+    """Bind the store to the context's place, once every object that is referred to is there. No object is touched.
+
+    Raises:
+        ConflictError: Somebody else has bound the store meanwhile.
+        InvalidInputError: Objects are missing at the new place, and `force` is not given; or the store is embedded.
+        StoreNotFoundError: There is no such bucket.
+    """
+    binding = context.binding
+    if binding is None:
+        raise InvalidInputError("The embedded store keeps documents and objects together: there is nothing to bind.")
+    note = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
+    found = None if note is None else place_of(note)
+    yield from look_for_bucket()
+    plan = yield from _plan(found, binding.place, loads, replace(context, binding=None))
+    if dry_run:
+        yield from Compute(partial(show, plan))
+        return plan
+    if plan:
+        if plan.missing and not force:
+            raise InvalidInputError(
+                f"{plan.missing} of the {plan.objects} objects that the store refers to are not in {plan.place!r}, "
+                f"such as {plan.examples[0]!r}. Copy them there first; or pass `force=True` (`--force`) and take them "
+                "for lost. Nothing was changed."
+            )
+        fields = fields_of(binding.place)
+        write = Create(keys.PLACE, fields) if note is None else Merge(keys.PLACE, fields, update_time=note.update_time)
+        if (yield from Commit((write,))) is None:
+            # This call's own commit, whose answer was lost?
+            now = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
+            if now is None or place_of(now) != binding.place:
+                raise ConflictError(
+                    "Somebody else has bound the store meanwhile. Look which bucket it has, and call again."
+                )
+    binding.is_bound = True
+    return plan
+
+
+def _plan(bound: Place | None, place: Place, loads: Loads, context: Context) -> Flow[RebindPlan]:
+    threads = objects = 0
+    missing: list[str] = []
+    cursor = START
+    while (step := (yield from next_thread(cursor, context))) is not None:
+        thread_id, cursor = step
+        if thread_id is None:
+            continue
+        threads += 1
+        found = yield from survey(thread_id, "existence", loads, context)
+        damaged = {one.name for one in found.findings() if one.is_damage and keys.is_thread_blob(one.name)}
+        wanted = damaged | {name for name in found.referenced() if keys.is_thread_blob(name)}
+        objects += len(wanted)
+        # Behind a frame that is missing others are: a survey of that thread stops at the first one of each value.
+        missing += sorted(damaged | (wanted - found.blobs.keys()))
+    return RebindPlan(
+        bound=None if bound is None else str(bound),
+        place=str(place),
+        threads=threads,
+        objects=objects,
+        missing=len(missing),
+        examples=tuple(missing[:EXAMPLES]),
+    )
