@@ -18,6 +18,7 @@ from langgraph_gcs_saver.cli.drill import drill_command
 from langgraph_gcs_saver.cli.edit import edit
 from langgraph_gcs_saver.cli.migrate import migrate
 from langgraph_gcs_saver.cli.pins import pin, unpin
+from langgraph_gcs_saver.cli.rebind import rebind
 from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.setup import setup
 from langgraph_gcs_saver.cli.show import show
@@ -65,6 +66,7 @@ for command in (
     import_,
     migrate,
     setup,
+    rebind,
     demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)

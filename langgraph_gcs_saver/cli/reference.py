@@ -48,9 +48,9 @@ print no document, but a line on standard error.
 
 | key | of | what it means |
 |---|---|---|
-| `done` | `prune`, `copy`, `delete`, `collect`, `sweep`, `repair` | false only if a dry run has found something to do |
+| `done` | `prune`, `copy`, `delete`, `collect`, `sweep`, `repair`, `rebind` | false only if a dry run found work |
 | `result` | the same | a sentence for people: what was done, or that there was nothing to do |
-| `plans` | the same | what was found to do, by thread; empty if there was nothing |
+| `plans` | the same | what was found to do, by thread (of `rebind`, for the store); empty if there was nothing |
 | `dry_run` | `pull`, `push`, `import`, `migrate` | whether nothing was written because of `--dry-run` |
 | `ok` | `pull`, `push`, `import`, `drill`, `demo` | whether all is well; if not, the exit code is not 0 |
 | `is_damage` | `verify`, `repair` | of a finding: true for damage, false for what nothing refers to |
