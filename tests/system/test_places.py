@@ -5,7 +5,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +146,7 @@ CALLS = {
     "get_tuple": lambda tools: ((cfg(),), {}),
     "list": lambda tools: ((cfg(),), {}),
     "checkpoint_ids": lambda tools: ((cfg(),), {}),
+    "checkpoint_at": lambda tools: ((cfg(), datetime(2026, 1, 2, tzinfo=timezone.utc)), {}),
     "get_delta_channel_history": lambda tools: ((), {"config": cfg(), "channels": ["v"]}),
     "put": lambda tools: ((cfg(), checkpoint(9, {"v": 1}), METADATA, {"v": version(9)}), {}),
     "put_writes": lambda tools: ((cfg(3), [("v", 1)], "other"), {}),
