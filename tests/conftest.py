@@ -7,10 +7,25 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from langgraph_gcs_saver import GCSSaver
 
 pytest_plugins = ["tests.emulators.fixtures"]
+
+# By default Hypothesis fails an example that takes 200 ms, and examples that take long to make.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+SOAK_SECONDS = 8 * 3600
+"""Limit of a long test, as `timeout` in pyproject.toml is that of the others: only a hang reaches it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the long tests their limit."""
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(SOAK_SECONDS))  # clock: the limit of long tests
 
 
 @pytest.fixture(params=["local", "emulators"])

@@ -27,10 +27,9 @@ from benchmarks.compare.relay import Relay
 from langgraph_gcs_saver.testing.http_proxy import StorageProxy
 from langgraph_gcs_saver.testing.proxy import FirestoreProxy
 from tests.emulators.process import HOST
+from tests.patience import PATIENCE
 
 HOLD = 0.02
-
-SETTLE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Counter:
             TimeoutError: Something still is.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._under_way, SETTLE_SECONDS):
+            if not self._changed.wait_for(lambda: not self._under_way, PATIENCE):
                 raise TimeoutError(f"{self._under_way} requests are still under way.")
             done, self._done = self._done, []
         operations: Tally[str] = Tally()
@@ -124,7 +123,7 @@ class CountingFirestore(FirestoreProxy):
         super().__init__(target)
         self._counter = counter
         # An emulator that has just started takes longer than a proxy's patience with a connection.
-        grpc.channel_ready_future(self._channel).result(SETTLE_SECONDS)
+        grpc.channel_ready_future(self._channel).result(PATIENCE)
 
     def _forward(self, method: str, request: bytes, context: Any) -> Any:
         counted = self._counter.begin()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.compare.relay import Relay
 from tests.emulators.process import HOST
+from tests.patience import PATIENCE
 
 DELAYS = {"firestore": 0.012, "storage": 0.045, "postgres": 0.001}
 """Seconds added to each request: assumed, not measured, for a client in the same region.
@@ -54,7 +55,7 @@ def delayed(targets: dict[str, float]) -> Iterator[list[str]]:
         finally:
             process.stdin.close()
             try:
-                process.wait(10)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
 

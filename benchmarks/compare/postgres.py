@@ -16,8 +16,7 @@ from typing import Any
 from typing_extensions import Self
 
 from tests.emulators.process import HOST, free_port
-
-READY_SECONDS = 60.0
+from tests.patience import PATIENCE
 
 _DEBIAN = "/usr/lib/postgresql/*/bin"
 _READY = "database system is ready to accept connections"
@@ -104,7 +103,7 @@ class Postgres:
                 stderr=subprocess.STDOUT,
                 **run_as,
             )
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while _READY not in (said := log_path.read_text(errors="replace")):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start; the end of its log:\n{said[-3000:]}")
@@ -115,7 +114,7 @@ class Postgres:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # a fast shutdown: connections are cut, what was committed is kept
             try:
-                self._process.wait(30)
+                self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

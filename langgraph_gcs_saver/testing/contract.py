@@ -56,6 +56,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import InvalidInputError, SaverClosedError, StoreError
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
+from langgraph_gcs_saver.testing import PATIENCE
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ def _at_once(calls: list[Callable[[], T]]) -> list[T]:
     barrier = threading.Barrier(len(calls))
 
     def run(call: Callable[[], T]) -> T:
-        barrier.wait(30)
+        barrier.wait(PATIENCE)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as threads:

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.testing.proxy import FORWARD_SECONDS, LATE_SECONDS, Faults, Latecomers
+from langgraph_gcs_saver.testing import PATIENCE
+from langgraph_gcs_saver.testing.proxy import LATE_SECONDS, Faults, Latecomers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,7 +96,7 @@ class StorageProxy:
 
         All that goes on passes here, so a subclass can count it.
         """
-        connection = http.client.HTTPConnection(self.target, timeout=FORWARD_SECONDS)
+        connection = http.client.HTTPConnection(self.target, timeout=PATIENCE)
         headers = request.headers | {"Content-Length": str(len(request.body)), "Connection": "close"}
         try:
             connection.request(request.method, request.target, request.body[:sent], headers)
@@ -108,7 +109,7 @@ class StorageProxy:
         finally:
             connection.close()
 
-    def settle(self, seconds: float = FORWARD_SECONDS) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Wait until late requests have been carried out.
 
         Raises:
@@ -242,7 +243,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _await_end(self) -> None:
         """Wait until the client has given up."""
-        self.connection.settimeout(FORWARD_SECONDS)
+        self.connection.settimeout(PATIENCE)
         with suppress(OSError):
             self.connection.recv(1, socket.MSG_PEEK)
         self.close_connection = True

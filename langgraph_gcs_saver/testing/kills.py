@@ -44,15 +44,13 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import GCSSaver
+from langgraph_gcs_saver.testing import PATIENCE
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess  # not on Windows
 
 STEPS = 20
 """Rounds of the graph; each makes two checkpoints."""
-
-PATIENCE = 120.0
-"""Seconds after which a run of the graph that should have come to its end hangs."""
 
 LINES_A_ROUND = 5
 """Calls that a round acknowledges: two checkpoints, and the writes of three tasks."""

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.testing import PATIENCE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,9 +63,6 @@ STREAMS = frozenset({"BatchGetDocuments", "RunQuery", "RunAggregationQuery"})
 
 LATE_SECONDS = 0.2
 """How long after the client gave up a late request arrives."""
-
-FORWARD_SECONDS = 60.0
-"""How long the real service may take, whatever the client waits."""
 
 _THREADS = 64
 _PIECE = 64 << 10
@@ -206,7 +204,7 @@ class FirestoreProxy:
         self.host = f"127.0.0.1:{self._relay.port}"
         self._server.start()
 
-    def settle(self, seconds: float = FORWARD_SECONDS) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Wait until late requests have been carried out.
 
         Raises:
@@ -263,7 +261,7 @@ class FirestoreProxy:
 
     def _forward(self, method: str, request: bytes, context: Any) -> _Outcome:
         metadata = [pair for pair in context.invocation_metadata() if pair[0] != "user-agent"]
-        options: dict[str, Any] = {"metadata": metadata, "timeout": FORWARD_SECONDS}
+        options: dict[str, Any] = {"metadata": metadata, "timeout": PATIENCE}
         answers: list[bytes] = []
         try:
             if method.rpartition("/")[2] in STREAMS:
@@ -297,7 +295,7 @@ def _await_end(context: Any) -> None:
     """Wait until the client has given up, or the server ends."""
     ended = threading.Event()
     if context.add_callback(ended.set):
-        ended.wait(FORWARD_SECONDS)
+        ended.wait(PATIENCE)
 
 
 class _Relay:

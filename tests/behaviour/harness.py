@@ -8,7 +8,6 @@ which they appear, versions by their counter.
 import asyncio
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -17,6 +16,8 @@ from langchain_core.messages import BaseMessage
 from langgraph.graph import StateGraph
 from langgraph.types import Interrupt
 from pydantic import BaseModel
+
+from tests.patience import eventually
 
 VOLATILE = {"ts", "created_at", "timestamp", "callbacks", "first_attempt_time", "node_first_attempt_time"}
 """Keys that hold times, or objects of the process."""
@@ -131,13 +132,12 @@ class Lab:
     def wait_for_writes(self, thread, channel, number):
         """Block until that many pending writes of a channel are stored with the thread's latest checkpoint."""
         config = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+
+        def have_arrived():
             found = self.saver.get_tuple(config)
-            if found and sum(write[1] == channel for write in found.pending_writes or ()) >= number:
-                return
-            time.sleep(0.01)
-        raise TimeoutError(f"{number} writes of {channel} did not arrive")
+            return found and sum(write[1] == channel for write in found.pending_writes or ()) >= number
+
+        eventually(have_arrived)
 
     async def call(self, obj, name, *args, **kwargs):
         """Call a method, or its asynchronous twin; iterators come back as lists."""

@@ -541,7 +541,6 @@ async def test_rounds(make_saver, monkeypatch, fills, mode):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("options", [{}, {"inline_max_bytes": 0}], ids=["inline", "objects"])
 def test_rounds_of_a_long_thread(make_saver, raw, options):
     with make_saver(verify="off", **options) as saver:

@@ -15,6 +15,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.events import ParentForked
 from langgraph_gcs_saver.testing.kills import process
+from tests.patience import PATIENCE
 from tests.system.build import noise
 
 CONFIG = {"configurable": {"thread_id": "a chat"}}
@@ -166,5 +167,5 @@ def test_two_processes(size, make_saver, store_uri):
 
 
 def hear(pipe):
-    assert pipe.poll(300), "the process does not answer"
+    assert pipe.poll(PATIENCE), "the process does not answer"
     return pipe.recv()

@@ -14,6 +14,7 @@ from langgraph_gcs_saver.events import ThreadPruned, ThreadSkipped
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.upkeep import Upkeep
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 
@@ -80,7 +81,7 @@ def test_the_caller_does_not_wait(make_saver):
     def count(effect):
         calls.append((threading.current_thread().name, type(effect).__name__))
         if threading.current_thread().name == "langgraph-gcs-upkeep":
-            go.wait(20)
+            go.wait(PATIENCE)
         return perform(effect)
 
     saver._backend.perform = count
@@ -157,7 +158,7 @@ def test_a_forked_child_prunes_too(tmp_path):
     saver.put_writes(cfg(n=1), [("x", 1)], "task")
     child = multiprocessing.get_context("fork").Process(target=_go_on, args=(saver,))
     child.start()
-    child.join(20)
+    child.join(PATIENCE)
     assert child.exitcode == 0
     assert ids(saver) == [17]
     saver.close()

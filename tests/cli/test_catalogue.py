@@ -20,6 +20,7 @@ from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
 from langgraph_gcs_saver.testing.crash import LOCAL
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 EVIL = "\x1b[31mred\x07 [bold]not bold[/bold] \u202eback\nline"
@@ -359,6 +360,6 @@ def test_what_is_not_there(tmp_path, arguments, says):
     with GCSSaver.from_conn_string(uri) as saver:
         fill(saver)
     command = [sys.executable, "-m", "langgraph_gcs_saver.cli", *arguments, "--store", uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr

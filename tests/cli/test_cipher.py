@@ -13,6 +13,7 @@ from tests.behaviour.api import cfg, cid
 from tests.cli.filled import fill, numbers
 from tests.cli.test_demo import LANGGRAPH_GCS, environment  # noqa: F401 - a fixture
 from tests.compat.xor_cipher import XorCipher
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 XOR = "tests.compat.xor_cipher:XorCipher"
@@ -264,7 +265,7 @@ def test_as_a_process(store_uri, environment):  # noqa: F811
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert len(json.loads(ended.stdout)) == 4

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, SerializationError
 from tests.cli.stored import put
+from tests.patience import PATIENCE
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 
@@ -510,7 +511,7 @@ def test_as_a_user_runs_it(make_saver, store_uri, tmp_path):
     environment |= {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none"), "EDITOR": "sed -i s/Paris/Rome/"}
     environment.pop("VISUAL", None)
     command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "edit", "t", "--channel", "belief"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert '~: "Paris" -> "Rome"' in ended.stdout
     assert build(make_saver(serde=SERDE)).invoke(None, CONFIG)["answer"].startswith("Rome")

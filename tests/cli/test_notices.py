@@ -8,6 +8,7 @@ import pytest
 
 from langgraph_gcs_saver.errors import PermissionDeniedError
 from tests.cli.test_demo import LANGGRAPH_GCS
+from tests.patience import PATIENCE
 
 GOOGLE = ("threads", "--store", "gs://some-bucket?project=some-project")
 """A command for which Google's packages are imported; it ends at once, for there are no credentials."""
@@ -37,7 +38,7 @@ def run(tmp_path):
         environment = {key: value for key, value in os.environ.items() if key not in IGNORED} | variables
         environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
         ended = subprocess.run(
-            arguments, env=environment, capture_output=True, encoding="utf-8", timeout=120, check=False
+            arguments, env=environment, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False
         )
         return ended.returncode, ended.stderr
 

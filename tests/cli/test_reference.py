@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from langgraph_gcs_saver.cli import reference
+from tests.patience import PATIENCE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 COMMANDS = dict(reference.commands())
@@ -33,7 +34,7 @@ def test_it_is_printed():
         [sys.executable, "-W", "ignore::FutureWarning", "-m", "langgraph_gcs_saver.cli.reference"],
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert printed.stdout == reference.reference()

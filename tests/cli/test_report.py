@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.cli.report_page import COLUMNS, Report, page
 from langgraph_gcs_saver.cli.report_values import LENGTH, PIECES, Change, Piece, changes, readable
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 EVIL = (
@@ -204,7 +205,7 @@ def test_the_same_thread_gives_the_same_page(tmp_path):
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     arguments = [sys.executable, "-m", "langgraph_gcs_saver.cli", "report", "t", "-o", "-", "--store", store_uri]
-    done = subprocess.run(arguments, env=os.environ | own, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(arguments, env=os.environ | own, capture_output=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == first
 

@@ -26,6 +26,7 @@ from langgraph_gcs_saver.keys import checkpoint_doc
 from langgraph_gcs_saver.portable import PortableSerializer, from_json
 from tests.behaviour.api import cfg
 from tests.cli.stored import put
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 HOSTILE = "\x1b[2Jwiped \u202eevil [bold red]no[/] \r\x07\x9b31m"
@@ -277,7 +278,7 @@ def test_as_a_user_runs_it(make_saver, store_uri, tmp_path):
     environment = {**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning", "TERM": "xterm", "FORCE_COLOR": "1"}
     environment["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "none")
     command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "show", "t\x1b[2J", "--store", store_uri]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0
     # In colour: of escapes only those of colours, which are rich's own.
     assert "\x1b[1m" in ended.stdout

@@ -18,6 +18,7 @@ from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.behaviour.test_sweep import HOUR, later
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -176,7 +177,7 @@ def test_collect(make_saver, store_uri, raw, command, monkeypatch):
     assert command("collect").out == "There is nothing to do.\n"
     for name in ("collect", "repair"):
         assert json.loads(command(name, "--yes", "--json").out)["done"], "nothing to do is no failure"
-    assert command("collect", "t", "--orphan-age", "1m", "--yes").out == "There is nothing to do.\n"
+    assert command("collect", "t", "--orphan-age", "1d", "--yes").out == "There is nothing to do.\n"
     shown = json.loads(command("collect", "--orphan-age", "0s", "--dry-run", "--json").out)
     (plan,) = shown["plans"]
     assert [name.rsplit("/", 1)[1] for name in plan["objects"]] == [orphan.rsplit("/", 1)[1]]
@@ -440,7 +441,7 @@ def test_at_the_command_line(make_saver, store_uri, tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")

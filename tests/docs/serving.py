@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import httpx
 
-READY_SECONDS = 90
+from tests.patience import PATIENCE, eventually
 
 
 def free_port():
@@ -47,22 +46,21 @@ def served(words, port, *, path, log, cwd, environment, stop=signal.SIGTERM):
         if process.poll() is None:
             process.send_signal(stop)
         try:
-            process.wait(30)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _wait(process, url, log):
-    end = time.monotonic() + READY_SECONDS
-    while time.monotonic() < end:
+    def answers():
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(url).status_code == 200:
-                return
+            return httpx.get(url, timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
+            return False
+
+    eventually(answers)
 
 
 def uvicorn(words):
@@ -86,6 +84,6 @@ def curl(command, port):
             assert option in {"-s", "-sN"}
     asked = httpx.URL(url).copy_with(port=port)
     method = "GET" if body is None else "POST"
-    answer = httpx.request(method, asked, content=body, headers={"content-type": "application/json"}, timeout=60)
+    answer = httpx.request(method, asked, content=body, headers={"content-type": "application/json"}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     return answer.text.strip()

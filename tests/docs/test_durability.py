@@ -16,6 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli import demo_process
 from tests.docs.fences import ROOT
+from tests.patience import PATIENCE
 
 STEPS = 6
 THREAD: Any = {"configurable": {"thread_id": "1"}}
@@ -48,7 +49,7 @@ def test_sync_stores_the_input_and_each_step_before_the_next_begins(uri):
 
     class Late(GCSSaver):
         def put(self, *arguments: Any) -> Any:
-            time.sleep(0.3)  # a node that does not wait for it finds nothing
+            time.sleep(0.3)  # clock: a node that does not wait for it finds nothing
             return super().put(*arguments)
 
     def node(state):
@@ -66,7 +67,7 @@ def test_the_function_of_an_entrypoint_need_not_find_its_input(uri):
 
     class Slow(GCSSaver):
         def put(self, *arguments: Any) -> Any:
-            assert store_answers.wait(60)
+            assert store_answers.wait(PATIENCE)
             return super().put(*arguments)
 
     with Slow.from_conn_string(uri) as saver:
@@ -86,7 +87,7 @@ def test_steps_of_the_default_need_not_wait_for_the_store(uri, mode):
 
     class Slow(GCSSaver):
         def put(self, *arguments: Any) -> Any:
-            assert store_answers.wait(60)
+            assert store_answers.wait(PATIENCE)
             return super().put(*arguments)
 
     def node(state):

@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 
 import httpx
 import pytest
@@ -24,9 +23,10 @@ from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.options import GoogleAddress, parse
 from tests.docs import agents
 from tests.docs.blocks import GUIDES, ROOT, blocks, console
-from tests.docs.serving import READY_SECONDS, curl, free_port, served, split, uvicorn
+from tests.docs.serving import curl, free_port, served, split, uvicorn
 from tests.emulators.firestore import FirestoreEmulator
 from tests.emulators.storage import StorageEmulator
+from tests.patience import PATIENCE, aeventually, eventually
 
 BLOCKS = [block for path in GUIDES for block in blocks(path)]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -164,7 +164,7 @@ import asyncio, pathlib, service
 
 async def reply(text):
     pathlib.Path("BEGUN").touch()
-    await asyncio.sleep(600)
+    await asyncio.Event().wait()
 
 service.reply = reply
 app = service.app
@@ -224,10 +224,12 @@ async def test_fastapi(tmp_path):
         for command, output in before:
             assert questions.as_shown(await asyncio.to_thread(curl, command, port)) == output
         url = f"http://127.0.0.1:{port}/threads/nobody"
-        assert (await asyncio.to_thread(httpx.get, url)).status_code == 404
+        assert (await asyncio.to_thread(httpx.get, url, timeout=PATIENCE)).status_code == 404
         for nothing in ({}, {"answers": {"0" * 32: "yes"}}):  # to resume
-            assert (await asyncio.to_thread(httpx.post, f"{url}/runs", json=nothing)).status_code == 404
-        ready = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/ready")
+            assert (
+                await asyncio.to_thread(httpx.post, f"{url}/runs", json=nothing, timeout=PATIENCE)
+            ).status_code == 404
+        ready = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/ready", timeout=PATIENCE)
         assert ready.json() == {"status": "ready"}
     # As the guide says, it was stopped and is started again: by the image's command, but for the place, how long it
     # waits for runs, and a model that takes its time.
@@ -237,18 +239,16 @@ async def test_fastapi(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW.replace("BEGUN", str(tmp_path / "begun")))
     with served(uvicorn(words), port, **options) as process:
         assert await asyncio.to_thread(curl, questions.as_typed(resume), port) == resumed
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             url = f"http://127.0.0.1:{port}/threads/t/runs"
             cut_off = asyncio.ensure_future(client.post(url, json={"message": "one two three"}))
-            while not (tmp_path / "begun").exists():
-                assert process.poll() is None, options["log"].read_text()
-                await asyncio.sleep(0.05)
-            began = time.monotonic()
+            await aeventually(lambda: (tmp_path / "begun").exists() or process.poll() is not None)
+            assert process.poll() is None, options["log"].read_text()
             process.send_signal(signal.SIGTERM)
             with pytest.raises(httpx.TransportError):
                 await cut_off
-        await asyncio.to_thread(process.wait, 30)
-        assert time.monotonic() - began < 10, "Cloud Run would have killed it"
+        # It does not wait for the model, which never answers.
+        await asyncio.to_thread(process.wait, PATIENCE)
     assert options["log"].read_text().count("Application shutdown complete.") == 2
     async with GCSSaver.from_conn_string(store) as saver:
         graph = load_service().builder.compile(checkpointer=saver)
@@ -296,7 +296,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         return served(words, port, stop=signal.SIGKILL, **options | {"environment": environment})
 
     def send(**body):
-        return events(httpx.post(f"{url}/runs", json=body, timeout=60))
+        return events(httpx.post(f"{url}/runs", json=body, timeout=PATIENCE))
 
     asked = {"message": "Publish: it", "request_id": "1"}
     # The first try dies between the writes of the model's step and its checkpoint.
@@ -311,7 +311,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         (_, step), (_, question), _ = found
         assert step["node"] == "model"
         assert question["value"]["action_requests"][0]["args"] == {"text": "it"}
-        shown = httpx.get(url).json()
+        shown = httpx.get(url, timeout=PATIENCE).json()
         assert (shown["questions"], shown["finished"]) == ([question], False)
         assert [one["type"] for one in shown["messages"]] == ["human", "ai"]
     # In another process: the answer, which dies when the tool has run and its step has no checkpoint.
@@ -328,7 +328,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         assert {"node": "Counting.before_model", "messages": []} in steps  # a state that is no message
         # Tried again, nothing of it is done twice; and the next turn begins anew.
         assert send(**answered) == send(**asked) == send() == [("end", {})]
-        assert httpx.get(url).json()["finished"]
+        assert httpx.get(url, timeout=PATIENCE).json()["finished"]
         found = send(message="Good morning")
         assert text_of(found) == "There are 5 messages."
         refused = send(message="Publish: that")
@@ -379,13 +379,11 @@ def test_ready_notices_a_store_that_goes_away(tmp_path):
 
             def ask(path):
                 assert process.poll() is None
-                return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60)
+                return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE)
 
             def wait_for(kind):
                 """Until /ready says so: a busy machine may not answer within the saver's timeout."""
-                end = time.monotonic() + READY_SECONDS
-                while (found := ask("/ready").json()) != kind:
-                    assert time.monotonic() < end, (found, options["log"].read_text())
+                eventually(lambda: ask("/ready").json() == kind)
                 assert ask("/health").status_code == 200
 
             wait_for({"detail": "The store: store-not-found"})  # there is no bucket yet
@@ -406,7 +404,7 @@ def test_ready_notices_a_store_that_goes_away(tmp_path):
 
 def make_bucket(emulator):
     body = {"name": "bucket"}
-    httpx.post(f"{emulator.url}/storage/v1/b?project=p", json=body).raise_for_status()
+    httpx.post(f"{emulator.url}/storage/v1/b?project=p", json=body, timeout=PATIENCE).raise_for_status()
 
 
 # cloud-run.md

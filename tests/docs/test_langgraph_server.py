@@ -16,6 +16,7 @@ from langgraph_gcs_saver import GCSSaver
 from tests.docs import agents
 from tests.docs.blocks import ROOT, console
 from tests.docs.serving import curl, free_port, served
+from tests.patience import PATIENCE
 
 EXAMPLE = ROOT / "docs" / "examples" / "langgraph-server"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -94,8 +95,8 @@ def test_a_thread_survives_the_server(tmp_path):
             if count == 5:
                 # What the server hands on to the saver.
                 url = f"http://127.0.0.1:{port}/threads/{thread_id}"
-                copied = httpx.post(f"{url}/copy", timeout=60).raise_for_status().json()["thread_id"]
-                httpx.delete(url, timeout=60).raise_for_status()
+                copied = httpx.post(f"{url}/copy", timeout=PATIENCE).raise_for_status().json()["thread_id"]
+                httpx.delete(url, timeout=PATIENCE).raise_for_status()
         # Of what the server keeps itself, nothing has to be left.
         shutil.rmtree(directory / ".langgraph_api", ignore_errors=True)
     with GCSSaver.from_conn_string(store) as saver:
@@ -116,9 +117,9 @@ def test_an_agent_waits_for_a_person_while_the_server_is_killed(tmp_path):
     url = f"http://127.0.0.1:{port}/threads/{thread['thread_id']}"
 
     def run(**body):
-        httpx.post(f"http://127.0.0.1:{port}/threads", json=thread, timeout=60).raise_for_status()
+        httpx.post(f"http://127.0.0.1:{port}/threads", json=thread, timeout=PATIENCE).raise_for_status()
         body |= {"assistant_id": "agent", "stream_mode": ["updates", "messages-tuple"], "durability": "sync"}
-        answer = httpx.post(f"{url}/runs/stream", json=body, timeout=120).raise_for_status()
+        answer = httpx.post(f"{url}/runs/stream", json=body, timeout=PATIENCE).raise_for_status()
         lines = [line.partition(": ") for line in answer.text.splitlines()]
         kinds = [value for name, _, value in lines if name == "event"]
         return list(zip(kinds, [json.loads(value) for name, _, value in lines if name == "data"], strict=True))
@@ -134,7 +135,7 @@ def test_an_agent_waits_for_a_person_while_the_server_is_killed(tmp_path):
         tokens = [data[0] for kind, data in found if kind == "messages" and data[0]["type"] == "AIMessageChunk"]
         assert "".join(token["content"] for token in tokens) == "The tool said: published it"
         assert {"Silent.after_model": None} in [data for kind, data in found if kind == "updates"]
-        state = httpx.get(f"{url}/state", timeout=60).raise_for_status().json()
+        state = httpx.get(f"{url}/state", timeout=PATIENCE).raise_for_status().json()
         assert (state["next"], state["values"]["asked"]) == ([], 2)
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
         assert [*saver.verify(depth="data")] == []

@@ -15,6 +15,7 @@ import nbformat
 import pytest
 
 from tests.docs.fences import ROOT, pages
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr

@@ -31,6 +31,7 @@ from langgraph_gcs_saver.keys import checkpoints
 from langgraph_gcs_saver.options import Options
 from tests.docs import agents, shell
 from tests.docs.fences import ROOT, Block, blocks, pages
+from tests.patience import PATIENCE
 
 BLOCKS = blocks()
 
@@ -129,7 +130,7 @@ def test_the_program_remembers(tmp_path):
             capture_output=True,
             encoding="utf-8",
             check=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         printed += ran.stdout
     assert printed.splitlines() == [f"You have said {number} things." for number in (1, 2, 3, 4)]

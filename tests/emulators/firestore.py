@@ -12,9 +12,7 @@ import time
 from pathlib import Path
 
 from tests.emulators.process import HOST, EmulatorProcess
-
-FETCH_SECONDS = 300
-"""How long a download of the emulator may take, of some 100 MB."""
+from tests.patience import PATIENCE
 
 _IN_SDK = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
 
@@ -78,7 +76,7 @@ def find_jar() -> Path | None:
     newest = max(cached, key=_version, default=None)
     if newest is None and gcloud is not None:
         # Last, for it takes seconds. Needed where `gcloud` is a wrapper and not a link into the SDK.
-        sdk, _ = _run([gcloud, "info", "--format=value(installation.sdk_root)"], seconds=30)
+        sdk, _ = _run([gcloud, "info", "--format=value(installation.sdk_root)"], seconds=PATIENCE)
         if sdk and (Path(sdk) / _IN_SDK).is_file():
             return Path(sdk) / _IN_SDK
     return newest
@@ -96,7 +94,7 @@ def _fetch() -> list[str]:
         if path is None:
             tried.append(f"{words}: there is no {program} on PATH")
             continue
-        _, complaint = _run([path, *arguments], FETCH_SECONDS)
+        _, complaint = _run([path, *arguments], PATIENCE)
         if find_jar() is not None:
             break
         tried.append(f"{words}: {complaint or 'done, but the jar is in none of the known places'}")
@@ -167,7 +165,7 @@ class FirestoreEmulator(EmulatorProcess):
             "export_directory": str(folder),
             "export_name": name,
         }
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
         try:
             path = f"/emulator/v1/projects/{project}:export"
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

@@ -16,6 +16,8 @@ from google.cloud.firestore_admin_v1.types import field, firestore_admin
 from google.longrunning import operations_pb2
 from typing_extensions import Self
 
+from tests.patience import PATIENCE
+
 SERVICE = "/google.firestore.admin.v1.FirestoreAdmin/"
 STREAMS = ("BatchGetDocuments", "RunQuery")
 
@@ -93,13 +95,13 @@ class FirestoreAdmin(grpc.GenericRpcHandler):
 
     def _forward(self, method: str, body: bytes, context: Any) -> bytes:
         try:
-            return self._target.unary_unary(method)(body, metadata=_headers(context), timeout=30)
+            return self._target.unary_unary(method)(body, metadata=_headers(context), timeout=PATIENCE)
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
 
     def _forward_stream(self, method: str, body: bytes, context: Any) -> Iterator[bytes]:
         try:
-            yield from self._target.unary_stream(method)(body, metadata=_headers(context), timeout=30)
+            yield from self._target.unary_stream(method)(body, metadata=_headers(context), timeout=PATIENCE)
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
 

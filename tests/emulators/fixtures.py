@@ -16,6 +16,7 @@ import pytest
 
 from tests.emulators.firestore import FirestoreEmulator
 from tests.emulators.storage import StorageEmulator
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,7 @@ def project_id() -> str:
 def bucket_name(storage_emulator: str) -> str:
     """Name of a fresh, empty bucket on the emulator."""
     name = f"test-{uuid.uuid4().hex}"
-    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=PATIENCE)
     try:
         connection.request(
             "POST", "/storage/v1/b?project=test", json.dumps({"name": name}), {"Content-Type": "application/json"}

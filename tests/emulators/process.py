@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +14,11 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
+from tests.patience import PATIENCE, eventually
+
 HOST = "127.0.0.1"
 
 _ROOT = Path(__file__).resolve().parents[2]
-
-READY_SECONDS = 60.0
-"""How long to wait for an emulator: Firestore's takes 0.9 s alone, several times that on a busy machine."""
 
 # Below the range from which the kernel takes ports of outgoing connections (32768 on Linux, 49152 elsewhere). A client
 # that reconnects to a killed server's port in that range can be given the same port as its own, connects to itself, and
@@ -90,41 +88,45 @@ class EmulatorProcess(ABC):
             port: Port to serve; by default a free one, and another one when that is lost to somebody else.
 
         Raises:
-            EmulatorStartError: It ended by itself, or did not answer within `READY_SECONDS`.
+            EmulatorStartError: It ended by itself, or did not answer within `PATIENCE`.
         """
         if self._process is not None:
             raise RuntimeError(f"the {self.name} emulator is running already")
-        deadline = time.monotonic() + READY_SECONDS
         for attempt in range(1, 4):
             chosen = free_port() if port is None else port
             try:
-                self._start(chosen, deadline)
-            except EmulatorStartError:
-                if attempt == 3 or time.monotonic() > deadline:
+                self._start(chosen)
+            except EmulatorStartError as error:
+                if attempt == 3 or isinstance(error.__cause__, TimeoutError):
                     raise
             else:
                 self._port = chosen
                 return
 
-    def _start(self, port: int, deadline: float) -> None:
+    def _start(self, port: int) -> None:
         with self.log_path.open("ab") as log:
             begin = log.tell()
             self._process = subprocess.Popen(
                 self.command(port), cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
         try:
-            self._wait(self._process, port, begin, deadline)
+            self._wait(self._process, port, begin)
         except BaseException:
             self.kill()
             raise
 
-    def _wait(self, process: subprocess.Popen[bytes], port: int, begin: int, deadline: float) -> None:
-        while not (self._announced(port, begin) and _answers(port)):
+    def _wait(self, process: subprocess.Popen[bytes], port: int, begin: int) -> None:
+        def is_ready() -> bool:
+            if self._announced(port, begin) and _answers(port):
+                return True
             if process.poll() is not None:
                 raise EmulatorStartError(self._complaint(f"ended with code {process.returncode}", begin))
-            if time.monotonic() > deadline:
-                raise EmulatorStartError(self._complaint(f"was not ready after {READY_SECONDS:.0f} s", begin))
-            time.sleep(0.05)
+            return False
+
+        try:
+            eventually(is_ready)
+        except TimeoutError as error:
+            raise EmulatorStartError(self._complaint(f"was not ready after {PATIENCE:g} s", begin)) from error
 
     def _log(self, begin: int) -> str:
         with self.log_path.open("rb") as log:
@@ -139,12 +141,12 @@ class EmulatorProcess(ABC):
         return f"The {self.name} emulator {what}; the end of its log ({self.log_path}):\n{self._log(begin)[-3000:]}"
 
     def stop(self) -> None:
-        """Ask the process to end, and kill it when it has not after 10 s. Does nothing when it is not running."""
+        """Ask the process to end, and kill it when it hangs. Does nothing when it is not running."""
         if self._process is None:
             return
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
@@ -169,7 +171,7 @@ class EmulatorProcess(ABC):
 
 def _answers(port: int) -> bool:
     # Not urllib.request, which would send even this to a proxy that the environment names.
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
     try:
         connection.request("GET", "/")
         response = connection.getresponse()

@@ -19,6 +19,7 @@ from google.cloud import firestore
 from tests.emulators import firestore as harness
 from tests.emulators.firestore import EmulatorNotFoundError, FirestoreEmulator, ensure_jar, find_jar, find_java
 from tests.emulators.process import EmulatorStartError
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def client(firestore_emulator: str, project_id: str) -> Iterator[firestore.Clien
 
 
 def names(client: firestore.Client) -> list[str]:
-    return [snapshot.id for snapshot in client.collection("c").stream(retry=None, timeout=20)]
+    return [snapshot.id for snapshot in client.collection("c").stream(retry=None, timeout=PATIENCE)]
 
 
 # Behaviour
@@ -80,7 +81,7 @@ def test_names_in_descending_order_are_refused(client: firestore.Client) -> None
     assert [snapshot.id for snapshot in ascending.stream()] == ["a", "b", "c"]
     descending = client.collection("c").order_by("__name__", direction=firestore.Query.DESCENDING)
     with pytest.raises(exceptions.GoogleAPICallError, match="descending key scans"):
-        list(descending.stream(retry=None, timeout=20))
+        list(descending.stream(retry=None, timeout=PATIENCE))
 
 
 def test_projects_are_apart(client: firestore.Client, project_id: str) -> None:
@@ -104,11 +105,11 @@ def test_kill_and_start_on_the_same_port(tmp_path: Path, project_id: str, monkey
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         with pytest.raises(exceptions.ServiceUnavailable):
-            client.document("c/x").get(retry=None, timeout=2)
+            client.document("c/x").get(retry=None, timeout=PATIENCE)
         emulator.start(port)
         assert (emulator.host, emulator.pid == pid) == (host, False)
         # The channel of before the kill works again, after its pause; what was stored is lost.
-        assert not client.document("c/x").get(timeout=30).exists
+        assert not client.document("c/x").get(timeout=PATIENCE).exists
         assert names(client) == []
         client.document("c/y").set({})
         assert names(client) == ["y"]
@@ -227,7 +228,8 @@ def test_the_jar_is_fetched(bare: Path) -> None:
 def test_nothing_found_and_nothing_fetched(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(bare, "gcloud", "echo the component manager is disabled >&2; exit 1")
     program(bare, "npx", "/bin/sleep 60")
-    monkeypatch.setattr(harness, "FETCH_SECONDS", 0.5)
+    run = harness._run
+    monkeypatch.setattr(harness, "_run", lambda command, seconds: run(command, 0.5 if "npx" in command[0] else seconds))
     with pytest.raises(EmulatorNotFoundError) as caught:
         ensure_jar()
     message = str(caught.value)
@@ -262,7 +264,9 @@ def test_a_missing_emulator_fails_the_tests_that_need_it(bare: Path) -> None:
     # The environment comes before an SDK that this machine may have.
     environment |= {"FIRESTORE_EMULATOR_JAR": str(bare / "none.jar"), "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "pytest", "-p", "tests.emulators.fixtures", "-p", "no:cacheprovider", str(test)]
-    done = subprocess.run(command, cwd=bare, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=bare, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 1
     assert "1 passed, 1 error" in done.stdout
     assert "npx firebase-tools setup:emulators:firestore" in done.stdout

@@ -25,6 +25,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from tests.emulators.storage import StorageEmulator
+from tests.patience import PATIENCE
 
 NO_RETRY: dict[str, Any] = {"retry": None}
 BIG = 12 * 1024 * 1024
@@ -47,7 +48,7 @@ def bucket(client: storage.Client, bucket_name: str) -> storage.Bucket:
 
 @pytest.fixture
 def raw(storage_emulator: str) -> Iterator[http.client.HTTPConnection]:
-    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=PATIENCE)
     yield connection
     connection.close()
 
@@ -287,7 +288,7 @@ def test_one_of_eight_racing_creates_wins(bucket: storage.Bucket, size: int) -> 
 
     def create(number: int) -> bool:
         data = bytes([number]) * size
-        barrier.wait()
+        barrier.wait(PATIENCE)
         try:
             put(bucket, "race", data, if_generation_match=0)
         except exceptions.PreconditionFailed:
@@ -609,7 +610,7 @@ def test_a_slow_upload_does_not_hold_up_others(raw: http.client.HTTPConnection, 
     raw.putrequest("POST", UPLOAD.format(bucket.name) + "media&name=slow")
     raw.putheader("Content-Length", "8")
     raw.endheaders(b"half")
-    put(bucket, "fast", b"x", timeout=5)
+    put(bucket, "fast", b"x", timeout=PATIENCE)
     assert [blob.name for blob in bucket.list_blobs()] == ["fast"]
     raw.send(b"half")
     assert raw.getresponse().status == 200
@@ -655,7 +656,7 @@ def test_the_server_by_hand_prints_its_port() -> None:
     )
     with process:
         assert process.stdout is not None
-        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=PATIENCE)
         try:
             assert ask(connection, "GET", "/")[2] == b"OK"
         finally:

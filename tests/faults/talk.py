@@ -3,7 +3,7 @@
 import hashlib
 import operator
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
@@ -176,3 +176,10 @@ async def aconverse(saver, thread, steps, *, patient, durability="sync"):
             if given == END:
                 return
             await graph.ainvoke(given, config, durability=durability)
+
+
+def patiently(function):
+    """Call again while the service is unavailable, as the error says."""
+    while True:
+        with suppress(StoreUnavailableError):
+            return function()

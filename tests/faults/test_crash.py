@@ -99,7 +99,6 @@ def test_pruning_in_many_commits(new_store, monkeypatch, name):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", BY_NAME)
 @pytest.mark.parametrize("verify", ["readback", "checksum", "off"])
 def test_every_effect(new_store, name, verify):
@@ -107,7 +106,6 @@ def test_every_effect(new_store, name, verify):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_effect_on_the_emulators(new_emulated_store, name):
     crash(new_emulated_store, BY_NAME[name])

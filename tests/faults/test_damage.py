@@ -151,7 +151,6 @@ def test_flip_some_of_the_emulators(open_kind):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_flip_every_byte(open_kind, kind):
@@ -162,7 +161,6 @@ def test_flip_every_byte(open_kind, kind):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_flip_everything_on_the_emulators(open_kind, kind):

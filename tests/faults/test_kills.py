@@ -9,6 +9,7 @@ import pytest
 
 from langgraph_gcs_saver.testing import kills
 from langgraph_gcs_saver.testing.kills import KillTestError, kill_at_random
+from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
 
@@ -28,7 +29,6 @@ def test_ten_kills(store_uri):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 def test_a_hundred_kills(store_uri):
     check(store_uri, 100, seed=2)
 
@@ -36,7 +36,7 @@ def test_a_hundred_kills(store_uri):
 def test_the_command(tmp_path):
     uri = f"file://{tmp_path}/store"
     command = [sys.executable, "-m", "langgraph_gcs_saver.testing.kills", uri, "--kills", "2", "--steps", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 kills on ")
     assert done.stdout.endswith(" acknowledged, 0 lost\n")

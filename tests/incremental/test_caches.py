@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tests.incremental.threads import METADATA, Thread, chat, growing, message, numbers, refs
+from tests.patience import PATIENCE
 from tests.system.build import cfg, checkpoint, noise, version
 
 # Sizes and options
@@ -101,7 +102,7 @@ def test_16_threads(cache, make_saver):
         rng, mine = random.Random(who), forks[who]
         mine.values, mine.versions = dict(thread.values), dict(thread.versions)
         try:
-            begin.wait()
+            begin.wait(PATIENCE)
             parent = 1 + who % 4
             for step in range(3):
                 n = 1000 + 100 * who + step
@@ -135,7 +136,7 @@ def test_both_sides_of_a_fork(store_uri, make_saver):
         [sys.executable, "-m", "tests.incremental.forking", store_uri],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr

@@ -163,4 +163,4 @@ class Sequences(RuleBasedStateMachine):
 
 
 TestSequences = Sequences.TestCase
-TestSequences.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSequences.settings = settings(max_examples=60, stateful_step_count=25)

@@ -249,12 +249,12 @@ from langgraph_gcs_saver.testing.contract import StoreContract
 class TestMine(StoreContract):
     @pytest.fixture
     def documents(self, tmp_path):
-        with closing(LocalDocuments(tmp_path, timeout=20)) as documents:
+        with closing(LocalDocuments(tmp_path, timeout=900)) as documents:
             yield documents
 
     @pytest.fixture
     def blobs(self, tmp_path):
-        with closing(LocalBlobs(tmp_path, timeout=20)) as blobs:
+        with closing(LocalBlobs(tmp_path, timeout=900)) as blobs:
             yield blobs
 """
 

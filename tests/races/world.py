@@ -294,7 +294,7 @@ def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = Tr
         clear_metadata=None,
         verify=VERIFY,
         falls_back=True,
-        timeout=1.0,
+        timeout=1.0,  # clock: the world's own
         # All of it is in the first six characters, the part that an heir's token takes.
         new_attempt=lambda: f"{name.lower():0<2}{next(attempts):04}00",
     )

@@ -825,6 +825,5 @@ TestLife.settings = profile(30, 30, derandomize=True)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 class TestLongLife(Life.TestCase):
     settings = profile(100, 50)

@@ -13,6 +13,7 @@ from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.options import parse
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
+from tests.patience import PATIENCE
 
 LEAVES = {"lg_checkpoints", "lg_writes"}
 """Collections whose documents have no collections below them."""
@@ -54,7 +55,7 @@ class LocalRaw(Raw):
 
     @contextmanager
     def database(self):
-        with closing(sqlite3.connect(self.path / "documents.sqlite3", timeout=30)) as db, db:
+        with closing(sqlite3.connect(self.path / "documents.sqlite3", timeout=PATIENCE)) as db, db:
             yield db
 
     def rows(self):

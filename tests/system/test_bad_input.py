@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,20 +36,22 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     StoreUnavailableError,
 )
+from tests.patience import PATIENCE
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, values
 from tests.system.raw import open_raw
 
 SECRET = "the-state-of-the-art"
+DEADLINE = 2.0
+"""Of a saver whose services are not there: its calls fail, whatever the machine does."""
+
 SURROGATE = "lone \ud800 surrogate"
 
 
 @contextmanager
-def refused(*kinds, match=None, seconds=5.0) -> Iterator[pytest.ExceptionInfo[GCSSaverError]]:
-    """The body raises exactly one of our errors, soon, with advice and without state."""
-    began = time.monotonic()
+def refused(*kinds, match=None) -> Iterator[pytest.ExceptionInfo[GCSSaverError]]:
+    """The body raises exactly one of our errors, with advice and without state."""
     with pytest.raises(kinds or GCSSaverError, match=match) as caught:
         yield caught
-    assert time.monotonic() - began < seconds
     error = caught.value
     assert isinstance(error, GCSSaverError), repr(error)
     text = str(error)
@@ -262,7 +263,7 @@ def assert_nothing_of_a_checkpoint(uri):
 
 def test_a_bucket_that_does_not_exist(firestore_emulator, storage_emulator, project_id):
     uri = f"gs://{'no' + uuid.uuid4().hex}?project={project_id}"
-    with GCSSaver.from_conn_string(uri, timeout=2) as saver:
+    with GCSSaver.from_conn_string(uri) as saver:
         with refused(StoreNotFoundError, match="setup"):
             put(saver, 1, {"large": noise(20_000)})
         with refused(StoreNotFoundError, match="setup"):
@@ -289,7 +290,7 @@ for directory, _, files in os.walk(path):
 if os.getuid() == 0:
     os.setuid(65534)
 for name in ("there", "new"):
-    saver = GCSSaver.from_conn_string(f"file://{path}/{name}", timeout=2)
+    saver = GCSSaver.from_conn_string(f"file://{path}/{name}")
     for call in (
         lambda: put(saver, 2, {"a": 1}),
         lambda: put(saver, 2, {"a": noise(9000)}),
@@ -309,15 +310,13 @@ for name in ("there", "new"):
 def test_a_read_only_directory():
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o755)
-        began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", READ_ONLY, path], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", READ_ONLY, path], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         for directory, _, _ in os.walk(path):
             Path(directory).chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.splitlines()) == {"PermissionDeniedError True"}
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("place", ["itself", "above"])
@@ -325,7 +324,7 @@ def test_a_directory_that_is_a_file(tmp_path, place):
     file = tmp_path / "file"
     file.write_text("mine")
     path = file if place == "itself" else file / "below"
-    with GCSSaver.from_conn_string(f"file://{path}", timeout=2) as saver:
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
         for call in (
             lambda: put(saver, 1, {"a": SECRET}),
             lambda: put(saver, 1, {"a": noise(9000)}),
@@ -409,7 +408,7 @@ def test_services_that_are_not_there(monkeypatch, how):
         async def all_at_once(saver):
             await asyncio.gather(*map(acheck, acalls(saver).values()))
 
-        with GCSSaver.from_conn_string("gs://bucket?project=p", timeout=2) as saver:
+        with GCSSaver.from_conn_string("gs://bucket?project=p", timeout=DEADLINE) as saver:
             with ThreadPoolExecutor(10) as threads:
                 list(threads.map(check, calls(saver).values()))
             asyncio.run(all_at_once(saver))
@@ -418,7 +417,7 @@ def test_services_that_are_not_there(monkeypatch, how):
 def test_storage_that_is_not_there_leaves_no_document(monkeypatch, firestore_emulator, project_id):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{dead_port()}")
     uri = f"gs://bucket?project={project_id}"
-    with GCSSaver.from_conn_string(uri, timeout=2) as saver:
+    with GCSSaver.from_conn_string(uri, timeout=DEADLINE) as saver:
         for what in ("put large", "setup"):
             with refused(StoreUnavailableError):
                 calls(saver)[what]()

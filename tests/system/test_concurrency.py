@@ -5,9 +5,8 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from langgraph_gcs_saver.effects import Commit, DeleteBlobs
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import CheckpointSkipped, ParentForked
 from langgraph_gcs_saver.flows.threads import delete_thread
+from tests.patience import PATIENCE, Clock, eventually
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, number, put, values, version
 from tests.system.workers import append, process, put_on_order
 
@@ -26,7 +26,7 @@ def at_once(count, function):
     barrier = threading.Barrier(count)
 
     def call(n):
-        barrier.wait(30)
+        barrier.wait(PATIENCE)
         return function(n)
 
     with ThreadPoolExecutor(count) as threads:
@@ -89,7 +89,7 @@ def test_a_cancelled_put_is_whole_or_absent(saver, raw):
         for n in range(1, 25):
             first = checkpoint(n, state(n))
             task = asyncio.create_task(saver.aput(cfg(), first, DEFAULT, first["channel_versions"]))
-            await asyncio.sleep(n / 4000)
+            await asyncio.sleep(n / 4000)  # clock: any moment will do
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         first = checkpoint(90, state(90))
@@ -188,7 +188,7 @@ def test_use_after_fork(store_uri):
         [sys.executable, "-m", "tests.system.forking", store_uri],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
@@ -223,7 +223,7 @@ def test_two_processes_caches_in_turn(store_uri, saver):
             order = cfg(parent), checkpoint(n, expected, versions), {channel: versions[channel] for channel in changed}
             pipe = (a, b)[n % 2]
             pipe.send(order)
-            assert pipe.poll(60)
+            assert pipe.poll(PATIENCE)
             assert pipe.recv() == (cid(n), expected)
         for pipe in (a, b):
             pipe.send(None)
@@ -395,8 +395,15 @@ def test_delete_thread_of_many_checkpoints(saver, raw):
 def test_delete_thread_while_writers_write(make_saver, raw):
     stop = threading.Event()
     skipped = []
+    written, ended = [0] * 4, [False] * 4
 
     def write(who):
+        try:
+            return write_until_stopped(who)
+        finally:
+            ended[who] = True
+
+    def write_until_stopped(who):
         saver = make_saver()
         n, parent = 100 * who, None
         while not stop.is_set() and n < 100 * who + 99:
@@ -418,19 +425,25 @@ def test_delete_thread_while_writers_write(make_saver, raw):
                 parent = n
             except ConflictError:
                 parent = None
+            written[who] += 1
         return n
 
     def delete(_):
         saver = make_saver()
-        deleted = 0
-        for _ in range(6):
-            time.sleep(0.1)
-            try:
-                saver.delete_thread("t")
-                deleted += 1
-            except ConflictError:
-                pass
-        stop.set()
+        tries = deleted = 0
+
+        def has_seen_writes(before):
+            return all(written[who] > before[who] or ended[who] for who in (1, 2, 3))
+
+        try:
+            while tries < 6 or not deleted:
+                eventually(partial(has_seen_writes, list(written)))
+                tries += 1
+                with suppress(ConflictError):
+                    saver.delete_thread("t")
+                    deleted += 1
+        finally:
+            stop.set()
         return deleted
 
     results = at_once(4, lambda who: delete(who) if who == 0 else write(who))
@@ -511,7 +524,8 @@ def test_a_put_between_a_deletions_effects(make_saver, raw):
         put(saver, 1, expected[1])
         put(saver, 2, expected[2], parent=1)
         saver.put_writes(cfg(2), [("b", noise(150_000))], "task")
-        writer = make_saver(timeout=0.2)
+        writer = make_saver()
+        Clock(writer)
         writer.get_tuple(cfg())
         flow = delete_thread("t", saver._context)
         performed = drive(saver, flow, steps, partial(put, writer, 3, expected[3], parent=2, changed={"n"}))
@@ -536,10 +550,10 @@ def test_a_put_meets_a_deletion_that_died(make_saver, raw):
     put(saver, 2, state(2), parent=1)
     drive(saver, delete_thread("t", saver._context), 5)
     assert make_saver().get_tuple(cfg()) is None
-    writer = make_saver(timeout=1)
-    began = time.monotonic()
+    writer = make_saver(timeout=100)  # clock: the one of the next line
+    clock = Clock(writer)
     put(writer, 3, state(3))
-    assert 0.9 < time.monotonic() - began < 15
+    assert 100 < clock.paused < 101
     assert [number(found) for found in make_saver().list(cfg())] == [3]
     make_saver().delete_thread("t")
     assert raw.snapshot() == ({}, {})

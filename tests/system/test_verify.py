@@ -672,8 +672,8 @@ def test_while_others_write(make_saver, raw, inline):
         worker.start()
     try:
         rounds = 0
-        until = time.monotonic() + 1
-        while time.monotonic() < until or rounds < 2:
+        until = time.monotonic() + 1  # clock: how much is tried
+        while time.monotonic() < until or rounds < 2:  # clock: as above
             with raw.reader() as saver:
                 for depth in DEPTHS:
                     assert not [one for one in saver.verify(depth=depth) if one.is_damage], depth

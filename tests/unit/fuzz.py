@@ -1,4 +1,4 @@
-"""Hypothesis' `given` for this folder: no deadline, for the machine may be busy."""
+"""Hypothesis' `given` for this folder."""
 
 from hypothesis import given, settings
 
@@ -7,6 +7,6 @@ def fuzz(*strategies, examples=100):
     """As `given`, and so many examples."""
 
     def decorate(function):
-        return settings(max_examples=examples, deadline=None)(given(*strategies)(function))
+        return settings(max_examples=examples)(given(*strategies)(function))
 
     return decorate

@@ -19,6 +19,7 @@ from langgraph_gcs_saver import frames
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.frames import Codec, FrameError
+from tests.patience import PATIENCE
 from tests.unit.fuzz import fuzz
 
 LEVEL = 3
@@ -519,7 +520,7 @@ def test_a_bomb_is_refused_before_anything_is_allocated(lies):
         header = zstandard.frame_header_size(bomb)
         bomb = bomb[:4] + bytes([0b11100000]) + struct.pack("<Q", 1000) + bomb[header:]
     assert len(bomb) < 64 << 10
-    answer = subprocess.run([sys.executable, "-c", BOMB], input=bomb, capture_output=True, check=True, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", BOMB], input=bomb, capture_output=True, check=True, timeout=PATIENCE)
     refused, grown = map(int, answer.stdout.split())
     assert refused == 2, "nothing was refused: the bomb is broken"
     # Kilobytes on Linux, bytes on macOS.

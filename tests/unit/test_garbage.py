@@ -8,6 +8,7 @@ import pytest
 
 from langgraph_gcs_saver.garbage import LARGE_BYTES, put_off
 from tests.faults.steps import Struck, strikes
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -44,19 +45,19 @@ def test_many_threads():
     inside, out = threading.Barrier(8), threading.Barrier(9)
 
     def meet():
-        inside.wait(30)
+        inside.wait(PATIENCE)
         return gc.isenabled()
 
     def work():
         for _ in range(200):
             assert not put_off(LARGE_BYTES, gc.isenabled)
         assert not put_off(LARGE_BYTES, meet)
-        out.wait(30)
+        out.wait(PATIENCE)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    out.wait(30)
+    out.wait(PATIENCE)
     for thread in threads:
         thread.join()
     assert gc.isenabled()

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from langgraph_gcs_saver.errors import InvalidOptionError
@@ -221,7 +221,6 @@ def test_ancestors_that_are_gone_already():
     assert kept(rows, KeepLast(1)) == [5]
 
 
-@pytest.mark.timeout(20)
 def test_parents_in_a_circle():
     """Nothing but a hand-made thread has them; it must not hang."""
     needy = frozenset("a")
@@ -353,7 +352,6 @@ def dropped_whole(rows, found):
 
 
 @given(rows=threads(), rule=rules)
-@settings(deadline=None)
 def test_what_is_always_kept(rows, rule):
     found = names(rows, rule)
     whole = dropped_whole(rows, found)
@@ -376,7 +374,6 @@ def test_what_is_always_kept(rows, rule):
 
 
 @given(rows=threads(), rule=rules)
-@settings(deadline=None)
 def test_decisions_are_complete_and_settled(rows, rule):
     decisions = decide(rows, rule, NOW)
     assert sorted(one.row.name for one in decisions) == sorted(one.name for one in rows)
@@ -391,7 +388,6 @@ def test_decisions_are_complete_and_settled(rows, rule):
 
 
 @given(rows=threads(), rule=single, other=single)
-@settings(deadline=None)
 def test_more_rules_keep_more(rows, rule, other):
     both = names(rows, AnyOf((rule, other)))
     assert both >= names(rows, rule) | names(rows, other)
@@ -404,7 +400,6 @@ def test_more_rules_keep_more(rows, rule, other):
 
 
 @given(rows=threads(), rule=rules)
-@settings(deadline=None)
 def test_a_pin_keeps_more(rows, rule):
     before = names(rows, rule)
     for one in rows:
