@@ -1,11 +1,12 @@
 """`drill`: what it shows is what recovery gives, and it fails when that is late or wrong."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-import time
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.behaviour.api import cfg, cid
 from tests.cli.test_demo import LANGGRAPH_GCS, emulators_uri, environment  # noqa: F401 - fixtures
 from tests.cli.test_transfer import HOSTILE, call
 from tests.compat.xor_cipher import XorCipher
+from tests.patience import PATIENCE, eventually
 from tests.stateful.threads import fill, put
 from tests.system.raw import open_raw
 from tests.system.test_repair import DELTA, delta
@@ -41,7 +43,7 @@ def test_a_drill_on_the_emulators(emulators_uri, tmp_path, monkeypatch):  # noqa
             put(saver, "t", n, n - 10 or None)
     raw = open_raw(google)
     stored = raw.snapshot()
-    report = json.loads(call("drill", "t", "--rto", "30s", "--json", "--store", google))
+    report = json.loads(call("drill", "t", "--rto", "1h", "--json", "--store", google))
     assert report["ok"]
     assert report["checkpoints"] == 3
     assert [trial["damage"] for trial in report["trials"]] == DAMAGES
@@ -53,7 +55,7 @@ def test_a_drill_on_the_emulators(emulators_uri, tmp_path, monkeypatch):  # noqa
 def test_what_it_shows(uri):
     raw = open_raw(uri)
     stored = raw.snapshot()
-    report = json.loads(call("drill", "t", "--store", uri, "--json"))
+    report = json.loads(call("drill", "t", "--rto", "1h", "--store", uri, "--json"))
     assert raw.snapshot() == stored
     assert report["problems"] == []
     for trial in report["trials"]:
@@ -63,12 +65,12 @@ def test_what_it_shows(uri):
         assert (trial["at_once"]["kind"], trial["at_once"]["checkpoint_id"]) == ("older, flagged", cid(70))
         assert trial["after"]["checkpoint_id"] == cid(70)
         assert trial["readable"] == trial["expected"] - 1 == report["checkpoints"] - 1
-        assert 0 < trial["seconds"] < 30
+        assert trial["seconds"] > 0
         assert trial["repair"]
     names = {trial["damage"]: trial["name"] for trial in report["trials"]}
     assert names["newest checkpoint dropped"] == keys.checkpoint_doc("t", "", cid(80))
     assert names["object removed"].endswith(".zst")
-    shown = call("drill", "t", "--store", uri)
+    shown = call("drill", "t", "--rto", "1h", "--store", uri)
     lines = shown.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == [damage.split()[0] for damage in DAMAGES]
     assert all("1 back, flagged" in line and line.rstrip().endswith("ok") for line in lines[2:6])
@@ -82,7 +84,7 @@ def test_a_value_that_repair_brings_back(tmp_path):
         put(saver, "t", 10)
         put(saver, "t", 21, 10)
         put(saver, "t", 22, 10)
-        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch")
+        report = drill(saver, "t", rto=PATIENCE, directory=tmp_path / "scratch")
     trials = {trial.damage: trial for trial in report.trials}
     removed = trials["object removed"]
     assert (removed.at_once.kind, removed.after.kind) == ("older, flagged", "exact")
@@ -100,7 +102,7 @@ def test_a_thread_that_depends_on_one_frame_fails(tmp_path):
         put(saver, "t", 10)
         put(saver, "t", 20, 10)
     with pytest.raises(CommandError, match="inline frame flipped: no recovery") as caught:
-        call("drill", "t", "--store", uri)
+        call("drill", "t", "--rto", "1h", "--store", uri)
     assert caught.value.exit_code == 4
 
 
@@ -141,7 +143,7 @@ def _unflagged(found):
 def test_a_reader_that_lies_fails(uri, monkeypatch, lie, problem):
     _lying(monkeypatch, lie)
     with pytest.raises(CommandError, match=problem) as caught:
-        call("drill", "t", "--store", uri)
+        call("drill", "t", "--rto", "1h", "--store", uri)
     assert caught.value.exit_code == 4
 
 
@@ -160,7 +162,7 @@ def test_a_value_that_langgraph_rebuilds_is_given_by_nobody_else(tmp_path, monke
         ):
             with monkeypatch.context() as patch:
                 _lying(patch, lie)
-                flipped = drill(saver, "t", rto=30, directory=tmp_path / f"scratch {problems}").trials[1]
+                flipped = drill(saver, "t", rto=PATIENCE, directory=tmp_path / f"scratch {problems}").trials[1]
             assert flipped.repair == {"rebuild": 1}
             assert len(flipped.problems) == problems
 
@@ -175,7 +177,7 @@ def test_values_are_compared_with_the_source(uri, tmp_path, monkeypatch):
 
     monkeypatch.setattr(GCSSaver, "list", other_list)
     with GCSSaver.from_conn_string(uri) as saver:
-        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch")
+        report = drill(saver, "t", rto=PATIENCE, directory=tmp_path / "scratch")
     assert not report.ok
     assert len(report.problems) == report.checkpoints
 
@@ -185,10 +187,10 @@ def test_what_is_not_there_is_skipped(tmp_path):
     with GCSSaver.from_conn_string(uri, inline_max_bytes=200_000) as saver:
         put(saver, HOSTILE, 10)
         put(saver, HOSTILE, 20, 10)
-    shown = call("drill", HOSTILE, "--store", uri)
+    shown = call("drill", HOSTILE, "--rto", "1h", "--store", uri)
     assert "not tried: no value of the thread lies in an object" in " ".join(shown.split())
     assert all(line.isprintable() for line in shown.splitlines())
-    report = json.loads(call("drill", HOSTILE, "--store", uri, "--json"))
+    report = json.loads(call("drill", HOSTILE, "--rto", "1h", "--store", uri, "--json"))
     assert [trial["skipped"] is None for trial in report["trials"]] == [True, True, False, False]
 
 
@@ -206,31 +208,45 @@ def test_what_is_refused(uri, tmp_path):
     with GCSSaver.from_conn_string(secret, cipher=XorCipher(), inline_max_bytes=0) as saver:
         put(saver, "t", 10)
         put(saver, "t", 20, 10)
-        report = drill(saver, "t", rto=30, directory=tmp_path / "scratch", cipher=XorCipher())
+        report = drill(saver, "t", rto=PATIENCE, directory=tmp_path / "scratch", cipher=XorCipher())
         assert report.ok
         assert saver.get_tuple(cfg(n=20)) is not None
     with pytest.raises(WrongKeyError):
         call("drill", "t", "--store", secret)
 
 
+HALTING = """
+import tempfile, threading
+from pathlib import Path
+from tests.compat.xor_cipher import XorCipher
+
+class Halting(XorCipher):
+    def decrypt(self, ciphername, ciphertext):
+        if any(Path(tempfile.gettempdir()).glob("*/base/documents.sqlite3")):
+            Path(__file__).with_name("halted").touch()
+            threading.Event().wait()
+        return super().decrypt(ciphername, ciphertext)
+"""
+"""A cipher that decrypts nothing any more once there is a copy: the drill halts in its middle."""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ended_it_leaves_no_copy_behind(uri, environment, tmp_path, number):  # noqa: F811
-    with GCSSaver.from_conn_string(uri) as saver:
-        for n in range(100, 140):
-            put(saver, "t", n, n - 1 if n > 100 else 80)
+def test_ended_it_leaves_no_copy_behind(environment, tmp_path, number):  # noqa: F811
+    uri = f"file://{tmp_path}/secret"
+    with GCSSaver.from_conn_string(uri, cipher=XorCipher()) as saver:
+        put(saver, "t", 10)
+    (tmp_path / "halting.py").write_text(HALTING)
     process = subprocess.Popen(
-        [*LANGGRAPH_GCS, "drill", "t", "--store", uri],
-        env=environment(),
+        [*LANGGRAPH_GCS, "drill", "t", "--store", uri, "--cipher", "halting:Halting"],
+        env=environment() | {"PYTHONPATH": os.pathsep.join((str(tmp_path), *filter(None, sys.path)))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "tmp").glob("*/base")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually((tmp_path / "halted").exists)
+        assert list((tmp_path / "tmp").glob("*/base"))
         process.send_signal(number)
-        assert process.wait(60) == 128 + number
+        assert process.wait(PATIENCE) == 128 + number
     finally:
         process.kill()
         process.wait()
