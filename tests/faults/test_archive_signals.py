@@ -12,6 +12,7 @@ from langgraph_gcs_saver.admin import _new_archive
 from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
 from langgraph_gcs_saver.stores.archive import Archive
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
+from tests.patience import PATIENCE
 
 MODULES = ("/stores/archive.py", "/admin.py", "/shelter.py", "/contextlib.py")
 
@@ -76,5 +77,5 @@ def test_reading(tmp_path, opcodes):
             found.clear()
             thread = threading.Thread(target=read)
             thread.start()
-            thread.join(60)
+            thread.join(PATIENCE)
             assert found == [(b"an object", DOC.fields)], place

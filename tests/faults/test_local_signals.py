@@ -39,6 +39,7 @@ from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
+from tests.patience import PATIENCE, aeventually
 
 MODULES = ("/stores/local.py", "/shelter.py", "/contextlib.py", "/threading.py", "/_weakrefset.py", "/pathlib.py")
 
@@ -77,7 +78,7 @@ def raw(path):
 
 def in_thread(function):
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result(60)
+        return thread.submit(function).result(PATIENCE)
 
 
 def value(documents):
@@ -97,7 +98,7 @@ def check(documents, path, place):
     assert not documents._leases, place
     assert not any(cursor.connection.in_transaction for cursor in documents._cursors.values()), place
     mine = next(numbers)
-    with closing(LocalDocuments(path, timeout=60)) as another:
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as another:
         assert in_thread(lambda: another.commit(Commit((Merge("n/n", {"v": mine}),))))
     assert value(documents) == mine, place
     assert in_thread(lambda: value(documents)) == mine, place
@@ -105,7 +106,7 @@ def check(documents, path, place):
     assert in_thread(lambda: value(documents)) == -mine, place
 
 
-def filled(path, timeout=60.0):
+def filled(path, timeout=PATIENCE):
     documents = LocalDocuments(path, timeout=timeout)
     documents.commit(Commit((Merge("n/n", {"v": 0}), *(Create(f"c/{i}", {"v": i}) for i in range(5)))))
     return documents
@@ -152,13 +153,13 @@ def test_commits_while_another_process_writes(path, error, opcodes, every):
         other.execute("BEGIN IMMEDIATE")
         documents._timeout = 0.01
         for place in strikes(commit, error, *MODULES, opcodes=opcodes, every=every, but=(StoreUnavailableError,)):
-            documents._timeout = 60
+            documents._timeout = PATIENCE
             other.execute("ROLLBACK")
             check(documents, path, place)
             other.execute("BEGIN IMMEDIATE")
             documents._timeout = 0.01
         other.execute("ROLLBACK")
-        documents._timeout = 60
+        documents._timeout = PATIENCE
         assert documents.get_docs(GetDocs(("a/a",))) == {}
 
 
@@ -168,14 +169,14 @@ def test_commits_while_another_thread_writes(path, monkeypatch):
 
     def write(db):
         at_work.release()
-        assert end.acquire(timeout=60)
+        assert end.acquire(timeout=PATIENCE)
 
     with closing(filled(path)) as documents, ThreadPoolExecutor(1) as thread:
 
         def begin():
-            documents._timeout = 60
+            documents._timeout = PATIENCE
             writing = thread.submit(documents._perform, partial(documents._write, write))
-            assert at_work.acquire(timeout=60)
+            assert at_work.acquire(timeout=PATIENCE)
             documents._timeout = 0.01
             return writing
 
@@ -184,12 +185,12 @@ def test_commits_while_another_thread_writes(path, monkeypatch):
             lambda: documents.commit(Commit((Create("a/a", {}),))), Struck, *MODULES, but=(StoreUnavailableError,)
         ):
             end.release()
-            writing.result(60)
-            documents._timeout = 60
+            writing.result(PATIENCE)
+            documents._timeout = PATIENCE
             check(documents, path, place)
             writing = begin()
         end.release()
-        writing.result(60)
+        writing.result(PATIENCE)
         assert documents.get_docs(GetDocs(("a/a",))) == {}
 
 
@@ -199,7 +200,7 @@ def test_the_first_call_of_all(path, call, error, opcodes, every):
     stores = []
 
     def first():
-        stores.append(LocalDocuments(path / str(len(stores)), timeout=60))
+        stores.append(LocalDocuments(path / str(len(stores)), timeout=PATIENCE))
         if call == "commit":
             stores[-1].commit(Commit((Create("a/a", {}),)))
         else:
@@ -284,7 +285,7 @@ def test_objects(path, case, error, opcodes, every):
 
     def renew():
         if is_first or not stores:
-            stores.append(LocalBlobs(path / str(len(stores)), timeout=60))
+            stores.append(LocalBlobs(path / str(len(stores)), timeout=PATIENCE))
         if not is_first:
             stores[-1].put_blob(PutBlob("t/old", BLOB))
             stores[-1].delete_blobs(DeleteBlobs(("t/new", "u/v/new")))
@@ -323,7 +324,7 @@ class Strike(Exception):
 def strike(*_):
     raise Strike
 
-documents, blobs = (kind(Path(sys.argv[1]), timeout=60) for kind in (LocalDocuments, LocalBlobs))
+documents, blobs = (kind(Path(sys.argv[1]), timeout=PATIENCE) for kind in (LocalDocuments, LocalBlobs))
 rng = random.Random(int(sys.argv[2]))
 signal.signal(signal.SIGALRM, strike)
 value = lambda: documents.get_docs(GetDocs(("mine/n",)))["mine/n"].fields["v"]
@@ -366,15 +367,15 @@ def strike_at_random(path, number, seed):
         while not answer.done():
             try:
                 db.execute("BEGIN IMMEDIATE")
-                time.sleep(rng.uniform(0, 0.01))
+                time.sleep(rng.uniform(0, 0.01))  # clock: any moment will do
                 db.execute("ROLLBACK")
             except sqlite3.OperationalError:
                 pass  # its turn
-            time.sleep(rng.uniform(0, 0.005))
+            time.sleep(rng.uniform(0, 0.005))  # clock: any moment will do
         assert answer.result() == "idle\n"
         check_idle(path, child)
         child.stdin.close()
-        assert child.wait(60) == 0
+        assert child.wait(PATIENCE) == 0
 
 
 def check_idle(path, child):
@@ -382,7 +383,7 @@ def check_idle(path, child):
     with raw(path) as db:
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy
-    with closing(LocalDocuments(path, timeout=60)) as another:
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as another:
         for n in range(20):
             assert another.commit(Commit((Merge("theirs/n", {"v": n}),)))
             child.stdin.write("read\n")
@@ -396,7 +397,6 @@ def test_alarms_at_random_moments(path):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 def test_many_alarms_at_random_moments(path):
     for seed in range(10):
         strike_at_random(path / str(seed), 1000, seed)
@@ -432,14 +432,14 @@ def test_ctrl_c_while_another_process_writes(path):
             db.execute("BEGIN IMMEDIATE")
             for word in ("first", "second"):
                 assert child.stdout.readline() == f"{word}\n"
-                time.sleep(0.2)  # to let it wait for the lock; if it does not yet, the test is only easier
+                time.sleep(0.2)  # clock: to let it wait for the lock; if it does not yet, the test is only easier
                 child.send_signal(signal.SIGINT)
             assert child.stdout.readline() == "idle\n"
             db.execute("ROLLBACK")
         check_idle(path, child)
         child.stdin.close()
-        assert child.wait(60) == 0
-    with closing(LocalDocuments(path, timeout=60)) as documents:
+        assert child.wait(PATIENCE) == 0
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
         assert documents.query_docs(QueryDocs("a")) == []
 
 
@@ -448,8 +448,7 @@ async def test_a_task_that_is_cancelled_while_another_process_writes(path):
         with raw(path) as db:
             db.execute("BEGIN IMMEDIATE")
             tasks = [asyncio.create_task(documents.acommit(Commit((Create(f"a/{i}", {}),)))) for i in range(40)]
-            while not documents._waiting:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.001)
+            await aeventually(lambda: documents._waiting)
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.system.build import cfg, number
 
 
@@ -35,7 +36,7 @@ def program():
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors[-8000:]
     return output
 
@@ -85,7 +86,7 @@ def test_ctrl_c_does_not_wait_for_a_service(program, silent, uri, service, schem
     """Neither does the end of the process; the timeout is an hour."""
     port, asked = silent
     process = program("hanging", uri, **{service: f"{scheme}127.0.0.1:{port}"})
-    assert asked.wait(120)
+    assert asked.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     assert finish(process) == "interrupted\n"
 

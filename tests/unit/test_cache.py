@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from langgraph_gcs_saver.cache import ByteCache
 from tests.faults.steps import Struck, strikes
+from tests.patience import PATIENCE
 from tests.unit.fuzz import fuzz
 
 keys = st.integers(0, 5)
@@ -104,6 +105,6 @@ def test_the_count_is_right_wherever_an_exception_strikes(opcodes):
     for place in strikes(use, Struck, "/cache.py", "/shelter.py", opcodes=opcodes):
         in_another_thread = threading.Thread(target=cache.put, args=("key", "value", 4))
         in_another_thread.start()
-        in_another_thread.join(60)
+        in_another_thread.join(PATIENCE)
         assert cache.get("key") == "value", place
         assert cache._bytes == sum(size for _, size in cache._entries.values()) <= 10, place

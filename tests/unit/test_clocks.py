@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.patience import PATIENCE
+
 TESTS = Path(__file__).resolve().parents[1]
 MARK = "# clock: "
 HOW = {TESTS / "patience.py"}
@@ -38,7 +40,7 @@ def complaint(call):
         return "has a limit of its own: a mark `soak` gives a long one"
     if of == "httpx" and name in HTTPX and not limits:
         return "has httpx's limit of 5 s: use PATIENCE"
-    if any(number(limit) for limit in limits):
+    if any(0 < (number(limit) or 0) < PATIENCE for limit in limits):
         return "has a limit of its own: use PATIENCE"
     return None
 
@@ -91,6 +93,7 @@ def test_what_is_found(line):
         "process.wait(PATIENCE)",
         "process.wait()",
         "pipe.poll(0)",
+        "GCSSaver.from_conn_string(uri, timeout=3600)",
         "', '.join(words)",
         "GCSSaver.from_conn_string(uri, timeout=DEADLINE)",
         "subprocess.run(command, timeout=PATIENCE)",

@@ -3,16 +3,19 @@ import gc
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
+from time import sleep
+from types import SimpleNamespace
 
 import pytest
 
+from langgraph_gcs_saver import pool as pools
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.pool import Pool, Task
 from langgraph_gcs_saver.upkeep import Upkeep
+from tests.patience import PATIENCE, eventually
 from tests.unit.striking import strike_everywhere
 
 
@@ -28,7 +31,7 @@ def make_pool():
     yield make
     for pool in made:
         pool.close(0)
-    settle(lambda: not running())
+    eventually(lambda: not running())
 
 
 @pytest.fixture
@@ -52,12 +55,27 @@ def running():
     return [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-test"]
 
 
-def settle(condition):
-    """Wait for what other threads do soon."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+class Time:
+    """The pool's time, which stands still; each look at what is waited for calls `meanwhile`, and is counted."""
+
+    def __init__(self, monkeypatch, pool):
+        self.now, self.looks = 0.0, 0
+        self.meanwhile = lambda: None
+        self._check = pool._check
+        monkeypatch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(pools, "GLANCE_SECONDS", 0.01)
+        pool._check = self._look
+
+    def _look(self, waiting):
+        self.meanwhile()
+        self._check(waiting)
+        self.looks += 1
+
+    def pass_(self, seconds):
+        """Let time pass, and wait until that was looked at."""
+        self.now += seconds
+        before = self.looks
+        eventually(lambda: self.looks > before + 1)  # one may be under way
 
 
 def fail(message):
@@ -73,25 +91,33 @@ def test_results_come_in_the_order_of_the_calls(make_pool):
     assert 1 <= len(running()) <= 3
 
 
-def test_the_first_failure_is_raised_once_calls_under_way_have_ended(make_pool):
+def test_the_first_failure_is_raised_once_calls_under_way_have_ended(make_pool, monkeypatch):
     pool = make_pool(2)
-    begun, ended, failed = threading.Event(), [], threading.Event()
+    begun, ended, canceled = threading.Event(), [], threading.Event()
+    cancel = Task.cancel
+
+    def noting(task):
+        is_canceled = cancel(task)
+        # The thread that makes a call keeps others from it in the same way.
+        if is_canceled and threading.current_thread() is threading.main_thread():
+            canceled.set()
+        return is_canceled
+
+    monkeypatch.setattr(Task, "cancel", noting)
 
     def slow():
         begun.set()
-        failed.wait(60)
-        time.sleep(0.02)
+        assert canceled.wait(PATIENCE)
         ended.append("slow")
 
     late_calls = []
 
     def late(n):
         late_calls.append(n)
-        time.sleep(0.01)
+        assert canceled.wait(PATIENCE)
 
     def fails():
-        begun.wait(60)
-        failed.set()
+        begun.wait(PATIENCE)
         fail("mine")
 
     with pytest.raises(LookupError, match="mine"):
@@ -119,16 +145,30 @@ def test_a_failure_is_not_kept_alive_by_what_it_refers_to(make_pool):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_call_that_hangs_is_given_up(make_pool, silent, count):
-    pool = make_pool(8, limit=0.2)
-    with pytest.raises(StoreUnavailableError, match=r"has not ended after 0\.2 s"):
-        pool.perform(*[(partial(ask, silent), True)] * count)
+def test_a_call_that_hangs_is_given_up(make_pool, silent, monkeypatch, count):
+    pool = make_pool(8, limit=2.5)
+    time = Time(monkeypatch, pool)
+    begun = []
+
+    def hang():
+        begun.append(1)
+        ask(silent)
+
+    def meanwhile():
+        if len(begun) == count:
+            time.now += 1
+
+    time.meanwhile = meanwhile
+    with pytest.raises(StoreUnavailableError, match=r"has not ended after 2\.5 s"):
+        pool.perform(*[(hang, True)] * count)
+    time.meanwhile = lambda: None
     assert pool.perform((partial(int, 5), True)) == (5,)
 
 
-def test_a_call_that_may_take_its_time_is_not_given_up(make_pool):
+def test_a_call_that_may_take_its_time_is_not_given_up(make_pool, monkeypatch):
     pool = make_pool(1, limit=0.01)
-    assert pool.perform((partial(time.sleep, 0.5), False)) == (None,)
+    time = Time(monkeypatch, pool)
+    assert pool.perform((partial(time.pass_, 100), False)) == (None,)
 
 
 def test_calls_do_not_wait_forever_for_threads_that_hang(make_pool, silent):
@@ -139,10 +179,12 @@ def test_calls_do_not_wait_forever_for_threads_that_hang(make_pool, silent):
         pool.perform((partial(int, 5), True))
 
 
-def test_calls_wait_for_threads_that_are_busy(make_pool):
+def test_calls_wait_for_threads_that_are_busy(make_pool, monkeypatch):
     """The limit is of one call, not of all that queue."""
-    pool = make_pool(1, limit=0.5)
-    assert pool.perform(*[(partial(time.sleep, 0.1), True)] * 12) == (None,) * 12
+    pool = make_pool(1, limit=5)
+    time = Time(monkeypatch, pool)
+    assert pool.perform(*[(partial(time.pass_, 4), True)] * 6) == (None,) * 6
+    assert time.now == 24
 
 
 # Threads
@@ -152,11 +194,11 @@ def test_a_thread_more_for_each_call_that_is_under_way_and_one_stays(make_pool):
     pool = make_pool(8, keep=1)
     go = threading.Event()
     for _ in range(5):
-        pool.submit(Task(partial(go.wait, 60), lambda task: None))
+        pool.submit(Task(partial(go.wait, PATIENCE), lambda task: None))
     assert pool.perform((partial(int, 5), True)) == (5,)
     assert len(running()) == 6
     go.set()
-    settle(lambda: len(running()) == 1)
+    eventually(lambda: len(running()) == 1)
     assert pool.perform((partial(int, 5), True)) == (5,)
     assert len(running()) == 1
 
@@ -166,7 +208,7 @@ def test_a_forgotten_pool_leaves_no_thread():
     pool.perform(*[(partial(int, n), False) for n in range(9)])
     assert running()
     del pool
-    settle(lambda: not running())
+    eventually(lambda: not running())
 
 
 @pytest.fixture
@@ -185,10 +227,10 @@ def test_closing_waits_for_calls_under_way_and_refuses_others(most):
         pool = Pool("langgraph-gcs-test", most)
         ended = []
         for n in range(3):
-            pool.submit(Task(partial(time.sleep, 0.0001), lambda task, n=n, ended=ended: ended.append(n)))
+            pool.submit(Task(partial(sleep, 0.0001), lambda task, n=n, ended=ended: ended.append(n)))
         pool.close(None)
         assert sorted(ended) == [0, 1, 2]
-    settle(lambda: not running())
+    eventually(lambda: not running())
     with pytest.raises(SaverClosedError):
         pool.submit(Task(int, print))
     pool.close(None)
@@ -198,7 +240,7 @@ def test_closing_does_not_wait_for_an_abandoned_call(make_pool, silent):
     pool = make_pool(2)
     task = Task(partial(ask, silent), print)
     pool.submit(task)
-    settle(lambda: task.began is not None)
+    eventually(lambda: task.began is not None)
     task.abandon()
     pool.close(None)
 
@@ -218,7 +260,7 @@ def test_struck_anywhere_a_pool_goes_on(count):
 
         def first():
             made.append(0)
-            go.wait(0.01)
+            go.wait(0.01)  # clock: so that others often wait
 
         def call():
             pool.perform((first, False), *[(partial(made.append, n), False) for n in range(1, count)])
@@ -229,15 +271,15 @@ def test_struck_anywhere_a_pool_goes_on(count):
             found = []
             thread = threading.Thread(target=lambda: found.append(pool.perform((partial(int, 7), True))))
             thread.start()
-            thread.join(60)
+            thread.join(PATIENCE)
             assert found == [(7,)]
-            pool.close(60)
+            pool.close(PATIENCE)
             assert made == list(range(len(made)))
 
         return call, check
 
     assert strike_everywhere(prepare) > 100
-    settle(lambda: not running())
+    eventually(lambda: not running())
 
 
 def test_struck_while_it_waits_a_pool_makes_no_call_that_has_not_begun(make_pool):
@@ -247,10 +289,10 @@ def test_struck_while_it_waits_a_pool_makes_no_call_that_has_not_begun(make_pool
 
     def first():
         begun.set()
-        go.wait(60)
+        go.wait(PATIENCE)
 
     def strike():
-        begun.wait(60)
+        begun.wait(PATIENCE)
         _thread.interrupt_main()
 
     striker = threading.Thread(target=strike)

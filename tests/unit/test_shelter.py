@@ -7,12 +7,15 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import sleep
 
 import pytest
 
 from langgraph_gcs_saver import shelter
 from langgraph_gcs_saver.shelter import Shelter, Turn
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
+from tests.patience import PATIENCE, aeventually, eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -21,14 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 def refuge():
     refuge = Shelter("refuge", 4)
     yield refuge
-    wait_for(refuge.end())
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    eventually(refuge.end())
 
 
 def alive():
@@ -37,7 +33,7 @@ def alive():
 
 def in_thread(function):
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result(60)
+        return thread.submit(function).result(PATIENCE)
 
 
 def test_the_main_thread_leaves_calls_to_another(refuge):
@@ -64,7 +60,7 @@ def test_wherever_an_exception_strikes(refuge, error, opcodes):
 
     def function():
         began.append(1)
-        time.sleep(0.001)
+        time.sleep(0.001)  # clock: so that it is often under way
         ended.append(1)
 
     for place in strikes(lambda: refuge.call(function), error, "/shelter.py", "/threading.py", opcodes=opcodes):
@@ -88,8 +84,8 @@ def test_wherever_an_exception_strikes_the_first_call(opcodes):
     for place in strikes(first, Struck, "/shelter.py", "/threading.py", opcodes=opcodes):
         for refuge in refuges[-1:]:
             assert refuge.call(int) == 0, place
-            wait_for(refuge.end())
-    wait_for(refuges[-1].end())
+            eventually(refuge.end())
+    eventually(refuges[-1].end())
 
 
 @pytest.fixture
@@ -117,7 +113,7 @@ def test_a_function_under_way_is_waited_for(refuge, alarms):
 
     def function():
         strike_from_elsewhere()
-        time.sleep(0.2)
+        time.sleep(0.2)  # clock: so that the exception strikes before
         ended.append(1)
 
     with pytest.raises(Struck):
@@ -132,7 +128,7 @@ def test_a_second_exception_ends_the_wait(refuge, alarms):
     def function():
         while not passed:
             strike_from_elsewhere()
-            time.sleep(0.05)
+            time.sleep(0.05)  # clock: until both have struck
         ended.append(1)
 
     with pytest.raises(Struck):
@@ -140,7 +136,7 @@ def test_a_second_exception_ends_the_wait(refuge, alarms):
     assert refuge.call(int) == 0, "another thread is there for other calls"
     assert not ended
     passed.append(1)
-    wait_for(lambda: ended)
+    eventually(lambda: ended)
 
 
 def test_a_signal_handler_calls_during_a_call(refuge):
@@ -150,7 +146,7 @@ def test_a_signal_handler_calls_during_a_call(refuge):
 
         def function():
             strike_from_elsewhere()
-            wait_for(lambda: answers)
+            eventually(lambda: answers)
             return "outer"
 
         assert refuge.call(function) == "outer"
@@ -163,8 +159,8 @@ def test_idle_threads_end(refuge, monkeypatch):
     monkeypatch.setattr(shelter, "IDLE_SECONDS", 0.001)
     for _ in range(50):
         assert refuge.call(int) == 0
-        time.sleep(0.002)
-    wait_for(lambda: not alive())
+        time.sleep(0.002)  # clock: so that threads often end meanwhile
+    eventually(lambda: not alive())
 
 
 def test_no_call_is_lost_while_threads_end(refuge, monkeypatch):
@@ -180,7 +176,7 @@ def test_no_call_is_lost_while_threads_end(refuge, monkeypatch):
 
 def test_no_more_threads_than_allowed(refuge):
     async def many():
-        await asyncio.gather(*(refuge.acall(lambda: time.sleep(0.001)) for _ in range(100)))
+        await asyncio.gather(*(refuge.acall(partial(sleep, 0.001)) for _ in range(100)))
         return len(alive())
 
     assert 1 <= asyncio.run(many()) <= 4
@@ -203,14 +199,14 @@ async def test_a_cancelled_task_waits_for_a_function_that_has_begun(refuge):
 
     def function():
         began.set()
-        proceed.wait(60)
+        proceed.wait(PATIENCE)
         ended.append(1)
 
     task = asyncio.create_task(refuge.acall(function))
-    await asyncio.to_thread(began.wait, 60)
+    await asyncio.to_thread(began.wait, PATIENCE)
     for _ in range(2):
         task.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # clock: nothing may happen, however long or short this is
         assert not task.done()
     proceed.set()
     with pytest.raises(asyncio.CancelledError):
@@ -220,11 +216,10 @@ async def test_a_cancelled_task_waits_for_a_function_that_has_begun(refuge):
 
 async def test_a_cancelled_task_has_no_function_begin(refuge):
     proceed, calls = threading.Event(), []
-    busy = [asyncio.create_task(refuge.acall(lambda: proceed.wait(60))) for _ in range(4)]
-    while len(alive()) < 4:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.001)
+    busy = [asyncio.create_task(refuge.acall(lambda: proceed.wait(PATIENCE))) for _ in range(4)]
+    await aeventually(lambda: len(alive()) == 4)
     task = asyncio.create_task(refuge.acall(lambda: calls.append(1)))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # clock: any moment will do
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
