@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,9 @@ NOT_KEPT = "it would not be read back as it is"
 
 _TRIES = 1_000
 """Parts of a value that are serialized to find the one that is refused."""
+
+_CPU_SECONDS = 2.0
+"""How long they are serialized: each may hold as much as the whole, and an event loop may be waiting."""
 
 _STEPS = 12
 """Steps of a path that are shown; the middle of a longer one is counted."""
@@ -110,8 +114,8 @@ def reason_of(error: Exception) -> str:
 
 def _located(serde: SerializerProtocol, value: Any, reason: str) -> str:
     """The reason and the place, as far as the place can be found: part by part, with the serializer itself."""
-    search = _Search(serde, value, reason, _TRIES)
-    # Iterating and attributes are the value's own code, which may raise anything. What was found by then is told.
+    search = _Search(serde, value, reason, _TRIES, time.thread_time() + _CPU_SECONDS)
+    # Attributes are the value's own code, which may raise anything. What was found by then is told.
     with suppress(Exception):
         search.descend()
     return search.told
@@ -133,6 +137,7 @@ class _Search:
         part: The smallest part found so far.
         reason: Why it is refused.
         tries: How many parts may still be tried.
+        end: The thread's CPU time at which the search ends: a busy machine does not shorten it.
         path: The steps that lead to it.
         role: What it is there.
         note: What else is wrong with it.
@@ -142,6 +147,7 @@ class _Search:
     part: Any
     reason: str
     tries: int
+    end: float
     path: list[str] = field(default_factory=list)
     role: str = "a value"
     note: str = ""
@@ -172,11 +178,13 @@ class _Search:
             return any(self._take(_field(name), child) for name, child in named)
         kind = next((kind for kind in _KINDS if isinstance(self.part, kind)), None)
         # If not even an empty one is taken, then it is not for its parts.
-        if kind is None or not self.part or self._refusal(kind()) is not None:
+        if kind is None or not kind.__len__(self.part) or self._refusal(kind()) is not None:
             return False
         if kind is dict:
             return self._enter_dict(list(dict.items(self.part)))
-        ((index, child),) = self._halve(list(enumerate(self.part)), lambda items: kind(child for _, child in items))
+        # Not by the value's own code, which may never come to an end.
+        parts: list[tuple[int, Any]] = list(enumerate(kind.__iter__(self.part)))
+        ((index, child),) = self._halve(parts, lambda items: kind(child for _, child in items))
         return self._take("{…}" if issubclass(kind, set | frozenset) else step(index), child)
 
     def _enter_dict(self, items: list[tuple[Any, Any]]) -> bool:
@@ -206,7 +214,7 @@ class _Search:
 
     def _refusal(self, value: Any) -> str | None:
         """Why the serializer refuses a value; `None` if it does not."""
-        if self.tries == 0:
+        if self.tries == 0 or time.thread_time() > self.end:
             raise _SpentError
         self.tries -= 1
         try:

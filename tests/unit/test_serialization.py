@@ -316,7 +316,16 @@ class Hostile(dict):
 
 
 def test_code_of_the_value_does_not_stop_the_error():
-    assert told(SERDE, [Hostile(a=Odd())]).endswith(" at [0]")
+    assert told(SERDE, [Hostile(a=Odd())]).endswith(" at [0]['a']")
+
+    class Unready:
+        __fields__ = ()
+
+        @property
+        def __dict__(self):
+            raise KeyError("hunter2")
+
+    assert told(SERDE, [Unready()]).endswith(" at [0]")
 
     class TextError(Exception):
         def __str__(self):
@@ -343,3 +352,28 @@ def test_the_search_is_bounded(monkeypatch):
     monkeypatch.setattr(refusals, "_TRIES", 5)
     assert told(Counting(), long).endswith("for a value of type list at ['a']")
     assert len(calls) == 6
+
+
+def test_the_search_takes_bounded_time(monkeypatch):
+    """Each part of a deep value may hold all of a large one: trying a thousand of them could take minutes."""
+    clock = [0.0]
+
+    class Slow(JsonPlusSerializer):
+        def dumps_typed(self, obj):
+            clock[0] += 1
+            return super().dumps_typed(obj)
+
+    monkeypatch.setattr("time.thread_time", lambda: clock[0])
+    value = [b"large", Odd()]
+    for _ in range(100):
+        value = [value]
+    assert "] … " not in told(Slow(), value)
+    assert clock[0] < 5
+
+
+def test_iterators_of_a_value_may_be_endless():
+    class Endless(list):
+        def __iter__(self):
+            return iter(int, 1)
+
+    assert told(SERDE, {"a": Endless([1, Odd()])}) == f"{UNKNOWN} at ['a'][1]"
