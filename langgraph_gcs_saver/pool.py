@@ -12,12 +12,15 @@ does: a `threading.Condition` that is struck while it is entered stays locked.
 from __future__ import annotations
 
 import _thread
+import asyncio
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +34,11 @@ GLANCE_SECONDS = 0.2
 It also bounds the time until Ctrl-C where the system does not interrupt the main thread's wait: on Windows, and on
 macOS when another thread receives the signal.
 """
+
+
+def is_exposed() -> bool:
+    """Whether a signal may raise in this thread, and other threads run, which they do not at the interpreter's end."""
+    return threading.get_ident() == threading.main_thread().ident and not sys.is_finalizing()
 
 
 class Task(Generic[T]):
@@ -248,6 +256,37 @@ class Pool:
                 del failure  # its traceback refers to this frame
         return tuple(task.result for task in tasks)
 
+    async def aperform(self, function: Callable[[], T]) -> T:
+        """Make a call without holding up the event loop, and return its result.
+
+        A task that is canceled waits for a call that has begun. A thread cannot be stopped, and what the call writes
+        must not arrive after the caller went on.
+
+        Args:
+            function: The call.
+
+        Raises:
+            SaverClosedError: The pool is closed.
+        """
+        done = asyncio.Event()
+        task = Task(function, partial(_wake, asyncio.get_running_loop(), done))
+        self.submit(task)
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            while not (task.cancel() or done.is_set()):
+                with suppress(asyncio.CancelledError):  # a second one; the first is raised
+                    await done.wait()
+            raise
+        error = task.take_error()
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # it refers to this frame
+        result: T = task.result
+        return result
+
     def _perform(self, tasks: list[Task[Any]], answers: SimpleQueue[Task[Any]]) -> BaseException | None:
         """Have tasks done; returns the first failure."""
         failure: BaseException | None = None
@@ -306,6 +345,11 @@ class Pool:
         for thread, task in running:
             if thread is not threading.current_thread() and not (task is not None and task.abandoned):
                 thread.join(_left(end))
+
+
+def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: Task[Any]) -> None:
+    with suppress(RuntimeError):  # the loop was closed: nothing in it waits any longer
+        loop.call_soon_threadsafe(done.set)
 
 
 def _left(end: float | None) -> float | None:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -46,7 +43,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.events import Event, EventHandler
-from langgraph_gcs_saver.pool import Pool, Task
+from langgraph_gcs_saver.pool import Pool, is_exposed
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 
 T = TypeVar("T")
@@ -124,7 +121,8 @@ class Backend:
         self._on_event = on_event
         self._max_threads = max_threads
         self._limit = timeout + GRACE_SECONDS
-        self._survives_signals = all(getattr(store, "survives_signals", False) for store in (documents, blobs))
+        self._documents_survive = getattr(documents, "survives_signals", False)
+        self._blobs_survive = getattr(blobs, "survives_signals", False)
         # By process id: threads do not survive a fork.
         self._pools: dict[int, _Pools] = {}
         self._closed = False
@@ -162,15 +160,15 @@ class Backend:
                 return None
             case Now() | Emit():
                 return self._perform_local(effect)
-            case _ if self._is_exposed():
+            case _ if is_exposed() and not self._survives(effect):
                 (result,) = self._apart(self._threads().main, self._ask, effect)
                 return result
             case _:
                 return self._ask(effect)
 
-    def _is_exposed(self) -> bool:
-        """Whether a signal may raise in the middle of a store's call in this thread, and do harm."""
-        return not self._survives_signals and threading.current_thread() is threading.main_thread()
+    def _survives(self, effect: Effect[Any]) -> bool:
+        """Whether it does no harm if a signal raises in the middle of a store's call."""
+        return self._documents_survive if isinstance(effect, _DOCUMENTS) else self._blobs_survive
 
     def _apart(self, pool: Pool, perform: Callable[[Effect[Any]], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
         """Perform effects on threads of a pool, with this thread's context variables."""
@@ -240,7 +238,7 @@ class Backend:
             case Compute():
                 if effect.size < OFFLOAD_BYTES:
                     return effect.function()
-                return await self._offload(effect.function)
+                return await self._threads().beside.aperform(effect.function)
             case AskSaver():
                 return await effect.aask()
             case Pause():
@@ -248,28 +246,7 @@ class Backend:
             case Now() | Emit():
                 return self._perform_local(effect)
             case _:
-                return await self._offload(partial(self._ask_blobs, effect))
-
-    async def _offload(self, function: Callable[[], T]) -> T:
-        done = asyncio.Event()
-        task: Task[Any] = Task(function, partial(_wake, asyncio.get_running_loop(), done))
-        self._threads().beside.submit(task)
-        try:
-            await done.wait()
-        except asyncio.CancelledError:
-            # A thread cannot be stopped, and what it writes must not arrive after the caller went on.
-            while not (task.cancel() or done.is_set()):
-                with suppress(asyncio.CancelledError):  # a second one; the first is raised
-                    await done.wait()
-            raise
-        error = task.take_error()
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # it refers to this frame
-        result: T = task.result
-        return result
+                return await self._threads().beside.aperform(partial(self._ask_blobs, effect))
 
     def close(self) -> None:
         """Close the stores and end the threads. Idempotent.
@@ -278,7 +255,7 @@ class Backend:
         """
         self._closed = True
         pools = self._pools.pop(os.getpid(), None) or _Pools(self._max_threads, self._limit)
-        if self._is_exposed():
+        if is_exposed():
             pools.main.perform((self._close_stores, False))
         else:
             self._close_stores()
@@ -289,8 +266,7 @@ class Backend:
         self._closed = True
         await self.documents.aclose()
         # On a thread of its own: the pool's threads may still be busy, and must not hold up the event loop.
-        with ThreadPoolExecutor(1, thread_name_prefix="langgraph-gcs-close") as closer:
-            await asyncio.get_running_loop().run_in_executor(closer, self._close_rest)
+        await Pool("langgraph-gcs-close", 1).aperform(self._close_rest)
 
     def _close_stores(self) -> None:
         self.documents.close()
@@ -341,11 +317,6 @@ class Between(Backend):
 
     async def aclose(self) -> None:
         """Do nothing: both backends are others'."""
-
-
-def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: Task[Any]) -> None:
-    with suppress(RuntimeError):  # the loop was closed: nothing in it waits any longer
-        loop.call_soon_threadsafe(done.set)
 
 
 def _forget() -> Effect[Any]:

@@ -4,9 +4,9 @@ A store is made of two halves, documents and objects. Each performs its own effe
 up at its deadline. Every failure is one of `langgraph_gcs_saver.errors`; Google's, grpc's and sqlite3's exceptions
 stay inside, as `__cause__`.
 
-In the main thread a signal's handler can raise an exception between any two steps of Python. A store whose calls may be
-cut short like that, and which stays intact, has a true attribute `survives_signals`; its calls are made in the caller's
-thread. In place of the main thread, all other stores are called in a thread that signals do not interrupt.
+In the main thread a signal's handler can raise an exception between any two steps of Python. So the main thread's calls
+are made in a thread that signals do not interrupt. A half that stays intact when its calls are cut short has a true
+attribute `survives_signals`, and is called in the main thread.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import attrgetter
@@ -64,6 +63,7 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     StoreUnavailableError,
 )
+from langgraph_gcs_saver.pool import Pool
 from langgraph_gcs_saver.stores.values import from_fields, set_fields, set_value
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ class _Process:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stubs: _Stubs | None = None
     loops: dict[asyncio.AbstractEventLoop, _Stubs] = field(default_factory=dict)
-    threads: ThreadPoolExecutor | None = None
+    threads: Pool | None = None
 
     def purge(self) -> None:
         """Close the channels of closed loops."""
@@ -522,7 +522,7 @@ class FirestoreDocuments:
     async def _aperform(self, call: _Call[T], patience: _Patience | None = None) -> T:
         patience = patience or _Patience(self._timeout)
         if _no_aio.is_set():
-            return await asyncio.wrap_future(self._threads().submit(self._perform, call, patience))
+            return await self._threads().aperform(partial(self._perform, call, patience))
         headers = (*self._headers, call.routing)
         while True:
             stub = self._loop_stubs().of(call.method)
@@ -629,11 +629,11 @@ class FirestoreDocuments:
                 process.loops[loop] = stubs
         return stubs
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> Pool:
         process = self._process()
         with process.lock:
             if process.threads is None:
-                process.threads = ThreadPoolExecutor(FORKED_THREADS, thread_name_prefix="langgraph-gcs-saver-firestore")
+                process.threads = Pool("langgraph-gcs-saver-firestore", FORKED_THREADS)
             return process.threads
 
     def _closed_under(self, error: BaseException) -> None:
@@ -666,7 +666,7 @@ class FirestoreDocuments:
         if stubs is not None and (self._owns_client or pid != self._pid):
             stubs.channel.close()
         if threads is not None:
-            threads.shutdown(wait=False)
+            threads.close(0)
         for loop, loop_stubs in loops.items():
             if loop is here or not loop.is_running():
                 loop_stubs.close_now()

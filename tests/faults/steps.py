@@ -25,7 +25,7 @@ class _Tracer:
         self.place = ""
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.endswith(self._modules):
+        if self._modules and not frame.f_code.co_filename.endswith(self._modules):
             return None
         frame.f_trace_opcodes = self._opcodes
         return self._step(frame, event, argument)
@@ -54,7 +54,7 @@ def strikes(
     Args:
         function: What is called.
         error: What is raised.
-        modules: Ends of the names of source files.
+        modules: Ends of the names of source files; all if none is given.
         opcodes: Whether to strike at each instruction, not only at each line.
         every: Strike at each so manieth step only.
         but: What the function itself may raise.

@@ -1,5 +1,7 @@
 import _thread
+import asyncio
 import gc
+import signal
 import socket
 import sys
 import threading
@@ -13,10 +15,10 @@ import pytest
 
 from langgraph_gcs_saver import pool as pools
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.pool import Pool, Task
+from langgraph_gcs_saver.pool import Pool, Task, is_exposed
 from langgraph_gcs_saver.upkeep import Upkeep
+from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, eventually
-from tests.unit.striking import strike_everywhere
 
 
 @pytest.fixture
@@ -187,7 +189,99 @@ def test_calls_wait_for_threads_that_are_busy(make_pool, monkeypatch):
     assert time.now == 24
 
 
+def test_only_the_main_thread_is_exposed(make_pool):
+    pool = make_pool(1)
+    assert is_exposed()
+    assert pool.perform((is_exposed, False)) == (False,)
+
+
+# Calls of an event loop
+
+
+async def test_an_awaited_call_returns_or_raises(make_pool):
+    pool = make_pool(2)
+    assert await asyncio.gather(*(pool.aperform(partial(int, n)) for n in range(20))) == list(range(20))
+    with pytest.raises(LookupError, match="mine"):
+        await pool.aperform(partial(fail, "mine"))
+    assert 1 <= len(running()) <= 2
+
+
+async def test_a_canceled_task_waits_for_a_call_that_has_begun(make_pool):
+    pool = make_pool(2)
+    begun, go, ended = threading.Event(), threading.Event(), []
+
+    def function():
+        begun.set()
+        go.wait(PATIENCE)
+        ended.append(1)
+
+    task = asyncio.create_task(pool.aperform(function))
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
+
+
+async def test_a_canceled_task_has_no_call_begin(make_pool):
+    pool = make_pool(2)
+    begun, go, calls = threading.Barrier(3), threading.Event(), []
+
+    def busy():
+        begun.wait(PATIENCE)
+        go.wait(PATIENCE)
+
+    first = [asyncio.create_task(pool.aperform(busy)) for _ in range(2)]
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    task = asyncio.create_task(pool.aperform(partial(calls.append, 1)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    await asyncio.gather(*first)
+    assert await pool.aperform(int) == 0
+    assert calls == []
+
+
+def test_a_call_of_a_loop_that_was_closed_harms_no_other(make_pool):
+    pool = make_pool(1)
+    begun, go = threading.Event(), threading.Event()
+
+    def function():
+        begun.set()
+        go.wait(PATIENCE)
+
+    async def leave():
+        asyncio.get_running_loop().create_task(pool.aperform(function))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    (left,) = asyncio.all_tasks(loop)
+    loop.close()
+    go.set()
+    assert asyncio.run(pool.aperform(int)) == 0
+    left.get_coro().close()
+
+
 # Threads
+
+
+def test_calls_are_made_here_if_no_thread_can_be_started(make_pool, monkeypatch):
+    def cannot(*_):
+        raise RuntimeError("can't start new thread")
+
+    pool = make_pool(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", cannot)
+        assert pool.perform((threading.get_ident, False)) == (threading.get_ident(),)
+        assert asyncio.run(pool.aperform(lambda: 3)) == 3
+    assert pool.perform((threading.get_ident, False)) != (threading.get_ident(),)
 
 
 def test_a_thread_more_for_each_call_that_is_under_way_and_one_stays(make_pool):
@@ -248,37 +342,37 @@ def test_closing_does_not_wait_for_an_abandoned_call(make_pool, silent):
 # Signals
 
 
+@pytest.mark.parametrize("error", [Struck, SoftTimeLimit])
 @pytest.mark.parametrize("count", [1, 3])
-def test_struck_anywhere_a_pool_goes_on(count):
+def test_struck_anywhere_a_pool_goes_on(count, error):
     """Also while it starts its first thread. A call that has not begun by then is never made."""
-    go = threading.Event()
+    go, made = threading.Event(), []
+    pool = Pool("langgraph-gcs-test", 1)
 
-    def prepare():
+    def first():
+        made.append(0)
+        go.wait(0.01)  # clock: so that others often wait
+
+    def call():
+        pool.perform((first, False), *[(partial(made.append, n), False) for n in range(1, count)])
+
+    places = []
+    for place in strikes(call, error, opcodes=True):
+        places.append(place)
+        go.set()
+        assert pool.perform(*[(partial(int, n), True) for n in range(5)]) == (0, 1, 2, 3, 4), place
+        found = []
+        thread = threading.Thread(target=lambda pool=pool, found=found: found.append(pool.perform((int, True))))
+        thread.start()
+        thread.join(PATIENCE)
+        assert found == [(0,)], place
+        pool.close(PATIENCE)
+        assert made == list(range(len(made))), place
         go.clear()
+        made.clear()
         pool = Pool("langgraph-gcs-test", 1)
-        made = []
-
-        def first():
-            made.append(0)
-            go.wait(0.01)  # clock: so that others often wait
-
-        def call():
-            pool.perform((first, False), *[(partial(made.append, n), False) for n in range(1, count)])
-
-        def check():
-            go.set()
-            assert pool.perform(*[(partial(int, n), True) for n in range(5)]) == (0, 1, 2, 3, 4)
-            found = []
-            thread = threading.Thread(target=lambda: found.append(pool.perform((partial(int, 7), True))))
-            thread.start()
-            thread.join(PATIENCE)
-            assert found == [(7,)]
-            pool.close(PATIENCE)
-            assert made == list(range(len(made)))
-
-        return call, check
-
-    assert strike_everywhere(prepare) > 100
+    assert len(places) > 100
+    pool.close(PATIENCE)
     eventually(lambda: not running())
 
 
@@ -305,23 +399,39 @@ def test_struck_while_it_waits_a_pool_makes_no_call_that_has_not_begun(make_pool
     assert made == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGALRM")
+def test_a_signal_handler_makes_calls_during_a_call(make_pool):
+    pool = make_pool(2)
+    answers = []
+    before = signal.signal(signal.SIGALRM, lambda *_: answers.extend(pool.perform((lambda: "inner", False))))
+    try:
+
+        def function():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            eventually(lambda: answers)
+            return "outer"
+
+        assert pool.perform((function, False)) == ("outer",)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert answers == ["inner"]
+
+
 def test_struck_anywhere_upkeep_does_its_jobs():
     """A job whose submission was cut short is done at the latest after it is submitted again, and once each time."""
+    upkeep, done = Upkeep(), Counter()
 
-    def prepare():
-        upkeep = Upkeep()
-        done = Counter()
+    def submit(name):
+        upkeep.submit(name, partial(done.update, [name]))
 
-        def call():
-            upkeep.submit("thread", partial(done.update, ["thread"]))
-
-        def check():
-            upkeep.submit("thread", partial(done.update, ["thread"]))
-            upkeep.submit("other", partial(done.update, ["other"]))
-            upkeep.close()
-            assert done["other"] == 1
-            assert done["thread"] in {1, 2}
-
-        return call, check
-
-    assert strike_everywhere(prepare) > 50
+    places = []
+    for place in strikes(lambda: submit("thread"), Struck, opcodes=True):
+        places.append(place)
+        submit("thread")
+        submit("other")
+        upkeep.close()
+        assert done["other"] == 1, place
+        assert done["thread"] in {1, 2}, place
+        upkeep, done = Upkeep(), Counter()
+    assert len(places) > 50
+    upkeep.close()
