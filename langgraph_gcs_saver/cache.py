@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
-from langgraph_gcs_saver.shelter import Turn
+from langgraph_gcs_saver.turn import Turn
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from langgraph_gcs_saver.shelter import Turn
+from langgraph_gcs_saver.turn import Turn
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ import os
 import re
 import secrets
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -54,7 +54,6 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.shelter import Turn
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
 
@@ -186,7 +185,7 @@ class Archive:
 
     def __init__(self, path: Path, *, max_object: int = 1 << 40) -> None:
         self._path = path
-        self._turn = Turn()
+        self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         try:
             with _os_errors(path):
@@ -310,14 +309,11 @@ class Archive:
             raise self._damaged("something in it does not match its digest")
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        with _os_errors(self._path):
-            return self._turn.run(partial(self._read_at, offset, size))
-
-    def _read_at(self, offset: int, size: int) -> bytes:
-        if self._file is None:
-            raise StoreError(f"The archive {str(self._path)!r} was closed.")
-        self._file.seek(offset)
-        return self._file.read(size)
+        with self._lock, _os_errors(self._path):
+            if self._file is None:
+                raise StoreError(f"The archive {str(self._path)!r} was closed.")
+            self._file.seek(offset)
+            return self._file.read(size)
 
     def _refuse(self, why: str) -> InvalidInputError:
         return InvalidInputError(f"{str(self._path)!r} is not read as an archive of a thread: {why}.")

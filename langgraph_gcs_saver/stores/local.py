@@ -13,10 +13,10 @@ An open SQLite connection must not cross a fork: the child would believe that it
 parent, closing, would delete the log that the child writes to (https://www.sqlite.org/howtocorrupt.html, 2.6). So
 connections are closed just before a fork, and both sides open new ones.
 
-On the main thread a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So whatever locks or
-writes runs on other threads (`shelter.py`). Reads run in the caller's thread; a connection that a read did not bring to
-its end is closed. A call is one attempt or more: an attempt waits for no other process, and between two attempts a call
-holds nothing (`docs/design/009-signals-embedded-store.md`).
+In the main thread a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So `LocalDocuments`
+writes, and opens connections, on threads of its own (`pool.py`). Reads run in the caller's thread; a connection that a
+read did not bring to its end is closed. A call is one attempt or more: an attempt waits for no other process, and
+between two attempts a call holds nothing (`docs/design/009-signals.md`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-from langgraph_gcs_saver.shelter import Shelter
+from langgraph_gcs_saver.pool import Pool, is_exposed
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
 
@@ -169,6 +169,10 @@ class _Busy:
         self.error = error
 
 
+_UNOPENED = _Busy()
+"""The outcome of an attempt in the main thread, which opens no connections."""
+
+
 class _Call:
     """One call, which may be several attempts.
 
@@ -196,6 +200,8 @@ class LocalDocuments:
         timeout: Seconds to wait for other writers before a `StoreUnavailableError`.
     """
 
+    survives_signals = True
+
     def __init__(self, path: Path, *, timeout: float) -> None:
         self._directory = path.absolute()
         self._file = self._directory / "documents.sqlite3"
@@ -203,11 +209,11 @@ class LocalDocuments:
         self._closed = False
         self._inherited: list[sqlite3.Cursor] = []  # from before a fork
         self._torn = False
-        self._shelter = Shelter("langgraph-gcs-saver-local", MAX_THREADS)
         self._reset()
         _stores[id(self)] = self
 
     def _reset(self) -> None:
+        self._threads = Pool("langgraph-gcs-saver-local", MAX_THREADS)
         self._writing = threading.Lock()  # fair among threads, where SQLite's own lock is polled
         self._cursors: dict[int, sqlite3.Cursor] = {}  # by number: the only cursor of a connection
         self._leases: dict[int, _Call] = {}  # by number of a connection: the call that uses it
@@ -260,18 +266,13 @@ class LocalDocuments:
         self._closed = True
         for pause in _until(self._is_quiet, self._timeout):
             time.sleep(pause)
-        self._shelter.call(self._close_unused)
-        for pause in _until(self._shelter.end(), self._timeout):
-            time.sleep(pause)
+        with suppress(SaverClosedError):  # it was closed before
+            self._apart(self._close_unused)
+        self._threads.close(self._timeout)
 
     async def aclose(self) -> None:
         """Do as `close`, without blocking the event loop. Idempotent."""
-        self._closed = True
-        for pause in _until(self._is_quiet, self._timeout):
-            await asyncio.sleep(pause)
-        await self._shelter.acall(self._close_unused)
-        for pause in _until(self._shelter.end(), self._timeout):
-            await asyncio.sleep(pause)
+        await Pool("langgraph-gcs-saver-local-close", 1).aperform(self.close)
 
     # In the caller's thread, where an exception can strike anywhere
 
@@ -291,7 +292,7 @@ class LocalDocuments:
         call = _Call(self._timeout)
         try:
             while True:
-                outcome = await self._shelter.acall(partial(attempt, call))
+                outcome = await self._threads.aperform(partial(attempt, call))
                 if not isinstance(outcome, _Busy):
                     return outcome
                 await asyncio.sleep(self._pause(call, outcome))
@@ -319,11 +320,19 @@ class LocalDocuments:
                 "Make a new process, or fork before the saver is first used."
             )
 
+    def _apart(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread that no signal strikes, and where it goes on if one strikes here."""
+        if not is_exposed():
+            return function()
+        (outcome,) = self._threads.perform((function, False))
+        result: T = outcome
+        return result
+
     # Attempts
 
     def _write(self, operation: Operation[T], call: _Call) -> T | _Busy:
-        """Attempt to write: on no thread that a signal can strike, because it takes locks."""
-        return self._shelter.call(partial(self._write_here, operation, call))
+        """Attempt to write: in no thread that a signal can strike, because it takes locks."""
+        return self._apart(partial(self._write_here, operation, call))
 
     def _write_here(self, operation: Operation[T], call: _Call) -> T | _Busy:
         if not self._writing.acquire(timeout=MOMENT):
@@ -334,8 +343,10 @@ class LocalDocuments:
             self._writing.release()
 
     def _read(self, operation: Operation[T], call: _Call) -> T | _Busy:
-        """Attempt to read: on any thread, for it takes but a lease, which can be given up twice."""
-        return self._attempt("BEGIN", operation, call)
+        """Attempt to read: in any thread, because all it takes is a lease, which can be given up twice."""
+        attempt = partial(self._attempt, "BEGIN", operation, call)
+        outcome = attempt()
+        return self._apart(attempt) if outcome is _UNOPENED else outcome
 
     def _attempt(self, begin: str, operation: Operation[T], call: _Call) -> T | _Busy:
         """Perform an operation in a transaction, if that is possible now; its outcome `None` rolls it back."""
@@ -349,7 +360,9 @@ class LocalDocuments:
                 if not call.admitted:
                     self._refuse()
                 if number not in self._cursors:
-                    self._shelter.call(partial(self._open, number))
+                    if is_exposed():
+                        return _UNOPENED
+                    self._open(number)
                 db = self._cursors[number]
                 db.execute(begin)
                 outcome = operation(db)
@@ -750,8 +763,7 @@ def _store(db: sqlite3.Cursor, key: tuple[str, bytes], message: Any, create_time
 class LocalBlobs:
     """Objects as files below `path`; a `BlobStore`.
 
-    A file appears under its name whole and durable, or not at all. An exception can lose the handle of a directory,
-    which is a plain number. So directories are synchronized on a thread that no signal strikes.
+    A file appears under its name whole and durable, or not at all.
 
     Args:
         path: The directory, made at first use.
@@ -765,27 +777,22 @@ class LocalBlobs:
         self._timeout = timeout
         self._ready = False
         self._closed = False
-        self._shelter = Shelter("langgraph-gcs-saver-local-objects", MAX_THREADS)
 
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
         self._refuse()
         target = self._path(effect.name)
         with _os_errors(target):
-            if not (self._ready and self._tmp.is_dir()):
-                self._shelter.call(self._prepare)
+            self._prepare()
             source = self._tmp / f"{os.getpid()}-{secrets.token_hex(16)}"
             try:
-                try:
-                    with source.open("xb") as file:
-                        file.write(effect.data)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    existed = self._link(source, target)
-                finally:
-                    source.unlink(missing_ok=True)
+                with source.open("xb") as file:
+                    file.write(effect.data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                existed = self._link(source, target)
             finally:
-                source.unlink(missing_ok=True)  # if an exception has struck the line above
+                source.unlink(missing_ok=True)
             if existed:
                 found = _file_crc32c(target)
                 if found is not None and found != _base64(_Checksum(effect.data)):
@@ -793,7 +800,7 @@ class LocalBlobs:
                         f"The object {effect.name!r} is already there with other content and was left as it is: "
                         "two writers used one name."
                     )
-            self._shelter.call(partial(_sync_up, target.parent, self._objects))
+            _sync_up(target.parent, self._objects)
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`."""
@@ -839,9 +846,7 @@ class LocalBlobs:
     def delete_blobs(self, effect: DeleteBlobs) -> None:
         """Perform `DeleteBlobs`; directories left empty go as well."""
         self._refuse()
-        self._shelter.call(partial(self._delete, [self._path(name) for name in effect.names]))
-
-    def _delete(self, paths: list[Path]) -> None:
+        paths = [self._path(name) for name in effect.names]
         with _os_errors(self._objects):
             deleted = set()
             for path in paths:
@@ -854,9 +859,6 @@ class LocalBlobs:
     def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - a directory has no location
         """Perform `EnsureBucket`: make the directory."""
         self._refuse()
-        return self._shelter.call(self._ensure)
-
-    def _ensure(self) -> str:
         with _os_errors(self._objects):
             existed = self._objects.is_dir()
             self._prepare()
@@ -872,10 +874,8 @@ class LocalBlobs:
         raise StoreError(f"The directory {self._objects} is no bucket and has no lifecycle rules.")
 
     def close(self) -> None:
-        """Refuse further calls, and end the threads. Idempotent."""
+        """Refuse further calls. Idempotent."""
         self._closed = True
-        for pause in _until(self._shelter.end(), self._timeout):
-            time.sleep(pause)
 
     def _refuse(self) -> None:
         if self._closed:
@@ -892,6 +892,8 @@ class LocalBlobs:
         return self._objects.joinpath(*segments)
 
     def _prepare(self) -> None:
+        if self._ready and self._tmp.is_dir():
+            return
         _make_directory(self._objects)
         _make_directory(self._tmp)
         for left in self._tmp.iterdir():

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.admin import _new_archive
 from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
+from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.stores.archive import Archive
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE
 
-MODULES = ("/stores/archive.py", "/admin.py", "/shelter.py", "/contextlib.py")
+MODULES = ("/stores/archive.py", "/admin.py", "/runners.py", "/pool.py", "/contextlib.py")
 
 pytestmark = [
     # A file that a strike leaves to the interpreter to close.
@@ -68,10 +70,16 @@ def test_reading(tmp_path, opcodes):
     path = tmp_path / "t.tar"
     write(path)
     found = []
-    with Archive(path) as archive:
+
+    def flow():
+        blob = yield from GetBlob(BLOB)
+        docs = yield from GetDocs((DOC.name,))
+        found.append((blob, docs[DOC.name].fields))
+
+    with Archive(path) as archive, closing(Backend(archive, archive)) as backend:
 
         def read():
-            found.append((archive.get_blob(GetBlob(BLOB)), archive.get_docs(GetDocs((DOC.name,)))[DOC.name].fields))
+            run(flow(), backend)
 
         for place in strikes(read, Struck, *MODULES, opcodes=opcodes):
             found.clear()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from langgraph_gcs_saver import runners
 from langgraph_gcs_saver.effects import (
     Commit,
     CopyBlob,
@@ -36,12 +37,16 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
+from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, aeventually
 
-MODULES = ("/stores/local.py", "/shelter.py", "/contextlib.py", "/threading.py", "/_weakrefset.py", "/pathlib.py")
+MODULES = (
+    *("/runners.py", "/pool.py", "/stores/local.py"),
+    *("/contextlib.py", "/threading.py", "/_weakrefset.py", "/pathlib.py"),
+)
 
 pytestmark = [
     # A file that a strike leaves to the interpreter to close, and strikes where Python ignores exceptions.
@@ -70,6 +75,18 @@ def path():
     shutil.rmtree(directory)
 
 
+@pytest.fixture(autouse=True)
+def _few_threads(monkeypatch):
+    """So that a test can occupy all of them."""
+    monkeypatch.setattr(local, "MAX_THREADS", 2)
+    monkeypatch.setattr(runners, "_MOST_IN_MAIN", 2)
+
+
+def settle(pool):
+    """Wait until calls that an exception interrupted have ended on their threads: then both threads can meet."""
+    pool.perform(*[(partial(threading.Barrier(2).wait, 60), False)] * 2)
+
+
 @contextmanager
 def raw(path):
     with closing(sqlite3.connect(path / "documents.sqlite3", isolation_level=None, timeout=0)) as db:
@@ -90,6 +107,7 @@ numbers = count(1)
 
 def check(documents, path, place):
     """Nothing is taken, this store works in this thread and in others, and it reads what another one wrote last."""
+    settle(documents._threads)
     with raw(path) as db:
         db.execute("BEGIN IMMEDIATE")  # no lock
         db.execute("ROLLBACK")
@@ -126,6 +144,25 @@ def test_reads(path, read, error, opcodes, every):
             check(documents, path, place)
 
 
+def test_the_main_thread_reads_but_leaves_the_rest_to_other_threads(path):
+    """One hop for each commit and each request on objects, none for a read but the one that opens the connection."""
+    made = []
+
+    class Documents(LocalDocuments):
+        def _attempt(self, *arguments):
+            made.append(threading.current_thread().name)
+            return super()._attempt(*arguments)
+
+    main, own = threading.main_thread().name, "langgraph-gcs-saver-local"
+    with closing(Backend(Documents(path, timeout=PATIENCE), LocalBlobs(path, timeout=PATIENCE))) as backend:
+        for effect in (GetDocs(("a/a",)), GetDocs(("a/a",)), QueryDocs("a"), Commit((Create("a/a", {}),))):
+            run(request(effect), backend)
+        assert made == [main, own, main, main, own]
+        assert not [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
+        run(request(PutBlob("t/new", b"x")), backend)
+        assert [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
+
+
 @each_step
 def test_commits(path, error, opcodes, every):
     names = (str(n) for n in count())
@@ -138,10 +175,9 @@ def test_commits(path, error, opcodes, every):
 
     with closing(filled(path)) as documents:
         for place in strikes(commit, error, *MODULES, opcodes=opcodes, every=every):
-            found = documents.get_docs(GetDocs((f"a/{name}", f"b/{name}")))
+            found = documents.get_docs(GetDocs((f"a/{name}", f"b/{name}")))  # the commit may still be under way
             assert len(found) in (0, 2), f"half a commit after {place}"
             check(documents, path, place)
-            assert documents.get_docs(GetDocs((f"a/{name}", f"b/{name}"))) == found, f"it arrived later than {place}"
 
 
 @each_step
@@ -154,6 +190,7 @@ def test_commits_while_another_process_writes(path, error, opcodes, every):
         documents._timeout = 0.01
         for place in strikes(commit, error, *MODULES, opcodes=opcodes, every=every, but=(StoreUnavailableError,)):
             documents._timeout = PATIENCE
+            settle(documents._threads)
             other.execute("ROLLBACK")
             check(documents, path, place)
             other.execute("BEGIN IMMEDIATE")
@@ -184,6 +221,7 @@ def test_commits_while_another_thread_writes(path, monkeypatch):
         for place in strikes(
             lambda: documents.commit(Commit((Create("a/a", {}),))), Struck, *MODULES, but=(StoreUnavailableError,)
         ):
+            settle(documents._threads)
             end.release()
             writing.result(PATIENCE)
             documents._timeout = PATIENCE
@@ -263,14 +301,18 @@ def test_forks(path):
 BLOB = b"an object" * 1000
 
 BLOB_CALLS = {
-    "put": lambda blobs: blobs.put_blob(PutBlob("t/new", BLOB)),
-    "put elsewhere": lambda blobs: blobs.put_blob(PutBlob("u/v/new", BLOB)),
-    "get": lambda blobs: blobs.get_blob(GetBlob("t/old")),
-    "list": lambda blobs: blobs.list_blobs(ListBlobs("")),
-    "copy": lambda blobs: blobs.copy_blob(CopyBlob("t/old", "t/new")),
-    "delete": lambda blobs: blobs.delete_blobs(DeleteBlobs(("t/old", "t/no"))),
-    "ensure": lambda blobs: blobs.ensure_bucket(EnsureBucket()),
+    "put": PutBlob("t/new", BLOB),
+    "put elsewhere": PutBlob("u/v/new", BLOB),
+    "get": GetBlob("t/old"),
+    "list": ListBlobs(""),
+    "copy": CopyBlob("t/old", "t/new"),
+    "delete": DeleteBlobs(("t/old", "t/no")),
+    "ensure": EnsureBucket(),
 }
+
+
+def request(effect):
+    yield from effect
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -278,14 +320,15 @@ BLOB_CALLS = {
 @pytest.mark.parametrize("case", [(call, is_first) for call in BLOB_CALLS for is_first in (False, True)], ids=str)
 def test_objects(path, case, error, opcodes, every):
     call, is_first = case
-    stores = []
+    stores, backends = [], []
 
     def use():
-        BLOB_CALLS[call](stores[-1])
+        run(request(BLOB_CALLS[call]), backends[-1])
 
     def renew():
         if is_first or not stores:
             stores.append(LocalBlobs(path / str(len(stores)), timeout=PATIENCE))
+            backends.append(Backend(stores[-1], stores[-1]))
         if not is_first:
             stores[-1].put_blob(PutBlob("t/old", BLOB))
             stores[-1].delete_blobs(DeleteBlobs(("t/new", "u/v/new")))
@@ -294,6 +337,7 @@ def test_objects(path, case, error, opcodes, every):
     for place in strikes(use, error, *MODULES, opcodes=opcodes, every=every):
         blobs = stores[-1]
         directory = blobs._directory
+        settle(backends[-1]._threads().main)
         assert handles(directory) == [], place
         tmp = directory / "tmp"
         assert not tmp.is_dir() or list(tmp.iterdir()) == [], place
@@ -304,19 +348,21 @@ def test_objects(path, case, error, opcodes, every):
         blobs.delete_blobs(DeleteBlobs(("t/another",)))
         assert {info.name: info.crc32c for info in blobs.list_blobs(ListBlobs(""))} == found, place
         if is_first:
-            blobs.close()
+            backends[-1].close()
         renew()
-    stores[-1].close()
+    backends[-1].close()
 
 
 # Real signals
 
 
 STRUCK_AT_RANDOM = """
-import random, signal, sys
+import random, signal, sys, time
 from pathlib import Path
 from langgraph_gcs_saver.effects import *
+from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
+from langgraph_gcs_saver.testing import PATIENCE
 
 class Strike(Exception):
     pass
@@ -324,10 +370,15 @@ class Strike(Exception):
 def strike(*_):
     raise Strike
 
+def use(n):
+    assert (yield from Commit((Create(f"a/{n}", {}), Create(f"b/{n}", {}), Merge("mine/n", {"v": n}))))
+    yield from PutBlob(f"t/{n}", b"x" * 50_000)
+    yield from QueryDocs("a", start="a/1", limit=3)
+
 documents, blobs = (kind(Path(sys.argv[1]), timeout=PATIENCE) for kind in (LocalDocuments, LocalBlobs))
+backend = Backend(documents, blobs)
 rng = random.Random(int(sys.argv[2]))
 signal.signal(signal.SIGALRM, strike)
-value = lambda: documents.get_docs(GetDocs(("mine/n",)))["mine/n"].fields["v"]
 documents.commit(Commit((Merge("mine/n", {"v": 0}),)))
 struck = n = 0
 while struck < int(sys.argv[3]):
@@ -335,22 +386,21 @@ while struck < int(sys.argv[3]):
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.01))
-            assert documents.commit(Commit((Create(f"a/{n}", {}), Create(f"b/{n}", {}), Merge("mine/n", {"v": n}))))
-            blobs.put_blob(PutBlob(f"t/{n}", b"x" * 50_000))
-            documents.query_docs(QueryDocs("a", start="a/1", limit=3))
+            run(use(n), backend)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Strike:
         struck += 1
-    found = documents.get_docs(GetDocs((f"a/{n}", f"b/{n}")))
+    found = documents.get_docs(GetDocs((f"a/{n}", f"b/{n}", "mine/n")))  # the commit may still be under way
+    value = found.pop("mine/n").fields["v"]
     assert len(found) in (0, 2), "half a commit"
-    assert (value() == n) == bool(found), "a stale read"
-assert not list((Path(sys.argv[1]) / "tmp").iterdir())
+    assert (value == n) == bool(found), "a stale read"
+while list((Path(sys.argv[1]) / "tmp").iterdir()):  # an interrupted request ends on its thread
+    time.sleep(0.01)
 print("idle", flush=True)
 for line in sys.stdin:
     print(documents.get_docs(GetDocs(("theirs/n",)))["theirs/n"].fields["v"], flush=True)
-documents.close()
-blobs.close()
+backend.close()
 """
 
 

@@ -102,7 +102,7 @@ def test_the_count_is_right_wherever_an_exception_strikes(opcodes):
         cache.get(number % 5)
         cache.drop(number % 3)
 
-    for place in strikes(use, Struck, "/cache.py", "/shelter.py", opcodes=opcodes):
+    for place in strikes(use, Struck, "/cache.py", "/turn.py", opcodes=opcodes):
         in_another_thread = threading.Thread(target=cache.put, args=("key", "value", 4))
         in_another_thread.start()
         in_another_thread.join(PATIENCE)

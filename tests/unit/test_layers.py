@@ -102,10 +102,10 @@ def test_only_stores_import_the_services(module):
     [
         ("errors", ()),
         ("events", ("records",)),
-        ("cache", ("shelter",)),
+        ("cache", ("turn",)),
         ("configs", ()),
-        ("garbage", ("shelter",)),
-        ("shelter", ()),
+        ("garbage", ("turn",)),
+        ("turn", ()),
         ("records", ()),
         ("comparison", ()),
         ("effects", ("events", "records")),

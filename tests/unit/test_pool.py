@@ -219,7 +219,7 @@ async def test_a_canceled_task_waits_for_a_call_that_has_begun(make_pool):
     await asyncio.to_thread(begun.wait, PATIENCE)
     for _ in range(2):
         task.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # clock: so that a task which does not wait has ended
         assert not task.done()
     go.set()
     with pytest.raises(asyncio.CancelledError):

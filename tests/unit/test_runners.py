@@ -793,7 +793,7 @@ def test_closing_ends_everything_and_may_be_repeated(close):
         else:
             asyncio.run(backend.aclose())
         assert (backend.documents.closed, backend.blobs.closed) == (times, times)
-    assert len(workers()) == before
+    eventually(lambda: len(workers()) == before)
 
 
 def test_no_thread_before_it_is_needed():
