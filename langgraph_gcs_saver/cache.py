@@ -53,11 +53,15 @@ class ByteCache(Generic[K, V]):
         self._bytes += size
         self._is_counted = True
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._is_counted = False
+            # In one step, because `get` takes no turn and changes the order.
+            _, (_, oldest) = self._entries.popitem(last=False)
+            self._bytes -= oldest
+            self._is_counted = True
 
     def _drop(self, key: K) -> None:
         if not self._is_counted:  # an exception struck between a change and its count
-            self._bytes = sum(size for _, size in self._entries.values())
+            self._bytes = sum(size for _, size in list(self._entries.values()))
         self._is_counted = False
         entry = self._entries.pop(key, None)
         if entry is not None:

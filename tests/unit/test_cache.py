@@ -1,4 +1,5 @@
 import random
+import sys
 import threading
 from collections import OrderedDict
 from itertools import count
@@ -90,6 +91,34 @@ def test_many_threads_keep_the_count_right():
         thread.join()
     assert failures == []
     assert cache._bytes == sum(size for _, size in cache._entries.values()) <= 500
+
+
+@pytest.mark.parametrize("was_struck", [False, True])
+def test_reads_between_any_two_steps_of_a_write_do_no_harm(was_struck):
+    """A read takes no turn, and changes the order of what a write goes through."""
+    cache = ByteCache(4)
+    for key in range(4):
+        cache.put(key, key, 1)
+    cache._is_counted = not was_struck
+    reads = count()
+
+    def trace(frame, event, argument):
+        if not frame.f_code.co_filename.endswith("/cache.py"):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            cache.get(next(reads) % 2)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        cache.put("key", "value", 2)
+    finally:
+        sys.settrace(before)
+    assert next(reads) > 20
+    assert cache.get("key") == "value"
+    assert cache._bytes == sum(size for _, size in cache._entries.values()) == 4
 
 
 @pytest.mark.parametrize("opcodes", [False, True])
