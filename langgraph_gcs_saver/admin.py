@@ -287,7 +287,7 @@ class Admin:
 
         Raises:
             InvalidConfigError: The config names no thread.
-            InvalidInputError: The time is no datetime.
+            InvalidInputError: The time is no datetime, or the system cannot tell when it is.
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
@@ -298,9 +298,8 @@ class Admin:
         return await arun(self._checkpoint_at(config, time), self._backend)
 
     def _checkpoint_at(self, config: RunnableConfig, time: datetime) -> Flow[str | None]:
-        configs.check_type("time", time, datetime)
         thread_id, ns = configs.thread_and_ns(config)
-        return flows.catalogue.find_checkpoint(thread_id, ns, time.timestamp(), self._context)
+        return flows.catalogue.find_checkpoint(thread_id, ns, configs.seconds_of("time", time), self._context)
 
     def delete_thread(
         self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
@@ -858,7 +857,8 @@ class Admin:
             damaged: Only threads with a checkpoint whose manifest cannot be read.
 
         Raises:
-            InvalidInputError: An argument is of the wrong type, or the limit is negative.
+            InvalidInputError: An argument is of the wrong type, the limit is negative, or the system cannot tell when
+                `since` is.
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreError: A service refused, or did not answer before the deadline.
         """
@@ -1117,15 +1117,13 @@ def _thread_filter(
     prefix: str, since: datetime | None, limit: int | None, *, waiting: bool, unfinished: bool, damaged: bool
 ) -> ThreadFilter:
     configs.check_type("prefix", prefix, str)
-    if since is not None:
-        configs.check_type("since", since, datetime)
     if limit is not None:
         configs.check_type("limit", limit, int)
         if limit < 0:
             raise InvalidInputError(f"limit is {limit}; it must not be negative.")
     return flows.catalogue.ThreadFilter(
         prefix=prefix,
-        since=None if since is None else since.timestamp(),
+        since=None if since is None else configs.seconds_of("since", since),
         limit=limit,
         waiting=waiting,
         unfinished=unfinished,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
@@ -72,6 +73,22 @@ def check_type(what: str, value: Any, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise InvalidInputError(f"{what} is of type {type(value).__name__}; it must be a {kind.__name__}.")
+
+
+def seconds_of(what: str, time: datetime) -> float:
+    """A time in seconds since the epoch; local if it names no zone.
+
+    Raises:
+        InvalidInputError: It is no datetime, or the system cannot tell when it is, such as the year 1 in local time.
+    """
+    check_type(what, time, datetime)
+    try:
+        return time.timestamp()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInputError(
+            f"{what} is {time.isoformat()}, which this system cannot convert to a time stamp. Pass a datetime with a "
+            "time zone, or one that is not so far from now."
+        ) from error
 
 
 def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str | None]:

@@ -189,7 +189,16 @@ def test_a_damaged_tip_tells_nothing_of_what_comes_next(make_saver, store_uri):
 
 @LOCAL
 @pytest.mark.parametrize(
-    "wanted", [{"prefix": 1}, {"prefix": None}, {"since": 5}, {"limit": "1"}, {"limit": -1}, {"limit": 1.5}]
+    "wanted",
+    [
+        {"prefix": 1},
+        {"prefix": None},
+        {"since": 5},
+        {"since": datetime.min},
+        {"limit": "1"},
+        {"limit": -1},
+        {"limit": 1.5},
+    ],
 )
 def test_what_is_no_filter(make_saver, wanted):
     with pytest.raises(InvalidInputError, match=next(iter(wanted))):
