@@ -65,7 +65,7 @@ def _reset() -> None:
     global _turn  # noqa: PLW0603 - as above
     _turn = Turn()
     _users.clear()
-    _leave(_users)
+    _leave(object())
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
