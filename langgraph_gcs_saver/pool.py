@@ -327,11 +327,15 @@ class Pool:
     def close(self, seconds: float | None) -> None:
         """Take no more tasks, and wait for those that are queued or running, except abandoned ones. Idempotent.
 
+        A task of the pool that calls this does not wait, because it would wait for itself.
+
         Args:
             seconds: Most seconds to wait; `None` is no limit.
         """
-        end = None if seconds is None else time.monotonic() + seconds
         threads = self._threads
+        if threading.current_thread() in threads.running:
+            seconds = 0
+        end = None if seconds is None else time.monotonic() + seconds
         threads.is_closed = True
         if not (threads.is_ending or threads.tasks.empty()):
             # All tasks before this one are then at threads that are known.

@@ -65,6 +65,22 @@ def test_closing_waits(make_saver):
     saver.close()
 
 
+def test_a_listener_of_the_background_closes_the_saver(make_saver):
+    """It is called on the thread that closing waits for."""
+    closed = threading.Event()
+
+    def hear(event):
+        if isinstance(event, ThreadPruned):
+            saver.close()
+            closed.set()
+
+    saver = make_saver(retention=KeepLast(1), on_event=hear)
+    for n in range(1, 17):
+        put(saver, n)
+    assert closed.wait(PATIENCE)
+    assert ids(make_saver()) == [16]
+
+
 async def test_the_asynchronous_half(make_saver):
     async with make_saver(retention=KeepLast(2)) as saver:
         for n in range(1, 17):
