@@ -65,7 +65,8 @@ class Admin:
     `GCSSaver` is one, and more; its documentation tells what the arguments are.
 
     Attributes:
-        serde: The serialiser. Metadata are read with it, and values where a method reads or compares them.
+        serde: The serializer. Metadata are read with it, and values where a method reads or compares them. If not
+            given, it is a `langgraph_gcs_saver.portable.PortableSerializer`, which imports nothing that a value names.
     """
 
     serde: SerializerProtocol
@@ -80,10 +81,14 @@ class Admin:
         project: str | None = None,
         database: str = "(default)",
         credentials: Credentials | None = None,
-        serde: SerializerProtocol,
+        serde: SerializerProtocol | None = None,
         stores: tuple[DocumentStore, BlobStore] | None = None,
         **options: Any,
     ) -> None:
+        if serde is None:
+            from langgraph_gcs_saver.portable import PortableSerializer  # noqa: PLC0415 - not for savers
+
+            serde = PortableSerializer()
         self.serde = serde
         self._options = chosen = Options.of(options)
         place: Place | None = None

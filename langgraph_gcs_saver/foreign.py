@@ -21,12 +21,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import configs, requests
 from langgraph_gcs_saver.effects import AskSaver
-from langgraph_gcs_saver.errors import GCSSaverError, SourceError
+from langgraph_gcs_saver.errors import GCSSaverError, SerializationError, SourceError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.migrate import Given, Listed
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.manifest import Serialized
-from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored, objects
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from langgraph_gcs_saver.serialization import dumps, loads
 
 T = TypeVar("T")
@@ -35,22 +35,51 @@ T = TypeVar("T")
 Reader = BaseCheckpointSaver[Any]
 
 
+_SWAPPABLE = frozenset(
+    {
+        "langgraph.checkpoint.memory",
+        "langgraph.checkpoint.sqlite",
+        "langgraph.checkpoint.sqlite.aio",
+        "langgraph.checkpoint.postgres",
+        "langgraph.checkpoint.postgres.aio",
+        "langgraph_gcs_saver.saver",
+    }
+)
+"""Modules of checkpointers known to read with their attribute `serde`, and with nothing else."""
+
+_NEEDS_OBJECTS = (
+    "it can only be read by making objects of its values, which imports and calls what they name. If you trust the "
+    "source, migrate with LangGraph's JsonPlusSerializer as `serde`; on the command line that is --import-classes."
+)
+
+
 class Foreign:
     """A checkpointer to migrate from.
 
     Args:
         saver: The checkpointer.
-        serde: What values are serialised with here.
+        serde: What values are serialized with here. A `PortableSerializer` makes no objects of values, and then no
+            serializer of the checkpointer is asked to.
+
+    Raises:
+        SerializationError: It is a `PortableSerializer`, and the checkpointer may read with another serializer all the
+            same.
     """
 
     def __init__(self, saver: Reader, serde: SerializerProtocol) -> None:
         self.serde = serde
-        self._ways: list[tuple[Reader, SerializerProtocol]] = [(saver, serde)]
-        if type(saver.serde) is type(serde) is JsonPlusSerializer:
-            # As LangGraph's `with_allowlist` does: most savers ask for the serialiser at each call.
+        self._ways: list[tuple[Reader, SerializerProtocol]] = []
+        self.makes_objects = not isinstance(serde, PortableSerializer)
+        is_swappable = type(serde) is JsonPlusSerializer or type(saver).__module__ in _SWAPPABLE
+        if type(saver.serde) is JsonPlusSerializer and is_swappable:
+            # As LangGraph's `with_allowlist` does: most savers ask for the serializer at each call.
             portable = copy.copy(saver)
             portable.serde = PortableSerializer()
-            self._ways.insert(0, (portable, portable.serde))
+            self._ways.append((portable, portable.serde))
+        if self.makes_objects:
+            self._ways.append((saver, serde))
+        if not self._ways:
+            self.check_makes_objects(f"A {type(saver).__name__} may have a serializer of its own")
 
     def asking(
         self,
@@ -78,6 +107,15 @@ class Foreign:
                 return await aask(*self._ways[-1])
 
         return AskSaver(asked, aasked)
+
+    def check_makes_objects(self, what: str) -> None:
+        """Raise for what can only be read by making objects, if that is not to be done.
+
+        Raises:
+            SerializationError: It is not.
+        """
+        if not self.makes_objects:
+            raise SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
     def thread_ids(self) -> AskSaver[list[Any]]:
         """The ids of all threads, in the order in which they are listed."""
@@ -137,6 +175,7 @@ class ForeignThread:
         if found is None:
             return None
         if not isinstance(found.checkpoint, Mapping) or not isinstance(found.metadata or {}, Mapping):
+            self._foreign.check_makes_objects(f"Checkpoint {one.checkpoint_id!r} is in a form of long ago, or damaged")
             raise SourceError(f"The checkpointer gives {one.checkpoint_id!r} in a form that is not a checkpoint's.")
         if isinstance(serde, PortableSerializer):
             values = [value for _, _, value in found.pending_writes or ()]
@@ -159,8 +198,9 @@ class ForeignThread:
             context=self._context,
             now=time.time(),
         )
-        if next(objects(found.metadata), None) is not None:
+        if any(isinstance(value, Stored) for value in (found.metadata or {}).values()):
             # What queries find goes by what the objects are equal to, such as an enumeration's text.
+            self._foreign.check_makes_objects(f"Metadata of checkpoint {one.checkpoint_id!r} holds an object")
             put = replace(put, index=requests.index(loads(self._foreign.serde, put.metadata), self._context))
         where = f"of checkpoint {one.checkpoint_id!r}, thread {thread_id!r}"
         keyed = pending(found.pending_writes or [], partial(_dump, serde, where))

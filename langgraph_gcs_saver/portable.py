@@ -11,6 +11,8 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import field
+from functools import partial
 from typing import Any
 
 import ormsgpack
@@ -27,9 +29,13 @@ _PYDANTIC = 5
 _DELTA_SNAPSHOT = 7
 _DEFAULT_REST: Mapping[int, list[Any]] = {3: ["fromisoformat"], _PYDANTIC: ["model_validate_json"]}
 
+_AROUND = 64 << 20
+"""Most bytes of an extension inside others together with those, which a reader of it holds all at once."""
+
 # Without the passthrough `Stored` itself would be written, as a dict.
 _OPTION = ormsgpack.OPT_NON_STR_KEYS | ormsgpack.OPT_PASSTHROUGH_DATACLASS
 _MESSAGES = "langchain_core.messages."
+_REMOVE_ALL = "__remove_all__"
 
 
 @record(frozen=True, slots=True)
@@ -39,10 +45,12 @@ class Stored:
     Attributes:
         code: The extension's number.
         data: Its bytes, which are MessagePack too.
+        around: Bytes of the extensions that this one is inside of, together.
     """
 
     code: int
     data: bytes
+    around: int = field(default=0, compare=False, repr=False)
 
     @classmethod
     def of(cls, code: int, payload: Any) -> Stored:
@@ -51,9 +59,12 @@ class Stored:
 
     @property
     def payload(self) -> Any:
-        """What the bytes say; the bytes themselves if they are no MessagePack."""
+        """What the bytes say; the bytes themselves if they are no MessagePack, or nested too deeply for their size."""
+        around = self.around + len(self.data)
+        if self.around and around > _AROUND:
+            return self.data
         try:
-            return _unpack(self.data)
+            return _unpack(self.data, around)
         except ValueError:
             return self.data
 
@@ -122,21 +133,6 @@ class PortableSerializer:
                 return "msgpack", _pack(obj)
 
 
-class MetadataSerializer(PortableSerializer):
-    """Reads metadata, which LangGraph's serializer writes; refuses what another one wrote."""
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value.
-
-        Raises:
-            ValueError: Another serializer wrote it, or the bytes are no MessagePack.
-        """
-        found = super().loads_typed(data)
-        if not isinstance(found, dict):
-            raise ValueError(f"metadata of type {data[0]!r}")  # noqa: TRY004 - as for bytes that are no MessagePack
-        return found
-
-
 class ExactSerializer(PortableSerializer):
     """Refuses what `PortableSerializer` would not give back as it is, such as text that is no valid Unicode."""
 
@@ -152,8 +148,8 @@ class ExactSerializer(PortableSerializer):
         return found
 
 
-def _unpack(data: bytes) -> Any:
-    return ormsgpack.unpackb(data, ext_hook=Stored, option=ormsgpack.OPT_NON_STR_KEYS)
+def _unpack(data: bytes, around: int = 0) -> Any:
+    return ormsgpack.unpackb(data, ext_hook=partial(Stored, around=around), option=ormsgpack.OPT_NON_STR_KEYS)
 
 
 def _pack(value: Any) -> bytes:
@@ -190,6 +186,31 @@ def message_of(value: Any) -> dict[str, Any] | None:
     if parts is None or not parts[0].startswith(_MESSAGES) or not isinstance(parts[2], dict):
         return None
     return parts[2]
+
+
+def add_messages(left: Any, right: Any) -> Any:
+    """Messages with an update, as LangGraph's reducer of that name makes them, without making objects of them.
+
+    Raises:
+        TypeError: Something is no message, or has no id.
+    """
+    found = {_message_id(one): one for one in left}
+    for one in right if isinstance(right, list) else [right]:
+        own_id = _message_id(one)
+        if (message_of(one) or {}).get("type") != "remove":
+            found[own_id] = one
+        elif own_id == _REMOVE_ALL:
+            found.clear()
+        else:
+            found.pop(own_id, None)
+    return list(found.values())
+
+
+def _message_id(value: Any) -> str:
+    own_id = (message_of(value) or {}).get("id")
+    if not isinstance(own_id, str):
+        raise TypeError("no message with an id")
+    return own_id
 
 
 def objects(value: Any) -> Iterator[Stored]:

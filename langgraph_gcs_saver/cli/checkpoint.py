@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from langgraph_gcs_saver import portable
-from langgraph_gcs_saver.cli.terminal import CommandError, open_saver, plain, printable
-from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.cli.terminal import CommandError, plain, printable
+from langgraph_gcs_saver.portable import Opaque, Stored
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import CheckpointTuple
@@ -38,11 +38,6 @@ _CANDIDATES = 10
 """Ids that an error lists."""
 
 
-def open_portable(store: str | None, cipher: str | None) -> GCSSaver:
-    """A saver that reads values without importing the classes that they name."""
-    return open_saver(store, cipher, serde=PortableSerializer())
-
-
 def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
     """The checkpoint that was named by its id, by a part of it that no other has, or as `latest`.
 
@@ -57,8 +52,6 @@ def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
         if which != LATEST:
             raise CommandError(f"checkpoint {which!r} of thread {thread!r} has just been deleted.")
         raise CommandError(_nothing(thread, ns))
-    if not isinstance(found.metadata, Mapping):
-        raise CommandError(f"the metadata of thread {thread!r} was written by a serialiser that is not LangGraph's.", 3)
     return found
 
 
@@ -163,7 +156,7 @@ def value_lines(value: Any) -> Iterator[Text]:
     elif isinstance(value, str):
         yield from text_lines(value)
     else:
-        yield from text_lines(_json(value, indent=2))
+        yield from text_lines(json_of(value, indent=2))
 
 
 def readable(value: Any) -> Any:
@@ -179,8 +172,11 @@ def readable(value: Any) -> Any:
             parts = value.parts
             if parts is None:
                 return f"<object of {len(value.data):,} bytes>"
-            _, name, argument, _ = parts
-            return {f"<{name}>": readable(argument)}
+            module, name, argument, _ = parts
+            shown = readable(argument)
+            if (module, name) in _SETS and isinstance(shown, list):
+                shown.sort(key=json.dumps)  # The order of a set tells nothing, and differs between processes.
+            return {f"<{name}>": shown}
         case list() | tuple():
             return [readable(item) for item in value]
         case Mapping():
@@ -192,6 +188,9 @@ def readable(value: Any) -> Any:
             return named if len(named) == len(value) else {"<map>": pairs}
         case _:
             return value
+
+
+_SETS = {("builtins", "set"), ("builtins", "frozenset")}
 
 
 def text_lines(text: str, indent: str = "  ", style: str = "") -> Iterator[Text]:
@@ -225,22 +224,23 @@ def _block_lines(block: Any) -> Iterator[Text]:
         yield from text_lines(block["text"], "    ")
     elif isinstance(block, dict):
         rest = {key: item for key, item in block.items() if key != "type"}
-        yield from text_lines(f"[{block.get('type')}] {_json(rest)}", "    ")
+        yield from text_lines(f"[{block.get('type')}] {json_of(rest)}", "    ")
     elif block is not None:
-        yield from text_lines(_json(block), "    ")
+        yield from text_lines(json_of(block), "    ")
 
 
 def _call_lines(call: Any) -> Iterator[Text]:
     if not isinstance(call, dict):
-        yield from text_lines(f"-> {_json(call)}", "    ")
+        yield from text_lines(f"-> {json_of(call)}", "    ")
         return
     args = call.get("args")
-    shown = args if isinstance(args, str) else _json(args)
+    shown = args if isinstance(args, str) else json_of(args)
     error = f"  invalid: {call['error']}" if call.get("error") else ""
     yield from text_lines(f"-> {call.get('name')}({shown})  {call.get('id') or ''}{error}", "    ")
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def json_of(value: Any, indent: int | None = None) -> str:
+    """A `readable` value as JSON text."""
     try:
         return json.dumps(readable(value), indent=indent, ensure_ascii=False)
     except RecursionError:
@@ -274,9 +274,9 @@ def _line(value: Any) -> str:
     message = portable.message_of(value)
     if message is not None:
         content = message.get("content")
-        text = f"{message.get('type')}: {content if isinstance(content, str) else _json(content)}"
+        text = f"{message.get('type')}: {content if isinstance(content, str) else json_of(content)}"
     else:
-        text = _json(value)
+        text = json_of(value)
     return printable(text)
 
 

@@ -16,12 +16,14 @@ from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
     CommandError,
     DryRunOption,
+    ImportClassesOption,
     JsonOption,
     OptionalThreadArgument,
     StoreOption,
     YesOption,
     check_thread,
     console,
+    importing,
     open_admin,
     open_saver,
     plain,
@@ -106,6 +108,7 @@ def repair(
     cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    import_classes: ImportClassesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make damaged threads readable again.
@@ -114,10 +117,13 @@ def repair(
     cannot be had again is set aside: nothing lists it any more, and it is kept. The exit code is 4 if damage is left
     that only a backup can mend.
 
+    Nothing that the store holds is imported or run, so a lost value is made of an earlier one and the writes that
+    followed only if both are plain data or messages. --import-classes also tries other objects, such as sets.
+
     Example: langgraph-gcs repair my-thread --dry-run
     """
     left: list[RepairPlan] = []
-    with open_saver(store, cipher) as saver:
+    with open_saver(store, cipher, serde=importing(import_classes)) as saver:
         with progress("looking"):
             plans = saver.repair(thread, dry_run=True, show=unshown)
         if thread is not None and not plans:
@@ -129,9 +135,14 @@ def repair(
                 left.extend(one for one in done if any(step.action == "leave" for step in one.steps))
             return "Repaired. `langgraph-gcs verify --depth data` looks again."
 
+        def show(out: Console, plan: RepairPlan) -> None:
+            _show_repair(out, plan)
+            if not import_classes and any(step.action in {"set aside", "leave"} for step in plan.steps):
+                out.print(plain(_NOT_IMPORTED), soft_wrap=True)
+
         work = Work(
             plans=plans,
-            show=_show_repair,
+            show=show,
             as_dict=_of_repair,
             act=act,
             doing="repairing",
@@ -141,6 +152,11 @@ def repair(
     if left:
         threads = ", ".join(repr(plan.thread_id) for plan in left)
         raise CommandError(f"damage is left that only a backup can mend, in {threads}", DamageError.exit_code)
+
+
+_NOT_IMPORTED = (
+    "No class that values name was imported. With --import-classes, for a store that you trust, more may be found."
+)
 
 
 def _show_repair(out: Console, plan: RepairPlan) -> None:

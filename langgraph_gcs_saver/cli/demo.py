@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langgraph_gcs_saver import SetupReport
-from langgraph_gcs_saver.cli.demo_agent import RANKINGS, Agent, build, modules, thread_config
+from langgraph_gcs_saver.cli.demo_agent import RANKINGS, SERDE, Agent, build, modules, thread_config
 from langgraph_gcs_saver.cli.demo_history import checkpoint_id, rows, short, table
 from langgraph_gcs_saver.cli.demo_process import Ended, Reading, Tally, Task, entries, run_process
 from langgraph_gcs_saver.cli.terminal import (
@@ -129,7 +129,9 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Play all of it; returns what happened, with the statements of `proof` that a caller should check."""
-        with open_saver(self._plot.store, self._plot.cipher, may_create=True, on_event=self._tally) as saver:
+        with open_saver(
+            self._plot.store, self._plot.cipher, may_create=True, serde=SERDE, on_event=self._tally
+        ) as saver:
             # setup() prints what it may not do, and standard output may be for JSON only.
             with redirect_stdout(sys.stderr):
                 report = saver.setup()

@@ -18,10 +18,14 @@ from typing import Annotated, Any, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
+
+SERDE = JsonPlusSerializer(allowed_msgpack_modules=None)
+"""Makes objects of LangGraph's own types only; the state has no others."""
 
 RANKINGS = {"lines": "by length", "longest_lines": "by longest function"}
 """Fields of a finding that the report can be ranked by, and how to say it."""

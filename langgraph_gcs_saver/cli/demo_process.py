@@ -14,7 +14,7 @@ from typing import Any, cast
 from langgraph.types import Command
 
 from langgraph_gcs_saver.cli import ignore_notices
-from langgraph_gcs_saver.cli.demo_agent import Context, build, thread_config
+from langgraph_gcs_saver.cli.demo_agent import SERDE, Context, build, thread_config
 from langgraph_gcs_saver.cli.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
@@ -100,7 +100,7 @@ def work(task: Task, pipe: Connection) -> None:
 
     value: Any = task.start if task.answer is None else Command(resume=task.answer)
     try:
-        with open_saver(task.store, task.cipher, may_create=True, on_event=tally) as saver:
+        with open_saver(task.store, task.cipher, may_create=True, serde=SERDE, on_event=tally) as saver:
             build(saver).invoke(
                 value,
                 thread_config(task.thread_id),

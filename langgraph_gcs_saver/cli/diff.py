@@ -22,7 +22,6 @@ from langgraph_gcs_saver.cli.checkpoint import (
     find_at,
     id_of,
     load,
-    open_portable,
     print_lines,
     recovery,
     text_lines,
@@ -37,6 +36,7 @@ from langgraph_gcs_saver.cli.terminal import (
     StoreOption,
     ThreadArgument,
     console,
+    open_saver,
     plain,
     print_json,
     printable,
@@ -86,7 +86,7 @@ def diff(
         raise CommandError("say what to compare: A, or --at TIME.", 2)
     if len(named) > 2:
         raise CommandError("three or more checkpoints are named by A, B and --at: two can be compared.", 2)
-    with open_portable(store, cipher) as saver, progress("reading", 2) as bar:
+    with open_saver(store, cipher) as saver, progress("reading", 2) as bar:
         before, after = (_load(saver, thread, ns, one, bar) for one in [*named, LATEST][:2])
     known = before.checkpoint["channel_versions"].keys() | after.checkpoint["channel_versions"].keys()
     if channel is not None and channel not in known:

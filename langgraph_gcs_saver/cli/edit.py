@@ -24,7 +24,6 @@ from langgraph_gcs_saver.cli.checkpoint import (
     field,
     id_of,
     load,
-    open_portable,
     print_lines,
     recovery,
 )
@@ -37,6 +36,7 @@ from langgraph_gcs_saver.cli.terminal import (
     StoreOption,
     ThreadArgument,
     console,
+    open_saver,
     plain,
     print_json,
     printable,
@@ -74,7 +74,7 @@ def edit(
 
     Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///tmp/store
     """
-    with open_portable(store, cipher) as saver:
+    with open_saver(store, cipher) as saver:
         with progress("reading"):
             saved = load(saver, thread, ns, checkpoint)
         old = value_of(saved, channel)

@@ -19,9 +19,11 @@ from langgraph_gcs_saver.cli.terminal import (
     CipherOption,
     CommandError,
     DryRunOption,
+    ImportClassesOption,
     JsonOption,
     StoreOption,
     console,
+    importing,
     open_saver,
     plain,
     print_json,
@@ -54,6 +56,7 @@ def migrate(
     store: StoreOption = None,
     cipher: CipherOption = None,
     dry_run: DryRunOption = False,
+    import_classes: ImportClassesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take threads over from another checkpointer, with all their history, and compare both.
@@ -63,10 +66,14 @@ def migrate(
     package of that checkpointer. MODULE is looked for in the current directory too; NAME is a checkpointer, a context
     manager of one, or a function that returns either.
 
+    Nothing that values name is imported or run: they are carried over as LangGraph's serializer wrote them. A source
+    with another serializer, or a checkpointer of your own, needs --import-classes: its values are read as objects, and
+    serialized again.
+
     Example: langgraph-gcs migrate --from sqlite://checkpoints.sqlite --store file:///tmp/store --dry-run
     """
     found = _open(source)
-    with open_saver(store, cipher, may_create=True) as saver:
+    with open_saver(store, cipher, may_create=True, serde=importing(import_classes)) as saver:
         wanted = list(dict.fromkeys(threads)) if threads else None
         if hasattr(found, "__aenter__") and not hasattr(found, "__enter__"):
             done = asyncio.run(_migrate_async(saver, found, wanted, dry_run=dry_run))

@@ -1,23 +1,16 @@
-"""What a step did to the values of its channels, in a few short pieces of text."""
+"""What a step did to the values of its channels, as `PortableSerializer` reads them, in a few short pieces of text."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import date, timedelta
-from decimal import Decimal
-from enum import Enum
-from pathlib import PurePath
 from typing import Any, Literal
-from uuid import UUID
 
-from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.types import Interrupt
 
+from langgraph_gcs_saver.cli.checkpoint import json_of
 from langgraph_gcs_saver.flows.catalogue import CheckpointInfo
+from langgraph_gcs_saver.portable import Stored, message_of, without_delta
 from langgraph_gcs_saver.records import record
 
 PIECES = 8
@@ -26,7 +19,6 @@ PIECES = 8
 LENGTH = 600
 """Characters of a piece."""
 
-_DEPTH = 12
 _WRITES = {"__interrupt__": "asks", "__error__": "error", "__resume__": "answer"}
 
 Mark = Literal["new", "gone", "now"]
@@ -94,19 +86,23 @@ def _change(channel: str, pieces: Sequence[Piece]) -> Change:
 
 
 def _asked(value: Any) -> Any:
-    asked = (
-        [one.value if isinstance(one, Interrupt) else one for one in value]
-        if isinstance(value, list | tuple)
-        else value
-    )
+    asked = [_question(one) for one in value] if isinstance(value, list) else value
     return asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
 
 
+def _question(value: Any) -> Any:
+    parts = value.parts if isinstance(value, Stored) else None
+    if parts is None or parts[:2] != ("langgraph.types", "Interrupt") or not isinstance(parts[2], dict):
+        return value
+    return parts[2].get("value")
+
+
 def _pieces(value: Any, known: Mapping[str, Any] | None, channel: str) -> list[Piece]:
+    value = without_delta(value)
     if known is None:
         # The end of a list is what is most likely new.
         return [_piece("now", *one) for one in _by_key(value[-1:] if isinstance(value, list) else [value]).values()]
-    before = known.get(channel)
+    before = without_delta(known.get(channel))
     if isinstance(value, list) and isinstance(before, list | None):
         return _of_items(before or [], value)
     if isinstance(value, Mapping) and isinstance(before, Mapping):
@@ -143,17 +139,18 @@ def _by_key(items: Iterable[Any]) -> dict[tuple[str, int], tuple[str, str]]:
 
 def _message(item: Any) -> tuple[str, str, str] | None:
     """The id, author and text of a chat message."""
-    if isinstance(item, BaseMessage):
-        calls, own_id, content = getattr(item, "tool_calls", None), item.id, item.content
-        label = item.type if not item.name else f"{item.type} {item.name}"
-    elif isinstance(item, Mapping) and "content" in item and isinstance(item.get("role", item.get("type")), str):
-        calls, own_id, content = item.get("tool_calls"), item.get("id"), item["content"]
-        label = item.get("role", item.get("type"))
-    else:
+    fields = message_of(item) or item
+    if not isinstance(fields, Mapping) or "content" not in fields:
         return None
+    label = fields.get("role", fields.get("type"))
+    if not isinstance(label, str):
+        return None
+    if fields.get("name"):
+        label = f"{label} {readable(fields['name'])}"
+    calls, own_id, content = fields.get("tool_calls"), fields.get("id"), fields["content"]
     lines = [_content(content)] if content else []
     lines += [f"calls {_call(call)}" for call in (calls if isinstance(calls, list) else ())]
-    return str(own_id or ""), label, "\n".join(lines)
+    return readable(own_id or ""), label, "\n".join(lines)
 
 
 def _content(content: Any) -> str:
@@ -185,34 +182,6 @@ def _piece(mark: Mark, label: str, value: Any) -> Piece:
     return Piece(mark, label, whole[:LENGTH], max(0, len(whole) - LENGTH))
 
 
-def readable(value: Any, depth: int = 0) -> str:
+def readable(value: Any) -> str:
     """A value as text: a string as it is, other things as JSON; the same for the same value, in every process."""
-    return value if isinstance(value, str) else json.dumps(_plain(value, depth), ensure_ascii=False)
-
-
-def _plain(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | float | str):
-        return value
-    if isinstance(value, int):
-        # Python refuses to write out the digits of a very large one.
-        return value if value.bit_length() < 1024 else f"<integer of {value.bit_length()} bits>"
-    if isinstance(value, bytes | bytearray):
-        return f"<{len(value)} bytes>"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, date | timedelta | Decimal | PurePath | UUID):
-        return str(value)
-    if depth == _DEPTH:
-        return "<…>"
-    if isinstance(value, Mapping):
-        return {readable(key, depth + 1): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(readable(item, depth + 1) for item in value)
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name, None), depth + 1) for field in fields(value)}
-    if hasattr(type(value), "model_fields"):
-        return {key: _plain(item, depth + 1) for key, item in vars(value).items()}
-    # Not its repr, which may tell an address in memory.
-    return f"<{type(value).__qualname__}>"
+    return value if isinstance(value, str) else json_of(value)

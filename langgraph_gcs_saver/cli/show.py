@@ -20,7 +20,6 @@ from langgraph_gcs_saver.cli.checkpoint import (
     find_at,
     id_of,
     load,
-    open_portable,
     parent_of,
     print_lines,
     recovery,
@@ -34,6 +33,7 @@ from langgraph_gcs_saver.cli.terminal import (
     StoreOption,
     ThreadArgument,
     console,
+    open_saver,
     plain,
     print_json,
     progress,
@@ -65,7 +65,7 @@ def show(
     """
     if at is not None and checkpoint is not None:
         raise CommandError("CHECKPOINT and --at both name a checkpoint: give one of them.", 2)
-    with open_portable(store, cipher) as saver, progress("reading"):
+    with open_saver(store, cipher) as saver, progress("reading"):
         named = LATEST if checkpoint is None else checkpoint
         found = load(saver, thread, ns, named if at is None else find_at(saver, thread, ns, at))
         histories = _histories(saver, found)

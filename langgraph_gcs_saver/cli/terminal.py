@@ -24,7 +24,7 @@ from langgraph_gcs_saver.errors import StoreNotFoundError
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.serde.base import CipherProtocol
+    from langgraph.checkpoint.serde.base import CipherProtocol, SerializerProtocol
 
     from langgraph_gcs_saver import DeletePlan, GCSSaver
     from langgraph_gcs_saver.admin import Admin
@@ -59,6 +59,14 @@ CipherOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ImportClassesOption = Annotated[
+    bool,
+    typer.Option(
+        "--import-classes",
+        help="Import the classes that stored values name, and call them. Use it only if you trust everyone who could "
+        "write those values: they choose what runs.",
+    ),
+]
 ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
 OptionalThreadArgument = Annotated[
     str | None, typer.Argument(metavar="THREAD", help="The thread's id; all threads of the store if not given.")
@@ -123,8 +131,8 @@ def _is_cipher(found: object) -> bool:
 def open_admin(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> Admin:
     """What looks after the store that was named by option or environment; use it as a context manager.
 
-    It does not import LangGraph, and reads metadata without importing the classes that they name. A command that
-    decodes state calls `open_saver`.
+    It does not import LangGraph. A command that reads whole checkpoints calls `open_saver`. Both read what is stored
+    without importing or calling anything that it names.
 
     Args:
         store: What `--store` says.
@@ -138,16 +146,40 @@ def open_admin(store: str | None, cipher: str | None = None, *, may_create: bool
         GCSSaverError: It cannot be opened, or does not exist.
     """
     from langgraph_gcs_saver.admin import Admin
-    from langgraph_gcs_saver.portable import MetadataSerializer
 
-    return _open(Admin, store, cipher, may_create=may_create, serde=MetadataSerializer(), **options)
+    return _open(Admin, store, cipher, may_create=may_create, **options)
 
 
-def open_saver(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> GCSSaver:
-    """As `open_admin`, for a command that decodes state: a saver, for which LangGraph is imported."""
+def open_saver(
+    store: str | None,
+    cipher: str | None = None,
+    *,
+    may_create: bool = False,
+    serde: SerializerProtocol | None = None,
+    **options: Any,
+) -> GCSSaver:
+    """As `open_admin`: a saver, for which LangGraph is imported.
+
+    Args:
+        store: As for `open_admin`.
+        cipher: As for `open_admin`.
+        may_create: As for `open_admin`.
+        serde: What makes objects of values, for a command that was told to, or that reads its own state only.
+        **options: The saver's.
+    """
+    from langgraph_gcs_saver.portable import PortableSerializer
     from langgraph_gcs_saver.saver import GCSSaver
 
-    return _open(GCSSaver, store, cipher, may_create=may_create, **options)
+    return _open(GCSSaver, store, cipher, may_create=may_create, serde=serde or PortableSerializer(), **options)
+
+
+def importing(import_classes: bool) -> SerializerProtocol | None:
+    """The `serde` that `--import-classes` asks for: LangGraph's, which makes objects of values."""
+    if not import_classes:
+        return None
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    return JsonPlusSerializer()
 
 
 def _open(kind: type[A], store: str | None, cipher: str | None, *, may_create: bool, **options: Any) -> A:

@@ -45,8 +45,18 @@ def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]
 
 
 def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
-    """A checkpoint's metadata, deserialized; raises as `deserialize` does."""
-    return cast("Mapping[str, Any]", deserialize(loads, known.metadata, "The metadata", known))
+    """A checkpoint's metadata, deserialized.
+
+    Raises:
+        SerializationError: The serializer refuses it, or does not know it and hands it on as it is.
+    """
+    found = deserialize(loads, known.metadata, "The metadata", known)
+    if not isinstance(found, Mapping | Serialized):  # A migration compares it as it was serialized.
+        raise SerializationError(
+            f"The metadata of checkpoint {known.checkpoint_id!r}, thread {known.thread_id!r}, is of type "
+            f"{known.metadata.type!r}, written with another `serde`. Pass that one."
+        )
+    return cast("Mapping[str, Any]", found)
 
 
 def deserialize(

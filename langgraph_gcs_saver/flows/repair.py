@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any, cast
 
-from langgraph_gcs_saver import filters, keys, manifest
+from langgraph_gcs_saver import filters, keys, manifest, portable
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import (
@@ -31,7 +31,7 @@ from langgraph_gcs_saver.effects import (
     PutBlob,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of
 from langgraph_gcs_saver.flows.readback import failed, upload
@@ -41,6 +41,7 @@ from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.frames import crc32c
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
 
@@ -330,7 +331,8 @@ def _is_overwrite(value: Any) -> bool:
     """Whether a write replaces all others of its step, in any of the forms that LangGraph takes."""
     if isinstance(value, dict):
         return "__overwrite__" in value or value.get("type") == "__overwrite__"
-    return type(value).__name__ == "Overwrite"
+    name = (value.type or ("", ""))[1] if isinstance(value, Stored) else type(value).__name__
+    return name == "Overwrite"
 
 
 class _Search:
@@ -416,9 +418,10 @@ class _Search:
     def _make(self, value: Serialized, make: Callable[[Any, Dumps], Iterator[Any]]) -> list[bytes]:
         made = []
         for candidate in make(self._loads(value), self._dumps):
-            dumped = self._dumps(candidate)
-            if dumped.type == value.type:
-                made.append(dumped.data)
+            with suppress(SerializationError):  # A reducer has made of it what this serializer never reads.
+                dumped = self._dumps(candidate)
+                if dumped.type == value.type:
+                    made.append(dumped.data)
         return made
 
     def writes_of(self, ns: str) -> Flow[dict[str, list[PendingWrite]]]:
@@ -489,10 +492,13 @@ def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
 
 
 def _reductions(updates: Sequence[Any], value: Any, _dumps: Dumps) -> Iterator[Any]:
-    """A value with the updates that followed it, as the reducers would that people use."""
+    """A value with the updates that followed it, as the reducers would that people use.
+
+    LangGraph's `add_messages` takes messages as objects, that of `portable` as a `PortableSerializer` reads them.
+    """
     from langgraph.graph.message import add_messages  # noqa: PLC0415 - most processes never repair anything
 
-    for reducer in (operator.add, operator.or_, add_messages):
+    for reducer in (operator.add, operator.or_, portable.add_messages, add_messages):
         with suppress(Exception):  # no reducer of such values: they may raise anything
             yield reduce(cast("Callable[[Any, Any], Any]", reducer), updates, value)
 

@@ -54,7 +54,7 @@ from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
-from langgraph_gcs_saver.manifest import Serialized, runs_of
+from langgraph_gcs_saver.manifest import runs_of
 from langgraph_gcs_saver.records import record
 
 T = TypeVar("T")
@@ -305,7 +305,7 @@ def transfer(
         if (yield from move.flow()):
             plan = replace(plan, present=move.present)
             try:
-                findings = yield from verify(thread_id, "data", partial(_metadata, loads), context)
+                findings = yield from verify(thread_id, "data", loads, context)
             except (WrongKeyError, UnsupportedFormatError, SerializationError, ValueTooLargeError) as error:
                 return replace(plan, undecoded=str(error))
             return replace(plan, findings=tuple(findings))
@@ -313,14 +313,6 @@ def transfer(
         f"Thread {thread_id!r} was not moved to the end: it was replaced or pruned where it comes from, or written to "
         f"or deleted where it goes, {MAX_TRIES} times in a row. Call again when its runs have ended."
     )
-
-
-def _metadata(loads: Loads, value: Serialized) -> object:
-    """What a survey deserialises: metadata, which a serialiser that does not know it may hand on as it is."""
-    found = loads(value)
-    if not isinstance(found, Mapping):
-        raise SerializationError(f"Metadata of type {value.type!r} was written with another `serde`.")
-    return found
 
 
 class _Move:

@@ -36,6 +36,7 @@ from langgraph_gcs_saver.manifest import Step, inner_frames
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.saver import GCSSaver
+from langgraph_gcs_saver.serialization import dumps
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 
 T = TypeVar("T")
@@ -205,8 +206,8 @@ def _contents(found: CheckpointTuple, saver: GCSSaver) -> Contents:
     """Digests of a checkpoint's parts as the reader gave them, serialised anew; channels are not called `~…`."""
 
     def digest(value: object) -> str:
-        tag, data = saver.serde.dumps_typed(value)
-        return hashlib.sha256(tag.encode() + b"\0" + data).hexdigest()
+        written = dumps(saver.serde, value, f"A value of checkpoint {checkpoint['id']!r}")
+        return hashlib.sha256(written.type.encode() + b"\0" + written.data).hexdigest()
 
     checkpoint = dict(found.checkpoint)
     values: Mapping[str, Any] = checkpoint.pop("channel_values")  # type: ignore[assignment]

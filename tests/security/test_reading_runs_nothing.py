@@ -1,0 +1,307 @@
+"""Nothing that a store, an archive or another checkpointer holds is imported or called by a command, or by `Admin`."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver.cli.app import app, run
+from langgraph_gcs_saver.portable import PortableSerializer
+from tests.security.hostile import MODULE, Trap, fill
+from tests.system.build import cfg, cid
+from tests.system.raw import open_raw
+from tests.system.test_verify import flip_frame
+
+THREADS = ("t", "other", "tagged", "named")
+
+# What each command is called with, once or more, and its exit code unless it is 0. A command that is missing fails.
+COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
+    "threads": ["", "--waiting --unfinished --damaged --json"],
+    "history": ["t", "tagged --json", "named"],
+    "show": ["t", "tagged --json", "named", "t --channel log", f"t {cid(2)}"],
+    "diff": [f"t {cid(1)}", f"tagged {cid(1)} --json", f"t {cid(1)} --channel log"],
+    "edit": [
+        "t --channel said --set '\"new\"'",
+        "t --channel log --set null --dry-run",
+        "named --channel said --set 1",
+    ],
+    "stats": ["", "--json"],
+    "report": ["t -o FILES/page.html", "tagged -o FILES/tagged.html --json", "named -o FILES/named.html"],
+    "verify": ["", "t --depth data --json", "--depth existence"],
+    "repair": ["t --dry-run", "--yes", "t --yes --json"],
+    "pin": [f"t {cid(2)} label", "t latest label --json"],
+    "unpin": [f"t {cid(2)}"],
+    "prune": ["t --keep-last 1 --dry-run", "t --keep-last 1 --yes", "tagged --delete --yes"],
+    "copy": ["t t2", "tagged tagged2 --json"],
+    "delete": ["t --dry-run", "t --yes"],
+    "collect": ["--yes --orphan-age 0s", "t --dry-run"],
+    "sweep": ["--ttl 1h --dry-run", "--ttl 1h --yes"],
+    "pull": ["t STORE file://FILES/pulled", "tagged STORE file://FILES/pulled --json"],
+    "push": ["t STORE file://FILES/pushed", "named STORE file://FILES/pushed --json"],
+    "export": ["t FILES/t.tar --yes", "tagged FILES/tagged.tar --json"],
+    "import": ["FILES/hostile.tar --store file://FILES/new", "FILES/hostile.tar --as another"],
+    "migrate": [
+        "--from sqlite://FILES/source.sqlite --store file://FILES/migrated --dry-run",
+        "--from sqlite://FILES/source.sqlite --store file://FILES/migrated",
+        "--from sqlite://FILES/source.sqlite --store file://FILES/migrated --json",
+        "t tagged --from sources:memory --store file://FILES/of-memory",
+        "t tagged --from sources:ours --store file://FILES/of-ours",
+        ("named --from sources:memory --store file://FILES/of-memory", 3),
+        ("t --from sources:wrapped --store file://FILES/of-wrapped", 3),
+        ("t --from sources:encrypting --store file://FILES/of-encrypting", 3),
+    ],
+    "setup": ["", "--json"],
+    "demo": ["--store STORE --documents 5"],
+    "drill": ["t", "tagged --json"],
+}
+
+
+class Wrapped(BaseCheckpointSaver[str]):
+    """A checkpointer that reads by another one, whatever its own serializer is."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def list(self, *args: Any, **options: Any) -> Iterator[CheckpointTuple]:
+        return self.inner.list(*args, **options)
+
+    def get_tuple(self, config: Any) -> CheckpointTuple | None:
+        return self.inner.get_tuple(config)
+
+
+class Another(JsonPlusSerializer):
+    """A serializer that is not LangGraph's own."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a hostile store, an archive of it, and a database of another checkpointer."""
+    directory = tmp_path_factory.mktemp("hostile")
+    trap = Trap(directory)
+    with GCSSaver.from_conn_string(f"file://{directory}/store", serde=PortableSerializer()) as saver:
+        for thread in THREADS:
+            fill(saver, trap, thread)
+        saver.export_thread("t", directory / "hostile.tar")
+    with SqliteSaver.from_conn_string(str(directory / "source.sqlite")) as source:
+        source.serde = PortableSerializer()
+        fill(source, trap, is_metadata_json=True)
+    assert not trap.is_sprung
+    return directory
+
+
+@pytest.fixture
+def files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the same, which is the working directory; the module that values name can be imported."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(made))
+    monkeypatch.setenv("LANGGRAPH_GCS_STORE", f"file://{tmp_path}/store")
+    yield tmp_path
+    sys.modules.pop(MODULE, None)
+    (made / "sprung").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def trap(made: Path, files: Path) -> Trap:
+    """What tells whether anything ran; the commands that values name leave the file of `made`."""
+    return Trap(made)
+
+
+@pytest.fixture(scope="module")
+def memory(made: Path) -> InMemorySaver:
+    """A checkpointer in memory with the same threads."""
+    found = InMemorySaver(serde=PortableSerializer())
+    for thread in THREADS:
+        fill(found, Trap(made), thread)
+    found.serde = JsonPlusSerializer()
+    return found
+
+
+@pytest.fixture
+def sources(memory: InMemorySaver, files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module with checkpointers to migrate from, which read as they do by default."""
+    module = ModuleType("sources")
+    with GCSSaver.from_conn_string(f"file://{files}/store") as ours:
+        encrypting = InMemorySaver(serde=Another())
+        encrypting.storage, encrypting.writes, encrypting.blobs = memory.storage, memory.writes, memory.blobs
+        found = {"memory": memory, "ours": ours, "wrapped": Wrapped(memory), "encrypting": encrypting}
+        for name, saver in found.items():
+            setattr(module, name, saver)
+        monkeypatch.setitem(sys.modules, "sources", module)
+        yield
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, files: Path) -> Callable[[str], int]:
+    """Runs a command line in this process; its exit code."""
+
+    def called(line: str) -> int:
+        put_in = line.replace("STORE", f"file://{files}/store").replace("FILES", str(files))
+        monkeypatch.setattr(sys, "argv", ["langgraph-gcs", *shlex.split(put_in)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        with pytest.raises(SystemExit) as ended:
+            run()
+        return int(ended.value.code or 0)
+
+    return called
+
+
+def registered() -> list[str]:
+    """All commands, hidden ones too, those of groups as `group command`."""
+    found: list[str] = []
+
+    def walk(group: Any, prefix: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{prefix}{name} ")
+            else:
+                found.append(f"{prefix}{name}")
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def test_the_table_has_every_command() -> None:
+    assert sorted(COMMANDS) == sorted(registered())
+
+
+@pytest.mark.parametrize(
+    "name",
+    # The demo reads no thread but its own, in many processes.
+    [pytest.param(name, marks=pytest.mark.soak if name == "demo" else ()) for name in registered()],
+)
+def test_a_command_runs_nothing(
+    name: str, call: Callable[[str], int], trap: Trap, sources: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for one in COMMANDS[name]:
+        arguments, code = (one, 0) if isinstance(one, str) else one
+        assert call(f"{name} {arguments}") == code, (arguments, capfd.readouterr())
+        assert not trap.is_sprung, arguments
+
+
+def damage(files: Path) -> None:
+    """Make a value of each thread be looked for in all ways that there are."""
+    raw = open_raw(f"file://{files}/store")
+    flip_frame(raw, 2, "log")
+    flip_frame(raw, 3, "large")
+    flip_frame(raw, 4, "messages")
+    raw.close()
+
+
+def test_a_repair_finds_values_and_runs_nothing(
+    call: Callable[[str], int], files: Path, trap: Trap, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage(files)
+    capfd.readouterr()
+    assert call("verify t --depth data") == 4
+    call("repair t --yes")
+    assert not trap.is_sprung
+    out = capfd.readouterr().out
+    assert "re-encode" in out
+    assert "--import-classes" in out
+    call("drill t")
+    assert not trap.is_sprung
+
+
+def test_the_trap_springs(files: Path, trap: Trap) -> None:
+    """LangGraph's default, which `GCSSaver` has, imports and calls: the other tests can fail."""
+    with GCSSaver.from_conn_string(f"file://{files}/store") as saver:
+        saver.get_tuple(cfg())
+    assert trap.sprung.exists()
+    assert MODULE in sys.modules
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "repair t --yes --import-classes",
+        "migrate t --from sources:wrapped --store file://FILES/of-wrapped --import-classes",
+    ],
+)
+def test_with_the_flag_classes_are_imported(
+    line: str, call: Callable[[str], int], files: Path, trap: Trap, sources: None
+) -> None:
+    damage(files)
+    call(line)
+    assert trap.is_sprung
+
+
+# The API
+
+
+def _quiet(*_: object) -> None:
+    pass
+
+
+_OLD = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_HOUR = timedelta(hours=1)
+
+# What each public method of `Admin` is called with. One that is missing fails.
+METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
+    "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
+    "checkpoint_at": lambda admin, _, __: admin.checkpoint_at(cfg(), datetime.now(timezone.utc)),
+    "collect": lambda admin, _, __: admin.collect(orphan_age=timedelta(0), show=_quiet),
+    "copy_thread": lambda admin, _, __: admin.copy_thread("tagged", "copied", show=_quiet),
+    "delete_for_runs": lambda admin, _, __: admin.delete_for_runs(["run"], show=_quiet),
+    "delete_thread": lambda admin, _, __: admin.delete_thread("t", show=_quiet),
+    "export_thread": lambda admin, files, _: admin.export_thread("tagged", files / "exported.tar"),
+    "history": lambda admin, _, __: admin.history("tagged"),
+    "import_thread": lambda admin, files, _: (
+        admin.delete_thread("t", show=_quiet),
+        admin.import_thread(files / "hostile.tar"),
+    ),
+    "migrate": lambda admin, _, __: (
+        admin.delete_thread("t", show=_quiet),
+        admin.migrate(sys.modules["sources"].memory, ["t"], show=_quiet),
+    ),
+    "pin": lambda admin, _, __: admin.pin(cfg(2), "label"),
+    "ping": lambda admin, _, __: admin.ping(),
+    "pins": lambda admin, _, __: admin.pins(cfg()),
+    "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest", show=_quiet),
+    "repair": lambda admin, files, _: (damage(files), admin.repair(show=_quiet)),
+    "setup": lambda admin, _, __: admin.setup(),
+    "stats": lambda admin, _, __: admin.stats(),
+    "sweep": lambda admin, _, __: admin.sweep(show=_quiet),
+    "threads": lambda admin, _, __: admin.threads(waiting=True),
+    "transfer_thread": lambda admin, _, other: admin.transfer_thread("t", other),
+    "unpin": lambda admin, _, __: admin.unpin(cfg(2)),
+    "verify": lambda admin, _, __: [*admin.verify(depth="data")],
+}
+
+
+def public_methods() -> list[str]:
+    """Those that do something with a store, without the asynchronous twins, which perform the same flows."""
+    found = [name for name, _ in inspect.getmembers(Admin, inspect.isfunction) if not name.startswith("_")]
+    return [name for name in found if name not in {"close", "aclose"} and not (name[:1] == "a" and name[1:] in found)]
+
+
+def test_the_table_has_every_method() -> None:
+    assert sorted(METHODS) == sorted(public_methods())
+
+
+@pytest.mark.parametrize("name", public_methods())
+def test_a_method_of_admin_runs_nothing(name: str, files: Path, trap: Trap, sources: None) -> None:
+    with (
+        Admin.from_conn_string(f"file://{files}/store", ttl=_HOUR) as admin,
+        Admin.from_conn_string(f"file://{files}/other") as other,
+    ):
+        METHODS[name](admin, files, other)
+    assert not trap.is_sprung
