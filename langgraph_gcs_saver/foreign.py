@@ -117,6 +117,11 @@ class Foreign:
         if not self.makes_objects:
             raise SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
+    def no_checkpoint(self, checkpoint_id: str) -> GCSSaverError:
+        """The error for what is in another form than a checkpoint; LangGraph wrote JSON once, and pickles."""
+        what = f"The checkpointer gives {checkpoint_id!r} in a form that is not a checkpoint's"
+        return SourceError(f"{what}.") if self.makes_objects else SerializationError(f"{what}: {_NEEDS_OBJECTS}")
+
     def thread_ids(self) -> AskSaver[list[Any]]:
         """The ids of all threads, in the order in which they are listed."""
 
@@ -175,8 +180,7 @@ class ForeignThread:
         if found is None:
             return None
         if not isinstance(found.checkpoint, Mapping) or not isinstance(found.metadata or {}, Mapping):
-            self._foreign.check_makes_objects(f"Checkpoint {one.checkpoint_id!r} is in a form of long ago, or damaged")
-            raise SourceError(f"The checkpointer gives {one.checkpoint_id!r} in a form that is not a checkpoint's.")
+            raise self._foreign.no_checkpoint(one.checkpoint_id)
         if isinstance(serde, PortableSerializer):
             values = [value for _, _, value in found.pending_writes or ()]
             if not _is_portable([found.checkpoint, found.metadata, values]):

@@ -59,6 +59,13 @@ class Trap:
             {**envelope, "lc": 1},
         ]
 
+    def deep(self) -> Any:
+        """An object inside an object inside an object, further than Python recurses."""
+        found = self.objects()[0]
+        for _ in range(2000):
+            found = Stored.of(0, ["m", "C", found])
+        return found
+
     def tagged(self) -> list[Opaque]:
         """Values of other type tags that LangGraph's serializer knows or has known."""
         return [
@@ -96,6 +103,8 @@ def fill(saver: Any, trap: Trap, thread: str = "t", *, is_metadata_json: bool = 
             **{f"object-{k}": item for k, item in enumerate(objects)},
             "said": f"turn {n}",
         }
+        if thread == "deep":
+            values["deep"] = trap.deep()
         if thread == "tagged":
             values |= {f"tagged-{k}": item for k, item in enumerate(trap.tagged())}
         versions = dict.fromkeys(values, version(n))

@@ -23,27 +23,35 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.admin import Admin
 from langgraph_gcs_saver.cli.app import app, run
-from langgraph_gcs_saver.portable import PortableSerializer
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, objects, to_json
 from tests.security.hostile import MODULE, Trap, fill
 from tests.system.build import cfg, cid
 from tests.system.raw import open_raw
 from tests.system.test_verify import flip_frame
 
-THREADS = ("t", "other", "tagged", "named")
+THREADS = ("t", "other", "tagged", "named", "deep")
 
 # What each command is called with, once or more, and its exit code unless it is 0. A command that is missing fails.
 COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "threads": ["", "--waiting --unfinished --damaged --json"],
     "history": ["t", "tagged --json", "named"],
-    "show": ["t", "tagged --json", "named", "t --channel log", f"t {cid(2)}"],
-    "diff": [f"t {cid(1)}", f"tagged {cid(1)} --json", f"t {cid(1)} --channel log"],
+    "show": ["deep", "t", "tagged --json", "named", "t --channel log", f"t {cid(2)}"],
+    "diff": [f"deep {cid(1)}", f"t {cid(1)}", f"tagged {cid(1)} --json", f"t {cid(1)} --channel log"],
     "edit": [
         "t --channel said --set '\"new\"'",
         "t --channel log --set null --dry-run",
+        "deep --channel said --set 1",
+        ("deep --channel deep --set 1", 2),
         "named --channel said --set 1",
     ],
     "stats": ["", "--json"],
-    "report": ["t -o FILES/page.html", "tagged -o FILES/tagged.html --json", "named -o FILES/named.html"],
+    "report": [
+        "deep -o FILES/deep.html",
+        "t -o FILES/page.html",
+        "tagged -o FILES/tagged.html --json",
+        "named -o FILES/named.html",
+    ],
     "verify": ["", "t --depth data --json", "--depth existence"],
     "repair": ["t --dry-run", "--yes", "t --yes --json"],
     "pin": [f"t {cid(2)} label", "t latest label --json"],
@@ -69,7 +77,8 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     ],
     "setup": ["", "--json"],
     "demo": ["--store STORE --documents 5"],
-    "drill": ["t", "tagged --json"],
+    "drill": ["t", "tagged --json", "deep"],
+    "rebind": [("--dry-run", 2), ("--yes", 2)],  # An embedded store is bound to no bucket.
 }
 
 
@@ -276,6 +285,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "ping": lambda admin, _, __: admin.ping(),
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest", show=_quiet),
+    "rebind": lambda admin, _, __: pytest.raises(InvalidInputError, admin.rebind, show=_quiet),
     "repair": lambda admin, files, _: (damage(files), admin.repair(show=_quiet)),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),
@@ -305,3 +315,30 @@ def test_a_method_of_admin_runs_nothing(name: str, files: Path, trap: Trap, sour
     ):
         METHODS[name](admin, files, other)
     assert not trap.is_sprung
+
+
+# The serializer
+
+
+def test_the_portable_serializer_runs_nothing(made: Path, trap: Trap) -> None:
+    serde = PortableSerializer()
+    for value in [*trap.objects(), *trap.tagged()]:
+        kind, data = serde.dumps_typed(value)
+        found = serde.loads_typed((kind, data))
+        assert found == value
+        assert from_json(to_json(found)) == value
+        assert serde.dumps_typed(found) == (kind, data)
+        list(objects(found))
+    assert not trap.is_sprung
+
+
+def test_objects_inside_objects_are_not_all_held() -> None:
+    """Each holds those inside it: what is small is seen to any depth, and of what is large a limited sum."""
+    size, value = 4 << 20, Stored.of(0, ["m", "C", b"x" * (4 << 20)])
+    for _ in range(40):
+        value = Stored.of(0, ["m", "C", value])
+    held = [value]
+    while held[-1].parts is not None and isinstance(held[-1].parts[2], Stored):
+        held.append(held[-1].parts[2])
+    assert 10 * size < sum(len(one.data) for one in held) < 20 * size
+    assert from_json(to_json(value)) == value, "what is not looked into is kept as it is"
