@@ -104,10 +104,10 @@ def test_every_rpc_has_a_row(firestore_emulator, project_id, monkeypatch):
     made: set[str] = set()
     attempt = FirestoreDocuments._perform
 
-    def recorded(store: FirestoreDocuments, call: Any) -> Any:
+    def recorded(store: FirestoreDocuments, call: Any, *args: Any) -> Any:
         if call.method.name != "Commit":
             made.add(_READS.get(call.method.name, call.method.name))
-        return attempt(store, call)
+        return attempt(store, call, *args)
 
     monkeypatch.setattr(FirestoreDocuments, "_perform", recorded)
     performed: dict[str, Any] = {
