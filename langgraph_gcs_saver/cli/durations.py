@@ -50,8 +50,8 @@ def instant(text: str) -> datetime:
         return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", stripped)).astimezone()
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is no time: write 2030-01-31, 2030-01-31T10:15, either with a zone such as Z or +01:00 after a "
-            "time, or how long ago: 10m, 2h, 7d."
+            f"{text!r} is no time. Write a date (2030-01-31), a date and time (2030-01-31T10:15, or "
+            "2030-01-31T10:15Z for UTC), or how long ago (10m, 2h, 7d)."
         ) from None
 
 

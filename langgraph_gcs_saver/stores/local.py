@@ -1030,7 +1030,7 @@ def _os_errors(path: Path) -> Iterator[None]:
             "the directory and all below it."
         ) from error
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "see the system's message")
+        advice = _ADVICE.get(error.errno or 0, "check that the directory can be created and written")
         raise StoreError(f"Storing to {error.filename or path} failed, {error.strerror}: {advice}.") from error
 
 
