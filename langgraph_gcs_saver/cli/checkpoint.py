@@ -97,10 +97,13 @@ def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
 def find_at(saver: Admin, thread: str, ns: str, time: datetime) -> str:
     """The id of the newest checkpoint that was made at a time or before, which need not be readable.
 
+    A time without a fraction means the whole second, because `history` shows times to the second.
+
     Raises:
         CommandError: There is none.
     """
-    found = saver.checkpoint_at({"configurable": {"thread_id": thread, "checkpoint_ns": ns}}, time)
+    last = time if time.microsecond else time.replace(microsecond=999_999)
+    found = saver.checkpoint_at({"configurable": {"thread_id": thread, "checkpoint_ns": ns}}, last)
     if found is None:
         when = time.isoformat(timespec="seconds")
         raise CommandError(f"thread {thread!r} has no checkpoint of {when} or before{_in_namespace(ns)}.")

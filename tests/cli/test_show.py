@@ -192,8 +192,8 @@ def test_the_checkpoint_of_a_time(make_saver, store_uri):
     def at(time):
         return json.loads(run(store_uri, "t", "--at", time, "--json"))["checkpoint_id"]
 
-    assert at("2030-01-31T10:00:00Z") == at("2030-01-31T11:00:00Z") == at("2030-01-31T12:59:59+02:00") == one
-    assert at("2030-01-31T11:00:01Z") == two
+    assert at("2030-01-31T10:00:00Z") == at("2030-01-31T11:00:00.400Z") == at("2030-01-31T12:59:59+02:00") == one
+    assert at("2030-01-31T11:00:00Z") == at("2030-01-31T11:00:01Z") == two
     assert at("2030-01-31T12:59:59Z") == three
     assert at("2030-01-31T13:00:00Z") == at("2040-01-01") == four
     for time in ("2030-01-31T09:59:59Z", "10m"):
@@ -210,6 +210,18 @@ def test_the_checkpoint_of_a_time(make_saver, store_uri):
     for wrong in ("2030-01-31", datetime.min):
         with pytest.raises(InvalidInputError, match="time is"):
             saver.checkpoint_at(cfg(), wrong)
+
+
+def test_a_time_as_history_shows_it(make_saver, store_uri):
+    one, two = made_at(make_saver(), "2030-01-31T10:00:00.900000+00:00", "2030-01-31T10:00:01.200000+00:00")
+
+    def at(time):
+        return json.loads(run(store_uri, "t", "--at", time, "--json"))["checkpoint_id"]
+
+    assert at("2030-01-31 10:00:00Z") == at("2030-01-31T10:00:01.100000Z") == one
+    assert at("2030-01-31 10:00:01Z") == two
+    with pytest.raises(CommandError, match="no checkpoint"):
+        at("2030-01-31T10:00:00.800000Z")
 
 
 def test_the_time_of_a_copy_is_that_of_its_original(make_saver, store_uri):
