@@ -77,7 +77,7 @@ def threads(
             "--since",
             parser=instant,
             metavar="TIME",
-            help="Only threads used since: 2030-01-31T10:15, local time unless it ends with a zone, such as Z; "
+            help="Only threads used since: 2030-01-31T10:15, UTC unless it ends with a zone, such as +01:00; "
             "or in so long a time: 10m, 2h, 7d.",
         ),
     ] = None,

@@ -30,7 +30,7 @@ OptionalCheckpointArgument = Annotated[
     str | None, typer.Argument(metavar="CHECKPOINT", help=f"{ID_HELP} The latest, if not given.")
 ]
 AT_HELP = (
-    "the newest checkpoint of that time or before: 2030-01-31T10:15, local time unless it ends with a zone, such as Z; "
+    "the newest checkpoint of that time or before: 2030-01-31T10:15, UTC unless it ends with a zone, such as +01:00; "
     "or so long ago: 10m, 2h."
 )
 

@@ -37,7 +37,8 @@ def positive_duration(text: str) -> timedelta:
 def instant(text: str) -> datetime:
     """The moment that a text means; for the `parser` of an option.
 
-    ISO 8601, in local time if it names no zone; of a date its beginning; or a length of time, for so long ago.
+    ISO 8601, in UTC if it names no zone, as all tables show times; of a date its beginning; or a length of time, for
+    so long ago.
 
     Raises:
         BadParameter: It means none, or one that is too long ago for Python.
@@ -47,11 +48,12 @@ def instant(text: str) -> datetime:
         if re.fullmatch(r"[0-9]+[smhdw]", stripped):
             return datetime.now(timezone.utc) - duration(stripped)
         # Python 3.10 knows no Z.
-        return datetime.fromisoformat(re.sub("[zZ]$", "+00:00", stripped)).astimezone()
+        found = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", stripped))
+        return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is no time. Write a date (2030-01-31), a date and time (2030-01-31T10:15, or "
-            "2030-01-31T10:15Z for UTC), or how long ago (10m, 2h, 7d)."
+            f"{text!r} is no time. Write a date (2030-01-31), a date and time (2030-01-31T10:15, "
+            "which is UTC unless a zone follows, such as +01:00), or how long ago (10m, 2h, 7d)."
         ) from None
 
 

@@ -34,7 +34,7 @@ looked for in the current directory first.
   nothing; `--yes` does not ask. Where nobody is there to ask, such as in a job, nothing is done without `--yes`.
 - Tables fold what does not fit into the terminal, but no id; in a pipe or a file, nothing. `COLUMNS` sets a width.
 - Lengths of time are a whole number and a unit: `90s`, `15m`, `24h`, `7d`, `2w`.
-- A moment is ISO 8601: `2030-01-31`, `2030-01-31T10:15`, in local time unless a zone follows (`2030-01-31T10:15Z`). Or
+- A moment is ISO 8601: `2030-01-31`, `2030-01-31T10:15`, in UTC unless a zone follows (`2030-01-31T10:15+01:00`). Or
   a length of time, for so long ago. Times are shown in UTC.
 - A checkpoint is named by its id, or by any part of it that no other of its namespace has. If several have it, the
   error lists them.

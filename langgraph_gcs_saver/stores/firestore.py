@@ -552,8 +552,9 @@ class FirestoreDocuments:
             pause = patience.pause()
             if pause is None:
                 raise StoreUnavailableError(
-                    f"{self._where} did not manage {call.what} in {patience.spent():.1f} s ({code.name}). It may "
-                    "have happened all the same; call again. If this lasts, check the network and the service's status."
+                    f"{self._where} did not manage {call.what} in {patience.spent():.1f} s ({code.name}). A "
+                    "write may have been applied all the same; call again. If this lasts, check the network and the service's "
+                    "status."
                 ) from error
             return pause
         if call.declined(code, details):

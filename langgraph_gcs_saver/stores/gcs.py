@@ -410,8 +410,9 @@ class GCSBlobs:
                 if time.monotonic() + pause >= deadline:
                     waited = time.monotonic() - began
                     raise StoreUnavailableError(
-                        f"{self._where} did not manage {what} in {waited:.1f} s ({type(error).__name__}). It may have "
-                        "happened all the same; call again. If this lasts, check the network and the service's status."
+                        f"{self._where} did not manage {what} in {waited:.1f} s ({type(error).__name__}). A write may "
+                        "have been applied all the same; call again. If this lasts, check the network and the service's "
+                        "status."
                     ) from error
             time.sleep(pause)
 

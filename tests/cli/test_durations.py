@@ -40,12 +40,11 @@ def test_the_ends():
 
 
 UTC = timezone.utc
-PLUS_2 = timezone(timedelta(hours=2))
 
 
 @pytest.fixture
 def local_zone(monkeypatch):
-    """Two hours before UTC, all year."""
+    """Two hours before UTC, all year: no time that is typed depends on where it is."""
     monkeypatch.setenv("TZ", "LOCAL-2")
     time.tzset()
     yield
@@ -56,9 +55,9 @@ def local_zone(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("2030-01-31", datetime(2030, 1, 31, tzinfo=PLUS_2)),
-        ("2030-01-31T10:15", datetime(2030, 1, 31, 10, 15, tzinfo=PLUS_2)),
-        (" 2030-01-31 10:15:30 ", datetime(2030, 1, 31, 10, 15, 30, tzinfo=PLUS_2)),
+        ("2030-01-31", datetime(2030, 1, 31, tzinfo=UTC)),
+        ("2030-01-31T10:15", datetime(2030, 1, 31, 10, 15, tzinfo=UTC)),
+        (" 2030-01-31 10:15:30 ", datetime(2030, 1, 31, 10, 15, 30, tzinfo=UTC)),
         ("2030-01-31T10:15Z", datetime(2030, 1, 31, 10, 15, tzinfo=UTC)),
         ("2030-01-31 10:15:30z", datetime(2030, 1, 31, 10, 15, 30, tzinfo=UTC)),
         ("2030-01-31T10:15:30+01:00", datetime(2030, 1, 31, 9, 15, 30, tzinfo=UTC)),
@@ -67,9 +66,7 @@ def local_zone(monkeypatch):
 )
 @pytest.mark.usefixtures("local_zone")
 def test_moments(text, meant):
-    found = instant(text)
-    assert found == meant
-    assert found.utcoffset() == timedelta(hours=2)
+    assert instant(text) == meant
 
 
 @pytest.mark.parametrize(("text", "ago"), [("0s", 0), ("10m", 600), (" 2h ", 7200), ("7d", 7 * 86400)])

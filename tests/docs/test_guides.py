@@ -393,7 +393,9 @@ def test_ready_notices_a_store_that_goes_away(tmp_path):
                 at = emulator.port
                 emulator.kill()
                 gone = ask("/ready")
-                assert (gone.status_code, gone.json()) == (503, {"detail": "The store: unavailable"})
+                assert gone.status_code == 503
+                # A busy machine may reach the example's limit before the saver's.
+                assert gone.json()["detail"] in {"The store: unavailable", "The store: no answer"}
                 assert ask("/health").status_code == 200
                 emulator.start(at)
                 if emulator is objects:

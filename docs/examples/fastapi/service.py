@@ -1,5 +1,6 @@
 """An agent as a service: runs are streamed, and questions to a person wait until they are answered."""
 
+import asyncio
 import json
 import logging
 import os
@@ -20,6 +21,9 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import StoreError
 
 logger = logging.getLogger("uvicorn.error")
+
+READY_SECONDS = 5
+"""How long `/ready` waits for the store: less than the probes that ask it."""
 
 
 async def reply(text: str) -> str:
@@ -169,8 +173,11 @@ async def health() -> dict[str, str]:
 async def ready() -> dict[str, str]:
     """For readiness: whether the store answers."""
     try:
-        await app.state.saver.aping()
+        await asyncio.wait_for(app.state.saver.aping(), READY_SECONDS)
     except StoreError as error:
         logger.warning("Not ready: %s", error)
         raise HTTPException(503, f"The store: {error.kind}") from error
+    except asyncio.TimeoutError as error:
+        logger.warning("Not ready: no answer in %s s", READY_SECONDS)
+        raise HTTPException(503, "The store: no answer") from error
     return {"status": "ready"}
