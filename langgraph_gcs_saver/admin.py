@@ -250,7 +250,7 @@ class Admin:
 
         Raises:
             InvalidInputError: Objects are missing there; or this is an embedded store, which has no bucket.
-            ConflictError: Somebody else has bound the store meanwhile.
+            ConflictError: Another process bound the store meanwhile.
             WrongKeyError: Something is encrypted, with another key or while the saver has none.
             StoreNotFoundError: There is no such bucket.
         """
@@ -269,6 +269,9 @@ class Admin:
 
     def checkpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
         """The ids of all checkpoints of a thread's namespace, newest first; nothing else of them is read.
+
+        Args:
+            config: The thread and the namespace.
 
         Raises:
             InvalidConfigError: The config names no thread.
@@ -696,6 +699,9 @@ class Admin:
     def unpin(self, config: RunnableConfig) -> None:
         """Take a checkpoint's pin off, if it has one.
 
+        Args:
+            config: The checkpoint.
+
         Raises:
             InvalidConfigError: The config names no checkpoint, or one that is not there.
         """
@@ -708,7 +714,15 @@ class Admin:
         configs.check_found(request, await arun(flows.prune.pin(*request, context=self._context), self._backend))
 
     def pins(self, config: RunnableConfig) -> Mapping[str, str]:
-        """The labels of the pinned checkpoints of a thread's namespace, by checkpoint id, newest first."""
+        """The labels of the pinned checkpoints of a thread's namespace, by checkpoint id, newest first.
+
+        Args:
+            config: The thread and the namespace.
+
+        Raises:
+            InvalidConfigError: The config names no thread.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
         return run(flows.prune.pins(*configs.thread_and_ns(config)), self._backend)
 
     async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
@@ -889,6 +903,9 @@ class Admin:
 
         `damage` is what manifests and the names of documents and objects show. Whether checkpoints are missing, and
         whether pending writes, contents of objects, and values are whole, is not checked: `verify` does that.
+
+        Args:
+            thread_id: The thread.
 
         Raises:
             WrongKeyError: Something is encrypted, with another key or while the saver has none.

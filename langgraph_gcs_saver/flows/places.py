@@ -91,7 +91,7 @@ def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
     """Before damage is reported: if something is missing, see again whether the store is still bound to this place.
 
     Raises:
-        WrongStoreError: Somebody has bound it to another one since.
+        WrongStoreError: The store was bound to another one since.
     """
     if is_missing and context.binding is not None:
         context.binding.is_bound = False
@@ -112,7 +112,7 @@ def fields_of(place: Place) -> dict[str, str]:
 def look_for_bucket() -> Flow[None]:
     """See that the bucket is there, and that these credentials may read it.
 
-    Not by a listing: an account that is kept to one prefix may not be allowed to list.
+    By a read, which costs less than a listing.
 
     Raises:
         StoreNotFoundError: There is no such bucket.

@@ -57,7 +57,7 @@ def rebind(
     """Bind the store to the context's place, once every object that is referred to is there. No object is touched.
 
     Raises:
-        ConflictError: Somebody else has bound the store meanwhile.
+        ConflictError: Another process bound the store meanwhile.
         InvalidInputError: Objects are missing at the new place, and `force` is not given; or the store is embedded.
         StoreNotFoundError: There is no such bucket.
     """
@@ -85,7 +85,8 @@ def rebind(
             now = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
             if now is None or place_of(now) != binding.place:
                 raise ConflictError(
-                    "Somebody else has bound the store meanwhile. Look which bucket it has, and call again."
+                    f"The store was not bound to {str(binding.place)!r}, because another process bound it meanwhile. "
+                    "See where the objects are, and call again."
                 )
     binding.is_bound = True
     return plan
@@ -104,7 +105,7 @@ def _plan(bound: Place | None, place: Place, loads: Loads, context: Context) -> 
         damaged = {one.name for one in found.findings() if one.is_damage and keys.is_thread_blob(one.name)}
         wanted = damaged | {name for name in found.referenced() if keys.is_thread_blob(name)}
         objects += len(wanted)
-        # Behind a frame that is missing others are: a survey of that thread stops at the first one of each value.
+        # A survey reports the first missing frame of each value only, so later ones are looked for here.
         missing += sorted(damaged | (wanted - found.blobs.keys()))
     return RebindPlan(
         bound=None if bound is None else str(bound),
