@@ -426,7 +426,7 @@ def test_service_job_and_image_belong_together():
     assert SERVICE["spec"]["serviceAccountName"] == JOB["serviceAccountName"]
     # The command line makes no objects of values: only the service needs to be told which.
     assert service["env"] == [*job["env"], {"name": "LANGGRAPH_STRICT_MSGPACK", "value": "true"}]
-    ((name, uri),) = [(one["name"], one["value"]) for one in service["env"]]
+    ((name, uri),) = [(one["name"], one["value"]) for one in job["env"]]
     address = parse(uri)
     assert name == "LANGGRAPH_GCS_STORE"
     assert isinstance(address, GoogleAddress)
@@ -545,7 +545,7 @@ def test_what_is_typed_to_google_cloud():
 def test_the_service_fits_what_operations_makes():
     operations = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
     typed = operations.partition("\n## Setup\n")[2].partition("\n## ")[0]
-    (value,) = [one["value"] for one in SERVICE["spec"]["containers"][0]["env"]]
+    (value,) = [one["value"] for one in JOB["containers"][0]["env"]]
     assert f'export LANGGRAPH_GCS_STORE="{value}"' in typed
     name, _, domain = SERVICE["spec"]["serviceAccountName"].partition("@")
     assert f"iam service-accounts create {name} " in typed

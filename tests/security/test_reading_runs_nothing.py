@@ -263,6 +263,12 @@ def _quiet(*_: object) -> None:
 _OLD = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _HOUR = timedelta(hours=1)
 
+
+def _rebind(admin: Admin) -> None:
+    with pytest.raises(InvalidInputError):
+        admin.rebind(show=_quiet)
+
+
 # What each public method of `Admin` is called with. One that is missing fails.
 METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
@@ -285,7 +291,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "ping": lambda admin, _, __: admin.ping(),
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest", show=_quiet),
-    "rebind": lambda admin, _, __: pytest.raises(InvalidInputError, admin.rebind, show=_quiet),
+    "rebind": lambda admin, _, __: _rebind(admin),
     "repair": lambda admin, files, _: (damage(files), admin.repair(show=_quiet)),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),
