@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.graph.message import add_messages
 from langgraph.types import Send
 from pydantic import BaseModel
 
@@ -221,3 +222,21 @@ def type_of(name):
 def test_what_langgraph_could_not_make_is_refused(value, change):
     with pytest.raises(InvalidInputError):
         edited(value, change)
+
+
+def test_messages_are_merged_as_langgraph_merges_them():
+    first, second, third = (HumanMessage(text, id=text) for text in "abc")
+    updates = [
+        second,
+        [HumanMessage("x", id="a"), third],
+        [RemoveMessage(id="b")],
+        [RemoveMessage(id="__remove_all__"), first],
+    ]
+    for count in range(len(updates) + 1):
+        wanted, found = [first], stored([first])
+        for update in updates[:count]:
+            wanted, found = add_messages(wanted, update), portable.add_messages(found, stored(update))
+        assert found == stored(wanted)
+    for odd in ("text", ["text"], {"role": "user", "content": "a"}, stored([HumanMessage("no id")]), stored({1})):
+        with pytest.raises(TypeError):
+            portable.add_messages([], odd)
