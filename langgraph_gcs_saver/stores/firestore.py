@@ -553,8 +553,7 @@ class FirestoreDocuments:
             if pause is None:
                 raise StoreUnavailableError(
                     f"{self._where} did not manage {call.what} in {patience.spent():.1f} s ({code.name}). A "
-                    "write may have been applied all the same; call again. If this lasts, check the network and the service's "
-                    "status."
+                    "write may have been applied all the same. Call again; if this lasts, check network and service."
                 ) from error
             return pause
         if call.declined(code, details):

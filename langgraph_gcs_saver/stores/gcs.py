@@ -411,8 +411,7 @@ class GCSBlobs:
                     waited = time.monotonic() - began
                     raise StoreUnavailableError(
                         f"{self._where} did not manage {what} in {waited:.1f} s ({type(error).__name__}). A write may "
-                        "have been applied all the same; call again. If this lasts, check the network and the service's "
-                        "status."
+                        "have been applied all the same. Call again; if this lasts, check network and service."
                     ) from error
             time.sleep(pause)
 
