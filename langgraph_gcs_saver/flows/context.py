@@ -76,11 +76,13 @@ class Binding:
         place: The place.
         is_bound: Whether the store's document was seen to name it.
         has_looked: Whether the threads of a store without that document were looked at, and name no other bucket.
+        is_empty: Whether it had no threads then.
     """
 
     place: Place
     is_bound: bool = False
     has_looked: bool = False
+    is_empty: bool = False
 
 
 @record(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.effects import (
     ReadBucket,
     ReadIndexing,
 )
-from langgraph_gcs_saver.errors import ConflictError, DamageError, WrongStoreError
+from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
 
 T = TypeVar("T")
@@ -162,7 +162,10 @@ def _bind(binding: Binding) -> Flow[None]:
         if binding.is_bound:
             return
         # A bucket that is missing is noticed now, not at the first value that needs it.
-        yield from look_for_bucket()
+        if not binding.is_empty:
+            yield from look_for_bucket()
+        elif (yield from _look_at_objects(binding)):
+            return
         # Only if nobody else has: of two first writers with two buckets one learns the other's.
         if (yield from Commit((Create(keys.PLACE, fields_of(binding.place)),))) is not None:
             binding.is_bound = True
@@ -193,7 +196,9 @@ def _look_at_threads(binding: Binding, *, elsewhere: bool) -> Flow[None]:
     if binding.has_looked:
         return
     query = QueryDocs(keys.THREADS, limit=_SAMPLE, mask=("thread_id", "bucket"))
-    for doc in (yield from _at(query, elsewhere)):
+    docs = yield from _at(query, elsewhere)
+    binding.is_empty = not docs
+    for doc in docs:
         bucket = doc.fields.get("bucket")
         if isinstance(bucket, str) and bucket != binding.place.bucket:
             raise WrongStoreError(
@@ -201,6 +206,33 @@ def _look_at_threads(binding: Binding, *, elsewhere: bool) -> Flow[None]:
                 f", and this saver was given {str(binding.place)!r}. {_ADVICE}"
             )
     binding.has_looked = True
+
+
+def _look_at_objects(binding: Binding) -> Flow[bool]:
+    """Refuse a place with objects for a store without threads: they are those of another root or database.
+
+    Returns:
+        Whether another first writer has bound the store to this place meanwhile.
+    """
+    try:
+        blobs = yield from ListBlobs("")
+    except PermissionDeniedError:
+        # Who may not list objects can delete none that others have stored.
+        yield from look_for_bucket()
+        return False
+    if not any(keys.is_thread_blob(blob.name) for blob in blobs):
+        return False
+    # Another first writer may have stored them, after it had named this very place.
+    binding.has_looked = False
+    yield from check(binding)
+    if binding.is_empty and not binding.is_bound:
+        raise WrongStoreError(
+            f"There are objects of threads in {str(binding.place)!r}, and no documents of threads below this root of "
+            "this database. The objects belong to another store, which would lose them to `collect` and "
+            "`delete_thread`. Nothing was changed. Name the root and database of that store, or choose another bucket "
+            "or prefix. If the documents were lost, call `rebind` (`langgraph-gcs rebind`)."
+        )
+    return binding.is_bound
 
 
 def _at(effect: Effect[T], elsewhere: bool) -> Effect[T]:

@@ -22,6 +22,7 @@ from langgraph_gcs_saver.errors import (
     ConflictError,
     DamageError,
     InvalidInputError,
+    PermissionDeniedError,
     StoreNotFoundError,
     WrongStoreError,
 )
@@ -122,6 +123,47 @@ def test_a_root_that_is_given_is_taken(open_at):
     found = [value(open_at(place)) for place in ("/app-a?root=apps/one", "/app-a?root=", "/app-a")]
     assert found == ["one", "top", "own"]
     assert value(open_at("/app-a?root=lg_apps/app-a")) == "own"
+
+
+DELETING = {
+    "collect": lambda saver: saver.collect(orphan_age=timedelta(0)),
+    "delete_thread": lambda saver: saver.delete_thread("t"),
+    "put": lambda saver: put(saver, 9, "small"),
+}
+
+
+@pytest.mark.parametrize("wrong", ["root=lg_apps/typo", "database=restored"])
+def test_objects_of_another_root_or_database_are_let_alone(open_at, wrong):
+    """A store without documents would take them for what nothing refers to."""
+    put(open_at("/agents"), 1, large(1))
+    for name, act in DELETING.items():
+        with pytest.raises(WrongStoreError, match=r"objects of threads in 'gs://.*/agents'"):
+            act(open_at(f"/agents?{wrong}"))
+        assert value(open_at("/agents")) == large(1), name
+    lost = open_at(f"/agents?{wrong}")
+    lost.rebind(show=lambda plan: None)
+    put(lost, 9, "small")
+    assert value(open_at(f"/agents?{wrong}")) == "small"
+
+
+def test_who_may_not_list_objects_can_be_the_first_writer(open_at, buckets, monkeypatch):
+    """An account that is kept to the names below one prefix."""
+    bucket, _ = buckets
+    saver = open_at("/agents")
+
+    def refuse(effect):
+        raise PermissionDeniedError("no listing")
+
+    monkeypatch.setattr(saver._backend.blobs, "list_blobs", refuse)
+    put(saver, 1, large(1))
+    assert value(open_at("/agents")) == large(1)
+    gone = open_at("/none")
+    monkeypatch.setattr(gone._backend.blobs, "list_blobs", refuse)
+    for blob in bucket.list_blobs():
+        blob.delete()
+    bucket.delete()
+    with pytest.raises(StoreNotFoundError, match=bucket.name):
+        put(gone, 1, "small")
 
 
 # Another bucket, or another prefix of the same documents

@@ -343,8 +343,8 @@ def test_the_first_writer_of_a_store_names_its_place(make_saver):
     saver = make_saver(verify="off")
     count = Counting(saver)
     put(saver, 1, step(1))
-    # The place, threads that may be older than it, the bucket, the place; then the checkpoint.
-    assert count.rounds == [["GetDocs"], ["QueryDocs"], ["GetBlob"], ["Commit"], ["Commit"]]
+    # The place, threads that may be older than it, objects of other stores, the place; then the checkpoint.
+    assert count.rounds == [["GetDocs"], ["QueryDocs"], ["ListBlobs"], ["Commit"], ["Commit"]]
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
