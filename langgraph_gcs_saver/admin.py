@@ -360,12 +360,13 @@ class Admin:
 
         Raises:
             InvalidOptionError: There is no such strategy.
-            CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first.
+            CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first. The other
+                threads are pruned.
+            ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
             ConflictError: Others kept changing what was to go.
         """
         rule = _rule_of(strategy)
-        for thread_id in thread_ids:
-            run(self._prune(str(thread_id), rule, dry_run, show), self._backend)
+        run(self._prune_each(thread_ids, rule, dry_run, show), self._backend)
 
     async def aprune(
         self,
@@ -377,8 +378,12 @@ class Admin:
     ) -> None:
         """Asynchronous twin of `prune`."""
         rule = _rule_of(strategy)
-        for thread_id in thread_ids:
-            await arun(self._prune(str(thread_id), rule, dry_run, show), self._backend)
+        await arun(self._prune_each(thread_ids, rule, dry_run, show), self._backend)
+
+    def _prune_each(
+        self, thread_ids: Sequence[str], rule: Retention | None, dry_run: bool, show: Callable[[PrunePlan], object]
+    ) -> Flow[None]:
+        return flows.prune.one_by_one(self._prune(str(one), rule, dry_run, show) for one in thread_ids)
 
     def _prune(
         self, thread_id: str, rule: Retention | None, dry_run: bool, show: Callable[[PrunePlan], object]
@@ -406,23 +411,24 @@ class Admin:
             show: Called with each plan of a dry run.
 
         Raises:
-            CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first.
+            CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first. What the runs wrote
+                to other threads is deleted.
+            ClearTextError: One is in clear, and the saver has a `cipher`; likewise.
             ConflictError: Others kept changing what was to go.
         """
-        for run_id in run_ids:
-            run(self._delete_for_run(run_id, dry_run, show), self._backend)
+        run(self._delete_for_each_run(run_ids, dry_run, show), self._backend)
 
     async def adelete_for_runs(
         self, run_ids: Sequence[str], *, dry_run: bool = False, show: Callable[[PrunePlan], object] = print
     ) -> None:
         """Asynchronous twin of `delete_for_runs`."""
-        for run_id in run_ids:
-            await arun(self._delete_for_run(run_id, dry_run, show), self._backend)
+        await arun(self._delete_for_each_run(run_ids, dry_run, show), self._backend)
 
-    def _delete_for_run(self, run_id: str, dry_run: bool, show: Callable[[PrunePlan], object]) -> Flow[None]:
-        return flows.prune.delete_for_run(
-            str(run_id), dry_run=dry_run, show=show, loads=self._loads, context=self._context
-        )
+    def _delete_for_each_run(
+        self, run_ids: Sequence[str], dry_run: bool, show: Callable[[PrunePlan], object]
+    ) -> Flow[None]:
+        options: dict[str, Any] = {"dry_run": dry_run, "show": show, "loads": self._loads, "context": self._context}
+        return flows.prune.one_by_one(flows.prune.delete_for_run(str(one), **options) for one in run_ids)
 
     def copy_thread(
         self,
@@ -434,8 +440,8 @@ class Admin:
     ) -> None:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
 
-        Objects are copied by Cloud Storage itself. Pins stay with the source. A call that died is taken up again by one
-        with the same arguments.
+        Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
+        Pins stay with the source. A call that died is taken up again by one with the same arguments.
 
         Args:
             source_thread_id: The thread to copy from.
@@ -446,6 +452,7 @@ class Admin:
         Raises:
             InvalidInputError: The target is the source, or is not empty.
             CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
+            ClearTextError: One is in clear, and the saver has a `cipher`.
             ConflictError: The target was written to or deleted all the time.
         """
         run(self._copy(source_thread_id, target_thread_id, dry_run, show), self._backend)
@@ -1090,7 +1097,9 @@ class _Contexts:
                 pid,
                 Context(
                     inline_max_bytes=options.inline_max_bytes,
-                    codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes),
+                    codec=Codec(
+                        options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear
+                    ),
                     incremental=options.incremental,
                     full_every=options.full_every,
                     values=ByteCache(options.cache_max_bytes),

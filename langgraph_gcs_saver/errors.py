@@ -12,6 +12,7 @@
     ├── DamageError                         stored data is not what was written
     │   └── CheckpointCorruptError          … of one checkpoint: read another, or repair it
     ├── WrongKeyError                       encrypted with another key: pass the `cipher` that wrote it
+    ├── ClearTextError                      not protected by the `cipher`: see whose it is; `accept_clear` or repair
     ├── UnsupportedFormatError              stored by a newer version: upgrade this library
     ├── ConflictError                       lost too many races for one document: call again
     └── StoreError                          the service said no
@@ -104,6 +105,13 @@ class DamageError(GCSSaverError):
     exit_code = 4
 
 
+def _where(thread_id: str, ns: str, checkpoint_id: str, channel: str | None, frame: str | None) -> str:
+    where = f"thread {thread_id!r}, namespace {ns!r}, checkpoint {checkpoint_id!r}"
+    if channel is not None:
+        where += f", channel {channel!r}"
+    return where if frame is None else f"{where}, stored as {frame!r}"
+
+
 class CheckpointCorruptError(DamageError):
     """A checkpoint's document, one of its frames, or one of its pending writes is missing or damaged.
 
@@ -127,11 +135,7 @@ class CheckpointCorruptError(DamageError):
         channel: str | None = None,
         frame: str | None = None,
     ) -> None:
-        where = f"thread {thread_id!r}, namespace {checkpoint_ns!r}, checkpoint {checkpoint_id!r}"
-        if channel is not None:
-            where += f", channel {channel!r}"
-        if frame is not None:
-            where += f", stored as {frame!r}"
+        where = _where(thread_id, checkpoint_ns, checkpoint_id, channel, frame)
         super().__init__(
             f"{reason} ({where}). Read another checkpoint of the thread by its `checkpoint_id`, "
             "mend the thread with `repair`, or restore the stored bytes from a backup."
@@ -154,6 +158,50 @@ class WrongKeyError(GCSSaverError):
 
     kind = "wrong-key"
     exit_code = 8
+
+
+class ClearTextError(GCSSaverError):
+    """A saver with a `cipher` met what that does not vouch for: stored in clear, or not bound to its place.
+
+    Either it was stored before the cipher was used, or before ciphertexts were bound; or somebody without the key put
+    it there. So it never becomes state, and nothing falls back.
+
+    Attributes:
+        thread_id: The thread, as its document names it.
+        checkpoint_ns: The namespace; empty for the root graph.
+        checkpoint_id: The checkpoint that is not read.
+        channel: The channel whose value it is, if it is one channel's.
+        frame: Where it lies: a document's or an object's name.
+    """
+
+    kind = "clear-text"
+    exit_code = 9
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        thread_id: str,
+        checkpoint_ns: str,
+        checkpoint_id: str,
+        channel: str | None = None,
+        frame: str | None = None,
+    ) -> None:
+        where = _where(thread_id, checkpoint_ns, checkpoint_id, channel, frame)
+        super().__init__(
+            f"{reason} ({where}). Anyone who can write to the store could have made it. If the thread is from before "
+            "the cipher, open the saver with accept_clear=True until it is migrated; if not, `repair` sets it aside."
+        )
+        self.reason = reason
+        self.thread_id = thread_id
+        self.checkpoint_ns = checkpoint_ns
+        self.checkpoint_id = checkpoint_id
+        self.channel = channel
+        self.frame = frame
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        ids = {"thread_id": self.thread_id, "checkpoint_ns": self.checkpoint_ns, "checkpoint_id": self.checkpoint_id}
+        return partial(type(self), channel=self.channel, frame=self.frame, **ids), (self.reason,)
 
 
 class UnsupportedFormatError(GCSSaverError):

@@ -150,6 +150,16 @@ class CheckpointSkipped(Event):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class ClearTextAccepted(Event):
+    """With `accept_clear`, something of a thread was read for which the cipher does not vouch; once a saver's process.
+
+    It was stored in clear, or encrypted and not bound to its place.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadDeleted(Event):
     """`delete_thread` removed everything of a thread.
 

@@ -47,8 +47,9 @@ class Finding:
     """Something that is not as it should be.
 
     Attributes:
-        kind: `missing` (referred to, and not there), `corrupt` (not what was written), or `unreferenced` (there, and
-            nothing refers to it: what a call that died has left, or one that is under way has just uploaded).
+        kind: `missing` (referred to, and not there), `corrupt` (not what was written, or not where it was written),
+            `clear` (not protected by the saver's cipher), or `unreferenced` (there, and nothing refers to it: what a
+            call that died has left, or one that is under way has just uploaded).
         thread_id: The thread.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint that wrote it.
@@ -58,7 +59,7 @@ class Finding:
         affects: Ids of the checkpoints that cannot be read for it, newest first.
     """
 
-    kind: Literal["missing", "corrupt", "unreferenced"]
+    kind: Literal["missing", "corrupt", "clear", "unreferenced"]
     thread_id: str
     checkpoint_ns: str = ""
     checkpoint_id: str = ""
@@ -69,7 +70,7 @@ class Finding:
 
     @property
     def is_damage(self) -> bool:
-        """Whether something that was stored cannot be read, or not be found."""
+        """Whether something that was stored cannot be read, or not be found; `clear` counts, for it is not read."""
         return self.kind != "unreferenced"
 
     def __str__(self) -> str:

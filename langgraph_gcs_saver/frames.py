@@ -8,6 +8,7 @@ header carries a size (32 KB gave 1 GiB) and accepts trailing junk, so both are 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import struct
 import threading
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import zstandard
 
-from langgraph_gcs_saver import splices
+from langgraph_gcs_saver import keys, splices
 from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.records import record
@@ -38,6 +39,19 @@ WINDOW_LOG_MAX = 27
 _CIPHER_MARK = b"\x01"
 """First byte of an encrypted frame; a zstd frame begins with 0x28."""
 
+_PLACE_MARK = b"\x03"
+"""First byte of what is encrypted for an envelope: the digest of its place and the frame follow.
+
+It also tells an envelope from a value. A user of an agent chooses what a value holds, and an attacker who can write to
+the store could else put the ciphertext of such a value in the place of a manifest.
+"""
+
+_PLACE_BYTES = 32
+_CLEAR_MARKS = (zstandard.FRAME_HEADER, splices.MARK)
+
+Place = tuple[str, str]
+"""Where an envelope lies: the name of a document below the root, and the name of a field of it."""
+
 _SMALL_LEVEL = 8
 """Lowest level for what is small: fewer bytes than with level 3, in no time to speak of."""
 
@@ -49,8 +63,20 @@ _EMPTY_LAST_BLOCK = b"\1\0\0"
 _local = threading.local()
 
 
+_MAX_TOLD = 10_000
+"""Threads that a codec remembers to have accepted something of."""
+
+
 class FrameError(Exception):
-    """Bytes that are not the frame which they should be; callers say whose they are."""
+    """Bytes that are not the frame which they should be; callers say whose they are.
+
+    Attributes:
+        clear: The cipher does not vouch for them: they are in clear, or not bound to the place where they lie.
+    """
+
+    def __init__(self, reason: str, *, clear: bool = False) -> None:
+        super().__init__(reason)
+        self.clear = clear
 
 
 @record(frozen=True, slots=True)
@@ -59,20 +85,26 @@ class Codec:
 
     A frame is *full*, or *incremental*: compressed with an earlier value as a raw-content dictionary, or spliced from
     that. Full frames of small values have the format's own dictionary. With a cipher a frame is encrypted after it was
-    compressed, for ciphertexts of equal values differ, and nothing could be saved on them.
+    compressed, for ciphertexts of equal values differ, and nothing could be saved on them. An envelope that lies in a
+    document is bound to its place: what is encrypted begins with the digest of that. A value needs none, because an
+    envelope that is bound holds the value's digest.
 
     Attributes:
         level: Compression level.
         cipher: Encrypts every frame, or `None`.
         max_bytes: Largest value that is encoded or decoded; `least` bytes always are, where a call says so, for
             manifests and pending writes are no values.
+        accept_clear: With a cipher, whether frames in clear are decoded, and envelopes that are not bound.
     """
 
     level: int
     cipher: CipherProtocol | None = None
     max_bytes: int = 1 << 30
+    accept_clear: bool = False
     _proven: set[str] = field(default_factory=set)
     """Names under which the cipher has decrypted something: it has these keys."""
+    _accepted: dict[str, bool] = field(default_factory=dict)
+    """Segments of threads of which something was accepted in clear, and whether `newly_accepted` has returned them."""
 
     def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
         """Make a frame of `plain`, incremental if there is a `base`.
@@ -85,20 +117,40 @@ class Codec:
             frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
         else:
             frame = _increment(plain, base, self.level)
+        return self._encrypt(frame)
+
+    def encode_envelope(self, plain: bytes, place: Place) -> bytes:
+        """Make the frame of an envelope that lies in a document; with a cipher, bound to its place.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than both `max_bytes` and `ENVELOPE_MAX_BYTES`.
+        """
+        self.refuse_large(len(plain), ENVELOPE_MAX_BYTES)
+        frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
+        return frame if self.cipher is None else self._encrypt(_PLACE_MARK + _digest_of(place) + frame)
+
+    def _encrypt(self, frame: bytes) -> bytes:
         if self.cipher is None:
             return frame
         name, data = self.cipher.encrypt(frame)
         return _label(name) + data
 
-    def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0) -> bytes:
+    def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> bytes:
         """The value in a frame, which must be exactly `size` bytes.
+
+        Args:
+            stored: The frame.
+            size: Bytes of the value.
+            base: The earlier value that an incremental frame builds on.
+            least: Bytes that a value may have, whatever `max_bytes` says.
+            name: The document or object that holds the frame.
 
         Raises:
             FrameError: It is not one whole frame of that size. Nothing larger than `size` was allocated. A wrong base
                 may go unnoticed here: the caller compares digests.
             ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
         """
-        frame = self._decrypt(stored)
+        frame = self._decrypted(stored, name)
         if base is not None and frame[:1] == splices.MARK:
             return self._decode_splice(frame, size, base, least)
         _check_size(frame, lambda found: found == size)
@@ -115,14 +167,29 @@ class Codec:
         return splice.join(_decompress(frame[at:], splice.dictionary(base), size - splice.copied), base)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
-        """The value in a full frame, of at most `max_bytes`.
+        """The value in a full frame, of at most `max_bytes`; an envelope's is read by `decode_envelope`.
 
         Raises:
             FrameError: It is not one whole frame, or states a larger size; then nothing was allocated.
         """
-        frame = self._decrypt(stored)
-        size = _check_size(frame, lambda found: found <= max_bytes)
-        return _decompress(frame, None, size)
+        return _decode_bounded(self._decrypted(stored), max_bytes)
+
+    def decode_envelope(self, stored: bytes, place: Place) -> bytes:
+        """The envelope in a field of a document.
+
+        Raises:
+            FrameError: It is not one whole frame, is too large, or is bound to another place.
+        """
+        frame = self._decrypted(stored, place[0])
+        if is_encrypted(stored):
+            if frame.startswith(_PLACE_MARK):
+                end = len(_PLACE_MARK) + _PLACE_BYTES
+                if frame[len(_PLACE_MARK) : end] != _digest_of(place):
+                    raise FrameError("bound to another place")
+                frame = frame[end:]
+            elif frame.startswith(zstandard.FRAME_HEADER):
+                self._accept("not bound to its place", place[0])
+        return _decode_bounded(frame, ENVELOPE_MAX_BYTES)
 
     def refuse_large(self, size: int, least: int = 0) -> None:
         """Raise `ValueTooLargeError` for more than `max_bytes`, unless `least` is as much."""
@@ -156,9 +223,31 @@ class Codec:
             return False
         return True
 
+    def newly_accepted(self) -> list[str]:
+        """Segments of the threads of which something was accepted that the cipher does not vouch for, each once."""
+        found = [segment for segment, is_told in list(self._accepted.items()) if not is_told]
+        if len(self._accepted) > _MAX_TOLD:
+            self._accepted.clear()
+        self._accepted.update(dict.fromkeys(found, True))
+        return found
+
+    def _accept(self, what: str, name: str) -> None:
+        """Note that something is decoded for which the cipher does not vouch; raise `FrameError` if it must not be."""
+        if not self.accept_clear:
+            raise FrameError(what, clear=True)
+        self._accepted.setdefault(name.removeprefix(f"{keys.THREADS}/").partition("/")[0], False)
+
+    def _decrypted(self, stored: bytes, name: str = "") -> bytes:
+        """A frame in clear, of stored bytes; with a cipher they must be encrypted."""
+        if is_encrypted(stored):
+            return self._decrypt(stored)
+        if self.cipher is not None:
+            if not stored.startswith(_CLEAR_MARKS):
+                raise FrameError("neither encrypted nor a frame")
+            self._accept("in clear", name)
+        return stored
+
     def _decrypt(self, stored: bytes) -> bytes:
-        if stored[:1] != _CIPHER_MARK:
-            return stored
         end = 2 + (stored[1] if len(stored) > 1 else 0)
         name = stored[2:end].decode(errors="replace")
         if self.cipher is None:
@@ -176,6 +265,16 @@ class Codec:
             ) from error
         self._proven.add(name)
         return frame
+
+
+def is_encrypted(stored: bytes) -> bool:
+    """Whether a frame is encrypted."""
+    return stored.startswith(_CIPHER_MARK)
+
+
+def _digest_of(place: Place) -> bytes:
+    name, field_name = place
+    return hashlib.sha256(b"%s\0%s" % (name.encode(), field_name.encode())).digest()
 
 
 def _label(name: str) -> bytes:
@@ -310,6 +409,10 @@ def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:
         raise FrameError("an empty frame that is not empty")
     size: int = parameters.content_size
     return size
+
+
+def _decode_bounded(frame: bytes, max_bytes: int) -> bytes:
+    return _decompress(frame, None, _check_size(frame, lambda found: found <= max_bytes))
 
 
 def _decompress(frame: bytes, base: bytes | None, size: int) -> bytes:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 from langgraph_gcs_saver import frames, keys
 from langgraph_gcs_saver.effects import Doc
@@ -42,18 +42,32 @@ class DamagedError(Exception):
     """Stored bytes that are missing, do not match their digest or do not parse.
 
     The message says what is wrong; callers say of which checkpoint. `channel`, `frame` (a document's or an object's
-    name) and `at` (an offset there) tell where, if known; `missing` that there is nothing at all.
+    name) and `at` (an offset there) tell where, if known; `missing` that there is nothing at all; `clear` that the
+    cipher does not vouch for what is there.
     """
 
     def __init__(
-        self, reason: str, *, channel: str | None = None, frame: str | None = None, at: int = 0, missing: bool = False
+        self,
+        reason: str,
+        *,
+        channel: str | None = None,
+        frame: str | None = None,
+        at: int = 0,
+        missing: bool = False,
+        clear: bool = False,
     ) -> None:
         super().__init__(reason)
         self.missing = missing
+        self.clear = clear
         self.reason = reason
         self.channel = channel
         self.frame = frame
         self.at = at
+
+    @property
+    def kind(self) -> Literal["missing", "corrupt", "clear"]:
+        """What a finding calls it."""
+        return "missing" if self.missing else "clear" if self.clear else "corrupt"
 
 
 @record(frozen=True, slots=True)

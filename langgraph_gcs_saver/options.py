@@ -47,6 +47,10 @@ class Options:
         cipher: Encrypts all payloads, metadata and digests included, below compression (LangGraph's `CipherProtocol`).
             Ids, and names of channels in names of objects, stay readable. Encryption above, by `EncryptedSerializer`,
             makes equal values differ.
+        accept_clear: With a cipher, whether to read what is stored in clear, or encrypted but not bound to its place as
+            earlier versions did, with a `ClearTextAccepted` event for each thread. Only for the time of a migration:
+            whoever can write to the store can then store checkpoints without the key. Otherwise that raises
+            `ClearTextError`.
         clear_metadata: With a cipher, names of metadata that stay readable in Firestore, so that `list(filter=…)` is
             narrowed down there. Without a cipher all are. Such a list does not find a checkpoint that was stored while
             the name was not among them: name it from the beginning, or leave it out for good.
@@ -75,6 +79,7 @@ class Options:
     full_every: int | timedelta | None = 1000
     cache_max_bytes: int = 64 << 20
     cipher: CipherProtocol | None = None
+    accept_clear: bool = False
     clear_metadata: Collection[str] = ()
     inline_max_bytes: int = 8 << 10
     zstd_level: int = 3
@@ -94,8 +99,9 @@ class Options:
         self._check_int("max_value_bytes", 1 << 10, 1 << 40)
         self._check_word("verify", "readback", "checksum", "off")
         self._check_word("on_corruption", "fallback", "raise")
-        if not isinstance(self.incremental, bool):
-            raise InvalidOptionError(f"incremental is {self.incremental!r}; it must be True or False.")
+        for name in ("incremental", "accept_clear"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         if isinstance(self.full_every, timedelta):
             if self.full_every < timedelta(hours=1):
                 raise InvalidOptionError(f"full_every is {self.full_every!r}; as a time it must be an hour or more.")

@@ -73,8 +73,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         serde: The serialiser; LangGraph's `JsonPlusSerializer` if not given.
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
-            `cache_max_bytes`, `inline_max_bytes`, `cipher`, `clear_metadata`, `verify`, `on_corruption`,
-            `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`.
+            `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. A connection string goes to `from_conn_string`.
@@ -140,6 +140,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
 
         Raises:
             CheckpointCorruptError: The checkpoint is damaged, and was asked for by its id; or there is no whole one.
+            ClearTextError: It is in clear, and the saver has a `cipher`. Nothing falls back.
             DamageError: All checkpoints of the thread's root namespace are gone, and no deletion took them.
             InvalidConfigError: The config names no thread.
             StoreError: A service refused, or did not answer before the deadline.
@@ -166,6 +167,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first; damaged ones are stepped over, with a warning and an event.
 
+        In a list of all threads so are those that are in clear while the saver has a `cipher`.
+
         Args:
             config: The thread; with a `checkpoint_ns` one namespace, else all of them; with a `checkpoint_id` that
                 checkpoint. `None` lists all threads, thread by thread, each newest first.
@@ -174,6 +177,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             limit: Most checkpoints to return, after filtering; 0 means none.
 
         Raises:
+            ClearTextError: One of the thread's is in clear, and the saver has a `cipher`.
             InvalidConfigError: A config without a thread.
             StoreError: A service refused, or did not answer before the deadline.
         """

@@ -23,17 +23,19 @@ from langgraph_gcs_saver.cli.report import report
 from langgraph_gcs_saver.cli.setup import setup
 from langgraph_gcs_saver.cli.show import show
 from langgraph_gcs_saver.cli.terminal import (
+    ACCEPT_CLEAR_VARIABLE,
     CIPHER_VARIABLE,
     CipherOption,
     CommandError,
     StoreOption,
+    accept_clear,
     global_cipher,
     global_store,
     printable,
 )
 from langgraph_gcs_saver.cli.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
-from langgraph_gcs_saver.errors import GCSSaverError, WrongKeyError
+from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, WrongKeyError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
 app = typer.Typer(
@@ -84,6 +86,14 @@ def _options(
     *,
     store: StoreOption = None,
     cipher: CipherOption = None,
+    accepts: Annotated[
+        bool,
+        typer.Option(
+            "--accept-clear",
+            envvar=ACCEPT_CLEAR_VARIABLE,
+            help="With a cipher, read what is not encrypted, too: for the time of a migration only.",
+        ),
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
@@ -91,10 +101,20 @@ def _options(
     """LangGraph checkpoints in Firestore and Cloud Storage: see, compare, repair and move threads."""
     global_store.set(store)
     global_cipher.set(cipher)
+    accept_clear.set(accepts)
 
 
 def _end(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
+
+
+def _hint(error: Exception) -> str:
+    """What the command line calls the option that an error speaks of."""
+    if isinstance(error, WrongKeyError):
+        return f" --cipher MODULE:NAME or {CIPHER_VARIABLE} names it."
+    if isinstance(error, ClearTextError):
+        return f" --accept-clear before the command's name, or {ACCEPT_CLEAR_VARIABLE}=1, is that option."
+    return ""
 
 
 def run() -> None:
@@ -108,6 +128,5 @@ def run() -> None:
     try:
         app()
     except (GCSSaverError, CommandError) as error:
-        hint = f" --cipher MODULE:NAME or {CIPHER_VARIABLE} names it." if isinstance(error, WrongKeyError) else ""
-        print(f"langgraph-gcs: {printable(str(error))}{hint}", file=sys.stderr)
+        print(f"langgraph-gcs: {printable(str(error))}{_hint(error)}", file=sys.stderr)
         sys.exit(error.exit_code)

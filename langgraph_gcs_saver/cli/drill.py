@@ -22,6 +22,7 @@ from langgraph_gcs_saver.cli.terminal import (
     JsonOption,
     StoreOption,
     ThreadArgument,
+    accept_clear,
     cipher_named,
     console,
     open_saver,
@@ -72,7 +73,13 @@ def drill_command(
         progress(f"drill of {thread}", _PARTS) as bar,
     ):
         report = drill(
-            saver, thread, rto=seconds, directory=Path(folder), step=lambda _: bar(), cipher=cipher_named(cipher)
+            saver,
+            thread,
+            rto=seconds,
+            directory=Path(folder),
+            step=lambda _: bar(),
+            cipher=cipher_named(cipher),
+            accept_clear=accept_clear.get(),
         )
     if not report.checkpoints:
         raise CommandError(f"there is no thread {thread!r} with a checkpoint to recover.")

@@ -27,7 +27,9 @@ _HEAD = f"""\
 where checkpoints are kept: a `gs://` or `file://` [connection string](../README.md#stores), the emulators' included.
 `--cipher`, likewise, or `LANGGRAPH_GCS_CIPHER` says what a store is encrypted with, as `MODULE:NAME`: an object with
 LangGraph's `CipherProtocol`, or a function or class that makes one when it is called without arguments. The module is
-looked for in the current directory first.
+looked for in the current directory first. With a cipher, nothing in clear is read. `--accept-clear`, before the name of
+the command, or `LANGGRAPH_GCS_ACCEPT_CLEAR=1` reads it: see
+[how to encrypt it](SECURITY.md#encrypt-what-is-stored-in-clear).
 
 - `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
 - What changes a store shows its plan first, and asks before it destroys. `--dry-run` shows the same plan and does

@@ -37,6 +37,9 @@ STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
 CIPHER_VARIABLE = "LANGGRAPH_GCS_CIPHER"
 """The variable of the environment that names the store's cipher when no option does."""
 
+ACCEPT_CLEAR_VARIABLE = "LANGGRAPH_GCS_ACCEPT_CLEAR"
+"""The variable of the environment that stands for `--accept-clear`."""
+
 StoreOption = Annotated[
     str | None,
     # Without typer's `envvar`: the variable would then count as given after the command's name, and win over what was
@@ -74,6 +77,9 @@ OptionalThreadArgument = Annotated[
 
 global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
 """The `--store` that was given before the command's name."""
+
+accept_clear: ContextVar[bool] = ContextVar("accept_clear", default=False)
+"""Whether `--accept-clear` was given before the command's name, or the environment says so."""
 
 global_cipher: ContextVar[str | None] = ContextVar("global_cipher", default=None)
 """The `--cipher` that was given before the command's name."""
@@ -188,7 +194,7 @@ def _open(kind: type[A], store: str | None, cipher: str | None, *, may_create: b
         raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
     if not may_create:
         _check_exists(parse(uri))
-    return kind.from_conn_string(uri, cipher=cipher_named(cipher), **options)
+    return kind.from_conn_string(uri, cipher=cipher_named(cipher), accept_clear=accept_clear.get(), **options)
 
 
 def _check_exists(address: GoogleAddress | LocalAddress) -> None:

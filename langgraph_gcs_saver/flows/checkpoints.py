@@ -35,7 +35,7 @@ from langgraph_gcs_saver.events import (
     VerificationFailed,
 )
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
-from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
@@ -264,7 +264,7 @@ class _Attempts:
                 return None
             # Some channel may have its only value there: it must not become absent without a word.
             yield from recheck(self.context, is_missing=damage.missing)
-            raise corrupt(damage, request.thread_id, request.ns, str(request.parent_id)) from None
+            raise unreadable(damage, request.thread_id, request.ns, str(request.parent_id)) from None
         self.context.remember(head)
         return head
 
@@ -296,6 +296,10 @@ class _Attempts:
         is_alone = request.is_out_of_order() or (self.forks >= _FORKS and not request.history)
         if is_alone and found.keys() <= request.values.keys():
             self.head, found = (self.head.bare() if self.head is not None and request.history else None), {}
+        # What is inherited from a checkpoint in clear would be so for as long as the thread goes on.
+        is_first = self.context.codec.cipher is not None and self.head is not None and self.head.is_clear
+        if is_first and self.head is not None and found.keys() <= request.values.keys():
+            self.head, found = self.head.bare(), {}
         self.inherited = found
 
     # Frames

@@ -11,7 +11,7 @@ from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.chains import MIN_BYTES
 from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.effects import Doc, PutBlob
-from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.frames import Codec, is_encrypted
 from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
 from langgraph_gcs_saver.records import record
 
@@ -33,13 +33,23 @@ _HEADS_BYTES = 32 << 20
 
 @record(frozen=True, slots=True)
 class Head:
-    """A checkpoint as last seen: what a child inherits from (an outline), and the precondition for doing so."""
+    """A checkpoint as last seen: what a child inherits from (an outline), and the precondition for doing so.
+
+    Attributes:
+        manifest: What it says.
+        update_time: When its document changed last.
+        heir: The id of its latest child.
+        run_id: The run that wrote it.
+        is_bare: Whether there is nothing to inherit, only the precondition.
+        is_clear: Whether its manifest is in clear, and so all that it stores.
+    """
 
     manifest: Manifest
     update_time: int
     heir: str | None
     run_id: str | None = None
     is_bare: bool = False
+    is_clear: bool = False
 
     def bare(self) -> Head:
         """The precondition alone: a child that inherits nothing, and whose DeltaChannels need what ancestors wrote."""
@@ -49,7 +59,13 @@ class Head:
     def of(cls, manifest: Manifest, doc: Doc) -> Head:
         """The head that `doc`, whose manifest is `manifest`, shows."""
         run_id = doc.fields.get("run_id")
-        return cls(manifest.outline(), doc.update_time, heir_of(doc), run_id if isinstance(run_id, str) else None)
+        return cls(
+            manifest.outline(),
+            doc.update_time,
+            heir_of(doc),
+            run_id if isinstance(run_id, str) else None,
+            is_clear=not is_encrypted(doc.fields["manifest"]),
+        )
 
 
 @record(frozen=True, slots=True)

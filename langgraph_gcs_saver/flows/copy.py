@@ -33,9 +33,9 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
@@ -188,7 +188,7 @@ def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
         for name, (time, damage) in again.items():
             if damaged[name][0] == time:
                 yield from recheck(context, is_missing=damage.missing)
-                raise _corrupt_writes(thread_id, name, damage)
+                raise _unreadable_writes(thread_id, name, damage)
     return in_levels(docs)
 
 
@@ -211,10 +211,10 @@ def in_levels(docs: Iterable[Doc]) -> list[list[Doc]]:
     return levels
 
 
-def _corrupt_writes(thread_id: str, name: str, damage: DamagedError) -> CheckpointCorruptError:
+def _unreadable_writes(thread_id: str, name: str, damage: DamagedError) -> CheckpointCorruptError | ClearTextError:
     segment = keys.writes_ns_of(name)
     ns = keys.dec(segment)
-    return corrupt(damage, thread_id, segment if ns is None else ns, keys.writes_checkpoint_id_of(name))
+    return unreadable(damage, thread_id, segment if ns is None else ns, keys.writes_checkpoint_id_of(name))
 
 
 def _damaged(names: Sequence[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:
@@ -442,9 +442,11 @@ class _Copy:
         return [Merge(name, fields, remove=gone, update_time=copied.update_time), *notes]
 
     def _is_rewritten(self, entry: Entry) -> bool:
-        """Whether a manifest refers to objects, or says the thread: its id is too long for a name."""
-        return bool(entry.objects) or any(
-            keys.dec(keys.enc(thread)) is None for thread in (self.target, self.found.thread_id)
+        """Whether a manifest refers to objects, says the thread, whose id is too long for a name, or is bound to it."""
+        return (
+            self.context.codec.cipher is not None
+            or bool(entry.objects)
+            or any(keys.dec(keys.enc(thread)) is None for thread in (self.target, self.found.thread_id))
         )
 
     def _moved(self, known: Manifest) -> Manifest:
@@ -495,7 +497,7 @@ class _Copy:
             blob = next(blob for blob in sorted(stubs[name]) if not self.blobs[blob])
             damage = DamagedError("an object is missing", frame=blob, missing=True)
             yield from recheck(self.context, is_missing=True)
-            raise _corrupt_writes(self.found.thread_id, name, damage)
+            raise _unreadable_writes(self.found.thread_id, name, damage)
         writes: list[Create | Merge] = []
         for name, doc in docs.items():
             target, copied = self._name(name), there.get(name)

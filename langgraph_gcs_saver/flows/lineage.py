@@ -10,7 +10,7 @@ from typing import Any
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, read_manifest
+from langgraph_gcs_saver.flows.manifests import deserialize, read_manifest, report_clear, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.tuples import get_tuple
@@ -66,7 +66,7 @@ def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict
         seen = (found.checkpoint_id, found.damage.reason, found.damage.frame)
         if seen == before:
             yield from recheck(context, is_missing=found.damage.missing)
-            raise corrupt(found.damage, request.thread_id, request.ns, found.checkpoint_id)
+            raise unreadable(found.damage, request.thread_id, request.ns, found.checkpoint_id)
         before = seen
 
 
@@ -169,7 +169,9 @@ def _load(found: Mapping[str, _Channel], loads: Loads, context: Context) -> Flow
     sources.fill((yield from Gather(tuple(sources.fetches()))))
     size = sum(known.size for known in seeds.values())
     size += sum(len(value.data) for one in found.values() for _, _, value in one.writes)
-    return (yield from Compute(partial(_deserialize, found, seeds, sources, loads), size=size))
+    result = yield from Compute(partial(_deserialize, found, seeds, sources, loads), size=size)
+    yield from report_clear(context.codec)
+    return result
 
 
 def _deserialize(

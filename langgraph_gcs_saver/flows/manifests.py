@@ -8,11 +8,15 @@ from functools import partial
 from typing import Any, cast
 
 from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, GetBlob, PutBlob
-from langgraph_gcs_saver.errors import CheckpointCorruptError, SerializationError, WrongKeyError
+from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, GetBlob, PutBlob
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, SerializationError, WrongKeyError
+from langgraph_gcs_saver.events import ClearTextAccepted
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+
+FIELD = "manifest"
+"""The field of a checkpoint's document that holds its manifest."""
 
 _PARSING = 8
 """Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
@@ -22,7 +26,7 @@ def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
     """The manifest of a checkpoint's document, checked by digest.
 
     Raises:
-        DamagedError: The document, or the object that it points to, is not what was written.
+        DamagedError: The document, or the object that it points to, is not what was written, or not where it was.
         UnsupportedFormatError: A newer version wrote it.
     """
     return (yield from locate_manifest(doc, codec))[0]
@@ -33,15 +37,24 @@ def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]
     name: str | None = None
     encoded = manifest.encoded_of(doc)
     try:
-        head, tail = yield from Compute(partial(_open, codec, encoded), size=_PARSING * len(encoded))
+        head, tail = yield from Compute(partial(_open, codec, doc.name, encoded), size=_PARSING * len(encoded))
         stub = manifest.stub_of(head)
         if stub is not None:
             name = keys.blob_beside(doc.name, keys.MANIFEST, stub.attempt)
             plain = yield from read_stub(name, stub, codec)
             head, tail = yield from Compute(partial(frames.open_envelope, plain), size=_PARSING * len(plain))
     except FrameError as error:
-        raise DamagedError(f"the manifest is {error}", frame=name) from None
-    return (yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded))), name
+        raise DamagedError(f"the manifest is {error}", frame=name, clear=error.clear) from None
+    known = yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded))
+    yield from report_clear(codec)
+    return known, name
+
+
+def report_clear(codec: Codec) -> Flow[None]:
+    """Report each thread of which something was accepted that the cipher does not vouch for, once a process."""
+    if codec.accept_clear:
+        for segment in codec.newly_accepted():
+            yield from Emit(ClearTextAccepted(thread_id=keys.thread_id_of(segment) or segment))
 
 
 def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
@@ -83,8 +96,8 @@ def deserialize(
     raise SerializationError(f"{what}{named}{where}: {reason}")
 
 
-def _open(codec: Codec, stored: bytes) -> tuple[Any, bytes]:
-    return frames.open_envelope(codec.decode_bounded(stored))
+def _open(codec: Codec, name: str, stored: bytes) -> tuple[Any, bytes]:
+    return frames.open_envelope(codec.decode_envelope(stored, (name, FIELD)))
 
 
 def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
@@ -103,7 +116,7 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
     if stored is None:
         raise DamagedError("an object is missing", frame=name, missing=True)
     try:
-        plain = codec.decode(stored, stub.size, least=frames.ENVELOPE_MAX_BYTES)
+        plain = codec.decode(stored, stub.size, least=frames.ENVELOPE_MAX_BYTES, name=name)
     except WrongKeyError:
         if not codec.has_key(stored):
             raise
@@ -116,12 +129,13 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
 def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes, PutBlob | None]:
     """A manifest's bytes for a document that has `room` for them; if they are more, a stub's, and what to upload."""
     plain = manifest.envelope(known)
-    body = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+    place = known.name, FIELD
+    body = context.codec.encode_envelope(plain, place)
     if len(plain) <= frames.ENVELOPE_MAX_BYTES and len(body) <= room:
         return body, None
     stub, stored = make_stub(plain, context.new_attempt(), context.codec)
     name = keys.blob(known.thread_id, known.ns, known.checkpoint_id, keys.MANIFEST, stub.attempt)
-    body = context.codec.encode(frames.envelope(stub.head()), least=frames.ENVELOPE_MAX_BYTES)
+    body = context.codec.encode_envelope(frames.envelope(stub.head()), place)
     return body, context.upload(name, stored)
 
 
@@ -129,6 +143,22 @@ def make_stub(plain: bytes, attempt: str, codec: Codec) -> tuple[manifest.Stub, 
     """The stub for an envelope, and the frame to upload."""
     stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
     return manifest.Stub(attempt, len(stored), len(plain), hashlib.sha256(plain).hexdigest()), stored
+
+
+def unreadable(
+    damage: DamagedError, thread_id: str, ns: str, checkpoint_id: str
+) -> CheckpointCorruptError | ClearTextError:
+    """The public error for a checkpoint that cannot be read."""
+    if not damage.clear:
+        return corrupt(damage, thread_id, ns, checkpoint_id)
+    return ClearTextError(
+        f"With a cipher this is not read: {damage.reason}",
+        thread_id=thread_id,
+        checkpoint_ns=ns,
+        checkpoint_id=checkpoint_id,
+        channel=damage.channel,
+        frame=damage.frame,
+    )
 
 
 def corrupt(damage: DamagedError, thread_id: str, ns: str, checkpoint_id: str) -> CheckpointCorruptError:

@@ -34,10 +34,10 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, GCSSaverError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, locate_manifest, metadata_of
+from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
@@ -109,6 +109,7 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
 
     Raises:
         CheckpointCorruptError: One is damaged: nobody can tell what it refers to.
+        ClearTextError: One is in clear, and the saver has a cipher.
     """
     before: object = None
     while True:
@@ -121,7 +122,7 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
         if before == (doc.name, damage.reason, doc.fields):
             yield from recheck(context, is_missing=damage.missing)
             ns = keys.dec(keys.ns_segment_of(doc.name)) or ""
-            raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
+            raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
         before = doc.name, damage.reason, doc.fields
 
 
@@ -573,6 +574,24 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
     }
 
 
+def one_by_one(each: Iterable[Flow[object]]) -> Flow[None]:
+    """Perform flows; one that meets a checkpoint that it cannot read raises when all the others are done."""
+    first: GCSSaverError | None = None
+    for one in each:
+        error = yield from _tried(one)
+        first = first or error
+    if first is not None:
+        raise first
+
+
+def _tried(flow: Flow[object]) -> Flow[GCSSaverError | None]:
+    try:
+        yield from flow
+    except (CheckpointCorruptError, ClearTextError) as error:
+        return error
+    return None
+
+
 # The checkpoints of runs
 
 
@@ -582,10 +601,12 @@ def delete_for_run(
     """Remove every checkpoint that a run wrote, in every thread, with its pending writes.
 
     Raises:
-        CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first.
+        CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first; the others are done.
+        ClearTextError: One is in clear, and the saver has a cipher; likewise.
         ConflictError: Others changed what was to go, time and again.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
+    first: GCSSaverError | None = None
     after: str | None = None
     while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=BATCH)):
         for doc in docs:
@@ -594,10 +615,15 @@ def delete_for_run(
                 thread_id = keys.thread_id_of(doc.name.rsplit("/", 1)[1])
             if thread_id is None:
                 continue  # Another program's document: a thread's says its id.
-            yield from prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
-            if not dry_run:
+            error = yield from _tried(
+                prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
+            )
+            first = first or error
+            if error is None and not dry_run:
                 yield from _forget_run(run_id, thread_id)
         after = docs[-1].name
+    if first is not None:
+        raise first
 
 
 def _forget_run(run_id: str, thread_id: str) -> Flow[None]:

@@ -56,6 +56,8 @@ _NEIGHBOURS = 3
 
 _CACHE_BYTES = 64 << 20
 
+_FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
+
 _DELTA = "counters_since_delta_snapshot"
 """Metadata that names a checkpoint's DeltaChannels (`langgraph.checkpoint.base.CheckpointMetadata`)."""
 
@@ -126,8 +128,11 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
             reason = f"its value was found in {source}, and is stored again {affects}"
             step = partial(_step, found, broken.users[-1], channel=broken.channel, target=broken.step.name)
             plan.steps.append(step(action="re-encode", reason=reason))
-    for name, unreadable in found.unreadable.items():
-        plan.aside[name] = unreadable.damage.reason
+    for name, damaged in found.unreadable.items():
+        if _is_from_before(found, damaged.damage):
+            plan.steps.append(_step(found, name, action="leave", reason=f"{damaged.damage.reason}; {_FROM_BEFORE}"))
+        else:
+            plan.aside[name] = damaged.damage.reason
     renewed = {(found.entries[found.broken[p].users[-1]].manifest.ns, found.broken[p].channel) for p in plan.recovered}
     deltas = yield from _deltas(found, search, loads)
     for name in found.entries:
@@ -170,6 +175,14 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     return plan
 
 
+def _is_from_before(found: Survey, damage: DamagedError) -> bool:
+    """Whether something is in clear in a thread of which nothing is encrypted.
+
+    The saver lacks `accept_clear` then, or should have no cipher: a whole thread is not set aside for that.
+    """
+    return damage.clear and not found.entries and found.writes.keys() <= found.damaged_writes.keys()
+
+
 def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]]) -> None:
     """Damaged pending writes are set aside, and their tasks run again, unless later values may be made of them."""
     found = plan.found
@@ -177,6 +190,10 @@ def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]]) -> None:
     for name, damaged in found.damaged_writes.items():
         segment, checkpoint_id = keys.writes_ns_of(name), keys.writes_checkpoint_id_of(name)
         make = partial(RepairStep, checkpoint_ns=keys.dec(segment) or "", checkpoint_id=checkpoint_id, name=name)
+        if _is_from_before(found, damaged.damage):
+            reason = f"pending writes: {damaged.damage.reason}; {_FROM_BEFORE}"
+            plan.steps.append(make(action="leave", reason=reason))
+            continue
         has_children = any(keys.enc(ns) == segment and parent == checkpoint_id for ns, parent in parents)
         if has_children and any(keys.enc(ns) == segment and channels for ns, channels in deltas.items()):
             reason = "pending writes that DeltaChannels of later checkpoints may be made of"

@@ -111,9 +111,12 @@ class Sources:
             name, frame = step.name, step.frame
             stored = self._stored(name, channel, frame)
             try:
-                plain = self._context.codec.decode(stored, step.size, None if value is None else value.data)
+                base = None if value is None else value.data
+                plain = self._context.codec.decode(stored, step.size, base, name=name)
             except FrameError as error:
-                raise DamagedError(f"a value is {error}", channel=channel, frame=name, at=frame.at) from None
+                raise DamagedError(
+                    f"a value is {error}", channel=channel, frame=name, at=frame.at, clear=error.clear
+                ) from None
             except WrongKeyError:
                 # A frame may be older than its checkpoint's key.
                 whole = frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c

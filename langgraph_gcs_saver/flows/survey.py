@@ -16,7 +16,7 @@ from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub
+from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
@@ -43,7 +43,7 @@ _CACHE_BYTES = 64 << 20
 Place = tuple[str, int]
 """Where a frame lies: a document's or an object's name, and the offset there."""
 
-Kind = Literal["missing", "corrupt"]
+Kind = Literal["missing", "corrupt", "clear"]
 
 
 @record(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Broken:
     """A frame that does not give its value.
 
     Attributes:
-        kind: Missing or corrupt.
+        kind: Missing, corrupt, or in clear where a cipher is.
         reason: What is wrong.
         channel: The channel.
         step: The frame, as one of its users refers to it.
@@ -172,7 +172,7 @@ class Survey:
             ns, checkpoint_id = self._ids(name)
             found.append(
                 make(
-                    kind="missing" if one.damage.missing else "corrupt",
+                    kind=one.damage.kind,
                     checkpoint_ns=ns,
                     checkpoint_id=checkpoint_id,
                     name=one.damage.frame or name,
@@ -410,7 +410,7 @@ def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> Dama
     try:
         frames.open_envelope(open_stub(name, stub, stored, context.codec))
     except FrameError as error:
-        return DamagedError(f"pending writes are {error}", frame=name)
+        return DamagedError(f"pending writes are {error}", frame=name, clear=error.clear)
     except DamagedError as damage:
         return damage
     return None
@@ -483,9 +483,8 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
             if step is None:
                 found.unreadable[name] = Unreadable(found.entries.pop(name).doc, damage)
                 break
-            kind: Kind = "missing" if damage.missing else "corrupt"
             writer = step.frame.owner or keys.checkpoint_id_of(name)
-            broken = found.broken.setdefault(step.place, Broken(kind, damage.reason, channel, step, writer))
+            broken = found.broken.setdefault(step.place, Broken(damage.kind, damage.reason, channel, step, writer))
             if name not in broken.users:
                 broken.users.append(name)
     for broken in found.broken.values():
@@ -499,7 +498,9 @@ def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, st
     sources = Sources(items, fresh)
     sources.fill((yield from Gather(tuple(sources.fetches()))))
     size = sum(item.manifest.size for item in items)
-    return (yield from Compute(partial(_decode, items, sources), size=size))
+    damaged = yield from Compute(partial(_decode, items, sources), size=size)
+    yield from report_clear(fresh.codec)
+    return damaged
 
 
 def _decode(items: list[Found], sources: Sources) -> list[tuple[str, str, DamagedError]]:

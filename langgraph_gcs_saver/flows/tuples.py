@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from langgraph_gcs_saver import filters, garbage, keys, manifest
 from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, DamageError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
-from langgraph_gcs_saver.flows.manifests import corrupt, deserialize, metadata_of, read_manifest
+from langgraph_gcs_saver.flows.manifests import (
+    corrupt,
+    deserialize,
+    metadata_of,
+    read_manifest,
+    report_clear,
+    unreadable,
+)
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
@@ -77,6 +83,7 @@ def get_tuple(
 
     Raises:
         CheckpointCorruptError: The checkpoint is damaged, and it was asked for by its id, or there is no whole one.
+        ClearTextError: It is in clear, and the saver has a cipher.
         DamageError: The root namespace had checkpoints, and has none any more.
         WrongStoreError: An object is missing because the store was bound to another place since.
         UnsupportedFormatError: A newer version wrote it.
@@ -185,7 +192,7 @@ def _get(
             seen = (damage.reason, damage.channel, damage.frame, doc.fields)
             if seen == before:
                 yield from recheck(context, is_missing=damage.missing)
-                raise corrupt(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
+                raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
             before = seen
         else:
             lost = (yield from _lost_heir(thread_id, ns, doc)) if checkpoint_id is None and after is None else False
@@ -218,7 +225,7 @@ def list_page(
 ) -> Flow[tuple[list[Loaded], str | None]]:
     """One page of a listing, newest first, and where the next begins (`None`: there is none).
 
-    Damaged checkpoints are stepped over, with an event.
+    Damaged checkpoints are stepped over, with an event. Without a thread so are those in clear.
 
     Args:
         search: What is wanted.
@@ -262,12 +269,18 @@ def _look_at_newest(search: Search, context: Context) -> Flow[None]:
 
     Raises:
         WrongKeyError: It is encrypted, with another key or while the saver has none.
+        ClearTextError: It is one thread's, and in clear although the saver has a cipher.
         UnsupportedFormatError: A newer version wrote it.
     """
     for doc in (yield from _query_page(replace(search, wanted=None), None, 1, context)):
         if manifest.is_listed(doc):
-            with suppress(DamagedError):  # whoever asks for it hears of it
+            try:
                 yield from read_manifest(doc, context.codec)
+            except DamagedError as damage:
+                # Reading it reports damage. What is in clear was not indexed as this saver would have done it.
+                thread_id, ns = _ids(search, doc, None)
+                if damage.clear and search.thread_id is not None:
+                    raise unreadable(damage, str(thread_id), ns or "", keys.checkpoint_id_of(doc.name)) from None
 
 
 def _query_page(search: Search, after: str | None, size: int, context: Context) -> Flow[list[Doc]]:
@@ -325,6 +338,10 @@ def _load_page(
                 one = yield from get_tuple(thread_id, ns, checkpoint_id, loads, context)
             except CheckpointCorruptError as error:
                 reason = error.reason
+            except ClearTextError as error:
+                if search.thread_id is not None:
+                    raise
+                reason = error.reason  # The other threads are listed all the same.
             else:
                 if one is not None:
                     loaded.append(one)
@@ -373,6 +390,7 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     size = sum(item.manifest.size + _VALUE * len(item.manifest.channels) for item in found)
     size += sum(len(write.value.data) + _VALUE for pending in writes.values() for write in pending)
     loaded: list[Loaded] = yield from Compute(partial(_deserialize, found, sources, writes, loads, size), size=size)
+    yield from report_clear(context.codec)
     for item in found:
         context.remember(Head.of(item.manifest, item.doc))
         yield from Emit(

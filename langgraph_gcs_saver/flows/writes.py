@@ -36,7 +36,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError
 from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import make_stub, open_stub
+from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.frames import Codec, FrameError
@@ -257,15 +257,14 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
     for write in writes:
         context.codec.refuse_large(len(write.value.data))
     plain = _envelope(writes)
-    stored = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+    stored = context.codec.encode_envelope(plain, (doc, field))
     upload = None
     if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
         attempt = context.new_attempt()
         stub, data = make_stub(plain, attempt, context.codec)
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
-        plain = frames.envelope(stub.head())
-        stored = context.codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+        stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
     return _Record(idx, doc, field, _seal(doc, field, stored) + stored, upload)
 
 
@@ -337,6 +336,7 @@ def read_writes(wanted: frozenset[str], docs: Iterable[Doc], codec: Codec) -> Fl
         found = merged.setdefault(keys.writes_checkpoint_id_of(doc.name), {})
         for write in _parse(doc, head, tail):
             found.setdefault((write.task_id, write.idx), write)
+    yield from report_clear(codec)
     return {
         checkpoint_id: sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
         for checkpoint_id, found in merged.items()
@@ -361,17 +361,20 @@ def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
 def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> dict[str, Any]:
     """The fields of a document of pending writes, which is whole, as the document `name` has them.
 
-    Each is sealed to its place, and the objects that it refers to have the attempt in their names that `attempt` gives.
+    Each is sealed to its place, with a cipher also bound to it, and the objects that it refers to have the attempt in
+    their names that `attempt` gives.
     """
     fields: dict[str, Any] = {"format": doc.fields["format"]}
     for field, data in doc.fields.items():
         if field == "format":
             continue
         stored = data[SEAL_BYTES:]
-        stub = stub_of(frames.open_envelope(codec.decode_bounded(stored))[0])
+        plain = codec.decode_envelope(stored, (doc.name, field))
+        stub = stub_of(frames.open_envelope(plain)[0])
         if stub is not None:
             plain = frames.envelope(replace(stub, attempt=attempt(stub.attempt)).head())
-            stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
+        if stub is not None or codec.cipher is not None:
+            stored = codec.encode_envelope(plain, (name, field))
         fields[field] = _seal(name, field, stored) + stored
     return fields
 
@@ -401,10 +404,10 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
         try:
             if not _is_sealed(doc.name, field, data):
                 raise DamagedError("pending writes do not match their digest", frame=doc.name)
-            plain = codec.decode_bounded(data[SEAL_BYTES:])
+            plain = codec.decode_envelope(data[SEAL_BYTES:], (doc.name, field))
             yield doc, *frames.open_envelope(plain)
         except FrameError as error:
-            raise DamagedError(f"pending writes are {error}", frame=doc.name) from None
+            raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
 
 
 def _stub(opened: list[_Opened], number: int) -> Stub | None:
@@ -419,7 +422,7 @@ def _open_stub(doc: Doc, name: str, stub: Stub, stored: bytes | None, codec: Cod
     try:
         return (doc, *frames.open_envelope(open_stub(name, stub, stored, codec)))
     except FrameError as error:
-        raise DamagedError(f"pending writes are {error}", frame=name) from None
+        raise DamagedError(f"pending writes are {error}", frame=name, clear=error.clear) from None
 
 
 def _parse(doc: Doc, head: Any, tail: bytes) -> list[PendingWrite]:

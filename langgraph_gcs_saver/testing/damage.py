@@ -244,7 +244,7 @@ class DamagedThread:
         self._documents, self._blobs, self._options = documents, blobs, options
         self._lent = (_LentDocuments(documents), _LentBlobs(blobs))
         self.cipher: CipherProtocol | None = options.get("cipher")
-        self._codec = Codec(3, self.cipher)
+        self._codec = Codec(3, self.cipher, accept_clear=options.get("accept_clear", False))
         self._loop: asyncio.AbstractEventLoop | None = None
         self.image = self._look(thread_id)
         self._donor = Image({}, {}) if donor_id is None else self._look(donor_id)

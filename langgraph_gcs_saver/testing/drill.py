@@ -320,7 +320,7 @@ class _Rehearsal:
         self._expected = expected
         self._rto = rto
         self._options = options
-        self._codec = Codec(3, options.get("cipher"))
+        self._codec = Codec(3, options.get("cipher"), accept_clear=options.get("accept_clear", False))
         spaces = sorted({ns for ns, _ in expected})
         self._ns = "" if "" in spaces else spaces[0]
         self._ids = sorted((one for ns, one in expected if ns == self._ns), key=str.encode, reverse=True)

@@ -1,4 +1,4 @@
-"""Makes the golden store of the current stored format: `python -m tests.compat.make_golden DIRECTORY`.
+"""Makes a golden store of the current stored format: `python -m tests.compat.make_golden DIRECTORY [SCENARIO…]`.
 
 The directory gets the embedded store (`documents.sqlite3`, `objects/`), the format's dictionary, and `expected.json`,
 which tells what must be read. Expectations come from what was stored, never from reading it back. Ids, attempts and
@@ -163,12 +163,12 @@ def _fixed_times(maker):
         yield
 
 
-def make(path):
-    """Make the golden store in the empty or missing directory `path`."""
+def make(path, scenarios=None):
+    """Make a golden store in the empty or missing directory `path`, of all scenarios if none are given."""
     path = Path(path).absolute()
     maker = Maker(path)
     with _fixed_times(maker):
-        for scenario in SCENARIOS:
+        for scenario in scenarios or SCENARIOS:
             scenario(maker)
         maker.close()
     with closing(sqlite3.connect(path / "documents.sqlite3", isolation_level=None)) as db:
@@ -394,15 +394,33 @@ def encrypted(maker):
     plain = maker.saver(inline_max_bytes=500)
     maker.put(plain, place, 1, {"log": log})
     maker.put_writes(plain, place, 1, [("log", "plain")], "task")
-    saver.get_tuple({"configurable": {"thread_id": place[0]}})
-    maker.put(saver, place, 2, {"log": [*log, "more"]}, parent=1)
+    half = maker.saver(cipher=XorCipher(), clear_metadata=["step"], inline_max_bytes=400, accept_clear=True)
+    half.get_tuple({"configurable": {"thread_id": place[0]}})
+    maker.put(half, place, 2, {"log": [*log, "more"]}, parent=1)
+
+
+def bound(maker):
+    """Envelopes of all kinds that are bound to their places: in documents and as stubs, of long ids, in every field."""
+    rng = random.Random(10)
+    saver = maker.saver(cipher=XorCipher())
+    for place in (("bound", ""), ("bound", "node:1"), ("b" * 300, "n" * 300)):
+        maker.put(saver, place, 1, {"a": 1, "b": [text(rng, 20)]})
+        with mock.patch.object(manifest, "DOCUMENT_BYTES", 200):
+            maker.put(saver, place, 2, {"a": 1, "b": [text(rng, 30)]}, parent=1, new=["b"])
+        special = [("__interrupt__", "q"), ("__resume__", "yes"), ("__error__", "e"), ("__scheduled__", 1)]
+        for task in ("task", "t" * 300):
+            maker.put_writes(saver, place, 2, [("a", 1), *special], task, "path")
+        with mock.patch.object(writes_module, "INLINE_BYTES", 100):
+            maker.put_writes(saver, place, 1, [("a", text(rng, 60)), ("__interrupt__", text(rng, 60))], "task")
 
 
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
+BOUND = (encrypted, spliced, bound)
+"""What is in the golden store of bound envelopes."""
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    make(sys.argv[1], [globals()[name] for name in sys.argv[2:]])
     sizes = Counter()
     for file in Path(sys.argv[1]).rglob("*"):
         sizes["objects" if "objects" in file.parts else file.name] += file.stat().st_size if file.is_file() else 0

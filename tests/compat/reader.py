@@ -33,6 +33,10 @@ class UnsupportedError(Exception):
     """A later version wrote it, or it needs a cipher that is not at hand."""
 
 
+class ClearError(Exception):
+    """The reader has a cipher, and this is in clear, or not bound to its place."""
+
+
 @dataclass(frozen=True)
 class Document:
     name: str
@@ -141,15 +145,17 @@ def crc32c(data):
 class Reader:
     """Reads the store in a directory.
 
-    `ciphers` maps names of ciphers to functions from ciphertext to plaintext. `met` counts the features of the format
-    that were met, so that a test can tell that a store has them.
+    `ciphers` maps names of ciphers to functions from ciphertext to plaintext. With some, `accepts_clear` says whether
+    what is in clear or not bound is read all the same. `met` counts the features of the format that were met, so that
+    a test can tell that a store has them.
     """
 
-    def __init__(self, path, dictionary, ciphers=None):
+    def __init__(self, path, dictionary, ciphers=None, *, accepts_clear=False):
         assert sha256(dictionary) == DICTIONARY_SHA256
         self.path = Path(path)
         self.dictionary = dictionary
         self.ciphers = ciphers or {}
+        self.accepts_clear = accepts_clear or not self.ciphers
         self.met = Counter()
         self.documents = self._load()
 
@@ -174,14 +180,26 @@ class Reader:
 
     # 7
 
+    def payload(self, stored):
+        """What is encrypted, and whether it is."""
+        if stored[:1] != b"\x01":
+            self.unless_accepted("in clear")
+            return stored, False
+        self.met["encrypted frame"] += 1
+        end = 2 + stored[1]
+        name = stored[2:end].decode()
+        if name not in self.ciphers:
+            raise UnsupportedError(f"cipher {name}")
+        return self.ciphers[name](stored[end:]), True
+
+    def unless_accepted(self, what):
+        if not self.accepts_clear:
+            raise ClearError(what)
+
     def frame(self, stored, accept, base=None):
-        if stored[:1] == b"\x01":
-            self.met["encrypted frame"] += 1
-            end = 2 + stored[1]
-            name = stored[2:end].decode()
-            if name not in self.ciphers:
-                raise UnsupportedError(f"cipher {name}")
-            stored = self.ciphers[name](stored[end:])
+        return self.decompressed(self.payload(stored)[0], accept, base)
+
+    def decompressed(self, stored, accept, base=None):
         if base is not None and stored[:1] == b"\x02":
             return self.splice(stored, accept, base)
         try:
@@ -210,13 +228,22 @@ class Reader:
         rest = len(base) - tail
         damaged_unless(head <= end <= rest and near <= rest, "a splice of something else")
         copied = end - head + tail
-        literal = self.frame(stored[at:], lambda size: accept(size + copied), base[near:rest])
+        literal = self.decompressed(stored[at:], lambda size: accept(size + copied), base[near:rest])
         return literal[:head] + base[head:end] + literal[head:] + base[rest:]
 
     # 8
 
-    def envelope_frame(self, stored):
-        return self.frame(stored, lambda size: size <= ENVELOPE_BYTES)
+    def envelope_frame(self, stored, name, field):
+        """The envelope in a field of a document."""
+        payload, encrypted = self.payload(stored)
+        if encrypted and payload[:1] == b"\x03":
+            self.met["bound envelope"] += 1
+            place = hashlib.sha256(b"%s\0%s" % (name.encode(), field.encode())).digest()
+            damaged_unless(payload[1:33] == place, "an envelope of another place")
+            payload = payload[33:]
+        elif encrypted:
+            self.unless_accepted("not bound")
+        return self.decompressed(payload, lambda size: size <= ENVELOPE_BYTES)
 
     @staticmethod
     def envelope(plain):
@@ -285,7 +312,7 @@ class Reader:
         damaged_unless(fields.get("ns") == ns_segment, "another namespace")
         checkpoint_id = uninv(inverted)
         beside = f"{thread_segment}/{ns_segment}/{enc(checkpoint_id)}"
-        head, tail = self.opened(self.envelope_frame(encoded), f"{beside}/~manifest")
+        head, tail = self.opened(self.envelope_frame(encoded, found.name, "manifest"), f"{beside}/~manifest")
         self.met["heir"] += "heir" in fields
         self.met["root"] += self.documents.get(f"lg_threads/{thread_segment}", found).fields.get("root") is True
         self.met["former runs"] += "former_runs" in fields
@@ -388,7 +415,7 @@ class Reader:
                 damaged_unless(isinstance(data, bytes), "pending writes that are not bytes")
                 seal = hashlib.sha256(b"%s\0%s\0%s" % (one.name.encode(), name.encode(), data[32:])).digest()
                 damaged_unless(data[:32] == seal, "a seal differs")
-                plain = self.envelope_frame(data[32:])
+                plain = self.envelope_frame(data[32:], one.name, name)
                 directory = f"{thread_segment}/{enc(ns)}/{enc(checkpoint_id)}"
                 head, tail = self.opened(plain, f"{directory}/~writes")
                 task = dec(task_segment)

@@ -1,7 +1,10 @@
+import hashlib
 import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,14 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.dictionary import DICTIONARY
-from tests.compat.make_golden import make, shown
-from tests.compat.reader import DICTIONARY_SHA256, DamageError, Reader, enc, inv
+from langgraph_gcs_saver.errors import ClearTextError
+from langgraph_gcs_saver.keys import checkpoint_doc
+from tests.compat.make_golden import BOUND, cid, make, shown
+from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
-GOLDEN = Path(__file__).parent / "data" / "format-1"
+DATA = Path(__file__).parent / "data"
+GOLDEN, GOLDEN_BOUND = DATA / "format-1", DATA / "format-1-bound"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 SERDE = JsonPlusSerializer()
 
@@ -24,12 +30,22 @@ def store(tmp_path):
     return shutil.copytree(GOLDEN, tmp_path / "golden")
 
 
+@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND], ids=lambda path: path.name)
+def each_store(request, tmp_path):
+    """A copy of each golden store. Both hold values in clear as well as encrypted ones."""
+    return shutil.copytree(request.param, tmp_path / "golden")
+
+
 def expected(path=GOLDEN):
     return json.loads((path / "expected.json").read_text(encoding="utf-8"))
 
 
-def reader(path):
-    return Reader(path, (path / "dictionary.bin").read_bytes(), {NAME: xor})
+def reader(path, *, accepts_clear=True):
+    return Reader(path, (path / "dictionary.bin").read_bytes(), {NAME: xor}, accepts_clear=accepts_clear)
+
+
+def saver_of(path, *, accept_clear=True, **options):
+    return GCSSaver.from_conn_string(f"file://{path}", cipher=XorCipher(), accept_clear=accept_clear, **options)
 
 
 def seen_by_reader(found):
@@ -81,9 +97,9 @@ def by_place(checkpoints):
     return {(one["thread_id"], one["ns"], one["checkpoint_id"]): one for one in checkpoints}
 
 
-def test_the_current_saver_reads_every_checkpoint(store):
-    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
-        for place, wanted in by_place(expected()["checkpoints"]).items():
+def test_the_current_saver_reads_every_checkpoint(each_store):
+    with saver_of(each_store) as saver:
+        for place, wanted in by_place(expected(each_store)["checkpoints"]).items():
             names = dict(zip(("thread_id", "checkpoint_ns", "checkpoint_id"), place, strict=True))
             found = saver.get_tuple({"configurable": names})
             assert found is not None, place
@@ -91,21 +107,21 @@ def test_the_current_saver_reads_every_checkpoint(store):
         assert saver.get_tuple({"configurable": {"thread_id": "nobody"}}) is None
 
 
-def test_the_current_saver_lists_every_checkpoint(store):
-    wanted = by_place(expected()["checkpoints"])
-    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher(), cache_max_bytes=0) as saver:
+def test_the_current_saver_lists_every_checkpoint(each_store):
+    wanted = by_place(expected(each_store)["checkpoints"])
+    with saver_of(each_store, cache_max_bytes=0) as saver:
         listed = list(saver.list(None))
     found = [seen_by_saver(one, wanted[tuple(one.config["configurable"].values())]["checkpoint"]) for one in listed]
     assert len(found) == len(wanted)
     assert by_place(found) == wanted
 
 
-def test_the_current_saver_finds_the_latest(store):
+def test_the_current_saver_finds_the_latest(each_store):
     latest = {}
-    for thread_id, ns, checkpoint_id in by_place(expected()["checkpoints"]):
+    for thread_id, ns, checkpoint_id in by_place(expected(each_store)["checkpoints"]):
         latest[thread_id, ns] = max(checkpoint_id, latest.get((thread_id, ns), ""))
-    independent = reader(store)
-    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
+    independent = reader(each_store)
+    with saver_of(each_store) as saver:
         for (thread_id, ns), wanted in latest.items():
             found = saver.get_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ns}})
             assert found is not None
@@ -114,7 +130,7 @@ def test_the_current_saver_finds_the_latest(store):
 
 def test_the_current_saver_filters(store):
     wanted = expected()["checkpoints"]
-    with GCSSaver.from_conn_string(f"file://{store}", cipher=XorCipher()) as saver:
+    with saver_of(store) as saver:
         for thread_id, filters, count in [
             ("chat", {"run_id": "run-2"}, 10),
             ("chat", {"step": 7}, 1),
@@ -148,9 +164,60 @@ def test_the_current_saver_goes_on_where_the_old_one_stopped(store):
         assert saver.get_tuple(config) is None
 
 
-def test_the_independent_reader_reads_the_same(store):
-    found = by_place(map(seen_by_reader, reader(store).checkpoints()))
-    assert found == by_place(expected()["checkpoints"])
+def test_the_independent_reader_reads_the_same(each_store):
+    found = by_place(map(seen_by_reader, reader(each_store).checkpoints()))
+    assert found == by_place(expected(each_store)["checkpoints"])
+
+
+def is_protected(one, path):
+    """Whether the cipher vouches for a checkpoint and all that it refers to."""
+    if path == GOLDEN:
+        return False
+    if one["thread_id"] == "half encrypted":
+        return one["checkpoint_id"] == cid(2)
+    return one["thread_id"] != "spliced" or one["ns"] == "encrypted"
+
+
+@pytest.mark.parametrize("path", [GOLDEN, GOLDEN_BOUND], ids=lambda path: path.name)
+def test_both_read_only_what_the_cipher_vouches_for(path, tmp_path):
+    store = shutil.copytree(path, tmp_path / "golden")
+    independent = reader(store, accepts_clear=False)
+    documents = {document.name: document for document in independent.checkpoint_documents()}
+    protected = 0
+    with saver_of(store, accept_clear=False) as saver:
+        for one in expected(path)["checkpoints"]:
+            place = one["thread_id"], one["ns"], one["checkpoint_id"]
+            names = dict(zip(("thread_id", "checkpoint_ns", "checkpoint_id"), place, strict=True))
+            document = documents[checkpoint_doc(*place)]
+            if is_protected(one, path):
+                protected += 1
+                assert seen_by_saver(saver.get_tuple({"configurable": names}), one["checkpoint"]) == one
+                assert seen_by_reader(independent.read(document)) == one
+            else:
+                with pytest.raises(ClearTextError):
+                    saver.get_tuple({"configurable": names})
+                with pytest.raises(ClearError):
+                    independent.read(document)
+    assert (protected > 10) is (path == GOLDEN_BOUND)
+
+
+def test_the_independent_reader_notices_every_envelope_of_another_place(tmp_path):
+    store = shutil.copytree(GOLDEN_BOUND, tmp_path / "golden")
+    untouched = reader(store, accepts_clear=False)
+    names = [name for name in untouched.documents if "/lg_checkpoints/" in name and "bound" in name]
+    for name, other in pairwise([*names, names[0]]):
+        document = untouched.documents[name]
+        stolen = untouched.documents[other].fields["manifest"]
+        digest = hashlib.sha256(b"%s\0%s" % (name.encode(), stolen)).digest()
+        moved = replace(document, fields={**document.fields, "manifest": stolen, "digest": digest})
+        with pytest.raises(DamageError, match="another place"):
+            untouched.read(moved)
+    for found in untouched.checkpoint_documents():
+        if found.name in names:
+            untouched.read(found)
+    assert untouched.met["bound envelope"] > 20
+    for feature in ("stub ~manifest", "stub ~writes", "special write"):
+        assert untouched.met[feature], feature
 
 
 def test_the_golden_store_has_every_feature(store):
@@ -195,7 +262,7 @@ def bases_of(independent, one):
         if d.name.endswith(f"/{inv(one.checkpoint_id)}!~") and "-chat/" in d.name
     )
     encoded = independent.documents[name].fields["manifest"]
-    head, _ = independent.envelope(independent.envelope_frame(encoded))
+    head, _ = independent.envelope(independent.envelope_frame(encoded, name, "manifest"))
     chain = head["channels"]["messages"]["chain"]
     return {(chain[0].get("in", one.checkpoint_id), chain[0].get("gcs"))} if len(chain) > 1 else set()
 
@@ -290,9 +357,26 @@ def test_what_is_written_now_is_what_was_written_then(tmp_path):
     make(tmp_path / "new")
     now, then = expected(tmp_path / "new"), expected()
     if now.pop("zstd") == then.pop("zstd"):
-        assert objects(tmp_path / "new") == objects(GOLDEN)
-        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN, tmp_path / "golden"))
+        made, golden = tmp_path / "new", shutil.copytree(GOLDEN, tmp_path / "golden")
+        assert in_clear(objects(made)) == in_clear(objects(golden))
+        assert in_clear({row[1].decode(): row for row in rows(made)}) == in_clear(
+            {row[1].decode(): row for row in rows(golden)}
+        )
     # Another zstd compresses to other bytes; what is read is the same.
     assert now == then
     found = by_place(map(seen_by_reader, reader(tmp_path / "new").checkpoints()))
     assert found == by_place(then["checkpoints"])
+
+
+def in_clear(named):
+    """What of a golden store no cipher has touched: envelopes were not bound when the first one was made."""
+    return {name: one for name, one in named.items() if "encrypted" not in name}
+
+
+def test_what_is_encrypted_now_is_what_was_encrypted_then(tmp_path):
+    make(tmp_path / "new", BOUND)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_BOUND)
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN_BOUND)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_BOUND, tmp_path / "golden"))
+    assert now == then

@@ -212,12 +212,12 @@ def test_pending_writes_of_another_key(make_saver):
     """The checkpoint was written in clear, its writes were not."""
     Thread().line([make_saver()], growing(3, 2))
     make_saver(cipher=KEY).put_writes(cfg(2), [("v", "x")], "task")
-    for options in ({}, {"cipher": OTHER}):
+    for options in ({}, {"cipher": OTHER, "accept_clear": True}):
         reader = make_saver(**options)
         assert reader.get_tuple(cfg(1)) is not None
         with pytest.raises(WrongKeyError):
             reader.get_tuple(cfg(2))
-    assert writes(make_saver(cipher=KEY).get_tuple(cfg(2))) == [("v", "x")]
+    assert writes(make_saver(cipher=KEY, accept_clear=True).get_tuple(cfg(2))) == [("v", "x")]
 
 
 # Clear data, and others' keys, in one thread
@@ -226,12 +226,15 @@ def test_pending_writes_of_another_key(make_saver):
 def test_clear_data_from_before_is_still_read(make_saver):
     clear = make_saver()
     thread = fill(clear)
-    saver = make_saver(cipher=KEY)
+    saver = make_saver(cipher=KEY, accept_clear=True)
     check(thread, saver)
-    # The next ones are encrypted, and build on frames that are not.
+    # The next ones are encrypted, and build on nothing that is not.
     for n in range(10, 14):
         thread.put(saver, n, {"v": [*thread.values[6]["v"], *chat(n, 100)], "kept": 1}, 6 if n == 10 else n - 1)
-    thread.check(saver, make_saver(cipher=KEY), make_saver(cipher=KEY, cache_max_bytes=0))
+    options = {"cipher": KEY, "accept_clear": True}
+    thread.check(saver, make_saver(**options), make_saver(**options, cache_max_bytes=0))
+    for n in range(10, 14):
+        thread.check_one(make_saver(cipher=KEY), n)
     assert any(length > 1 for found in numbers(saver, thread)[7:] for length in [found[1]])
     for n in (10, 13, None):
         with pytest.raises(WrongKeyError):

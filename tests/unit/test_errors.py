@@ -6,7 +6,7 @@ import re
 import pytest
 
 from langgraph_gcs_saver import errors
-from langgraph_gcs_saver.errors import CheckpointCorruptError, GCSSaverError, InvalidConfigError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, GCSSaverError, InvalidConfigError
 
 # name: parents, kind, exit code. Kinds and exit codes are part of the API: only ever added to.
 TREE = {
@@ -22,6 +22,7 @@ TREE = {
     "DamageError": ("GCSSaverError", "damage", 4),
     "CheckpointCorruptError": ("DamageError", "corrupt", 4),
     "WrongKeyError": ("GCSSaverError", "wrong-key", 8),
+    "ClearTextError": ("GCSSaverError", "clear-text", 9),
     "UnsupportedFormatError": ("GCSSaverError", "unsupported-format", 5),
     "ConflictError": ("GCSSaverError", "conflict", 6),
     "StoreError": ("GCSSaverError", "store", 7),
@@ -37,7 +38,7 @@ CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channe
 
 
 def make(found, text="What happened. What to do."):
-    return found(text, **CORRUPT) if found is CheckpointCorruptError else found(text)
+    return found(text, **CORRUPT) if found in {CheckpointCorruptError, ClearTextError} else found(text)
 
 
 def test_the_tree():
@@ -93,13 +94,14 @@ def test_a_config_error_is_caught_as_what_callers_expect():
         raise InvalidConfigError("no thread_id")
 
 
-def test_a_corrupt_checkpoint_says_where():
-    error = CheckpointCorruptError("A value is missing", **CORRUPT)
+@pytest.mark.parametrize("of", [CheckpointCorruptError, ClearTextError])
+def test_what_cannot_be_read_says_where(of):
+    error = of("A value is missing", **CORRUPT)
     for part in ("A value is missing", "thread 't'", "namespace 'n'", "checkpoint 'c'", "channel 'a'", "'b'"):
         assert part in str(error)
     assert {name: getattr(error, name) for name in CORRUPT} == CORRUPT
     assert error.reason == "A value is missing"
-    short = CheckpointCorruptError("x", thread_id="t", checkpoint_ns="", checkpoint_id="c")
+    short = of("x", thread_id="t", checkpoint_ns="", checkpoint_id="c")
     assert (short.channel, short.frame) == (None, None)
     assert "channel" not in str(short)
     assert "stored as" not in str(short)

@@ -244,9 +244,67 @@ def test_nothing_of_the_value_is_readable():
     assert b"\x28\xb5\x2f\xfd" not in stored, "a zstd frame in clear"
 
 
-def test_clear_frames_are_read_with_a_cipher_too():
-    for base in (None, TEXT):
-        assert SECRET.decode(CODEC.encode(TEXT + b"more", base), len(TEXT) + 4, base) == TEXT + b"more"
+PLACE = ("lg_threads/e3-t/lg_checkpoints/I~!~", "manifest")
+
+
+def test_clear_frames_are_read_with_a_cipher_only_where_they_are_accepted():
+    accepts = Codec(LEVEL, Eax("key one"), accept_clear=True)
+    long = TEXT * 3000
+    for base, plain in ((None, TEXT), (TEXT, TEXT + b"more"), (long, long + b"more")):
+        stored = CODEC.encode(plain, base)
+        with pytest.raises(FrameError, match=r"^in clear$") as caught:
+            SECRET.decode(stored, len(plain), base)
+        assert caught.value.clear
+        assert accepts.decode(stored, len(plain), base, name=PLACE[0]) == plain
+    with pytest.raises(FrameError, match=r"^in clear$"):
+        SECRET.decode_envelope(CODEC.encode_envelope(TEXT, PLACE), PLACE)
+    assert accepts.decode_envelope(CODEC.encode_envelope(TEXT, PLACE), PLACE) == TEXT
+    assert accepts.newly_accepted() == ["e3-t"]
+    assert accepts.newly_accepted() == []
+    accepts.decode(CODEC.encode(TEXT), len(TEXT), name="6b-1/~/1/v-0123456789ab.zst")
+    assert accepts.newly_accepted() == ["6b-1"]
+
+
+def test_what_is_neither_encrypted_nor_a_frame_is_damage():
+    for first in range(256):
+        stored = bytes([first]) + b"\0" * 40
+        for codec in (SECRET, Codec(LEVEL, Eax("key one"), accept_clear=True)):
+            with pytest.raises((FrameError, WrongKeyError)) as caught:
+                codec.decode(stored, len(TEXT))
+            # The mark of a splice, which needs a base.
+            assert first == 2 or not getattr(caught.value, "clear", False)
+
+
+def test_an_envelope_is_bound_to_its_place_and_nothing_else_is():
+    stored = SECRET.encode_envelope(TEXT, PLACE)
+    assert SECRET.decode_envelope(stored, PLACE) == TEXT
+    name, field = PLACE
+    for other in ((name, "writes"), (f"{name}x", field), (name[:-1], "~\0manifest"), ("", f"{name}\0{field}")):
+        for accepts in (False, True):
+            with pytest.raises(FrameError, match=r"^bound to another place$") as caught:
+                Codec(LEVEL, Eax("key one"), accept_clear=accepts).decode_envelope(stored, other)
+            assert not caught.value.clear
+    with pytest.raises(FrameError):
+        SECRET.decode(stored, len(TEXT))
+    with pytest.raises(FrameError, match=r"^not bound to its place$") as caught:
+        SECRET.decode_envelope(SECRET.encode(TEXT), PLACE)
+    assert caught.value.clear
+    assert Codec(LEVEL, Eax("key one"), accept_clear=True).decode_envelope(SECRET.encode(TEXT), PLACE) == TEXT
+    for end in range(len(stored)):
+        with pytest.raises((FrameError, WrongKeyError)):
+            SECRET.decode_envelope(stored[:end], PLACE)
+    name, data = SECRET.cipher.encrypt(b"what another key of a cipher without authentication gives")
+    with pytest.raises(FrameError) as caught:
+        SECRET.decode_envelope(b"\x01" + bytes([len(name)]) + name.encode() + data, PLACE)
+    assert not caught.value.clear
+
+
+def test_without_a_cipher_an_envelope_is_a_full_frame():
+    assert CODEC.encode_envelope(TEXT, PLACE) == CODEC.encode(TEXT)
+    for place in (PLACE, ("", "")):
+        assert CODEC.decode_envelope(CODEC.encode(TEXT), place) == TEXT
+    with pytest.raises(WrongKeyError):
+        CODEC.decode_envelope(SECRET.encode_envelope(TEXT, PLACE), PLACE)
 
 
 OTHERS = [None, Eax("key two"), Eax("key two", name="key one"), Eax("key one", name="another")]

@@ -111,7 +111,7 @@ def test_only_stores_import_the_services(module):
         ("effects", ("events", "records")),
         ("keys", ()),
         ("dictionary", ()),
-        ("frames", ("dictionary", "records", "splices")),
+        ("frames", ("dictionary", "keys", "records", "splices")),
         ("splices", ("comparison", "records")),
         ("digests", ("comparison", "records")),
         ("chains", ("digests", "frames", "manifest", "records")),

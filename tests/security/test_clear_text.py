@@ -1,0 +1,512 @@
+"""A saver with a cipher reads nothing in clear: whoever can write to the store could have put it there."""
+
+import asyncio
+import inspect
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli import terminal
+from langgraph_gcs_saver.cli.reference import commands
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, DamageError, InvalidInputError
+from langgraph_gcs_saver.events import (
+    CheckpointDamaged,
+    CheckpointRecovered,
+    CheckpointSkipped,
+    ClearTextAccepted,
+    ThreadSkipped,
+)
+from tests.cli.conftest import command  # noqa: F401 - a fixture
+from tests.compat.xor_cipher import XorCipher
+from tests.incremental.eax import Eax
+from tests.security.forging import frame_in, name_of, put_checkpoint, put_writes
+from tests.system.build import cfg, checkpoint, cid, number, put, values, version
+
+KEY = Eax("the key")
+XOR = "tests.compat.xor_cipher:XorCipher"
+PLANTED = "XYZZYPLUGH"
+LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+RUN = {"run_id": "run"}
+
+
+def fill(saver, *threads):
+    for thread in threads:
+        for n in (1, 2, 3):
+            put(saver, n, {"v": [f"{thread} {n}", "x" * 300], "kept": "k"}, parent=n - 1 or None, thread=thread)
+        saver.put_writes(cfg(3, thread=thread), [("v", "own")], "task")
+
+
+# What somebody plants who has no key; each returns the checkpoint that has it.
+
+
+def a_checkpoint(keyless):
+    put(keyless, 9, {"v": [PLANTED]}, metadata={**RUN, "step": 9})
+    return 9
+
+
+def a_checkpoint_in_objects(keyless):
+    put(keyless, 9, {"v": [PLANTED * 2000]}, metadata=RUN)
+    return 9
+
+
+def an_approval(keyless):
+    keyless.put_writes(cfg(3), [("__resume__", PLANTED)], "task")
+    return 3
+
+
+def a_write(keyless):
+    keyless.put_writes(cfg(3), [("v", PLANTED)], "another task")
+    return 3
+
+
+def a_large_write(keyless):
+    keyless.put_writes(cfg(3), [("v", PLANTED)], "another task")
+    return 3
+
+
+PLANTS = [a_checkpoint, a_checkpoint_in_objects, an_approval, a_write, a_large_write]
+
+
+@pytest.fixture(params=PLANTS)
+def plant(request):
+    return request.param
+
+
+def planted(plant, make_saver, cipher=KEY, **options):
+    """The number of a checkpoint that has something in clear, in a thread that is encrypted otherwise."""
+    with make_saver(cipher=cipher) as saver:
+        fill(saver, "t", "u")
+    inline = 0 if plant in {a_checkpoint_in_objects, a_large_write} else 8 << 10
+    with make_saver(inline_max_bytes=inline, **options) as keyless:
+        return plant(keyless)
+
+
+def test_what_is_planted_never_becomes_state(plant, make_saver):
+    n = planted(plant, make_saver)
+    events = []
+    saver = make_saver(cipher=KEY, on_event=events.append)
+    for call in (
+        lambda: saver.get_tuple(cfg()),
+        lambda: saver.get_tuple(cfg(n)),
+        lambda: list(saver.list(cfg())),
+        lambda: list(saver.list(cfg(), limit=1)),
+        lambda: list(saver.list(cfg(), filter={"step": 9} if n == 9 else {"step": 0})),
+        lambda: asyncio.run(saver.aget_tuple(cfg())),
+    ):
+        with pytest.raises(ClearTextError) as caught:
+            call()
+        assert (caught.value.thread_id, caught.value.checkpoint_ns, caught.value.checkpoint_id) == ("t", "", cid(n))
+        assert not isinstance(caught.value, DamageError)
+        assert PLANTED not in str(caught.value)
+        assert "accept_clear=True" in str(caught.value)
+    assert not any(isinstance(event, CheckpointDamaged | CheckpointRecovered) for event in events)
+    others = [number(found) for found in saver.list(cfg(thread="u"))]
+    assert others == [3, 2, 1]
+
+
+def test_a_list_of_all_threads_goes_on(plant, make_saver):
+    n = planted(plant, make_saver)
+    events = []
+    saver = make_saver(cipher=KEY, on_event=events.append)
+    found = [(one.config["configurable"]["thread_id"], number(one)) for one in saver.list(None)]
+    wanted = [(thread, m) for thread in "tu" for m in (3, 2, 1) if (thread, m) != ("t", n)]
+    assert sorted(found) == sorted(wanted)
+    (skipped,) = [event for event in events if isinstance(event, CheckpointSkipped)]
+    assert (skipped.thread_id, skipped.checkpoint_id) == ("t", cid(n))
+    assert "in clear" in skipped.reason
+
+
+@pytest.mark.parametrize("depth", ["metadata", "existence", "data"])
+def test_verify_finds_it_and_goes_on(depth, plant, make_saver):
+    n = planted(plant, make_saver)
+    saver = make_saver(cipher=KEY)
+    findings = [found for found in saver.verify(depth=depth) if found.is_damage]
+    assert [(found.kind, found.thread_id, found.checkpoint_id) for found in findings] == [("clear", "t", cid(n))]
+    assert "in clear" in findings[0].reason
+
+
+@pytest.mark.parametrize("thread", ["t", None])
+def test_repair_sets_it_aside(thread, plant, make_saver, raw):
+    n = planted(plant, make_saver)
+    saver = make_saver(cipher=KEY)
+    (plan,) = saver.repair(thread, show=lambda _: None)
+    assert [(step.action, step.checkpoint_id) for step in plan.steps] == [("set aside", cid(n))]
+    assert any("/lg_aside/" in name for name in raw.documents())
+    assert not any(found.is_damage for found in saver.verify(depth="data"))
+    assert number(saver.get_tuple(cfg())) == 3
+    assert [write[1:] for write in saver.get_tuple(cfg()).pending_writes] == [("v", "own")]
+
+
+def test_it_can_be_replaced(make_saver):
+    """A run that stores the same checkpoint again, with the key, is not stopped by it."""
+    planted(a_checkpoint, make_saver)
+    saver = make_saver(cipher=KEY)
+    put(saver, 9, {"v": ["own"]})
+    assert values(make_saver(cipher=KEY).get_tuple(cfg()))["v"] == ["own"]
+    assert not any(found.is_damage for found in make_saver(cipher=KEY).verify("t", depth="data"))
+
+
+def test_nothing_is_inherited_from_it(make_saver):
+    planted(a_checkpoint, make_saver)
+    saver = make_saver(cipher=KEY)
+    put(saver, 10, {"v": ["all"], "new": "at hand"}, parent=9, changed={"new"})
+    assert values(make_saver(cipher=KEY).get_tuple(cfg()))["v"] == ["all"]
+    with pytest.raises(ClearTextError):
+        saver.put(cfg(9), checkpoint(11, {}, {"v": version(9)}), {"source": "loop", "step": 1, "parents": {}}, {})
+
+
+@LOCAL
+def test_damage_does_not_lead_to_it(make_saver, raw):
+    """The newest is damaged, and an older one was planted: that is none to fall back to."""
+    with make_saver(cipher=KEY) as saver:
+        put(saver, 10, {"v": ["own"]})
+    with make_saver() as keyless:
+        a_checkpoint(keyless)
+    document = raw.documents()[name_of(10)]
+    raw.set_document(name_of(10), {**document, "digest": bytes(32)})
+    with pytest.raises(ClearTextError):
+        make_saver(cipher=KEY).get_tuple(cfg())
+
+
+# Every method
+
+
+def outcomes(tmp_path):
+    """What each method does with the thread, by its name, and its arguments; an asynchronous twin does the same."""
+    other = GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY)
+    history = {"config": cfg(9), "channels": ["v"]}
+    elsewhere = GCSSaver.from_conn_string(f"file://{tmp_path}/elsewhere", cipher=KEY)
+    quiet = {"show": lambda _: None}
+    return {
+        "get": (ClearTextError, cfg()),
+        "get_tuple": (ClearTextError, cfg()),
+        "list": (ClearTextError, cfg()),
+        "get_delta_channel_history": (ClearTextError, history),
+        "prune": (ClearTextError, ["t", "u"]),
+        "delete_for_runs": (ClearTextError, ["run"]),
+        "copy_thread": (ClearTextError, "t", "copy"),
+        "transfer_thread": (lambda moved: [found.kind for found in moved.findings] == ["clear"], "t", other),
+        "export_thread": (lambda moved: moved.checkpoints == 4, "t", tmp_path / "t.tar"),
+        "import_thread": (None, tmp_path / "t.tar"),
+        "migrate": (lambda done: [one.checkpoints for one in done] == [0], elsewhere, ["t"]),
+        "verify": (lambda found: [one.kind for one in found] == ["clear"], "t"),
+        "threads": (lambda found: {one.thread_id: one.damaged for one in found} == {"t": 1, "u": 0},),
+        "history": (lambda found: [one.damage for one in found] == ["the manifest is in clear", None, None, None], "t"),
+        "stats": (lambda found: found.checkpoints == 5,),  # prune went on with the other thread
+        "collect": (lambda plans: ["in clear" in plan.skipped for plan in plans] == [True],),
+        "repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]], quiet),
+        "checkpoint_at": (lambda found: found == cid(9), cfg(), datetime.now(timezone.utc)),  # an id, as by its name
+        "rebind": (InvalidInputError,),  # an embedded store has no bucket
+        "ping": (None,),
+        "checkpoint_ids": (lambda ids: list(ids) == [cid(9), cid(3), cid(2), cid(1)], cfg()),
+        "pins": (lambda found: found == {}, cfg()),
+        "pin": (None, cfg(9), "label"),
+        "unpin": (None, cfg(9)),
+        "sweep": (None, {"dry_run": True, **quiet}),
+        "put": (
+            None,
+            cfg(),
+            checkpoint(4, {"v": ["x"]}),
+            {"source": "loop", "step": 4, "parents": {}},
+            {"v": version(4)},
+        ),
+        "put_writes": (None, cfg(9), [("v", "x")], "task"),
+        "delete_thread": (None, "t"),
+        "setup": (None,),
+        "close": (None,),
+    }
+
+
+NO_STATE = {
+    "config_specs",
+    "from_conn_string",
+    "get_allowlist",
+    "get_next_version",
+    "serde",
+    "with_allowlist",
+    "delete_for_runs",
+}
+"""What else a checkpointer has; it does not read a thread."""
+
+ORDER = ["repair", "delete_thread", "close"]
+
+
+def perform(saver, name, arguments):
+    given = [one for one in arguments if not (isinstance(one, dict) and one.keys() & {"config", "show"})]
+    named = {key: value for one in arguments if one not in given for key, value in one.items()}
+    found = getattr(saver, name)(*given, **named)
+    if inspect.isasyncgen(found):
+        return asyncio.run(_collect(found))
+    if inspect.isawaitable(found):
+        return asyncio.run(_wait(found))
+    return list(found) if inspect.isgenerator(found) else found
+
+
+async def _collect(found):
+    return [one async for one in found]
+
+
+async def _wait(found):
+    return await found
+
+
+@LOCAL
+@pytest.mark.parametrize("twin", ["", "a"])
+def test_every_method(twin, make_saver, tmp_path):
+    planted(a_checkpoint, make_saver)
+    saver = make_saver(cipher=KEY, ttl=timedelta(days=1))
+    wanted = outcomes(tmp_path)
+    public = {name for name, _ in inspect.getmembers(GCSSaver, callable) if not name.startswith("_")}
+    twins = {f"a{name}" for name in wanted} | {"aget", "aget_tuple"}
+    assert public - twins - wanted.keys() - NO_STATE == set(), "a method of which this test says nothing"
+    for name in sorted(wanted, key=lambda name: ORDER.index(name) if name in ORDER else -1):
+        expected, *arguments = wanted[name]
+        if inspect.isclass(expected):
+            with pytest.raises(expected):
+                perform(saver, twin + name, arguments)
+            continue
+        if name == "import_thread":
+            with GCSSaver.from_conn_string(f"file://{tmp_path}/third{twin}", cipher=KEY) as third:
+                taken = perform(third, twin + name, arguments)
+            assert [found.kind for found in taken.findings] == ["clear"]
+            continue
+        found = perform(saver, twin + name, arguments)
+        assert expected is None or expected(found), (name, found)
+
+
+# Every command
+
+
+COMMANDS = {
+    "threads": (0, []),
+    "history": (0, ["t"]),
+    "show": (9, ["t"]),
+    "diff": (9, ["t", cid(1), "latest"]),
+    "edit": (9, ["t", "--channel", "v", "--set", "7", "--dry-run"]),
+    "stats": (0, []),
+    "report": (9, ["t", "-o", "-"]),
+    "verify": (4, ["--depth", "data"]),
+    "repair": (0, ["--dry-run"]),
+    "rebind": (2, ["--dry-run"]),
+    "pin": (0, ["t", cid(9), "label"]),
+    "unpin": (0, ["t", cid(9)]),
+    "prune": (9, ["t", "--keep-last", "1", "--dry-run"]),
+    "copy": (9, ["t", "copy"]),
+    "collect": (4, ["t", "--dry-run"]),
+    "sweep": (0, ["--ttl", "90d", "--dry-run"]),
+    "drill": (4, ["t"]),
+    "pull": (4, ["t", "STORE", "OTHER-pull"]),
+    "push": (4, ["t", "STORE", "OTHER-push"]),
+    "export": (0, ["t", "t.tar"]),
+    "import": (4, ["t.tar", "--store", "OTHER-import"]),
+    "migrate": (0, ["--from", "SQLITE"]),
+    "setup": (0, []),
+    "delete": (0, ["t", "--dry-run"]),
+}
+"""How each command ends on a thread with a checkpoint in clear, and its arguments."""
+
+SHOWS_STATE = {"show", "report", "diff"}
+
+
+@pytest.fixture
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LANGGRAPH_GCS_CIPHER", raising=False)
+    monkeypatch.delenv("LANGGRAPH_GCS_ACCEPT_CLEAR", raising=False)
+    terminal._cipher.cache_clear()
+
+
+@LOCAL
+@pytest.mark.usefixtures("_here")
+def test_every_command(command, make_saver, store_uri, tmp_path):  # noqa: F811
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    with SqliteSaver.from_conn_string(str(tmp_path / "file")) as source:
+        put(source, 1, {"v": ["x"]}, thread="m")
+    planted(a_checkpoint, make_saver, cipher=XorCipher())
+    names = [name for name, _ in commands() if name != "demo"]
+    assert set(names) == COMMANDS.keys(), "a command of which this test says nothing"
+    for accept in ((), ("--accept-clear",)):
+        for name in sorted(names, key=lambda name: list(COMMANDS).index(name)):
+            code, arguments = COMMANDS[name]
+            other = f"{(tmp_path / 'other').as_uri()}{''.join(accept)}"
+            words = [
+                one.replace("STORE", store_uri).replace("OTHER", other).replace("SQLITE", f"sqlite://{tmp_path}/file")
+                for one in arguments
+            ]
+            ended = command(*accept, "--cipher", XOR, name, *words, *(["--yes"] if name == "export" else []))
+            # An embedded store has no bucket. Nothing names the planted checkpoint as its child: a drill that drops
+            # it is not told.
+            assert ended.code == (0 if accept and name not in {"rebind", "drill"} else code), (name, ended)
+            assert "Traceback" not in ended.err
+            if not accept:
+                assert PLANTED not in ended.out + ended.err
+                assert ("--accept-clear before the command's name" in ended.err) is (code == 9), name
+            elif name in SHOWS_STATE:
+                assert PLANTED in ended.out
+
+
+@LOCAL
+@pytest.mark.usefixtures("_here")
+def test_the_environment_accepts_it_too(command, make_saver, monkeypatch):  # noqa: F811
+    planted(a_checkpoint, make_saver, cipher=XorCipher())
+    for value, code in (("1", 0), ("0", 9), ("", 9)):
+        monkeypatch.setenv("LANGGRAPH_GCS_ACCEPT_CLEAR", value)
+        assert command("show", "t", "--cipher", XOR).code == code, value
+
+
+# Migration
+
+
+def line(saver, *numbers, changed=("v",)):
+    """Checkpoints as a graph stores them: of `kept` only the first one has a new version."""
+    for n in numbers:
+        put(saver, n, {"v": [f"v {n}"], "kept": ["k" * 300]}, parent=n - 1 or None, changed=None if n == 1 else changed)
+
+
+def damages(saver, thread=None):
+    return [(found.kind, found.checkpoint_id) for found in saver.verify(thread, depth="data") if found.is_damage]
+
+
+@pytest.mark.parametrize("inline", [8 << 10, 0], ids=["in documents", "in objects"])
+def test_a_thread_that_goes_on_is_encrypted_from_there(inline, make_saver):
+    line(make_saver(inline_max_bytes=inline), 1, 2)
+    events = []
+    with pytest.raises(ClearTextError):
+        make_saver(cipher=KEY).get_tuple(cfg())
+    saver = make_saver(cipher=KEY, accept_clear=True, inline_max_bytes=inline, on_event=events.append)
+    assert number(saver.get_tuple(cfg())) == 2
+    line(saver, 3, 4)
+    assert [number(found) for found in saver.list(cfg())] == [4, 3, 2, 1]
+    assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"], "once a process"
+    strict = make_saver(cipher=KEY)
+    found = strict.get_tuple(cfg())
+    assert values(found) == {"v": ["v 4"], "kept": ["k" * 300]}, "with all that it has of the time before"
+    assert damages(strict) == [("clear", cid(2)), ("clear", cid(1))]
+    saver.prune(["t"])
+    assert damages(make_saver(cipher=KEY)) == []
+    assert number(make_saver(cipher=KEY).get_tuple(cfg())) == 4
+
+
+def test_what_only_the_parent_has_stays_in_clear_and_is_told(make_saver):
+    """An edit, for example, has only the value that it changes."""
+    line(make_saver(), 1)
+    saver = make_saver(cipher=KEY, accept_clear=True)
+    saver.put(
+        cfg(1), checkpoint(2, {"v": ["new"]}, {"v": version(2), "kept": version(1)}), {"step": 2}, {"v": version(2)}
+    )
+    assert values(make_saver(cipher=KEY, accept_clear=True).get_tuple(cfg())) == {"v": ["new"], "kept": ["k" * 300]}
+    with pytest.raises(ClearTextError) as caught:
+        make_saver(cipher=KEY).get_tuple(cfg(2))
+    assert (caught.value.channel, caught.value.checkpoint_id) == ("kept", cid(2))
+    assert ("clear", cid(1)) in damages(make_saver(cipher=KEY))
+
+
+@LOCAL
+def test_a_whole_thread_moves_to_an_encrypted_store(make_saver, tmp_path):
+    """All of its history, by `migrate`: what is read in clear is put with the key."""
+    clear = make_saver()
+    line(clear, 1, 2, 3)
+    clear.put_writes(cfg(3), [("v", "own"), ("__interrupt__", "question")], "task")
+    half = make_saver(cipher=KEY, accept_clear=True)
+    line(half, 4)
+    wanted = [(found.checkpoint, found.metadata, found.pending_writes) for found in half.list(cfg())]
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/encrypted", cipher=KEY) as saver:
+        (done,) = saver.migrate(half, ["t"])
+        assert done.checkpoints == 4
+        assert damages(saver) == []
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/encrypted", cipher=KEY) as saver:
+        assert [(found.checkpoint, found.metadata, found.pending_writes) for found in saver.list(cfg())] == wanted
+
+
+@LOCAL
+def test_a_copy_encrypts_what_says_what_there_is(make_saver):
+    """Manifests and pending writes; frames of values are copied as they are."""
+    line(make_saver(), 1, 2)
+    make_saver().put_writes(cfg(2), [("v", "own")], "task")
+    saver = make_saver(cipher=KEY, accept_clear=True)
+    saver.copy_thread("t", "copy")
+    assert [number(found) for found in saver.list(cfg(thread="copy"))] == [2, 1]
+    strict = make_saver(cipher=KEY)
+    assert [found.kind for found in strict.verify("copy") if found.is_damage] == []
+    assert {found.kind for found in strict.verify("copy", depth="data") if found.is_damage} == {"clear"}
+
+
+@LOCAL
+def test_a_thread_that_was_never_encrypted_is_left_alone(make_saver, raw):
+    """A saver that was given a cipher by mistake, or too early, puts no history away."""
+    line(make_saver(), 1, 2)
+    make_saver().put_writes(cfg(2), [("v", "own")], "task")
+    with make_saver(cipher=KEY) as saver:
+        fill(saver, "u")
+        a_write(make_saver())
+    before = raw.snapshot()
+    saver = make_saver(cipher=KEY)
+    (plan,) = saver.repair("t", show=lambda _: None)
+    assert {step.action for step in plan.steps} == {"leave"}
+    assert all("accept_clear=True" in step.reason for step in plan.steps)
+    assert raw.snapshot() == before
+    events = []
+    assert all(plan.skipped for plan in make_saver(cipher=KEY, on_event=events.append).collect())
+    assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["t"]
+
+
+@LOCAL
+def test_what_was_not_bound_is_read_for_a_migration_only(make_saver, raw):
+    """As earlier versions encrypted: a frame like any other."""
+    saver = make_saver(cipher=KEY)
+    line(saver, 1, 2)
+    saver.put_writes(cfg(2), [("v", "own")], "task")
+    codec = saver._context.codec
+    for name, fields in raw.documents().items():
+        if "/lg_checkpoints/" in name:
+            plain = codec.decode_envelope(fields["manifest"], (name, "manifest"))
+            put_checkpoint(raw, name, fields, manifest=codec.encode(plain))
+        elif "/lg_writes/" in name:
+            plain = codec.decode_envelope(frame_in(fields["writes"]), (name, "writes"))
+            put_writes(raw, name, {"writes": codec.encode(plain)})
+    strict = make_saver(cipher=KEY)
+    for n in (1, 2, None):
+        with pytest.raises(ClearTextError, match="not bound to its place"):
+            strict.get_tuple(cfg(n))
+    assert {found.kind for found in strict.verify()} == {"clear"}
+    events = []
+    saver = make_saver(cipher=KEY, accept_clear=True, on_event=events.append)
+    assert [write[1:] for write in saver.get_tuple(cfg()).pending_writes] == [("v", "own")]
+    assert [type(event) for event in events if isinstance(event, ClearTextAccepted)] == [ClearTextAccepted]
+    line(saver, 3)
+    assert number(make_saver(cipher=KEY).get_tuple(cfg())) == 3
+    saver.copy_thread("t", "copy")
+    assert damages(make_saver(cipher=KEY), "copy") == [], "its values were encrypted before"
+
+
+@LOCAL
+def test_with_accept_clear_what_was_moved_is_damage_all_the_same(make_saver, raw):
+    line(make_saver(cipher=KEY), 1, 2)
+    put_checkpoint(raw, name_of(5), raw.documents()[name_of(1)])
+    with pytest.raises(CheckpointCorruptError, match="bound to another place"):
+        make_saver(cipher=KEY, accept_clear=True).get_tuple(cfg(5))
+
+
+@LOCAL
+def test_a_flipped_mark_is_damage(make_saver, raw):
+    """The first byte of a ciphertext says that it is one: by accident it says something else, and then nothing true."""
+    saver = make_saver(cipher=KEY)
+    line(saver, 1)
+    whole = raw.documents()[name_of(1)]
+    for bit in range(8):
+        raw.set_document(name_of(1), {**whole, "frames": bytes([whole["frames"][0] ^ 1 << bit]) + whole["frames"][1:]})
+        with pytest.raises(CheckpointCorruptError):
+            make_saver(cipher=KEY).get_tuple(cfg(1))
+
+
+@LOCAL
+def test_a_serializer_that_encrypts_is_as_it_was(make_saver):
+    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+
+    line(make_saver(), 1)
+    serde = EncryptedSerializer.from_pycryptodome_aes(key=b"k" * 32)
+    saver = make_saver(serde=serde)
+    line(saver, 2)
+    assert [number(found) for found in make_saver(serde=serde).list(cfg())] == [2, 1]
