@@ -45,9 +45,12 @@ _ELSEWHERE = (AskSaver, Compute, Elsewhere, Emit, Now, Pause)
 """What does not reach the store at all."""
 
 _READS_DOCS = (GetDocs, QueryDocs)
-"""What the store's document can be read beside, in one round."""
+"""What reaches the database at any rate: the store's document can be read beside it, in one round."""
 
-_LOOKS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing, EnsureBucket)
+_READS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing)
+"""What may be read beside it as well: of another store's bucket nothing is returned."""
+
+_LOOKS = (*_READS, EnsureBucket)
 """What may be done in a store that nobody has written to yet. Everything else, what is new included, is a write."""
 
 _SAMPLE = 200
@@ -143,7 +146,7 @@ def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:
     leaves = effect.effects if isinstance(effect, Gather) else (effect,)
     if binding.is_bound or _are(leaves, _ELSEWHERE):
         return (yield from effect)
-    if _are(leaves, _READS_DOCS):
+    if _are(leaves, _READS) and any(isinstance(leaf, _READS_DOCS) for leaf in leaves):
         docs, *results = yield from Gather((GetDocs((keys.PLACE,)), *leaves))
         yield from _compare(docs.get(keys.PLACE), binding)
         return tuple(results) if isinstance(effect, Gather) else results[0]

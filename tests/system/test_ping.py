@@ -16,10 +16,11 @@ both = pytest.mark.parametrize("ping", [GCSSaver.ping, lambda saver: asyncio.run
 
 @both
 def test_a_store_that_can_be_reached(saver, ping):
-    """Empty or not, and whichever services it asks, it is one round of two requests."""
+    """It is one round of two requests, once the saver knows that the store is its bucket's."""
     counting = Counting(saver)
     assert ping(saver) is None
-    assert counting.take() == (1, 2)
+    # At first also the threads, of a store that names no place yet. Its place rides along, and is not counted.
+    assert counting.take() in {(1, 2), (2, 3)}
     put(saver, 1, {"large": noise(20_000)})
     counting.take()
     assert ping(saver) is None
