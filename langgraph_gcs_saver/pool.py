@@ -56,7 +56,7 @@ class Task(Generic[T]):
         self, function: Callable[[], T], deliver: Callable[[Task[T]], object], *, bounded: bool = False
     ) -> None:
         self._function = function
-        self._deliver = deliver
+        self._deliver: Callable[[Task[T]], object] | None = deliver
         # Whoever takes it out decides whether the call is made: a thread of the pool, or the caller that gives up.
         self._ticket = [None]
         self.bounded = bounded
@@ -78,8 +78,10 @@ class Task(Generic[T]):
         return True
 
     def deliver(self) -> None:
-        """Hand over the outcome."""
-        self._deliver(self)
+        """Hand over the outcome, once. If nobody fetches it, this task and the queue that it is in are no cycle."""
+        deliver, self._deliver = self._deliver, None
+        if deliver is not None:
+            deliver(self)
 
     def cancel(self) -> bool:
         """Prevent the call; false if it has begun, or was canceled before."""

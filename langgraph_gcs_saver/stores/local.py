@@ -178,14 +178,16 @@ class _Call:
 
     Attributes:
         admitted: Whether it goes on although the store was closed meanwhile.
+        over: Whether its caller has gone on. An attempt that an exception interrupted may still be under way.
         proven: Whether the attempt under way has come to its end, so that its connection can be used again.
     """
 
-    __slots__ = ("__weakref__", "admitted", "pause", "proven")
+    __slots__ = ("__weakref__", "admitted", "over", "pause", "proven")
 
     def __init__(self, timeout: float) -> None:
         self.pause = _Pauses(timeout)
         self.admitted = False
+        self.over = False
         self.proven = False
 
 
@@ -283,6 +285,7 @@ class LocalDocuments:
             while isinstance(outcome := attempt(call), _Busy):
                 time.sleep(self._pause(call, outcome))
         finally:
+            call.over = True
             if call.admitted:
                 self._waiting.discard(call)
         return outcome
@@ -297,6 +300,7 @@ class LocalDocuments:
                     return outcome
                 await asyncio.sleep(self._pause(call, outcome))
         finally:
+            call.over = True
             if call.admitted:
                 self._waiting.discard(call)
 
@@ -403,8 +407,10 @@ class LocalDocuments:
 
     def _busy(self, call: _Call, error: sqlite3.Error | None = None) -> _Busy:
         if not call.admitted:
-            self._waiting.add(call)  # so `close` waits for it
             call.admitted = True
+            self._waiting.add(call)  # so `close` waits for it
+            if call.over:
+                self._waiting.discard(call)
         return _Busy(error)
 
     def _close_unused(self) -> None:

@@ -3,6 +3,7 @@
 It keeps no lock, transaction, lease, file handle or half object, and the call has been made wholly or not at all.
 """
 
+import _thread
 import asyncio
 import os
 import random
@@ -84,7 +85,7 @@ def _few_threads(monkeypatch):
 
 def settle(pool):
     """Wait until calls that an exception interrupted have ended on their threads: then both threads can meet."""
-    pool.perform(*[(partial(threading.Barrier(2).wait, 60), False)] * 2)
+    pool.perform(*[(partial(threading.Barrier(2).wait, PATIENCE), False)] * 2)
 
 
 @contextmanager
@@ -161,6 +162,34 @@ def test_the_main_thread_reads_but_leaves_the_rest_to_other_threads(path):
         assert not [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
         run(request(PutBlob("t/new", b"x")), backend)
         assert [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
+
+
+def test_closing_does_not_wait_for_a_call_that_was_interrupted(path):
+    """Not even while the exception, which keeps the call alive, is still handled."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Documents(LocalDocuments):
+        def _attempt(self, *arguments):
+            begun.set()
+            assert go.wait(PATIENCE)
+            return super()._attempt(*arguments)
+
+    def strike():
+        begun.wait(PATIENCE)
+        _thread.interrupt_main()
+
+    filled(path).close()
+    with raw(path) as other, ThreadPoolExecutor(1) as striker:
+        other.execute("BEGIN IMMEDIATE")
+        documents = Documents(path, timeout=PATIENCE)
+        striker.submit(strike)
+        with pytest.raises(KeyboardInterrupt) as struck:
+            documents.commit(Commit((Create("a/a", {}),)))
+        go.set()
+        settle(documents._threads)
+        assert documents._is_quiet()
+        documents.close()
+        del struck
 
 
 @each_step

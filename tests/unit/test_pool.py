@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -144,6 +145,35 @@ def test_a_failure_is_not_kept_alive_by_what_it_refers_to(make_pool):
         assert len(left) <= 2  # a thread may still be about to drop its last one
     finally:
         gc.enable()
+
+
+def test_the_result_of_an_interrupted_call_is_not_kept(make_pool):
+    pool = make_pool(1)
+    begun, go, results = threading.Event(), threading.Event(), []
+
+    def function():
+        begun.set()
+        go.wait(PATIENCE)
+        result = Counter()
+        results.append(weakref.ref(result))
+        return result
+
+    def strike():
+        begun.wait(PATIENCE)
+        _thread.interrupt_main()
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    gc.disable()
+    try:
+        with suppress(KeyboardInterrupt):
+            pool.perform((function, False))
+        go.set()
+        assert pool.perform((int, False)) == (0,)
+        assert results[0]() is None
+    finally:
+        gc.enable()
+        striker.join()
 
 
 @pytest.mark.parametrize("count", [1, 3])
