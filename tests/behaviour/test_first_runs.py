@@ -59,27 +59,28 @@ def after_reading(saver, wait):
 
 
 def forks(reports):
-    return [(event.parent_id, event.sibling_id) for event in reports if isinstance(event, ParentForked)]
+    """The reported forks of the graph. Where its subgraph's forks begin, if it has any, depends on who is faster."""
+    return [event for event in reports if isinstance(event, ParentForked) and not event.checkpoint_ns]
 
 
 def check(make_saver, answers, reports, store_uri):
     for who, answer in enumerate(answers):
         assert answer["log"][0] == f"question of {who}", "each run goes on with what is its own"
-    assert forks(reports) == [(None, None)]
+    (reported,) = forks(reports)
+    assert (reported.parent_id, reported.sibling_id) == (None, None)
     reader = make_saver()
     found = [info for info in reader.history("a chat") if not info.checkpoint_ns]
-    (reported,) = [event for event in reports if isinstance(event, ParentForked)]
     first = [info.checkpoint_id for info in found if info.parent_id is None]
     assert len(first) == 2
     assert reported.checkpoint_id in first
-    assert (reported.thread_id, reported.checkpoint_ns) == ("a chat", "")
+    assert reported.thread_id == "a chat"
     printed = CliRunner().invoke(app, ["history", "a chat", "--store", store_uri], env={"COLUMNS": "200"})
     assert printed.exit_code == 0, printed.output
     for checkpoint_id in first:
         assert checkpoint_id in printed.output
     # The next run is no fork, and continues the newest of both.
     assert build(make_saver(on_event=reports.append)).invoke(question(2, 10), CONFIG)["log"][-2] == "reply"
-    assert forks(reports) == [(None, None)]
+    assert forks(reports) == [reported]
 
 
 SIZES = [10, 20_000]
@@ -99,7 +100,7 @@ SIZES = [10, 20_000]
 def test_two_threads(savers, size, durability, make_saver, store_uri):
     reports = []
     barrier = threading.Barrier(2)
-    wait = partial(barrier.wait, 300)
+    wait = partial(barrier.wait, PATIENCE)
     one = make_saver(on_event=reports.append)
     two = one if savers == "one saver" else make_saver(on_event=reports.append)
     if savers == "one saver":

@@ -30,7 +30,7 @@ def complaint(call):
     else:
         name, of = call.func.attr, ast.unparse(call.func.value)
     limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
-    if name in WAITS and of:
+    if (name in WAITS and of) or any(getattr(argument, "attr", "") in WAITS for argument in call.args):
         limits += call.args
     if name == "sleep" and not (call.args and number(call.args[0]) == 0):
         return "sleeps: wait with `eventually` for what is to happen"
@@ -73,6 +73,8 @@ def test_every_use_of_a_clock_says_why():
         "future.result(5)",
         "condition.wait_for(done, 60)",
         "assert pipe.poll(60)",
+        "partial(barrier.wait, 300)",
+        "await asyncio.to_thread(began.wait, 60)",
         "GCSSaver.from_conn_string(uri, timeout=2)",
         "subprocess.run(\n    command,\n    timeout=60,\n)",
         "@pytest.mark.timeout(20)\ndef test():\n    pass",
