@@ -504,13 +504,13 @@ def _check_standard(found: Stored, what: str) -> None:
 
 def _told(error: Exception) -> str:
     """What a validator found, without what it found it in."""
-    from pydantic import ValidationError  # noqa: PLC0415 - as above
-
-    if not isinstance(error, ValidationError):
+    # Pydantic's, by what it has: the package depends on pydantic through LangChain only.
+    errors = getattr(error, "errors", None)
+    if type(error).__name__ != "ValidationError" or not callable(errors):
         return type(error).__name__
-    # What a validator of the class itself raises may show the value.
-    own = {"value_error", "assertion_error"}
+    # What a validator of the class itself raises may show the value, and so may an unknown tag.
+    own = {"value_error", "assertion_error", "union_tag_invalid"}
     return ", ".join(
         f"{''.join(map(step, one['loc']))} {one['type'] if one['type'] in own else one['msg']}".strip()
-        for one in error.errors(include_url=False, include_context=False, include_input=False)
+        for one in errors(include_url=False, include_context=False, include_input=False)
     )

@@ -82,7 +82,8 @@ def verify(
     else:
         _show_findings(findings, damages)
         read = f"{counted(sum(documents), 'document')} of {counted(len(documents), 'thread')}"
-        console().print(Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}"))
+        told = Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}")
+        console().print(told, soft_wrap=True)
     if damages:
         raise typer.Exit(DamageError.exit_code)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langgraph_gcs_saver import keys, runners
+from langgraph_gcs_saver import admin, keys, runners
 from langgraph_gcs_saver import saver as savers
 from langgraph_gcs_saver.effects import CopyBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError, InvalidInputError
@@ -205,9 +205,9 @@ class Life(RuleBasedStateMachine):
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         # What failed is told by hypothesis; thousands of events say nothing more.
         patch.setattr(logging.getLogger("langgraph_gcs_saver"), "disabled", True)
-        for module in (savers, runners, local):
+        for module in (admin, savers, runners, local):
             patch.setattr(module, "time", self.clock)
-        patch.setattr(savers, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
+        patch.setattr(admin, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
         for module, limit in (
             (threads, "BATCH"),
             (prune, "BATCH"),
