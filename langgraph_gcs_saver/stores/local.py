@@ -282,13 +282,14 @@ class LocalDocuments:
         self._refuse()
         call = _Call(self._timeout)
         try:
-            while isinstance(outcome := attempt(call), _Busy):
-                time.sleep(self._pause(call, outcome))
+            try:
+                while isinstance(outcome := attempt(call), _Busy):
+                    time.sleep(self._pause(call, outcome))
+                return outcome
+            finally:
+                self._forget(call)
         finally:
-            call.over = True
-            if call.admitted:
-                self._waiting.discard(call)
-        return outcome
+            self._forget(call)  # if an exception has struck the line above
 
     async def _aperform(self, attempt: Callable[[_Call], T | _Busy]) -> T:
         self._refuse()
@@ -300,9 +301,13 @@ class LocalDocuments:
                     return outcome
                 await asyncio.sleep(self._pause(call, outcome))
         finally:
-            call.over = True
-            if call.admitted:
-                self._waiting.discard(call)
+            self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        """Have `close` no longer wait for a call. Idempotent."""
+        call.over = True
+        if call.admitted:
+            self._waiting.discard(call)
 
     def _pause(self, call: _Call, busy: _Busy) -> float:
         pause = call.pause()

@@ -115,6 +115,7 @@ def check(documents, path, place):
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy, f"a connection keeps its snapshot after {place}"
     assert not documents._leases, place
+    assert not documents._waiting, place
     assert not any(cursor.connection.in_transaction for cursor in documents._cursors.values()), place
     mine = next(numbers)
     with closing(LocalDocuments(path, timeout=PATIENCE)) as another:
