@@ -398,11 +398,11 @@ def test_services_that_are_not_there(monkeypatch, how):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
 
         def check(call):
-            with refused(StoreUnavailableError, match="call again"):
+            with refused(StoreUnavailableError, match="Call again"):
                 call()
 
         async def acheck(call):
-            with refused(StoreUnavailableError, match="call again"):
+            with refused(StoreUnavailableError, match="Call again"):
                 await call()
 
         async def all_at_once(saver):
