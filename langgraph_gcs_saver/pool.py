@@ -50,15 +50,14 @@ class Task(Generic[T]):
         bounded: Whether the call ends within the pool's limit, unless it hangs.
     """
 
-    __slots__ = ("_deliver", "_function", "_ticket", "abandoned", "began", "bounded", "error", "made", "result")
+    __slots__ = ("_deliver", "_function", "abandoned", "began", "bounded", "error", "made", "result")
 
     def __init__(
         self, function: Callable[[], T], deliver: Callable[[Task[T]], object], *, bounded: bool = False
     ) -> None:
-        self._function = function
+        # Either a thread of the pool takes it out and calls it, or a caller that gives up takes it out and drops it.
+        self._function = [function]
         self._deliver: Callable[[Task[T]], object] | None = deliver
-        # Whoever takes it out decides whether the call is made: a thread of the pool, or the caller that gives up.
-        self._ticket = [None]
         self.bounded = bounded
         self.abandoned = False
         self.made = time.monotonic()
@@ -68,11 +67,12 @@ class Task(Generic[T]):
 
     def make(self) -> bool:
         """Make the call, unless it was made or canceled; whether there is an outcome to deliver."""
-        if not self.cancel():
+        function = self._take()
+        if function is None:
             return False
         self.began = time.monotonic()
         try:
-            self.result = self._function()
+            self.result = function()
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             self.error = error
         return True
@@ -85,11 +85,13 @@ class Task(Generic[T]):
 
     def cancel(self) -> bool:
         """Prevent the call; false if it has begun, or was canceled before."""
+        return self._take() is not None
+
+    def _take(self) -> Callable[[], T] | None:
         try:
-            self._ticket.pop()
+            return self._function.pop()
         except IndexError:
-            return False
-        return True
+            return None
 
     def abandon(self) -> None:
         """Prevent the call; if it has begun, nobody waits for it any longer."""

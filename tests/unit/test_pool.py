@@ -366,6 +366,24 @@ def test_closing_waits_for_calls_under_way_and_refuses_others(most):
     pool.close(None)
 
 
+def test_a_closed_pool_keeps_nothing_of_a_call_that_it_refused(make_pool):
+    class Owner:
+        def __init__(self):
+            self.pool = Pool("langgraph-gcs-test", 1)
+
+        def use(self):
+            self.pool.perform((self.use, False))
+
+    owner = Owner()
+    owner.pool.close(None)
+    with pytest.raises(SaverClosedError):
+        owner.use()
+    found = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert found() is None
+
+
 def test_closing_does_not_wait_for_an_abandoned_call(make_pool, silent):
     pool = make_pool(2)
     task = Task(partial(ask, silent), print)

@@ -188,9 +188,7 @@ def gates(monkeypatch):
     found, cancel = Gates(), Task.cancel
 
     def noting(task):
-        is_cancelled = cancel(task)
-        # The thread that makes a call keeps others from it in the same way.
-        if is_cancelled and threading.current_thread() is threading.main_thread():
+        if is_cancelled := cancel(task):
             found.cancelled.set()
         return is_cancelled
 
