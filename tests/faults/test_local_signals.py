@@ -387,12 +387,15 @@ def test_objects(path, case, error, opcodes, every):
 
 
 STRUCK_AT_RANDOM = """
-import random, signal, sys, time
+import random, signal, sys, threading, time
 from pathlib import Path
 from langgraph_gcs_saver.effects import *
 from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
+from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.testing import PATIENCE
+
+local.MAX_THREADS = 2
 
 class Strike(Exception):
     pass
@@ -421,7 +424,10 @@ while struck < int(sys.argv[3]):
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Strike:
         struck += 1
-    found = documents.get_docs(GetDocs((f"a/{n}", f"b/{n}", "mine/n")))  # the commit may still be under way
+        # The commit may still be under way. It must not come after the next one, which writes the same document.
+        assert len(documents.get_docs(GetDocs((f"a/{n}", f"b/{n}")))) in (0, 2), "half a commit"
+        documents._threads.perform(*[(threading.Barrier(2).wait, False)] * 2)
+    found = documents.get_docs(GetDocs((f"a/{n}", f"b/{n}", "mine/n")))
     value = found.pop("mine/n").fields["v"]
     assert len(found) in (0, 2), "half a commit"
     assert (value == n) == bool(found), "a stale read"
