@@ -50,7 +50,7 @@ class Task(Generic[T]):
         bounded: Whether the call ends within the pool's limit, unless it hangs.
     """
 
-    __slots__ = ("_deliver", "_function", "abandoned", "began", "bounded", "error", "made", "result")
+    __slots__ = ("_deliver", "_function", "abandoned", "began", "bounded", "ended", "error", "made", "result")
 
     def __init__(
         self, function: Callable[[], T], deliver: Callable[[Task[T]], object], *, bounded: bool = False
@@ -62,6 +62,7 @@ class Task(Generic[T]):
         self.abandoned = False
         self.made = time.monotonic()
         self.began: float | None = None
+        self.ended = False
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -75,6 +76,7 @@ class Task(Generic[T]):
             self.result = function()
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             self.error = error
+        self.ended = True
         return True
 
     def deliver(self) -> None:
@@ -322,7 +324,7 @@ class Pool:
                         f"All threads of this saver have been busy for {self._limit:g} s, and none has finished a "
                         "request. Call again. If this lasts, check the network, or raise `max_threads`."
                     )
-            elif task.bounded and now - task.began > self._limit:
+            elif task.bounded and not task.ended and now - task.began > self._limit:
                 raise StoreUnavailableError(
                     f"A request has not ended after {self._limit:g} s, although its own timeout has passed. It may "
                     "have been carried out; call again. If this lasts, restart the process: its connections hang."

@@ -257,7 +257,7 @@ BLIND = {
         "inline",
         "",
         tuples,
-        "corrupt",
+        "unreadable",
         lambda old: lambda what, _, *ids: old(what, "u", *ids),
     ),
 }

@@ -225,6 +225,16 @@ def test_calls_wait_for_threads_that_are_busy(make_pool, monkeypatch):
     assert time.now == 24
 
 
+def test_a_call_that_has_ended_does_not_hang(make_pool, monkeypatch):
+    """Its outcome is on its way to a caller that was held up."""
+    pool = make_pool(1, limit=5)
+    time = Time(monkeypatch, pool)
+    task = Task(int, id, bounded=True)
+    assert task.make()
+    time.now += 6
+    pool._check({task})
+
+
 def test_only_the_main_thread_is_exposed(make_pool):
     pool = make_pool(1)
     assert is_exposed()
