@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +21,22 @@ settings.load_profile("any machine")
 
 SOAK_SECONDS = 8 * 3600
 """Limit of a long test, as `timeout` in pyproject.toml is that of the others: only a hang reaches it."""
+
+
+MEMORY = Path("/dev/shm")
+"""A file system in memory, where Linux has one."""
+
+MEMORY_BYTES = 4 << 30
+"""Free space that the tests' directories may need."""
+
+
+def pytest_configure() -> None:
+    """Keep the tests' directories in memory: the embedded store waits for the disk in each of thousands of commits.
+
+    No test can tell the difference: a process that is killed loses nothing that it has written, to a disk or not.
+    """
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,12 +7,10 @@ import _thread
 import asyncio
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,12 +66,8 @@ each_step = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def path():
-    """In memory where possible: thousands of commits would wait for the disk."""
-    memory = Path("/dev/shm")
-    directory = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
-    yield directory
-    shutil.rmtree(directory)
+def path(tmp_path):
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)
