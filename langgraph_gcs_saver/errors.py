@@ -78,7 +78,9 @@ class InvalidIdError(InvalidInputError):
 class ValueTooLargeError(InvalidInputError):
     """A value that is, or that a stored manifest says to be, larger than the option `max_value_bytes`.
 
-    A reader refuses it before it allocates anything, for frames can be made that decompress to any size.
+    Also the values of one checkpoint, or its pending writes, that together have 64 times as much; and of what a writer
+    passes, more channels, fields, metadata or writes of one call than readers parse. A reader refuses a value before it
+    allocates anything, because frames can be made that decompress to any size.
     """
 
     kind = "value-too-large"

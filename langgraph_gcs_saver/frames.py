@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -28,7 +29,19 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
 
 ENVELOPE_MAX_BYTES = 64 << 20
-"""Largest envelope that is decoded: manifests and pending writes that are larger state their size elsewhere."""
+"""Largest envelope in a document, and largest manifest anywhere; pending writes in an object may be larger."""
+
+STATE_VALUES = 64
+"""Most bytes of a checkpoint's values together, as a multiple of what one may have."""
+
+HEAD_BYTES = 16 << 20
+"""Largest head of an envelope. That of a manifest of 5,000 channels, all with chains of 12 frames, has 10 MiB."""
+
+HEAD_PARTS = 1_500_000
+"""Most values and keys in the head of an envelope, as counted by `parts`. The same manifest has a million."""
+
+_PLAIN_HEAD = 256 << 10
+"""A smaller head is parsed without being counted: JSON takes up to 41 times its bytes in memory."""
 
 _LENGTH = struct.Struct(">I")
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -77,6 +90,19 @@ class FrameError(Exception):
     def __init__(self, reason: str, *, clear: bool = False) -> None:
         super().__init__(reason)
         self.clear = clear
+
+
+@record(frozen=True, slots=True)
+class Decoding:
+    """The last step of decoding a frame.
+
+    Attributes:
+        finish: Gives the value; raises `FrameError` as `Codec.decode` does.
+        needs_base: Whether it copies from the base. If not, the base may be dropped before: it was copied as a whole.
+    """
+
+    finish: Callable[[], bytes]
+    needs_base: bool
 
 
 @record(frozen=True, slots=True)
@@ -150,21 +176,27 @@ class Codec:
                 may go unnoticed here: the caller compares digests.
             ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
         """
+        return self.begin(stored, size, base, least=least, name=name).finish()
+
+    def begin(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> Decoding:
+        """As `decode`, but for the last step, which allocates the value: a caller may drop the base before it."""
         frame = self._decrypted(stored, name)
         if base is not None and frame[:1] == splices.MARK:
-            return self._decode_splice(frame, size, base, least)
+            return self._begin_splice(frame, size, base, least)
         _check_size(frame, lambda found: found == size)
         self.refuse_large(size, least)
-        return _decompress(frame, base, size)
+        return Decoding(partial(_decompress, frame, _decompressor_on(base, size)), needs_base=False)
 
-    def _decode_splice(self, frame: bytes, size: int, base: bytes, least: int) -> bytes:
+    def _begin_splice(self, frame: bytes, size: int, base: bytes, least: int) -> Decoding:
         try:
             splice, at = splices.parse(frame, len(base))
         except ValueError as error:
             raise FrameError(str(error)) from None
-        _check_size(frame[at:], lambda found: found == size - splice.copied)
+        literal = size - splice.copied
+        _check_size(frame[at:], lambda found: found == literal)
         self.refuse_large(size, least)
-        return splice.join(_decompress(frame[at:], splice.dictionary(base), size - splice.copied), base)
+        decompressor = _decompressor_on(splice.dictionary(base), literal)
+        return Decoding(lambda: splice.join(_decompress(frame[at:], decompressor), base), needs_base=True)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
         """The value in a full frame, of at most `max_bytes`; an envelope's is read by `decode_envelope`.
@@ -197,6 +229,19 @@ class Codec:
             raise ValueTooLargeError(
                 f"A serialised value has {size:,} bytes, and max_value_bytes is {self.max_bytes:,}. If such values are "
                 "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
+            )
+
+    def refuse_large_state(self, size: int) -> None:
+        """Raise `ValueTooLargeError` for more than one checkpoint may have: `STATE_VALUES` times what a value may.
+
+        Its pending writes, together, may have as much; and both 64 MiB at least.
+        """
+        most = max(STATE_VALUES * self.max_bytes, ENVELOPE_MAX_BYTES)
+        if size > most:
+            raise ValueTooLargeError(
+                f"The serialised values of one checkpoint have {size:,} bytes together; with a max_value_bytes of "
+                f"{self.max_bytes:,} at most {most:,} are read or written. If such states are wanted, pass a greater "
+                "`max_value_bytes` to whoever writes and reads them."
             )
 
     def has_key(self, stored: bytes) -> bool:
@@ -363,9 +408,31 @@ def envelope(head: Any, tail: bytes = b"") -> bytes:
 
     Bytes never go through base64: a document of pending writes with 1.9 KB of text takes 978 bytes this way, 1,470
     with it.
+
+    Raises:
+        ValueTooLargeError: The head is larger than readers parse.
     """
     text = _json(head).encode()
+    if is_too_large(text, 0, len(text)):
+        raise ValueTooLargeError(
+            f"Names, versions and sizes take {len(text):,} bytes of JSON with {parts(text, 0, len(text)):,} parts, and "
+            f"at most {HEAD_BYTES:,} bytes and {HEAD_PARTS:,} parts are read."
+        )
     return _LENGTH.pack(len(text)) + text + tail
+
+
+def parts(text: bytes, start: int, end: int) -> int:
+    """At least how many values and keys JSON has, less one: each but the first follows one of four characters.
+
+    In texts they count as well, so it may be more. Parsed, each takes less than 100 bytes and those of its characters.
+    """
+    return sum(text.count(mark, start, end) for mark in (b"[", b"{", b",", b":"))
+
+
+def is_too_large(text: bytes, start: int, end: int) -> bool:
+    """Whether JSON might take more than 256 MiB when it is parsed."""
+    size = end - start
+    return size > HEAD_BYTES or (size > _PLAIN_HEAD and parts(text, start, end) > HEAD_PARTS)
 
 
 def is_json(value: Any) -> bool:
@@ -377,17 +444,26 @@ def is_json(value: Any) -> bool:
     return True
 
 
+def _refuse_constant(_: str) -> None:
+    raise ValueError("NaN and infinities are no JSON")
+
+
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
 def open_envelope(plain: bytes) -> tuple[Any, bytes]:
     """Undo `envelope`.
 
     Raises:
-        FrameError: It is not an envelope.
+        FrameError: It is not an envelope, or its head is too large; then it was not parsed.
     """
     end = _LENGTH.size + _LENGTH.unpack_from(plain)[0] if len(plain) >= _LENGTH.size else 0
     if not _LENGTH.size <= end <= len(plain):
         raise FrameError("an envelope that is cut off")
+    if is_too_large(plain, _LENGTH.size, end):
+        raise FrameError("an envelope whose head is too large")
     try:
-        return json.loads(plain[_LENGTH.size : end]), plain[end:]
+        return _parse(plain[_LENGTH.size : end].decode("utf-8", "surrogatepass")), plain[end:]
     except (ValueError, RecursionError):
         raise FrameError("an envelope whose head is not JSON") from None
 
@@ -412,11 +488,16 @@ def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:
 
 
 def _decode_bounded(frame: bytes, max_bytes: int) -> bytes:
-    return _decompress(frame, None, _check_size(frame, lambda found: found <= max_bytes))
+    size = _check_size(frame, lambda found: found <= max_bytes)
+    return _decompress(frame, _decompressor_on(None, size))
 
 
-def _decompress(frame: bytes, base: bytes | None, size: int) -> bytes:
-    decompressor = _decompressor(size < BELOW) if base is None else zstandard.ZstdDecompressor(dict_data=_raw(base))
+def _decompressor_on(base: bytes | None, size: int) -> zstandard.ZstdDecompressor:
+    """What decompresses a value of so many bytes; it has a copy of the base."""
+    return _decompressor(size < BELOW) if base is None else zstandard.ZstdDecompressor(dict_data=_raw(base))
+
+
+def _decompress(frame: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
     try:
         plain: bytes = decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:

@@ -86,6 +86,15 @@ def _utf8(what: str, text: str) -> bytes:
         ) from None
 
 
+def is_text(value: str) -> bool:
+    """Whether an id can be stored, and a name be made of it: JSON can hold a lone surrogate, UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -298,23 +307,45 @@ def special_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str
 
 def writes_checkpoint_id_of(name: str) -> str:
     """The checkpoint id in the name of a document of pending writes."""
-    return uninv(name.rsplit("/", 1)[1].split("!")[1])
+    try:
+        return uninv(_writes_segments(name)[1])
+    except ValueError:
+        raise _not_writes(name) from None
 
 
 def writes_ns_of(name: str) -> str:
     """The encoded namespace in the name of a document of pending writes."""
-    return name.rsplit("/", 1)[1].split("!", 1)[0]
+    return _writes_segments(name)[0]
 
 
 def writes_task_of(name: str) -> tuple[str, bool]:
     """The encoded task id in the name of a document of pending writes, and whether it holds the special writes."""
-    _, _, task, which = name.rsplit("/", 1)[1].split("!")
-    return task, which == "s"
+    _, _, task, *rest = _writes_segments(name)
+    return task, rest == ["s"]
 
 
 def writes_task_id_of(name: str) -> str | None:
     """The task id in the name of a document of pending writes; `None` when it is too long to be there."""
-    return dec(name.rsplit("/", 1)[1].split("!")[2])
+    return dec(_writes_segments(name)[2])
+
+
+def _writes_segments(name: str) -> list[str]:
+    """Namespace, checkpoint and task as the name of a document of pending writes has them.
+
+    Raises:
+        DamageError: Somebody else put the document there.
+    """
+    segments = name.rsplit("/", 1)[1].split("!")
+    if len(segments) < 3:
+        raise _not_writes(name)
+    return segments
+
+
+def _not_writes(name: str) -> DamageError:
+    return DamageError(
+        f"The document {name!r} lies among a thread's pending writes, and no document of theirs is called like that. "
+        "Who put it there should take it away."
+    )
 
 
 def aside(thread_id: str) -> str:

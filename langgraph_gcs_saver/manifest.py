@@ -11,15 +11,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from langgraph_gcs_saver import frames, keys
+from langgraph_gcs_saver import frames, keys, shapes
 from langgraph_gcs_saver.effects import Doc
-from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
+from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.records import record
-
-DELTA_COUNTERS = "counters_since_delta_snapshot"
-"""The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
 
 FORMAT = 1
 """Version of the stored format; a reader refuses a greater one."""
@@ -36,6 +33,20 @@ repeated in every manifest, so each digit counts.
 
 INNER_BYTES = 512 << 10
 """Most bytes of frames in a document; small frames that exceed it together share one object."""
+
+CHAIN_FRAMES = 64
+"""Most frames of a chain that is read; writers make `chains.MAX_FRAMES` at most."""
+
+CHAIN_SIZES = 16
+"""Most bytes of all values of a chain together, as a multiple of the largest: what decoding it may take."""
+
+_SHA256_DIGITS = 64
+
+_NATURAL = 2**53 - 1
+"""Greatest number that every JSON parser keeps, and so of the format."""
+
+_FRAME_SHARE, _FRAME_MORE = 4, 64 << 10
+"""Most stored bytes of a frame: so many times those of its value, for a cipher's sake, and so many more."""
 
 
 class DamagedError(Exception):
@@ -204,6 +215,15 @@ class Manifest:
         return sum(ref.size for ref in self.channels.values())
 
     @property
+    def held(self) -> int:
+        """Most bytes of values that must be held for it while other checkpoints are decoded: one of each chain."""
+        found = 0
+        for ref in self.channels.values():
+            sizes = [frame.size for frame in ref.chain if frame.size is not None]
+            found += max((ref.size, *sizes))
+        return found
+
+    @property
     def made(self) -> float | None:
         """When LangGraph made it, in seconds since the epoch; `None` if the checkpoint does not say."""
         try:
@@ -266,44 +286,110 @@ def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
     return found
 
 
+class _ShapeError(ValueError):
+    """A part of a manifest that is not as any writer makes it; the message says which, and never its content."""
+
+
 def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("not a natural number")
+    if type(value) is not int or not 0 <= value <= _NATURAL:
+        raise _ShapeError("a number that is not natural")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("not a string")
+        raise _ShapeError("a value that is no text where one must be")
     return value
+
+
+def _id(value: Any) -> str:
+    """A checkpoint's id, which must fit a name."""
+    if type(value) is not str or not value.isascii() or len(value) > keys.MAX_CHECKPOINT_ID:
+        keys.inv(_text(value))
+    return cast("str", value)
+
+
+def _version(value: Any) -> str | int | float | None:
+    if not shapes.is_version(value):
+        raise _ShapeError("a version that is neither text nor a number")
+    return cast("str | int | float | None", value)
+
+
+def _checkpoint(value: Any) -> dict[str, Any]:
+    wrong = shapes.wrong_in_checkpoint(value)
+    if wrong is not None:
+        raise _ShapeError(wrong)
+    return cast("dict[str, Any]", value)
+
+
+def _check_tail(tail: bytes, size: int) -> None:
+    if len(tail) != size:
+        raise _ShapeError("a tail of another length")
 
 
 def _attempt(value: Any) -> str:
     if not keys.ATTEMPT.match(_text(value)):
-        raise ValueError("not an attempt")
+        raise _ShapeError("an attempt that is none")
     return str(value)
 
 
+def _digest(value: Any, digits: int) -> str:
+    if type(value) is not str or len(value) != digits:
+        raise _ShapeError("a digest of another length")
+    return value
+
+
 def _frame_from_json(found: dict[str, Any]) -> FrameRef:
-    attempt = None if found.get("gcs") is None else _attempt(found["gcs"])
+    get = found.get
+    attempt, crc32c, size = get("gcs"), get("crc32c"), get("size")
     return FrameRef(
         k=_natural(found["k"]),
         stored=_natural(found["stored"]),
-        owner=None if "in" not in found else _text(found["in"]),
-        at=_natural(found.get("at", 0)),
-        attempt=attempt,
+        owner=_id(found["in"]) if "in" in found else None,
+        at=_natural(found["at"]) if "at" in found else 0,
+        attempt=None if attempt is None else _attempt(attempt),
         packed=attempt is not None and "at" in found,
-        crc32c=found.get("crc32c"),
-        size=None if "size" not in found else _natural(found["size"]),
-        digest=None if "size" not in found else _text(found["digest"]),
+        crc32c=None if crc32c is None else _text(crc32c),
+        size=None if size is None else _natural(size),
+        digest=None if size is None else _digest(found["digest"], DIGEST_DIGITS),
     )
 
 
-def _chain(found: list[dict[str, Any]]) -> tuple[FrameRef, ...]:
+def _chain(channel: str, found: list[dict[str, Any]], size: int) -> tuple[FrameRef, ...]:
+    """The chain of a value of so many bytes.
+
+    What reading it may take is bounded here, before anything is fetched.
+    """
+    if len(found) > CHAIN_FRAMES:
+        raise _ShapeError("a chain of too many frames")
     chain = tuple(map(_frame_from_json, found))
-    if any(frame.size is None for frame in chain[:-1]) or (chain and chain[0].k != 0):
-        raise ValueError("not a chain")
+    if chain and chain[0].k != 0:
+        raise _ShapeError("a chain without a full frame")
+    largest = total = 0
+    for left, frame in enumerate(reversed(chain)):
+        gives = frame.size if left else size
+        if gives is None:
+            raise _ShapeError("a chain with a frame that does not say what it gives")
+        if frame.attempt is not None and not frame.packed:
+            keys.enc(channel, "channel")  # It is a part of the object's name.
+        if frame.stored > _FRAME_SHARE * gives + _FRAME_MORE:
+            raise _ShapeError("a frame of more bytes than its value takes")
+        largest = max(largest, gives)
+        total += gives
+    if total > CHAIN_SIZES * largest:
+        raise _ShapeError("a chain of values that together are too large")
     return chain
+
+
+def _ref(channel: str, found: dict[str, Any], versions: Mapping[str, Any]) -> ChannelRef:
+    size = _natural(found["size"])
+    return ChannelRef(
+        version=_version(found["version"]) if "version" in found else versions.get(channel),
+        type=_text(found["type"]),
+        sha256=_digest(found["sha256"], _SHA256_DIGITS),
+        size=size,
+        chain=_chain(channel, found["chain"], size),
+    )
 
 
 def envelope(manifest: Manifest) -> bytes:
@@ -332,6 +418,11 @@ def envelope(manifest: Manifest) -> bytes:
     head.update({key: value for key, value in ids.items() if keys.dec(keys.enc(value)) is None})
     try:
         return frames.envelope(head, tail)
+    except ValueTooLargeError as error:
+        raise ValueTooLargeError(
+            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has {len(channels):,} channels. "
+            f"{error} Nothing was stored."
+        ) from None
     except (TypeError, ValueError, RecursionError):
         odd = next((channel for channel, ref in manifest.channels.items() if not frames.is_json(ref.version)), None)
     if odd is None:
@@ -385,16 +476,19 @@ def runs_of(doc: Doc) -> set[str]:
     run, former = doc.fields.get("run_id"), doc.fields.get("former_runs")
     try:
         listed = json.loads(former) if isinstance(former, str) else []
-    except ValueError:
+    except (ValueError, RecursionError):
         listed = []  # A hint that no digest covers: damage to it must not keep anything from being deleted.
-    found = {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set[str]()
-    return found | {run} if isinstance(run, str) else found
+    found = [*(listed if isinstance(listed, list) else ()), run]
+    return {one for one in found if isinstance(one, str) and keys.is_text(one)}
 
 
 def heir_of(doc: Doc) -> str | None:
-    """The id of the latest child of a checkpoint."""
+    """The id of the latest child of a checkpoint; `None` if no id is there: no digest covers it."""
     heir = doc.fields.get("heir")
-    return heir.rpartition("#")[0] if isinstance(heir, str) else None
+    try:
+        return _id(heir.rpartition("#")[0]) if isinstance(heir, str) else None
+    except ValueError:
+        return None
 
 
 def heir_field(checkpoint_id: str, attempt: str) -> str:
@@ -460,6 +554,11 @@ class Stub:
     size: int
     sha256: str
 
+    @property
+    def fetched(self) -> int:
+        """Most bytes of the object that are fetched: one more shows that it is longer than it was."""
+        return self.stored + 1
+
     def head(self) -> dict[str, Any]:
         """The envelope's head; its only key tells a stub from what it stands for."""
         return {"gcs": [self.attempt, self.stored, self.size, self.sha256]}
@@ -475,14 +574,17 @@ def stub_of(head: Any) -> Stub | None:
         return None
     try:
         attempt, stored, size, sha256 = head["gcs"]
-        return Stub(_attempt(attempt), _natural(stored), _natural(size), _text(sha256))
+        stub = Stub(_attempt(attempt), _natural(stored), _natural(size), _digest(sha256, _SHA256_DIGITS))
     except (ValueError, TypeError):
         raise DamagedError("a stub that does not parse") from None
+    if stub.stored > _FRAME_SHARE * stub.size + _FRAME_MORE:
+        raise DamagedError("a stub of more bytes than its envelope takes")
+    return stub
 
 
 def _encoded_as(segment: str, value: Any) -> str:
     if keys.enc(_text(value)) != segment:
-        raise ValueError("an id that is not the name's")
+        raise _ShapeError("an id that is not the name's")
     return str(value)
 
 
@@ -490,7 +592,7 @@ def _thread_of(segment: str, head: Any) -> str:
     found = keys.dec(segment[3:])
     found = _text(head["thread"]) if found is None else found
     if keys.spread(found) != segment:
-        raise ValueError("an id that is not the name's")
+        raise _ShapeError("an id that is not the name's")
     return found
 
 
@@ -504,28 +606,23 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
         thread_segment, leaf = keys.split_checkpoint_doc(doc.name)
         inverted, ns = leaf.split("!", 1)
         namespace = keys.dec(ns)
-        metadata, rest, end = head["metadata"], head.get("rest"), 0
-        end = _natural(metadata[1])
         namespace = _encoded_as(ns, head["ns"]) if namespace is None else namespace
-        versions = head["checkpoint"].get("channel_versions", {})
+        metadata, rest, checkpoint = head["metadata"], head.get("rest"), _checkpoint(head["checkpoint"])
+        middle = _natural(metadata[1])
+        end = middle if rest is None else middle + _natural(rest[1])
+        _check_tail(tail, end)
+        versions = checkpoint.get("channel_versions") or {}
         return Manifest(
             thread_id=_thread_of(thread_segment, head),
             ns=namespace,
             checkpoint_id=keys.uninv(inverted),
-            parent_id=None if head["parent"] is None else _text(head["parent"]),
-            checkpoint=head["checkpoint"],
-            rest=None if rest is None else Serialized(_text(rest[0]), tail[end : end + _natural(rest[1])]),
-            metadata=Serialized(_text(metadata[0]), tail[:end]),
-            channels={
-                channel: ChannelRef(
-                    version=ref["version"] if "version" in ref else versions.get(channel),
-                    type=_text(ref["type"]),
-                    sha256=_text(ref["sha256"]),
-                    size=_natural(ref["size"]),
-                    chain=_chain(ref["chain"]),
-                )
-                for channel, ref in head["channels"].items()
-            },
+            parent_id=None if head["parent"] is None else _id(head["parent"]),
+            checkpoint=checkpoint,
+            rest=None if rest is None else Serialized(_text(rest[0]), tail[middle:end]),
+            metadata=Serialized(_text(metadata[0]), tail[:middle]),
+            channels={channel: _ref(channel, found, versions) for channel, found in head["channels"].items()},
         )
+    except _ShapeError as error:
+        raise DamagedError(f"the manifest does not parse: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise DamagedError(f"the manifest does not parse: {type(error).__name__}") from None

@@ -65,7 +65,8 @@ class Options:
         on_corruption: What to do when the latest checkpoint of a thread turns out to be damaged: `"fallback"` gives the
             newest whole one, with `metadata["recovered_from"]`, a warning and an event; `"raise"` raises
             `CheckpointCorruptError`, as it is always raised for a checkpoint that is asked for by its id.
-        max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read.
+        max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read. Those of one
+            checkpoint together may have 64 times as much.
         retention: What to keep of each thread: a rule of `langgraph_gcs_saver.retention`, such as `KeepLast(10)` or
             `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned in the background, on a thread of its own,
             after every sixteenth step of a graph; `prune` tells what is never removed. `None` keeps everything.

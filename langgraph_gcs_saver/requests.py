@@ -21,15 +21,15 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from langgraph_gcs_saver import filters
+from langgraph_gcs_saver import filters, shapes
 from langgraph_gcs_saver.configs import check_type, checkpoint_id_of, config_of, configurable, text_of, thread_and_ns
-from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
+from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.flows.checkpoints import Put
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.tuples import Loaded, Search
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.keys import checkpoint_doc
-from langgraph_gcs_saver.manifest import DELTA_COUNTERS, Serialized
+from langgraph_gcs_saver.manifest import Serialized
 from langgraph_gcs_saver.serialization import dumps
 
 
@@ -77,6 +77,9 @@ def put_request(
         raise InvalidConfigError(
             "'configurable' and 'metadata' in the config must be mappings whose keys are of type str."
         ) from None
+    wrong = shapes.wrong_in_metadata(whole)
+    if wrong is not None:
+        raise InvalidInputError(f"These are no metadata of LangGraph's, and nothing was stored: {wrong}.")
     run_id = whole.get("run_id")
     plain: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -93,7 +96,7 @@ def put_request(
     for channel, value in checkpoint["channel_values"].items():
         dump = partial(dumps, serde, value, f"The value of channel {channel!r} {where}")
         values[channel] = _ready(dump()) if channel in new_versions or not has_parent else dump
-    versions, counters = checkpoint["channel_versions"], whole.get(DELTA_COUNTERS)
+    versions, counters = checkpoint["channel_versions"], whole.get(shapes.DELTA_COUNTERS)
     deltas = counters.keys() & versions.keys() if isinstance(counters, Mapping) else set[str]()
     return Put(
         thread_id=thread_id,
@@ -137,6 +140,15 @@ def _check_put(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
     for channel in (*checkpoint["channel_values"], *checkpoint["channel_versions"], *new_versions):
         # JSON would turn a number into text: the value would come back under another name.
         check_type("The name of a channel", channel, str)
+    for channel, version in checkpoint["channel_versions"].items():
+        if not shapes.is_version(version):
+            raise SerializationError(
+                f"Checkpoint {checkpoint.get('id')!r} has a version of channel {channel!r} that is neither text nor a "
+                f"finite number, but of type {type(version).__name__}. Nothing was stored."
+            )
+    wrong = shapes.wrong_in_checkpoint(checkpoint)
+    if wrong is not None:
+        raise InvalidInputError(f"This is no checkpoint of LangGraph's, and nothing was stored: {wrong}.")
     if not isinstance(checkpoint.get("id"), str) or not checkpoint["id"]:
         raise InvalidConfigError("The checkpoint has no 'id', which must be a str that is not empty.")
 
@@ -219,6 +231,7 @@ def to_tuple(loaded: Loaded, thread_id: Any = None) -> CheckpointTuple:
     known = loaded.manifest
     thread = known.thread_id if thread_id is None else thread_id
     checkpoint = {
+        "channel_versions": {},  # It is there, unless somebody has taken it away; LangGraph relies on it.
         **known.checkpoint,
         **loaded.rest,
         "id": known.checkpoint_id,

@@ -462,14 +462,17 @@ class _Thread:
         )
         if isinstance(known, DamagedError):
             return replace(info, damage=known.reason)
-        metadata = metadata_of(known, loads)
-        step = metadata.get("step")
+        try:
+            metadata = metadata_of(known, loads)
+        except DamagedError as damage:
+            return replace(info, damage=damage.reason)
+        step, source = metadata.get("step"), metadata.get("source")
         return replace(
             info,
             checkpoint_ns=known.ns,
             parent_id=known.parent_id,
             step=step if isinstance(step, int) else None,
-            source=str(metadata.get("source", "")),
+            source=source if isinstance(source, str) else "",
             nodes=self._nodes(known),
             is_waiting=is_waiting(own) and (known.ns, known.checkpoint_id) not in self.parents,
             made=known.made or info.time,

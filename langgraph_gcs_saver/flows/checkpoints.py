@@ -146,6 +146,7 @@ def put(request: Put, context: Context) -> Flow[None]:
     Raises:
         ConflictError: Other writers won every race, or the parent was deleted with values that only it had.
         SerializationError: A value that is not fresh was needed and cannot be serialised.
+        ValueTooLargeError: The values together, or what else the checkpoint says, are larger than is read.
     """
     if request.is_out_of_order():
         yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
@@ -191,6 +192,7 @@ class _Attempts:
             yield from self._encode()
             layout = self._lay_out()
             plan = self._manifest(layout)
+            self.context.codec.refuse_large_state(plan.size)
             yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
             thread = yield from self._guard(layout)
             if layout.uploads:

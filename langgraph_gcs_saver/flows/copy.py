@@ -37,7 +37,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, C
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.prune import Entry, Snapshot, snapshot
+from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
 from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
@@ -357,7 +357,7 @@ class _Copy:
             order.add(name, *(entry.docs - {name}))
         rank = {name: number for number, name in enumerate(names)}
         sorted_names: list[str] = []
-        order.prepare()
+        prepare(order, found)
         while order.is_active():
             ready = sorted(order.get_ready(), key=rank.__getitem__)
             sorted_names += ready

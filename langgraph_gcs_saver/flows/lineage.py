@@ -21,6 +21,9 @@ from langgraph_gcs_saver.records import record
 PAGE = 200
 """Ancestors read at once, without their frames: 100 to 200 KB."""
 
+_WRITES_BYTES = 64 << 20
+"""Pending writes read at once, if they are those of more than one ancestor; those to other channels are dropped."""
+
 _MASK = ("format", "ns", "manifest", "digest")
 
 
@@ -95,17 +98,19 @@ def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str,
     if target is None:
         return {channel: {"writes": []} for channel in request.channels}
     child = yield from _manifest(target, context)
-    while child.parent_id is not None and remaining:
-        if child.parent_id not in page:
-            page = yield from _page(thread_id, ns, child.parent_id)
-        if child.parent_id not in page:
+    seen = {child.checkpoint_id}
+    while child.parent_id not in {None, child.checkpoint_id} and remaining:
+        parent_id = str(child.parent_id)
+        if parent_id not in page:
+            page = yield from _page(thread_id, ns, parent_id)
+        if parent_id not in page:
             if remaining.isdisjoint(child.checkpoint.get("channel_versions", ())):
                 break
             damage = DamagedError("it is gone, and a DeltaChannel's value is made of it", missing=True)
-            raise _AncestorError(child.parent_id, damage)
-        path = yield from _walk(page, child.parent_id, remaining, context)
-        yield from _collect(path, found, remaining, context)
+            raise _AncestorError(parent_id, damage)
+        path = yield from _walk(page, parent_id, remaining, seen, context)
         child = path[-1]
+        yield from _collect(path, found, remaining, context)
     return (yield from _load(found, loads, context))
 
 
@@ -124,16 +129,21 @@ def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
         raise _AncestorError(keys.checkpoint_id_of(doc.name), damage) from None
 
 
-def _walk(page: Mapping[str, Doc], wanted: str, remaining: set[str], context: Context) -> Flow[list[Manifest]]:
+def _walk(
+    page: Mapping[str, Doc], wanted: str, remaining: set[str], seen: set[str], context: Context
+) -> Flow[list[Manifest]]:
     """Ancestors within a page, which `wanted` is in, nearest first, as far as they are needed."""
     path: list[Manifest] = []
     needed = set(remaining)
     following: str | None = wanted
     while following is not None and needed and following in page:
+        if following in seen:
+            raise _AncestorError(following, DamagedError("it is its own ancestor"))
+        seen.add(following)
         known = yield from _manifest(page[following], context)
         path.append(known)
         needed -= known.channels.keys()
-        following = known.parent_id
+        following = None if known.parent_id == following else known.parent_id
     return path
 
 
@@ -141,19 +151,22 @@ def _collect(path: list[Manifest], found: Mapping[str, _Channel], remaining: set
     """Take the writes of some ancestors, nearest first, and note where a channel has a stored value."""
     ids = [known.checkpoint_id for known in path]
     docs = yield from query(path[0].thread_id, path[0].ns, max(ids), min(ids))
-    try:
-        pending = yield from read_writes(frozenset(ids), docs, context.codec)
-    except DamagedError as damage:
-        name = damage.frame or ""
-        guilty = keys.writes_checkpoint_id_of(name) if f"/{keys.WRITES}/" in name else ids[0]
-        raise _AncestorError(guilty, damage) from None
-    for known in path:
-        for write in reversed(pending.get(known.checkpoint_id, [])):
-            if write.channel in remaining:
-                found[write.channel].writes.append((write.task_id, write.channel, write.value))
-        for channel in remaining & known.channels.keys():
-            found[channel].seed = known
-            remaining.discard(channel)
+    while path:
+        ids = [known.checkpoint_id for known in path]
+        try:
+            pending = yield from read_writes(ids, docs, context.codec, _WRITES_BYTES)
+        except DamagedError as damage:
+            name = damage.frame or ""
+            guilty = keys.writes_checkpoint_id_of(name) if f"/{keys.WRITES}/" in name else ids[0]
+            raise _AncestorError(guilty, damage) from None
+        for known in path[: len(pending)]:
+            for write in reversed(pending[known.checkpoint_id]):
+                if write.channel in remaining:
+                    found[write.channel].writes.append((write.task_id, write.channel, write.value))
+            for channel in remaining & known.channels.keys():
+                found[channel].seed = known
+                remaining.discard(channel)
+        path = path[len(pending) :]
 
 
 def _load(found: Mapping[str, _Channel], loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from langgraph_gcs_saver import frames, keys, manifest
+from langgraph_gcs_saver import frames, keys, manifest, shapes
 from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, GetBlob, PutBlob
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, SerializationError, WrongKeyError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    SerializationError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
 from langgraph_gcs_saver.events import ClearTextAccepted
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.frames import Codec, FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.portable import Opaque
 
 FIELD = "manifest"
 """The field of a checkpoint's document that holds its manifest."""
@@ -41,6 +48,8 @@ def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]
         stub = manifest.stub_of(head)
         if stub is not None:
             name = keys.blob_beside(doc.name, keys.MANIFEST, stub.attempt)
+            if stub.size > frames.ENVELOPE_MAX_BYTES:
+                raise DamagedError("the manifest is larger than a manifest can be", frame=name)
             plain = yield from read_stub(name, stub, codec)
             head, tail = yield from Compute(partial(frames.open_envelope, plain), size=_PARSING * len(plain))
     except FrameError as error:
@@ -61,14 +70,31 @@ def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
     """A checkpoint's metadata, deserialized.
 
     Raises:
-        SerializationError: The serializer refuses it, or does not know it and hands it on as it is.
+        DamagedError: They are not as LangGraph's.
+        SerializationError: The serializer refuses them, or another one wrote them.
     """
-    found = deserialize(loads, known.metadata, "The metadata", known)
-    if not isinstance(found, Mapping | Serialized):  # A migration compares it as it was serialized.
+    return _fields(loads, known.metadata, "The metadata", known, shapes.wrong_in_metadata)
+
+
+def rest_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
+    """The fields of a checkpoint that JSON could not hold, deserialized; raises as `metadata_of` does."""
+    return {} if known.rest is None else _fields(loads, known.rest, "A field", known, shapes.wrong_in_checkpoint)
+
+
+def _fields(
+    loads: Loads, value: Serialized, what: str, known: Manifest, wrong_in: Callable[[object], str | None]
+) -> Mapping[str, Any]:
+    found = deserialize(loads, value, what, known)
+    if isinstance(found, Serialized):
+        return cast("Mapping[str, Any]", found)  # A migration compares it as it was serialized.
+    if isinstance(found, (Opaque, bytes, bytearray)):
         raise SerializationError(
-            f"The metadata of checkpoint {known.checkpoint_id!r}, thread {known.thread_id!r}, is of type "
-            f"{known.metadata.type!r}, written with another `serde`. Pass that one."
+            f"{what} of checkpoint {known.checkpoint_id!r}, thread {known.thread_id!r}, is of type {value.type!r}, "
+            "written with another `serde`. Pass that one."
         )
+    wrong = wrong_in(found)
+    if wrong is not None:
+        raise DamagedError(wrong)
     return cast("Mapping[str, Any]", found)
 
 
@@ -107,7 +133,7 @@ def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
         DamagedError: The object is missing or differs.
         FrameError: It is not a frame.
     """
-    stored = yield from GetBlob(name)
+    stored = yield from GetBlob(name, length=stub.fetched)
     return (yield from Compute(partial(open_stub, name, stub, stored, codec), size=stub.size))
 
 
@@ -129,9 +155,15 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
 def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes, PutBlob | None]:
     """A manifest's bytes for a document that has `room` for them; if they are more, a stub's, and what to upload."""
     plain = manifest.envelope(known)
+    if len(plain) > frames.ENVELOPE_MAX_BYTES:
+        raise ValueTooLargeError(
+            f"Checkpoint {known.checkpoint_id!r} of thread {known.thread_id!r} has metadata and fields beside its "
+            f"channels of {len(plain):,} bytes; at most {frames.ENVELOPE_MAX_BYTES:,} can be stored. Nothing was "
+            "stored: put such data into the state."
+        )
     place = known.name, FIELD
     body = context.codec.encode_envelope(plain, place)
-    if len(plain) <= frames.ENVELOPE_MAX_BYTES and len(body) <= room:
+    if len(body) <= room:
         return body, None
     stub, stored = make_stub(plain, context.new_attempt(), context.codec)
     name = keys.blob(known.thread_id, known.ns, known.checkpoint_id, keys.MANIFEST, stub.attempt)

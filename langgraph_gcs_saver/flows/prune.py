@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 
 from langgraph_gcs_saver import keys
@@ -40,9 +40,10 @@ from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.manifest import DELTA_COUNTERS, DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
+from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
@@ -119,11 +120,12 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
         if damaged is None:
             return found
         doc, damage = damaged
-        if before == (doc.name, damage.reason, doc.fields):
+        seen = (doc.name, damage.reason, doc.update_time)
+        if before == seen:
             yield from recheck(context, is_missing=damage.missing)
             ns = keys.dec(keys.ns_segment_of(doc.name)) or ""
             raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
-        before = doc.name, damage.reason, doc.fields
+        before = seen
 
 
 def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[Doc, DamagedError] | None]:
@@ -225,7 +227,10 @@ def _make_rows(
     rows = []
     for name, entry in found.entries.items():
         known = entry.manifest
-        metadata = metadata_of(known, loads)
+        try:
+            metadata = metadata_of(known, loads)
+        except DamagedError as damage:
+            raise unreadable(damage, known.thread_id, known.ns, known.checkpoint_id) from None
         counters, above = metadata.get(DELTA_COUNTERS), metadata.get("parents")
         root_id = above.get("") if known.ns and ":" in known.ns and isinstance(above, Mapping) else None
         pin, run_id = entry.doc.fields.get("pin"), entry.doc.fields.get("run_id")
@@ -306,13 +311,27 @@ def _order(found: Snapshot, dropped: list[str]) -> list[str]:
     rank = {name: number for number, name in enumerate(dropped)}
     ordered: list[str] = []
     ready: list[int] = []
-    order.prepare()
+    prepare(order, found)
     while order.is_active():
         for name in order.get_ready():
             heappush(ready, rank[name])
         ordered.append(dropped[heappop(ready)])
         order.done(ordered[-1])
     return ordered
+
+
+def prepare(order: TopologicalSorter[str], found: Snapshot) -> None:
+    """Get documents of checkpoints sorted.
+
+    Raises:
+        CheckpointCorruptError: One needs its own frames by way of others, as no writer makes it.
+    """
+    try:
+        order.prepare()
+    except CycleError as error:
+        known = found.entries[error.args[1][0]].manifest
+        damage = DamagedError("it builds on itself")
+        raise unreadable(damage, known.thread_id, known.ns, known.checkpoint_id) from None
 
 
 def _stay(found: Snapshot, dropped: Sequence[str]) -> set[str]:
@@ -523,7 +542,7 @@ def _listed_objects(doc: Doc) -> set[str]:
     text = doc.fields.get("objects")
     try:
         listed = json.loads(text) if isinstance(text, str) else []
-    except ValueError:
+    except (ValueError, RecursionError):
         listed = []  # No digest covers it: the objects wait to be collected.
     thread = f"{doc.name.split('/')[1]}/"
     names = listed if isinstance(listed, list) else []

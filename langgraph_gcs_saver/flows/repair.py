@@ -8,7 +8,7 @@ and the writes that followed it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -44,6 +44,7 @@ from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Man
 from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
+from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 Dumps = Callable[[Any], Serialized]
 """Serialise a value."""
@@ -51,15 +52,15 @@ Dumps = Callable[[Any], Serialized]
 PASSES = 16
 """A damaged frame can hide another one that builds on it; and others may write meanwhile."""
 
+_DOCS = 100
+"""Documents read at once."""
+
 _NEIGHBOURS = 3
 """Later versions of a value that are looked into, and earlier ones."""
 
 _CACHE_BYTES = 64 << 20
 
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
-
-_DELTA = "counters_since_delta_snapshot"
-"""Metadata that names a checkpoint's DeltaChannels (`langgraph.checkpoint.base.CheckpointMetadata`)."""
 
 
 @dataclass(slots=True)
@@ -230,6 +231,7 @@ class _Deltas:
         counters: By document name: updates of each DeltaChannel since its last snapshot.
         steps: Names of the documents of checkpoints that a step of a run made.
         written: By namespace and checkpoint id: for each channel whether an `Overwrite` is among its pending writes.
+        loops: Documents of checkpoints that are their own ancestors: no run makes such, and they lead nowhere.
     """
 
     found: Survey
@@ -237,13 +239,11 @@ class _Deltas:
     counters: Mapping[str, Mapping[str, int]]
     steps: set[str]
     written: Mapping[tuple[str, str], Mapping[str, bool]]
+    loops: set[str]
 
     def parent(self, name: str) -> str | None:
         """Name of the document of a checkpoint's parent."""
-        known = self.found.entries[name].manifest
-        if known.parent_id is None or known.parent_id == known.checkpoint_id:
-            return None
-        return keys.checkpoint_doc(self.found.thread_id, known.ns, known.parent_id)
+        return None if name in self.loops else _parent(self.found, name)
 
     def can_rebuild(self, name: str, channel: str) -> bool:
         """Whether replaying the writes since an earlier snapshot gives exactly the snapshot that is lost.
@@ -323,25 +323,49 @@ class _Deltas:
         return entry is not None and channel in entry.manifest.channels.keys() - plan.dropped.get(name, set())
 
 
+def _parent(found: Survey, name: str) -> str | None:
+    known = found.entries[name].manifest
+    if known.parent_id is None or known.parent_id == known.checkpoint_id:
+        return None
+    return keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id)
+
+
+def _loops(found: Survey) -> set[str]:
+    """Documents of checkpoints that are their own ancestors."""
+    loops: set[str] = set()
+    done: set[str] = set()
+    for start in found.entries:
+        path: dict[str, None] = {}
+        name: str | None = start
+        while name is not None and name in found.entries and name not in done and name not in path:
+            path[name] = None
+            name = _parent(found, name)
+        if name is not None and name in path:
+            names = list(path)
+            loops.update(names[names.index(name) :])
+        done.update(path)
+    return loops
+
+
 def _deltas(found: Survey, search: _Search, loads: Loads) -> Flow[_Deltas]:
     channels: dict[str, set[str]] = {}
     counters: dict[str, dict[str, int]] = {}
     steps: set[str] = set()
     for name, entry in found.entries.items():
         metadata = metadata_of(entry.manifest, loads)
-        counted = metadata.get(_DELTA)
+        counted = metadata.get(DELTA_COUNTERS)
         counters[name] = {key: count[0] for key, count in counted.items()} if isinstance(counted, Mapping) else {}
         channels.setdefault(entry.manifest.ns, set()).update(counters[name])
         if metadata.get("source") == "loop":
             steps.add(name)
     written: dict[tuple[str, str], dict[str, bool]] = {}
     for ns, names in channels.items():
-        for checkpoint_id, pending in ((yield from search.writes_of(ns)) if names else {}).items():
-            for write in pending:
+        for checkpoint_id in search.written(ns) if names else ():
+            for write in (yield from search.writes_of(ns, checkpoint_id)):
                 if write.channel in names:
                     of = written.setdefault((ns, checkpoint_id), {})
                     of[write.channel] = of.get(write.channel, False) or _is_overwrite(loads(write.value))
-    return _Deltas(found, channels, counters, steps, written)
+    return _Deltas(found, channels, counters, steps, written, _loops(found))
 
 
 def _is_overwrite(value: Any) -> bool:
@@ -360,7 +384,12 @@ class _Search:
         self._loads = loads
         self._dumps = dumps
         self._context = context
-        self._pending: dict[str, dict[str, list[PendingWrite]]] = {}
+        self._names: dict[str, dict[str, list[str]]] = {}
+        """Documents of pending writes that can be read, by encoded namespace and checkpoint."""
+        self._digests: dict[str, list[_Digest]] = {}
+        for name in found.writes.keys() - found.damaged_writes.keys():
+            by_id = self._names.setdefault(keys.writes_ns_of(name), {})
+            by_id.setdefault(keys.writes_checkpoint_id_of(name), []).append(name)
 
     def find(self, broken: Broken) -> Flow[tuple[bytes | None, str]]:
         """The value that a broken frame should give, and where it was found."""
@@ -373,10 +402,11 @@ class _Search:
                         return value, f"checkpoint {keys.checkpoint_id_of(name)}"
         owner = self._found.entries[broken.users[-1]]
         ns, channel = owner.manifest.ns, broken.channel
-        for checkpoint_id, pending in (yield from self.writes_of(ns)).items():
-            for write in pending:
-                if write.channel == channel and wanted.is_met_by(write.value.data):
-                    return write.value.data, f"a pending write of checkpoint {checkpoint_id}"
+        for checkpoint_id, written, size, digest in (yield from self._digests_of(ns)):
+            if written == channel and size == wanted.size and digest.startswith(wanted.digest):
+                for write in (yield from self.writes_of(ns, checkpoint_id)):
+                    if write.channel == channel and wanted.is_met_by(write.value.data):
+                        return write.value.data, f"a pending write of checkpoint {checkpoint_id}"
         versions = [
             n for n in self._found.order if n in self._found.entries and self._found.entries[n].manifest.ns == ns
         ]
@@ -388,7 +418,7 @@ class _Search:
                 return found, f"the beginning of its value in checkpoint {keys.checkpoint_id_of(name)}"
         parent = self._parent(owner, broken)
         if parent is not None and channel in dict(self._whole(parent.doc.name)):
-            pending = (yield from self.writes_of(ns)).get(parent.manifest.checkpoint_id, [])
+            pending = yield from self.writes_of(ns, parent.manifest.checkpoint_id)
             updates = [self._loads(write.value) for write in pending if write.channel == channel]
             made = yield from self._derive(parent.doc.name, channel, partial(_reductions, updates))
             if (found := _first(wanted, made)) is not None:
@@ -441,26 +471,44 @@ class _Search:
                     made.append(dumped.data)
         return made
 
-    def writes_of(self, ns: str) -> Flow[dict[str, list[PendingWrite]]]:
-        """Pending writes of a namespace that can be read, by checkpoint id."""
-        if ns not in self._pending:
-            segment = keys.enc(ns)
-            found: dict[str, list[PendingWrite]] = {}
-            docs = [
-                doc
-                for name, (doc, _) in self._found.writes.items()
-                if keys.writes_ns_of(name) == segment and name not in self._found.damaged_writes
-            ]
-            for checkpoint_id in {keys.writes_checkpoint_id_of(doc.name) for doc in docs}:
-                found.update((yield from self._read_writes(checkpoint_id, docs)))
-            self._pending[ns] = found
-        return self._pending[ns]
+    def written(self, ns: str) -> list[str]:
+        """The checkpoints of a namespace that have pending writes which can be read."""
+        return list(self._names.get(keys.enc(ns), ()))
 
-    def _read_writes(self, checkpoint_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[PendingWrite]]]:
+    def writes_of(self, ns: str, checkpoint_id: str) -> Flow[list[PendingWrite]]:
+        """The pending writes of a checkpoint. They are not kept: a thread's together may be more than memory holds."""
+        names = self._names.get(keys.enc(ns), {}).get(checkpoint_id, [])
+        docs: dict[str, Doc] = {}
+        for at in range(0, len(names), _DOCS):
+            docs.update((yield from GetDocs(tuple(names[at : at + _DOCS]))))
+        return (yield from self._read_writes(checkpoint_id, docs.values()))
+
+    def _read_writes(self, checkpoint_id: str, docs: Iterable[Doc]) -> Flow[list[PendingWrite]]:
         try:
-            return (yield from read_writes(frozenset((checkpoint_id,)), docs, self._context.codec))
+            return (yield from read_writes((checkpoint_id,), docs, self._context.codec))[checkpoint_id]
         except DamagedError:
-            return {}  # Damaged or deleted since the survey: nothing can be had from them.
+            return []  # Damaged or deleted since the survey: nothing can be had from them.
+
+    def _digests_of(self, ns: str) -> Flow[list[_Digest]]:
+        """What tells the pending writes of a namespace apart; all are read once for that."""
+        if ns not in self._digests:
+            found: list[_Digest] = []
+            for checkpoint_id in self.written(ns):
+                pending = yield from self.writes_of(ns, checkpoint_id)
+                size = sum(len(write.value.data) for write in pending)
+                found += yield from Compute(partial(_digests, checkpoint_id, pending), size=size)
+            self._digests[ns] = found
+        return self._digests[ns]
+
+
+_Digest = tuple[str, str, int, str]
+"""A pending write: its checkpoint, its channel, its size, and its digest."""
+
+
+def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[_Digest]:
+    return [
+        (checkpoint_id, write.channel, len(write.value.data), Digested.of(write.value.data).digest) for write in pending
+    ]
 
 
 @record(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, cast
 
 from langgraph_gcs_saver import frames, manifest
@@ -10,7 +11,7 @@ from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.frames import FrameError
-from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest
+from langgraph_gcs_saver.manifest import DIGEST_DIGITS, DamagedError, FrameRef, Manifest, Step
 from langgraph_gcs_saver.records import record
 
 _DOCS_BATCH = 100
@@ -27,46 +28,117 @@ class Found:
     manifest: Manifest
 
 
+class _Node:
+    """A frame, and the value that it gives on top of the frames before it.
+
+    Attributes:
+        step: The frame.
+        before: The frame that it builds on, until it is decoded; `None` for a full one, and if the cache had the value.
+        uses: How many frames that build on this one are still to be decoded, and how many values are still to be given
+            out. Without any the value is dropped.
+        value: The value, while it is at hand.
+        damage: Why there is no value.
+    """
+
+    __slots__ = ("before", "damage", "step", "uses", "value")
+
+    def __init__(self, step: Step, before: _Node | None, value: Digested | None = None) -> None:
+        self.step = step
+        self.before = before
+        self.uses = 0
+        self.value = value
+        self.damage: DamagedError | None = None
+
+    def release(self) -> None:
+        """Note that one use is over."""
+        self.uses -= 1
+        if not self.uses:
+            self.value = None
+
+    def forget_base(self) -> None:
+        """Note that the frame before is not needed for this one any more."""
+        if self.before is not None:
+            self.before.release()
+            self.before = None
+
+
 class Sources:
     """Stored bytes that hold the frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
 
     Each is fetched once, however many checkpoints refer to it, and each frame is decoded once. What the cache has needs
-    neither.
+    neither. A value is held until the last frame that builds on it is decoded: so of one checkpoint there are never
+    more than two at once, and of several at most one more for each (`Manifest.held`).
     """
 
     def __init__(self, found: list[Found], context: Context) -> None:
         self._context = context
         self._bytes: dict[str, tuple[int, bytes]] = {}
         """Where each piece starts in its document or object, and the piece, by name."""
-        self._values: dict[tuple[str, int], Digested] = {}
-        """Values by place; those of the cache are pinned here, lest they go before their use."""
+        self._needs: dict[str, int] = {}
+        """How many frames of each document or object are still to be decoded."""
+        self._nodes: dict[tuple[_Node | None, str, int, int, int, str], _Node] = {}
+        """All frames, by what they build on, where they lie, and what a manifest says of them."""
+        self._cached: dict[tuple[str, int], _Node] = {}
+        """Values of the cache, pinned here, lest they go before their use; together no more than the cache may hold."""
+        self._targets: dict[tuple[str, str, str], dict[str, tuple[_Node, Step]]] = {}
+        """By checkpoint and channel, each value that was not given out yet: its last frame, and what it must be."""
         self._docs: set[str] = set()
-        self._blobs: dict[str, tuple[int, int | None]] = {}
-        """Start and end of what is needed of each object; no end for a whole one."""
+        self._blobs: dict[str, tuple[int, int]] = {}
+        """Start and end of what is needed of each object."""
         self._effects: list[GetDocs | GetBlob] = []
         for item in found:
             if "frames" in item.doc.fields:
                 self._bytes[item.doc.name] = (0, manifest.inner_frames(item.doc))
         for item in found:
+            own = self._targets[_key(item.manifest)] = {}
             for channel, ref in item.manifest.channels.items():
                 if ref.chain:
-                    self._need(item.manifest, channel)
+                    steps = item.manifest.steps(channel)
+                    own[channel] = self._plan(steps), steps[-1]
 
-    def _need(self, known: Manifest, channel: str) -> None:
-        for step in reversed(known.steps(channel)):
-            name, frame = step.name, step.frame
-            value = self._context.value(name, frame.at, step.digest)
+    def _plan(self, steps: list[Step]) -> _Node:
+        """The last of the frames that a value is made of; it has a use more."""
+        node, first = self._start(steps)
+        for step in steps[first:]:
+            frame = step.frame
+            key = (node, step.name, frame.at, frame.stored, step.size, step.digest[:DIGEST_DIGITS])
+            following = self._nodes.get(key)
+            if following is None:
+                following = self._nodes[key] = _Node(step, node)
+                if node is not None:
+                    node.uses += 1
+                self._need(step)
+            node = following
+        found = cast("_Node", node)
+        found.uses += 1
+        return found
+
+    def _start(self, steps: list[Step]) -> tuple[_Node | None, int]:
+        """The last frame whose value the cache has, and the number of those that follow it."""
+        for number in range(len(steps) - 1, -1, -1):
+            step = steps[number]
+            place = step.name, step.frame.at
+            node = self._cached.get(place)
+            if node is not None and node.value is not None and node.value.digest.startswith(step.digest):
+                return node, number + 1
+            value = self._context.value(step.name, step.frame.at, step.digest)
             if value is not None:
-                self._values[name, frame.at] = value
-                return
-            if frame.attempt is None:
-                if name not in self._bytes:
-                    self._docs.add(name)
-            elif frame.packed:
-                start, end = self._blobs.get(name, (frame.at, 0))
-                self._blobs[name] = (min(start, frame.at), max(end or 0, frame.at + frame.stored))
-            else:
-                self._blobs[name] = (0, None)
+                node = self._cached[place] = _Node(step, None, value)
+                return node, number + 1
+        return None, 0
+
+    def _need(self, step: Step) -> None:
+        name, frame = step.name, step.frame
+        self._needs[name] = self._needs.get(name, 0) + 1
+        if frame.attempt is None:
+            if name not in self._bytes:
+                self._docs.add(name)
+        elif frame.packed:
+            start, end = self._blobs.get(name, (frame.at, 0))
+            self._blobs[name] = (min(start, frame.at), max(end, frame.at + frame.stored))
+        else:
+            # One byte more shows an object that is longer than it was; a far longer one is not fetched.
+            self._blobs[name] = (0, max(self._blobs.get(name, (0, 0))[1], frame.stored + 1))
 
     def fetches(self) -> list[GetDocs | GetBlob]:
         """The effects that fetch what is not at hand."""
@@ -74,8 +146,7 @@ class Sources:
         self._effects = [
             GetDocs(tuple(names[at : at + _DOCS_BATCH]), mask=("frames",)) for at in range(0, len(names), _DOCS_BATCH)
         ]
-        for name, (start, end) in self._blobs.items():
-            self._effects.append(GetBlob(name, start, None if end is None else end - start))
+        self._effects += [GetBlob(name, start, end - start) for name, (start, end) in self._blobs.items()]
         return self._effects
 
     def fill(self, results: tuple[Any, ...]) -> None:
@@ -89,7 +160,7 @@ class Sources:
                     self._bytes[name] = (0, manifest.inner_frames(doc))
 
     def plain(self, known: Manifest, channel: str) -> bytes:
-        """A channel's serialised value, checked by its digest, as are the values that it builds on.
+        """A channel's serialised value, checked by its digest, as are the values that it builds on; given out once.
 
         Raises:
             DamagedError: A frame is missing, or a value differs from what was written.
@@ -99,39 +170,63 @@ class Sources:
             if ref.size or ref.sha256 != _NOTHING:
                 raise DamagedError("a value of zero bytes does not match its digest", channel=channel)
             return b""
-        steps = known.steps(channel)
-        value: Digested | None = None
-        first = 0
-        for number, step in reversed(list(enumerate(steps))):
-            at_hand = self._values.get((step.name, step.frame.at))
-            if at_hand is not None and at_hand.digest.startswith(step.digest):
-                value, first = at_hand, number + 1
-                break
-        for step in steps[first:]:
-            name, frame = step.name, step.frame
-            stored = self._stored(name, channel, frame)
-            try:
-                base = None if value is None else value.data
-                plain = self._context.codec.decode(stored, step.size, base, name=name)
-            except FrameError as error:
-                raise DamagedError(
-                    f"a value is {error}", channel=channel, frame=name, at=frame.at, clear=error.clear
-                ) from None
-            except WrongKeyError:
-                # A frame may be older than its checkpoint's key.
-                whole = frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c
-                if whole or not self._context.codec.has_key(stored):
-                    raise
-                raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name, at=frame.at) from None
-            value = Digested.of(plain, value)
-            if len(plain) != step.size or not value.digest.startswith(step.digest):
-                raise DamagedError("a value does not match its digest", channel=channel, frame=name, at=frame.at)
-            self._values[name, frame.at] = value
-            del stored, plain
-            if frame.attempt is not None and not frame.packed:
-                del self._bytes[name]  # Large states count: the object's bytes are not needed any more.
-            self._context.keep(name, frame.at, value)
-        return cast("Digested", value).data
+        target, last = self._targets[_key(known)].pop(channel)
+        value = self._value(target, channel)
+        target.release()
+        _compare(value, last, channel)  # Another checkpoint, for which the frame was decoded, may know less of it.
+        return value.data
+
+    def _value(self, target: _Node, channel: str) -> Digested:
+        todo: list[_Node] = []
+        node: _Node | None = target
+        while node is not None and node.value is None and node.damage is None:
+            todo.append(node)
+            node = node.before
+        if node is not None and node.damage is not None:
+            raise copy(node.damage)
+        for following in reversed(todo):
+            self._decode(following, channel)
+        return cast("Digested", target.value)
+
+    def _decode(self, node: _Node, channel: str) -> None:
+        """Make a frame's value, of the value before it, and drop what nothing needs any more then."""
+        try:
+            node.value = self._made(node, channel)
+        except DamagedError as damage:
+            node.damage = copy(damage)  # The traceback of the other one holds values.
+            raise
+        finally:
+            name = node.step.name
+            self._needs[name] -= 1
+            if not self._needs[name]:
+                self._bytes.pop(name, None)
+            node.forget_base()
+
+    def _made(self, node: _Node, channel: str) -> Digested:
+        step = node.step
+        name, frame = step.name, step.frame
+        stored = self._stored(name, channel, frame)
+        base = None if node.before is None else node.before.value
+        try:
+            decoding = self._context.codec.begin(stored, step.size, None if base is None else base.data, name=name)
+            if not decoding.needs_base:
+                base = None
+                node.forget_base()
+            plain = decoding.finish()
+        except FrameError as error:
+            raise DamagedError(
+                f"a value is {error}", channel=channel, frame=name, at=frame.at, clear=error.clear
+            ) from None
+        except WrongKeyError:
+            # A frame may be older than its checkpoint's key.
+            whole = frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c
+            if whole or not self._context.codec.has_key(stored):
+                raise
+            raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name, at=frame.at) from None
+        value = Digested.of(plain, base)
+        _compare(value, step, channel)
+        self._context.keep(name, frame.at, value)
+        return value
 
     def _stored(self, name: str, channel: str, frame: FrameRef) -> bytes:
         if name not in self._bytes:
@@ -141,3 +236,12 @@ class Sources:
         if len(stored) != frame.stored or (frame.attempt is not None and not frame.packed and len(data) != len(stored)):
             raise DamagedError("a frame is not as long as it was", channel=channel, frame=name, at=frame.at)
         return stored
+
+
+def _key(known: Manifest) -> tuple[str, str, str]:
+    return known.thread_id, known.ns, known.checkpoint_id
+
+
+def _compare(value: Digested, step: Step, channel: str) -> None:
+    if len(value.data) != step.size or not value.digest.startswith(step.digest):
+        raise DamagedError("a value does not match its digest", channel=channel, frame=step.name, at=step.frame.at)

@@ -6,7 +6,9 @@ looked at again before it is told, and what has changed since is left to its wri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,9 +16,10 @@ from typing import Any, Literal
 from langgraph_gcs_saver import filters, frames, keys, manifest
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear
+from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear, rest_of
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
@@ -33,6 +36,9 @@ LOOKS = 5
 
 _BATCH = 20
 """Checkpoints whose values are decoded together."""
+
+_BATCH_BYTES = 256 << 20
+"""Most bytes of values that decoding them may have to hold, if they are more than one."""
 
 _NAMES = 200
 """Documents looked for at once."""
@@ -101,7 +107,7 @@ class Survey:
         unreadable: Those whose manifest is damaged.
         inner: Bytes of frames in each document, those of stripped ones included.
         stripped: Documents of which only the frames are left.
-        writes: Documents of pending writes, and the objects that each refers to.
+        writes: Documents of pending writes, without their fields, and the objects that each refers to.
         damaged_writes: Those that are not what was written.
         blobs: All objects.
         broken: Frames that do not give their value.
@@ -298,11 +304,13 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     found.order.append(doc.name)
     try:
         known, blob = yield from locate_manifest(doc, context.codec)
+        metadata = metadata_of(known, loads)
+        with suppress(SerializationError):  # Whether the serializer reads what a checkpoint holds is not checked.
+            rest_of(known, loads)
     except DamagedError as damage:
-        found.unreadable[doc.name] = Unreadable(bare, damage)
+        found.unreadable[doc.name] = Unreadable(bare, copy(damage))
         return
     found.entries[doc.name] = Entry(bare, known, blob)
-    metadata = metadata_of(known, loads)
     right = filters.index(metadata, context.clear_metadata)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}
@@ -329,11 +337,14 @@ def _same(found: Any, right: Any) -> bool:
 
 
 def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Flow[None]:
+    bare = replace(doc, fields={})  # A thread may have thousands: what they hold is read again where it is needed.
     size = sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
     try:
-        found.writes[doc.name] = doc, (yield from Compute(partial(stubs_of, doc, context.codec), size=8 * size))
+        stubs = yield from Compute(partial(stubs_of, doc, context.codec), size=8 * size)
     except DamagedError as damage:
-        found.damaged_writes[doc.name] = Unreadable(doc, damage)
+        found.damaged_writes[doc.name] = Unreadable(bare, copy(damage))
+    else:
+        found.writes[doc.name] = bare, stubs
 
 
 def _look_at_thread(found: Survey) -> Flow[None]:
@@ -399,7 +410,7 @@ def _wrong_writes(
         if info.size != stub.stored:
             return DamagedError(f"the object has {info.size} bytes, not those that were written", frame=blob)
         if depth == "data":
-            stored = yield from GetBlob(blob)
+            stored = yield from GetBlob(blob, length=stub.fetched)
             damage = yield from Compute(partial(_open, blob, stub, stored, context), size=stub.size)
             if damage is not None:
                 return damage
@@ -464,9 +475,7 @@ def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | N
 def _decode_all(found: Survey, context: Context) -> Flow[None]:
     """Decode every value, from the oldest checkpoint on, so that what a value builds on is still at hand."""
     fresh = replace(context, values=ByteCache(_CACHE_BYTES))
-    names = [name for name in reversed(found.order) if name in found.entries]
-    for at in range(0, len(names), _BATCH):
-        batch = names[at : at + _BATCH]
+    for batch in _batches(found):
         items = []
         for name in batch:
             entry = found.entries[name]
@@ -491,6 +500,23 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
         broken.users.sort()  # newest first, as documents are
 
 
+def _batches(found: Survey) -> Iterator[list[str]]:
+    """Checkpoints in batches, oldest first."""
+    batch: list[str] = []
+    held = 0
+    for name in reversed(found.order):
+        if name not in found.entries:
+            continue
+        more = found.entries[name].manifest.held
+        if batch and (len(batch) == _BATCH or held + more > _BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(name)
+        held += more
+    if batch:
+        yield batch
+
+
 def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
     """Fetch and decode values; returns those that are damaged."""
     if not items:
@@ -512,7 +538,7 @@ def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
     try:
         sources.plain(item.manifest, channel)
     except DamagedError as damage:
-        return damage
+        return copy(damage)  # The traceback of the other one holds values.
     return None
 
 

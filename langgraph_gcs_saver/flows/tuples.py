@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from itertools import takewhile
+from typing import Any
 
 from langgraph_gcs_saver import filters, garbage, keys, manifest
 from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
@@ -18,6 +19,7 @@ from langgraph_gcs_saver.flows.manifests import (
     metadata_of,
     read_manifest,
     report_clear,
+    rest_of,
     unreadable,
 )
 from langgraph_gcs_saver.flows.places import recheck
@@ -33,7 +35,7 @@ PAGE = 50
 """Checkpoints read at once by a listing."""
 
 PAGE_BYTES = 64 << 20
-"""Most bytes of serialised values in one page, if it has more than one checkpoint."""
+"""Most bytes of serialised values that a page may have to hold, if it has more than one checkpoint."""
 
 _VALUE = 1000
 """Reading a value, however small, takes an event loop as long as handling so many bytes."""
@@ -48,6 +50,8 @@ class Loaded:
     metadata: Mapping[str, Any]
     rest: Mapping[str, Any]
     writes: tuple[tuple[str, str, Any], ...]
+    size: int
+    """Bytes of the serialised values and pending writes."""
 
 
 _WriteDocs = dict[tuple[str, str], list[Doc]]
@@ -189,7 +193,7 @@ def _get(
             found = Found(doc, (yield from read_manifest(doc, context.codec)))
             loaded = yield from _load([found], write_docs, loads, context)
         except DamagedError as damage:
-            seen = (damage.reason, damage.channel, damage.frame, doc.fields)
+            seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
             if seen == before:
                 yield from recheck(context, is_missing=damage.missing)
                 raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
@@ -251,17 +255,18 @@ def list_page(
             break
         try:
             found = yield from read_manifest(doc, context.codec)
+            if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
+                continue
         except DamagedError:
             page.append((doc, None))
             continue
-        if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
-            continue
-        if total and total + found.size > PAGE_BYTES:
+        if total and total + found.held > PAGE_BYTES:
             end = docs[number - 1].name
             break
-        total += found.size
+        total += found.held
         page.append((doc, found))
-    return (yield from _load_page(search, page, loads, context)), end
+    loaded, count = yield from _load_page(search, page, loads, context)
+    return loaded, end if count == len(page) else page[count - 1][0].name
 
 
 def _look_at_newest(search: Search, context: Context) -> Flow[None]:
@@ -320,16 +325,25 @@ def _is_wanted(search: Search, doc: Doc) -> bool:
 
 def _load_page(
     search: Search, page: list[tuple[Doc, Manifest | None]], loads: Loads, context: Context
-) -> Flow[list[Loaded]]:
-    """Load all at once; if anything is damaged, one by one, stepping over what stays damaged."""
+) -> Flow[tuple[list[Loaded], int]]:
+    """Load as many as may be held at once; if anything is damaged, one by one, stepping over what stays damaged.
+
+    Returns:
+        What was loaded, and of how many items.
+    """
     found = [Found(doc, known) for doc, known in page if known is not None]
     if len(found) == len(page):
         try:
-            return (yield from _load(found, {}, loads, context))
+            loaded = yield from _load(found, {}, loads, context)
         except DamagedError:
             pass  # One by one tells which.
+        else:
+            return loaded, len(loaded)
     loaded = []
-    for doc, known in page:
+    total = 0
+    for number, (doc, known) in enumerate(page):
+        if total > PAGE_BYTES:
+            return loaded, number
         thread_id, ns = _ids(search, doc, known)
         checkpoint_id = keys.checkpoint_id_of(doc.name)
         reason = "Its document is damaged, and its ids are too long to be read from its name"
@@ -345,10 +359,11 @@ def _load_page(
             else:
                 if one is not None:
                     loaded.append(one)
+                    total += one.size
                 continue
         ids = {"thread_id": thread_id or doc.name, "checkpoint_ns": ns or "", "checkpoint_id": checkpoint_id}
         yield from Emit(CheckpointSkipped(**ids, reason=reason))
-    return loaded
+    return loaded, len(page)
 
 
 def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, str | None]:
@@ -368,11 +383,16 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
 def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
     """Fetch, verify and deserialise the values and pending writes of checkpoints.
 
+    Returns:
+        All of them, or the first ones only, when pending writes of the rest would be too much to hold at once.
+
     Raises:
         DamagedError: Something is missing or differs.
+        ValueTooLargeError: Values are larger than may be read, one or those of one checkpoint together.
     """
     ids: dict[tuple[str, str], list[str]] = {}
     for item in found:
+        context.codec.refuse_large_state(item.manifest.size)
         ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
     queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
     values = sum(len(item.manifest.channels) for item in found)
@@ -383,12 +403,14 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     write_docs = {**write_docs, **dict(zip(queries, results, strict=False))}
     del results  # Large states count: the sources drop what they have decoded.
     writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
-    for (thread_id, ns), docs in write_docs.items():
-        wanted = frozenset(ids[thread_id, ns])
-        by_id = yield from read_writes(wanted, docs, context.codec)
-        writes.update({(thread_id, ns, checkpoint_id): found for checkpoint_id, found in by_id.items()})
-    size = sum(item.manifest.size + _VALUE * len(item.manifest.channels) for item in found)
-    size += sum(len(write.value.data) + _VALUE for pending in writes.values() for write in pending)
+    left = PAGE_BYTES
+    for group, own_ids in ids.items():
+        if left > 0:
+            by_id = yield from read_writes(own_ids, write_docs[group], context.codec, left)
+            left -= sum(len(write.value.data) for own in by_id.values() for write in own)
+            writes.update({(*group, checkpoint_id): own for checkpoint_id, own in by_id.items()})
+    found = list(takewhile(lambda item: _key(item.manifest) in writes, found))
+    size = sum(_cost(item.manifest, writes[_key(item.manifest)]) for item in found)
     loaded: list[Loaded] = yield from Compute(partial(_deserialize, found, sources, writes, loads, size), size=size)
     yield from report_clear(context.codec)
     for item in found:
@@ -413,29 +435,33 @@ def _deserialize(
     size: int,
 ) -> list[Loaded]:
     def load() -> list[Loaded]:
-        return [
-            Loaded(
-                manifest=known,
-                values={
-                    channel: deserialize(
-                        loads, Serialized(ref.type, sources.plain(known, channel)), "Channel", known, channel
-                    )
-                    for channel, ref in known.channels.items()
-                },
-                metadata=metadata_of(known, loads),
-                rest={}
-                if known.rest is None
-                else cast("Mapping[str, Any]", deserialize(loads, known.rest, "A field", known)),
-                writes=tuple(
-                    (
-                        write.task_id,
-                        write.channel,
-                        deserialize(loads, write.value, "A write to channel", known, write.channel),
-                    )
-                    for write in writes.get((known.thread_id, known.ns, known.checkpoint_id), [])
-                ),
-            )
-            for known in (item.manifest for item in found)
-        ]
+        return [_deserialize_one(item.manifest, sources, writes[_key(item.manifest)], loads) for item in found]
 
     return garbage.put_off(size, load)
+
+
+def _cost(known: Manifest, writes: list[PendingWrite]) -> int:
+    """How long deserialising takes, in bytes handled in the same time."""
+    values = known.size + _VALUE * len(known.channels)
+    return values + sum(len(write.value.data) + _VALUE for write in writes)
+
+
+def _deserialize_one(known: Manifest, sources: Sources, writes: list[PendingWrite], loads: Loads) -> Loaded:
+    return Loaded(
+        manifest=known,
+        values={
+            channel: deserialize(loads, Serialized(ref.type, sources.plain(known, channel)), "Channel", known, channel)
+            for channel, ref in known.channels.items()
+        },
+        metadata=metadata_of(known, loads),
+        rest=rest_of(known, loads),
+        writes=tuple(
+            (write.task_id, write.channel, deserialize(loads, write.value, "A write to channel", known, write.channel))
+            for write in writes
+        ),
+        size=known.size + sum(len(write.value.data) for write in writes),
+    )
+
+
+def _key(known: Manifest) -> tuple[str, str, str]:
+    return known.thread_id, known.ns, known.checkpoint_id

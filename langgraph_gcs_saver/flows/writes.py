@@ -33,7 +33,7 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError
+from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
@@ -256,7 +256,13 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
     field = "writes" if idx >= 0 else f"w{-idx}"
     for write in writes:
         context.codec.refuse_large(len(write.value.data))
-    plain = _envelope(writes)
+    try:
+        plain = _envelope(writes)
+    except ValueTooLargeError as error:
+        raise ValueTooLargeError(
+            f"Task {request.task_id!r} has {len(writes):,} writes for checkpoint {request.checkpoint_id!r} of thread "
+            f"{request.thread_id!r}. {error} Nothing was stored."
+        ) from None
     stored = context.codec.encode_envelope(plain, (doc, field))
     upload = None
     if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
@@ -309,38 +315,75 @@ def query(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> QueryDocs:
     return QueryDocs(keys.writes(thread_id), start=start, end=end)
 
 
-def read_writes(wanted: frozenset[str], docs: Iterable[Doc], codec: Codec) -> Flow[dict[str, list[PendingWrite]]]:
-    """Pending writes of the `wanted` checkpoints by id, each list in LangGraph's order (`writes_sort_key`).
+def read_writes(
+    wanted: Iterable[str], docs: Iterable[Doc], codec: Codec, most: int | None = None
+) -> Flow[dict[str, list[PendingWrite]]]:
+    """Pending writes of checkpoints by id, each list in LangGraph's order (`writes_sort_key`).
+
+    Args:
+        wanted: The checkpoints.
+        docs: Documents of pending writes, theirs and others.
+        codec: Reads frames.
+        most: Bytes after which no more checkpoints are read, in the order of `wanted`; the first one always is.
+
+    Returns:
+        A list for each checkpoint that was read, empty for one without pending writes.
 
     Raises:
         DamagedError: A document, or the object that it points to, is not what was written.
         UnsupportedFormatError: A newer version wrote it.
+        ValueTooLargeError: Those of one checkpoint are larger together than may be read.
     """
+    by_id: dict[str, list[Doc]] = {checkpoint_id: [] for checkpoint_id in wanted}
     # The first regular write for a task and number wins.
-    docs = sorted(
-        (doc for doc in docs if keys.writes_checkpoint_id_of(doc.name) in wanted),
-        key=lambda doc: (doc.create_time, doc.name),
-    )
-    size = _OPENING * sum(len(data) for doc in docs for data in doc.fields.values() if isinstance(data, bytes))
-    opened = yield from Compute(partial(_open_all, docs, codec), size=size)
-    stubs = {number: stub for number in range(len(opened)) if (stub := _stub(opened, number)) is not None}
-    names = {number: keys.writes_blob(opened[number][0].name, stub.attempt) for number, stub in stubs.items()}
-    blobs = yield from Gather(tuple(map(GetBlob, names.values())))
-    merged: dict[str, dict[tuple[str, int], PendingWrite]] = {}
-    for number, stored in zip(names, blobs, strict=True):
-        stub, doc = stubs[number], opened[number][0]
-        opened[number] = yield from Compute(
-            partial(_open_stub, doc, names[number], stub, stored, codec), size=stub.size
-        )
-    for doc, head, tail in opened:
-        found = merged.setdefault(keys.writes_checkpoint_id_of(doc.name), {})
-        for write in _parse(doc, head, tail):
-            found.setdefault((write.task_id, write.idx), write)
-    yield from report_clear(codec)
-    return {
-        checkpoint_id: sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
-        for checkpoint_id, found in merged.items()
+    for doc in sorted(docs, key=lambda doc: (doc.create_time, doc.name)):
+        own = by_id.get(keys.writes_checkpoint_id_of(doc.name))
+        if own is not None:
+            own.append(doc)
+    fields = (data for own in by_id.values() for doc in own for data in doc.fields.values())
+    size = _OPENING * sum(len(data) for data in fields if isinstance(data, bytes))
+    opened = yield from Compute(partial(_open_each, by_id, codec, most), size=size)
+    stubs = {
+        (checkpoint_id, number): (keys.writes_blob(doc.name, stub.attempt), stub)
+        for checkpoint_id, own in opened.items()
+        for number, (doc, head, _) in enumerate(own)
+        if (stub := _stub(doc, head)) is not None
     }
+    blobs = yield from Gather(tuple(GetBlob(name, length=stub.fetched) for name, stub in stubs.values()))
+    for ((checkpoint_id, number), (name, stub)), stored in zip(stubs.items(), blobs, strict=True):
+        doc = opened[checkpoint_id][number][0]
+        function = partial(_open_stub, doc, name, stub, stored, codec)
+        opened[checkpoint_id][number] = yield from Compute(function, size=stub.size)
+    found = {checkpoint_id: _merged(own) for checkpoint_id, own in opened.items()}
+    yield from report_clear(codec)
+    return found
+
+
+def _merged(opened: list[_Opened]) -> list[PendingWrite]:
+    found: dict[tuple[str, int], PendingWrite] = {}
+    while opened:
+        for write in _parse(*opened.pop(0)):
+            found.setdefault((write.task_id, write.idx), write)
+    return sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
+
+
+def _open_each(by_id: Mapping[str, Sequence[Doc]], codec: Codec, most: int | None) -> dict[str, list[_Opened]]:
+    """Open the documents of some checkpoints, as far as `most` bytes go."""
+    found: dict[str, list[_Opened]] = {}
+    total = 0
+    for checkpoint_id, docs in by_id.items():
+        own: list[_Opened] = []
+        before = total
+        for doc in docs:
+            for opened in _open(doc, codec):
+                stub = _stub(doc, opened[1])
+                total += len(opened[2]) if stub is None else stub.size
+                codec.refuse_large_state(total - before)
+                if found and most is not None and total > most:
+                    return found
+                own.append(opened)
+        found[checkpoint_id] = own
+    return found
 
 
 def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
@@ -350,12 +393,14 @@ def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
         DamagedError: The document is not what was written.
         UnsupportedFormatError: A newer version wrote it.
     """
-    opened = _open_all((doc,), codec)
-    found = [_stub(opened, number) for number in range(len(opened))]
-    for (_, head, tail), stub in zip(opened, found, strict=True):
+    found: dict[str, Stub] = {}
+    for _, head, tail in _open(doc, codec):
+        stub = _stub(doc, head)
         if stub is None:
             _parse(doc, head, tail)
-    return {keys.writes_blob(doc.name, stub.attempt): stub for stub in found if stub is not None}
+        else:
+            found[keys.writes_blob(doc.name, stub.attempt)] = stub
+    return found
 
 
 def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> dict[str, Any]:
@@ -383,10 +428,6 @@ _Opened = tuple[Doc, Any, bytes]
 """A document of pending writes, and one of its envelopes."""
 
 
-def _open_all(docs: Iterable[Doc], codec: Codec) -> list[_Opened]:
-    return [opened for doc in docs for opened in _open(doc, codec)]
-
-
 def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
     version = doc.fields.get("format")
     if type(version) is int and version > FORMAT:
@@ -410,8 +451,7 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
             raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
 
 
-def _stub(opened: list[_Opened], number: int) -> Stub | None:
-    doc, head, _ = opened[number]
+def _stub(doc: Doc, head: Any) -> Stub | None:
     try:
         return stub_of(head)
     except DamagedError as damage:
@@ -426,15 +466,23 @@ def _open_stub(doc: Doc, name: str, stub: Stub, stored: bytes | None, codec: Cod
 
 
 def _parse(doc: Doc, head: Any, tail: bytes) -> list[PendingWrite]:
-    task_id = keys.writes_task_id_of(doc.name)
     found = []
     at = 0
     try:
+        task_id, path = keys.writes_task_id_of(doc.name), head["path"]
         task_id = head["task"] if task_id is None else task_id
+        _check(isinstance(task_id, str) and isinstance(path, str))
         for idx, channel, kind, size in head["writes"]:
-            value = Serialized(kind, tail[at : at + size])
-            found.append(PendingWrite(idx, task_id, head["path"], channel, value))
+            _check(type(idx) is int and isinstance(channel, str) and isinstance(kind, str))
+            _check(type(size) is int and 0 <= size <= len(tail) - at)
+            found.append(PendingWrite(idx, task_id, path, channel, Serialized(kind, tail[at : at + size])))
             at += size
+        _check(at == len(tail))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"pending writes do not parse: {type(error).__name__}", frame=doc.name) from None
     return found
+
+
+def _check(is_right: bool) -> None:
+    if not is_right:
+        raise ValueError("not as any writer makes it")

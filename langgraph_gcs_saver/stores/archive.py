@@ -53,6 +53,7 @@ from langgraph_gcs_saver.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
+from langgraph_gcs_saver.frames import parts
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
@@ -71,6 +72,9 @@ MAX_MEMBERS = 1_000_000
 """Documents and objects; their index has some 250 bytes for each."""
 
 MAX_HEAD = 64 << 10
+
+_ROW, _ROW_MORE = 5, 16
+"""Most parts of JSON in the index: so many for each document and object, and so many for the lists."""
 
 _BLOCK = 512
 _KIND = "langgraph-gcs-saver"
@@ -209,7 +213,10 @@ class Archive:
 
     def _read(self, max_object: int) -> tuple[str, dict[str, _Member], dict[str, _Member]]:
         members = self._members(max_object)
-        head = self._json(next(members, None), MAX_HEAD)
+        first = next(members, None)
+        if first is None or first[1][1] > MAX_HEAD:
+            raise self._refuse("it is none")
+        head = self._parsed(self._bytes(*first[1]))
         if not isinstance(head, dict) or head.get("archive") != _KIND or not isinstance(head.get("thread_id"), str):
             raise self._refuse("it is none")
         if head.get("version") != VERSION:
@@ -221,7 +228,10 @@ class Archive:
         index = self._bytes(*index_at)
         if hashlib.sha256(index).hexdigest().encode() != self._bytes(*digest_at):
             raise self._damaged("its index does not match its digest")
-        parsed = self._json(("", index_at), MAX_INDEX)
+        # Each of its values takes some 100 bytes in memory, and each member has a header of 512 in the file.
+        if parts(index, 0, len(index)) > _ROW * len(found) + _ROW_MORE:
+            raise self._refuse("its index lists more than it holds")
+        parsed = self._parsed(index)
         try:
             blobs = self._listed(parsed["objects"], found, "objects/{:08}", 0)
             docs = self._listed(parsed["documents"], found, "documents/{:08}", len(blobs))
@@ -280,11 +290,9 @@ class Archive:
             yield info.name, (at, info.size)
             at += info.size + -info.size % _BLOCK
 
-    def _json(self, member: tuple[str, tuple[int, int]] | None, limit: int) -> Any:
-        if member is None or member[1][1] > limit:
-            raise self._refuse("it is none")
+    def _parsed(self, data: bytes) -> Any:
         try:
-            return json.loads(self._bytes(*member[1]))
+            return json.loads(data)
         except (ValueError, RecursionError):
             raise self._refuse("its index is not one") from None
 

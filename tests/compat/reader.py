@@ -22,6 +22,7 @@ from google.cloud.firestore_v1.types import document
 FORMAT = 1
 BELOW = 16_384
 ENVELOPE_BYTES = 64 << 20
+HEAD_BYTES, HEAD_MARKS = 16 << 20, 1_500_000
 DICTIONARY_SHA256 = "8c3e7ec3eb8f4940d333efc7e0705d0c621bd8501d37d382ec2427a20b5f648b"
 
 
@@ -250,6 +251,8 @@ class Reader:
         damaged_unless(len(plain) >= 4, "a short envelope")
         end = 4 + int.from_bytes(plain[:4], "big")
         damaged_unless(end <= len(plain), "a short envelope")
+        marks = sum(plain.count(mark, 4, end) for mark in b"[{,:")
+        damaged_unless(end - 4 <= HEAD_BYTES and marks <= HEAD_MARKS, "a head that is too large")
         try:
             head = json.loads(plain[4:end])
         except ValueError:
@@ -363,6 +366,12 @@ class Reader:
             return b""
         numbers = [frame["k"] for frame in chain]
         damaged_unless(numbers[0] == 0, "a chain that does not begin with a full frame")
+        sizes = [*(frame["size"] for frame in chain[:-1]), ref["size"]]
+        damaged_unless(len(chain) <= 64 and sum(sizes) <= 16 * max(sizes), "a chain that is too long")
+        stored = [frame["stored"] for frame in chain]
+        damaged_unless(
+            all(n <= 4 * size + 65_536 for n, size in zip(stored, sizes, strict=True)), "a frame that is too long"
+        )
         self.met["incremental"] += len(chain) > 1
         self.met["skipped versions"] += any(b - a > 1 for a, b in pairwise(numbers))
         self.met["longest chain"] = max(self.met["longest chain"], len(chain))

@@ -116,7 +116,8 @@ def test_only_stores_import_the_services(module):
         ("digests", ("comparison", "records")),
         ("chains", ("digests", "frames", "manifest", "records")),
         ("filters", ("keys",)),
-        ("manifest", ("frames", "keys", "effects", "records")),
+        ("shapes", ("portable",)),
+        ("manifest", ("frames", "keys", "effects", "records", "shapes")),
         ("refusals", ()),
         ("serialization", ("manifest", "refusals")),
         ("options", ("events", "keys", "retention")),
@@ -129,7 +130,7 @@ def test_only_stores_import_the_services(module):
         ("runners", ("effects", "events", "pool", "stores")),
         ("settings", ("effects", "keys", "options")),
         ("stores", ("effects",)),
-        ("requests", ("configs", "filters", "flows", "keys", "manifest", "serialization")),
+        ("requests", ("configs", "filters", "flows", "keys", "manifest", "serialization", "shapes")),
     ],
 )
 def test_the_direction_is_one_way(module, may):

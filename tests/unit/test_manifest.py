@@ -27,31 +27,49 @@ attempts = st.sampled_from(["0" * 8, "deadbeefdeadbeef", "z" * 40])
 own_objects = st.builds(FrameRef, numbers, numbers, st.none() | names, attempt=attempts, crc32c=st.none() | st.text())
 packed = st.builds(FrameRef, numbers, numbers, st.none() | names, numbers, attempts, st.just(True))
 digests = st.text("0123456789abcdef", min_size=manifest.DIGEST_DIGITS, max_size=manifest.DIGEST_DIGITS)
+sha256s = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 
 @st.composite
 def chains(draw, found):
     """A chain of these frames: the first is a base, and all but the last say which value they give."""
-    found = [dataclasses.replace(frame, size=draw(numbers), digest=draw(digests)) for frame in found[:-1]] + found[-1:]
-    return tuple([dataclasses.replace(frame, k=0) for frame in found[:1]] + found[1:])
+    sized = [
+        dataclasses.replace(frame, size=draw(st.integers(frame.stored, 1 << 40)), digest=draw(digests))
+        for frame in found[:-1]
+    ]
+    return tuple(dataclasses.replace(frame, k=frame.k if at else 0) for at, frame in enumerate(sized + found[-1:]))
 
 
-refs = st.builds(
-    ChannelRef,
-    versions,
-    st.text(max_size=8),
-    st.text("0123456789abcdef", min_size=64, max_size=64),
-    numbers,
-    st.lists(inner_refs | own_objects | packed, max_size=4).flatmap(chains),
+@st.composite
+def refs(draw, frames):
+    chain = draw(st.lists(frames, max_size=4).flatmap(chains))
+    size = draw(st.integers(chain[-1].stored if chain else 0, 1 << 40))
+    return ChannelRef(draw(versions), draw(st.text(max_size=8)), draw(sha256s), size, chain)
+
+
+# A channel's name is a part of its objects' names, and then it must be text.
+channels = st.dictionaries(names, refs(inner_refs | own_objects | packed), max_size=4) | st.dictionaries(
+    names | st.just("\ud800"), refs(inner_refs), max_size=4
 )
-channels = st.dictionaries(names | st.just("\ud800"), refs, max_size=4)
 plain = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
 )
-fields = st.dictionaries(
-    st.sampled_from(["v", "ts", "versions_seen", "updated_channels", "odd é"]),
+known_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "v": st.integers(0, 9),
+        "ts": st.text(max_size=5),
+        "versions_seen": st.dictionaries(
+            st.text(max_size=3), st.dictionaries(st.text(max_size=3), versions, max_size=3)
+        ),
+        "updated_channels": st.none() | st.lists(st.text(max_size=3), max_size=3),
+    },
+)
+other_fields = st.dictionaries(
+    st.sampled_from(["odd é", "", "id"]),
     plain | st.lists(plain, max_size=3) | st.dictionaries(st.text(max_size=3), plain, max_size=3),
 )
+fields = st.builds(lambda known, others: known | others, known_fields, other_fields)
 
 
 @st.composite
@@ -322,7 +340,7 @@ def test_a_manifest_in_an_object_is_checked():
 
 
 def test_stub_of_tells_stubs_from_what_they_stand_for():
-    stub = Stub("deadbeef", 10, 20, "ab")
+    stub = Stub("deadbeef", 10, 20, "ab" * 32)
     assert manifest.stub_of(stub.head()) == stub
     assert manifest.stub_of({"checkpoint": {}}) is None
     assert manifest.stub_of([]) is None

@@ -118,7 +118,7 @@ def test_tuples_stay_what_the_serialiser_makes_of_them(value):
 
 @pytest.mark.parametrize(
     "value",
-    [defaultdict(dict, {"a": {"b": "1"}}), OrderedDict(a=1), defaultdict(lambda: defaultdict(int))],
+    [defaultdict(dict, {"a": {"b": "1"}}), OrderedDict(a=OrderedDict(b=1)), defaultdict(lambda: defaultdict(int))],
     ids=["nested", "ordered", "a default that cannot be pickled"],
 )
 def test_dicts_of_other_types_come_back_equal(value):
@@ -292,7 +292,11 @@ def test_errors_name_the_reason_and_the_place_wherever_the_value_is(value, reaso
         assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("version", [b"hunter2", math.nan, cycle()], ids=["bytes", "nan", "cycle"])
+@pytest.mark.parametrize(
+    "version",
+    [b"hunter2", math.nan, cycle(), ["hunter2"], {"hunter2": 1}],
+    ids=["bytes", "nan", "cycle", "list", "dict"],
+)
 def test_versions_that_cannot_be_stored(version):
     given = checkpoint(channel_values={"a": 1, "c": 1}, channel_versions={"a": "1", "c": version})
     with pytest.raises(SerializationError, match="'c'") as caught:
