@@ -21,8 +21,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import configs, flows
 from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import Flow
-from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.effects import Emit, Flow
+from langgraph_gcs_saver.errors import (
+    DamageError,
+    GCSSaverError,
+    InvalidIdError,
+    InvalidInputError,
+    InvalidOptionError,
+    SerializationError,
+    UnsupportedFormatError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
+from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import places, threads
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.frames import Codec
@@ -47,6 +58,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.migrate import Migration
     from langgraph_gcs_saver.flows.rebind import RebindPlan
     from langgraph_gcs_saver.flows.setup import SetupReport
+    from langgraph_gcs_saver.flows.survey import Survey
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer
     from langgraph_gcs_saver.foreign import Foreign
@@ -54,6 +66,16 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.retention import PrunePlan, Retention
 
 T = TypeVar("T")
+
+_UNREADABLE = (
+    DamageError,
+    InvalidIdError,
+    SerializationError,
+    UnsupportedFormatError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
+"""What a thread may raise because of what is stored of it."""
 
 ORPHAN_AGE = timedelta(hours=24)
 """How old an object that nothing refers to must be to be collected, if the caller does not say."""
@@ -961,18 +983,25 @@ class Admin:
             step: Called after each thread, with the number of its documents that were read.
 
         Raises:
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            DamageError: A document lies where no writer puts any.
+            SerializationError: Metadata were written with another serializer, or their class is gone.
             UnsupportedFormatError: A newer version wrote something.
+            ValueTooLargeError: A value is larger than `max_value_bytes`.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none. This and the above are
+                raised when all other threads have been looked at; a `ThreadSkipped` event tells of each.
             StoreError: A service refused, or did not answer before the deadline.
         """
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)
+        tries = _Tries()
         for one in self._threads(thread_id):
-            survey = run(flows.survey.survey(one, looked, self._loads, self._context), self._backend)
-            yield from survey.findings()
-            if step is not None:
-                step(survey.documents)
+            survey = run(tries.of(self._survey(one, looked), one), self._backend)
+            if survey is not None:
+                yield from survey.findings()
+                if step is not None:
+                    step(survey.documents)
+        tries.end()
 
     async def averify(
         self,
@@ -985,12 +1014,18 @@ class Admin:
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)
+        tries = _Tries()
         async for one in self._athreads(thread_id):
-            survey = await arun(flows.survey.survey(one, looked, self._loads, self._context), self._backend)
-            for finding in survey.findings():
-                yield finding
-            if step is not None:
-                step(survey.documents)
+            survey = await arun(tries.of(self._survey(one, looked), one), self._backend)
+            if survey is not None:
+                for finding in survey.findings():
+                    yield finding
+                if step is not None:
+                    step(survey.documents)
+        tries.end()
+
+    def _survey(self, thread_id: str, depth: Depth) -> Flow[Survey]:
+        return flows.survey.survey(thread_id, depth, self._loads, self._context)
 
     def repair(
         self,
@@ -1019,11 +1054,15 @@ class Admin:
         Raises:
             CheckpointVerificationError: What was written anew reads differently.
             ConflictError: Others kept writing what had to be changed; call again when they are done.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none. This, and what else a
+                thread raises because of what is stored of it, comes when all others are repaired, as of `verify`.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        each = (self._repair(one, dry_run, show) for one in self._threads(thread_id))
-        return [plan for flow in each if (plan := run(flow, self._backend)).findings]
+        tries = _Tries()
+        each = (tries.of(self._repair(one, dry_run, show), one) for one in self._threads(thread_id))
+        plans = [run(flow, self._backend) for flow in each]
+        tries.end()
+        return [plan for plan in plans if plan is not None and plan.findings]
 
     async def arepair(
         self,
@@ -1033,8 +1072,13 @@ class Admin:
         show: Callable[[RepairPlan], object] = print,
     ) -> Sequence[RepairPlan]:
         """Asynchronous twin of `repair`."""
-        plans = [await arun(self._repair(one, dry_run, show), self._backend) async for one in self._athreads(thread_id)]
-        return [plan for plan in plans if plan.findings]
+        tries = _Tries()
+        plans = [
+            await arun(tries.of(self._repair(one, dry_run, show), one), self._backend)
+            async for one in self._athreads(thread_id)
+        ]
+        tries.end()
+        return [plan for plan in plans if plan is not None and plan.findings]
 
     def _repair(self, thread_id: str, dry_run: bool, show: Callable[[RepairPlan], object]) -> Flow[RepairPlan]:
         return flows.repair.repair(
@@ -1077,6 +1121,28 @@ class Admin:
     def _loads(self) -> Loads:
         # Bound when called, for `with_allowlist` swaps the serialiser of a copy.
         return partial(loads, self.serde)
+
+
+class _Tries:
+    """Looks at threads one by one: one that cannot be read must not keep the others from being looked at."""
+
+    def __init__(self) -> None:
+        self._first: GCSSaverError | None = None
+
+    def of(self, flow: Flow[T], thread_id: str) -> Flow[T | None]:
+        """What a thread's flow returns; `None`, and an event, if it cannot be read."""
+        try:
+            return (yield from flow)
+        except _UNREADABLE as error:
+            self._first = self._first or error
+            reason = str(error)
+        yield from Emit(ThreadSkipped(thread_id=thread_id, reason=reason))
+        return None
+
+    def end(self) -> None:
+        """Raise the first error, if there was any."""
+        if self._first is not None:
+            raise self._first
 
 
 class _Contexts:

@@ -7,7 +7,7 @@ have run next: the edit is nobody's write, so whoever had seen the old version h
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -109,13 +109,14 @@ def fork(
             "of the graph, or edit a checkpoint without pending writes, such as the latest."
         )
     versions = dict(base["channel_versions"])
-    version = next_version(max(versions.values(), default=None), None)
-    seen = {node: dict(of_node) for node, of_node in base["versions_seen"].items()}
+    version = next_version(_latest(versions.values()), None)
+    seen = {node: dict(of_node) for node, of_node in base.get("versions_seen", {}).items()}
     for of_node in seen.values():
         if channel in of_node and of_node[channel] == versions.get(channel):
             of_node[channel] = version
     versions[channel] = version
-    step = metadata.get("step", -1)
+    stored = metadata.get("step")
+    step = stored if isinstance(stored, int) else -1
     told: dict[str, Any] = {"source": "update", "step": step + 1, "parents": metadata.get("parents") or {}}
     counters = metadata.get(COUNTERS) or {}
     counted = {name: (updates, steps + 1) for name, (updates, steps) in counters.items() if name != channel}
@@ -131,6 +132,18 @@ def fork(
         "updated_channels": None,
     }
     return Edit(cast("Checkpoint", checkpoint), cast("CheckpointMetadata", told), {channel: version})
+
+
+def _latest(versions: Iterable[Any]) -> Any:
+    """The greatest of some versions; `None` of none.
+
+    Raises:
+        InvalidInputError: They are not of one kind.
+    """
+    try:
+        return max((version for version in versions if version is not None), default=None)
+    except TypeError:
+        raise InvalidInputError("The versions of the checkpoint's channels are of several types.") from None
 
 
 def _written_deltas(saved: CheckpointTuple, latest: CheckpointTuple) -> set[str]:

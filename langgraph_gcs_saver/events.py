@@ -208,7 +208,7 @@ class ThreadCollected(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadSkipped(Event):
-    """`collect`, `sweep` or the saver's `retention` left a thread alone, or did not come to the end of it.
+    """`collect`, `sweep`, `verify`, `repair` or the saver's `retention` left a thread alone, or did not finish it.
 
     Attributes:
         reason: Why.

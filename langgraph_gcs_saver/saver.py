@@ -25,6 +25,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph_gcs_saver import configs, flows, requests
 from langgraph_gcs_saver.admin import Admin
 from langgraph_gcs_saver.effects import Flow
+from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import checkpoints, tuples
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
@@ -363,7 +364,13 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         """The version after `current`: a counter, and random digits so that forks never share a version.
 
         Versions sort as text. Integers, and versions that other savers made, can be continued.
+
+        Raises:
+            InvalidInputError: The version is of another form.
         """
-        count = 0 if current is None else int(str(current).split(".")[0])
+        try:
+            count = 0 if current is None else int(str(current).split(".")[0])
+        except ValueError:
+            raise InvalidInputError(f"{str(current)[:80]!r} is no version that can be continued.") from None
         # From the operating system: a graph that seeds `random` would repeat its versions in every fork.
         return f"{count + 1:032}.{secrets.randbits(40):013}"

@@ -31,7 +31,7 @@ from langgraph_gcs_saver.cli.terminal import (
     print_table,
     progress,
 )
-from langgraph_gcs_saver.errors import DamageError
+from langgraph_gcs_saver.errors import DamageError, GCSSaverError
 from langgraph_gcs_saver.findings import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
 
 if TYPE_CHECKING:
@@ -64,8 +64,15 @@ def verify(
     looked = check_depth(depth)
     documents: list[int] = []
     with open_admin(store, cipher) as saver:
+        findings: list[Finding] = []
+        failed: GCSSaverError | None = None
         with progress("looking"):
-            findings = list(saver.verify(thread, depth=looked, step=documents.append))
+            try:
+                findings.extend(saver.verify(thread, depth=looked, step=documents.append))
+            except GCSSaverError as error:
+                if not findings:
+                    raise
+                failed = error  # What other threads have comes first.
         if thread is not None and not findings:
             check_thread(saver, thread)
     damages = sum(finding.is_damage for finding in findings)
@@ -84,6 +91,8 @@ def verify(
         read = f"{counted(sum(documents), 'document')} of {counted(len(documents), 'thread')}"
         told = Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}")
         console().print(told, soft_wrap=True)
+    if failed is not None:
+        raise failed
     if damages:
         raise typer.Exit(DamageError.exit_code)
 
@@ -125,8 +134,15 @@ def repair(
     """
     left: list[RepairPlan] = []
     with open_saver(store, cipher, serde=importing(import_classes)) as saver:
+        shown: list[RepairPlan] = []
+        failed: GCSSaverError | None = None
         with progress("looking"):
-            plans = saver.repair(thread, dry_run=True, show=unshown)
+            try:
+                plans = saver.repair(thread, dry_run=True, show=shown.append)
+            except GCSSaverError as error:
+                if not shown:
+                    raise
+                plans, failed = shown, error  # What can be done for other threads comes first.
         if thread is not None and not plans:
             check_thread(saver, thread)
 
@@ -150,6 +166,8 @@ def repair(
             question=f"Repair {counted(len(plans), 'thread')}?",
         )
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+    if failed is not None:
+        raise failed
     if left:
         threads = ", ".join(repr(plan.thread_id) for plan in left)
         raise CommandError(f"damage is left that only a backup can mend, in {threads}", DamageError.exit_code)

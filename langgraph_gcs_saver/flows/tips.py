@@ -138,9 +138,10 @@ def _is_full(name: str, value: Any) -> bool:
 
 def _items(value: Any) -> Sequence[Any]:
     """What a list or a set holds, that of a deferred node included; nothing for another value."""
-    if isinstance(value, Stored) and value.parts is not None:
-        return _items(value.parts[2])
-    if isinstance(value, list | tuple):
-        # A node that waits for the end of all others: what is there, and whether it is time.
-        return _items(value[0]) if len(value) == 2 and isinstance(value[1], bool) else value
-    return ()
+    while True:
+        if isinstance(value, Stored) and value.parts is not None:
+            value = value.parts[2]
+        elif isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], bool):
+            value = value[0]  # A node that waits for the end of all others: what is there, and whether it is time.
+        else:
+            return value if isinstance(value, list | tuple) else ()
