@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -236,46 +235,74 @@ def changing() -> list[Bar]:
 # Memory
 
 _MEMORY = """
-import resource, sys
+import sys
 from benchmarks.storage import memory_of
-print(memory_of(sys.argv[1], sys.argv[2]))
+print(memory_of(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 """
 
 
 def memory() -> list[Bar]:
-    """Peak of resident memory over a 100 MB state, in processes of their own."""
+    """Peak of resident memory over the size of a state, in processes of their own, which have nothing in a cache."""
     bars = []
-    with tempfile.TemporaryDirectory() as directory:
-        for what in ("put", "get_tuple"):
-            done = subprocess.run(
-                [sys.executable, "-c", _MEMORY, what, directory], check=True, capture_output=True, text=True
-            )
-            bars.append(Bar(f"memory of {what} with a 100 MB state, peak over its size", float(done.stdout), 3))
+    for what, version, parts, state in (
+        ("put", 1, 100, "a 100 MiB state"),
+        ("get_tuple", 1, 100, "a 100 MiB state"),
+        ("get_tuple", 25, 40, "the 25th version of a 40 MiB state"),
+    ):
+        with tempfile.TemporaryDirectory() as directory:
+            if what == "get_tuple":
+                _fill(directory, version, parts)
+            command = [sys.executable, "-c", _MEMORY, what, str(parts), directory]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+        bars.append(Bar(f"memory of {what} with {state}, peak over its size", float(done.stdout), 3))
     return bars
 
 
-def memory_of(what: str, directory: str) -> float:
+_PART = 1 << 20
+
+
+def _state(parts: int) -> list[Any]:
+    """So many MiB, of which half compresses well, and half does not."""
+    text = " ".join(message.content for message in messages(300))
+    return [(text * 4)[:_PART] + str(n) if n % 2 else random.Random(n).randbytes(_PART) for n in range(parts)]
+
+
+def _fill(directory: str, versions: int, parts: int) -> None:
+    """Store a state that grows by a message a step, in incremental frames: the writer's cache has room for it."""
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    value = _state(parts)
+    with GCSSaver.from_conn_string(f"file://{directory}", cache_max_bytes=4 << 30, verify="off") as saver:
+        for number, message in enumerate(messages(versions), 1):
+            value.append(message.content)
+            checkpoint = empty_checkpoint()
+            checkpoint["channel_values"], checkpoint["channel_versions"] = {"big": value}, {"big": str(number)}
+            metadata: Any = {"source": "loop", "step": number, "parents": {}}
+            config = saver.put(config, checkpoint, metadata, {"big": str(number)})
+
+
+def memory_of(what: str, parts: int, directory: str) -> float:
     config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
     with GCSSaver.from_conn_string(f"file://{directory}") as saver:
         saver.setup()
-        if what == "get_tuple":
-            return _growth(lambda: saver.get_tuple(config))
-        # Half of it compresses well, half does not.
-        text = " ".join(message.content for message in messages(300))
-        value = [
-            (text * 4)[:1_000_000] + str(n) if n % 2 else random.Random(n).randbytes(1_000_000) for n in range(100)
-        ]
+        if what != "put":
+            return _growth(lambda: saver.get_tuple(config)) / (parts * _PART)
         checkpoint = empty_checkpoint()
-        checkpoint["channel_values"], checkpoint["channel_versions"] = {"big": value}, {"big": "1"}
-        return _growth(
-            lambda: saver.put(config, checkpoint, {"source": "loop", "step": 1, "parents": {}}, {"big": "1"})
-        )
+        checkpoint["channel_values"], checkpoint["channel_versions"] = {"big": _state(parts)}, {"big": "1"}
+        metadata: Any = {"source": "loop", "step": 1, "parents": {}}
+        return _growth(lambda: saver.put(config, checkpoint, metadata, {"big": "1"})) / (parts * _PART)
 
 
-def _growth(function: Callable[[], Any]) -> float:
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def _growth(function: Callable[[], Any]) -> int:
+    """Bytes by which a call raises the peak of resident memory."""
+    before = _resident("VmRSS:")
     function()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 100e6
+    # Not `ru_maxrss`, which begins with what the process that started this one had.
+    return _resident("VmHWM:") - before
+
+
+def _resident(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
 
 
 def main() -> int:
