@@ -103,11 +103,11 @@ _RETRY = frozenset(
 _TOO_LARGE = re.compile(
     r"(exceeds )?maximum (entity )?size|larger than max|payload size exceeds|too (large|big)", re.IGNORECASE
 )
-_NO_DATABASE = re.compile(r"\bdatabase\b.*does not exist", re.IGNORECASE | re.DOTALL)
+_NO_DATABASE = re.compile(r"\bdatabase\b.{0,500}does not exist", re.IGNORECASE | re.DOTALL)
 _NO_TOKEN = re.compile(r"Getting metadata from plugin failed")
 _NETWORK = re.compile(r"connection|retrieve|retries|timed? ?out|unreachable|temporar", re.IGNORECASE)
 _DATASTORE_MODE = re.compile(r"Datastore Mode", re.IGNORECASE)
-_INDEX = re.compile(r"requires an? (\w+ )*index", re.IGNORECASE)
+_INDEX = re.compile(r"requires an? (\w{1,30} ){0,4}index", re.IGNORECASE)
 
 _OPERATORS: Any = query.StructuredQuery.FieldFilter.Operator
 _EQUAL = int(_OPERATORS.EQUAL)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import socket
 import socketserver
 import struct
@@ -52,21 +51,31 @@ BODY_KINDS = (*KINDS, "cut", "flip")
 _RESET = struct.pack("ii", 1, 0)
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _NO_BODY = frozenset({204, 304})
-_CALL = (
-    ("upload", r"(POST|PUT) /upload/.*"),
-    ("batch", r"POST /batch/.*"),
-    ("download", r"GET /download/.*|GET .*/o/[^/]+\?(.*&)?alt=media(&.*)?"),
-    ("list", r"GET .*/b/[^/]+/o/?(\?.*)?"),
-    ("get", r"GET .*/b/[^/]+/o/[^/]+"),
-    ("delete", r"DELETE .*/b/[^/]+/o/[^/]+"),
-    ("bucket", r"(GET|POST) .*/b(/[^/]+)?"),
-)
 
 
 def call_of(method: str, target: str) -> str:
     """The kind of a request, one of `CALLS`."""
-    line = f"{method} {target}"
-    return next((call for call, pattern in _CALL if re.fullmatch(pattern, line)), "other")
+    path, _, query = target.partition("?")
+    _, first, *parts = *path.split("/"), ""
+    if method in {"POST", "PUT"} and first == "upload":
+        return "upload"
+    if method == "POST" and first == "batch":
+        return "batch"
+    if method == "GET" and first == "download":
+        return "download"
+    # .../b, .../b/BUCKET, .../b/BUCKET/o, .../b/BUCKET/o/NAME; names are quoted, so they hold no slash.
+    below = [one for one in parts[parts.index("b") + 1 :] if one] if "b" in parts else None
+    match method, below:
+        case "GET", [_, "o", _]:
+            return "download" if "alt=media" in query.split("&") else "get"
+        case "GET", [_, "o"]:
+            return "list"
+        case "DELETE", [_, "o", _]:
+            return "delete"
+        case "GET" | "POST", [] | [_]:
+            return "bucket"
+        case _:
+            return "other"
 
 
 class StorageProxy:
