@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,10 +67,12 @@ def edit(
 ) -> None:
     """Change one channel's value in a new checkpoint, forked from the old one, which stays as it is.
 
-    Opens $VISUAL or $EDITOR on the value as JSON; a file that is left unchanged writes nothing. The new checkpoint is
-    the latest: running the graph on the thread with None as its input goes on from it, with the nodes that would have
-    run next. Nodes that had finished in an unfinished step run again; interrupts ask again. To go on as if a node had
-    written, use update_state of the graph instead.
+    Opens $VISUAL or $EDITOR on the value as JSON; a file that is left unchanged writes nothing. An editor that returns
+    at once needs an option to wait, such as EDITOR="code --wait". What you typed is kept if the edit fails.
+
+    The new checkpoint is the latest: running the graph on the thread with None as its input goes on from it, with the
+    nodes that would have run next. Nodes that had finished in an unfinished step run again; interrupts ask again. To go
+    on as if a node had written, use update_state of the graph instead.
 
     Objects in a value are JSON objects with $type and $value: change $value only. Messages can be added too.
 
@@ -139,24 +143,46 @@ def _new_value(old: Any, given: str | None) -> Iterator[Any]:
     if given is not None:
         yield portable.from_json(_parsed(given, "--set"))
         return
-    command = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if not command:
-        raise CommandError("no editor: set VISUAL or EDITOR, or give --set JSON.", 2)
-    descriptor, name = tempfile.mkstemp(prefix="langgraph-gcs-", suffix=".json")
-    os.close(descriptor)
-    path = Path(name)
+    editor = _editor()
     before = _text(portable.to_json(old))
-    path.write_text(before, encoding="utf-8")
+    # In a directory that only its owner may enter: editors leave backups and swap files beside the file, and some
+    # replace it by a file that others may read.
+    directory = Path(tempfile.mkdtemp(prefix="langgraph-gcs-"))
+    path = directory / "value.json"
     try:
-        _run_editor(command, path)
+        path.touch(0o600, exist_ok=False)
+        path.write_text(before, encoding="utf-8")
+        _run_editor(editor, path)
         yield portable.from_json(_parsed(_read(path), "the edited file"))
     except BaseException:
-        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != before:
-            print(f"langgraph-gcs: what you edited is kept in {printable(name)}", file=sys.stderr)
+        kept = _what_to_keep(path, before)
+        if kept is None:
+            _remove(directory)
         else:
-            path.unlink(missing_ok=True)
+            print(f"langgraph-gcs: what you edited is kept in {printable(str(kept))}", file=sys.stderr)
         raise
-    path.unlink(missing_ok=True)
+    _remove(directory)
+
+
+def _what_to_keep(path: Path, before: str) -> Path | None:
+    """The file if it was changed; its directory if an editor that crashed has left something there."""
+    try:
+        is_unchanged = path.read_bytes() == before.encode()
+    except FileNotFoundError:
+        is_unchanged = True
+    except OSError:
+        is_unchanged = False  # The editor made something else of it.
+    if not is_unchanged:
+        return path
+    return path.parent if any(one != path for one in path.parent.iterdir()) else None
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except OSError as error:
+        where = printable(str(directory))
+        print(f"langgraph-gcs: {where} holds the value in clear; delete it yourself: {error.strerror}", file=sys.stderr)
 
 
 def _read(path: Path) -> str:
@@ -172,10 +198,35 @@ def _text(value: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"
 
 
-def _run_editor(command: str, path: Path) -> None:
+def _editor() -> list[str]:
+    """The program and its arguments, as a shell would split them.
+
+    Raises:
+        CommandError: None is set, or a quote in it is not closed.
+    """
+    for name in ("VISUAL", "EDITOR"):
+        command = os.environ.get(name, "")
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise CommandError(f"{name} is {command!r}: {error}.", 2) from error
+        if words:
+            return words
+    raise CommandError("no editor: set VISUAL or EDITOR, or give --set JSON.", 2)
+
+
+def _run_editor(editor: list[str], path: Path) -> None:
+    # Ctrl-C is the editor's, which the terminal sends it to as well. A handler, because the editor would inherit it if
+    # the signal were ignored.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        ended = subprocess.run([*shlex.split(command), str(path)], check=False)  # noqa: S603 - what the user chose
-    except (OSError, ValueError) as error:
-        raise CommandError(f"the editor {command!r} cannot be run: {error}", 2) from error
-    if ended.returncode != 0:
+        ended = subprocess.run([*editor, str(path)], check=False)  # noqa: S603 - what the user chose
+    except OSError as error:
+        quotes = " A path with spaces needs quotes of its own." if len(editor) > 1 else ""
+        raise CommandError(f"the editor {editor[0]!r} cannot be run: {error.strerror}.{quotes}", 2) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if ended.returncode < 0:
+        raise CommandError(f"the editor was ended by signal {-ended.returncode}. Nothing was written.")
+    if ended.returncode:
         raise CommandError(f"the editor ended with {ended.returncode}. Nothing was written.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -223,9 +224,10 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
         editor(code)
         with pytest.raises((CommandError, InvalidInputError, SerializationError), match=error):
             run(store_uri, "edit", "t", "--channel", "messages")
-        (kept,) = tmp_path.glob("langgraph-gcs-*")
+        (kept,) = tmp_path.glob("langgraph-gcs-*/value.json")
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-        kept.unlink()
+        assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+        shutil.rmtree(kept.parent)
     for code, error in [
         ("path.write_bytes(bytes([0xFF])); sys.exit()", "cannot be read"),
         ("path.unlink(); sys.exit()", "cannot be read"),
@@ -233,9 +235,9 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
         editor(code)
         with pytest.raises(CommandError, match=error):
             run(store_uri, "edit", "t", "--channel", "messages")
-    (kept,) = tmp_path.glob("langgraph-gcs-*")
+    (kept,) = tmp_path.glob("langgraph-gcs-*/value.json")
     assert kept.read_bytes() == b"\xff"
-    kept.unlink()
+    shutil.rmtree(kept.parent)
     editor("sys.exit(3)")
     with pytest.raises(CommandError, match="ended with 3"):
         run(store_uri, "edit", "t", "--channel", "messages")
