@@ -385,6 +385,8 @@ class Admin:
             CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first. The other
                 threads are pruned.
             ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
+            UnsupportedFormatError: A newer version stored a checkpoint; likewise.
+            WrongKeyError: A checkpoint is encrypted, with another key or while the saver has none; likewise.
             ConflictError: Others kept changing what was to go.
         """
         rule = _rule_of(strategy)
@@ -436,6 +438,8 @@ class Admin:
             CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first. What the runs wrote
                 to other threads is deleted.
             ClearTextError: One is in clear, and the saver has a `cipher`; likewise.
+            UnsupportedFormatError: A newer version stored one; likewise.
+            WrongKeyError: One is encrypted, with another key or while the saver has none; likewise.
             ConflictError: Others kept changing what was to go.
         """
         run(self._delete_for_each_run(run_ids, dry_run, show), self._backend)

@@ -138,7 +138,7 @@ class CheckpointRecovered(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointSkipped(Event):
-    """A listing stepped over a damaged checkpoint.
+    """A listing stepped over a damaged checkpoint; one of all threads also over one of a newer version, or in clear.
 
     Attributes:
         reason: What is wrong with it.

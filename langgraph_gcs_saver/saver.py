@@ -168,7 +168,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first; damaged ones are stepped over, with a warning and an event.
 
-        In a list of all threads so are those that are in clear while the saver has a `cipher`.
+        In a list of all threads so are those of a newer version, and those in clear while the saver has a `cipher`.
 
         Args:
             config: The thread; with a `checkpoint_ns` one namespace, else all of them; with a `checkpoint_id` that

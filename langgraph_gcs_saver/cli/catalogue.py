@@ -145,6 +145,7 @@ def threads(
                 ("waits for an answer", "yellow") if thread.is_waiting else None,
                 ("unfinished", "") if thread.is_unfinished and not thread.is_waiting else None,
                 (f"{thread.damaged} damaged", "bold red") if thread.damaged else None,
+                (f"{thread.newer} of a newer version", "yellow") if thread.newer else None,
             ),
         )
     out = console()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, ListBlobs, QueryDocs
+from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_states
@@ -111,9 +112,10 @@ class ThreadInfo:
         active: When it was written to last, in seconds since the epoch; `None` without a document of its own.
         checkpoints: Number of its checkpoints, of all namespaces.
         stored_bytes: Bytes of their frames and manifests.
-        damaged: Checkpoints whose manifest cannot be read. Frames are not looked at: `verify` does it.
+        damaged: Checkpoints whose manifest is damaged. Frames are not looked at: `verify` does it.
+        newer: Checkpoints that a newer version of this library stored. `stored_bytes` leaves them out.
         is_waiting: Whether the newest checkpoint of its root namespace has a task that asked for an answer and waits
-            for it. `None` if that was not asked for, or the checkpoint is damaged.
+            for it. `None` if that was not asked for, or the checkpoint is damaged or of a newer version.
         is_unfinished: Whether work is due there, or under way: a node has something new to see, or there are pending
             writes. `None` as above.
     """
@@ -124,6 +126,7 @@ class ThreadInfo:
     checkpoints: int = 0
     stored_bytes: int = 0
     damaged: int = 0
+    newer: int = 0
     is_waiting: bool | None = None
     is_unfinished: bool | None = None
 
@@ -234,7 +237,6 @@ def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo
 
     Raises:
         WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
-        UnsupportedFormatError: A newer version wrote some of it.
     """
     ranges = keys.thread_ranges(wanted.prefix)
     known = yield from _threads(ranges)
@@ -272,7 +274,7 @@ def _look(
         for doc in docs:
             if _is_stripped(doc):
                 continue
-            manifest = yield from _read(doc, context)
+            manifest = yield from _read_any(doc, context)
             _count(found, doc, manifest)
             segment = keys.thread_segment_of(doc.name)
             # The newest come first.
@@ -327,10 +329,10 @@ def store_stats(context: Context) -> Flow[StoreStats]:
         for doc in docs:
             if _is_stripped(doc):
                 continue
-            known = yield from _read(doc, context)
+            known = yield from _read_any(doc, context)
             _count(found, doc, known)
             inner += _manifest_bytes(doc)
-            for value in () if isinstance(known, DamagedError) else _stored(known):
+            for value in _stored(known) if isinstance(known, Manifest) else ():
                 sums = channels.setdefault(value.channel, ChannelStats(channel=value.channel))
                 sums.values += 1
                 sums.size += value.size
@@ -380,12 +382,23 @@ def _read(doc: Doc, context: Context) -> Flow[Manifest | DamagedError]:
         return damage
 
 
-def _count(found: dict[str, ThreadInfo], doc: Doc, known: Manifest | DamagedError) -> None:
+def _read_any(doc: Doc, context: Context) -> Flow[Manifest | DamagedError | UnsupportedFormatError]:
+    """As `_read`; one checkpoint of a newer version must not keep all other threads from being listed."""
+    try:
+        return (yield from _read(doc, context))
+    except UnsupportedFormatError as newer:
+        return newer
+
+
+def _count(found: dict[str, ThreadInfo], doc: Doc, known: Manifest | DamagedError | UnsupportedFormatError) -> None:
     segment = keys.thread_segment_of(doc.name)
     info = found.get(segment) or ThreadInfo(thread_id=keys.thread_id_of(segment), segment=segment)
     info = replace(info, checkpoints=info.checkpoints + 1)
     if isinstance(known, DamagedError):
         found[segment] = replace(info, damaged=info.damaged + 1)
+        return
+    if isinstance(known, UnsupportedFormatError):
+        found[segment] = replace(info, newer=info.newer + 1)
         return
     found[segment] = replace(
         info,

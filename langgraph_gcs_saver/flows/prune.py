@@ -34,7 +34,16 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, GCSSaverError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    ConflictError,
+    GCSSaverError,
+    SerializationError,
+    UnsupportedFormatError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
@@ -44,6 +53,16 @@ from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_o
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
 from langgraph_gcs_saver.shapes import DELTA_COUNTERS
+
+_UNREADABLE = (
+    CheckpointCorruptError,
+    ClearTextError,
+    SerializationError,
+    UnsupportedFormatError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
+"""What a thread raises because of what is stored of it."""
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
@@ -594,7 +613,7 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
 
 
 def one_by_one(each: Iterable[Flow[object]]) -> Flow[None]:
-    """Perform flows; one that meets a checkpoint that it cannot read raises when all the others are done."""
+    """Perform flows, each of one thread; one that meets what it cannot read raises when all the others are done."""
     first: GCSSaverError | None = None
     for one in each:
         error = yield from _tried(one)
@@ -606,7 +625,7 @@ def one_by_one(each: Iterable[Flow[object]]) -> Flow[None]:
 def _tried(flow: Flow[object]) -> Flow[GCSSaverError | None]:
     try:
         yield from flow
-    except (CheckpointCorruptError, ClearTextError) as error:
+    except _UNREADABLE as error:
         return error
     return None
 
@@ -622,6 +641,7 @@ def delete_for_run(
     Raises:
         CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first; the others are done.
         ClearTextError: One is in clear, and the saver has a cipher; likewise.
+        SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: One cannot be read; likewise.
         ConflictError: Others changed what was to go, time and again.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))

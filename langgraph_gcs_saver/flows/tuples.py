@@ -10,7 +10,13 @@ from typing import Any
 
 from langgraph_gcs_saver import filters, garbage, keys, manifest
 from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, DamageError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    ConflictError,
+    DamageError,
+    UnsupportedFormatError,
+)
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
 from langgraph_gcs_saver.flows.manifests import (
@@ -229,7 +235,7 @@ def list_page(
 ) -> Flow[tuple[list[Loaded], str | None]]:
     """One page of a listing, newest first, and where the next begins (`None`: there is none).
 
-    Damaged checkpoints are stepped over, with an event. Without a thread so are those in clear.
+    Damaged checkpoints are stepped over, with an event. Without a thread so are those in clear and of a newer format.
 
     Args:
         search: What is wanted.
@@ -257,7 +263,7 @@ def list_page(
             found = yield from read_manifest(doc, context.codec)
             if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
                 continue
-        except DamagedError:
+        except (DamagedError, UnsupportedFormatError):
             page.append((doc, None))
             continue
         if total and total + found.held > PAGE_BYTES:
@@ -335,7 +341,7 @@ def _load_page(
     if len(found) == len(page):
         try:
             loaded = yield from _load(found, {}, loads, context)
-        except DamagedError:
+        except (DamagedError, UnsupportedFormatError):
             pass  # One by one tells which.
         else:
             return loaded, len(loaded)
@@ -352,10 +358,11 @@ def _load_page(
                 one = yield from get_tuple(thread_id, ns, checkpoint_id, loads, context)
             except CheckpointCorruptError as error:
                 reason = error.reason
-            except ClearTextError as error:
+            except (ClearTextError, UnsupportedFormatError) as error:
                 if search.thread_id is not None:
                     raise
-                reason = error.reason  # The other threads are listed all the same.
+                # The other threads are listed all the same.
+                reason = error.reason if isinstance(error, ClearTextError) else str(error)
             else:
                 if one is not None:
                     loaded.append(one)

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.flows import context
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 
 KIB = 1 << 10
@@ -46,10 +47,11 @@ def place(found):
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.soak)])
-def test_a_listing_of_all_threads(make_saver, store_uri, count):
+def test_a_listing_of_all_threads(make_saver, store_uri, monkeypatch, count):
     with make_saver() as saver:
         places = fill(saver, count)
     expected = in_order(places)
+    monkeypatch.setattr(context, "_HEADS_BYTES", 256 * KIB)
     with GCSSaver.from_conn_string(store_uri, cache_max_bytes=256 * KIB) as saver:
         tracemalloc.start()
         try:
@@ -64,7 +66,7 @@ def test_a_listing_of_all_threads(make_saver, store_uri, count):
         finally:
             tracemalloc.stop()
         assert found == expected
-        # Nothing but the cache is kept from page to page, and what this test notes.
+        # Nothing but caches is kept from page to page, and what this test notes.
         assert max(held) < MIB, held
         assert peak < 8 * MIB + 500 * len(found)
 

@@ -1,0 +1,164 @@
+"""Threads of a newer version, of other keys and of none, beside ours: each raises for itself, and stops no other."""
+
+import pytest
+
+from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, UnsupportedFormatError, WrongKeyError
+from langgraph_gcs_saver.events import CheckpointSkipped
+from langgraph_gcs_saver.retention import KeepLast
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
+from tests.cli.conftest import command  # noqa: F401 - a fixture
+from tests.incremental.eax import Eax
+
+pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+
+BEFORE, AFTER = "a", "z"
+"""Threads that sort before and after the one that cannot be read."""
+
+
+def fill(saver, *threads, run="run"):
+    for thread in threads:
+        for n in (1, 2, 3):
+            values = {"v": [thread, n]}
+            versions = dict.fromkeys(values, version(n))
+            told = metadata(step=n, run_id=run)
+            saver.put(cfg(thread, n=n - 1 or None), checkpoint(n, values, versions), told, versions)
+        saver.put_writes(cfg(thread, n=3), [("v", "pending")], "task")
+
+
+def documents_of(raw, thread):
+    return {name: doc for name, doc in raw.documents().items() if name.startswith(f"{keys.thread_doc(thread)}/")}
+
+
+@pytest.fixture
+def mixed(make_saver, raw):
+    """A store in which a newer version has stored a checkpoint of the thread `newer`."""
+    with make_saver() as saver:
+        fill(saver, BEFORE, "newer", AFTER)
+    name = keys.checkpoint_doc("newer", "", cid(2))
+    raw.set_document(name, {**raw.documents()[name], "format": 2})
+
+
+def test_pending_writes_of_a_newer_version(make_saver, raw):
+    with make_saver() as saver:
+        fill(saver, BEFORE, "newer", AFTER)
+    (name,) = [name for name in documents_of(raw, "newer") if f"/{keys.WRITES}/" in name]
+    raw.set_document(name, {**raw.documents()[name], "format": 2})
+    saver = make_saver()
+    with pytest.raises(UnsupportedFormatError, match=r"Pending writes .* have format 2"):
+        saver.get_tuple(cfg("newer"))
+    found = [(one.config["configurable"]["thread_id"], number(one)) for one in saver.list(None)]
+    expected = [(thread, n) for thread in (BEFORE, "newer", AFTER) for n in (3, 2, 1) if (thread, n) != ("newer", 3)]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.usefixtures("mixed")
+def test_a_thread_raises_for_itself(make_saver):
+    saver = make_saver()
+    for call in (
+        lambda: saver.get_tuple(cfg("newer", n=2)),
+        lambda: list(saver.list(cfg("newer"))),
+        lambda: saver.history("newer"),
+        lambda: list(saver.verify("newer")),
+        lambda: saver.repair("newer"),
+        lambda: saver.prune(["newer"], strategy=KeepLast(1)),
+        lambda: saver.copy_thread("newer", "copy"),
+    ):
+        with pytest.raises(UnsupportedFormatError, match=r"newer.*has format 2.*pip install -U"):
+            call()
+    assert number(saver.get_tuple(cfg("newer"))) == 3, "what needs none of it reads"
+    for thread in (BEFORE, AFTER):
+        assert [number(one) for one in saver.list(cfg(thread))] == [3, 2, 1]
+        assert list(saver.verify(thread, depth="data")) == []
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_listing_of_all_threads_goes_on(make_saver, limit):
+    events = []
+    saver = make_saver(on_event=events.append)
+    found = [(one.config["configurable"]["thread_id"], number(one)) for one in saver.list(None, limit=limit)]
+    expected = [(thread, n) for thread in (BEFORE, "newer", AFTER) for n in (3, 2, 1) if (thread, n) != ("newer", 2)]
+    if limit is not None:
+        assert found[0] in expected
+        assert len(found) == 1
+    else:
+        assert sorted(found) == sorted(expected)
+        (skipped,) = [event for event in events if isinstance(event, CheckpointSkipped)]
+        assert skipped.thread_id == "newer"
+        assert "has format 2" in skipped.reason
+
+
+@pytest.mark.usefixtures("mixed")
+def test_what_is_stored_is_told_all_the_same(make_saver, command):  # noqa: F811
+    saver = make_saver()
+    assert {one.thread_id: (one.checkpoints, one.newer, one.damaged) for one in saver.threads()} == {
+        BEFORE: (3, 0, 0),
+        "newer": (3, 1, 0),
+        AFTER: (3, 0, 0),
+    }
+    assert saver.stats().checkpoints == 9
+    ended = command("threads")
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 of a newer version" in ended.out
+    assert command("stats").code == 0
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize("name", ["prune", "delete_for_runs", "delete_for_runs of several"])
+def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
+    saver = make_saver()
+    whole = documents_of(raw, "newer")
+    call = {
+        "prune": lambda: saver.prune([BEFORE, "newer", AFTER], strategy=KeepLast(1)),
+        "delete_for_runs": lambda: saver.delete_for_runs(["run"]),
+        "delete_for_runs of several": lambda: saver.delete_for_runs(["none", "run", "another"]),
+    }[name]
+    with pytest.raises(UnsupportedFormatError):
+        call()
+    for thread in (BEFORE, AFTER):
+        assert [number(one) for one in saver.list(cfg(thread))] == ([3] if name == "prune" else [])
+        assert list(saver.verify(thread, depth="data")) == []
+    assert documents_of(raw, "newer") == whole
+
+
+@pytest.mark.usefixtures("mixed")
+def test_the_exit_code_says_it(command):  # noqa: F811
+    ended = command("prune", BEFORE, "newer", AFTER, "--keep-last", "1", "--yes")
+    assert ended.code == UnsupportedFormatError.exit_code == 5
+    assert "has format 2" in ended.err
+    assert "pip install -U" in ended.err
+
+
+KINDS = {
+    "ours": ({"cipher": Eax("key")}, None),
+    "another key": ({"cipher": Eax("another")}, WrongKeyError),
+    "clear": ({}, ClearTextError),
+}
+
+
+def error_of(saver, thread):
+    try:
+        assert [number(one) for one in saver.list(cfg(thread))] == [3, 2, 1]
+    except GCSSaverError as error:
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize("accept_clear", [False, True])
+def test_keys_beside_each_other(make_saver, accept_clear):
+    """Threads bound to their place by our key, by another's, and not encrypted: each reads, or raises for itself."""
+    for thread, (options, _) in KINDS.items():
+        with make_saver(**options) as saver:
+            fill(saver, thread, run="run")
+    saver = make_saver(cipher=Eax("key"), accept_clear=accept_clear)
+    failing = {thread: error for thread in KINDS if (error := error_of(saver, thread)) is not None}
+    expected = {thread: error for thread, (_, error) in KINDS.items() if error is not None}
+    if accept_clear:
+        del expected["clear"]
+    assert failing == expected
+    with pytest.raises(tuple(expected.values())):
+        saver.delete_for_runs(["run"])
+    assert list(saver.list(cfg("ours"))) == [], "the error of a thread stops no other"
+    with make_saver(cipher=Eax("another")) as other:
+        assert [number(one) for one in other.list(cfg("another key"))] == [3, 2, 1]
