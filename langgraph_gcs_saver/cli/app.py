@@ -35,7 +35,7 @@ from langgraph_gcs_saver.cli.terminal import (
 )
 from langgraph_gcs_saver.cli.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
-from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, WrongKeyError
+from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, SerializationError, WrongKeyError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
 app = typer.Typer(
@@ -112,6 +112,8 @@ def _hint(error: Exception) -> str:
     """What the command line calls the option that an error speaks of."""
     if isinstance(error, WrongKeyError):
         return f" --cipher MODULE:NAME or {CIPHER_VARIABLE} names it."
+    if isinstance(error, SerializationError) and "`serde`" in str(error):
+        return " The command line has no option for it. Call the method of a GCSSaver that has that serializer."
     if isinstance(error, ClearTextError):
         return f" --accept-clear before the command's name, or {ACCEPT_CLEAR_VARIABLE}=1, is that option."
     return ""
