@@ -6,7 +6,7 @@ import random
 import tempfile
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langgraph_gcs_saver import admin, keys, runners
+from langgraph_gcs_saver import admin, edits, keys, runners
 from langgraph_gcs_saver import saver as savers
 from langgraph_gcs_saver.effects import CopyBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError, InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import collect, copy, prune, threads
+from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.saver import RETENTION_STEPS
 from langgraph_gcs_saver.stores import local
@@ -218,6 +219,8 @@ class Life(RuleBasedStateMachine):
             patch.setattr(module, limit, batch)
         self.path = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "store"
         self.uri = f"file://{self.path}"
+        self.elsewhere = f"{self.uri}-elsewhere"
+        """Another store, to which threads are moved."""
         self.cipher = {"cipher": Cipher()} if is_secret else {}
         self.events = []
         self.names = sorted(names[:2])
@@ -236,6 +239,8 @@ class Life(RuleBasedStateMachine):
         """Threads of which a deletion has died; what is left reads, but the latest may be flagged."""
         self.copying = {}
         """Threads to which a copy has died, and from where; nobody else uses them."""
+        self.moving = set()
+        """Threads of which a transfer to the other store has died."""
         self.early = {}
         """Checkpoints that never come, and have pending writes, by thread."""
         self.former = {}
@@ -250,12 +255,12 @@ class Life(RuleBasedStateMachine):
             newest = max((n for other, n in self.model.get("t", ()) if other == ns), default=None)
             self._put(0, "t", ns, newest, "r0", 4 if ns else 1)
 
-    def open(self, name=None):
+    def open(self, name=None, *, uri=None, **more):
         """A saver with the options of that name; what `retention` begins is done, or dies, before its put returns."""
-        options = {"ttl": TTL, **OPTIONS.get(name, {}), **self.cipher, "on_event": self.events.append}
+        options = {"ttl": TTL, **OPTIONS.get(name, {}), **self.cipher, "on_event": self.events.append, **more}
         if "retention" in options:
             options["retention"] = options["retention"].strategy
-        saver = CrashingSaver.from_conn_string(self.uri, **options)
+        saver = CrashingSaver.from_conn_string(uri or self.uri, **options)
         stores = saver._backend.documents, saver._backend.blobs
         saver._crashing = saver._backend = TimedBackend(self.clock, self.path, *stores, on_event=self.events.append)
         saver._upkeep = SimpleNamespace(submit=lambda _, job: job(), close=lambda: None)
@@ -372,7 +377,7 @@ class Life(RuleBasedStateMachine):
         fresh = {channel: versions[channel] for channel in new}
         self._store(process, thread, ns, n, One(parent, values, versions, more, self.clock.now), fresh, stop)
 
-    def _store(self, process, thread, ns, n, one, fresh, stop):  # noqa: PLR0917
+    def _store(self, process, thread, ns, n, one, fresh, stop, *, given=None):  # noqa: PLR0917
         name, step = self.names[process], one.metadata["step"]
         there = self.model.get(thread, {})
         stages = [self._with(thread, {**there, (ns, n): one})]
@@ -385,7 +390,7 @@ class Life(RuleBasedStateMachine):
             stages = [self.model]
         elif retention is not None and self._is_due(name, (thread, ns), step):
             stages.append(self._with(thread, kept(stages[0][thread], retention, self.clock.now)))
-        given = checkpoint(n, one.values, one.versions)
+        given = given or checkpoint(n, one.values, one.versions)
         config = cfg(thread, ns, one.parent)
 
         def call(saver):
@@ -476,6 +481,65 @@ class Life(RuleBasedStateMachine):
         self.dirty.add(thread)
         self.former.setdefault(thread, set()).add(keys.spread(self.model[thread][ns, n].metadata["run_id"]))
         self._store(process, thread, ns, n, one, fresh, stop)
+
+    @rule(process=processes, which=chances, run=st.sampled_from(RUNS), stop=stops)
+    def edit(self, process, which, run, stop):
+        """A checkpoint's value is changed in a child of it, as the command `edit` does."""
+        found = self._some(which)
+        if found is None or found[0] in self.halves:
+            return
+        thread, ns, parent = found
+        before = self.model[thread][ns, parent]
+        n, self.next = self.next, self.next + 1
+        values = {**before.values, "list": [*before.values["list"][1:], self.rng.random()]}
+        with self.open(serde=PortableSerializer()) as reader, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(edits, "next_id", lambda *_: cid(n))
+            saved, latest = reader.get_tuple(cfg(*found)), reader.get_tuple(cfg(thread, ns))
+            now = datetime.fromtimestamp(self.clock.now, timezone.utc)
+            options = {"next_version": lambda *_: version(n), "now": now}
+            if DELTA not in values and any(write[1] == DELTA for write in before.pending()):
+                # The new branch must not take over what is pending of a DeltaChannel.
+                with pytest.raises(InvalidInputError, match="pending writes"):
+                    edits.fork(saved, latest, "list", values["list"], **options)
+                return
+            made = edits.fork(saved, latest, "list", values["list"], **options)
+        told = {**made.metadata, "run_id": run}
+        if HISTORY in told:
+            told[HISTORY] = {channel: list(counts) for channel, counts in told[HISTORY].items()}
+        one = One(parent, values, made.checkpoint["channel_versions"], told, self.clock.now)
+        self._store(process, thread, ns, n, one, made.new_versions, stop, given=made.checkpoint)
+
+    @rule(which=chances, stop=halts, is_taken_up=st.booleans())
+    def transfer(self, which, stop, is_taken_up):
+        """A thread is moved to another store. A call that dies is taken up at once, or when the thread has changed."""
+        found = self._some(which)
+        if found is None or found[0] in self.halves:
+            return
+        thread = found[0]
+        try:
+            self._transfer(thread, Plan(*stop[:2]) if stop else Plan())
+        except Crashed:
+            self.moving.add(thread)
+            if not is_taken_up:
+                return
+            self._transfer(thread, Plan())
+        there = self.model[thread]
+        with self.open(uri=self.elsewhere) as target:
+            expected = {key: told(key[1], one) for key, one in there.items()}
+            assert not differing(read(target, thread), expected)
+            for ns in SPACES:
+                pins = {cid(n): one.pin for (other, n), one in there.items() if other == ns and one.pin}
+                assert target.pins(cfg(thread, ns)) == pins
+            assert [one for one in target.verify(thread, depth="data") if one.is_damage] == []
+            target.delete_thread(thread)
+        self.moving.discard(thread)
+        left = {name.split("/")[1] for name in open_raw(self.elsewhere).documents() if name.startswith(keys.THREADS)}
+        assert left <= {keys.spread(one) for one in self.moving}
+
+    def _transfer(self, thread, plan):
+        with self.open(uri=self.elsewhere) as target, self.open() as source:
+            target.plan = plan
+            source.transfer_thread(thread, target)
 
     @rule(
         process=processes,
