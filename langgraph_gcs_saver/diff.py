@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,12 @@ from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 
 Kind = Literal["added", "removed", "changed", "moved"]
+
+_MAX_PAIRS = 3_000_000
+"""Pairs of equal items of two sequences that are searched for what both have in common: about a second's work."""
+
+_LONG = 200
+"""Items of a sequence from which on `SequenceMatcher` ignores those that are all over it."""
 
 
 @record(frozen=True, slots=True)
@@ -50,8 +57,13 @@ class Change:
         """The lines of a text that changed: `-` and what went, `+` and what came, `@@` where; empty for others."""
         if self.kind != "changed" or not isinstance(self.before, str) or not isinstance(self.after, str):
             return []
-        lines = difflib.unified_diff(self.before.split("\n"), self.after.split("\n"), lineterm="", n=1)
-        return list(lines)[2:]
+        before, after = self.before.split("\n"), self.after.split("\n")
+        if not _is_too_alike(before, after, has_junk=True):
+            return list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
+        head, tail = _ends(before, after)
+        gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
+        where = f"@@ -{head + 1},{len(gone)} +{head + 1},{len(come)} @@"
+        return [where, *(f"-{line}" for line in gone), *(f"+{line}" for line in come)]
 
 
 @record(frozen=True, slots=True)
@@ -194,12 +206,32 @@ def _by_id(items: list[Any]) -> dict[str, Any] | None:
 
 def _opcodes(before: Sequence[Hashable], after: Sequence[Hashable]) -> list[tuple[str, int, int, int, int]]:
     """How one sequence becomes the other; the ends that are the same are not searched, for lists mostly grow."""
+    head, tail = _ends(before, after)
+    was, now = before[head : len(before) - tail], after[head : len(after) - tail]
+    if _is_too_alike(was, now):
+        return [("replace", head, head + len(was), head, head + len(now))]
+    inner = difflib.SequenceMatcher(None, was, now, False)
+    return [(kind, i1 + head, i2 + head, j1 + head, j2 + head) for kind, i1, i2, j1, j2 in inner.get_opcodes()]
+
+
+def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, int]:
+    """How many items are the same at the beginning, and how many after that at the end."""
     shorter = min(len(before), len(after))
     head = next((i for i in range(shorter) if before[i] != after[i]), shorter)
     rest = shorter - head
-    tail = next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
-    inner = difflib.SequenceMatcher(None, before[head : len(before) - tail], after[head : len(after) - tail], False)
-    return [(kind, i1 + head, i2 + head, j1 + head, j2 + head) for kind, i1, i2, j1, j2 in inner.get_opcodes()]
+    return head, next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
+
+
+def _is_too_alike(before: Sequence[Hashable], after: Sequence[Hashable], *, has_junk: bool = False) -> bool:
+    """Whether so many items of one sequence equal items of the other that matching them would take minutes or more.
+
+    With `has_junk`, an item that makes up over 1% of a long sequence matches nothing, as in `SequenceMatcher`.
+    """
+    counts = Counter(after)
+    if has_junk and len(after) >= _LONG:
+        most = len(after) // 100 + 1
+        counts = Counter({item: count for item, count in counts.items() if count <= most})
+    return sum(counts[item] for item in before) > _MAX_PAIRS
 
 
 def _token(item: Any) -> Hashable:

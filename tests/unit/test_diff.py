@@ -1,6 +1,7 @@
 """What differs between two states: by channel, id, path and line."""
 
 import json
+import random
 
 import pytest
 from hypothesis import given
@@ -135,3 +136,33 @@ def test_values_that_are_nested_too_deeply_are_refused(nest):
 def test_long_lists_that_grow_are_quick():
     before = list(range(100_000))
     assert differences(before, [*before, 1]) == [Change((100_000,), "added", None, 1)]
+
+
+def test_lists_of_many_equal_items_are_compared_place_by_place():
+    """To look for the longest of all common parts would take hours, and a user of the agent may choose the list."""
+    rng = random.Random(1)
+    before, after = ([rng.randrange(2) for _ in range(count)] for count in (50_000, 60_000))
+    changes = differences([5, *before, 6], [5, *after, 7])
+    made = [5, *before, 6]
+    for change in changes:
+        (place,) = change.path
+        if change.kind == "added":
+            made.append(change.after)
+        else:
+            assert (change.kind, made[place]) == ("changed", change.before)
+            made[place] = change.after
+    assert made == [5, *after, 7]
+
+
+def test_texts_of_many_equal_lines_are_shown_whole():
+    """Each line is a little too rare to be ignored, as lines that are all over a text are."""
+    rng = random.Random(1)
+    before, after = ("\n".join(str(rng.randrange(120)) for _ in range(60_000)) for _ in range(2))
+    lines = Change((), "changed", f"same\n{before}\nlast", f"same\n{after}\nlast").lines
+    assert lines[0].startswith("@@ -2,")
+    gone = [line[1:] for line in lines if line.startswith("-")]
+    come = [line[1:] for line in lines if line.startswith("+")]
+    assert len(gone) == len(come) == len(lines[1:]) / 2
+    assert "\n".join(gone) in before
+    assert "\n".join(come) in after
+    assert len(gone) > 59_000
