@@ -773,7 +773,7 @@ class Admin:
         """Delete what nothing refers to any more: what calls that died have left, and objects that lost a race.
 
         For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
-        checkpoint is left alone, with a `ThreadSkipped` event: repair it first.
+        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one of a newer version.
 
         Args:
             thread_id: The thread; all threads of the store if not given.

@@ -174,7 +174,7 @@ def collect(
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
     if skipped := [plan.thread_id for plan in found if plan.skipped is not None]:
         named = ", ".join(map(repr, skipped))
-        raise CommandError(f"left alone, for they are damaged: {named}", DamageError.exit_code)
+        raise CommandError(f"left alone, because a checkpoint cannot be read: {named}", DamageError.exit_code)
 
 
 def sweep(

@@ -29,7 +29,7 @@ from langgraph_gcs_saver.effects import (
     Now,
     QueryDocs,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import locate_manifest
@@ -84,8 +84,8 @@ def collect(
 ) -> Flow[CollectPlan]:
     """Delete what nothing in a thread refers to, if it is `orphan_age` seconds old; others may write meanwhile.
 
-    A thread with a checkpoint that is damaged, or not to be read for it is in clear, is left alone, with an event:
-    nobody can tell what that refers to.
+    A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event: nobody can
+    tell what that refers to.
     """
     cutoff = ((yield from Now()) - orphan_age) * 1e9
     old = yield from _list_old(thread_id, cutoff)
@@ -98,7 +98,7 @@ def collect(
         objects: dict[str, int] = {}
         if thread is None or "copying" not in thread.fields:
             objects = yield from _unreferenced(found, old, set(writes), context)
-    except (CheckpointCorruptError, ClearTextError) as error:
+    except (CheckpointCorruptError, ClearTextError, UnsupportedFormatError) as error:
         plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan

@@ -228,7 +228,7 @@ def test_collect_leaves_a_damaged_thread_alone_and_says_so(make_saver, raw, comm
     before = raw.snapshot()
     ended = command("collect", "--orphan-age", "0s", "--yes", "--json")
     assert ended.code == 4
-    assert "damaged: 't'" in ended.err
+    assert "cannot be read: 't'" in ended.err
     (plan,) = json.loads(ended.out)["plans"]
     assert plan["skipped"]
     assert raw.snapshot() == before

@@ -1,10 +1,13 @@
 """Threads of a newer version, of other keys and of none, beside ours: each raises for itself, and stops no other."""
 
+from datetime import timedelta
+
 import pytest
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, UnsupportedFormatError, WrongKeyError
-from langgraph_gcs_saver.events import CheckpointSkipped
+from langgraph_gcs_saver.effects import PutBlob
+from langgraph_gcs_saver.errors import ClearTextError, DamageError, GCSSaverError, UnsupportedFormatError, WrongKeyError
+from langgraph_gcs_saver.events import CheckpointSkipped, ThreadSkipped
 from langgraph_gcs_saver.retention import KeepLast
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.cli.conftest import command  # noqa: F401 - a fixture
@@ -120,6 +123,25 @@ def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
         assert [number(one) for one in saver.list(cfg(thread))] == ([3] if name == "prune" else [])
         assert list(saver.verify(thread, depth="data")) == []
     assert documents_of(raw, "newer") == whole
+
+
+@pytest.mark.usefixtures("mixed")
+def test_what_collects_leaves_the_thread_alone(make_saver, raw, command):  # noqa: F811
+    """Nobody can tell what a checkpoint of a newer version refers to."""
+    orphans = {keys.blob(thread, "", cid(1), "v", "0" * 12) for thread in (BEFORE, "newer", AFTER)}
+    for name in orphans:
+        make_saver()._backend.perform(PutBlob(name, b"orphan"))
+    events = []
+    plans = make_saver(on_event=events.append).collect(orphan_age=timedelta())
+    assert {plan.thread_id for plan in plans if plan.skipped is None} == {BEFORE, AFTER}
+    (skipped,) = [event for event in events if isinstance(event, ThreadSkipped)]
+    assert skipped.thread_id == "newer"
+    assert "has format 2" in skipped.reason
+    assert [name for name in raw.objects() if name in orphans] == [name for name in orphans if "newer" in name]
+    ended = command("collect", "--yes")
+    assert ended.code == DamageError.exit_code
+    assert ended.err.endswith("langgraph-gcs: left alone, because a checkpoint cannot be read: 'newer'\n")
+    assert "Thread 'newer': skipped." in ended.out
 
 
 @pytest.mark.usefixtures("mixed")
