@@ -23,15 +23,11 @@ from langgraph_gcs_saver import configs, flows
 from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import Emit, Flow
 from langgraph_gcs_saver.errors import (
-    DamageError,
+    UNREADABLE,
     GCSSaverError,
     InvalidIdError,
     InvalidInputError,
     InvalidOptionError,
-    SerializationError,
-    UnsupportedFormatError,
-    ValueTooLargeError,
-    WrongKeyError,
 )
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import places, threads
@@ -66,16 +62,6 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.retention import PrunePlan, Retention
 
 T = TypeVar("T")
-
-_UNREADABLE = (
-    DamageError,
-    InvalidIdError,
-    SerializationError,
-    UnsupportedFormatError,
-    ValueTooLargeError,
-    WrongKeyError,
-)
-"""What a thread may raise because of what is stored of it."""
 
 ORPHAN_AGE = timedelta(hours=24)
 """How old an object that nothing refers to must be to be collected, if the caller does not say."""
@@ -787,10 +773,15 @@ class Admin:
 
         Raises:
             InvalidOptionError: The age is negative.
+            WrongKeyError: Something is encrypted, with another key or while the saver has none. This, and what else a
+                thread raises because of what is stored of it, comes when all others are collected, as of `verify`.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        each = (self._collect(one, orphan_age, dry_run, show) for one in self._threads(thread_id))
-        return [plan for flow in each if (plan := run(flow, self._backend))]
+        tries = _Tries()
+        each = (tries.of(self._collect(one, orphan_age, dry_run, show), one) for one in self._threads(thread_id))
+        plans = [run(flow, self._backend) for flow in each]
+        tries.end()
+        return [plan for plan in plans if plan]
 
     async def acollect(
         self,
@@ -801,8 +792,12 @@ class Admin:
         show: Callable[[CollectPlan], object] = print,
     ) -> Sequence[CollectPlan]:
         """Asynchronous twin of `collect`."""
-        found = self._athreads(thread_id)
-        plans = [await arun(self._collect(one, orphan_age, dry_run, show), self._backend) async for one in found]
+        tries = _Tries()
+        plans = [
+            await arun(tries.of(self._collect(one, orphan_age, dry_run, show), one), self._backend)
+            async for one in self._athreads(thread_id)
+        ]
+        tries.end()
         return [plan for plan in plans if plan]
 
     def _collect(
@@ -1137,7 +1132,7 @@ class _Tries:
         """What a thread's flow returns; `None`, and an event, if it cannot be read."""
         try:
             return (yield from flow)
-        except _UNREADABLE as error:
+        except (*UNREADABLE, InvalidIdError) as error:
             self._first = self._first or error
             reason = str(error)
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=reason))

@@ -268,3 +268,14 @@ class SourceError(StoreError):
     """The checkpointer that a migration reads from failed; what it raised is the cause. Mend that, and call again."""
 
     kind = "source"
+
+
+UNREADABLE = (
+    ClearTextError,
+    DamageError,
+    SerializationError,
+    UnsupportedFormatError,
+    ValueTooLargeError,
+    WrongKeyError,
+)
+"""What a method raises because of what is stored of one thread; the other threads can be used all the same."""

@@ -34,16 +34,7 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import (
-    CheckpointCorruptError,
-    ClearTextError,
-    ConflictError,
-    GCSSaverError,
-    SerializationError,
-    UnsupportedFormatError,
-    ValueTooLargeError,
-    WrongKeyError,
-)
+from langgraph_gcs_saver.errors import UNREADABLE, ConflictError, GCSSaverError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
@@ -53,16 +44,6 @@ from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_o
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
 from langgraph_gcs_saver.shapes import DELTA_COUNTERS
-
-_UNREADABLE = (
-    CheckpointCorruptError,
-    ClearTextError,
-    SerializationError,
-    UnsupportedFormatError,
-    ValueTooLargeError,
-    WrongKeyError,
-)
-"""What a thread raises because of what is stored of it."""
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
@@ -625,7 +606,7 @@ def one_by_one(each: Iterable[Flow[object]]) -> Flow[None]:
 def _tried(flow: Flow[object]) -> Flow[GCSSaverError | None]:
     try:
         yield from flow
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return error
     return None
 

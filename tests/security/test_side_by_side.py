@@ -1,5 +1,6 @@
 """Threads of a newer version, of other keys and of none, beside ours: each raises for itself, and stops no other."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -184,3 +185,30 @@ def test_keys_beside_each_other(make_saver, accept_clear):
     assert list(saver.list(cfg("ours"))) == [], "the error of a thread stops no other"
     with make_saver(cipher=Eax("another")) as other:
         assert [number(one) for one in other.list(cfg("another key"))] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_thread_under_another_key_stops_no_collection(make_saver, raw, command, mode):  # noqa: F811
+    """It raises when the others are collected; a dry run shows what could be."""
+    with make_saver() as saver:
+        fill(saver, BEFORE, AFTER)
+    with make_saver(cipher=Eax("another")) as saver:
+        fill(saver, "m")
+    orphans = {keys.blob(thread, "", cid(1), "v", "0" * 12) for thread in (BEFORE, "m", AFTER)}
+    for name in orphans:
+        make_saver()._backend.perform(PutBlob(name, b"orphan"))
+    shown = []
+    with pytest.raises(WrongKeyError):
+        make_saver().collect(orphan_age=timedelta(), dry_run=True, show=shown.append)
+    assert {plan.thread_id for plan in shown if plan} == {BEFORE, AFTER}
+    ended = command("collect", "--orphan-age", "0s", "--dry-run")
+    assert ended.code == WrongKeyError.exit_code
+    assert f"{BEFORE!r}" in ended.out
+    assert f"{AFTER!r}" in ended.out
+    events = []
+    saver = make_saver(on_event=events.append)
+    call = saver.collect if mode == "sync" else lambda **options: asyncio.run(saver.acollect(**options))
+    with pytest.raises(WrongKeyError):
+        call(orphan_age=timedelta())
+    assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["m"]
+    assert [name for name in raw.objects() if name in orphans] == [keys.blob("m", "", cid(1), "v", "0" * 12)]
