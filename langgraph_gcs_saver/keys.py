@@ -261,17 +261,17 @@ def thread_id_of(segment: str) -> str | None:
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
-_THREAD_BLOB = re.compile("[0-9a-f]{2}-[^/]+/")
+_SEGMENT = re.compile("[0-9a-f]{2}-[A-Za-z0-9_%~-]{1,200}\\Z")
+
+
+def is_thread_segment(segment: str) -> bool:
+    """Whether a segment of a name can stand for a thread."""
+    return _SEGMENT.match(segment) is not None
 
 
 def past_thread_blobs(segment: str) -> str:
     """A name past those of all objects of a thread, or of whatever else the segment is: `0` comes after `/`."""
     return f"{segment}0"
-
-
-def is_thread_blob(name: str) -> bool:
-    """Whether an object can be a thread's; in a bucket that is used without a prefix there may be others."""
-    return _THREAD_BLOB.match(name) is not None
 
 
 def all_checkpoints_range() -> tuple[str, str]:
@@ -413,6 +413,13 @@ ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
 
 BLOB = re.compile(r"(?:[A-Za-z0-9_%~-]{1,200}/){2}[A-Za-z0-9_%~-]{1,200}-[0-9a-z]{8,40}\.zst\Z")
 """What follows the thread's prefix in the name of an object."""
+
+
+def is_blob(name: str) -> bool:
+    """Whether the name of an object is one that a store gives: others may lie below its prefix, and are not its own."""
+    thread, _, rest = name.partition("/")
+    return is_thread_segment(thread) and BLOB.match(rest) is not None
+
 
 SIMPLE_FIELD = re.compile(r"(?!__.*__\Z)[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
 """Field names that Firestore allows and that need no quoting in a field path."""

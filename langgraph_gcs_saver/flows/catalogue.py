@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, ListBlobs, QueryDocs
+from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_states
 from langgraph_gcs_saver.manifest import DamagedError, Manifest
@@ -348,8 +349,8 @@ def store_stats(context: Context) -> Flow[StoreStats]:
         pending += len(docs)
     sizes: list[int] = []
     name: str | None = None
-    while blobs := (yield from ListBlobs("", name)):
-        sizes += [blob.size for blob in blobs if keys.is_thread_blob(blob.name)]
+    while blobs := (yield from list_page("", name)):
+        sizes += [blob.size for blob in blobs]
         name = blobs[-1].name
     return StoreStats(
         threads=tuple(sorted(found.values(), key=lambda info: (-info.stored_bytes, info.segment))),
@@ -423,16 +424,12 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
         if not _is_stripped(doc):
             manifests[doc.name] = yield from _read(doc, context)
     # After the manifests: what they refer to was there before them.
-    blobs: set[str] = set()
-    after: str | None = None
-    while page := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
-        blobs.update(blob.name for blob in page)
-        after = page[-1].name
+    blobs = yield from list_all(keys.thread_blobs(thread_id))
     pending: dict[tuple[str, str], list[Doc]] = {}
     for doc in writes:
         pending.setdefault((keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)), []).append(doc)
     parents = {(known.ns, known.parent_id) for known in manifests.values() if isinstance(known, Manifest)}
-    found = _Thread(thread_id, manifests, parents, {doc.name for doc in docs} | blobs, pending)
+    found = _Thread(thread_id, manifests, parents, {doc.name for doc in docs} | blobs.keys(), pending)
     size = 8 * sum(_manifest_bytes(doc) for doc in docs)
     listed = [doc for doc in docs if doc.name in manifests]
     return (yield from Compute(lambda: [found.info(doc, loads) for doc in listed], size=size))

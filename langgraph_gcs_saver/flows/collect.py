@@ -25,13 +25,13 @@ from langgraph_gcs_saver.effects import (
     Emit,
     Flow,
     GetDocs,
-    ListBlobs,
     Now,
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest
 from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers, objects_of, snapshot
 from langgraph_gcs_saver.flows.writes import stubs_of
@@ -158,7 +158,7 @@ def _task(name: str) -> str:
 def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
     found: dict[str, int] = {}
     after: str | None = None
-    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         found.update({blob.name: blob.size for blob in blobs if blob.create_time <= cutoff})
         after = blobs[-1].name
     return found

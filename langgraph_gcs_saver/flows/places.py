@@ -223,7 +223,7 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
         # Who may not list objects can delete none that others have stored.
         yield from look_for_bucket()
         return False
-    if not any(keys.is_thread_blob(blob.name) for blob in blobs):
+    if not any(keys.is_blob(blob.name) for blob in blobs):
         return False
     # Another first writer may have stored them, after it had named this very place.
     binding.has_looked = False

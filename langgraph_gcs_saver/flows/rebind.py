@@ -102,8 +102,8 @@ def _plan(bound: Place | None, place: Place, loads: Loads, context: Context) -> 
             continue
         threads += 1
         found = yield from survey(thread_id, "existence", loads, context)
-        damaged = {one.name for one in found.findings() if one.is_damage and keys.is_thread_blob(one.name)}
-        wanted = damaged | {name for name in found.referenced() if keys.is_thread_blob(name)}
+        damaged = {one.name for one in found.findings() if one.is_damage and keys.is_blob(one.name)}
+        wanted = damaged | {name for name in found.referenced() if keys.is_blob(name)}
         objects += len(wanted)
         # A survey reports the first missing frame of each value only, so later ones are looked for here.
         missing += sorted(damaged | (wanted - found.blobs.keys()))

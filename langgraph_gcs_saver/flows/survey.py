@@ -19,6 +19,7 @@ from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, Ge
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear, rest_of
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
@@ -265,7 +266,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
     found = Survey(thread_id)
     if depth != "metadata":
         # Before the documents: what is uploaded later belongs to checkpoints that may not have been seen.
-        found.blobs.update((yield from _list(keys.thread_blobs(thread_id))))
+        found.blobs.update((yield from list_all(keys.thread_blobs(thread_id))))
     for collection, take in ((keys.checkpoints(thread_id), _take_checkpoint), (keys.writes(thread_id), _take_writes)):
         after: str | None = None
         while docs := (yield from QueryDocs(collection, after=after, limit=PAGE)):
@@ -280,15 +281,6 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
         yield from _decode_all(found, context)
     yield from _confirm(found)
     yield from _find_unreferenced(found, depth, loads, context)
-    return found
-
-
-def _list(prefix: str) -> Flow[dict[str, BlobInfo]]:
-    found: dict[str, BlobInfo] = {}
-    after: str | None = None
-    while blobs := (yield from ListBlobs(prefix, after)):
-        found.update({blob.name: blob for blob in blobs})
-        after = blobs[-1].name
     return found
 
 
@@ -594,7 +586,7 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
             after = docs[-1].name
     there = set(found.stripped)
     if depth != "metadata":
-        there.update((yield from _list(keys.thread_blobs(found.thread_id))))
+        there.update((yield from list_all(keys.thread_blobs(found.thread_id))))
     # Nobody can tell what a document that cannot be read refers to: a manifest to whatever its ancestors wrote.
     spaces = {keys.ns_segment_of(name) for name in found.unreadable | later.unreadable}
     owners = {

@@ -19,7 +19,6 @@ from langgraph_gcs_saver.effects import (
     Flow,
     Gather,
     GetDocs,
-    ListBlobs,
     Merge,
     Now,
     Pause,
@@ -29,6 +28,7 @@ from langgraph_gcs_saver.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.manifest import runs_of
 from langgraph_gcs_saver.records import record
 
@@ -162,7 +162,7 @@ def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[
     thread = yield from GetDocs((keys.thread_doc(thread_id),), mask=())
     sizes: list[int] = []
     after: str | None = None
-    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id), after)):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         sizes += [blob.size for blob in blobs]
         after = blobs[-1].name
     plan = DeletePlan(
@@ -294,7 +294,7 @@ def _delete_all(collection: str) -> Flow[int]:
 def _delete_blobs(thread_id: str, mark: int, context: Context) -> Flow[tuple[int, int | None]]:
     """Delete all objects of a thread; the number, and the mark as it is now, `None` when somebody else changed it."""
     deleted = 0
-    while blobs := (yield from ListBlobs(keys.thread_blobs(thread_id))):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id))):
         times = yield from Commit(
             (Merge(keys.thread_doc(thread_id), {"deleting": context.new_attempt()}, update_time=mark),)
         )

@@ -34,7 +34,6 @@ from langgraph_gcs_saver.effects import (
     GetBlob,
     GetDocs,
     HashBlob,
-    ListBlobs,
     Merge,
     PutBlob,
     QueryDocs,
@@ -52,6 +51,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.findings import Finding
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
+from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.manifest import runs_of
@@ -181,7 +181,7 @@ def look(thread_id: str) -> Flow[Listing]:
         raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
     found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
     after: str | None = None
-    while blobs := (yield from Elsewhere(ListBlobs(keys.thread_blobs(thread_id), after))):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after, elsewhere=True)):
         found.blobs.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
     return found
@@ -363,9 +363,9 @@ class _Move:
             (
                 GetDocs((self.thread,)),
                 *(QueryDocs(name(thread_id), limit=1, mask=()) for name in (keys.checkpoints, keys.writes, keys.aside)),
-                ListBlobs(keys.thread_blobs(thread_id), limit=1),
             )
         )
+        rest.append((yield from list_page(keys.thread_blobs(thread_id), limit=1)))
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
@@ -396,7 +396,7 @@ class _Move:
     # Objects
 
     def _move_blobs(self) -> Flow[None]:
-        there = (yield from self._list()) if self.is_resumed else {}
+        there = (yield from list_all(keys.thread_blobs(self.found.thread_id))) if self.is_resumed else {}
         for page in blob_pages(self.found.blobs.values()):
             present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
             missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
@@ -417,14 +417,6 @@ class _Move:
         for blob, sha256 in zip(blobs, hashes, strict=True):
             if sha256 is not None:
                 self.hashes[blob.name] = sha256
-
-    def _list(self) -> Flow[dict[str, BlobInfo]]:
-        found: dict[str, BlobInfo] = {}
-        after: str | None = None
-        while blobs := (yield from ListBlobs(keys.thread_blobs(self.found.thread_id), after)):
-            found.update({blob.name: blob for blob in blobs})
-            after = blobs[-1].name
-        return found
 
     def _gather(self, effects: Iterable[Effect[T]]) -> Flow[tuple[T, ...]]:
         wanted = tuple(effects)

@@ -8,6 +8,7 @@ from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import Flow, Gather, GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.manifest import DamagedError
@@ -58,7 +59,8 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
     if not blobs:
         return None
     blob_segment = blobs[0].name.split("/", 1)[0]
-    if not keys.is_thread_blob(blobs[0].name):
+    is_thread = keys.is_thread_segment(blob_segment)
+    if not is_thread or not (keys.is_blob(blobs[0].name) or (yield from list_page(f"{blob_segment}/", limit=1))):
         return None, (segment, blob_segment)
     name = f"{keys.THREADS}/{blob_segment}"
     thread, docs = yield from Gather(
