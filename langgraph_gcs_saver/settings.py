@@ -14,6 +14,7 @@ from typing import Any
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import BucketSettings, Rule
+from langgraph_gcs_saver.files import make_directory, write_file
 from langgraph_gcs_saver.options import GoogleAddress, parse
 
 NEARLINE_AFTER = 30
@@ -139,15 +140,15 @@ def write_settings(directory: str | os.PathLike[str], conn_string: str) -> tuple
 
 
 def write_files(directory: str | os.PathLike[str], files: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
-    """Write texts to files of a directory, which is made if it is missing; returns the files.
+    """Write texts to files of a directory, which is made if it is missing, for this user alone; returns the files.
 
     Raises:
         OSError: A file cannot be written.
     """
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    make_directory(Path(directory))
     written = []
     for name, text in files:
         path = Path(directory, name)
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text.encode(), replace=True)
         written.append(path)
     return tuple(written)

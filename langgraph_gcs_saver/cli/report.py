@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from langgraph_gcs_saver.cli.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.files import write_file
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def report(
 
     With --no-values the page has no content of the state, only names, ids and sizes.
 
-    Example: langgraph-gcs report my-thread -o page.html --store file:///tmp/store
+    Example: langgraph-gcs report my-thread -o page.html --store file:///home/me/store
     """
     from langgraph_gcs_saver.cli.report_page import Report, page
 
@@ -110,17 +110,11 @@ def report(
 
 
 def _write(target: Path, made: bytes, *, force: bool) -> None:
-    opened = False
     try:
-        with target.open("wb" if force else "xb") as file:
-            opened = True
-            file.write(made)
+        write_file(target, made, replace=force)
     except FileExistsError:
         raise CommandError(f"{str(target)!r} is there already: give --force to overwrite it.") from None
     except OSError as error:
-        if opened and not force:
-            with suppress(OSError):
-                target.unlink()
         raise CommandError(f"cannot write {str(target)!r}: {error.strerror or error}.") from error
 
 

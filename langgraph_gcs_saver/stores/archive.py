@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver import keys
+from langgraph_gcs_saver import files, keys
 from langgraph_gcs_saver.effects import (
     BlobInfo,
     Commit,
@@ -104,8 +103,7 @@ class NewArchive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # A name has 255 bytes at most, and a character up to four.
-        self._part = path.with_name(f"{path.name[:60]}.{secrets.token_hex(4)}.part")
+        self._part = files.beside(path)
         self._file: BinaryIO | None = None
         self._index: dict[str, list[list[Any]]] = {}
         self._numbers = count()
@@ -114,7 +112,7 @@ class NewArchive:
         """Begin a file for a thread; again, drop what was written."""
         self.discard()
         with _os_errors(self._part):
-            self._file = self._part.open("xb")
+            self._file = files.create_file(self._part)
         self._index = {"objects": [], "documents": []}
         self._numbers = count()
         self._add("archive.json", _dump({"archive": _KIND, "version": VERSION, "thread_id": thread_id}))
@@ -153,7 +151,7 @@ class NewArchive:
             self._file.close()
             self._file = None
         with _os_errors(self._part), suppress(FileNotFoundError, NotADirectoryError):
-            self._part.unlink()
+            self._part.unlink()  # nobody else can have guessed its name
 
     def _open(self) -> BinaryIO:
         if self._file is None:
@@ -193,7 +191,7 @@ class Archive:
         self._file: BinaryIO | None = None
         try:
             with _os_errors(path):
-                self._file = path.open("rb")
+                self._file = files.open_file(path)
                 self.thread_id, self._docs, self._blobs = self._read(max_object)
         except BaseException:
             self.close()
@@ -259,7 +257,7 @@ class Archive:
 
     def _members(self, max_object: int) -> Iterator[tuple[str, tuple[int, int]]]:
         """Names of members, with their offsets and sizes; each is a regular file with a plain header."""
-        total = self._path.stat().st_size
+        total = 0 if self._file is None else os.fstat(self._file.fileno()).st_size
         at, numbers, stage = 0, count(), 0
         while True:
             header = self._bytes(at, _BLOCK)
@@ -498,6 +496,10 @@ class _os_errors:  # noqa: N801 - reads as what it is, a block
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise InvalidInputError(f"There is no file {str(self._path)!r}, or no directory for it.") from error
+        if isinstance(error, files.NotAFileError):
+            raise InvalidInputError(
+                f"{str(self._path)!r} is a pipe or a device, or a directory, and no file."
+            ) from error
         if isinstance(error, PermissionDeniedError):
             return
         if isinstance(error, PermissionError):

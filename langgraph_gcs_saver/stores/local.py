@@ -2,9 +2,12 @@
 
 ```
 {path}/documents.sqlite3     all documents (with -wal and -shm beside it while in use)
-{path}/objects/{name}        an object, under its own name
+{path}/objects/{name}        an object, under its name as `_fold` writes it
 {path}/tmp/                  objects being written
 ```
+
+All of it is its user's alone: what the store makes has mode 0700 or 0600. It follows no link, and reads and writes
+nothing but regular files, of directories that belong to its user or to root (`files.py`).
 
 Many threads and processes may use one directory at once, on a local file system (SQLite's write-ahead log needs shared
 memory: https://www.sqlite.org/wal.html). A commit returns when the disk has it.
@@ -26,22 +29,25 @@ import base64
 import errno
 import hashlib
 import os
+import re
 import secrets
 import sqlite3
+import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import cached_property, partial
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import google_crc32c
 from google.protobuf.message import DecodeError
 
+from langgraph_gcs_saver import files
 from langgraph_gcs_saver.effects import (
     BlobInfo,
     Commit,
@@ -105,9 +111,16 @@ LAST_PAUSE = 0.1
 ABANDONED_AFTER = 24 * 3600
 """Age in seconds at which a file in `tmp/` is one that a killed process left."""
 
-_FORMAT = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS documents (
+_FORMAT = 2
+_FOLDING = 2
+"""The first format in which names of objects are folded."""
+
+_COMPANIONS = ("", "-wal", "-shm", "-journal")
+"""What names of SQLite's files end with."""
+
+_SCHEMA = (
+    """
+CREATE TABLE documents (
     id INTEGER PRIMARY KEY,
     collection_id TEXT NOT NULL,
     name BLOB NOT NULL,  -- segments joined by NUL: bytewise order is then order by segments
@@ -115,10 +128,11 @@ CREATE TABLE IF NOT EXISTS documents (
     create_time INTEGER NOT NULL,
     update_time INTEGER NOT NULL,
     UNIQUE (collection_id, name)
-);
-CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL);
-INSERT OR IGNORE INTO clock VALUES (1, 0);
-"""
+)
+""",
+    "CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL)",
+    "INSERT INTO clock VALUES (1, 0)",
+)
 _GET = "SELECT fields, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"
 _QUERY = """
 SELECT name, fields, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
@@ -207,6 +221,7 @@ class LocalDocuments:
     def __init__(self, path: Path, *, timeout: float) -> None:
         self._directory = path.absolute()
         self._file = self._directory / "documents.sqlite3"
+        self._log = self._directory / "documents.sqlite3-wal"
         self._timeout = timeout
         self._closed = False
         self._inherited: list[sqlite3.Cursor] = []  # from before a fork
@@ -218,6 +233,7 @@ class LocalDocuments:
         self._threads = Pool("langgraph-gcs-saver-local", MAX_THREADS)
         self._writing = threading.Lock()  # fair among threads, where SQLite's own lock is polled
         self._cursors: dict[int, sqlite3.Cursor] = {}  # by number: the only cursor of a connection
+        self._frozen: dict[int, tuple[int, ...]] = {}  # by number of a connection without locks: what it has opened
         self._leases: dict[int, _Call] = {}  # by number of a connection: the call that uses it
         self._forks: list[None] = []  # one entry for each fork under way
         self._waiting: WeakSet[_Call] = WeakSet()  # calls between two attempts
@@ -262,6 +278,11 @@ class LocalDocuments:
     async def aexempt_field(self, effect: ExemptField) -> None:
         """Refuse `ExemptField`: there are no such settings."""
         self.exempt_field(effect)
+
+    def version(self) -> int:
+        """The format of this store, which a store keeps."""
+        version: int = self._perform(partial(self._read, _read_version))
+        return version
 
     def close(self) -> None:
         """Wait for calls under way, up to the timeout, and close the file. Idempotent."""
@@ -376,6 +397,8 @@ class LocalDocuments:
                 db.execute(begin)
                 outcome = operation(db)
                 db.execute("ROLLBACK" if outcome is None else "COMMIT")
+                if number in self._frozen and self._frozen[number] != self._stamp():
+                    return self._busy(call)  # another process has written meanwhile
                 call.proven = self._is_clean(number)
             except sqlite3.Error as error:
                 if not _is_busy(error):
@@ -399,7 +422,9 @@ class LocalDocuments:
     def _is_clean(self, number: int | None) -> bool:
         """Whether a connection can be used again. In no transaction, its only cursor has no open statement either."""
         db = None if number is None else self._cursors.get(number)
-        return db is not None and not db.connection.in_transaction and not self._closed
+        if db is None or number in self._frozen:  # what is frozen holds for one attempt
+            return False
+        return not db.connection.in_transaction and not self._closed
 
     def _give_up(self, call: _Call) -> None:
         """Let others use the call's connection if it is proven to be clean, else close it. Idempotent."""
@@ -432,36 +457,107 @@ class LocalDocuments:
 
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
-            _make_directory(self._directory)
-        # Without SQLite's own waiting, which nothing ends before its time.
-        db = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+            _make_store(self._directory)
+            with suppress(FileExistsError):
+                files.create_file(self._file).close()  # SQLite makes what lies beside it with the same mode
+            before = self._look()
+        db = self._connect()
         try:
-            self._prepare(db)
+            with _os_errors(self._directory):
+                self._refuse_other(before)
+            try:
+                self._prepare(db)
+                self._frozen.pop(number, None)
+            except sqlite3.OperationalError:
+                stamp = self._stamp()
+                if stamp is None:
+                    raise
+                db.close()
+                db = self._connect("?immutable=1")
+                self._prepare(db)
+                self._frozen[number] = stamp
             self._cursors[number] = db.cursor()
         except BaseException:
             db.close()
             raise
 
+    def _refuse_other(self, before: os.stat_result) -> None:
+        if not os.path.samestat(before, self._look()):
+            raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """What tells one state of a database from another where this process may not write, nor SQLite keep its locks.
+
+        `None` if this process may write there, or SQLite's log holds commits that are not in the database.
+        """
+        if os.access(self._directory, os.W_OK):
+            return None
+        with suppress(FileNotFoundError):
+            if self._log.stat().st_size:
+                return None
+        found = self._file.stat()
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _look(self) -> os.stat_result:
+        """The database as it lies there.
+
+        Raises:
+            PermissionDeniedError: It is another user's.
+            StoreError: It, or a file that SQLite has beside it, is a link or no file.
+        """
+        for companion in _COMPANIONS:
+            path = self._file.with_name(self._file.name + companion)
+            with suppress(FileNotFoundError):
+                found = path.lstat()
+                if not stat.S_ISREG(found.st_mode):
+                    raise StoreError(
+                        f"{path} is a link, a directory or a device: see that it is a file, which only this library "
+                        "and SQLite have written."
+                    )
+                _refuse_owner(path, found)
+        return self._file.lstat()
+
+    def _connect(self, parameters: str = "") -> sqlite3.Connection:
+        # Without SQLite's own waiting, which nothing ends before its time.
+        return sqlite3.connect(
+            self._file.as_uri() + parameters, timeout=0, isolation_level=None, check_same_thread=False, uri=True
+        )
+
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
-        (found,) = db.execute("PRAGMA user_version").fetchone()
-        if found > _FORMAT:
-            raise UnsupportedFormatError(
-                f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
-            )
-        if found == _FORMAT:
+        if self._is_made(db):
             return
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreError(
                 f"SQLite cannot keep a write-ahead log in {self._directory}: choose a directory on a local disk."
             )
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA user_version = {_FORMAT}; COMMIT")
+        db.execute("BEGIN IMMEDIATE")
+        if self._is_made(db):  # by another process meanwhile
+            db.execute("ROLLBACK")
+            return
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_FORMAT}")
+        db.execute("COMMIT")
+
+    def _is_made(self, db: sqlite3.Connection) -> bool:
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found > _FORMAT:
+            raise UnsupportedFormatError(
+                f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
+            )
+        return bool(found)
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
         text = str(error)
+        if "unable to open" in text and self._log.exists() and not os.access(self._directory, os.W_OK):
+            return PermissionDeniedError(
+                f"{self._log} holds commits that are not in the database yet, and this process may not write in its "
+                "directory, as SQLite needs to. Copy the whole directory to where it may, and open the copy."
+            )
         if "readonly" in text or ("unable to open" in text and not self._accessible()):
             return PermissionDeniedError(
                 f"This process may not write {self._file}: give its user read and write permission on the file and on "
@@ -671,6 +767,11 @@ def _close(db: sqlite3.Cursor) -> None:
     connection.close()
 
 
+def _read_version(db: sqlite3.Cursor) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
 def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
     keys = {name: _key(name) for name in effect.names}
 
@@ -774,7 +875,7 @@ def _store(db: sqlite3.Cursor, key: tuple[str, bytes], message: Any, create_time
 class LocalBlobs:
     """Objects as files below `path`; a `BlobStore`.
 
-    A file appears under its name whole and durable, or not at all.
+    A file appears under its name whole and durable, or not at all. Anything else in the place of a file is no object.
 
     Args:
         path: The directory, made at first use.
@@ -792,52 +893,31 @@ class LocalBlobs:
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
         self._refuse()
-        target = self._path(effect.name)
-        with _os_errors(target):
-            self._prepare()
-            source = self._tmp / f"{os.getpid()}-{secrets.token_hex(16)}"
+        *above, leaf = self._parts(effect.name)
+        with _os_errors(self._objects), self._prepare() as tmp:
+            source = f"{os.getpid()}-{secrets.token_hex(16)}"
             try:
-                with source.open("xb") as file:
+                with tmp.create(source) as file:
                     file.write(effect.data)
                     file.flush()
                     os.fsync(file.fileno())
-                existed = self._link(source, target)
+                self._link(tmp, source, above, leaf, effect)
             finally:
-                source.unlink(missing_ok=True)
-            if existed:
-                found = _file_crc32c(target)
-                if found is not None and found != _base64(_Checksum(effect.data)):
-                    raise StoreError(
-                        f"The object {effect.name!r} is already there with other content and was left as it is: "
-                        "two writers used one name."
-                    )
-            _sync_up(target.parent, self._objects)
+                with suppress(FileNotFoundError):
+                    tmp.unlink(source)
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`."""
-        self._refuse()
-        path = self._path(effect.name)
-        with _os_errors(path):
-            try:
-                with path.open("rb") as file:
-                    file.seek(effect.start)
-                    return file.read(effect.length)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with self._open(effect.name) as file:
+            if file is None:
                 return None
+            file.seek(effect.start)
+            return file.read(-1 if effect.length is None else effect.length)
 
     def hash_blob(self, effect: HashBlob) -> str | None:
         """Perform `HashBlob`."""
-        self._refuse()
-        path = self._path(effect.name)
-        found = hashlib.sha256()
-        with _os_errors(path):
-            try:
-                with path.open("rb") as file:
-                    while block := file.read(1 << 20):
-                        found.update(block)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                return None
-        return found.hexdigest()
+        with self._open(effect.name) as file:
+            return None if file is None else _feed(hashlib.sha256(), file).hexdigest()
 
     def copy_blob(self, effect: CopyBlob) -> bool:
         """Perform `CopyBlob`."""
@@ -851,28 +931,32 @@ class LocalBlobs:
         """Perform `ListBlobs`; reads the objects listed, for their checksums."""
         self._refuse()
         with _os_errors(self._objects):
+            try:
+                top = self._own(self._objects)
+            except FileNotFoundError:
+                return []
             after = None if effect.after is None else effect.after.encode()
-            return list(islice(_infos(self._objects, b"", effect.prefix.encode(), after), effect.limit))
+            with top, closing(self._infos(top, b"", effect.prefix.encode(), after)) as found:
+                return list(islice(found, effect.limit))
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:
         """Perform `DeleteBlobs`; directories left empty go as well."""
         self._refuse()
-        paths = [self._path(name) for name in effect.names]
+        wanted: dict[tuple[str, ...], list[str]] = {}
+        for name in effect.names:
+            *above, leaf = self._parts(name)
+            wanted.setdefault(tuple(above), []).append(leaf)
         with _os_errors(self._objects):
-            deleted = set()
-            for path in paths:
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    path.unlink()
-                    deleted.add(path.parent)
-            for directory in deleted:
-                _sync_up(_remove_empty(directory, self._objects), self._objects)
+            for directories, leaves in wanted.items():
+                with suppress(FileNotFoundError, NotADirectoryError), self._down(directories) as opened:
+                    _delete(opened, directories, leaves)
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - a directory has no location
         """Perform `EnsureBucket`: make the directory."""
         self._refuse()
         with _os_errors(self._objects):
             existed = self._objects.is_dir()
-            self._prepare()
+            self._prepare().close()
         return f"The directory {self._objects} {'exists' if existed else 'was made'}."
 
     def read_bucket(self, effect: ReadBucket) -> None:  # noqa: ARG002 - a directory has no settings
@@ -892,140 +976,281 @@ class LocalBlobs:
         if self._closed:
             raise SaverClosedError("This saver was closed; make a new one.")
 
-    def _path(self, name: str) -> Path:
-        segments = [segment.decode() for segment in _segments(name)]
-        if os.sep != "/" and any(os.sep in segment or ":" in segment for segment in segments):
-            raise InvalidIdError(f"{name[:200]!r} is no legal name: it holds a separator of this system's paths.")
+    # Directories
+
+    def _own(self, path: Path) -> files.Directory:
+        """Open a directory of the store, which must be one and belong to this process' user."""
+        try:
+            opened = files.Directory.at(str(path))
+        except NotADirectoryError:
+            _refuse_link(path)
+            raise
+        try:
+            _refuse_owner(path, opened.status())
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _prepare(self) -> files.Directory:
+        """Open `tmp`, with all directories made and without what killed processes left there a day ago."""
+        if self._ready:
+            with suppress(FileNotFoundError):
+                return self._own(self._tmp)
+        _make_store(self._directory)
+        files.make_directory(self._objects)
+        self._own(self._objects).close()
+        files.make_directory(self._tmp)
+        tmp = self._own(self._tmp)
+        try:
+            for name, is_directory in tmp.names():
+                found = None if is_directory or not _TEMPORARY.match(name) else tmp.look(name)
+                if found is not None and time.time() - found.st_mtime > ABANDONED_AFTER:
+                    with suppress(FileNotFoundError):
+                        tmp.unlink(name)
+        except BaseException:
+            tmp.close()
+            raise
+        self._ready = True
+        return tmp
+
+    @contextmanager
+    def _down(self, names: Iterable[str], *, make: bool = False) -> Iterator[list[files.Directory]]:
+        """`objects`, and the directories below it of these names, each in the one before."""
+        with self._own(self._objects) as top, files.descend(top, names, make=make) as opened:
+            yield opened
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[BinaryIO | None]:
+        """The file of an object, `None` if there is none."""
+        self._refuse()
+        *above, leaf = self._parts(name)
+        with _os_errors(self._objects):
+            try:
+                with self._down(above) as opened:
+                    file = opened[-1].open(leaf)
+            except (FileNotFoundError, NotADirectoryError, files.NotAFileError):
+                yield None
+                return
+            with file:
+                yield file
+
+    def _link(self, tmp: files.Directory, source: str, above: list[str], leaf: str, effect: PutBlob) -> None:
+        """Give a file the name of an object, durably."""
+        deadline = time.monotonic() + self._timeout
+        while not self._try_link(tmp, source, above, leaf, effect):
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(
+                    f"Other processes keep removing the directory of {effect.name!r} in {self._objects}. Call again."
+                )
+
+    def _try_link(self, tmp: files.Directory, source: str, above: list[str], leaf: str, effect: PutBlob) -> bool:
+        try:
+            with self._down(above, make=True) as opened:
+                try:
+                    opened[-1].link(tmp, source, leaf)
+                except FileExistsError:
+                    if not _has_content(opened[-1], leaf, effect):
+                        return False  # It has been deleted since.
+                for directory in reversed(opened):
+                    directory.sync()
+        except FileNotFoundError:
+            if not tmp.has(source) or not self._objects.is_dir():
+                raise
+            return False  # A deletion has just removed the empty directory.
+        return True
+
+    def _infos(
+        self, directory: files.Directory, above: bytes, prefix: bytes, after: bytes | None
+    ) -> Generator[BlobInfo, None, None]:
+        """Objects below a directory, whose own name as a prefix is `above`, in order of the bytes of their names."""
+        for segment, where in sorted(self._entries(directory)):
+            key = above + segment
+            if key.endswith(b"/"):
+                wanted = key.startswith(prefix) or prefix.startswith(key)
+                if wanted and (after is None or after < key or after.startswith(key)):
+                    with suppress(FileNotFoundError, NotADirectoryError), files.descend(directory, where) as opened:
+                        yield from self._infos(opened[-1], key, prefix, after)
+            elif key.startswith(prefix) and (after is None or key > after):
+                info = _info(directory, where, os.fsdecode(key))
+                if info is not None:
+                    yield info
+
+    def _entries(
+        self, directory: files.Directory, begun: bytes = b"", above: tuple[str, ...] = ()
+    ) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+        """What lies in a directory: segments of names of objects, directories' with a `/`, and the paths to them."""
+        for name, is_directory in directory.names():
+            written, where = begun + os.fsencode(name), (*above, name)
+            if is_directory and self._folds and written.endswith(_GOES_ON):
+                with suppress(FileNotFoundError, NotADirectoryError), directory.directory(name) as deeper:
+                    yield from self._entries(deeper, written[:-1], where)
+                continue
+            segment = _unfold(written) if self._folds else written
+            if where == self._written(segment):  # otherwise it has the name of no object
+                yield (segment + b"/" if is_directory else segment), where
+
+    # Names
+
+    def _parts(self, name: str) -> list[str]:
+        """The path of an object below `objects`."""
+        if _SAME.match(name):
+            return name.split("/")
+        segments = _segments(name)
         if len(name.encode()) > MAX_OBJECT_NAME:
             raise InvalidIdError(
                 f"The name {name[:80]!r}… is longer than the {MAX_OBJECT_NAME} bytes of Cloud Storage."
             )
-        return self._objects.joinpath(*segments)
+        return [part for segment in segments for part in self._written(segment)]
 
-    def _prepare(self) -> None:
-        if self._ready and self._tmp.is_dir():
-            return
-        _make_directory(self._objects)
-        _make_directory(self._tmp)
-        for left in self._tmp.iterdir():
-            with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > ABANDONED_AFTER:
-                    left.unlink()
-        self._ready = True
+    def _written(self, segment: bytes) -> tuple[str, ...]:
+        """The path of a segment of a name, in the form that this store has."""
+        if self._folds:
+            return _fold(segment)
+        plain = os.fsdecode(segment)
+        if os.sep != "/" and (os.sep in plain or ":" in plain):
+            raise InvalidIdError(f"{plain[:200]!r} is no legal name: it holds a separator of this system's paths.")
+        return (plain,)
 
-    def _link(self, source: Path, target: Path) -> bool:
-        """Give `source` its name, unless that is taken; returns whether it was."""
-        deadline = time.monotonic() + self._timeout
-        while (taken := self._try_link(source, target)) is None:
-            if time.monotonic() > deadline:
-                raise StoreUnavailableError(f"Other processes keep removing {target.parent}. Call again.")
-        return taken
-
-    def _try_link(self, source: Path, target: Path) -> bool | None:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, target)
-        except FileExistsError:
-            if target.is_file():
-                return True
-            if target.is_dir() or target.parent.is_file():
-                raise
-            return None  # what existed, the object or mkdir's directory, has been deleted since
-        except FileNotFoundError:
-            if not source.exists():
-                raise
-            return None  # a deletion has just removed the empty directory
-        return False
+    @cached_property
+    def _folds(self) -> bool:
+        """Whether names are folded; they are not in a store of an earlier version."""
+        with closing(LocalDocuments(self._directory, timeout=self._timeout)) as documents:
+            return documents.version() >= _FOLDING
 
 
 _Checksum: Any = google_crc32c.Checksum
+
+_TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
+"""Names of files in `tmp`: nothing else there was made by a store."""
+
+_MAX_PART = 240
+"""Longest part of a path, in bytes: file systems allow 255."""
+
+_GOES_ON = b"+"
+"""What a directory ends with that holds the rest of a segment."""
+
+_ODD = re.compile(
+    rb"[^a-z0-9_%~.-]|\.\Z|\A(?=(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)).",
+    re.DOTALL,
+)
+"""Bytes that file systems take for others or do not allow, and the first of a name that Windows keeps for itself."""
+
+_SAME = re.compile(r"(?=.{1,1024}\Z)(?:(?:~|[a-z0-9_%~-]{5,240})/)*[a-z0-9_%~-]{5,200}(?:\.zst)?\Z")
+"""Names, most of them, whose path is the name in every format. Names that Windows keeps for itself are shorter."""
+
+_FOLDED = re.compile(rb"\^([a-z])|=([0-9a-f]{2})")
+
+
+def _fold(segment: bytes) -> tuple[str, ...]:
+    """Write a segment of a name so that no two differ in case only, as the parts of a path.
+
+    An upper-case letter is `^` and the letter in lower case. Any other byte that is no lower-case letter, no digit and
+    none of `_%~.-` is `=` and two hex digits. What is too long for the name of a file goes on in a directory that ends
+    with `+`.
+    """
+    written = _ODD.sub(_fold_one, segment).decode("ascii")
+    last = (len(written) - 1) // _MAX_PART * _MAX_PART
+    parts = [written[at : at + _MAX_PART] + "+" for at in range(0, last, _MAX_PART)]
+    return (*parts, written[last:])
+
+
+def _fold_one(match: re.Match[bytes]) -> bytes:
+    (code,) = match[0]
+    return b"^" + match[0].lower() if match[0].isalpha() and match[0].isupper() else b"=%02x" % code
+
+
+def _unfold(written: bytes) -> bytes:
+    """Undo `_fold`, of the parts put together without `+`; what it does not make gives anything."""
+    return _FOLDED.sub(lambda match: match[1].upper() if match[1] else bytes((int(match[2], 16),)), written)
 
 
 def _base64(checksum: Any) -> str:
     return base64.b64encode(checksum.digest()).decode()
 
 
-def _file_crc32c(path: Path) -> str | None:
-    """Checksum of a file, None when it is gone."""
-    checksum = _Checksum()
+def _feed(checksum: T, file: BinaryIO) -> T:
+    """A checksum that has got all of a file."""
+    update: Callable[[bytes], object] = checksum.update  # type: ignore[attr-defined]
+    while block := file.read(1 << 20):
+        update(block)
+    return checksum
+
+
+def _info(directory: files.Directory, where: tuple[str, ...], name: str) -> BlobInfo | None:
+    *above, leaf = where
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                checksum.update(block)
-    except FileNotFoundError:
+        with files.descend(directory, above) as opened, opened[-1].open(leaf) as file:
+            status = os.fstat(file.fileno())
+            return BlobInfo(name, status.st_size, _base64(_feed(_Checksum(), file)), status.st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError, files.NotAFileError):
         return None
-    return _base64(checksum)
 
 
-def _infos(directory: Path, above: bytes, prefix: bytes, after: bytes | None) -> Iterator[BlobInfo]:
-    """Objects below a directory, whose own name as a prefix is `above`, in order of the bytes of their whole names."""
+def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool:
+    """Whether an object that exists is the one to store; false if it is gone.
+
+    Raises:
+        StoreError: It is another one, or no file.
+    """
     try:
-        with os.scandir(directory) as entries:
-            found = sorted(above + os.fsencode(e.name) + (b"/" if e.is_dir() else b"") for e in entries)
+        with directory.open(leaf) as file:
+            found = _base64(_feed(_Checksum(), file))
     except FileNotFoundError:
-        return
-    for key in found:
-        path = directory / os.fsdecode(key[len(above) :])
-        if key.endswith(b"/"):
-            wanted = key.startswith(prefix) or prefix.startswith(key)
-            if wanted and (after is None or after < key or after.startswith(key)):
-                yield from _infos(path, key, prefix, after)
-        elif key.startswith(prefix) and (after is None or key > after):
-            info = _info(path, os.fsdecode(key))
-            if info is not None:
-                yield info
+        return False
+    except files.NotAFileError as error:
+        raise StoreError(
+            f"A link, a directory or a device is in the place of the object {effect.name!r}. No store puts one there: "
+            "find out who did, and take it away."
+        ) from error
+    if found != _base64(_Checksum(effect.data)):
+        raise StoreError(
+            f"The object {effect.name!r} is already there with other content and was left as it is: "
+            "two writers used one name."
+        )
+    return True
 
 
-def _info(path: Path, name: str) -> BlobInfo | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    crc32c = _file_crc32c(path)
-    return None if crc32c is None else BlobInfo(name, stat.st_size, crc32c, stat.st_mtime_ns)
+def _delete(opened: list[files.Directory], names: tuple[str, ...], leaves: Iterable[str]) -> None:
+    """Delete files of the last one of some directories, and the directories that are left empty, but not the first."""
+    deleted = False
+    for leaf in leaves:
+        with suppress(FileNotFoundError):
+            opened[-1].unlink(leaf)
+            deleted = True
+    if deleted:
+        left = len(names)
+        while left and opened[left - 1].remove_empty(names[left - 1]):
+            left -= 1
+        for directory in reversed(opened[: left + 1]):
+            directory.sync()
 
 
-def _remove_empty(directory: Path, top: Path) -> Path:
-    """Remove a directory and those above it that are empty, below `top`; returns the first that stays."""
-    while directory != top:
-        try:
-            directory.rmdir()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            break
-        directory = directory.parent
-    return directory
+def _make_store(path: Path) -> None:
+    """Make the store's directory, if it is missing.
+
+    Raises:
+        PermissionDeniedError: It, or a link to it, is another user's.
+    """
+    files.make_directory(path)
+    for status in (os.lstat(path), os.stat(path)):  # noqa: PTH116 - one of each
+        _refuse_owner(path, status)
 
 
-def _make_directory(path: Path) -> None:
-    """Make a directory and those above it, durably."""
-    if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync(path.parent)
+def _refuse_owner(path: Path, status: os.stat_result) -> None:
+    if not files.is_trusted(status):
+        raise PermissionDeniedError(
+            f"{path} belongs to the user with the id {status.st_uid}, who can change what is stored there and where it "
+            "goes. Run this as that user, name a directory of your own, or give this one to yourself (`chown -R`)."
+        )
 
 
-def _sync_up(directory: Path, top: Path) -> None:
-    """Make the entries of a directory durable, and those of the directories above it up to `top`."""
-    while True:
-        with suppress(FileNotFoundError):  # deleted at the same moment, and its objects with it
-            _sync(directory)
-        if directory == top:
-            return
-        directory = directory.parent
-
-
-def _sync(directory: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there, and NTFS logs their entries
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StoreError(
+            f"{path} is a symbolic link. The store follows none, because it deletes files there: take it away, and "
+            "name the directory that holds the whole store in the connection string."
+        )
 
 
 @contextmanager
@@ -1037,12 +1262,17 @@ def _os_errors(path: Path) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise PermissionDeniedError(
-            f"This process may not write {error.filename or path}: give its user read and write permission on "
+            f"This process may not use {_named(error, path)}: give its user read and write permission on "
             "the directory and all below it."
         ) from error
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "check that the directory can be created and written")
-        raise StoreError(f"Storing to {error.filename or path} failed, {error.strerror}: {advice}.") from error
+        raise StoreError(f"Storing to {_named(error, path)} failed, {error.strerror}: {advice}.") from error
+
+
+def _named(error: OSError, path: Path) -> Path:
+    """What an error is about: its path may be one below an open directory."""
+    return path if error.filename is None else path / os.fsdecode(error.filename)
 
 
 _ADVICE = {

@@ -414,9 +414,22 @@ def bound(maker):
             maker.put_writes(saver, place, 1, [("a", text(rng, 60)), ("__interrupt__", text(rng, 60))], "task")
 
 
+def folded(maker):
+    """Objects whose names differ in case only, are too long when they are folded, or are reserved by a system."""
+    saver = maker.saver(inline_max_bytes=0)
+    for number, thread in enumerate(("a", "A", "T" * 200, "é" * 33, "con"), 1):
+        for ns in ("", "node", "Node", "NODE:1", "con", "N" * 200):
+            values = {"c": f"{number} c", "C": f"{number} C", "C" * 200: "long", "nul": None}
+            maker.put(saver, (thread, ns), number, values)
+            maker.put_writes(saver, (thread, ns), number, [("C", "W" * number)], "Task")
+
+
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
 BOUND = (encrypted, spliced, bound)
 """What is in the golden store of bound envelopes."""
+
+FOLDED = (folded, bound)
+"""What is in the golden store whose names of objects are folded."""
 
 
 if __name__ == "__main__":

@@ -70,6 +70,14 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
+# 13
+def folded(segment):
+    text = "".join(f"^{char.lower()}" if "A" <= char <= "Z" else char for char in segment)
+    if re.fullmatch(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", text):
+        text = f"={ord(text[0]):02x}{text[1:]}"
+    return "+/".join(text[at : at + 240] for at in range(0, len(text), 240))
+
+
 # 7.5
 def digest_of(value):
     if len(value) <= 32768:
@@ -165,7 +173,8 @@ class Reader:
     def _load(self):
         found = {}
         with closing(sqlite3.connect(self.path / "documents.sqlite3")) as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] > 1:
+            self.version = db.execute("PRAGMA user_version").fetchone()[0]
+            if self.version > 2:
                 raise UnsupportedError("a later version's file")
             for key, fields, created in db.execute("SELECT name, fields, create_time FROM documents ORDER BY name"):
                 name = key.replace(b"\0", b"/").decode()
@@ -175,7 +184,8 @@ class Reader:
 
     def object(self, name):
         self.met["object"] += 1
-        file = self.path / "objects" / name
+        segments = name.split("/") if self.version == 1 else [folded(segment) for segment in name.split("/")]
+        file = self.path.joinpath("objects", *segments)
         damaged_unless(file.is_file(), f"object {name} is missing")
         return file.read_bytes()
 

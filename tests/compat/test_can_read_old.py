@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -14,12 +15,12 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.dictionary import DICTIONARY
 from langgraph_gcs_saver.errors import ClearTextError
 from langgraph_gcs_saver.keys import checkpoint_doc
-from tests.compat.make_golden import BOUND, cid, make, shown
+from tests.compat.make_golden import BOUND, FOLDED, cid, make, shown
 from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
-GOLDEN, GOLDEN_BOUND = DATA / "format-1", DATA / "format-1-bound"
+GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "FORMAT.md"
 SERDE = JsonPlusSerializer()
 
@@ -30,9 +31,9 @@ def store(tmp_path):
     return shutil.copytree(GOLDEN, tmp_path / "golden")
 
 
-@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND], ids=lambda path: path.name)
+@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED], ids=lambda path: path.name)
 def each_store(request, tmp_path):
-    """A copy of each golden store. Both hold values in clear as well as encrypted ones."""
+    """A copy of each golden store. They hold values in clear as well as encrypted ones."""
     return shutil.copytree(request.param, tmp_path / "golden")
 
 
@@ -90,7 +91,19 @@ def rows(path):
 
 
 def objects(path):
-    return {str(file.relative_to(path)): file.read_bytes() for file in (path / "objects").rglob("*") if file.is_file()}
+    """Objects by name, of a store whose names are folded (FORMAT.md, 13) or of an older one."""
+    files = {file.relative_to(path / "objects").as_posix(): file for file in (path / "objects").rglob("*.zst")}
+    return {unfolded(name.replace("+/", "")): file.read_bytes() for name, file in files.items()}
+
+
+def unfolded(text):
+    text = re.sub(r"\^([a-z])", lambda match: match[1].upper(), text)
+    return re.sub(r"=([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), text)
+
+
+def version_of(path):
+    with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
 
 
 def by_place(checkpoints):
@@ -371,6 +384,46 @@ def test_what_is_written_now_is_what_was_written_then(tmp_path):
 def in_clear(named):
     """What of a golden store no cipher has touched: envelopes were not bound when the first one was made."""
     return {name: one for name, one in named.items() if "encrypted" not in name}
+
+
+def test_what_is_folded_now_is_what_was_folded_then(tmp_path):
+    make(tmp_path / "new", FOLDED)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_FOLDED)
+    if now.pop("zstd") == then.pop("zstd"):
+        golden = shutil.copytree(GOLDEN_FOLDED, tmp_path / "golden")
+        assert {str(file.relative_to(golden)) for file in (golden / "objects").rglob("*")} == {
+            str(file.relative_to(tmp_path / "new")) for file in (tmp_path / "new" / "objects").rglob("*")
+        }
+        assert objects(tmp_path / "new") == objects(golden)
+        assert rows(tmp_path / "new") == rows(golden)
+    assert now == then
+
+
+@pytest.mark.parametrize(("golden", "version"), [(GOLDEN, 1), (GOLDEN_FOLDED, 2)])
+def test_a_store_keeps_the_form_of_its_names(tmp_path, golden, version):
+    """One of an earlier version goes on as it is: programs of that version may be using it."""
+    path = shutil.copytree(golden, tmp_path / "golden")
+    before = set((path / "objects").rglob("*"))
+    config = {"configurable": {"thread_id": "A", "checkpoint_ns": "Upper"}}
+    with saver_of(path) as saver:
+        saver.put(
+            config,
+            {"v": 4, "id": cid(1), "ts": "2026-01-01T00:00:00+00:00", "channel_values": {"C": "x" * 100}}
+            | {"channel_versions": {"C": "1"}, "versions_seen": {}, "updated_channels": None},
+            {"step": 0},
+            {"C": "1"},
+        )
+        config["configurable"]["checkpoint_id"] = cid(1)
+        saver.put_writes(config, [("C", "y" * 300_000), ("D", list(range(200_000)))], "task")
+        assert len(saver.get_tuple(config).pending_writes) == 2
+        new = {file.relative_to(path / "objects").as_posix() for file in (path / "objects").rglob("*")}
+        new -= {file.relative_to(path / "objects").as_posix() for file in before}
+        assert any("Upper" in name if version == 1 else "^upper" in name for name in new)
+        assert any(one.thread_id == "A" for one in reader(path).checkpoints())
+        assert [one for one in saver.verify("A", depth="data") if one.is_damage] == []
+        saver.delete_thread("A")
+    assert version_of(path) == version
+    assert set((path / "objects").rglob("*")) <= before
 
 
 def test_what_is_encrypted_now_is_what_was_encrypted_then(tmp_path):

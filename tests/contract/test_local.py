@@ -223,8 +223,7 @@ def test_long_names(documents: LocalDocuments, blobs: LocalBlobs) -> None:
     with pytest.raises(InvalidIdError):
         create(documents, "/".join(["c" * 1200] * 6))
     blobs.put_blob(PutBlob("x" * 250 + "/y" * 200, b"1"))
-    with pytest.raises(StoreError, match="shorten"):
-        blobs.put_blob(PutBlob("x" * 256, b"1"))
+    blobs.put_blob(PutBlob("x" * 256, b"1"))
     with pytest.raises(InvalidIdError):
         blobs.put_blob(PutBlob("x/" * 512 + "x", b"1"))
 
@@ -588,7 +587,7 @@ def test_a_newer_format(documents: LocalDocuments, path: Path) -> None:
     create(documents, "c/a")
     documents.close()
     with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     with (
         closing(LocalDocuments(path, timeout=PATIENCE)) as again,
         pytest.raises(UnsupportedFormatError, match="Upgrade"),
@@ -661,6 +660,7 @@ def test_missing_permission() -> None:
         (path / "documents.sqlite3").chmod(0o444)
         (path / "objects").chmod(0o555)
         (path / "objects" / "t").chmod(0o555)
+        (path / "objects" / "t" / "a").chmod(0o444)
         (path / "tmp").chmod(0o555)
         try:
 
@@ -668,15 +668,15 @@ def test_missing_permission() -> None:
                 documents, blobs = LocalDocuments(path, timeout=PATIENCE), LocalBlobs(path, timeout=PATIENCE)
                 elsewhere = LocalDocuments(path / "new", timeout=PATIENCE)
                 assert blobs.get_blob(GetBlob("t/a")) == b"x"
+                assert value(documents, "c/a") == 1
                 return [
                     error_of(lambda: create(documents, "c/b")),
-                    error_of(lambda: documents.get_docs(GetDocs(("c/a",)))),
                     error_of(lambda: create(elsewhere, "c/b")),
                     error_of(lambda: blobs.put_blob(PutBlob("t/b", b"x"))),
                     error_of(lambda: blobs.delete_blobs(DeleteBlobs(("t/a",)))),
                 ]
 
-            assert unprivileged(refused) == [PermissionDeniedError] * 5
+            assert unprivileged(refused) == [PermissionDeniedError] * 4
         finally:
             for directory in (path, path / "objects", path / "objects" / "t", path / "tmp"):
                 directory.chmod(0o755)
@@ -688,13 +688,14 @@ def test_missing_permission() -> None:
 def test_remains_of_killed_writers_go_after_a_day(path: Path) -> None:
     tmp = path / "tmp"
     tmp.mkdir(parents=True)
-    for name in ("old", "new"):
+    old, new = (f"{os.getpid()}-{letter * 32}" for letter in "ab")
+    for name in (old, new):
         (tmp / name).write_bytes(b"half an obj")
-    os.utime(tmp / "old", (time.time() - 25 * 3600,) * 2)
+    os.utime(tmp / old, (time.time() - 25 * 3600,) * 2)
     with closing(LocalBlobs(path, timeout=PATIENCE)) as blobs:
         blobs.put_blob(PutBlob("t/a", b"x"))
         assert [info.name for info in blobs.list_blobs(ListBlobs(""))] == ["t/a"]
-    assert [left.name for left in tmp.iterdir()] == ["new"]
+    assert [left.name for left in tmp.iterdir()] == [new]
 
 
 def test_deleting_removes_empty_directories(blobs: LocalBlobs, path: Path) -> None:

@@ -137,7 +137,8 @@ class TimedBackend(CrashingBackend):
             return super().perform(effect)
         finally:
             if isinstance(effect, (PutBlob, CopyBlob)):
-                path = self._path / "objects" / (effect.name if isinstance(effect, PutBlob) else effect.target)
+                name = effect.name if isinstance(effect, PutBlob) else effect.target
+                path = self._path.joinpath("objects", *self.blobs._parts(name))
                 if path.exists():
                     os.utime(path, ns=(self._clock.time_ns(),) * 2)
 

@@ -1,6 +1,7 @@
 """What lies in a store, read and changed behind the library's back: through SQLite, files, and Google's own clients."""
 
 import sqlite3
+import sys
 from collections import Counter
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +11,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
 from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.effects import ListBlobs
 from langgraph_gcs_saver.options import parse
+from langgraph_gcs_saver.stores.local import LocalBlobs
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
 from tests.patience import PATIENCE
@@ -95,18 +98,30 @@ class LocalRaw(Raw):
         return {name: len(row) for name, row in self.rows().items()}
 
     def objects(self):
-        found = (path for path in self._objects.rglob("*") if path.is_file())
-        return {str(path.relative_to(self._objects)): path.read_bytes() for path in found}
+        return {name: path.read_bytes() for name, path in self._files().items()}
 
     def object_sizes(self):
-        found = (path for path in self._objects.rglob("*") if path.is_file())
-        return {str(path.relative_to(self._objects)): path.stat().st_size for path in found}
+        return {name: path.stat().st_size for name, path in self._files().items()}
+
+    def _files(self):
+        """The file of each object."""
+        if not self._objects.is_dir():
+            return {}
+        with closing(LocalBlobs(self.path, timeout=PATIENCE)) as blobs:
+            listed = blobs.list_blobs(ListBlobs("", limit=sys.maxsize))
+        return {info.name: self._file(info.name) for info in listed}
+
+    def _file(self, name):
+        with closing(LocalBlobs(self.path, timeout=PATIENCE)) as blobs:
+            return self._objects.joinpath(*blobs._parts(name))
 
     def set_object(self, name, data):
-        (self._objects / name).write_bytes(data)
+        file = self._file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
 
     def delete_object(self, name):
-        (self._objects / name).unlink()
+        self._file(name).unlink()
 
     def close(self):
         pass

@@ -502,9 +502,6 @@ def test_objects_that_are_not_ours(raw, saver):
     put(saver, 1, {"big": noise(20_000)})
     name = object_of(raw, "/big-")
     head = name[: name.index(keys.thread_blobs("t"))]
-    if hasattr(raw, "path"):
-        (raw.path / "objects" / "zz-t").mkdir()
-        (raw.path / "objects" / "zz-%FF").mkdir()
     for odd in ("zz-t/readme.txt", "zz-%FF/readme.txt", "readme.txt"):
         raw.set_object(head + odd, b"not ours")
     flip_field(raw, name_of(1), "manifest")

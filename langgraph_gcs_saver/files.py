@@ -1,0 +1,262 @@
+"""Files and directories that are their user's alone, and that no link or device diverts.
+
+What this library makes, only its user can read: directories have mode 0700 and files 0600, whatever the umask allows.
+
+A `Directory` is open, and what lies in it is reached by its handle and without following links. So nobody can put a
+link in the place of a file or directory, neither before nor after it was looked at. Windows has no such handles: there
+paths are looked at before they are used.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+_NEEDED = {os.open, os.mkdir, os.stat, os.unlink, os.rmdir, os.link}
+_HANDLES = os.supports_dir_fd >= _NEEDED and os.scandir in os.supports_fd and hasattr(os, "O_NOFOLLOW")
+_NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_WRITE = os.O_RDWR | getattr(os, "O_BINARY", 0)
+_AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
+"""Opens what is no file without waiting for whoever is at its other end."""
+
+_DIRECTORY: int = _READ | getattr(os, "O_DIRECTORY", 0)
+_LINK = (errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP), getattr(errno, "EFTYPE", errno.ELOOP))
+"""What systems say of a link that is not followed."""
+
+
+class NotAFileError(OSError):
+    """A link, a directory, a pipe or a device is in the place of a file."""
+
+
+class Directory:
+    """An open directory; a context manager that closes it.
+
+    Attributes:
+        path: What it was opened as, for messages.
+    """
+
+    __slots__ = ("_handle", "path")
+
+    def __init__(self, path: str, handle: int | None) -> None:
+        self.path = path
+        self._handle = handle
+
+    @classmethod
+    def at(cls, path: str, within: int | None = None) -> Self:
+        """Open a directory. `NotADirectoryError` if a file or a link is there."""
+        if not _HANDLES:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                raise _no_directory(path)
+            return cls(path, None)
+        try:
+            return cls(path, os.open(path, _DIRECTORY | _NO_LINKS, dir_fd=within))
+        except OSError as error:
+            if error.errno in _LINK:
+                raise _no_directory(path) from error
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            os.close(handle)
+
+    def status(self) -> os.stat_result:
+        """Its owner and mode."""
+        return os.lstat(self.path) if self._handle is None else os.fstat(self._handle)
+
+    def directory(self, name: str, *, make: bool = False) -> Self:
+        """Open a directory in it; `make` makes it if it is missing."""
+        try:
+            return self._below(name)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with suppress(FileExistsError):
+            os.mkdir(self._name(name), DIRECTORY_MODE, dir_fd=self._handle)
+        return self._below(name)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading. `NotAFileError` if something else is there."""
+        if self._handle is None and not stat.S_ISREG(os.lstat(self._name(name)).st_mode):
+            raise _no_file(name)
+        try:
+            return _regular(os.open(self._name(name), _READ | _NO_LINKS | _AT_ONCE, dir_fd=self._handle), name)
+        except OSError as error:
+            if error.errno in _LINK:
+                raise _no_file(name) from error
+            raise
+
+    def create(self, name: str) -> BinaryIO:
+        """Make a file that is not there yet, and open it for writing."""
+        handle = os.open(self._name(name), _WRITE | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=self._handle)
+        return cast("BinaryIO", os.fdopen(handle, "wb"))
+
+    def link(self, source: Directory, name: str, target: str) -> None:
+        """Give a file of another directory a name in this one as well. `FileExistsError` if that is taken."""
+        if self._handle is None:
+            os.link(source._name(name), self._name(target))
+        else:
+            os.link(name, target, src_dir_fd=source._handle, dst_dir_fd=self._handle, follow_symlinks=False)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file, or a link itself."""
+        os.unlink(self._name(name), dir_fd=self._handle)
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything of a name."""
+        return self.look(name) is not None
+
+    def look(self, name: str) -> os.stat_result | None:
+        """What there is of a name, links not followed; `None` for nothing."""
+        with suppress(FileNotFoundError):
+            return os.stat(self._name(name), dir_fd=self._handle, follow_symlinks=False)
+        return None
+
+    def remove_empty(self, name: str) -> bool:
+        """Remove a directory in it if that is empty; whether it is gone."""
+        try:
+            os.rmdir(self._name(name), dir_fd=self._handle)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            return False
+        return True
+
+    def names(self) -> list[tuple[str, bool]]:
+        """The names of files and directories in it, and whether they are directories; nothing else has one."""
+        with os.scandir(self.path if self._handle is None else self._handle) as entries:
+            found = [(entry, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            return [(entry.name, is_dir) for entry, is_dir in found if is_dir or entry.is_file(follow_symlinks=False)]
+
+    def sync(self) -> None:
+        """Make its entries durable."""
+        if self._handle is not None:  # NTFS logs them
+            os.fsync(self._handle)
+
+    def _below(self, name: str) -> Self:
+        return type(self).at(self._name(name), self._handle)
+
+    def _name(self, name: str) -> str:
+        return name if self._handle is not None else os.path.join(self.path, name)  # noqa: PTH118 - as os takes it
+
+
+def _no_directory(path: str) -> NotADirectoryError:
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+
+def _no_file(path: str) -> NotAFileError:
+    return NotAFileError(errno.EINVAL, "it is no file", path)
+
+
+def _regular(handle: int, path: str) -> BinaryIO:
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return cast("BinaryIO", os.fdopen(handle, "rb"))
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    raise _no_file(path)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file that a user named, links followed, for reading. `NotAFileError` for a pipe or a device."""
+    return _regular(os.open(path, _READ | _AT_ONCE), str(path))
+
+
+def create_file(path: Path) -> BinaryIO:
+    """Make a file that is not there yet, for its user alone, and open it for writing."""
+    handle = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    return cast("BinaryIO", os.fdopen(handle, "wb"))
+
+
+def write_file(path: Path, data: bytes, *, replace: bool) -> None:
+    """Write a whole file for its user alone, or nothing. A pipe or a device is written to as it is.
+
+    Args:
+        path: The file.
+        data: What it will hold.
+        replace: Whether to replace a file, or a link, that is there; otherwise that raises `FileExistsError`.
+    """
+    if replace and path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            device.write(data)
+        return
+    made = beside(path) if replace else path
+    file = create_file(made)
+    try:
+        with file:
+            file.write(data)
+        if replace:
+            made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise
+
+
+def beside(path: Path) -> Path:
+    """A name for a file that becomes `path` when it is whole, which nobody can guess."""
+    # A name has 255 bytes at most, and a character up to four.
+    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.part")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, for its user alone and durably."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(DIRECTORY_MODE)
+        if not path.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    if os.name == "nt":  # directories cannot be opened there, and NTFS logs their entries
+        return
+    handle = os.open(path, _READ)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_trusted(owner: os.stat_result) -> bool:
+    """Whether something belongs to the user of this process, or to root, who can do anything anyway."""
+    return not hasattr(os, "geteuid") or owner.st_uid in {os.geteuid(), 0}
+
+
+@contextmanager
+def descend(directory: Directory, names: Iterable[str], *, make: bool = False) -> Iterator[list[Directory]]:
+    """A directory, and those below it of some names, each in the one before, which are closed at the block's end."""
+    opened = [directory]
+    try:
+        for name in names:
+            opened.append(opened[-1].directory(name, make=make))
+        yield opened
+    finally:
+        for deeper in opened[1:]:
+            deeper.close()

@@ -1,0 +1,456 @@
+"""The embedded store among hostile files: links, pipes and other users' directories, in place of what it makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from langgraph_gcs_saver import GCSSaver, files, flows
+from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.effects import (
+    Commit,
+    CopyBlob,
+    Create,
+    DeleteBlobs,
+    EnsureBucket,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    Merge,
+    PutBlob,
+)
+from langgraph_gcs_saver.errors import InvalidInputError, PermissionDeniedError, StoreError
+from langgraph_gcs_saver.stores.archive import Archive
+from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
+from tests.contract.test_local import forked, unprivileged
+from tests.patience import PATIENCE
+from tests.system.build import cfg, noise, put, values
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+
+LONG_AGO = time.time() - 48 * 3600  # clock: an age, of files that the test makes
+OBJECT = "aa-t/~/c/v-0123456789ab.zst"
+SECRET = b"a file of somebody else's"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A directory that no store should touch, with old files of all kinds of names."""
+    made = tmp_path / "elsewhere"
+    made.mkdir()
+    for name in ("thesis.tex", f"123-{'a' * 32}", OBJECT.rpartition("/")[2]):
+        (made / name).write_bytes(SECRET)
+        os.utime(made / name, (LONG_AGO, LONG_AGO))
+    yield made
+    assert sorted(one.read_bytes() for one in made.iterdir()) == [SECRET] * 3
+
+
+@pytest.fixture
+def blobs(path):
+    with closing(LocalBlobs(path, timeout=PATIENCE)) as blobs:
+        yield blobs
+
+
+@pytest.fixture
+def documents(path):
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        yield documents
+
+
+def store(path):
+    """A store with a checkpoint whose value is an object."""
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        put(saver, 1, {"v": noise(20_000)})
+    return path
+
+
+CALLS = {
+    "put": PutBlob(OBJECT, b"x"),
+    "get": GetBlob(OBJECT),
+    "hash": HashBlob(OBJECT),
+    "copy": CopyBlob(OBJECT, OBJECT.replace("/v-", "/w-")),
+    "list": ListBlobs(""),
+    "delete": DeleteBlobs((OBJECT,)),
+    "ensure": EnsureBucket(),
+}
+WRITES = ("put", "ensure")
+
+
+def perform(blobs, call):
+    effect = CALLS[call]
+    name = re.sub("(?<!^)(?=[A-Z])", "_", type(effect).__name__).lower()
+    return getattr(blobs, name)(effect)
+
+
+# Links
+
+
+@pytest.mark.parametrize("call", WRITES)
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_a_linked_tmp(path, blobs, elsewhere, call, is_ready):
+    if is_ready:
+        blobs.put_blob(PutBlob("a", b"x"))
+        (path / "tmp").rmdir()
+    path.mkdir(exist_ok=True)
+    (path / "tmp").symlink_to(elsewhere)
+    with pytest.raises(StoreError, match=r"symbolic link.*take it away"):
+        perform(blobs, call)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_linked_objects(path, blobs, elsewhere, call):
+    path.mkdir()
+    (path / "objects").symlink_to(elsewhere)
+    with pytest.raises(StoreError, match=r"symbolic link.*take it away"):
+        perform(blobs, call)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("depth", range(1, 4))
+def test_a_link_below_objects(path, blobs, elsewhere, call, depth):
+    """In the place of a directory: what lies behind it is not the store's."""
+    link = path.joinpath("objects", *OBJECT.split("/")[:depth])
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    if call == "put":
+        with pytest.raises(StoreError, match="in the place of a directory"):
+            perform(blobs, call)
+    else:
+        assert perform(blobs, call) in (None, False, []) or call == "ensure"
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "directory"])
+def test_something_else_in_the_place_of_an_object(path, blobs, elsewhere, call, kind):
+    """No call waits for the other end of a pipe, or reads what a link leads to: there is no such object."""
+    place = path / "objects" / OBJECT
+    place.parent.mkdir(parents=True)
+    if kind == "link":
+        place.symlink_to(elsewhere / "thesis.tex")
+    elif kind == "dangling":
+        place.symlink_to(elsewhere / "new")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    if call == "put":
+        with pytest.raises(StoreError, match=r"in the place of the object.*take it away"):
+            perform(blobs, call)
+    elif call == "delete":
+        if kind == "directory":
+            with pytest.raises(StoreError):
+                perform(blobs, call)
+        else:
+            perform(blobs, call)
+            assert not os.path.lexists(place)
+    else:
+        assert perform(blobs, call) in (None, False, []) or call == "ensure"
+    assert not list((path / "tmp").glob("*"))
+
+
+def test_a_thread_with_a_linked_object_is_damaged_and_carries_nothing_out(path, tmp_path, elsewhere):
+    store(path)
+    (place,) = (one for one in (path / "objects").rglob("*.zst"))
+    place.unlink()
+    place.symlink_to(elsewhere / "thesis.tex")
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        assert [one.kind for one in saver.verify("t", depth="data")] == ["missing"]
+        saver.export_thread("t", tmp_path / "t.tar")
+    assert SECRET not in (tmp_path / "t.tar").read_bytes()
+
+
+@pytest.mark.parametrize("companion", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_something_else_in_the_place_of_the_database(path, documents, elsewhere, companion, kind):
+    path.mkdir()
+    place = path / f"documents.sqlite3{companion}"
+    if kind == "link":
+        place.symlink_to(elsewhere / "thesis.tex")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    for call in (
+        lambda: documents.get_docs(GetDocs(("c/a",))),
+        lambda: documents.commit(Commit((Create("c/a", {"v": 1}),))),
+    ):
+        with pytest.raises(StoreError, match="link, a directory or a device: see that it is a file"):
+            call()
+
+
+def test_a_link_to_the_whole_store_is_the_users_own_business(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    store(tmp_path / "store")
+    assert {one.name for one in (tmp_path / "disk").iterdir()} == {"documents.sqlite3", "objects", "tmp"}
+
+
+# Races
+
+
+@pytest.mark.parametrize("swapped", ["tmp", "objects", "objects/aa-t", "objects/aa-t/~"])
+def test_directories_that_are_swapped_for_links_all_the_time(path, elsewhere, swapped):
+    """Whatever the moment: calls fail, or are done in the directory that was there, and never behind the link."""
+    place, aside, stop = path / swapped, path / "aside", threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            with suppress(OSError):
+                place.rename(aside)
+                place.symlink_to(elsewhere)
+            with suppress(OSError):
+                place.unlink()  # the link: a directory is not unlinked
+            with suppress(OSError):
+                aside.rename(place)  # unless a call has made another one
+            shutil.rmtree(aside, ignore_errors=True)
+
+    with closing(LocalBlobs(path, timeout=0.001)) as blobs:  # clock: gives up soon, as it may
+        blobs.put_blob(PutBlob(OBJECT, b"x"))
+        thread = threading.Thread(target=swap)
+        thread.start()
+        try:
+            for number in range(300):
+                name = OBJECT.replace("/v-", f"/v{number}-")
+                for effect in (PutBlob(name, b"x"), DeleteBlobs((name, OBJECT)), ListBlobs("")):
+                    call = {PutBlob: blobs.put_blob, DeleteBlobs: blobs.delete_blobs, ListBlobs: blobs.list_blobs}
+                    blobs._ready = number % 2 == 0  # housekeeping runs every other time
+                    with suppress(StoreError):
+                        call[type(effect)](effect)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_directory_that_is_swapped_between_two_steps(path, blobs, elsewhere):
+    """By name it would be another one by then; the handle stays what it was."""
+    blobs.put_blob(PutBlob(OBJECT, b"x"))
+    place = (path / "objects" / OBJECT).parent
+    with files.Directory.at(str(place)) as opened:
+        place.rename(path / "aside")
+        place.symlink_to(elsewhere)
+        opened.unlink(OBJECT.rpartition("/")[2])
+        with opened.create("new") as file:
+            file.write(b"x")
+    assert [one.name for one in (path / "aside").iterdir()] == ["new"]
+
+
+# Housekeeping
+
+
+def test_housekeeping_takes_only_what_a_store_has_made(path, blobs):
+    tmp = path / "tmp"
+    tmp.mkdir(parents=True)
+    kept = {
+        "thesis.tex",
+        "1-short",
+        f"x-{'a' * 32}",
+        f"1-{'A' * 32}",
+        f"1-{'a' * 32}.txt",
+        f"2-{'a' * 32}",
+        f"4-{'a' * 32}",
+    }
+    for name in kept | {f"1-{'a' * 32}"}:
+        (tmp / name).write_bytes(SECRET)
+        os.utime(tmp / name, (LONG_AGO, LONG_AGO))
+    (tmp / f"2-{'a' * 32}").unlink()
+    (tmp / f"2-{'a' * 32}").mkdir()
+    os.utime(tmp / f"2-{'a' * 32}", (LONG_AGO, LONG_AGO))
+    os.utime(tmp / f"4-{'a' * 32}")
+    blobs.put_blob(PutBlob("a", b"x"))
+    assert {one.name for one in tmp.iterdir()} == kept
+
+
+# Other users
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("given", ["", "tmp", "objects", "documents.sqlite3", "link"])
+def test_another_users_store(path, given):
+    store(path)
+    if given == "link":
+        path.rename(path.with_name("real"))
+        path.symlink_to(path.with_name("real"))
+        os.chown(path, 65534, -1, follow_symlinks=False)
+    else:
+        os.chown(path / given, 65534, -1)
+    refused = pytest.raises(PermissionDeniedError, match=r"belongs to the user with the id 65534.*chown")
+    with GCSSaver.from_conn_string(f"file://{path}") as saver, refused:
+        put(saver, 2, {"v": noise(20_000, 2)}, parent=1)
+    os.chown(path / ("" if given == "link" else given), 0, -1, follow_symlinks=False)
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        put(saver, 2, {"v": noise(20_000, 2)}, parent=1)
+
+
+# Read-only
+
+
+def tree(path):
+    return [path, *path.rglob("*")]
+
+
+@pytest.fixture
+def frozen():
+    """A store in a place where this process' user may only read."""
+    with tempfile.TemporaryDirectory() as above:
+        Path(above).chmod(0o755)
+        made = store(Path(above) / "store")
+        for one in tree(made):
+            one.chmod(0o555 if one.is_dir() else 0o444)
+        yield made
+        for one in tree(made):
+            one.chmod(0o755 if one.is_dir() else 0o644)
+
+
+def test_a_store_that_may_only_be_read(frozen):
+    assert all((flows.transfer, flows.verify, flows.catalogue, flows.threads))  # the other user may not import them
+
+    def use():
+        target = Path(tempfile.mkdtemp())
+        with GCSSaver.from_conn_string(f"file://{frozen}") as saver:
+            assert values(saver.get_tuple(cfg())) == {"v": noise(20_000)}
+            assert len(list(saver.list(None))) == 1
+            assert [one.thread_id for one in saver.threads()] == ["t"]
+            assert list(saver.verify(depth="data")) == []
+            assert saver.export_thread("t", target / "t.tar").objects == 1
+            errors = []
+            for call in (lambda: put(saver, 2, {"v": 1}, parent=1), lambda: saver.delete_thread("t")):
+                with pytest.raises(PermissionDeniedError, match="write"):
+                    call()
+        with GCSSaver.from_conn_string(f"file://{target}/copy") as copy:
+            copy.import_thread(target / "t.tar")
+        return errors
+
+    before = [(one, one.stat().st_mtime_ns) for one in tree(frozen)]
+    assert unprivileged(use) == []
+    assert [(one, one.stat().st_mtime_ns) for one in tree(frozen)] == before
+
+
+def test_commands_on_a_store_that_may_only_be_read(frozen, tmp_path):
+    def use(folder):
+        commands = (
+            ["threads"],
+            ["history", "t"],
+            ["show", "t"],
+            ["verify"],
+            ["stats"],
+            ["report", "t", "-o", str(folder / "t.html")],
+            ["export", "t", str(folder / "t.tar")],
+        )
+        ended = [CliRunner().invoke(app, [*one, "--store", f"file://{frozen}"]) for one in commands]
+        return [(one.exit_code, str(one.exception)) for one in ended if one.exit_code]
+
+    assert use(tmp_path) == []  # also imports what the other user may not read
+    assert unprivileged(lambda: use(Path(tempfile.mkdtemp()))) == []
+
+
+def test_a_log_that_cannot_be_read_is_not_passed_over(frozen):
+    """A killed process' last commits are in there: without it the store would look older than it is."""
+    with (
+        tempfile.TemporaryDirectory() as other,
+        closing(LocalDocuments(Path(other), timeout=PATIENCE)) as documents,
+    ):
+        documents.commit(Commit((Create("c/a", {"v": 1}),)))
+        data = (Path(other) / "documents.sqlite3-wal").read_bytes()
+    log = frozen / "documents.sqlite3-wal"
+    log.write_bytes(data)
+    log.chmod(0o444)
+
+    def use():
+        refused = pytest.raises(PermissionDeniedError, match="Copy the whole directory")
+        with GCSSaver.from_conn_string(f"file://{frozen}") as saver, refused:
+            saver.get_tuple(cfg())
+
+    unprivileged(use)
+
+
+def test_a_killed_processs_store_that_may_only_be_read(frozen):
+    """With SQLite's log and its index beside it, the commits in the log are there."""
+    frozen.chmod(0o755)
+    (frozen / "documents.sqlite3").chmod(0o644)
+    for name in ("objects", "tmp"):
+        (frozen / name).chmod(0o755)
+    code = (
+        "import os, sys\n"
+        "from langgraph_gcs_saver.stores.local import LocalDocuments\n"
+        "from langgraph_gcs_saver.effects import Commit, Create\n"
+        "from pathlib import Path\n"
+        "LocalDocuments(Path(sys.argv[1]), timeout=60).commit(Commit((Create('c/a', {'v': 1}),)))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(frozen)], check=False).returncode == -9
+    for one in tree(frozen):
+        one.chmod(0o555 if one.is_dir() else 0o444)
+
+    def use():
+        with closing(LocalDocuments(frozen, timeout=PATIENCE)) as documents:
+            return documents.get_docs(GetDocs(("c/a",)))["c/a"].fields["v"]
+
+    assert unprivileged(use) == 1
+
+
+def test_a_writer_beside_a_reader_that_may_only_read(frozen):
+    """Another user's writes are seen whole, with the log there and gone."""
+    read, write = os.pipe()
+    back_read, back_write = os.pipe()
+
+    def use():
+        seen = []
+        with closing(LocalDocuments(frozen, timeout=PATIENCE)) as documents:
+            for _ in range(3):
+                os.read(read, 1)
+                found = documents.get_docs(GetDocs(("c/a",))).get("c/a")
+                seen.append(found and found.fields["v"])
+                os.write(back_write, b"x")
+        return seen
+
+    def drop():
+        if os.getuid() == 0:
+            os.setuid(65534)
+        return use()
+
+    if os.getuid() != 0:
+        pytest.skip("needs a second user")
+    wait = forked(drop)
+    for step in range(3):
+        if step:
+            with closing(LocalDocuments(frozen, timeout=PATIENCE)) as writer:
+                writer.commit(Commit((Merge("c/a", {"v": step}),)))
+        os.write(write, b"x")
+        os.read(back_read, 1)
+    assert wait() == [None, 1, 2]
+    for handle in (read, write, back_read, back_write):
+        os.close(handle)
+
+
+# Archives
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
+def test_something_else_in_the_place_of_an_archive(tmp_path, kind):
+    place = tmp_path / "t.tar"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "directory":
+        place.mkdir()
+    else:
+        place = Path("/dev/zero")
+    with pytest.raises(InvalidInputError, match=r"no file|is none"):
+        Archive(place)

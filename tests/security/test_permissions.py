@@ -1,0 +1,102 @@
+"""What this library writes, its user alone can read, whatever the umask."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver, write_settings
+from tests.patience import PATIENCE
+from tests.system.build import cfg, noise, put
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def open_to_others(path):
+    """What others than its user may read, write or enter."""
+    return {
+        (str(one.relative_to(path.parent)), oct(stat.S_IMODE(one.lstat().st_mode)))
+        for one in [path, *path.rglob("*")]
+        if stat.S_IMODE(one.lstat().st_mode) != (0o700 if one.is_dir() else 0o600)
+    }
+
+
+@pytest.fixture
+def filled(tmp_path):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/above/Store") as saver:
+        for n in (1, 2):
+            put(saver, n, {"v": noise(20_000, n), "Upper/Case " * 30: noise(20_000)}, parent=n - 1 or None)
+            saver.put_writes(cfg(n), [("v", noise(200_000))], "task")
+        yield saver
+
+
+@pytest.mark.usefixtures("umask")
+class TestModes:
+    def test_the_embedded_store_while_it_is_used(self, filled, tmp_path):
+        assert (tmp_path / "above" / "Store" / "documents.sqlite3-wal").exists()
+        assert open_to_others(tmp_path / "above") == set()
+
+    def test_the_embedded_store_later(self, filled, tmp_path):
+        filled.delete_thread("t")
+        put(filled, 1, {"v": noise(20_000)})
+        filled.close()
+        assert open_to_others(tmp_path / "above") == set()
+
+    def test_archives(self, filled, tmp_path):
+        file = tmp_path / "t.tar"
+        for _ in range(2):
+            filled.export_thread("t", file)
+            assert open_to_others(file) == set()
+            file.chmod(0o644)
+        assert not list(tmp_path.glob("*.part"))
+
+    @pytest.mark.parametrize("is_there", [False, True])
+    def test_reports_and_the_files_of_setup(self, filled, tmp_path, is_there):
+        made = tmp_path / "new"
+        if is_there:
+            made.mkdir(0o700)
+            (made / "page.html").write_text("a page that all may read")
+            (made / "page.html").chmod(0o666)
+        else:
+            made.mkdir(0o700)
+        command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "report", "t", "-o", str(made / "page.html")]
+        subprocess.run(
+            [*command, "--force", "--store", f"file://{tmp_path}/above/Store"], check=True, capture_output=True
+        )
+        assert write_settings(made / "deeper" / "settings", "gs://bucket/agents")
+        assert open_to_others(made) == set()
+
+    def test_a_report_replaces_a_link_not_what_it_leads_to(self, filled, tmp_path):
+        (tmp_path / "theirs").write_text("theirs")
+        (tmp_path / "page.html").symlink_to(tmp_path / "theirs")
+        command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "report", "t", "-o", str(tmp_path / "page.html")]
+        subprocess.run(
+            [*command, "--force", "--store", f"file://{tmp_path}/above/Store"], check=True, capture_output=True
+        )
+        assert (tmp_path / "theirs").read_text() == "theirs"
+        assert open_to_others(tmp_path / "page.html") == set()
+
+
+def test_modes_of_what_is_there_stay(tmp_path):
+    """A directory that its user made for a group stays open to it; what is new there is not."""
+    store = tmp_path / "store"
+    store.mkdir(0o750)
+    (store / "documents.sqlite3").touch(0o640)
+    store.chmod(0o750)
+    (store / "documents.sqlite3").chmod(0o640)
+    with GCSSaver.from_conn_string(f"file://{store}") as saver:
+        put(saver, 1, {"v": noise(20_000)})
+    assert open_to_others(store) == {("store", "0o750"), ("store/documents.sqlite3", "0o640")}
+    with closing(sqlite3.connect(store / "documents.sqlite3", timeout=PATIENCE)) as db:
+        assert db.execute("SELECT count(*) FROM documents").fetchone()[0]
