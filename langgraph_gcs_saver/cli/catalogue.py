@@ -111,7 +111,7 @@ def threads(
 
     Only manifests are checked for damage; the last line says what is not.
 
-    Example: langgraph-gcs threads --unfinished --since 7d --store file:///tmp/store
+    Example: langgraph-gcs threads --unfinished --since 7d --store file:///home/me/store
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.threads(
@@ -184,7 +184,7 @@ def history(
 
     Damage is what manifests and the names of documents and objects show; the last line says what is not checked.
 
-    Example: langgraph-gcs history my-thread --store file:///tmp/store
+    Example: langgraph-gcs history my-thread --store file:///home/me/store
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
         everything = saver.history(thread)
@@ -265,7 +265,7 @@ def stats(
 
     The cost is that of storage alone: not of operations, of Firestore's index entries, or of soft-deleted objects.
 
-    Example: langgraph-gcs stats --store file:///tmp/store
+    Example: langgraph-gcs stats --store file:///home/me/store
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.stats()

@@ -79,7 +79,7 @@ def diff(
 ) -> None:
     """Compare two checkpoints of a thread: by channel, messages by their ids, nested values by path, text by line.
 
-    Example: langgraph-gcs diff my-thread --at 2h --store file:///tmp/store
+    Example: langgraph-gcs diff my-thread --at 2h --store file:///home/me/store
     """
     named: list[str | datetime] = [*(at or ()), *(one for one in (a, b) if one is not None)]
     if not named:

@@ -61,7 +61,7 @@ def drill_command(
     does, and which one it gets then. The exit code is 4 if a recovery took longer than the objective, gave nothing, or
     gave anything but what was written.
 
-    Example: langgraph-gcs drill my-thread --rto 30s --store file:///tmp/store
+    Example: langgraph-gcs drill my-thread --rto 30s --store file:///home/me/store
     """
     from langgraph_gcs_saver.testing.drill import drill
 

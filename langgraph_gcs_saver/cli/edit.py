@@ -76,7 +76,7 @@ def edit(
 
     Objects in a value are JSON objects with $type and $value: change $value only. Messages can be added too.
 
-    Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///tmp/store
+    Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///home/me/store
     """
     with open_saver(store, cipher) as saver:
         with progress("reading"):

@@ -70,7 +70,7 @@ def migrate(
     with another serializer, or a checkpointer of your own, needs --import-classes: its values are read as objects, and
     serialized again.
 
-    Example: langgraph-gcs migrate --from sqlite://checkpoints.sqlite --store file:///tmp/store --dry-run
+    Example: langgraph-gcs migrate --from sqlite://checkpoints.sqlite --store file:///home/me/store --dry-run
     """
     found = _open(source)
     with open_saver(store, cipher, may_create=True, serde=importing(import_classes)) as saver:

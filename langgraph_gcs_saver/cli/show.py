@@ -61,7 +61,7 @@ def show(
 
     Nothing that the store holds is imported or run: objects are shown by the name of their class and their fields.
 
-    Example: langgraph-gcs show my-thread latest --channel messages --store file:///tmp/store
+    Example: langgraph-gcs show my-thread latest --channel messages --store file:///home/me/store
     """
     if at is not None and checkpoint is not None:
         raise CommandError("CHECKPOINT and --at both name a checkpoint: give one of them.", 2)

@@ -52,7 +52,7 @@ def pull(
     The thread must be empty where it goes. Nothing changes where it comes from. Interrupted, it goes on when it is
     called again. Encrypted threads are moved as they are; --cipher lets what came be decoded as well.
 
-    Example: langgraph-gcs pull my-thread "gs://my-bucket/agents?project=my-project" file:///tmp/store
+    Example: langgraph-gcs pull my-thread "gs://my-bucket/agents?project=my-project" file:///home/me/store
     """
     _move(thread, source, target or _default(store), cipher, dry_run=dry_run, as_json=as_json)
 
@@ -71,7 +71,7 @@ def push(
 
     As pull, but with one store given it is the one to write.
 
-    Example: langgraph-gcs push my-thread file:///tmp/store "gs://my-bucket/agents?project=my-project"
+    Example: langgraph-gcs push my-thread file:///home/me/store "gs://my-bucket/agents?project=my-project"
     """
     source, target = (_default(store), first) if second is None else (first, second)
     _move(thread, source, target, cipher, dry_run=dry_run, as_json=as_json)
@@ -91,7 +91,7 @@ def export(
 
     The file is a tar archive, and appears when it is whole. A file that is there is replaced, after a question.
 
-    Example: langgraph-gcs export my-thread my-thread.tar --store file:///tmp/store
+    Example: langgraph-gcs export my-thread my-thread.tar --store file:///home/me/store
     """
     with open_admin(store, cipher) as saver:
         plan = _plan(thread, saver, saver)
@@ -130,7 +130,7 @@ def import_(
     The file is checked from end to end before anything is written, and nothing that it names is run. The thread must be
     empty in the store. With --as, pins and what repairs have set aside stay behind, as in a copy.
 
-    Example: langgraph-gcs import my-thread.tar --store file:///tmp/store --as debugged
+    Example: langgraph-gcs import my-thread.tar --store file:///home/me/store --as debugged
     """
     if as_thread is None:
         with open_admin(store, cipher, may_create=True) as saver:

@@ -51,6 +51,7 @@ def cloud(
             {
                 "gs://my-bucket": f"gs://{bucket_name}",
                 "project=my-project": f"project={project_id}",
-                "file:///tmp/": f"file://{tmp_path}/",
+                'Path("agents").absolute()': f"Path({str(tmp_path / 'agents')!r})",
+                "file:///home/me/": f"file://{tmp_path}/",
             },
         )

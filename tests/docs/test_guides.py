@@ -76,14 +76,14 @@ def test_links_lead_somewhere(path):
 
 @pytest.fixture
 def typed(tmp_path, monkeypatch, capsys):
-    """Runs a command of `langgraph-gcs` in an empty directory; `/tmp/store` is a store of the test's own."""
+    """Runs a command of `langgraph-gcs` in an empty directory; `/home/me/store` is a store of the test's own."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.delenv("LANGGRAPH_GCS_STORE", raising=False)
 
     def call(line):
-        words = shlex.split(line.replace("file:///tmp/store", f"file://{tmp_path}/store"))
+        words = shlex.split(line.replace("file:///home/me/store", f"file://{tmp_path}/store"))
         if words[0] == "export":
             monkeypatch.setenv(*words[1].split("=", 1))
             return ""
@@ -114,7 +114,7 @@ def test_migrating(typed, tmp_path, monkeypatch, capsys):
     (block,) = [
         block for block in BLOCKS if (block.document, block.language, block.title) == ("migrating", "python", None)
     ]
-    exec(block.text.replace("/tmp/store", f"{tmp_path}/store"), {})
+    exec(block.text.replace("/home/me/store", f"{tmp_path}/store"), {})
     shown = re.search(r"print\(migrated\)  # (.*)…", block.text)[1]
     assert capsys.readouterr().out.startswith(shown)
 

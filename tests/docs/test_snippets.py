@@ -119,13 +119,13 @@ def _run_page(page: str, names: dict[str, Any], substitutes: dict[str, str]) -> 
 
 
 def test_the_program_remembers(tmp_path):
-    [block] = [block for block in BLOCKS if block.page == "README.md" and "file:///tmp/" in block.text]
-    program = block.text.replace("file:///tmp/", f"file://{tmp_path}/")
+    [block] = [block for block in BLOCKS if block.page == "README.md" and 'Path("agents")' in block.text]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     printed = ""
     for _ in range(2):
         ran = subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", block.text],
+            cwd=tmp_path,
             env=environment,
             capture_output=True,
             encoding="utf-8",
