@@ -26,6 +26,11 @@ _PARAMETERS = ("project", "database", "root")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+_HARMLESS = re.compile(r"[\w ./%()~+-]*\Z")
+"""What holds no user name, password or parameter: these stand before and behind other characters."""
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,19}(?=://)", re.IGNORECASE)
+
 APPS = "lg_apps"
 """Collection of the documents below which stores lie that have a prefix and no `root` of their own."""
 
@@ -152,6 +157,15 @@ class Options:
         return cls(**given)
 
 
+def _shown(text: str | None) -> str:
+    """A part of a connection string for a message: whole, unless it may hold a password."""
+    return (
+        repr(text)
+        if text is None or _HARMLESS.match(text)
+        else "what stands there (not shown, because it may hold a password)"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoogleAddress:
     """Where a `gs://` connection string points.
@@ -181,23 +195,25 @@ class GoogleAddress:
         # https://cloud.google.com/storage/docs/buckets#naming
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", self.bucket):
             raise InvalidURIError(
-                f"{self.bucket!r} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
+                f"{_shown(self.bucket)} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
                 f"underscores. The form is {_GCS_FORM}."
             )
         segments = self.prefix.split("/") if self.prefix else []
         if len(self.prefix.encode()) > MAX_PREFIX or any(s in {"", ".", ".."} for s in segments):
             raise InvalidURIError(
-                f"{self.prefix!r} is not a prefix: at most {MAX_PREFIX} bytes, segments that are not empty, "
+                f"{_shown(self.prefix)} is not a prefix: at most {MAX_PREFIX} bytes, segments that are not empty, "
                 f"'.' or '..'. The form is {_GCS_FORM}."
             )
         if re.search(r"[\x00-\x1f\x7f#?*\[\]]", self.prefix):
-            raise InvalidURIError(f"The prefix {self.prefix!r} holds a character that is unsafe in names of objects.")
+            raise InvalidURIError(
+                "The prefix holds a character that is unsafe in names of objects, as '#' and '?' are."
+            )
         if self.root is None:
             object.__setattr__(self, "root", f"{APPS}/{_app(self.prefix)}" if self.prefix else "")
         segments = self.root.split("/") if self.root else []
         if len(segments) % 2 or any(s in {"", ".", ".."} or re.fullmatch(r"__.*__", s) for s in segments):
             raise InvalidURIError(
-                f"root is {self.root!r}; it must be the path of a document, such as 'apps/my-app': pairs of a "
+                f"root is {_shown(self.root)}; it must be the path of a document, such as 'apps/my-app': pairs of a "
                 "collection and a document id."
             )
 
@@ -218,9 +234,7 @@ def _unquote(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidURIError(
-            f"{text!r} in the connection string is not UTF-8 when its '%' escapes are undone."
-        ) from None
+        raise InvalidURIError("A part of the connection string is not UTF-8 when its '%' escapes are undone.") from None
 
 
 def parse(uri: str) -> GoogleAddress | LocalAddress:
@@ -235,23 +249,32 @@ def parse(uri: str) -> GoogleAddress | LocalAddress:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise InvalidURIError(f"{uri!r} is not a connection string. {forms}") from None
+        raise InvalidURIError(f"This is not a connection string. {forms}") from None
     if parts.fragment or parts.username is not None:
         raise InvalidURIError(f"A connection string has no '#' and no '@'. {forms}")
     if parts.scheme == "file":
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query:
-            raise InvalidURIError(f"{uri!r} does not name an absolute directory. The form is {_FILE_FORM}.")
+            raise InvalidURIError(
+                f"The connection string does not name an absolute directory. The form is {_FILE_FORM}."
+            )
         path = _unquote(parts.path)
         if "\0" in path or _SURROGATE.search(path):
             raise InvalidURIError("The directory's name holds a NUL or a lone surrogate, which no file system allows.")
         return LocalAddress(Path(path))
     if parts.scheme != "gs":
-        raise InvalidURIError(f"{uri!r} has no scheme that this library knows. {forms}")
+        # What else it says is not shown: of another service's it may be a password.
+        scheme = _SCHEME.match(uri)
+        told = (
+            f"The connection string begins with {scheme[0]}://, which"
+            if scheme
+            else "The connection string has a form that"
+        )
+        raise InvalidURIError(f"{told} this library does not know. {forms}")
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - set(_PARAMETERS))
     if unknown:
         raise InvalidURIError(
-            f"Unknown parameter {unknown[0]!r} in the connection string. There are: {', '.join(_PARAMETERS)}; "
+            f"Unknown parameter {_shown(unknown[0])} in the connection string. There are: {', '.join(_PARAMETERS)}; "
             "everything else is an option of from_conn_string."
         )
     return GoogleAddress(

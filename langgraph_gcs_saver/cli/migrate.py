@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from dataclasses import asdict
@@ -76,9 +77,9 @@ def migrate(
     with open_saver(store, cipher, may_create=True, serde=importing(import_classes)) as saver:
         wanted = list(dict.fromkeys(threads)) if threads else None
         if hasattr(found, "__aenter__") and not hasattr(found, "__enter__"):
-            done = asyncio.run(_migrate_async(saver, found, wanted, dry_run=dry_run))
+            done = asyncio.run(_migrate_async(saver, found, source, wanted, dry_run=dry_run))
         else:
-            done = _migrate(saver, found, wanted, dry_run=dry_run)
+            done = _migrate(saver, found, source, wanted, dry_run=dry_run)
     if as_json:
         print_json({"threads": [asdict(one) for one in done], "dry_run": dry_run})
         return
@@ -88,9 +89,11 @@ def migrate(
     out.print(plain("Nothing was done." if dry_run else "Read from both sides and compared: the same."))
 
 
-def _migrate(saver: GCSSaver, found: Any, threads: Sequence[str] | None, *, dry_run: bool) -> Sequence[Migration]:
+def _migrate(
+    saver: GCSSaver, found: Any, name: str, threads: Sequence[str] | None, *, dry_run: bool
+) -> Sequence[Migration]:
     with ExitStack() as stack:
-        with _opening():
+        with _opening(name):
             source = _checked(stack.enter_context(found) if hasattr(found, "__enter__") else found)
         with progress("looking"):
             plans = _checked_plans(saver.migrate(source, threads, dry_run=True, show=_quiet), threads)
@@ -101,11 +104,11 @@ def _migrate(saver: GCSSaver, found: Any, threads: Sequence[str] | None, *, dry_
 
 
 async def _migrate_async(
-    saver: GCSSaver, found: Any, threads: Sequence[str] | None, *, dry_run: bool
+    saver: GCSSaver, found: Any, name: str, threads: Sequence[str] | None, *, dry_run: bool
 ) -> Sequence[Migration]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(saver)
-        with _opening():
+        with _opening(name):
             source = _checked(await stack.enter_async_context(found))
         with progress("looking"):
             plans = _checked_plans(await saver.amigrate(source, threads, dry_run=True, show=_quiet), threads)
@@ -142,15 +145,22 @@ def _checked(source: Any) -> BaseCheckpointSaver[Any]:
 
 
 @contextmanager
-def _opening() -> Iterator[None]:
+def _opening(name: str) -> Iterator[None]:
     try:
         yield
     except (CommandError, GCSSaverError):
         raise
     except Exception as error:  # Another checkpointer may raise anything.
         raise CommandError(
-            f"the source cannot be opened: {type(error).__name__}: {error}", SourceError.exit_code
+            f"the source cannot be opened: {type(error).__name__}{_told(error, name)}", SourceError.exit_code
         ) from error
+
+
+def _told(error: Exception, name: str) -> str:
+    """What another checkpointer says, unless it quotes a part of a password in the source's connection string."""
+    _, _, secret = name.partition("://")[2].rpartition("@")[0].partition(":")
+    parts = [part for part in re.split(r"[^\w.~!$*-]", secret) if len(part) > 1]
+    return "" if any(part in str(error) for part in parts) else f": {error}"
 
 
 def _open(name: str) -> Any:
@@ -184,9 +194,11 @@ def _of_module(name: str) -> Any:
     try:
         named = find(name, "sqlite://FILE, postgresql://…, or MODULE:NAME")
     except NamingError as error:
+        if "@" in name:
+            raise CommandError("--from names no source: sqlite://FILE, postgresql://…, or MODULE:NAME.", 2) from error
         raise CommandError(f"--from {name}: {error}", 2) from error
     is_ready = isinstance(named, BaseCheckpointSaver) or hasattr(named, "__enter__") or hasattr(named, "__aenter__")
     if not callable(named) or (is_ready and not inspect.isclass(named)):
         return named
-    with _opening():
+    with _opening(name):
         return named()

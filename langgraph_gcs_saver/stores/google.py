@@ -35,8 +35,8 @@ def open_google(
         options: Timeouts and threads.
         bucket: A ready-made bucket, or a name.
         firestore_client: A ready-made client.
-        credentials: Credentials for the clients that are made here; the environment's if not given. Where an emulator's
-            variable is set, anonymous ones.
+        credentials: Credentials for the clients that are made here; the environment's if not given. They are never sent
+            in clear: where an emulator's variable is set, clients are anonymous, whatever is given.
 
     Raises:
         InvalidOptionError: What was given is no client, or one for another project or database; or nothing names a
@@ -66,8 +66,8 @@ def bucket_name(bucket: Bucket | str) -> str:
     if isinstance(bucket, str):
         if "://" in bucket:
             raise InvalidURIError(
-                f"{bucket!r} is a connection string, and GCSSaver takes the name of a bucket. Open it with "
-                f"GCSSaver.from_conn_string({bucket!r})."
+                "The bucket is a connection string, and GCSSaver takes the name of one. Open the string with "
+                "GCSSaver.from_conn_string(…)."
             )
         return bucket
     if not isinstance(bucket, Bucket):
@@ -111,16 +111,18 @@ class _Login:
     def storage(self) -> Client:
         """A client for Cloud Storage, which needs no project to use a bucket that exists."""
         project = self._address.project
-        if os.environ.get("STORAGE_EMULATOR_HOST") and self._given is None:
-            return Client(project=project or _EMULATOR_PROJECT, credentials=AnonymousCredentials())
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+        # Google's client would send them to an emulator as well. Over TLS that is what they were given for.
+        if emulator and (self._given is None or not emulator.startswith("https://")):
+            return Client(project=project or self._emulated_project(), credentials=AnonymousCredentials())
         credentials = self._credentials()
         return Client(project=project or self._project(), credentials=credentials)
 
     def firestore(self, of_bucket: str | None) -> firestore.Client:
         """A client for the database; if no project is named, in that of the bucket's client."""
         address = self._address
-        if os.environ.get("FIRESTORE_EMULATOR_HOST") and self._given is None:
-            project = address.project or _EMULATOR_PROJECT
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):  # in clear: Google's client would send an id token of theirs
+            project = address.project or self._emulated_project()
             return firestore.Client(project=project, database=address.database, credentials=AnonymousCredentials())
         credentials = self._credentials()
         named = address.project or of_bucket or self._project()
@@ -131,6 +133,9 @@ class _Login:
                 "GOOGLE_CLOUD_PROJECT."
             )
         return firestore.Client(project=named, database=address.database, credentials=credentials)
+
+    def _emulated_project(self) -> str:
+        return str(getattr(self._given, "project_id", None) or _EMULATOR_PROJECT)
 
     @cached_property
     def _environment(self) -> tuple[Credentials, str | None]:
