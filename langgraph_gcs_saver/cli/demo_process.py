@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -18,6 +19,9 @@ from langgraph_gcs_saver.cli.demo_agent import SERDE, Context, build, thread_con
 from langgraph_gcs_saver.cli.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
+
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""The variable of the environment that keeps the working directory out of a new interpreter's path."""
 
 
 def append(ledger: Path, name: str) -> None:
@@ -156,7 +160,8 @@ def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(task, theirs), daemon=True)
-    process.start()
+    with _safe_path():
+        process.start()
     # Or a process that dies would never be noticed: this end would keep the pipe open.
     theirs.close()
     try:
@@ -174,6 +179,20 @@ def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
     if last is None:
         raise CommandError(f"process {pid} ended with {returncode} before it was done")
     return Ended(pid, returncode, [name for reader, name in entries(task.ledger) if reader == pid], last.stored_bytes)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep interpreters that start meanwhile from importing what lies in the working directory, from Python 3.11 on."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _follow(task: Task, pipe: Connection, on_reading: Callable[[Reading], None]) -> Reading | Finished | Failed | None:

@@ -62,6 +62,12 @@ _CACHE_BYTES = 64 << 20
 
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
 
+_SENDS = "__pregel_tasks"
+"""LangGraph's channel of packets: each is a task that no version tells of."""
+
+_EMPTY_LIST = 1
+"""Bytes of a serialised list without items."""
+
 
 @dataclass(slots=True)
 class _Plan:
@@ -232,6 +238,7 @@ class _Deltas:
         steps: Names of the documents of checkpoints that a step of a run made.
         written: By namespace and checkpoint id: for each channel whether an `Overwrite` is among its pending writes.
         loops: Documents of checkpoints that are their own ancestors: no run makes such, and they lead nowhere.
+        finished: The tasks with regular pending writes, by namespace, encoded, and checkpoint id.
     """
 
     found: Survey
@@ -240,6 +247,7 @@ class _Deltas:
     steps: set[str]
     written: Mapping[tuple[str, str], Mapping[str, bool]]
     loops: set[str]
+    finished: Mapping[tuple[str, str], set[str]]
 
     def parent(self, name: str) -> str | None:
         """Name of the document of a checkpoint's parent."""
@@ -263,10 +271,26 @@ class _Deltas:
             is_written = channel in self.written.get(self.found.entries[one].ids, ())
             if is_written is (self._version(child, channel) == self._version(one, channel)):
                 return False  # Writes are gone, or were not this child's.
+            if not self._has_all_writes(child, one):
+                return False
         counters = [
             found.get(channel, 0) for one, found in self.counters.items() if self.found.entries[one].ids[0] == ns
         ]
         return max(counters) <= self.counters[parent].get(channel, 0)  # Else it was not due yet.
+
+    def _has_all_writes(self, child: str, name: str) -> bool:
+        """Whether each node that has seen newer versions at the child left writes: who finishes leaves some.
+
+        Packets of `Send` are tasks too, and no version tells of these.
+        """
+        known = self.found.entries[name].manifest
+        before = known.checkpoint.get("versions_seen", {})
+        seen = self.found.entries[child].manifest.checkpoint.get("versions_seen", {})
+        ran = [node for node in seen if not node.startswith("__") and seen[node] != before.get(node)]
+        packets = known.channels.get(_SENDS)
+        has_packets = packets is not None and packets.size > _EMPTY_LIST
+        finished = self.finished.get((keys.enc(known.ns), known.checkpoint_id), ())
+        return not has_packets and len(ran) <= len(finished)
 
     def _version(self, name: str, channel: str) -> Any:
         return self.found.entries[name].manifest.checkpoint.get("channel_versions", {}).get(channel)
@@ -365,7 +389,12 @@ def _deltas(found: Survey, search: _Search, loads: Loads) -> Flow[_Deltas]:
                 if write.channel in names:
                     of = written.setdefault((ns, checkpoint_id), {})
                     of[write.channel] = of.get(write.channel, False) or _is_overwrite(loads(write.value))
-    return _Deltas(found, channels, counters, steps, written, _loops(found))
+    finished: dict[tuple[str, str], set[str]] = {}
+    for name in found.writes.keys() - found.damaged_writes.keys():
+        task, is_special = keys.writes_task_of(name)
+        if not is_special:
+            finished.setdefault((keys.writes_ns_of(name), keys.writes_checkpoint_id_of(name)), set()).add(task)
+    return _Deltas(found, channels, counters, steps, written, _loops(found), finished)
 
 
 def _is_overwrite(value: Any) -> bool:
