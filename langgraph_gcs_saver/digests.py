@@ -16,7 +16,7 @@ BLOCK_BYTES = 32 << 10
 
 _LEAF_BYTES = 32
 _BLOCKS = b"\1"
-"""Before the digests of blocks: no value can have been that, whatever it holds."""
+"""Before the digests of blocks. A small value of bytes that somebody chose can be just that: sizes are compared too."""
 
 
 @record(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class Digested:
     data: bytes
     digest: str
     leaves: bytes = b""
+
+    def is_of(self, digest: str, size: int) -> bool:
+        """Whether it has a size, and a digest that begins with these digits."""
+        return len(self.data) == size and self.digest.startswith(digest)
 
     @classmethod
     def of(cls, data: bytes, like: Digested | None = None) -> Digested:

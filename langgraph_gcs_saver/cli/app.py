@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import signal
 import sys
 from importlib.metadata import version
@@ -119,6 +120,13 @@ def _hint(error: Exception) -> str:
     return ""
 
 
+class _Printable(logging.Formatter):
+    """What a library logs may name what a store holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def run() -> None:
     """Run the command that `sys.argv` names and exit."""
     # As Ctrl-C does: what a command has in a temporary directory, such as a copy of a thread, goes when it is ended.
@@ -129,6 +137,8 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # What a store holds need not fit the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:  # the handler of a process that has set up none
+        logging.lastResort.setFormatter(_Printable())
     try:
         app()
     except (GCSSaverError, CommandError) as error:

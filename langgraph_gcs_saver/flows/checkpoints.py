@@ -336,7 +336,10 @@ class _Attempts:
             return None
         links = ref.links(parent.checkpoint_id)
         # The base last, so that it is the most recently used: the next version can always build on it.
-        found = [self.context.value(parent.place(channel, link), link.at, str(link.digest)) for link in reversed(links)]
+        found = [
+            self.context.value(parent.place(channel, link), link.at, str(link.digest), link.size or 0)
+            for link in reversed(links)
+        ]
         return Earlier(ref, links, found[::-1])
 
     def _encode_now(self, earlier: Mapping[str, Earlier | None]) -> dict[str, Encoded]:

@@ -147,13 +147,14 @@ class Context:
         """The effect that creates an object, with its checksum unless nothing is verified."""
         return PutBlob(name, data, checked=self.verify != "off")
 
-    def value(self, name: str, at: int, digest: str) -> Digested | None:
-        """The value of the frame at a place, if it is at hand and its digest begins with `digest`.
+    def value(self, name: str, at: int, digest: str, size: int) -> Digested | None:
+        """The value of the frame at a place, if it is at hand, has that size, and its digest begins with `digest`.
 
-        Ids can come again with other content, so the place alone says nothing.
+        Ids can come again with other content, so the place alone says nothing. Nor does the digest alone: a value that
+        is made of the digests of another one's blocks has the same.
         """
         found = self.values.get((name, at))
-        return found if found is not None and found.digest.startswith(digest) else None
+        return found if found is not None and found.is_of(digest, size) else None
 
     def keep(self, name: str, at: int, value: Digested) -> None:
         """Keep a value for later versions to build on, and for reads."""

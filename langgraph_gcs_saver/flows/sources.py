@@ -119,9 +119,9 @@ class Sources:
             step = steps[number]
             place = step.name, step.frame.at
             node = self._cached.get(place)
-            if node is not None and node.value is not None and node.value.digest.startswith(step.digest):
+            if node is not None and node.value is not None and node.value.is_of(step.digest, step.size):
                 return node, number + 1
-            value = self._context.value(step.name, step.frame.at, step.digest)
+            value = self._context.value(step.name, step.frame.at, step.digest, step.size)
             if value is not None:
                 node = self._cached[place] = _Node(step, None, value)
                 return node, number + 1
@@ -243,5 +243,5 @@ def _key(known: Manifest) -> tuple[str, str, str]:
 
 
 def _compare(value: Digested, step: Step, channel: str) -> None:
-    if len(value.data) != step.size or not value.digest.startswith(step.digest):
+    if not value.is_of(step.digest, step.size):
         raise DamagedError("a value does not match its digest", channel=channel, frame=step.name, at=step.frame.at)

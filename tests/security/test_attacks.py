@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import operator
 import os
 import subprocess
@@ -18,10 +19,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.digests import Digested
 from langgraph_gcs_saver.edits import COUNTERS
 from langgraph_gcs_saver.errors import DamageError, WrongKeyError
 from langgraph_gcs_saver.flows.manifests import FIELD
 from langgraph_gcs_saver.frames import Codec, envelope
+from langgraph_gcs_saver.portable import PortableSerializer, Stored, to_json
 from tests.incremental.eax import Eax
 from tests.patience import PATIENCE
 from tests.security.forging import name_of, put_checkpoint
@@ -30,6 +33,7 @@ from tests.system.raw import open_raw
 
 KEY = Eax("the key")
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+COMMAND = [str(Path(sys.executable).with_name("langgraph-gcs"))]
 CONFIG: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": 100}
 
 
@@ -121,6 +125,28 @@ def test_a_repair_rebuilds_no_snapshot_of_half_a_step(shape: Any, store_uri: str
     raw.close()
 
 
+# Digests
+
+
+@LOCAL
+@pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "encrypted"])
+def test_a_value_made_of_digests_is_not_given_for_what_these_are_of(cipher: Any, store_uri: str) -> None:
+    """Both have the same digest, and come one after the other under the same name, while a reader remembers."""
+    block = 32 << 10
+    large = b"a" * (8 * block)
+    small = b"\x01" + b"".join(hashlib.sha256(large[at : at + block]).digest() for at in range(0, len(large), block))
+    assert Digested.of(small).digest == Digested.of(large).digest
+    with (
+        GCSSaver.from_conn_string(store_uri, cipher=cipher) as writer,
+        GCSSaver.from_conn_string(store_uri, cipher=cipher) as reader,
+    ):
+        for value in (small, large, small):
+            put(writer, 1, {"v": value})
+            for found in (reader.get_tuple(cfg()), *reader.list(cfg())):
+                assert found.checkpoint["channel_values"] == {"v": value}
+            writer.delete_thread("t")
+
+
 # What else the key encrypts
 
 
@@ -173,6 +199,28 @@ class Unbound(Eax):
         self.key = key
 
 
+# The terminal
+
+
+@LOCAL
+def test_what_other_libraries_log_is_printable(store_uri: str) -> None:
+    """LangGraph tells of a class that it does not import, by the name that the store gives it."""
+    escape = "\x1b]0;a title\x07\u202e"
+    inner = Stored.of(2, [f"evil{escape}", f"Name{escape}", {}])
+    with GCSSaver.from_conn_string(store_uri, serde=PortableSerializer()) as saver:
+        put(saver, 1, {"due": Stored.of(0, ["datetime", "date", {"a": inner, "b": 1}])})
+    value = json.dumps(to_json(Stored.of(0, ["datetime", "date", {"a": inner, "b": 2}])))
+    ended = subprocess.run(
+        [*COMMAND, "edit", "t", "--channel", "due", "--set", value, "--store", store_uri],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert b"evil\\x1b]0;a title" in ended.stderr, "LangGraph tells"
+    assert not any(character in ended.stderr.decode() for character in "\x1b\x07\u202e")
+
+
 # The working directory
 
 
@@ -184,9 +232,8 @@ def test_the_demo_imports_nothing_from_where_it_is_called(tmp_path: Path) -> Non
     for module in ("multiprocessing", "langgraph", "google", "pickle", "sitecustomize"):
         source = f"from pathlib import Path\n\nPath({str(sprung)!r}).touch()\nraise ImportError\n"
         (tmp_path / "here" / f"{module}.py").write_text(source)
-    command = [str(Path(sys.executable).with_name("langgraph-gcs")), "demo", "--documents", "5", "--store"]
     ended = subprocess.run(
-        [*command, (tmp_path / "store").as_uri()],
+        [*COMMAND, "demo", "--documents", "5", "--store", (tmp_path / "store").as_uri()],
         cwd=tmp_path / "here",
         env={**os.environ, "PYTHONPATH": ""},
         stdin=subprocess.DEVNULL,
