@@ -206,7 +206,7 @@ def _parsed(name: str) -> tuple[str, str]:
         DamageError: Somebody else put the document there.
     """
     try:
-        inverted, ns = name.rsplit("/", 1)[1].split("!")
+        inverted, ns = name.rpartition("/")[2].split("!")
         return uninv(inverted), ns
     except ValueError:
         pass
@@ -335,7 +335,7 @@ def _writes_segments(name: str) -> list[str]:
     Raises:
         DamageError: Somebody else put the document there.
     """
-    segments = name.rsplit("/", 1)[1].split("!")
+    segments = name.rpartition("/")[2].split("!")
     if len(segments) < 3:
         raise _not_writes(name)
     return segments

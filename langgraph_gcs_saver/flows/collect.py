@@ -28,7 +28,7 @@ from langgraph_gcs_saver.effects import (
     Now,
     QueryDocs,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, UnsupportedFormatError
+from langgraph_gcs_saver.errors import ClearTextError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.listing import list_page
@@ -98,7 +98,7 @@ def collect(
         objects: dict[str, int] = {}
         if thread is None or "copying" not in thread.fields:
             objects = yield from _unreferenced(found, old, set(writes), context)
-    except (CheckpointCorruptError, ClearTextError, UnsupportedFormatError) as error:
+    except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan

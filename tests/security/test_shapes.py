@@ -640,3 +640,17 @@ def test_methods_that_write_on_an_odd_thread(forgery, store, raw, tmp_path):
             with suppress(GCSSaverError):
                 write()
     assert {name: fields for name, fields in raw.documents().items() if keys.thread_doc("z") in name} == before
+
+
+@pytest.mark.parametrize("source", ["", "x", "#", "x/y", "/", f"{keys.CHECKPOINTS}", f"/{keys.CHECKPOINTS}/"])
+def test_what_was_set_aside_from_nowhere(source, store, raw):
+    """Objects that nothing refers to are looked for in what was set aside, too."""
+    raw.set_document(f"{keys.aside('t')}/odd", {"from": source, "reason": "?", "format": 1, "writes": b"x"})
+    orphan = keys.blob("t", "", cid(1), "said", "0123456789ab")
+    (store / "objects" / orphan).parent.mkdir(parents=True, exist_ok=True)
+    raw.set_object(orphan, b"x")
+    assert everything(store, {"collect"}) == {}
+    with open_reader(store) as saver:
+        saver.collect(orphan_age=timedelta(0), show=str)
+    assert orphan in raw.objects(), "it may belong to what was set aside"
+    others_are_reported(store)
