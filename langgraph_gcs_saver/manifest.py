@@ -75,6 +75,14 @@ class DamagedError(Exception):
         self.frame = frame
         self.at = at
 
+    def alone(self) -> DamagedError:
+        """The error without its traceback and its context, whose frames hold all that was read.
+
+        Whoever looks at a whole thread keeps the errors of all its checkpoints.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
     @property
     def kind(self) -> Literal["missing", "corrupt", "clear"]:
         """What a finding calls it."""

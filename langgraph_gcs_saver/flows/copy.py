@@ -233,7 +233,7 @@ def _stubs(doc: Doc, context: Context) -> Flow[set[str] | DamagedError]:
     try:
         return set((yield from Compute(partial(stubs_of, doc, context.codec), size=size)))
     except DamagedError as damage:
-        return damage
+        return damage.alone()
 
 
 class _Copy:

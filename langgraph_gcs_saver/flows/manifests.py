@@ -41,6 +41,13 @@ def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
 
 def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
     """As `read_manifest`, and the name of the object that it lies in, if it is not in the document."""
+    try:
+        return (yield from _locate(doc, codec))
+    except DamagedError as damage:
+        raise damage.alone() from None
+
+
+def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
     name: str | None = None
     encoded = manifest.encoded_of(doc)
     try:
