@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import shlex
 import shutil
@@ -14,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import typer
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -22,9 +20,10 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.admin import Admin
-from langgraph_gcs_saver.cli.app import app, run
+from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, objects, to_json
+from tests.security import registry
 from tests.security.hostile import MODULE, Trap, fill
 from tests.system.build import cfg, cid
 from tests.system.raw import open_raw
@@ -32,7 +31,7 @@ from tests.system.test_verify import flip_frame
 
 THREADS = ("t", "other", "tagged", "named", "deep")
 
-# What each command is called with, once or more, and its exit code unless it is 0. A command that is missing fails.
+# What each command is called with, once or more, and its exit code unless it is 0; test_registry.py misses none.
 COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "threads": ["", "--waiting --unfinished --damaged --json"],
     "history": ["t", "tagged --json", "named"],
@@ -173,29 +172,10 @@ def call(monkeypatch: pytest.MonkeyPatch, files: Path) -> Callable[[str], int]:
     return called
 
 
-def registered() -> list[str]:
-    """All commands, hidden ones too, those of groups as `group command`."""
-    found: list[str] = []
-
-    def walk(group: Any, prefix: str) -> None:
-        for name, command in group.commands.items():
-            if hasattr(command, "commands"):
-                walk(command, f"{prefix}{name} ")
-            else:
-                found.append(f"{prefix}{name}")
-
-    walk(typer.main.get_command(app), "")
-    return found
-
-
-def test_the_table_has_every_command() -> None:
-    assert sorted(COMMANDS) == sorted(registered())
-
-
 @pytest.mark.parametrize(
     "name",
     # The demo reads no thread but its own, in many processes.
-    [pytest.param(name, marks=pytest.mark.soak if name == "demo" else ()) for name in registered()],
+    [pytest.param(name, marks=pytest.mark.soak if name == "demo" else ()) for name in registry.commands()],
 )
 def test_a_command_runs_nothing(
     name: str, call: Callable[[str], int], trap: Trap, sources: None, capfd: pytest.CaptureFixture[str]
@@ -269,7 +249,7 @@ def _rebind(admin: Admin) -> None:
         admin.rebind(show=_quiet)
 
 
-# What each public method of `Admin` is called with. One that is missing fails.
+# What each public method of `Admin` is called with; test_every_method.py has the asynchronous twins.
 METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
     "checkpoint_at": lambda admin, _, __: admin.checkpoint_at(cfg(), datetime.now(timezone.utc)),
@@ -303,17 +283,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
 }
 
 
-def public_methods() -> list[str]:
-    """Those that do something with a store, without the asynchronous twins, which perform the same flows."""
-    found = [name for name, _ in inspect.getmembers(Admin, inspect.isfunction) if not name.startswith("_")]
-    return [name for name in found if name not in {"close", "aclose"} and not (name[:1] == "a" and name[1:] in found)]
-
-
-def test_the_table_has_every_method() -> None:
-    assert sorted(METHODS) == sorted(public_methods())
-
-
-@pytest.mark.parametrize("name", public_methods())
+@pytest.mark.parametrize("name", registry.methods(Admin))
 def test_a_method_of_admin_runs_nothing(name: str, files: Path, trap: Trap, sources: None) -> None:
     with (
         Admin.from_conn_string(f"file://{files}/store", ttl=_HOUR) as admin,
