@@ -1,0 +1,183 @@
+"""Honest seeds: a store's thread in all the forms that it is stored in. The same bytes each time they are made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
+from tests.system.build import cfg, checkpoint, noise, version
+from tests.system.raw import LocalRaw
+
+NEWEST = 6
+MAX_VALUE_BYTES = 1 << 20
+"""`max_value_bytes` of all savers here: what lies in a store is smaller."""
+
+ACTIVE = 1767225600
+
+PLAIN = PortableSerializer()
+
+
+class Siv:
+    """A cipher that authenticates, and makes equal ciphertexts of equal plaintexts; fast, and for tests only."""
+
+    def __init__(self, key: bytes = b"the key") -> None:
+        self._key = key
+
+    def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        tag = hashlib.sha256(self._key + plaintext).digest()
+        return "siv", tag + self._xor(tag, plaintext)
+
+    def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        tag = ciphertext[:32]
+        plaintext = self._xor(tag, ciphertext[32:])
+        if ciphername != "siv" or hashlib.sha256(self._key + plaintext).digest() != tag:
+            raise ValueError("no such key")
+        return plaintext
+
+    def _xor(self, tag: bytes, data: bytes) -> bytes:
+        stream = hashlib.shake_128(self._key + tag).digest(len(data))
+        return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a store is written and read."""
+
+    has_cipher: bool
+    inline_max_bytes: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        cipher = Siv() if self.has_cipher else None
+        return {"cipher": cipher, "inline_max_bytes": self.inline_max_bytes, "max_value_bytes": MAX_VALUE_BYTES}
+
+    @property
+    def codec(self) -> Codec:
+        return Codec(3, self.options["cipher"], MAX_VALUE_BYTES)
+
+
+KINDS = [Kind(has_cipher, inline) for has_cipher in (False, True) for inline in (8 << 10, 0)]
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Attempts and tokens that are numbers, not random."""
+    numbers = count()
+    with mock.patch("secrets.token_hex", lambda size=16: f"{next(numbers):0{2 * size}x}"):
+        yield
+
+
+def _stored(value: Any) -> Any:
+    kind, data = JsonPlusSerializer().dumps_typed(value)
+    return PLAIN.loads_typed((kind, bytes(data)))
+
+
+def sample_values() -> list[Any]:
+    """Values as a graph's state has them."""
+    return [
+        [_stored(HumanMessage("a question", id="h")), _stored(AIMessage("an answer", id="a"))],
+        Stored.of(0, ["my_agent.state", "Plan", [1, {"a": [1.5, None, True]}]]),
+        Stored.of(2, ["my_agent.state", "Plan", {"name": "x", "items": [Stored.of(0, ["builtins", "set", [1]])]}]),
+        Stored.of(3, ["datetime", "datetime", "2026-01-01T00:00:00", "fromisoformat"]),
+        Stored.of(5, ["my_agent.state", "Model", {"f": 1}, "model_validate_json"]),
+        delta([1, "x"]),
+        {5: "int key", "nested": [[[b"bytes", {"lc": 2, "type": "constructor", "id": ["os", "system"]}]]]},
+    ]
+
+
+def fill(saver: GCSSaver, thread: str) -> None:
+    """Checkpoints with every kind of value, of frame and of pending write; a pin, and several runs."""
+    messages: list[Any] = []
+    text = noise(100_000, 1).hex()
+    for n in range(1, NEWEST + 1):
+        messages = [
+            *messages,
+            _stored(HumanMessage(f"question {n}, and more of it " * 5, id=f"h{n}")),
+            _stored(AIMessage(f"answer {n}, and more of it " * 5, id=f"a{n}")),
+        ]
+        ns = "" if n < NEWEST - 1 else "sub:1"
+        state = {
+            "messages": messages,
+            "text": f"{n} {text} and {n}",  # with splices
+            "blob": noise(20_000, n // 3),
+            "plan": Stored.of(0, ["my_agent.state", "Plan", [n, {"a": [1.5, None, True]}]]),
+            "deltas": delta([n]),
+            "none": None,
+            "set": Stored.of(0, ["builtins", "set", [n]]),
+            "odd ü": {n: "int key", "nested": [[[n]]]},
+        }
+        versions = dict.fromkeys(state, version(n))
+        versions["none"] = n
+        told = {
+            "source": "loop" if n > 1 else "input",
+            "step": n - 2,
+            "parents": {"": f"1f000000-0000-6000-8000-{n:012}"},
+            "run_id": f"run {n % 2}",
+            "counters_since_delta_snapshot": {"deltas": [0, n]},
+            "note": {"more": [n, "of it"]},
+        }
+        rest = {"rest": Stored.of(0, ["my_agent.state", "Rest", n])} if n % 2 else {}
+        config = cfg(n - 1 if n not in (1, NEWEST - 1) else None, thread=thread, ns=ns)
+        saver.put(config, checkpoint(n, state, versions, **rest), told, versions)
+        here = cfg(n, thread=thread, ns=ns)
+        saver.put_writes(here, [("messages", messages[-1:]), ("deltas", n)], f"task {n}", "path")
+        if n % 2:
+            saver.put_writes(here, [("__interrupt__", [{"question": n}])], f"task {n}")
+            saver.put_writes(here, [("__error__", "ValueError()"), ("__resume__", [n])], "another " * 40)
+    saver.pin(cfg(2, thread=thread), "pinned")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What lies in a store.
+
+    Attributes:
+        kind: How it was written.
+        directory: The store's.
+        rows: Documents as they are stored, by name.
+        objects: Objects, by name.
+        archive: An archive of the thread `t`.
+    """
+
+    kind: Kind
+    directory: Path
+    rows: dict[str, bytes]
+    objects: dict[str, bytes]
+    archive: bytes
+    values: list[bytes] = field(default_factory=list, compare=False)
+    """What a serializer wrote in it, once somebody has asked."""
+
+
+def make(directory: Path, kind: Kind) -> Seed:
+    """A store with two threads, and something set aside."""
+    with _counted(), GCSSaver.from_conn_string(f"file://{directory}", serde=PLAIN, **kind.options) as saver:
+        saver.setup()
+        for thread in ("t", "u"):
+            fill(saver, thread)
+        raw = LocalRaw(directory)
+        # A flipped bit in a write, which `repair` sets aside.
+        name = next(name for name in sorted(raw.rows()) if name.startswith(keys.writes("t")))
+        fields = raw.documents()[name]
+        field = max(fields)
+        raw.set_document(name, fields | {field: fields[field][:-1] + bytes([fields[field][-1] ^ 1])})
+        saver.repair("t", show=lambda _: None)
+        # Times, as if the clock stood still.
+        for thread in ("t", "u"):
+            raw.set_document(keys.thread_doc(thread), {**raw.documents()[keys.thread_doc(thread)], "active": ACTIVE})
+        with raw.database() as db:
+            db.execute("UPDATE documents SET create_time = id, update_time = id")
+        saver.export_thread("t", directory / "archive.tar")
+    archive = (directory / "archive.tar").read_bytes()
+    return Seed(kind, directory, raw.rows(), raw.objects(), archive)
