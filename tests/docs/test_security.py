@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.effects import GetDocs
-from langgraph_gcs_saver.errors import SerializationError, WrongKeyError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, SerializationError, WrongKeyError
 from langgraph_gcs_saver.keys import checkpoint_doc
+from langgraph_gcs_saver.portable import PortableSerializer
 from tests.incremental.eax import Eax
+from tests.security.hostile import Trap, fill
+from tests.system.raw import open_raw
 
 ID = "1f0c0000-0000-6000-8000-000000000001"
 THREAD: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
@@ -137,3 +145,49 @@ def test_keys_can_be_changed_by_their_names(uri):
     with GCSSaver.from_conn_string(uri, cipher=Both()) as saver:
         _put(saver, "new")
         assert [found.checkpoint["channel_values"]["v"] for found in saver.list(THREAD)] == ["new", "old"]
+
+
+def test_services_are_reached_over_tls(monkeypatch):
+    for name in ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    channels: list[Any] = []
+    monkeypatch.setattr(grpc, "insecure_channel", lambda *args, **options: channels.append((args, options)))
+    monkeypatch.setattr(grpc.aio, "insecure_channel", lambda *args, **options: channels.append((args, options)))
+    with GCSSaver.from_conn_string("gs://bucket?project=p", credentials=AnonymousCredentials()) as saver:
+        assert saver._backend.blobs._given.client._connection.API_BASE_URL.startswith("https://")
+        saver._backend.documents._stubs()
+        asyncio.run(_loop_stubs(saver))
+    assert channels == []
+
+
+async def _loop_stubs(saver: GCSSaver) -> None:
+    saver._backend.documents._loop_stubs()
+
+
+def test_the_environment_restricts_what_is_imported(uri, tmp_path):
+    """In a process of its own, for it is read when LangGraph is imported."""
+    trap = Trap(tmp_path)
+    with GCSSaver.from_conn_string(uri, serde=PortableSerializer()) as saver:
+        fill(saver, trap)
+    script = (
+        "import logging, sys\n"
+        "logging.disable()\n"
+        "from langgraph_gcs_saver import GCSSaver\n"
+        "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
+        "    saver.get_tuple({'configurable': {'thread_id': 't', 'checkpoint_ns': ''}})\n"
+    )
+    environment = {**os.environ, "LANGGRAPH_STRICT_MSGPACK": "true", "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script, uri], check=True, env=environment, cwd=tmp_path)
+    assert not trap.is_sprung, "it is without the variable: tests/security/test_reading_runs_nothing.py"
+
+
+def test_swapped_documents(uri):
+    """The digest of a document is over its name too; a well-sealed one is another matter."""
+    with GCSSaver.from_conn_string(uri) as saver:
+        _put(saver, "old", ID.replace("1f0c", "1f0b"))
+        _put(saver, "new")
+    raw = open_raw(uri)
+    old, new = (checkpoint_doc("t", "", one) for one in (ID.replace("1f0c", "1f0b"), ID))
+    raw.set_document(new, raw.documents()[old])
+    with GCSSaver.from_conn_string(uri, on_corruption="raise") as saver, pytest.raises(CheckpointCorruptError):
+        saver.get_tuple(THREAD)
