@@ -111,6 +111,9 @@ LAST_PAUSE = 0.1
 ABANDONED_AFTER = 24 * 3600
 """Age in seconds at which a file in `tmp/` is one that a killed process left."""
 
+_LATEST = 2**63 - 1
+"""The greatest integer of SQLite."""
+
 _FORMAT = 2
 _FOLDING = 2
 """The first format in which names of objects are folded."""
@@ -133,6 +136,9 @@ CREATE TABLE documents (
     "CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL)",
     "INSERT INTO clock VALUES (1, 0)",
 )
+_OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
+"""The schema of all formats. A view or a trigger of anybody else would run in whoever opens the store."""
+
 _GET = "SELECT fields, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"
 _QUERY = """
 SELECT name, fields, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
@@ -526,6 +532,7 @@ class LocalDocuments:
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
+        db.execute("PRAGMA trusted_schema = OFF")
         if self._is_made(db):
             return
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -548,7 +555,17 @@ class LocalDocuments:
             raise UnsupportedFormatError(
                 f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
             )
-        return bool(found)
+        if not found:
+            return False
+        # SQLite's own, such as the statistics of ANALYZE, do nothing by themselves.
+        stored = db.execute("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite#_%' ESCAPE '#'")
+        strange = next((name for name, sql in stored if " ".join(str(sql).split()) not in _OURS), None)
+        if strange is not None:
+            raise StoreError(
+                f"{self._file} has {strange!r} in its schema, which this library did not put there and does not use: "
+                "restore the file from a backup. Nothing was read."
+            )
+        return True
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
@@ -676,10 +693,10 @@ def _select(query: QueryDocs) -> tuple[str, tuple[object, ...]]:
 # Fields
 
 
-def _parse(name: str, stored: bytes) -> Any:
+def _parse(name: str, stored: Any) -> Any:
     try:
         return PbMapValue.FromString(stored)
-    except DecodeError as error:
+    except (DecodeError, TypeError) as error:
         raise DamageError(
             f"The stored bytes of document {name!r} are damaged: restore the database from a backup."
         ) from error
@@ -689,11 +706,14 @@ _DAMAGED = to_map({"format": None})
 """Stands for a document whose stored bytes do not parse: present, and of no format, which readers take for damage."""
 
 
-def _parse_or_damaged(stored: bytes) -> Any:
+def _row(stored: Any, create_time: Any, update_time: Any) -> tuple[Any, int, int]:
+    """The message and the times of a row; SQLite holds values of any type in any column."""
+    if not (isinstance(stored, bytes) and isinstance(create_time, int) and isinstance(update_time, int)):
+        return _DAMAGED, 0, 0
     try:
-        return PbMapValue.FromString(stored)
+        return PbMapValue.FromString(stored), create_time, update_time
     except DecodeError:
-        return _DAMAGED
+        return _DAMAGED, create_time, update_time
 
 
 def _doc(name: str, message: Any, mask: tuple[str, ...] | None, create_time: int, update_time: int) -> Doc:
@@ -780,7 +800,8 @@ def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
         for name, key in keys.items():
             row = db.execute(_GET, key).fetchone()
             if row is not None:
-                docs[name] = _doc(name, _parse_or_damaged(row[0]), effect.mask, row[1], row[2])
+                message, create_time, update_time = _row(*row)
+                docs[name] = _doc(name, message, effect.mask, create_time, update_time)
         return docs
 
     return read
@@ -792,11 +813,11 @@ def _querying(effect: QueryDocs) -> Operation[list[Doc]]:
 
     def query(db: sqlite3.Cursor) -> list[Doc]:
         docs: list[Doc] = []
-        for key, stored, create_time, update_time in db.execute(sql, parameters):
+        for key, *row in db.execute(sql, parameters):
             if effect.limit is not None and len(docs) >= effect.limit:
                 break
-            name = key.replace(b"\0", b"/").decode()
-            message = _parse_or_damaged(stored)
+            name = key.replace(b"\0", b"/").decode(errors="replace")
+            message, create_time, update_time = _row(*row)
             # Nobody knows what a damaged document would have matched: the reader must see it.
             if message is _DAMAGED or all(_matches(message, path, asked) for path, asked in where):
                 docs.append(_doc(name, message, effect.mask, create_time, update_time))
@@ -822,8 +843,7 @@ def _apply(
     db: sqlite3.Cursor, commit: Commit, keys: list[tuple[str, bytes]], messages: list[Any]
 ) -> tuple[int, ...] | None:
     """Apply writes within a transaction; None when a precondition fails."""
-    (last,) = db.execute("SELECT last FROM clock").fetchone()
-    now = max(time.time_ns(), last + 1)
+    now = max(time.time_ns(), _last(db) + 1)
     times = []
     for write, key, message in zip(commit.writes, keys, messages, strict=True):
         row = db.execute(_GET, key).fetchone()
@@ -846,6 +866,17 @@ def _apply(
     if now in times:
         db.execute("UPDATE clock SET last = ?", (now,))
     return tuple(times)
+
+
+def _last(db: sqlite3.Cursor) -> int:
+    """The time of the last commit."""
+    (last,) = db.execute("SELECT last FROM clock").fetchone() or (None,)
+    if not isinstance(last, int) or last >= _LATEST:
+        raise DamageError(
+            "The clock of the embedded store is not what was written: restore its documents.sqlite3 from a backup. "
+            "Nothing was written."
+        )
+    return last
 
 
 def _merge(target: Any, write: Merge, message: Any) -> Any | None:

@@ -1,0 +1,121 @@
+"""A database of the embedded store that an attacker has written to: nothing of theirs runs, and errors are typed."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, StoreError
+from tests.cli.conftest import command  # noqa: F401 - a fixture
+from tests.system.build import cfg, put, values
+
+pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+
+
+@pytest.fixture
+def change(make_saver, store_uri, tmp_path):
+    """Fills a store, closes it, and runs statements in its database."""
+    with make_saver() as saver:
+        for thread in ("a", "m", "z"):
+            put(saver, 1, {"v": thread}, thread=thread)
+
+    def run(*statements):
+        with closing(sqlite3.connect(tmp_path / "store" / "documents.sqlite3")) as db:
+            for statement in statements:
+                db.execute(statement)
+            db.commit()
+
+    return run
+
+
+SCHEMAS = {
+    "an endless view": (
+        "ALTER TABLE documents RENAME TO kept",
+        f"CREATE VIEW documents AS SELECT k.* FROM kept k, ({ENDLESS})",
+    ),
+    "a trigger that loses what is put": (
+        "CREATE TRIGGER lost BEFORE INSERT ON documents BEGIN SELECT RAISE(IGNORE); END",
+    ),
+    "a trigger that deletes": ("CREATE TRIGGER gone AFTER UPDATE ON clock BEGIN DELETE FROM documents; END",),
+    "a generated column": (
+        "ALTER TABLE documents ADD COLUMN more BLOB GENERATED ALWAYS AS (zeroblob(900000000)) VIRTUAL",
+    ),
+    "an index on an expression": ("CREATE INDEX slow ON documents (length(zeroblob(length(fields))))",),
+    "a table": ("CREATE TABLE another (x)",),
+    "a virtual table": ("CREATE VIRTUAL TABLE another USING fts5(x)",),
+}
+
+
+@pytest.mark.parametrize("what", SCHEMAS)
+def test_another_schema_is_refused(change, store_uri, command, what):  # noqa: F811
+    change(*SCHEMAS[what])
+    with GCSSaver.from_conn_string(store_uri, verify="off") as saver:
+        for call in (
+            lambda: saver.get_tuple(cfg(thread="a")),
+            lambda: list(saver.list(None)),
+            saver.threads,
+            lambda: put(saver, 2, {"v": 2}, parent=1, thread="a"),
+            lambda: saver.delete_thread("a"),
+        ):
+            with pytest.raises(StoreError, match=r"documents.sqlite3 has .* in its schema.*restore"):
+                call()
+    ended = command("threads")
+    assert (ended.code, ended.out) == (StoreError.exit_code, "")
+    assert "in its schema" in ended.err
+
+
+def test_what_sqlite_keeps_for_itself_is_fine(change, make_saver):
+    change("ANALYZE", "VACUUM")
+    assert values(make_saver().get_tuple(cfg(thread="a"))) == {"v": "a"}
+
+
+ROWS = {
+    "a time that is text": "update_time = 'soon'",
+    "a time that is none": "create_time = x'00'",
+    "a time beyond all": "update_time = 1e300",
+    "text for a document": "fields = 'a text'",
+    "a number for a document": "fields = 7",
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_rows_of_other_types_are_damage_of_their_thread(change, make_saver, command, what):  # noqa: F811
+    change(f"UPDATE documents SET {ROWS[what]} WHERE instr(name, CAST('t3-m' AS BLOB)) OR instr(name, x'6d00')")
+    saver = make_saver()
+    assert values(saver.get_tuple(cfg(thread="a"))) == {"v": "a"}
+    with pytest.raises((CheckpointCorruptError, DamageError)):
+        saver.get_tuple(cfg(thread="m"))
+    assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"a", "z"}
+    assert {one.thread_id for one in saver.threads()} >= {"a", "z"}
+    for line in ("threads", "stats", "verify", "repair --dry-run", "history m"):
+        assert command(*line.split()).code in {0, 4, 8}, line
+
+
+def test_a_name_that_is_no_text(change, make_saver):
+    change(
+        "UPDATE documents SET name = name || x'ff' "
+        "WHERE instr(name, CAST('lg_checkpoints' AS BLOB)) AND instr(name, x'6d00')"
+    )
+    saver = make_saver()
+    found = {one.config["configurable"]["thread_id"] for one in saver.list(None)}
+    assert found == {"a", "z"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE clock SET last = 'late'",
+        "DELETE FROM clock",
+        f"UPDATE clock SET last = {2**63 - 1}",
+        "UPDATE clock SET last = 1e300",
+    ],
+)
+def test_a_clock_that_is_none(change, make_saver, statement):
+    change(statement)
+    saver = make_saver()
+    with pytest.raises(DamageError, match=r"clock of the embedded store.*Nothing was written"):
+        put(saver, 2, {"v": 2}, parent=1, thread="a")
+    assert values(saver.get_tuple(cfg(thread="a"))) == {"v": "a"}
