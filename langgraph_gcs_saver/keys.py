@@ -261,12 +261,12 @@ def thread_id_of(segment: str) -> str | None:
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
-_SEGMENT = re.compile("[0-9a-f]{2}-[A-Za-z0-9_%~-]{1,200}\\Z")
+_THREAD_SEGMENT = re.compile("[0-9a-f]{2}-[A-Za-z0-9_%~-]{1,200}\\Z")
 
 
 def is_thread_segment(segment: str) -> bool:
     """Whether a segment of a name can stand for a thread."""
-    return _SEGMENT.match(segment) is not None
+    return _THREAD_SEGMENT.match(segment) is not None
 
 
 def past_thread_blobs(segment: str) -> str:
