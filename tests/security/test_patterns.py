@@ -137,10 +137,11 @@ def try_all(length: int) -> None:
             text = part * (length // len(part))
             for end in ("", "\0"):
                 print(f"{use.where} {use.method} {use.pattern.pattern!a:.200} on repeated {part!a:.200}", flush=True)
+                given = text + end if isinstance(use.pattern.pattern, str) else (text + end).encode("latin-1")
                 if use.method == "sub":
-                    use.pattern.sub("", text + end)
+                    use.pattern.sub(given[:0], given)
                 else:
-                    getattr(use.pattern, use.method)(text + end)
+                    getattr(use.pattern, use.method)(given)
     print("done")
 
 
