@@ -6,13 +6,12 @@ import io
 import json
 import tarfile
 import tracemalloc
-from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
 
 from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import Doc
+from langgraph_gcs_saver.effects import Doc, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, GCSSaverError, InvalidInputError, ValueTooLargeError
 from langgraph_gcs_saver.frames import FrameError, open_envelope, parts
 from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Manifest, Serialized
@@ -74,10 +73,7 @@ def test_a_manifest_in_an_object_is_no_larger_than_one_in_a_document(size, make_
     put(saver, 1, {"v": 1})
     data = stated(min(size, 900 * MIB))
     assert len(data) < 200_000
-    place = Path(saver._backend.blobs._path("x")).parent
-    place /= keys.blob_beside(name_of(1), keys.MANIFEST, "deadbeef")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(data)
+    saver._backend.perform(PutBlob(keys.blob_beside(name_of(1), keys.MANIFEST, "deadbeef"), data))
     seal(raw, name_of(1), {"gcs": ["deadbeef", len(data), size, "0" * 64]})
     assert is_refused(raw, 8 * MIB)[0].damage == "the manifest is larger than a manifest can be"
 
