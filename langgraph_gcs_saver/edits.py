@@ -116,7 +116,7 @@ def fork(
             of_node[channel] = version
     versions[channel] = version
     stored = metadata.get("step")
-    step = stored if isinstance(stored, int) else -1
+    step = int(stored) if isinstance(stored, int | float) else -1
     told: dict[str, Any] = {"source": "update", "step": step + 1, "parents": metadata.get("parents") or {}}
     counters = metadata.get(COUNTERS) or {}
     counted = {name: (updates, steps + 1) for name, (updates, steps) in counters.items() if name != channel}

@@ -45,8 +45,13 @@ def _is_seen(value: Any) -> bool:
     return _is_text_map(value) and all(map(_are_versions, value.values()))
 
 
-def _is_number(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and -_INT64 <= value < _INT64
+
+
+def _is_number(value: Any) -> bool:
+    # LangGraph counts with integers; 1.0 comes of what has passed through another tool, and nothing fails with it.
+    return math.isfinite(value) if isinstance(value, float) else _is_integer(value)
 
 
 def _is_list(value: Any) -> bool:
@@ -67,7 +72,7 @@ def _are_ids(value: Any) -> bool:
 
 def _are_counters(value: Any) -> bool:
     return _is_text_map(value) and all(
-        _is_list(count) and len(count) == 2 and all(map(_is_number, count)) for count in value.values()
+        _is_list(count) and len(count) == 2 and all(map(_is_integer, count)) for count in value.values()
     )
 
 

@@ -237,7 +237,16 @@ def as_a_user(store_uri, tmp_path):
         environment = {**os.environ, "LANGGRAPH_GCS_STORE": store_uri, "PYTHONWARNINGS": "ignore::FutureWarning"}
         environment |= {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none")}
         command = [*LANGGRAPH_GCS, *EDIT]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        ended = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            # As a terminal starts it: below nohup the tests themselves ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        )
         return ended.returncode, ended.stderr
 
     return call

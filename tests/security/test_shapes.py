@@ -184,7 +184,7 @@ THING = Stored.of(0, ["mine", "Thing", "loop"])
 # A place, what reading gives, and what is there. `metadata` and `rest` go through the serializer.
 SHAPES = [
     ("checkpoint", DAMAGE, [None, 5, "", [], [{}]]),
-    ("checkpoint.v", DAMAGE, [None, "4", 1.5, 1 << 63, [], {}]),
+    ("checkpoint.v", DAMAGE, [None, "4", 1 << 63, [], {}]),
     ("checkpoint.v", None, [-1, 1 << 60, ...]),
     ("checkpoint.ts", DAMAGE, [None, 5, [], {}]),
     ("checkpoint.ts", None, ["", "\ud800", ...]),
@@ -203,7 +203,7 @@ SHAPES = [
     ("metadata", DAMAGE, [None, 5, "text", [1], 1.5, True, {5: 1}, {(1, 2): 1}]),
     ("metadata.source", DAMAGE, [5, [], {}, 1.5, b"x"]),
     ("metadata.source", None, [None, "", THING]),
-    ("metadata.step", DAMAGE, ["1", [], {}, 1.5, b"x", float("nan")]),
+    ("metadata.step", DAMAGE, ["1", [], {}, 1 << 63, b"x", float("nan")]),
     ("metadata.step", None, [None, -1, Stored.of(0, ["mine", "Step", 1])]),
     ("metadata.parents", DAMAGE, [5, "x", [], {"": 5}, {"": None}, {5: "x"}]),
     ("metadata.parents", None, [None, {}]),

@@ -247,7 +247,7 @@ def test_credentials_that_were_passed_take_the_environments_project(logged_in, m
 
 @pytest.mark.parametrize("given", ["file:///tmp/store", "gs://bucket/agents?project=p"])
 def test_a_connection_string_in_place_of_a_bucket(given):
-    with refused(InvalidURIError, match=re.escape(f"GCSSaver.from_conn_string({given!r})")):
+    with refused(InvalidURIError, match=r"GCSSaver\.from_conn_string"):
         GCSSaver(given)
 
 
