@@ -107,7 +107,14 @@ def _show_findings(findings: list[Finding], damages: int) -> None:
         return
     threads = counted(len({finding.thread_id for finding in findings}), "thread")
     out.print(Text(f"{counted(damages, 'damage')} and {len(findings) - damages:,} unreferenced in {threads}."))
-    if damages:
+    clear = sum(finding.kind == "clear" for finding in findings)
+    if clear:
+        told = (
+            f"In clear: {clear:,}. What was stored before there was a cipher is read with --accept-clear, until it is "
+            "migrated or pruned. `repair` would take it out of the history and set it aside, still in clear."
+        )
+        out.print(Text(told), soft_wrap=True)
+    if damages > clear:
         out.print(Text("`langgraph-gcs repair --dry-run` shows what can be mended."))
 
 

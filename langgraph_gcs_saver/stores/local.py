@@ -1272,7 +1272,8 @@ def _refuse_owner(path: Path, status: os.stat_result) -> None:
     if not files.is_trusted(status):
         raise PermissionDeniedError(
             f"{path} belongs to the user with the id {status.st_uid}, who can change what is stored there and where it "
-            "goes. Run this as that user, name a directory of your own, or give this one to yourself (`chown -R`)."
+            "goes. Run this as that user, name a directory of your own, or, if you trust what it holds, give it to "
+            "yourself (`chown -R`)."
         )
 
 

@@ -345,6 +345,9 @@ def test_every_command(command, make_saver, store_uri, tmp_path):  # noqa: F811
                 assert ("--accept-clear before the command's name" in ended.err) is (code == 9), name
             elif name in SHOWS_STATE:
                 assert PLANTED in ended.out
+            if name == "verify":
+                assert ("In clear: 1. What was stored before" in ended.out) is (not accept)
+                assert "repair --dry-run" not in ended.out, "which would take it out of the history"
 
 
 @LOCAL
