@@ -116,6 +116,7 @@ class Admin:
             max_threads=chosen.max_threads,
             timeout=chosen.timeout,
             admit=self._contexts.admit,
+            interceptors=chosen.interceptors,
         )
 
     @classmethod

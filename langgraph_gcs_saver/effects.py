@@ -350,3 +350,22 @@ class Emit(Effect[None]):
     """Tell `on_event` and the log."""
 
     event: Event
+
+
+REQUESTS = (
+    GetDocs,
+    QueryDocs,
+    Commit,
+    PutBlob,
+    GetBlob,
+    HashBlob,
+    CopyBlob,
+    ListBlobs,
+    DeleteBlobs,
+    EnsureBucket,
+    ReadBucket,
+    SetLifecycle,
+    ReadIndexing,
+    ExemptField,
+)
+"""The effects that a store performs, in one round of requests each."""

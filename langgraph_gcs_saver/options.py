@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
+from langgraph_gcs_saver.interceptors import Interceptor
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
@@ -79,6 +80,8 @@ class Options:
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`.
+        interceptors: Code around each request to the stores and each local act, the outermost first: see
+            `langgraph_gcs_saver.interceptors.Interceptor`.
     """
 
     incremental: bool = True
@@ -97,6 +100,7 @@ class Options:
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None
+    interceptors: Sequence[Interceptor] = ()
 
     def __post_init__(self) -> None:
         self._check_int("inline_max_bytes", 0, 512 << 10)
@@ -131,6 +135,11 @@ class Options:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")
         if self.on_event is not None and not callable(self.on_event):
             raise InvalidOptionError(f"on_event is {self.on_event!r}; it must be callable with one event.")
+        given = self.interceptors
+        if not isinstance(given, (list, tuple)) or not all(isinstance(one, Interceptor) for one in given):
+            raise InvalidOptionError(
+                f"interceptors is {given!r}; it must be a list of objects with the methods around and aaround."
+            )
 
     def _check_word(self, name: str, *words: str) -> None:
         if getattr(self, name) not in words:

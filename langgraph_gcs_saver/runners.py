@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -43,6 +43,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.events import Event, EventHandler
+from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.pool import Pool, is_exposed
 from langgraph_gcs_saver.stores import BlobStore, DocumentStore
 
@@ -103,6 +104,7 @@ class Backend:
         max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
         timeout: Seconds within which the stores end a request, except a transfer.
         admit: What every flow passes through before it is performed.
+        interceptors: What every effect passes through, the outermost first.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Backend:
         max_threads: int = 16,
         timeout: float = 30.0,
         admit: Admit = _admit_all,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.documents = documents
         self.blobs = blobs
@@ -126,6 +129,11 @@ class Backend:
         # By process id: threads do not survive a fork.
         self._pools: dict[int, _Pools] = {}
         self._closed = False
+        gathering = [one for one in interceptors if isinstance(one, GatherInterceptor)]
+        self._around = [one.around for one in interceptors]
+        self._aaround = [one.aaround for one in interceptors]
+        self._around_all = [one.around_all for one in gathering]
+        self._aaround_all = [one.aaround_all for one in gathering]
 
     def _threads(self) -> _Pools:
         """This process' threads, which start on first use."""
@@ -146,11 +154,17 @@ class Backend:
 
     def perform(self, effect: Effect[Any]) -> Any:
         """Perform one effect, and return or raise in this thread."""
+        if not isinstance(effect, Gather):
+            return _inside(self._around, self._perform)(effect)
+        if len(effect.effects) < 2:
+            return tuple(self.perform(one) for one in effect.effects)
+        return tuple(_inside(self._around_all, self._perform_all)(effect.effects))
+
+    def _perform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        return self._apart(self._threads().beside, self.perform, *effects)
+
+    def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
-            case Gather():
-                if len(effect.effects) < 2:
-                    return tuple(self.perform(one) for one in effect.effects)
-                return self._apart(self._threads().beside, self.perform, *effect.effects)
             case Compute():
                 return effect.function()
             case AskSaver():
@@ -220,6 +234,16 @@ class Backend:
 
     async def aperform(self, effect: Effect[Any]) -> Any:
         """Perform one effect without holding up the event loop."""
+        if not isinstance(effect, Gather):
+            return await _inside(self._aaround, self._aperform)(effect)
+        if len(effect.effects) < 2:
+            return tuple([await self.aperform(one) for one in effect.effects])
+        return tuple(await _inside(self._aaround_all, self._aperform_all)(effect.effects))
+
+    async def _aperform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        return await _gather_or_cancel([self.aperform(one) for one in effects])
+
+    async def _aperform(self, effect: Effect[Any]) -> Any:
         match effect:
             case GetDocs():
                 return await self.documents.aget_docs(effect)
@@ -231,10 +255,6 @@ class Backend:
                 return await self.documents.aread_indexing(effect)
             case ExemptField():
                 return await self.documents.aexempt_field(effect)
-            case Gather():
-                if len(effect.effects) < 2:
-                    return tuple([await self.aperform(e) for e in effect.effects])
-                return await _gather_or_cancel([self.aperform(e) for e in effect.effects])
             case Compute():
                 if effect.size < OFFLOAD_BYTES:
                     return effect.function()
@@ -317,6 +337,17 @@ class Between(Backend):
 
     async def aclose(self) -> None:
         """Do nothing: both backends are others'."""
+
+
+def _inside(methods: Sequence[Callable[[Any, Any], Any]], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`perform` with methods of interceptors around it; itself if there are none."""
+    for method in reversed(methods):
+        perform = partial(_swapped, method, perform)
+    return perform
+
+
+def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], given: Any) -> Any:
+    return method(given, perform)
 
 
 def _forget() -> Effect[Any]:

@@ -75,7 +75,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
-            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`.
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`,
+            `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. A connection string goes to `from_conn_string`.

@@ -32,7 +32,6 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -45,7 +44,6 @@ from langgraph_gcs_saver.effects import (
     DeleteBlobs,
     Effect,
     Emit,
-    Gather,
     GetBlob,
     GetDocs,
     HashBlob,
@@ -56,6 +54,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.interceptors import APerform, APerformAll, GatherInterceptor, Perform, PerformAll
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.runners import Backend
@@ -115,46 +114,55 @@ class Plan:
         return found[::-1] if self.is_reverse else found
 
 
-class CrashingBackend(Backend):
-    """A backend that dies as `plan` tells. Every effect but local acts counts, and each is performed by itself."""
+class Dying(GatherInterceptor):
+    """Has the process die as `plan` tells. Every effect but local acts counts, and each is performed by itself."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self) -> None:
         self.plan = Plan()
 
-    def perform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect in this thread, or die."""
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        """Perform one effect, or die."""
+        if isinstance(effect, LOCAL):
+            return perform(effect)
         parts = _parts(effect)
         if parts is not None:
-            results = {at: self.perform(parts[at]) for at in self.plan.arranged(parts)}
-            return tuple(results[at] for at in range(len(parts))) if isinstance(effect, Gather) else None
-        if isinstance(effect, LOCAL):
-            return super().perform(effect)
+            for at in self.plan.arranged(parts):
+                self.around(parts[at], perform)
+            return None
         self.plan.live()
-        result = super().perform(effect)
+        result = perform(effect)
         self.plan.done.append(effect)
         self.plan.live()
         return result
 
-    async def aperform(self, effect: Effect[Any]) -> Any:
+    async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
         """Perform one effect on the event loop, or die."""
+        if isinstance(effect, LOCAL):
+            return await perform(effect)
         parts = _parts(effect)
         if parts is not None:
-            results = {at: await self.aperform(parts[at]) for at in self.plan.arranged(parts)}
-            return tuple(results[at] for at in range(len(parts))) if isinstance(effect, Gather) else None
-        if isinstance(effect, LOCAL):
-            return await super().aperform(effect)
+            for at in self.plan.arranged(parts):
+                await self.aaround(parts[at], perform)
+            return None
         self.plan.live()
-        result = await super().aperform(effect)
+        result = await perform(effect)
         self.plan.done.append(effect)
         self.plan.live()
         return result
+
+    def around_all(self, effects: Sequence[Effect[Any]], perform: PerformAll) -> Sequence[Any]:
+        """Perform effects one by one."""
+        results = {at: perform(effects[at : at + 1])[0] for at in self.plan.arranged(effects)}
+        return [results[at] for at in range(len(effects))]
+
+    async def aaround_all(self, effects: Sequence[Effect[Any]], perform: APerformAll) -> Sequence[Any]:
+        """Perform effects one by one on the event loop."""
+        results = {at: (await perform(effects[at : at + 1]))[0] for at in self.plan.arranged(effects)}
+        return [results[at] for at in range(len(effects))]
 
 
 def _parts(effect: Effect[Any]) -> tuple[Effect[Any], ...] | None:
     """The effects that `effect` consists of; `None` for one that happens as a whole."""
-    if isinstance(effect, Gather):
-        return effect.effects
     if isinstance(effect, DeleteBlobs) and len(effect.names) != 1:
         return tuple(DeleteBlobs((name,)) for name in effect.names)
     return None
@@ -164,23 +172,22 @@ class CrashingSaver(GCSSaver):
     """A saver whose process dies as its `plan` tells; by default it lives on."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self._dying = Dying()
+        options["interceptors"] = [*options.get("interceptors", ()), self._dying]
         super().__init__(*args, **options)
-        stores = self._backend.documents, self._backend.blobs
-        self._crashing = CrashingBackend(*stores, on_event=options.get("on_event"), admit=self._backend.admit)
-        self._backend = self._crashing
 
     @property
     def plan(self) -> Plan:
         """When it dies, and what it has done."""
-        return self._crashing.plan
+        return self._dying.plan
 
     @plan.setter
     def plan(self, plan: Plan) -> None:
-        self._crashing.plan = plan
+        self._dying.plan = plan
 
     def raw(self) -> Raw:
-        """Everything in the store, read through its own effects; they do not count, and happen after a death too."""
-        perform = partial(Backend.perform, self._backend)
+        """Everything in the store. No interceptor sees the reads: they do not count, and happen after a death too."""
+        perform = Backend(self._backend.documents, self._backend.blobs).perform
         # Of this library's collections; whatever else lies in the database is none of its business.
         end = keys.all_checkpoints_range()[1]
         found = Raw({}, {})

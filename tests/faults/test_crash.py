@@ -19,13 +19,13 @@ from langgraph_gcs_saver.effects import (
     PutBlob,
 )
 from langgraph_gcs_saver.flows import prune, threads
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.testing.crash import (
     NEIGHBOURS,
     OPERATIONS,
     READS,
     THREAD,
     Crashed,
-    CrashingBackend,
     CrashingSaver,
     CrashTestError,
     Plan,
@@ -171,50 +171,48 @@ def test_raw_reads_everything(new_store):
 # What is seeded must be found
 
 
-def with_backend(backend):
-    """A saver whose stores behave as `backend` makes them."""
+def with_fault(fault):
+    """A saver whose stores behave as an interceptor makes them."""
 
     class Broken(CrashingSaver):
         def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            stores = self._backend.documents, self._backend.blobs
-            self._backend = self._crashing = backend(
-                *stores, on_event=options.get("on_event"), admit=self._backend.admit
-            )
+            super().__init__(*args, interceptors=[fault()], **options)
 
     return Broken
 
 
-class LateUploads(CrashingBackend):
+class LateUploads(Interceptor):
     """The manifest first, then what it refers to."""
 
-    waiting = ()
+    def __init__(self):
+        self.waiting = []
 
-    def perform(self, effect):
-        if isinstance(effect, Gather) and all(isinstance(one, PutBlob) for one in effect.effects):
-            self.waiting = effect.effects
-            return (None,) * len(effect.effects)
-        result = super().perform(effect)
-        if isinstance(effect, Commit) and self.waiting:
-            waiting, self.waiting = self.waiting, ()
-            super().perform(Gather(waiting))
+    def around(self, effect, perform):
+        if isinstance(effect, PutBlob):
+            self.waiting.append(effect)
+            return None
+        result = perform(effect)
+        if isinstance(effect, Commit):
+            waiting, self.waiting = self.waiting, []
+            for upload in waiting:
+                perform(upload)
         return result
 
 
-class TornCommits(CrashingBackend):
+class TornCommits(Interceptor):
     """The writes of a commit one by one."""
 
-    def perform(self, effect):
+    def around(self, effect, perform):
         if isinstance(effect, Commit) and len(effect.writes) > 1:
-            times = [super(TornCommits, self).perform(Commit((write,))) for write in effect.writes]
+            times = [perform(Commit((write,))) for write in effect.writes]
             return None if None in times else tuple(time for (time,) in times)
-        return super().perform(effect)
+        return perform(effect)
 
 
-class Unstripped(CrashingBackend):
+class Unstripped(Interceptor):
     """What would be stripped to the frames that others need is deleted."""
 
-    def perform(self, effect):
+    def around(self, effect, perform):
         if isinstance(effect, Commit):
             effect = Commit(
                 tuple(
@@ -224,13 +222,13 @@ class Unstripped(CrashingBackend):
                     for write in effect.writes
                 )
             )
-        return super().perform(effect)
+        return perform(effect)
 
 
-class Unguarded(CrashingBackend):
+class Unguarded(Interceptor):
     """Objects go before anything else does."""
 
-    def perform(self, effect):
+    def around(self, effect, perform):
         if isinstance(effect, Commit) and any(
             isinstance(write, Merge) and "manifest" in write.remove for write in effect.writes
         ):
@@ -239,35 +237,33 @@ class Unguarded(CrashingBackend):
                 for write in effect.writes
                 for name in json.loads(getattr(write, "fields", {}).get("objects", "[]"))
             ]
-            super().perform(DeleteBlobs(tuple(names)))
-        return super().perform(effect)
+            perform(DeleteBlobs(tuple(names)))
+        return perform(effect)
 
 
-class Shallow(CrashingBackend):
+class Shallow(Interceptor):
     """Copies no objects."""
 
-    def perform(self, effect):
-        if isinstance(effect, Gather) and all(isinstance(one, CopyBlob) for one in effect.effects):
-            return (True,) * len(effect.effects)
-        return super().perform(effect)
+    def around(self, effect, perform):
+        return True if isinstance(effect, CopyBlob) else perform(effect)
 
 
-class DroppedObject(CrashingBackend):
+class DroppedObject(Interceptor):
     """One object is never listed."""
 
-    def perform(self, effect):
-        found = super().perform(effect)
+    def around(self, effect, perform):
+        found = perform(effect)
         return found[:-1] if isinstance(effect, ListBlobs) else found
 
 
-class DroppedWrite(CrashingBackend):
+class DroppedWrite(Interceptor):
     """The last write of a commit is acknowledged, and lost."""
 
-    def perform(self, effect):
+    def around(self, effect, perform):
         if isinstance(effect, Commit) and len(effect.writes) > 1:
-            times = super().perform(Commit(effect.writes[:-1]))
+            times = perform(Commit(effect.writes[:-1]))
             return None if times is None else (*times, times[-1])
-        return super().perform(effect)
+        return perform(effect)
 
 
 class ObjectsFirst(CrashingSaver):
@@ -336,16 +332,16 @@ class Sealing(CrashingSaver):
     ("saver_class", "name", "says"),
     [
         (
-            with_backend(LateUploads),
+            with_fault(LateUploads),
             "put with objects",
             r"effect 1 \(Commit\).*after the crash.*000000000005.* is damaged",
         ),
-        (with_backend(TornCommits), "put_writes", r"effect 1 \(Commit\).*after the crash.* has another writes"),
-        (with_backend(DroppedWrite), "put_writes", "not stopped.*after the call.* has another writes"),
-        (with_backend(DroppedObject), "delete_thread", "there are left"),
-        (with_backend(Unstripped), "prune", "after the call, checkpoint .*04' of thread 't', .* is missing"),
-        (with_backend(Unguarded), "prune", "after the crash, .* is damaged"),
-        (with_backend(Shallow), "copy_thread", "after the call, .* of thread 'copy', .* is missing"),
+        (with_fault(TornCommits), "put_writes", r"effect 1 \(Commit\).*after the crash.* has another writes"),
+        (with_fault(DroppedWrite), "put_writes", "not stopped.*after the call.* has another writes"),
+        (with_fault(DroppedObject), "delete_thread", "there are left"),
+        (with_fault(Unstripped), "prune", "after the call, checkpoint .*04' of thread 't', .* is missing"),
+        (with_fault(Unguarded), "prune", "after the crash, .* is damaged"),
+        (with_fault(Shallow), "copy_thread", "after the call, .* of thread 'copy', .* is missing"),
         (ObjectsFirst, "delete_thread", r"effect 2 \(DeleteBlobs\).*after the crash, .* is damaged"),
         (Overreaching, "delete_thread", "thread 't_b'.* is missing"),
         (Littering, "delete_thread", "other threads were changed"),

@@ -21,11 +21,12 @@ from langgraph_gcs_saver.effects import CopyBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError, InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import collect, copy, prune, threads
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.saver import RETENTION_STEPS
 from langgraph_gcs_saver.stores import local
-from langgraph_gcs_saver.testing.crash import Crashed, CrashingBackend, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.system.raw import open_raw
 
@@ -124,17 +125,18 @@ class Clock:
         self.now += seconds
 
 
-class TimedBackend(CrashingBackend):
+class Timed(Interceptor):
     """Objects get their time from the clock."""
 
-    def __init__(self, clock, path, *stores, **options):
-        super().__init__(*stores, **options)
+    blobs = None
+
+    def __init__(self, clock, path):
         self._clock = clock
         self._path = path
 
-    def perform(self, effect):
+    def around(self, effect, perform):
         try:
-            return super().perform(effect)
+            return perform(effect)
         finally:
             if isinstance(effect, (PutBlob, CopyBlob)):
                 name = effect.name if isinstance(effect, PutBlob) else effect.target
@@ -261,9 +263,9 @@ class Life(RuleBasedStateMachine):
         options = {"ttl": TTL, **OPTIONS.get(name, {}), **self.cipher, "on_event": self.events.append, **more}
         if "retention" in options:
             options["retention"] = options["retention"].strategy
-        saver = CrashingSaver.from_conn_string(uri or self.uri, **options)
-        stores = saver._backend.documents, saver._backend.blobs
-        saver._crashing = saver._backend = TimedBackend(self.clock, self.path, *stores, on_event=self.events.append)
+        timed = Timed(self.clock, self.path)
+        saver = CrashingSaver.from_conn_string(uri or self.uri, interceptors=[timed], **options)
+        timed.blobs = saver._backend.blobs
         saver._upkeep = SimpleNamespace(submit=lambda _, job: job(), close=lambda: None)
         return saver
 
