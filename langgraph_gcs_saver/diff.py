@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any, Literal
 
 from langgraph_gcs_saver import portable
@@ -18,11 +19,8 @@ from langgraph_gcs_saver.records import record
 
 Kind = Literal["added", "removed", "changed", "moved"]
 
-_MAX_PAIRS = 3_000_000
-"""Pairs of equal items of two sequences that are searched for what both have in common: about a second's work."""
-
-_LONG = 200
-"""Items of a sequence from which on `SequenceMatcher` ignores those that are all over it."""
+_MAX_STEPS = 5_000_000
+"""Steps of the search for what two sequences have in common: a few seconds' work."""
 
 
 @record(frozen=True, slots=True)
@@ -58,8 +56,8 @@ class Change:
         if self.kind != "changed" or not isinstance(self.before, str) or not isinstance(self.after, str):
             return []
         before, after = self.before.split("\n"), self.after.split("\n")
-        if not _is_too_alike(before, after, has_junk=True):
-            return list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
+        with suppress(_TooLongError):
+            return _unified(before, after)
         head, tail = _ends(before, after)
         gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
         where = f"@@ -{head + 1},{len(gone)} +{head + 1},{len(come)} @@"
@@ -208,10 +206,12 @@ def _opcodes(before: Sequence[Hashable], after: Sequence[Hashable]) -> list[tupl
     """How one sequence becomes the other; the ends that are the same are not searched, for lists mostly grow."""
     head, tail = _ends(before, after)
     was, now = before[head : len(before) - tail], after[head : len(after) - tail]
-    if _is_too_alike(was, now):
-        return [("replace", head, head + len(was), head, head + len(now))]
-    inner = difflib.SequenceMatcher(None, was, now, False)
-    return [(kind, i1 + head, i2 + head, j1 + head, j2 + head) for kind, i1, i2, j1, j2 in inner.get_opcodes()]
+    inner = _Matcher(was, now, has_junk=False)
+    try:
+        found = inner.get_opcodes()
+    except _TooLongError:
+        found = [("replace", 0, len(was), 0, len(now))]
+    return [(kind, i1 + head, i2 + head, j1 + head, j2 + head) for kind, i1, i2, j1, j2 in found]
 
 
 def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, int]:
@@ -222,16 +222,61 @@ def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, i
     return head, next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
 
 
-def _is_too_alike(before: Sequence[Hashable], after: Sequence[Hashable], *, has_junk: bool = False) -> bool:
-    """Whether so many items of one sequence equal items of the other that matching them would take minutes or more.
+class _TooLongError(Exception):
+    """Two sequences have so much in common, or in so many places, that matching them would take minutes or more."""
 
-    With `has_junk`, an item that makes up over 1% of a long sequence matches nothing, as in `SequenceMatcher`.
+
+class _Matcher(difflib.SequenceMatcher[Hashable]):
+    """As its base class, but it gives up after `_MAX_STEPS`.
+
+    Each search for the longest common part looks at the items of a range, and at each equal item of the other sequence.
+
+    Args:
+        before: One sequence.
+        after: The other one.
+        has_junk: Whether an item that makes up over 1% of a long sequence matches nothing.
     """
-    counts = Counter(after)
-    if has_junk and len(after) >= _LONG:
-        most = len(after) // 100 + 1
-        counts = Counter({item: count for item, count in counts.items() if count <= most})
-    return sum(counts[item] for item in before) > _MAX_PAIRS
+
+    def __init__(self, before: Sequence[Hashable], after: Sequence[Hashable], *, has_junk: bool) -> None:
+        super().__init__(None, before, after, has_junk)
+        # Documented, but typeshed does not have it.
+        places: Mapping[Hashable, Sequence[int]] = self.b2j  # type: ignore[attr-defined]
+        self._steps = [0, *accumulate(1 + len(places.get(item, ())) for item in before)]
+        self._left = _MAX_STEPS
+
+    def find_longest_match(
+        self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None
+    ) -> difflib.Match:
+        """Do as the base class.
+
+        Raises:
+            _TooLongError: All searches together have taken too long.
+        """
+        self._left -= self._steps[-1 if ahi is None else ahi] - self._steps[alo]
+        if self._left < 0:
+            raise _TooLongError
+        return super().find_longest_match(alo, ahi, blo, bhi)
+
+
+def _unified(before: list[str], after: list[str]) -> list[str]:
+    """As `difflib.unified_diff`, with one line around each change and without names of files."""
+    lines = []
+    for group in _Matcher(before, after, has_junk=True).get_grouped_opcodes(1):
+        (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
+        lines.append(f"@@ -{_range(i1, i2)} +{_range(j1, j2)} @@")
+        for kind, start, end, new_start, new_end in group:
+            if kind == "equal":
+                lines += [f" {line}" for line in before[start:end]]
+                continue
+            lines += [f"-{line}" for line in before[start:end]]
+            lines += [f"+{line}" for line in after[new_start:new_end]]
+    return lines
+
+
+def _range(start: int, end: int) -> str:
+    """Lines as a unified diff has them: one alone without a number, none after the line before."""
+    length = end - start
+    return f"{start + 1}" if length == 1 else f"{start + bool(length)},{length}"
 
 
 def _token(item: Any) -> Hashable:

@@ -1,5 +1,6 @@
 """What differs between two states: by channel, id, path and line."""
 
+import difflib
 import json
 import random
 
@@ -166,3 +167,27 @@ def test_texts_of_many_equal_lines_are_shown_whole():
     assert "\n".join(gone) in before
     assert "\n".join(come) in after
     assert len(gone) > 59_000
+
+
+def test_texts_with_the_same_lines_in_many_places_are_shown_whole():
+    """No line is there twice, but each that stayed is a part of its own, searched for among all the others."""
+    before, after = ("\n".join(f"{n}\n{name}{n}" for n in range(20_000)) for name in ("was", "is"))
+    lines = Change((), "changed", before, after).lines
+    assert lines[0] == "@@ -2,39999 +2,39999 @@"
+    assert (lines[1], lines[-1]) == ("-was0", "+is19999")
+
+
+def test_lists_with_the_same_items_in_many_places_are_compared_place_by_place():
+    before, after = ([one for n in range(20_000) for one in (n, f"{name}{n}")] for name in ("was", "is"))
+    changes = differences(before, after)
+    assert len(changes) == 20_000
+    assert changes[-1] == Change((39_999,), "changed", "was19999", "is19999")
+
+
+def test_lines_are_those_of_a_unified_diff():
+    rng = random.Random(1)
+    for _ in range(200):
+        before, after = ([rng.choice("abcdef") for _ in range(rng.randrange(12))] for _ in range(2))
+        expected = list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
+        if "\n".join(before) != "\n".join(after) and before and after:
+            assert Change((), "changed", "\n".join(before), "\n".join(after)).lines == expected
