@@ -557,8 +557,12 @@ class LocalDocuments:
             )
         if not found:
             return False
-        # SQLite's own, such as the statistics of ANALYZE, do nothing by themselves.
-        stored = db.execute("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite#_%' ESCAPE '#'")
+        # SQLite's own are tables, such as the statistics of ANALYZE, and indexes without SQL. They do nothing by
+        # themselves. A trigger with such a name would: whoever edits the file can give it one.
+        stored = db.execute(
+            "SELECT name, sql FROM sqlite_schema "
+            "WHERE NOT (name LIKE 'sqlite#_%' ESCAPE '#' AND (type = 'table' OR sql IS NULL))"
+        )
         strange = next((name for name, sql in stored if " ".join(str(sql).split()) not in _OURS), None)
         if strange is not None:
             raise StoreError(

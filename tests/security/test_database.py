@@ -40,6 +40,16 @@ SCHEMAS = {
         "CREATE TRIGGER lost BEFORE INSERT ON documents BEGIN SELECT RAISE(IGNORE); END",
     ),
     "a trigger that deletes": ("CREATE TRIGGER gone AFTER UPDATE ON clock BEGIN DELETE FROM documents; END",),
+    "a trigger that is called like SQLite's own tables": (
+        "CREATE TRIGGER t AFTER UPDATE ON clock BEGIN DELETE FROM documents; END",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET name = 'sqlite_t', sql = replace(sql, ' t ', ' sqlite_t ') WHERE name = 't'",
+    ),
+    "an index that is called like SQLite's own": (
+        "CREATE INDEX i ON documents (length(zeroblob(length(fields))))",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET name = 'sqlite_i', sql = replace(sql, ' i ', ' sqlite_i ') WHERE name = 'i'",
+    ),
     "a generated column": (
         "ALTER TABLE documents ADD COLUMN more BLOB GENERATED ALWAYS AS (zeroblob(900000000)) VIRTUAL",
     ),
