@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Literal, cast
@@ -76,12 +77,11 @@ class DamagedError(Exception):
         self.at = at
 
     def alone(self) -> DamagedError:
-        """The error without its traceback and its context, whose frames hold all that was read.
+        """A copy to keep: without the traceback and the context, whose frames hold all that was read.
 
-        Whoever looks at a whole thread keeps the errors of all its checkpoints.
+        What looks at a whole thread keeps the errors of all its checkpoints.
         """
-        self.__cause__ = self.__context__ = None
-        return self.with_traceback(None)
+        return copy(self)
 
     @property
     def kind(self) -> Literal["missing", "corrupt", "clear"]:

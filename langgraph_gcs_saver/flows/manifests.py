@@ -44,7 +44,8 @@ def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]
     try:
         return (yield from _locate(doc, codec))
     except DamagedError as damage:
-        raise damage.alone() from None
+        alone = damage.alone()
+    raise alone  # Not in the handler, where the other one would be its context.
 
 
 def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any, cast
 
 from langgraph_gcs_saver import frames, manifest
@@ -183,7 +182,7 @@ class Sources:
             todo.append(node)
             node = node.before
         if node is not None and node.damage is not None:
-            raise copy(node.damage)
+            raise node.damage.alone()
         for following in reversed(todo):
             self._decode(following, channel)
         return cast("Digested", target.value)
@@ -193,7 +192,7 @@ class Sources:
         try:
             node.value = self._made(node, channel)
         except DamagedError as damage:
-            node.damage = copy(damage)  # The traceback of the other one holds values.
+            node.damage = damage.alone()
             raise
         finally:
             name = node.step.name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -300,7 +299,7 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
         with suppress(SerializationError):  # Whether the serializer reads what a checkpoint holds is not checked.
             rest_of(known, loads)
     except DamagedError as damage:
-        found.unreadable[doc.name] = Unreadable(bare, copy(damage))
+        found.unreadable[doc.name] = Unreadable(bare, damage.alone())
         return
     found.entries[doc.name] = Entry(bare, known, blob)
     right = filters.index(metadata, context.clear_metadata)
@@ -334,7 +333,7 @@ def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Fl
     try:
         stubs = yield from Compute(partial(stubs_of, doc, context.codec), size=8 * size)
     except DamagedError as damage:
-        found.damaged_writes[doc.name] = Unreadable(bare, copy(damage))
+        found.damaged_writes[doc.name] = Unreadable(bare, damage.alone())
     else:
         found.writes[doc.name] = bare, stubs
 
@@ -530,7 +529,7 @@ def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
     try:
         sources.plain(item.manifest, channel)
     except DamagedError as damage:
-        return copy(damage)  # The traceback of the other one holds values.
+        return damage.alone()
     return None
 
 
