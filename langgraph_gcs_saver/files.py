@@ -193,14 +193,14 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_file(path: Path, data: bytes, *, replace: bool) -> None:
-    """Write a whole file for its user alone, or nothing. A pipe or a device is written to as it is.
+    """Write a whole file for its user alone, or nothing. A pipe, a device or `/dev/stdout` is written to as it is.
 
     Args:
         path: The file.
         data: What it will hold.
         replace: Whether to replace a file, or a link, that is there; otherwise that raises `FileExistsError`.
     """
-    if replace and path.exists() and not path.is_file():
+    if replace and path.exists() and (not path.is_file() or _is_handle(path)):
         with path.open("wb") as device:
             device.write(data)
         return
@@ -214,6 +214,12 @@ def write_file(path: Path, data: bytes, *, replace: bool) -> None:
     except BaseException:
         made.unlink(missing_ok=True)
         raise
+
+
+def _is_handle(path: Path) -> bool:
+    """Whether a path names what a process has open: `/dev/stdout` is a link, which must stay, even to a file."""
+    above = os.path.realpath(path.parent)
+    return above in {"/dev", "/dev/fd"} or above.startswith("/proc/")
 
 
 def beside(path: Path) -> Path:

@@ -131,7 +131,7 @@ def run() -> None:
     """Run the command that `sys.argv` names and exit."""
     # As Ctrl-C does: what a command has in a temporary directory, such as a copy of a thread, goes when it is ended.
     signal.signal(signal.SIGTERM, _end)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # Not below nohup.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # Not below nohup.
         signal.signal(signal.SIGHUP, _end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

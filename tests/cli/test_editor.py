@@ -276,3 +276,10 @@ def test_a_signal_that_ends_the_command(as_a_user, value, editor, temporary, nam
     assert told == f"langgraph-gcs: what you edited is kept in {directory / 'value.json'}\n"
     assert (directory / "value.json").read_text(encoding="utf-8") == json.dumps(NEW)
     assert value() == OLD
+
+
+def test_a_command_on_windows(command, monkeypatch):
+    """It has no SIGHUP."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(signal, "SIGHUP")
+    assert command("--version").code == 0

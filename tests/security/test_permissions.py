@@ -6,10 +6,12 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, write_settings
+from langgraph_gcs_saver.files import write_file
 from tests.patience import PATIENCE
 from tests.system.build import cfg, noise, put
 
@@ -100,3 +102,11 @@ def test_modes_of_what_is_there_stay(tmp_path):
     assert open_to_others(store) == {("store", "0o750"), ("store/documents.sqlite3", "0o640")}
     with closing(sqlite3.connect(store / "documents.sqlite3", timeout=PATIENCE)) as db:
         assert db.execute("SELECT count(*) FROM documents").fetchone()[0]
+
+
+def test_what_a_process_has_open_is_written_to(tmp_path):
+    """`/dev/stdout` is a link like this one, to a file if output goes to one. Whoever is root could replace it."""
+    target = tmp_path / "page.html"
+    with target.open("wb") as file:
+        write_file(Path(f"/dev/fd/{file.fileno()}"), b"page", replace=True)
+    assert target.read_bytes() == b"page"
