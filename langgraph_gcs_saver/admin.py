@@ -21,17 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import configs, flows
 from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import Emit, Flow
-from langgraph_gcs_saver.errors import (
-    UNREADABLE,
-    GCSSaverError,
-    InvalidIdError,
-    InvalidInputError,
-    InvalidOptionError,
-)
-from langgraph_gcs_saver.events import ThreadSkipped
+from langgraph_gcs_saver.effects import Flow
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows import places, threads
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
 from langgraph_gcs_saver.runners import Backend, Between, arun, run
@@ -394,7 +388,10 @@ class Admin:
     def _prune_each(
         self, thread_ids: Sequence[str], rule: Retention | None, dry_run: bool, show: Callable[[PrunePlan], object]
     ) -> Flow[None]:
-        return flows.prune.one_by_one(self._prune(str(one), rule, dry_run, show) for one in thread_ids)
+        tries = Tries()
+        for one in map(str, thread_ids):
+            yield from tries.of(self._prune(one, rule, dry_run, show), one)
+        tries.end()
 
     def _prune(
         self, thread_id: str, rule: Retention | None, dry_run: bool, show: Callable[[PrunePlan], object]
@@ -441,7 +438,10 @@ class Admin:
         self, run_ids: Sequence[str], dry_run: bool, show: Callable[[PrunePlan], object]
     ) -> Flow[None]:
         options: dict[str, Any] = {"dry_run": dry_run, "show": show, "loads": self._loads, "context": self._context}
-        return flows.prune.one_by_one(flows.prune.delete_for_run(str(one), **options) for one in run_ids)
+        tries = Tries()
+        for one in map(str, run_ids):
+            yield from tries.of(flows.prune.delete_for_run(one, **options))
+        tries.end()
 
     def copy_thread(
         self,
@@ -778,7 +778,7 @@ class Admin:
                 thread raises because of what is stored of it, comes when all others are collected, as of `verify`.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        tries = _Tries()
+        tries = Tries()
         each = (tries.of(self._collect(one, orphan_age, dry_run, show), one) for one in self._threads(thread_id))
         plans = [run(flow, self._backend) for flow in each]
         tries.end()
@@ -793,7 +793,7 @@ class Admin:
         show: Callable[[CollectPlan], object] = print,
     ) -> Sequence[CollectPlan]:
         """Asynchronous twin of `collect`."""
-        tries = _Tries()
+        tries = Tries()
         plans = [
             await arun(tries.of(self._collect(one, orphan_age, dry_run, show), one), self._backend)
             async for one in self._athreads(thread_id)
@@ -994,7 +994,7 @@ class Admin:
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)
-        tries = _Tries()
+        tries = Tries()
         for one in self._threads(thread_id):
             survey = run(tries.of(self._survey(one, looked), one), self._backend)
             if survey is not None:
@@ -1014,7 +1014,7 @@ class Admin:
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
 
         looked = findings.check_depth(depth)
-        tries = _Tries()
+        tries = Tries()
         async for one in self._athreads(thread_id):
             survey = await arun(tries.of(self._survey(one, looked), one), self._backend)
             if survey is not None:
@@ -1058,7 +1058,7 @@ class Admin:
                 thread raises because of what is stored of it, comes when all others are repaired, as of `verify`.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        tries = _Tries()
+        tries = Tries()
         each = (tries.of(self._repair(one, dry_run, show), one) for one in self._threads(thread_id))
         plans = [run(flow, self._backend) for flow in each]
         tries.end()
@@ -1072,7 +1072,7 @@ class Admin:
         show: Callable[[RepairPlan], object] = print,
     ) -> Sequence[RepairPlan]:
         """Asynchronous twin of `repair`."""
-        tries = _Tries()
+        tries = Tries()
         plans = [
             await arun(tries.of(self._repair(one, dry_run, show), one), self._backend)
             async for one in self._athreads(thread_id)
@@ -1121,28 +1121,6 @@ class Admin:
     def _loads(self) -> Loads:
         # Bound when called, for `with_allowlist` swaps the serialiser of a copy.
         return partial(loads, self.serde)
-
-
-class _Tries:
-    """Looks at threads one by one: one that cannot be read must not keep the others from being looked at."""
-
-    def __init__(self) -> None:
-        self._first: GCSSaverError | None = None
-
-    def of(self, flow: Flow[T], thread_id: str) -> Flow[T | None]:
-        """What a thread's flow returns; `None`, and an event, if it cannot be read."""
-        try:
-            return (yield from flow)
-        except (*UNREADABLE, InvalidIdError) as error:
-            self._first = self._first or error
-            reason = str(error)
-        yield from Emit(ThreadSkipped(thread_id=thread_id, reason=reason))
-        return None
-
-    def end(self) -> None:
-        """Raise the first error, if there was any."""
-        if self._first is not None:
-            raise self._first
 
 
 class _Contexts:

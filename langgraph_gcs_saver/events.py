@@ -208,7 +208,7 @@ class ThreadCollected(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadSkipped(Event):
-    """`collect`, `sweep`, `verify`, `repair` or the saver's `retention` left a thread alone, or did not finish it.
+    """`collect`, `sweep`, `verify`, `repair`, or whatever prunes, left a thread alone, or did not finish it.
 
     Attributes:
         reason: Why.

@@ -34,11 +34,12 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import UNREADABLE, ConflictError, GCSSaverError
+from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.records import record
@@ -593,24 +594,6 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
     }
 
 
-def one_by_one(each: Iterable[Flow[object]]) -> Flow[None]:
-    """Perform flows, each of one thread; one that meets what it cannot read raises when all the others are done."""
-    first: GCSSaverError | None = None
-    for one in each:
-        error = yield from _tried(one)
-        first = first or error
-    if first is not None:
-        raise first
-
-
-def _tried(flow: Flow[object]) -> Flow[GCSSaverError | None]:
-    try:
-        yield from flow
-    except UNREADABLE as error:
-        return error
-    return None
-
-
 # The checkpoints of runs
 
 
@@ -626,7 +609,7 @@ def delete_for_run(
         ConflictError: Others changed what was to go, time and again.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
-    first: GCSSaverError | None = None
+    tries = Tries()
     after: str | None = None
     while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=BATCH)):
         for doc in docs:
@@ -635,15 +618,12 @@ def delete_for_run(
                 thread_id = keys.thread_id_of(doc.name.rsplit("/", 1)[1])
             if thread_id is None:
                 continue  # Another program's document: a thread's says its id.
-            error = yield from _tried(
-                prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
-            )
-            first = first or error
-            if error is None and not dry_run:
+            flow = prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
+            plan = yield from tries.of(flow, thread_id)
+            if plan is not None and not dry_run:
                 yield from _forget_run(run_id, thread_id)
         after = docs[-1].name
-    if first is not None:
-        raise first
+    tries.end()
 
 
 def _forget_run(run_id: str, thread_id: str) -> Flow[None]:

@@ -361,8 +361,9 @@ def read_writes(
 
 def _merged(opened: list[_Opened]) -> list[PendingWrite]:
     found: dict[tuple[str, int], PendingWrite] = {}
-    while opened:
-        for write in _parse(*opened.pop(0)):
+    opened.reverse()
+    while opened:  # What was parsed goes at once.
+        for write in _parse(*opened.pop()):
             found.setdefault((write.task_id, write.idx), write)
     return sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
 

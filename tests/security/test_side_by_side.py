@@ -111,7 +111,8 @@ def test_what_is_stored_is_told_all_the_same(make_saver, command):  # noqa: F811
 @pytest.mark.usefixtures("mixed")
 @pytest.mark.parametrize("name", ["prune", "delete_for_runs", "delete_for_runs of several"])
 def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
-    saver = make_saver()
+    events = []
+    saver = make_saver(on_event=events.append)
     whole = documents_of(raw, "newer")
     call = {
         "prune": lambda: saver.prune([BEFORE, "newer", AFTER], strategy=KeepLast(1)),
@@ -120,6 +121,7 @@ def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
     }[name]
     with pytest.raises(UnsupportedFormatError):
         call()
+    assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["newer"]
     for thread in (BEFORE, AFTER):
         assert [number(one) for one in saver.list(cfg(thread))] == ([3] if name == "prune" else [])
         assert list(saver.verify(thread, depth="data")) == []

@@ -1,0 +1,34 @@
+"""Looking at many threads: one that cannot be read must not keep the others from being looked at."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from langgraph_gcs_saver.effects import Emit, Flow
+from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError, InvalidIdError
+from langgraph_gcs_saver.events import ThreadSkipped
+
+T = TypeVar("T")
+
+
+class Tries:
+    """Performs flows one by one, and raises the first error that what is stored has caused when all are done."""
+
+    def __init__(self) -> None:
+        self._first: GCSSaverError | None = None
+
+    def of(self, flow: Flow[T], thread_id: str | None = None) -> Flow[T | None]:
+        """What a flow returns; `None` if it meets what cannot be read, and an event for a flow of one thread."""
+        try:
+            return (yield from flow)
+        except (*UNREADABLE, InvalidIdError) as error:
+            self._first = self._first or error
+            reason = str(error)
+        if thread_id is not None:
+            yield from Emit(ThreadSkipped(thread_id=thread_id, reason=reason))
+        return None
+
+    def end(self) -> None:
+        """Raise the first error, if there was any."""
+        if self._first is not None:
+            raise self._first
