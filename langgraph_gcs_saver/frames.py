@@ -231,17 +231,16 @@ class Codec:
                 "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
             )
 
-    def refuse_large_state(self, size: int) -> None:
+    def refuse_large_state(self, size: int, what: str) -> None:
         """Raise `ValueTooLargeError` for more than one checkpoint may have: `STATE_VALUES` times what a value may.
 
-        Its pending writes, together, may have as much; and both 64 MiB at least.
+        Its pending writes, together, may have as much; and both 64 MiB at least. `what` says what has that size.
         """
         most = max(STATE_VALUES * self.max_bytes, ENVELOPE_MAX_BYTES)
         if size > most:
             raise ValueTooLargeError(
-                f"The serialised values of one checkpoint have {size:,} bytes together; with a max_value_bytes of "
-                f"{self.max_bytes:,} at most {most:,} are read or written. If such states are wanted, pass a greater "
-                "`max_value_bytes` to whoever writes and reads them."
+                f"{what} have {size:,} bytes together; with a max_value_bytes of {self.max_bytes:,} at most {most:,} "
+                "are read or written. If you want such states, pass a greater `max_value_bytes`."
             )
 
     def has_key(self, stored: bytes) -> bool:

@@ -223,6 +223,11 @@ class Manifest:
         return sum(ref.size for ref in self.channels.values())
 
     @property
+    def values(self) -> str:
+        """What messages call its values."""
+        return f"The serialised values of checkpoint {self.checkpoint_id!r}, thread {self.thread_id!r},"
+
+    @property
     def held(self) -> int:
         """Most bytes of values that must be held for it while other checkpoints are decoded: one of each chain."""
         found = 0

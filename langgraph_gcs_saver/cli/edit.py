@@ -174,12 +174,14 @@ def _what_to_keep(path: Path, before: str) -> Path | None:
         is_unchanged = False  # The editor made something else of it.
     if not is_unchanged:
         return path
-    return path.parent if any(one != path for one in path.parent.iterdir()) else None
+    return path.parent if path.parent.exists() and any(one != path for one in path.parent.iterdir()) else None
 
 
 def _remove(directory: Path) -> None:
     try:
         shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass  # The editor has removed it.
     except OSError as error:
         where = printable(str(directory))
         print(f"langgraph-gcs: {where} holds the value in clear; delete it yourself: {error.strerror}", file=sys.stderr)

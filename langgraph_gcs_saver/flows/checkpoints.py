@@ -192,7 +192,7 @@ class _Attempts:
             yield from self._encode()
             layout = self._lay_out()
             plan = self._manifest(layout)
-            self.context.codec.refuse_large_state(plan.size)
+            self.context.codec.refuse_large_state(plan.size, plan.values)
             yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
             thread = yield from self._guard(layout)
             if layout.uploads:

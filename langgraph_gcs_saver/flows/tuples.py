@@ -399,7 +399,7 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     """
     ids: dict[tuple[str, str], list[str]] = {}
     for item in found:
-        context.codec.refuse_large_state(item.manifest.size)
+        context.codec.refuse_large_state(item.manifest.size, item.manifest.values)
         ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
     queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
     values = sum(len(item.manifest.channels) for item in found)

@@ -376,10 +376,13 @@ def _open_each(by_id: Mapping[str, Sequence[Doc]], codec: Codec, most: int | Non
         own: list[_Opened] = []
         before = total
         for doc in docs:
+            segment = keys.thread_segment_of(doc.name)
+            thread_id = keys.thread_id_of(segment) or segment
+            what = f"The pending writes of checkpoint {checkpoint_id!r}, thread {thread_id!r},"
             for opened in _open(doc, codec):
                 stub = _stub(doc, opened[1])
                 total += len(opened[2]) if stub is None else stub.size
-                codec.refuse_large_state(total - before)
+                codec.refuse_large_state(total - before, what)
                 if found and most is not None and total > most:
                     return found
                 own.append(opened)

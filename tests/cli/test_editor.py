@@ -229,6 +229,16 @@ def test_the_name_of_the_temporary_directory(command, value, editor, tmp_path, m
     assert ended.err.count("\n") == 2
 
 
+def test_an_editor_that_removes_the_directory(command, value, editor, temporary):
+    editor("path.unlink()\npath.parent.rmdir()")
+    ended = command(*EDIT)
+    assert ended.code == 1
+    assert "what the editor left cannot be read" in ended.err
+    assert ended.err.count("\n") == 1
+    assert value() == OLD
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.fixture
 def as_a_user(store_uri, tmp_path):
     """Runs `edit` as a process of its own, as signals are of the process; what it ended with, and wrote."""

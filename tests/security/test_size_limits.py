@@ -250,6 +250,17 @@ def test_a_call_of_more_writes_than_are_read(make_saver, raw):
     assert snapshot(raw) == before
 
 
+def test_pending_writes_that_are_too_large_together(make_saver):
+    """No call of `put_writes` knows the others': whoever reads them is told what to do."""
+    saver = make_saver(max_value_bytes=MIB)
+    put(saver, 1, {"v": 1})
+    for n in range(65):
+        saver.put_writes(cfg(1), [("v", bytes(MIB - 10))], f"task {n}")
+    with pytest.raises(ValueTooLargeError, match=rf"pending writes of checkpoint '{cid(1)}', thread 't'.*greater"):
+        saver.get_tuple(cfg(1))
+    assert len(make_saver(max_value_bytes=2 * MIB).get_tuple(cfg(1)).pending_writes) == 65
+
+
 # Archives
 
 
