@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Flow, Gather, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.effects import Emit, Flow, Gather, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.errors import UNREADABLE
+from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
@@ -52,8 +54,9 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
             if thread_id is None and keys.thread_segment_of(doc.name) == segment:
                 try:
                     thread_id = (yield from read_manifest(doc, context.codec)).thread_id
-                except DamagedError:
-                    continue  # Nobody can tell.
+                except (DamagedError, *UNREADABLE) as error:
+                    # No document says the thread's id: it is skipped by the name that stands for it.
+                    yield from Emit(ThreadSkipped(thread_id=segment, reason=str(error)))
         return thread_id, (segment, blob_segment)
     blobs = yield from ListBlobs("", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1)
     if not blobs:

@@ -214,3 +214,26 @@ def test_a_thread_under_another_key_stops_no_collection(make_saver, raw, command
         call(orphan_age=timedelta())
     assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["m"]
     assert [name for name in raw.objects() if name in orphans] == [keys.blob("m", "", cid(1), "v", "0" * 12)]
+
+
+LONG = "a thread with an id that is too long to be in the names of its documents " * 5
+
+
+@pytest.mark.parametrize("what", ["newer", "another key", "damaged"])
+def test_a_thread_whose_id_cannot_be_told_stops_no_other(make_saver, raw, what):
+    """Its own document is lost, and the checkpoint that holds the id cannot be read."""
+    with make_saver() as saver:
+        fill(saver, BEFORE, AFTER)
+    with make_saver(**({"cipher": Eax("another")} if what == "another key" else {})) as saver:
+        fill(saver, LONG)
+    raw.delete_document(keys.thread_doc(LONG))
+    changed = {"newer": {"format": 2}, "damaged": {"manifest": b"x"}, "another key": {}}[what]
+    for name in [name for name in documents_of(raw, LONG) if f"/{keys.CHECKPOINTS}/" in name]:
+        raw.set_document(name, {**raw.documents()[name], **changed})
+    events = []
+    saver = make_saver(on_event=events.append)
+    assert list(saver.verify(depth="data")) == []
+    assert saver.repair(show=str) == []
+    assert {plan.thread_id for plan in saver.collect(orphan_age=timedelta())} <= {BEFORE, AFTER}
+    skipped = {event.thread_id for event in events if isinstance(event, ThreadSkipped)}
+    assert skipped == {keys.spread(LONG)}
