@@ -17,6 +17,7 @@ from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.gcs import GCSBlobs
 
 _EMULATOR_PROJECT = "langgraph-gcs-saver"
+_TLS = "https://"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
@@ -112,8 +113,9 @@ class _Login:
         """A client for Cloud Storage, which needs no project to use a bucket that exists."""
         project = self._address.project
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-        # Google's client would send them to an emulator as well. Over TLS that is what they were given for.
-        if emulator and (self._given is None or not emulator.startswith("https://")):
+        host = emulator or os.environ.get("API_ENDPOINT_OVERRIDE", _TLS)  # as Google's client does
+        # That would send them to an emulator as well. Over TLS that is what they were given for.
+        if not host.startswith(_TLS) or (emulator and self._given is None):
             return Client(project=project or self._emulated_project(), credentials=AnonymousCredentials())
         credentials = self._credentials()
         return Client(project=project or self._project(), credentials=credentials)

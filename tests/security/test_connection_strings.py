@@ -138,10 +138,12 @@ def listener():
         thread.join()
 
 
-def test_credentials_are_never_sent_to_an_emulator(listener, monkeypatch):
+@pytest.mark.parametrize("variable", ["STORAGE_EMULATOR_HOST", "API_ENDPOINT_OVERRIDE"])
+def test_credentials_are_never_sent_to_an_emulator(listener, monkeypatch, variable):
     """Not even those that the caller passes: an emulator is spoken to in clear."""
     host, got = listener
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}")
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv(variable, f"http://{host}")
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", host)
     given = Credentials(token=SECRET, id_token=SECRET)
     with GCSSaver.from_conn_string("gs://bucket/agents?project=p", credentials=given, timeout=DEADLINE) as saver:
@@ -153,8 +155,10 @@ def test_credentials_are_never_sent_to_an_emulator(listener, monkeypatch):
     assert [type(one) for one in used] == [AnonymousCredentials] * 2
 
 
-def test_credentials_are_used_over_tls(monkeypatch):
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "https://storage.example.com")
+@pytest.mark.parametrize("variable", ["STORAGE_EMULATOR_HOST", "API_ENDPOINT_OVERRIDE"])
+def test_credentials_are_used_over_tls(monkeypatch, variable):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv(variable, "https://storage.example.com")
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:1")
     given = Credentials(token=SECRET)
     with GCSSaver.from_conn_string("gs://bucket/agents?project=p", credentials=given) as saver:
