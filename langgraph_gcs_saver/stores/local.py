@@ -139,10 +139,13 @@ CREATE TABLE documents (
 _OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
 """The schema of all formats. A view or a trigger of anybody else would run in whoever opens the store."""
 
-_GET = "SELECT fields, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"
-_QUERY = """
-SELECT name, fields, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
-"""
+_FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * MAX_DOCUMENT} THEN fields END"
+"""The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
+
+_GET = f"SELECT {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"  # noqa: S608 - a constant
+_QUERY = f"""
+SELECT name, {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
+"""  # noqa: S608 - a constant
 _SET = """
 INSERT INTO documents (collection_id, name, fields, create_time, update_time) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (collection_id, name) DO UPDATE SET

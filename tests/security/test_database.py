@@ -1,6 +1,8 @@
 """A database of the embedded store that an attacker has written to: nothing of theirs runs, and errors are typed."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -129,3 +131,24 @@ def test_a_clock_that_is_none(change, make_saver, statement):
     with pytest.raises(DamageError, match=r"clock of the embedded store.*Nothing was written"):
         put(saver, 2, {"v": 2}, parent=1, thread="a")
     assert values(saver.get_tuple(cfg(thread="a"))) == {"v": "a"}
+
+
+@pytest.mark.parametrize("kind", ["BLOB", "TEXT"])
+def test_a_document_larger_than_documents_can_be(change, store_uri, kind):
+    """It is damage, and is not read: SQLite says how large it is."""
+    change(
+        f"UPDATE documents SET fields = CAST(zeroblob({256 << 20}) AS {kind}) "
+        "WHERE instr(name, CAST('lg_checkpoints' AS BLOB)) AND instr(name, x'6d00')"
+    )
+    code = (
+        "import sys\n"
+        "from langgraph_gcs_saver import GCSSaver\n"
+        "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
+        "    found = {one.config['configurable']['thread_id'] for one in saver.list(None)}\n"
+        "    found |= {one.thread_id for one in saver.verify()}\n"
+        "with open('/proc/self/status') as status:\n"
+        "    peak = next(int(line.split()[1]) for line in status if line.startswith('VmHWM'))\n"
+        "print(*sorted(found), peak < 200 << 10)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, store_uri], check=True, capture_output=True, text=True)
+    assert ended.stdout.split() == ["a", "m", "z", "True"]
