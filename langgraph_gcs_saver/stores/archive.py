@@ -109,8 +109,14 @@ class NewArchive:
         self._numbers = count()
 
     def begin(self, thread_id: str) -> None:
-        """Begin a file for a thread; again, drop what was written."""
+        """Begin a file for a thread; again, drop what was written.
+
+        Raises:
+            InvalidInputError: A pipe, a device or a directory is there, which a file must not replace.
+        """
         self.discard()
+        if self._path.exists() and not self._path.is_file():
+            raise InvalidInputError(f"{str(self._path)!r} is no file, and is not replaced by one: name a file.")
         with _os_errors(self._part):
             self._file = files.create_file(self._part)
         self._index = {"objects": [], "documents": []}

@@ -454,3 +454,24 @@ def test_something_else_in_the_place_of_an_archive(tmp_path, kind):
         place = Path("/dev/zero")
     with pytest.raises(InvalidInputError, match=r"no file|is none"):
         Archive(place)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
+def test_an_archive_replaces_nothing_but_files(path, tmp_path, kind):
+    """Root would lose `/dev/null` to it."""
+    place = tmp_path / "t.tar"
+    if kind == "directory":
+        place.mkdir()
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / "pipe")
+        if kind == "pipe":
+            place = tmp_path / "pipe"
+    before = place.lstat()
+    refused = pytest.raises(InvalidInputError, match="is no file")
+    with GCSSaver.from_conn_string(f"file://{store(path)}") as saver, refused:
+        saver.export_thread("t", place)
+    assert os.path.samestat(place.lstat(), before)
+    assert not list(tmp_path.glob("*.part"))
+    ended = CliRunner().invoke(app, ["export", "t", str(place), "--yes", "--store", f"file://{path}"])
+    assert isinstance(ended.exception, InvalidInputError)
