@@ -170,7 +170,7 @@ def _shown(text: str | None) -> str:
     """A part of a connection string for a message: whole, unless it may hold a password."""
     return (
         repr(text)
-        if text is None or _HARMLESS.match(text)
+        if text is None or _HARMLESS.match(unquote(text))
         else "what stands there (not shown, because it may hold a password)"
     )
 

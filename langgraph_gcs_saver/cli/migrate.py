@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite://"
 POSTGRES = ("postgres://", "postgresql://")
+
+_HARMLESS = {"application_name", "connect_timeout", "dbname", "host", "hostaddr", "options", "port", "sslmode", "user"}
+"""Parameters of a connection string that hold no secret."""
 
 
 def migrate(
@@ -158,9 +162,25 @@ def _opening(name: str) -> Iterator[None]:
 
 def _told(error: Exception, name: str) -> str:
     """What another checkpointer says, unless it quotes a part of a password in the source's connection string."""
-    _, _, secret = name.partition("://")[2].rpartition("@")[0].partition(":")
-    parts = [part for part in re.split(r"[^\w.~!$*-]", secret) if len(part) > 1]
-    return "" if any(part in str(error) for part in parts) else f": {error}"
+    text = str(error)
+    secrets = {secret for secret in _secrets(name.partition("://")[2]) if secret}
+    secrets |= {unquote(secret) for secret in secrets}
+    parts = {part for secret in secrets for part in re.split(r"[^\w.~!$*-]", secret) if len(part) > 1}
+    return "" if "://" in text or any(part in text for part in secrets | parts) else f": {text}"
+
+
+def _secrets(address: str) -> Iterator[str]:
+    """What may be a password in what follows `://`."""
+    login, at, place = address.rpartition("@")
+    yield login.partition(":")[2]
+    place, _, parameters = place.partition("?")
+    if not at:  # forgotten: then a password stands where a port would
+        port = place.partition("/")[0].rpartition(":")[2]
+        yield "" if port.isdecimal() or port == place.partition("/")[0] else port
+    for parameter in parameters.split("&"):
+        key, _, value = parameter.partition("=")
+        if key not in _HARMLESS:
+            yield value
 
 
 def _open(name: str) -> Any:
@@ -168,7 +188,8 @@ def _open(name: str) -> Any:
     if name.startswith(SQLITE):
         path = Path(name.removeprefix(SQLITE))
         if not path.is_file():
-            raise CommandError(f"there is no file {str(path)!r}: sqlite:// is followed by a path.", 2)
+            file = "such file" if "@" in name else f"file {str(path)!r}"
+            raise CommandError(f"there is no {file}: sqlite:// is followed by a path.", 2)
         return _of_package("langgraph-checkpoint-sqlite", "langgraph.checkpoint.sqlite").SqliteSaver.from_conn_string(
             str(path)
         )

@@ -26,6 +26,8 @@ MISTYPED = (
     f"postgresql://user:{SECRET}@host/db",
     f"gs://user:{SECRET}@bucket/prefix",
     f"gs://user:{SECRET}",
+    f"gs://user%3A{SECRET}%40bucket",
+    f"gs://bucket?root=a%2Fuser%253A{SECRET}%2540b%2Fc",
     f"gs://bucket/user:{SECRET}@host/a?b#",
     f"gs://bucket/%ff:{SECRET}",
     f"gs://bucket/{'x' * 200}?password={SECRET}",
@@ -76,7 +78,9 @@ def test_nor_by_a_command(uri, monkeypatch, capsys):
         assert SECRET not in told.err + told.out
 
 
-@pytest.mark.parametrize("source", [f"user:{SECRET}@host", f"mysql://user:{SECRET}@host/db"])
+@pytest.mark.parametrize(
+    "source", [f"user:{SECRET}@host", f"mysql://user:{SECRET}@host/db", f"sqlite://user:{SECRET}@host/db"]
+)
 def test_nor_as_the_source_of_a_migration(source, tmp_path):
     command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "migrate", "--from", source]
     ended = subprocess.run(
@@ -90,6 +94,27 @@ def test_what_another_checkpointer_says_of_the_source():
     name = f"postgresql://me:pass/{SECRET}@host:5432/db"
     assert _told(ValueError(f'invalid port "{SECRET}"'), name) == ""
     assert _told(ValueError('authentication failed for user "me"'), name) == ': authentication failed for user "me"'
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"postgresql://me:{SECRET}", f'invalid integer value "{SECRET}" for connection option "port"'),
+        (f"postgresql://[me:{SECRET}", f'looking for matching "]" in IPv6 host address: "postgresql://[me:{SECRET}"'),
+        (f"postgresql://h/db?password={SECRET}%zz", f'invalid percent-encoded token: "{SECRET}%zz"'),
+        (f"postgresql://h/db?user=me&sslpassword={SECRET}", f"{SECRET} is wrong"),
+        ("postgresql://me:a%40b@h", 'a password "a@b"'),
+        ("postgresql://me:hunter%32@h", f'a password "{SECRET}"'),
+    ],
+)
+def test_nor_where_a_password_stands_elsewhere_in_it(name, said):
+    assert _told(ValueError(said), name) == ""
+
+
+def test_what_names_a_server_is_told():
+    said = 'connection to server at "db.local", port 5432 failed: no "me" for database "db"'
+    for name in ("me:pass@db.local:5432/db", "db.local:5432/db?user=me&password=pass", "db.local/db?user=me", "/db"):
+        assert _told(ValueError(said), f"postgresql://{name}") == f": {said}"
 
 
 def test_the_other_ways_to_name_a_bucket():
