@@ -216,6 +216,14 @@ def _parsed(name: str) -> tuple[str, str]:
     )
 
 
+def is_direct(name: str) -> bool:
+    """Whether a document that a query of all threads found is a thread's own.
+
+    Further below there may be another store, whose root is a path below a thread of this one.
+    """
+    return name.count("/") == _SLASHES
+
+
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
     """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
     _, thread, _, leaf = name.split("/")
@@ -260,6 +268,9 @@ def thread_id_of(segment: str) -> str | None:
         return None
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
+
+_SLASHES = 3
+"""Slashes in the names of all documents of a thread, but its own."""
 
 _THREAD_SEGMENT = re.compile("[0-9a-f]{2}-[A-Za-z0-9_%~-]{1,200}\\Z")
 

@@ -297,7 +297,12 @@ def _page(queries: list[QueryDocs]) -> Flow[tuple[list[Doc], list[QueryDocs]]]:
     more = [
         replace(query, after=page[-1].name) for query, page in zip(now, pages, strict=True) if len(page) == query.limit
     ]
-    return [doc for page in pages for doc in page], more + later
+    return [
+        doc
+        for query, page in zip(now, pages, strict=True)
+        for doc in page
+        if not query.group or keys.is_direct(doc.name)
+    ], more + later
 
 
 def _manifests_in(start: str, end: str) -> QueryDocs:

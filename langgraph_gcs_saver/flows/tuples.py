@@ -319,9 +319,9 @@ def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
 
 def _is_wanted(search: Search, doc: Doc) -> bool:
     """What the query could not say; a damaged document may be found in a namespace that is not its own."""
-    if not manifest.is_listed(doc) or (
-        search.ns is not None and keys.ns_segment_of(doc.name) != keys.enc(search.ns, "namespace")
-    ):
+    if not (keys.is_direct(doc.name) and manifest.is_listed(doc)):
+        return False
+    if search.ns is not None and keys.ns_segment_of(doc.name) != keys.enc(search.ns, "namespace"):
         return False
     found = keys.checkpoint_id_of(doc.name)
     return (search.checkpoint_id is None or found == search.checkpoint_id) and (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, KeepLast, flows, keys
-from langgraph_gcs_saver.effects import BlobInfo, ListBlobs, PutBlob
+from langgraph_gcs_saver.effects import BlobInfo, Commit, Create, GetDocs, ListBlobs, PutBlob, QueryDocs
 from langgraph_gcs_saver.flows.listing import PAGE, list_all, list_page
 from tests.system.build import cfg, cid, noise, put, values
 
@@ -135,6 +135,23 @@ def test_a_store_within_another_ones_thread(store_uri):
         inner.delete_thread("t")
         with GCSSaver.from_conn_string(store_uri) as again:
             assert values(again.get_tuple(cfg())) == {"v": noise(9_000, 3)}
+
+
+@pytest.mark.parametrize("folder", ["00-x", "01-a/lg_other/y", keys.thread_doc("t").rpartition("/")[2]])
+def test_documents_of_a_store_whose_root_lies_within_this_one(saver, folder):
+    """A query of all threads finds them too: they are no thread's of this store."""
+    put(saver, 1, {"v": noise(9_000)})
+    with_others = {f"{keys.THREADS}/{folder}/{keys.checkpoint_doc(thread, '', cid(1))}" for thread in ("t", "u")}
+    (mine,) = saver._backend.documents.query_docs(QueryDocs(keys.checkpoints("t")))
+    for name in with_others:
+        saver._backend.documents.commit(Commit((Create(name, mine.fields),)))
+    assert [one.config["configurable"]["thread_id"] for one in saver.list(None)] == ["t"]
+    assert [one.thread_id for one in saver.threads()] == ["t"]
+    assert saver.stats().checkpoints == 1
+    assert list(saver.verify(depth="data")) == []
+    saver.delete_thread("t")
+    assert with_others == set(saver._backend.documents.get_docs(GetDocs(tuple(with_others))))
+    assert list(saver.list(None)) == saver.threads() == []
 
 
 class Listed:
