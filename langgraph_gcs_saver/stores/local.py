@@ -1105,7 +1105,8 @@ class LocalBlobs:
         for segment, where in sorted(self._entries(directory)):
             key = above + segment
             if key.endswith(b"/"):
-                wanted = key.startswith(prefix) or prefix.startswith(key)
+                # Further down there is no object, but there may be more directories than Python can go into.
+                wanted = (key.startswith(prefix) or prefix.startswith(key)) and len(key) < MAX_OBJECT_NAME
                 if wanted and (after is None or after < key or after.startswith(key)):
                     with suppress(FileNotFoundError, NotADirectoryError), files.descend(directory, where) as opened:
                         yield from self._infos(opened[-1], key, prefix, after)
@@ -1121,6 +1122,8 @@ class LocalBlobs:
         for name, is_directory in directory.names():
             written, where = begun + os.fsencode(name), (*above, name)
             if is_directory and self._folds and written.endswith(_GOES_ON):
+                if len(name) <= _MAX_PART or len(written) > _MAX_FOLDED:
+                    continue  # `_fold` makes no such part, and there may be endlessly many
                 with suppress(FileNotFoundError, NotADirectoryError), directory.directory(name) as deeper:
                     yield from self._entries(deeper, written[:-1], where)
                 continue
@@ -1164,6 +1167,9 @@ _TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
 
 _MAX_PART = 240
 """Longest part of a path, in bytes: file systems allow 255."""
+
+_MAX_FOLDED = 3 * MAX_OBJECT_NAME + _MAX_PART
+"""Most bytes of a segment as `_fold` writes it: three for each of a name."""
 
 _GOES_ON = b"+"
 """What a directory ends with that holds the rest of a segment."""

@@ -252,6 +252,31 @@ def test_a_directory_that_is_swapped_between_two_steps(path, blobs, elsewhere):
     assert [one.name for one in (path / "aside").iterdir()] == ["new"]
 
 
+# Depth
+
+
+@pytest.mark.parametrize(("top", "name"), [("", "a"), ("e3-t", "a" * 100), ("", "a+"), ("e3-t", "a" * 240 + "+")])
+def test_directories_in_directories_without_an_end(path, blobs, top, name):
+    """No object lies deeper than names are long: a listing turns back."""
+    store(path)
+    handle = os.open(path / "objects" / top, os.O_RDONLY)
+    try:
+        for _ in range(2000):
+            os.mkdir(name, dir_fd=handle)
+            inner = os.open(name, os.O_RDONLY, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        (mine,) = blobs.list_blobs(ListBlobs(""))
+        with GCSSaver.from_conn_string(f"file://{path}") as saver:
+            assert list(saver.verify(depth="data")) == []
+            saver.delete_thread("t")
+        assert blobs.list_blobs(ListBlobs("")) == []
+        assert mine.name.startswith("e3-t/")
+    finally:
+        os.close(handle)
+        subprocess.run(["rm", "-rf", str(path / "objects")], check=True)  # not `shutil.rmtree`, which goes too deep
+
+
 # Housekeeping
 
 
