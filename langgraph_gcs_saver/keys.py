@@ -224,6 +224,15 @@ def is_direct(name: str) -> bool:
     return name.count("/") == _SLASHES
 
 
+def is_checkpoint_doc(name: str) -> bool:
+    """Whether the name of a document among a thread's checkpoints is one that a checkpoint's has."""
+    try:
+        _parsed(name)
+    except DamageError:
+        return False
+    return True
+
+
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
     """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
     _, thread, _, leaf = name.split("/")

@@ -318,9 +318,15 @@ def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
 
 
 def _is_wanted(search: Search, doc: Doc) -> bool:
-    """What the query could not say; a damaged document may be found in a namespace that is not its own."""
+    """What the query could not say; a damaged document may be found in a namespace that is not its own.
+
+    Raises:
+        DamageError: A document lies among the thread's checkpoints that no checkpoint's is called like.
+    """
     if not (keys.is_direct(doc.name) and manifest.is_listed(doc)):
         return False
+    if search.thread_id is None and not keys.is_checkpoint_doc(doc.name):
+        return False  # One thread's strange document stops no listing of all threads.
     if search.ns is not None and keys.ns_segment_of(doc.name) != keys.enc(search.ns, "namespace"):
         return False
     found = keys.checkpoint_id_of(doc.name)

@@ -7,6 +7,7 @@ import pytest
 
 from langgraph_gcs_saver import GCSSaver, KeepLast, flows, keys
 from langgraph_gcs_saver.effects import BlobInfo, Commit, Create, GetDocs, ListBlobs, PutBlob, QueryDocs
+from langgraph_gcs_saver.errors import DamageError
 from langgraph_gcs_saver.flows.listing import PAGE, list_all, list_page
 from tests.system.build import cfg, cid, noise, put, values
 
@@ -152,6 +153,19 @@ def test_documents_of_a_store_whose_root_lies_within_this_one(saver, folder):
     saver.delete_thread("t")
     assert with_others == set(saver._backend.documents.get_docs(GetDocs(tuple(with_others))))
     assert list(saver.list(None)) == saver.threads() == []
+
+
+@pytest.mark.parametrize("leaf", ["junk", "a!b!c", "!", "zz!~"])
+def test_a_document_among_checkpoints_that_is_none(saver, leaf):
+    """Its own thread's listing tells of it, and that of all threads goes on with the others."""
+    put(saver, 1, {"v": 1})
+    put(saver, 1, {"v": 1}, thread="u")
+    name = f"{keys.checkpoints('u')}/{leaf}"
+    saver._backend.documents.commit(Commit((Create(name, {"ns": keys.enc("")}),)))
+    assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"t", "u"}
+    assert {one.thread_id for one in saver.threads()} == {"t", "u"}
+    with pytest.raises(DamageError, match="no checkpoint's document is called like that"):
+        list(saver.list(cfg(thread="u")))
 
 
 class Listed:
