@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
+HOLLOW = 64 << 20
+"""From so many bytes on, a file with a hole is none that this library wrote."""
+
 _NEEDED = {os.open, os.mkdir, os.stat, os.unlink, os.rmdir, os.link}
 _HANDLES = os.supports_dir_fd >= _NEEDED and os.scandir in os.supports_fd and hasattr(os, "O_NOFOLLOW")
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
@@ -96,15 +99,19 @@ class Directory:
         return self._below(name)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. `NotAFileError` if something else is there."""
+        """Open a file for reading. `NotAFileError` if something else is there, or a large file that has a hole."""
         if self._handle is None and not stat.S_ISREG(os.lstat(self._name(name)).st_mode):
             raise _no_file(name)
         try:
-            return _regular(os.open(self._name(name), _READ | _NO_LINKS | _AT_ONCE, dir_fd=self._handle), name)
+            file = _regular(os.open(self._name(name), _READ | _NO_LINKS | _AT_ONCE, dir_fd=self._handle), name)
         except OSError as error:
             if error.errno in _LINK:
                 raise _no_file(name) from error
             raise
+        if _is_hollow(file.fileno()):
+            file.close()
+            raise _no_file(name)
+        return file
 
     def create(self, name: str) -> BinaryIO:
         """Make a file that is not there yet, and open it for writing."""
@@ -168,6 +175,19 @@ def _no_directory(path: str) -> NotADirectoryError:
 
 def _no_file(path: str) -> NotAFileError:
     return NotAFileError(errno.EINVAL, "it is no file", path)
+
+
+def _is_hollow(handle: int) -> bool:
+    """Whether a large file has a hole, which takes no room on the disk and may take hours to read."""
+    size = os.fstat(handle).st_size
+    if size < HOLLOW or not hasattr(os, "SEEK_HOLE"):
+        return False
+    try:
+        return os.lseek(handle, 0, os.SEEK_HOLE) < size
+    except OSError:  # the file system cannot tell
+        return False
+    finally:
+        os.lseek(handle, 0, os.SEEK_SET)
 
 
 def _regular(handle: int, path: str) -> BinaryIO:

@@ -252,6 +252,34 @@ def test_a_directory_that_is_swapped_between_two_steps(path, blobs, elsewhere):
     assert [one.name for one in (path / "aside").iterdir()] == ["new"]
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_an_object_of_a_tebibyte_that_takes_no_room(path, blobs, call):
+    """A file with a hole can be made for nothing, and would take hours to read."""
+    place = path / "objects" / OBJECT
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"x")
+    os.truncate(place, 1 << 40)
+    if call == "put":
+        with pytest.raises(StoreError, match=r"in the place of the object.*take it away"):
+            perform(blobs, call)
+    elif call == "delete":
+        perform(blobs, call)
+        assert not place.exists()
+    else:
+        assert perform(blobs, call) in (None, False, []) or call == "ensure"
+
+
+def test_a_thread_with_such_an_object(path, tmp_path):
+    store(path)
+    (place,) = (one for one in (path / "objects").rglob("*.zst"))
+    os.truncate(place, 1 << 40)
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        assert [one.kind for one in saver.verify("t", depth="data")] == ["missing"]
+        assert saver.stats().objects == 0
+        assert saver.export_thread("t", tmp_path / "t.tar").objects == 0
+        saver.delete_thread("t")
+
+
 # Depth
 
 
