@@ -245,7 +245,7 @@ def _is_handle(path: Path) -> bool:
 def beside(path: Path) -> Path:
     """A name for a file that becomes `path` when it is whole, which nobody can guess."""
     # A name has 255 bytes at most, and a character up to four.
-    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}.part")
+    return path.parent / f"{path.name[:50]}.{secrets.token_hex(8)}.part"
 
 
 def make_directory(path: Path) -> None:

@@ -115,7 +115,9 @@ class NewArchive:
             InvalidInputError: A pipe, a device or a directory is there, which a file must not replace.
         """
         self.discard()
-        if self._path.exists() and not self._path.is_file():
+        with _os_errors(self._path):
+            is_other = self._path.exists() and not self._path.is_file()
+        if is_other:
             raise InvalidInputError(f"{str(self._path)!r} is no file, and is not replaced by one: name a file.")
         with _os_errors(self._part):
             self._file = files.create_file(self._part)

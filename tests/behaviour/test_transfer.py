@@ -535,6 +535,9 @@ def test_where_no_file_can_be(tar, tmp_path):
             saver.export_thread("t", tar / "t.tar")
         with pytest.raises(StoreError, match="too long"):
             saver.export_thread("t", tmp_path / ("x" * 256))
+        for directory in (".", "/", "", tmp_path):
+            with pytest.raises(InvalidInputError, match="is no file"):
+                saver.export_thread("t", directory)
         # As long as a name can be.
         saver.export_thread("t", tmp_path / ("\N{HIRAGANA LETTER A}" * 85))
     assert len(list(tmp_path.iterdir())) == 3
