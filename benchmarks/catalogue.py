@@ -19,32 +19,27 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.chat import messages
-from benchmarks.verify import REMOTE, Thread
+from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import Effect, Gather, GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.effects import REQUESTS, Effect, GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.interceptors import Interceptor, Perform
 
 PAYLOADS = frozenset(("frames", "writes"))
 
 
-class Reads:
-    """Stands between a saver and its backend, and counts requests by kind, and those that include a payload."""
+class Reads(Interceptor):
+    """Counts requests by kind, and those that include a payload."""
 
-    def __init__(self, saver: GCSSaver) -> None:
-        self._backend: Any = saver._backend
-        saver._backend = self  # type: ignore[assignment]
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.payloads = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        for leaf in effect.effects if isinstance(effect, Gather) else (effect,):
-            if isinstance(leaf, REMOTE):
-                self.counts[type(leaf).__name__] += 1
-            asks_all = isinstance(leaf, (GetDocs, QueryDocs)) and (leaf.mask is None or PAYLOADS & {*leaf.mask})
-            self.payloads += asks_all or isinstance(leaf, GetBlob)
-        return self._backend.perform(effect)
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        if isinstance(effect, REQUESTS):
+            self.counts[type(effect).__name__] += 1
+        asks_all = isinstance(effect, (GetDocs, QueryDocs)) and (effect.mask is None or PAYLOADS & {*effect.mask})
+        self.payloads += asks_all or isinstance(effect, GetBlob)
+        return perform(effect)
 
 
 @dataclass
@@ -81,8 +76,8 @@ def measure(uri: str, threads: int, checkpoints: int) -> list[Row]:
     rows = []
     with GCSSaver.from_conn_string(uri, verify="off") as saver:
         fill(saver, threads, checkpoints)
-    with GCSSaver.from_conn_string(uri) as saver:
-        reads = Reads(saver)
+    reads = Reads()
+    with GCSSaver.from_conn_string(uri, interceptors=[reads]) as saver:
         looks: dict[str, Callable[[], object]] = {
             "threads": saver.threads,
             "history": lambda: saver.history("thread 0"),

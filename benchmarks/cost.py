@@ -31,7 +31,6 @@ from langgraph_gcs_saver.effects import (
     CopyBlob,
     Delete,
     Effect,
-    Gather,
     GetBlob,
     GetDocs,
     HashBlob,
@@ -39,6 +38,7 @@ from langgraph_gcs_saver.effects import (
     PutBlob,
     QueryDocs,
 )
+from langgraph_gcs_saver.interceptors import Interceptor, Perform
 
 PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
 """US dollars for one, beyond what is free each day, by the table of prices."""
@@ -90,23 +90,16 @@ class Estimate:
         return f"| {self.case} | {counts} | {self.dollars:.2f} | {self.monthly:.2f} |"
 
 
-class Billed:
-    """Stands between a saver and its backend, and counts what the services would bill."""
+class Billed(Interceptor):
+    """Counts what the services would bill."""
 
-    def __init__(self, saver: GCSSaver, counts: Counter[str]) -> None:
-        self._backend: Any = saver._backend
-        saver._backend = self  # type: ignore[assignment]
+    def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        found = self._backend.perform(effect)
-        leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-        for leaf, answer in zip(leaves, found if isinstance(effect, Gather) else (found,), strict=True):
-            self._count(leaf, answer)
-        return found
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        answer = perform(effect)
+        self._count(effect, answer)
+        return answer
 
     def _count(self, effect: Effect[Any], answer: Any) -> None:
         match effect:
@@ -139,8 +132,8 @@ def estimate(case: str, turns: int) -> Estimate:
 
         @contextmanager
         def opened() -> Iterator[GCSSaver]:
-            with GCSSaver.from_conn_string(f"file://{Path(directory)}/store", **options) as saver:
-                Billed(saver, counts)
+            uri = f"file://{Path(directory)}/store"
+            with GCSSaver.from_conn_string(uri, interceptors=[Billed(counts)], **options) as saver:
                 yield saver
 
         kept = None if cold else stack.enter_context(opened())

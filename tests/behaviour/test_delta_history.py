@@ -12,9 +12,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Overwrite
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import QueryDocs
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import lineage
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
 from tests.system.raw import open_raw
 from tests.system.test_rounds import Counting
@@ -122,13 +122,11 @@ async def test_rounds(make_saver, monkeypatch):
     monkeypatch.setattr(lineage, "PAGE", 10)
     async with make_saver() as saver:
         await chain(Api(saver, "sync"), 35)
-    queries = []
-    with make_saver() as saver:
-        perform = saver._backend.perform
-        monkeypatch.setattr(saver._backend, "perform", lambda effect: queries.append(effect) or perform(effect))
+    count = CountingInterceptor()
+    with make_saver(interceptors=[count]) as saver:
         found = saver.get_delta_channel_history(config=cfg(n=35), channels=["a", "b", "c"])
     assert [len(one["writes"]) for one in found.values()] == [68, 34, 34]
-    assert sum(isinstance(effect, QueryDocs) for effect in queries) == 8
+    assert count.requests["QueryDocs"] == 8
 
 
 @pytest.mark.parametrize(("frequency", "most"), [(5, 8), (1000, 43)])

@@ -13,10 +13,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Gather, QueryDocs
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.testing.crash import LOCAL as LOCAL_EFFECTS
 from tests.behaviour.api import cfg, checkpoint, metadata, version
+from tests.kit.interceptors import Seen
 from tests.system.raw import open_raw
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -75,28 +74,6 @@ def test_a_prefix(make_saver, mode):
         assert names(asked(saver, mode, prefix=prefix, limit=1)) == expected[:1], prefix
 
 
-class Reads:
-    """Stands between a saver and its backend, and keeps what it is asked for."""
-
-    def __init__(self, saver):
-        self._backend = saver._backend
-        saver._backend = self
-        self.docs = []
-        self.effects = []
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        found = self._backend.perform(effect)
-        if not isinstance(effect, LOCAL_EFFECTS):
-            leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-            for leaf, result in zip(leaves, found if isinstance(effect, Gather) else (found,), strict=True):
-                self.effects.append(leaf)
-                self.docs += [doc.name for doc in result] if isinstance(leaf, QueryDocs) else []
-        return found
-
-
 @LOCAL
 def test_a_prefix_reads_the_threads_that_it_names_and_no_other(make_saver):
     saver = make_saver()
@@ -106,14 +83,15 @@ def test_a_prefix_reads_the_threads_that_it_names_and_no_other(make_saver):
     for n in range(1, 4):
         put(saver, "mine-1", n)
     put(saver, "mine-2")
-    reads = Reads(saver)
-    assert {thread.thread_id: thread.checkpoints for thread in saver.threads(prefix="mine-")} == {
+    reads = Seen()
+    reader = make_saver(interceptors=[reads])
+    assert {thread.thread_id: thread.checkpoints for thread in reader.threads(prefix="mine-")} == {
         "mine-1": 3,
         "mine-2": 1,
     }
     readable = [name for name in reads.docs if keys.thread_id_of(keys.thread_segment_of(name)) is not None]
     assert {keys.thread_id_of(keys.thread_segment_of(name)) for name in readable} == {"mine-1", "mine-2"}
-    assert len(reads.effects) == 2 * 512
+    assert len(reads.requests) == 2 * 512
 
 
 @LOCAL
@@ -121,8 +99,8 @@ def test_a_limit_reads_the_manifests_of_the_threads_that_it_lists(make_saver):
     saver = make_saver()
     for thread in range(50):
         put(saver, f"t{thread}")
-    reads = Reads(saver)
-    found = saver.threads(limit=3)
+    reads = Seen()
+    found = make_saver(interceptors=[reads]).threads(limit=3)
     assert names(found) == ["t49", "t48", "t47"]
     assert [thread.checkpoints for thread in found] == [1, 1, 1]
     checkpoints = [name for name in reads.docs if f"/{keys.CHECKPOINTS}/" in name]

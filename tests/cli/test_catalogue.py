@@ -18,8 +18,8 @@ from langgraph_gcs_saver.cli.branches import draw
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
-from langgraph_gcs_saver.testing.crash import LOCAL
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.kit.interceptors import Seen
 from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
@@ -251,21 +251,6 @@ def test_stats(make_saver, store_uri):
     assert "saves about" in call(store_uri, "stats")
 
 
-class Reads:
-    def __init__(self, saver):
-        self._backend = saver._backend
-        saver._backend = self
-        self.effects = []
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        if not isinstance(effect, LOCAL):
-            self.effects.append(effect)
-        return self._backend.perform(effect)
-
-
 def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
     """Pages of manifests and of names: their number goes with the checkpoints, whatever these hold."""
     monkeypatch.setattr(catalogue, "PAGE", 10)
@@ -274,14 +259,15 @@ def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
         for n in range(1, 6):
             put(saver, f"t{thread}", n, n - 1 or None)
             saver.put_writes(cfg(f"t{thread}", n=n), [("large", random.Random(n).randbytes(200_000))], "task")
-    reads = Reads(saver)
-    saver.threads()
-    assert len(reads.effects) <= 2 + 30 // 10 + 2
-    saver.stats()
-    saver.history("t1")
-    assert not [effect for effect in reads.effects if isinstance(effect, GetBlob)]
+    reads = Seen()
+    reader = make_saver(interceptors=[reads])
+    reader.threads()
+    assert len(reads.requests) <= 2 + 30 // 10 + 2
+    reader.stats()
+    reader.history("t1")
+    assert not [effect for effect in reads.requests if isinstance(effect, GetBlob)]
     payload = {"frames", "writes"}
-    for effect in reads.effects:
+    for effect in reads.requests:
         if isinstance(effect, (QueryDocs, GetDocs)):
             assert effect.mask is not None
             assert payload.isdisjoint(effect.mask)

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import Gather, GetBlob, GetDocs, PutBlob, QueryDocs
+from langgraph_gcs_saver.effects import GetBlob, GetDocs, PutBlob, QueryDocs
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     DamageError,
@@ -24,6 +24,7 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.flows.manifests import make_stub
 from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.interceptors import Interceptor
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, values
 
 CODEC = Codec(3)
@@ -64,26 +65,21 @@ class peak:  # noqa: N801 - reads like a function
         assert kind is not None or taken < self.most, f"{taken:,} bytes were allocated"
 
 
-class Asked:
-    """Stands between a saver and its backend, and notes every name that is asked for."""
+class Asked(Interceptor):
+    """Notes every name that is asked for."""
 
-    def __init__(self, saver):
-        self._backend = saver._backend
-        saver._backend = self
+    def __init__(self):
         self.names = []
 
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        for one in effect.effects if isinstance(effect, Gather) else (effect,):
-            if isinstance(one, GetBlob):
-                self.names.append(one.name)
-            elif isinstance(one, GetDocs):
-                self.names += [name.removeprefix("lg_threads/") for name in one.names]
-            elif isinstance(one, QueryDocs):
-                self.names.append(one.collection.removeprefix("lg_threads/"))
-        return self._backend.perform(effect)
+    def around(self, effect, perform):
+        match effect:
+            case GetBlob(name):
+                self.names.append(name)
+            case GetDocs(names):
+                self.names += [name.removeprefix("lg_threads/") for name in names]
+            case QueryDocs(collection):
+                self.names.append(collection.removeprefix("lg_threads/"))
+        return perform(effect)
 
 
 # Values over the limit
@@ -163,8 +159,8 @@ def opened(raw, name):
 
 def is_refused(raw, config, *, thread="t", kind=CheckpointCorruptError, **options):
     """Every way to read it; nothing outside of its own thread is asked for, and hardly any memory is taken."""
-    with raw.reader(**options) as reader:
-        asked = Asked(reader)
+    asked = Asked()
+    with raw.reader(interceptors=[asked], **options) as reader:
         with peak(), pytest.raises(kind) as caught:
             reader.get_tuple(config)
         latest = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
@@ -245,8 +241,8 @@ def test_a_parent_is_only_told(parent, name, raw):
     if len(parent) > keys.MAX_CHECKPOINT_ID:
         is_refused(raw, cfg(1))
         return
-    with raw.reader() as reader:
-        asked = Asked(reader)
+    asked = Asked()
+    with raw.reader(interceptors=[asked]) as reader:
         found = reader.get_tuple(cfg(1))
         assert found.parent_config["configurable"]["checkpoint_id"] == parent
         assert reader.get_tuple(found.parent_config) is None

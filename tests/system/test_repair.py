@@ -13,9 +13,11 @@ from langgraph.types import Overwrite
 from langgraph_gcs_saver import GCSSaver, keys, manifest
 from langgraph_gcs_saver.effects import Commit, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
 from tests.incremental.eax import Eax
 from tests.incremental.threads import chat, refs
+from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, cid, noise, number, put
 from tests.system.test_verify import (
     fill,
@@ -600,27 +602,6 @@ def restore(raw, snapshot):
 # Others at work
 
 
-class Meanwhile:
-    """A backend that calls something before the first effect of a kind."""
-
-    def __init__(self, saver, kind, call, at=0):
-        self._backend = saver._backend
-        self.kind, self.call, self.left = kind, call, at
-        self.is_done = False
-        saver._backend = self
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        if isinstance(effect, self.kind) and not self.is_done:
-            if self.left == 0:
-                self.is_done = True
-                self.call()
-            self.left -= 1
-        return self._backend.perform(effect)
-
-
 @pytest.mark.parametrize("at", range(6))
 @MORE
 def test_a_put_between_plan_and_commit(raw, at):
@@ -633,8 +614,8 @@ def test_a_put_between_plan_and_commit(raw, at):
         def meanwhile():
             put(writer, 6, state, parent=5, changed={"v", "new"})
 
-        with raw.reader() as saver:
-            other = Meanwhile(saver, Commit, meanwhile, at)
+        other = Meanwhile(Commit, meanwhile, at)
+        with raw.reader(interceptors=[other]) as saver:
             saver.repair("t", show=lambda plan: None)
     assert damages(raw) == []
     if other.is_done:
@@ -654,8 +635,8 @@ def test_a_child_of_one_that_is_set_aside(make_saver, raw, at):
         def meanwhile():
             put(writer, 5, {"v": chat(9), "kept": ["kept"]}, parent=4, changed={"v"})
 
-        with raw.reader() as saver:
-            other = Meanwhile(saver, Commit, meanwhile, at)
+        other = Meanwhile(Commit, meanwhile, at)
+        with raw.reader(interceptors=[other]) as saver:
             saver.repair("t", show=lambda plan: None)
     assert damages(raw) == []
     if other.is_done:
@@ -674,8 +655,8 @@ def test_a_deletion_between_plan_and_commit(raw, saver, kind, at):
         with raw.reader() as other:
             other.delete_thread("t")
 
-    with raw.reader() as reader:
-        other = Meanwhile(reader, kind, meanwhile, at)
+    other = Meanwhile(kind, meanwhile, at)
+    with raw.reader(interceptors=[other]) as reader:
         reader.repair("t", show=lambda plan: None)
     if other.is_done:
         assert raw.documents() == {}
@@ -685,19 +666,14 @@ def test_a_deletion_between_plan_and_commit(raw, saver, kind, at):
         assert damages(raw) == []
 
 
-class FlippingOnce:
-    """A backend of which the first answer for each document's manifest is flipped, as on a bad wire."""
+class FlippingOnce(Interceptor):
+    """Flips the first answer for each document's manifest, as a bad wire would."""
 
-    def __init__(self, saver):
-        self._backend = saver._backend
+    def __init__(self):
         self.seen = set()
-        saver._backend = self
 
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        result = self._backend.perform(effect)
+    def around(self, effect, perform):
+        result = perform(effect)
         docs = result.values() if isinstance(result, dict) else result if isinstance(result, list) else ()
         for doc in docs:
             value = getattr(doc, "fields", {}).get("manifest")
@@ -709,8 +685,8 @@ class FlippingOnce:
 
 def test_what_is_read_wrongly_once_is_not_set_aside(filled, raw):
     before = raw.snapshot()
-    with raw.reader() as saver:
-        flipping = FlippingOnce(saver)
+    flipping = FlippingOnce()
+    with raw.reader(interceptors=[flipping]) as saver:
         saver.repair("t", show=lambda plan: None)
     assert len(flipping.seen) == 4
     assert raw.snapshot() == before

@@ -10,11 +10,13 @@ from langgraph_gcs_saver import GCSSaver, keys, manifest
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.errors import InvalidOptionError, UnsupportedFormatError, WrongKeyError
 from langgraph_gcs_saver.findings import DEPTHS
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.compat.xor_cipher import XorCipher
 from tests.faults.test_damage import KINDS
 from tests.incremental.eax import Eax
 from tests.incremental.threads import chat, refs
+from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, cid, noise, put
 from tests.system.test_rounds import Counting
 
@@ -574,19 +576,14 @@ def test_a_newer_format(filled, raw):
     assert raw.documents()[name_of(2)]["format"] == 2
 
 
-class FlippingOnce:
-    """A backend of which the first answer for each document and object is flipped, as on a bad wire."""
+class FlippingOnce(Interceptor):
+    """Flips the first answer for each document and object, as a bad wire would."""
 
-    def __init__(self, saver):
-        self._backend = saver._backend
+    def __init__(self):
         self.seen = set()
-        saver._backend = self
 
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        result = self._backend.perform(effect)
+    def around(self, effect, perform):
+        result = perform(effect)
         match effect:
             case QueryDocs():
                 return [self._doc(doc) for doc in result]
@@ -615,8 +612,8 @@ def test_what_is_read_wrongly_once_is_not_damage(raw, saver, limits):
     """Missing or different is damage only if it stays so."""
     fill(saver, **limits)
     for depth in DEPTHS:
-        with raw.reader() as reader:
-            flipping = FlippingOnce(reader)
+        flipping = FlippingOnce()
+        with raw.reader(interceptors=[flipping]) as reader:
             assert list(reader.verify("t", depth=depth)) == [], depth
         assert len(flipping.seen) > 5
 
@@ -691,32 +688,10 @@ def test_a_thread_that_is_deleted_while_it_is_looked_at(raw, saver):
         for n in (1, 2):
             put(saver, n, {"a": noise(9_000, n), "b": n}, parent=n - 1 or None, metadata={"run_id": f"run {n}"})
         saver.put_writes(cfg(2), [("a", 1)], "task")
-        with raw.reader() as reader:
-            deleting = DeletingAt(reader, stop, lambda: saver.delete_thread("t"))
+        deleting = Meanwhile((GetDocs, QueryDocs, GetBlob), lambda: saver.delete_thread("t"), stop)
+        with raw.reader(interceptors=[deleting]) as reader:
             assert not [one for one in reader.verify("t", depth="data") if one.is_damage], stop
         if not deleting.is_done:
             break
         stop += 1
     assert stop > 5
-
-
-class DeletingAt:
-    """A backend that calls something before its n-th effect that reaches a service."""
-
-    def __init__(self, saver, at, call):
-        self._backend = saver._backend
-        self.left = at
-        self.call = call
-        self.is_done = False
-        saver._backend = self
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def perform(self, effect):
-        if isinstance(effect, (GetDocs, QueryDocs, GetBlob)):
-            if self.left == 0:
-                self.is_done = True
-                self.call()
-            self.left -= 1
-        return self._backend.perform(effect)
