@@ -558,8 +558,6 @@ class LocalDocuments:
             raise UnsupportedFormatError(
                 f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
             )
-        if not found:
-            return False
         # SQLite's own are tables, such as the statistics of ANALYZE, and indexes without SQL. They do nothing by
         # themselves. A trigger with such a name would: whoever edits the file can give it one.
         stored = db.execute(
@@ -572,7 +570,7 @@ class LocalDocuments:
                 f"{self._file} has {strange!r} in its schema, which this library did not put there and does not use: "
                 "restore the file from a backup. Nothing was read."
             )
-        return True
+        return bool(found)
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.

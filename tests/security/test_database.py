@@ -79,6 +79,21 @@ def test_another_schema_is_refused(change, store_uri, command, what):  # noqa: F
     assert "in its schema" in ended.err
 
 
+@pytest.mark.parametrize("statement", ["CREATE TABLE notes (text)", "CREATE VIEW documents AS SELECT 1"])
+def test_the_database_of_another_program_is_left_as_it_is(store_uri, tmp_path, command, statement):  # noqa: F811
+    path = tmp_path / "store" / "documents.sqlite3"
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(statement)
+    before = path.read_bytes()
+    with GCSSaver.from_conn_string(store_uri) as saver:
+        for call in (saver.threads, lambda: put(saver, 1, {"v": 1})):
+            with pytest.raises(StoreError, match="in its schema"):
+                call()
+    assert command("stats").code == StoreError.exit_code
+    assert path.read_bytes() == before
+
+
 def test_what_sqlite_keeps_for_itself_is_fine(change, make_saver):
     change("ANALYZE", "VACUUM")
     assert values(make_saver().get_tuple(cfg(thread="a"))) == {"v": "a"}
