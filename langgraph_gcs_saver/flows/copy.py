@@ -35,7 +35,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, unreadable
+from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, report_clear, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
@@ -505,6 +505,7 @@ class _Copy:
                 continue  # It has gone, and then its objects.
             size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
             fields = yield from Compute(partial(moved_to, doc, target, self._attempt, self.context.codec), size=size)
+            yield from report_clear(self.context.codec)
             if copied is None:
                 writes.append(Create(target, fields))
             elif copied.fields != fields:

@@ -513,3 +513,18 @@ def test_a_serializer_that_encrypts_is_as_it_was(make_saver):
     saver = make_saver(serde=serde)
     line(saver, 2)
     assert [number(found) for found in make_saver(serde=serde).list(cfg())] == [2, 1]
+
+
+@LOCAL
+def test_a_copy_tells_of_pending_writes_that_it_encrypts(make_saver):
+    """They could have been planted, and are bound to the copy from then on."""
+    with make_saver(cipher=XorCipher()) as saver:
+        put(saver, 1, {"v": "x"})
+    with make_saver() as stranger:
+        stranger.put_writes(cfg(1), [("__resume__", "an approval")], "task")
+    with make_saver(cipher=XorCipher()) as saver, pytest.raises(ClearTextError):
+        saver.copy_thread("t", "strict")
+    events = []
+    with make_saver(cipher=XorCipher(), accept_clear=True, on_event=events.append) as saver:
+        saver.copy_thread("t", "u")
+    assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
