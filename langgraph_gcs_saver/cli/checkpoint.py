@@ -215,8 +215,10 @@ def message_lines(message: Mapping[str, Any]) -> Iterator[Text]:
     content = message.get("content")
     for block in content if isinstance(content, list) else [content]:
         yield from _block_lines(block)
-    for call in [*(message.get("tool_calls") or ()), *(message.get("invalid_tool_calls") or ())]:
-        yield from _call_lines(call)
+    for key in ("tool_calls", "invalid_tool_calls"):
+        calls = message.get(key) or []
+        for call in calls if isinstance(calls, list) else [calls]:
+            yield from _call_lines(call)
 
 
 def _block_lines(block: Any) -> Iterator[Text]:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.cli.checkpoint import message_lines
 from langgraph_gcs_saver.cli.terminal import CommandError
 from langgraph_gcs_saver.errors import CheckpointCorruptError, InvalidInputError
 from langgraph_gcs_saver.keys import checkpoint_doc
@@ -317,3 +318,11 @@ async def test_the_saver_lists_ids_asynchronously(make_saver):
     async with make_saver() as saver:
         made = put(saver, {"x": 1})
         assert await saver.acheckpoint_ids({"configurable": {"thread_id": "t"}}) == [made]
+
+
+@pytest.mark.parametrize("calls", [5, "text", {"name": "search"}, [7, None]], ids=repr)
+def test_tool_calls_that_are_none(calls):
+    """Whatever a store holds in place of them."""
+    found = [line.plain for line in message_lines({"type": "ai", "content": "x", "tool_calls": calls})]
+    assert len(found) >= 3
+    assert found[-1].strip().startswith("->")
