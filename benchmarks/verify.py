@@ -26,22 +26,13 @@ from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.effects import (
-    Commit,
-    CopyBlob,
-    DeleteBlobs,
+    REQUESTS,
     Effect,
     Gather,
-    GetBlob,
-    GetDocs,
-    HashBlob,
-    ListBlobs,
-    PutBlob,
-    QueryDocs,
 )
 
 MODES = ("off", "checksum", "readback")
 OBJECT_BYTES = 100_000
-REMOTE = (Commit, CopyBlob, DeleteBlobs, GetBlob, GetDocs, HashBlob, ListBlobs, PutBlob, QueryDocs)
 
 
 class Counting:
@@ -57,7 +48,7 @@ class Counting:
 
     def perform(self, effect: Effect[Any]) -> Any:
         leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-        asked = sum(isinstance(leaf, REMOTE) for leaf in leaves)
+        asked = sum(isinstance(leaf, REQUESTS) for leaf in leaves)
         self.rounds += bool(asked)
         self.requests += asked
         return self._backend.perform(effect)

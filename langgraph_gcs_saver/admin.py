@@ -988,7 +988,7 @@ class Admin:
             UnsupportedFormatError: A newer version wrote something.
             ValueTooLargeError: A value is larger than `max_value_bytes`.
             WrongKeyError: Something is encrypted, with another key or while the saver has none. This and the above are
-                raised when all other threads have been looked at; a `ThreadSkipped` event tells of each.
+                raised when all other threads have been looked at; a `ThreadSkipped` event reports each.
             StoreError: A service refused, or did not answer before the deadline.
         """
         from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it

@@ -2,7 +2,7 @@
 
 What this library makes, only its user can read: directories have mode 0700 and files 0600, whatever the umask allows.
 
-A `Directory` is open, and what lies in it is reached by its handle and without following links. So nobody can put a
+A `Directory` is open, and its files are reached by its handle and without following links. So no process can put a
 link in the place of a file or directory, neither before nor after it was looked at. Windows has no such handles: there
 paths are looked at before they are used.
 """
@@ -33,7 +33,7 @@ _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _WRITE = os.O_RDWR | getattr(os, "O_BINARY", 0)
 _AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
-"""Opens what is no file without waiting for whoever is at its other end."""
+"""Opens a pipe or a device without waiting for its other end."""
 
 _DIRECTORY: int = _READ | getattr(os, "O_DIRECTORY", 0)
 _LINK = (errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP), getattr(errno, "EFTYPE", errno.ELOOP))
@@ -243,7 +243,7 @@ def _is_handle(path: Path) -> bool:
 
 
 def beside(path: Path) -> Path:
-    """A name for a file that becomes `path` when it is whole, which nobody can guess."""
+    """A name for a file that becomes `path` when it is whole, which cannot be guessed."""
     # A name has 255 bytes at most, and a character up to four.
     return path.parent / f"{path.name[:50]}.{secrets.token_hex(8)}.part"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from langgraph_gcs_saver.cli.terminal import (
     DryRunOption,
     ImportClassesOption,
     JsonOption,
+    Late,
     OptionalThreadArgument,
     StoreOption,
     YesOption,
@@ -31,7 +32,7 @@ from langgraph_gcs_saver.cli.terminal import (
     print_table,
     progress,
 )
-from langgraph_gcs_saver.errors import DamageError, GCSSaverError
+from langgraph_gcs_saver.errors import DamageError
 from langgraph_gcs_saver.findings import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
 
 if TYPE_CHECKING:
@@ -65,14 +66,9 @@ def verify(
     documents: list[int] = []
     with open_admin(store, cipher) as saver:
         findings: list[Finding] = []
-        failed: GCSSaverError | None = None
-        with progress("looking"):
-            try:
-                findings.extend(saver.verify(thread, depth=looked, step=documents.append))
-            except GCSSaverError as error:
-                if not findings:
-                    raise
-                failed = error  # What other threads have comes first.
+        late = Late()
+        with progress("looking"), late.after(findings):
+            findings.extend(saver.verify(thread, depth=looked, step=documents.append))
         if thread is not None and not findings:
             check_thread(saver, thread)
     damages = sum(finding.is_damage for finding in findings)
@@ -91,8 +87,7 @@ def verify(
         read = f"{counted(sum(documents), 'document')} of {counted(len(documents), 'thread')}"
         told = Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}")
         console().print(told, soft_wrap=True)
-    if failed is not None:
-        raise failed
+    late.end()
     if damages:
         raise typer.Exit(DamageError.exit_code)
 
@@ -142,14 +137,10 @@ def repair(
     left: list[RepairPlan] = []
     with open_saver(store, cipher, serde=importing(import_classes)) as saver:
         shown: list[RepairPlan] = []
-        failed: GCSSaverError | None = None
-        with progress("looking"):
-            try:
-                plans = saver.repair(thread, dry_run=True, show=shown.append)
-            except GCSSaverError as error:
-                if not shown:
-                    raise
-                plans, failed = shown, error  # What can be done for other threads comes first.
+        plans: Sequence[RepairPlan] = shown
+        late = Late()
+        with progress("looking"), late.after(shown):
+            plans = saver.repair(thread, dry_run=True, show=shown.append)
         if thread is not None and not plans:
             check_thread(saver, thread)
 
@@ -173,8 +164,7 @@ def repair(
             question=f"Repair {counted(len(plans), 'thread')}?",
         )
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
-    if failed is not None:
-        raise failed
+    late.end()
     if left:
         threads = ", ".join(repr(plan.thread_id) for plan in left)
         raise CommandError(f"damage is left that only a backup can mend, in {threads}", DamageError.exit_code)

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langgraph_gcs_saver.cli.modules import NamingError, find, raised
-from langgraph_gcs_saver.errors import StoreNotFoundError
+from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
 from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
 
 if TYPE_CHECKING:
@@ -299,6 +299,28 @@ class Bar:
         """Tell that so many more pieces are done."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, done)
+
+
+class Late:
+    """An error that comes when what could be done for other threads was shown."""
+
+    def __init__(self) -> None:
+        self._error: GCSSaverError | None = None
+
+    @contextmanager
+    def after(self, shown: Sized) -> Iterator[None]:
+        """Keep an error of the block, unless there is nothing to show."""
+        try:
+            yield
+        except GCSSaverError as error:
+            if not shown:
+                raise
+            self._error = error
+
+    def end(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cli.terminal import (
     CommandError,
     DryRunOption,
     JsonOption,
+    Late,
     OptionalThreadArgument,
     StoreOption,
     YesOption,
@@ -29,7 +30,7 @@ from langgraph_gcs_saver.cli.terminal import (
     print_table,
     progress,
 )
-from langgraph_gcs_saver.errors import DamageError, GCSSaverError
+from langgraph_gcs_saver.errors import DamageError
 from langgraph_gcs_saver.retention import AnyOf, KeepEvery, KeepFor, KeepLast, PrunePlan, Retention, Row
 
 if TYPE_CHECKING:
@@ -145,15 +146,11 @@ def collect(
     began = time.time()
     with open_admin(store, cipher) as saver:
         shown: list[CollectPlan] = []
-        failed: GCSSaverError | None = None
-        with progress("looking"):
-            try:
-                found = saver.collect(thread, orphan_age=age, dry_run=True, show=shown.append)
-            except GCSSaverError as error:
-                if not shown:
-                    raise
-                # What can be done for other threads comes first.
-                found, failed = [plan for plan in shown if plan], error
+        found: Sequence[CollectPlan] = shown
+        late = Late()
+        with progress("looking"), late.after(shown):
+            found = saver.collect(thread, orphan_age=age, dry_run=True, show=shown.append)
+        found = [plan for plan in found if plan]
         if thread is not None and not found:
             check_thread(saver, thread)
 
@@ -180,8 +177,7 @@ def collect(
             question=question if objects or documents or trimmed else None,
         )
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
-    if failed is not None:
-        raise failed
+    late.end()
     if skipped := [plan.thread_id for plan in found if plan.skipped is not None]:
         named = ", ".join(map(repr, skipped))
         raise CommandError(f"left alone, because a checkpoint cannot be read: {named}", DamageError.exit_code)

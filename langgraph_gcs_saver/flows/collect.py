@@ -84,8 +84,8 @@ def collect(
 ) -> Flow[CollectPlan]:
     """Delete what nothing in a thread refers to, if it is `orphan_age` seconds old; others may write meanwhile.
 
-    A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event: nobody can
-    tell what that refers to.
+    A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
+    what it refers to is unknown.
     """
     cutoff = ((yield from Now()) - orphan_age) * 1e9
     old = yield from _list_old(thread_id, cutoff)

@@ -34,6 +34,7 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, report_clear, unreadable
 from langgraph_gcs_saver.flows.places import recheck
@@ -562,14 +563,8 @@ def _child(doc: Doc, heir: str) -> str:
 
 def batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
     """Writes in commits that are not too large."""
-    batch: list[Create | Merge] = []
-    size = 0
-    for write in writes:
-        more = sum(len(value) for value in write.fields.values() if isinstance(value, bytes)) + 1000
-        if batch and (size + more > COMMIT_BYTES or len(batch) == COMMIT_WRITES):
-            yield batch
-            batch, size = [], 0
-        batch.append(write)
-        size += more
-    if batch:
-        yield batch
+    return in_batches(writes, _size, most=COMMIT_WRITES, most_bytes=COMMIT_BYTES)
+
+
+def _size(write: Create | Merge) -> int:
+    return sum(len(value) for value in write.fields.values() if isinstance(value, bytes)) + 1000

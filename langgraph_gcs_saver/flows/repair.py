@@ -63,7 +63,7 @@ _CACHE_BYTES = 64 << 20
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
 
 _SENDS = "__pregel_tasks"
-"""LangGraph's channel of packets: each is a task that no version tells of."""
+"""LangGraph's channel of packets: each is a task, and no version shows that it ran."""
 
 _EMPTY_LIST = 1
 """Bytes of a serialised list without items."""
@@ -281,7 +281,7 @@ class _Deltas:
     def _has_all_writes(self, child: str, name: str) -> bool:
         """Whether each node that has seen newer versions at the child left writes: who finishes leaves some.
 
-        Packets of `Send` are tasks too, and no version tells of these.
+        Packets of `Send` are tasks too, and no version shows that they ran.
         """
         known = self.found.entries[name].manifest
         before = known.checkpoint.get("versions_seen", {})

@@ -78,7 +78,7 @@ class Sources:
         self._nodes: dict[tuple[_Node | None, str, int, int, int, str], _Node] = {}
         """All frames, by what they build on, where they lie, and what a manifest says of them."""
         self._cached: dict[tuple[str, int], _Node] = {}
-        """Values of the cache, pinned here, lest they go before their use; together no more than the cache may hold."""
+        """Values of the cache, held here so that it cannot evict them before their use."""
         self._targets: dict[tuple[str, str, str], dict[str, tuple[_Node, Step]]] = {}
         """By checkpoint and channel, each value that was not given out yet: its last frame, and what it must be."""
         self._docs: set[str] = set()

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.cache import ByteCache
 from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.findings import Depth, Finding
+from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear, rest_of
@@ -493,19 +494,8 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
 
 def _batches(found: Survey) -> Iterator[list[str]]:
     """Checkpoints in batches, oldest first."""
-    batch: list[str] = []
-    held = 0
-    for name in reversed(found.order):
-        if name not in found.entries:
-            continue
-        more = found.entries[name].manifest.held
-        if batch and (len(batch) == _BATCH or held + more > _BATCH_BYTES):
-            yield batch
-            batch, held = [], 0
-        batch.append(name)
-        held += more
-    if batch:
-        yield batch
+    names = (name for name in reversed(found.order) if name in found.entries)
+    return in_batches(names, lambda name: found.entries[name].manifest.held, most=_BATCH, most_bytes=_BATCH_BYTES)
 
 
 def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:

@@ -49,6 +49,7 @@ from langgraph_gcs_saver.errors import (
     WrongKeyError,
 )
 from langgraph_gcs_saver.findings import Finding
+from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.listing import list_all, list_page
@@ -244,16 +245,7 @@ def pages(docs: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
 
 def blob_pages(blobs: Iterable[BlobInfo]) -> Iterator[list[BlobInfo]]:
     """Some objects at a time, that memory holds."""
-    page: list[BlobInfo] = []
-    size = 0
-    for blob in blobs:
-        if page and (len(page) == _BLOBS or size + blob.size > _BLOB_BYTES):
-            yield page
-            page, size = [], 0
-        page.append(blob)
-        size += blob.size
-    if page:
-        yield page
+    return in_batches(blobs, lambda blob: blob.size, most=_BLOBS, most_bytes=_BLOB_BYTES)
 
 
 def fingerprint(fields: Fields) -> str:

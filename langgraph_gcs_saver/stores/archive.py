@@ -159,7 +159,7 @@ class NewArchive:
             self._file.close()
             self._file = None
         with _os_errors(self._part), suppress(FileNotFoundError, NotADirectoryError):
-            self._part.unlink()  # nobody else can have guessed its name
+            self._part.unlink()  # its name cannot have been guessed
 
     def _open(self) -> BinaryIO:
         if self._file is None:

@@ -137,7 +137,7 @@ CREATE TABLE documents (
     "INSERT INTO clock VALUES (1, 0)",
 )
 _OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
-"""The schema of all formats. A view or a trigger of anybody else would run in whoever opens the store."""
+"""The schema of all formats. Any other view or trigger would run in the process that opens the store."""
 
 _FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * MAX_DOCUMENT} THEN fields END"
 """The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
@@ -559,7 +559,7 @@ class LocalDocuments:
                 f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
             )
         # SQLite's own are tables, such as the statistics of ANALYZE, and indexes without SQL. They do nothing by
-        # themselves. A trigger with such a name would: whoever edits the file can give it one.
+        # themselves. A trigger would, and an attacker can give it such a name.
         stored = db.execute(
             "SELECT name, sql FROM sqlite_schema "
             "WHERE NOT (name LIKE 'sqlite#_%' ESCAPE '#' AND (type = 'table' OR sql IS NULL))"

@@ -49,7 +49,7 @@ class CountingInterceptor(GatherInterceptor):
         return Counter(kind for kinds in self.rounds for kind in kinds)
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Forget all rounds."""
         self.rounds.clear()
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:

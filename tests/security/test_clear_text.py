@@ -20,6 +20,7 @@ from langgraph_gcs_saver.events import (
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.compat.xor_cipher import XorCipher
 from tests.incremental.eax import Eax
+from tests.security import registry
 from tests.security.forging import frame_in, name_of, put_checkpoint, put_writes
 from tests.system.build import cfg, checkpoint, cid, number, put, values, version
 
@@ -218,15 +219,7 @@ def outcomes(tmp_path):
     }
 
 
-NO_STATE = {
-    "config_specs",
-    "from_conn_string",
-    "get_allowlist",
-    "get_next_version",
-    "serde",
-    "with_allowlist",
-    "delete_for_runs",
-}
+NO_STATE = registry.NO_STATE - {"close"} | {"delete_for_runs"}
 """What else a checkpointer has; it does not read a thread."""
 
 ORDER = ["repair", "delete_thread", "close"]

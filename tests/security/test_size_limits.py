@@ -16,6 +16,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, GCSSaverError, In
 from langgraph_gcs_saver.frames import FrameError, open_envelope, parts
 from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Manifest, Serialized
 from langgraph_gcs_saver.stores.archive import Archive, NewArchive
+from tests.kit.memory import peak
 from tests.security.forging import name_of
 from tests.security.sealing import CODEC, opened, plain_envelope, seal, seal_writes, stated, writes_doc
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, put, values, version
@@ -28,21 +29,6 @@ MIB = 1 << 20
 def store_uri(tmp_path):
     """The embedded store only: sizes are looked at in one way, wherever bytes come from."""
     return f"file://{tmp_path}/store"
-
-
-class peak:  # noqa: N801 - reads like a function
-    """Fails when the block allocates more than it may."""
-
-    def __init__(self, most):
-        self.most = most
-
-    def __enter__(self):
-        tracemalloc.start()
-
-    def __exit__(self, kind, *rest):
-        taken = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert kind is not None or taken < self.most, f"{taken / MIB:.1f} MiB were allocated"
 
 
 def is_refused(raw, most, depths=("metadata", "data")):

@@ -7,12 +7,11 @@ import asyncio
 import functools
 import hashlib
 import pickle
-import tracemalloc
 
 import pytest
 import zstandard
 
-from langgraph_gcs_saver import frames, keys, manifest
+from langgraph_gcs_saver import frames, keys
 from langgraph_gcs_saver.effects import GetBlob, GetDocs, PutBlob, QueryDocs
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
@@ -25,6 +24,8 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.flows.manifests import make_stub
 from langgraph_gcs_saver.frames import Codec
 from langgraph_gcs_saver.interceptors import Interceptor
+from tests.kit.memory import peak
+from tests.security.sealing import opened, seal
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, values
 
 CODEC = Codec(3)
@@ -48,21 +49,6 @@ def bomb(size=HUGE):
     compressor = zstandard.ZstdCompressor(level=3).compressobj(size=size)
     part = bytes(1 << 22)
     return b"".join([compressor.compress(part) for _ in range(size >> 22)] + [compressor.flush()])
-
-
-class peak:  # noqa: N801 - reads like a function
-    """Fails when the block allocates more than it may."""
-
-    def __init__(self, most=MOST):
-        self.most = most
-
-    def __enter__(self):
-        tracemalloc.start()
-
-    def __exit__(self, kind, *rest):
-        taken = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert kind is not None or taken < self.most, f"{taken:,} bytes were allocated"
 
 
 class Asked(Interceptor):
@@ -132,9 +118,9 @@ def test_a_stored_value_over_the_limit_is_not_read(config, inline, make_saver):
     put(writer, 2, {"a": 1, "large": bytes(64 << 20)}, parent=1)
     events = []
     reader = make_saver(max_value_bytes=LIMIT, on_event=events.append)
-    with peak(), pytest.raises(ValueTooLargeError):
+    with peak(MOST), pytest.raises(ValueTooLargeError):
         reader.get_tuple(config)
-    with peak(), pytest.raises(ValueTooLargeError):
+    with peak(MOST), pytest.raises(ValueTooLargeError):
         list(reader.list(cfg()))
     assert values(reader.get_tuple(cfg(1))) == {"a": 1}
     assert not [event for event in events if "Damaged" in type(event).__name__]
@@ -143,28 +129,14 @@ def test_a_stored_value_over_the_limit_is_not_read(config, inline, make_saver):
 # Crafted documents
 
 
-def seal(raw, name, head=None, tail=b"", **fields):
-    """Store a checkpoint's document with another manifest, and a digest that is right."""
-    stored = raw.documents()[name] | fields
-    if head is not None:
-        stored["manifest"] = CODEC.encode(frames.envelope(head, tail))
-    stored["digest"] = manifest.digest(name, stored["manifest"])
-    raw.set_document(name, stored)
-
-
-def opened(raw, name):
-    """The head and the tail of a checkpoint's manifest."""
-    return frames.open_envelope(CODEC.decode_bounded(raw.documents()[name]["manifest"]))
-
-
 def is_refused(raw, config, *, thread="t", kind=CheckpointCorruptError, **options):
     """Every way to read it; nothing outside of its own thread is asked for, and hardly any memory is taken."""
     asked = Asked()
     with raw.reader(interceptors=[asked], **options) as reader:
-        with peak(), pytest.raises(kind) as caught:
+        with peak(MOST), pytest.raises(kind) as caught:
             reader.get_tuple(config)
         latest = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
-        with peak(), pytest.raises(GCSSaverError):
+        with peak(MOST), pytest.raises(GCSSaverError):
             reader.get_tuple(latest)
         own = keys.spread(thread)
         assert asked.names
@@ -357,8 +329,7 @@ def test_stubs_of_bombs(size, make_saver, name, pending, raw):
     ids=lambda text: repr(text[:12]),
 )
 def test_json_that_a_parser_chokes_on(text, name, raw):
-    plain = len(text).to_bytes(4, "big") + text
-    seal(raw, name, manifest=CODEC.encode(plain))
+    seal(raw, name, text)
     is_refused(raw, cfg(1))
 
 

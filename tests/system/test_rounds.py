@@ -6,20 +6,12 @@ import pytest
 
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import (
-    Commit,
-    DeleteBlobs,
-    EnsureBucket,
+    REQUESTS,
     Gather,
-    GetBlob,
     GetDocs,
-    HashBlob,
-    ListBlobs,
-    PutBlob,
-    QueryDocs,
 )
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values, version
 
-REMOTE = GetDocs | QueryDocs | Commit | PutBlob | GetBlob | HashBlob | ListBlobs | DeleteBlobs | EnsureBucket
 PLACE = GetDocs((keys.PLACE,))
 
 
@@ -42,7 +34,7 @@ class Counting:
 
     def _count(self, effect):
         leaves = [
-            one for one in (effect.effects if isinstance(effect, Gather) else (effect,)) if isinstance(one, REMOTE)
+            one for one in (effect.effects if isinstance(effect, Gather) else (effect,)) if isinstance(one, REQUESTS)
         ]
         if len(leaves) > 1 and PLACE in leaves:
             leaves.remove(PLACE)

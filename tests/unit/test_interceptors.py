@@ -19,21 +19,11 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import InvalidOptionError, StoreUnavailableError
 from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
-from langgraph_gcs_saver.runners import Backend, arun, run
+from langgraph_gcs_saver.runners import Backend, arun
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from langgraph_gcs_saver.testing.interceptors import KINDS, CountingInterceptor, LatencyInterceptor
+from tests.kit.performing import both, perform_async, perform_sync
 from tests.system.build import cfg, noise, put, values
-
-
-def perform_sync(flow, backend):
-    return run(flow, backend)
-
-
-def perform_async(flow, backend):
-    return asyncio.run(arun(flow, backend))
-
-
-both = pytest.mark.parametrize("perform", [perform_sync, perform_async], ids=["run", "arun"])
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointReplaced, ThreadDeleted
 from langgraph_gcs_saver.pool import Task
 from langgraph_gcs_saver.runners import OFFLOAD_BYTES, Backend, arun, run
+from tests.kit.performing import both, perform_sync
 from tests.patience import PATIENCE, aeventually, eventually
 
 EVENT = CheckpointReplaced(thread_id="t")
@@ -170,17 +171,6 @@ class Blobs:
 
     def close(self):
         self.closed += 1
-
-
-def perform_sync(flow, backend):
-    return run(flow, backend)
-
-
-def perform_async(flow, backend):
-    return asyncio.run(arun(flow, backend))
-
-
-both = pytest.mark.parametrize("perform", [perform_sync, perform_async], ids=["run", "arun"])
 
 
 @pytest.fixture
