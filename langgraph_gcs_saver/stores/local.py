@@ -470,10 +470,8 @@ class LocalDocuments:
             with suppress(FileExistsError):
                 files.create_file(self._file).close()  # SQLite makes what lies beside it with the same mode
             before = self._look()
-        db = self._connect()
+        db = self._connect(before)
         try:
-            with _os_errors(self._directory):
-                self._refuse_other(before)
             try:
                 self._prepare(db)
                 self._frozen.pop(number, None)
@@ -482,17 +480,13 @@ class LocalDocuments:
                 if stamp is None:
                     raise
                 db.close()
-                db = self._connect("?immutable=1")
+                db = self._connect(before, "?immutable=1")
                 self._prepare(db)
                 self._frozen[number] = stamp
             self._cursors[number] = db.cursor()
         except BaseException:
             db.close()
             raise
-
-    def _refuse_other(self, before: os.stat_result) -> None:
-        if not os.path.samestat(before, self._look()):
-            raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
 
     def _stamp(self) -> tuple[int, ...] | None:
         """What tells one state of a database from another where this process may not write, nor SQLite keep its locks.
@@ -526,11 +520,27 @@ class LocalDocuments:
                 _refuse_owner(path, found)
         return self._file.lstat()
 
-    def _connect(self, parameters: str = "") -> sqlite3.Connection:
+    def _connect(self, looked_at: os.stat_result, parameters: str = "") -> sqlite3.Connection:
         # Without SQLite's own waiting, which nothing ends before its time.
-        return sqlite3.connect(
+        db = sqlite3.connect(
             self._file.as_uri() + parameters, timeout=0, isolation_level=None, check_same_thread=False, uri=True
         )
+        try:
+            with _os_errors(self._directory):
+                self._refuse_other(db, looked_at)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _refuse_other(self, db: sqlite3.Connection, looked_at: os.stat_result) -> None:
+        """Refuse what another process has put in the place of the file that was looked at.
+
+        SQLite resolves the links of a path, opens what it found, and gives that as the database's name.
+        """
+        (_, _, opened) = db.execute("PRAGMA database_list").fetchone()
+        if not all(os.path.samestat(looked_at, one) for one in (self._look(), Path(opened).lstat())):
+            raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA synchronous = FULL")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -250,6 +251,42 @@ def test_a_directory_that_is_swapped_between_two_steps(path, blobs, elsewhere):
         with opened.create("new") as file:
             file.write(b"x")
     assert [one.name for one in (path / "aside").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("kind", ["another program's", "another store's"])
+def test_a_database_that_is_a_link_only_while_sqlite_opens_it(path, tmp_path, monkeypatch, kind):
+    """Looked at before and after, it is the store's own: only SQLite knows what it has opened."""
+    other = tmp_path / "other"
+    for place in (path, other):
+        store(place)
+    target = other / "documents.sqlite3"
+    if kind == "another program's":
+        target.unlink()
+        with closing(sqlite3.connect(target)) as db:
+            db.execute("CREATE TABLE mine (a)")
+    before = target.read_bytes()
+    place, aside, connect = path / "documents.sqlite3", path / "aside", sqlite3.connect
+
+    def swapped(*args, **kwargs):
+        place.rename(aside)
+        place.symlink_to(target)
+        try:
+            return connect(*args, **kwargs)
+        finally:
+            place.unlink()
+            aside.rename(place)
+
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        monkeypatch.setattr(sqlite3, "connect", swapped)
+        for call in (
+            lambda: documents.get_docs(GetDocs(("c/a",))),
+            lambda: documents.commit(Commit((Create("c/a", {"v": 1}),))),
+        ):
+            with pytest.raises(StoreError, match="replaced while it was being opened"):
+                call()
+        monkeypatch.undo()
+        assert documents.commit(Commit((Create("c/a", {"v": 1}),))) is not None
+    assert target.read_bytes() == before
 
 
 @pytest.mark.parametrize("call", CALLS)
