@@ -116,13 +116,14 @@ def enc(text: str, what: str = "id") -> str:
 
 
 def dec(encoded: str) -> str | None:
-    """Decode `enc`; `None` for what cannot be: a hash, and what this library does not make."""
+    """Decode `enc`; `None` for a hash, and for what `enc` does not make, such as another spelling of an id."""
     if encoded == "~":
         return ""
     try:
-        return None if encoded.startswith("~") else unquote(encoded, errors="strict")
+        text = unquote(encoded, errors="strict")
     except UnicodeDecodeError:
         return None
+    return text if is_text(text) and enc(text) == encoded else None
 
 
 @lru_cache(_KNOWN)
@@ -199,6 +200,11 @@ def ns_segment_of(name: str) -> str:
     return _parsed(name)[1]
 
 
+def is_in_ns(name: str, ns: str) -> bool:
+    """Whether the name of a checkpoint's document has a namespace: a query finds it by a field, which can be wrong."""
+    return ns_segment_of(name) == enc(ns, "namespace")
+
+
 def _parsed(name: str) -> tuple[str, str]:
     """The checkpoint id and the encoded namespace in a checkpoint document's name.
 
@@ -271,22 +277,21 @@ def thread_of(name: str) -> str:
 
 def thread_id_of(segment: str) -> str | None:
     """The thread that a segment stands for; `None` when it is too long to be there, or the segment is no thread's."""
-    try:
-        thread_id = dec(segment[3:])
-    except UnicodeDecodeError:
-        return None
+    thread_id = dec(segment[3:])
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
 _SLASHES = 3
 """Slashes in the names of all documents of a thread, but its own."""
 
-_THREAD_SEGMENT = re.compile("[0-9a-f]{2}-[A-Za-z0-9_%~-]{1,200}\\Z")
+_LONG_THREAD = re.compile(r"[0-9a-f]{2}-~[0-9a-f]{64}\Z")
 
 
+@lru_cache(_KNOWN)
 def is_thread_segment(segment: str) -> bool:
-    """Whether a segment of a name can stand for a thread."""
-    return _THREAD_SEGMENT.match(segment) is not None
+    """Whether a segment of a name can stand for a thread: it is what `spread` makes of an id."""
+    is_long = _LONG_THREAD.match(segment) is not None and segment[:2] == segment[4:6]  # both begin the id's hash
+    return is_long or thread_id_of(segment) is not None
 
 
 def past_thread_blobs(segment: str) -> str:

@@ -530,7 +530,7 @@ def find_checkpoint(thread_id: str, ns: str, made_by: float, context: Context) -
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            if _is_stripped(doc):
+            if _is_stripped(doc) or not keys.is_in_ns(doc.name, ns):
                 continue
             known = yield from _read(doc, context)
             made = known.made if isinstance(known, Manifest) else None

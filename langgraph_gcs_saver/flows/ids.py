@@ -16,7 +16,7 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
     after: str | None = None
     while True:
         docs = yield from QueryDocs(keys.checkpoints(thread_id), where, after=after, limit=PAGE, mask=())
-        found += [keys.checkpoint_id_of(doc.name) for doc in docs]
+        found += [keys.checkpoint_id_of(doc.name) for doc in docs if keys.is_in_ns(doc.name, ns)]
         if len(docs) < PAGE:
             return found
         after = docs[-1].name

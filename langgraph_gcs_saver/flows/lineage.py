@@ -119,7 +119,7 @@ def _page(thread_id: str, ns: str, checkpoint_id: str) -> Flow[dict[str, Doc]]:
     where = (("ns", keys.enc(ns, "namespace")),)
     start = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     docs = yield from QueryDocs(keys.checkpoints(thread_id), where, start=start, limit=PAGE, mask=_MASK)
-    return {keys.checkpoint_id_of(doc.name): doc for doc in docs}
+    return {keys.checkpoint_id_of(doc.name): doc for doc in docs if keys.is_in_ns(doc.name, ns)}
 
 
 def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:

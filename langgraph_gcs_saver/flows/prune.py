@@ -671,4 +671,5 @@ def pins(thread_id: str, ns: str) -> Flow[dict[str, str]]:
     """Labels of a namespace's pinned checkpoints by id, newest first."""
     where = (("ns", keys.enc(ns, "namespace")),)
     docs = yield from QueryDocs(keys.checkpoints(thread_id), where, mask=("pin",))
-    return {keys.checkpoint_id_of(doc.name): doc.fields["pin"] for doc in docs if "pin" in doc.fields}
+    pinned = (doc for doc in docs if "pin" in doc.fields and keys.is_in_ns(doc.name, ns))
+    return {keys.checkpoint_id_of(doc.name): doc.fields["pin"] for doc in pinned}

@@ -219,8 +219,7 @@ def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None)
     if checkpoint_id is None:
         where = (("ns", keys.enc(ns, "namespace")),)
         while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
-            # A damaged document may be found in a namespace that is not the one of its name.
-            if keys.ns_segment_of(docs[0].name) == keys.enc(ns, "namespace"):
+            if keys.is_in_ns(docs[0].name, ns):
                 return docs[0], {}
             after = docs[0].name
         return None, {}
@@ -318,7 +317,7 @@ def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
 
 
 def _is_wanted(search: Search, doc: Doc) -> bool:
-    """What the query could not say; a damaged document may be found in a namespace that is not its own.
+    """What the query could not say.
 
     Raises:
         DamageError: A document lies among the thread's checkpoints that no checkpoint's is called like.
@@ -327,7 +326,7 @@ def _is_wanted(search: Search, doc: Doc) -> bool:
         return False
     if search.thread_id is None and not keys.is_checkpoint_doc(doc.name):
         return False  # One thread's strange document stops no listing of all threads.
-    if search.ns is not None and keys.ns_segment_of(doc.name) != keys.enc(search.ns, "namespace"):
+    if search.ns is not None and not keys.is_in_ns(doc.name, search.ns):
         return False
     found = keys.checkpoint_id_of(doc.name)
     return (search.checkpoint_id is None or found == search.checkpoint_id) and (
@@ -358,7 +357,7 @@ def _load_page(
             return loaded, number
         thread_id, ns = _ids(search, doc, known)
         checkpoint_id = keys.checkpoint_id_of(doc.name)
-        reason = "Its document is damaged, and its ids are too long to be read from its name"
+        reason = "Its document is damaged, and its name does not say its ids"
         if thread_id is not None and ns is not None:
             try:
                 one = yield from get_tuple(thread_id, ns, checkpoint_id, loads, context)
@@ -370,7 +369,7 @@ def _load_page(
                 # The other threads are listed all the same.
                 reason = error.reason if isinstance(error, ClearTextError) else str(error)
             else:
-                if one is not None:
+                if one is not None and (not search.wanted or filters.matches(one.metadata, search.wanted)):
                     loaded.append(one)
                     total += one.size
                 continue
@@ -385,7 +384,7 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
         return known.thread_id, known.ns
     thread, _ = keys.split_checkpoint_doc(doc.name)
     return (
-        keys.dec(thread[3:]) if search.thread_id is None else search.thread_id,
+        keys.thread_id_of(thread) if search.thread_id is None else search.thread_id,
         keys.dec(keys.ns_segment_of(doc.name)) if search.ns is None else search.ns,
     )
 
