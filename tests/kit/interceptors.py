@@ -1,10 +1,13 @@
 """Interceptors of tests: what a saver asked for, and what happens in between."""
 
 import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import REQUESTS, GetDocs, QueryDocs
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.effects import REQUESTS, GetDocs, Now, QueryDocs
+from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 PLACE = GetDocs((keys.PLACE,))
 """What a saver's first request has beside it: whether the store is the saver's."""
@@ -22,12 +25,105 @@ class Seen(Interceptor):
         self.requests, self.docs = [], []
 
     def around(self, effect, perform):
+        self._ask(effect)
+        return self._find(effect, perform(effect))
+
+    async def aaround(self, effect, perform):
+        self._ask(effect)
+        return self._find(effect, await perform(effect))
+
+    def _ask(self, effect):
         if isinstance(effect, REQUESTS) and effect != PLACE:
             self.requests.append(effect)
-        found = perform(effect)
+
+    def _find(self, effect, found):
         if isinstance(effect, QueryDocs):
             self.docs += [doc.name for doc in found]
         return found
+
+
+_gathering = ContextVar("gathering", default=())
+"""The interceptors that stand around several effects in this context, which are performed at the same time."""
+
+
+@contextmanager
+def _gathers(interceptor):
+    token = _gathering.set((*_gathering.get(), interceptor))
+    try:
+        yield
+    finally:
+        _gathering.reset(token)
+
+
+class Rounds(CountingInterceptor):
+    """Counts rounds and requests, but not the request for the store's place if it rides along with others.
+
+    Attributes:
+        rode: The number of requests for the place that rode along.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.rode = 0
+
+    def take(self):
+        """Return the number of rounds and of requests since the last time."""
+        taken = len(self.rounds), self.requests.total()
+        self.clear()
+        return taken
+
+    def around(self, effect, perform):
+        return perform(effect) if self._rides(effect) else super().around(effect, perform)
+
+    async def aaround(self, effect, perform):
+        return await (perform(effect) if self._rides(effect) else super().aaround(effect, perform))
+
+    def around_all(self, effects, perform):
+        with _gathers(self):
+            return super().around_all(effects, perform)
+
+    async def aaround_all(self, effects, perform):
+        with _gathers(self):
+            return await super().aaround_all(effects, perform)
+
+    def _rides(self, effect):
+        rides = effect == PLACE and self in _gathering.get()
+        self.rode += rides
+        return rides
+
+
+class BeforeRounds(GatherInterceptor):
+    """Calls something before each round of a synchronous call. A round is one or more requests at the same time.
+
+    It calls nothing until `call` says what.
+    """
+
+    def __init__(self):
+        self._call, self._number = None, 0
+
+    def call(self, call):
+        """From now on, call this before each round, with the number of rounds until then."""
+        self._call, self._number = call, 0
+
+    def around(self, effect, perform):
+        self._begin([effect])
+        return perform(effect)
+
+    def around_all(self, effects, perform):
+        self._begin(effects)
+        with _gathers(self):
+            return perform(effects)
+
+    def _begin(self, effects):
+        if (
+            self._call is None
+            or self in _gathering.get()
+            or not any(isinstance(effect, REQUESTS) for effect in effects)
+        ):
+            return
+        number = self._number
+        self._number += 1
+        self._call(number)
 
 
 class Meanwhile(Interceptor):
@@ -53,3 +149,23 @@ class Meanwhile(Interceptor):
             is_now = self.left < 0 and not self.is_done
             self.is_done = self.is_done or is_now
         return is_now
+
+
+class Later(Interceptor):
+    """Sets the saver's wall clock forward; that of the service stays.
+
+    Args:
+        seconds: How far.
+    """
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def around(self, effect, perform):
+        return self._moved(effect, perform(effect))
+
+    async def aaround(self, effect, perform):
+        return self._moved(effect, await perform(effect))
+
+    def _moved(self, effect, found):
+        return found + self.seconds if isinstance(effect, Now) else found

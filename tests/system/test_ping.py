@@ -8,23 +8,24 @@ import pytest
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import PermissionDeniedError, StoreNotFoundError
+from tests.kit.interceptors import Rounds
 from tests.system.build import noise, put
-from tests.system.test_rounds import Counting
 
 both = pytest.mark.parametrize("ping", [GCSSaver.ping, lambda saver: asyncio.run(saver.aping())], ids=["ping", "aping"])
 
 
 @both
-def test_a_store_that_can_be_reached(saver, ping):
+def test_a_store_that_can_be_reached(make_saver, ping):
     """It is one round of two requests, once the saver knows that the store is its bucket's."""
-    counting = Counting(saver)
+    count = Rounds()
+    saver = make_saver(interceptors=[count])
     assert ping(saver) is None
     # At first also the threads, of a store that names no place yet. Its place rides along, and is not counted.
-    assert counting.take() in {(1, 2), (2, 3)}
+    assert count.take() in {(1, 2), (2, 3)}
     put(saver, 1, {"large": noise(20_000)})
-    counting.take()
+    count.take()
     assert ping(saver) is None
-    assert counting.take() == (1, 2)
+    assert count.take() == (1, 2)
 
 
 @both

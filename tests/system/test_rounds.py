@@ -4,56 +4,8 @@ import asyncio
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
-    REQUESTS,
-    Gather,
-    GetDocs,
-)
+from tests.kit.interceptors import Rounds
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values, version
-
-PLACE = GetDocs((keys.PLACE,))
-
-
-class Counting:
-    """Stands between a saver and its backend, and counts what goes to a service.
-
-    Attributes:
-        rounds: The requests of each round, in order.
-        rode: How often the store was asked for its place in a round that was made anyway; not among these requests.
-    """
-
-    def __init__(self, saver):
-        self._backend = saver._backend
-        saver._backend = self
-        self.rounds = []
-        self.rode = 0
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def _count(self, effect):
-        leaves = [
-            one for one in (effect.effects if isinstance(effect, Gather) else (effect,)) if isinstance(one, REQUESTS)
-        ]
-        if len(leaves) > 1 and PLACE in leaves:
-            leaves.remove(PLACE)
-            self.rode += 1
-        if leaves:
-            self.rounds.append([type(leaf).__name__ for leaf in leaves])
-
-    def perform(self, effect):
-        self._count(effect)
-        return self._backend.perform(effect)
-
-    async def aperform(self, effect):
-        self._count(effect)
-        return await self._backend.aperform(effect)
-
-    def take(self):
-        """Rounds and requests since the last time."""
-        rounds, self.rounds = self.rounds, []
-        return len(rounds), sum(map(len, rounds))
 
 
 @pytest.fixture
@@ -62,8 +14,8 @@ def cold(make_saver):
     make_saver().delete_thread("nobody")
 
     def make(verify="off"):
-        saver = make_saver(verify=verify)
-        return saver, Counting(saver)
+        count = Rounds()
+        return make_saver(verify=verify, interceptors=[count]), count
 
     return make
 
@@ -133,7 +85,7 @@ def read_back(verify, rounds, requests, *, objects=0):
 def test_the_default_reads_back(warm):
     saver, count = warm("readback")
     put(saver, 1, step(1))
-    assert count.rounds == [["Commit"], ["GetDocs"]]
+    assert count.rounds == [("Commit",), ("GetDocs",)]
     assert count.take() == (2, 2)
 
 
@@ -323,25 +275,25 @@ def test_the_store_is_asked_for_its_place_once(cold):
     assert counts.rode == 1
     writer, counts = cold()
     put(writer, 1, step(1), thread="another")
-    assert (counts.rounds, counts.rode) == ([["GetDocs"], ["Commit"]], 0)
+    assert (counts.rounds, counts.rode) == ([("GetDocs",), ("Commit",)], 0)
     # A parent that is read tells its values and the place.
     writer, counts = cold()
     put(writer, 2, step(2), parent=1, changed={"n"})
-    assert (counts.rounds, counts.rode) == ([["GetDocs"], ["Commit"]], 1)
+    assert (counts.rounds, counts.rode) == ([("GetDocs",), ("Commit",)], 1)
 
 
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
 def test_the_first_writer_of_a_store_names_its_place(make_saver):
-    saver = make_saver(verify="off")
-    count = Counting(saver)
+    count = Rounds()
+    saver = make_saver(verify="off", interceptors=[count])
     put(saver, 1, step(1))
     # The place, threads that may be older than it, objects of other stores, the place; then the checkpoint.
-    assert count.rounds == [["GetDocs"], ["QueryDocs"], ["ListBlobs"], ["Commit"], ["Commit"]]
+    assert count.rounds == [("GetDocs",), ("QueryDocs",), ("ListBlobs",), ("Commit",), ("Commit",)]
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_the_embedded_store_is_asked_for_no_place(make_saver):
-    saver = make_saver(verify="off")
-    count = Counting(saver)
+    count = Rounds()
+    saver = make_saver(verify="off", interceptors=[count])
     put(saver, 1, step(1))
-    assert (count.rounds, count.rode) == ([["Commit"]], 0)
+    assert (count.rounds, count.rode) == ([("Commit",)], 0)
