@@ -6,20 +6,20 @@ import pytest
 from langgraph.types import Command
 
 from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.effects import CopyBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import copy, threads
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, cid
 from tests.behaviour.harness import plain
 from tests.behaviour.test_prune import CONFIG, INPUT, build, lengthy, states
+from tests.kit.interceptors import BeforeRounds, Seen
 from tests.stateful.threads import (
     LONG,
     LOST,
     MOSTLY_LOCAL,
     VARIANTS,
-    Rounds,
     check,
     everything,
     fill,
@@ -231,12 +231,11 @@ async def test_dry_run(make_saver, raw, capsys, mode):
     with make_saver(inline_max_bytes=0) as saver:
         fill(saver)
     stored = raw.snapshot()
-    async with make_saver() as saver:
-        rounds = Rounds(saver)
-        shown = []
+    seen, shown = Seen(), []
+    async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "copy_thread", "t", "copy", dry_run=True, show=shown.append)
         await call(saver, mode, "copy_thread", "none", "copy", dry_run=True)
-        assert all(isinstance(effect, READS) for effect in rounds.effects)
+        assert all(isinstance(effect, READS) for effect in seen.requests)
         checkpoints = len(everything(saver))
     assert raw.snapshot() == stored
     (plan,) = shown
@@ -374,14 +373,15 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile, options):
             put(saver, "t", 45, 30, run="run")
             saver.put_writes(cfg(n=40), [("messages", noise("large", 150_000))], "task")
             before = everything(saver)
-        with open_saver() as saver, open_saver(**options) as other:
+        rounds = BeforeRounds()
+        with open_saver(interceptors=[rounds]) as saver, open_saver(**options) as other:
 
             def step(number, at=at, done=done, other=other):
                 if number == at:
                     done.append(number)
                     meanwhile(other, "t")
 
-            Rounds(saver, step)
+            rounds.call(step)
             saver.copy_thread("t", "copy")
         with open_saver() as saver:
             after = everything(saver, "t")
@@ -404,7 +404,11 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
     refused = 0
     for at in count():
         uri, done = f"file://{tmp_path}/{at}", []
-        with GCSSaver.from_conn_string(uri) as saver, GCSSaver.from_conn_string(uri) as other:
+        rounds = BeforeRounds()
+        with (
+            GCSSaver.from_conn_string(uri, interceptors=[rounds]) as saver,
+            GCSSaver.from_conn_string(uri) as other,
+        ):
             for n in range(10, 51, 10):
                 put(saver, "t", n, n - 10 or None)
             before = everything(saver)
@@ -417,7 +421,7 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
                     else:
                         put(other, "copy", 95)
 
-            Rounds(saver, step)
+            rounds.call(step)
             try:
                 saver.copy_thread("t", "copy")
             except InvalidInputError:
@@ -526,14 +530,14 @@ ROUNDS_PER_PAGE = 5
 async def test_rounds(make_saver, monkeypatch, fills, mode):
     monkeypatch.setattr(copy, "COMMIT_WRITES", 20)
     counts = []
-    async with make_saver(verify="off") as saver:
+    counting = CountingInterceptor()
+    async with make_saver(verify="off", interceptors=[counting]) as saver:
         for length in (40, 100):
             fills(saver, length, f"{length}")
-        rounds = Rounds(saver)
         for length in (40, 100):
-            rounds.effects.clear()
+            counting.clear()
             await call(saver, mode, "copy_thread", f"{length}", f"copy of {length}")
-            counts.append(rounds.count())
+            counts.append(len(counting.rounds))
         assert everything(saver, "copy of 100") == everything(saver, "100")
     # A page of 20 checkpoints, and one of 20 documents of pending writes, of which a task may have two.
     pages = 60 / copy.PAGE + 60 * (1 if fills is lengthy else 2) / copy.COMMIT_WRITES
@@ -543,12 +547,13 @@ async def test_rounds(make_saver, monkeypatch, fills, mode):
 @pytest.mark.soak
 @pytest.mark.parametrize("options", [{}, {"inline_max_bytes": 0}], ids=["inline", "objects"])
 def test_rounds_of_a_long_thread(make_saver, raw, options):
-    with make_saver(verify="off", **options) as saver:
+    counting = CountingInterceptor()
+    with make_saver(verify="off", interceptors=[counting], **options) as saver:
         lengthy(saver, 2000, "t")
-        rounds = Rounds(saver)
+        counting.clear()
         saver.copy_thread("t", "copy")
-        print(f"copy_thread: {rounds.count()} rounds, {rounds.count(CopyBlob)} objects")
+        print(f"copy_thread: {len(counting.rounds)} rounds, {counting.requests['CopyBlob']} objects")
         objects = 6000 / 32 if options else 0
-        assert rounds.count() <= ROUNDS_PER_PAGE * (2000 / copy.PAGE + 2000 / copy.COMMIT_WRITES) + objects + 20
+        assert len(counting.rounds) <= ROUNDS_PER_PAGE * (2000 / copy.PAGE + 2000 / copy.COMMIT_WRITES) + objects + 20
         assert everything(saver, "copy") == everything(saver, "t")
         assert list(saver.verify("copy", depth="data")) == []

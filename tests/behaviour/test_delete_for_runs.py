@@ -11,8 +11,10 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, version
-from tests.stateful.threads import LONG, MOSTLY_LOCAL, VARIANTS, Rounds, check, everything, fill, noise, put, stored_as
+from tests.kit.interceptors import Seen
+from tests.stateful.threads import LONG, MOSTLY_LOCAL, VARIANTS, check, everything, fill, noise, put, stored_as
 from tests.system.raw import open_raw
 
 
@@ -146,11 +148,10 @@ async def test_dry_run(make_saver, raw, capsys, mode):
         put(saver, "u", 1, run="run 1")
         before = everything(saver)
     stored = raw.snapshot()
-    async with make_saver() as saver:
-        rounds = Rounds(saver)
-        shown = []
+    seen, shown = Seen(), []
+    async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "delete_for_runs", ["run 1", "none"], dry_run=True, show=shown.append)
-        assert all(isinstance(effect, READS) for effect in rounds.effects)
+        assert all(isinstance(effect, READS) for effect in seen.requests)
         assert raw.snapshot() == stored
         plans = {plan.thread_id: plan for plan in shown}
         assert sorted(plans) == ["t", "u"]
@@ -168,10 +169,10 @@ async def test_again_it_changes_nothing(make_saver, raw, mode):
         fill(saver)
         saver.delete_for_runs(["run 1"])
     stored = raw.snapshot()
-    async with make_saver() as saver:
-        rounds = Rounds(saver)
+    seen = Seen()
+    async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "delete_for_runs", ["run 1"])
-        assert all(isinstance(effect, READS) for effect in rounds.effects)
+        assert all(isinstance(effect, READS) for effect in seen.requests)
     assert raw.snapshot() == stored
 
 
@@ -347,13 +348,13 @@ def test_what_a_dead_deletion_left_is_found(tmp_path, monkeypatch):
 async def test_rounds(make_saver, mode):
     """A thread after another; each in few rounds."""
     counts = []
-    async with make_saver() as saver:
-        for run, count in (("few", 2), ("many", 8)):
-            for n in range(count):
+    count = CountingInterceptor()
+    async with make_saver(interceptors=[count]) as saver:
+        for run, total in (("few", 2), ("many", 8)):
+            for n in range(total):
                 put(saver, f"{run} {n}", 1, run="kept")
                 put(saver, f"{run} {n}", 2, 1, run=run)
-            rounds = Rounds(saver)
+            count.clear()
             await call(saver, mode, "delete_for_runs", [run])
-            counts.append(rounds.count())
-            saver._backend = rounds._backend
+            counts.append(len(count.rounds))
     assert counts[1] - counts[0] <= 6 * 9

@@ -2,9 +2,9 @@
 
 from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.flows import copy, prune, threads
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import cfg
 from tests.behaviour.test_prune import lengthy
-from tests.stateful.threads import Rounds
 from tests.system.raw import open_raw
 
 LENGTHS = (200, 2000)
@@ -13,10 +13,10 @@ LENGTHS = (200, 2000)
 def test_rounds(tmp_path):
     uri = f"file://{tmp_path}"
     counts = {}
-    with GCSSaver.from_conn_string(uri, verify="off") as saver:
+    count = CountingInterceptor()
+    with GCSSaver.from_conn_string(uri, verify="off", interceptors=[count]) as saver:
         for length in LENGTHS:
             lengthy(saver, length, f"{length}", write=False)
-        rounds = Rounds(saver)
         for length in LENGTHS:
             source, target = f"{length}", f"copy of {length}"
             for name, act in (
@@ -25,9 +25,9 @@ def test_rounds(tmp_path):
                 ("delete_for_runs", lambda source=source: saver.delete_for_runs([f"run {int(source) // 10}"])),
                 ("delete_thread", lambda target=target: saver.delete_thread(target)),
             ):
-                rounds.effects.clear()
+                count.clear()
                 act()
-                counts[name, length] = rounds.count()
+                counts[name, length] = len(count.rounds)
             assert list(saver.list(cfg(source))) == []
             assert saver.get_tuple(cfg(source)) is None
     raw = open_raw(uri)

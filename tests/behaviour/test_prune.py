@@ -24,14 +24,15 @@ from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows import prune
 from langgraph_gcs_saver.retention import KeepEvery, KeepLast
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
 from tests.behaviour.harness import plain, relabel
+from tests.kit.interceptors import BeforeRounds, Seen
 from tests.stateful.threads import (
     LONG,
     LOST,
     MOSTLY_LOCAL,
     VARIANTS,
-    Rounds,
     check,
     everything,
     fill,
@@ -129,10 +130,10 @@ async def test_dry_run(make_saver, raw, mode):
     stored = raw.snapshot()
     shown = []
     rule = KeepLast(2) | KeepEvery(timedelta(days=3000))
-    async with make_saver() as saver:
-        rounds = Rounds(saver)
+    seen = Seen()
+    async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "prune", ["t", "none"], strategy=rule, dry_run=True, show=shown.append)
-        assert all(isinstance(effect, READS) for effect in rounds.effects)
+        assert all(isinstance(effect, READS) for effect in seen.requests)
         assert raw.snapshot() == stored
         plan, empty = shown
         assert (plan.thread_id, empty.thread_id, empty.decisions) == ("t", "none", ())
@@ -174,10 +175,10 @@ async def test_again_it_changes_nothing(make_saver, raw, mode):
         saver.prune(["t"], strategy=KeepLast(2))
     stored = raw.snapshot()
     events = []
-    async with make_saver(on_event=events.append) as saver:
-        rounds = Rounds(saver)
+    seen = Seen()
+    async with make_saver(on_event=events.append, interceptors=[seen]) as saver:
         await call(saver, mode, "prune", ["t"], strategy=KeepLast(2))
-        assert all(isinstance(effect, READS) for effect in rounds.effects)
+        assert all(isinstance(effect, READS) for effect in seen.requests)
     assert raw.snapshot() == stored
     assert not [event for event in events if isinstance(event, ThreadPruned)]
 
@@ -483,7 +484,8 @@ def test_at_any_moment(tmp_path, meanwhile, options):
             for n in range(10, 81, 10):
                 put(saver, "t", n, n - 10 or None)
             saver.put_writes(cfg(n=40), [("messages", noise("large", 150_000))], "task")
-        with open_saver(**options) as saver, open_saver(**options) as other:
+        rounds = BeforeRounds()
+        with open_saver(interceptors=[rounds], **options) as saver, open_saver(**options) as other:
             other.get_tuple(cfg(n=30))
             other.get_tuple(cfg(n=80))
 
@@ -492,7 +494,7 @@ def test_at_any_moment(tmp_path, meanwhile, options):
                     done.append(number)
                     meanwhile(other, must)
 
-            Rounds(saver, before)
+            rounds.call(before)
             saver.prune(["t"])
         if not done:
             break
@@ -511,22 +513,20 @@ def test_at_any_moment(tmp_path, meanwhile, options):
 
 @MOSTLY_LOCAL
 def test_a_conflict_that_does_not_end(make_saver):
-    with make_saver() as saver, make_saver() as other:
+    rounds = BeforeRounds()
+    with make_saver(interceptors=[rounds]) as saver, make_saver() as other:
         for n in (10, 20, 30):
             put(saver, "t", n, n - 10 or None)
         labels = iter(range(1000))
 
         def before(number):
-            if isinstance(last[0], str):
-                return
             other.pin(cfg(n=10), str(next(labels)))
             other.unpin(cfg(n=10))
 
-        last = [None]
-        Rounds(saver, before)
+        rounds.call(before)
         with pytest.raises(ConflictError, match="call again"):
             saver.prune(["t"])
-        last[0] = "stop"
+        rounds.call(None)
         saver.prune(["t"])
         assert everything(other).keys() == {("", 30)}
 
@@ -588,13 +588,13 @@ ROUNDS_PER_BATCH = 6
 async def test_rounds(make_saver, monkeypatch, mode):
     monkeypatch.setattr(prune, "BATCH", 20)
     counts = []
-    async with make_saver(verify="off") as saver:
-        rounds = Rounds(saver)
+    counting = CountingInterceptor()
+    async with make_saver(verify="off", interceptors=[counting]) as saver:
         for length in (40, 100):
             lengthy(saver, length, thread := f"{length}")
-            rounds.effects.clear()
+            counting.clear()
             await call(saver, mode, "prune", [thread])
-            counts.append(rounds.count())
+            counts.append(len(counting.rounds))
             with make_saver() as fresh:
                 assert everything(fresh, thread).keys() == {("", length)}
     assert counts[1] - counts[0] <= ROUNDS_PER_BATCH * 60 / 20
@@ -603,19 +603,20 @@ async def test_rounds(make_saver, monkeypatch, mode):
 @pytest.mark.soak
 @pytest.mark.parametrize("options", [{}, {"inline_max_bytes": 0}], ids=["inline", "objects"])
 def test_rounds_of_a_long_thread(make_saver, raw, options):
-    with make_saver(verify="off", **options) as saver:
+    counting = CountingInterceptor()
+    with make_saver(verify="off", interceptors=[counting], **options) as saver:
         lengthy(saver, 2000)
-        rounds = Rounds(saver)
+        counting.clear()
         saver.prune(["t"])
-        print(f"prune: {rounds.count()} rounds")
-        assert rounds.count() <= ROUNDS_PER_BATCH * 2000 / prune.BATCH + (4000 / 100 if options else 0) + 10
+        print(f"prune: {len(counting.rounds)} rounds")
+        assert len(counting.rounds) <= ROUNDS_PER_BATCH * 2000 / prune.BATCH + (4000 / 100 if options else 0) + 10
         assert everything(saver).keys() == {("", 2000)}
         assert list(saver.verify("t", depth="data")) == []
         lengthy(saver, 2000, "u")
-        rounds.effects.clear()
+        counting.clear()
         saver.delete_thread("u")
-        print(f"delete_thread: {rounds.count()} rounds")
-        assert rounds.count() <= 4 * 2000 / prune.BATCH + (6000 / 100 if options else 0) + 12
+        print(f"delete_thread: {len(counting.rounds)} rounds")
+        assert len(counting.rounds) <= 4 * 2000 / prune.BATCH + (6000 / 100 if options else 0) + 12
     assert not [name for name in (*raw.documents(), *raw.objects()) if keys.spread("u") in name]
 
 

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 import pytest
 
 from langgraph_gcs_saver import manifest
-from langgraph_gcs_saver.effects import Gather
-from langgraph_gcs_saver.testing.crash import LOCAL
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.compat.xor_cipher import XorCipher
 
@@ -144,41 +142,3 @@ def check(make_saver, thread, expected, *, orphans=False, **options):
             findings = [one for one in findings if one.kind != "unreferenced" or not one.name.endswith(".zst")]
         assert findings == [], findings
     assert [event for event in events if event.level >= logging.WARNING] == []
-
-
-class Rounds:
-    """Stands between a saver and its backend; counts what goes to a service, and can step in between.
-
-    Attributes:
-        effects: What was performed, each perhaps a `Gather`.
-        before: Called with the number of effects so far before each of them.
-    """
-
-    def __init__(self, saver, before=lambda number: None):
-        self._backend = saver._backend
-        saver._backend = self
-        self.effects = []
-        self.before = before
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
-
-    def _is_remote(self, effect):
-        leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-        return any(not isinstance(leaf, LOCAL) for leaf in leaves)
-
-    def perform(self, effect):
-        if self._is_remote(effect):
-            self.before(len(self.effects))
-            self.effects.append(effect)
-        return self._backend.perform(effect)
-
-    async def aperform(self, effect):
-        if self._is_remote(effect):
-            self.before(len(self.effects))
-            self.effects.append(effect)
-        return await self._backend.aperform(effect)
-
-    def count(self, *kinds):
-        """Number of rounds, or of those of some kinds."""
-        return sum(not kinds or isinstance(effect, kinds) for effect in self.effects)
