@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.effects import Effect, Now, Pause
+from langgraph_gcs_saver.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.testing import PATIENCE
 
 __all__ = ["PATIENCE", "Clock", "aeventually", "deadlines", "eventually"]
@@ -61,20 +61,18 @@ def deadlines(first: float) -> Iterator[float]:
     raise TimeoutError(f"no deadline up to {PATIENCE:g} s was long enough")
 
 
-class Clock:
+class Clock(Interceptor):
     """The time of a saver's synchronous calls. It passes only while the saver pauses, and then at once.
 
     Attributes:
         paused: Seconds so far.
     """
 
-    def __init__(self, saver: GCSSaver) -> None:
+    def __init__(self) -> None:
         self.paused = 0.0
         self._began = time.time()
-        self._perform = saver._backend.perform
-        saver._backend.perform = self._stand_in
 
-    def _stand_in(self, effect: Effect[Any]) -> Any:
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
         match effect:
             case Now():
                 return self._began + self.paused
@@ -82,4 +80,4 @@ class Clock:
                 self.paused += effect.seconds
                 return None
             case _:
-                return self._perform(effect)
+                return perform(effect)

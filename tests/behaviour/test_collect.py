@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Merge, PutBlob
+from langgraph_gcs_saver.effects import Commit, ListBlobs, Merge, PutBlob
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
@@ -220,21 +221,32 @@ async def test_the_asynchronous_twin(make_saver, raw):
     assert await saver.acollect(orphan_age=NOW) == []
 
 
+class OnceListed(Interceptor):
+    """Calls something, once, after a listing of objects has come to its end."""
+
+    def __init__(self, call):
+        self.call, self.is_done = call, False
+
+    def around(self, effect, perform):
+        found = perform(effect)
+        if isinstance(effect, ListBlobs) and not found and not self.is_done:
+            self.is_done = True
+            self.call()
+        return found
+
+
 def test_a_writer_commits_between_the_listing_and_the_snapshot(make_saver, raw):
     """What was listed as an old object, and is referred to by then, stays."""
-    saver, other = make_saver(), make_saver()
-    fill(saver)
-    perform = saver._backend.perform
+    fill(make_saver())
+    other = make_saver()
 
-    def step_in(effect):
-        result = perform(effect)
-        if type(effect).__name__ == "ListBlobs" and not result:
-            saver._backend.perform = perform
-            other.put(cfg(n=6), checkpoint(7, {"late": noise("late")}), metadata(step=7), {"late": version(7)})
-        return result
+    def act():
+        other.put(cfg(n=6), checkpoint(7, {"late": noise("late")}), metadata(step=7), {"late": version(7)})
 
-    saver._backend.perform = step_in
+    once = OnceListed(act)
+    saver = make_saver(interceptors=[once])
     assert saver.collect("t", orphan_age=NOW) == []
+    assert once.is_done
     assert everything(make_saver())[7][0]["channel_values"] == {"late": noise("late")}
     assert list(saver.verify(depth="data")) == []
 

@@ -6,11 +6,13 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import START, StateGraph
 
+from langgraph_gcs_saver.effects import Commit
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows import prune
 from langgraph_gcs_saver.retention import KeepLast
 from langgraph_gcs_saver.runners import run
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
+from tests.kit.interceptors import Meanwhile
 from tests.stateful.threads import MOSTLY_LOCAL, noise
 
 COUNTED = {"counters_since_delta_snapshot": {"d": (1, 1)}}
@@ -54,19 +56,12 @@ def test_a_delta_channel_whose_ancestors_were_pruned(make_saver, knows):
 @MOSTLY_LOCAL
 def test_a_cold_put_holds_its_parent(make_saver):
     """Between the pruner's snapshot and its deletion a checkpoint comes that takes no frame of its parent."""
-    with make_saver() as saver, make_saver() as cold, make_saver() as pruner:
+    with make_saver() as saver, make_saver() as cold:
         fill(saver)
-        perform, once = pruner._backend.perform, []
-
-        def step_in(effect):
-            if type(effect).__name__ == "Commit" and not once:
-                once.append(effect)
-                put_delta(cold, 10, 3)
-            return perform(effect)
-
-        pruner._backend.perform = step_in
-        pruner.prune(["t"])
-        assert once
+        meanwhile = Meanwhile(Commit, lambda: put_delta(cold, 10, 3))
+        with make_saver(interceptors=[meanwhile]) as pruner:
+            pruner.prune(["t"])
+        assert meanwhile.is_done
         assert [number(one) for one in saver.list(cfg())] == [10, 3, 2, 1]
         writes = [(f"task {n}", "d", [f"after {n}"]) for n in (1, 2, 3)]
         assert history(make_saver(), 10) == {"seed": ["base"], "writes": writes}

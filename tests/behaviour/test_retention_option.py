@@ -11,6 +11,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver import saver as savers
 from langgraph_gcs_saver.errors import InvalidOptionError, PermissionDeniedError
 from langgraph_gcs_saver.events import ThreadPruned, ThreadSkipped
+from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.upkeep import Upkeep
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
@@ -88,27 +89,53 @@ async def test_the_asynchronous_half(make_saver):
     assert ids(make_saver()) == [16, 15]
 
 
-def test_the_caller_does_not_wait(make_saver):
-    """The put that is followed by pruning makes as many calls, on the caller's thread, as any other."""
-    saver = make_saver(retention=KeepLast(1))
-    perform, calls = saver._backend.perform, []
-    go = threading.Event()
+UPKEEP = "langgraph-gcs-upkeep"
+"""Name of the thread that prunes."""
 
-    def count(effect):
-        calls.append((threading.current_thread().name, type(effect).__name__))
-        if threading.current_thread().name == "langgraph-gcs-upkeep":
-            go.wait(PATIENCE)
+
+class Calls(GatherInterceptor):
+    """Keeps the names of the effects of all threads but the one that prunes, which waits until it may go on."""
+
+    def __init__(self):
+        self.names = []
+        self.go = threading.Event()
+
+    def around(self, effect, perform):
+        self._begin(type(effect).__name__)
         return perform(effect)
 
-    saver._backend.perform = count
+    def around_all(self, effects, perform):
+        self._begin("Gather")
+        return perform(effects)
+
+    def _begin(self, name):
+        if threading.current_thread().name == UPKEEP:
+            self.go.wait(PATIENCE)
+        else:
+            self.names.append(name)
+
+
+class Refusing(Interceptor):
+    """Refuses whatever the thread that prunes asks for."""
+
+    def around(self, effect, perform):
+        if threading.current_thread().name == UPKEEP:
+            raise PermissionDeniedError("no")
+        return perform(effect)
+
+
+def test_the_caller_does_not_wait(make_saver):
+    """The put that is followed by pruning makes as many calls, on the caller's thread, as any other."""
+    calls = Calls()
+    saver = make_saver(retention=KeepLast(1), interceptors=[calls])
     rounds = {}
     for n in range(1, 20):
-        calls.clear()
+        calls.names.clear()
         put(saver, n)
-        rounds[n] = [name for thread, name in calls if thread != "langgraph-gcs-upkeep"]
+        rounds[n] = calls.names.copy()
     assert rounds[15] == rounds[16] == rounds[17]
     assert ids(saver) == list(range(19, 0, -1))
-    go.set()
+    calls.go.set()
     saver.close()
     assert ids(make_saver()) == [19]
 
@@ -149,15 +176,7 @@ def test_calls_of_a_subgraph_are_not_counted(make_saver):
 def test_a_failure_is_told_and_nothing_else(make_saver):
     """The checkpoint is stored: that the thread could not be pruned is for the log, and the next time."""
     events = []
-    saver = make_saver(retention=KeepLast(1), on_event=events.append)
-    perform = saver._backend.perform
-
-    def refuse(effect):
-        if threading.current_thread().name == "langgraph-gcs-upkeep":
-            raise PermissionDeniedError("no")
-        return perform(effect)
-
-    saver._backend.perform = refuse
+    saver = make_saver(retention=KeepLast(1), on_event=events.append, interceptors=[Refusing()])
     for n in range(1, 20):
         put(saver, n)
     saver.close()

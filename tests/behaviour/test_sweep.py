@@ -1,5 +1,6 @@
 """sweep: threads that nobody uses go, as a whole; those that somebody uses stay, as a whole."""
 
+import itertools
 import logging
 import random
 import time
@@ -8,10 +9,12 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Merge
+from langgraph_gcs_saver.effects import Commit, DeleteBlobs, Merge
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.flows import sweep as sweeping
+from langgraph_gcs_saver.interceptors import Interceptor
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
+from tests.kit.interceptors import Later, Meanwhile
 from tests.system.raw import open_raw
 
 HOUR = 3600
@@ -33,20 +36,14 @@ def put(saver, thread, n, ns=""):
     saver.put_writes(cfg(thread, ns, n), [("small", n)], "task")
 
 
-def later(saver, seconds):
-    """Let a saver's wall clock be so much later; the service's stays."""
-    perform, aperform = saver._backend.perform, saver._backend.aperform
+@pytest.fixture
+def later(make_saver):
+    """Makes savers whose clock is so many hours ahead."""
 
-    def moved(effect):
-        found = perform(effect)
-        return found + seconds if type(effect).__name__ == "Now" else found
+    def make(hours, *others, **options):
+        return make_saver(interceptors=[Later(hours * HOUR), *others], **options)
 
-    async def amoved(effect):
-        found = await aperform(effect)
-        return found + seconds if type(effect).__name__ == "Now" else found
-
-    saver._backend.perform, saver._backend.aperform = moved, amoved
-    return saver
+    return make
 
 
 def threads(saver):
@@ -58,7 +55,7 @@ async def sweep(saver, mode, **more):
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_idle_threads_go(make_saver, raw, mode, monkeypatch):
+async def test_idle_threads_go(make_saver, later, raw, mode, monkeypatch):
     monkeypatch.setattr(sweeping, "PAGE", 2)
     saver = make_saver()
     names = ["", "a", "b", "c/d", LONG]
@@ -67,91 +64,84 @@ async def test_idle_threads_go(make_saver, raw, mode, monkeypatch):
         put(saver, thread, 2, ns="sub:1")
     ttl = timedelta(hours=2)
     assert await sweep(make_saver(ttl=ttl), mode) == []
-    assert await sweep(later(make_saver(ttl=ttl), 1.9 * HOUR), mode) == []
+    assert await sweep(later(1.9, ttl=ttl), mode) == []
     assert threads(saver) == set(names)
 
     before, shown = raw.snapshot(), []
-    idle = await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode, dry_run=True, show=shown.append)
+    idle = await sweep(later(2.1, ttl=ttl), mode, dry_run=True, show=shown.append)
     assert idle == shown
     assert {thread.thread_id for thread in idle} == set(names)
     assert all(timedelta(hours=2) < thread.idle < timedelta(hours=2.2) for thread in idle)
     assert "nobody has used it for 2:06:" in str(idle[0])
     assert raw.snapshot() == before
 
-    assert len(await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode)) == len(names)
+    assert len(await sweep(later(2.1, ttl=ttl), mode)) == len(names)
     assert raw.counts() == {"objects": 0}
-    assert await sweep(later(make_saver(ttl=ttl), 2.1 * HOUR), mode) == []
+    assert await sweep(later(2.1, ttl=ttl), mode) == []
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_only_some_threads(make_saver, mode):
+async def test_only_some_threads(make_saver, later, mode):
     saver = make_saver()
     for thread in ("a", "b", LONG):
         put(saver, thread, 1)
     ttl = timedelta(hours=2)
     assert await sweep(make_saver(ttl=ttl), mode, thread_ids=["a"]) == [], "they must be idle all the same"
-    idle = await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids={"a", LONG, "nobody's"}, dry_run=True)
+    idle = await sweep(later(3, ttl=ttl), mode, thread_ids={"a", LONG, "nobody's"}, dry_run=True)
     assert {thread.thread_id for thread in idle} == {"a", LONG}
-    assert await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids=[]) == []
+    assert await sweep(later(3, ttl=ttl), mode, thread_ids=[]) == []
     assert threads(saver) == {"a", "b", LONG}
-    assert len(await sweep(later(make_saver(ttl=ttl), 3 * HOUR), mode, thread_ids={"a", LONG})) == 2
+    assert len(await sweep(later(3, ttl=ttl), mode, thread_ids={"a", LONG})) == 2
     assert threads(saver) == {"b"}
 
 
-def test_a_pinned_checkpoint_keeps_its_thread(make_saver):
+def test_a_pinned_checkpoint_keeps_its_thread(make_saver, later):
     saver = make_saver()
     for thread in ("pinned", "free"):
         put(saver, thread, 1)
         put(saver, thread, 2)
     saver.pin(cfg("pinned", n=1), "evidence")
-    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["free"]
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["free"]
     assert [number(one) for one in saver.list(cfg("pinned"))] == [2, 1]
     saver.unpin(cfg("pinned", n=1))
     # Taking the pin off is no use of the thread.
-    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["pinned"]
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["pinned"]
 
 
 @pytest.mark.parametrize("use", ["put", "pin"])
-def test_a_thread_that_is_used_meanwhile_stays(make_saver, monkeypatch, use):
+def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, use):
     """Between the look at it and its deletion a checkpoint comes, or a pin."""
-    saver, other = make_saver(), later(make_saver(), 2 * HOUR)
+    saver, other = make_saver(), later(2)
     put(saver, "t", 1)
-    sweeper = later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR)
-    perform, once, now = sweeper._backend.perform, [], time.time()
+    now = time.time()
 
-    def step_in(effect):
-        # The first write of the deletion is its mark.
-        if type(effect).__name__ == "Commit" and not once:
-            once.append(effect)
-            monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
-            if use == "pin":
-                other.pin(cfg("t", n=1), "needed")
-            else:
-                other.put(cfg("t", n=1), checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
-        return perform(effect)
+    def act():
+        monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
+        if use == "pin":
+            other.pin(cfg("t", n=1), "needed")
+        else:
+            other.put(cfg("t", n=1), checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
 
-    sweeper._backend.perform = step_in
+    # The first write of the deletion is its mark.
+    meanwhile = Meanwhile(Commit, act)
+    sweeper = later(2, meanwhile, ttl=timedelta(hours=1))
     assert sweeper.sweep() == []
-    assert once
+    assert meanwhile.is_done
     assert [number(one) for one in make_saver().list(cfg())] == ([1] if use == "pin" else [2, 1])
 
 
-def test_what_a_dead_deletion_left_goes(make_saver, raw):
+def test_what_a_dead_deletion_left_goes(make_saver, later, raw):
     saver = make_saver()
     put(saver, "t", 1)
-    dying = make_saver()
-    perform = dying._backend.perform
 
-    def die(effect):
-        if type(effect).__name__ == "DeleteBlobs":
-            raise KeyboardInterrupt
-        return perform(effect)
+    def die():
+        raise KeyboardInterrupt
 
-    dying._backend.perform = die
+    dying = make_saver(interceptors=[Meanwhile(DeleteBlobs, die)])
     with pytest.raises(KeyboardInterrupt):
         dying.delete_thread("t")
     assert raw.counts()["objects"] == 1
-    assert [t.thread_id for t in later(make_saver(ttl=timedelta(hours=1)), 2 * HOUR).sweep()] == ["t"]
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["t"]
     assert raw.counts() == {"objects": 0}
 
 
@@ -160,31 +150,33 @@ def test_without_a_time_to_live(make_saver):
         make_saver().sweep()
 
 
-def test_a_thread_that_is_written_all_the_time_does_not_stop_the_others(make_saver):
+def test_a_thread_that_is_written_all_the_time_does_not_stop_the_others(make_saver, later):
     """The deletion gives up with an event, and what comes after it is swept."""
     events = []
     saver = make_saver()
     for thread in ("a", "b"):
         put(saver, thread, 1)
-    sweeper = later(make_saver(ttl=timedelta(hours=1), on_event=events.append), 2 * HOUR)
-    writer = make_saver()
-    perform, numbers = sweeper._backend.perform, iter(range(2, 100))
-
-    def step_in(effect):
-        result = perform(effect)
-        if type(effect).__name__ == "Commit" and any("deleting" in getattr(w, "fields", {}) for w in effect.writes):
-            name = effect.writes[0].name
-            if name.endswith("-a"):
-                # A writer takes the deletion for a dead one.
-                _take_over(writer, "a", next(numbers))
-        return result
-
-    sweeper._backend.perform = step_in
+    taking = TakingOver(make_saver(), "a")
+    sweeper = later(2, taking, ttl=timedelta(hours=1), on_event=events.append)
     assert [t.thread_id for t in sweeper.sweep()] == ["b"]
     assert [(type(e).__name__, e.thread_id) for e in events if e.level >= logging.WARNING] == [("ThreadSkipped", "a")]
     assert threads(saver) == {"a"}
 
 
-def _take_over(writer, thread, n):
-    writer._backend.perform(Commit((Merge(keys.thread_doc(thread), {}, remove=("deleting",)),)))
-    writer.put(cfg(thread), checkpoint(n, {"x": n}), metadata(step=n), {"x": version(n)})
+class TakingOver(Interceptor):
+    """Has a writer put a checkpoint after each mark of a thread's deletion, as if the deletion had crashed."""
+
+    def __init__(self, writer, thread):
+        self.writer, self.thread = writer, thread
+        self.numbers = itertools.count(2)
+
+    def around(self, effect, perform):
+        result = perform(effect)
+        if isinstance(effect, Commit) and any(self._is_mark(write) for write in effect.writes):
+            name, n = keys.thread_doc(self.thread), next(self.numbers)
+            self.writer._backend.perform(Commit((Merge(name, {}, remove=("deleting",)),)))
+            self.writer.put(cfg(self.thread), checkpoint(n, {"x": n}), metadata(step=n), {"x": version(n)})
+        return result
+
+    def _is_mark(self, write):
+        return write.name == keys.thread_doc(self.thread) and "deleting" in getattr(write, "fields", {})

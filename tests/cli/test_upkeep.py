@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,9 @@ from langgraph_gcs_saver.effects import Commit, Merge
 from langgraph_gcs_saver.runners import run
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
-from tests.behaviour.test_sweep import HOUR, later
+from tests.behaviour.test_sweep import HOUR
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
+from tests.kit.interceptors import Later
 from tests.patience import PATIENCE
 from tests.system.raw import open_raw
 
@@ -238,7 +240,7 @@ def test_sweep(make_saver, raw, command, monkeypatch):
     saver = make_saver()
     for thread in ("idle", "used"):
         fill(saver, thread, 1)
-    monkeypatch.setattr(upkeep, "open_admin", lambda *store, **more: later(open_admin(*store, **more), 3 * HOUR))
+    monkeypatch.setattr(upkeep, "open_admin", partial(open_admin, interceptors=[Later(3 * HOUR)]))
     assert command("sweep", "--ttl", "1d", "--yes").out == "There is nothing to do.\n"
     for more in (["--yes"], ["--dry-run"]):
         nothing = json.loads(command("sweep", "--ttl", "1d", "--json", *more).out)

@@ -38,6 +38,7 @@ from langgraph_gcs_saver.stores.gcs import GCSBlobs
 from tests.docs.conftest import chat
 from tests.docs.fences import ROOT
 from tests.emulators.firestore_admin import FirestoreAdmin
+from tests.kit.interceptors import Seen
 
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 
@@ -240,21 +241,12 @@ def test_the_roles_are_what_the_tables_ask_for():
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
-def test_reading_needs_no_more_than_the_reading_roles(make_saver, tmp_path, monkeypatch):
+def test_reading_needs_no_more_than_the_reading_roles(make_saver, tmp_path):
     saver = make_saver(inline_max_bytes=0)
     config = {"configurable": {"thread_id": "1"}}
     chat().compile(checkpointer=saver).invoke({"messages": [("user", "hello")]}, config)
-    reader = make_saver(inline_max_bytes=0)
-    backend = reader._backend
-    made: set[type] = set()
-    perform = backend.perform
-
-    def recorded(effect: Any) -> Any:
-        made.update(map(type, getattr(effect, "effects", ())))
-        made.add(type(effect))
-        return perform(effect)
-
-    monkeypatch.setattr(backend, "perform", recorded)
+    seen = Seen()
+    reader = make_saver(inline_max_bytes=0, interceptors=[seen])
     assert reader.get_tuple(config) is not None
     assert list(reader.list(config))
     assert reader.threads()
@@ -262,5 +254,6 @@ def test_reading_needs_no_more_than_the_reading_roles(make_saver, tmp_path, monk
     assert reader.stats().checkpoints
     assert not list(reader.verify(depth="data"))
     reader.export_thread("1", tmp_path / "1.tar")
+    made = set(map(type, seen.requests))
     assert GetBlob in made
     assert not made & {Commit, PutBlob, CopyBlob, DeleteBlobs, EnsureBucket, SetLifecycle, ExemptField}

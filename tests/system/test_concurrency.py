@@ -16,6 +16,8 @@ from langgraph_gcs_saver.effects import Commit, DeleteBlobs
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import CheckpointSkipped, ParentForked
 from langgraph_gcs_saver.flows.threads import delete_thread
+from langgraph_gcs_saver.interceptors import Interceptor
+from tests.kit.interceptors import Seen
 from tests.patience import PATIENCE, Clock, eventually
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, number, put, values, version
 from tests.system.workers import append, process, put_on_order
@@ -524,8 +526,7 @@ def test_a_put_between_a_deletions_effects(make_saver, raw):
         put(saver, 1, expected[1])
         put(saver, 2, expected[2], parent=1)
         saver.put_writes(cfg(2), [("b", noise(150_000))], "task")
-        writer = make_saver()
-        Clock(writer)
+        writer = make_saver(interceptors=[Clock()])
         writer.get_tuple(cfg())
         flow = delete_thread("t", saver._context)
         performed = drive(saver, flow, steps, partial(put, writer, 3, expected[3], parent=2, changed={"n"}))
@@ -550,8 +551,8 @@ def test_a_put_meets_a_deletion_that_died(make_saver, raw):
     put(saver, 2, state(2), parent=1)
     drive(saver, delete_thread("t", saver._context), 5)
     assert make_saver().get_tuple(cfg()) is None
-    writer = make_saver(timeout=100)  # clock: the one of the next line
-    clock = Clock(writer)
+    clock = Clock()
+    writer = make_saver(timeout=100, interceptors=[clock])  # clock: the one that it is given
     put(writer, 3, state(3))
     assert 100 < clock.paused < 101
     assert [number(found) for found in make_saver().list(cfg())] == [3]
@@ -559,29 +560,32 @@ def test_a_put_meets_a_deletion_that_died(make_saver, raw):
     assert raw.snapshot() == ({}, {})
 
 
+class Deleting(Interceptor):
+    """Deletes the thread before the next commit, when that is due."""
+
+    def __init__(self, other):
+        self.other, self.is_due = other, False
+
+    def around(self, effect, perform):
+        if isinstance(effect, Commit) and self.is_due:
+            self.is_due = False
+            self.other.delete_thread("t")
+        return perform(effect)
+
+
 def test_a_large_put_whose_thread_is_deleted_before_its_commit(make_saver):
     """Its objects are deleted with the thread: it must not commit a manifest that refers to them."""
-    saver = make_saver()
+    deleting = Deleting(make_saver())
+    saver = make_saver(interceptors=[deleting])
     put(saver, 1, state(1))
-    real = saver._backend.documents.commit
-    deletions = []
-
-    def commit(effect: Commit):
-        if not deletions:
-            deletions.append(1)
-            make_saver().delete_thread("t")
-        return real(effect)
-
-    saver._backend.documents.commit = commit
+    deleting.is_due = True
     put(saver, 2, state(2), parent=1)
-    saver._backend.documents.commit = real
-    assert deletions
+    assert not deleting.is_due
     (found,) = make_saver().list(cfg())
     assert is_whole(found)
-    deletions.clear()
-    saver._backend.documents.commit = commit
+    deleting.is_due = True
     saver.put_writes(cfg(2), [("a", noise(150_000))], "task")
-    saver._backend.documents.commit = real
+    assert not deleting.is_due
     assert make_saver().get_tuple(cfg()) is None
     saver.put_writes(cfg(2), [("b", noise(150_000))], "task 2")
     put(saver, 2, state(2))
@@ -591,17 +595,11 @@ def test_a_large_put_whose_thread_is_deleted_before_its_commit(make_saver):
 
 
 def test_deletions_are_in_batches_that_services_take(make_saver, raw):
-    saver = make_saver()
+    seen = Seen()
+    saver = make_saver(interceptors=[seen])
     put(saver, 1, {f"c{n}": noise(9_000, n) for n in range(230)})
-    sizes = []
-    real = saver._backend.blobs.delete_blobs
-
-    def delete_blobs(effect: DeleteBlobs):
-        sizes.append(len(effect.names))
-        return real(effect)
-
-    saver._backend.blobs.delete_blobs = delete_blobs
     saver.delete_thread("t")
+    sizes = [len(effect.names) for effect in seen.requests if isinstance(effect, DeleteBlobs)]
     assert max(sizes) <= 100
     assert sum(sizes) == 230
     assert raw.snapshot() == ({}, {})

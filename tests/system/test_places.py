@@ -17,7 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 import langgraph_gcs_saver
 from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.admin import Admin
-from langgraph_gcs_saver.effects import Commit
+from langgraph_gcs_saver.effects import Commit, ListBlobs
 from langgraph_gcs_saver.errors import (
     ConflictError,
     DamageError,
@@ -26,6 +26,8 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     WrongStoreError,
 )
+from langgraph_gcs_saver.interceptors import Interceptor
+from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, checkpoint, cid, version
 from tests.system.raw import open_raw
 
@@ -146,19 +148,21 @@ def test_objects_of_another_root_or_database_are_let_alone(open_at, wrong):
     assert value(open_at(f"/agents?{wrong}")) == "small"
 
 
-def test_who_may_not_list_objects_can_be_the_first_writer(open_at, buckets, monkeypatch):
+class NoListing(Interceptor):
+    """Permits no listing of objects."""
+
+    def around(self, effect, perform):
+        if isinstance(effect, ListBlobs):
+            raise PermissionDeniedError("no listing")
+        return perform(effect)
+
+
+def test_who_may_not_list_objects_can_be_the_first_writer(open_at, buckets):
     """An account that is kept to the names below one prefix."""
     bucket, _ = buckets
-    saver = open_at("/agents")
-
-    def refuse(effect):
-        raise PermissionDeniedError("no listing")
-
-    monkeypatch.setattr(saver._backend.blobs, "list_blobs", refuse)
-    put(saver, 1, large(1))
+    put(open_at("/agents", interceptors=[NoListing()]), 1, large(1))
     assert value(open_at("/agents")) == large(1)
-    gone = open_at("/none")
-    monkeypatch.setattr(gone._backend.blobs, "list_blobs", refuse)
+    gone = open_at("/none", interceptors=[NoListing()])
     for blob in bucket.list_blobs():
         blob.delete()
     bucket.delete()
@@ -477,18 +481,10 @@ def test_two_at_once_bind_a_store_once(open_in, buckets, project_id):
     right, moved = buckets
     fill(open_in(right))
     move(right, moved)
-    first, second = open_in(right), open_in(moved)
+    first = open_in(right)
+    second = open_in(moved, interceptors=[Meanwhile(Commit, first.rebind)])
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
     raw.set_document(keys.PLACE, {"bucket": "a-third-one", "prefix": "agents/"})
-    perform = second._backend.perform
-
-    def interrupted(effect):
-        if isinstance(effect, Commit):
-            second._backend.perform = perform
-            first.rebind()
-        return perform(effect)
-
-    second._backend.perform = interrupted
     with pytest.raises(ConflictError):
         second.rebind()
     raw.close()

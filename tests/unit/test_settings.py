@@ -8,7 +8,7 @@ import pytest
 from langgraph_gcs_saver import GCSSaver, keys, write_settings
 from langgraph_gcs_saver.effects import BucketSettings, Commit, QueryDocs
 from langgraph_gcs_saver.errors import InvalidURIError
-from langgraph_gcs_saver.runners import Backend
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.settings import UNINDEXED, deleting, lifecycle_rules, merged, settings_files
 from langgraph_gcs_saver.testing import crash
 
@@ -134,10 +134,13 @@ def test_names_of_objects_begin_as_the_search_for_rules_supposes(thread):
 # Indexes
 
 
-class Recording(Backend):
+class Recording(Interceptor):
     """Notes which fields are stored and which are filtered by, each with its collection's id."""
 
-    def perform(self, effect):
+    def __init__(self):
+        self.stored, self.filtered = set(), set()
+
+    def around(self, effect, perform):
         if isinstance(effect, QueryDocs):
             collection = effect.collection.rpartition("/")[2]
             self.filtered |= {(collection, path.partition(".")[0]) for path, _ in effect.where}
@@ -145,19 +148,19 @@ class Recording(Backend):
             for write in effect.writes:
                 collection = write.name.split("/")[-2]
                 self.stored |= {(collection, field) for field in getattr(write, "fields", ())}
-        return super().perform(effect)
+        return perform(effect)
 
 
 def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_path):
-    stored, filtered = set(), set()
+    fields = Recording()
     for number, operation in enumerate(crash.OPERATIONS):
-        with GCSSaver.from_conn_string(f"file://{tmp_path}/{number}", **operation.options) as saver:
-            backend = saver._backend
-            backend.__class__, backend.stored, backend.filtered = Recording, stored, filtered
+        options = {"interceptors": [fields], **operation.options}
+        with GCSSaver.from_conn_string(f"file://{tmp_path}/{number}", **options) as saver:
             operation.history(saver)
             operation.call(saver)
             found = list(saver.list(crash.config_of(None), filter={"step": 3, "run_id": "run"}))
             assert found or operation.gone or operation.model
+    stored, filtered = fields.stored, fields.filtered
     kept = {("lg_checkpoints", name) for name in ("format", "ns", "run_id", "filter", "pin")}
     assert filtered == {("lg_checkpoints", name) for name in ("ns", "run_id", "filter")}
     without = {pair for pair in stored if pair in UNINDEXED or (pair[0], "*") in UNINDEXED}
