@@ -26,10 +26,12 @@ from typing import Any
 
 from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
-from benchmarks.verify import Counting, Thread
+from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import Commit, Effect, Gather, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.effects import Commit, Effect, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 REST = 0.002
 """Seconds of rest before each call: what runs straight after another finds the emulator awake."""
@@ -75,16 +77,15 @@ class Timed:
             self.seconds += time.perf_counter() - begin
 
 
-class Spy(Counting):
+class Spy(Interceptor):
     """Keeps the effects that a saver's calls perform."""
 
-    def __init__(self, saver: GCSSaver) -> None:
-        super().__init__(saver)
+    def __init__(self) -> None:
         self.effects: list[Effect[Any]] = []
 
-    def perform(self, effect: Effect[Any]) -> Any:
-        self.effects += effect.effects if isinstance(effect, Gather) else (effect,)
-        return super().perform(effect)
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        self.effects.append(effect)
+        return perform(effect)
 
 
 class Bare:
@@ -127,10 +128,10 @@ class Subject:
     """A chat of so many turns, written by a saver, and the same documents written bare."""
 
     def __init__(self, uri: str, turns: int, runs: int, verify: str) -> None:
-        self.saver = GCSSaver.from_conn_string(uri, verify=verify)
+        self.spy = Spy()
+        self.saver = GCSSaver.from_conn_string(uri, verify=verify, interceptors=[self.spy])
         self.saver.serde = self.serde = Timed(self.saver.serde)
         documents: Any = self.saver._backend.documents
-        self.spy = Spy(self.saver)
         self.bare = Bare(documents, f"bare/{verify}")
         self._talk = messages(2 * turns + runs)
         self._thread = Thread(self.saver, f"{turns} turns, {verify}")
@@ -171,7 +172,6 @@ class Subject:
 
     def _timed(self, call: Callable[[], Any]) -> float:
         self.spy.effects.clear()
-        self.spy.take()
         self.serde.seconds = 0.0
         time.sleep(REST)
         begin = time.perf_counter()
@@ -215,11 +215,11 @@ def puts(uri: str, turns: int, runs: int) -> list[Bar]:
 
 
 def cold(uri: str, turns: int) -> Bar:
-    with GCSSaver.from_conn_string(uri) as saver:
-        spy = Spy(saver)
+    count = CountingInterceptor()
+    with GCSSaver.from_conn_string(uri, interceptors=[count]) as saver:
         config: Any = {"configurable": {"thread_id": f"{turns} turns, readback"}}
         saver.get_tuple(config)
-        return Bar("cold resume, sequential rounds", spy.take()[0], 2, "")
+        return Bar("cold resume, sequential rounds", len(count.rounds), 2, "")
 
 
 IMPORTS = "google.cloud.firestore, google.cloud.storage, langgraph.graph, langgraph.checkpoint.base"

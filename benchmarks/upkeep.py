@@ -21,9 +21,10 @@ from typing import Any
 
 from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
-from benchmarks.verify import Counting, Thread
+from benchmarks.verify import Thread, take
 from langgraph_gcs_saver import GCSSaver, KeepLast
 from langgraph_gcs_saver.flows.threads import DeletePlan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 SIZES = (200, 2000)
 
@@ -70,20 +71,20 @@ def fill(saver: GCSSaver, name: str, checkpoints: int) -> None:
 def measure(uri: str, checkpoints: int) -> list[Row]:
     """All operations on a thread of so many checkpoints."""
     rows = []
-    with GCSSaver.from_conn_string(uri, verify="off") as saver:
+    count = CountingInterceptor()
+    with GCSSaver.from_conn_string(uri, verify="off", interceptors=[count]) as saver:
         name, copy = f"thread of {checkpoints}", f"copy of {checkpoints}"
         fill(saver, name, checkpoints)
-        counting = Counting(saver)
 
         def took(operation: str, thread: str, call: Callable[[], object]) -> None:
             plans: list[DeletePlan] = []
             saver.delete_thread(thread, dry_run=True, show=plans.append)
-            counting.take()
+            count.clear()
             begin = time.perf_counter()
             call()
             seconds = time.perf_counter() - begin
             documents = plans[0].checkpoints + plans[0].writes
-            rows.append(Row(operation, checkpoints, documents, plans[0].objects, *counting.take(), seconds))
+            rows.append(Row(operation, checkpoints, documents, plans[0].objects, *take(count), seconds))
 
         none = timedelta(0)
         took("copy_thread", name, lambda: saver.copy_thread(name, copy))

@@ -25,39 +25,17 @@ from langgraph.checkpoint.base import empty_checkpoint
 from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import (
-    REQUESTS,
-    Effect,
-    Gather,
-)
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 MODES = ("off", "checksum", "readback")
 OBJECT_BYTES = 100_000
 
 
-class Counting:
-    """Stands between a saver and its backend, and counts rounds and requests."""
-
-    def __init__(self, saver: GCSSaver) -> None:
-        self._backend: Any = saver._backend
-        saver._backend = self  # type: ignore[assignment]
-        self.rounds = self.requests = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-        asked = sum(isinstance(leaf, REQUESTS) for leaf in leaves)
-        self.rounds += bool(asked)
-        self.requests += asked
-        return self._backend.perform(effect)
-
-    def take(self) -> tuple[int, int]:
-        """Rounds and requests since the last time."""
-        taken = self.rounds, self.requests
-        self.rounds = self.requests = 0
-        return taken
+def take(count: CountingInterceptor) -> tuple[int, int]:
+    """Return the number of rounds and of requests since the last time."""
+    taken = len(count.rounds), count.requests.total()
+    count.clear()
+    return taken
 
 
 class Thread:
@@ -137,9 +115,12 @@ class Row:
 def measure(uri: str, runs: int, turns: int) -> list[Row]:
     """All calls in all modes, by turns."""
     with ExitStack() as stack:
-        savers = {mode: stack.enter_context(GCSSaver.from_conn_string(uri, verify=mode)) for mode in MODES}
+        counts = {mode: CountingInterceptor() for mode in MODES}
+        savers = {
+            mode: stack.enter_context(GCSSaver.from_conn_string(uri, verify=mode, interceptors=[count]))
+            for mode, count in counts.items()
+        }
         calls = {mode: cases(saver, mode, turns, runs + WARM) for mode, saver in savers.items()}
-        counts = {mode: Counting(saver) for mode, saver in savers.items()}
         names = list(calls[MODES[0]])
         seconds: dict[tuple[str, str], list[float]] = {(name, mode): [] for name in names for mode in MODES}
         taken: dict[tuple[str, str], tuple[int, int]] = {}
@@ -147,11 +128,11 @@ def measure(uri: str, runs: int, turns: int) -> list[Row]:
             for name in names:
                 # Each run begins with another mode.
                 for mode in (MODES[(run + turn) % len(MODES)] for turn in range(len(MODES))):
-                    counts[mode].take()
+                    counts[mode].clear()
                     begin = time.perf_counter()
                     calls[mode][name](run)
                     seconds[name, mode].append(time.perf_counter() - begin)
-                    taken[name, mode] = counts[mode].take()
+                    taken[name, mode] = take(counts[mode])
     rows = []
     for name in names:
         off = seconds[name, MODES[0]][WARM:]

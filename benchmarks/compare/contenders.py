@@ -34,6 +34,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from benchmarks.compare import sizes
 from benchmarks.compare.services import BUCKET, Endpoints
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 POOL = 20
 """Connections to PostgreSQL, at most; a saver holds a lock during each query, so it hardly uses two at once."""
@@ -113,6 +114,10 @@ class _Google:
     def __init__(self, name: str, **options: Any) -> None:
         self.name = name
         self._options = options
+
+    def counted(self, count: CountingInterceptor) -> Contender:
+        """The same saver, with its rounds counted."""
+        return _Google(self.name, **self._options, interceptors=[count])
 
     def _space(self, space: str) -> str:
         return f"{self.name.lower().replace(' ', '-')}-{space}"

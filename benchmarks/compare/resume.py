@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.compare.contenders import contenders
 from benchmarks.compare.services import Endpoints
-from benchmarks.verify import Counting
-from langgraph_gcs_saver import GCSSaver
+from benchmarks.compare.workloads import counted
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 
 def resume(
@@ -23,15 +23,17 @@ def resume(
         # Opening a saver imports what it needs, which is not what is measured.
         with contender.open(endpoints, f"{space}-nothing"):
             pass
+        count = CountingInterceptor()
+        if is_counted:
+            contender = counted(contender, count)
         connection.send("ready")
         connection.recv()
         begin = time.perf_counter()
         with contender.open(endpoints, space) as saver:
-            effects = Counting(saver) if is_counted and isinstance(saver, GCSSaver) else None
             config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
             found = saver.get_tuple(config)
             seconds = time.perf_counter() - begin
-        count = len(found.checkpoint["channel_values"]["messages"]) if found is not None else 0
-        connection.send({"seconds": seconds, "messages": count, "rounds": effects and effects.take()[0]})
+        read = len(found.checkpoint["channel_values"]["messages"]) if found is not None else 0
+        connection.send({"seconds": seconds, "messages": read, "rounds": len(count.rounds) or None})
     except Exception as error:  # noqa: BLE001 - raised again by the process that measures
         connection.send(error)

@@ -20,7 +20,9 @@ from benchmarks.compare.workloads import (
     Scale,
     Session,
     Workload,
+    counted,
 )
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 if TYPE_CHECKING:
     from benchmarks.compare.contenders import Contender
@@ -128,7 +130,8 @@ class Run:
             fillers = _Savers(self._services.direct, stack)
             for phase in PHASES:
                 with ExitStack() as own:
-                    savers = fillers if phase == "direct" else _Savers(getattr(self._services, phase), own)
+                    count = CountingInterceptor() if phase == "counted" else None
+                    savers = fillers if phase == "direct" else _Savers(getattr(self._services, phase), own, count)
                     for of_workload in parts:
                         begin = time.perf_counter()
                         sessions = list(self._sessions(phase, of_workload, savers, fillers))
@@ -155,7 +158,7 @@ class Run:
             if part.is_out or (phase != "direct" and not part.contender.services):
                 continue
             session = Session(
-                contender=part.contender,
+                contender=savers.contender(part),
                 phase=phase,
                 endpoints=savers.endpoints,
                 space=part.space,
@@ -163,10 +166,11 @@ class Run:
                 notes=part.notes,
                 measured=part.measured,
                 counter=self._services.counter if phase == "counted" else None,
+                count=savers.count,
             )
             with part.guarded(session):
                 session.filler = fillers.of(part)
-                session.saver = session.watched(savers.of(part))
+                session.saver = savers.of(part)
                 if phase == "direct":
                     part.workload.prepare(session)
                     part.before = _stored(session) if part.workload.is_kept else None
@@ -210,17 +214,26 @@ def _stored(session: Session) -> Stored | None:
 
 
 class _Savers:
-    """The savers that are open on some endpoints, each opened when it is first asked for."""
+    """The savers that are open on some endpoints, each opened when it is first asked for.
 
-    def __init__(self, endpoints: Endpoints, stack: ExitStack) -> None:
+    Attributes:
+        endpoints: Of all of them.
+        count: The rounds of all of them, in the phase that counts. They run by turns.
+    """
+
+    def __init__(self, endpoints: Endpoints, stack: ExitStack, count: CountingInterceptor | None = None) -> None:
         self.endpoints = endpoints
+        self.count = count
         self._stack = stack
         self._savers: dict[str, Any] = {}
+
+    def contender(self, part: Part) -> Contender:
+        return part.contender if self.count is None else counted(part.contender, self.count)
 
     def of(self, part: Part) -> Any:
         name = part.contender.name
         if name not in self._savers:
-            self._savers[name] = self._stack.enter_context(part.contender.open(self.endpoints, part.space))
+            self._savers[name] = self._stack.enter_context(self.contender(part).open(self.endpoints, part.space))
         return self._savers[name]
 
 

@@ -11,7 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict
@@ -22,8 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from benchmarks.chat import Text, corpus, messages, talk
-from benchmarks.verify import Counting
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 if TYPE_CHECKING:
     from benchmarks.compare.contenders import Contender
@@ -115,6 +114,7 @@ class Session:
         notes: Kept from phase to phase, and between workloads on the same data.
         measured: What was found out so far, by operation.
         counter: What passed the counting proxies.
+        count: The rounds of savers that tell of them.
         saver: Open on the endpoints of this phase.
         filler: Open on the direct ones, for what is stored and not measured.
         number: Of the repetition; negative while warming up.
@@ -130,23 +130,16 @@ class Session:
     notes: dict[str, Any]
     measured: dict[str, Measured]
     counter: Counter | None = None
+    count: CountingInterceptor | None = None
     saver: Any = None
     filler: Any = None
     number: int = 0
     warming: bool = False
     failed: str | None = None
-    _effects: list[Counting] = field(default_factory=list)
 
-    @contextmanager
-    def open(self) -> Iterator[Any]:
+    def open(self) -> AbstractContextManager[Any]:
         """A saver of its own, as another process would open it."""
-        with self.contender.open(self.endpoints, self.space) as saver:
-            yield self.watched(saver)
-
-    def watched(self, saver: Any) -> Any:
-        if self.phase == "counted" and isinstance(saver, GCSSaver):
-            self._effects.append(Counting(saver))
-        return saver
+        return self.contender.open(self.endpoints, self.space)
 
     def touch(self, saver: Any) -> None:
         """Make connections, without reading or writing anything that counts."""
@@ -168,8 +161,11 @@ class Session:
         self.failed = None
 
     def _take(self) -> tuple[Traffic | None, int | None]:
-        rounds = sum(effects.take()[0] for effects in self._effects)
-        return (self.counter.take() if self.counter else None), rounds or None
+        rounds = None
+        if self.count is not None:
+            rounds = len(self.count.rounds) or None
+            self.count.clear()
+        return (self.counter.take() if self.counter else None), rounds
 
     def record(self, operation: str, seconds: float, steps: int = 1, rounds: int | None = None) -> None:
         """Keep one measurement; the session's traffic since the last `measure` or `record` is this operation's."""
@@ -189,6 +185,12 @@ class Session:
     def many(self, threads: int) -> int:
         """So many threads; fewer where they are only counted, behind proxies that are slow."""
         return max(4, threads // 10) if self.phase == "counted" else threads
+
+
+def counted(contender: Contender, count: CountingInterceptor) -> Contender:
+    """The same contender, with its rounds counted if it tells of them."""
+    method = getattr(contender, "counted", None)
+    return method(count) if method else contender
 
 
 def task(number: int) -> str:
