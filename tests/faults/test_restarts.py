@@ -17,8 +17,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import GetBlob, PutBlob
+from langgraph_gcs_saver.effects import Commit, GetBlob, PutBlob
 from langgraph_gcs_saver.errors import DamageError, StoreUnavailableError
+from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.stores.gcs import GCSBlobs
 from langgraph_gcs_saver.testing.http_proxy import StorageProxy
@@ -104,21 +105,17 @@ def uri(emulators):
     return emulators.fresh()
 
 
-class Gated(Ledger):
+class Gate(Interceptor):
     """Can hold commits back from one of them on: no commit is then under way or begins.
 
     The Firestore emulator keeps what it is told to export, so the kill must come right after that, with no
     acknowledgement in between.
     """
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+    def __init__(self):
         self._changed = threading.Condition()
         self._running = self._count = 0
         self._last = math.inf
-        documents = self._backend.documents
-        self._commit, self._acommit = documents.commit, documents.acommit
-        documents.commit, documents.acommit = self._gated, self._agated
 
     def _enter(self):
         with self._changed:
@@ -133,21 +130,25 @@ class Gated(Ledger):
             self._count += is_done
             self._changed.notify_all()
 
-    def _gated(self, effect):
+    def around(self, effect, perform):
+        if not isinstance(effect, Commit):
+            return perform(effect)
         assert self._enter()
         is_done = False
         try:
-            found = self._commit(effect)
+            found = perform(effect)
             is_done = True
             return found
         finally:
             self._leave(is_done)
 
-    async def _agated(self, effect):
+    async def aaround(self, effect, perform):
+        if not isinstance(effect, Commit):
+            return await perform(effect)
         assert await asyncio.to_thread(self._enter)  # the event loop goes on, so that what is under way can end
         is_done = False
         try:
-            found = await self._acommit(effect)
+            found = await perform(effect)
             is_done = True
             return found
         finally:
@@ -228,9 +229,13 @@ QUICK = [BOTH, *(pytest.param(one, marks=pytest.mark.soak) for one in WHICH[:2])
 def test_killed_while_a_graph_runs(emulators, uri, loop, names, mode):
     for timeout in deadlines(TIMEOUT):
         thread = f"thread {timeout}"
-        with emulators.saver(uri, Gated, timeout=timeout) as saver, ThreadPoolExecutor(1) as threads:
+        gate = Gate()
+        with (
+            emulators.saver(uri, Ledger, timeout=timeout, interceptors=[gate]) as saver,
+            ThreadPoolExecutor(1) as threads,
+        ):
             running = threads.submit(go_on, saver, mode, loop, thread)
-            with saver.holding(15, running):
+            with gate.holding(15, running):
                 was_in_time = not running.done()
                 emulators.kill(names)
             error = running.exception(PATIENCE)
@@ -250,9 +255,10 @@ def test_killed_while_a_graph_runs(emulators, uri, loop, names, mode):
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_back_within_the_deadline(emulators, uri, loop, mode):
     """Whoever waits long enough does not notice."""
-    with emulators.saver(uri, Gated) as saver, ThreadPoolExecutor(1) as threads:
+    gate = Gate()
+    with emulators.saver(uri, Ledger, interceptors=[gate]) as saver, ThreadPoolExecutor(1) as threads:
         running = threads.submit(go_on, saver, mode, loop, "t")
-        with saver.holding(15, running):
+        with gate.holding(15, running):
             emulators.kill(BOTH)
         assert not running.done()
         emulators.start()
@@ -406,21 +412,22 @@ def test_many_kills_at_random(emulators, uri, loop, mode):
     random_ = random.Random(mode)
     kills = 0
     while kills < 25:
-        with emulators.saver(uri, Gated, timeout=TIMEOUT) as saver:
+        gate = Gate()
+        with emulators.saver(uri, Ledger, timeout=TIMEOUT, interceptors=[gate]) as saver:
             thread = f"thread {kills}"
-            kills += until_it_ends(emulators, saver, random_, partial(go_on, mode=mode, loop=loop, thread=thread))
+            kills += until_it_ends(emulators, saver, gate, random_, partial(go_on, mode=mode, loop=loop, thread=thread))
             check(emulators, uri, saver, thread)
             if mode == "async":
                 loop.run(saver.aclose())
 
 
-def until_it_ends(emulators, saver, random_, run):
+def until_it_ends(emulators, saver, gate, random_, run):
     """Run a graph to its end while emulators are killed and started again; how often they were."""
     kills = 0
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(patiently, partial(run, saver))
         while not running.done():
-            with saver.holding(random_.randrange(1, 12), running):
+            with gate.holding(random_.randrange(1, 12), running):
                 emulators.kill(random_.choice(WHICH))
             kills += 1
             time.sleep(random_.choice([0, 0, TIMEOUT]))  # clock: how long the outage is
