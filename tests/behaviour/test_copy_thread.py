@@ -9,7 +9,7 @@ from langgraph_gcs_saver import GCSSaver, keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import copy, threads
 from langgraph_gcs_saver.retention import KeepLast
-from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, cid
 from tests.behaviour.harness import plain
@@ -235,7 +235,7 @@ async def test_dry_run(make_saver, raw, capsys, mode):
     async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "copy_thread", "t", "copy", dry_run=True, show=shown.append)
         await call(saver, mode, "copy_thread", "none", "copy", dry_run=True)
-        assert all(isinstance(effect, READS) for effect in seen.requests)
+        assert seen.only_reads()
         checkpoints = len(everything(saver))
     assert raw.snapshot() == stored
     (plan,) = shown

@@ -10,7 +10,7 @@ from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.retention import KeepLast
-from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, version
 from tests.kit.interceptors import Seen
@@ -151,7 +151,7 @@ async def test_dry_run(make_saver, raw, capsys, mode):
     seen, shown = Seen(), []
     async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "delete_for_runs", ["run 1", "none"], dry_run=True, show=shown.append)
-        assert all(isinstance(effect, READS) for effect in seen.requests)
+        assert seen.only_reads()
         assert raw.snapshot() == stored
         plans = {plan.thread_id: plan for plan in shown}
         assert sorted(plans) == ["t", "u"]
@@ -172,7 +172,7 @@ async def test_again_it_changes_nothing(make_saver, raw, mode):
     seen = Seen()
     async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "delete_for_runs", ["run 1"])
-        assert all(isinstance(effect, READS) for effect in seen.requests)
+        assert seen.only_reads()
     assert raw.snapshot() == stored
 
 

@@ -23,7 +23,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows import prune
 from langgraph_gcs_saver.retention import KeepEvery, KeepLast
-from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
 from tests.behaviour.harness import plain, relabel
@@ -133,7 +133,7 @@ async def test_dry_run(make_saver, raw, mode):
     seen = Seen()
     async with make_saver(interceptors=[seen]) as saver:
         await call(saver, mode, "prune", ["t", "none"], strategy=rule, dry_run=True, show=shown.append)
-        assert all(isinstance(effect, READS) for effect in seen.requests)
+        assert seen.only_reads()
         assert raw.snapshot() == stored
         plan, empty = shown
         assert (plan.thread_id, empty.thread_id, empty.decisions) == ("t", "none", ())
@@ -178,7 +178,7 @@ async def test_again_it_changes_nothing(make_saver, raw, mode):
     seen = Seen()
     async with make_saver(on_event=events.append, interceptors=[seen]) as saver:
         await call(saver, mode, "prune", ["t"], strategy=KeepLast(2))
-        assert all(isinstance(effect, READS) for effect in seen.requests)
+        assert seen.only_reads()
     assert raw.snapshot() == stored
     assert not [event for event in events if isinstance(event, ThreadPruned)]
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.effects import REQUESTS, GetDocs, Now, QueryDocs
 from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.testing.crash import READS
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 PLACE = GetDocs((keys.PLACE,))
@@ -31,6 +32,10 @@ class Seen(Interceptor):
     async def aaround(self, effect, perform):
         self._ask(effect)
         return self._find(effect, await perform(effect))
+
+    def only_reads(self):
+        """Whether there were requests, and all of them leave a store as it is."""
+        return bool(self.requests) and all(isinstance(effect, READS) for effect in self.requests)
 
     def _ask(self, effect):
         if isinstance(effect, REQUESTS) and effect != PLACE:
