@@ -1038,10 +1038,9 @@ class Admin:
 
         A value whose frame is damaged is looked for elsewhere in the thread, and proven by its digest: the same value
         at another checkpoint or in a pending write, a list or text that began with it, the value before and the writes
-        that followed. A DeltaChannel's snapshot is left to LangGraph to rebuild, if all writes are there. A checkpoint
-        that cannot be made whole, and pending writes that cannot be read, go to the thread's `lg_aside` collection:
-        nothing lists them any more, and nothing of them is lost. Reading, and `verify`, tell of no damage afterwards,
-        but of what only a backup can bring back.
+        that followed. A checkpoint that cannot be made whole, and pending writes that cannot be read, go to the
+        thread's `lg_aside` collection: nothing lists them any more, and nothing of them is lost. Reading, and `verify`,
+        tell of no damage afterwards, but of what only a backup can bring back.
 
         Args:
             thread_id: The thread; all threads of the store if not given.

@@ -8,7 +8,7 @@ from typing import Literal
 from langgraph_gcs_saver.findings import Finding
 from langgraph_gcs_saver.records import record
 
-Action = Literal["re-encode", "rebuild", "set aside", "mend", "forget", "leave"]
+Action = Literal["re-encode", "set aside", "mend", "forget", "leave"]
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,6 @@ class RepairStep:
 
     Attributes:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
-            `rebuild`: a DeltaChannel's snapshot is left out, and LangGraph rebuilds it from the writes before.
             `set aside`: a document that cannot be read goes to the thread's `lg_aside` collection, where nothing lists
             it. `mend`: fields or documents that queries use are written as they should be. `forget`: a checkpoint that
             is gone is not expected any more. `leave`: nothing can be done without doing harm.

@@ -2,7 +2,8 @@
 
 A value that comes back is proven: its digest is the one that was stored. Where it comes from does not matter then, so
 candidates are made freely: the same value elsewhere, a pending write, the first items of a longer list, a shorter list
-and the writes that followed it.
+and the writes that followed it. A DeltaChannel's snapshot needs the same proof. LangGraph could rebuild it from the
+snapshot before and the writes since, but nothing says whether those writes are all there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any, cast
+
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_gcs_saver import filters, keys, manifest, portable
 from langgraph_gcs_saver.cache import ByteCache
@@ -33,18 +36,16 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of
+from langgraph_gcs_saver.flows.manifests import encode_manifest
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.survey import Broken, Entry, Place, Survey, survey
+from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.frames import crc32c
 from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
-from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
-from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 Dumps = Callable[[Any], Serialized]
 """Serialise a value."""
@@ -62,11 +63,11 @@ _CACHE_BYTES = 64 << 20
 
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
 
-_SENDS = "__pregel_tasks"
-"""LangGraph's channel of packets: each is a task, and no version shows that it ran."""
+_EMPTY: tuple[Any, ...] = ([], {})
+"""What DeltaChannels begin with."""
 
-_EMPTY_LIST = 1
-"""Bytes of a serialised list without items."""
+_Make = Callable[[Any, Dumps], Iterator[Any]]
+"""Candidates that are made of a value; the function serialises one, for its size."""
 
 
 @dataclass(slots=True)
@@ -76,7 +77,6 @@ class _Plan:
     found: Survey
     steps: list[RepairStep] = field(default_factory=list)
     recovered: dict[Place, bytes] = field(default_factory=dict)
-    dropped: dict[str, set[str]] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
 
     def shown(self) -> RepairPlan:
@@ -126,7 +126,8 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     plan = _Plan(found)
     if found.deleting:
         return plan
-    search = _Search(found, loads, dumps, replace(context, values=ByteCache(_CACHE_BYTES)))
+    deltas = found.deltas()
+    search = _Search(found, deltas, loads, dumps, replace(context, values=ByteCache(_CACHE_BYTES)))
     for place, broken in found.broken.items():
         value, source = yield from search.find(broken)
         if value is not None:
@@ -141,28 +142,18 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         else:
             plan.aside[name] = damaged.damage.reason
     renewed = {(found.entries[found.broken[p].users[-1]].manifest.ns, found.broken[p].channel) for p in plan.recovered}
-    deltas = yield from _deltas(found, search, loads)
-    for name in found.entries:
+    for name, entry in found.entries.items():
         lost = {c: b for c, b in found.damaged_channels(name).items() if b.step.place not in plan.recovered}
-        rebuilt = {c for c in lost if deltas.can_rebuild(name, c)}
         # What comes back in this pass may be what the others are made of: the next one tells.
-        if any((found.entries[name].manifest.ns, c) in renewed for c in lost.keys() - rebuilt):
-            continue
-        if lost.keys() == rebuilt:
-            for channel in sorted(rebuilt):
-                plan.dropped.setdefault(name, set()).add(channel)
-                reason = "LangGraph rebuilds it from the writes since the snapshot before"
-                step = partial(_step, found, name, channel=channel, target=lost[channel].step.name)
-                plan.steps.append(step(action="rebuild", reason=reason))
-        else:
-            channel, broken = next((c, b) for c, b in lost.items() if c not in rebuilt)
+        if lost and not any((entry.manifest.ns, channel) in renewed for channel in lost):
+            channel, broken = next(iter(lost.items()))
             plan.aside[name] = f"channel {channel!r}: {broken.reason}"
-    for name in deltas.needed(plan):
+    for name in _needed(plan, deltas):
         reason = f"{plan.aside.pop(name)}; DeltaChannels of later checkpoints are made of it"
         plan.steps.append(_step(found, name, action="leave", reason=reason))
     for name, reason in plan.aside.items():
         plan.steps.append(_step(found, name, action="set aside", reason=reason))
-    _plan_writes(plan, deltas.channels)
+    _plan_writes(plan, deltas)
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
@@ -227,189 +218,42 @@ def _step(
     )
 
 
-@record(frozen=True, slots=True)
-class _Deltas:
-    """What DeltaChannels are made of.
-
-    Attributes:
-        found: The survey.
-        channels: The DeltaChannels of each namespace.
-        counters: By document name: updates of each DeltaChannel since its last snapshot.
-        steps: Names of the documents of checkpoints that a step of a run made.
-        written: By namespace and checkpoint id: for each channel whether an `Overwrite` is among its pending writes.
-        loops: Documents of checkpoints that are their own ancestors: no run makes such, and they lead nowhere.
-        finished: The tasks with regular pending writes, by namespace, encoded, and checkpoint id.
-    """
-
-    found: Survey
-    channels: Mapping[str, set[str]]
-    counters: Mapping[str, Mapping[str, int]]
-    steps: set[str]
-    written: Mapping[tuple[str, str], Mapping[str, bool]]
-    loops: set[str]
-    finished: Mapping[tuple[str, str], set[str]]
-
-    def parent(self, name: str) -> str | None:
-        """Name of the document of a checkpoint's parent."""
-        return None if name in self.loops else _parent(self.found, name)
-
-    def can_rebuild(self, name: str, channel: str) -> bool:
-        """Whether replaying the writes since an earlier snapshot gives exactly the snapshot that is lost.
-
-        It does for one that was due. Others were made because a replay would give something else: after a fork, an
-        `Overwrite`, an input that no checkpoint was there to keep. Nothing says which it was: all must speak for it.
-        """
-        entry = self.found.entries[name]
-        ns = entry.manifest.ns
-        parent = self.parent(name)
-        if channel not in self.channels.get(ns, ()) or name not in self.steps or parent is None:
-            return False
-        path = self._path(parent, channel)
-        if path is None or any(self._is_forked(one) or self._is_overwritten(one, channel) for one in path):
-            return False
-        for child, one in zip((name, *path), path, strict=False):
-            is_written = channel in self.written.get(self.found.entries[one].ids, ())
-            if is_written is (self._version(child, channel) == self._version(one, channel)):
-                return False  # Writes are gone, or were not this child's.
-            if not self._has_all_writes(child, one):
-                return False
-        counters = [
-            found.get(channel, 0) for one, found in self.counters.items() if self.found.entries[one].ids[0] == ns
-        ]
-        return max(counters) <= self.counters[parent].get(channel, 0)  # Else it was not due yet.
-
-    def _has_all_writes(self, child: str, name: str) -> bool:
-        """Whether each node that has seen newer versions at the child left writes: who finishes leaves some.
-
-        Packets of `Send` are tasks too, and no version shows that they ran.
-        """
-        known = self.found.entries[name].manifest
-        before = known.checkpoint.get("versions_seen", {})
-        seen = self.found.entries[child].manifest.checkpoint.get("versions_seen", {})
-        ran = [node for node in seen if not node.startswith("__") and seen[node] != before.get(node)]
-        packets = known.channels.get(_SENDS)
-        has_packets = packets is not None and packets.size > _EMPTY_LIST
-        finished = self.finished.get((keys.enc(known.ns), known.checkpoint_id), ())
-        return not has_packets and len(ran) <= len(finished)
-
-    def _version(self, name: str, channel: str) -> Any:
-        return self.found.entries[name].manifest.checkpoint.get("channel_versions", {}).get(channel)
-
-    def _path(self, name: str, channel: str) -> list[str] | None:
-        """From `name` back to the ancestor with the channel's nearest whole value; `None` if something is wrong."""
-        spoilt = {(keys.writes_ns_of(one), keys.writes_checkpoint_id_of(one)) for one in self.found.damaged_writes}
-        path: list[str] = []
-        following: str | None = name
-        while following is not None:
-            known = self.found.entries.get(following)
-            if known is None or (keys.enc(known.manifest.ns), known.manifest.checkpoint_id) in spoilt:
-                return None
-            path.append(following)
-            if channel in known.manifest.channels:
-                if channel not in self.found.damaged_channels(following):
-                    return path
-                if not self.can_rebuild(following, channel):
-                    return None
-            if channel not in known.manifest.checkpoint.get("channel_versions", {}):
-                return path  # It had never been written.
-            following = self.parent(following)
-        return None
-
-    def _is_forked(self, name: str) -> bool:
-        """Whether several checkpoints continue one: nothing says whose its pending writes are."""
-        ids = self.found.entries[name].ids
-        children = [e for e in self.found.entries.values() if (e.manifest.ns, e.manifest.parent_id) == ids]
-        return len(children) != 1 or any(keys.ns_segment_of(one) == keys.enc(ids[0]) for one in self.found.unreadable)
-
-    def _is_overwritten(self, name: str, channel: str) -> bool:
-        return self.written.get(self.found.entries[name].ids, {}).get(channel, False)
-
-    def needed(self, plan: _Plan) -> list[str]:
-        """Documents that are to be set aside, and that DeltaChannels of checkpoints which stay are made of."""
-        found: dict[str, None] = {}
-        names = [name for name in self.found.entries if name not in plan.aside]
-        while names:
-            name = names.pop()
-            known = self.found.entries[name].manifest
-            for channel in self.channels.get(known.ns, ()):
-                if channel not in known.checkpoint.get("channel_versions", {}):
-                    continue
-                following: str | None = name
-                while following is not None and not self._is_stored(plan, following, channel):
-                    following = self.parent(following) if following in self.found.entries else None
-                    if following is not None and following in plan.aside and following not in found:
-                        found[following] = None
-                        names += [following] if following in self.found.entries else []
-        return list(found)
-
-    def _is_stored(self, plan: _Plan, name: str, channel: str) -> bool:
-        entry = self.found.entries.get(name)
-        return entry is not None and channel in entry.manifest.channels.keys() - plan.dropped.get(name, set())
+def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> list[str]:
+    """Documents that are to be set aside, and that DeltaChannels of checkpoints which stay are made of."""
+    entries = plan.found.entries
+    needed: dict[str, None] = {}
+    walked: set[tuple[str, str]] = set()
+    names = [name for name in entries if name not in plan.aside]
+    while names:
+        name = names.pop()
+        entry = entries[name]
+        for channel in deltas[entry.manifest.ns] & entry.written:
+            following: str | None = name
+            while following in entries and (following, channel) not in walked:
+                walked.add((following, channel))
+                if channel in entries[following].manifest.channels:
+                    break
+                following = _parent(plan.found, following)
+                if following in plan.aside and following not in needed:
+                    needed[following] = None
+                    names += [following] if following in entries else []
+    return list(needed)
 
 
 def _parent(found: Survey, name: str) -> str | None:
+    """Name of the document of a checkpoint's parent."""
     known = found.entries[name].manifest
-    if known.parent_id is None or known.parent_id == known.checkpoint_id:
-        return None
-    return keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id)
-
-
-def _loops(found: Survey) -> set[str]:
-    """Documents of checkpoints that are their own ancestors."""
-    loops: set[str] = set()
-    done: set[str] = set()
-    for start in found.entries:
-        path: dict[str, None] = {}
-        name: str | None = start
-        while name is not None and name in found.entries and name not in done and name not in path:
-            path[name] = None
-            name = _parent(found, name)
-        if name is not None and name in path:
-            names = list(path)
-            loops.update(names[names.index(name) :])
-        done.update(path)
-    return loops
-
-
-def _deltas(found: Survey, search: _Search, loads: Loads) -> Flow[_Deltas]:
-    channels: dict[str, set[str]] = {}
-    counters: dict[str, dict[str, int]] = {}
-    steps: set[str] = set()
-    for name, entry in found.entries.items():
-        metadata = metadata_of(entry.manifest, loads)
-        counted = metadata.get(DELTA_COUNTERS)
-        counters[name] = {key: count[0] for key, count in counted.items()} if isinstance(counted, Mapping) else {}
-        channels.setdefault(entry.manifest.ns, set()).update(counters[name])
-        if metadata.get("source") == "loop":
-            steps.add(name)
-    written: dict[tuple[str, str], dict[str, bool]] = {}
-    for ns, names in channels.items():
-        for checkpoint_id in search.written(ns) if names else ():
-            for write in (yield from search.writes_of(ns, checkpoint_id)):
-                if write.channel in names:
-                    of = written.setdefault((ns, checkpoint_id), {})
-                    of[write.channel] = of.get(write.channel, False) or _is_overwrite(loads(write.value))
-    finished: dict[tuple[str, str], set[str]] = {}
-    for name in found.writes.keys() - found.damaged_writes.keys():
-        task, is_special = keys.writes_task_of(name)
-        if not is_special:
-            finished.setdefault((keys.writes_ns_of(name), keys.writes_checkpoint_id_of(name)), set()).add(task)
-    return _Deltas(found, channels, counters, steps, written, _loops(found), finished)
-
-
-def _is_overwrite(value: Any) -> bool:
-    """Whether a write replaces all others of its step, in any of the forms that LangGraph takes."""
-    if isinstance(value, dict):
-        return "__overwrite__" in value or value.get("type") == "__overwrite__"
-    name = (value.type or ("", ""))[1] if isinstance(value, Stored) else type(value).__name__
-    return name == "Overwrite"
+    return None if known.parent_id is None else keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id)
 
 
 class _Search:
     """Looks for values that are lost where they should be."""
 
-    def __init__(self, found: Survey, loads: Loads, dumps: Dumps, context: Context) -> None:
+    def __init__(
+        self, found: Survey, deltas: Mapping[str, set[str]], loads: Loads, dumps: Dumps, context: Context
+    ) -> None:
         self._found = found
+        self._deltas = deltas
         self._loads = loads
         self._dumps = dumps
         self._context = context
@@ -442,36 +286,50 @@ class _Search:
         here = versions.index(owner.doc.name)
         later = [n for n in reversed(versions[:here]) if channel in dict(self._whole(n))][:_NEIGHBOURS]
         for name in later:
-            made = yield from self._derive(name, channel, partial(_beginnings, wanted.size))
+            values = yield from self._serialized(name, channel)
+            made = yield from self._derive(values, partial(_beginnings, wanted.size))
             if (found := _first(wanted, made)) is not None:
                 return found, f"the beginning of its value in checkpoint {keys.checkpoint_id_of(name)}"
-        parent = self._parent(owner, broken)
-        if parent is not None and channel in dict(self._whole(parent.doc.name)):
-            pending = yield from self.writes_of(ns, parent.manifest.checkpoint_id)
-            updates = [self._loads(write.value) for write in pending if write.channel == channel]
-            made = yield from self._derive(parent.doc.name, channel, partial(_reductions, updates))
+        path, has_value = self._before(broken)
+        if path:
+            updates: list[Serialized] = []
+            for checkpoint_id in (self._found.entries[n].manifest.checkpoint_id for n in reversed(path)):
+                pending = yield from self.writes_of(ns, checkpoint_id)
+                updates += [write.value for write in pending if write.channel == channel]
+            *_, seed = path
+            values = (yield from self._serialized(seed, channel)) if has_value else _beginning()
+            size = sum(len(update.data) for update in updates)
+            made = yield from self._derive(values, partial(self._reduced, updates), size)
             if (found := _first(wanted, made)) is not None:
-                return found, f"checkpoint {parent.manifest.checkpoint_id} and the writes that followed it"
+                return found, f"checkpoint {keys.checkpoint_id_of(seed)} and the writes that followed it"
         return None, ""
 
     def _whole(self, name: str) -> list[tuple[str, ChannelRef]]:
         damaged = self._found.damaged_channels(name)
         return [(c, ref) for c, ref in self._found.entries[name].manifest.channels.items() if c not in damaged]
 
-    def _parent(self, owner: Entry, broken: Broken) -> Entry | None:
-        """The parent of the checkpoint that wrote the frame."""
-        written = broken.step.frame.owner
-        if written is not None and written != owner.manifest.checkpoint_id:
-            name = keys.checkpoint_doc(self._found.thread_id, owner.manifest.ns, written)
-            writer = self._found.entries.get(name)
-            if writer is None:
-                return None
-            owner = writer
-        if owner.manifest.parent_id is None:
-            return None
-        return self._found.entries.get(
-            keys.checkpoint_doc(self._found.thread_id, owner.manifest.ns, owner.manifest.parent_id)
-        )
+    def _before(self, broken: Broken) -> tuple[Sequence[str], bool]:
+        """The ancestors whose writes made a value, nearest first, and whether the last one has the value before them.
+
+        Of a DeltaChannel it may be far back, and there is none before the channel's first version. Others have it at
+        the parent. There are no ancestors if something is in the way.
+        """
+        entries, channel = self._found.entries, broken.channel
+        ns = entries[broken.users[-1]].manifest.ns
+        path: dict[str, None] = {}
+        following: str | None = keys.checkpoint_doc(self._found.thread_id, ns, broken.writer)
+        while following in entries:
+            following = _parent(self._found, following)
+            if following is None or following not in entries or following in path:
+                break
+            path[following] = None
+            if channel in entries[following].manifest.channels:
+                return (tuple(path) if channel in dict(self._whole(following)) else ()), True
+            if channel not in self._deltas[ns]:
+                break
+            if channel not in entries[following].written:
+                return tuple(path), False
+        return (), False
 
     def _value(self, name: str, channel: str) -> Flow[bytes | None]:
         entry = self._found.entries[name]
@@ -483,22 +341,33 @@ class _Search:
         except DamagedError:
             return None  # It has been damaged, or deleted, since the survey.
 
-    def _derive(self, name: str, channel: str, make: Callable[[Any, Dumps], Iterator[Any]]) -> Flow[list[bytes]]:
-        """Serialised values that can be made of a checkpoint's."""
+    def _serialized(self, name: str, channel: str) -> Flow[Sequence[Serialized]]:
+        """A checkpoint's value; none if it cannot be had any more."""
         data = yield from self._value(name, channel)
-        if data is None:
-            return []
-        kind = self._found.entries[name].manifest.channels[channel].type
-        return (yield from Compute(partial(self._make, Serialized(kind, data), make), size=len(data) * 10))
+        return () if data is None else (Serialized(self._found.entries[name].manifest.channels[channel].type, data),)
 
-    def _make(self, value: Serialized, make: Callable[[Any, Dumps], Iterator[Any]]) -> list[bytes]:
-        made = []
-        for candidate in make(self._loads(value), self._dumps):
-            with suppress(SerializationError):  # A reducer has made of it what this serializer never reads.
-                dumped = self._dumps(candidate)
-                if dumped.type == value.type:
-                    made.append(dumped.data)
+    def _derive(self, values: Sequence[Serialized], make: _Make, more: int = 0) -> Flow[list[bytes]]:
+        """Serialised values that can be made of others, and of so many bytes more."""
+        size = 10 * (more + sum(len(value.data) for value in values))
+        return (yield from Compute(partial(self._made, values, make), size=size))
+
+    def _made(self, values: Sequence[Serialized], make: _Make) -> list[bytes]:
+        made: list[bytes] = []
+        for value in values:
+            with suppress(SerializationError):  # Nothing can be made of what this serializer does not read.
+                plain, wrap = _unwrapped(self._loads(value))
+                dumps = partial(self._dump, wrap)
+                for candidate in make(plain, dumps):
+                    # A reducer may have made of it what this serializer never reads, such as messages of texts.
+                    with suppress(SerializationError, TypeError):
+                        made.append(dumps(candidate).data)
         return made
+
+    def _dump(self, wrap: Callable[[Any], Any], value: Any) -> Serialized:
+        return self._dumps(wrap(value))
+
+    def _reduced(self, updates: Sequence[Serialized], value: Any, _dumps: Dumps) -> Iterator[Any]:
+        return _reductions([self._loads(update) for update in updates], value)
 
     def written(self, ns: str) -> list[str]:
         """The checkpoints of a namespace that have pending writes which can be read."""
@@ -585,14 +454,36 @@ def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
     yield cut(low)
 
 
-def _reductions(updates: Sequence[Any], value: Any, _dumps: Dumps) -> Iterator[Any]:
+def _beginning() -> list[Serialized]:
+    """Snapshots of DeltaChannels that nobody has written to, as LangGraph's serialiser has them."""
+    return [Serialized(*portable.PortableSerializer().dumps_typed(portable.delta(value))) for value in _EMPTY]
+
+
+def _unwrapped(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """A value, a DeltaChannel's out of its snapshot, and what makes of another one the same."""
+    if portable.is_delta(value):
+        return portable.without_delta(value), portable.delta
+    if isinstance(value, _DeltaSnapshot):
+        return value.value, _DeltaSnapshot
+    return value, _itself
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _appended(value: Sequence[Any], update: Any) -> list[Any]:
+    return [*value, update]
+
+
+def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
     """A value with the updates that followed it, as the reducers would that people use.
 
     LangGraph's `add_messages` takes messages as objects, that of `portable` as a `PortableSerializer` reads them.
     """
     from langgraph.graph.message import add_messages  # noqa: PLC0415 - most processes never repair anything
 
-    for reducer in (operator.add, operator.or_, portable.add_messages, add_messages):
+    for reducer in (operator.add, operator.or_, _appended, portable.add_messages, add_messages):
         with suppress(Exception):  # no reducer of such values: they may raise anything
             yield reduce(cast("Callable[[Any, Any], Any]", reducer), updates, value)
 
@@ -614,7 +505,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     for name, entry in found.entries.items():
         if name in plan.aside:
             continue
-        known = _rewritten(plan, entry, moved)
+        known = _rewritten(entry.manifest, moved)
         fields: dict[str, Any] = {}
         extra: list[PutBlob] = []
         right = found.hints.get(name, {})
@@ -680,16 +571,13 @@ def _uploads(plan: _Plan, context: Context) -> tuple[list[PutBlob], dict[Place, 
     return uploads, moved
 
 
-def _rewritten(plan: _Plan, entry: Entry, moved: Mapping[Place, FrameRef]) -> Manifest:
-    """A manifest that refers to what was stored again, and not to what LangGraph rebuilds."""
-    known = entry.manifest
+def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
+    """A manifest that refers to what was stored again."""
     channels = dict(known.channels)
-    for channel in plan.dropped.get(entry.doc.name, ()):
-        del channels[channel]
     for channel, ref in known.channels.items():
         steps = known.steps(channel)
         for number, step in reversed(list(enumerate(steps))):
-            if step.place in moved and channel in channels:
+            if step.place in moved:
                 link = ref.chain[number]
                 owner = moved[step.place].owner
                 full = replace(

@@ -28,6 +28,7 @@ from langgraph_gcs_saver.frames import FrameError
 from langgraph_gcs_saver.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
 from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 PAGE = 50
 """Documents read at once; each may hold half a megabyte of frames."""
@@ -55,11 +56,21 @@ Kind = Literal["missing", "corrupt", "clear"]
 
 @record(frozen=True, slots=True)
 class Entry:
-    """A checkpoint that can be listed; its document without the frames."""
+    """A checkpoint that can be listed.
+
+    Attributes:
+        doc: Its document, without the frames.
+        manifest: Its manifest.
+        blob: The object that its manifest lies in, if it is not in the document.
+        deltas: The DeltaChannels that its metadata count.
+        written: The channels that have a version.
+    """
 
     doc: Doc
     manifest: Manifest
     blob: str | None
+    deltas: frozenset[str]
+    written: frozenset[str]
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -157,6 +168,13 @@ class Survey:
                 if broken is not None:
                     found[channel] = broken
                     break
+        return found
+
+    def deltas(self) -> dict[str, set[str]]:
+        """The DeltaChannels of each namespace."""
+        found: dict[str, set[str]] = {}
+        for entry in self.entries.values():
+            found.setdefault(entry.manifest.ns, set()).update(entry.deltas)
         return found
 
     def referenced(self) -> set[str]:
@@ -302,7 +320,8 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     except DamagedError as damage:
         found.unreadable[doc.name] = Unreadable(bare, damage.alone())
         return
-    found.entries[doc.name] = Entry(bare, known, blob)
+    deltas, written = metadata.get(DELTA_COUNTERS) or (), known.checkpoint.get("channel_versions", ())
+    found.entries[doc.name] = Entry(bare, known, blob, frozenset(deltas), frozenset(written))
     right = filters.index(metadata, context.clear_metadata)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}

@@ -188,7 +188,7 @@ def _differences(saver: GCSSaver, thread_id: str, expected: Mapping[Key, Content
     for found in saver.list(_config(thread_id, None)):
         key = _key(found)
         # Pending writes may have come since the copy was made.
-        if key in expected and not _is_same(_contents(found, saver), expected[key], {"~writes"}):
+        if key in expected and _without_writes(_contents(found, saver)) != _without_writes(expected[key]):
             yield f"checkpoint {key[1]} of namespace {key[0]!r} reads differently from the copy than from its store"
 
 
@@ -218,8 +218,8 @@ def _contents(found: CheckpointTuple, saver: GCSSaver) -> Contents:
     return {name: digest(value) for name, value in parts.items()}
 
 
-def _is_same(one: Contents, other: Contents, but: set[str]) -> bool:
-    return all(one.get(name) == other.get(name) for name in (one.keys() | other.keys()) - but)
+def _without_writes(contents: Contents) -> dict[str, str]:
+    return {name: digest for name, digest in contents.items() if name != "~writes"}
 
 
 class _Scratch:
@@ -350,21 +350,17 @@ class _Rehearsal:
     def _recover(self, what: str, done: Done, path: Path) -> Trial:
         problems: list[str] = []
         with self._open(path) as saver:
-            at_once, first = _timed(partial(self._ask, saver, {}))
+            at_once, first = _timed(partial(self._ask, saver))
         with self._open(path) as saver:
             plans, repair = _timed(partial(saver.repair, self._thread_id, show=_ignore))
         steps = [one for plan in plans for one in plan.steps]
-        rebuilt: dict[Key, set[str]] = {}
-        for one in steps:
-            if one.action == "rebuild" and one.channel is not None:
-                rebuilt.setdefault((one.checkpoint_ns, one.checkpoint_id), set()).add(f"={one.channel}")
         with self._open(path) as saver:
-            after, last = _timed(partial(self._ask, saver, rebuilt))
+            after, last = _timed(partial(self._ask, saver))
         with self._open(path) as saver:
             readable = 0
             for found in saver.list(_config(self._thread_id, None)):
                 readable += 1
-                if not self._is_right(found, saver, rebuilt):
+                if not self._is_right(found, saver):
                     problems.append(f"a wrong value: checkpoint {_key(found)[1]} after the repair")
         seconds = first + repair + last
         for when, answer in (("at once", at_once), ("after the repair", after)):
@@ -391,14 +387,10 @@ class _Rehearsal:
             problems=tuple(problems),
         )
 
-    def _is_right(self, found: CheckpointTuple, saver: GCSSaver, rebuilt: Mapping[Key, set[str]]) -> bool:
-        key = _key(found)
-        contents = _contents(found, saver)
-        # LangGraph makes it, if the saver gives none.
-        left_out = rebuilt.get(key, set()) - contents.keys()
-        return key in self._expected and _is_same(contents, self._expected[key], left_out)
+    def _is_right(self, found: CheckpointTuple, saver: GCSSaver) -> bool:
+        return _contents(found, saver) == self._expected.get(_key(found))
 
-    def _ask(self, saver: GCSSaver, rebuilt: Mapping[Key, set[str]]) -> Answer:
+    def _ask(self, saver: GCSSaver) -> Answer:
         """Ask for the latest checkpoint, as a resumed agent does."""
         try:
             found = saver.get_tuple(_config(self._thread_id, self._ns))
@@ -408,7 +400,7 @@ class _Rehearsal:
             return Answer(kind="nothing")
         given = _key(found)[1]
         behind = self._ids.index(given) if given in self._ids else 0
-        if not self._is_right(found, saver, rebuilt):
+        if not self._is_right(found, saver):
             return Answer(kind="wrong", checkpoint_id=given, behind=behind)
         if not behind:
             return Answer(kind="exact", checkpoint_id=given)
