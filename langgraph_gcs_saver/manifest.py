@@ -229,8 +229,11 @@ class Manifest:
 
     @property
     def held(self) -> int:
-        """Most bytes of values that must be held for it while other checkpoints are decoded: one of each chain."""
-        found = 0
+        """Most bytes that are held for it while other checkpoints are decoded.
+
+        They are its metadata, its other fields, and one value of each chain.
+        """
+        found = len(self.metadata.data) + (0 if self.rest is None else len(self.rest.data))
         for ref in self.channels.values():
             sizes = [frame.size for frame in ref.chain if frame.size is not None]
             found += max((ref.size, *sizes))

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import encode_manifest
+from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
@@ -505,14 +505,17 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     for name, entry in found.entries.items():
         if name in plan.aside:
             continue
-        known = _rewritten(entry.manifest, moved)
         fields: dict[str, Any] = {}
         extra: list[PutBlob] = []
         right = found.hints.get(name, {})
-        if known != entry.manifest:
-            index = right["filter"] if "filter" in right else entry.doc.fields.get("filter")
+        if _rewritten(entry.manifest, moved) != entry.manifest:
+            again = yield from _read_again(name, times[name], context)
+            if again is None:
+                return
+            doc, known = again
+            index = right["filter"] if "filter" in right else doc.fields.get("filter")
             room = manifest.DOCUMENT_BYTES - found.inner[name] - filters.size(index or {})
-            body, blob = yield from Compute(partial(encode_manifest, known, room, context))
+            body, blob = yield from Compute(partial(encode_manifest, _rewritten(known, moved), room, context))
             fields = {"manifest": body, "digest": manifest.digest(name, body)}
             extra = [] if blob is None else [blob]
         fields.update({key: value for key, value in right.items() if value is not None})
@@ -569,6 +572,17 @@ def _uploads(plan: _Plan, context: Context) -> tuple[list[PutBlob], dict[Place, 
         uploads.append(context.upload(name, stored))
         moved[place] = FrameRef(0, len(stored), owner=owner, attempt=attempt, crc32c=crc32c(stored))
     return uploads, moved
+
+
+def _read_again(name: str, time: int, context: Context) -> Flow[tuple[Doc, Manifest] | None]:
+    """A checkpoint's document and whole manifest, of which a survey keeps the refs; `None` if it has changed."""
+    doc = (yield from GetDocs((name,))).get(name)
+    if doc is None or doc.update_time != time:
+        return None
+    try:
+        return doc, (yield from read_manifest(doc, context.codec))
+    except DamagedError:
+        return None
 
 
 def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:

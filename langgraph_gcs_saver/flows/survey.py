@@ -48,6 +48,9 @@ _NAMES = 200
 _CACHE_BYTES = 64 << 20
 """Values kept while a thread is decoded from its oldest checkpoint on."""
 
+_FIELDS = ("digest", "run_id", "former_runs", "heir")
+"""What is kept of a checkpoint's document; the digest tells one manifest from another."""
+
 Place = tuple[str, int]
 """Where a frame lies: a document's or an object's name, and the offset there."""
 
@@ -56,11 +59,11 @@ Kind = Literal["missing", "corrupt", "clear"]
 
 @record(frozen=True, slots=True)
 class Entry:
-    """A checkpoint that can be listed.
+    """A checkpoint that can be listed, without its metadata and fields: a thread's may be more than memory holds.
 
     Attributes:
-        doc: Its document, without the frames.
-        manifest: Its manifest.
+        doc: Its document, with the fields of `_FIELDS` only.
+        manifest: Its ids and refs.
         blob: The object that its manifest lies in, if it is not in the document.
         deltas: The DeltaChannels that its metadata count.
         written: The channels that have a version.
@@ -307,7 +310,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
 
 def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) -> Flow[None]:
     found.inner[doc.name] = len(manifest.inner_frames(doc))
-    bare = replace(doc, fields={key: value for key, value in doc.fields.items() if key != "frames"})
+    bare = replace(doc, fields={key: doc.fields[key] for key in _FIELDS if key in doc.fields})
     if not manifest.is_listed(doc):
         found.stripped[doc.name] = bare
         return
@@ -321,7 +324,7 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
         found.unreadable[doc.name] = Unreadable(bare, damage.alone())
         return
     deltas, written = metadata.get(DELTA_COUNTERS) or (), known.checkpoint.get("channel_versions", ())
-    found.entries[doc.name] = Entry(bare, known, blob, frozenset(deltas), frozenset(written))
+    found.entries[doc.name] = Entry(bare, known.outline(), blob, frozenset(deltas), frozenset(written))
     right = filters.index(metadata, context.clear_metadata)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}
@@ -548,11 +551,11 @@ def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
 def _confirm(found: Survey) -> Flow[None]:
     """Drop what has been changed or deleted since it was read: its writer knows more."""
     users = {user for broken in found.broken.values() for user in broken.users if user in found.entries}
-    now = yield from _get(sorted(users), ("manifest",))
+    now = yield from _get(sorted(users), ("digest",))
     moved = {
         name
         for name in users
-        if name not in now or now[name].fields.get("manifest") != found.entries[name].doc.fields.get("manifest")
+        if name not in now or now[name].fields.get("digest") != found.entries[name].doc.fields.get("digest")
     }
     for place, broken in list(found.broken.items()):
         broken.users = [user for user in broken.users if user in found.entries and user not in moved]

@@ -19,7 +19,7 @@ from langgraph_gcs_saver.stores.archive import Archive, NewArchive
 from tests.kit.memory import peak
 from tests.security.forging import name_of
 from tests.security.sealing import CODEC, opened, plain_envelope, seal, seal_writes, stated, writes_doc
-from tests.system.build import DEFAULT, cfg, checkpoint, cid, put, values, version
+from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, values, version
 from tests.unit.fuzz import fuzz
 
 MIB = 1 << 20
@@ -195,6 +195,22 @@ def test_a_manifest_of_5000_channels_with_long_chains_is_read():
     assert 10 * MIB < len(plain) < frames.HEAD_BYTES
     with peak(256 * MIB):
         assert manifest.decode(Doc(found.name, {}, 1, 1), *open_envelope(plain)) == found
+
+
+def test_metadata_are_not_held_for_all_checkpoints_of_a_thread(make_saver, raw):
+    """Each may have almost 64 MiB of them. A verification held those of all, and a list those of a whole page."""
+    size = 30 * MIB
+    saver = make_saver()
+    for n in range(1, 9):
+        put(saver, n, {"v": n}, parent=n - 1 or None, metadata={"odd": noise(size, n)})
+    with raw.reader() as reader:
+        for depth in ("metadata", "data"):
+            with peak(4 * size):
+                assert list(reader.verify("t", depth=depth)) == []
+        with peak(4 * size):
+            assert not reader.repair("t")
+        with peak(12 * size):
+            assert sum(1 for _ in reader.list(cfg())) == 8
 
 
 # Writers
