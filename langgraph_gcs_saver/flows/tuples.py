@@ -41,7 +41,7 @@ PAGE = 50
 """Checkpoints read at once by a listing."""
 
 PAGE_BYTES = 64 << 20
-"""Most bytes of serialised values that a page may have to hold, if it has more than one checkpoint."""
+"""Most bytes of serialised values and metadata that a page may hold, if it has more than one checkpoint."""
 
 _VALUE = 1000
 """Reading a value, however small, takes an event loop as long as handling so many bytes."""
