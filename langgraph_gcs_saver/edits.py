@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from langgraph_gcs_saver import portable
+from langgraph_gcs_saver import portable, trials
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.refusals import check
@@ -95,7 +95,7 @@ def fork(
     """
     old = value_of(saved, channel)
     check(portable.ExactSerializer(), value, f"The new value of channel {channel!r}")
-    portable.check_types(old, value)
+    trials.check_types(old, value)
     base, metadata = saved.checkpoint, cast("Mapping[str, Any]", saved.metadata)
     deltas = deltas_of(saved)
     values = {channel: portable.delta(value) if channel in deltas else value}

@@ -21,10 +21,10 @@ from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.refusals import NOT_KEPT, check, step
 
-_KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
+KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
 """LangGraph's extensions that name a class: what the class is called with. `method` names a method too."""
 
-_CODES = {kind: code for code, kind in _KINDS.items()}
+_CODES = {kind: code for code, kind in KINDS.items()}
 _PYDANTIC = 5
 _DELTA_SNAPSHOT = 7
 _DEFAULT_REST: Mapping[int, list[Any]] = {3: ["fromisoformat"], _PYDANTIC: ["model_validate_json"]}
@@ -71,7 +71,7 @@ class Stored:
     @property
     def parts(self) -> tuple[str, str, Any, list[Any]] | None:
         """Module, name, argument and the rest, for an object that names its class."""
-        found = self.payload if self.code in _KINDS else None
+        found = self.payload if self.code in KINDS else None
         if not isinstance(found, list) or len(found) < 3 or not all(isinstance(text, str) for text in found[:2]):
             return None
         module, name, value, *rest = found
@@ -275,7 +275,7 @@ def _object_to_json(value: Stored) -> dict[str, Any]:
     if parts is None:
         return {"$ext": value.code, "$data": base64.b64encode(value.data).decode()}
     module, name, argument, rest = parts
-    found = {"$type": f"{module}:{name}", "$kind": _KINDS[value.code], "$value": _to_json(argument)}
+    found = {"$type": f"{module}:{name}", "$kind": KINDS[value.code], "$value": _to_json(argument)}
     if rest != _DEFAULT_REST.get(value.code, []):
         found["$rest"] = _to_json(rest)
     return found
@@ -411,106 +411,3 @@ def is_kept(value: Any) -> bool:
 def _token(value: Any) -> str:
     """Equal for the same value of the same types: 1, 1.0 and True are equal in Python."""
     return json.dumps(to_json(value))
-
-
-def check_types(old: Any, new: Any) -> None:
-    """See that LangGraph will be able to make the objects of an edited value.
-
-    Messages are made by way of trial. Of other classes only those that the old value had are taken, with the fields
-    that they had there: LangGraph would not complain, but give the graph a dict, or an object with missing fields.
-
-    Raises:
-        InvalidInputError: It will not.
-    """
-    _check_no_loss(old, new)
-    known = {(found.code, found.data) for found in objects(old)}
-    shapes = {(found.code, found.type, _shape(found)) for found in objects(old)}
-    for found in objects(new):
-        if (found.code, found.data) in known:
-            continue
-        what = ":".join(found.type or ())
-        if message_of(found) is not None:
-            _check_message(found, what)
-        elif (found.code, found.type, _shape(found)) not in shapes:
-            raise InvalidInputError(
-                f"An object of {what} is new or has other fields than in the old value. Only messages can be added; "
-                "of other objects the values of their fields can be changed."
-            )
-        elif (found.type or ("",))[0] in _STANDARD:
-            _check_standard(found, what)
-
-
-def _check_no_loss(old: Any, new: Any) -> None:
-    """See that plain data does not take the place of what JSON has no word for; None may."""
-    if isinstance(old, Stored) and isinstance(new, Stored):
-        if old.parts is not None and new.parts is not None and old.type == new.type:
-            _check_no_loss(old.parts[2], new.parts[2])
-    elif isinstance(old, Stored | bytes | bytearray):
-        if new is not None and type(old) is not type(new):
-            what = ":".join(old.type or ("an", "extension")) if isinstance(old, Stored) else type(old).__name__
-            written = json.dumps(to_json(old))
-            shown = written if len(written) <= 200 else f"{written[:200]}…"
-            raise InvalidInputError(f"What was stored as {what} would become plain data. Write it as it was: {shown}")
-    elif isinstance(old, list) and isinstance(new, list):
-        if old and all(isinstance(item, Stored) for item in old):
-            # Items may be added and moved, and those of such a list are objects.
-            for i, item in enumerate(new):
-                _check_no_loss(old[min(i, len(old) - 1)], item)
-        elif len(old) == len(new):
-            for before, after in zip(old, new, strict=True):
-                _check_no_loss(before, after)
-    elif isinstance(old, dict) and isinstance(new, dict):
-        if new and not all(isinstance(key, str) for key in old) and all(isinstance(key, str) for key in new):
-            raise InvalidInputError("A dict whose keys are not all text would have text only. Leave its $map as it is.")
-        for key in old.keys() & new.keys():
-            _check_no_loss(old[key], new[key])
-
-
-_STANDARD = frozenset({"datetime", "uuid", "decimal", "builtins", "collections", "ipaddress", "pathlib", "zoneinfo"})
-
-
-def _shape(found: Stored) -> frozenset[str] | None:
-    value = found.parts[2] if found.parts is not None else None
-    return frozenset(value) if isinstance(value, dict) else None
-
-
-def _check_message(found: Stored, what: str) -> None:
-    from langchain_core import messages  # noqa: PLC0415 - slow to import, and few values are edited
-
-    module, name = found.type or ("", "")
-    kind = getattr(messages, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
-        raise InvalidInputError(f"{what} is no class of messages.")
-    fields = message_of(found) or {}
-    made, reason = None, ""
-    try:
-        made = kind(**fields)
-    except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same here
-        reason = _told(error)
-    if made is None:
-        raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
-    if fields.get("type", made.type) != made.type:
-        raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
-
-
-def _check_standard(found: Stored, what: str) -> None:
-    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer  # noqa: PLC0415 - as above
-
-    # Strict: only classes that LangGraph itself knows to be harmless.
-    made = JsonPlusSerializer(allowed_msgpack_modules=None).loads_typed(("msgpack", _pack(found)))
-    if what.partition(":")[2] not in {base.__name__ for base in type(made).__mro__}:
-        raise InvalidInputError(f"No {what} can be made of the edited value.")
-
-
-def _told(error: Exception) -> str:
-    """What a validator found, without what it found it in."""
-    # Pydantic's, by what it has: the package depends on pydantic through LangChain only.
-    errors = getattr(error, "errors", None)
-    if type(error).__name__ != "ValidationError" or not callable(errors):
-        return type(error).__name__
-    # What a validator of the class itself raises may show the value, and so may an unknown tag.
-    own = {"value_error", "assertion_error", "union_tag_invalid"}
-    return ", ".join(
-        f"{''.join(map(step, one['loc']))} {one['type'] if one['type'] in own else one['msg']}".strip()
-        for one in errors(include_url=False, include_context=False, include_input=False)
-    )

@@ -3,22 +3,27 @@
 import json
 import math
 import sys
+from collections import deque
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import Path
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.graph.message import add_messages
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from langgraph_gcs_saver import portable
+from langgraph_gcs_saver import portable, trials
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 
@@ -162,7 +167,7 @@ def edited(value, change):
     found = json.loads(json.dumps(portable.to_json(old)))
     change(found)
     new = portable.from_json(found)
-    portable.check_types(old, new)
+    trials.check_types(old, new)
     return LANGGRAPH.loads_typed(OURS.dumps_typed(new))
 
 
@@ -222,6 +227,86 @@ def type_of(name):
 def test_what_langgraph_could_not_make_is_refused(value, change):
     with pytest.raises(InvalidInputError):
         edited(value, change)
+
+
+STRICT = JsonPlusSerializer(allowed_msgpack_modules=None)
+UTC_PLUS_1 = timezone(timedelta(hours=1))
+TIME = {"hour": 1, "minute": 2, "second": 0, "microsecond": 0, "tzinfo": None, "fold": 0}
+
+# Objects of the standard library, and what their argument may become.
+TRIALS = [
+    (
+        datetime(2026, 1, 1, tzinfo=timezone.utc),
+        ["2027-02-03", "2027-02-03T04:05:06+01:00", "tomorrow", "2026-13-01", 5, None, ["x"]],
+    ),
+    (date(2026, 1, 1), [[2027, 2, 3], [2027, 2, 30], [1], ["a", 1, 1], [2027, 2, 3, 4], 5, {}]),
+    (time(1, 2), [{**TIME, "hour": 3}, {**TIME, "hour": 25}, {**TIME, "hour": "x"}, [1], None]),
+    (timedelta(1), [[1, 2, 3], [10**10], ["x"], [1.5], [None], 5]),
+    (UUID(int=1), [UUID(int=2).hex, "no uuid", "", 5, None]),
+    (Decimal("1.5"), ["2.5", "1e99", "NaN", "1,5", "", [], None]),
+    (IPv4Address("10.0.0.1"), ["10.0.0.2", "10.0.0.256", "::1", "", None]),
+    (IPv4Interface("10.0.0.1/8"), ["10.0.0.2/16", "10.0.0.2/33"]),
+    (IPv4Network("10.0.0.0/8"), ["11.0.0.0/8", "11.0.0.1/8"]),
+    (IPv6Address("::1"), ["::2", "10.0.0.1", ":::", "x"]),
+    (IPv6Interface("::1/64"), ["::2/64", "::2/129"]),
+    (IPv6Network("fe80::/64"), ["fe81::/64", "fe80::1/64"]),
+    (Path("a/b"), [["a", "c"], ["/", "c"], [], [5], [None], None]),
+    (ZoneInfo("Europe/Rome"), ["Europe/Paris", "UTC", "Mars/Phobos", "", "../x", "/etc/passwd", 5, None]),
+    ({1}, [[1, 2], [], ["a", None, 1.5], [[1]], [{}], 5, None]),
+    (frozenset({1}), [[1, 2], [[1]], [{}]]),
+    (deque([1]), [[1, [2], {}], [], 5, None]),
+]
+
+
+@pytest.mark.parametrize(("value", "arguments"), TRIALS, ids=lambda value: type(value).__name__)
+def test_trials_agree_with_langgraph(value, arguments):
+    """What it makes of an argument is made here too, without calling what the value names."""
+    found = {}
+    for argument in arguments:
+        old = stored(value)
+        try:
+            made = edited(value, lambda found, argument=argument: found.update({"$value": argument}))
+        except InvalidInputError:
+            made = None
+        again = portable.from_json({**portable.to_json(old), "$value": argument})
+        expected = STRICT.loads_typed(OURS.dumps_typed(again))
+        found[repr(argument)] = (made, expected if isinstance(expected, type(value)) else None)
+    assert {key: repr(made) for key, (made, _) in found.items()} == {key: repr(one) for key, (_, one) in found.items()}
+    assert any(made is not None for made, _ in found.values())
+    assert any(made is None for made, _ in found.values())
+
+
+@pytest.mark.parametrize("zone", [UTC_PLUS_1, ZoneInfo("Europe/Rome")])
+def test_a_time_with_a_zone(zone):
+    assert edited(time(1, tzinfo=zone), lambda found: found["$value"].update(hour=2)) == time(2, tzinfo=zone)
+    with pytest.raises(InvalidInputError, match="No datetime:time can be made"):
+        edited(time(1, tzinfo=zone), lambda found: found["$value"].update(hour=24))
+
+
+def test_a_zone_of_more_than_a_day_is_refused():
+    def shift(hours):
+        delta = {"$type": "datetime:timedelta", "$kind": "args", "$value": [0, hours * 3600, 0]}
+        return lambda found: found["$value"].__setitem__(0, delta)
+
+    assert edited(UTC_PLUS_1, shift(2)) == timezone(timedelta(hours=2))
+    with pytest.raises(InvalidInputError, match="No datetime:timezone can be made"):
+        edited(UTC_PLUS_1, shift(25))
+
+
+def test_what_cannot_be_in_a_set_is_refused():
+    old = [{1}, deque([1]), HumanMessage("a")]
+    for item in range(3):
+        with pytest.raises(InvalidInputError, match="No builtins:set can be made"):
+            edited(old, lambda found, item=item: found[0]["$value"].append(json.loads(json.dumps(found[item]))))
+    assert edited([{1}, frozenset({2})], lambda found: found[0]["$value"].append(found[1])) == [
+        {1, frozenset({2})},
+        frozenset({2}),
+    ]
+
+
+def test_all_that_langgraph_stores_of_the_standard_library_is_tried():
+    known = {kind for kind in SAFE_MSGPACK_TYPES if kind[0].partition(".")[0] in sys.stdlib_module_names}
+    assert known - trials.STANDARD.keys() == {("re", "compile")}, "which may take any time"
 
 
 def test_messages_are_merged_as_langgraph_merges_them():
