@@ -454,7 +454,8 @@ class Admin:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
 
         Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
-        Pins stay with the source. A call that died is taken up again by one with the same arguments.
+        Pins stay with the source. A call with the same arguments continues one that died, unless the target holds
+        something that the source does not have, or no longer has.
 
         Args:
             source_thread_id: The thread to copy from.
@@ -463,7 +464,7 @@ class Admin:
             show: Called with the plan of a dry run.
 
         Raises:
-            InvalidInputError: The target is the source, or is not empty.
+            InvalidInputError: The target is the source, or is neither empty nor a part of this copy.
             CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
             ClearTextError: One is in clear, and the saver has a `cipher`.
             ConflictError: The target was written to or deleted all the time.
@@ -497,7 +498,8 @@ class Admin:
 
         Documents and objects are carried over byte for byte, pins, pending writes and what repairs have set aside
         included, and need no key. Then all of it is read from the target and compared, and decoded if it can be: damage
-        of the source is moved too, and found there. A call that died is taken up again by one with the same source.
+        of the source is moved too, and found there. A call with the same source continues one that died, unless the
+        target holds something that the source does not have, or no longer has.
         Nobody may write to the thread in the target before it is there; in the source they may.
 
         Args:

@@ -516,13 +516,17 @@ def heir_field(checkpoint_id: str, attempt: str) -> str:
     return f"{checkpoint_id}#{attempt[:6]}"
 
 
+LISTED_BY = ("format", "ns", "manifest")
+"""Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
+
+
 def is_listed(doc: Doc) -> bool:
     """Whether a document is a checkpoint, not one stripped to the frames that others need and a list of its objects.
 
     One that has neither was not stripped: an emptied document is a damaged checkpoint, not an absent one.
     """
     stripped = not doc.fields.keys().isdisjoint(("frames", "objects"))
-    return not stripped or not doc.fields.keys().isdisjoint(("format", "ns", "manifest"))
+    return not stripped or not doc.fields.keys().isdisjoint(LISTED_BY)
 
 
 def inner_frames(doc: Doc) -> bytes:

@@ -236,8 +236,8 @@ def copy(
 ) -> None:
     """Copy a thread with all its history.
 
-    The copy is in the same store, under another id. Pins stay with the source. A copy that was interrupted is taken up
-    again by the same command.
+    The copy is in the same store, under another id. Pins stay with the source. The same command
+    continues a copy that was interrupted, unless the source has lost checkpoints since: then delete the copy first.
 
     Example: langgraph-gcs copy my-thread my-thread-2
     """

@@ -1,10 +1,10 @@
 """Copying a thread: its checkpoints with all their history, its pending writes, and its objects, on the server.
 
 What the source refers to is copied before what refers to it, so that a copy that dies half-way is whole as far as it
-got; called again, it goes on. Each commit carries the target's own document as its guard, so a deletion of the target
-and the copy keep apart as a deletion and a put do. Objects get names that no other copy gives: a deletion of the target
-that has listed names, and stalls, would else delete the objects of a later copy. When the source changes meanwhile,
-what has vanished is left out, and what has been replaced is planned anew.
+got; called again, it goes on, if the target holds nothing that the source has not. Each commit carries the target's own
+document as its guard, so a deletion of the target and the copy keep apart as a deletion and a put do. Objects get names
+that no other copy gives: a deletion of the target that has listed names, and stalls, would else delete the objects of a
+later copy. When the source changes meanwhile, what has vanished is left out, and what has been replaced is replanned.
 """
 
 from __future__ import annotations
@@ -88,13 +88,14 @@ def copy_thread(
     """Copy everything of a thread as it is now to a thread that is empty; nothing, if there is nothing.
 
     Raises:
-        InvalidInputError: The target is the source, or is not empty.
+        InvalidInputError: The target is the source, or is neither empty nor a part of an earlier copy.
         CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
         ConflictError: The source is being deleted, or was replaced all the time, or the target written to or deleted.
     """
     if source == target:
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
     after = yield from _read_source(source)
+    claims = set[str]()
     for _ in range(MAX_TRIES):
         before = after
         found = yield from snapshot(source, context)
@@ -111,15 +112,15 @@ def copy_thread(
             writes=sum(map(len, levels)),
             objects=len(found.objects(found.entries)),
         )
+        copy = _Copy(found, levels, target, context)
         if dry_run:
-            yield from _check_target(source, target)
+            yield from copy.check_target()
             yield from Compute(partial(show, plan))
             return plan
         # What is gone by now may have been copied in part.
-        if not found.entries and not levels and not (yield from _is_claimed(source, target)):
+        if not found.entries and not levels and not (yield from copy.is_claimed()):
             return plan
-        copy = _Copy(found, target, context)
-        if (yield from copy.flow(levels)):
+        if (yield from copy.flow(claims)):
             return plan
         yield from copy.discard()
     raise ConflictError(
@@ -138,24 +139,6 @@ def _read_source(thread_id: str) -> Flow[int | None]:
             "copied. Delete it to the end."
         )
     return None if doc is None else doc.create_time
-
-
-def _is_claimed(source: str, target: str) -> Flow[bool]:
-    name = keys.thread_doc(target)
-    doc = (yield from GetDocs((name,), mask=("copying",))).get(name)
-    return doc is not None and doc.fields.get("copying") == source
-
-
-def _check_target(source: str, target: str) -> Flow[None]:
-    """Raise for a target that a copy would refuse, as far as a look tells."""
-    name = keys.thread_doc(target)
-    thread = (yield from GetDocs((name,), mask=("copying",))).get(name)
-    claim = None if thread is None else thread.fields.get("copying")
-    if claim == source:
-        return
-    for first in _first_docs(target):
-        if claim is not None or (yield from first):
-            raise _not_empty(target)
 
 
 def _first_docs(thread_id: str) -> tuple[QueryDocs, QueryDocs]:
@@ -241,6 +224,7 @@ class _Copy:
     """One try at a copy.
 
     Attributes:
+        levels: Documents of the source's pending writes, in levels.
         time: When the target's document changed last.
         claim: Digits that tell this copy, all of its tries, from any other.
         is_resumed: Whether an earlier try may have copied something.
@@ -251,8 +235,9 @@ class _Copy:
         made: Objects of the target that this try has made, or found.
     """
 
-    def __init__(self, found: Snapshot, target: str, context: Context) -> None:
+    def __init__(self, found: Snapshot, levels: Sequence[Sequence[Doc]], target: str, context: Context) -> None:
         self.found = found
+        self.levels = levels
         self.target = target
         self.context = context
         self.thread = keys.thread_doc(target)
@@ -269,12 +254,16 @@ class _Copy:
                 self.heirs[self._name(child)] = self._name(name), entry.doc.fields["heir"]
         self.made: list[str] = []
 
-    def flow(self, levels: Sequence[Sequence[Doc]]) -> Flow[bool]:
-        """Copy everything; false when the source was replaced meanwhile, or the target moved."""
-        if not (yield from self._begin()):
+    def flow(self, claims: set[str]) -> Flow[bool]:
+        """Copy everything; false when the source was replaced meanwhile, or the target moved.
+
+        Args:
+            claims: Those of earlier tries of this call, which adds its own.
+        """
+        if not (yield from self._begin(claims)):
             return False
         # Pending writes first: a checkpoint is not to be seen without them.
-        for level in levels:
+        for level in self.levels:
             for at in range(0, len(level), COMMIT_WRITES):
                 if not (yield from self._copy_writes(level[at : at + COMMIT_WRITES])):
                     return False
@@ -284,7 +273,42 @@ class _Copy:
                 return False
         return (yield from self._end())
 
-    def _begin(self) -> Flow[bool]:
+    def is_claimed(self) -> Flow[bool]:
+        """Whether a copy from the same source has not come to its end."""
+        doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
+        return self._claim(doc) is not None
+
+    def check_target(self) -> Flow[None]:
+        """Raise for a target that a copy would refuse, as far as a look tells."""
+        doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
+        if self._claim(doc) is not None:
+            yield from self._check_part()
+            return
+        for first in _first_docs(self.target):
+            if (doc is not None and "copying" in doc.fields) or (yield from first):
+                raise _not_empty(self.target)
+
+    def _claim(self, doc: Doc | None) -> str | None:
+        """The claim of a copy from the same source that has not come to its end, by the target's document."""
+        claim = None if doc is None or doc.fields.get("copying") != self.found.thread_id else doc.fields.get("claim")
+        return claim if isinstance(claim, str) and keys.ATTEMPT.match(claim) else None
+
+    def _check_part(self) -> Flow[None]:
+        """Raise for anything in the target that the source has not: anyone may have written that it is a copy."""
+        writes = {doc.name for level in self.levels for doc in level}
+        known = {self._name(name) for name in (*self.found.entries, *self.found.stripped, *writes)}
+        stripped = {self._name(name) for name in self.found.stripped}
+        for collection, mask in ((keys.checkpoints(self.target), manifest.LISTED_BY), (keys.writes(self.target), ())):
+            for doc in (yield from QueryDocs(collection, mask=mask)):
+                is_more = doc.name in stripped and bool(doc.fields)
+                if doc.name not in known or is_more:
+                    raise InvalidInputError(
+                        f"Thread {self.target!r} says that it is a part of a copy of {self.found.thread_id!r}, but "
+                        f"holds {doc.name!r}, which that thread has not, or not any more. Nothing was copied: delete "
+                        f"{self.target!r} first, or copy to another thread."
+                    )
+
+    def _begin(self, claims: set[str]) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         held = yield from guard(self.target, self.context)
         thread, checkpoints, writes = yield from Gather((GetDocs((self.thread,)), *_first_docs(self.target)))
@@ -292,13 +316,17 @@ class _Copy:
         if doc is None or doc.update_time != held.update_time:
             return False
         self.time = doc.update_time
-        claim = doc.fields.get("claim")
-        if doc.fields.get("copying") == self.found.thread_id and isinstance(claim, str):
+        claim = self._claim(doc)
+        if claim is not None:
+            if claim not in claims:
+                yield from self._check_part()
             self.claim, self.is_resumed = claim, True
+            claims.add(claim)
             return True
         if checkpoints or writes or "copying" in doc.fields:
             raise _not_empty(self.target)
         self.claim = self.context.new_attempt()
+        claims.add(self.claim)
         return (yield from self._commit([], {"copying": self.found.thread_id, "claim": self.claim}))
 
     def _commit(self, writes: Sequence[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:

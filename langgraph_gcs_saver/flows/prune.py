@@ -18,7 +18,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 
-from langgraph_gcs_saver import keys
+from langgraph_gcs_saver import keys, manifest
 from langgraph_gcs_saver.effects import (
     Commit,
     Compute,
@@ -59,9 +59,6 @@ _LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin")
 
 _LEFT = ("objects", "run_id", "former_runs")
 """What tells of what remains to be done."""
-
-_CHECKPOINT = ("ns", "format", "manifest")
-"""Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
 
 _INTERRUPT = "w3"
 _FORKS = ("update", "fork")
@@ -153,7 +150,7 @@ def objects_of(known: Manifest, blob: str | None) -> set[str]:
 
 
 def _is_stripped(doc: Doc) -> bool:
-    return doc.fields.keys().isdisjoint(_CHECKPOINT)
+    return doc.fields.keys().isdisjoint(manifest.LISTED_BY)
 
 
 def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:

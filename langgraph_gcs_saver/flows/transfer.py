@@ -4,7 +4,7 @@ The stored form is the same in every store, so nothing is decoded on the way. Th
 that are `Elsewhere`, everything else acts on the target. What is referred to comes before what refers to it: objects,
 pending writes, what was set aside, then checkpoints, older ones first, for frames are inherited from parents only. Each
 commit carries the target's own document as its guard, as a copy within a store does. A transfer that dies leaves its
-claim there, and one from the same source goes on.
+claim there, and one from the same source goes on, if the target holds nothing that the source has not.
 
 The source may be written to meanwhile: what is carried over is what one query showed. Objects are read before the
 documents that refer to them, and they go after these; so when a document is still as the query showed it, its objects
@@ -281,10 +281,11 @@ def transfer(
     At the end all that was carried over is read from the target again and compared, and then decoded, if it can be.
 
     Raises:
-        InvalidInputError: The target is not empty.
+        InvalidInputError: The target is neither empty nor a part of an earlier transfer.
         CheckpointVerificationError: The target gives back something else than was carried over.
         ConflictError: The source was replaced, or the target written to or deleted, all the time.
     """
+    claims = set[str]()
     for _ in range(MAX_TRIES):
         found = yield from look(thread_id)
         plan = found.plan()
@@ -294,7 +295,7 @@ def transfer(
         if not plan:
             return plan
         move = _Move(found, step, context)
-        if (yield from move.flow()):
+        if (yield from move.flow(claims)):
             plan = replace(plan, present=move.present)
             try:
                 findings = yield from verify(thread_id, "data", loads, context)
@@ -331,9 +332,13 @@ class _Move:
         self.documents: dict[str, str] = {}
         self.hashes: dict[str, str] = {}
 
-    def flow(self) -> Flow[bool]:
-        """Move everything; false when the source was changed meanwhile, or the target moved."""
-        if not (yield from self._begin()):
+    def flow(self, claims: set[str]) -> Flow[bool]:
+        """Move everything; false when the source was changed meanwhile, or the target moved.
+
+        Args:
+            claims: Those of earlier tries of this call, which adds its own.
+        """
+        if not (yield from self._begin(claims)):
             return False
         yield from self._move_blobs()
         # Of one task's pending writes the first counts: each level is committed before the next.
@@ -347,7 +352,7 @@ class _Move:
         yield from self._compare()
         return self.is_whole or (yield from self._end())
 
-    def _begin(self) -> Flow[bool]:
+    def _begin(self, claims: set[str]) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         thread_id = self.found.thread_id
         held = yield from guard(thread_id, self.context)
@@ -364,6 +369,9 @@ class _Move:
         self.time = doc.update_time
         is_ours = doc.fields.get("claim") == self.found.claim
         if is_ours and doc.fields.get("copying") == thread_id:
+            if self.found.claim not in claims:
+                yield from self._check_part()
+            claims.add(self.found.claim)
             self.is_resumed = True
             return True
         if is_ours and "copying" not in doc.fields and any(rest):
@@ -371,7 +379,21 @@ class _Move:
             return True
         if any(rest) or "copying" in doc.fields:
             raise self._not_empty()
+        claims.add(self.found.claim)
         return (yield from self._commit([], {"copying": thread_id, "claim": self.found.claim}))
+
+    def _check_part(self) -> Flow[None]:
+        """Raise for a document in the target that the source has not: anyone may have written that claim."""
+        thread_id = self.found.thread_id
+        known = {doc.name for doc in self.found.docs}
+        for collection in (keys.checkpoints, keys.writes, keys.aside):
+            for doc in (yield from QueryDocs(collection(thread_id), mask=())):
+                if doc.name not in known:
+                    raise InvalidInputError(
+                        f"Thread {thread_id!r} says where it is to go that it is a part of a transfer, but holds "
+                        f"{doc.name!r} there, which the thread has not, or not any more, where it comes from. Nothing "
+                        "was moved: delete it first where it is to go."
+                    )
 
     def _not_empty(self) -> InvalidInputError:
         return InvalidInputError(

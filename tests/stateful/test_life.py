@@ -22,6 +22,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, Da
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import collect, copy, prune, threads
 from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.manifest import LISTED_BY
 from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.saver import RETENTION_STEPS
@@ -648,6 +649,11 @@ class Life(RuleBasedStateMachine):
             del self.copying[target]
             self.put_at[target] = self.clock.now
             return
+        if target in self.copying and self._has_more(target, source):
+            with pytest.raises(InvalidInputError, match="part of a copy"):
+                self.savers[self.names[process]].copy_thread(source, target)
+            self._delete(process, target)
+            return
         before = self.model.get(target, {})
         copied = {
             # What was copied before keeps its time.
@@ -672,6 +678,18 @@ class Life(RuleBasedStateMachine):
             self.put_at[target] = self.clock.now
         else:
             self.copying[target] = source
+
+    def _has_more(self, target, source):
+        """Whether a copy that died has made something of what has gone from its source since."""
+        mine, theirs = (
+            {
+                name.removeprefix(f"{keys.thread_doc(thread)}/"): not fields.keys().isdisjoint(LISTED_BY)
+                for name, fields in self._documents().items()
+                if name.startswith((f"{keys.checkpoints(thread)}/", f"{keys.writes(thread)}/"))
+            }
+            for thread in (target, source)
+        )
+        return any(name not in theirs or is_listed > theirs[name] for name, is_listed in mine.items())
 
     def _documents(self):
         return open_raw(self.uri).documents()

@@ -1,0 +1,142 @@
+"""A note that says a thread is an unfinished copy lets nothing through: anyone who may write can forge one."""
+
+from itertools import count
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
+from tests.incremental.eax import Eax
+from tests.system.build import cfg, cid, put
+from tests.system.raw import open_raw
+
+CLAIM = "0123456789ab"
+KEY = Eax("the key")
+
+
+@pytest.fixture
+def store_uri(tmp_path):
+    return f"file://{tmp_path}/store"
+
+
+def fill(saver, thread="t", versions=5):
+    for n in range(1, versions + 1):
+        put(saver, n, {"large": [*range(500), n]}, parent=n - 1 or None, thread=thread)
+
+
+def plant_checkpoint(raw, saver):
+    """A checkpoint that is newer than all of the source's."""
+    put(saver, 9, {"large": "planted"}, thread="copy")
+
+
+def plant_old_checkpoint(raw, saver):
+    """A checkpoint in place of one of which the source has only frames left, which other ones need."""
+    put(saver, 1, {"large": "planted"}, thread="copy")
+
+
+def plant_writes(raw, saver):
+    saver.put_writes(cfg(5, thread="copy"), [("__resume__", "yes")], "task")
+
+
+def plant_anything(raw, saver):
+    raw.set_document(f"{keys.checkpoints('copy')}/no-name", {"format": 1})
+
+
+@pytest.mark.parametrize("plant", [plant_checkpoint, plant_old_checkpoint, plant_writes, plant_anything])
+@pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "cipher"])
+def test_what_was_planted_is_not_merged(store_uri, plant, cipher):
+    raw = open_raw(store_uri)
+    with GCSSaver.from_conn_string(store_uri, cipher=cipher) as saver:
+        fill(saver)
+        saver.prune(["t"], strategy=KeepLast(2))
+        assert any(fields.keys() == {"frames"} for fields in raw.documents().values())
+        plant(raw, saver)
+        raw.set_document(keys.thread_doc("copy"), {"copying": "t", "claim": CLAIM})
+        before = raw.snapshot()
+        for dry_run in (True, False):
+            with pytest.raises(InvalidInputError, match="part of a copy of 't', but holds"):
+                saver.copy_thread("t", "copy", dry_run=dry_run)
+        assert raw.snapshot() == before
+        saver.delete_thread("t")
+        with pytest.raises(InvalidInputError, match="part of a copy"):
+            saver.copy_thread("t", "copy")
+        assert "copying" in raw.documents()[keys.thread_doc("copy")], "and it never counts as a whole one"
+
+
+@pytest.mark.parametrize("claim", ["", "../../etc", "A" * 12, "0" * 41, 5])
+def test_a_claim_that_no_copy_makes_is_none(store_uri, claim):
+    """Names of objects are made of it."""
+    raw = open_raw(store_uri)
+    with GCSSaver.from_conn_string(store_uri, inline_max_bytes=0) as saver:
+        fill(saver)
+        raw.set_document(keys.thread_doc("copy"), {"copying": "t", "claim": claim})
+        before = raw.snapshot()
+        for dry_run in (True, False):
+            with pytest.raises(InvalidInputError, match="not empty"):
+                saver.copy_thread("t", "copy", dry_run=dry_run)
+    assert raw.snapshot() == before
+
+
+def test_what_was_planted_under_names_of_the_source_becomes_the_sources(store_uri):
+    raw = open_raw(store_uri)
+    with GCSSaver.from_conn_string(store_uri, cipher=KEY) as saver:
+        fill(saver)
+        saver.put_writes(cfg(5), [("large", "own")], "task")
+        put(saver, 5, {"large": "planted"}, thread="copy")
+        saver.put_writes(cfg(5, thread="copy"), [("large", "planted")], "task")
+        raw.set_document(keys.thread_doc("copy"), {"copying": "t", "claim": CLAIM})
+        with pytest.raises(InvalidInputError, match="stored anew"):
+            saver.copy_thread("t", "copy")  # its frames would be others'
+        raw.delete_document(keys.checkpoint_doc("copy", "", cid(5)))
+        saver.copy_thread("t", "copy")
+        found = saver.get_tuple(cfg(thread="copy"))
+        assert found.checkpoint["channel_values"] == saver.get_tuple(cfg()).checkpoint["channel_values"]
+        assert found.pending_writes == [("task", "large", "own")]
+        assert list(saver.verify("copy", depth="data")) == []
+
+
+def test_a_copy_whose_source_was_pruned_since_is_made_anew(store_uri):
+    with CrashingSaver.from_conn_string(store_uri) as saver:
+        fill(saver, versions=60)
+        for stop in count():
+            saver.plan = Plan(stop)
+            with pytest.raises(Crashed):
+                saver.copy_thread("t", "copy")
+            saver.plan = Plan()
+            if list(saver.list(cfg(thread="copy"))):
+                break
+    with GCSSaver.from_conn_string(store_uri) as saver:
+        saver.prune(["t"], strategy=KeepLast(2))
+        with pytest.raises(InvalidInputError, match="or not any more"):
+            saver.copy_thread("t", "copy")
+        saver.delete_thread("copy")
+        saver.copy_thread("t", "copy")
+        assert len(list(saver.list(cfg(thread="copy")))) == 2
+        assert list(saver.verify("copy", depth="data")) == []
+
+
+@pytest.mark.parametrize("plant", [plant_checkpoint, plant_writes, plant_anything])
+def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant):
+    """The claim is the one that a transfer that died has left; it can be computed as well."""
+    elsewhere = f"file://{tmp_path}/elsewhere"
+    with GCSSaver.from_conn_string(store_uri) as source, CrashingSaver.from_conn_string(elsewhere) as target:
+        fill(source, "copy")
+        for stop in count():
+            target.plan = Plan(stop)
+            with pytest.raises(Crashed):
+                source.transfer_thread("copy", target)
+            target.plan = Plan()
+            if "copying" in target.raw().documents.get(keys.thread_doc("copy"), {}):
+                break
+        raw = open_raw(elsewhere)
+        claim = raw.documents()[keys.thread_doc("copy")]
+        plant(raw, target)
+        raw.set_document(keys.thread_doc("copy"), claim)
+        before = raw.snapshot()
+        with pytest.raises(InvalidInputError, match="part of a transfer"):
+            source.transfer_thread("copy", target)
+        assert raw.snapshot() == before
+        target.delete_thread("copy")
+        assert source.transfer_thread("copy", target).checkpoints == 5
