@@ -232,6 +232,7 @@ class _Copy:
         blobs: Objects of the source by whether their copy exists.
         heirs: By the document of a child in the target, its parent's, and what that says of its heir.
         times: When documents of checkpoints in the target changed last, as far as they are there.
+        runs: The runs of checkpoints that this try copies, by their documents in the target.
         made: Objects of the target that this try has made, or found.
     """
 
@@ -248,6 +249,7 @@ class _Copy:
         self.done: set[str] = set()
         self.blobs: dict[str, bool] = {}
         self.times: dict[str, int] = {}
+        self.runs: dict[str, set[str]] = {}
         self.heirs: dict[str, tuple[str, str]] = {}
         for name, entry in found.entries.items():
             if (heir := heir_of(entry.doc)) is not None and (child := _child(entry.doc, heir)) in found.entries:
@@ -415,7 +417,7 @@ class _Copy:
             self.done.add(name)
             copied = there.get(name)
             if copied is None or not (yield from self._is_copied(doc, entry, copied)):
-                writes += yield from self._write(doc, entry, copied)
+                writes.append((yield from self._write(doc, entry, copied)))
         return (yield from self._apply(writes))
 
     def _has_blobs(self, entry: Entry) -> bool:
@@ -445,8 +447,8 @@ class _Copy:
             return False
         return known == self._moved(entry.manifest)
 
-    def _write(self, doc: Doc, entry: Entry | None, copied: Doc | None) -> Flow[list[Create | Merge]]:
-        """The writes that make a document's copy, or make it anew; what its objects need is uploaded."""
+    def _write(self, doc: Doc, entry: Entry | None, copied: Doc | None) -> Flow[Create | Merge]:
+        """The write that makes a document's copy, or makes it anew; what its objects need is uploaded."""
         name = self._name(doc.name)
         if entry is None:
             fields: dict[str, Any] = {"objects": "[]"}
@@ -457,10 +459,9 @@ class _Copy:
             if extra:
                 self.made += [effect.name for effect in extra]
                 yield from Gather(tuple(extra))
-        runs = set[str]() if entry is None else runs_of(doc)
-        notes = [note_run(run, self.target, self.context) for run in sorted(runs)]
+        self.runs[name] = set() if entry is None else runs_of(doc)
         if copied is None:
-            return [Create(name, fields), *notes]
+            return Create(name, fields)
         if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
             # Others that were copied before may build on the frames that are there.
             raise InvalidInputError(
@@ -468,7 +469,7 @@ class _Copy:
                 "were deleted and stored anew since: delete it first."
             )
         gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir"}))
-        return [Merge(name, fields, remove=gone, update_time=copied.update_time), *notes]
+        return Merge(name, fields, remove=gone, update_time=copied.update_time)
 
     def _is_rewritten(self, entry: Entry) -> bool:
         """Whether a manifest refers to objects, says the thread, whose id is too long for a name, or is bound to it."""
@@ -565,9 +566,14 @@ class _Copy:
             self.made += [self._blob(name) for name in batch if self.blobs[name]]
 
     def _apply(self, writes: Sequence[Create | Merge]) -> Flow[bool]:
-        """Make writes, in commits that are not too large; a parent tells of its heir when that is there."""
+        """Make writes, in commits that are not too large; a parent tells of its heir when that is there.
+
+        The notes of a checkpoint's runs are written with it: a later try would not know that they are missing.
+        """
         for batch in batches(writes):
-            if not (yield from self._commit(self._with_heirs(batch))):
+            runs = {run for write in batch for run in self.runs.get(write.name, ())}
+            notes = [note_run(run, self.target, self.context) for run in sorted(runs)]
+            if not (yield from self._commit([*self._with_heirs(batch), *notes])):
                 return False
         return True
 

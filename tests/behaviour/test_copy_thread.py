@@ -1,5 +1,6 @@
 """Copying a thread: the copy reads as its source, goes on as its source, and neither needs the other."""
 
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -328,6 +329,26 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
         check(open_saver, "copy", before)
         check(open_saver, "t", before)
     assert stop > 15
+
+
+def test_a_copy_that_died_is_found_by_its_runs(tmp_path, monkeypatch):
+    """A checkpoint that was stored again by another run has two; both are noted, wherever the first call died."""
+    monkeypatch.setattr(copy, "COMMIT_WRITES", 2)
+    for stop in count():
+        with CrashingSaver.from_conn_string(f"file://{tmp_path}/{stop}") as saver:
+            for run in ("first", "second"):
+                put(saver, "t", 10, run=run, salt=run)
+            saver.plan = Plan(stop)
+            with suppress(Crashed):
+                saver.copy_thread("t", "copy")
+                break
+            saver.plan = Plan()
+            with suppress(InvalidInputError):  # it died after its last commit
+                saver.copy_thread("t", "copy")
+            assert [one for one in saver.verify("copy") if one.kind == "missing"] == [], f"stopped after {stop}"
+            saver.delete_for_runs(["first"])
+            assert everything(saver, "copy").keys() == everything(saver, "t").keys()
+    assert stop > 8
 
 
 # Others at work meanwhile
