@@ -316,6 +316,17 @@ def is_encrypted(stored: bytes) -> bool:
     return stored.startswith(_CIPHER_MARK)
 
 
+def begins_like_a_frame(stored: bytes) -> bool:
+    """Whether bytes may be a frame, or several, as far as their beginning tells without a key."""
+    if stored.startswith((_CIPHER_MARK, splices.MARK)):
+        return True
+    try:
+        _check_size(stored, lambda size: size != zstandard.CONTENTSIZE_UNKNOWN)
+    except FrameError:
+        return False
+    return True
+
+
 def _digest_of(place: Place) -> bytes:
     name, field_name = place
     return hashlib.sha256(b"%s\0%s" % (name.encode(), field_name.encode())).digest()

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from langgraph_gcs_saver import keys, manifest
 from langgraph_gcs_saver.effects import (
@@ -55,6 +55,7 @@ from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_leve
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
+from langgraph_gcs_saver.frames import begins_like_a_frame
 from langgraph_gcs_saver.manifest import runs_of
 from langgraph_gcs_saver.records import record
 
@@ -414,14 +415,13 @@ class _Move:
         for page in blob_pages(self.found.blobs.values()):
             present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
             missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
-            if missing and self.is_whole:
-                raise self._not_empty()
             hashes = yield from self._gather(Elsewhere(HashBlob(blob.name)) for blob in present)
             self.present += len(present)
             self._note(present, hashes)
             datas = yield from self._gather(Elsewhere(GetBlob(blob.name)) for blob in missing)
-            # One that is gone by now was referred to by none of the documents that are carried over.
-            uploads = [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if data is not None]
+            uploads = [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if _is_carried(data)]
+            if uploads and self.is_whole:
+                raise self._not_empty()
             yield from self._gather(uploads)
             size = sum(len(upload.data) for upload in uploads)
             self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
@@ -511,6 +511,15 @@ class _Move:
         return doc is not None and doc.fields == {"claim": self.found.claim}
 
 
+def _is_carried(data: bytes | None) -> TypeGuard[bytes]:
+    """Whether an object goes along.
+
+    One that is gone by now was referred to by none of the documents that are carried over. What is no frame is no
+    object of a store, but may be a file that a hard link has put in the place of one.
+    """
+    return data is not None and begins_like_a_frame(data)
+
+
 def _tell(step: Step, number: int) -> Flow[None]:
     if step is not None:
         yield from Compute(partial(step, number))
@@ -569,7 +578,7 @@ def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
     for blobs in blob_pages(found.blobs.values()):
         datas = yield from Gather(tuple(Elsewhere(GetBlob(blob.name)) for blob in blobs))
         for blob, data in zip(blobs, datas, strict=True):
-            if data is not None:
+            if _is_carried(data):
                 yield from Compute(partial(archive.add_blob, blob.name, data), size=len(data))
         yield from _tell(step, len(blobs))
     runs: dict[str, Doc] = {}

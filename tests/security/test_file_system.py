@@ -36,6 +36,7 @@ from langgraph_gcs_saver.errors import InvalidInputError, PermissionDeniedError,
 from langgraph_gcs_saver.stores.archive import Archive
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from tests.contract.test_local import forked, unprivileged
+from tests.incremental.eax import Eax
 from tests.patience import PATIENCE
 from tests.system.build import cfg, noise, put, values
 
@@ -176,6 +177,31 @@ def test_a_thread_with_a_linked_object_is_damaged_and_carries_nothing_out(path, 
         assert [one.kind for one in saver.verify("t", depth="data")] == ["missing"]
         saver.export_thread("t", tmp_path / "t.tar")
     assert SECRET not in (tmp_path / "t.tar").read_bytes()
+
+
+@pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["clear", "cipher"])
+def test_a_hard_link_in_place_of_an_object_is_not_carried_out(path, tmp_path, elsewhere, cipher):
+    """It looks like any file, but what it holds is no frame, which needs no key to tell."""
+    with GCSSaver.from_conn_string(f"file://{path}", cipher=cipher) as saver:
+        for n in (1, 2):
+            put(saver, n, {"v": noise(20_000, n)}, parent=n - 1 or None)
+        place, whole = sorted((path / "objects").rglob("*.zst"))
+        place.unlink()
+        for name in (place, place.with_name("v-0123456789ab.zst"), place.with_name("~manifest-0123456789ab.zst")):
+            os.link(elsewhere / "thesis.tex", name)
+        assert {one.kind for one in saver.verify("t", depth="data") if one.is_damage} == {"corrupt"}
+    with (
+        GCSSaver.from_conn_string(f"file://{path}") as saver,
+        GCSSaver.from_conn_string(f"file://{tmp_path}/second") as second,
+    ):
+        saver.export_thread("t", tmp_path / "t.tar")
+        for _ in range(2):
+            saver.transfer_thread("t", second)
+    assert SECRET not in (tmp_path / "t.tar").read_bytes()
+    assert whole.read_bytes() in (tmp_path / "t.tar").read_bytes()
+    (carried,) = (tmp_path / "second" / "objects").rglob("*.zst")
+    assert carried.read_bytes() == whole.read_bytes()
+    assert (elsewhere / "thesis.tex").read_bytes() == SECRET
 
 
 @pytest.mark.parametrize("companion", ["", "-wal", "-shm", "-journal"])
