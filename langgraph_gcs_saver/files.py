@@ -32,6 +32,7 @@ _HANDLES = os.supports_dir_fd >= _NEEDED and os.scandir in os.supports_fd and ha
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _WRITE = os.O_RDWR | getattr(os, "O_BINARY", 0)
+_INTO = os.O_WRONLY | getattr(os, "O_BINARY", 0)
 _AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
 """Opens a pipe or a device without waiting for its other end."""
 
@@ -218,10 +219,15 @@ def write_file(path: Path, data: bytes, *, replace: bool) -> None:
     Args:
         path: The file.
         data: What it will hold.
-        replace: Whether to replace a file, or a link, that is there; otherwise that raises `FileExistsError`.
+        replace: Whether to replace a file, or a link, whatever that leads to; otherwise either raises
+            `FileExistsError`.
     """
-    if replace and path.exists() and (not path.is_file() or _is_handle(path)):
-        with path.open("wb") as device:
+    if replace and _is_handle(path) and path.exists():
+        with path.open("wb") as handle:
+            handle.write(data)
+        return
+    if replace and _is_other(path):
+        with os.fdopen(os.open(path, _INTO | _NO_LINKS), "wb") as device:
             device.write(data)
         return
     made = beside(path) if replace else path
@@ -234,6 +240,15 @@ def write_file(path: Path, data: bytes, *, replace: bool) -> None:
     except BaseException:
         made.unlink(missing_ok=True)
         raise
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a pipe, a device or a directory is there itself, and no link to one."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False  # What makes the file tells what is wrong.
+    return not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)
 
 
 def _is_handle(path: Path) -> bool:

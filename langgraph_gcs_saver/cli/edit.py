@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -46,6 +47,10 @@ from langgraph_gcs_saver.cli.terminal import (
 )
 from langgraph_gcs_saver.diff import differences
 from langgraph_gcs_saver.edits import fork, value_of
+from langgraph_gcs_saver.files import Directory
+
+_FILE = "value.json"
+"""What the editor opens."""
 
 
 def edit(
@@ -147,49 +152,71 @@ def _new_value(old: Any, given: str | None) -> Iterator[Any]:
     before = _text(portable.to_json(old))
     # In a directory that only its owner may enter: editors leave backups and swap files beside the file, and some
     # replace it by a file that others may read.
-    directory = Path(tempfile.mkdtemp(prefix="langgraph-gcs-"))
-    path = directory / "value.json"
+    with Directory.at(tempfile.mkdtemp(prefix="langgraph-gcs-")) as directory:
+        try:
+            with directory.create(_FILE) as file:
+                file.write(before.encode())
+            _run_editor(editor, Path(directory.path) / _FILE)
+            yield portable.from_json(_parsed(_read(directory), "the edited file"))
+        except BaseException:
+            kept = _what_to_keep(directory, before)
+            if kept is None:
+                _remove(directory)
+            else:
+                print(f"langgraph-gcs: what you edited is kept in {printable(str(kept))}", file=sys.stderr)
+            raise
+        _remove(directory)
+
+
+def _is_there(directory: Directory) -> bool:
+    """Whether the directory is where it was made: an editor may have removed it, or put something else there."""
     try:
-        path.touch(0o600, exist_ok=False)
-        path.write_text(before, encoding="utf-8")
-        _run_editor(editor, path)
-        yield portable.from_json(_parsed(_read(path), "the edited file"))
-    except BaseException:
-        kept = _what_to_keep(path, before)
-        if kept is None:
-            _remove(directory)
-        else:
-            print(f"langgraph-gcs: what you edited is kept in {printable(str(kept))}", file=sys.stderr)
-        raise
-    _remove(directory)
+        return os.path.samestat(os.lstat(directory.path), directory.status())
+    except FileNotFoundError:
+        return False
 
 
-def _what_to_keep(path: Path, before: str) -> Path | None:
+def _what_to_keep(directory: Directory, before: str) -> Path | None:
     """The file if it was changed; its directory if an editor that crashed has left something there."""
+    if not _is_there(directory):
+        return None
+    path = Path(directory.path)
     try:
-        is_unchanged = path.read_bytes() == before.encode()
+        with directory.open(_FILE) as file:
+            is_unchanged = file.read() == before.encode()
     except FileNotFoundError:
         is_unchanged = True
     except OSError:
         is_unchanged = False  # The editor made something else of it.
     if not is_unchanged:
-        return path
-    return path.parent if path.parent.exists() and any(one != path for one in path.parent.iterdir()) else None
+        return path / _FILE
+    return path if any(one.name != _FILE for one in path.iterdir()) else None
 
 
-def _remove(directory: Path) -> None:
+def _remove(directory: Directory) -> None:
+    where = printable(directory.path)
+    if not _is_there(directory):
+        if os.path.lexists(directory.path):
+            print(
+                f"langgraph-gcs: the editor put something else in the place of {where}, which is left as it is; find "
+                "where that directory is now, which holds the value in clear, and delete it yourself",
+                file=sys.stderr,
+            )
+        return
     try:
-        shutil.rmtree(directory)
+        shutil.rmtree(directory.path)
     except FileNotFoundError:
-        pass  # The editor has removed it.
+        pass  # It has just been removed.
     except OSError as error:
-        where = printable(str(directory))
         print(f"langgraph-gcs: {where} holds the value in clear; delete it yourself: {error.strerror}", file=sys.stderr)
 
 
-def _read(path: Path) -> str:
+def _read(directory: Directory) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        if not _is_there(directory):
+            raise FileNotFoundError(errno.ENOENT, "its directory is gone, or is another one", directory.path)
+        with directory.open(_FILE) as file:
+            return file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"what the editor left cannot be read: {error}. Nothing was written.") from error
 

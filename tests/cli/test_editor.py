@@ -239,6 +239,39 @@ def test_an_editor_that_removes_the_directory(command, value, editor, temporary)
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("to", ["directory", "nothing", "file"])
+def test_an_editor_that_replaces_the_directory_by_a_link(command, value, editor, temporary, tmp_path, to):  # noqa: PLR0917
+    """Nothing behind the link is read as the value, or deleted, and nobody is sent there."""
+    other = tmp_path / "other"
+    if to == "directory":
+        other.mkdir()
+        (other / "value.json").write_text(json.dumps(NEW))
+    elif to == "file":
+        other.write_text(json.dumps(NEW))
+    editor("path.parent.rename(here / 'moved')\npath.parent.symlink_to(here / 'other')")
+    ended = command(*EDIT)
+    assert (ended.code, ended.out) == (1, "")
+    assert "what the editor left cannot be read" in ended.err
+    assert "is another one" in ended.err
+    (link,) = temporary.iterdir()
+    assert f"put something else in the place of {link}, which is left as it is" in ended.err
+    assert "kept" not in ended.err
+    assert value() == OLD
+    assert link.is_symlink()
+    assert to == "nothing" or json.dumps(NEW) in (other / "value.json" if to == "directory" else other).read_text()
+
+
+def test_an_editor_that_leaves_a_pipe_or_a_link(command, value, editor, temporary, tmp_path):
+    """A pipe would wait for its other end, and a link leads to a file of somebody else's."""
+    (tmp_path / "other").write_text(json.dumps(NEW))
+    for code in ("os.mkfifo(path)", "path.symlink_to(here / 'other')"):
+        editor(f"path.unlink()\n{code}")
+        ended = command(*EDIT)
+        assert ended.code == 1
+        assert "what the editor left cannot be read: [Errno 22] it is no file" in ended.err
+        assert value() == OLD
+
+
 @pytest.fixture
 def as_a_user(store_uri, tmp_path):
     """Runs `edit` as a process of its own, as signals are of the process; what it ended with, and wrote."""

@@ -104,6 +104,39 @@ def test_modes_of_what_is_there_stay(tmp_path):
         assert db.execute("SELECT count(*) FROM documents").fetchone()[0]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory", "file", "nothing"])
+def test_a_page_does_not_go_through_a_link(tmp_path, kind):
+    """The link is replaced, whatever it leads to."""
+    place, target = tmp_path / "page.html", tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "directory":
+        target.mkdir()
+    elif kind == "file":
+        target.write_bytes(b"mine")
+    elif kind == "device":
+        target = Path("/dev/full")  # which refuses what is written to it
+    place.symlink_to(target)
+    reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK) if kind == "pipe" else None
+    write_file(place, b"page", replace=True)
+    assert not place.is_symlink()
+    assert place.read_bytes() == b"page"
+    if reader is not None:
+        assert os.read(reader, 10) == b""
+        os.close(reader)
+    assert kind != "file" or target.read_bytes() == b"mine"
+
+
+def test_a_pipe_that_is_named_is_written_to(tmp_path):
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(place, b"page", replace=True)
+    assert os.read(reader, 10) == b"page"
+    os.close(reader)
+    assert stat.S_ISFIFO(place.lstat().st_mode)
+
+
 def test_what_a_process_has_open_is_written_to(tmp_path):
     """`/dev/stdout` is a link like this one, to a file if output goes to one. Whoever is root could replace it."""
     target = tmp_path / "page.html"
