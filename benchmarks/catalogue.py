@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.chat import messages
 from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import REQUESTS, Effect, GetBlob, GetDocs, QueryDocs
-from langgraph_gcs_saver.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.engine.effects import REQUESTS, Effect, GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 
 PAYLOADS = frozenset(("frames", "writes"))
 

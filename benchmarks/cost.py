@@ -26,7 +26,7 @@ from benchmarks.chat import Text
 from benchmarks.compare.prices import GIB, MILLION, OPERATIONS
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
     Delete,
@@ -38,7 +38,7 @@ from langgraph_gcs_saver.effects import (
     PutBlob,
     QueryDocs,
 )
-from langgraph_gcs_saver.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 
 PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
 """US dollars for one, beyond what is free each day, by the table of prices."""

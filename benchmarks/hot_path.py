@@ -28,9 +28,9 @@ from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import Commit, Effect, GetDocs, Merge, QueryDocs
-from langgraph_gcs_saver.interceptors import Interceptor, Perform
-from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
+from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 REST = 0.002

@@ -29,13 +29,14 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from benchmarks.chat import messages, talk
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.effects import Commit, Delete, Doc, GetDocs, QueryDocs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, GetDocs, QueryDocs
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.events import CheckpointSaved
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.manifest import Manifest
-from langgraph_gcs_saver.runners import run
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import Manifest
 
 SERDE = JsonPlusSerializer()
 

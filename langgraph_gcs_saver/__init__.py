@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
+    from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.findings import Finding
     from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
     from langgraph_gcs_saver.flows.collect import CollectPlan
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.sweep import IdleThread
     from langgraph_gcs_saver.flows.threads import DeletePlan
     from langgraph_gcs_saver.flows.transfer import Transfer
+    from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
+    from langgraph_gcs_saver.provisioning import write_settings
     from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
-    from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
-    from langgraph_gcs_saver.saver import GCSSaver
-    from langgraph_gcs_saver.settings import write_settings
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
     __version__: str
 
@@ -33,7 +34,9 @@ __all__ = [
     "DeletePlan",
     "Finding",
     "GCSSaver",
+    "GatherInterceptor",
     "IdleThread",
+    "Interceptor",
     "KeepEvery",
     "KeepFor",
     "KeepLast",
@@ -54,6 +57,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "engine.interceptors": ("GatherInterceptor", "Interceptor"),
     "findings": ("Finding",),
     "flows.catalogue": ("ChannelStats", "CheckpointInfo", "StoreStats", "StoredValue", "ThreadInfo"),
     "flows.collect": ("CollectPlan",),
@@ -65,9 +69,9 @@ _LATER = {
     "flows.threads": ("DeletePlan",),
     "flows.transfer": ("Transfer",),
     "repairs": ("RepairPlan", "RepairStep"),
-    "retention": ("KeepEvery", "KeepFor", "KeepLast", "PrunePlan"),
-    "saver": ("GCSSaver",),
-    "settings": ("write_settings",),
+    "policy.retention": ("KeepEvery", "KeepFor", "KeepLast", "PrunePlan"),
+    "saver.checkpointer": ("GCSSaver",),
+    "provisioning": ("write_settings",),
 }
 """What is imported when it is first asked for.
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.events import EventHandler
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import keys
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
 
-    from langgraph_gcs_saver.retention import Retention
+    from langgraph_gcs_saver.policy.retention import Retention
 
 _GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
 _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
@@ -73,7 +73,7 @@ class Options:
             `CheckpointCorruptError`, as it is always raised for a checkpoint that is asked for by its id.
         max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read. Those of one
             checkpoint together may have 64 times as much.
-        retention: What to keep of each thread: a rule of `langgraph_gcs_saver.retention`, such as `KeepLast(10)` or
+        retention: What to keep of each thread: a rule such as `KeepLast(10)` or
             `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned in the background, on a thread of its own,
             after every sixteenth step of a graph; `prune` tells what is never removed. `None` keeps everything.
         ttl: How long a thread may be idle before `sweep` deletes it, an hour or more; `None`: `sweep` refuses to.
@@ -81,7 +81,7 @@ class Options:
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`.
         interceptors: Code around each request to the stores and each local act, the outermost first: see
-            `langgraph_gcs_saver.interceptors.Interceptor`.
+            `langgraph_gcs_saver.engine.interceptors.Interceptor`.
     """
 
     incremental: bool = True

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver.effects import Effect, Now, Pause
-from langgraph_gcs_saver.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.engine.effects import Effect, Now, Pause
+from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.testing import PATIENCE
 
 __all__ = ["PATIENCE", "Clock", "aeventually", "deadlines", "eventually"]

@@ -24,8 +24,8 @@ import grpc
 from google.cloud.firestore_v1.types import firestore
 
 from benchmarks.compare.relay import Relay
-from langgraph_gcs_saver.testing.http_proxy import StorageProxy
-from langgraph_gcs_saver.testing.proxy import FirestoreProxy
+from langgraph_gcs_saver.testing.firestore_proxy import FirestoreProxy
+from langgraph_gcs_saver.testing.storage_proxy import StorageProxy
 from tests.emulators.process import HOST
 from tests.patience import PATIENCE
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-import warnings
+
+from langgraph_gcs_saver.cli.notices import ignore_notices
 
 _EXTRA = {"typer", "rich", "click"}
 
@@ -22,17 +23,3 @@ def main() -> None:
         )
         sys.exit(2)
     run()
-
-
-def ignore_notices() -> None:
-    """Keep this process from telling, at each command, that Google's packages will leave its Python behind.
-
-    Whoever writes a program is told by the library's imports. Filters that the user has set come first.
-    """
-    warnings.filterwarnings(
-        "ignore",
-        "You are using a (non-supported )?Python version ",
-        FutureWarning,
-        module=r"google\.api_core\.",
-        append=True,
-    )

@@ -11,19 +11,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from langgraph_gcs_saver.cli.catalogue import history, stats, threads
-from langgraph_gcs_saver.cli.checks import repair, verify
-from langgraph_gcs_saver.cli.demo_command import demo
-from langgraph_gcs_saver.cli.diff import diff
-from langgraph_gcs_saver.cli.drill import drill_command
-from langgraph_gcs_saver.cli.edit import edit
-from langgraph_gcs_saver.cli.migrate import migrate
-from langgraph_gcs_saver.cli.pins import pin, unpin
-from langgraph_gcs_saver.cli.rebind import rebind
-from langgraph_gcs_saver.cli.report import report
-from langgraph_gcs_saver.cli.setup import setup
-from langgraph_gcs_saver.cli.show import show
-from langgraph_gcs_saver.cli.terminal import (
+from langgraph_gcs_saver.cli.commands.catalogue import history, stats, threads
+from langgraph_gcs_saver.cli.commands.checks import repair, verify
+from langgraph_gcs_saver.cli.commands.demo import demo
+from langgraph_gcs_saver.cli.commands.diff import diff
+from langgraph_gcs_saver.cli.commands.drill import drill_command
+from langgraph_gcs_saver.cli.commands.edit import edit
+from langgraph_gcs_saver.cli.commands.migrate import migrate
+from langgraph_gcs_saver.cli.commands.pins import pin, unpin
+from langgraph_gcs_saver.cli.commands.rebind import rebind
+from langgraph_gcs_saver.cli.commands.report import report
+from langgraph_gcs_saver.cli.commands.setup import setup
+from langgraph_gcs_saver.cli.commands.show import show
+from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
+from langgraph_gcs_saver.cli.commands.transfer import export, import_, pull, push
+from langgraph_gcs_saver.cli.views.terminal import (
     ACCEPT_CLEAR_VARIABLE,
     CIPHER_VARIABLE,
     CipherOption,
@@ -34,8 +36,6 @@ from langgraph_gcs_saver.cli.terminal import (
     global_store,
     printable,
 )
-from langgraph_gcs_saver.cli.transfer import export, import_, pull, push
-from langgraph_gcs_saver.cli.upkeep import collect, copy, delete, prune, sweep
 from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, SerializationError, WrongKeyError
 
 # Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.

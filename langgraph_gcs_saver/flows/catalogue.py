@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_states
-from langgraph_gcs_saver.manifest import DamagedError, Manifest
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
 
 PAGE = 300

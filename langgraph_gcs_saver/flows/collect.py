@@ -15,8 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Delete,
@@ -35,7 +34,8 @@ from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest
 from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers, objects_of, snapshot
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.manifest import DamagedError
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.records import record
 
 PAGE = 50

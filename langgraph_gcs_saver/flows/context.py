@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.chains import MIN_BYTES
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.effects import Doc, PutBlob
-from langgraph_gcs_saver.frames import Codec, is_encrypted
-from langgraph_gcs_saver.manifest import Manifest, Serialized, heir_of
+from langgraph_gcs_saver.engine.effects import Doc, PutBlob
+from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.format.chains import MIN_BYTES
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec, is_encrypted
+from langgraph_gcs_saver.format.manifest import Manifest, Serialized, heir_of
 from langgraph_gcs_saver.records import record
 
 Loads = Callable[[Serialized], object]

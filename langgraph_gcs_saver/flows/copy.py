@@ -16,8 +16,7 @@ from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
 
-from langgraph_gcs_saver import filters, keys, manifest
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     CopyBlob,
@@ -41,7 +40,8 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
-from langgraph_gcs_saver.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
 from langgraph_gcs_saver.records import record
 
 PAGE = 20

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Flow, QueryDocs
+from langgraph_gcs_saver.engine.effects import Flow, QueryDocs
+from langgraph_gcs_saver.format import keys
 
 PAGE = 1000
 """Names read at once."""

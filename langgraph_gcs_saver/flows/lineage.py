@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.load import get_tuple
 from langgraph_gcs_saver.flows.manifests import deserialize, read_manifest, report_clear, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.tuples import get_tuple
 from langgraph_gcs_saver.flows.writes import query, read_writes
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
 from langgraph_gcs_saver.records import record
 
 PAGE = 200

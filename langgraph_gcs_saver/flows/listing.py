@@ -8,8 +8,8 @@ copied or reported.
 
 from __future__ import annotations
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import BlobInfo, Elsewhere, Flow, ListBlobs
+from langgraph_gcs_saver.engine.effects import BlobInfo, Elsewhere, Flow, ListBlobs
+from langgraph_gcs_saver.format import keys
 
 PAGE = 1000
 """Most objects that are listed at once."""

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from langgraph_gcs_saver import frames, keys, manifest, shapes
-from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, GetBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, GetBlob, PutBlob
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ClearTextError,
@@ -18,8 +17,9 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import ClearTextAccepted
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.format import frames, keys, manifest, shapes
+from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
 from langgraph_gcs_saver.portable import Opaque
 
 FIELD = "manifest"

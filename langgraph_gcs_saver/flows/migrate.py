@@ -13,14 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import AskSaver, Compute, Flow, QueryDocs
+from langgraph_gcs_saver.engine.effects import AskSaver, Compute, Flow, QueryDocs
 from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError
-from langgraph_gcs_saver.flows import checkpoints, tuples, writes
+from langgraph_gcs_saver.flows import load, save, writes
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.writes import PendingWrite
-from langgraph_gcs_saver.manifest import Serialized
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.records import record
 
 Step = Callable[[int], object] | None
@@ -58,7 +58,7 @@ class Given:
         same: Whether two serialised values are the same; asked if their bytes differ.
     """
 
-    put: checkpoints.Put
+    put: save.Put
     writes: Sequence[writes.PutWrites]
     pending: Sequence[PendingWrite]
     same: Callable[[Serialized, Serialized], bool]
@@ -186,9 +186,9 @@ def _put(one: Listed, source: Source, present: set[str], context: Context) -> Fl
     request = given.put
     if request.parent in present and context.heads.get(str(request.parent)) is None:
         # Its values come to be at hand, to build on.
-        yield from tuples.get_tuple(request.thread_id, request.ns, request.parent_id, _as_it_is, context)
+        yield from load.get_tuple(request.thread_id, request.ns, request.parent_id, _as_it_is, context)
     yield from _put_writes(given, context)
-    yield from checkpoints.put(request, context)
+    yield from save.put(request, context)
 
 
 def _put_writes(given: Given, context: Context) -> Flow[None]:
@@ -207,7 +207,7 @@ def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> 
         return
     request = given.put
     for is_first in (True, False):
-        found = yield from tuples.get_tuple(request.thread_id, request.ns, request.checkpoint_id, _as_it_is, context)
+        found = yield from load.get_tuple(request.thread_id, request.ns, request.checkpoint_id, _as_it_is, context)
         wrong = yield from Compute(partial(_difference, given, found), size=given.size)
         lacks = yield from Compute(partial(_lacking, given, found, is_ahead=is_ahead), size=given.size)
         if wrong is None and lacks is None:
@@ -227,7 +227,7 @@ def _as_it_is(value: Serialized) -> Serialized:
     return value
 
 
-def _difference(given: Given, found: tuples.Loaded | None) -> str | None:
+def _difference(given: Given, found: load.Loaded | None) -> str | None:
     """In which way a checkpoint that was read differs from what was given; `None` if in none."""
     if found is None:
         return "it is not there"
@@ -247,7 +247,7 @@ def _difference(given: Given, found: tuples.Loaded | None) -> str | None:
     return None
 
 
-def _lacking(given: Given, found: tuples.Loaded | None, *, is_ahead: bool) -> str | None:
+def _lacking(given: Given, found: load.Loaded | None, *, is_ahead: bool) -> str | None:
     """What is wrong with the pending writes that were read; `None` if nothing.
 
     Where the thread has gone on here, others have joined them, and answers have replaced some of the special ones.

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     AskSaver,
     Commit,
     Compute,
@@ -38,6 +37,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
+from langgraph_gcs_saver.format import keys
 
 T = TypeVar("T")
 

@@ -18,8 +18,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Delete,
@@ -41,10 +40,11 @@ from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, un
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
+from langgraph_gcs_saver.policy.retention import Decision, PrunePlan, Row, decide_for_runs
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.retention import Decision, PrunePlan, Row, decide_for_runs
-from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
-from langgraph_gcs_saver.effects import Compute, DeleteBlobs, Flow, Gather, HashBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Flow, Gather, HashBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointVerificationError
 from langgraph_gcs_saver.records import record
 

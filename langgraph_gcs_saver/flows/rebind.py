@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Compute, Create, Flow, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Compute, Create, Flow, GetDocs, Merge
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.context import Context, Loads, Place
 from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_of
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.flows.verify import START, next_thread
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.records import record
 
 EXAMPLES = 5

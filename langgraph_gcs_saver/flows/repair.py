@@ -17,10 +17,8 @@ from typing import Any, cast
 
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from langgraph_gcs_saver import filters, keys, manifest, portable
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver import portable
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
@@ -35,6 +33,7 @@ from langgraph_gcs_saver.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest
 from langgraph_gcs_saver.flows.readback import failed, upload
@@ -42,8 +41,10 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
-from langgraph_gcs_saver.frames import crc32c
-from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import crc32c
+from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
 

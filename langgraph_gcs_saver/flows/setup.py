@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import field
 
-from langgraph_gcs_saver import keys, settings
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver import provisioning
+from langgraph_gcs_saver.engine.effects import (
     BucketSettings,
     Commit,
     Delete,
@@ -27,6 +27,7 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.records import record
 
 TRIES = 5
@@ -93,12 +94,12 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
         yield from _exempt_fields(done, missing)
     files: dict[str, str] = {}
     if bucket is not None:
-        files = settings.settings_files(bucket)
+        files = provisioning.settings_files(bucket)
         warnings += [
             f"The bucket's lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need: old ones "
             "hold what later steps build on. Remove the rule, or keep it off this prefix; `prune` and `delete_thread` "
             "know what may go."
-            for rule in settings.deleting(bucket)
+            for rule in provisioning.deleting(bucket)
         ]
     return SetupReport(tuple(done), tuple(missing), tuple(warnings), files)
 
@@ -116,7 +117,7 @@ def ping() -> Flow[None]:
 
 def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:
     """Add the lifecycle rules that the bucket lacks, and leave its own; returns its settings as last read."""
-    by_hand = _BY_HAND.format(settings.LIFECYCLE_FILE)
+    by_hand = _BY_HAND.format(provisioning.LIFECYCLE_FILE)
     for _ in range(TRIES):
         if bucket is None:
             done.append("The store of objects is no bucket: there are no lifecycle rules to set.")
@@ -127,7 +128,7 @@ def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list
                 f"roles/storage.admin on the bucket. {by_hand} That file replaces all of the bucket's rules: add these."
             )
             return bucket
-        rules = settings.merged(bucket)
+        rules = provisioning.merged(bucket)
         if rules == bucket.rules:
             done.append("The bucket has the lifecycle rules.")
             return bucket
@@ -150,15 +151,15 @@ def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list
 def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
     """Take the large fields out of the single-field indexes, but where somebody has chosen other ones."""
     try:
-        found = yield from Gather(tuple(ReadIndexing(*pair) for pair in settings.UNINDEXED))
+        found = yield from Gather(tuple(ReadIndexing(*pair) for pair in provisioning.UNINDEXED))
         if None in found:
             done.append("The store of documents has no index settings: there are no fields to exempt.")
             return
-        state = dict(zip(settings.UNINDEXED, found, strict=True))
+        state = dict(zip(provisioning.UNINDEXED, found, strict=True))
         for pair in [pair for pair, indexing in state.items() if indexing == "automatic"]:
             yield from ExemptField(*pair)
     except StoreError as error:
-        missing.append(f"{_told(error)} {_BY_HAND.format(settings.INDEXES_FILE)}")
+        missing.append(f"{_told(error)} {_BY_HAND.format(provisioning.INDEXES_FILE)}")
         return
     for indexing, what in (
         ("automatic", "Now exempt from single-field indexes"),

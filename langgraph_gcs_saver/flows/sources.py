@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from langgraph_gcs_saver import frames, manifest
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
+from langgraph_gcs_saver.engine.effects import Doc, GetBlob, GetDocs
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.frames import FrameError
-from langgraph_gcs_saver.manifest import DIGEST_DIGITS, DamagedError, FrameRef, Manifest, Step
+from langgraph_gcs_saver.format import frames, manifest
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import FrameError
+from langgraph_gcs_saver.format.manifest import DIGEST_DIGITS, DamagedError, FrameRef, Manifest, Step
 from langgraph_gcs_saver.records import record
 
 _DOCS_BATCH = 100

@@ -12,23 +12,33 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from langgraph_gcs_saver import filters, frames, keys, manifest
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import BlobInfo, Compute, Doc, Flow, Gather, GetBlob, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.engine.effects import (
+    BlobInfo,
+    Compute,
+    Doc,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    QueryDocs,
+)
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.batches import in_batches
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear, rest_of
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.frames import FrameError
-from langgraph_gcs_saver.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.format import filters, frames, keys, manifest
+from langgraph_gcs_saver.format.frames import FrameError
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
 from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.shapes import DELTA_COUNTERS
 
 PAGE = 50
 """Documents read at once; each may hold half a megabyte of frames."""

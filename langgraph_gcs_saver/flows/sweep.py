@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Emit, Flow, Now, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, Now, QueryDocs
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import delete_thread
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.records import record
 
 PAGE = 200

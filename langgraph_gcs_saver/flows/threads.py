@@ -7,8 +7,7 @@ from dataclasses import field
 from functools import partial
 from typing import Any
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
@@ -29,7 +28,8 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.manifest import runs_of
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.records import record
 
 BATCH = 200

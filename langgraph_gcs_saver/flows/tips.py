@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Compute, Doc, Flow, Gather, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, Manifest
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, Manifest
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from langgraph_gcs_saver.records import record
 

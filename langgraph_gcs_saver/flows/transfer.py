@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeGuard, TypeVar
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     Compute,
@@ -55,8 +54,9 @@ from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_leve
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
-from langgraph_gcs_saver.frames import begins_like_a_frame
-from langgraph_gcs_saver.manifest import runs_of
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.frames import begins_like_a_frame
+from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.records import record
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from langgraph_gcs_saver.effects import Emit, Flow
+from langgraph_gcs_saver.engine.effects import Emit, Flow
 from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError, InvalidIdError
 from langgraph_gcs_saver.events import ThreadSkipped
 

@@ -15,8 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from langgraph_gcs_saver import frames, keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
@@ -39,8 +38,9 @@ from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIE
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
-from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
 
 INLINE_BYTES = 128 << 10

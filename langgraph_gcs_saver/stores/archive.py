@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver import files, keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     CopyBlob,
@@ -52,7 +52,8 @@ from langgraph_gcs_saver.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
-from langgraph_gcs_saver.frames import parts
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import parts
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map

@@ -47,8 +47,8 @@ from weakref import WeakSet, WeakValueDictionary
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver import files
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     CopyBlob,
@@ -69,6 +69,7 @@ from langgraph_gcs_saver.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.errors import (
     DamageError,
     GCSSaverError,
@@ -80,7 +81,6 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-from langgraph_gcs_saver.pool import Pool, is_exposed
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
 

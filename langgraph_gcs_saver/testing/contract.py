@@ -34,8 +34,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     Create,
@@ -54,8 +53,9 @@ from langgraph_gcs_saver.effects import (
     SetLifecycle,
     Write,
 )
+from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.errors import InvalidInputError, SaverClosedError, StoreError
-from langgraph_gcs_saver.stores import BlobStore, DocumentStore
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing import PATIENCE
 
 T = TypeVar("T")

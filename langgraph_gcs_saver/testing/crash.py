@@ -38,8 +38,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Compute,
     DeleteBlobs,
     Effect,
@@ -52,13 +51,14 @@ from langgraph_gcs_saver.effects import (
     Pause,
     QueryDocs,
 )
+from langgraph_gcs_saver.engine.interceptors import APerform, APerformAll, GatherInterceptor, Perform, PerformAll
+from langgraph_gcs_saver.engine.runner import Backend
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.events import Event
-from langgraph_gcs_saver.interceptors import APerform, APerformAll, GatherInterceptor, Perform, PerformAll
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.retention import KeepLast
-from langgraph_gcs_saver.runners import Backend
-from langgraph_gcs_saver.saver import GCSSaver
+from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
 Saver = BaseCheckpointSaver[Any]
 

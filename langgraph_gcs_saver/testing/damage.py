@@ -47,8 +47,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.base import CipherProtocol
 
-from langgraph_gcs_saver import filters, keys, manifest
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Create,
     Delete,
@@ -63,6 +62,8 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
+from langgraph_gcs_saver.engine.runner import Backend, run
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     DamageError,
@@ -73,12 +74,11 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, Event
 from langgraph_gcs_saver.findings import DEPTHS, Depth, Finding
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.manifest import FORMAT, Manifest
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.manifest import FORMAT, Manifest
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.runners import Backend, run
-from langgraph_gcs_saver.saver import GCSSaver
-from langgraph_gcs_saver.stores import BlobStore, DocumentStore
+from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -27,16 +27,16 @@ from typing import Any, TypeVar
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Delete, DeleteBlobs, GetBlob, GetDocs, Merge, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, Delete, DeleteBlobs, GetBlob, GetDocs, Merge, PutBlob
+from langgraph_gcs_saver.engine.runner import Backend, run
 from langgraph_gcs_saver.errors import DamageError, GCSSaverError
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.manifest import Step, inner_frames
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import Step, inner_frames
+from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.runners import Backend, run
-from langgraph_gcs_saver.saver import GCSSaver
-from langgraph_gcs_saver.serialization import dumps
+from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 
 T = TypeVar("T")

@@ -18,9 +18,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from langgraph_gcs_saver.effects import REQUESTS, Effect
+from langgraph_gcs_saver.engine.effects import REQUESTS, Effect
+from langgraph_gcs_saver.engine.interceptors import (
+    APerform,
+    APerformAll,
+    GatherInterceptor,
+    Interceptor,
+    Perform,
+    PerformAll,
+)
 from langgraph_gcs_saver.errors import InvalidOptionError
-from langgraph_gcs_saver.interceptors import APerform, APerformAll, GatherInterceptor, Interceptor, Perform, PerformAll
 
 KINDS = tuple(kind.__name__ for kind in REQUESTS)
 """Names of the kinds of requests."""

@@ -43,7 +43,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.saver import GCSSaver
+from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 from langgraph_gcs_saver.testing import PATIENCE
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def context() -> ForkServerContext:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
         # Not this module: as a program it is run once more in every process, which warns if it was imported already.
-        ["langgraph.graph", "langgraph_gcs_saver.stores.google", "langgraph_gcs_saver.stores.local"]
+        ["langgraph.graph", "langgraph_gcs_saver.stores.google.clients", "langgraph_gcs_saver.stores.local"]
     )
     return found
 

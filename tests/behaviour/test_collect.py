@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, ListBlobs, Merge, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, ListBlobs, Merge, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
-from langgraph_gcs_saver.interceptors import Interceptor
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.system.raw import open_raw

@@ -6,10 +6,11 @@ from itertools import count
 import pytest
 from langgraph.types import Command
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import copy, threads
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, cid

@@ -6,10 +6,10 @@ import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import threads
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, version

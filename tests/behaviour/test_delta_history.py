@@ -11,9 +11,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Overwrite
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import lineage
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
 from tests.system.raw import open_raw

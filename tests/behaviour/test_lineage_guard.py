@@ -6,11 +6,11 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import START, StateGraph
 
-from langgraph_gcs_saver.effects import Commit
+from langgraph_gcs_saver.engine.effects import Commit
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows import prune
-from langgraph_gcs_saver.retention import KeepLast
-from langgraph_gcs_saver.runners import run
+from langgraph_gcs_saver.policy.retention import KeepLast
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
 from tests.kit.interceptors import Meanwhile
 from tests.stateful.threads import MOSTLY_LOCAL, noise

@@ -1,7 +1,8 @@
 """A thread of 2,000 checkpoints is copied, pruned and deleted in rounds in proportion to documents over batch size."""
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.flows import copy, prune, threads
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import cfg
 from tests.behaviour.test_prune import lengthy

@@ -6,8 +6,9 @@ import tracemalloc
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.flows import context
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 
 KIB = 1 << 10

@@ -25,9 +25,9 @@ from langgraph.types import Command, interrupt
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import CheckpointVerificationError, GCSSaverError, InvalidInputError, SourceError
 from langgraph_gcs_saver.flows.migrate import Listed, in_order
-from langgraph_gcs_saver.foreign import pending
-from langgraph_gcs_saver.manifest import Serialized
+from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.portable import PortableSerializer, Stored
+from langgraph_gcs_saver.saver.foreign import pending
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour import test_delta_history as delta
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version

@@ -12,7 +12,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ConflictError,
@@ -22,7 +21,8 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows import prune
-from langgraph_gcs_saver.retention import KeepEvery, KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepEvery, KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata

@@ -11,9 +11,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.test_delta_history import concatenate
 from tests.system.build import noise
 from tests.system.raw import open_raw

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver import saver as savers
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError, PermissionDeniedError
 from langgraph_gcs_saver.events import ThreadPruned, ThreadSkipped
-from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
-from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
-from langgraph_gcs_saver.upkeep import Upkeep
+from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
+from langgraph_gcs_saver.saver import checkpointer as savers
+from langgraph_gcs_saver.saver.background import Upkeep
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
 from tests.patience import PATIENCE
 from tests.system.raw import open_raw

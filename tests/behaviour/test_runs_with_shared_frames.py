@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver import keys
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.incremental.eax import Eax
 from tests.system.raw import open_raw

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, DeleteBlobs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Merge
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.flows import sweep as sweeping
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
 from tests.kit.interceptors import Later, Meanwhile
 from tests.system.raw import open_raw

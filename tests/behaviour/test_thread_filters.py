@@ -12,8 +12,8 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.kit.interceptors import Seen
 from tests.system.raw import open_raw

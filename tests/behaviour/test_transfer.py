@@ -7,8 +7,9 @@ from itertools import count
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.effects import Doc, PutBlob
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Doc, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
     CheckpointVerificationError,
     ConflictError,
@@ -17,8 +18,8 @@ from langgraph_gcs_saver.errors import (
     InvalidInputError,
     StoreError,
 )
-from langgraph_gcs_saver.interceptors import Interceptor
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.stores.archive import Archive, NewArchive
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, cid

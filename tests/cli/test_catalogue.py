@@ -12,12 +12,13 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import GCSSaver, KeepLast, keys
+from langgraph_gcs_saver import GCSSaver, KeepLast
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.branches import draw
-from langgraph_gcs_saver.cli.terminal import CommandError
-from langgraph_gcs_saver.effects import GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.cli.views.branches import draw
+from langgraph_gcs_saver.cli.views.terminal import CommandError
+from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.kit.interceptors import Seen
 from tests.patience import PATIENCE

@@ -5,8 +5,8 @@ from enum import IntEnum
 
 import pytest
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import SerializationError
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
 from tests.system.raw import open_raw

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli import terminal
+from langgraph_gcs_saver.cli.views import terminal
 from tests.behaviour.api import cfg, cid
 from tests.cli.filled import fill, numbers
 from tests.cli.test_demo import LANGGRAPH_GCS, environment  # noqa: F401 - a fixture

@@ -18,11 +18,12 @@ from importlib.metadata import version
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli import demo, demo_command
-from langgraph_gcs_saver.cli.demo_agent import build, modules, summarise, thread_config
-from langgraph_gcs_saver.cli.demo_history import Row, graph
-from langgraph_gcs_saver.cli.demo_process import Task, entries, run_process
-from langgraph_gcs_saver.cli.terminal import CommandError, printable
+from langgraph_gcs_saver.cli.commands import demo
+from langgraph_gcs_saver.cli.demo import play
+from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
+from langgraph_gcs_saver.cli.demo.history import Row, graph
+from langgraph_gcs_saver.cli.demo.process import Task, entries, run_process
+from langgraph_gcs_saver.cli.views.terminal import CommandError, printable
 from tests.compat.xor_cipher import XorCipher
 from tests.patience import PATIENCE, eventually
 
@@ -288,9 +289,9 @@ def test_version(environment):
 
 def test_a_statement_that_is_not_true_fails_the_demo(monkeypatch, capsys):
     proof = {"the sky is blue": True, "no document was read twice": False}
-    monkeypatch.setattr(demo._Demo, "run", lambda self: {"proof": proof})
+    monkeypatch.setattr(play._Demo, "run", lambda self: {"proof": proof})
     with pytest.raises(CommandError, match=r"not true: no document was read twice$") as caught:
-        demo_command.demo(as_json=True)
+        demo.demo(as_json=True)
     assert caught.value.exit_code == 1
     assert json.loads(capsys.readouterr().out)["proof"] == proof
 
@@ -298,7 +299,7 @@ def test_a_statement_that_is_not_true_fails_the_demo(monkeypatch, capsys):
 def test_nobody_there_to_answer(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("perhaps\n"))
     with pytest.raises(CommandError, match="nobody answers"):
-        demo._ask("Publish?")
+        play._ask("Publish?")
 
 
 HALTING = """
@@ -365,7 +366,7 @@ def test_summaries_are_of_the_real_source():
 
 def test_more_documents_than_there_are_is_refused():
     with pytest.raises(CommandError, match="has source for"):
-        demo._Plot.of("file:///x", "", None, 1000)
+        play._Plot.of("file:///x", "", None, 1000)
 
 
 def test_the_graph_shows_where_branches_begin():

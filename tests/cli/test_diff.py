@@ -8,10 +8,10 @@ from langgraph.checkpoint.base import empty_checkpoint
 from typer.testing import CliRunner
 
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.diff import path_text
-from langgraph_gcs_saver.cli.terminal import CommandError
-from langgraph_gcs_saver.diff import Id, differences
-from langgraph_gcs_saver.keys import checkpoint_doc
+from langgraph_gcs_saver.cli.commands.diff import path_text
+from langgraph_gcs_saver.cli.views.terminal import CommandError
+from langgraph_gcs_saver.format.keys import checkpoint_doc
+from langgraph_gcs_saver.portable.diff import Id, differences
 from tests.behaviour.api import cfg, version
 from tests.cli.stored import put
 from tests.system.raw import open_raw

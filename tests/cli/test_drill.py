@@ -10,10 +10,11 @@ import tempfile
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.cli.drill import _seconds
-from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.commands.drill import _seconds
+from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import DamageError, WrongKeyError
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.drill import drill
 from tests.behaviour.api import cfg, cid
 from tests.cli.test_demo import LANGGRAPH_GCS, emulators_uri, environment  # noqa: F401 - fixtures

@@ -20,10 +20,11 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.types import Command, interrupt
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import GCSSaver, edits
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, SerializationError
+from langgraph_gcs_saver.portable import edits
 from tests.cli.stored import put
 from tests.patience import PATIENCE
 

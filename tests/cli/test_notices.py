@@ -63,6 +63,6 @@ def test_a_filter_of_the_user_comes_first(run, tmp_path):
 
 
 def test_other_warnings_are_told(run):
-    code = "import warnings; from langgraph_gcs_saver.cli import ignore_notices; ignore_notices()"
+    code = "import warnings; from langgraph_gcs_saver.cli.notices import ignore_notices; ignore_notices()"
     other = f"{code}; warnings.warn('You are using a Python version of mine', FutureWarning)"
     assert "of mine" in run(sys.executable, "-c", other)[1]

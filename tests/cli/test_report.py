@@ -18,12 +18,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Interrupt
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver, StoredValue, keys
-from langgraph_gcs_saver.cli import report as command
-from langgraph_gcs_saver.cli import report_page
+from langgraph_gcs_saver import CheckpointInfo, Finding, GCSSaver, StoredValue
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.report_page import COLUMNS, Report, page
-from langgraph_gcs_saver.cli.report_values import LENGTH, PIECES, Change, Piece, changes, readable
+from langgraph_gcs_saver.cli.commands import report as command
+from langgraph_gcs_saver.cli.views import report_page
+from langgraph_gcs_saver.cli.views.report_page import COLUMNS, Report, page
+from langgraph_gcs_saver.cli.views.report_values import LENGTH, PIECES, Change, Piece, changes, readable
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.patience import PATIENCE

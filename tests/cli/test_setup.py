@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.cli.filled import HOSTILE
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)

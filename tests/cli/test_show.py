@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.checkpoint import message_lines
-from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver.cli.commands.checkpoint import message_lines
+from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import CheckpointCorruptError, InvalidInputError
-from langgraph_gcs_saver.keys import checkpoint_doc
+from langgraph_gcs_saver.format.keys import checkpoint_doc
 from langgraph_gcs_saver.portable import PortableSerializer, from_json
 from tests.behaviour.api import cfg
 from tests.cli.stored import put

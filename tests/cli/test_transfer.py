@@ -7,10 +7,11 @@ import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.terminal import CommandError
+from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, InvalidURIError, WrongKeyError
+from langgraph_gcs_saver.format import keys
 from tests.behaviour.api import cfg, checkpoint, cid, metadata
 from tests.cli.test_demo import emulators_uri, environment, run_command, run_in_terminal  # noqa: F401 - fixtures
 from tests.compat.xor_cipher import XorCipher

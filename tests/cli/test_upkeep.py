@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.cli import demo, plans, upkeep
-from langgraph_gcs_saver.cli.terminal import confirm, open_admin
-from langgraph_gcs_saver.effects import Commit, Merge
-from langgraph_gcs_saver.runners import run
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.commands import storage
+from langgraph_gcs_saver.cli.demo import play
+from langgraph_gcs_saver.cli.views import plans
+from langgraph_gcs_saver.cli.views.terminal import confirm, open_admin
+from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.behaviour.test_sweep import HOUR
@@ -240,7 +243,7 @@ def test_sweep(make_saver, raw, command, monkeypatch):
     saver = make_saver()
     for thread in ("idle", "used"):
         fill(saver, thread, 1)
-    monkeypatch.setattr(upkeep, "open_admin", partial(open_admin, interceptors=[Later(3 * HOUR)]))
+    monkeypatch.setattr(storage, "open_admin", partial(open_admin, interceptors=[Later(3 * HOUR)]))
     assert command("sweep", "--ttl", "1d", "--yes").out == "There is nothing to do.\n"
     for more in (["--yes"], ["--dry-run"]):
         nothing = json.loads(command("sweep", "--ttl", "1d", "--json", *more).out)
@@ -380,8 +383,8 @@ def test_what_is_typed_wins_over_the_environment(make_saver, store_uri, command,
 @LOCAL
 def test_the_demo_is_not_played_in_the_store_of_the_environment(command, monkeypatch, tmp_path):
     played = []
-    monkeypatch.setattr(demo._Plot, "of", lambda store, *_: played.append(store))
-    monkeypatch.setattr(demo, "_Demo", lambda *_, **__: SimpleNamespace(run=lambda: {"proof": {}}))
+    monkeypatch.setattr(play._Plot, "of", lambda store, *_: played.append(store))
+    monkeypatch.setattr(play, "_Demo", lambda *_, **__: SimpleNamespace(run=lambda: {"proof": {}}))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for arguments in ([], ["--store", "file:///typed"]):
         assert command(*arguments, "demo").code == 0

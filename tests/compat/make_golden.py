@@ -26,11 +26,12 @@ from unittest import mock
 import zstandard
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver, keys, manifest
-from langgraph_gcs_saver import saver as saver_module
-from langgraph_gcs_saver.dictionary import DICTIONARY
-from langgraph_gcs_saver.effects import Commit, Merge
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, Merge
 from langgraph_gcs_saver.flows import writes as writes_module
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.dictionary import DICTIONARY
+from langgraph_gcs_saver.saver import checkpointer as saver_module
 from langgraph_gcs_saver.stores import local
 from tests.compat.xor_cipher import XorCipher
 

@@ -12,9 +12,9 @@ import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.dictionary import DICTIONARY
 from langgraph_gcs_saver.errors import ClearTextError
-from langgraph_gcs_saver.keys import checkpoint_doc
+from langgraph_gcs_saver.format.dictionary import DICTIONARY
+from langgraph_gcs_saver.format.keys import checkpoint_doc
 from tests.compat.make_golden import BOUND, FOLDED, cid, make, shown
 from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor

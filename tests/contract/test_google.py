@@ -34,7 +34,7 @@ from google.cloud import firestore, storage
 from google.cloud.firestore_v1.types import document, query
 from google.cloud.firestore_v1.types import firestore as rpcs
 
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BucketSettings,
     Commit,
     Create,
@@ -60,8 +60,8 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     StoreUnavailableError,
 )
-from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
-from langgraph_gcs_saver.stores.gcs import GCSBlobs
+from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 from langgraph_gcs_saver.testing.contract import StoreContract
 from tests.patience import PATIENCE, eventually
 
@@ -575,9 +575,9 @@ os.register_at_fork(
 
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
-from langgraph_gcs_saver.effects import *
-from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
-from langgraph_gcs_saver.stores.gcs import GCSBlobs
+from langgraph_gcs_saver.engine.effects import *
+from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 
 documents = FirestoreDocuments(firestore.Client(project=sys.argv[1], credentials=AnonymousCredentials()))
 blobs = GCSBlobs(storage.Client(project="p", credentials=AnonymousCredentials()).bucket(sys.argv[2]), prefix="p")

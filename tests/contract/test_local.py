@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Create,
     Delete,

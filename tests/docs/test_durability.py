@@ -14,7 +14,7 @@ from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli import demo_process
+from langgraph_gcs_saver.cli.demo import process
 from tests.docs.fences import ROOT
 from tests.patience import PATIENCE
 
@@ -103,7 +103,7 @@ def test_steps_of_the_default_need_not_wait_for_the_store(uri, mode):
 def test_the_demo_says_how_durable_its_steps_are():
     told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## See it work\n")[2].partition("\n## ")[0]
     assert 'the demo runs with `durability="sync"`' in " ".join(told.split())
-    calls = [node for node in ast.walk(ast.parse(inspect.getsource(demo_process))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(process))) if isinstance(node, ast.Call)]
     (given,) = [call.keywords for call in calls if ast.unparse(call.func).endswith(".invoke")]
     assert {"durability": "sync"}.items() <= {one.arg: getattr(one.value, "value", None) for one in given}.items()
 

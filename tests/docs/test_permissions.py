@@ -13,7 +13,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.storage import Client
 
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
     Create,
@@ -32,9 +32,9 @@ from langgraph_gcs_saver.effects import (
     ReadIndexing,
     SetLifecycle,
 )
-from langgraph_gcs_saver.stores import BlobStore, DocumentStore
-from langgraph_gcs_saver.stores.firestore import FirestoreDocuments
-from langgraph_gcs_saver.stores.gcs import GCSBlobs
+from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
+from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 from tests.docs.conftest import chat
 from tests.docs.fences import ROOT
 from tests.emulators.firestore_admin import FirestoreAdmin
@@ -135,7 +135,7 @@ def _commits() -> list[tuple[type, tuple[Any, ...]]]:
 
 
 def test_the_kinds_of_writes_are_all_known():
-    from langgraph_gcs_saver import effects
+    from langgraph_gcs_saver.engine import effects
 
     assert set(_WRITES) == set(effects.Write.__args__)
 

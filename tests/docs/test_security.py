@@ -16,9 +16,9 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import GetDocs
+from langgraph_gcs_saver.engine.effects import GetDocs
 from langgraph_gcs_saver.errors import CheckpointCorruptError, SerializationError, WrongKeyError
-from langgraph_gcs_saver.keys import checkpoint_doc
+from langgraph_gcs_saver.format.keys import checkpoint_doc
 from langgraph_gcs_saver.portable import PortableSerializer
 from tests.incremental.eax import Eax
 from tests.security.hostile import Trap, fill

@@ -26,8 +26,8 @@ import pytest
 import yaml
 
 from langgraph_gcs_saver import GCSSaver, KeepLast
-from langgraph_gcs_saver.effects import Commit, Merge, QueryDocs
-from langgraph_gcs_saver.keys import checkpoints
+from langgraph_gcs_saver.engine.effects import Commit, Merge, QueryDocs
+from langgraph_gcs_saver.format.keys import checkpoints
 from langgraph_gcs_saver.options import Options
 from tests.docs import agents, shell
 from tests.docs.fences import ROOT, Block, blocks, pages

@@ -14,9 +14,9 @@ import pytest
 from benchmarks import cost
 from benchmarks.compare import prices
 from langgraph_gcs_saver import GCSSaver, errors, events
-from langgraph_gcs_saver.admin import Admin
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.docs.fences import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

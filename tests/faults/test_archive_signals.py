@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.admin import _new_archive
-from langgraph_gcs_saver.effects import Doc, GetBlob, GetDocs
-from langgraph_gcs_saver.runners import Backend, run
+from langgraph_gcs_saver.engine.effects import Doc, GetBlob, GetDocs
+from langgraph_gcs_saver.engine.runner import Backend, run
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.saver.admin import _new_archive
 from langgraph_gcs_saver.stores.archive import Archive
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE
 
-MODULES = ("/stores/archive.py", "/admin.py", "/runners.py", "/pool.py", "/contextlib.py")
+MODULES = ("/stores/archive.py", "/saver/admin.py", "/engine/runner.py", "/engine/pool.py", "/contextlib.py")
 
 pytestmark = [
     # A file that a strike leaves to the interpreter to close.

@@ -6,8 +6,7 @@ from itertools import count
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
     Delete,
@@ -18,8 +17,9 @@ from langgraph_gcs_saver.effects import (
     Merge,
     PutBlob,
 )
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.flows import prune, threads
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import (
     NEIGHBOURS,
     OPERATIONS,

@@ -8,12 +8,13 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import GCSSaver, filters, keys, manifest
-from langgraph_gcs_saver.effects import Now
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Now
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
-from langgraph_gcs_saver.flows import manifests, survey, tuples, writes
+from langgraph_gcs_saver.flows import load, manifests, survey, writes
 from langgraph_gcs_saver.flows.survey import Survey
-from langgraph_gcs_saver.manifest import Manifest
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.manifest import Manifest
 from langgraph_gcs_saver.testing.damage import Damage, DamagedThread, Unnoticed, WrongAnswer, flip_everything
 from tests.compat.xor_cipher import XorCipher
 from tests.incremental.eax import Eax
@@ -249,14 +250,14 @@ BLIND = {
         without_digest_of_stub,
     ),
     "pending writes in objects are not checked": ("objects", "~writes", writes, "open_stub", without_digest_of_stub),
-    "damage reads as nothing": ("inline", "", tuples, "get_tuple", with_none_for_damage),
-    "the flag is missing": ("inline", "", tuples, "replace", lambda old: lambda loaded, metadata: loaded),
-    "the event is missing": ("inline", "", tuples, "Emit", lambda old: lambda event: Now()),
-    "a lost heir is not missed": ("inline", "deleted", tuples, "heir_of", lambda old: lambda doc: None),
+    "damage reads as nothing": ("inline", "", load, "get_tuple", with_none_for_damage),
+    "the flag is missing": ("inline", "", load, "replace", lambda old: lambda loaded, metadata: loaded),
+    "the event is missing": ("inline", "", load, "Emit", lambda old: lambda event: Now()),
+    "a lost heir is not missed": ("inline", "deleted", load, "heir_of", lambda old: lambda doc: None),
     "another thread is named": (
         "inline",
         "",
-        tuples,
+        load,
         "unreadable",
         lambda old: lambda what, _, *ids: old(what, "u", *ids),
     ),

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_gcs_saver import runners
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
     Create,
@@ -35,15 +35,15 @@ from langgraph_gcs_saver.effects import (
     PutBlob,
     QueryDocs,
 )
+from langgraph_gcs_saver.engine.runner import Backend, run
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.runners import Backend, run
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, aeventually
 
 MODULES = (
-    *("/runners.py", "/pool.py", "/stores/local.py"),
+    *("/engine/runner.py", "/engine/pool.py", "/stores/local.py"),
     *("/contextlib.py", "/threading.py", "/_weakrefset.py", "/pathlib.py"),
 )
 
@@ -74,7 +74,7 @@ def path(tmp_path):
 def _few_threads(monkeypatch):
     """So that a test can occupy all of them."""
     monkeypatch.setattr(local, "MAX_THREADS", 2)
-    monkeypatch.setattr(runners, "_MOST_IN_MAIN", 2)
+    monkeypatch.setattr(runner, "_MOST_IN_MAIN", 2)
 
 
 def settle(pool):
@@ -383,8 +383,8 @@ def test_objects(path, case, error, opcodes, every):
 STRUCK_AT_RANDOM = """
 import random, signal, sys, threading, time
 from pathlib import Path
-from langgraph_gcs_saver.effects import *
-from langgraph_gcs_saver.runners import Backend, run
+from langgraph_gcs_saver.engine.effects import *
+from langgraph_gcs_saver.engine.runner import Backend, run
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.testing import PATIENCE
@@ -485,7 +485,7 @@ def test_many_alarms_at_random_moments(path):
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from langgraph_gcs_saver.effects import *
+from langgraph_gcs_saver.engine.effects import *
 from langgraph_gcs_saver.stores.local import LocalDocuments
 
 documents = LocalDocuments(Path(sys.argv[1]), timeout=3600)

@@ -19,17 +19,18 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 from langgraph.checkpoint.base import CheckpointTuple
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.effects import Commit, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import DamageError, StoreError, StoreUnavailableError
 from langgraph_gcs_saver.flows import sources
-from langgraph_gcs_saver.interceptors import Interceptor
-from langgraph_gcs_saver.stores.firestore import ATTEMPTS
-from langgraph_gcs_saver.stores.gcs import GCSBlobs
-from langgraph_gcs_saver.testing import http_proxy, proxy
-from langgraph_gcs_saver.testing.http_proxy import StorageProxy
-from langgraph_gcs_saver.testing.proxy import Fault, Faults, FirestoreProxy
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.stores.google.firestore import ATTEMPTS
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
+from langgraph_gcs_saver.testing import firestore_proxy, storage_proxy
+from langgraph_gcs_saver.testing.firestore_proxy import Fault, Faults, FirestoreProxy
+from langgraph_gcs_saver.testing.storage_proxy import StorageProxy
 from tests.faults.talk import (
     Ledger,
     aconverse,
@@ -93,8 +94,8 @@ class Lane:
         return was
 
     def plan(self, *faults, **options):
-        self.documents.faults = Faults(*(f for f in faults if f.call not in http_proxy.CALLS), **options)
-        self.blobs.faults = Faults(*(f for f in faults if f.call in http_proxy.CALLS), **options)
+        self.documents.faults = Faults(*(f for f in faults if f.call not in storage_proxy.CALLS), **options)
+        self.blobs.faults = Faults(*(f for f in faults if f.call in storage_proxy.CALLS), **options)
 
     def requests(self):
         return self.documents.faults.requests + self.blobs.faults.requests
@@ -413,11 +414,11 @@ def on_lanes(lanes, tasks):
 
 
 def kinds_of(call, *, every):
-    if call in http_proxy.CALLS:
-        found = http_proxy.BODY_KINDS if call in {"upload", "download"} else http_proxy.KINDS
+    if call in storage_proxy.CALLS:
+        found = storage_proxy.BODY_KINDS if call in {"upload", "download"} else storage_proxy.KINDS
         few = {"503", "lost", "late", "cut", "flip"}
     else:
-        found = proxy.STREAM_KINDS if call in proxy.STREAMS else proxy.KINDS
+        found = firestore_proxy.STREAM_KINDS if call in firestore_proxy.STREAMS else firestore_proxy.KINDS
         few = {"unavailable", "lost", "late", "cut"}
     return [kind for kind in found if every or kind in few]
 
@@ -689,7 +690,7 @@ def test_a_graph_with_any_one_answer_lost(lanes, mode):
     assert all(on_lanes(lanes, tasks))
 
 
-SOAK_KINDS = frozenset({*http_proxy.BODY_KINDS, *proxy.STREAM_KINDS})
+SOAK_KINDS = frozenset({*storage_proxy.BODY_KINDS, *firestore_proxy.STREAM_KINDS})
 
 
 @contextmanager

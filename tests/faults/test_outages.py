@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.testing.proxy import Faults
+from langgraph_gcs_saver.testing.firestore_proxy import Faults
 from tests.faults.talk import patiently
 from tests.faults.test_lost_answers import Lane, lane, lanes  # noqa: F401 - fixtures
 from tests.stateful.load import World

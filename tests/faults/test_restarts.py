@@ -17,13 +17,13 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import Commit, GetBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, GetBlob, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import DamageError, StoreUnavailableError
-from langgraph_gcs_saver.interceptors import Interceptor
 from langgraph_gcs_saver.options import Options
-from langgraph_gcs_saver.stores.gcs import GCSBlobs
-from langgraph_gcs_saver.testing.http_proxy import StorageProxy
-from langgraph_gcs_saver.testing.proxy import Faults
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
+from langgraph_gcs_saver.testing.firestore_proxy import Faults
+from langgraph_gcs_saver.testing.storage_proxy import StorageProxy
 from tests.emulators.firestore import FirestoreEmulator
 from tests.emulators.process import HOST
 from tests.emulators.storage import StorageEmulator

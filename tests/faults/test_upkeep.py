@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver.errors import ConflictError
-from langgraph_gcs_saver.flows import checkpoints, writes
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.flows import save, writes
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
 from tests.system.raw import open_raw
@@ -201,7 +201,7 @@ def live(make_saver, store_uri, seconds, seed, wanted=("puts", "forks", "reads",
 
 @pytest.fixture
 def _short_deadlines(monkeypatch):
-    for module in (checkpoints, writes):
+    for module in (save, writes):
         monkeypatch.setattr(module, "ATTEMPT_DEADLINE_SECONDS", ATTEMPT_SECONDS)
 
 

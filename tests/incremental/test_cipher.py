@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import CheckpointCorruptError, WrongKeyError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointSkipped
-from langgraph_gcs_saver.frames import Codec, FrameError
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec, FrameError
 from tests.incremental.eax import Eax
 from tests.incremental.threads import Thread, chat, growing, numbers
 from tests.system.build import cfg, checkpoint, cid, number, version

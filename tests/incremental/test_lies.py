@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import zstandard
 
-from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import GetDocs, PutBlob
+from langgraph_gcs_saver.engine.effects import GetDocs, PutBlob
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ValueTooLargeError
 from langgraph_gcs_saver.flows.manifests import make_stub, read_manifest
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.runners import run
+from langgraph_gcs_saver.format import frames, keys, manifest
+from langgraph_gcs_saver.format.frames import Codec
 from tests.incremental.threads import Thread, growing
 from tests.system.build import cfg, cid
 

@@ -2,10 +2,10 @@
 
 import random
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import GetDocs
+from langgraph_gcs_saver.engine.effects import GetDocs
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.runners import run
+from langgraph_gcs_saver.format import keys
 from tests.system.build import cfg, checkpoint, cid, number, version
 
 METADATA = {"source": "loop", "step": 0, "parents": {}}

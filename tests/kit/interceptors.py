@@ -4,9 +4,9 @@ import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import REQUESTS, GetDocs, Now, QueryDocs
-from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs, Now, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import READS
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from langgraph_gcs_saver.runners import arun, run
+from langgraph_gcs_saver.engine.runner import arun, run
 
 
 def perform_sync(flow, backend):

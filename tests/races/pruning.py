@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import Commit, CopyBlob, Doc, Effect, Emit, Flow, Gather, Now, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, CopyBlob, Doc, Effect, Emit, Flow, Gather, Now, PutBlob
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
 from langgraph_gcs_saver.flows import prune as pruning
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.lineage import History, delta_history
+from langgraph_gcs_saver.flows.load import get_tuple
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.flows.tuples import get_tuple
 from langgraph_gcs_saver.flows.verify import verify
-from langgraph_gcs_saver.retention import KeepLast, Retention, decide
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.policy.retention import KeepLast, Retention, decide
 
 from .scenarios import (
     LARGE_WRITES,

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.effects import Compute, Effect, Emit, Flow, Gather, GetBlob, Now, QueryDocs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Compute, Effect, Emit, Flow, Gather, GetBlob, Now, QueryDocs
+from langgraph_gcs_saver.engine.runner import OFFLOAD_BYTES, Backend, arun
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidConfigError, SerializationError
 from langgraph_gcs_saver.events import CheckpointSkipped
-from langgraph_gcs_saver.flows import checkpoints, threads, tuples
-from langgraph_gcs_saver.flows.tuples import Search
-from langgraph_gcs_saver.requests import put_request
-from langgraph_gcs_saver.runners import OFFLOAD_BYTES, Backend, arun
+from langgraph_gcs_saver.flows import load, save, threads
+from langgraph_gcs_saver.flows.load import Search
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.saver.arguments import put_request
 
 from .world import (
     LARGE,
@@ -171,7 +172,7 @@ async def test_many_channels_do_not_hold_up_the_event_loop(channels: int, length
         put = put_flow(context, f"{number:02}", f"{number - 1:02}", found, ["channel1"])
         await perform("put", put)
     for reader in (context, new_context("b")):
-        await perform("get_tuple", tuples.get_tuple(THREAD, "", None, LOADS, reader))
+        await perform("get_tuple", load.get_tuple(THREAD, "", None, LOADS, reader))
         await perform("list", list_flow(ALL, None, reader))
     backend._threads().beside.close(None)
     assert not told
@@ -249,7 +250,7 @@ def test_a_document_whose_frames_are_no_bytes_is_stepped_over_and_replaced() -> 
     for other in (context, new_context("b")):
         _, healed = play(put_flow(other, "1", None, channels), world)
         assert dangling(healed) is None
-        loaded, _ = play(tuples.get_tuple(THREAD, "", "1", LOADS, new_context("c")), healed)
+        loaded, _ = play(load.get_tuple(THREAD, "", "1", LOADS, new_context("c")), healed)
         assert dict(loaded.values) == values_of(channels)
 
 
@@ -294,7 +295,7 @@ def test_a_filter_that_few_match_reads_only_their_pending_writes(history: World)
 
 def test_objects_of_pending_writes_are_read_in_one_round(history: World) -> None:
     seen: list[Effect[Any]] = []
-    found, _ = play(tuples.get_tuple(THREAD, "", "0001", LOADS, new_context("c")), history, seen)
+    found, _ = play(load.get_tuple(THREAD, "", "0001", LOADS, new_context("c")), history, seen)
     assert len(found.writes) == 3
     assert len([e for e in _rpcs(seen) if not isinstance(e, Gather) or e.effects]) <= 3
 
@@ -304,7 +305,7 @@ def test_a_filter_that_only_we_can_apply_does_not_read_one_by_one(history: World
     found, _ = play(list_flow(Search(THREAD, None, None, None, {"odd key": True}), 1, new_context("c")), history, seen)
     assert [loaded.manifest.checkpoint_id for loaded in found] == ["0000"]
     queries = [e for e in seen if isinstance(e, QueryDocs) and e.collection.endswith(keys.CHECKPOINTS)]
-    assert len(queries) <= 100 // tuples.PAGE + 1
+    assert len(queries) <= 100 // load.PAGE + 1
 
 
 def test_a_listing_of_all_threads_needs_no_index(history: World) -> None:
@@ -333,7 +334,7 @@ def test_heads_take_no_more_memory_than_they_are_counted_for() -> None:
         context=context,
         now=0.0,
     )
-    play(checkpoints.put(request, context), World())
+    play(save.put(request, context), World())
     heads = context.heads
     assert len(pickle.dumps([head for head, _ in heads._entries.values()])) <= heads._bytes
 

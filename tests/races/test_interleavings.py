@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Delete,
     DeleteBlobs,
@@ -27,9 +26,10 @@ from langgraph_gcs_saver.effects import (
     Pause,
     QueryDocs,
 )
-from langgraph_gcs_saver.flows import checkpoints, threads, writes
+from langgraph_gcs_saver.flows import save, threads, writes
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import Guard
+from langgraph_gcs_saver.format import keys, manifest
 
 from . import world
 from .scenarios import SCENARIOS
@@ -158,30 +158,30 @@ def _guard_without_a_document(patch: pytest.MonkeyPatch) -> None:
             return Guard(name, None)
         return (yield from whole(thread_id, context, **beside))
 
-    patch.setattr(checkpoints, "guard", guard)
+    patch.setattr(save, "guard", guard)
     patch.setattr(writes, "guard", guard)
 
 
 def _guard_only_with_objects(patch: pytest.MonkeyPatch) -> None:
     """A small step is then stored in a thread that is being deleted, and the next one inherits from it."""
-    whole = checkpoints._Attempts._guard
+    whole = save._Attempts._guard
 
     def guard(attempts: Any, layout: Any) -> Flow[Guard | None]:
         found = yield from whole(attempts, layout)
         return found if found is None or layout.uploads else _Careless(found.name, found.update_time)
 
-    patch.setattr(checkpoints._Attempts, "_guard", guard)
+    patch.setattr(save._Attempts, "_guard", guard)
 
 
 def _parent_without_condition(patch: pytest.MonkeyPatch) -> None:
-    whole = checkpoints._Attempts._writes
+    whole = save._Attempts._writes
 
     def commit(attempts: Any, *args: Any) -> Any:
         found = whole(attempts, *args)
         parent = None if attempts.head is None else attempts.head.manifest.name
         return tuple(replace(w, update_time=None) if w.name == parent else w for w in found)
 
-    patch.setattr(checkpoints._Attempts, "_writes", commit)
+    patch.setattr(save._Attempts, "_writes", commit)
 
 
 def _heir_without_token(patch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def _heir_without_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def _inherits_from_a_greater_id(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(checkpoints.Put, "is_out_of_order", lambda _: False)
+    patch.setattr(save.Put, "is_out_of_order", lambda _: False)
 
 
 def _checkpoints_without_condition(patch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def _dead_deletion_is_finished(patch: pytest.MonkeyPatch) -> None:
             yield from threads.delete_thread(thread_id, context)
         return (yield from whole(thread_id, context, **beside))
 
-    patch.setattr(checkpoints, "guard", guard)
+    patch.setattr(save, "guard", guard)
     patch.setattr(writes, "guard", guard)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Effect, Emit
+from langgraph_gcs_saver.engine.effects import Effect, Emit
 from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.events import CheckpointSkipped
-from langgraph_gcs_saver.flows import tuples
-from langgraph_gcs_saver.flows.tuples import Loaded, Search
+from langgraph_gcs_saver.flows import load
+from langgraph_gcs_saver.flows.load import Loaded, Search
+from langgraph_gcs_saver.format import keys
 
 from .world import LOADS, State, World, list_flow, new_context, play, put_flow, values_of, writes_flow
 
@@ -81,7 +81,7 @@ def _history(choose: random.Random) -> _History:
     whole = {}
     for key, stored in values.items():
         try:
-            loaded, _ = play(tuples.get_tuple(*key, LOADS, new_context("b")), world)
+            loaded, _ = play(load.get_tuple(*key, LOADS, new_context("b")), world)
         except CheckpointCorruptError:
             continue  # Damaged itself, or it inherits from one that is.
         assert dict(loaded.values) == stored
@@ -165,8 +165,8 @@ def _check(history: _History, search: Search, limit: int | None) -> None:
 
 def _try(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = random.Random(seed)
-    monkeypatch.setattr(tuples, "PAGE", choose.choice([1, 2, 3, 7, 50]))
-    monkeypatch.setattr(tuples, "PAGE_BYTES", choose.choice([50, 300, 64 << 20]))
+    monkeypatch.setattr(load, "PAGE", choose.choice([1, 2, 3, 7, 50]))
+    monkeypatch.setattr(load, "PAGE_BYTES", choose.choice([50, 300, 64 << 20]))
     history = _history(choose)
     _check(history, Search(None, None, None, None, None), None)
     for _ in range(15):

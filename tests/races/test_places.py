@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Flow, Merge
+from langgraph_gcs_saver.engine.effects import Flow, Merge
 from langgraph_gcs_saver.errors import WrongStoreError
 from langgraph_gcs_saver.flows import places
 from langgraph_gcs_saver.flows.context import Binding, Context, Place
+from langgraph_gcs_saver.format import keys
 
 from .world import LARGE, SMALL, Call, Process, Run, World, explore, put_flow, random_bytes, state, writes_flow
 

@@ -14,12 +14,22 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import Commit, Delete, DeleteBlobs, Effect, Flow, GetDocs, ListBlobs, Merge, Write
-from langgraph_gcs_saver.flows import checkpoints, threads, writes
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Delete,
+    DeleteBlobs,
+    Effect,
+    Flow,
+    GetDocs,
+    ListBlobs,
+    Merge,
+    Write,
+)
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
 from langgraph_gcs_saver.flows import prune as pruning
+from langgraph_gcs_saver.flows import save, threads, writes
+from langgraph_gcs_saver.format import keys
 
 from . import world
 from .pruning import PRUNING, TARGET, copy
@@ -194,12 +204,12 @@ def _runs_without_token(patch: pytest.MonkeyPatch) -> None:
     def note_run(run_id: str, thread_id: str, _: Any) -> Write:
         return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id})
 
-    patch.setattr(checkpoints, "note_run", note_run)
+    patch.setattr(save, "note_run", note_run)
 
 
 def _runs_of_a_parent_of_another_run(patch: pytest.MonkeyPatch) -> None:
     """A run is noted with its first checkpoint only, as if nobody could have forgotten it since."""
-    whole, noted = checkpoints._Attempts._writes, set[Any]()
+    whole, noted = save._Attempts._writes, set[Any]()
 
     def writes(attempts: Any, *args: Any) -> Any:
         found = whole(attempts, *args)
@@ -208,7 +218,7 @@ def _runs_of_a_parent_of_another_run(patch: pytest.MonkeyPatch) -> None:
         noted.add(key)
         return tuple(write for write in found if not (again and write.name.startswith(keys.RUNS)))
 
-    patch.setattr(checkpoints._Attempts, "_writes", writes)
+    patch.setattr(save._Attempts, "_writes", writes)
 
 
 def _copies_newest_first(patch: pytest.MonkeyPatch) -> None:
@@ -240,7 +250,7 @@ def _collects_what_is_young(patch: pytest.MonkeyPatch) -> None:
 
 
 def _writers_without_a_deadline(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(checkpoints, "ATTEMPT_DEADLINE_SECONDS", float("inf"))
+    patch.setattr(save, "ATTEMPT_DEADLINE_SECONDS", float("inf"))
 
 
 def _collects_from_copies_under_way(effect: Effect[Any]) -> list[Effect[Any]]:
@@ -261,7 +271,7 @@ class _OldestFirst(TopologicalSorter):
 def _without_topological_order(patch: pytest.MonkeyPatch) -> None:
     """Ids alone do not tell who needs whom, if writers inherit from greater ids."""
     patch.setattr(pruning, "TopologicalSorter", _OldestFirst)
-    patch.setattr(checkpoints.Put, "is_out_of_order", lambda _: False)
+    patch.setattr(save.Put, "is_out_of_order", lambda _: False)
 
 
 def _oldest_first(patch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,7 @@ from typing import Any, Literal
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import frames, keys, manifest, requests
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     Compute,
@@ -48,12 +46,15 @@ from langgraph_gcs_saver.effects import (
 )
 from langgraph_gcs_saver.errors import StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, ParentForked
-from langgraph_gcs_saver.flows import checkpoints, threads, tuples
+from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows import writes as pending
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.serialization import loads
+from langgraph_gcs_saver.format import frames, keys, manifest
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.saver import arguments
 
 THREAD = "t"
 SERDE = JsonPlusSerializer()
@@ -710,7 +711,7 @@ def put_flow(
     metadata: Any = None,
 ) -> Flow[None]:
     """The flow of `put`; all channels are fresh unless told otherwise."""
-    request = requests.put_request(
+    request = arguments.put_request(
         config(thread_id, parent, ns, run),
         checkpoint(checkpoint_id, channels),
         {"source": "loop"} if metadata is None else metadata,
@@ -719,7 +720,7 @@ def put_flow(
         context=context,
         now=now,
     )
-    return checkpoints.put(request, context)
+    return save.put(request, context)
 
 
 def put(
@@ -748,12 +749,12 @@ def writes_flow(
     ns: str = "",
 ) -> Flow[None]:
     """The flow of `put_writes`."""
-    request = requests.put_writes_request(config(thread_id, checkpoint_id, ns), found, task, "", serde=SERDE)
+    request = arguments.put_writes_request(config(thread_id, checkpoint_id, ns), found, task, "", serde=SERDE)
     return pending.put_writes(request, context)
 
 
 def put_writes(checkpoint_id: str, task: str, found: list[tuple[str, Any]]) -> Call:
-    request = requests.put_writes_request(config(THREAD, checkpoint_id), found, task, "", serde=SERDE)
+    request = arguments.put_writes_request(config(THREAD, checkpoint_id), found, task, "", serde=SERDE)
     numbers = {write.idx: value for write, (_, value) in zip(request.writes, found, strict=True)}
     return Call(
         f"put_writes of {task}",
@@ -767,38 +768,38 @@ def delete(thread_id: str = THREAD) -> Call:
 
 
 def read(checkpoint_id: str | None) -> Call:
-    def start(context: Context) -> Flow[list[tuples.Loaded]]:
-        found = yield from tuples.get_tuple(THREAD, "", checkpoint_id, LOADS, context)
+    def start(context: Context) -> Flow[list[load.Loaded]]:
+        found = yield from load.get_tuple(THREAD, "", checkpoint_id, LOADS, context)
         return [] if found is None else [found]
 
     return Call(f"get_tuple of {checkpoint_id or 'the latest'}", start, reads=True)
 
 
 def list_all() -> Call:
-    def start(context: Context) -> Flow[list[tuples.Loaded]]:
-        return (yield from list_flow(tuples.Search(THREAD, None, None, None, None), None, context))
+    def start(context: Context) -> Flow[list[load.Loaded]]:
+        return (yield from list_flow(load.Search(THREAD, None, None, None, None), None, context))
 
     return Call("list", start, reads=True)
 
 
-def list_flow(search: tuples.Search, limit: int | None, context: Context) -> Flow[list[tuples.Loaded]]:
+def list_flow(search: load.Search, limit: int | None, context: Context) -> Flow[list[load.Loaded]]:
     """All pages of a listing, as `GCSSaver.list` asks for them."""
-    found: list[tuples.Loaded] = []
+    found: list[load.Loaded] = []
     after: str | None = None
     while limit is None or len(found) < limit:
         left = None if limit is None else limit - len(found)
-        page, after = yield from tuples.list_page(search, after, left, LOADS, context)
+        page, after = yield from load.list_page(search, after, left, LOADS, context)
         found += page
         if after is None:
             break
     return found
 
 
-def get_checkpoint(name: str, context: Context) -> Flow[tuples.Loaded | None]:
+def get_checkpoint(name: str, context: Context) -> Flow[load.Loaded | None]:
     """Read the checkpoint of a document whose ids are short."""
     thread, leaf = keys.split_checkpoint_doc(name)
     ns = keys.dec(leaf.split("!", 1)[1])
-    return tuples.get_tuple(str(keys.dec(thread[3:])), str(ns), keys.checkpoint_id_of(name), LOADS, context)
+    return load.get_tuple(str(keys.dec(thread[3:])), str(ns), keys.checkpoint_id_of(name), LOADS, context)
 
 
 # Invariants

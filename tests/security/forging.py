@@ -2,7 +2,7 @@
 
 import hashlib
 
-from langgraph_gcs_saver import keys, manifest
+from langgraph_gcs_saver.format import keys, manifest
 from tests.system.build import cid
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import typer
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.system.build import cfg, checkpoint, version
 
 

@@ -4,9 +4,9 @@ import json
 
 import zstandard
 
-from langgraph_gcs_saver import frames, keys
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec
 from tests.security.forging import put_checkpoint, put_writes
 
 CODEC = Codec(3)

@@ -18,13 +18,14 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.edits import COUNTERS
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import DamageError, WrongKeyError
 from langgraph_gcs_saver.flows.manifests import FIELD
-from langgraph_gcs_saver.frames import Codec, envelope
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec, envelope
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, to_json
+from langgraph_gcs_saver.portable.edits import COUNTERS
 from tests.incremental.eax import Eax
 from tests.patience import PATIENCE
 from tests.security.forging import name_of, put_checkpoint

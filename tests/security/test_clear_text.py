@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli import terminal
 from langgraph_gcs_saver.cli.reference import commands
+from langgraph_gcs_saver.cli.views import terminal
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, DamageError, InvalidInputError
 from langgraph_gcs_saver.events import (
     CheckpointDamaged,

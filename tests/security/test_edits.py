@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessageChunk
 
-from langgraph_gcs_saver import GCSSaver, trials
-from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, to_json
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, to_json, trials
 from tests.patience import PATIENCE
 from tests.security.hostile import Trap
 from tests.system.build import put

@@ -15,7 +15,7 @@ from langgraph.types import Command, interrupt
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import DamageError, SerializationError
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.policy.retention import KeepLast
 from tests.behaviour.api import cfg
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.cli.filled import fill, numbers

@@ -18,10 +18,11 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import GCSSaverError
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Stored
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.security import registry
 from tests.security.forging import name_of
 from tests.security.hostile import MODULE, Trap, fill

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from langgraph_gcs_saver import GCSSaver, files, flows
+from langgraph_gcs_saver import GCSSaver, flows
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
     Create,
@@ -506,7 +507,7 @@ def test_a_killed_processs_store_that_may_only_be_read(frozen):
     code = (
         "import os, sys\n"
         "from langgraph_gcs_saver.stores.local import LocalDocuments\n"
-        "from langgraph_gcs_saver.effects import Commit, Create\n"
+        "from langgraph_gcs_saver.engine.effects import Commit, Create\n"
         "from pathlib import Path\n"
         "LocalDocuments(Path(sys.argv[1]), timeout=60).commit(Commit((Create('c/a', {'v': 1}),)))\n"
         "os.kill(os.getpid(), 9)\n"

@@ -4,9 +4,10 @@ from itertools import count
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.incremental.eax import Eax
 from tests.system.build import cfg, cid, put

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from langgraph_gcs_saver import frames, keys
+from langgraph_gcs_saver.format import frames, keys
 from tests.docs.fences import ROOT
 from tests.security import registry
 from tests.security.fuzzing import mutations, sabotage, seeds

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from langgraph_gcs_saver import keys, manifest
+from langgraph_gcs_saver.format import keys, manifest
 from tests.security.forging import name_of
 from tests.security.sealing import CODEC, opened, plain_envelope, seal
 from tests.security.test_memory import peak_of

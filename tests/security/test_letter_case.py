@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import GCSSaver, files, keys
-from langgraph_gcs_saver.effects import GetBlob, ListBlobs, PutBlob
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine.effects import GetBlob, ListBlobs, PutBlob
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.stores.local import LocalBlobs, _fold, _unfold
 from tests.patience import PATIENCE
 from tests.system.build import cfg, noise, put, values

@@ -7,10 +7,11 @@ import tracemalloc
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.digests import Digested
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ValueTooLargeError
-from langgraph_gcs_saver.manifest import CHAIN_FRAMES, CHAIN_SIZES
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.manifest import CHAIN_FRAMES, CHAIN_SIZES
 from tests.patience import PATIENCE
 from tests.security.forging import name_of
 from tests.security.sealing import CODEC, msgpack_bytes, opened, seal, seal_writes, zeros

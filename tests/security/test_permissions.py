@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, write_settings
-from langgraph_gcs_saver.files import write_file
+from langgraph_gcs_saver.engine.files import write_file
 from tests.patience import PATIENCE
 from tests.system.build import cfg, noise, put
 

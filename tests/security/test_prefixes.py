@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, KeepLast, flows, keys
-from langgraph_gcs_saver.effects import BlobInfo, Commit, Create, GetDocs, ListBlobs, PutBlob, QueryDocs
+from langgraph_gcs_saver import GCSSaver, KeepLast, flows
+from langgraph_gcs_saver.engine.effects import BlobInfo, Commit, Create, GetDocs, ListBlobs, PutBlob, QueryDocs
 from langgraph_gcs_saver.errors import DamageError
 from langgraph_gcs_saver.flows.listing import PAGE, list_all, list_page
+from langgraph_gcs_saver.format import keys
 from tests.system.build import cfg, cid, noise, put, values
 
 FOLDER = keys.thread_blobs("t")

@@ -19,10 +19,10 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.admin import Admin
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, objects, to_json
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.security import registry
 from tests.security.hostile import MODULE, Trap, fill
 from tests.system.build import cfg, cid

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.admin import Admin
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.security import registry, test_clear_text, test_every_method, test_reading_runs_nothing, test_shapes
 
 OWN = {"demo"}

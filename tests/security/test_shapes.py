@@ -17,7 +17,7 @@ import pytest
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
@@ -28,6 +28,7 @@ from langgraph_gcs_saver.errors import (
     UnsupportedFormatError,
 )
 from langgraph_gcs_saver.events import ThreadSkipped
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from tests.security.forging import name_of
 from tests.security.sealing import opened, seal, seal_writes

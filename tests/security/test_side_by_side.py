@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver import keys
-from langgraph_gcs_saver.effects import PutBlob
+from langgraph_gcs_saver.engine.effects import PutBlob
 from langgraph_gcs_saver.errors import ClearTextError, DamageError, GCSSaverError, UnsupportedFormatError, WrongKeyError
 from langgraph_gcs_saver.events import CheckpointSkipped, ThreadSkipped
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.incremental.eax import Eax

@@ -10,11 +10,11 @@ import tracemalloc
 import pytest
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import frames, keys, manifest
-from langgraph_gcs_saver.effects import Doc, PutBlob
+from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, GCSSaverError, InvalidInputError, ValueTooLargeError
-from langgraph_gcs_saver.frames import FrameError, open_envelope, parts
-from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Manifest, Serialized
+from langgraph_gcs_saver.format import frames, keys, manifest
+from langgraph_gcs_saver.format.frames import FrameError, open_envelope, parts
+from langgraph_gcs_saver.format.manifest import ChannelRef, FrameRef, Manifest, Serialized
 from langgraph_gcs_saver.stores.archive import Archive, NewArchive
 from tests.kit.memory import peak
 from tests.security.forging import name_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys, manifest
-from langgraph_gcs_saver.effects import GetDocs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import GetDocs
+from langgraph_gcs_saver.format import keys, manifest
 from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, cid, put
 from tests.system.raw import open_raw

@@ -5,11 +5,12 @@ from unittest import mock
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys, manifest
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows import writes as writes_module
-from langgraph_gcs_saver.frames import envelope
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.frames import envelope
 from tests.incremental.eax import Eax
 from tests.security.forging import frames_of, name_of, put_checkpoint, put_writes
 from tests.system.build import cfg, cid, number, put, values

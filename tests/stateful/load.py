@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.retention import KeepLast
+from langgraph_gcs_saver.policy.retention import KeepLast
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
 
 THREADS = ("t", "u")

@@ -15,17 +15,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langgraph_gcs_saver import admin, edits, keys, runners
-from langgraph_gcs_saver import saver as savers
-from langgraph_gcs_saver.effects import CopyBlob, PutBlob
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine.effects import CopyBlob, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError, InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import collect, copy, prune, threads
-from langgraph_gcs_saver.interceptors import Interceptor
-from langgraph_gcs_saver.manifest import LISTED_BY
-from langgraph_gcs_saver.portable import PortableSerializer
-from langgraph_gcs_saver.retention import KeepEvery, KeepFor, KeepLast
-from langgraph_gcs_saver.saver import RETENTION_STEPS
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import LISTED_BY
+from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
+from langgraph_gcs_saver.portable import PortableSerializer, edits
+from langgraph_gcs_saver.saver import admin
+from langgraph_gcs_saver.saver import checkpointer as savers
+from langgraph_gcs_saver.saver.checkpointer import RETENTION_STEPS
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
@@ -210,7 +212,7 @@ class Life(RuleBasedStateMachine):
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         # What failed is told by hypothesis; thousands of events say nothing more.
         patch.setattr(logging.getLogger("langgraph_gcs_saver"), "disabled", True)
-        for module in (admin, savers, runners, local):
+        for module in (admin, savers, runner, local):
             patch.setattr(module, "time", self.clock)
         patch.setattr(admin, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
         for module, limit in (

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from langgraph_gcs_saver import manifest
+from langgraph_gcs_saver.format import manifest
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
 from tests.compat.xor_cipher import XorCipher
 

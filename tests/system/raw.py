@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.effects import ListBlobs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import ListBlobs
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.options import parse
 from langgraph_gcs_saver.stores.local import LocalBlobs
 from langgraph_gcs_saver.stores.messages import PbMapValue

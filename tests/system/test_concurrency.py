@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from langgraph_gcs_saver.effects import Commit, DeleteBlobs
+from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import CheckpointSkipped, ParentForked
 from langgraph_gcs_saver.flows.threads import delete_thread
-from langgraph_gcs_saver.interceptors import Interceptor
 from tests.kit.interceptors import Seen
 from tests.patience import PATIENCE, Clock, eventually
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, number, put, values, version

@@ -6,13 +6,14 @@
 import pytest
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver import GCSSaver, keys
+from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     GCSSaverError,
     StoreNotFoundError,
     WrongStoreError,
 )
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields
 from langgraph_gcs_saver.testing.damage import Damage, DamagedThread

@@ -11,8 +11,8 @@ import pickle
 import pytest
 import zstandard
 
-from langgraph_gcs_saver import frames, keys
-from langgraph_gcs_saver.effects import GetBlob, GetDocs, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     DamageError,
@@ -22,8 +22,8 @@ from langgraph_gcs_saver.errors import (
     ValueTooLargeError,
 )
 from langgraph_gcs_saver.flows.manifests import make_stub
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format.frames import Codec
 from tests.kit.memory import peak
 from tests.security.sealing import opened, seal
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, values

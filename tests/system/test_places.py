@@ -15,9 +15,9 @@ from google.cloud import storage
 from langgraph.checkpoint.memory import InMemorySaver
 
 import langgraph_gcs_saver
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.admin import Admin
-from langgraph_gcs_saver.effects import Commit, ListBlobs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, ListBlobs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
     ConflictError,
     DamageError,
@@ -26,7 +26,8 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     WrongStoreError,
 )
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.saver.admin import Admin
 from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, checkpoint, cid, version
 from tests.system.raw import open_raw

@@ -12,10 +12,11 @@ from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Overwrite
 
-from langgraph_gcs_saver import GCSSaver, keys, manifest
-from langgraph_gcs_saver.effects import Commit, PutBlob
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
-from langgraph_gcs_saver.interceptors import Interceptor
+from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
 from tests.incremental.eax import Eax

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, SetupReport
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BucketSettings,
     Commit,
     Doc,
@@ -31,6 +31,7 @@ from langgraph_gcs_saver.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     PermissionDeniedError,
     SaverClosedError,
@@ -39,8 +40,7 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
 )
 from langgraph_gcs_saver.flows.setup import TRIES, setup
-from langgraph_gcs_saver.runners import run
-from langgraph_gcs_saver.settings import UNINDEXED, lifecycle_rules, settings_files
+from langgraph_gcs_saver.provisioning import UNINDEXED, lifecycle_rules, settings_files
 from tests.emulators.firestore_admin import Field, FirestoreAdmin
 from tests.patience import PATIENCE
 

@@ -11,9 +11,7 @@ from typing import Any
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import requests
-from langgraph_gcs_saver.cache import ByteCache
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     Compute,
@@ -35,11 +33,13 @@ from langgraph_gcs_saver.effects import (
     QueryDocs,
 )
 from langgraph_gcs_saver.events import Event
-from langgraph_gcs_saver.flows import checkpoints, tuples
+from langgraph_gcs_saver.flows import load, save
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
-from langgraph_gcs_saver.frames import Codec, crc32c
-from langgraph_gcs_saver.serialization import loads
+from langgraph_gcs_saver.format.frames import Codec, crc32c
+from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.saver import arguments
 
 SERDE = JsonPlusSerializer()
 CODEC = Codec(3)
@@ -249,33 +249,33 @@ def put_request(
     metadata = {"source": "loop", "step": number, "parents": {}} | ({} if run_id is None else {"run_id": run_id})
     new = {channel: versions[channel] for channel in fresh}
     context = make_context() if context is None else context
-    return requests.put_request(config, checkpoint, metadata, new, serde=SERDE, context=context, now=now)
+    return arguments.put_request(config, checkpoint, metadata, new, serde=SERDE, context=context, now=now)
 
 
-def put(model: Model, context: Context, *args: Any, **kwargs: Any) -> checkpoints.Put:
+def put(model: Model, context: Context, *args: Any, **kwargs: Any) -> save.Put:
     """Drive one put, and return its request."""
     request = put_request(*args, context=context, **kwargs)
-    model.drive(checkpoints.put(request, context))
+    model.drive(save.put(request, context))
     return request
 
 
 def put_aside(model: Model, context: Context, *args: Any, **kwargs: Any) -> None:
     """A whole put of another process, in the middle of a driven flow."""
-    model.aside(checkpoints.put(put_request(*args, context=context, **kwargs), context))
+    model.aside(save.put(put_request(*args, context=context, **kwargs), context))
 
 
 def put_writes(model: Model, context: Context, number: int, writes: Any, task: str = "task") -> None:
     """Drive one `put_writes` for a checkpoint of thread `t`."""
     config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": cid(number)}}
-    model.drive(store_writes(requests.put_writes_request(config, writes, task, "", serde=SERDE), context))
+    model.drive(store_writes(arguments.put_writes_request(config, writes, task, "", serde=SERDE), context))
 
 
 def get(
     number: int | None, context: Context | None = None, *, thread: str = "t", ns: str = ""
-) -> Flow[tuples.Loaded | None]:
+) -> Flow[load.Loaded | None]:
     """The flow that gets a checkpoint, or the latest one."""
     checkpoint_id = None if number is None else cid(number)
-    return tuples.get_tuple(thread, ns, checkpoint_id, lambda value: loads(SERDE, value), context or make_context())
+    return load.get_tuple(thread, ns, checkpoint_id, lambda value: loads(SERDE, value), context or make_context())
 
 
 def read(model: Model, number: int | None, *, thread: str = "t", ns: str = "") -> Any:

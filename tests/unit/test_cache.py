@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver.cache import ByteCache
+from langgraph_gcs_saver.flows.cache import ByteCache
 from tests.faults.steps import Struck, strikes
 from tests.patience import PATIENCE
 from tests.unit.fuzz import fuzz

@@ -9,11 +9,11 @@ import zstandard
 from hypothesis import strategies as st
 from langgraph.checkpoint.base.id import uuid6
 
-from langgraph_gcs_saver import chains
-from langgraph_gcs_saver.chains import MAX_FRAMES, MIN_BYTES, Earlier, ancestor, encode
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.manifest import ChannelRef, FrameRef, Serialized
+from langgraph_gcs_saver.format import chains
+from langgraph_gcs_saver.format.chains import MAX_FRAMES, MIN_BYTES, Earlier, ancestor, encode
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import ChannelRef, FrameRef, Serialized
 from tests.unit.fuzz import fuzz
 
 CODEC = Codec(3)

@@ -12,9 +12,9 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
-from langgraph_gcs_saver.diff import Change, ChannelDiff, Id, compare, differences
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import PortableSerializer
+from langgraph_gcs_saver.portable.diff import Change, ChannelDiff, Id, compare, differences
 
 
 def stored(value):

@@ -6,8 +6,8 @@ import random
 import pytest
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import digests
-from langgraph_gcs_saver.digests import BLOCK_BYTES, Digested
+from langgraph_gcs_saver.format import digests
+from langgraph_gcs_saver.format.digests import BLOCK_BYTES, Digested
 from tests.unit.fuzz import fuzz
 
 

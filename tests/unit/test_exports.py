@@ -7,8 +7,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 import langgraph_gcs_saver
 from langgraph_gcs_saver import GCSSaver, SetupReport, events
-from langgraph_gcs_saver.admin import Admin
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.saver.admin import Admin
 
 LANGGRAPHS = (
     "get_tuple",

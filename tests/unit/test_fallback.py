@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import Commit, Delete, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Delete, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ConflictError,
@@ -18,7 +17,8 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered
 from langgraph_gcs_saver.flows.threads import delete_thread, guard
-from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.frames import Codec
 from tests.compat.xor_cipher import XorCipher
 from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_writes
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, example
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import filters
+from langgraph_gcs_saver.format import filters
 from langgraph_gcs_saver.stores.values import from_fields, to_map
 from tests.unit.fuzz import fuzz
 

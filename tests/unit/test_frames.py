@@ -15,10 +15,10 @@ from Crypto.Cipher import AES
 from hypothesis import example
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import frames
-from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
-from langgraph_gcs_saver.frames import Codec, FrameError
+from langgraph_gcs_saver.format import frames
+from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
+from langgraph_gcs_saver.format.frames import Codec, FrameError
 from tests.patience import PATIENCE
 from tests.unit.fuzz import fuzz
 
@@ -545,8 +545,8 @@ def test_a_changed_byte_never_gives_more_than_was_asked_for(plain, rng):
 
 BOMB = """
 import resource, sys, threading
-from langgraph_gcs_saver import frames
-from langgraph_gcs_saver.dictionary import BELOW, DICTIONARY
+from langgraph_gcs_saver.format import frames
+from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 
 codec = frames.Codec(3)

@@ -124,7 +124,7 @@ def test_commands_that_decode_no_state_import_no_langgraph(tmp_path):
         )
     )
     assert below(found, (*LANGGRAPH, "google.cloud", "grpc", "google.auth")) == []
-    assert "langgraph_gcs_saver.saver" not in found
+    assert "langgraph_gcs_saver.saver.checkpointer" not in found
     with GCSSaver.from_conn_string(store) as saver:
         assert {thread.thread_id for thread in saver.threads()} == {"copied", "imported"}
 

@@ -7,19 +7,10 @@ from contextlib import closing
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.effects import (
-    REQUESTS,
-    Compute,
-    Effect,
-    Emit,
-    Gather,
-    GetBlob,
-    Now,
-    PutBlob,
-)
+from langgraph_gcs_saver.engine.effects import REQUESTS, Compute, Effect, Emit, Gather, GetBlob, Now, PutBlob
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.engine.runner import Backend, arun
 from langgraph_gcs_saver.errors import InvalidOptionError, StoreUnavailableError
-from langgraph_gcs_saver.interceptors import GatherInterceptor, Interceptor
-from langgraph_gcs_saver.runners import Backend, arun
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from langgraph_gcs_saver.testing.interceptors import KINDS, CountingInterceptor, LatencyInterceptor
 from tests.kit.performing import both, perform_async, perform_sync

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import keys
 from langgraph_gcs_saver.errors import InvalidIdError
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.options import MAX_PREFIX
 from tests.unit.fuzz import fuzz
 

@@ -1,4 +1,4 @@
-"""The direction of dependencies, read from the source (STYLE: `cli -> saver -> flows -> manifest, frames, effects`)."""
+"""The direction of dependencies, read from the source: a table of folders, and what each may import."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,26 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 SERVICES = ("google", "grpc", "sqlite3")
-CLIENTS = tuple(f"{PACKAGE}.{name}" for name in ("stores", "runners", "admin", "saver", "cli", "testing"))
+
+MAY_IMPORT = {
+    "errors": "",
+    "records": "",
+    "events": "records",
+    "engine": "errors events records",
+    "portable": "errors records",
+    "format": "engine errors portable records",
+    "policy": "errors",
+    "options": "engine errors events format policy",
+    "findings": "errors records",
+    "repairs": "findings records",
+    "provisioning": "engine format options",
+    "flows": "engine errors events findings format policy portable provisioning records repairs",
+    "stores": "engine errors format options records",
+    "saver": "engine errors events findings flows format options policy portable provisioning repairs stores",
+    "testing": "engine errors events findings flows format policy records saver stores",
+    "cli": "engine errors events findings flows options policy portable records saver testing",
+}
+"""What a folder or file at the top may import, besides itself; each stands below all that it may import."""
 
 
 def is_type_checking(node):
@@ -57,9 +76,9 @@ def flows():
 
 def test_there_is_something_to_look_at():
     assert len(MODULES) > 20
-    assert {f"{PACKAGE}.flows.checkpoints", f"{PACKAGE}.flows.writes", f"{PACKAGE}.stores.local"} <= MODULES.keys()
+    assert {f"{PACKAGE}.flows.save", f"{PACKAGE}.flows.writes", f"{PACKAGE}.stores.local"} <= MODULES.keys()
     assert "sqlite3" in of(f"{PACKAGE}.stores.local")
-    assert below(of(f"{PACKAGE}.stores.firestore"), ["google"])
+    assert below(of(f"{PACKAGE}.stores.google.firestore"), ["google"])
     assert imports("def f():\n if TYPE_CHECKING:\n  import a.b\n else:\n  from c import d", typing=False) == {
         "c",
         "c.d",
@@ -71,7 +90,7 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
     assert {name for name in MODULES if COMPUTED in of(name)} == {
         PACKAGE,
         f"{PACKAGE}.flows",
-        f"{PACKAGE}.cli.migrate",  # an optional checkpointer
+        f"{PACKAGE}.cli.commands.migrate",  # an optional checkpointer
         f"{PACKAGE}.cli.modules",  # what the person at the command line names
     }
 
@@ -83,67 +102,68 @@ def test_flows_perform_nothing(module):
     # Of `datetime` only the span: it tells no time.
     assert below(found, ["datetime"]) <= {"datetime", "datetime.timedelta"}
     acts = ("time", "random", "secrets", "uuid", "logging", "threading", "asyncio", "concurrent", "os")
-    assert not below(found, (*SERVICES, *CLIENTS, *acts, "socket", "pathlib", "warnings"))
+    assert not below(found, (*SERVICES, *acts, "socket", "pathlib", "warnings"))
     assert "print" not in {ast.unparse(n.func) for n in ast.walk(parse(module)) if isinstance(n, ast.Call)}
 
 
-WIRE = (f"{PACKAGE}.testing.proxy", f"{PACKAGE}.testing.http_proxy")
+WIRE = (f"{PACKAGE}.testing.firestore_proxy", f"{PACKAGE}.testing.storage_proxy")
 """What stands between a store and its service speaks the service's language too."""
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores", *WIRE])])
 def test_only_stores_import_the_services(module):
-    found = below(of(module, typing=module not in {f"{PACKAGE}.admin", f"{PACKAGE}.saver"}), SERVICES)
+    found = below(
+        of(module, typing=module not in {f"{PACKAGE}.saver.admin", f"{PACKAGE}.saver.checkpointer"}), SERVICES
+    )
     assert not found
 
 
-@pytest.mark.parametrize(
-    ("module", "may"),
-    [
-        ("errors", ()),
-        ("events", ("records",)),
-        ("cache", ("turn",)),
-        ("configs", ()),
-        ("garbage", ("turn",)),
-        ("turn", ()),
-        ("records", ()),
-        ("comparison", ()),
-        ("effects", ("events", "records")),
-        ("keys", ()),
-        ("dictionary", ()),
-        ("frames", ("dictionary", "keys", "records", "splices")),
-        ("splices", ("comparison", "records")),
-        ("digests", ("comparison", "records")),
-        ("chains", ("digests", "frames", "manifest", "records")),
-        ("filters", ("keys",)),
-        ("shapes", ("portable",)),
-        ("manifest", ("frames", "keys", "effects", "records", "shapes")),
-        ("refusals", ()),
-        ("serialization", ("manifest", "refusals")),
-        ("interceptors", ("effects",)),
-        ("options", ("events", "interceptors", "keys", "retention")),
-        ("retention", ()),
-        ("portable", ("records", "refusals")),
-        ("edits", ("portable", "records", "refusals")),
-        ("diff", ("portable", "records")),
-        ("pool", ()),
-        ("upkeep", ("pool",)),
-        ("runners", ("effects", "events", "interceptors", "pool", "stores")),
-        ("files", ()),
-        ("settings", ("files", "effects", "keys", "options")),
-        ("stores", ("effects",)),
-        ("requests", ("configs", "filters", "flows", "keys", "manifest", "serialization", "shapes")),
-    ],
-)
-def test_the_direction_is_one_way(module, may):
-    allowed = [f"{PACKAGE}.{name}" for name in ("errors", *may)]
-    found = {name for name in below(of(f"{PACKAGE}.{module}"), [PACKAGE]) if name != PACKAGE}
+def room(module):
+    """The folder or file at the top that a module is in."""
+    return module.split(".")[1] if "." in module else PACKAGE
+
+
+def test_every_room_is_in_the_table():
+    assert {room(module) for module in MODULES} - {PACKAGE} == MAY_IMPORT.keys()
+    assert len(list(ROOT.glob("*.py"))) <= 8
+
+
+def test_the_table_has_no_circle():
+    """Each row names rooms above it only."""
+    rows = list(MAY_IMPORT)
+    assert all(rows.index(other) < place for place, row in enumerate(rows) for other in MAY_IMPORT[row].split())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != PACKAGE])
+def test_rooms_import_what_the_table_allows(module):
+    """The command line may also take what the package offers at its top, such as `GCSSaver`."""
+    found = {name for name in below(of(module), [PACKAGE]) if name != PACKAGE}
+    offered = {f"{PACKAGE}.{name}" for name in langgraph_gcs_saver.__all__}
+    own = room(module)
+    allowed = [f"{PACKAGE}.{name}" for name in (own, *MAY_IMPORT[own].split())] + (
+        sorted(offered) if own == "cli" else []
+    )
     assert found - below(found, allowed) == set()
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if below({name}, [f"{PACKAGE}.stores"])])
-def test_stores_know_no_flow(module):
-    assert not below(of(module), [f"{PACKAGE}.{name}" for name in ("flows", "runners", "saver", "cli", "manifest")])
+def test_the_table_allows_no_more_than_is_used():
+    used = {}
+    for module in MODULES:
+        if module != PACKAGE:
+            used.setdefault(room(module), set()).update(room(name) for name in below(of(module), [PACKAGE]))
+    assert {own: set(may.split()) - used[own] for own, may in MAY_IMPORT.items()} == {own: set() for own in MAY_IMPORT}
+
+
+def test_modules_import_each_other_in_no_circle():
+    """Within a room, too; imports for type checkers aside."""
+    direct = {
+        module: {name for name in below(of(module, typing=False), [PACKAGE]) & MODULES.keys() if name != module}
+        for module in MODULES
+        if module != PACKAGE
+    }
+    while leaves := {name for name, others in direct.items() if not others & direct.keys()}:
+        direct = {name: others for name, others in direct.items() if name not in leaves}
+    assert direct == {}
 
 
 def parse(module):
@@ -174,7 +194,7 @@ def bare_yields(tree, *, everywhere):
 @pytest.mark.parametrize("module", MODULES)
 def test_effects_are_yielded_from(module):
     """A bare `yield effect` is typed `Any`, and in a flow's place gives the effect's own generator to nobody."""
-    if module == f"{PACKAGE}.effects":
+    if module == f"{PACKAGE}.engine.effects":
         assert len(bare_yields(parse(module), everywhere=True)) == 1
     else:
         assert bare_yields(parse(module), everywhere=module in flows()) == []

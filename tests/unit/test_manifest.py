@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from langgraph_gcs_saver import GCSSaver, frames, keys, manifest
-from langgraph_gcs_saver.effects import Doc, QueryDocs
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Doc, QueryDocs
 from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
 from langgraph_gcs_saver.flows.manifests import make_stub, read_manifest
-from langgraph_gcs_saver.frames import FrameError
-from langgraph_gcs_saver.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, Stub
+from langgraph_gcs_saver.format import frames, keys, manifest
+from langgraph_gcs_saver.format.frames import FrameError
+from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, Stub
 from tests.unit.fuzz import fuzz
 from tests.unit.model import CODEC, Model
 

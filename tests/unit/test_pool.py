@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from langgraph_gcs_saver import pool as pools
+from langgraph_gcs_saver.engine import pool as pools
+from langgraph_gcs_saver.engine.pool import Pool, Task, is_exposed
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.pool import Pool, Task, is_exposed
-from langgraph_gcs_saver.upkeep import Upkeep
+from langgraph_gcs_saver.saver.background import Upkeep
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, eventually
 

@@ -23,9 +23,9 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from langgraph_gcs_saver import portable, trials
+from langgraph_gcs_saver import portable
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored, trials
 
 LANGGRAPH = JsonPlusSerializer(allowed_msgpack_modules=True)
 OURS = PortableSerializer()

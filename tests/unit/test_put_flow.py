@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from langgraph_gcs_saver import keys, manifest, requests
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Create,
     Delete,
@@ -35,14 +34,16 @@ from langgraph_gcs_saver.events import (
     ParentForked,
     ThreadDeleted,
 )
-from langgraph_gcs_saver.flows import tuples
-from langgraph_gcs_saver.flows.checkpoints import NOTE_SECONDS
-from langgraph_gcs_saver.flows.checkpoints import put as put_flow
+from langgraph_gcs_saver.flows import load
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES
 from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.flows.save import NOTE_SECONDS
+from langgraph_gcs_saver.flows.save import put as put_flow
 from langgraph_gcs_saver.flows.threads import delete_thread
-from langgraph_gcs_saver.frames import Codec
-from langgraph_gcs_saver.serialization import loads
+from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.saver import arguments
 from langgraph_gcs_saver.stores.values import to_map
 from tests.unit.model import CODEC, SERDE, Model, cid, make_context, put, put_aside, put_request, put_writes, read
 
@@ -638,7 +639,7 @@ def test_what_is_kept_in_memory_is_what_was_stored(model, context, parent):
     model.drive(put_flow(request, context))
     model.before = None
     assert read(model, 2)["b"] == stored[0]
-    found = model.drive(tuples.get_tuple("t", "", cid(2), lambda value: loads(SERDE, value), context))
+    found = model.drive(load.get_tuple("t", "", cid(2), lambda value: loads(SERDE, value), context))
     assert found.values["b"] == stored[0], "read from memory"
     put(model, context, 3, 2, {"b": [*stored[0], "more"]})
     assert refs(model, 3)["b"] == [cid(2), None]
@@ -822,7 +823,7 @@ def test_a_manifest_that_is_too_large_is_an_object(model, context):
 def put_metadata(model, context, metadata, values):
     checkpoint = {"v": 4, "id": cid(1), "channel_values": values, "channel_versions": {c: v(1) for c in values}}
     config, versions = {"configurable": {"thread_id": "t"}}, checkpoint["channel_versions"]
-    request = requests.put_request(config, checkpoint, metadata, versions, serde=SERDE, context=context, now=1.0)
+    request = arguments.put_request(config, checkpoint, metadata, versions, serde=SERDE, context=context, now=1.0)
     model.drive(put_flow(request, context))
 
 

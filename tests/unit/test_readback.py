@@ -5,21 +5,12 @@ import random
 
 import pytest
 
-from langgraph_gcs_saver import keys, manifest
-from langgraph_gcs_saver.effects import (
-    Commit,
-    Create,
-    DeleteBlobs,
-    Gather,
-    GetDocs,
-    HashBlob,
-    Merge,
-    PutBlob,
-)
+from langgraph_gcs_saver.engine.effects import Commit, Create, DeleteBlobs, Gather, GetDocs, HashBlob, Merge, PutBlob
 from langgraph_gcs_saver.errors import CheckpointVerificationError, StoreError
 from langgraph_gcs_saver.events import CheckpointRecovered, CheckpointReplaced, CheckpointSaved, VerificationFailed
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.flows.readback import TIMES
+from langgraph_gcs_saver.format import keys, manifest
 from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_writes, read
 
 THREAD = keys.thread_doc("t")

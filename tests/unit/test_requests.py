@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import configs, requests
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidConfigError, SerializationError
-from langgraph_gcs_saver.flows import checkpoints, tuples
+from langgraph_gcs_saver.flows import load, save
 from langgraph_gcs_saver.flows.writes import put_writes
-from langgraph_gcs_saver.serialization import loads
+from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.saver import arguments, configs
 from tests.unit.model import SERDE, Model, cid, make_context
 
 
@@ -40,7 +40,7 @@ CONFIG, CHECKPOINT = config(), checkpoint()
 
 def put_request(config=CONFIG, checkpoint=CHECKPOINT, metadata=None, new_versions=None, *, serde=SERDE, context=None):
     context = make_context() if context is None else context
-    return requests.put_request(
+    return arguments.put_request(
         config, checkpoint, metadata or {}, new_versions or {}, serde=serde, context=context, now=1.0
     )
 
@@ -49,9 +49,9 @@ def stored(checkpoint, metadata=None, new_versions=None, serde=SERDE):
     """The checkpoint as it is read after it was stored, and its request."""
     model, context = Model(), make_context()
     request = put_request(checkpoint=checkpoint, metadata=metadata, new_versions=new_versions, serde=serde)
-    model.drive(checkpoints.put(request, context))
-    flow = tuples.get_tuple("t", "", checkpoint["id"], lambda value: loads(serde, value), make_context())
-    return requests.to_tuple(model.drive(flow)), request
+    model.drive(save.put(request, context))
+    flow = load.get_tuple("t", "", checkpoint["id"], lambda value: loads(serde, value), make_context())
+    return arguments.to_tuple(model.drive(flow)), request
 
 
 # Fields of a checkpoint
@@ -192,7 +192,7 @@ def at_hand(context, number):
     """Let `context` know a parent."""
     model = Model()
     first = {**checkpoint(channel_values={"b": "old"}, channel_versions={"b": "1"}), "id": cid(number)}
-    model.drive(checkpoints.put(put_request(checkpoint=first, new_versions={"b": "1"}, context=context), context))
+    model.drive(save.put(put_request(checkpoint=first, new_versions={"b": "1"}, context=context), context))
     return config(checkpoint_id=cid(number))
 
 
@@ -251,7 +251,7 @@ def test_errors_name_the_channel_and_the_type_never_the_content():
     with pytest.raises(SerializationError, match="field of checkpoint"):
         put_request(checkpoint=checkpoint(odd=Unserialisable()))
     with pytest.raises(SerializationError, match=r"channel 'c' of task 'the task'.*Unserialisable") as caught:
-        requests.put_writes_request(config(checkpoint_id="c"), [("c", Unserialisable())], "the task", "", serde=SERDE)
+        arguments.put_writes_request(config(checkpoint_id="c"), [("c", Unserialisable())], "the task", "", serde=SERDE)
     assert "hunter2" not in str(caught.value)
 
 
@@ -272,7 +272,7 @@ def cycle():
 )
 def test_errors_name_the_reason_and_the_place_wherever_the_value_is(value, reason, place):
     values = {"channel_values": {"c": value}, "channel_versions": {"c": "1"}}
-    write = partial(requests.put_writes_request, config(checkpoint_id="c"), task_id="t", task_path="", serde=SERDE)
+    write = partial(arguments.put_writes_request, config(checkpoint_id="c"), task_id="t", task_path="", serde=SERDE)
     for call, what, steps in (
         (partial(put_request, checkpoint=checkpoint(**values), new_versions={"c": "1"}), "channel 'c' of", place),
         (partial(put_request, metadata={"m": value}), "The metadata of", f"['m']{place}"),
@@ -329,7 +329,7 @@ def test_a_run_id_that_is_no_text_is_not_indexed():
 
 
 def test_metadata_that_no_document_can_index_is_refused():
-    from langgraph_gcs_saver import filters
+    from langgraph_gcs_saver.format import filters
 
     def metadata(count):
         return {f"k{number:05}": "v" * 250 for number in range(count)}
@@ -358,7 +358,7 @@ def test_a_config_without_a_thread(given):
         configs.thread_and_ns(given)
     if given is not None:
         with pytest.raises(InvalidConfigError, match="thread_id"):
-            requests.search(given, wanted=None, before=None)
+            arguments.search(given, wanted=None, before=None)
 
 
 @pytest.mark.parametrize("key", ["checkpoint_ns", "checkpoint_id"])
@@ -372,7 +372,7 @@ def test_ids_of_another_type(key):
 )
 def test_threads_may_be_numbers(thread, text):
     assert configs.thread_and_ns(config(thread_id=thread)) == (text, "")
-    assert requests.search(config(thread_id=thread), wanted=None, before=None).thread_id == text
+    assert arguments.search(config(thread_id=thread), wanted=None, before=None).thread_id == text
 
 
 def test_a_config_may_be_any_mapping_and_hold_none():
@@ -396,12 +396,12 @@ def test_a_checkpoint_without_an_id(given):
 def test_writes_need_a_checkpoint():
     for given in (config(), config(checkpoint_id=None)):
         with pytest.raises(InvalidConfigError, match="checkpoint_id"):
-            requests.put_writes_request(given, [], "task", "", serde=SERDE)
+            arguments.put_writes_request(given, [], "task", "", serde=SERDE)
 
 
 def test_writes_are_serialised_at_once_and_special_ones_numbered_by_channel():
     live = ["before"]
-    request = requests.put_writes_request(
+    request = arguments.put_writes_request(
         config(checkpoint_id="c"),
         [("a", live), ("__interrupt__", 1), ("b", 2), ("__error__", 3)],
         "t",
@@ -419,7 +419,7 @@ def test_writes_are_serialised_at_once_and_special_ones_numbered_by_channel():
 
 
 def test_no_writes_ask_for_nothing():
-    request = requests.put_writes_request(config(checkpoint_id="c"), [], "task", "", serde=SERDE)
+    request = arguments.put_writes_request(config(checkpoint_id="c"), [], "task", "", serde=SERDE)
     model = Model()
     model.drive(put_writes(request, make_context()))
     assert model.log == []
@@ -429,15 +429,15 @@ def test_no_writes_ask_for_nothing():
 
 
 def test_searches():
-    assert requests.search(None, wanted=None, before=None) == tuples.Search(None, None, None, None, None)
-    found = requests.search(
+    assert arguments.search(None, wanted=None, before=None) == load.Search(None, None, None, None, None)
+    found = arguments.search(
         config(checkpoint_ns="n", checkpoint_id="c"),
         wanted={"step": 1},
         before={"configurable": {"checkpoint_id": "d"}},
     )
-    assert found == tuples.Search("t", "n", "c", "d", {"step": 1})
-    assert requests.search({"configurable": {"thread_id": "t"}}, wanted={}, before=config()).ns is None
-    assert requests.search(config(), wanted={}, before=config()) == tuples.Search("t", "", None, None, None)
+    assert found == load.Search("t", "n", "c", "d", {"step": 1})
+    assert arguments.search({"configurable": {"thread_id": "t"}}, wanted={}, before=config()).ns is None
+    assert arguments.search(config(), wanted={}, before=config()) == load.Search("t", "", None, None, None)
 
 
 def test_a_tuple_names_the_thread_as_the_caller_did():
@@ -446,9 +446,9 @@ def test_a_tuple_names_the_thread_as_the_caller_did():
     assert found.config == config(checkpoint_id=cid(1))
     assert found.parent_config is None
     model, context = Model(), make_context()
-    model.drive(checkpoints.put(put_request(config=config(thread_id="5", checkpoint_id=cid(0))), context))
-    loaded = model.drive(tuples.get_tuple("5", "", None, lambda value: loads(SERDE, value), context))
-    again = requests.to_tuple(loaded, 5)
+    model.drive(save.put(put_request(config=config(thread_id="5", checkpoint_id=cid(0))), context))
+    loaded = model.drive(load.get_tuple("5", "", None, lambda value: loads(SERDE, value), context))
+    again = arguments.to_tuple(loaded, 5)
     assert again.config["configurable"]["thread_id"] == 5
     assert again.parent_config == config(thread_id=5, checkpoint_id=cid(0))
-    assert requests.to_tuple(loaded).config["configurable"]["thread_id"] == "5"
+    assert arguments.to_tuple(loaded).config["configurable"]["thread_id"] == "5"

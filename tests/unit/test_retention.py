@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langgraph_gcs_saver.errors import InvalidOptionError
-from langgraph_gcs_saver.retention import (
+from langgraph_gcs_saver.policy.retention import (
     AnyOf,
     Decision,
     KeepEvery,

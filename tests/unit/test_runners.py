@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from langgraph_gcs_saver.effects import (
+from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     DeleteBlobs,
@@ -30,10 +30,10 @@ from langgraph_gcs_saver.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.pool import Task
+from langgraph_gcs_saver.engine.runner import OFFLOAD_BYTES, Backend, arun, run
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointReplaced, ThreadDeleted
-from langgraph_gcs_saver.pool import Task
-from langgraph_gcs_saver.runners import OFFLOAD_BYTES, Backend, arun, run
 from tests.kit.performing import both, perform_sync
 from tests.patience import PATIENCE, aeventually, eventually
 
@@ -688,7 +688,7 @@ class Hanging(Documents):
 
 @pytest.mark.parametrize("flow", [lambda: gather(docs("a"), docs("b"), GetBlob("c")), lambda: of(docs("a"))])
 def test_a_request_that_hangs_ends_at_the_deadline(flow, silent, monkeypatch):
-    monkeypatch.setattr("langgraph_gcs_saver.runners.GRACE_SECONDS", DEADLINE)
+    monkeypatch.setattr("langgraph_gcs_saver.engine.runner.GRACE_SECONDS", DEADLINE)
     with closing(Backend(Hanging(silent), Blobs(), timeout=DEADLINE)) as backend:
         with pytest.raises(StoreUnavailableError, match="has not ended"):
             run(flow(), backend)
@@ -696,7 +696,7 @@ def test_a_request_that_hangs_ends_at_the_deadline(flow, silent, monkeypatch):
 
 
 def test_a_gather_that_hangs_ends_at_the_deadline_in_other_threads(silent, monkeypatch):
-    monkeypatch.setattr("langgraph_gcs_saver.runners.GRACE_SECONDS", DEADLINE)
+    monkeypatch.setattr("langgraph_gcs_saver.engine.runner.GRACE_SECONDS", DEADLINE)
     failures = []
 
     def work(backend):

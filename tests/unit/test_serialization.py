@@ -14,10 +14,10 @@ from langgraph.store.base import Item
 from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel
 
-from langgraph_gcs_saver import refusals
 from langgraph_gcs_saver.errors import SerializationError
-from langgraph_gcs_saver.manifest import Serialized
-from langgraph_gcs_saver.serialization import dumps, loads
+from langgraph_gcs_saver.format.manifest import Serialized
+from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.portable import refusals
 
 SERDE = JsonPlusSerializer()
 

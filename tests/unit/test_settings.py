@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from langgraph_gcs_saver import GCSSaver, keys, write_settings
-from langgraph_gcs_saver.effects import BucketSettings, Commit, QueryDocs
+from langgraph_gcs_saver import GCSSaver, write_settings
+from langgraph_gcs_saver.engine.effects import BucketSettings, Commit, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidURIError
-from langgraph_gcs_saver.interceptors import Interceptor
-from langgraph_gcs_saver.settings import UNINDEXED, deleting, lifecycle_rules, merged, settings_files
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.provisioning import UNINDEXED, deleting, lifecycle_rules, merged, settings_files
 from langgraph_gcs_saver.testing import crash
 
 NEARLINE = {"type": "SetStorageClass", "storageClass": "NEARLINE"}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example
 from hypothesis import strategies as st
 
-from langgraph_gcs_saver import splices
 from langgraph_gcs_saver.errors import WrongKeyError
-from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.splices import MARK, MIN_BYTES
+from langgraph_gcs_saver.format import splices
+from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.splices import MARK, MIN_BYTES
 from tests.unit.fuzz import fuzz
 
 CODEC = Codec(3)

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from langgraph_gcs_saver.turn import Turn
+from langgraph_gcs_saver.engine.turn import Turn
 from tests.faults.steps import Struck, strikes
 from tests.patience import PATIENCE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langgraph_gcs_saver import frames, manifest, shapes
-from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver.format import frames, manifest, shapes
+from langgraph_gcs_saver.format.frames import Codec
 
 
 def _nothing(*_: Any) -> None:

@@ -14,8 +14,9 @@ from unittest import mock
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver, keys
-from langgraph_gcs_saver.frames import Codec
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
 from tests.system.build import cfg, checkpoint, noise, version
 from tests.system.raw import LocalRaw

@@ -18,16 +18,17 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver, frames, keys, manifest
-from langgraph_gcs_saver.digests import Digested
-from langgraph_gcs_saver.effects import Compute, Doc, Gather, GetBlob
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Gather, GetBlob
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.flows.manifests import FIELD, locate_manifest, make_stub, metadata_of, rest_of
 from langgraph_gcs_saver.flows.writes import read_writes
-from langgraph_gcs_saver.frames import Codec, FrameError
-from langgraph_gcs_saver.manifest import DamagedError
+from langgraph_gcs_saver.format import frames, keys, manifest
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.portable import PortableSerializer, from_json, objects, to_json
-from langgraph_gcs_saver.serialization import loads
 from langgraph_gcs_saver.stores.archive import Archive
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map

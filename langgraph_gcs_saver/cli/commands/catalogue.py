@@ -1,0 +1,301 @@
+"""`langgraph-gcs threads`, `history` and `stats`: what a store holds, told without reading a payload."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from langgraph_gcs_saver.cli.durations import instant, iso
+from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.cli.views.branches import draw
+from langgraph_gcs_saver.cli.views.plans import counted
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    JsonOption,
+    StoreOption,
+    ThreadArgument,
+    console,
+    open_admin,
+    plain,
+    print_json,
+    print_table,
+    printable,
+    progress,
+)
+from langgraph_gcs_saver.findings import NOT_CHECKED, not_checked
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
+
+_GIB = 1 << 30
+
+
+def size(number: int) -> str:
+    """Bytes for people, in powers of 1,024."""
+    scaled, units = float(number), ["B", "KiB", "MiB", "GiB"]
+    while scaled >= 1024 and len(units) > 1:
+        scaled /= 1024
+        units.pop(0)
+    return f"{scaled:.0f} {units[0]}" if units[0] == "B" else f"{scaled:.1f} {units[0]}"
+
+
+def moment(seconds: float | None) -> str:
+    """A time for people: UTC, to the second."""
+    return "" if not seconds else datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    # Without edges a UUID, as most threads have, is not broken in two on a terminal of 80 columns.
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
+    return table
+
+
+def _name(thread: ThreadInfo) -> str:
+    return thread.segment if thread.thread_id is None else thread.thread_id or "''"
+
+
+# threads
+
+
+def threads(
+    *,
+    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with it.")] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--since",
+            parser=instant,
+            metavar="TIME",
+            help="Only threads used since: 2030-01-31T10:15, UTC unless it ends with a zone, such as +01:00; "
+            "or in so long a time: 10m, 2h, 7d.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N last used.")] = None,
+    waiting: Annotated[
+        bool,
+        typer.Option("--waiting", help="Only threads whose newest checkpoint waits for the answer to an interrupt."),
+    ] = False,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished",
+            help="Only threads with work to do at their newest checkpoint: a run is at work, waits, failed or crashed.",
+        ),
+    ] = False,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged",
+            help="Only threads with a damaged checkpoint, as far as documents show; verify looks at objects too.",
+        ),
+    ] = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the threads of a store: last use, checkpoints, stored bytes.
+
+    A thread is listed if all options that are given say so. With --since or --limit only the manifests of threads that
+    may be listed are read, with --prefix only those of ids that begin so.
+
+    Only manifests are checked for damage; the last line says what is not.
+
+    Example: langgraph-gcs threads --unfinished --since 7d --store file:///home/me/store
+    """
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
+        found = saver.threads(
+            prefix=prefix,
+            since=since,
+            # One more tells whether there are more.
+            limit=None if limit is None else limit + 1,
+            waiting=waiting,
+            unfinished=unfinished,
+            damaged=damaged,
+        )
+    shown = found if limit is None else found[:limit]
+    if as_json:
+        print_json(
+            [
+                {**asdict(thread), "active": iso(thread.active), "not_checked": NOT_CHECKED["threads"]}
+                for thread in shown
+            ]
+        )
+        return
+    table = _table(
+        "thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"), whole=("thread",)
+    )
+    for thread in shown:
+        table.add_row(
+            plain(_name(thread)),
+            moment(thread.active),
+            str(thread.checkpoints),
+            size(thread.stored_bytes),
+            _notes(
+                ("waits for an answer", "yellow") if thread.is_waiting else None,
+                ("unfinished", "") if thread.is_unfinished and not thread.is_waiting else None,
+                (f"{thread.damaged} damaged", "bold red") if thread.damaged else None,
+                (f"{thread.newer} of a newer version", "yellow") if thread.newer else None,
+            ),
+        )
+    out = console()
+    if shown:
+        print_table(out, table)
+    else:
+        is_filtered = prefix or since or waiting or unfinished or damaged
+        out.print("There are no such threads." if is_filtered else "There are no threads.")
+    if len(shown) < len(found):
+        out.print("... and more")
+    if shown:
+        out.print(plain(not_checked(NOT_CHECKED["threads"]), "dim"))
+
+
+def _notes(*notes: tuple[str, str] | None) -> Text:
+    """Remarks with their styles, one after the other."""
+    text = plain("")
+    for note in filter(None, notes):
+        text.append_text(plain(("; " if text.plain else "") + note[0], note[1]))
+    return text
+
+
+# history
+
+
+def history(
+    thread: ThreadArgument,
+    *,
+    ns: Annotated[str | None, typer.Option("--ns", metavar="NS", help="Only this namespace.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N newest.")] = None,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
+
+    Damage is what manifests and the names of documents and objects show; the last line says what is not checked.
+
+    Example: langgraph-gcs history my-thread --store file:///home/me/store
+    """
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
+        everything = saver.history(thread)
+    if not everything:
+        raise CommandError(f"there is no thread {thread!r} in the store, or it has no checkpoint.")
+    found = everything if ns is None else [info for info in everything if info.checkpoint_ns == ns]
+    if not found:
+        spaces = sorted({info.checkpoint_ns for info in everything})
+        raise CommandError(f"thread {thread!r} has no namespace {ns!r}; it has {', '.join(map(repr, spaces))}.")
+    if as_json:
+        print_json([_told(info) for info in found[:limit]])
+        return
+    out = console()
+    for space in sorted({info.checkpoint_ns for info in found}):
+        rows = [info for info in found if info.checkpoint_ns == space]
+        if space:
+            out.print()
+            out.print(plain(f"namespace {space}", "bold"), soft_wrap=True)
+        print_table(out, _tree(rows, limit))
+    out.print(plain(not_checked(NOT_CHECKED["history"]), "dim"))
+
+
+def _told(info: CheckpointInfo) -> dict[str, Any]:
+    return {
+        **asdict(info),
+        "time": iso(info.time),
+        "made": iso(info.made),
+        "stored_bytes": info.stored_bytes,
+        "not_checked": NOT_CHECKED["history"],
+    }
+
+
+def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
+    columns = ("", "checkpoint", "made (UTC)", "step", "source", "node", "changed", "stored", "note")
+    table = _table(*columns, right=("step", "stored"), whole=("", "checkpoint", "step"))
+    drawn = draw((info.checkpoint_id, info.parent_id) for info in rows)
+    for info, lines in list(zip(rows, drawn, strict=True))[:limit]:
+        changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
+        note = _notes(
+            ("waits for an answer" if info.is_waiting else "interrupted", "yellow") if info.interrupts else None,
+            (f"pending writes of {counted(len(info.tasks), 'task')}", "") if info.tasks else None,
+            (f"pin: {info.pin}", "cyan") if info.pin is not None else None,
+            (f"damaged: {info.damage}", "bold red") if info.damage else None,
+        )
+        table.add_row(
+            lines,
+            plain(info.checkpoint_id),
+            moment(info.made),
+            "" if info.step is None else str(info.step),
+            plain(info.source),
+            plain(", ".join(info.nodes)),
+            plain(", ".join(changed)),
+            size(info.stored_bytes),
+            note,
+        )
+    if limit is not None and limit < len(rows):
+        table.add_row(":", f"... and {len(rows) - limit} more")
+    return table
+
+
+# stats
+
+
+def stats(
+    *,
+    object_price: Annotated[
+        float, typer.Option("--object-price", min=0, metavar="USD", help="Price of a GiB of objects and month.")
+    ] = OBJECT_PRICE,
+    document_price: Annotated[
+        float, typer.Option("--document-price", min=0, metavar="USD", help="Price of a GiB of documents and month.")
+    ] = DOCUMENT_PRICE,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show the N largest of each.")] = 10,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a store takes: by thread, channel and kind of frame, what incremental frames save, and the cost.
+
+    The cost is that of storage alone: not of operations, of Firestore's index entries, or of soft-deleted objects.
+
+    Example: langgraph-gcs stats --store file:///home/me/store
+    """
+    with open_admin(store, cipher) as saver, progress("reading manifests"):
+        found = saver.stats()
+    cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
+    if not math.isfinite(cost):
+        raise CommandError("--object-price and --document-price must be numbers of dollars.", 2)
+    if as_json:
+        print_json({**asdict(found), "monthly_usd": cost})
+        return
+    out = console()
+    for line in _summary(found, cost):
+        out.print(line)
+    table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"), whole=("thread",))
+    for thread in found.threads[:limit]:
+        table.add_row(plain(_name(thread)), str(thread.checkpoints), size(thread.stored_bytes))
+    out.print()
+    print_table(out, table)
+    out.print()
+    columns = ("channel", "values", "serialised", "full", "incremental", "saved (estimate)")
+    table = _table(*columns, right=columns[1:])
+    for sums in found.channels[:limit]:
+        sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
+        table.add_row(plain(sums.channel), str(sums.values), *map(size, sizes))
+    print_table(out, table)
+
+
+def _summary(found: StoreStats, cost: float) -> Iterable[str]:
+    saved = sum(max(0, sums.saved) for sums in found.channels)
+    yield f"{len(found.threads)} threads, {found.checkpoints} checkpoints, {found.pending_writes} documents of writes"
+    yield f"documents    {size(found.document_bytes)} of frames and manifests"
+    yield f"objects      {size(found.object_bytes)} in {found.objects} objects"
+    yield f"incremental  saves about {size(saved)} against full frames"
+    yield printable(f"cost         about ${cost:.4f} a month, for storage alone")

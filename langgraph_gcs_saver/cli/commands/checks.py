@@ -1,0 +1,215 @@
+"""`langgraph-gcs verify` and `repair`: what is damaged, and making it readable again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table, unshown
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    DryRunOption,
+    ImportClassesOption,
+    JsonOption,
+    Late,
+    OptionalThreadArgument,
+    StoreOption,
+    YesOption,
+    check_thread,
+    console,
+    importing,
+    open_admin,
+    open_saver,
+    plain,
+    print_json,
+    print_table,
+    progress,
+)
+from langgraph_gcs_saver.errors import DamageError
+from langgraph_gcs_saver.findings import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import RepairPlan
+
+
+def verify(
+    thread: OptionalThreadArgument = None,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    depth: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(DEPTHS),
+            help="How far to look: documents only; also whether each object is there, with its size and checksum; "
+            "also every value of every checkpoint.",
+        ),
+    ] = DEPTHS[0],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is missing, corrupt or unreferenced.
+
+    It changes nothing, and says what it did not check: by default, objects and values. The exit code is 4 if something
+    is missing or corrupt. Unreferenced objects are no damage: a crashed call left them, or one has just uploaded them;
+    `collect` deletes old ones.
+
+    Example: langgraph-gcs verify my-thread --depth data
+    """
+    looked = check_depth(depth)
+    documents: list[int] = []
+    with open_admin(store, cipher) as saver:
+        findings: list[Finding] = []
+        late = Late()
+        with progress("looking"), late.after(findings):
+            findings.extend(saver.verify(thread, depth=looked, step=documents.append))
+        if thread is not None and not findings:
+            check_thread(saver, thread)
+    damages = sum(finding.is_damage for finding in findings)
+    if as_json:
+        print_json(
+            {
+                "depth": looked,
+                "threads": len(documents),
+                "documents": sum(documents),
+                "not_checked": NOT_CHECKED[looked],
+                "findings": [_of_finding(finding) for finding in findings],
+            }
+        )
+    else:
+        _show_findings(findings, damages)
+        read = f"{counted(sum(documents), 'document')} of {counted(len(documents), 'thread')}"
+        told = Text(f"Looked at {read}, at depth {looked}. {not_checked(NOT_CHECKED[looked])}")
+        console().print(told, soft_wrap=True)
+    late.end()
+    if damages:
+        raise typer.Exit(DamageError.exit_code)
+
+
+def _show_findings(findings: list[Finding], damages: int) -> None:
+    out = console()
+    for thread, found in groupby(findings, key=lambda finding: finding.thread_id):
+        out.print(plain(f"Thread {thread!r}", "bold"), soft_wrap=True)
+        _print_findings(out, found)
+    if not findings:
+        out.print(Text("No damage found."))
+        return
+    threads = counted(len({finding.thread_id for finding in findings}), "thread")
+    out.print(Text(f"{counted(damages, 'damage')} and {len(findings) - damages:,} unreferenced in {threads}."))
+    clear = sum(finding.kind == "clear" for finding in findings)
+    if clear:
+        told = (
+            f"In clear: {clear:,}. What was stored before there was a cipher is read with --accept-clear, until it is "
+            "migrated or pruned. `repair` would take it out of the history and set it aside, still in clear."
+        )
+        out.print(Text(told), soft_wrap=True)
+    if damages > clear:
+        out.print(Text("`langgraph-gcs repair --dry-run` shows what can be mended."))
+
+
+def repair(
+    thread: OptionalThreadArgument = None,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    import_classes: ImportClassesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make damaged threads readable again.
+
+    A damaged value is looked for in what else is stored of its thread. What is found is proven by its sha256. What
+    cannot be had again is set aside: nothing lists it any more, and it is kept. The exit code is 4 if damage is left
+    that only a backup can mend.
+
+    Nothing that the store holds is imported or run, so a lost value is made of an earlier one and the writes that
+    followed only if both are plain data or messages. --import-classes also tries other objects, such as sets.
+
+    Example: langgraph-gcs repair my-thread --dry-run
+    """
+    left: list[RepairPlan] = []
+    with open_saver(store, cipher, serde=importing(import_classes)) as saver:
+        shown: list[RepairPlan] = []
+        plans: Sequence[RepairPlan] = shown
+        late = Late()
+        with progress("looking"), late.after(shown):
+            plans = saver.repair(thread, dry_run=True, show=shown.append)
+        if thread is not None and not plans:
+            check_thread(saver, thread)
+
+        def act(plans: Iterable[RepairPlan]) -> str:
+            for plan in plans:
+                done = saver.repair(plan.thread_id, show=unshown)
+                left.extend(one for one in done if any(step.action == "leave" for step in one.steps))
+            return "Repaired. `langgraph-gcs verify --depth data` looks again."
+
+        def show(out: Console, plan: RepairPlan) -> None:
+            _show_repair(out, plan)
+            if not import_classes and any(step.action in {"set aside", "leave"} for step in plan.steps):
+                out.print(plain(_NOT_IMPORTED), soft_wrap=True)
+
+        work = Work(
+            plans=plans,
+            show=show,
+            as_dict=_of_repair,
+            act=act,
+            doing="repairing",
+            question=f"Repair {counted(len(plans), 'thread')}?",
+        )
+        carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+    late.end()
+    if left:
+        threads = ", ".join(repr(plan.thread_id) for plan in left)
+        raise CommandError(f"damage is left that only a backup can mend, in {threads}", DamageError.exit_code)
+
+
+_NOT_IMPORTED = (
+    "No class that values name was imported. With --import-classes, for a store that you trust, more may be found."
+)
+
+
+def _show_repair(out: Console, plan: RepairPlan) -> None:
+    out.print(plain(f"Thread {plan.thread_id!r}: {counted(len(plan.findings), 'damage')}", "bold"), soft_wrap=True)
+    _print_findings(out, plan.findings)
+    rows = table("what to do", "to what")
+    for step in plan.steps:
+        where = _place(step.checkpoint_id, step.checkpoint_ns, step.channel)
+        rows.add_row(plain(step.action), _lines(where, plain(step.reason), plain(step.name, "dim")))
+    print_table(out, rows)
+
+
+def _print_findings(out: Console, findings: Iterable[Finding]) -> None:
+    rows = table("found", "where")
+    for finding in findings:
+        where = _place(finding.checkpoint_id, finding.checkpoint_ns, finding.channel)
+        count = len(finding.affects)
+        affects = f"{counted(count, 'checkpoint')} cannot be read for it" if count else ""
+        kind = plain(finding.kind, "bold red" if finding.is_damage else "")
+        rows.add_row(kind, _lines(where, plain(finding.reason), plain(affects), plain(finding.name, "dim")))
+    print_table(out, rows)
+
+
+def _place(checkpoint_id: str, checkpoint_ns: str, channel: str | None) -> Text:
+    parts = [checkpoint_id] if checkpoint_id else []
+    parts += [f"namespace {checkpoint_ns!r}"] if checkpoint_ns else []
+    parts += [] if channel is None else [f"channel {channel!r}"]
+    return plain(", ".join(parts))
+
+
+def _lines(*lines: Text) -> Text:
+    return Text("\n").join([line for line in lines if line.plain])
+
+
+def _of_finding(finding: Finding) -> dict[str, Any]:
+    return asdict(finding) | {"is_damage": finding.is_damage}
+
+
+def _of_repair(plan: RepairPlan) -> dict[str, Any]:
+    return asdict(plan) | {"findings": [_of_finding(finding) for finding in plan.findings]}

@@ -1,0 +1,344 @@
+"""`langgraph-gcs prune`, `collect`, `sweep`, `copy` and `delete`: keeping a store small, and its threads in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from langgraph_gcs_saver.cli.durations import duration, iso, positive_duration
+from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table, unshown
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    DryRunOption,
+    JsonOption,
+    Late,
+    OptionalThreadArgument,
+    StoreOption,
+    YesOption,
+    check_thread,
+    no_thread,
+    open_admin,
+    plain,
+    print_table,
+    progress,
+)
+from langgraph_gcs_saver.errors import DamageError
+from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, PrunePlan, Retention, Row
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread
+
+ThreadArguments = Annotated[list[str], typer.Argument(metavar="THREAD", help="The threads' ids.")]
+
+
+def prune(
+    threads: ThreadArguments,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    keep_last: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Keep the newest N checkpoints of each namespace.")
+    ] = None,
+    keep_for: Annotated[
+        timedelta | None, typer.Option(parser=positive_duration, metavar="TIME", help="Keep each so long: 12h, 7d, 2w.")
+    ] = None,
+    keep_every: Annotated[
+        timedelta | None,
+        typer.Option(parser=positive_duration, metavar="TIME", help="Keep the newest of each interval: 1h, 1d."),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Keep nothing: delete the threads.")] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove checkpoints of threads, with all that only they need.
+
+    What any of the --keep options keeps, stays. So does the latest checkpoint of each namespace, what waits for the
+    answer to an interrupt, what is pinned, and what kept checkpoints' DeltaChannels are made of. No checkpoint goes
+    that was not shown, whoever writes meanwhile.
+
+    Example: langgraph-gcs prune my-thread --keep-last 20 --keep-every 1d
+    """
+    rules: list[Retention] = []
+    rules += [] if keep_last is None else [KeepLast(keep_last)]
+    rules += [] if keep_for is None else [KeepFor(keep_for)]
+    rules += [] if keep_every is None else [KeepEvery(keep_every)]
+    if delete == bool(rules):
+        raise CommandError("say either what to keep (--keep-last, --keep-for, --keep-every) or --delete.", 2)
+    threads = list(dict.fromkeys(threads))
+    plans: list[PrunePlan] = []
+    with open_admin(store, cipher) as saver:
+        with progress("planning", len(threads)) as advance:
+            for thread in threads:
+                strategy = "delete" if delete else AnyOf(tuple(rules))
+                saver.prune([thread], strategy=strategy, dry_run=True, show=plans.append)
+                if not plans[-1].decisions:
+                    check_thread(saver, thread)
+                advance()
+
+        def act(plans: Iterable[PrunePlan]) -> str:
+            for plan in plans:
+                saver.prune([plan.thread_id], strategy="delete" if delete else _AsShown.of(plan))
+            return f"{count} removed."
+
+        count = counted(sum(len(plan.dropped) for plan in plans), "checkpoint")
+        question = f"{'Delete' if delete else 'Remove'} {count} of {counted(len(plans), 'thread')}?"
+        work = Work(
+            plans=plans,
+            show=_show_prune,
+            as_dict=_of_prune,
+            act=act,
+            doing="pruning",
+            question=question if delete or any(plan.dropped for plan in plans) else None,
+        )
+        carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _AsShown:
+    """The rule that keeps all but what a plan has shown to go, however late it is carried out."""
+
+    dropped: frozenset[str]
+
+    @classmethod
+    def of(cls, plan: PrunePlan) -> _AsShown:
+        return cls(frozenset(decision.row.name for decision in plan.decisions if decision.reason is None))
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
+        return {row.name: "not shown to go" for row in rows if row.name not in self.dropped}
+
+
+def collect(
+    thread: OptionalThreadArgument = None,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    orphan_age: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="How old it must be; with less than a few hours nobody else may be writing. [default: 24h]",
+        ),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete what nothing refers to any more.
+
+    That is what calls that died have left. Others may write meanwhile. A thread with a damaged checkpoint is left
+    alone, for nobody can tell what that refers to: repair it first. The exit code is then 4.
+
+    Example: langgraph-gcs collect --yes
+    """
+    from langgraph_gcs_saver.saver.admin import ORPHAN_AGE
+
+    age = ORPHAN_AGE if orphan_age is None else orphan_age
+    began = time.time()
+    with open_admin(store, cipher) as saver:
+        shown: list[CollectPlan] = []
+        found: Sequence[CollectPlan] = shown
+        late = Late()
+        with progress("looking"), late.after(shown):
+            found = saver.collect(thread, orphan_age=age, dry_run=True, show=shown.append)
+        found = [plan for plan in found if plan]
+        if thread is not None and not found:
+            check_thread(saver, thread)
+
+        def act(plans: Iterable[CollectPlan]) -> str:
+            for plan in plans:
+                if plan.skipped is None:
+                    # As old as it had to be when it was shown.
+                    passed = timedelta(seconds=max(0.0, time.time() - began))
+                    saver.collect(plan.thread_id, orphan_age=age + passed)
+            return f"{what} deleted{f', {smaller} made smaller' if trimmed else ''}."
+
+        objects = sum(len(plan.objects) for plan in found)
+        documents = sum(len(plan.stripped) + len(plan.writes) for plan in found)
+        trimmed = sum(len(plan.trimmed) for plan in found)
+        smaller = counted(trimmed, "document")
+        what = f"{counted(objects, 'object')} and {counted(documents, 'document')}"
+        question = f"Delete {what}{f', make {smaller} smaller' if trimmed else ''}?"
+        work = Work(
+            plans=found,
+            show=_show_line,
+            as_dict=_of_collect,
+            act=act,
+            doing="collecting",
+            question=question if objects or documents or trimmed else None,
+        )
+        carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+    late.end()
+    if skipped := [plan.thread_id for plan in found if plan.skipped is not None]:
+        named = ", ".join(map(repr, skipped))
+        raise CommandError(f"left alone, because a checkpoint cannot be read: {named}", DamageError.exit_code)
+
+
+def sweep(
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    ttl: Annotated[
+        timedelta,
+        typer.Option(parser=positive_duration, metavar="TIME", help="How long a thread must have been idle: 12h, 90d."),
+    ],
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the threads that nobody has used for a time.
+
+    Those are the ones that have got no checkpoint for longer than that. A thread that somebody uses meanwhile, or that
+    has a pinned checkpoint, stays.
+
+    Example: langgraph-gcs sweep --ttl 90d --dry-run
+    """
+    if ttl < timedelta(hours=1):
+        raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
+    with open_admin(store, cipher, ttl=ttl) as saver:
+        with progress("looking"):
+            found = saver.sweep(dry_run=True, show=unshown)
+
+        def act(plans: Iterable[IdleThread]) -> str:
+            # All at once, for each call reads the list of all threads.
+            swept = saver.sweep(thread_ids=frozenset(thread.thread_id for thread in plans))
+            stay = len(found) - len(swept)
+            return f"{counted(len(swept), 'thread')} deleted." + (f" {stay:,} in use: kept." if stay else "")
+
+        work = Work(
+            plans=found,
+            show=_show_line,
+            as_dict=lambda thread: {"thread_id": thread.thread_id, "idle_seconds": thread.idle.total_seconds()},
+            act=act,
+            doing="sweeping",
+            question=f"Delete {counted(len(found), 'thread')}?",
+        )
+        carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The thread to copy.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The id of the copy; a thread that is empty.")],
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a thread with all its history.
+
+    The copy is in the same store, under another id. Pins stay with the source. The same command
+    continues a copy that was interrupted, unless the source has lost checkpoints since: then delete the copy first.
+
+    Example: langgraph-gcs copy my-thread my-thread-2
+    """
+    plans: list[CopyPlan] = []
+    with open_admin(store, cipher) as saver:
+        with progress("planning"):
+            saver.copy_thread(source, target, dry_run=True, show=plans.append)
+        if not any(plan.checkpoints or plan.writes for plan in plans):
+            raise CommandError(
+                f"there is nothing to copy: there is no thread {source!r} in the store, or it has no checkpoint."
+            )
+
+        def act(plans: Iterable[CopyPlan]) -> str:
+            for plan in plans:
+                saver.copy_thread(plan.source, plan.target)
+            return "Copied."
+
+        work = Work(plans=plans, show=_show_line, as_dict=asdict, act=act, doing="copying", question=None)
+        carry_out(work, dry_run=dry_run, yes=True, as_json=as_json)
+
+
+def delete(
+    threads: ThreadArguments,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete threads: every checkpoint, pending write and object.
+
+    A deletion that was interrupted is taken up again by the same command.
+
+    Example: langgraph-gcs delete my-thread other-thread --yes
+    """
+    threads = list(dict.fromkeys(threads))
+    plans: list[DeletePlan] = []
+    with open_admin(store, cipher) as saver:
+        with progress("planning", len(threads)) as advance:
+            for thread in threads:
+                saver.delete_thread(thread, dry_run=True, show=plans.append)
+                advance()
+        if unknown := [plan.thread_id for plan in plans if not plan.exists]:
+            raise no_thread(*unknown)
+
+        def act(plans: Iterable[DeletePlan]) -> str:
+            for plan in plans:
+                saver.delete_thread(plan.thread_id)
+            return f"{count} deleted."
+
+        count = counted(len(plans), "thread")
+        work = Work(
+            plans=plans,
+            show=_show_line,
+            as_dict=asdict,
+            act=act,
+            doing="deleting",
+            question=f"Delete {count}?",
+        )
+        carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _show_line(out: Console, plan: object) -> None:
+    out.print(plain(str(plan)), soft_wrap=True)
+
+
+def _show_prune(out: Console, plan: PrunePlan) -> None:
+    rows = table("checkpoint", "stored (UTC)", "", "why")
+    rows.columns[0].no_wrap = True
+    for decision in plan.decisions:
+        row, reason = decision.row, decision.reason
+        time_stored = datetime.fromtimestamp(row.time, timezone.utc).strftime("%Y-%m-%d %H:%M")
+        name = plain(row.checkpoint_id)
+        if row.ns:
+            name = Text("\n").join([name, plain(f"(namespace {row.ns!r})")])
+        what = plain("drop", "bold red") if reason is None else plain("keep", "green")
+        rows.add_row(name, plain(time_stored), what, plain(reason or ""))
+    print_table(out, rows)
+    out.print(
+        plain(
+            f"Thread {plan.thread_id!r}: {len(plan.dropped):,} of {counted(len(plan.decisions), 'checkpoint')} go",
+            "bold",
+        ),
+        soft_wrap=True,
+    )
+
+
+def _of_prune(plan: PrunePlan) -> dict[str, Any]:
+    decisions = [
+        {
+            "checkpoint_id": decision.row.checkpoint_id,
+            "checkpoint_ns": decision.row.ns,
+            "time": iso(decision.row.time),
+            "keep": decision.reason is not None,
+            "reason": decision.reason,
+        }
+        for decision in plan.decisions
+    ]
+    return {"thread_id": plan.thread_id, "decisions": decisions}
+
+
+def _of_collect(plan: CollectPlan) -> dict[str, Any]:
+    return asdict(plan) | {"objects": dict(plan.objects)}

@@ -1,0 +1,1 @@
+"""What `langgraph-gcs demo` plays."""

@@ -1,0 +1,648 @@
+"""The page of `langgraph-gcs report`: the same bytes for the same report; no script, and nothing from a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field
+from datetime import datetime, timezone
+from itertools import accumulate
+
+from langgraph_gcs_saver.cli.commands.catalogue import moment, size
+from langgraph_gcs_saver.cli.views.html import Child, Html, block, join, joined, tag
+from langgraph_gcs_saver.cli.views.report_values import Change, Piece
+from langgraph_gcs_saver.findings import Finding, not_checked
+from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoredValue
+from langgraph_gcs_saver.records import record
+
+FINDINGS = 100
+"""Findings of `verify` that are listed; the rest is counted."""
+
+COLUMNS = 240
+"""Columns of the chart of stored bytes; with more checkpoints, a column is several of them."""
+
+_LANES = 6
+_LANE = 14
+_DOT = 22
+_INNER = ("__", "branch:")
+
+
+Key = tuple[str, str]
+"""Namespace and id of a checkpoint."""
+
+
+def key(info: CheckpointInfo) -> Key:
+    """Namespace and id of a checkpoint."""
+    return info.checkpoint_ns, info.checkpoint_id
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the page tells.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoints: Its checkpoints, newest first, of all namespaces; at least one. Their damage is all that is known.
+        findings: What `verify` found, at depth `metadata`.
+        changes: What steps changed, by namespace and checkpoint id, of those whose values were read.
+        read: Of how many checkpoints the values were read, damaged ones included.
+        shown: How many of the newest checkpoints the timeline shows.
+    """
+
+    thread_id: str
+    checkpoints: Sequence[CheckpointInfo]
+    findings: Sequence[Finding] = ()
+    changes: Mapping[Key, Sequence[Change]] = field(default_factory=dict)
+    read: int = 0
+    shown: int
+
+    @property
+    def damaged(self) -> int:
+        """Number of damaged checkpoints, missing ones included."""
+        found = {key(info) for info in self.checkpoints if info.damage is not None}
+        found.update((one.checkpoint_ns, name) for one in self.findings if one.is_damage for name in one.affects)
+        return len(found)
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What may be damaged unnoticed."""
+        if self.read == len(self.checkpoints):
+            return ()
+        if self.read == 0:
+            return "contents of objects", "values"
+        return (f"values of {_count(len(self.checkpoints) - self.read, 'checkpoint')}",)
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    steps = _Steps(report)
+    title = tag("title", f"Thread {report.thread_id}")
+    newest = report.checkpoints[0]
+    body = join(
+        tag(
+            "header",
+            tag("p", "LangGraph thread", class_="kicker"),
+            tag("h1", _name(report.thread_id or "''")),
+            tag("p", f"{_count(len(report.checkpoints), 'checkpoint')}, the newest of ", _time(newest.time), "."),
+            tag("nav", *(tag("a", label, href=f"#{target}") for target, label in _SECTIONS), aria_label="Sections"),
+        ),
+        tag(
+            "main",
+            _section("summary", _summary(report), _attention(steps), _findings(report)),
+            _section("size", *_charts(report.checkpoints)),
+            _section("timeline", *_timeline(steps)),
+        ),
+        tag(
+            "footer",
+            tag("p", "Times are UTC. Made by langgraph-gcs report; this file needs no network and runs no script."),
+        ),
+    )
+    return f"{_HEAD}{title.markup}\n</head>\n<body>\n{body.markup}\n</body>\n</html>\n"
+
+
+_SECTIONS = (("summary", "Summary"), ("size", "Size over time"), ("timeline", "Timeline"))
+
+
+def _section(name: str, *children: Child) -> Html:
+    return tag(
+        "section",
+        tag("h2", dict(_SECTIONS)[name], id=f"{name}-title"),
+        *children,
+        id=name,
+        aria_labelledby=f"{name}-title",
+    )
+
+
+def _name(value: str) -> Html:
+    """Text of a store within a line: its direction stays its own."""
+    return tag("bdi", value)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _time(seconds: float) -> Html | None:
+    if not seconds:
+        return None
+    return tag(
+        "time", moment(seconds), datetime=datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
+
+
+# Summary
+
+
+def _summary(report: Report) -> Html:
+    infos = report.checkpoints
+    stored, whole = sum(info.stored_bytes for info in infos), sum(info.size for info in infos)
+    runs = {info.run_id for info in infos if info.run_id is not None}
+    rows: list[tuple[str, Child]] = [
+        ("Checkpoints", f"{len(infos):,}"),
+        ("Namespaces", f"{len({info.checkpoint_ns for info in infos}):,}"),
+        ("Runs", f"{len(runs):,}"),
+        ("First checkpoint", _time(min(info.time for info in infos)) or "unknown"),
+        ("Last checkpoint", _time(max(info.time for info in infos)) or "unknown"),
+        ("State, serialised", size(_states(infos[::-1])[-1])),
+        ("Stored for all steps", size(stored)),
+        ("Incremental frames save", f"about {size(sum(map(_saved, infos)))}"),
+        ("Every step whole, serialised", size(whole)),
+        ("Waiting for an answer", f"{sum(info.is_waiting for info in infos):,}"),
+        ("Pinned", f"{sum(info.pin is not None for info in infos):,}"),
+        ("Damaged checkpoints", f"{report.damaged:,}"),
+        ("Checkpoints whose values were read", f"{report.read:,}"),
+    ]
+    return tag("dl", *(tag("div", tag("dt", label), tag("dd", value)) for label, value in rows), class_="facts")
+
+
+def _saved(info: CheckpointInfo) -> int:
+    return sum(max(0, value.full - value.stored) for value in info.stored if value.kind == "incremental")
+
+
+def _attention(steps: _Steps) -> Html | None:
+    """Links to the steps that somebody should look at."""
+    wanted = [info for info in steps.report.checkpoints if info.damage is not None or info.is_waiting]
+    if not wanted:
+        return None
+    items = (
+        tag(
+            "li",
+            steps.link(info, _title(info)),
+            " ",
+            "is damaged" if info.damage is not None else "waits for an answer",
+        )
+        for info in wanted[:FINDINGS]
+    )
+    more = tag("li", f"and {len(wanted) - FINDINGS:,} more") if len(wanted) > FINDINGS else None
+    return join(tag("h3", "Needs attention"), tag("ul", *items, more))
+
+
+def _findings(report: Report) -> Html:
+    findings = report.findings
+    title = tag("h3", "Findings of verify, at depth metadata")
+    unchecked = tag("p", not_checked(report.not_checked), class_="note") if report.not_checked else None
+    if not findings:
+        return join(title, tag("p", "None: documents are whole."), unchecked)
+    items = (
+        tag(
+            "li",
+            tag("strong", finding.kind, class_="bad" if finding.is_damage else None),
+            ": ",
+            _name(finding.reason),
+            *(() if finding.channel is None else (" Channel ", _name(finding.channel), ".")),
+            *((f" {_count(len(finding.affects), 'checkpoint')} cannot be read for it.",) if finding.affects else ()),
+            tag("code", finding.name, class_="id"),
+        )
+        for finding in findings[:FINDINGS]
+    )
+    more = tag("li", f"and {len(findings) - FINDINGS:,} more") if len(findings) > FINDINGS else None
+    return join(title, tag("ul", *items, more, class_="findings"), unchecked)
+
+
+# Size over time
+
+_WIDTH, _HEIGHT = 1000, 200
+
+_KINDS: tuple[tuple[str, str, Callable[[CheckpointInfo], int]], ...] = (
+    ("manifest", "manifests", lambda info: info.manifest_bytes),
+    ("full", "full frames", lambda info: _stored(info, "full")),
+    ("incremental", "incremental frames", lambda info: _stored(info, "incremental")),
+)
+
+
+def _stored(info: CheckpointInfo, kind: str) -> int:
+    return sum(value.stored for value in info.stored if value.kind == kind)
+
+
+def _charts(newest_first: Sequence[CheckpointInfo]) -> Iterator[Html]:
+    infos = newest_first[::-1]
+    each = -(-len(infos) // COLUMNS)
+    groups = [infos[i : i + each] for i in range(0, len(infos), each)]
+    ends = (_time(infos[0].time), _time(infos[-1].time))
+
+    columns = [[sum(map(part, group)) for _, _, part in _KINDS] for group in groups]
+    top = max(map(sum, columns))
+    bars = [
+        tag(
+            "path",
+            d="".join(_bar(i, len(groups), sum(one[:kind]), one[kind], top) for i, one in enumerate(columns)),
+            class_=f"fill {name}",
+        )
+        for kind, (name, _, _) in enumerate(_KINDS)
+    ]
+    legend = [
+        (name, f"{label}, {size(sum(one[kind] for one in columns))}") for kind, (name, label, _) in enumerate(_KINDS)
+    ]
+    title = "Stored bytes per checkpoint" if each == 1 else f"Stored bytes per {each} checkpoints"
+    yield _figure(
+        "bars", title, f"{title}, oldest first, at most {size(top)}.", shapes=bars, legend=legend, top=top, ends=ends
+    )
+
+    total = list(accumulate(info.stored_bytes for info in infos))
+    state = _states(infos)
+    top = max(*total, *state)
+    lines = [
+        tag(
+            "path",
+            d=_line([values[min(len(infos), start + each) - 1] for start in range(0, len(infos), each)], top),
+            class_=f"line {name}",
+        )
+        for name, values in (("total", total), ("state", state))
+    ]
+    title = "Stored bytes so far, and the size of the state"
+    told = (
+        f"In the end {size(total[-1])} are stored, and the serialised state of the newest step has {size(state[-1])}."
+    )
+    legend = [("total", f"stored so far, {size(total[-1])}"), ("state", f"state, serialised, {size(state[-1])}")]
+    yield _figure("lines", title, told, shapes=lines, legend=legend, top=top, ends=ends)
+
+
+def _states(infos: Sequence[CheckpointInfo]) -> list[int]:
+    """The size of the graph's own state at each checkpoint; those of subgraphs have states of their own."""
+    own = "" if any(info.checkpoint_ns == "" for info in infos) else infos[-1].checkpoint_ns
+    sizes, known = [], 0
+    for info in infos:
+        known = info.size if info.checkpoint_ns == own and info.size else known
+        sizes.append(known)
+    return sizes
+
+
+def _figure(
+    name: str,
+    title: str,
+    told: str,
+    *,
+    shapes: Sequence[Html],
+    legend: Sequence[tuple[str, str]],
+    top: int,
+    ends: tuple[Html | None, Html | None],
+) -> Html:
+    # Words stay out of the drawing, which is stretched to the screen's width.
+    drawing = tag(
+        "svg",
+        tag("title", title, id=f"{name}-name"),
+        tag("desc", told, id=f"{name}-told"),
+        tag("path", d=f"M0 0H{_WIDTH}M0 {_HEIGHT // 2}H{_WIDTH}M0 {_HEIGHT}H{_WIDTH}", class_="grid"),
+        *shapes,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_labelledby=f"{name}-name {name}-told",
+    )
+    keys = (tag("li", tag("span", class_=f"key {key}", aria_hidden="true"), label) for key, label in legend)
+    return tag(
+        "figure",
+        tag("figcaption", title),
+        tag("ul", *keys, class_="legend", role="list"),
+        tag("div", size(top), class_="top"),
+        drawing,
+        tag("div", tag("span", ends[0]), tag("span", ends[1]), class_="ends"),
+    )
+
+
+def _bar(i: int, count: int, below: int, height: int, top: int) -> str:
+    if not height:
+        return ""
+    width = _WIDTH / count
+    low, high = _HEIGHT - _HEIGHT * below / top, _HEIGHT - _HEIGHT * (below + height) / top
+    left, right = i * width, (i + (0.85 if count < COLUMNS // 2 else 1)) * width
+    return f"M{left:.1f} {low:.1f}V{high:.1f}H{right:.1f}V{low:.1f}Z"
+
+
+def _line(values: Sequence[int], top: int) -> str:
+    heights = [_HEIGHT - _HEIGHT * value / max(1, top) for value in values]
+    width = _WIDTH / len(values)
+    points = "".join(f"L{(i + 0.5) * width:.1f} {height:.1f}" for i, height in enumerate(heights))
+    return f"M0 {heights[0]:.1f}{points}H{_WIDTH}"
+
+
+# Timeline
+
+
+class _Steps:
+    """The checkpoints, as far as the timeline shows them, and what they are to each other."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.shown = report.checkpoints[: report.shown]
+        self._anchors = {key(info): f"step-{i}" for i, info in enumerate(self.shown, 1)}
+        self._known = {key(info): info for info in report.checkpoints}
+        self._children: dict[tuple[str, str], list[CheckpointInfo]] = {}
+        for info in reversed(report.checkpoints):
+            if info.parent_id is not None:
+                self._children.setdefault((info.checkpoint_ns, info.parent_id), []).append(info)
+
+    def anchor(self, info: CheckpointInfo) -> str | None:
+        return self._anchors.get(key(info))
+
+    def link(self, info: CheckpointInfo, label: Html) -> Html:
+        anchor = self.anchor(info)
+        return label if anchor is None else tag("a", label, href=f"#{anchor}")
+
+    def parent(self, info: CheckpointInfo) -> CheckpointInfo | None:
+        return None if info.parent_id is None else self._known.get((info.checkpoint_ns, info.parent_id))
+
+    def children(self, info: CheckpointInfo) -> Sequence[CheckpointInfo]:
+        return self._children.get(key(info), ())
+
+    def is_fork(self, info: CheckpointInfo) -> bool:
+        """Whether an older checkpoint continues the same parent already."""
+        parent = self.parent(info)
+        return parent is not None and self.children(parent)[0] is not info
+
+
+def _title(info: CheckpointInfo) -> Html:
+    step = "step ?" if info.step is None else f"step {info.step}"
+    source = "" if info.source == "loop" else info.source
+    parts = [_name(part) for part in (source, ", ".join(info.nodes)) if part]
+    return join(tag("b", step), *(one for part in parts for one in (" ", part)))
+
+
+def _timeline(steps: _Steps) -> Iterator[Html]:
+    report = steps.report
+    hidden = len(report.checkpoints) - len(steps.shown)
+    if hidden:
+        yield tag(
+            "p", f"The newest {len(steps.shown):,} checkpoints; {hidden:,} older ones are not listed.", class_="note"
+        )
+    if not report.changes:
+        yield tag("p", "Values were not read.", class_="note")
+    elif len(report.changes) < len(steps.shown):
+        yield tag(
+            "p",
+            f"Values are shown of {len(report.changes):,} steps, the newest ones that could be read.",
+            class_="note",
+        )
+    for space in sorted({info.checkpoint_ns for info in steps.shown}):
+        rows = [info for info in steps.shown if info.checkpoint_ns == space]
+        if space:
+            yield tag("h3", "Namespace ", _name(space))
+        items = (_step(info, drawn, steps) for info, drawn in zip(rows, _graph(rows), strict=True))
+        yield tag("ol", *items, class_="steps", role="list")
+
+
+def _step(info: CheckpointInfo, drawn: Html, steps: _Steps) -> Html:
+    names = [value.channel for value in info.stored if not value.channel.startswith(_INNER)]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    summary = tag(
+        "summary",
+        tag("span", _title(info), class_="what"),
+        tag("span", size(info.stored_bytes), class_="size"),
+        *_badges(info, steps),
+        tag("span", joined([_name(name) for name in names[:4]], ", "), more, class_="changed") if names else None,
+    )
+    told = [
+        tag("p", "Damage: ", _name(info.damage), class_="bad") if info.damage is not None else None,
+        *map(_change, steps.report.changes.get(key(info), ())),
+        _frames(info.stored),
+        _details(info, steps),
+    ]
+    is_open = info.damage is not None or info.is_waiting or info is steps.shown[0]
+    return tag(
+        "li",
+        drawn,
+        tag("details", summary, tag("div", *told, class_="told"), open="" if is_open else None),
+        id=steps.anchor(info),
+        class_="step",
+    )
+
+
+def _badges(info: CheckpointInfo, steps: _Steps) -> Iterator[Html]:
+    if info.damage is not None:
+        yield tag("span", "damaged", class_="badge damage")
+    if info.interrupts:
+        yield tag("span", "waits for an answer" if info.is_waiting else "interrupted", class_="badge interrupt")
+    if info.pin is not None:
+        yield tag("span", "pin ", _name(info.pin), class_="badge pin")
+    if steps.is_fork(info):
+        yield tag("span", "fork", class_="badge fork")
+    if len(steps.children(info)) > 1:
+        yield tag("span", f"{len(steps.children(info))} branches", class_="badge fork")
+
+
+def _change(change: Change) -> Html:
+    more = tag("p", f"{change.more:,} more before", class_="note") if change.more else None
+    return tag("div", tag("h4", _name(change.channel)), more, *map(_piece, change.pieces), class_="change")
+
+
+def _piece(piece: Piece) -> Html:
+    element = {"new": "ins", "gone": "del", "now": "div"}[piece.mark]
+    sign = {"new": "+", "gone": "\N{MINUS SIGN}", "now": ""}[piece.mark]
+    label = " ".join(part for part in (sign, piece.label) if part)
+    cut = tag("span", f" … {piece.cut:,} characters more", class_="note") if piece.cut else None
+    return tag(
+        element, tag("b", label) if label else None, tag("pre", block(piece.text), cut, dir="auto"), class_="piece"
+    )
+
+
+def _frames(stored: Sequence[StoredValue]) -> Html | None:
+    if not stored:
+        return None
+    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in ("channel", "value", "stored", "frame"))))
+    rows = (
+        tag(
+            "tr",
+            tag("th", _name(value.channel), scope="row"),
+            tag("td", size(value.size)),
+            tag("td", size(value.stored)),
+            tag("td", f"{value.kind}{', object' if value.is_object else ''}"),
+        )
+        for value in sorted(stored, key=lambda value: (value.channel.startswith(_INNER), -value.size, value.channel))
+    )
+    return tag("table", tag("caption", "Stored by this step"), head, tag("tbody", *rows))
+
+
+def _details(info: CheckpointInfo, steps: _Steps) -> Html:
+    rows: list[tuple[str, Child]] = [("checkpoint", tag("code", info.checkpoint_id, class_="id"))]
+    if info.time:
+        rows.append(("time", _time(info.time)))
+    parent = steps.parent(info)
+    if parent is not None:
+        rows.append(("continues", steps.link(parent, _title(parent))))
+    elif info.parent_id is not None:
+        rows.append(("continues", join(tag("code", info.parent_id, class_="id"), " which is not there any more")))
+    children = steps.children(info)
+    if len(children) > 1:
+        rows.append(("branches", joined([steps.link(child, _title(child)) for child in children], ", ")))
+    rows.append(("state", f"{size(info.size)} in {_count(info.channels, 'channel')}"))
+    if info.run_id is not None:
+        rows.append(("run", tag("code", info.run_id, class_="id")))
+    if info.tasks:
+        rows.append(("tasks with writes", joined([tag("code", task, class_="id") for task in info.tasks], " ")))
+    return tag("dl", *(tag("div", tag("dt", label), tag("dd", value)) for label, value in rows), class_="ids")
+
+
+def _graph(rows: Sequence[CheckpointInfo]) -> list[Html]:
+    """The branches beside each row, newest first: a dot for the checkpoint, lines to what it continues."""
+    places = {info.checkpoint_id: i for i, info in enumerate(rows)}
+    awaited: list[str] = []
+    drawings, width = [], 1
+    for i, info in enumerate(rows):
+        above, own_id = list(awaited), info.checkpoint_id
+        if own_id not in awaited:
+            awaited.append(own_id)
+        own = awaited.index(own_id)
+        # A parent that is gone, or listed above because a clock went back, ends the line.
+        goes_on = info.parent_id is not None and places.get(info.parent_id, -1) > i
+        below = [other for lane, other in enumerate(awaited) if (lane == own and goes_on) or other != own_id]
+        if goes_on:
+            below[own] = str(info.parent_id)
+        shapes = []
+        for lane, other in enumerate(above):
+            if other == own_id:
+                shapes.append(_lane(lane, "0", own, str(_DOT)))
+            else:
+                shapes += _passing(lane, _later(awaited, lane, own, own_id, goes_on=goes_on))
+        if goes_on:
+            shapes.append(_lane(own, str(_DOT), own, "100%"))
+        kind = (
+            "damage"
+            if info.damage is not None
+            else "interrupt"
+            if info.is_waiting
+            else "pin"
+            if info.pin is not None
+            else "plain"
+        )
+        shapes.append(tag("circle", cx=_x(own), cy=_DOT, r=5, class_=f"dot {kind}"))
+        awaited = below
+        drawings.append(tag("svg", *dict.fromkeys(shapes), aria_hidden="true", focusable="false"))
+        width = max(width, len(above), own + 1)
+    return [tag("div", drawing, class_=f"lanes lanes-{min(_LANES, width)}") for drawing in drawings]
+
+
+def _later(awaited: Sequence[str], lane: int, own: int, own_id: str, *, goes_on: bool) -> int:
+    """Where a lane that passes by is below the row: those that end here make room."""
+    ended = sum(other == own_id and (place != own or not goes_on) for place, other in enumerate(awaited[:lane]))
+    return lane - ended
+
+
+def _passing(lane: int, later: int) -> Iterator[Html]:
+    if lane == later:
+        yield _lane(lane, "0", lane, "100%")
+        return
+    # It moves below the dot, or it would seem to lead to it.
+    yield _lane(lane, "0", lane, str(_DOT))
+    yield _lane(lane, str(_DOT), later, str(2 * _DOT))
+    yield _lane(later, str(2 * _DOT), later, "100%")
+
+
+def _x(lane: int) -> int:
+    # What there is no room for shares the last lane.
+    return _LANE // 2 + 2 + min(lane, _LANES - 1) * _LANE
+
+
+def _lane(lane: int, top: str, later: int, bottom: str) -> Html:
+    return tag("line", x1=_x(lane), y1=top, x2=_x(later), y2=bottom)
+
+
+# Style
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #fff; --card: #f6f7f9; --text: #1b1f24; --soft: #57606a; --edge: #d5dae0;
+  --link: #0a58c2; --bad: #b3261e; --warn: #8a5200; --pin: #0b6a62; --fork: #6f3ec4; --new: #e4f5e7; --gone: #fdeae8;
+  --manifest: #8c959f; --full: #1f6feb; --incremental: #0f9d77; --total: #1f6feb; --state: #bc4c00; }
+@media (prefers-color-scheme: dark) { :root { --back: #111418; --card: #1a1f25; --text: #e6e9ed; --soft: #9aa5b1;
+  --edge: #353c45; --link: #7db4ff; --bad: #ff8f85; --warn: #f0b44c; --pin: #56d0c3; --fork: #bfa1ff; --new: #14301d;
+  --gone: #3a1b1a; --manifest: #7d8792; --full: #5b9dff; --incremental: #3ecf9f; --total: #5b9dff; --state: #ff9c5a; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body { margin: 0 auto; padding: 1rem max(1rem, env(safe-area-inset-right)) 3rem max(1rem, env(safe-area-inset-left));
+  max-width: 60rem; background: var(--back); color: var(--text); font: 1rem/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--edge); }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
+h4 { font-size: .875rem; margin: 0 0 .25rem; }
+p { margin: .25rem 0; }
+a { color: var(--link); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+nav a { padding: .5rem 0; }
+.kicker, .note, dt, footer, .top, .ends, caption { color: var(--soft); font-size: .875rem; }
+.kicker { margin: 0; }
+.bad { color: var(--bad); }
+.id { font-size: .8125rem; color: var(--soft); }
+.findings .id { display: block; }
+ul { padding-left: 1.25rem; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .5rem; margin: 0; }
+.facts > div { background: var(--card); border-radius: .5rem; padding: .5rem .75rem; }
+dd { margin: 0; font-variant-numeric: tabular-nums; }
+.facts dd { font-weight: 600; }
+figure { margin: 0 0 1.75rem; }
+figcaption { font-weight: 600; }
+figure svg { display: block; width: 100%; height: 10rem; overflow: visible; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; margin: .25rem 0; padding: 0;
+  font-size: .875rem; }
+.key { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; border-radius: .15rem; }
+.key.total, .key.state { height: 0; border-top: 3px solid; vertical-align: middle; border-radius: 0; }
+.key.state { border-top-style: dashed; }
+.key.manifest { background: var(--manifest); } .key.full { background: var(--full); }
+.key.incremental { background: var(--incremental); }
+.key.total { border-color: var(--total); } .key.state { border-color: var(--state); }
+.ends { display: flex; justify-content: space-between; gap: 1rem; }
+.ends span:last-child { text-align: right; }
+.grid { stroke: var(--edge); fill: none; vector-effect: non-scaling-stroke; }
+.fill.manifest { fill: var(--manifest); } .fill.full { fill: var(--full); }
+.fill.incremental { fill: var(--incremental); }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; vector-effect: non-scaling-stroke; }
+.line.total { stroke: var(--total); } .line.state { stroke: var(--state); stroke-dasharray: 6 4; }
+.steps { list-style: none; margin: 0; padding: 0; }
+.step { display: flex; align-items: stretch; scroll-margin-top: .5rem; }
+.step:target details { outline: 2px solid var(--link); outline-offset: -2px; border-radius: .5rem; }
+.lanes { position: relative; flex: none; }
+.lanes svg { position: absolute; top: 0; left: 0; width: 100%; height: 100%; overflow: hidden; }
+.lanes line { stroke: var(--soft); stroke-width: 2; }
+@LANES@
+.dot { fill: var(--soft); stroke: var(--back); stroke-width: 2; }
+.dot.damage { fill: var(--bad); } .dot.interrupt { fill: var(--warn); } .dot.pin { fill: var(--pin); }
+details { flex: 1; min-width: 0; border-bottom: 1px solid var(--edge); }
+summary { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 .5rem; padding: .6rem .25rem;
+  min-height: 2.75rem; cursor: pointer; list-style: none; }
+summary::-webkit-details-marker { display: none; }
+summary:hover { background: var(--card); }
+summary:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: -2px; }
+.what { flex: 1 1 12rem; min-width: 0; }
+.what::before { content: "\\25B8\\00A0"; color: var(--soft); }
+details[open] > summary > .what::before { content: "\\25BE\\00A0"; }
+.size { font-variant-numeric: tabular-nums; color: var(--soft); }
+.changed { flex-basis: 100%; font-size: .875rem; color: var(--soft); padding-left: 1rem; }
+.badge { border: 1px solid; border-radius: 1rem; padding: 0 .6rem; font-size: .8125rem; max-width: 100%; }
+.badge.damage { color: var(--bad); } .badge.interrupt { color: var(--warn); }
+.badge.pin { color: var(--pin); } .badge.fork { color: var(--fork); }
+.told { padding: .25rem .25rem 1rem 1.25rem; }
+.change { margin-bottom: .75rem; }
+.piece { display: block; text-decoration: none; border-left: 3px solid var(--edge); border-radius: .25rem;
+  padding: .3rem .6rem; margin: .25rem 0; background: var(--card); font-size: .875rem; }
+ins.piece { background: var(--new); border-color: var(--incremental); }
+del.piece { background: var(--gone); border-color: var(--bad); }
+pre { margin: 0; max-height: 20rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  unicode-bidi: plaintext; font: .8125rem/1.45 ui-monospace, monospace; }
+table { width: 100%; table-layout: fixed; border-collapse: collapse; font-size: .8125rem;
+  font-variant-numeric: tabular-nums; }
+caption { text-align: left; }
+th, td { text-align: right; padding: .2rem 0 .2rem .6rem; font-weight: 400; border-bottom: 1px solid var(--edge);
+  vertical-align: top; }
+th:first-child { width: 40%; text-align: left; padding-left: 0; }
+thead th { color: var(--soft); }
+.ids { margin: .75rem 0 0; font-size: .875rem; }
+.ids > div { display: flex; flex-wrap: wrap; gap: 0 .5rem; }
+.ids dt { flex: 0 0 6rem; }
+.ids dd { flex: 1 1 10rem; min-width: 0; }
+footer { margin-top: 2rem; }
+""".replace("@LANES@", "\n".join(f".lanes-{n} {{ width: {n * _LANE + 4}px; }}" for n in range(1, _LANES + 1)))
+
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+# A hash and not 'unsafe-inline': even a style that found its way into the page would do nothing.
+_HEAD = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{_HASH}'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<style>{_STYLE}</style>
+"""

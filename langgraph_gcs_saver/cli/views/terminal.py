@@ -1,0 +1,354 @@
+"""What every command prints and asks with, and the options that they share."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from langgraph_gcs_saver.cli.modules import NamingError, find, raised
+from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
+from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import CipherProtocol, SerializerProtocol
+
+    from langgraph_gcs_saver import DeletePlan, GCSSaver
+    from langgraph_gcs_saver.saver.admin import Admin
+
+    A = TypeVar("A", bound=Admin)
+
+STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
+"""The variable of the environment that names the store when no option does."""
+
+CIPHER_VARIABLE = "LANGGRAPH_GCS_CIPHER"
+"""The variable of the environment that names the store's cipher when no option does."""
+
+ACCEPT_CLEAR_VARIABLE = "LANGGRAPH_GCS_ACCEPT_CLEAR"
+"""The variable of the environment that stands for `--accept-clear`."""
+
+StoreOption = Annotated[
+    str | None,
+    # Without typer's `envvar`: the variable would then count as given after the command's name, and win over what was
+    # typed before it.
+    typer.Option(
+        "--store",
+        metavar="URI",
+        help="Where checkpoints are kept: file:///path, or gs://bucket/prefix?project=…&database=….  "
+        f"[env var: {STORE_VARIABLE}]",
+    ),
+]
+CipherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cipher",
+        metavar="MODULE:NAME",
+        help=f"What the store is encrypted with: a cipher, or a function that makes one.  [env var: {CIPHER_VARIABLE}]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+ImportClassesOption = Annotated[
+    bool,
+    typer.Option(
+        "--import-classes",
+        help="Import the classes that stored values name, and call them. Use it only if you trust everyone who could "
+        "write those values: they choose what runs.",
+    ),
+]
+ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
+OptionalThreadArgument = Annotated[
+    str | None, typer.Argument(metavar="THREAD", help="The thread's id; all threads of the store if not given.")
+]
+
+global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
+"""The `--store` that was given before the command's name."""
+
+accept_clear: ContextVar[bool] = ContextVar("accept_clear", default=False)
+"""Whether `--accept-clear` was given before the command's name, or the environment says so."""
+
+global_cipher: ContextVar[str | None] = ContextVar("global_cipher", default=None)
+"""The `--cipher` that was given before the command's name."""
+
+
+class CommandError(Exception):
+    """A command could not do what it was asked, for a reason that is not the library's."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def store_named(store: str | None) -> str | None:
+    """The store that `--store` names after the command's name, else before it, else the environment."""
+    named = (store, global_store.get(), os.environ.get(STORE_VARIABLE))
+    return next((one for one in named if one is not None), None)
+
+
+def cipher_named(cipher: str | None) -> CipherProtocol | None:
+    """The cipher that `--cipher` names after the command's name, else before it, else the environment.
+
+    Raises:
+        CommandError: What is named is no cipher.
+    """
+    typed = cipher if cipher is not None else global_cipher.get()
+    name, origin = (os.environ.get(CIPHER_VARIABLE), CIPHER_VARIABLE) if typed is None else (typed, "--cipher")
+    return _cipher(name, origin) if name else None
+
+
+@cache  # A command may open two stores, and who makes a cipher may ask somebody for the key.
+def _cipher(name: str, origin: str) -> CipherProtocol:
+    try:
+        found = find(name)
+    except NamingError as error:
+        raise CommandError(f"{origin} {name}: {error}", 2) from error
+    if callable(found) and (inspect.isclass(found) or not _is_cipher(found)):
+        try:
+            found = found()
+        except Exception as error:  # The user's code may raise anything.
+            raise CommandError(f"{origin} {name}: calling it without arguments raises {raised(error)}.", 2) from error
+    if not _is_cipher(found):
+        raise CommandError(
+            f"{origin} {name}: a {type(found).__name__} is no cipher: that has the methods encrypt and decrypt "
+            "(LangGraph's CipherProtocol).",
+            2,
+        )
+    return cast("CipherProtocol", found)
+
+
+def _is_cipher(found: object) -> bool:
+    return all(callable(getattr(found, name, None)) for name in ("encrypt", "decrypt"))
+
+
+def open_admin(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> Admin:
+    """What looks after the store that was named by option or environment; use it as a context manager.
+
+    It does not import LangGraph. A command that reads whole checkpoints calls `open_saver`. Both read what is stored
+    without importing or calling anything that it names.
+
+    Args:
+        store: What `--store` says.
+        cipher: What `--cipher` says.
+        may_create: Whether an embedded store is made where there is none. A mistyped path must not look like a healthy,
+            empty store.
+        **options: The saver's.
+
+    Raises:
+        CommandError: None was named, or what `--cipher` names is no cipher.
+        GCSSaverError: It cannot be opened, or does not exist.
+    """
+    from langgraph_gcs_saver.saver.admin import Admin
+
+    return _open(Admin, store, cipher, may_create=may_create, **options)
+
+
+def open_saver(
+    store: str | None,
+    cipher: str | None = None,
+    *,
+    may_create: bool = False,
+    serde: SerializerProtocol | None = None,
+    **options: Any,
+) -> GCSSaver:
+    """As `open_admin`: a saver, for which LangGraph is imported.
+
+    Args:
+        store: As for `open_admin`.
+        cipher: As for `open_admin`.
+        may_create: As for `open_admin`.
+        serde: What makes objects of values, for a command that was told to, or that reads its own state only.
+        **options: The saver's.
+    """
+    from langgraph_gcs_saver.portable import PortableSerializer
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+
+    return _open(GCSSaver, store, cipher, may_create=may_create, serde=serde or PortableSerializer(), **options)
+
+
+def importing(import_classes: bool) -> SerializerProtocol | None:
+    """The `serde` that `--import-classes` asks for: LangGraph's, which makes objects of values."""
+    if not import_classes:
+        return None
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+    return JsonPlusSerializer()
+
+
+def _open(kind: type[A], store: str | None, cipher: str | None, *, may_create: bool, **options: Any) -> A:
+    uri = store_named(store)
+    if not uri:
+        raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
+    if not may_create:
+        _check_exists(parse(uri))
+    return kind.from_conn_string(uri, cipher=cipher_named(cipher), accept_clear=accept_clear.get(), **options)
+
+
+def _check_exists(address: GoogleAddress | LocalAddress) -> None:
+    if isinstance(address, LocalAddress):
+        try:
+            (address.path / "documents.sqlite3").stat()
+        except FileNotFoundError:
+            raise StoreNotFoundError(f"There is no store in {str(address.path)!r}; setup makes one.") from None
+        except OSError:
+            return  # Opening it tells what is wrong.
+
+
+def check_thread(saver: Admin, thread: str) -> None:
+    """Raise for a thread that the store has nothing of; for a command that has found nothing to do.
+
+    Raises:
+        CommandError: There is no such thread.
+    """
+    plans: list[DeletePlan] = []
+    saver.delete_thread(thread, dry_run=True, show=plans.append)
+    if not any(plan.exists for plan in plans):
+        raise no_thread(thread)
+
+
+def no_thread(*threads: str) -> CommandError:
+    """The error for threads that the store has nothing of."""
+    return CommandError(f"there is no thread {', '.join(map(repr, threads))} in the store.")
+
+
+def print_json(value: Any) -> None:
+    r"""Print one JSON document; everything outside of ASCII as `\u001b`, so that no terminal acts on it."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+_UNLIMITED = 1 << 16
+"""Columns of what is no terminal: whoever reads a pipe or a file looks for whole lines."""
+
+_WHOLE = 72
+"""Longest id that is kept in one line of a terminal; a user may have chosen one of hundreds of characters."""
+
+_LEAST = 4
+"""Columns that others keep beside ids."""
+
+
+def console(*, is_quiet: bool = False) -> Console:
+    """Standard output; give it text by `plain`, for what a store holds may look like markup."""
+    is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = None if is_limited else _UNLIMITED
+    return Console(quiet=is_quiet, highlight=False, markup=False, emoji=False, width=width)
+
+
+def print_table(out: Console, table: Table) -> None:
+    """Print a table in which columns that do not wrap have the first line of each cell, an id, whole; others give way.
+
+    What does not fit into a narrow terminal then goes beyond its edge: the terminal breaks that line, and a copy of the
+    id has no break.
+    """
+    width = out.width
+    if width >= _UNLIMITED:
+        out.print(table)
+        return
+    for column in table.columns:
+        if column.no_wrap:
+            first_lines = [str(cell).partition("\n")[0] for cell in (column.header, *column.cells)]
+            longest = max(map(cell_len, first_lines))
+            column.no_wrap = False
+            column.width = longest if longest <= _WHOLE else None
+    _, right, _, left = table.padding
+    between = (len(table.columns) - 1) * (1 + left + right)
+    needed = between + sum(_LEAST if column.width is None else column.width for column in table.columns)
+    try:
+        out.width = max(width, needed)
+        out.print(table)
+    finally:
+        out.width = width
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; return if the answer is yes.
+
+    Raises:
+        CommandError: The answer is no, or nobody is there to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError("nobody is there to ask: give --yes, or --dry-run to see what would be done.", 2)
+    # typer.confirm writes a blank to standard output, whatever it is told: there it would spoil a JSON document's file.
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise CommandError("nothing was done.")
+
+
+class Bar:
+    """A progress bar's handle: call it after each piece of work."""
+
+    def __init__(self, progress: Progress | None, total: int | None, what: str) -> None:
+        self._progress = progress
+        self._task = None if progress is None else progress.add_task(what, total=total)
+
+    def __call__(self, done: int = 1) -> None:
+        """Tell that so many more pieces are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, done)
+
+
+class Late:
+    """An error that comes when what could be done for other threads was shown."""
+
+    def __init__(self) -> None:
+        self._error: GCSSaverError | None = None
+
+    @contextmanager
+    def after(self, shown: Sized) -> Iterator[None]:
+        """Keep an error of the block, unless there is nothing to show."""
+        try:
+            yield
+        except GCSSaverError as error:
+            if not shown:
+                raise
+            self._error = error
+
+    def end(self) -> None:
+        """Raise the error, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Bar]:
+    """A progress bar on standard error while the block runs, if that is a terminal; it leaves nothing behind."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield Bar(None, total, what)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as shown:
+        yield Bar(shown, total, printable(what))
+
+
+def printable(text: str) -> str:
+    r"""One line that no terminal acts on: control, bidirectional and line-breaking characters as `\x1b`.
+
+    What comes out of a store was written by an agent, and perhaps by whoever talked to it.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """`printable` text for rich, which interprets none of it as markup."""
+    return Text(printable(text), style=style)

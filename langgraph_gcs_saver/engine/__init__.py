@@ -1,0 +1,1 @@
+"""How effects happen: what a flow may ask for, and what performs it."""

@@ -1,0 +1,413 @@
+"""The only loops that perform effects: `run` in the calling thread, `arun` on the running event loop.
+
+`run` does not call a store in the main thread, where a signal's handler may raise in the middle of a request: it leaves
+the request to a thread of its own and waits. Computations and events stay in the calling thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from langgraph_gcs_saver.engine.effects import (
+    AskSaver,
+    Commit,
+    Compute,
+    CopyBlob,
+    DeleteBlobs,
+    Effect,
+    Elsewhere,
+    Emit,
+    EnsureBucket,
+    ExemptField,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    ListBlobs,
+    Now,
+    Pause,
+    PutBlob,
+    QueryDocs,
+    ReadBucket,
+    ReadIndexing,
+    SetLifecycle,
+)
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.engine.pool import Pool, is_exposed
+from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
+from langgraph_gcs_saver.errors import SaverClosedError
+from langgraph_gcs_saver.events import Event, EventHandler
+
+T = TypeVar("T")
+
+logger = logging.getLogger("langgraph_gcs_saver")
+
+OFFLOAD_BYTES = 256 << 10
+"""Computations over so many bytes leave the event loop; below, a thread hop costs more than it saves."""
+
+
+GRACE_SECONDS = 5.0
+"""How long after its own timeout a request counts as one that hangs: the store's error says more, and comes first."""
+
+_MOST_IN_MAIN = 64
+"""Threads for requests of the main thread: one, and one more for each request under way that a signal interrupted."""
+
+_DOCUMENTS = (GetDocs, QueryDocs, Commit, ReadIndexing, ExemptField)
+"""Requests that end by the timeout. A transfer of an object goes on for as long as bytes arrive."""
+
+
+class _Pools:
+    """The threads of one process.
+
+    Attributes:
+        beside: Perform what runs at the same time, and what must not hold up an event loop.
+        main: Perform requests in the main thread's place.
+    """
+
+    def __init__(self, max_threads: int, limit: float) -> None:
+        self.beside = Pool("langgraph-gcs", max_threads, limit=limit)
+        self.main = Pool("langgraph-gcs-main", _MOST_IN_MAIN, keep=1, limit=limit)
+
+    def close(self, seconds: float) -> None:
+        """End the threads, except those whose request was interrupted."""
+        self.beside.close(seconds)
+        self.main.close(seconds)
+
+
+class Admit(Protocol):
+    """Lets flows reach a store, or not; see `flows.places.admit`."""
+
+    def __call__(self, flow: Flow[T], /) -> Flow[T]:
+        """The flow that is performed in place of this one."""
+
+
+def _admit_all(flow: Flow[T], /) -> Flow[T]:
+    return flow
+
+
+class Backend:
+    """Two stores, bounded pools of threads, and the listener: everything that effects act on.
+
+    Args:
+        documents: The store of documents.
+        blobs: The store of objects.
+        on_event: Called with every event.
+        max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
+        timeout: Seconds within which the stores end a request, except a transfer.
+        admit: What every flow passes through before it is performed.
+        interceptors: What every effect passes through, the outermost first.
+    """
+
+    def __init__(
+        self,
+        documents: DocumentStore,
+        blobs: BlobStore,
+        *,
+        on_event: EventHandler | None = None,
+        max_threads: int = 16,
+        timeout: float = 30.0,
+        admit: Admit = _admit_all,
+        interceptors: Sequence[Interceptor] = (),
+    ) -> None:
+        self.documents = documents
+        self.blobs = blobs
+        self.admit = admit
+        self._on_event = on_event
+        self._max_threads = max_threads
+        self._limit = timeout + GRACE_SECONDS
+        self._documents_survive = getattr(documents, "survives_signals", False)
+        self._blobs_survive = getattr(blobs, "survives_signals", False)
+        # By process id: threads do not survive a fork.
+        self._pools: dict[int, _Pools] = {}
+        self._closed = False
+        gathering = [one for one in interceptors if isinstance(one, GatherInterceptor)]
+        self._around = [one.around for one in interceptors]
+        self._aaround = [one.aaround for one in interceptors]
+        self._around_all = [one.around_all for one in gathering]
+        self._aaround_all = [one.aaround_all for one in gathering]
+
+    def _threads(self) -> _Pools:
+        """This process' threads, which start on first use."""
+        if self._closed:
+            raise SaverClosedError("This saver is closed; make a new one.")
+        pid = os.getpid()
+        # setdefault is atomic; pools that lost the race have started no thread.
+        return self._pools.get(pid) or self._pools.setdefault(pid, _Pools(self._max_threads, self._limit))
+
+    def emit(self, event: Event) -> None:
+        """Tell the log and the listener; a listener that fails is logged, for what it was told has happened."""
+        logger.log(event.level, "%r", event)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.exception("on_event failed for %s", type(event).__name__)
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect, and return or raise in this thread."""
+        if not isinstance(effect, Gather):
+            return _inside(self._around, self._perform)(effect)
+        if len(effect.effects) < 2:
+            return tuple(self.perform(one) for one in effect.effects)
+        return tuple(_inside(self._around_all, self._perform_all)(effect.effects))
+
+    def _perform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        return self._apart(self._threads().beside, self.perform, *effects)
+
+    def _perform(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case Compute():
+                return effect.function()
+            case AskSaver():
+                return effect.ask()
+            case Pause():
+                time.sleep(effect.seconds)
+                return None
+            case Now() | Emit():
+                return self._perform_local(effect)
+            case _ if is_exposed() and not self._survives(effect):
+                (result,) = self._apart(self._threads().main, self._ask, effect)
+                return result
+            case _:
+                return self._ask(effect)
+
+    def _survives(self, effect: Effect[Any]) -> bool:
+        """Whether it does no harm if a signal raises in the middle of a store's call."""
+        return self._documents_survive if isinstance(effect, _DOCUMENTS) else self._blobs_survive
+
+    def _apart(self, pool: Pool, perform: Callable[[Effect[Any]], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
+        """Perform effects on threads of a pool, with this thread's context variables."""
+        return pool.perform(
+            *((partial(copy_context().run, perform, one), isinstance(one, _DOCUMENTS)) for one in effects)
+        )
+
+    def _ask(self, effect: Effect[Any]) -> Any:
+        """Have a store perform an effect."""
+        match effect:
+            case GetDocs():
+                return self.documents.get_docs(effect)
+            case QueryDocs():
+                return self.documents.query_docs(effect)
+            case Commit():
+                return self.documents.commit(effect)
+            case ReadIndexing():
+                return self.documents.read_indexing(effect)
+            case ExemptField():
+                return self.documents.exempt_field(effect)
+            case _:
+                return self._ask_blobs(effect)
+
+    def _ask_blobs(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case PutBlob():
+                return self.blobs.put_blob(effect)
+            case GetBlob():
+                return self.blobs.get_blob(effect)
+            case HashBlob():
+                return self.blobs.hash_blob(effect)
+            case CopyBlob():
+                return self.blobs.copy_blob(effect)
+            case ListBlobs():
+                return self.blobs.list_blobs(effect)
+            case DeleteBlobs():
+                return self.blobs.delete_blobs(effect)
+            case EnsureBucket():
+                return self.blobs.ensure_bucket(effect)
+            case ReadBucket():
+                return self.blobs.read_bucket(effect)
+            case SetLifecycle():
+                return self.blobs.set_lifecycle(effect)
+            case _:
+                raise TypeError(f"no runner performs {type(effect).__name__}")
+
+    def _perform_local(self, effect: Now | Emit) -> Any:
+        return time.time() if isinstance(effect, Now) else self.emit(effect.event)
+
+    async def aperform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without holding up the event loop."""
+        if not isinstance(effect, Gather):
+            return await _inside(self._aaround, self._aperform)(effect)
+        if len(effect.effects) < 2:
+            return tuple([await self.aperform(one) for one in effect.effects])
+        return tuple(await _inside(self._aaround_all, self._aperform_all)(effect.effects))
+
+    async def _aperform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        return await _gather_or_cancel([self.aperform(one) for one in effects])
+
+    async def _aperform(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case GetDocs():
+                return await self.documents.aget_docs(effect)
+            case QueryDocs():
+                return await self.documents.aquery_docs(effect)
+            case Commit():
+                return await self.documents.acommit(effect)
+            case ReadIndexing():
+                return await self.documents.aread_indexing(effect)
+            case ExemptField():
+                return await self.documents.aexempt_field(effect)
+            case Compute():
+                if effect.size < OFFLOAD_BYTES:
+                    return effect.function()
+                return await self._threads().beside.aperform(effect.function)
+            case AskSaver():
+                return await effect.aask()
+            case Pause():
+                return await asyncio.sleep(effect.seconds)
+            case Now() | Emit():
+                return self._perform_local(effect)
+            case _:
+                return await self._threads().beside.aperform(partial(self._ask_blobs, effect))
+
+    def close(self) -> None:
+        """Close the stores and end the threads. Idempotent.
+
+        Waits for requests under way, but not for one that a signal interrupted, and not longer than it may take.
+        """
+        self._closed = True
+        pools = self._pools.pop(os.getpid(), None) or _Pools(self._max_threads, self._limit)
+        if is_exposed():
+            pools.main.perform((self._close_stores, False))
+        else:
+            self._close_stores()
+        pools.close(self._limit)
+
+    async def aclose(self) -> None:
+        """Close the stores, the running loop's clients included, and end the threads. Idempotent."""
+        self._closed = True
+        await self.documents.aclose()
+        # On a thread of its own: the pool's threads may still be busy, and must not hold up the event loop.
+        await Pool("langgraph-gcs-close", 1).aperform(self._close_rest)
+
+    def _close_stores(self) -> None:
+        self.documents.close()
+        self.blobs.close()
+
+    def _close_rest(self) -> None:
+        self.blobs.close()
+        pools = self._pools.pop(os.getpid(), None)
+        if pools is not None:
+            pools.close(self._limit)
+
+
+class Between(Backend):
+    """Two backends: effects act on the target, and those that are `Elsewhere` on the source. Closing it closes neither.
+
+    Args:
+        source: What is read.
+        target: What is written; its listener hears the events.
+        admit: What every flow passes through before it is performed.
+    """
+
+    def __init__(self, source: Backend, target: Backend, admit: Admit) -> None:
+        super().__init__(target.documents, target.blobs, admit=admit)
+        self._source = source
+        self._target = target
+
+    def _split(self, effect: Effect[Any]) -> tuple[Backend, Effect[Any]]:
+        match effect:
+            case Elsewhere():
+                return self._source, effect.effect
+            case Gather(effects) if effects and all(isinstance(one, Elsewhere) for one in effects):
+                return self._source, Gather(tuple(one.effect for one in effects if isinstance(one, Elsewhere)))
+            case _:
+                return self._target, effect
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect in this thread, on the store that it is for; a `Gather` is for one of them."""
+        backend, own = self._split(effect)
+        return backend.perform(own)
+
+    async def aperform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without holding up the event loop, on the store that it is for."""
+        backend, own = self._split(effect)
+        return await backend.aperform(own)
+
+    def close(self) -> None:
+        """Do nothing: both backends are others'."""
+
+    async def aclose(self) -> None:
+        """Do nothing: both backends are others'."""
+
+
+def _inside(methods: Sequence[Callable[[Any, Any], Any]], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`perform` with methods of interceptors around it; itself if there are none."""
+    for method in reversed(methods):
+        perform = partial(_swapped, method, perform)
+    return perform
+
+
+def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], given: Any) -> Any:
+    return method(given, perform)
+
+
+def _forget() -> Effect[Any]:
+    raise AssertionError("a step between two steps")
+
+
+async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
+    # Not a TaskGroup: its ExceptionGroup would make sync and async raise different types.
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return tuple(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+    """Perform a flow in this thread and return its result.
+
+    Args:
+        flow: The flow.
+        backend: What it acts on.
+        unchecked: Whether it is performed without the backend's `admit`; only for what binds a store to its place.
+    """
+    flow = flow if unchecked else backend.admit(flow)
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+        try:
+            step = partial(flow.send, backend.perform(effect))
+        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
+            step = partial(flow.throw, error)
+
+
+async def arun(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+    """Perform a flow on the running event loop and return its result; arguments as of `run`."""
+    flow = flow if unchecked else backend.admit(flow)
+    step: Callable[[], Effect[Any]] = partial(next, flow)
+    held = 0
+    while True:
+        try:
+            effect = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+        # Many small computations in a row hold up the event loop as one large one does.
+        if isinstance(effect, Compute):
+            held += effect.size
+            if held >= OFFLOAD_BYTES:
+                effect, held = replace(effect, size=OFFLOAD_BYTES), 0
+        elif not isinstance(effect, (Now, Emit)):
+            held = 0
+        try:
+            step = partial(flow.send, await backend.aperform(effect))
+        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
+            step = partial(flow.throw, error)

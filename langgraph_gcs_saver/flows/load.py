@@ -1,0 +1,480 @@
+"""Reading checkpoints: one by id, the latest of a namespace, or a page of a listing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from langgraph_gcs_saver.engine import gc_pause
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    ConflictError,
+    DamageError,
+    UnsupportedFormatError,
+)
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
+from langgraph_gcs_saver.flows.context import Context, Head, Loads
+from langgraph_gcs_saver.flows.manifests import (
+    corrupt,
+    deserialize,
+    metadata_of,
+    read_manifest,
+    report_clear,
+    rest_of,
+    unreadable,
+)
+from langgraph_gcs_saver.flows.places import recheck
+from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.records import record
+
+RESTARTS = 8
+"""Times that a read starts over because the checkpoint changed while it was read."""
+
+PAGE = 50
+"""Checkpoints read at once by a listing."""
+
+PAGE_BYTES = 64 << 20
+"""Most bytes of serialised values and metadata that a page may hold, if it has more than one checkpoint."""
+
+_VALUE = 1000
+"""Reading a value, however small, takes an event loop as long as handling so many bytes."""
+
+
+@record(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint with everything that belongs to it, deserialised."""
+
+    manifest: Manifest
+    values: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    rest: Mapping[str, Any]
+    writes: tuple[tuple[str, str, Any], ...]
+    size: int
+    """Bytes of the serialised values and pending writes."""
+
+
+_WriteDocs = dict[tuple[str, str], list[Doc]]
+"""Documents of pending writes by thread and namespace."""
+
+
+@record(frozen=True, slots=True)
+class Search:
+    """What a listing wants.
+
+    Attributes:
+        thread_id: One thread, or `None` for all, thread by thread.
+        ns: One namespace, or `None` for all.
+        checkpoint_id: One checkpoint id.
+        before: Checkpoints whose id sorts before this one.
+        wanted: Metadata that must be equal.
+    """
+
+    thread_id: str | None
+    ns: str | None
+    checkpoint_id: str | None
+    before: str | None
+    wanted: Mapping[str, Any] | None
+
+
+def get_tuple(
+    thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context
+) -> Flow[Loaded | None]:
+    """A checkpoint by its id, or the latest of its namespace; `None` when there is none.
+
+    Instead of a latest one that is damaged or gone, the newest whole one with `recovered_from` in its metadata, unless
+    the context says otherwise. Nothing but damage makes it fall back.
+
+    Raises:
+        CheckpointCorruptError: The checkpoint is damaged, and it was asked for by its id, or there is no whole one.
+        ClearTextError: It is in clear, and the saver has a cipher.
+        DamageError: The root namespace had checkpoints, and has none any more.
+        WrongStoreError: An object is missing because the store was bound to another place since.
+        UnsupportedFormatError: A newer version wrote it.
+        SerializationError: The serialiser refuses what it once wrote.
+    """
+    newest: CheckpointCorruptError | None = None
+    after: str | None = None
+    while True:
+        try:
+            loaded, lost = yield from _get(thread_id, ns, checkpoint_id, loads, context, after=after)
+            if lost is not None:
+                newest = corrupt(lost.damage, thread_id, ns, lost.heir)
+                yield from _tell(newest)
+        except CheckpointCorruptError as error:
+            yield from _tell(error)
+            if checkpoint_id is not None or not context.falls_back:
+                raise
+            newest = newest or error
+            after = keys.checkpoint_doc(thread_id, ns, error.checkpoint_id)
+            continue
+        if newest is None:
+            return loaded
+        if loaded is None or not context.falls_back:
+            raise newest
+        ids = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": loaded.manifest.checkpoint_id}
+        yield from Emit(CheckpointRecovered(**ids, recovered_from=newest.checkpoint_id))
+        return replace(loaded, metadata={**loaded.metadata, "recovered_from": newest.checkpoint_id})
+
+
+def _tell(error: CheckpointCorruptError) -> Flow[None]:
+    yield from Emit(
+        CheckpointDamaged(
+            thread_id=error.thread_id,
+            checkpoint_ns=error.checkpoint_ns,
+            checkpoint_id=error.checkpoint_id,
+            reason=error.reason,
+            channel=error.channel,
+            name=error.frame,
+        )
+    )
+
+
+@record(frozen=True, slots=True)
+class _Lost:
+    """A checkpoint that is not there, though the newest one says that it was stored after it."""
+
+    heir: str
+    damage: DamagedError
+
+
+def _lost_heir(thread_id: str, ns: str, doc: Doc) -> Flow[_Lost | bool]:
+    """What the newest document of a namespace says of a newer child; true when it must be read again to tell.
+
+    Parent and child are written in one commit, so the child was there. A deletion takes children first; then the thread
+    is marked.
+    """
+    heir = heir_of(doc)
+    if heir is None or heir <= keys.checkpoint_id_of(doc.name):
+        return False
+    thread = keys.thread_doc(thread_id)
+    docs = yield from GetDocs((thread, doc.name), mask=("deleting",))
+    if doc.name not in docs or docs[doc.name].update_time != doc.update_time:
+        return True
+    if thread in docs and "deleting" in docs[thread].fields:
+        return False
+    name = keys.checkpoint_doc(thread_id, ns, heir)
+    return _Lost(heir, DamagedError("its document is gone, or no query finds it", frame=name))
+
+
+def _emptied(thread_id: str, ns: str) -> Flow[int | None]:
+    """When the document of a thread without checkpoints was updated, if its root namespace has had some."""
+    if ns:
+        return None
+    name = keys.thread_doc(thread_id)
+    thread = (yield from GetDocs((name,))).get(name)
+    lost = thread is not None and thread.fields.get("root") is True and "deleting" not in thread.fields
+    return thread.update_time if thread is not None and lost else None
+
+
+def _get(
+    thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context, *, after: str | None
+) -> Flow[tuple[Loaded | None, _Lost | None]]:
+    """A checkpoint by its id, or the newest past document `after`; and a newer one that is lost.
+
+    Missing is not damage: whatever does not fit is read again, and only what stays wrong is damage.
+    """
+    before: object = None
+    for _ in range(RESTARTS):
+        doc, write_docs = yield from _find(thread_id, ns, checkpoint_id, after)
+        if doc is None:
+            emptied = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
+            if emptied is not None:
+                # A deletion in between would have moved the time.
+                if before == emptied:
+                    raise DamageError(
+                        f"Thread {thread_id!r} had checkpoints in its root namespace and has none any more, and no "
+                        "deletion took them. Restore its documents from a backup, or call delete_thread to start anew."
+                    )
+                before = emptied
+                continue
+            return None, None
+        try:
+            found = Found(doc, (yield from read_manifest(doc, context.codec)))
+            loaded = yield from _load([found], write_docs, loads, context)
+        except DamagedError as damage:
+            seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
+            if seen == before:
+                yield from recheck(context, is_missing=damage.missing)
+                raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
+            before = seen
+        else:
+            lost = (yield from _lost_heir(thread_id, ns, doc)) if checkpoint_id is None and after is None else False
+            if lost is not True:
+                return loaded[0], lost or None
+    raise ConflictError(
+        f"The checkpoint of thread {thread_id!r}, namespace {ns!r} changed each of the {RESTARTS} times that it was "
+        "read. Call again."
+    )
+
+
+def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
+    """The checkpoint's document; by id also the documents of its pending writes, in the same round."""
+    if checkpoint_id is None:
+        where = (("ns", keys.enc(ns, "namespace")),)
+        while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
+            if keys.is_in_ns(docs[0].name, ns):
+                return docs[0], {}
+            after = docs[0].name
+        return None, {}
+    name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
+    got, write_docs = yield from Gather((GetDocs((name,)), query(thread_id, ns, checkpoint_id, checkpoint_id)))
+    doc = got.get(name)
+    return (doc if doc is not None and manifest.is_listed(doc) else None), {(thread_id, ns): write_docs}
+
+
+def list_page(
+    search: Search, after: str | None, limit: int | None, loads: Loads, context: Context
+) -> Flow[tuple[list[Loaded], str | None]]:
+    """One page of a listing, newest first, and where the next begins (`None`: there is none).
+
+    Damaged checkpoints are stepped over, with an event. Without a thread so are those in clear and of a newer format.
+
+    Args:
+        search: What is wanted.
+        after: Where the page before ended.
+        limit: Most checkpoints wanted, after filtering.
+        loads: Deserialises a value.
+        context: Options and caches.
+    """
+    # The service filters only where every wanted key is one that it knows; otherwise matches may be few and far.
+    narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
+    size = PAGE if limit is None or not narrow else max(1, min(PAGE, limit))
+    docs = yield from _query_page(search, after, size, context)
+    if not docs and after is None and _where(search, context):
+        yield from _look_at_newest(search, context)
+    end = docs[-1].name if len(docs) == size else None
+    page: list[tuple[Doc, Manifest | None]] = []
+    total = 0
+    for number, doc in enumerate(docs):
+        if not _is_wanted(search, doc):
+            continue
+        if len(page) == limit:
+            end = docs[number - 1].name
+            break
+        try:
+            found = yield from read_manifest(doc, context.codec)
+            if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
+                continue
+        except (DamagedError, UnsupportedFormatError):
+            page.append((doc, None))
+            continue
+        if total and total + found.held > PAGE_BYTES:
+            end = docs[number - 1].name
+            break
+        total += found.held
+        page.append((doc, found))
+    loaded, count = yield from _load_page(search, page, loads, context)
+    return loaded, end if count == len(page) else page[count - 1][0].name
+
+
+def _look_at_newest(search: Search, context: Context) -> Flow[None]:
+    """Look at the newest checkpoint, whatever its metadata: encrypted ones have none that Firestore could find.
+
+    Raises:
+        WrongKeyError: It is encrypted, with another key or while the saver has none.
+        ClearTextError: It is one thread's, and in clear although the saver has a cipher.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    for doc in (yield from _query_page(replace(search, wanted=None), None, 1, context)):
+        if manifest.is_listed(doc):
+            try:
+                yield from read_manifest(doc, context.codec)
+            except DamagedError as damage:
+                # Reading it reports damage. What is in clear was not indexed as this saver would have done it.
+                thread_id, ns = _ids(search, doc, None)
+                if damage.clear and search.thread_id is not None:
+                    raise unreadable(damage, str(thread_id), ns or "", keys.checkpoint_id_of(doc.name)) from None
+
+
+def _query_page(search: Search, after: str | None, size: int, context: Context) -> Flow[list[Doc]]:
+    where = _where(search, context)
+    if search.ns is not None:
+        where = (("ns", keys.enc(search.ns, "namespace")), *where)
+    if search.thread_id is None:
+        start, end = keys.all_checkpoints_range()
+        return (yield from QueryDocs(keys.CHECKPOINTS, (), start, after, end, limit=size, group=True))
+    first: str | None = None
+    last: str | None = None
+    if search.before is not None:
+        first = keys.checkpoint_range(search.thread_id, search.before)[1]
+    if search.checkpoint_id is not None:
+        start, last = keys.checkpoint_range(search.thread_id, search.checkpoint_id)
+        first = start if first is None else max(first, start)
+        if first >= last:
+            return []
+    return (yield from QueryDocs(keys.checkpoints(search.thread_id), where, first, after, last, limit=size))
+
+
+def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
+    return filters.where(search.wanted, context.clear_metadata)
+
+
+def _is_wanted(search: Search, doc: Doc) -> bool:
+    """What the query could not say.
+
+    Raises:
+        DamageError: A document lies among the thread's checkpoints that no checkpoint's is called like.
+    """
+    if not (keys.is_direct(doc.name) and manifest.is_listed(doc)):
+        return False
+    if search.thread_id is None and not keys.is_checkpoint_doc(doc.name):
+        return False  # One thread's strange document stops no listing of all threads.
+    if search.ns is not None and not keys.is_in_ns(doc.name, search.ns):
+        return False
+    found = keys.checkpoint_id_of(doc.name)
+    return (search.checkpoint_id is None or found == search.checkpoint_id) and (
+        search.before is None or found < search.before
+    )
+
+
+def _load_page(
+    search: Search, page: list[tuple[Doc, Manifest | None]], loads: Loads, context: Context
+) -> Flow[tuple[list[Loaded], int]]:
+    """Load as many as may be held at once; if anything is damaged, one by one, stepping over what stays damaged.
+
+    Returns:
+        What was loaded, and of how many items.
+    """
+    found = [Found(doc, known) for doc, known in page if known is not None]
+    if len(found) == len(page):
+        try:
+            loaded = yield from _load(found, {}, loads, context)
+        except (DamagedError, UnsupportedFormatError):
+            pass  # One by one tells which.
+        else:
+            return loaded, len(loaded)
+    loaded = []
+    total = 0
+    for number, (doc, known) in enumerate(page):
+        if total > PAGE_BYTES:
+            return loaded, number
+        thread_id, ns = _ids(search, doc, known)
+        checkpoint_id = keys.checkpoint_id_of(doc.name)
+        reason = "Its document is damaged, and its name does not say its ids"
+        if thread_id is not None and ns is not None:
+            try:
+                one = yield from get_tuple(thread_id, ns, checkpoint_id, loads, context)
+            except CheckpointCorruptError as error:
+                reason = error.reason
+            except (ClearTextError, UnsupportedFormatError) as error:
+                if search.thread_id is not None:
+                    raise
+                # The other threads are listed all the same.
+                reason = error.reason if isinstance(error, ClearTextError) else str(error)
+            else:
+                if one is not None and (not search.wanted or filters.matches(one.metadata, search.wanted)):
+                    loaded.append(one)
+                    total += one.size
+                continue
+        ids = {"thread_id": thread_id or doc.name, "checkpoint_ns": ns or "", "checkpoint_id": checkpoint_id}
+        yield from Emit(CheckpointSkipped(**ids, reason=reason))
+    return loaded, len(page)
+
+
+def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, str | None]:
+    """Thread and namespace of a document, damaged or not; `None` for one that nobody can tell."""
+    if known is not None:
+        return known.thread_id, known.ns
+    thread, _ = keys.split_checkpoint_doc(doc.name)
+    return (
+        keys.thread_id_of(thread) if search.thread_id is None else search.thread_id,
+        keys.dec(keys.ns_segment_of(doc.name)) if search.ns is None else search.ns,
+    )
+
+
+# Loading: everything that some checkpoints need, in one round
+
+
+def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
+    """Fetch, verify and deserialise the values and pending writes of checkpoints.
+
+    Returns:
+        All of them, or the first ones only, when pending writes of the rest would be too much to hold at once.
+
+    Raises:
+        DamagedError: Something is missing or differs.
+        ValueTooLargeError: Values are larger than may be read, one or those of one checkpoint together.
+    """
+    ids: dict[tuple[str, str], list[str]] = {}
+    for item in found:
+        context.codec.refuse_large_state(item.manifest.size, item.manifest.values)
+        ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
+    queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
+    values = sum(len(item.manifest.channels) for item in found)
+    sources = yield from Compute(partial(Sources, found, context), size=_VALUE * values)
+    fetches = sources.fetches()
+    results = yield from Gather((*queries.values(), *fetches))
+    sources.fill(results[len(queries) :])
+    write_docs = {**write_docs, **dict(zip(queries, results, strict=False))}
+    del results  # Large states count: the sources drop what they have decoded.
+    writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
+    left = PAGE_BYTES
+    for group, own_ids in ids.items():
+        if left > 0:
+            by_id = yield from read_writes(own_ids, write_docs[group], context.codec, left)
+            left -= sum(len(write.value.data) for own in by_id.values() for write in own)
+            writes.update({(*group, checkpoint_id): own for checkpoint_id, own in by_id.items()})
+    found = list(takewhile(lambda item: _key(item.manifest) in writes, found))
+    size = sum(_cost(item.manifest, writes[_key(item.manifest)]) for item in found)
+    loaded: list[Loaded] = yield from Compute(partial(_deserialize, found, sources, writes, loads, size), size=size)
+    yield from report_clear(context.codec)
+    for item in found:
+        context.remember(Head.of(item.manifest, item.doc))
+        yield from Emit(
+            CheckpointLoaded(
+                thread_id=item.manifest.thread_id,
+                checkpoint_ns=item.manifest.ns,
+                checkpoint_id=item.manifest.checkpoint_id,
+                channels=len(item.manifest.channels),
+                size=item.manifest.size,
+            )
+        )
+    return loaded
+
+
+def _deserialize(
+    found: list[Found],
+    sources: Sources,
+    writes: Mapping[tuple[str, str, str], list[PendingWrite]],
+    loads: Loads,
+    size: int,
+) -> list[Loaded]:
+    def load() -> list[Loaded]:
+        return [_deserialize_one(item.manifest, sources, writes[_key(item.manifest)], loads) for item in found]
+
+    return gc_pause.put_off(size, load)
+
+
+def _cost(known: Manifest, writes: list[PendingWrite]) -> int:
+    """How long deserialising takes, in bytes handled in the same time."""
+    values = known.size + _VALUE * len(known.channels)
+    return values + sum(len(write.value.data) + _VALUE for write in writes)
+
+
+def _deserialize_one(known: Manifest, sources: Sources, writes: list[PendingWrite], loads: Loads) -> Loaded:
+    return Loaded(
+        manifest=known,
+        values={
+            channel: deserialize(loads, Serialized(ref.type, sources.plain(known, channel)), "Channel", known, channel)
+            for channel, ref in known.channels.items()
+        },
+        metadata=metadata_of(known, loads),
+        rest=rest_of(known, loads),
+        writes=tuple(
+            (write.task_id, write.channel, deserialize(loads, write.value, "A write to channel", known, write.channel))
+            for write in writes
+        ),
+        size=known.size + sum(len(write.value.data) for write in writes),
+    )
+
+
+def _key(known: Manifest) -> tuple[str, str, str]:
+    return known.thread_id, known.ns, known.checkpoint_id

@@ -1,0 +1,649 @@
+"""Writing a checkpoint: frames first, then one commit that makes it visible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Compute,
+    Create,
+    Delete,
+    Doc,
+    Emit,
+    Flow,
+    Gather,
+    GetDocs,
+    Merge,
+    Now,
+    PutBlob,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.events import (
+    CheckpointOutOfOrder,
+    CheckpointReplaced,
+    CheckpointSaved,
+    ParentForked,
+    VerificationFailed,
+)
+from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
+from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
+from langgraph_gcs_saver.flows.places import recheck
+from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run, note_thread
+from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
+from langgraph_gcs_saver.format.chains import Earlier, Encoded
+from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
+from langgraph_gcs_saver.records import record
+
+NOTE_SECONDS = 60.0
+"""A thread's document, which says when it was last active, is written at most so often by one process."""
+
+_FORKS = 2
+"""Lost races for a parent's document after which a put encodes in full: a hundred forks would queue up for it."""
+
+_UNKNOWN_SIZE = 1 << 62
+
+
+@record(frozen=True, slots=True)
+class Put:
+    """What to store.
+
+    Attributes:
+        thread_id: The thread.
+        ns: The namespace.
+        checkpoint_id: The checkpoint.
+        parent_id: The checkpoint that it continues, if any.
+        checkpoint: Its plain fields, without `id` and `channel_values`.
+        rest: Its other fields, serialised.
+        metadata: Its metadata, serialised.
+        run_id: The run that writes it.
+        index: The metadata that queries may ask for.
+        versions: The version of each channel.
+        fresh: Channels that have a new version. Their values were serialised when the call was made.
+        values: Gives each channel's value at hand, serialised; channels that are not fresh only when needed.
+        now: The wall clock, seconds since the epoch.
+        history: DeltaChannels whose value is made of what ancestors wrote.
+    """
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    checkpoint: Mapping[str, Any]
+    rest: Serialized | None
+    metadata: Serialized
+    run_id: str | None
+    index: Mapping[str, Any]
+    versions: Mapping[str, str | int | float]
+    fresh: frozenset[str]
+    values: Mapping[str, Callable[[], Serialized]]
+    now: float
+    history: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint's document."""
+        return keys.checkpoint_doc(self.thread_id, self.ns, self.checkpoint_id)
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the document to inherit from; a checkpoint that names itself as its parent has none."""
+        if self.parent_id is None or self.parent_id == self.checkpoint_id:
+            return None
+        return keys.checkpoint_doc(self.thread_id, self.ns, self.parent_id)
+
+    def is_out_of_order(self) -> bool:
+        """Whether the id sorts before the parent's, as after a step back of the clock."""
+        return self.parent_id is not None and self.checkpoint_id < self.parent_id
+
+    def blob(self, what: str, attempt: str) -> str:
+        """Name of an object of this checkpoint."""
+        return keys.blob(self.thread_id, self.ns, self.checkpoint_id, what, attempt)
+
+    def ids(self) -> dict[str, str]:
+        """Whose event this is."""
+        return {"thread_id": self.thread_id, "checkpoint_ns": self.ns, "checkpoint_id": self.checkpoint_id}
+
+
+@dataclass(slots=True)
+class _Layout:
+    """What one attempt stores and where: refs, frames in the document, objects, the manifest's bytes, all fields."""
+
+    channels: dict[str, ChannelRef]
+    inner: bytes
+    uploads: list[PutBlob] = field(default_factory=list)
+    body: bytes = b""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
+    """Whether a document that this call committed at `update_time` reads as it was written."""
+    if all(found.fields.get(key) == value for key, value in layout.fields.items()):
+        return True
+    if found.update_time == update_time:
+        return False
+    # Others have replaced the content since, or stripped it: it was there. Is theirs whole?
+    if not manifest.is_listed(found):
+        return True
+    try:
+        manifest.encoded_of(found)
+    except DamagedError:
+        return False
+    return True
+
+
+def put(request: Put, context: Context) -> Flow[None]:
+    """Store a checkpoint; it is durable and visible when this returns.
+
+    Raises:
+        ConflictError: Other writers won every race, or the parent was deleted with values that only it had.
+        SerializationError: A value that is not fresh was needed and cannot be serialised.
+        ValueTooLargeError: The values together, or what else the checkpoint says, are larger than is read.
+    """
+    if request.is_out_of_order():
+        yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
+    yield from _Attempts(request, context).flow()
+
+
+class _Attempts:
+    """The tries of one put, and what each learns for the next.
+
+    Attributes:
+        head: The parent as last seen, while the manifest inherits from it.
+        own: The checkpoint's own document, when it is there already with other content.
+        encoded: Values encoded so far; they stay as they are while the parent has what they build on.
+        inherited: Refs taken from the parent in this try.
+        heir: What this try writes to the parent.
+        forks: Races for the parent's document lost so far.
+        seen: The parent as last seen, whether or not the manifest inherits from it.
+        sibling: The parent's other child that was told of.
+        mismatches: How often something did not read as it was written.
+        is_new: Whether the thread may not exist yet, as far as this process knows.
+    """
+
+    def __init__(self, request: Put, context: Context) -> None:
+        self.request = request
+        self.context = context
+        self.head: Head | None = None
+        self.own: Doc | None = None
+        self.encoded: dict[str, Encoded] = {}
+        self.inherited: dict[str, ChannelRef] = {}
+        self.heir = ""
+        self.forks = 0
+        self.seen: Head | None = None
+        self.sibling: str | None = None
+        self.mismatches = 0
+        thread = keys.thread_doc(request.thread_id)
+        self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
+
+    def flow(self) -> Flow[None]:
+        request = self.request
+        yield from self._find_head()
+        for number in range(1, MAX_TRIES + 1):
+            self._inherit()
+            yield from self._encode()
+            layout = self._lay_out()
+            plan = self._manifest(layout)
+            self.context.codec.refuse_large_state(plan.size, plan.values)
+            yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
+            thread = yield from self._guard(layout)
+            if layout.uploads:
+                started = yield from Now()
+                wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
+                if wrong is not None:
+                    if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
+                        if (yield from self._look_again(plan, layout, thread)):
+                            return
+                    else:
+                        yield from self._count_mismatch(wrong.name)
+                    continue
+                if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
+                    yield from discard(layout.uploads)
+                    if (yield from self._look_again(plan, layout, thread)):
+                        return
+                    continue
+            times = yield from Commit(self._writes(plan, layout, thread))
+            if times is not None and (yield from self._reads_back(layout, times, thread)):
+                self._remember(plan, times)
+                yield from self._tell_fork()
+                if self.own is None:
+                    yield from self._tell_second_root(thread)
+                yield from Emit(
+                    CheckpointSaved(
+                        **request.ids(),
+                        inline_bytes=len(layout.inner),
+                        object_bytes=sum(len(upload.data) for upload in layout.uploads),
+                        objects=len(layout.uploads),
+                        attempts=number,
+                    )
+                )
+                return
+            if (yield from self._look_again(plan, layout, thread)):
+                return
+        raise ConflictError(
+            f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
+            f"stored: others changed its document, its parent's or its thread's {MAX_TRIES} times in a row. Call again."
+        )
+
+    # What the checkpoint inherits
+
+    def _guard(self, layout: _Layout) -> Flow[Guard | None]:
+        """What keeps a deletion of the thread and this attempt apart: the parent, or else the thread's document."""
+        if self.head is not None:
+            return None
+        if self.is_new and not layout.uploads:
+            # One round for the first step of a thread: demand that it is new. If not, the next try asks.
+            self.is_new = False
+            return Guard(keys.thread_doc(self.request.thread_id), None, is_bare=True)
+        return (yield from guard(self.request.thread_id, self.context))
+
+    def _find_head(self) -> Flow[None]:
+        request = self.request
+        if request.parent is None:
+            return
+        self.head = self.context.heads.get(request.parent)
+        if self.head is None and (request.history or not request.versions.keys() <= request.fresh):
+            docs = yield from GetDocs((request.parent,))
+            self.head = yield from self._head_of(docs.get(request.parent))
+
+    def _head_of(self, doc: Doc | None) -> Flow[Head | None]:
+        """The head that the parent's document shows; `None` when nothing can be inherited from it."""
+        request = self.request
+        if doc is None or not manifest.is_listed(doc):
+            return None
+        try:
+            head = Head.of((yield from read_manifest(doc, self.context.codec)), doc)
+        except DamagedError as damage:
+            if not request.history and request.versions.keys() <= request.fresh | request.values.keys():
+                return None
+            # Some channel may have its only value there: it must not become absent without a word.
+            yield from recheck(self.context, is_missing=damage.missing)
+            raise unreadable(damage, request.thread_id, request.ns, str(request.parent_id)) from None
+        self.context.remember(head)
+        return head
+
+    def _inherit(self) -> None:
+        """Take the parent's refs of channels without a new version, whose version is the parent's."""
+        request, found = self.request, dict[str, ChannelRef]()
+        if self.head is not None:
+            self.seen = self.head
+            parent = self.head.manifest
+            for channel, version in request.versions.items():
+                ref = parent.channels.get(channel)
+                same = ref is not None and ref.version == version and type(ref.version) is type(version)
+                if ref is not None and same and channel not in request.fresh:
+                    found[channel] = ref.inherited(parent.checkpoint_id)
+        gone = sorted(self.inherited.keys() - found.keys() - request.values.keys())
+        if gone:
+            raise ConflictError(
+                f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was "
+                f"not stored: its parent {request.parent_id!r} was deleted or replaced, and with it the only values of "
+                f"{gone}."
+            )
+        if request.history and request.parent is not None and self.head is None:
+            raise ConflictError(
+                f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was "
+                f"not stored: its parent {request.parent_id!r} is not there, and the values of its DeltaChannels "
+                f"{sorted(request.history)} are made of what that and its ancestors wrote."
+            )
+        # A deletion goes from greater ids to smaller ones: of two out of order it would take the parent first.
+        is_alone = request.is_out_of_order() or (self.forks >= _FORKS and not request.history)
+        if is_alone and found.keys() <= request.values.keys():
+            self.head, found = (self.head.bare() if self.head is not None and request.history else None), {}
+        # What is inherited from a checkpoint in clear would be so for as long as the thread goes on.
+        is_first = self.context.codec.cipher is not None and self.head is not None and self.head.is_clear
+        if is_first and self.head is not None and found.keys() <= request.values.keys():
+            self.head, found = self.head.bare(), {}
+        self.inherited = found
+
+    # Frames
+
+    def _encode(self) -> Flow[None]:
+        """Encode the values that are not inherited, on what the parent has of them."""
+        request = self.request
+        missing = [c for c in request.values if c not in self.inherited and not self._is_encoded(c)]
+        if not missing:
+            return
+        if request.fresh.issuperset(missing):
+            size = sum(len(request.values[channel]().data) for channel in missing)
+        else:
+            size = _UNKNOWN_SIZE  # Some are serialised only now: off the event loop with them.
+        earlier = {channel: self._earlier(channel) for channel in missing}
+        self.encoded.update((yield from Compute(partial(self._encode_now, earlier), size=size)))
+
+    def _is_encoded(self, channel: str) -> bool:
+        """Whether an earlier try encoded it, on frames that the parent as now seen still refers to."""
+        known = self.encoded.get(channel)
+        if known is None or not known.links:
+            return known is not None
+        earlier = self._earlier(channel)
+        return earlier is not None and known.links == earlier.links[: len(known.links)]
+
+    def _earlier(self, channel: str) -> Earlier | None:
+        if self.head is None or not self.context.incremental:
+            return None
+        parent = self.head.manifest
+        ref = parent.channels.get(channel)
+        if ref is None or not ref.chain:
+            return None
+        links = ref.links(parent.checkpoint_id)
+        # The base last, so that it is the most recently used: the next version can always build on it.
+        found = [
+            self.context.value(parent.place(channel, link), link.at, str(link.digest), link.size or 0)
+            for link in reversed(links)
+        ]
+        return Earlier(ref, links, found[::-1])
+
+    def _encode_now(self, earlier: Mapping[str, Earlier | None]) -> dict[str, Encoded]:
+        context = self.context
+        return {
+            channel: chains.encode(
+                self.request.values[channel](), before, context.codec, context.full_every, self.request.now
+            )
+            for channel, before in earlier.items()
+        }
+
+    def _lay_out(self) -> _Layout:
+        """Give every frame its place: this document, an object of its own, or an object shared by small ones."""
+        # Frames of an earlier content of this document stay where they are: children may build on them.
+        layout = _Layout(dict(self.inherited), self._own_frames())
+        attempt = self.context.new_attempt()
+        small: list[tuple[str, Encoded]] = []
+        for channel in self.request.values:
+            if channel in self.inherited:
+                continue
+            value = self.encoded[channel]
+            equal = self._equal(channel, value)
+            if not value.frame or equal is not None:
+                layout.channels[channel] = equal or self._ref(channel, value, None)
+            elif len(value.frame) <= self.context.inline_max_bytes:
+                small.append((channel, value))
+            else:
+                place = FrameRef(value.k, len(value.frame), attempt=attempt, crc32c=frames.crc32c(value.frame))
+                layout.channels[channel] = self._ref(channel, value, place)
+                blob = self.request.blob(keys.enc(channel, "channel"), attempt)
+                layout.uploads.append(self.context.upload(blob, value.frame))
+        packed = len(layout.inner) + sum(len(value.frame) for _, value in small) > manifest.INNER_BYTES
+        shared = bytearray(b"" if packed else layout.inner)
+        for channel, value in small:
+            stored = len(value.frame)
+            place = FrameRef(value.k, stored, at=len(shared), attempt=attempt if packed else None, packed=packed)
+            layout.channels[channel] = self._ref(channel, value, place)
+            shared += value.frame
+        if not packed:
+            layout.inner = bytes(shared)
+        elif shared:
+            layout.uploads.append(self.context.upload(self.request.blob(keys.FRAMES, attempt), bytes(shared)))
+        return layout
+
+    def _own_frames(self) -> bytes:
+        return b"" if self.own is None else manifest.inner_frames(self.own)
+
+    def _ref(self, channel: str, value: Encoded, place: FrameRef | None) -> ChannelRef:
+        return ChannelRef(
+            version=self.request.versions.get(channel),
+            type=value.type,
+            sha256=value.value.digest,
+            size=len(value.value.data),
+            chain=() if place is None else (*value.links, place),
+        )
+
+    def _equal(self, channel: str, value: Encoded) -> ChannelRef | None:
+        """The parent's ref under the new version, if the value is the same: then nothing is written for it."""
+        if self.head is None:
+            return None
+        parent = self.head.manifest
+        before = parent.channels.get(channel)
+        told = value.type, value.value.digest, len(value.value.data)
+        if before is None or (before.type, before.sha256, before.size) != told:
+            return None
+        return replace(before.inherited(parent.checkpoint_id), version=self.request.versions.get(channel))
+
+    # The commit
+
+    def _manifest(self, layout: _Layout) -> Manifest:
+        request = self.request
+        return Manifest(
+            thread_id=request.thread_id,
+            ns=request.ns,
+            checkpoint_id=request.checkpoint_id,
+            parent_id=request.parent_id,
+            checkpoint=request.checkpoint,
+            rest=request.rest,
+            metadata=request.metadata,
+            channels=layout.channels,
+        )
+
+    def _write_body(self, plan: Manifest, layout: _Layout) -> None:
+        """Make the manifest's bytes for the document; one that is too large becomes an upload and leaves a stub."""
+        room = manifest.DOCUMENT_BYTES - len(layout.inner) - filters.size(self.request.index)
+        layout.body, blob = encode_manifest(plan, room, self.context)
+        if blob is not None:
+            layout.uploads.append(blob)
+
+    def _writes(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> tuple[Write, ...]:
+        request = self.request
+        fields = manifest.to_fields(plan, layout.body, layout.inner, run_id=request.run_id, index=request.index)
+        writes: list[Write] = []
+        if self.own is None:
+            writes.append(Create(request.name, fields))
+        else:
+            former = manifest.runs_of(self.own) - {request.run_id}
+            if former:
+                fields["former_runs"] = json.dumps(sorted(former))
+            stale = tuple(sorted({"frames", "filter", "run_id", "objects"} - fields.keys()))
+            writes.append(Merge(request.name, fields, remove=stale, update_time=self.own.update_time))
+        layout.fields = fields
+        if self.head is not None:
+            self.heir = manifest.heir_field(request.checkpoint_id, self.context.new_attempt())
+            writes.append(Merge(self.head.manifest.name, {"heir": self.heir}, update_time=self.head.update_time))
+        note = note_thread(request.thread_id, request.now, has_root=not request.ns)
+        if thread is not None:
+            # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
+            is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)
+            writes.append(thread.write(note if is_due else {}))
+        elif self._note_is_due():
+            writes.append(Merge(keys.thread_doc(request.thread_id), note))
+        # Whoever removes the last checkpoint of a run removes the run's document, unless it has moved. A parent of the
+        # same run, in a commit that demands that it is unchanged, shows that nobody has.
+        if request.run_id is not None and (self.head is None or self.head.run_id != request.run_id):
+            writes.append(note_run(request.run_id, request.thread_id, self.context))
+        return tuple(writes)
+
+    @property
+    def _note(self) -> str:
+        """What is remembered of a note: one of the root namespace says more than others."""
+        thread = keys.thread_doc(self.request.thread_id)
+        return f"{thread}!" if self.request.ns else thread
+
+    def _note_is_due(self) -> bool:
+        noted = self.context.noted.get(self._note)
+        return noted is None or not 0 <= self.request.now - noted < NOTE_SECONDS
+
+    def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
+        """Keep what the commit taught: the next put needs no read."""
+        request, noted = self.request, self.context.noted
+        self.context.remember(Head(plan.outline(), times[0], None, request.run_id))
+        if self.head is not None and self.head.is_bare:
+            self.context.heads.drop(self.head.manifest.name)
+        elif self.head is not None:
+            self.context.remember(replace(self.head, update_time=times[1], heir=request.checkpoint_id))
+        for channel, ref in plan.channels.items():
+            if channel not in self.inherited and ref.chain:
+                if len(ref.chain) == 1:
+                    self._forget(channel)
+                last = ref.chain[-1]
+                self.context.keep(plan.place(channel, last), last.at, self.encoded[channel].value)
+        if self._note_is_due():
+            noted.put(self._note, request.now, len(self._note))
+
+    def _forget(self, channel: str) -> None:
+        """Give the memory back of a chain that a new base has ended."""
+        if self.head is not None:
+            parent = self.head.manifest
+            ref = parent.channels.get(channel)
+            for link in ref.links(parent.checkpoint_id) if ref is not None and ref.chain else ():
+                self.context.values.drop((parent.place(channel, link), link.at))
+
+    # Reading back
+
+    def _reads_back(self, layout: _Layout, times: tuple[int, ...], thread: Guard | None) -> Flow[bool]:
+        """Whether the document reads as it was written; if not, it is withdrawn."""
+        if not self.context.reads_back:
+            return True
+        former, name = self.own, self.request.name
+        found = (yield from GetDocs((name,))).get(name)
+        if found is None:
+            if (yield from self._was_deleted()):
+                return True
+        elif _is_whole(found, layout, times[0]):
+            return True
+        withdrawn: list[Write] = []
+        if found is not None and former is not None:
+            # Children may build on what was there before: it comes back.
+            gone = tuple(sorted(found.fields.keys() - former.fields.keys()))
+            withdrawn.append(Merge(name, former.fields, remove=gone, update_time=found.update_time))
+        elif found is not None:
+            withdrawn.append(Delete(name, update_time=found.update_time))
+        told = self._told(times[1:], thread)
+        if told is not None:
+            done = yield from Commit((*withdrawn, told))
+            if done is not None:
+                self.head = None if self.head is None else replace(self.head, update_time=done[-1])
+                withdrawn = []
+            # Else another checkpoint has come, and what was told is true.
+        if withdrawn:
+            yield from Commit(tuple(withdrawn))
+        yield from self._count_mismatch(name)
+        return False
+
+    def _was_deleted(self) -> Flow[bool]:
+        """Whether others have deleted the checkpoint since: it was there, and what was asked for is done.
+
+        A deletion of the thread has marked it, or is over; a pruner clears the heir, or the parent is gone too.
+        """
+        thread, parent = keys.thread_doc(self.request.thread_id), self.head
+        names = (thread,) if parent is None else (thread, parent.manifest.name)
+        docs = yield from GetDocs(names, mask=("deleting", "heir"))
+        if thread not in docs or "deleting" in docs[thread].fields:
+            return True
+        if parent is None:
+            return False
+        return parent.manifest.name not in docs or docs[parent.manifest.name].fields.get("heir") != self.heir
+
+    def _told(self, times: tuple[int, ...], thread: Guard | None) -> Write | None:
+        """The write that takes back what the commit told of the checkpoint in its second document, at `times[0]`."""
+        if self.head is not None:
+            # The heir tells that a child was stored, and none was.
+            if self.head.heir is None:
+                return Merge(self.head.manifest.name, {}, remove=("heir",), update_time=times[0])
+            heir = manifest.heir_field(self.head.heir, self.context.new_attempt())
+            return Merge(self.head.manifest.name, {"heir": heir}, update_time=times[0])
+        if thread is not None and not thread.has_root and not self.request.ns and self.own is None:
+            return Merge(thread.name, {}, remove=("root",), update_time=times[0])
+        return None
+
+    def _count_mismatch(self, name: str) -> Flow[None]:
+        """Tell of it, and give up after some of them."""
+        request = self.request
+        self.mismatches += 1
+        yield from Emit(VerificationFailed(**request.ids(), name=name, attempt=self.mismatches))
+        if self.mismatches >= TIMES:
+            what = f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r}"
+            raise failed(what, name)
+
+    # After a conflict
+
+    def _look_again(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> Flow[bool]:
+        """See what moved; true when this very checkpoint is there: an earlier try whose answer was lost."""
+        request, before = self.request, self.head
+        names = (request.name,) if before is None else (request.name, before.manifest.name)
+        docs = yield from GetDocs(names)
+        self.own = docs.get(request.name)
+        if self.own is not None and (yield from self._is_stored(self.own, plan, layout)):
+            # An earlier call's checkpoint may itself be what was seen: only what is older than it was there before.
+            if self.seen is not None and self.seen.update_time < self.own.create_time:
+                yield from self._tell_fork()
+            if thread is not None and (thread.update_time or 0) < self.own.create_time:
+                yield from self._tell_second_root(thread)
+            return True
+        self.head = None
+        if before is not None:
+            self.head = yield from self._head_of(docs.get(before.manifest.name))
+            if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
+                # Replaced: what it says now is not what this checkpoint continues. What its ancestors wrote is.
+                self.head = self.head.bare() if request.history else None
+        if before is not None and self.head is not None and self.head.update_time != before.update_time:
+            self.forks += 1
+            self.seen = self.head
+            yield from self._tell_fork()
+        return False
+
+    def _tell_fork(self) -> Flow[None]:
+        """Tell of another child that the parent has, once."""
+        request = self.request
+        sibling = None if self.seen is None else self.seen.heir
+        if sibling is not None and sibling not in {self.sibling, request.checkpoint_id}:
+            self.sibling = sibling
+            yield from Emit(ParentForked(**request.ids(), parent_id=request.parent_id, sibling_id=sibling))
+
+    def _tell_second_root(self, thread: Guard | None) -> Flow[None]:
+        """Tell that a new checkpoint has no parent, if the thread's root namespace had a checkpoint before."""
+        request = self.request
+        if request.parent is None and not request.ns and thread is not None and thread.has_root:
+            yield from Emit(ParentForked(**request.ids(), parent_id=None, sibling_id=None))
+
+    def _is_stored(self, own: Doc, plan: Manifest, layout: _Layout) -> Flow[bool]:
+        if not manifest.is_listed(own):
+            return False
+        try:
+            stored = yield from read_manifest(own, self.context.codec)
+        except DamagedError:
+            return False  # What is wanted replaces it.
+        if not stored.same_content(plan):
+            yield from Emit(CheckpointReplaced(**self.request.ids()))
+            return False
+        if not (yield from self._has_frames(own, stored, plan, layout)):
+            # This call's own commit, whose answer was lost, or an earlier call: the frames are not what was written.
+            if self.context.reads_back:
+                yield from self._count_mismatch(own.name)
+            return False
+        self.context.remember(Head.of(stored, own))
+        return True
+
+    def _has_frames(self, own: Doc, stored: Manifest, plan: Manifest, layout: _Layout) -> Flow[bool]:
+        """Whether a document whose manifest says the same as this call's has the frames that it refers to."""
+        if stored == plan:
+            return _own_frames(plan, manifest.inner_frames(own)) == _own_frames(plan, layout.inner)
+        if not self.context.reads_back:
+            return True
+        # Laid out in another way: by another try, or by another process.
+        sources = Sources([Found(own, stored)], replace(self.context, values=ByteCache(0)))
+        sources.fill((yield from Gather(tuple(sources.fetches()))))
+        try:
+            yield from Compute(partial(_read_all, sources, stored), size=stored.size)
+        except DamagedError:
+            return False
+        return True
+
+
+def _own_frames(plan: Manifest, inner: bytes) -> list[bytes]:
+    return [
+        inner[frame.at : frame.at + frame.stored]
+        for ref in plan.channels.values()
+        for frame in ref.chain
+        if frame.owner is None and frame.attempt is None
+    ]
+
+
+def _read_all(sources: Sources, known: Manifest) -> None:
+    for channel in known.channels:
+        sources.plain(known, channel)

@@ -1,0 +1,515 @@
+"""Frames: zstd frames of serialised values, and the small envelopes that carry JSON with a binary tail.
+
+A frame always states its content size, is never larger than what it holds by more than zstd's own headers (zstd stores
+what it cannot compress), and is decoded without trusting it: python-zstandard ignores `max_output_size` when the
+header carries a size (32 KB gave 1 GiB) and accepts trailing junk, so both are checked here first.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import zstandard
+
+from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
+from langgraph_gcs_saver.format import keys, splices
+from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
+from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import CipherProtocol
+
+ENVELOPE_MAX_BYTES = 64 << 20
+"""Largest envelope in a document, and largest manifest anywhere; pending writes in an object may be larger."""
+
+STATE_VALUES = 64
+"""Most bytes of a checkpoint's values together, as a multiple of what one may have."""
+
+HEAD_BYTES = 16 << 20
+"""Largest head of an envelope. That of a manifest of 5,000 channels, all with chains of 12 frames, has 10 MiB."""
+
+HEAD_PARTS = 1_500_000
+"""Most values and keys in the head of an envelope, as counted by `parts`. The same manifest has a million."""
+
+_PLAIN_HEAD = 256 << 10
+"""A smaller head is parsed without being counted: JSON takes up to 41 times its bytes in memory."""
+
+_LENGTH = struct.Struct(">I")
+_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+WINDOW_LOG_MAX = 27
+"""Largest window: beyond 128 MiB of base and value together the incremental frame loses sight of the base's begin."""
+
+_CIPHER_MARK = b"\x01"
+"""First byte of an encrypted frame; a zstd frame begins with 0x28."""
+
+_PLACE_MARK = b"\x03"
+"""First byte of what is encrypted for an envelope: the digest of its place and the frame follow.
+
+It also tells an envelope from a value. A user of an agent chooses what a value holds, and an attacker who can write to
+the store could else put the ciphertext of such a value in the place of a manifest.
+"""
+
+_PLACE_BYTES = 32
+_CLEAR_MARKS = (zstandard.FRAME_HEADER, splices.MARK)
+
+Place = tuple[str, str]
+"""Where an envelope lies: the name of a document below the root, and the name of a field of it."""
+
+_SMALL_LEVEL = 8
+"""Lowest level for what is small: fewer bytes than with level 3, in no time to speak of."""
+
+_SMALL_BYTES, _SMALL_BASE_BYTES = 64 << 10, 4 << 20
+"""Below both, what is compressed with an earlier value is small: a table for every position of 4 MiB takes 16 MiB."""
+
+_EMPTY_LAST_BLOCK = b"\1\0\0"
+
+_local = threading.local()
+
+
+_MAX_TOLD = 10_000
+"""Threads that a codec remembers to have accepted something of."""
+
+
+class FrameError(Exception):
+    """Bytes that are not the frame which they should be; callers say whose they are.
+
+    Attributes:
+        clear: The cipher does not vouch for them: they are in clear, or not bound to the place where they lie.
+    """
+
+    def __init__(self, reason: str, *, clear: bool = False) -> None:
+        super().__init__(reason)
+        self.clear = clear
+
+
+@record(frozen=True, slots=True)
+class Decoding:
+    """The last step of decoding a frame.
+
+    Attributes:
+        finish: Gives the value; raises `FrameError` as `Codec.decode` does.
+        needs_base: Whether it copies from the base. If not, the base may be dropped before: it was copied as a whole.
+    """
+
+    finish: Callable[[], bytes]
+    needs_base: bool
+
+
+@record(frozen=True, slots=True)
+class Codec:
+    """Makes stored frames of serialised values, and the values of stored frames.
+
+    A frame is *full*, or *incremental*: compressed with an earlier value as a raw-content dictionary, or spliced from
+    that. Full frames of small values have the format's own dictionary. With a cipher a frame is encrypted after it was
+    compressed, for ciphertexts of equal values differ, and nothing could be saved on them. An envelope that lies in a
+    document is bound to its place: what is encrypted begins with the digest of that. A value needs none, because an
+    envelope that is bound holds the value's digest.
+
+    Attributes:
+        level: Compression level.
+        cipher: Encrypts every frame, or `None`.
+        max_bytes: Largest value that is encoded or decoded; `least` bytes always are, where a call says so, for
+            manifests and pending writes are no values.
+        accept_clear: With a cipher, whether frames in clear are decoded, and envelopes that are not bound.
+    """
+
+    level: int
+    cipher: CipherProtocol | None = None
+    max_bytes: int = 1 << 30
+    accept_clear: bool = False
+    _proven: set[str] = field(default_factory=set)
+    """Names under which the cipher has decrypted something: it has these keys."""
+    _accepted: dict[str, bool] = field(default_factory=dict)
+    """Segments of threads of which something was accepted in clear, and whether `newly_accepted` has returned them."""
+
+    def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
+        """Make a frame of `plain`, incremental if there is a `base`.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than `max_bytes`.
+        """
+        self.refuse_large(len(plain), least)
+        if base is None:
+            frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
+        else:
+            frame = _increment(plain, base, self.level)
+        return self._encrypt(frame)
+
+    def encode_envelope(self, plain: bytes, place: Place) -> bytes:
+        """Make the frame of an envelope that lies in a document; with a cipher, bound to its place.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than both `max_bytes` and `ENVELOPE_MAX_BYTES`.
+        """
+        self.refuse_large(len(plain), ENVELOPE_MAX_BYTES)
+        frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
+        return frame if self.cipher is None else self._encrypt(_PLACE_MARK + _digest_of(place) + frame)
+
+    def _encrypt(self, frame: bytes) -> bytes:
+        if self.cipher is None:
+            return frame
+        name, data = self.cipher.encrypt(frame)
+        return _label(name) + data
+
+    def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> bytes:
+        """The value in a frame, which must be exactly `size` bytes.
+
+        Args:
+            stored: The frame.
+            size: Bytes of the value.
+            base: The earlier value that an incremental frame builds on.
+            least: Bytes that a value may have, whatever `max_bytes` says.
+            name: The document or object that holds the frame.
+
+        Raises:
+            FrameError: It is not one whole frame of that size. Nothing larger than `size` was allocated. A wrong base
+                may go unnoticed here: the caller compares digests.
+            ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
+        """
+        return self.begin(stored, size, base, least=least, name=name).finish()
+
+    def begin(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> Decoding:
+        """As `decode`, but for the last step, which allocates the value: a caller may drop the base before it."""
+        frame = self._decrypted(stored, name)
+        if base is not None and frame[:1] == splices.MARK:
+            return self._begin_splice(frame, size, base, least)
+        _check_size(frame, lambda found: found == size)
+        self.refuse_large(size, least)
+        return Decoding(partial(_decompress, frame, _decompressor_on(base, size)), needs_base=False)
+
+    def _begin_splice(self, frame: bytes, size: int, base: bytes, least: int) -> Decoding:
+        try:
+            splice, at = splices.parse(frame, len(base))
+        except ValueError as error:
+            raise FrameError(str(error)) from None
+        literal = size - splice.copied
+        _check_size(frame[at:], lambda found: found == literal)
+        self.refuse_large(size, least)
+        decompressor = _decompressor_on(splice.dictionary(base), literal)
+        return Decoding(lambda: splice.join(_decompress(frame[at:], decompressor), base), needs_base=True)
+
+    def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
+        """The value in a full frame, of at most `max_bytes`; an envelope's is read by `decode_envelope`.
+
+        Raises:
+            FrameError: It is not one whole frame, or states a larger size; then nothing was allocated.
+        """
+        return _decode_bounded(self._decrypted(stored), max_bytes)
+
+    def decode_envelope(self, stored: bytes, place: Place) -> bytes:
+        """The envelope in a field of a document.
+
+        Raises:
+            FrameError: It is not one whole frame, is too large, or is bound to another place.
+        """
+        frame = self._decrypted(stored, place[0])
+        if is_encrypted(stored):
+            if frame.startswith(_PLACE_MARK):
+                end = len(_PLACE_MARK) + _PLACE_BYTES
+                if frame[len(_PLACE_MARK) : end] != _digest_of(place):
+                    raise FrameError("bound to another place")
+                frame = frame[end:]
+            elif frame.startswith(zstandard.FRAME_HEADER):
+                self._accept("not bound to its place", place[0])
+        return _decode_bounded(frame, ENVELOPE_MAX_BYTES)
+
+    def refuse_large(self, size: int, least: int = 0) -> None:
+        """Raise `ValueTooLargeError` for more than `max_bytes`, unless `least` is as much."""
+        if size > max(self.max_bytes, least):
+            raise ValueTooLargeError(
+                f"A serialised value has {size:,} bytes, and max_value_bytes is {self.max_bytes:,}. If such values are "
+                "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
+            )
+
+    def refuse_large_state(self, size: int, what: str) -> None:
+        """Raise `ValueTooLargeError` for more than one checkpoint may have: `STATE_VALUES` times what a value may.
+
+        Its pending writes, together, may have as much; and both 64 MiB at least. `what` says what has that size.
+        """
+        most = max(STATE_VALUES * self.max_bytes, ENVELOPE_MAX_BYTES)
+        if size > most:
+            raise ValueTooLargeError(
+                f"{what} have {size:,} bytes together; with a max_value_bytes of {self.max_bytes:,} at most {most:,} "
+                "are read or written. If you want such states, pass a greater `max_value_bytes`."
+            )
+
+    def has_key(self, stored: bytes) -> bool:
+        """Whether the saver is known to have the key of a frame that it cannot decrypt; then the frame is damaged.
+
+        It is known of the names under which something was decrypted before. The frame's own may be what is damaged:
+        then one of those decrypts it. Without a cipher no frame is met that was encrypted, for manifests in clear refer
+        to none.
+        """
+        if self.cipher is None:
+            return True
+        end = 2 + (stored[1] if len(stored) > 1 else 0)
+        try:
+            name = stored[2:end].decode()
+        except UnicodeDecodeError:
+            return True
+        proven = tuple(self._proven)  # other threads add to it
+        return len(stored) < end or name in proven or any(self._opens(known, stored) for known in proven)
+
+    def _opens(self, name: str, stored: bytes) -> bool:
+        try:
+            self._decrypt(_label(name) + stored[2 + len(name.encode()) :])
+        except WrongKeyError:
+            return False
+        return True
+
+    def newly_accepted(self) -> list[str]:
+        """Segments of the threads of which something was accepted that the cipher does not vouch for, each once."""
+        found = [segment for segment, is_told in list(self._accepted.items()) if not is_told]
+        if len(self._accepted) > _MAX_TOLD:
+            self._accepted.clear()
+        self._accepted.update(dict.fromkeys(found, True))
+        return found
+
+    def _accept(self, what: str, name: str) -> None:
+        """Note that something is decoded for which the cipher does not vouch; raise `FrameError` if it must not be."""
+        if not self.accept_clear:
+            raise FrameError(what, clear=True)
+        self._accepted.setdefault(name.removeprefix(f"{keys.THREADS}/").partition("/")[0], False)
+
+    def _decrypted(self, stored: bytes, name: str = "") -> bytes:
+        """A frame in clear, of stored bytes; with a cipher they must be encrypted."""
+        if is_encrypted(stored):
+            return self._decrypt(stored)
+        if self.cipher is not None:
+            if not stored.startswith(_CLEAR_MARKS):
+                raise FrameError("neither encrypted nor a frame")
+            self._accept("in clear", name)
+        return stored
+
+    def _decrypt(self, stored: bytes) -> bytes:
+        end = 2 + (stored[1] if len(stored) > 1 else 0)
+        name = stored[2:end].decode(errors="replace")
+        if self.cipher is None:
+            raise WrongKeyError(
+                f"This was encrypted with {name!r}, and the saver has no `cipher`. Pass the one that wrote it."
+            )
+        try:
+            frame = self.cipher.decrypt(name, stored[end:])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise WrongKeyError(
+                f"This was encrypted with {name!r}, and the saver's `cipher` cannot decrypt it "
+                f"({type(error).__name__}). Is it another key?"
+            ) from error
+        self._proven.add(name)
+        return frame
+
+
+def is_encrypted(stored: bytes) -> bool:
+    """Whether a frame is encrypted."""
+    return stored.startswith(_CIPHER_MARK)
+
+
+def begins_like_a_frame(stored: bytes) -> bool:
+    """Whether bytes may be a frame, or several, as far as their beginning tells without a key."""
+    if stored.startswith((_CIPHER_MARK, splices.MARK)):
+        return True
+    try:
+        _check_size(stored, lambda size: size != zstandard.CONTENTSIZE_UNKNOWN)
+    except FrameError:
+        return False
+    return True
+
+
+def _digest_of(place: Place) -> bytes:
+    name, field_name = place
+    return hashlib.sha256(b"%s\0%s" % (name.encode(), field_name.encode())).digest()
+
+
+def _label(name: str) -> bytes:
+    """What precedes a ciphertext."""
+    label = name.encode()
+    if len(label) > 255:
+        raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
+    return _CIPHER_MARK + bytes([len(label)]) + label
+
+
+def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:
+    # Contexts are not safe to share between threads, and making one costs more than compressing a small value.
+    made: dict[tuple[int, bool], zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    if (level, small) not in made:
+        dictionary = _raw(DICTIONARY) if small else None
+        made[level, small] = zstandard.ZstdCompressor(
+            level=max(level, _SMALL_LEVEL) if small else level, dict_data=dictionary, write_content_size=True
+        )
+    return made[level, small]
+
+
+def _raw(base: bytes) -> zstandard.ZstdCompressionDict:
+    return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _increment(plain: bytes, base: bytes, level: int) -> bytes:
+    splice = splices.find(plain, base)
+    if splice is None:
+        return _compress(plain, base, level)
+    return splice.to_bytes() + _compress(splice.literal(plain), splice.dictionary(base), level)
+
+
+def _compress(plain: bytes, base: bytes, level: int) -> bytes:
+    # With the level's own hash table only the tail of a large dictionary is indexed: the frame of one more message on
+    # 1,500 is 98 KB then, and 0.6 KB with this size. A table half as large loses some of it, suddenly. From level 5 on
+    # zstd keeps every position, and wants more room for them.
+    bits = (len(base) + len(plain)).bit_length()
+    is_small = len(plain) < _SMALL_BYTES and len(base) < _SMALL_BASE_BYTES
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        max(level, _SMALL_LEVEL) if is_small else level,
+        window_log=min(max(bits, zstandard.WINDOWLOG_MIN), WINDOW_LOG_MAX),
+        hash_log=min(max(bits - (1 if is_small else 3), zstandard.HASHLOG_MIN), 26),
+        write_content_size=True,
+    )
+    return zstandard.ZstdCompressor(dict_data=_raw(base), compression_params=parameters).compress(plain)
+
+
+def _decompressor(small: bool) -> zstandard.ZstdDecompressor:
+    made: dict[bool, zstandard.ZstdDecompressor] = _local.__dict__.setdefault("decompressors", {})
+    if small not in made:
+        made[small] = zstandard.ZstdDecompressor(dict_data=_raw(DICTIONARY) if small else None)
+    return made[small]
+
+
+_SAMPLE = 48
+_SAMPLES = 8
+_REACH = 2 << 10
+
+
+def resembles(plain: bytes, base: bytes) -> bool:
+    """Whether an incremental frame on `base` is worth its time, from 8 samples of `plain`.
+
+    Half of them must be near the place where they would be if something was inserted before them or behind them; a few
+    are found in any two values, for all messages have the same field names. That takes a small part of the time of
+    compressing, so values that change entirely cost hardly more than full frames alone.
+    """
+    if len(plain) < _SAMPLE * _SAMPLES:
+        return True
+    shift = len(base) - len(plain)
+    found = 0
+    for number in range(_SAMPLES):
+        at = (len(plain) - _SAMPLE) * number // (_SAMPLES - 1)
+        sample = plain[at : at + _SAMPLE]
+        found += base.startswith(sample, at) or any(
+            base.find(sample, max(0, near - _REACH), max(0, near + _REACH)) >= 0 for near in {at, at + shift}
+        )
+        if found >= _SAMPLES // 2:
+            return True
+        if number - found >= _SAMPLES // 2:
+            return False
+    return False
+
+
+def envelope(head: Any, tail: bytes = b"") -> bytes:
+    """JSON of `head` followed by `tail`, to be encoded as one frame.
+
+    Bytes never go through base64: a document of pending writes with 1.9 KB of text takes 978 bytes this way, 1,470
+    with it.
+
+    Raises:
+        ValueTooLargeError: The head is larger than readers parse.
+    """
+    text = _json(head).encode()
+    if is_too_large(text, 0, len(text)):
+        raise ValueTooLargeError(
+            f"Names, versions and sizes take {len(text):,} bytes of JSON with {parts(text, 0, len(text)):,} parts, and "
+            f"at most {HEAD_BYTES:,} bytes and {HEAD_PARTS:,} parts are read."
+        )
+    return _LENGTH.pack(len(text)) + text + tail
+
+
+def parts(text: bytes, start: int, end: int) -> int:
+    """At least how many values and keys JSON has, less one: each but the first follows one of four characters.
+
+    In texts they count as well, so it may be more. Parsed, each takes less than 100 bytes and those of its characters.
+    """
+    return sum(text.count(mark, start, end) for mark in (b"[", b"{", b",", b":"))
+
+
+def is_too_large(text: bytes, start: int, end: int) -> bool:
+    """Whether JSON might take more than 256 MiB when it is parsed."""
+    size = end - start
+    return size > HEAD_BYTES or (size > _PLAIN_HEAD and parts(text, start, end) > HEAD_PARTS)
+
+
+def is_json(value: Any) -> bool:
+    """Whether the head of an envelope can hold a value."""
+    try:
+        _json(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse_constant(_: str) -> None:
+    raise ValueError("NaN and infinities are no JSON")
+
+
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def open_envelope(plain: bytes) -> tuple[Any, bytes]:
+    """Undo `envelope`.
+
+    Raises:
+        FrameError: It is not an envelope, or its head is too large; then it was not parsed.
+    """
+    end = _LENGTH.size + _LENGTH.unpack_from(plain)[0] if len(plain) >= _LENGTH.size else 0
+    if not _LENGTH.size <= end <= len(plain):
+        raise FrameError("an envelope that is cut off")
+    if is_too_large(plain, _LENGTH.size, end):
+        raise FrameError("an envelope whose head is too large")
+    try:
+        return _parse(plain[_LENGTH.size : end].decode("utf-8", "surrogatepass")), plain[end:]
+    except (ValueError, RecursionError):
+        raise FrameError("an envelope whose head is not JSON") from None
+
+
+def crc32c(data: bytes) -> str:
+    """The checksum as Cloud Storage writes it: base64 of the big-endian CRC32C."""
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+
+
+def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:
+    try:
+        parameters = zstandard.get_frame_parameters(stored)
+    except zstandard.ZstdError:
+        raise FrameError("not a zstd frame") from None
+    if parameters.dict_id or not accept(parameters.content_size):
+        raise FrameError(f"a frame of {parameters.content_size} bytes where another size is expected")
+    # python-zstandard looks no further when the header says that there is nothing.
+    if not parameters.content_size and stored[zstandard.frame_header_size(stored) :] != _EMPTY_LAST_BLOCK:
+        raise FrameError("an empty frame that is not empty")
+    size: int = parameters.content_size
+    return size
+
+
+def _decode_bounded(frame: bytes, max_bytes: int) -> bytes:
+    size = _check_size(frame, lambda found: found <= max_bytes)
+    return _decompress(frame, _decompressor_on(None, size))
+
+
+def _decompressor_on(base: bytes | None, size: int) -> zstandard.ZstdDecompressor:
+    """What decompresses a value of so many bytes; it has a copy of the base."""
+    return _decompressor(size < BELOW) if base is None else zstandard.ZstdDecompressor(dict_data=_raw(base))
+
+
+def _decompress(frame: bytes, decompressor: zstandard.ZstdDecompressor) -> bytes:
+    try:
+        plain: bytes = decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FrameError(f"a frame that does not decompress: {error}") from None
+    return plain

@@ -1,0 +1,648 @@
+"""Manifests: what a checkpoint's document says, as frozen dataclasses and as stored fields.
+
+A document holds `format`, `ns`, `run_id` and `filter` for queries, `manifest` and `frames` (bytes), and `digest`, the
+sha256 of name and manifest. `heir`, the id of the latest child, is the one field that others change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Literal, cast
+
+from langgraph_gcs_saver.engine.effects import Doc
+from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError, ValueTooLargeError
+from langgraph_gcs_saver.format import frames, keys, shapes
+from langgraph_gcs_saver.records import record
+
+FORMAT = 1
+"""Version of the stored format; a reader refuses a greater one."""
+
+DOCUMENT_BYTES = 900_000
+"""Most bytes of manifest and frames in a document: 1 MiB (Firestore's limit) less names, filter and headroom."""
+
+DIGEST_DIGITS = 8
+"""Hex digits that a chain keeps of the digest of each value before the last.
+
+They guard against accidents before a value is built upon; what is returned is checked by the whole digest. A chain is
+repeated in every manifest, so each digit counts.
+"""
+
+INNER_BYTES = 512 << 10
+"""Most bytes of frames in a document; small frames that exceed it together share one object."""
+
+CHAIN_FRAMES = 64
+"""Most frames of a chain that is read; writers make `chains.MAX_FRAMES` at most."""
+
+CHAIN_SIZES = 16
+"""Most bytes of all values of a chain together, as a multiple of the largest: what decoding it may take."""
+
+_SHA256_DIGITS = 64
+
+_NATURAL = 2**53 - 1
+"""Greatest number that every JSON parser keeps, and so of the format."""
+
+_FRAME_SHARE, _FRAME_MORE = 4, 64 << 10
+"""Most stored bytes of a frame: so many times those of its value, for a cipher's sake, and so many more."""
+
+
+class DamagedError(Exception):
+    """Stored bytes that are missing, do not match their digest or do not parse.
+
+    The message says what is wrong; callers say of which checkpoint. `channel`, `frame` (a document's or an object's
+    name) and `at` (an offset there) tell where, if known; `missing` that there is nothing at all; `clear` that the
+    cipher does not vouch for what is there.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        channel: str | None = None,
+        frame: str | None = None,
+        at: int = 0,
+        missing: bool = False,
+        clear: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.missing = missing
+        self.clear = clear
+        self.reason = reason
+        self.channel = channel
+        self.frame = frame
+        self.at = at
+
+    def alone(self) -> DamagedError:
+        """A copy to keep: without the traceback and the context, whose frames hold all that was read.
+
+        What looks at a whole thread keeps the errors of all its checkpoints.
+        """
+        return copy(self)
+
+    @property
+    def kind(self) -> Literal["missing", "corrupt", "clear"]:
+        """What a finding calls it."""
+        return "missing" if self.missing else "clear" if self.clear else "corrupt"
+
+
+@record(frozen=True, slots=True)
+class Serialized:
+    """A value as LangGraph's serialiser wrote it: a type tag and bytes."""
+
+    type: str
+    data: bytes
+
+
+@record(frozen=True, slots=True)
+class FrameRef:
+    """Where one frame lies.
+
+    Attributes:
+        k: Number of the version since its base; 0 is a full frame.
+        stored: Bytes of the frame.
+        owner: Id of the checkpoint that wrote it; `None` for the one whose manifest this is.
+        at: Offset in the owner's `frames` field, or in the object.
+        attempt: For a frame in an object: the attempt that names it.
+        packed: The object is one of many small frames, not the channel's own.
+        crc32c: Checksum of an object of its own.
+        size: Bytes of the value that the frame gives. The last frame of a chain has none: its value is the channel's.
+        digest: First digits of that value's digest; likewise.
+    """
+
+    k: int
+    stored: int
+    owner: str | None = None
+    at: int = 0
+    attempt: str | None = None
+    packed: bool = False
+    crc32c: str | None = None
+    size: int | None = None
+    digest: str | None = None
+
+    def inherited(self, owner: str) -> FrameRef:
+        """The same frame, as a child of checkpoint `owner` refers to it."""
+        if self.owner is not None:
+            return self
+        # Not `replace`, which takes six times as long: a put does this a dozen times.
+        return FrameRef(
+            self.k, self.stored, owner, self.at, self.attempt, self.packed, self.crc32c, self.size, self.digest
+        )
+
+
+@record(frozen=True, slots=True)
+class ChannelRef:
+    """A channel's value: what it is and the frames that give it.
+
+    Attributes:
+        version: LangGraph's version of the channel; `None` for a channel without one.
+        type: The serialiser's type tag.
+        sha256: Digest of the serialised value (`digests`), hex.
+        size: Bytes of the serialised value.
+        chain: What to decode, base first, each frame with the value before it as its dictionary. None for zero bytes.
+    """
+
+    version: str | int | float | None
+    type: str
+    sha256: str
+    size: int
+    chain: tuple[FrameRef, ...]
+
+    def inherited(self, owner: str) -> ChannelRef:
+        """The same value, as a child of checkpoint `owner` refers to it."""
+        chain = tuple([frame.inherited(owner) for frame in self.chain])
+        return ChannelRef(self.version, self.type, self.sha256, self.size, chain)
+
+    def links(self, owner: str) -> tuple[FrameRef, ...]:
+        """The chain as a child of checkpoint `owner` builds on it: each frame says which value it gives."""
+        *inner, last = self.inherited(owner).chain
+        return (*inner, replace(last, size=self.size, digest=self.sha256[:DIGEST_DIGITS]))
+
+
+@record(frozen=True, slots=True)
+class Step:
+    """One frame of a value's chain.
+
+    Attributes:
+        name: Name of the document or object that holds it.
+        frame: Where it lies there.
+        digest: First digits of the digest of the value that it gives; all of them for the last of a chain.
+        size: Bytes of that value.
+    """
+
+    name: str
+    frame: FrameRef
+    digest: str
+    size: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What tells it from all other frames."""
+        return self.name, self.frame.at
+
+
+@record(frozen=True, slots=True)
+class Manifest:
+    """A checkpoint without its values.
+
+    Attributes:
+        thread_id: The thread.
+        ns: The namespace.
+        checkpoint_id: The checkpoint.
+        parent_id: The checkpoint that it continues.
+        checkpoint: The checkpoint's plain fields, without `id` and `channel_values`.
+        rest: The checkpoint's other fields as a serialised dict, or `None`.
+        metadata: The serialised metadata.
+        channels: A ref for each channel that has a value.
+    """
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    checkpoint: Mapping[str, Any]
+    rest: Serialized | None
+    metadata: Serialized
+    channels: Mapping[str, ChannelRef]
+
+    def outline(self) -> Manifest:
+        """What a child needs to know: ids and refs."""
+        return replace(self, checkpoint={}, rest=None, metadata=Serialized("", b""))
+
+    @property
+    def name(self) -> str:
+        """The document's name."""
+        return keys.checkpoint_doc(self.thread_id, self.ns, self.checkpoint_id)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all serialised values."""
+        return sum(ref.size for ref in self.channels.values())
+
+    @property
+    def values(self) -> str:
+        """What messages call its values."""
+        return f"The serialised values of checkpoint {self.checkpoint_id!r}, thread {self.thread_id!r},"
+
+    @property
+    def held(self) -> int:
+        """Most bytes that are held for it while other checkpoints are decoded.
+
+        They are its metadata, its other fields, and one value of each chain.
+        """
+        found = len(self.metadata.data) + (0 if self.rest is None else len(self.rest.data))
+        for ref in self.channels.values():
+            sizes = [frame.size for frame in ref.chain if frame.size is not None]
+            found += max((ref.size, *sizes))
+        return found
+
+    @property
+    def made(self) -> float | None:
+        """When LangGraph made it, in seconds since the epoch; `None` if the checkpoint does not say."""
+        try:
+            # Python 3.10 knows no Z.
+            found = datetime.fromisoformat(str(self.checkpoint.get("ts")).replace("Z", "+00:00"))
+            return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
+    def same_content(self, other: Manifest) -> bool:
+        """Whether both say the same, wherever the frames lie: a retried `put` writes its frames elsewhere."""
+        return replace(self, channels=_values(self)) == replace(other, channels=_values(other))
+
+    def blob(self, channel: str, ref: FrameRef) -> str:
+        """Name of the object that holds a frame (of a ref with an `attempt`)."""
+        what = keys.FRAMES if ref.packed else keys.enc(channel, "channel")
+        return keys.blob(self.thread_id, self.ns, ref.owner or self.checkpoint_id, what, str(ref.attempt))
+
+    def place(self, channel: str, ref: FrameRef) -> str:
+        """Name of the document or object that holds a frame."""
+        if ref.attempt is not None:
+            return self.blob(channel, ref)
+        return keys.checkpoint_doc(self.thread_id, self.ns, ref.owner or self.checkpoint_id)
+
+    def steps(self, channel: str) -> list[Step]:
+        """The frames of a channel's value, base first."""
+        ref = self.channels[channel]
+        if not ref.chain:
+            return []
+        *links, last = ref.chain
+        found = [Step(self.place(channel, link), link, str(link.digest), link.size or 0) for link in links]
+        return [*found, Step(self.place(channel, last), last, ref.sha256, ref.size)]
+
+    def blobs(self) -> set[str]:
+        """Names of all objects that the channels refer to."""
+        return {self.blob(c, f) for c, ref in self.channels.items() for f in ref.chain if f.attempt is not None}
+
+
+def _values(manifest: Manifest) -> dict[str, ChannelRef]:
+    return {channel: replace(ref, chain=()) for channel, ref in manifest.channels.items()}
+
+
+# Manifest <-> bytes
+
+
+def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
+    found: dict[str, Any] = {"k": ref.k}
+    if ref.owner is not None:
+        found["in"] = ref.owner
+    found["stored"] = ref.stored
+    if ref.at or ref.packed:
+        found["at"] = ref.at
+    if ref.attempt is not None:
+        found["gcs"] = ref.attempt
+        if ref.crc32c is not None:
+            found["crc32c"] = ref.crc32c
+    if ref.digest is not None:
+        found["size"] = ref.size
+        found["digest"] = ref.digest
+    return found
+
+
+class _ShapeError(ValueError):
+    """A part of a manifest that is not as any writer makes it; the message says which, and never its content."""
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _NATURAL:
+        raise _ShapeError("a number that is not natural")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _ShapeError("a value that is no text where one must be")
+    return value
+
+
+def _id(value: Any) -> str:
+    """A checkpoint's id, which must fit a name."""
+    if type(value) is not str or not value.isascii() or len(value) > keys.MAX_CHECKPOINT_ID:
+        keys.inv(_text(value))
+    return cast("str", value)
+
+
+def _version(value: Any) -> str | int | float | None:
+    if not shapes.is_version(value):
+        raise _ShapeError("a version that is neither text nor a number")
+    return cast("str | int | float | None", value)
+
+
+def _checkpoint(value: Any) -> dict[str, Any]:
+    wrong = shapes.wrong_in_checkpoint(value)
+    if wrong is not None:
+        raise _ShapeError(wrong)
+    return cast("dict[str, Any]", value)
+
+
+def _check_tail(tail: bytes, size: int) -> None:
+    if len(tail) != size:
+        raise _ShapeError("a tail of another length")
+
+
+def _attempt(value: Any) -> str:
+    if not keys.ATTEMPT.match(_text(value)):
+        raise _ShapeError("an attempt that is none")
+    return str(value)
+
+
+def _digest(value: Any, digits: int) -> str:
+    if type(value) is not str or len(value) != digits:
+        raise _ShapeError("a digest of another length")
+    return value
+
+
+def _frame_from_json(found: dict[str, Any]) -> FrameRef:
+    get = found.get
+    attempt, crc32c, size = get("gcs"), get("crc32c"), get("size")
+    return FrameRef(
+        k=_natural(found["k"]),
+        stored=_natural(found["stored"]),
+        owner=_id(found["in"]) if "in" in found else None,
+        at=_natural(found["at"]) if "at" in found else 0,
+        attempt=None if attempt is None else _attempt(attempt),
+        packed=attempt is not None and "at" in found,
+        crc32c=None if crc32c is None else _text(crc32c),
+        size=None if size is None else _natural(size),
+        digest=None if size is None else _digest(found["digest"], DIGEST_DIGITS),
+    )
+
+
+def _chain(channel: str, found: list[dict[str, Any]], size: int) -> tuple[FrameRef, ...]:
+    """The chain of a value of so many bytes.
+
+    What reading it may take is bounded here, before anything is fetched.
+    """
+    if len(found) > CHAIN_FRAMES:
+        raise _ShapeError("a chain of too many frames")
+    chain = tuple(map(_frame_from_json, found))
+    if chain and chain[0].k != 0:
+        raise _ShapeError("a chain without a full frame")
+    largest = total = 0
+    for left, frame in enumerate(reversed(chain)):
+        gives = frame.size if left else size
+        if gives is None:
+            raise _ShapeError("a chain with a frame that does not say what it gives")
+        if frame.attempt is not None and not frame.packed:
+            keys.enc(channel, "channel")  # It is a part of the object's name.
+        if frame.stored > _FRAME_SHARE * gives + _FRAME_MORE:
+            raise _ShapeError("a frame of more bytes than its value takes")
+        largest = max(largest, gives)
+        total += gives
+    if total > CHAIN_SIZES * largest:
+        raise _ShapeError("a chain of values that together are too large")
+    return chain
+
+
+def _ref(channel: str, found: dict[str, Any], versions: Mapping[str, Any]) -> ChannelRef:
+    size = _natural(found["size"])
+    return ChannelRef(
+        version=_version(found["version"]) if "version" in found else versions.get(channel),
+        type=_text(found["type"]),
+        sha256=_digest(found["sha256"], _SHA256_DIGITS),
+        size=size,
+        chain=_chain(channel, found["chain"], size),
+    )
+
+
+def envelope(manifest: Manifest) -> bytes:
+    """Serialise a manifest: JSON and the serialised metadata.
+
+    What the document's name says is not repeated, except ids that are too long to be read back from it.
+    """
+    versions = manifest.checkpoint.get("channel_versions", {})
+    channels = {}
+    for channel, ref in manifest.channels.items():
+        channels[channel] = found = {"type": ref.type, "sha256": ref.sha256, "size": ref.size}
+        if ref.version != versions.get(channel) or type(ref.version) is not type(versions.get(channel)):
+            found["version"] = ref.version
+        found["chain"] = [_frame_to_json(frame) for frame in ref.chain]
+    head: dict[str, Any] = {
+        "checkpoint": manifest.checkpoint,
+        "parent": manifest.parent_id,
+        "metadata": [manifest.metadata.type, len(manifest.metadata.data)],
+        "channels": channels,
+    }
+    tail = manifest.metadata.data
+    if manifest.rest is not None:
+        head["rest"] = [manifest.rest.type, len(manifest.rest.data)]
+        tail += manifest.rest.data
+    ids = {"thread": manifest.thread_id, "ns": manifest.ns}
+    head.update({key: value for key, value in ids.items() if keys.dec(keys.enc(value)) is None})
+    try:
+        return frames.envelope(head, tail)
+    except ValueTooLargeError as error:
+        raise ValueTooLargeError(
+            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has {len(channels):,} channels. "
+            f"{error} Nothing was stored."
+        ) from None
+    except (TypeError, ValueError, RecursionError):
+        odd = next((channel for channel, ref in manifest.channels.items() if not frames.is_json(ref.version)), None)
+    if odd is None:
+        raise SerializationError(
+            f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} is nested too deeply for JSON. "
+            "Nothing was stored."
+        )
+    raise SerializationError(
+        f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has a version of channel {odd!r} that "
+        f"JSON cannot hold, of type {type(manifest.channels[odd].version).__name__}. Nothing was stored."
+    )
+
+
+def digest(name: str, manifest: bytes) -> bytes:
+    """The sha256 of a manifest, bound to its document's name, so that documents cannot be swapped unnoticed.
+
+    Frames are not covered: each value has a digest of its own, and one flipped frame does not cost the manifest.
+    """
+    return hashlib.sha256(b"%s\0%s" % (name.encode(), manifest)).digest()
+
+
+def to_fields(
+    manifest: Manifest, encoded: bytes, inner: bytes, *, run_id: str | None, index: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A checkpoint's document.
+
+    Args:
+        manifest: What it says.
+        encoded: The manifest's bytes, or a stub that says where they are.
+        inner: The frames that lie in the document.
+        run_id: The run that wrote it, for queries.
+        index: The metadata that queries may ask for.
+    """
+    fields: dict[str, Any] = {
+        "ns": keys.enc(manifest.ns, "namespace"),
+        "format": FORMAT,
+        "manifest": encoded,
+        "digest": digest(manifest.name, encoded),
+    }
+    if inner:
+        fields["frames"] = inner
+    if index:
+        fields["filter"] = index
+    if run_id is not None:
+        fields["run_id"] = run_id
+    return fields
+
+
+def runs_of(doc: Doc) -> set[str]:
+    """The runs that wrote a document: the last one, and those whose content it replaced."""
+    run, former = doc.fields.get("run_id"), doc.fields.get("former_runs")
+    try:
+        listed = json.loads(former) if isinstance(former, str) else []
+    except (ValueError, RecursionError):
+        listed = []  # A hint that no digest covers: damage to it must not keep anything from being deleted.
+    found = [*(listed if isinstance(listed, list) else ()), run]
+    return {one for one in found if isinstance(one, str) and keys.is_text(one)}
+
+
+def heir_of(doc: Doc) -> str | None:
+    """The id of the latest child of a checkpoint; `None` if no id is there: no digest covers it."""
+    heir = doc.fields.get("heir")
+    try:
+        return _id(heir.rpartition("#")[0]) if isinstance(heir, str) else None
+    except ValueError:
+        return None
+
+
+def heir_field(checkpoint_id: str, attempt: str) -> str:
+    """What a child writes to its parent: its id, and a part that is new each time.
+
+    A child that is stored again after it was deleted must move its parent's update time, which a write that changes
+    nothing does not.
+    """
+    return f"{checkpoint_id}#{attempt[:6]}"
+
+
+LISTED_BY = ("format", "ns", "manifest")
+"""Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
+
+
+def is_listed(doc: Doc) -> bool:
+    """Whether a document is a checkpoint, not one stripped to the frames that others need and a list of its objects.
+
+    One that has neither was not stripped: an emptied document is a damaged checkpoint, not an absent one.
+    """
+    stripped = not doc.fields.keys().isdisjoint(("frames", "objects"))
+    return not stripped or not doc.fields.keys().isdisjoint(LISTED_BY)
+
+
+def inner_frames(doc: Doc) -> bytes:
+    """The frames that lie in a document; none if the field is not what was written: who needs one misses it."""
+    inner = doc.fields.get("frames")
+    return inner if isinstance(inner, bytes) else b""
+
+
+def encoded_of(doc: Doc) -> bytes:
+    """The manifest's bytes in a document, checked by its digest.
+
+    Raises:
+        DamagedError: The document is not what was written.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    version = doc.fields.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UnsupportedFormatError(
+            f"Document {doc.name!r} has format {version}; this version of langgraph-gcs-saver reads up to {FORMAT}. "
+            'It is not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
+        )
+    encoded = doc.fields.get("manifest")
+    if version != FORMAT or not isinstance(encoded, bytes):
+        raise DamagedError("the document lacks its format or its manifest")
+    if doc.fields.get("digest") != digest(doc.name, encoded):
+        raise DamagedError("the document does not match its digest")
+    if doc.fields.get("ns") != keys.ns_segment_of(doc.name):
+        raise DamagedError("the document's namespace is not that of its name")
+    return encoded
+
+
+@record(frozen=True, slots=True)
+class Stub:
+    """Stands in a document for an envelope that is too large for it and lies in an object.
+
+    Attributes:
+        attempt: The attempt that names the object.
+        stored: Bytes of the object.
+        size: Bytes of the envelope.
+        sha256: Digest of the envelope, hex.
+    """
+
+    attempt: str
+    stored: int
+    size: int
+    sha256: str
+
+    @property
+    def fetched(self) -> int:
+        """Most bytes of the object that are fetched: one more shows that it is longer than it was."""
+        return self.stored + 1
+
+    def head(self) -> dict[str, Any]:
+        """The envelope's head; its only key tells a stub from what it stands for."""
+        return {"gcs": [self.attempt, self.stored, self.size, self.sha256]}
+
+
+def stub_of(head: Any) -> Stub | None:
+    """The stub in an envelope's head, or `None` when the envelope is the thing itself.
+
+    Raises:
+        DamagedError: It is neither.
+    """
+    if not isinstance(head, dict) or "gcs" not in head:
+        return None
+    try:
+        attempt, stored, size, sha256 = head["gcs"]
+        stub = Stub(_attempt(attempt), _natural(stored), _natural(size), _digest(sha256, _SHA256_DIGITS))
+    except (ValueError, TypeError):
+        raise DamagedError("a stub that does not parse") from None
+    if stub.stored > _FRAME_SHARE * stub.size + _FRAME_MORE:
+        raise DamagedError("a stub of more bytes than its envelope takes")
+    return stub
+
+
+def _encoded_as(segment: str, value: Any) -> str:
+    if keys.enc(_text(value)) != segment:
+        raise _ShapeError("an id that is not the name's")
+    return str(value)
+
+
+def _thread_of(segment: str, head: Any) -> str:
+    found = keys.dec(segment[3:])
+    found = _text(head["thread"]) if found is None else found
+    if keys.spread(found) != segment:
+        raise _ShapeError("an id that is not the name's")
+    return found
+
+
+def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
+    """Parse a manifest from its envelope.
+
+    Raises:
+        DamagedError: It does not parse.
+    """
+    try:
+        thread_segment, leaf = keys.split_checkpoint_doc(doc.name)
+        inverted, ns = leaf.split("!", 1)
+        namespace = keys.dec(ns)
+        namespace = _encoded_as(ns, head["ns"]) if namespace is None else namespace
+        metadata, rest, checkpoint = head["metadata"], head.get("rest"), _checkpoint(head["checkpoint"])
+        middle = _natural(metadata[1])
+        end = middle if rest is None else middle + _natural(rest[1])
+        _check_tail(tail, end)
+        versions = checkpoint.get("channel_versions") or {}
+        return Manifest(
+            thread_id=_thread_of(thread_segment, head),
+            ns=namespace,
+            checkpoint_id=keys.uninv(inverted),
+            parent_id=None if head["parent"] is None else _id(head["parent"]),
+            checkpoint=checkpoint,
+            rest=None if rest is None else Serialized(_text(rest[0]), tail[middle:end]),
+            metadata=Serialized(_text(metadata[0]), tail[:middle]),
+            channels={channel: _ref(channel, found, versions) for channel, found in head["channels"].items()},
+        )
+    except _ShapeError as error:
+        raise DamagedError(f"the manifest does not parse: {error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise DamagedError(f"the manifest does not parse: {type(error).__name__}") from None

@@ -1,0 +1,1 @@
+"""Pure decisions: rows in, decisions and reasons out."""

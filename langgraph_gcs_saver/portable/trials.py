@@ -1,0 +1,231 @@
+"""Whether LangGraph will be able to make the objects of an edited value.
+
+An edited object has neighbors that someone else may have written, so nothing is called because a store names it.
+Messages of LangChain are made of their fields. Of the standard library, only constructors that this module lists are
+called, and only with plain data, so each call is short. What is inside a container is not made at all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+from uuid import UUID
+
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import KINDS, Stored, message_of, objects, to_json
+from langgraph_gcs_saver.portable.refusals import step
+
+
+def check_types(old: Any, new: Any) -> None:
+    """See that LangGraph will be able to make the objects of an edited value.
+
+    Of classes other than messages, only those that the old value had are taken, with the fields that they had there:
+    LangGraph would not complain, but give the graph a dict, or an object with missing fields.
+
+    Raises:
+        InvalidInputError: It will not.
+    """
+    _check_no_loss(old, new)
+    known = {(found.code, found.data) for found in objects(old)}
+    shapes = {(found.code, found.type, _shape(found)) for found in objects(old)}
+    for found in objects(new):
+        if (found.code, found.data) in known:
+            continue
+        what = ":".join(found.type or ())
+        if message_of(found) is not None:
+            _check_message(found, what)
+        elif (found.code, found.type, _shape(found)) not in shapes:
+            raise InvalidInputError(
+                f"An object of {what} is new or has other fields than in the old value. Only messages can be added; "
+                "of other objects the values of their fields can be changed."
+            )
+        elif found.type in STANDARD:
+            _check_standard(found, what)
+
+
+def _check_no_loss(old: Any, new: Any) -> None:
+    """See that plain data does not take the place of what JSON has no word for; None may."""
+    if isinstance(old, Stored) and isinstance(new, Stored):
+        if old.parts is not None and new.parts is not None and old.type == new.type:
+            _check_no_loss(old.parts[2], new.parts[2])
+    elif isinstance(old, Stored | bytes | bytearray):
+        if new is not None and type(old) is not type(new):
+            what = ":".join(old.type or ("an", "extension")) if isinstance(old, Stored) else type(old).__name__
+            written = json.dumps(to_json(old))
+            shown = written if len(written) <= 200 else f"{written[:200]}…"
+            raise InvalidInputError(f"What was stored as {what} would become plain data. Write it as it was: {shown}")
+    elif isinstance(old, list) and isinstance(new, list):
+        if old and all(isinstance(item, Stored) for item in old):
+            # Items may be added and moved, and those of such a list are objects.
+            for i, item in enumerate(new):
+                _check_no_loss(old[min(i, len(old) - 1)], item)
+        elif len(old) == len(new):
+            for before, after in zip(old, new, strict=True):
+                _check_no_loss(before, after)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        if new and not all(isinstance(key, str) for key in old) and all(isinstance(key, str) for key in new):
+            raise InvalidInputError("A dict whose keys are not all text would have text only. Leave its $map as it is.")
+        for key in old.keys() & new.keys():
+            _check_no_loss(old[key], new[key])
+
+
+def _shape(found: Stored) -> frozenset[str] | None:
+    value = found.parts[2] if found.parts is not None else None
+    return frozenset(value) if isinstance(value, dict) else None
+
+
+def _check_message(found: Stored, what: str) -> None:
+    from langchain_core import messages  # noqa: PLC0415 - slow to import, and few values are edited
+
+    module, name = found.type or ("", "")
+    kind = getattr(messages, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
+        raise InvalidInputError(f"{what} is no class of messages.")
+    fields = message_of(found) or {}
+    made, reason = None, ""
+    try:
+        # LangChain parses each beginning of arguments that are not whole, which takes hours for large ones.
+        made = kind(**{key: value for key, value in fields.items() if key != "tool_call_chunks"})
+    except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same here
+        reason = _told(error)
+    if made is None:
+        raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
+    if fields.get("type", made.type) != made.type:
+        raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
+
+
+def _check_standard(found: Stored, what: str) -> None:
+    try:
+        _make(found)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        pass
+    else:
+        return
+    raise InvalidInputError(f"No {what} can be made of the edited value.")
+
+
+def _told(error: Exception) -> str:
+    """What a validator found, without what it found it in."""
+    # Pydantic's, by what it has: the package depends on pydantic through LangChain only.
+    errors = getattr(error, "errors", None)
+    if type(error).__name__ != "ValidationError" or not callable(errors):
+        return type(error).__name__
+    # What a validator of the class itself raises may show the value, and so may an unknown tag.
+    own = {"value_error", "assertion_error", "union_tag_invalid"}
+    return ", ".join(
+        f"{''.join(map(step, one['loc']))} {one['type'] if one['type'] in own else one['msg']}".strip()
+        for one in errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+# The standard library
+
+_Type = tuple[str, ...]
+_TIMEDELTA, _TIMEZONE, _ZONE = ("datetime", "timedelta"), ("datetime", "timezone"), ("zoneinfo", "ZoneInfo")
+
+
+def _make(found: Stored) -> object:
+    """Call what makes an object of a standard class.
+
+    Raises:
+        TypeError: It would be called with something else than it takes.
+        ValueError: Likewise.
+        ArithmeticError: Likewise.
+    """
+    if found.parts is None:
+        raise TypeError
+    module, name, argument, rest = found.parts
+    make = STANDARD[module, name]
+    match KINDS[found.code]:
+        case "arg":
+            return make(argument)
+        case "args":
+            return make(*argument)
+        case "kwargs":
+            return make(**argument)
+        case "method" if (module, name, *rest) == ("datetime", "datetime", "fromisoformat"):
+            return datetime.fromisoformat(_plain(argument))
+        case _:
+            raise TypeError
+
+
+def _of_plain(make: Callable[..., object], *inside: _Type) -> Callable[..., object]:
+    """A constructor that is called with plain data only, and with objects of the types `inside`."""
+
+    def made(*args: Any, **options: Any) -> object:
+        plain = {key: _plain(value, *inside) for key, value in options.items()}
+        return make(*(_plain(value, *inside) for value in args), **plain)
+
+    return made
+
+
+def _plain(value: Any, *inside: _Type) -> Any:
+    if isinstance(value, Stored) and value.type in inside:
+        # A zone by its name would be looked for in files and packages. Any zone serves to try what it is inside of.
+        return timezone.utc if value.type == _ZONE else _make(value)
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    raise TypeError
+
+
+def _zone(key: Any) -> None:
+    from zoneinfo import available_timezones  # noqa: PLC0415 - slow to import, and few values are edited
+
+    if _plain(key) not in available_timezones():
+        raise ValueError
+
+
+def _items(items: Any, maxlen: Any = None) -> None:
+    if not isinstance(items, list) or not (maxlen is None or isinstance(maxlen, int)):
+        raise TypeError
+
+
+def _members(items: Any) -> None:
+    """See that the items of a set can be in one, as far as their types tell."""
+    _items(items)
+    if not all(map(_is_hashable, items)):
+        raise TypeError
+
+
+def _is_hashable(item: Any) -> bool:
+    if isinstance(item, Stored):
+        return item.type not in _MUTABLE and message_of(item) is None
+    return not isinstance(item, list | dict | bytearray)
+
+
+_MUTABLE = frozenset({("builtins", "set"), ("collections", "deque")})
+_PATHS = {"Path": PurePath, "PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
+_ADDRESSES = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
+)
+
+STANDARD: Mapping[_Type, Callable[..., object]] = {
+    ("builtins", "set"): _members,
+    ("builtins", "frozenset"): _members,
+    ("collections", "deque"): _items,
+    ("datetime", "datetime"): _of_plain(datetime),
+    ("datetime", "date"): _of_plain(date),
+    ("datetime", "time"): _of_plain(time, _TIMEZONE, _ZONE),
+    _TIMEDELTA: _of_plain(timedelta),
+    _TIMEZONE: _of_plain(timezone, _TIMEDELTA),
+    _ZONE: _zone,
+    ("uuid", "UUID"): _of_plain(UUID),
+    ("decimal", "Decimal"): _of_plain(Decimal),
+    **{("ipaddress", kind.__name__): _of_plain(kind) for kind in _ADDRESSES},
+    # Paths of another system too: the graph may run there.
+    **{(module, name): _of_plain(kind) for module in ("pathlib", "pathlib._local") for name, kind in _PATHS.items()},
+}
+"""What is called in place of each standard class that LangGraph stores, but for patterns, which are not tried.
+
+Each call takes time and memory in proportion to its arguments.
+"""

@@ -1,0 +1,1 @@
+"""LangGraph's face: its arguments and results, translated to and from flows."""

@@ -1,0 +1,306 @@
+"""Another checkpointer, as a migration reads it: whatever LangGraph's interface tells, and nothing of how it stores.
+
+Where both sides use LangGraph's serialiser, values are carried over as they were serialised: no class is imported to
+read them, none can get lost, and what is compared is bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from langgraph_gcs_saver.engine.effects import AskSaver
+from langgraph_gcs_saver.errors import GCSSaverError, SerializationError, SourceError
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.migrate import Given, Listed
+from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
+from langgraph_gcs_saver.format.manifest import Serialized
+from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.saver import arguments, configs
+
+T = TypeVar("T")
+
+
+Reader = BaseCheckpointSaver[Any]
+
+
+_SWAPPABLE = frozenset(
+    {
+        "langgraph.checkpoint.memory",
+        "langgraph.checkpoint.sqlite",
+        "langgraph.checkpoint.sqlite.aio",
+        "langgraph.checkpoint.postgres",
+        "langgraph.checkpoint.postgres.aio",
+        "langgraph_gcs_saver.saver.checkpointer",
+    }
+)
+"""Modules of checkpointers known to read with their attribute `serde`, and with nothing else."""
+
+_NEEDS_OBJECTS = (
+    "it can only be read by making objects of its values, which imports and calls what they name. If you trust the "
+    "source, migrate with LangGraph's JsonPlusSerializer as `serde`; on the command line that is --import-classes."
+)
+
+
+class Foreign:
+    """A checkpointer to migrate from.
+
+    Args:
+        saver: The checkpointer.
+        serde: What values are serialized with here. A `PortableSerializer` makes no objects of values, and then no
+            serializer of the checkpointer is asked to.
+
+    Raises:
+        SerializationError: It is a `PortableSerializer`, and the checkpointer may read with another serializer all the
+            same.
+    """
+
+    def __init__(self, saver: Reader, serde: SerializerProtocol) -> None:
+        self.serde = serde
+        self._ways: list[tuple[Reader, SerializerProtocol]] = []
+        self.makes_objects = not isinstance(serde, PortableSerializer)
+        is_swappable = type(serde) is JsonPlusSerializer or type(saver).__module__ in _SWAPPABLE
+        if type(saver.serde) is JsonPlusSerializer and is_swappable:
+            # As LangGraph's `with_allowlist` does: most savers ask for the serializer at each call.
+            portable = copy.copy(saver)
+            portable.serde = PortableSerializer()
+            self._ways.append((portable, portable.serde))
+        if self.makes_objects:
+            self._ways.append((saver, serde))
+        if not self._ways:
+            self.check_makes_objects(f"A {type(saver).__name__} may have a serializer of its own")
+
+    def asking(
+        self,
+        ask: Callable[[Reader, SerializerProtocol], T],
+        aask: Callable[[Reader, SerializerProtocol], Awaitable[T]],
+    ) -> AskSaver[T]:
+        """Ask in one way, or else in the other.
+
+        The first does not work for a saver that keeps the serialiser that it was made with, nor for what LangGraph
+        wrote long ago, as JSON or pickles. The last one tells what is wrong.
+        """
+
+        def asked() -> T:
+            for way in self._ways[:-1]:
+                with suppress(Exception):
+                    return ask(*way)
+            with _told():
+                return ask(*self._ways[-1])
+
+        async def aasked() -> T:
+            for way in self._ways[:-1]:
+                with suppress(Exception):
+                    return await aask(*way)
+            with _told():
+                return await aask(*self._ways[-1])
+
+        return AskSaver(asked, aasked)
+
+    def check_makes_objects(self, what: str) -> None:
+        """Raise for what can only be read by making objects, if that is not to be done.
+
+        Raises:
+            SerializationError: It is not.
+        """
+        if not self.makes_objects:
+            raise SerializationError(f"{what}: {_NEEDS_OBJECTS}")
+
+    def no_checkpoint(self, checkpoint_id: str) -> GCSSaverError:
+        """The error for what is in another form than a checkpoint; LangGraph wrote JSON once, and pickles."""
+        what = f"The checkpointer gives {checkpoint_id!r} in a form that is not a checkpoint's"
+        return SourceError(f"{what}.") if self.makes_objects else SerializationError(f"{what}: {_NEEDS_OBJECTS}")
+
+    def thread_ids(self) -> AskSaver[list[Any]]:
+        """The ids of all threads, in the order in which they are listed."""
+
+        def ask(reader: Reader, _: SerializerProtocol) -> list[Any]:
+            return list(dict.fromkeys(map(_thread_of, reader.list(None))))
+
+        async def aask(reader: Reader, _: SerializerProtocol) -> list[Any]:
+            return list(dict.fromkeys([_thread_of(one) async for one in reader.alist(None)]))
+
+        return self.asking(ask, aask)
+
+    def thread(self, thread_id: Any, context: Context) -> ForeignThread:
+        """A thread of it."""
+        return ForeignThread(self, thread_id, context)
+
+
+class ForeignThread:
+    """A thread in another checkpointer: the `Source` of a migration.
+
+    Args:
+        foreign: The checkpointer.
+        thread_id: The thread, as that names it.
+        context: The context of the saver to migrate to.
+    """
+
+    def __init__(self, foreign: Foreign, thread_id: Any, context: Context) -> None:
+        self._foreign = foreign
+        self._thread_id = thread_id
+        self._context = context
+
+    def listed(self) -> AskSaver[list[Listed]]:
+        """All its checkpoints, in the order in which they are listed."""
+        config: RunnableConfig = {"configurable": {"thread_id": self._thread_id}}
+
+        def ask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            return [_listed(one) for one in reader.list(config)]
+
+        async def aask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            return [_listed(one) async for one in reader.alist(config)]
+
+        return self._foreign.asking(ask, aask)
+
+    def given(self, one: Listed) -> AskSaver[Given | None]:
+        """One of them; `None` if it is gone."""
+        config = configs.config_of(self._thread_id, one.ns, one.checkpoint_id)
+
+        def ask(reader: Reader, serde: SerializerProtocol) -> Given | None:
+            return self._given(reader.get_tuple(config), one, serde)
+
+        async def aask(reader: Reader, serde: SerializerProtocol) -> Given | None:
+            return self._given(await reader.aget_tuple(config), one, serde)
+
+        return self._foreign.asking(ask, aask)
+
+    def _given(self, found: CheckpointTuple | None, one: Listed, serde: SerializerProtocol) -> Given | None:
+        if found is None:
+            return None
+        if not isinstance(found.checkpoint, Mapping) or not isinstance(found.metadata or {}, Mapping):
+            raise self._foreign.no_checkpoint(one.checkpoint_id)
+        if isinstance(serde, PortableSerializer):
+            values = [value for _, _, value in found.pending_writes or ()]
+            if not _is_portable([found.checkpoint, found.metadata, values]):
+                raise SourceError(f"The checkpointer read {one.checkpoint_id!r} with a serialiser of its own.")
+        thread_id = str(self._thread_id)
+        config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": one.ns}}
+        parent_id = _parent_of(found)
+        if parent_id is not None:
+            config["configurable"]["checkpoint_id"] = parent_id
+        versions = found.checkpoint["channel_versions"]
+        # All channels as new: what another saver gives with an unchanged version may be another value, and one that is
+        # the same as its parent's is stored once all the same.
+        put = arguments.put_request(
+            config,
+            found.checkpoint,
+            found.metadata or {},
+            {**dict.fromkeys(found.checkpoint["channel_values"], ""), **versions},
+            serde=serde,
+            context=self._context,
+            now=time.time(),
+        )
+        if any(isinstance(value, Stored) for value in (found.metadata or {}).values()):
+            # What queries find goes by what the objects are equal to, such as an enumeration's text.
+            self._foreign.check_makes_objects(f"Metadata of checkpoint {one.checkpoint_id!r} holds an object")
+            put = replace(put, index=arguments.index(loads(self._foreign.serde, put.metadata), self._context))
+        where = f"of checkpoint {one.checkpoint_id!r}, thread {thread_id!r}"
+        keyed = pending(found.pending_writes or [], partial(_dump, serde, where))
+        calls: dict[tuple[str, str], list[PendingWrite]] = {}
+        for write in keyed:
+            calls.setdefault((write.task_id, write.task_path), []).append(write)
+        return Given(
+            put=put,
+            writes=[
+                PutWrites(thread_id, one.ns, one.checkpoint_id, task_id, of_call)
+                for (task_id, _), of_call in calls.items()
+            ],
+            pending=keyed,
+            same=partial(_is_same, serde),
+        )
+
+
+def pending(given: list[tuple[str, str, Any]], dump: Callable[[str, Any], Serialized]) -> list[PendingWrite]:
+    """Pending writes with what makes a reader give them in the order in which they were given.
+
+    A saver is told the path of each task and the number of each write, and orders by the path, the task and the number;
+    it gives the order only. Numbers are counted again. Paths are made up where the order of the tasks' ids is another
+    one; they come before all of LangGraph's own, but for those that are empty.
+
+    Args:
+        given: Tasks, channels and values.
+        dump: Serialises the value of a write to a channel.
+    """
+    found: list[PendingWrite] = []
+    counts: dict[str, int] = {}
+    level = 0
+    before = ("", -len(WRITES_IDX_MAP) - 1)
+    for task_id, channel, value in given:
+        idx = WRITES_IDX_MAP.get(channel)
+        if idx is None:
+            idx = counts.get(task_id, 0)
+            counts[task_id] = idx + 1
+        if (task_id, idx) < before:
+            level += 1
+        before = (task_id, idx)
+        path = f"~{level:09}" if level else ""
+        found.append(PendingWrite(idx, task_id, path, channel, dump(channel, value)))
+    return found
+
+
+def _dump(serde: SerializerProtocol, where: str, channel: str, value: Any) -> Serialized:
+    return dumps(serde, value, f"A write to channel {channel!r} {where}")
+
+
+def _is_same(serde: SerializerProtocol, one: Serialized, other: Serialized) -> bool:
+    """Whether two values are equal whose bytes differ, such as sets in another order."""
+    left, right = loads(serde, one), loads(serde, other)
+    try:
+        return type(left) is type(right) and bool(left == right)
+    except Exception:  # noqa: BLE001 - arrays and the like raise anything when they are compared; then bytes decide
+        return False
+
+
+_PORTABLE = (type(None), bool, int, float, str, bytes, bytearray, Stored, Opaque)
+
+
+def _is_portable(value: Any) -> bool:
+    """Whether a value is what `PortableSerializer` reads, to the type: it would write a date as text."""
+    kind = type(value)
+    if kind is dict:
+        return all(_is_portable(list(key) if type(key) is tuple else key) for key in value) and all(
+            map(_is_portable, value.values())
+        )
+    return kind in _PORTABLE or (kind is list and all(map(_is_portable, value)))
+
+
+def _thread_of(found: CheckpointTuple) -> Any:
+    return configs.configurable(found.config)["thread_id"]
+
+
+def _parent_of(found: CheckpointTuple) -> str | None:
+    return None if found.parent_config is None else configs.checkpoint_id_of(found.parent_config)
+
+
+def _listed(found: CheckpointTuple) -> Listed:
+    _, ns = configs.thread_and_ns(found.config)
+    checkpoint_id = configs.checkpoint_id_of(found.config)
+    if checkpoint_id is None:
+        raise SourceError("The checkpointer lists a checkpoint without a checkpoint_id in its config.")
+    return Listed(ns, checkpoint_id, _parent_of(found), len(found.pending_writes or ()))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever another checkpointer raises as a `SourceError`."""
+    try:
+        yield
+    except GCSSaverError:
+        raise
+    except Exception as error:  # Another saver may raise anything; all of it means the same here.
+        raise SourceError(
+            f"The checkpointer to migrate from failed: {type(error).__name__}: {error}. Nothing that was migrated "
+            "before is lost; call again to go on."
+        ) from error

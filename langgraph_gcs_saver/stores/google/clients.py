@@ -1,0 +1,167 @@
+"""Opening Google's stores: clients from what the caller gave, or from the environment."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+import google.auth
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import firestore
+from google.cloud.storage import Bucket, Client
+
+from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, PermissionDeniedError
+from langgraph_gcs_saver.options import GoogleAddress, Options
+from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
+from langgraph_gcs_saver.stores.google.objects import GCSBlobs
+
+_EMULATOR_PROJECT = "langgraph-gcs-saver"
+_TLS = "https://"
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+def open_google(
+    address: GoogleAddress,
+    options: Options,
+    *,
+    bucket: Bucket | str,
+    firestore_client: firestore.Client | None,
+    credentials: Credentials | None,
+) -> tuple[FirestoreDocuments, GCSBlobs]:
+    """The two stores at an address.
+
+    Args:
+        address: Where they are.
+        options: Timeouts and threads.
+        bucket: A ready-made bucket, or a name.
+        firestore_client: A ready-made client.
+        credentials: Credentials for the clients that are made here; the environment's if not given. They are never sent
+            in clear: where an emulator's variable is set, clients are anonymous, whatever is given.
+
+    Raises:
+        InvalidOptionError: What was given is no client, or one for another project or database; or nothing names a
+            project.
+        PermissionDeniedError: There are no credentials, or they cannot be read.
+    """
+    _check(address, firestore_client)
+    made = firestore_client is None
+    login = _Login(address, credentials)
+    if isinstance(bucket, str):
+        bucket = login.storage().bucket(bucket)
+    if firestore_client is None:
+        firestore_client = login.firestore(bucket.client.project)
+    return (
+        FirestoreDocuments(firestore_client, root=address.root or "", timeout=options.timeout, owns_client=made),
+        GCSBlobs(bucket, prefix=address.prefix, timeout=options.timeout, max_connections=options.max_threads),
+    )
+
+
+def bucket_name(bucket: Bucket | str) -> str:
+    """The name of a bucket that a caller gave.
+
+    Raises:
+        InvalidOptionError: It is none.
+        InvalidURIError: It is a connection string.
+    """
+    if isinstance(bucket, str):
+        if "://" in bucket:
+            raise InvalidURIError(
+                "The bucket is a connection string, and GCSSaver takes the name of one. Open the string with "
+                "GCSSaver.from_conn_string(…)."
+            )
+        return bucket
+    if not isinstance(bucket, Bucket):
+        raise InvalidOptionError(
+            f"bucket is of type {type(bucket).__name__}; it must be a google.cloud.storage.Bucket, or its name."
+        )
+    return str(bucket.name)
+
+
+def _check(address: GoogleAddress, client: object) -> None:
+    if client is None:
+        return
+    if not isinstance(client, firestore.Client):
+        raise InvalidOptionError(
+            f"firestore is of type {type(client).__name__}; it must be a google.cloud.firestore.Client. Asynchronous "
+            "calls use it as well: their channels are made like its own."
+        )
+    # The default cannot be told from a database that was named.
+    if address.project not in {None, client.project} or address.database not in {"(default)", client._database}:  # noqa: SLF001
+        raise InvalidOptionError(
+            f"The client given as firestore is for the database {client._database!r} of project "  # noqa: SLF001
+            f"{client.project!r}, but project={address.project!r} and database={address.database!r} were asked for. "
+            "Leave them out, or the client."
+        )
+
+
+class _Login:
+    """The credentials and the project of the clients that are made here, looked up when a client needs them.
+
+    Google's clients look up both in one call, and what that raises does not say which one is missing.
+
+    Args:
+        address: The project, if the caller named one.
+        credentials: The caller's.
+    """
+
+    def __init__(self, address: GoogleAddress, credentials: Credentials | None) -> None:
+        self._address = address
+        self._given = credentials
+
+    def storage(self) -> Client:
+        """A client for Cloud Storage, which needs no project to use a bucket that exists."""
+        project = self._address.project
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+        host = emulator or os.environ.get("API_ENDPOINT_OVERRIDE", _TLS)  # as Google's client does
+        # That would send them to an emulator as well. Over TLS that is what they were given for.
+        if not host.startswith(_TLS) or (emulator and self._given is None):
+            return Client(project=project or self._emulated_project(), credentials=AnonymousCredentials())
+        credentials = self._credentials()
+        return Client(project=project or self._project(), credentials=credentials)
+
+    def firestore(self, of_bucket: str | None) -> firestore.Client:
+        """A client for the database; if no project is named, in that of the bucket's client."""
+        address = self._address
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):  # in clear: Google's client would send an id token of theirs
+            project = address.project or self._emulated_project()
+            return firestore.Client(project=project, database=address.database, credentials=AnonymousCredentials())
+        credentials = self._credentials()
+        named = address.project or of_bucket or self._project()
+        if named is None:
+            raise InvalidOptionError(
+                f"Nothing names the Google Cloud project of the Firestore database {address.database!r}. Add "
+                "`?project=PROJECT` to the connection string, pass `project=`, or set the environment variable "
+                "GOOGLE_CLOUD_PROJECT."
+            )
+        return firestore.Client(project=named, database=address.database, credentials=credentials)
+
+    def _emulated_project(self) -> str:
+        return str(getattr(self._given, "project_id", None) or _EMULATOR_PROJECT)
+
+    @cached_property
+    def _environment(self) -> tuple[Credentials, str | None]:
+        found: tuple[Credentials, str | None] = google.auth.default(scopes=(_SCOPE,))
+        return found
+
+    def _credentials(self) -> Credentials:
+        if self._given is not None:
+            return self._given
+        try:
+            return self._environment[0]
+        except (GoogleAuthError, OSError) as error:
+            raise PermissionDeniedError(
+                f"There are no usable Google Cloud credentials ({error}). Run `gcloud auth application-default login`, "
+                "run as a service account that has roles/datastore.user and roles/storage.objectUser, or pass "
+                "`credentials=`."
+            ) from error
+
+    def _project(self) -> str | None:
+        """The project that the environment or the credentials name."""
+        named = os.environ.get("GOOGLE_CLOUD_PROJECT") or getattr(self._given, "project_id", None)
+        if named:
+            return str(named)
+        try:
+            return self._environment[1]
+        except (GoogleAuthError, OSError):
+            return None  # without credentials the environment names no project either

@@ -1,0 +1,555 @@
+"""Objects in Cloud Storage, with the synchronous google-cloud-storage client (it has no asynchronous one).
+
+The client's own retries are off: its defaults go on for 120 s, and each try of a server that never answers takes 60 s.
+Here one call, all its attempts together, ends at the deadline. What a forked process inherits is left untouched in it,
+for its sockets belong to the parent; a new client is made from the same credentials, project and address.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import google_crc32c
+import requests
+import urllib3
+from google.api_core import exceptions
+from google.api_core.client_options import ClientOptions
+from google.api_core.retry import exponential_sleep_generator
+from google.auth import exceptions as auth_exceptions
+from google.cloud.storage.batch import Batch
+from google.cloud.storage.bucket import Bucket
+from google.cloud.storage.client import Client
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from requests.adapters import HTTPAdapter
+
+from langgraph_gcs_saver.engine.effects import (
+    BlobInfo,
+    BucketSettings,
+    CopyBlob,
+    DeleteBlobs,
+    EnsureBucket,
+    GetBlob,
+    HashBlob,
+    ListBlobs,
+    PutBlob,
+    ReadBucket,
+    SetLifecycle,
+)
+from langgraph_gcs_saver.errors import (
+    InvalidOptionError,
+    PermissionDeniedError,
+    SaverClosedError,
+    StoreError,
+    StoreNotFoundError,
+    StoreUnavailableError,
+)
+
+T = TypeVar("T")
+
+ATTEMPTS = 3
+"""So many attempts fit the deadline, even when the server never answers any of them."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
+"""Seconds before the second attempt, doubled from there on; each pause is random between zero and that."""
+
+MAX_PAGE = 1000
+"""Most objects in one page of a list (https://cloud.google.com/storage/docs/json_api/v1/objects/list)."""
+
+MAX_BATCH = 100
+"""Most calls in one batch (https://cloud.google.com/storage/docs/batch)."""
+
+_NO_BUCKET = "bucket does not exist"
+_error_of: Any = exceptions.from_http_response
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class _Gone(Exception):  # noqa: N818 - not a failure: another attempt will do
+    """An object that was there is there no more."""
+
+
+_TRANSIENT = (
+    _Gone,
+    exceptions.TooManyRequests,
+    exceptions.ServerError,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.TimeoutError,
+    auth_exceptions.TransportError,
+    auth_exceptions.TimeoutError,
+    DataCorruption,
+    ConnectionError,
+    TimeoutError,
+)
+_FAILURES = (
+    *_TRANSIENT,
+    InvalidResponse,
+    exceptions.GoogleAPICallError,
+    auth_exceptions.GoogleAuthError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+)
+
+
+@dataclass
+class _Process:
+    """What one process uses; a forked child starts with a new one."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    bucket: Any = None
+
+
+class GCSBlobs:
+    """A `BlobStore` in a bucket. Safe to call from many threads at once.
+
+    Args:
+        bucket: The bucket; its client's session gets a connection pool of the size below.
+        prefix: Objects are named `{prefix}/{name}`; empty for the top of the bucket.
+        timeout: Seconds that one call may take, all its attempts together. A transfer that goes on, however slowly, is
+            not interrupted; one that stalls is.
+        max_connections: Connections kept for reuse: the number of threads that will call at once.
+
+    Raises:
+        InvalidOptionError: `prefix` begins or ends with a slash, or a number is not positive.
+    """
+
+    def __init__(self, bucket: Bucket, *, prefix: str, timeout: float = 30.0, max_connections: int = 16) -> None:
+        if prefix != prefix.strip("/"):
+            raise InvalidOptionError(f"prefix={prefix!r} must not begin or end with a slash.")
+        if not timeout > 0:
+            raise InvalidOptionError(f"timeout={timeout!r} must be a positive number of seconds.")
+        if max_connections < 1:
+            raise InvalidOptionError(f"max_connections={max_connections!r} must be at least 1.")
+        self._given = bucket
+        self._name: str = bucket.name
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._timeout = timeout
+        self._max_connections = max_connections
+        self._closed = False
+        self._batches = True
+        self._pid = os.getpid()
+        self._processes: dict[int, _Process] = {}
+        address: str = bucket.client._connection.API_BASE_URL  # noqa: SLF001 (no public reader)
+        self._where = f"Cloud Storage ({address}, bucket {bucket.name!r})"
+
+    # The effects
+
+    def put_blob(self, effect: PutBlob) -> None:
+        """Perform `PutBlob`."""
+        what = f"to store the object {effect.name!r} of {len(effect.data):,} bytes"
+        self._call(what, partial(self._put, effect, _crc32c(effect.data)))
+
+    def get_blob(self, effect: GetBlob) -> bytes | None:
+        """Perform `GetBlob`; a range that begins past the end is empty."""
+        return self._call(f"to read the object {effect.name!r}", partial(self._get, effect))
+
+    def hash_blob(self, effect: HashBlob) -> str | None:
+        """Perform `HashBlob`."""
+        return self._call(f"to read the object {effect.name!r} back", partial(self._hash, effect))
+
+    def copy_blob(self, effect: CopyBlob) -> bool:
+        """Perform `CopyBlob`."""
+        return self._call(f"to copy the object {effect.name!r}", partial(self._copy, effect))
+
+    def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
+        """Perform `ListBlobs`."""
+        if effect.limit < 1:
+            return []
+        return self._call(f"to list the objects {effect.prefix!r}…", partial(self._list, effect))
+
+    def delete_blobs(self, effect: DeleteBlobs) -> None:
+        """Perform `DeleteBlobs`."""
+        for first in range(0, len(effect.names), MAX_BATCH):
+            names = effect.names[first : first + MAX_BATCH]
+            self._call(f"to delete {len(names)} objects", partial(self._delete, names))
+
+    def ensure_bucket(self, effect: EnsureBucket) -> str:
+        """Perform `EnsureBucket`; also says whether the bucket keeps (and bills) deleted objects."""
+        role = "roles/storage.admin (or, for a bucket that exists, roles/storage.objectUser)"
+        return self._call("to look at the bucket or to create it", partial(self._ensure, effect), role)
+
+    def read_bucket(self, effect: ReadBucket) -> BucketSettings:  # noqa: ARG002 - it has nothing to say
+        """Perform `ReadBucket`."""
+        return self._call("to look at the bucket", self._read_bucket)
+
+    def set_lifecycle(self, effect: SetLifecycle) -> bool:
+        """Perform `SetLifecycle`; rules of kinds that this library does not know stay as they are."""
+        what = f"to set the bucket's {len(effect.rules)} lifecycle rules"
+        return self._call(what, partial(self._set_lifecycle, effect), "roles/storage.admin")
+
+    # One attempt each
+
+    def _put(self, effect: PutBlob, crc32c: str, timeout: float) -> None:
+        blob = self._bucket().blob(self._prefix + effect.name)
+        if effect.checked:
+            blob.crc32c = crc32c  # goes along as metadata: the service refuses bytes that differ from it
+        try:
+            blob.upload_from_file(
+                io.BytesIO(effect.data),
+                size=len(effect.data),
+                content_type="application/octet-stream",
+                if_generation_match=0,
+                checksum=None,
+                timeout=timeout,
+                retry=None,
+            )
+        except exceptions.ClientError as error:
+            # The service may lose a large upload's session, and wants it begun anew
+            # (https://cloud.google.com/storage/docs/resumable-uploads).
+            if error.code in {404, 410} and "upload_id=" in str(error) and _NO_BUCKET not in str(error):
+                raise _Gone("The upload's session is gone: try again.") from error
+            if not isinstance(error, exceptions.PreconditionFailed):
+                raise
+            # The answer to an earlier attempt may have been lost, in this call or in one before.
+            found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
+            if found is None:
+                raise _Gone("The object was there and is gone: try again.") from error
+            if (found.crc32c, _size(found)) != (crc32c, len(effect.data)):
+                raise StoreError(
+                    f"{self._where}: the object {effect.name!r} is already there with other content and was left as it "
+                    "is: two writers used one name."
+                ) from error
+
+    def _get(self, effect: GetBlob, timeout: float) -> bytes | None:
+        stream = io.BytesIO()
+        end = None if effect.length is None else effect.start + effect.length - 1
+        found = self._download(effect.name, stream, effect.start or None, end, timeout)
+        return stream.getvalue() if found else None
+
+    def _hash(self, effect: HashBlob, timeout: float) -> str | None:
+        found = _Hashing()
+        return found.sha256.hexdigest() if self._download(effect.name, found, None, None, timeout) else None
+
+    def _download(self, name: str, stream: Any, start: int | None, end: int | None, timeout: float) -> bool:
+        """Write an object's stored bytes, or those from `start` to `end`, to `stream`; false when it does not exist."""
+        blob = self._bucket().blob(self._prefix + name)
+        try:
+            if end is not None and end < (start or 0):
+                blob.reload(timeout=timeout, retry=None)
+                return True
+            blob.download_to_file(
+                stream,
+                start=start,
+                end=end,
+                raw_download=True,
+                checksum=None,  # a frame's sha256 is checked by whoever reads it
+                timeout=timeout,
+                retry=None,
+            )
+        except exceptions.RequestRangeNotSatisfiable:
+            return True
+        except exceptions.NotFound as error:
+            if _NO_BUCKET in str(error):
+                raise
+            if "No such object" not in str(error):
+                # Only the text tells. Without it, list: unlike the bucket itself, roles/storage.objectUser may do that.
+                self._page(self._prefix, None, 1, timeout)
+            return False
+        return True
+
+    def _copy(self, effect: CopyBlob, timeout: float) -> bool:
+        bucket = self._bucket()
+        blob = bucket.blob(self._prefix + effect.name)
+        try:
+            bucket.copy_blob(
+                blob, bucket, self._prefix + effect.target, if_generation_match=0, timeout=timeout, retry=None
+            )
+        except exceptions.PreconditionFailed as error:
+            found = bucket.get_blob(self._prefix + effect.target, timeout=timeout, retry=None)
+            source = bucket.get_blob(blob.name, timeout=timeout, retry=None)
+            if found is None:
+                raise _Gone("The copy was there and is gone: try again.") from error
+            if source is not None and (found.crc32c, found.size) != (source.crc32c, source.size):
+                raise StoreError(
+                    f"{self._where}: the object {effect.target!r} is already there with other content and was left as "
+                    "it is: two writers used one name."
+                ) from error
+            return source is not None
+        except exceptions.NotFound as error:
+            if _NO_BUCKET in str(error):
+                raise
+            return False
+        return True
+
+    def _list(self, effect: ListBlobs, timeout: float) -> list[BlobInfo]:
+        after = None if effect.after is None else self._prefix + effect.after
+        # startOffset is inclusive: one more, where a page holds it.
+        limit = effect.limit if after is None else min(effect.limit + 1, max(effect.limit, MAX_PAGE))
+        found = [
+            BlobInfo(
+                name=blob.name[len(self._prefix) :],
+                size=_size(blob),
+                crc32c=blob.crc32c,
+                create_time=(blob.time_created - _EPOCH) // timedelta(microseconds=1) * 1000,
+            )
+            for blob in self._page(self._prefix + effect.prefix, after, limit, timeout)
+            if after is None or blob.name > after
+        ]
+        return found[: effect.limit]
+
+    def _page(self, prefix: str, start: str | None, limit: int, timeout: float) -> list[Any]:
+        bucket = self._bucket()
+        return list(
+            bucket.client.list_blobs(
+                bucket,
+                prefix=prefix,
+                start_offset=start,
+                max_results=limit,
+                fields="items(name,size,crc32c,timeCreated),nextPageToken",
+                timeout=timeout,
+                retry=None,
+            )
+        )
+
+    def _delete(self, names: tuple[str, ...], timeout: float) -> None:
+        bucket = self._bucket()
+        blobs = [bucket.blob(self._prefix + name) for name in names]
+        if len(blobs) > 1 and self._batches:
+            answers = self._delete_batch(bucket, blobs, timeout)
+            if answers is not None:
+                for answer in answers:
+                    if not answer.ok:
+                        _ignore_missing(_error_of(answer))
+                return
+        for blob in blobs:
+            _delete_one(blob, timeout)
+
+    def _delete_batch(self, bucket: Any, blobs: list[Any], timeout: float) -> list[requests.Response] | None:
+        """Answers of one batch; None when the server has no batches, as some emulators."""
+        batch: Any = Batch(bucket.client)
+        query = {"userProject": bucket.user_project} if bucket.user_project else {}
+        for blob in blobs:
+            batch.api_request(
+                method="DELETE", path=blob.path, query_params=query, expect_json=False, timeout=timeout, retry=None
+            )
+        try:
+            answers: list[requests.Response] = batch.finish(raise_exception=False)
+        except (exceptions.NotFound, exceptions.MethodNotAllowed, exceptions.MethodNotImplemented, ValueError):
+            self._batches = False
+            return None
+        return answers
+
+    def _ensure(self, effect: EnsureBucket, timeout: float) -> str:
+        bucket = self._bucket()
+        try:
+            bucket.reload(timeout=timeout, retry=None)
+        except exceptions.NotFound:
+            return self._create(bucket, effect.location, timeout)
+        except (exceptions.Forbidden, exceptions.Unauthorized):
+            # Settings are for roles/storage.admin to see; objectUser may do all that is needed at run time.
+            try:
+                self._page(self._prefix, None, 1, timeout)
+            except exceptions.NotFound:
+                return self._create(bucket, effect.location, timeout)
+            return f"Bucket {self._name} exists; its settings cannot be read without roles/storage.admin."
+        return f"Bucket {self._name} exists. {_soft_delete(bucket)}".strip()
+
+    def _create(self, bucket: Any, location: str | None, timeout: float) -> str:
+        if not bucket.client.project:
+            raise StoreError(f"Bucket {self._name!r} does not exist; name the project to create it in (`project=`).")
+        # As docs/OPERATIONS.md has it made by hand: roles alone say who may read, and nobody can make an object public.
+        bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+        bucket.iam_configuration.public_access_prevention = "enforced"
+        try:
+            bucket.create(location=location, timeout=timeout, retry=None)
+        except exceptions.Conflict:
+            # Made meanwhile by someone else, or by an attempt whose answer was lost; else by another customer.
+            bucket.reload(timeout=timeout, retry=None)
+        return f"Bucket {self._name} was created in {bucket.location}. {_soft_delete(bucket)}".strip()
+
+    def _read_bucket(self, timeout: float) -> BucketSettings:
+        bucket = self._fresh_bucket()
+        try:
+            bucket.reload(timeout=timeout, retry=None)
+        except (exceptions.Forbidden, exceptions.Unauthorized):
+            return BucketSettings(self._prefix, rules=None)
+        # Not `lifecycle_rules`, which leaves out those of kinds that it does not know.
+        rules = bucket._properties.get("lifecycle", {}).get("rule", ())  # noqa: SLF001
+        return BucketSettings(self._prefix, tuple(rules), bucket.metageneration, bucket.autoclass_enabled)
+
+    def _set_lifecycle(self, effect: SetLifecycle, timeout: float) -> bool:
+        bucket = self._fresh_bucket()
+        bucket.lifecycle_rules = effect.rules
+        try:
+            bucket.patch(if_metageneration_match=effect.metageneration, timeout=timeout, retry=None)
+        except exceptions.PreconditionFailed:
+            return False
+        return True
+
+    def _fresh_bucket(self) -> Any:
+        """The bucket without what other threads read or set of it."""
+        bucket = self._bucket()
+        return bucket.client.bucket(bucket.name, user_project=bucket.user_project)
+
+    # Calling
+
+    def _call(self, what: str, attempt: Callable[[float], T], role: str = "roles/storage.objectUser") -> T:
+        began = time.monotonic()
+        deadline = began + self._timeout
+        pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return attempt(max(0.001, min(self._timeout / ATTEMPTS, left)))
+            except _FAILURES as error:
+                pause = next(pauses)
+                if not _transient(error):
+                    self._fail(error, what, role)
+                if time.monotonic() + pause >= deadline:
+                    waited = time.monotonic() - began
+                    raise StoreUnavailableError(
+                        f"{self._where} did not manage {what} in {waited:.1f} s ({type(error).__name__}). A write may "
+                        "have been applied all the same. Call again; if this lasts, check network and service."
+                    ) from error
+            time.sleep(pause)
+
+    def _fail(self, error: Exception, what: str, role: str) -> NoReturn:
+        if isinstance(error, auth_exceptions.GoogleAuthError):
+            raise PermissionDeniedError(
+                f"{self._where} cannot be asked {what}: the credentials give no access token "
+                f"({type(error).__name__}). Renew them, for example with `gcloud auth application-default login`; "
+                f"they need the role {role}."
+            ) from error
+        if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
+            raise PermissionDeniedError(
+                f"{self._where} refused {what} ({error.code}). Grant the credentials the role {role}."
+            ) from error
+        if isinstance(error, exceptions.NotFound):
+            raise StoreNotFoundError(
+                f"{self._where}: the bucket does not exist. Create it (`setup()` does, with roles/storage.admin), or "
+                "name another."
+            ) from error
+        code = getattr(error, "code", None) or type(error).__name__
+        raise StoreError(
+            f"{self._where} refused {what} ({code}); the exception that this one has as its cause tells why."
+        ) from error
+
+    # The client
+
+    def _bucket(self) -> Any:
+        if self._closed:
+            raise SaverClosedError("This saver is closed; make a new one.")
+        pid = os.getpid()
+        # setdefault is atomic: no lock, as one that a thread of the parent held at the fork is never released here.
+        process = self._processes.get(pid) or self._processes.setdefault(pid, _Process())
+        if process.bucket is None:
+            with process.lock:
+                if process.bucket is None:
+                    forked = pid != self._pid
+                    bucket = _own(self._given, None if forked else self._given.client._http)  # noqa: SLF001
+                    self._size_pool(bucket.client)
+                    process.bucket = bucket
+        return process.bucket
+
+    def _size_pool(self, client: Any) -> None:
+        session = client._http  # noqa: SLF001 (no public reader)
+        if getattr(session, "is_mtls", False):
+            return  # its adapter carries the client's certificate
+        size = max(self._max_connections, requests.adapters.DEFAULT_POOLSIZE)
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=size))
+
+    def close(self) -> None:
+        """Release connections. Idempotent. The client that was given stays usable for others."""
+        self._closed = True
+        process = self._processes.pop(os.getpid(), None)
+        if process is not None and process.bucket is not None:
+            # A session without connections opens new ones when it is used again.
+            process.bucket.client._http.close()  # noqa: SLF001
+
+
+def _own(bucket: Any, session: Any) -> Any:
+    """The same bucket through a client of our own, with the same credentials, project and address.
+
+    Args:
+        bucket: The bucket that was given.
+        session: The session to use; None for a new one.
+    """
+    old = bucket.client
+    client: Any = Client(
+        project=old.project,
+        credentials=old._credentials,  # noqa: SLF001 (no public reader for any of these)
+        _http=session,
+        client_info=old._initial_client_info,  # noqa: SLF001
+        client_options=ClientOptions(
+            api_endpoint=old._connection.API_BASE_URL,  # noqa: SLF001
+            universe_domain=old.universe_domain,
+            client_cert_source=old._client_cert_source,  # noqa: SLF001
+        ),
+        extra_headers=old._extra_headers,  # noqa: SLF001
+    )
+    automatic = old._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL  # noqa: SLF001
+    client._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL = automatic  # noqa: SLF001
+    # From 3.17 on the client looks the bucket up on threads of its own, for labels of traces: requests without our
+    # deadline, that outlive `close` and ask for a right that roles/storage.objectUser does not give.
+    client._bucket_metadata_cache = None  # noqa: SLF001
+    return client.bucket(bucket.name, user_project=bucket.user_project)
+
+
+def _transient(error: Exception) -> bool:
+    if isinstance(error, auth_exceptions.GoogleAuthError):
+        return isinstance(error, _TRANSIENT) or bool(getattr(error, "retryable", False))
+    if isinstance(error, exceptions.BadRequest):
+        # Bytes that the service received differ from their checksum: damaged on the way.
+        return "crc32c" in str(error).lower()
+    if isinstance(error, exceptions.MethodNotImplemented):
+        return False
+    return isinstance(error, _TRANSIENT) or getattr(error, "code", None) == requests.codes.request_timeout
+
+
+def _delete_one(blob: Any, timeout: float) -> None:
+    try:
+        blob.delete(timeout=timeout, retry=None)
+    except exceptions.NotFound as error:
+        _ignore_missing(error)
+
+
+def _ignore_missing(error: exceptions.GoogleAPICallError) -> None:
+    if not isinstance(error, exceptions.NotFound) or _NO_BUCKET in str(error):
+        raise error
+
+
+class _Hashing(io.RawIOBase):
+    """A file that keeps nothing of what is written to it but the sha256."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return len(data)
+
+
+def _crc32c(data: bytes) -> str:
+    value: int = google_crc32c.value(data)
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def _size(blob: Any) -> int:
+    """An object's size. JSON made of a protocol buffer may leave out a number that is 0."""
+    return int(blob.size or 0)
+
+
+def _soft_delete(bucket: Any) -> str:
+    seconds = bucket.soft_delete_policy.retention_duration_seconds
+    if not seconds:
+        return ""
+    days = f"{int(seconds) / 86400:g} days"
+    return (
+        f"It keeps deleted objects for {days}, and bills them (soft delete). `gcloud storage buckets update "
+        f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the {days} in which what was deleted "
+        "by mistake can be restored, as docs/OPERATIONS.md does."
+    )
