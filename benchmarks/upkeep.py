@@ -23,7 +23,7 @@ from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from benchmarks.verify import Thread, take
 from langgraph_gcs_saver import GCSSaver, KeepLast
-from langgraph_gcs_saver.flows.threads import DeletePlan
+from langgraph_gcs_saver.results import DeletePlan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 SIZES = (200, 2000)

@@ -9,19 +9,27 @@ from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
-    from langgraph_gcs_saver.findings import Finding
-    from langgraph_gcs_saver.flows.catalogue import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
-    from langgraph_gcs_saver.flows.collect import CollectPlan
-    from langgraph_gcs_saver.flows.copy import CopyPlan
-    from langgraph_gcs_saver.flows.migrate import Migration
-    from langgraph_gcs_saver.flows.rebind import RebindPlan
-    from langgraph_gcs_saver.flows.setup import SetupReport
-    from langgraph_gcs_saver.flows.sweep import IdleThread
-    from langgraph_gcs_saver.flows.threads import DeletePlan
-    from langgraph_gcs_saver.flows.transfer import Transfer
-    from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast, PrunePlan
+    from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
-    from langgraph_gcs_saver.repairs import RepairPlan, RepairStep
+    from langgraph_gcs_saver.results import (
+        ChannelStats,
+        CheckpointInfo,
+        CollectPlan,
+        CopyPlan,
+        DeletePlan,
+        Finding,
+        IdleThread,
+        Migration,
+        PrunePlan,
+        RebindPlan,
+        RepairPlan,
+        RepairStep,
+        SetupReport,
+        StoredValue,
+        StoreStats,
+        ThreadInfo,
+        Transfer,
+    )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
     __version__: str
@@ -58,20 +66,28 @@ __all__ = [
 
 _LATER = {
     "engine.interceptors": ("GatherInterceptor", "Interceptor"),
-    "findings": ("Finding",),
-    "flows.catalogue": ("ChannelStats", "CheckpointInfo", "StoreStats", "StoredValue", "ThreadInfo"),
-    "flows.collect": ("CollectPlan",),
-    "flows.copy": ("CopyPlan",),
-    "flows.migrate": ("Migration",),
-    "flows.rebind": ("RebindPlan",),
-    "flows.setup": ("SetupReport",),
-    "flows.sweep": ("IdleThread",),
-    "flows.threads": ("DeletePlan",),
-    "flows.transfer": ("Transfer",),
-    "repairs": ("RepairPlan", "RepairStep"),
-    "policy.retention": ("KeepEvery", "KeepFor", "KeepLast", "PrunePlan"),
-    "saver.checkpointer": ("GCSSaver",),
+    "policy.retention": ("KeepEvery", "KeepFor", "KeepLast"),
     "provisioning": ("write_settings",),
+    "results": (
+        "ChannelStats",
+        "CheckpointInfo",
+        "CollectPlan",
+        "CopyPlan",
+        "DeletePlan",
+        "Finding",
+        "IdleThread",
+        "Migration",
+        "PrunePlan",
+        "RebindPlan",
+        "RepairPlan",
+        "RepairStep",
+        "SetupReport",
+        "StoreStats",
+        "StoredValue",
+        "ThreadInfo",
+        "Transfer",
+    ),
+    "saver.checkpointer": ("GCSSaver",),
 }
 """What is imported when it is first asked for.
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from langgraph_gcs_saver.address import GoogleAddress, parse
 from langgraph_gcs_saver.engine.effects import BucketSettings, Rule
 from langgraph_gcs_saver.engine.files import make_directory, write_file
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.options import GoogleAddress, parse
 
 NEARLINE_AFTER = 30
 """Days until an object moves to Nearline storage, which bills 30 days at least

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.errors import UnsupportedFormatError
@@ -15,6 +15,7 @@ from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_stat
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 
 PAGE = 300
 """Documents of checkpoints read at once, without their frames: about a KB each."""
@@ -26,110 +27,6 @@ _NEAR = 30
 """Checkpoints read at once by who looks for one of a time, which often is one of the newest."""
 
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "pin", "objects")
-
-FrameKind = Literal["full", "incremental"]
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class StoredValue:
-    """A value that a checkpoint stored: a channel's new one, not one that it took from its parent.
-
-    Attributes:
-        channel: The channel.
-        kind: Whether its frame is a full one, or builds on an earlier version.
-        size: Bytes of the serialised value.
-        stored: Bytes of its frame.
-        is_object: Whether the frame lies in Cloud Storage.
-        full: Estimated bytes of a full frame in its place, by how well the base of its chain was compressed.
-    """
-
-    channel: str
-    kind: FrameKind
-    size: int
-    stored: int
-    is_object: bool
-    full: int
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class CheckpointInfo:
-    """A checkpoint, as far as it is known without its values.
-
-    Attributes:
-        thread_id: The thread.
-        checkpoint_ns: The namespace.
-        checkpoint_id: Its id.
-        parent_id: The checkpoint that it continues.
-        time: When it was stored, in seconds since the epoch, by the service's clock. A copy was stored later.
-        made: When it was made, by the clock of the process that ran the graph; `time` if the checkpoint does not say.
-        step: LangGraph's number of the step, from -1; `None` if the metadata does not say.
-        source: `input`, `loop`, `update` or `fork`.
-        run_id: The run that wrote it.
-        nodes: The nodes that ran to make it; none if its parent, by which that is told, is gone or cannot be read.
-        channels: Number of channels with a value.
-        stored: What it stored itself.
-        manifest_bytes: Stored bytes of its manifest, if that lies in the document.
-        size: Bytes of all its serialised values.
-        tasks: Ids of tasks with pending writes.
-        interrupts: Tasks that asked for an answer.
-        is_waiting: Whether one of them waits for it still: it has not finished, and nothing continues the checkpoint.
-        pin: Its pin's label.
-        damage: What is wrong with it, as far as manifests and names tell.
-    """
-
-    thread_id: str
-    checkpoint_ns: str
-    checkpoint_id: str
-    parent_id: str | None = None
-    time: float = 0.0
-    made: float = 0.0
-    step: int | None = None
-    source: str = ""
-    run_id: str | None = None
-    nodes: tuple[str, ...] = ()
-    channels: int = 0
-    stored: tuple[StoredValue, ...] = ()
-    manifest_bytes: int = 0
-    size: int = 0
-    tasks: tuple[str, ...] = ()
-    interrupts: int = 0
-    is_waiting: bool = False
-    pin: str | None = None
-    damage: str | None = None
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes that it stored: frames and manifest."""
-        return self.manifest_bytes + sum(value.stored for value in self.stored)
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class ThreadInfo:
-    """A thread.
-
-    Attributes:
-        thread_id: Its id; `None` when that is too long for a name, and nothing readable tells it.
-        segment: Its name in the store.
-        active: When it was written to last, in seconds since the epoch; `None` without a document of its own.
-        checkpoints: Number of its checkpoints, of all namespaces.
-        stored_bytes: Bytes of their frames and manifests.
-        damaged: Checkpoints whose manifest is damaged. Frames are not looked at: `verify` does it.
-        newer: Checkpoints that a newer version of this library stored. `stored_bytes` leaves them out.
-        is_waiting: Whether the newest checkpoint of its root namespace has a task that asked for an answer and waits
-            for it. `None` if that was not asked for, or the checkpoint is damaged or of a newer version.
-        is_unfinished: Whether work is due there, or under way: a node has something new to see, or there are pending
-            writes. `None` as above.
-    """
-
-    thread_id: str | None
-    segment: str
-    active: float | None = None
-    checkpoints: int = 0
-    stored_bytes: int = 0
-    damaged: int = 0
-    newer: int = 0
-    is_waiting: bool | None = None
-    is_unfinished: bool | None = None
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -184,50 +81,6 @@ class ThreadFilter:
     def lacks(self, found: Sequence[ThreadInfo]) -> bool:
         """Whether more are asked for than were found."""
         return self.limit is None or len(found) < self.limit
-
-
-@dataclass(slots=True, kw_only=True)
-class ChannelStats:
-    """What the values of one channel take, over some threads.
-
-    Attributes:
-        channel: The channel.
-        values: Number of stored values.
-        size: Bytes of the serialised values.
-        full: Stored bytes of full frames.
-        incremental: Stored bytes of incremental frames.
-        saved: Estimated bytes that full frames would take more.
-    """
-
-    channel: str
-    values: int = 0
-    size: int = 0
-    full: int = 0
-    incremental: int = 0
-    saved: int = 0
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class StoreStats:
-    """What a store takes.
-
-    Attributes:
-        threads: All threads, the largest first.
-        channels: All channels by name, over all threads, the largest first.
-        checkpoints: Number of checkpoints.
-        document_bytes: Bytes of frames and manifests in documents.
-        pending_writes: Number of documents of pending writes; their bytes are not counted.
-        objects: Number of objects.
-        object_bytes: Their stored bytes, whatever they hold, what nothing refers to included.
-    """
-
-    threads: tuple[ThreadInfo, ...]
-    channels: tuple[ChannelStats, ...]
-    checkpoints: int
-    document_bytes: int
-    pending_writes: int
-    objects: int
-    object_bytes: int
 
 
 def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo]]:

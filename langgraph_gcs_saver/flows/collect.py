@@ -36,47 +36,12 @@ from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import CollectPlan
 
 PAGE = 50
 """Documents of pending writes read at once; each may hold 128 KiB."""
 
 _BLOB_BATCH = 100
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class CollectPlan:
-    """What of a thread nothing refers to; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        stripped: Documents of removed checkpoints that go, for nobody needs their frames any more.
-        trimmed: Documents of removed checkpoints that stay, for others need their frames, and lose the list of what was
-            left to be deleted with them.
-        writes: Documents of pending writes whose checkpoint was never stored, and the thread has gone on.
-        objects: Objects that nothing refers to, with their sizes in bytes.
-        skipped: Why the thread was left alone, if it was.
-    """
-
-    thread_id: str
-    stripped: tuple[str, ...] = ()
-    trimmed: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    objects: Mapping[str, int]
-    skipped: str | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.stripped or self.trimmed or self.writes or self.objects or self.skipped)
-
-    def __str__(self) -> str:
-        if self.skipped is not None:
-            return f"Thread {self.thread_id!r}: skipped. {self.skipped}"
-        smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
-        return (
-            f"Thread {self.thread_id!r}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
-            f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
-            f"{smaller}"
-        )
 
 
 def collect(

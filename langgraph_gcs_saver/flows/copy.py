@@ -42,7 +42,7 @@ from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import CopyPlan
 
 PAGE = 20
 """Documents read at once, with their frames."""
@@ -55,31 +55,6 @@ COMMIT_WRITES = 200
 
 _BLOBS = 32
 """Objects copied at the same time."""
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class CopyPlan:
-    """What is to be copied.
-
-    Attributes:
-        source: The thread to copy from.
-        target: The thread to copy to.
-        checkpoints: Number of checkpoints.
-        writes: Number of documents of pending writes.
-        objects: Number of objects that the checkpoints refer to.
-    """
-
-    source: str
-    target: str
-    checkpoints: int
-    writes: int
-    objects: int
-
-    def __str__(self) -> str:
-        return (
-            f"Thread {self.source!r} to {self.target!r}: {self.checkpoints} checkpoints, {self.writes} documents of "
-            f"pending writes, {self.objects} objects"
-        )
 
 
 def copy_thread(

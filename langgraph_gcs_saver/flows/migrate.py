@@ -22,6 +22,7 @@ from langgraph_gcs_saver.flows.writes import PendingWrite
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import Migration
 
 Step = Callable[[int], object] | None
 """Called with a number of checkpoints that were put, or compared."""
@@ -78,39 +79,6 @@ class Source(Protocol):
 
     def given(self, one: Listed) -> AskSaver[Given | None]:
         """One of them; `None` if it is gone."""
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """What of a thread is taken over from another checkpointer, or was; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        checkpoints: Checkpoints of all its namespaces.
-        namespaces: Namespaces; that of the graph itself is one.
-        writes: Pending writes.
-        present: Checkpoints that an earlier call had put already.
-    """
-
-    thread_id: str
-    checkpoints: int = 0
-    namespaces: int = 0
-    writes: int = 0
-    present: int = 0
-
-    def __bool__(self) -> bool:
-        return self.checkpoints > 0
-
-    def __str__(self) -> str:
-        there = f", {self.present} of them here already" if self.present else ""
-        return (
-            f"Thread {self.thread_id!r}: {_counted(self.checkpoints, 'checkpoint')} in "
-            f"{_counted(self.namespaces, 'namespace')}{there}, {_counted(self.writes, 'pending write')}"
-        )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def migrate(

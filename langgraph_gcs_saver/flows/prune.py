@@ -43,8 +43,9 @@ from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
 from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
-from langgraph_gcs_saver.policy.retention import Decision, PrunePlan, Row, decide_for_runs
+from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import PrunePlan
 
 BATCH = 200
 """Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""

@@ -13,42 +13,10 @@ from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_o
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.flows.verify import START, next_thread
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import RebindPlan
 
 EXAMPLES = 5
 """Names of missing objects that a plan tells."""
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class RebindPlan:
-    """What `rebind` changes, and what it has found at the new place; its text is for people.
-
-    Attributes:
-        bound: The place that the store is bound to; `None` if its document does not say.
-        place: The place that it is to be bound to.
-        threads: Number of threads.
-        objects: Number of objects that their checkpoints and pending writes refer to.
-        missing: How many of these objects are not at the new place, or are not what was written.
-        examples: Names of some of them.
-    """
-
-    bound: str | None
-    place: str
-    threads: int
-    objects: int
-    missing: int
-    examples: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.bound != self.place
-
-    def __str__(self) -> str:
-        was = "not bound" if self.bound is None else f"bound to {self.bound}"
-        lines = [
-            f"The store is {was}, and is to be bound to {self.place}.",
-            f"Its {self.threads} threads refer to {self.objects} objects, of which {self.missing} are missing there.",
-        ]
-        return "\n".join([*lines, *(f"  missing: {name}" for name in self.examples)])
 
 
 def rebind(

@@ -46,7 +46,7 @@ from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import crc32c
 from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.repairs import Action, RepairPlan, RepairStep
+from langgraph_gcs_saver.results import Action, RepairPlan, RepairStep
 
 Dumps = Callable[[Any], Serialized]
 """Serialise a value."""

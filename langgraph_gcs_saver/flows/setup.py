@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import field
 
 from langgraph_gcs_saver import provisioning
 from langgraph_gcs_saver.engine.effects import (
@@ -28,29 +26,12 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import SetupReport
 
 TRIES = 5
 """So often the bucket's rules are read anew when somebody else changes its settings meanwhile."""
 
 _BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/SETUP.md tells how)."
-
-
-@record(frozen=True, slots=True)
-class SetupReport:
-    """What `setup()` did, and what it may not do.
-
-    Attributes:
-        done: A sentence for each thing found or done.
-        missing: A sentence for each thing that these credentials may not do, with what to do about it.
-        warnings: A sentence for each setting of others that endangers what is stored.
-        settings: Names and texts of the files that lay the platform's settings by hand; none for the embedded store.
-    """
-
-    done: tuple[str, ...]
-    missing: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def setup(location: str | None, context: Context, *, platform: bool = False) -> Flow[SetupReport]:

@@ -24,7 +24,6 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import SerializationError
-from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
@@ -39,6 +38,7 @@ from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Step, St
 from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
 from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import Depth, Finding
 
 PAGE = 50
 """Documents read at once; each may hold half a megabyte of frames."""

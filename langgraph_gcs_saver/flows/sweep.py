@@ -12,26 +12,10 @@ from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import IdleThread
 
 PAGE = 200
 """Documents of threads read at once."""
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class IdleThread:
-    """A thread that nobody has used for longer than the time to live; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        idle: For how long.
-    """
-
-    thread_id: str
-    idle: timedelta
-
-    def __str__(self) -> str:
-        return f"Thread {self.thread_id!r}: nobody has used it for {self.idle}"
 
 
 def sweep_page(

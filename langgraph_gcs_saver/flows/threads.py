@@ -31,6 +31,7 @@ from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import DeletePlan
 
 BATCH = 200
 """Documents deleted in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
@@ -124,34 +125,6 @@ def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
     """The write that says that a run wrote to a thread; with digits that are new each time, or it would not move."""
     token = context.new_attempt()[:6]
     return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id, "token": token})
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class DeletePlan:
-    """What a thread has; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        checkpoints: Number of documents of checkpoints, and of what repairs have set aside.
-        writes: Number of documents of pending writes.
-        objects: Number of objects.
-        bytes: Stored bytes of the objects.
-        exists: Whether there is anything of the thread at all: if nothing else, its own document, which a call that
-            died may have left.
-    """
-
-    thread_id: str
-    checkpoints: int
-    writes: int
-    objects: int
-    bytes: int
-    exists: bool
-
-    def __str__(self) -> str:
-        return (
-            f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
-            f"pending writes and {self.objects} objects ({self.bytes} bytes) go"
-        )
 
 
 def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[DeletePlan]:

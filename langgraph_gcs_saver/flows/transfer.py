@@ -47,7 +47,6 @@ from langgraph_gcs_saver.errors import (
     ValueTooLargeError,
     WrongKeyError,
 )
-from langgraph_gcs_saver.findings import Finding
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
@@ -58,6 +57,7 @@ from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.frames import begins_like_a_frame
 from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import Transfer
 
 T = TypeVar("T")
 
@@ -76,48 +76,6 @@ _BLOB_BYTES = 64 << 20
 
 Step = Callable[[int], object] | None
 """Called with a number of documents and objects that were carried over, or compared."""
-
-
-@record(frozen=True, slots=True, kw_only=True)
-class Transfer:
-    """What of a thread is moved, or was; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        checkpoints: Documents of checkpoints, stripped ones included.
-        writes: Documents of pending writes.
-        aside: Documents that repairs have set aside.
-        objects: Objects.
-        bytes: Stored bytes of the objects.
-        present: Documents and objects that an earlier try had moved already.
-        findings: What `verify` finds in the target to the depth of data; the source has the same damage.
-        undecoded: Why nothing was decoded, if it was not: without the key, for example. The bytes were compared.
-    """
-
-    thread_id: str
-    checkpoints: int = 0
-    writes: int = 0
-    aside: int = 0
-    objects: int = 0
-    bytes: int = 0
-    present: int = 0
-    findings: tuple[Finding, ...] = ()
-    undecoded: str | None = None
-
-    @property
-    def total(self) -> int:
-        """Documents and objects."""
-        return self.checkpoints + self.writes + self.aside + self.objects
-
-    def __bool__(self) -> bool:
-        return self.total > self.objects
-
-    def __str__(self) -> str:
-        aside = f", {self.aside} documents that were set aside" if self.aside else ""
-        return (
-            f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
-            f"pending writes{aside}, {self.objects} objects ({self.bytes} bytes)"
-        )
 
 
 @dataclass(slots=True)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from langgraph_gcs_saver.engine.effects import Emit, Flow, Gather, GetDocs, ListBlobs, QueryDocs
 from langgraph_gcs_saver.errors import UNREADABLE
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.findings import Depth, Finding
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.results import Depth, Finding
 
 Cursor = tuple[str, str]
 """The last thread that was seen, and the last one in the names of objects: the two are not in the same order."""

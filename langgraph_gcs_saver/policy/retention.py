@@ -55,32 +55,6 @@ class Decision:
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrunePlan:
-    """What is to go of a thread, and why the rest stays; its text is for people.
-
-    Attributes:
-        thread_id: The thread.
-        decisions: One for each checkpoint, newest first.
-    """
-
-    thread_id: str
-    decisions: tuple[Decision, ...]
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Ids of the checkpoints that go, newest first."""
-        return tuple(decision.row.checkpoint_id for decision in self.decisions if decision.reason is None)
-
-    def __str__(self) -> str:
-        lines = [f"Thread {self.thread_id!r}: {len(self.dropped)} of {len(self.decisions)} checkpoints go"]
-        for decision in self.decisions:
-            ns = f" ({decision.row.ns})" if decision.row.ns else ""
-            what = "drop" if decision.reason is None else f"keep, {decision.reason}"
-            lines.append(f"  {decision.row.checkpoint_id}{ns}: {what}")
-        return "\n".join(lines)
-
-
 class Retention(Protocol):
     """A rule that says what to keep of one namespace; rules are combined with `|`."""
 

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import Backend, Between, arun, run
@@ -30,7 +31,7 @@ from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import dumps, loads
-from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, Options, parse
+from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver import configs
 
 if TYPE_CHECKING:
@@ -42,18 +43,27 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
     from typing_extensions import Self
 
-    from langgraph_gcs_saver.findings import Depth, Finding
-    from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoreStats, ThreadFilter, ThreadInfo
-    from langgraph_gcs_saver.flows.collect import CollectPlan
-    from langgraph_gcs_saver.flows.copy import CopyPlan
-    from langgraph_gcs_saver.flows.migrate import Migration
-    from langgraph_gcs_saver.flows.rebind import RebindPlan
-    from langgraph_gcs_saver.flows.setup import SetupReport
+    from langgraph_gcs_saver.flows.catalogue import ThreadFilter
     from langgraph_gcs_saver.flows.survey import Survey
-    from langgraph_gcs_saver.flows.sweep import IdleThread
-    from langgraph_gcs_saver.flows.transfer import ArchiveWriter, Transfer
-    from langgraph_gcs_saver.policy.retention import PrunePlan, Retention
-    from langgraph_gcs_saver.repairs import RepairPlan
+    from langgraph_gcs_saver.flows.transfer import ArchiveWriter
+    from langgraph_gcs_saver.policy.retention import Retention
+    from langgraph_gcs_saver.results import (
+        CheckpointInfo,
+        CollectPlan,
+        CopyPlan,
+        DeletePlan,
+        Depth,
+        Finding,
+        IdleThread,
+        Migration,
+        PrunePlan,
+        RebindPlan,
+        RepairPlan,
+        SetupReport,
+        StoreStats,
+        ThreadInfo,
+        Transfer,
+    )
     from langgraph_gcs_saver.saver.foreign import Foreign
 
 T = TypeVar("T")
@@ -316,7 +326,7 @@ class Admin:
         return flows.catalogue.find_checkpoint(thread_id, ns, configs.seconds_of("time", time), self._context)
 
     def delete_thread(
-        self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
+        self, thread_id: str, *, dry_run: bool = False, show: Callable[[DeletePlan], object] = print
     ) -> None:
         """Delete every checkpoint, pending write and object of a thread. Idempotent; goes on where a call died.
 
@@ -332,12 +342,12 @@ class Admin:
         run(self._delete_thread(thread_id, dry_run, show), self._backend)
 
     async def adelete_thread(
-        self, thread_id: str, *, dry_run: bool = False, show: Callable[[threads.DeletePlan], object] = print
+        self, thread_id: str, *, dry_run: bool = False, show: Callable[[DeletePlan], object] = print
     ) -> None:
         """Asynchronous twin of `delete_thread`."""
         await arun(self._delete_thread(thread_id, dry_run, show), self._backend)
 
-    def _delete_thread(self, thread_id: str, dry_run: bool, show: Callable[[threads.DeletePlan], object]) -> Flow[Any]:
+    def _delete_thread(self, thread_id: str, dry_run: bool, show: Callable[[DeletePlan], object]) -> Flow[Any]:
         if dry_run:
             return threads.plan_deletion(str(thread_id), show)
         return threads.delete_thread(str(thread_id), self._context)
@@ -996,9 +1006,9 @@ class Admin:
                 raised when all other threads have been looked at; a `ThreadSkipped` event reports each.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
+        from langgraph_gcs_saver import results  # noqa: PLC0415 - few processes need it
 
-        looked = findings.check_depth(depth)
+        looked = results.check_depth(depth)
         tries = Tries()
         for one in self._threads(thread_id):
             survey = run(tries.of(self._survey(one, looked), one), self._backend)
@@ -1016,9 +1026,9 @@ class Admin:
         step: Callable[[int], object] | None = None,
     ) -> AsyncIterator[Finding]:
         """Asynchronous twin of `verify`: an asynchronous iterator, for `async for`, not to be awaited."""
-        from langgraph_gcs_saver import findings  # noqa: PLC0415 - few processes need it
+        from langgraph_gcs_saver import results  # noqa: PLC0415 - few processes need it
 
-        looked = findings.check_depth(depth)
+        looked = results.check_depth(depth)
         tries = Tries()
         async for one in self._athreads(thread_id):
             survey = await arun(tries.of(self._survey(one, looked), one), self._backend)

@@ -72,12 +72,12 @@ from langgraph_gcs_saver.errors import (
     WrongKeyError,
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, Event
-from langgraph_gcs_saver.findings import DEPTHS, Depth, Finding
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, Manifest
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import DEPTHS, Depth, Finding
 from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
 if TYPE_CHECKING:

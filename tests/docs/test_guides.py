@@ -19,8 +19,8 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Overwrite
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.address import GoogleAddress, parse
 from langgraph_gcs_saver.cli.app import run
-from langgraph_gcs_saver.options import GoogleAddress, parse
 from tests.docs import agents
 from tests.docs.blocks import GUIDES, ROOT, blocks, console
 from tests.docs.serving import curl, free_port, served, split, uvicorn

@@ -13,9 +13,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.oauth2.credentials import Credentials
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.address import GoogleAddress, parse
 from langgraph_gcs_saver.cli.commands.migrate import _told
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidURIError
-from langgraph_gcs_saver.options import GoogleAddress, parse
 from langgraph_gcs_saver.stores.google.clients import bucket_name
 
 SECRET = "hunter2"

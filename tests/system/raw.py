@@ -11,9 +11,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.address import parse
 from langgraph_gcs_saver.engine.effects import ListBlobs
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.options import parse
 from langgraph_gcs_saver.stores.local import LocalBlobs
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map

@@ -10,8 +10,8 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError, UnsupportedFormatError, WrongKeyError
-from langgraph_gcs_saver.findings import DEPTHS
 from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.results import DEPTHS
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.compat.xor_cipher import XorCipher

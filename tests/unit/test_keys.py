@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example
 from hypothesis import strategies as st
 
+from langgraph_gcs_saver.address import MAX_PREFIX
 from langgraph_gcs_saver.errors import InvalidIdError
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.options import MAX_PREFIX
 from tests.unit.fuzz import fuzz
 
 NASTY = ["", ".", "..", "/", "a", "ab", "a!", "a_b", "a-b", "a b", "a%", "a%2F", "~", "~a", "__x__", "__", "é", "\0"]

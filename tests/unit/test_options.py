@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.address import MAX_PREFIX, GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError, InvalidURIError
-from langgraph_gcs_saver.options import MAX_PREFIX, GoogleAddress, LocalAddress, Options, parse
+from langgraph_gcs_saver.options import Options
 
 
 def google(bucket="my-bucket", **rest):

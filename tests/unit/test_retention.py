@@ -14,11 +14,11 @@ from langgraph_gcs_saver.policy.retention import (
     KeepEvery,
     KeepFor,
     KeepLast,
-    PrunePlan,
     Row,
     decide,
     decide_for_runs,
 )
+from langgraph_gcs_saver.results import PrunePlan
 
 NOW = 1_000_000.0
 HOUR = 3600.0

@@ -31,7 +31,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     printable,
     progress,
 )
-from langgraph_gcs_saver.findings import NOT_CHECKED, not_checked
+from langgraph_gcs_saver.results import NOT_CHECKED, not_checked
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo

@@ -33,7 +33,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.findings import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
+from langgraph_gcs_saver.results import DEPTHS, NOT_CHECKED, Finding, check_depth, not_checked
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import RepairPlan

@@ -31,7 +31,8 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, PrunePlan, Retention, Row
+from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, Retention, Row
+from langgraph_gcs_saver.results import PrunePlan
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import CollectPlan, CopyPlan, DeletePlan, IdleThread

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from langgraph_gcs_saver.address import parse
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -25,7 +26,6 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
     store_named,
 )
-from langgraph_gcs_saver.options import parse
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import Transfer

@@ -12,9 +12,8 @@ from itertools import accumulate
 from langgraph_gcs_saver.cli.commands.catalogue import moment, size
 from langgraph_gcs_saver.cli.views.html import Child, Html, block, join, joined, tag
 from langgraph_gcs_saver.cli.views.report_values import Change, Piece
-from langgraph_gcs_saver.findings import Finding, not_checked
-from langgraph_gcs_saver.flows.catalogue import CheckpointInfo, StoredValue
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import CheckpointInfo, Finding, StoredValue, not_checked
 
 FINDINGS = 100
 """Findings of `verify` that are listed; the rest is counted."""

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from langgraph.checkpoint.base import CheckpointTuple
 
 from langgraph_gcs_saver.cli.commands.checkpoint import json_of
-from langgraph_gcs_saver.flows.catalogue import CheckpointInfo
 from langgraph_gcs_saver.portable import Stored, message_of, without_delta
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import CheckpointInfo
 
 PIECES = 8
 """Pieces of a change that are shown: messages, items, keys."""

@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.cli.modules import NamingError, find, raised
 from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
-from langgraph_gcs_saver.options import GoogleAddress, LocalAddress, parse
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol, SerializerProtocol

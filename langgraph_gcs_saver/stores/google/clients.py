@@ -11,8 +11,9 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import firestore
 from google.cloud.storage import Bucket, Client
 
+from langgraph_gcs_saver.address import GoogleAddress
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, PermissionDeniedError
-from langgraph_gcs_saver.options import GoogleAddress, Options
+from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 

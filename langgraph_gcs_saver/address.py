@@ -1,0 +1,157 @@
+"""Connection strings: `gs://…` and `file://…`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from langgraph_gcs_saver.errors import InvalidURIError
+from langgraph_gcs_saver.format import keys
+
+_GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
+_FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
+_PARAMETERS = ("project", "database", "root")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_HARMLESS = re.compile(r"[\w ./%()~+-]*\Z")
+"""What holds no user name, password or parameter: these stand before and behind other characters."""
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,19}(?=://)", re.IGNORECASE)
+
+APPS = "lg_apps"
+"""Collection of the documents below which stores lie that have a prefix and no `root` of their own."""
+
+MAX_PREFIX = 150
+"""Longest prefix of object names, in bytes: with four encoded ids of 200 a name stays within Cloud Storage's 1,024."""
+
+
+def _shown(text: str | None) -> str:
+    """A part of a connection string for a message: whole, unless it may hold a password."""
+    return (
+        repr(text)
+        if text is None or _HARMLESS.match(unquote(text))
+        else "what stands there (not shown, because it may hold a password)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoogleAddress:
+    """Where a `gs://` connection string points.
+
+    Attributes:
+        bucket: The bucket's name.
+        prefix: What names of objects begin with, without a slash at the end; may be empty.
+        project: The project, or `None` for the environment's.
+        database: The Firestore database.
+        root: Path of the document below which collections lie, empty for the database's top; made of the prefix if not
+            given, so that two prefixes are two stores.
+    """
+
+    bucket: str
+    prefix: str = ""
+    project: str | None = None
+    database: str = "(default)"
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("bucket", "prefix", "project", "database", "root"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name in {"project", "root"} and value is None):
+                raise InvalidURIError(f"{name} is of type {type(value).__name__}; it must be a str.")
+            if value is not None and _SURROGATE.search(value):
+                raise InvalidURIError(f"{name} holds a lone surrogate, which is not Unicode text.")
+        # https://cloud.google.com/storage/docs/buckets#naming
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", self.bucket):
+            raise InvalidURIError(
+                f"{_shown(self.bucket)} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
+                f"underscores. The form is {_GCS_FORM}."
+            )
+        segments = self.prefix.split("/") if self.prefix else []
+        if len(self.prefix.encode()) > MAX_PREFIX or any(s in {"", ".", ".."} for s in segments):
+            raise InvalidURIError(
+                f"{_shown(self.prefix)} is not a prefix: at most {MAX_PREFIX} bytes, segments that are not empty, "
+                f"'.' or '..'. The form is {_GCS_FORM}."
+            )
+        if re.search(r"[\x00-\x1f\x7f#?*\[\]]", self.prefix):
+            raise InvalidURIError(
+                "The prefix holds a character that is unsafe in names of objects, as '#' and '?' are."
+            )
+        if self.root is None:
+            object.__setattr__(self, "root", f"{APPS}/{_app(self.prefix)}" if self.prefix else "")
+        segments = self.root.split("/") if self.root else []
+        if len(segments) % 2 or any(s in {"", ".", ".."} or re.fullmatch(r"__.*__", s) for s in segments):
+            raise InvalidURIError(
+                f"root is {_shown(self.root)}; it must be the path of a document, such as 'apps/my-app': pairs of a "
+                "collection and a document id."
+            )
+
+
+def _app(prefix: str) -> str:
+    name = keys.enc(prefix)
+    return "~" + name if name.startswith("__") else name  # Firestore keeps `__.*__` for itself
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """Where a `file://` connection string points: a directory."""
+
+    path: Path
+
+
+def _unquote(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidURIError("A part of the connection string is not UTF-8 when its '%' escapes are undone.") from None
+
+
+def parse(uri: str) -> GoogleAddress | LocalAddress:
+    """Parse a connection string.
+
+    Raises:
+        InvalidURIError: It names no store; the message shows the forms.
+    """
+    forms = f"The forms are {_GCS_FORM} and {_FILE_FORM}."
+    if not isinstance(uri, str):
+        raise InvalidURIError(f"A connection string must be a str, not {type(uri).__name__}. {forms}")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise InvalidURIError(f"This is not a connection string. {forms}") from None
+    if parts.fragment or parts.username is not None:
+        raise InvalidURIError(f"A connection string has no '#' and no '@'. {forms}")
+    if parts.scheme == "file":
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query:
+            raise InvalidURIError(
+                f"The connection string does not name an absolute directory. The form is {_FILE_FORM}."
+            )
+        path = _unquote(parts.path)
+        if "\0" in path or _SURROGATE.search(path):
+            raise InvalidURIError("The directory's name holds a NUL or a lone surrogate, which no file system allows.")
+        return LocalAddress(Path(path))
+    if parts.scheme != "gs":
+        # What else it says is not shown: of another service's it may be a password.
+        scheme = _SCHEME.match(uri)
+        told = (
+            f"The connection string begins with {scheme[0]}://, which"
+            if scheme
+            else "The connection string has a form that"
+        )
+        raise InvalidURIError(f"{told} this library does not know. {forms}")
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(given.keys() - set(_PARAMETERS))
+    if unknown:
+        raise InvalidURIError(
+            f"Unknown parameter {_shown(unknown[0])} in the connection string. There are: {', '.join(_PARAMETERS)}; "
+            "everything else is an option of from_conn_string."
+        )
+    return GoogleAddress(
+        bucket=parts.netloc,
+        prefix=_unquote(parts.path).strip("/"),
+        project=given.get("project") or None,
+        database=given.get("database") or "(default)",
+        root=given["root"].strip("/") if "root" in given else None,
+    )
