@@ -257,6 +257,20 @@ def _is_handle(path: Path) -> bool:
     return above in {"/dev", "/dev/fd"} or above.startswith("/proc/")
 
 
+def add_file(path: Path, data: bytes) -> None:
+    """Make a file that is not there yet, whole at once and durably. `FileExistsError` if anything is there."""
+    made = beside(path)
+    try:
+        with create_file(made) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        made.rename(path) if os.name == "nt" else os.link(made, path)  # either replaces nothing
+    finally:
+        made.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def beside(path: Path) -> Path:
     """A name for a file that becomes `path` when it is whole, which cannot be guessed."""
     # A name has 255 bytes at most, and a character up to four.

@@ -34,6 +34,7 @@ import secrets
 import sqlite3
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -118,7 +119,8 @@ _FORMAT = 2
 _FOLDING = 2
 """The first format in which names of objects are folded."""
 
-_COMPANIONS = ("", "-wal", "-shm", "-journal")
+_JOURNAL = "-journal"
+_COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
 """What names of SQLite's files end with."""
 
 _SCHEMA = (
@@ -136,8 +138,13 @@ CREATE TABLE documents (
     "CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL)",
     "INSERT INTO clock VALUES (1, 0)",
 )
-_OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
-"""The schema of all formats. Any other view or trigger would run in the process that opens the store."""
+_OURS = {
+    *(" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement),
+    # SQLite's own, of ANALYZE.
+    "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+"""The schema of all formats. Another view, trigger or computed column would run in the process that opens the store."""
 
 _FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * MAX_DOCUMENT} THEN fields END"
 """The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
@@ -467,8 +474,8 @@ class LocalDocuments:
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_store(self._directory)
-            with suppress(FileExistsError):
-                files.create_file(self._file).close()  # SQLite makes what lies beside it with the same mode
+            if not self._file.exists():
+                self._make()
             before = self._look()
         db = self._connect(before)
         try:
@@ -481,7 +488,7 @@ class LocalDocuments:
                     raise
                 db.close()
                 db = self._connect(before, "?immutable=1")
-                self._prepare(db)
+                self._prepare(db, frozen=True)
                 self._frozen[number] = stamp
             self._cursors[number] = db.cursor()
         except BaseException:
@@ -506,7 +513,7 @@ class LocalDocuments:
 
         Raises:
             PermissionDeniedError: It is another user's.
-            StoreError: It, or a file that SQLite has beside it, is a link or no file.
+            StoreError: It, or a file that SQLite has beside it, is a link or no file, or there is a rollback journal.
         """
         for companion in _COMPANIONS:
             path = self._file.with_name(self._file.name + companion)
@@ -518,6 +525,11 @@ class LocalDocuments:
                         "and SQLite have written."
                     )
                 _refuse_owner(path, found)
+                if companion == _JOURNAL and found.st_size:
+                    raise StoreError(
+                        f"{path} is a rollback journal, which this library's databases never have, and by which SQLite "
+                        "would change or delete files. Nothing was read. Move it away, or restore both from a backup."
+                    )
         return self._file.lstat()
 
     def _connect(self, looked_at: os.stat_result, parameters: str = "") -> sqlite3.Connection:
@@ -542,45 +554,47 @@ class LocalDocuments:
         if not all(os.path.samestat(looked_at, one) for one in (self._look(), Path(opened).lstat())):
             raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
-        db.execute("PRAGMA trusted_schema = OFF")
-        if self._is_made(db):
-            return
-        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StoreError(
-                f"SQLite cannot keep a write-ahead log in {self._directory}: choose a directory on a local disk."
-            )
-        db.execute("BEGIN IMMEDIATE")
-        if self._is_made(db):  # by another process meanwhile
-            db.execute("ROLLBACK")
-            return
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {_FORMAT}")
-        db.execute("COMMIT")
+    def _make(self) -> None:
+        """Make the database, whole at once: the file that SQLite opens never has a rollback journal."""
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=self._directory) as directory:
+            made = Path(directory, self._file.name)
+            with closing(sqlite3.connect(made, isolation_level=None)) as db:
+                for statement in ("PRAGMA journal_mode = WAL", *_SCHEMA, f"PRAGMA user_version = {_FORMAT}"):
+                    db.execute(statement)
+            with suppress(FileExistsError):  # another process was first
+                files.add_file(self._file, made.read_bytes())
 
-    def _is_made(self, db: sqlite3.Connection) -> bool:
+    def _prepare(self, db: sqlite3.Connection, *, frozen: bool = False) -> None:
+        with _bounded(db, self._timeout):
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
+            db.execute("PRAGMA trusted_schema = OFF")
+            self._check_schema(db)
+            (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+        if mode != "wal" and not frozen:  # a frozen one is read as it is
+            raise StoreError(
+                f"{self._file} has no write-ahead log: choose a directory on a local disk or, if another program has "
+                f'changed it, run `sqlite3 {self._file.name} "PRAGMA journal_mode = WAL"` there. Nothing was read.'
+            )
+
+    def _check_schema(self, db: sqlite3.Connection) -> None:
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found > _FORMAT:
             raise UnsupportedFormatError(
                 f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
             )
-        # SQLite's own are tables, such as the statistics of ANALYZE, and indexes without SQL. They do nothing by
-        # themselves. A trigger would, and an attacker can give it such a name.
-        stored = db.execute(
-            "SELECT name, sql FROM sqlite_schema "
-            "WHERE NOT (name LIKE 'sqlite#_%' ESCAPE '#' AND (type = 'table' OR sql IS NULL))"
-        )
+        # Without SQL there are only the indexes of UNIQUE columns.
+        stored = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL OR type <> 'index'")
         strange = next((name for name, sql in stored if " ".join(str(sql).split()) not in _OURS), None)
         if strange is not None:
             raise StoreError(
                 f"{self._file} has {strange!r} in its schema, which this library did not put there and does not use: "
                 "restore the file from a backup. Nothing was read."
             )
-        return bool(found)
+        if not found:
+            raise StoreError(
+                f"{self._file} holds no store: restore it from a backup, or name another directory. Nothing was read."
+            )
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
         # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
@@ -646,6 +660,20 @@ if sys.platform != "win32":
         after_in_parent=partial(_at_fork, LocalDocuments._after_fork_in_parent),  # noqa: SLF001
         after_in_child=partial(_at_fork, LocalDocuments._after_fork_in_child),  # noqa: SLF001
     )
+
+
+@contextmanager
+def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
+    """Bound what reading the schema takes: SQLite reads the table of its statistics at once, computed columns too."""
+    deadline = time.monotonic() + timeout
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 100)
+    before = db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_DOCUMENT) if sys.version_info >= (3, 11) else 0
+    try:
+        yield
+    finally:
+        db.set_progress_handler(None, 0)
+        if sys.version_info >= (3, 11):
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
 # Names

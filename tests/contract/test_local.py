@@ -578,9 +578,32 @@ def test_a_file_that_is_no_database(documents: LocalDocuments, path: Path) -> No
 def test_a_database_that_is_not_ours(documents: LocalDocuments, path: Path) -> None:
     path.mkdir()
     with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+        db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA user_version = 1")
     with pytest.raises(StoreError, match="no such table"):
         create(documents, "c/a")
+
+
+def test_a_database_without_a_log(documents: LocalDocuments, path: Path) -> None:
+    create(documents, "c/a")
+    documents.close()
+    with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as again:
+        with pytest.raises(StoreError, match=r"has no write-ahead log: .*if another program has changed it, run"):
+            value(again, "c/a")
+        with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+        assert value(again, "c/a") == 1
+
+
+def test_an_empty_file_is_no_store(documents: LocalDocuments, path: Path) -> None:
+    path.mkdir()
+    (path / "documents.sqlite3").touch()
+    for call in (lambda: value(documents, "c/a"), lambda: create(documents, "c/a")):
+        with pytest.raises(StoreError, match="holds no store: restore it from a backup"):
+            call()
+    assert not (path / "documents.sqlite3").stat().st_size
 
 
 def test_a_newer_format(documents: LocalDocuments, path: Path) -> None:

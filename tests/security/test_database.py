@@ -1,6 +1,8 @@
 """A database of the embedded store that an attacker has written to: nothing of theirs runs, and errors are typed."""
 
+import os
 import sqlite3
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -92,6 +94,63 @@ def test_the_database_of_another_program_is_left_as_it_is(store_uri, tmp_path, c
                 call()
     assert command("stats").code == StoreError.exit_code
     assert path.read_bytes() == before
+
+
+def forged_journal(database, victim):
+    """A rollback journal without pages that names a super-journal, which SQLite deletes after it has rolled back."""
+    size = int.from_bytes(database.read_bytes()[16:18], "big")
+    magic, name = bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
+    head = magic + struct.pack(">IIIII", 0, 0, database.stat().st_size // size, 512, size)
+    tail = struct.pack(">I", 0x40000000 // size + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    return head.ljust(512, b"\0") + tail
+
+
+@pytest.mark.parametrize("calls", [["threads"], ["verify"], ["delete", "a", "--yes"], ["setup"]])
+def test_a_journal_that_names_a_file_to_delete(change, store_uri, tmp_path, command, calls):  # noqa: F811
+    change()
+    database, victim = tmp_path / "store" / "documents.sqlite3", tmp_path / "thesis.tex"
+    victim.write_text("the only copy")
+    (tmp_path / "store" / "documents.sqlite3-journal").write_bytes(forged_journal(database, victim))
+    ended = command(*calls, "--store", store_uri)
+    assert ended.code
+    assert "is a rollback journal" in ended.err
+    assert victim.read_text() == "the only copy"
+    # SQLite does what is said above: the journal is not merely one that it does not take for one.
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("SELECT * FROM clock").fetchall()
+    assert not victim.exists()
+
+
+def test_a_journal_beside_the_source_of_a_migration(change, store_uri, tmp_path, command):  # noqa: F811
+    change()
+    source, victim = tmp_path / "source.sqlite", tmp_path / "thesis.tex"
+    with closing(sqlite3.connect(source)) as db:
+        db.execute("CREATE TABLE t (x)")
+    victim.write_text("the only copy")
+    (tmp_path / "source.sqlite-journal").write_bytes(forged_journal(source, victim))
+    ended = command("migrate", "--from", f"sqlite://{source}", "--dry-run", "--store", store_uri)
+    assert (ended.code, victim.exists()) == (2, True)
+    assert "is a rollback journal" in ended.err
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before it nothing bounds what one expression takes")
+def test_statistics_that_are_computed(change, store_uri):
+    """SQLite reads the table of its statistics before anything can be looked at."""
+    change("ANALYZE", "INSERT INTO sqlite_stat1 VALUES ('documents', NULL, '1')", "PRAGMA writable_schema = ON")
+    change(
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = 'CREATE TABLE sqlite_stat1(tbl,idx,stat AS (hex(zeroblob(400000000))))' "
+        "WHERE name = 'sqlite_stat1'",
+        "PRAGMA schema_version = 1000",
+    )
+    program = [sys.executable, "-m", "langgraph_gcs_saver.cli", "threads", "--store", store_uri]
+    ended = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    with ended.stderr as told:
+        assert "in its schema" in told.read()
+    _, status, used = os.wait4(ended.pid, 0)
+    ended.returncode = os.waitstatus_to_exitcode(status)
+    assert ended.returncode == StoreError.exit_code
+    assert used.ru_maxrss << 10 < 400 << 20  # of two blobs of 400 MB nothing was made
 
 
 def test_what_sqlite_keeps_for_itself_is_fine(change, make_saver):

@@ -190,6 +190,12 @@ def _open(name: str) -> Any:
         if not path.is_file():
             file = "such file" if "@" in name else f"file {str(path)!r}"
             raise CommandError(f"there is no {file}: sqlite:// is followed by a path.", 2)
+        if path.with_name(f"{path.name}-journal").exists():
+            raise CommandError(
+                f"{path}-journal is a rollback journal, by which SQLite would change the source and may delete other "
+                "files. If you trust it, let the application that wrote it open the database once; else move it away.",
+                2,
+            )
         return _of_package("langgraph-checkpoint-sqlite", "langgraph.checkpoint.sqlite").SqliteSaver.from_conn_string(
             str(path)
         )
