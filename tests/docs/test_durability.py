@@ -1,4 +1,4 @@
-"""What README.md says of LangGraph's `durability`: when a step begins, and what is stored by then."""
+"""What the guide to resuming says of LangGraph's `durability`: when a step begins, and what is stored by then."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_steps_of_the_default_need_not_wait_for_the_store(uri, mode):
 
 
 def test_the_demo_says_how_durable_its_steps_are():
-    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## See it work\n")[2].partition("\n## ")[0]
+    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Try it\n")[2].partition("\n## ")[0]
     assert 'the demo runs with `durability="sync"`' in " ".join(told.split())
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(process))) if isinstance(node, ast.Call)]
     (given,) = [call.keywords for call in calls if ast.unparse(call.func).endswith(".invoke")]

@@ -1,4 +1,4 @@
-"""The recipe of README.md for resuming after a crash, in processes that are killed wherever a run can be cut off."""
+"""The recipe for resuming after a crash, in processes that are killed wherever a run can be cut off."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from langgraph_gcs_saver.testing import kills
 from tests.docs import agents, dying
 from tests.docs.dying import INPUT, PATIENCE, build, config_of
 from tests.docs.fences import blocks
+
+PAGE = "docs/guides/resume-after-a-crash.md"
 
 DONE = ["input", "work", "answer yes", "publish"]
 
@@ -63,10 +65,10 @@ STORED_BY = {"work runs": "put loop 1", "ask is answered": "put loop 2", "publis
 
 @pytest.fixture(scope="module")
 def recipe() -> dict[str, Any]:
-    """The functions that README.md has."""
-    (block,) = [block for block in blocks() if block.page == "README.md" and "def to_pass(" in block.text]
+    """The functions that the guide has."""
+    (block,) = [block for block in blocks() if block.page == PAGE and "def to_pass(" in block.text]
     names: dict[str, Any] = {}
-    exec(compile(block.text, "README.md", "exec"), names)
+    exec(compile(block.text, PAGE, "exec"), names)
     return names
 
 
@@ -87,7 +89,7 @@ def answer(question: str) -> Any:
 
 
 class Client:
-    """Sends requests to a graph as README.md says, in a process that has not seen the thread before."""
+    """Sends requests to a graph as the guide says, in a process that has not seen the thread before."""
 
     def __init__(self, saver: GCSSaver, recipe: dict[str, Any], mode: str) -> None:
         self.ran: list[str] = []
@@ -116,7 +118,7 @@ def test_it_resumes_wherever_it_was_killed(tmp_path, recipe, mode, point, left):
         client = Client(saver, recipe, mode)
         assert client.is_finished() == (left == "finished")
         if point.startswith("put loop") and mode != "exit":
-            # What README.md warns of: there is work to do.
+            # What the guide warns of: there is work to do.
             assert client.graph.get_state(config_of("0")).next == ()
         # The request that was cut off is sent again.
         if question is None:

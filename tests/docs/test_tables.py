@@ -17,9 +17,9 @@ from langgraph_gcs_saver import GCSSaver, errors, events
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
+from tests.docs import options
 from tests.docs.fences import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 
@@ -32,21 +32,10 @@ def rows(text: str, heading: str) -> list[list[str]]:
     return found[1:]
 
 
-def as_written(value: Any) -> str:
-    """A default as the README writes it."""
-    if value is None:
-        return "none"
-    if isinstance(value, int) and value >= 1 << 20:
-        unit, size = ("GiB", 30) if value >= 1 << 30 else ("MiB", 20)
-        assert not value % (1 << size)
-        return f"{value >> size} {unit}"
-    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`" if isinstance(value, bool | tuple) else str(value)
-
-
-def test_the_readme_has_every_option_with_its_default():
-    found = {row[0].strip("`"): row[1] for row in rows(README, "Options")}
-    assert found.pop("serde") == "`JsonPlusSerializer()`"  # LangGraph's own argument
-    assert found == {field.name: as_written(field.default) for field in fields(Options)}
+def test_the_table_of_options_is_made_of_their_docstring():
+    page = (ROOT / "docs" / "reference" / "options.md").read_text(encoding="utf-8")
+    assert page == options.page(), "run: python -m tests.docs.options > docs/reference/options.md"
+    assert options.texts().keys() == {field.name for field in fields(Options)}
 
 
 def test_operations_tells_when_to_turn_each_option():
