@@ -25,7 +25,8 @@ else:
 
         def define(cls: type[C]) -> type[C]:
             made = dataclass(eq=not frozen, repr=False, slots=slots, kw_only=kw_only)(cls)
-            made.__record_fields__ = tuple([one.name for one in fields(made)])
+            made.__compared__ = tuple([one.name for one in fields(made) if one.compare])
+            made.__shown__ = tuple([one.name for one in fields(made) if one.repr])
             made.__eq__, made.__hash__, made.__repr__ = _eq, _hash, _repr
             return made
 
@@ -36,7 +37,7 @@ __all__ = ["record"]
 
 
 def _values(one: Any) -> tuple[Any, ...]:
-    return tuple([getattr(one, name) for name in one.__record_fields__])
+    return tuple([getattr(one, name) for name in one.__compared__])
 
 
 def _eq(one: Any, other: object) -> bool:
@@ -48,5 +49,5 @@ def _hash(one: Any) -> int:
 
 
 def _repr(one: Any) -> str:
-    told = ", ".join(f"{name}={getattr(one, name)!r}" for name in one.__record_fields__)
+    told = ", ".join(f"{name}={getattr(one, name)!r}" for name in one.__shown__)
     return f"{type(one).__qualname__}({told})"

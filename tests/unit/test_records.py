@@ -45,6 +45,19 @@ def test_equal_are_those_of_one_class_with_equal_fields():
         hash(Named(1, name="", parts=[]))
 
 
+@record(frozen=True, slots=True)
+class Noted:
+    x: int
+    note: str = field(default="", compare=False, repr=False)
+    mark: str = field(default="", compare=False)
+
+
+def test_a_field_can_be_left_out():
+    assert Noted(1, "a", "b") == Noted(1, "c", "d") != Noted(2, "a", "b")
+    assert hash(Noted(1, "a", "b")) == hash(Noted(1, "c", "d"))
+    assert repr(Noted(1, "a", "b")) == "Noted(x=1, mark='b')"
+
+
 def test_the_fields_of_a_base_come_first():
     made = Named(1, 2, name="p", parts=["q"])
     assert made == Named(1, 2, name="p", parts=["q"]) != Named(1, 3, name="p", parts=["q"])
