@@ -6,9 +6,10 @@ Pure: it compares values as a `PortableSerializer` reads them, plain data and `S
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import field
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -20,7 +21,10 @@ from langgraph_gcs_saver.records import record
 Kind = Literal["added", "removed", "changed", "moved"]
 
 _MAX_STEPS = 5_000_000
-"""Steps of the search for what two sequences have in common: a few seconds' work."""
+"""Steps of all searches of a comparison for what two sequences have in common: a few seconds' work."""
+
+_MAX_PATHS = 50_000_000
+"""Characters of all paths of a comparison, about: one key may lead to many items."""
 
 
 @record(frozen=True, slots=True)
@@ -43,25 +47,14 @@ class Change:
         kind: What happened there.
         before: The earlier value, or the earlier index of what moved; None for what was added.
         after: The later value, or index; None for what was removed.
+        lines: The lines of a text that changed: `-` and what went, `+` and what came, `@@` where; empty for others.
     """
 
     path: Path
     kind: Kind
     before: Any = None
     after: Any = None
-
-    @property
-    def lines(self) -> list[str]:
-        """The lines of a text that changed: `-` and what went, `+` and what came, `@@` where; empty for others."""
-        if self.kind != "changed" or not isinstance(self.before, str) or not isinstance(self.after, str):
-            return []
-        before, after = self.before.split("\n"), self.after.split("\n")
-        with suppress(_TooLongError):
-            return _unified(before, after)
-        head, tail = _ends(before, after)
-        gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
-        where = f"@@ -{head + 1},{len(gone)} +{head + 1},{len(come)} @@"
-        return [where, *(f"-{line}" for line in gone), *(f"+{line}" for line in come)]
+    lines: Sequence[str] = field(default=(), compare=False)
 
 
 @record(frozen=True, slots=True)
@@ -87,12 +80,14 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Channel
         after: Those of the later one.
     """
     found = []
+    budget = _Budget()
+    without_delta = portable.without_delta
     for channel in sorted(before.keys() | after.keys()):
         if channel not in before:
             found.append(ChannelDiff(channel, "added", (Change((), "added", after=after[channel]),)))
         elif channel not in after:
             found.append(ChannelDiff(channel, "removed", (Change((), "removed", before[channel]),)))
-        elif changes := differences(portable.without_delta(before[channel]), portable.without_delta(after[channel])):
+        elif changes := _compare(without_delta(before[channel]), without_delta(after[channel]), budget):
             found.append(ChannelDiff(channel, "changed", tuple(changes)))
     return found
 
@@ -100,94 +95,174 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Channel
 def differences(before: Any, after: Any) -> list[Change]:
     """What differs between two values; nothing if they are the same, types included.
 
+    Values with so many differences, so far inside, that their paths would be many times as large are told as a whole.
+
     Raises:
         InvalidInputError: They are nested too deeply.
     """
+    return _compare(before, after, _Budget())
+
+
+def _compare(before: Any, after: Any, budget: _Budget) -> list[Change]:
+    paths = budget.paths
     try:
-        return _of_values(before, after, ())
+        return _Comparison(budget).of_values(before, after, ())
     except RecursionError:
         raise InvalidInputError("The stored values are nested too deeply to be compared.") from None
+    except _TooManyError:
+        budget.paths = paths  # Of the changes that were found, none is told.
+        return [Change((), "changed", before, after)]
 
 
-def _of_values(before: Any, after: Any, path: Path) -> list[Change]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return _of_dicts(before, after, path)
-    if isinstance(before, list) and isinstance(after, list):
-        return _of_lists(before, after, path)
-    if isinstance(before, Stored) and isinstance(after, Stored):
-        return _of_objects(before, after, path)
-    return [] if _same(before, after) else [Change(path, "changed", before, after)]
+class _Budget:
+    """What a whole comparison may still take, however its values are divided.
+
+    Attributes:
+        steps: Steps of searches; each search may take half of those that are left.
+        paths: Characters of paths.
+    """
+
+    def __init__(self) -> None:
+        self.steps = _MAX_STEPS
+        self.paths = _MAX_PATHS
+
+
+class _TooManyError(Exception):
+    """The paths of the differences would be too large."""
+
+
+class _TooLongError(Exception):
+    """Two sequences have so much in common, or in so many places, that matching them would take minutes or more."""
+
+
+class _Comparison:
+    """Compares parts of two values, which its caller holds: what is inside of an object has a comparison of its own."""
+
+    def __init__(self, budget: _Budget) -> None:
+        self._budget = budget
+        self._digests: dict[int, str] = {}
+
+    def of_values(self, before: Any, after: Any, path: Path) -> list[Change]:
+        """What differs between two values.
+
+        Raises:
+            _TooManyError: Too much to be told.
+        """
+        if isinstance(before, dict) and isinstance(after, dict):
+            return self._of_dicts(before, after, path)
+        if isinstance(before, list) and isinstance(after, list):
+            return self._of_lists(before, after, path)
+        if isinstance(before, Stored) and isinstance(after, Stored):
+            return self._of_objects(before, after, path)
+        return [] if _same(before, after) else [self._change(path, "changed", before, after)]
+
+    def _change(self, path: Path, kind: Kind, before: Any = None, after: Any = None) -> Change:
+        self._budget.paths -= sum(10 + len(step if isinstance(step, str) else repr(step)) for step in path)
+        if self._budget.paths < 0:
+            raise _TooManyError
+        is_text = kind == "changed" and isinstance(before, str) and isinstance(after, str)
+        return Change(path, kind, before, after, _lines(before, after, self._budget) if is_text else ())
+
+    def _of_dicts(self, before: dict[Any, Any], after: dict[Any, Any], path: Path) -> list[Change]:
+        # By type too: 1 and True are the same key in Python.
+        was, now = ({(type(key), key): item for key, item in items.items()} for items in (before, after))
+        found = []
+        for key in [*was, *(key for key in now if key not in was)]:
+            where = (*path, key[1])
+            if key not in now:
+                found.append(self._change(where, "removed", was[key]))
+            elif key not in was:
+                found.append(self._change(where, "added", after=now[key]))
+            else:
+                found += self.of_values(was[key], now[key], where)
+        return found
+
+    def _of_objects(self, before: Stored, after: Stored, path: Path) -> list[Change]:
+        if before == after:
+            return []
+        was, now = before.parts, after.parts
+        if was is None or now is None or before.type != after.type or before.code != after.code or was[3] != now[3]:
+            return [self._change(path, "changed", before, after)]
+        inside = _Comparison(self._budget)
+        if before.type in {("builtins", "set"), ("builtins", "frozenset")}:
+            return inside._of_sets(was[2], now[2], path)
+        return inside.of_values(was[2], now[2], path) or [self._change(path, "changed", before, after)]
+
+    def _of_sets(self, before: Sequence[Any], after: Sequence[Any], path: Path) -> list[Change]:
+        was, now = ({self._token(item): item for item in items} for items in (before, after))
+        gone = [self._change(path, "removed", item) for token, item in was.items() if token not in now]
+        return gone + [self._change(path, "added", after=item) for token, item in now.items() if token not in was]
+
+    def _of_lists(self, before: list[Any], after: list[Any], path: Path) -> list[Change]:
+        was, now = _by_id(before), _by_id(after)
+        if was is not None and now is not None and (was or now):
+            return self._of_identified(was, now, path)
+        found = []
+        # No token is held while items are compared, which may be large lists again.
+        for kind, i1, i2, j1, j2 in _opcodes(self._tokens(before), self._tokens(after), self._budget):
+            if kind == "equal":
+                continue
+            common = min(i2 - i1, j2 - j1)
+            for k in range(common):
+                found += self.of_values(before[i1 + k], after[j1 + k], (*path, j1 + k))
+            found += [self._change((*path, i), "removed", before[i]) for i in range(i1 + common, i2)]
+            found += [self._change((*path, j), "added", after=after[j]) for j in range(j1 + common, j2)]
+        return found
+
+    def _of_identified(self, was: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> list[Change]:
+        """Lists of messages, or of other things with ids."""
+        found = [self._change((*path, Id(one)), "removed", item) for one, item in was.items() if one not in now]
+        places = {one: place for place, one in enumerate(was)}
+        old_order, order = ([one for one in items if one in was and one in now] for items in (was, now))
+        opcodes = _opcodes(old_order, order, self._budget)
+        moved = {one for kind, _, _, j1, j2 in opcodes if kind != "equal" for one in order[j1:j2]}
+        for place, (one, item) in enumerate(now.items()):
+            where = (*path, Id(one))
+            if one not in was:
+                found.append(self._change(where, "added", after=item))
+                continue
+            if one in moved:
+                found.append(self._change(where, "moved", places[one], place))
+            found += self.of_values(was[one], item, where)
+        return found
+
+    def _tokens(self, items: list[Any]) -> list[str]:
+        return [self._token(item) for item in items]
+
+    def _token(self, item: Any) -> str:
+        """Equal for items that are the same, types included; short, whatever is in them."""
+        text = json.dumps(self._flat(item))
+        return text if len(text) <= _SHORT else hashlib.sha256(text.encode()).hexdigest()
+
+    def _flat(self, item: Any) -> Any:
+        """An item as JSON, with digests in place of what has items."""
+        if item is None or isinstance(item, bool | int | float | str):
+            return item
+        if isinstance(item, Stored):
+            return [item.code, hashlib.sha256(item.data).hexdigest()]
+        if not isinstance(item, list | tuple | Mapping):
+            return [portable.to_json(item)]
+        if id(item) not in self._digests:
+            # Each is looked into once, not again for each list that it is inside of.
+            self._digests[id(item)] = self._digest(item)
+        return [self._digests[id(item)]]
+
+    def _digest(self, item: Sequence[Any] | Mapping[Any, Any]) -> str:
+        if isinstance(item, Mapping):
+            parts = sorted(json.dumps([self._flat(key), self._flat(one)]) for key, one in item.items())
+            flat: Any = {"": parts}
+        else:
+            flat = [self._flat(one) for one in item]
+        return hashlib.sha256(json.dumps(flat).encode()).hexdigest()
+
+
+_SHORT = 60
+"""Characters of JSON that are no more than their digest is."""
 
 
 def _same(before: Any, after: Any) -> bool:
     # By type too: 1, 1.0 and True are equal in Python. A NaN is what it was.
     return type(before) is type(after) and (before == after or (before != before and after != after))  # noqa: PLR0124
-
-
-def _of_dicts(before: dict[Any, Any], after: dict[Any, Any], path: Path) -> list[Change]:
-    # By type too: 1 and True are the same key in Python.
-    was, now = ({(type(key), key): item for key, item in items.items()} for items in (before, after))
-    found = []
-    for key in [*was, *(key for key in now if key not in was)]:
-        where = (*path, key[1])
-        if key not in now:
-            found.append(Change(where, "removed", was[key]))
-        elif key not in was:
-            found.append(Change(where, "added", after=now[key]))
-        else:
-            found += _of_values(was[key], now[key], where)
-    return found
-
-
-def _of_objects(before: Stored, after: Stored, path: Path) -> list[Change]:
-    if before == after:
-        return []
-    was, now = before.parts, after.parts
-    if was is None or now is None or before.type != after.type or before.code != after.code or was[3] != now[3]:
-        return [Change(path, "changed", before, after)]
-    if before.type in {("builtins", "set"), ("builtins", "frozenset")}:
-        return _of_sets(was[2], now[2], path)
-    return _of_values(was[2], now[2], path) or [Change(path, "changed", before, after)]
-
-
-def _of_sets(before: Sequence[Any], after: Sequence[Any], path: Path) -> list[Change]:
-    was, now = ({_token(item): item for item in items} for items in (before, after))
-    gone = [Change(path, "removed", item) for token, item in was.items() if token not in now]
-    return gone + [Change(path, "added", after=item) for token, item in now.items() if token not in was]
-
-
-def _of_lists(before: list[Any], after: list[Any], path: Path) -> list[Change]:
-    was, now = _by_id(before), _by_id(after)
-    if was is not None and now is not None and (was or now):
-        return _of_identified(was, now, path)
-    tokens = [[_token(item) for item in items] for items in (before, after)]
-    found = []
-    for kind, i1, i2, j1, j2 in _opcodes(*tokens):
-        if kind == "equal":
-            continue
-        common = min(i2 - i1, j2 - j1)
-        for k in range(common):
-            found += _of_values(before[i1 + k], after[j1 + k], (*path, j1 + k))
-        found += [Change((*path, i), "removed", before[i]) for i in range(i1 + common, i2)]
-        found += [Change((*path, j), "added", after=after[j]) for j in range(j1 + common, j2)]
-    return found
-
-
-def _of_identified(was: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> list[Change]:
-    """Lists of messages, or of other things with ids."""
-    found = [Change((*path, Id(one)), "removed", item) for one, item in was.items() if one not in now]
-    places = {one: place for place, one in enumerate(was)}
-    order = [[one for one in items if one in was and one in now] for items in (was, now)]
-    moved = {one for kind, _, _, j1, j2 in _opcodes(*order) if kind != "equal" for one in order[1][j1:j2]}
-    for place, (one, item) in enumerate(now.items()):
-        where = (*path, Id(one))
-        if one not in was:
-            found.append(Change(where, "added", after=item))
-            continue
-        if one in moved:
-            found.append(Change(where, "moved", places[one], place))
-        found += _of_values(was[one], item, where)
-    return found
 
 
 def _by_id(items: list[Any]) -> dict[str, Any] | None:
@@ -202,11 +277,13 @@ def _by_id(items: list[Any]) -> dict[str, Any] | None:
     return found
 
 
-def _opcodes(before: Sequence[Hashable], after: Sequence[Hashable]) -> list[tuple[str, int, int, int, int]]:
+def _opcodes(
+    before: Sequence[Hashable], after: Sequence[Hashable], budget: _Budget
+) -> list[tuple[str, int, int, int, int]]:
     """How one sequence becomes the other; the ends that are the same are not searched, for lists mostly grow."""
     head, tail = _ends(before, after)
     was, now = before[head : len(before) - tail], after[head : len(after) - tail]
-    inner = _Matcher(was, now, has_junk=False)
+    inner = _Matcher(was, now, budget, has_junk=False)
     try:
         found = inner.get_opcodes()
     except _TooLongError:
@@ -222,27 +299,27 @@ def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, i
     return head, next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
 
 
-class _TooLongError(Exception):
-    """Two sequences have so much in common, or in so many places, that matching them would take minutes or more."""
-
-
 class _Matcher(difflib.SequenceMatcher[Hashable]):
-    """As its base class, but it gives up after `_MAX_STEPS`.
+    """As its base class, but it gives up after half of the steps that are left.
 
     Each search for the longest common part looks at the items of a range, and at each equal item of the other sequence.
 
     Args:
         before: One sequence.
         after: The other one.
+        budget: What is left.
         has_junk: Whether an item that makes up over 1% of a long sequence matches nothing.
     """
 
-    def __init__(self, before: Sequence[Hashable], after: Sequence[Hashable], *, has_junk: bool) -> None:
+    def __init__(
+        self, before: Sequence[Hashable], after: Sequence[Hashable], budget: _Budget, *, has_junk: bool
+    ) -> None:
         super().__init__(None, before, after, has_junk)
         # Documented, but typeshed does not have it.
         places: Mapping[Hashable, Sequence[int]] = self.b2j  # type: ignore[attr-defined]
         self._steps = [0, *accumulate(1 + len(places.get(item, ())) for item in before)]
-        self._left = _MAX_STEPS
+        self._budget = budget
+        self._reserve = budget.steps // 2
 
     def find_longest_match(
         self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None
@@ -252,16 +329,29 @@ class _Matcher(difflib.SequenceMatcher[Hashable]):
         Raises:
             _TooLongError: All searches together have taken too long.
         """
-        self._left -= self._steps[-1 if ahi is None else ahi] - self._steps[alo]
-        if self._left < 0:
+        steps = self._steps[-1 if ahi is None else ahi] - self._steps[alo]
+        if self._budget.steps - steps < self._reserve:
             raise _TooLongError
+        self._budget.steps -= steps
         return super().find_longest_match(alo, ahi, blo, bhi)
 
 
-def _unified(before: list[str], after: list[str]) -> list[str]:
+def _lines(text: str, other: str, budget: _Budget) -> list[str]:
+    """The lines of a text that changed, as in `Change.lines`."""
+    before, after = text.split("\n"), other.split("\n")
+    try:
+        return _unified(before, after, budget)
+    except _TooLongError:
+        head, tail = _ends(before, after)
+        gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
+        where = f"@@ -{head + 1},{len(gone)} +{head + 1},{len(come)} @@"
+        return [where, *(f"-{line}" for line in gone), *(f"+{line}" for line in come)]
+
+
+def _unified(before: list[str], after: list[str], budget: _Budget) -> list[str]:
     """As `difflib.unified_diff`, with one line around each change and without names of files."""
     lines = []
-    for group in _Matcher(before, after, has_junk=True).get_grouped_opcodes(1):
+    for group in _Matcher(before, after, budget, has_junk=True).get_grouped_opcodes(1):
         (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
         lines.append(f"@@ -{_range(i1, i2)} +{_range(j1, j2)} @@")
         for kind, start, end, new_start, new_end in group:
@@ -277,8 +367,3 @@ def _range(start: int, end: int) -> str:
     """Lines as a unified diff has them: one alone without a number, none after the line before."""
     length = end - start
     return f"{start + 1}" if length == 1 else f"{start + bool(length)},{length}"
-
-
-def _token(item: Any) -> Hashable:
-    """Equal for items that are the same, types included."""
-    return json.dumps(portable.to_json(item), sort_keys=True)

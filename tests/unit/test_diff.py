@@ -3,6 +3,10 @@
 import difflib
 import json
 import random
+import sys
+import tracemalloc
+from collections import Counter
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -88,11 +92,17 @@ def test_objects():
     assert differences(*sets) == [Change((), "removed", 1), Change((), "added", None, 3)]
 
 
+def test_an_object_beside_what_changed_is_the_same():
+    """It has other bytes around it then."""
+    before, after = (stored(Send("a", {"id": UUID(int=7), "x": text})) for text in ("short", "a longer text"))
+    assert differences(before, after) == [Change((1, "x"), "changed", "short", "a longer text")]
+
+
 def test_text_by_line():
     (change,) = differences("a\nb\nc\nd\ne", "a\nb\nC\nd\ne")
     assert change.lines == ["@@ -2,3 +2,3 @@", " b", "-c", "+C", " d"]
-    assert Change((), "changed", 1, "a").lines == []
-    assert Change((), "added", None, "a").lines == []
+    (typed,), (added,) = differences(1, "a"), differences({}, {"a": "b"})
+    assert list(typed.lines) == list(added.lines) == []
 
 
 values = st.recursive(
@@ -159,7 +169,7 @@ def test_texts_of_many_equal_lines_are_shown_whole():
     """Each line is a little too rare to be ignored, as lines that are all over a text are."""
     rng = random.Random(1)
     before, after = ("\n".join(str(rng.randrange(120)) for _ in range(60_000)) for _ in range(2))
-    lines = Change((), "changed", f"same\n{before}\nlast", f"same\n{after}\nlast").lines
+    lines = differences(f"same\n{before}\nlast", f"same\n{after}\nlast")[0].lines
     assert lines[0].startswith("@@ -2,")
     gone = [line[1:] for line in lines if line.startswith("-")]
     come = [line[1:] for line in lines if line.startswith("+")]
@@ -172,7 +182,7 @@ def test_texts_of_many_equal_lines_are_shown_whole():
 def test_texts_with_the_same_lines_in_many_places_are_shown_whole():
     """No line is there twice, but each that stayed is a part of its own, searched for among all the others."""
     before, after = ("\n".join(f"{n}\n{name}{n}" for n in range(20_000)) for name in ("was", "is"))
-    lines = Change((), "changed", before, after).lines
+    lines = differences(before, after)[0].lines
     assert lines[0] == "@@ -2,39999 +2,39999 @@"
     assert (lines[1], lines[-1]) == ("-was0", "+is19999")
 
@@ -184,10 +194,77 @@ def test_lists_with_the_same_items_in_many_places_are_compared_place_by_place():
     assert changes[-1] == Change((39_999,), "changed", "was19999", "is19999")
 
 
+def nested(value, levels):
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_nested_lists_are_compared_in_little_memory():
+    before, after = (nested(["\0" * 200_000, text], 100) for text in ("a", "b"))
+    tracemalloc.start()
+    try:
+        assert [change.path for change in differences(before, after)] == [(0,) * 100 + (1,)]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_nested_lists_are_looked_into_once():
+    calls = Counter()
+
+    def count(frame, event, _):
+        calls[event] += 1
+
+    before, after = (nested([[n] for n in range(1000)] + [text], 100) for text in ("a", "b"))
+    sys.setprofile(count)
+    try:
+        assert len(differences(before, after)) == 1
+    finally:
+        sys.setprofile(None)
+    assert calls["call"] < 100_000, "and 1000 items at each of 100 levels would be more"
+
+
+def test_all_searches_of_a_comparison_are_bounded_together():
+    before, after = [1, *[0] * 1500, 2], [3, 3, *[0] * 1500, 4]  # matched in 2¼ million steps
+    matched = [Change((0,), "changed", 1, 3), Change((1,), "added", None, 3), Change((1502,), "changed", 2, 4)]
+    state = dict.fromkeys("abcdefghij", before) | {"z": [1, 2, 3]}
+    other = dict.fromkeys("abcdefghij", after) | {"z": [1, 3]}
+    found = [list(channel.changes) for channel in compare(state, other)]
+    assert found[0] == matched
+    assert found[-1] == [Change((1,), "removed", 2)]
+    by_place = [changes for changes in found[:-1] if changes != matched]
+    assert len(by_place) >= 8
+    assert all(changes[1] == Change((1,), "changed", 0, 3) for changes in by_place)
+
+
+def test_all_searches_in_texts_are_bounded_together():
+    before, after = ("\n".join(f"{n}\n{name}{n}" for n in range(1000)) for name in ("was", "is"))
+    texts = [dict.fromkeys(range(10), text) for text in (before, after)]
+    found = [change.lines for change in differences(*texts)]
+    assert found[0][0] == "@@ -1,2000 +1,2000 @@"
+    assert [lines[0] for lines in found].count("@@ -2,1999 +2,1999 @@") >= 7
+
+
+def test_paths_are_bounded_together():
+    """A long key would be told again for each item below it."""
+    key = "k" * 100_000
+    few = differences({key: [0] * 9}, {key: [1] * 9})
+    assert [change.path for change in few] == [(key, n) for n in range(9)]
+    before, after = {key: [0] * 1000}, {key: [1] * 1000}
+    assert differences(before, after) == [Change((), "changed", before, after)]
+    found = compare({"a": before, "b": [1]}, {"a": after, "b": [2]})
+    assert [channel.changes for channel in found] == [
+        (Change((), "changed", before, after),),
+        (Change((0,), "changed", 1, 2),),
+    ]
+
+
 def test_lines_are_those_of_a_unified_diff():
     rng = random.Random(1)
     for _ in range(200):
         before, after = ([rng.choice("abcdef") for _ in range(rng.randrange(12))] for _ in range(2))
         expected = list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
         if "\n".join(before) != "\n".join(after) and before and after:
-            assert Change((), "changed", "\n".join(before), "\n".join(after)).lines == expected
+            assert differences("\n".join(before), "\n".join(after))[0].lines == expected
