@@ -83,20 +83,39 @@ def _check_message(found: Stored, what: str) -> None:
     from langchain_core import messages  # noqa: PLC0415 - slow to import, and few values are edited
 
     module, name = found.type or ("", "")
-    kind = getattr(messages, name, None)
+    # No other name: the module imports one of its package for some that it does not have.
+    kind = getattr(messages, name) if name in messages.__all__ else None
     if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
         raise InvalidInputError(f"{what} is no class of messages.")
     fields = message_of(found) or {}
     made, reason = None, ""
     try:
-        # LangChain parses each beginning of arguments that are not whole, which takes hours for large ones.
-        made = kind(**{key: value for key, value in fields.items() if key != "tool_call_chunks"})
+        made = kind(**(_without_arguments(fields) if issubclass(kind, messages.AIMessageChunk) else fields))
     except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same here
         reason = _told(error)
     if made is None:
         raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
     if fields.get("type", made.type) != made.type:
         raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
+
+
+def _without_arguments(value: Any) -> Any:
+    """A chunk's fields with empty texts for arguments of tools.
+
+    LangChain parses each beginning of arguments that are not whole, which takes hours for large ones. It refuses none.
+    """
+    if isinstance(value, list):
+        return [_without_arguments(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: "" if key in _ARGUMENTS and isinstance(item, str) else _without_arguments(item)
+        for key, item in value.items()
+    }
+
+
+_ARGUMENTS = frozenset({"args", "arguments"})
+"""What LangChain, and what providers, call the arguments of a tool."""
 
 
 def _check_standard(found: Stored, what: str) -> None:

@@ -7,17 +7,23 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ormsgpack
 import pytest
+from langchain_core import messages
 from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, to_json, trials
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, is_editable, to_json, trials
+from langgraph_gcs_saver.portable.edits import value_of
 from tests.patience import PATIENCE
 from tests.security.hostile import Trap
-from tests.system.build import put
+from tests.system.build import cfg, put
 
 MIB = 1 << 20
 CONTAINERS = {"set": "builtins", "frozenset": "builtins", "deque": "collections"}
@@ -87,14 +93,112 @@ def test_the_command_makes_no_neighbors(tmp_path: Path) -> None:
     assert not sprung.exists()
 
 
-def test_arguments_that_are_not_whole_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LangChain parses each beginning of them: a few hundred KB take it hours."""
-    parsed = []
-    monkeypatch.setattr("langchain_core.messages.ai.parse_partial_json", lambda text: parsed.append(text) or {})
-    call = {"name": "f", "args": '{"a": x', "id": "1", "index": 0, "type": "tool_call_chunk"}
-    fields = {"content": "word", "type": "AIMessageChunk", "tool_call_chunks": [call]}
-    AIMessageChunk(**fields)
-    assert parsed.pop() == call["args"]
-    old = Stored.of(5, ["langchain_core.messages.ai", "AIMessageChunk", fields, "model_validate_json"])
-    trials.check_types(old, from_json(json.loads(replaced(old))))
+TEXT = '{"a": x'
+"""Arguments that are not whole: LangChain parses each beginning of them, and a few hundred KB take it hours."""
+
+CALL = {"name": "f", "args": TEXT, "id": "1", "index": 0}
+RAW_CALL = {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": TEXT}}
+BLOCKS = [{**CALL, "type": kind} for kind in ("server_tool_call", "server_tool_call_chunk", "tool_call_chunk")]
+FORMS = (
+    TEXT,
+    [TEXT],
+    {"a": TEXT},
+    {"tool_calls": [RAW_CALL]},
+    {"function_call": RAW_CALL["function"]},
+    [{**CALL, "type": "tool_call", "args": {"a": TEXT}}],
+    [{**CALL, "type": "invalid_tool_call", "error": None}],
+    [{**CALL, "type": "tool_call_chunk"}],
+    BLOCKS,
+)
+KINDS = [
+    kind
+    for kind in (getattr(messages, name) for name in messages.__all__)
+    if isinstance(kind, type)
+    and issubclass(kind, messages.BaseMessage)
+    and kind not in {messages.BaseMessage, messages.BaseMessageChunk, messages.RemoveMessage}
+]
+
+
+def message(kind: type[messages.BaseMessage], **fields: Any) -> Stored:
+    needed = {"content": "word", "role": "r", "name": "n", "tool_call_id": "1", "id": "1"}
+    whole = {key: value for key, value in needed.items() if key in kind.model_fields}
+    return Stored.of(5, [kind.__module__, kind.__name__, whole | fields, "model_validate_json"])
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What LangChain parses beginning by beginning."""
+    found: list[str] = []
+
+    def parse(text: str) -> dict[str, Any]:
+        found.append(text)
+        return {}
+
+    monkeypatch.setattr("langchain_core.messages.ai.parse_partial_json", parse)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_that_are_not_whole_are_not_parsed(kind: type[messages.BaseMessage], parsed: list[str]) -> None:
+    around = {"chunk_position": "last", "response_metadata": {"output_version": "v1"}}
+    taken = set()
+    for field in (*kind.model_fields, "another"):
+        for form in FORMS:
+            for fields in ({field: form}, around | {field: form}):
+                with suppress(InvalidInputError):
+                    trials.check_types(None, message(kind, **fields))
+                    taken.add(field)
+    assert {"content", "additional_kwargs", "response_metadata"} <= taken
     assert parsed == []
+
+
+def test_langchain_parses_them(parsed: list[str]) -> None:
+    AIMessageChunk(content="", tool_call_chunks=[tool_call_chunk(name="f", args=TEXT, id="1", index=0)])
+    AIMessageChunk(content="", additional_kwargs={"tool_calls": [RAW_CALL]})
+    assert parsed == [TEXT, TEXT]
+
+
+def test_arguments_of_a_chunk_are_of_the_right_type() -> None:
+    for value in (5, [TEXT], {"a": TEXT}):
+        chunk = message(AIMessageChunk, tool_call_chunks=[{**CALL, "type": "tool_call_chunk", "args": value}])
+        with pytest.raises(InvalidInputError, match="tool_call_chunks"):
+            trials.check_types(None, chunk)
+
+
+@pytest.mark.parametrize("name", [".document_loaders.langsmith", "utils", "_merge", "AIMessage.x", "__doc__"])
+def test_a_class_that_is_no_message_is_not_looked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain's package would import a module for it."""
+    module = "langchain_core.document_loaders.langsmith"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    fields = {"content": "word", "type": "human", "id": "1"}
+    for where in ("langchain_core.messages.human", "langchain_core.messages.x"):
+        with pytest.raises(InvalidInputError, match="no class of messages"):
+            trials.check_types(None, Stored.of(5, [where, name, fields, "model_validate_json"]))
+    assert module not in sys.modules
+
+
+LONG = b"\xdb\x00\x00\x00\x04uuid"
+SPELLINGS = {
+    "a longer header of a text": b"\x93" + LONG + ormsgpack.packb("UUID") + ormsgpack.packb("0" * 32),
+    "a shorter float": b"\x93" + ormsgpack.packb("a") + ormsgpack.packb("B") + b"\xca\x3f\x80\x00\x00",
+    "a longer number": b"\x93" + ormsgpack.packb("a") + ormsgpack.packb("B") + b"\xcd\x00\x01",
+    "a key twice": b"\x93" + ormsgpack.packb("a") + ormsgpack.packb("B") + b"\x82\xa1a\x01\xa1a\x02",
+}
+
+
+@pytest.mark.parametrize("data", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_neighbor_in_another_spelling_is_not_written_anew(data: bytes, tmp_path: Path) -> None:
+    """It would count as edited, and be made; and it would not be what was stored."""
+    own, other = Stored(0, data), Stored.of(0, PortableSerializer().loads_typed(("msgpack", data)))
+    assert own != other
+    for around in (lambda one: one, lambda one: ["word", one], lambda one: Stored.of(0, ["a", "B", {"x": one}])):
+        assert from_json(to_json(around(own))) == around(other)
+        assert is_editable(around(other))
+        assert not is_editable(around(own))
+    uri = f"file://{tmp_path}/store"
+    with GCSSaver.from_conn_string(uri, serde=PortableSerializer()) as saver:
+        put(saver, 1, {"log": ["word", own]})
+        saved = saver.get_tuple(cfg())
+    assert saved is not None
+    with pytest.raises(InvalidInputError, match="as it is stored"):
+        value_of(saved, "log")
