@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from langgraph_gcs_saver import portable
-from langgraph_gcs_saver.cli.views.terminal import CommandError, plain, printable
+from langgraph_gcs_saver.cli.views.terminal import CommandError, indented_json, plain, printable
 from langgraph_gcs_saver.portable import Opaque, Stored
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def value_lines(value: Any) -> Iterator[Text]:
     elif isinstance(value, str):
         yield from text_lines(value)
     else:
-        yield from text_lines(json_of(value, indent=2))
+        yield from text_lines(json_of(value, indented=True))
 
 
 def readable(value: Any) -> Any:
@@ -183,12 +183,13 @@ def readable(value: Any) -> Any:
         case list() | tuple():
             return [readable(item) for item in value]
         case Mapping():
-            named = {
-                key if isinstance(key, str) else repr(readable(key)): readable(item) for key, item in value.items()
-            }
-            # 1 and "1" are two keys, and one in JSON.
+            # Each item once: twice at each level would be 2 ** depth.
             pairs = [[readable(key), readable(item)] for key, item in value.items()]
-            return named if len(named) == len(value) else {"<map>": pairs}
+            names = [key if isinstance(key, str) else repr(shown) for key, (shown, _) in zip(value, pairs, strict=True)]
+            # 1 and "1" are two keys, and one in JSON.
+            if len(set(names)) < len(names):
+                return {"<map>": pairs}
+            return {name: item for name, (_, item) in zip(names, pairs, strict=True)}
         case _:
             return value
 
@@ -244,10 +245,11 @@ def _call_lines(call: Any) -> Iterator[Text]:
     yield from text_lines(f"-> {call.get('name')}({shown})  {call.get('id') or ''}{error}", "    ")
 
 
-def json_of(value: Any, indent: int | None = None) -> str:
-    """A `readable` value as JSON text."""
+def json_of(value: Any, *, indented: bool = False) -> str:
+    """A `readable` value as JSON text, in one line or `indented`."""
     try:
-        return json.dumps(readable(value), indent=indent, ensure_ascii=False)
+        shown = readable(value)
+        return indented_json(shown) if indented else json.dumps(shown, ensure_ascii=False)
     except RecursionError:
         return "<nested too deeply>"
 

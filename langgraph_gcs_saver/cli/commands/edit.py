@@ -39,6 +39,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     StoreOption,
     ThreadArgument,
     console,
+    indented_json,
     open_saver,
     plain,
     print_json,
@@ -223,8 +224,11 @@ def _read(directory: Directory) -> str:
 
 def _text(value: Any) -> str:
     r"""JSON for an editor: text as people read it, but what terminals act on as `\u001b`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"
+    return "".join(f"{_escaped(line)}\n" for line in indented_json(value).split("\n"))
+
+
+def _escaped(line: str) -> str:
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _editor() -> list[str]:

@@ -226,7 +226,32 @@ def no_thread(*threads: str) -> CommandError:
 
 def print_json(value: Any) -> None:
     r"""Print one JSON document; everything outside of ASCII as `\u001b`, so that no terminal acts on it."""
-    print(json.dumps(value, indent=2, default=str))
+    print(indented_json(value, ensure_ascii=True))
+
+
+_LEVELS = 20
+"""How deeply JSON is indented: with a line an item at any depth, a text would be depth times the value."""
+
+
+def indented_json(value: Any, *, ensure_ascii: bool = False) -> str:
+    """JSON with each item in a line of its own, but for what lies deeper than `_LEVELS`."""
+    return "".join(_pieces(value, ensure_ascii, 0))
+
+
+def _pieces(value: Any, ensure_ascii: bool, level: int) -> Iterator[str]:
+    if not value or level == _LEVELS or not isinstance(value, dict | list | tuple):
+        yield json.dumps(value, ensure_ascii=ensure_ascii, default=str)
+        return
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    indent = "\n" + "  " * level
+    yield first
+    for i, item in enumerate(value):
+        yield f"{',' if i else ''}{indent}  "
+        if isinstance(value, dict):
+            name = item if isinstance(item, str) else json.dumps(item)
+            yield f"{json.dumps(name, ensure_ascii=ensure_ascii)}: "
+        yield from _pieces(value[item] if isinstance(value, dict) else item, ensure_ascii, level + 1)
+    yield f"{indent}{last}"
 
 
 _UNLIMITED = 1 << 16
@@ -346,6 +371,8 @@ def printable(text: str) -> str:
 
     What comes out of a store was written by an agent, and perhaps by whoever talked to it.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
