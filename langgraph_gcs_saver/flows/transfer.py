@@ -3,8 +3,8 @@
 The stored form is the same in every store, so nothing is decoded on the way. The source is read in the flow's effects
 that are `Elsewhere`, everything else acts on the target. What is referred to comes before what refers to it: objects,
 pending writes, what was set aside, then checkpoints, older ones first, for frames are inherited from parents only. Each
-commit carries the target's own document as its guard, as a copy within a store does. A transfer that dies leaves its
-claim there, and one from the same source goes on, if the target holds nothing that the source has not.
+commit carries the target's own document as its guard, as a copy within a store does. A transfer that crashes leaves its
+claim there, and one from the same source continues. By the rule of copies it overwrites only what the same call wrote.
 
 The source may be written to meanwhile: what is carried over is what one query showed. Objects are read before the
 documents that refer to them, and they go after these; so when a document is still as the query showed it, its objects
@@ -66,6 +66,9 @@ _SHOWN = ("ns", "format", "digest")
 
 _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
 """What others write to a checkpoint that stays as it is; carried over as the query showed it."""
+
+_FIXED = (*_SHOWN, "pin")
+"""What a listing has of a checkpoint that no later call overwrites."""
 
 _OWN = ("deleting", "copying", "claim", "bucket")
 """What a thread's document says of its own store only."""
@@ -240,11 +243,11 @@ def transfer(
     At the end all that was carried over is read from the target again and compared, and then decoded, if it can be.
 
     Raises:
-        InvalidInputError: The target is neither empty nor a part of an earlier transfer.
+        InvalidInputError: The target is neither empty nor a part of the source as it is now.
         CheckpointVerificationError: The target gives back something else than was carried over.
         ConflictError: The source was replaced, or the target written to or deleted, all the time.
     """
-    claims = set[str]()
+    written: dict[str, int] = {}
     for _ in range(MAX_TRIES):
         found = yield from look(thread_id)
         plan = found.plan()
@@ -253,8 +256,8 @@ def transfer(
             return plan
         if not plan:
             return plan
-        move = _Move(found, step, context)
-        if (yield from move.flow(claims)):
+        move = _Move(found, step, written, context)
+        if (yield from move.flow()):
             plan = replace(plan, present=move.present)
             try:
                 findings = yield from verify(thread_id, "data", loads, context)
@@ -271,7 +274,9 @@ class _Move:
     """One try at a transfer.
 
     Attributes:
+        written: Documents of the target that this call, in all its tries, has written, and when they changed by that.
         time: When the target's document changed last.
+        times: When documents in the target changed last, as this try has left or accepted them.
         is_resumed: Whether an earlier try may have moved something.
         is_whole: Whether an earlier call came to its end: then nothing is written.
         present: Documents and objects that were there.
@@ -279,25 +284,23 @@ class _Move:
         hashes: Those of objects.
     """
 
-    def __init__(self, found: Listing, step: Step, context: Context) -> None:
+    def __init__(self, found: Listing, step: Step, written: dict[str, int], context: Context) -> None:
         self.found = found
         self.step = step
+        self.written = written
         self.context = context
         self.thread = keys.thread_doc(found.thread_id)
         self.time = 0
+        self.times: dict[str, int] = {}
         self.is_resumed = False
         self.is_whole = False
         self.present = 0
         self.documents: dict[str, str] = {}
         self.hashes: dict[str, str] = {}
 
-    def flow(self, claims: set[str]) -> Flow[bool]:
-        """Move everything; false when the source was changed meanwhile, or the target moved.
-
-        Args:
-            claims: Those of earlier tries of this call, which adds its own.
-        """
-        if not (yield from self._begin(claims)):
+    def flow(self) -> Flow[bool]:
+        """Move everything; false when the source was changed meanwhile, or the target moved."""
+        if not (yield from self._begin()):
             return False
         yield from self._move_blobs()
         # Of one task's pending writes the first counts: each level is committed before the next.
@@ -311,7 +314,7 @@ class _Move:
         yield from self._compare()
         return self.is_whole or (yield from self._end())
 
-    def _begin(self, claims: set[str]) -> Flow[bool]:
+    def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         thread_id = self.found.thread_id
         held = yield from guard(thread_id, self.context)
@@ -328,9 +331,7 @@ class _Move:
         self.time = doc.update_time
         is_ours = doc.fields.get("claim") == self.found.claim
         if is_ours and doc.fields.get("copying") == thread_id:
-            if self.found.claim not in claims:
-                yield from self._check_part()
-            claims.add(self.found.claim)
+            yield from self._check_part()
             self.is_resumed = True
             return True
         if is_ours and "copying" not in doc.fields and any(rest):
@@ -338,21 +339,56 @@ class _Move:
             return True
         if any(rest) or "copying" in doc.fields:
             raise self._not_empty()
-        claims.add(self.found.claim)
         return (yield from self._commit([], {"copying": thread_id, "claim": self.found.claim}))
 
     def _check_part(self) -> Flow[None]:
-        """Raise for a document in the target that the source has not: anyone may have written that claim."""
+        """Raise for anything in the target that this call has not written, and that is no part of what the source has.
+
+        Only frames of checkpoints are not compared yet: that takes place when it is their turn.
+        """
+        known = {doc.name: doc for doc in self.found.docs}
+        checkpoints = {doc.name for doc in self.found.checkpoints}
+        others: list[str] = []
+        docs = yield from self._docs(_FIXED)
+        self.times.update({doc.name: doc.update_time for doc in docs})
+        for doc in docs:
+            if self._is_ours(doc):
+                continue
+            if doc.name not in known:
+                raise self._has_other(doc.name)
+            if doc.name in checkpoints:
+                self._check_kept(known[doc.name], doc)
+            else:
+                others.append(doc.name)
+        for names in pages(others):
+            theirs = yield from Elsewhere(GetDocs(tuple(names)))
+            there = yield from GetDocs(tuple(theirs))
+            for name, copied in there.items():
+                self._check_kept(theirs[name], copied)
+
+    def _check_kept(self, doc: Doc, copied: Doc) -> None:
+        """Raise if a document of the target has a field otherwise than the source, and this call has not written it."""
+        kept = copied.fields.keys() - (set(_HINTS) - set(_FIXED) | {"frames"})
+        if not self._is_ours(copied) and any(copied.fields[key] != doc.fields.get(key) for key in kept):
+            raise self._has_other(doc.name)
+
+    def _docs(self, mask: tuple[str, ...]) -> Flow[list[Doc]]:
+        """All documents of the target but its own and those of its runs."""
+        collections = [name(self.found.thread_id) for name in (keys.checkpoints, keys.writes, keys.aside)]
+        found = yield from Gather(tuple(QueryDocs(name, mask=mask) for name in collections))
+        return [doc for docs in found for doc in docs]
+
+    def _is_ours(self, doc: Doc) -> bool:
+        """Whether a document of the target is as this call has written it."""
+        return self.written.get(doc.name) == doc.update_time
+
+    def _has_other(self, name: str) -> InvalidInputError:
         thread_id = self.found.thread_id
-        known = {doc.name for doc in self.found.docs}
-        for collection in (keys.checkpoints, keys.writes, keys.aside):
-            for doc in (yield from QueryDocs(collection(thread_id), mask=())):
-                if doc.name not in known:
-                    raise InvalidInputError(
-                        f"Thread {thread_id!r} says where it is to go that it is a part of a transfer, but holds "
-                        f"{doc.name!r} there, which the thread has not, or not any more, where it comes from. Nothing "
-                        "was moved: delete it first where it is to go."
-                    )
+        return InvalidInputError(
+            f"Thread {thread_id!r} is marked, where it is to go, as a part of a transfer, but holds {name!r}, which it "
+            "does not have where it comes from, or not any more, or has with other content. Nothing that it held where "
+            "it is to go was overwritten. Delete it there first."
+        )
 
     def _not_empty(self) -> InvalidInputError:
         return InvalidInputError(
@@ -364,7 +400,14 @@ class _Move:
         if times is None:
             return False
         self.time = times[0]
+        made = {write.name: time for write, time in zip(writes, times[1:], strict=True) if self._is_below(write.name)}
+        self.times.update(made)
+        self.written.update(made)
         return True
+
+    def _is_below(self, name: str) -> bool:
+        """Whether a document is one of the thread's, not the note of a run."""
+        return name.startswith(f"{self.thread}/")
 
     # Objects
 
@@ -402,6 +445,7 @@ class _Move:
         if docs is None:
             return False
         there = (yield from GetDocs(tuple(doc.name for doc in docs))) if self.is_resumed else {}
+        self.times.update({name: copied.update_time for name, copied in there.items()})
         writes: list[Create | Merge] = []
         for doc in docs:
             self.documents[doc.name] = fingerprint(doc.fields)
@@ -410,6 +454,8 @@ class _Move:
                 writes.append(Create(doc.name, doc.fields))
             elif fingerprint(copied.fields) == self.documents[doc.name]:
                 self.present += 1
+            elif self.is_whole:
+                raise self._not_empty()
             else:
                 writes.append(self._again(doc, copied))
         if writes and self.is_whole:
@@ -425,12 +471,10 @@ class _Move:
 
     def _again(self, doc: Doc, copied: Doc) -> Merge:
         """The write that makes a document anew, which has changed in the source since it was carried over."""
+        self._check_kept(doc, copied)
         if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
             # Others that were carried over before may build on the frames that are there.
-            raise InvalidInputError(
-                f"Thread {self.found.thread_id!r} was moved in part, and its checkpoints were deleted and stored anew "
-                "since: delete it where it goes, and call again."
-            )
+            raise self._has_other(doc.name)
         gone = tuple(sorted(copied.fields.keys() - doc.fields.keys()))
         return Merge(doc.name, doc.fields, remove=gone, update_time=copied.update_time)
 
@@ -459,6 +503,8 @@ class _Move:
         )
 
     def _end(self) -> Flow[bool]:
+        if {doc.name: doc.update_time for doc in (yield from self._docs(()))} != self.times:
+            return False  # Written to since: the next try tells.
         kept: Fields = {} if self.found.thread is None else self.found.thread.fields
         fields = {key: value for key, value in kept.items() if key not in _OWN}
         end = Merge(self.thread, {"thread_id": self.found.thread_id, **fields}, ("copying",), self.time)

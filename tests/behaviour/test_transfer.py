@@ -275,6 +275,48 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
     assert refused <= {_again}
 
 
+def test_a_target_that_is_written_to_meanwhile(tmp_path):
+    """It keeps what it got, and never counts as a whole one beside it."""
+    source, refused = f"file://{tmp_path}/source", 0
+    with GCSSaver.from_conn_string(source) as saver:
+        for n in range(10, 51, 10):
+            put(saver, "t", n, n - 10 or None)
+        before = everything(saver)
+    for at in count():
+        target, done = f"file://{tmp_path}/{at}", []
+        rounds = BeforeRounds()
+        with (
+            GCSSaver.from_conn_string(source) as saver,
+            GCSSaver.from_conn_string(target, interceptors=[rounds]) as second,
+            GCSSaver.from_conn_string(target) as other,
+        ):
+
+            def step(number, at=at, done=done, other=other, target=target):
+                if number == at and not done:
+                    fields = open_raw(target).documents().get(keys.thread_doc("t"), {})
+                    done.append("claim" in fields and "copying" not in fields)
+                    put(other, "t", 95)
+
+            rounds.call(step)
+            is_done = True
+            try:
+                saver.transfer_thread("t", second)
+            except InvalidInputError:
+                refused += 1
+                is_done = False
+            found = everything(other)
+            own = found.pop(("", 95), None)
+            assert (own is not None) is bool(done)
+            assert found == {key: before[key] for key in found}
+            assert is_done is (own is None or done == [True])
+            if is_done:
+                assert found == before
+        if not done:
+            break
+    assert at > 6
+    assert refused > 3
+
+
 @pytest.mark.parametrize("mark", ["deleting", "copying"])
 def test_what_a_deletion_or_a_copy_has_left_is_no_thread(tmp_path, there, mark):
     """It began after the thread's document was read, and died before its documents were listed."""
