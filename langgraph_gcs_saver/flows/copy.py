@@ -1,10 +1,14 @@
 """Copying a thread: its checkpoints with all their history, its pending writes, and its objects, on the server.
 
-What the source refers to is copied before what refers to it, so that a copy that dies half-way is whole as far as it
-got; called again, it goes on, if the target holds nothing that the source has not. Each commit carries the target's own
-document as its guard, so a deletion of the target and the copy keep apart as a deletion and a put do. Objects get names
-that no other copy gives: a deletion of the target that has listed names, and stalls, would else delete the objects of a
-later copy. When the source changes meanwhile, what has vanished is left out, and what has been replaced is replanned.
+What the source refers to is copied before what refers to it, so a copy that crashes half-way is whole as far as it got.
+Each commit carries the target's own document as its guard, so a deletion of the target and the copy keep apart as a
+deletion and a put do. Objects get names that no other copy gives: a deletion of the target that has listed names, and
+stalls, would else delete the objects of a later copy. When the source changes meanwhile, what has vanished is left out,
+and what has been replaced is replanned.
+
+Anyone may write to the target, or forge the mark of an unfinished copy. So each try looks at everything there.
+Documents that this call wrote, unchanged since, may be written anew. Others must be a part of what the source has now,
+and are only completed. At the end the target must hold exactly what the try left or accepted, unchanged since.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_m
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
-from langgraph_gcs_saver.flows.writes import moved_to, stubs_of
+from langgraph_gcs_saver.flows.writes import lacks, moved_to, stubs_of
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
 from langgraph_gcs_saver.results import CopyPlan
@@ -53,6 +57,9 @@ COMMIT_BYTES = 3 << 20
 COMMIT_WRITES = 200
 """Documents written in one commit, beside the target's own."""
 
+_SHOWN = (*manifest.LISTED_BY, "digest")
+"""What a manifest is read from."""
+
 _BLOBS = 32
 """Objects copied at the same time."""
 
@@ -62,23 +69,31 @@ def copy_thread(
 ) -> Flow[CopyPlan]:
     """Copy everything of a thread as it is now to a thread that is empty; nothing, if there is nothing.
 
+    A target that holds a part of what the source has now is completed. Anything else there makes the call fail, and is
+    neither overwritten nor removed.
+
     Raises:
-        InvalidInputError: The target is the source, or is neither empty nor a part of an earlier copy.
+        InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
         CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
-        ConflictError: The source is being deleted, or was replaced all the time, or the target written to or deleted.
+        ConflictError: The source is being deleted, was deleted when a part of it was copied, or was replaced all the
+            time, or the target written to or deleted.
     """
     if source == target:
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
-    after = yield from _read_source(source)
-    claims = set[str]()
+    since = yield from _read_source(source)
+    written: dict[str, int] = {}
     for _ in range(MAX_TRIES):
-        before = after
         found = yield from snapshot(source, context)
         _check_frames(found)
         levels = yield from _writes(source, context)
         # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
-        after = yield from _read_source(source)
-        if before != after:
+        before, since = since, (yield from _read_source(source))
+        if before != since:
+            if written:
+                raise ConflictError(
+                    f"Thread {source!r} was deleted, or deleted and begun anew, while it was copied. Thread {target!r} "
+                    "holds a part of what it was: delete that."
+                )
             continue
         plan = CopyPlan(
             source=source,
@@ -87,7 +102,7 @@ def copy_thread(
             writes=sum(map(len, levels)),
             objects=len(found.objects(found.entries)),
         )
-        copy = _Copy(found, levels, target, context)
+        copy = _Copy(found, levels, target, written, context)
         if dry_run:
             yield from copy.check_target()
             yield from Compute(partial(show, plan))
@@ -95,7 +110,7 @@ def copy_thread(
         # What is gone by now may have been copied in part.
         if not found.entries and not levels and not (yield from copy.is_claimed()):
             return plan
-        if (yield from copy.flow(claims)):
+        if (yield from copy.flow()):
             return plan
         yield from copy.discard()
     raise ConflictError(
@@ -200,21 +215,30 @@ class _Copy:
 
     Attributes:
         levels: Documents of the source's pending writes, in levels.
+        written: Documents of the target that this call, in all its tries, has written, and when they changed by that.
         time: When the target's document changed last.
         claim: Digits that tell this copy, all of its tries, from any other.
         is_resumed: Whether an earlier try may have copied something.
         done: Documents of the source that have been copied, in this try or before.
         blobs: Objects of the source by whether their copy exists.
         heirs: By the document of a child in the target, its parent's, and what that says of its heir.
-        times: When documents of checkpoints in the target changed last, as far as they are there.
+        times: When documents in the target changed last, as this try has left or accepted them.
         runs: The runs of checkpoints that this try copies, by their documents in the target.
         made: Objects of the target that this try has made, or found.
     """
 
-    def __init__(self, found: Snapshot, levels: Sequence[Sequence[Doc]], target: str, context: Context) -> None:
+    def __init__(
+        self,
+        found: Snapshot,
+        levels: Sequence[Sequence[Doc]],
+        target: str,
+        written: dict[str, int],
+        context: Context,
+    ) -> None:
         self.found = found
         self.levels = levels
         self.target = target
+        self.written = written
         self.context = context
         self.thread = keys.thread_doc(target)
         self.segment = keys.spread(target, "thread id")
@@ -231,13 +255,9 @@ class _Copy:
                 self.heirs[self._name(child)] = self._name(name), entry.doc.fields["heir"]
         self.made: list[str] = []
 
-    def flow(self, claims: set[str]) -> Flow[bool]:
-        """Copy everything; false when the source was replaced meanwhile, or the target moved.
-
-        Args:
-            claims: Those of earlier tries of this call, which adds its own.
-        """
-        if not (yield from self._begin(claims)):
+    def flow(self) -> Flow[bool]:
+        """Copy everything; false when the source was replaced meanwhile, or the target moved."""
+        if not (yield from self._begin()):
             return False
         # Pending writes first: a checkpoint is not to be seen without them.
         for level in self.levels:
@@ -258,7 +278,9 @@ class _Copy:
     def check_target(self) -> Flow[None]:
         """Raise for a target that a copy would refuse, as far as a look tells."""
         doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
-        if self._claim(doc) is not None:
+        claim = self._claim(doc)
+        if claim is not None:
+            self.claim = claim
             yield from self._check_part()
             return
         for first in _first_docs(self.target):
@@ -271,21 +293,56 @@ class _Copy:
         return claim if isinstance(claim, str) and keys.ATTEMPT.match(claim) else None
 
     def _check_part(self) -> Flow[None]:
-        """Raise for anything in the target that the source has not: anyone may have written that it is a copy."""
-        writes = {doc.name for level in self.levels for doc in level}
-        known = {self._name(name) for name in (*self.found.entries, *self.found.stripped, *writes)}
-        stripped = {self._name(name) for name in self.found.stripped}
-        for collection, mask in ((keys.checkpoints(self.target), manifest.LISTED_BY), (keys.writes(self.target), ())):
-            for doc in (yield from QueryDocs(collection, mask=mask)):
-                is_more = doc.name in stripped and bool(doc.fields)
-                if doc.name not in known or is_more:
-                    raise InvalidInputError(
-                        f"Thread {self.target!r} says that it is a part of a copy of {self.found.thread_id!r}, but "
-                        f"holds {doc.name!r}, which that thread has not, or not any more. Nothing was copied: delete "
-                        f"{self.target!r} first, or copy to another thread."
-                    )
+        """Raise for anything in the target that this call has not written, and that is no part of what the source has.
 
-    def _begin(self, claims: set[str]) -> Flow[bool]:
+        Only frames of checkpoints are not compared yet: that takes place when it is their turn.
+        """
+        writes = {doc.name for level in self.levels for doc in level}
+        known = {self._name(name): name for name in (*self.found.entries, *self.found.stripped, *writes)}
+        others: list[str] = []
+        docs = yield from self._docs(manifest.LISTED_BY)
+        self.times.update({doc.name: doc.update_time for doc in docs})
+        for doc in docs:
+            if self._is_ours(doc):
+                continue
+            name = known.get(doc.name)
+            if name is None or (name in self.found.stripped and doc.fields):
+                raise self._differs(doc.name)
+            others.append(name)
+        checkpoints = [name for name in others if name in self.found.entries]
+        for at in range(0, len(checkpoints), PAGE):
+            page = checkpoints[at : at + PAGE]
+            there = yield from self._read(page, _SHOWN)
+            for name, copied in there.items():
+                if "manifest" in copied.fields and not (yield from self._has(copied, self.found.entries[name])):
+                    raise self._differs(copied.name)
+        others = [name for name in others if name in writes]
+        for at in range(0, len(others), PAGE):
+            theirs = yield from GetDocs(tuple(others[at : at + PAGE]))
+            there = yield from self._read(theirs)
+            for name, copied in there.items():
+                # One that is damaged by now was whole a moment ago: its turn tells.
+                if not isinstance((yield from _stubs(theirs[name], self.context)), DamagedError):
+                    yield from self._lacks(theirs[name], copied)
+
+    def _docs(self, mask: tuple[str, ...]) -> Flow[list[Doc]]:
+        """All documents of the target's checkpoints and pending writes."""
+        collections = keys.checkpoints(self.target), keys.writes(self.target)
+        found = yield from Gather(tuple(QueryDocs(name, mask=mask) for name in collections))
+        return [doc for docs in found for doc in docs]
+
+    def _is_ours(self, doc: Doc) -> bool:
+        """Whether a document of the target is as this call has written it."""
+        return self.written.get(doc.name) == doc.update_time
+
+    def _differs(self, name: str) -> InvalidInputError:
+        return InvalidInputError(
+            f"Thread {self.target!r} is marked as a part of a copy of {self.found.thread_id!r}, but holds {name!r}, "
+            f"which {self.found.thread_id!r} does not have, or not any more, or has with other content. Nothing that "
+            f"{self.target!r} held was overwritten. Delete {self.target!r} first, or copy to another thread."
+        )
+
+    def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         held = yield from guard(self.target, self.context)
         thread, checkpoints, writes = yield from Gather((GetDocs((self.thread,)), *_first_docs(self.target)))
@@ -295,15 +352,12 @@ class _Copy:
         self.time = doc.update_time
         claim = self._claim(doc)
         if claim is not None:
-            if claim not in claims:
-                yield from self._check_part()
             self.claim, self.is_resumed = claim, True
-            claims.add(claim)
+            yield from self._check_part()
             return True
         if checkpoints or writes or "copying" in doc.fields:
             raise _not_empty(self.target)
         self.claim = self.context.new_attempt()
-        claims.add(self.claim)
         return (yield from self._commit([], {"copying": self.found.thread_id, "claim": self.claim}))
 
     def _commit(self, writes: Sequence[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:
@@ -312,11 +366,19 @@ class _Copy:
         if times is None:
             return False
         self.time = times[0]
-        self.times.update(zip((write.name for write in writes), times[1:], strict=True))
+        made = {write.name: time for write, time in zip(writes, times[1:], strict=True) if self._is_below(write.name)}
+        self.times.update(made)
+        self.written.update(made)
         return True
 
+    def _is_below(self, name: str) -> bool:
+        """Whether a document is one of the target's, not the note of a run."""
+        return name.startswith(f"{self.thread}/")
+
     def _end(self) -> Flow[bool]:
-        docs = yield from QueryDocs(keys.checkpoints(self.target), mask=("ns", "heir"))
+        docs = yield from self._docs(("ns", "heir"))
+        if {doc.name: doc.update_time for doc in docs} != self.times:
+            return False  # Pruned or written to since: the next try tells.
         names = {doc.name for doc in docs if "ns" in doc.fields}
         # A child that vanished before it was copied was not lost.
         notes = [
@@ -346,9 +408,14 @@ class _Copy:
 
     def _there(self, names: Iterable[str]) -> Flow[dict[str, Doc]]:
         """What an earlier try has made of some documents of the source, by their names there."""
-        targets = {self._name(name): name for name in names} if self.is_resumed else {}
-        docs = (yield from GetDocs(tuple(targets))) if targets else {}
-        self.times.update({name: doc.update_time for name, doc in docs.items()})
+        found = (yield from self._read(names)) if self.is_resumed else {}
+        self.times.update({doc.name: doc.update_time for doc in found.values()})
+        return found
+
+    def _read(self, names: Iterable[str], mask: tuple[str, ...] | None = None) -> Flow[dict[str, Doc]]:
+        """What the target has of some documents of the source, by their names there."""
+        targets = {self._name(name): name for name in names}
+        docs = (yield from GetDocs(tuple(targets), mask=mask)) if targets else {}
         return {targets[name]: doc for name, doc in docs.items()}
 
     # Checkpoints
@@ -414,8 +481,10 @@ class _Copy:
         """Whether an earlier try has copied a document as it is now; it may have been stripped since then."""
         if manifest.inner_frames(doc) != manifest.inner_frames(copied):
             return False
-        if entry is None:
-            return True
+        return entry is None or (yield from self._has(copied, entry))
+
+    def _has(self, copied: Doc, entry: Entry) -> Flow[bool]:
+        """Whether a document of the target has the manifest that a checkpoint of the source has there."""
         try:
             known = yield from read_manifest(copied, self.context.codec)
         except DamagedError:
@@ -437,12 +506,10 @@ class _Copy:
         self.runs[name] = set() if entry is None else runs_of(doc)
         if copied is None:
             return Create(name, fields)
-        if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
-            # Others that were copied before may build on the frames that are there.
-            raise InvalidInputError(
-                f"Thread {self.target!r} has a part of an earlier copy of {self.found.thread_id!r}, whose checkpoints "
-                "were deleted and stored anew since: delete it first."
-            )
+        is_open = self._is_ours(copied) or "manifest" not in copied.fields
+        # Others that were copied before may build on the frames that are there.
+        if not is_open or not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
+            raise self._differs(name)
         gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir"}))
         return Merge(name, fields, remove=gone, update_time=copied.update_time)
 
@@ -513,10 +580,27 @@ class _Copy:
             yield from report_clear(self.context.codec)
             if copied is None:
                 writes.append(Create(target, fields))
-            elif copied.fields != fields:
+                continue
+            lacking = yield from self._lacks(doc, copied)
+            if lacking is None:
                 gone = tuple(sorted(copied.fields.keys() - fields.keys()))
                 writes.append(Merge(target, fields, remove=gone, update_time=copied.update_time))
+            elif lacking:
+                more = {field: fields[field] for field in lacking}
+                writes.append(Merge(target, more, update_time=copied.update_time))
         return (yield from self._apply(writes))
+
+    def _lacks(self, doc: Doc, copied: Doc) -> Flow[set[str] | None]:
+        """The fields that a copy of pending writes lacks still; `None` for other content, which this call has written.
+
+        Raises:
+            InvalidInputError: It has other content, which somebody else has written.
+        """
+        size = 8 * sum(len(data) for one in (doc, copied) for data in one.fields.values() if isinstance(data, bytes))
+        found = yield from Compute(partial(lacks, doc, copied, self._attempt, self.context.codec), size=size)
+        if found is None and not self._is_ours(copied):
+            raise self._differs(copied.name)
+        return found
 
     # Both
 

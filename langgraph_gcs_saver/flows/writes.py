@@ -414,18 +414,38 @@ def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -
     their names that `attempt` gives.
     """
     fields: dict[str, Any] = {"format": doc.fields["format"]}
-    for field, data in doc.fields.items():
-        if field == "format":
-            continue
-        stored = data[SEAL_BYTES:]
-        plain = codec.decode_envelope(stored, (doc.name, field))
-        stub = stub_of(frames.open_envelope(plain)[0])
-        if stub is not None:
-            plain = frames.envelope(replace(stub, attempt=attempt(stub.attempt)).head())
-        if stub is not None or codec.cipher is not None:
-            stored = codec.encode_envelope(plain, (name, field))
+    for field, plain in _plain(doc, codec):
+        stored = doc.fields[field][SEAL_BYTES:]
+        moved, is_stub = _renamed(plain, attempt)
+        if is_stub or codec.cipher is not None:
+            stored = codec.encode_envelope(moved, (name, field))
         fields[field] = _seal(name, field, stored) + stored
     return fields
+
+
+def _renamed(plain: bytes, attempt: Callable[[str], str]) -> tuple[bytes, bool]:
+    """An envelope whose object has another attempt in its name, and whether it has an object."""
+    stub = stub_of(frames.open_envelope(plain)[0])
+    if stub is None:
+        return plain, False
+    return frames.envelope(replace(stub, attempt=attempt(stub.attempt)).head()), True
+
+
+def lacks(doc: Doc, there: Doc, attempt: Callable[[str], str], codec: Codec) -> set[str] | None:
+    """The fields that a copy of pending writes still lacks; `None` if it holds anything but a part of that copy.
+
+    Args:
+        doc: What is copied; it is whole.
+        there: What the copy has so far.
+        attempt: As for `moved_to`.
+        codec: Reads frames.
+    """
+    wanted = {field: _renamed(plain, attempt)[0] for field, plain in _plain(doc, codec)}
+    try:
+        found = dict(_plain(there, codec))
+    except DamagedError:
+        return None
+    return wanted.keys() - found.keys() if found.items() <= wanted.items() else None
 
 
 _Opened = tuple[Doc, Any, bytes]
@@ -433,6 +453,16 @@ _Opened = tuple[Doc, Any, bytes]
 
 
 def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
+    for _, plain in _plain(doc, codec):
+        try:
+            opened = frames.open_envelope(plain)
+        except FrameError as error:
+            raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
+        yield doc, *opened
+
+
+def _plain(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
+    """The envelopes of a document of pending writes, by field."""
     version = doc.fields.get("format")
     if type(version) is int and version > FORMAT:
         raise UnsupportedFormatError(
@@ -446,13 +476,13 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
             continue
         if not isinstance(data, bytes):
             raise DamagedError("pending writes are not bytes", frame=doc.name)
+        if not _is_sealed(doc.name, field, data):
+            raise DamagedError("pending writes do not match their digest", frame=doc.name)
         try:
-            if not _is_sealed(doc.name, field, data):
-                raise DamagedError("pending writes do not match their digest", frame=doc.name)
             plain = codec.decode_envelope(data[SEAL_BYTES:], (doc.name, field))
-            yield doc, *frames.open_envelope(plain)
         except FrameError as error:
             raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
+        yield field, plain
 
 
 def _stub(doc: Doc, head: Any) -> Stub | None:

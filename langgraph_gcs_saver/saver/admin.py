@@ -467,8 +467,8 @@ class Admin:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
 
         Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
-        Pins stay with the source. A call with the same arguments continues one that died, unless the target holds
-        something that the source does not have, or no longer has.
+        Pins stay with the source. A call with the same arguments continues one that crashed, if all that the target
+        holds is a part of what the source has now. Otherwise it raises, and overwrites nothing in the target.
 
         Args:
             source_thread_id: The thread to copy from.
@@ -477,10 +477,10 @@ class Admin:
             show: Called with the plan of a dry run.
 
         Raises:
-            InvalidInputError: The target is the source, or is neither empty nor a part of this copy.
+            InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
             CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
             ClearTextError: One is in clear, and the saver has a `cipher`.
-            ConflictError: The target was written to or deleted all the time.
+            ConflictError: The target was written to or deleted all the time, or the source was deleted meanwhile.
         """
         run(self._copy(source_thread_id, target_thread_id, dry_run, show), self._backend)
 
@@ -512,7 +512,7 @@ class Admin:
         Documents and objects are carried over byte for byte, pins, pending writes and what repairs have set aside
         included, and need no key. Then all of it is read from the target and compared, and decoded if it can be: damage
         of the source is moved too, and found there. A call with the same source continues one that died, unless the
-        target holds something that the source does not have, or no longer has.
+        target holds something that the source does not have, or no longer has, or has with other content.
         Nobody may write to the thread in the target before it is there; in the source they may.
 
         Args:

@@ -29,6 +29,7 @@ from tests.stateful.threads import (
     put,
     stored_as,
 )
+from tests.system.build import put as put_values
 from tests.system.raw import open_raw
 
 THREADS = {
@@ -420,6 +421,13 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile, options):
     assert at > 10
 
 
+def is_whole(raw, thread):
+    """Whether a copy to a thread has made its last commit."""
+    fields = raw.documents().get(keys.thread_doc(thread), {})
+    raw.close()
+    return "claim" in fields and "copying" not in fields
+
+
 @pytest.mark.parametrize("meanwhile", ["delete", "put"])
 def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
     """Deleted or written to while it is copied to: the copy is made in the end, or refused, and nothing is damaged."""
@@ -435,29 +443,110 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
                 put(saver, "t", n, n - 10 or None)
             before = everything(saver)
 
-            def step(number, at=at, done=done, other=other):
+            def step(number, at=at, done=done, other=other, uri=uri):
                 if number == at and not done:
-                    done.append(number)
+                    done.append(is_whole(open_raw(uri), "copy"))
                     if meanwhile == "delete":
                         other.delete_thread("copy")
                     else:
                         put(other, "copy", 95)
 
             rounds.call(step)
+            is_done = True
             try:
                 saver.copy_thread("t", "copy")
             except InvalidInputError:
                 refused += 1
-                assert everything(other, "copy").keys() == {("", 95)}
-                continue
+                is_done = False
         with GCSSaver.from_conn_string(uri) as saver:
             found = everything(saver, "copy")
-            assert {key: one for key, one in found.items() if key[1] != 95} == before
-            assert list(saver.verify("copy", depth="data")) == []
+            own = found.pop(("", 95), None)
+            assert (own is not None) is (meanwhile == "put" and bool(done))
+            assert found == {key: before[key] for key in found}
+            assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"unreferenced"}
+            assert is_done is (own is None or done == [True])
+            if is_done:
+                assert found == before
         if not done:
             break
     assert at > 6
     assert (refused > 0) is (meanwhile == "put")
+
+
+@pytest.mark.parametrize("meanwhile", ["prune", "runs"])
+def test_a_target_that_is_pruned_meanwhile(tmp_path, meanwhile):
+    """A fork of the first checkpoint comes last, and needs a frame of it."""
+    for at in count():
+        uri, done = f"file://{tmp_path}/{at}", []
+        rounds = BeforeRounds()
+        with (
+            GCSSaver.from_conn_string(uri, interceptors=[rounds]) as saver,
+            GCSSaver.from_conn_string(uri) as other,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(copy, "PAGE", 3)
+            rows = [(1, None, "first"), *((n, n - 1, "run") for n in range(2, 6)), (6, 1, "fork"), (7, 1, "latest")]
+            for n, parent, run in rows:
+                values = {"v": n} if run == "run" else {"v": n, "constant": noise("of the first and its forks")}
+                put_values(saver, n, values, parent=parent, changed=None if n == 1 else {"v"}, metadata={"run_id": run})
+            other.delete_for_runs(["latest"])
+            before = everything(saver)
+
+            def step(number, at=at, done=done, other=other):
+                if number == at and not done:
+                    done.append(number)
+                    if meanwhile == "prune":
+                        other.prune(["copy"])
+                    else:
+                        other.delete_for_runs(["first"])
+
+            rounds.call(step)
+            saver.copy_thread("t", "copy")
+        with GCSSaver.from_conn_string(uri) as saver:
+            found = everything(saver, "copy")
+            assert found == {key: before[key] for key in found}
+            assert ("", 6) in found
+            assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"unreferenced"}, at
+        if not done:
+            break
+    assert at > 8
+
+
+def test_a_conversation_and_its_successor_are_not_merged(tmp_path):
+    """The source is deleted and begun anew while a try fails."""
+    refused = 0
+    for at in count(step=2):
+        uri, done = f"file://{tmp_path}/{at}", []
+        rounds = BeforeRounds()
+        with (
+            GCSSaver.from_conn_string(uri, interceptors=[rounds]) as saver,
+            GCSSaver.from_conn_string(uri) as other,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(copy, "PAGE", 3)
+            for n in range(10, 81, 10):
+                put(saver, "t", n, n - 10 or None)
+            before = everything(saver)
+
+            def step(number, at=at, done=done, other=other):
+                if number == at and not done:
+                    done.append(number)
+                    other.delete_thread("t")
+                    put(other, "t", 85, salt="another conversation")
+                    put(other, "copy", 95)  # Moves the thread's document: this try fails.
+
+            rounds.call(step)
+            try:
+                saver.copy_thread("t", "copy")
+            except ConflictError:
+                refused += 1
+            except InvalidInputError:
+                assert everything(other, "copy").keys() <= {("", 95)}, "nothing had been copied"
+            found = everything(other, "copy").keys() - {("", 95)}
+            assert found <= before.keys() or found == {("", 85)}, at
+        if not done:
+            break
+    assert refused > 2
 
 
 def test_what_a_deletion_has_left_is_not_copied(tmp_path, monkeypatch):

@@ -242,6 +242,7 @@ def _copies_go_on_with_anything(patch: pytest.MonkeyPatch) -> None:
         return True
 
     patch.setattr(copying._Copy, "_is_copied", is_copied)
+    patch.setattr(copying._Copy, "_has", is_copied)
 
 
 def _collects_what_is_young(patch: pytest.MonkeyPatch) -> None:

@@ -80,22 +80,132 @@ def test_a_claim_that_no_copy_makes_is_none(store_uri, claim):
     assert raw.snapshot() == before
 
 
-def test_what_was_planted_under_names_of_the_source_becomes_the_sources(store_uri):
+def plant_other_checkpoint(saver):
+    put(saver, 5, {"large": "planted"}, thread="copy")
+
+
+def plant_other_writes(saver):
+    saver.put_writes(cfg(5, thread="copy"), [("large", "planted")], "task")
+
+
+def plant_an_answer(saver):
+    saver.put_writes(cfg(5, thread="copy"), [("__resume__", "planted")], "task")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [plant_other_checkpoint, plant_other_writes, plant_an_answer],
+    ids=lambda one: one.__name__,
+)
+@pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "cipher"])
+def test_what_was_planted_under_names_of_the_source_is_not_overwritten(store_uri, plant, cipher):
     raw = open_raw(store_uri)
-    with GCSSaver.from_conn_string(store_uri, cipher=KEY) as saver:
+    with GCSSaver.from_conn_string(store_uri, cipher=cipher) as saver:
         fill(saver)
-        saver.put_writes(cfg(5), [("large", "own")], "task")
-        put(saver, 5, {"large": "planted"}, thread="copy")
-        saver.put_writes(cfg(5, thread="copy"), [("large", "planted")], "task")
+        saver.put_writes(cfg(5), [("large", "own"), ("__resume__", "own")], "task")
+        plant(saver)
         raw.set_document(keys.thread_doc("copy"), {"copying": "t", "claim": CLAIM})
-        with pytest.raises(InvalidInputError, match="stored anew"):
-            saver.copy_thread("t", "copy")  # its frames would be others'
-        raw.delete_document(keys.checkpoint_doc("copy", "", cid(5)))
+        before = raw.snapshot()
+        for dry_run in (True, False):
+            with pytest.raises(InvalidInputError, match="with other content"):
+                saver.copy_thread("t", "copy", dry_run=dry_run)
+        assert raw.snapshot() == before
+        saver.delete_thread("copy")
         saver.copy_thread("t", "copy")
         found = saver.get_tuple(cfg(thread="copy"))
         assert found.checkpoint["channel_values"] == saver.get_tuple(cfg()).checkpoint["channel_values"]
-        assert found.pending_writes == [("task", "large", "own")]
         assert list(saver.verify("copy", depth="data")) == []
+
+
+def test_other_frames_are_not_overwritten(store_uri):
+    """They are not compared before it is their checkpoint's turn."""
+    raw = open_raw(store_uri)
+    with GCSSaver.from_conn_string(store_uri) as saver:
+        fill(saver)
+        saver.copy_thread("t", "copy")
+        name, thread = keys.checkpoint_doc("copy", "", cid(1)), keys.thread_doc("copy")
+        fields = raw.documents()[name]
+        raw.set_document(name, {**fields, "frames": fields["frames"][:-1] + b"?"})
+        raw.set_document(thread, {**raw.documents()[thread], "copying": "t"})
+        before = raw.snapshot()
+        with pytest.raises(InvalidInputError, match="with other content"):
+            saver.copy_thread("t", "copy")
+        assert raw.snapshot() == before
+
+
+def stopped(make, thread, call):
+    """A store in which a call has died once `thread` had a part of its pending writes."""
+    for stop in count():
+        with make() as saver:
+            saver.plan = Plan(stop)
+            with pytest.raises(Crashed):
+                call(saver)
+            saver.plan = Plan()
+            if any(name.startswith(keys.writes(thread)) for name in saver.raw().documents):
+                return
+
+
+@pytest.mark.parametrize("theirs", [None, "yes", "no"])
+@pytest.mark.parametrize("mine", [None, "no"])
+@pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "cipher"])
+def test_an_answer_that_was_given_in_a_part_of_a_copy_stays(store_uri, cipher, mine, theirs):
+    """`mine` is the answer of the copy, `theirs` that of the source; both came after the first call had died."""
+
+    def make():
+        return CrashingSaver.from_conn_string(store_uri, cipher=cipher)
+
+    def answers(saver, thread):
+        return [
+            value
+            for _, channel, value in saver.get_tuple(cfg(5, thread=thread)).pending_writes
+            if channel == "__resume__"
+        ]
+
+    with make() as saver:
+        fill(saver)
+        saver.put_writes(cfg(5), [("__interrupt__", "approve?")], "task")
+    stopped(make, "copy", lambda saver: saver.copy_thread("t", "copy"))
+    with make() as saver:
+        for thread, answer in (("copy", mine), ("t", theirs)):
+            if answer is not None:
+                saver.put_writes(cfg(5, thread=thread), [("__resume__", answer)], "task")
+        before = saver.raw().documents
+        if mine in {None, theirs}:
+            saver.copy_thread("t", "copy", dry_run=True, show=str)
+            saver.copy_thread("t", "copy")
+            assert answers(saver, "copy") == answers(saver, "t")
+            assert list(saver.verify("copy", depth="data")) == []
+        else:
+            for dry_run in (True, False):
+                with pytest.raises(InvalidInputError, match="with other content"):
+                    saver.copy_thread("t", "copy", dry_run=dry_run)
+            assert saver.raw().documents == before
+
+
+@pytest.mark.parametrize("theirs", [None, "yes", "no"])
+@pytest.mark.parametrize("mine", [None, "no"])
+def test_an_answer_that_was_given_in_a_part_of_a_transfer_stays(store_uri, tmp_path, mine, theirs):
+    elsewhere = f"file://{tmp_path}/elsewhere"
+    with GCSSaver.from_conn_string(store_uri) as source:
+        fill(source)
+        source.put_writes(cfg(5), [("__interrupt__", "approve?")], "task")
+
+        def make():
+            return CrashingSaver.from_conn_string(elsewhere)
+
+        stopped(make, "t", lambda target: source.transfer_thread("t", target))
+        with make() as target:
+            for saver, answer in ((target, mine), (source, theirs)):
+                if answer is not None:
+                    saver.put_writes(cfg(5), [("__resume__", answer)], "task")
+            before = target.raw().documents
+            if mine in {None, theirs}:
+                assert source.transfer_thread("t", target).findings == ()
+                assert target.get_tuple(cfg(5)) == source.get_tuple(cfg(5))
+            else:
+                with pytest.raises(InvalidInputError, match="with other content"):
+                    source.transfer_thread("t", target)
+                assert target.raw().documents == before
 
 
 def test_a_copy_whose_source_was_pruned_since_is_made_anew(store_uri):

@@ -651,7 +651,7 @@ class Life(RuleBasedStateMachine):
             del self.copying[target]
             self.put_at[target] = self.clock.now
             return
-        if target in self.copying and self._has_more(target, source):
+        if target in self.copying and (self._has_more(target, source) or self._has_other(target, source)):
             with pytest.raises(InvalidInputError, match="part of a copy"):
                 self.savers[self.names[process]].copy_thread(source, target)
             self._delete(process, target)
@@ -692,6 +692,16 @@ class Life(RuleBasedStateMachine):
             for thread in (target, source)
         )
         return any(name not in theirs or is_listed > theirs[name] for name, is_listed in mine.items())
+
+    def _has_other(self, target, source):
+        """Whether a copy that died has made something that its source has with other content now."""
+        mine, theirs = self.model.get(target, {}), self.model.get(source, {})
+        return any(
+            told(key[1], replace(one, writes={})) != told(key[1], replace(theirs[key], writes={}))
+            or not one.writes.items() <= theirs[key].writes.items()
+            for key, one in mine.items()
+            if key in theirs
+        )
 
     def _documents(self):
         return open_raw(self.uri).documents()

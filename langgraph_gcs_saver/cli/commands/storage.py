@@ -238,7 +238,8 @@ def copy(
     """Copy a thread with all its history.
 
     The copy is in the same store, under another id. Pins stay with the source. The same command
-    continues a copy that was interrupted, unless the source has lost checkpoints since: then delete the copy first.
+    continues a copy that was interrupted, unless the source has lost checkpoints since, or the copy has been
+    written to: then delete the copy first.
 
     Example: langgraph-gcs copy my-thread my-thread-2
     """
