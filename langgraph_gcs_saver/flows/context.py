@@ -9,6 +9,7 @@ from typing import Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.companions import NOBODY, Attempt, Companion, Companions
 from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
@@ -118,6 +119,7 @@ class Context:
         timeout: Seconds to wait for others, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
         binding: The place of objects; `None` where documents and objects cannot be parted.
+        companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         steps: The last step stored, by thread and namespace, as far as retention is asked for.
@@ -134,6 +136,7 @@ class Context:
     timeout: float
     new_attempt: Callable[[], str]
     binding: Binding | None = None
+    companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
@@ -146,6 +149,14 @@ class Context:
     def upload(self, name: str, data: bytes) -> PutBlob:
         """The effect that creates an object, with its checksum unless nothing is verified."""
         return PutBlob(name, data, checked=self.verify != "off")
+
+    def companions_of(
+        self, kind: Literal["put", "put_writes"], thread_id: str, ns: str, checkpoint_id: str
+    ) -> Companions:
+        """The companions of one call."""
+        if not self.companions:
+            return NOBODY
+        return Companions(self.companions, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))
 
     def value(self, name: str, at: int, digest: str, size: int) -> Digested | None:
         """The value of the frame at a place, if it is at hand, has that size, and its digest begins with `digest`.

@@ -145,6 +145,7 @@ def put(request: Put, context: Context) -> Flow[None]:
 
     Raises:
         ConflictError: Other writers won every race, or the parent was deleted with values that only it had.
+        GCSSaverError: A companion refused.
         SerializationError: A value that is not fresh was needed and cannot be serialised.
         ValueTooLargeError: The values together, or what else the checkpoint says, are larger than is read.
     """
@@ -167,6 +168,7 @@ class _Attempts:
         sibling: The parent's other child that was told of.
         mismatches: How often something did not read as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
+        companions: What rides in the commit.
     """
 
     def __init__(self, request: Put, context: Context) -> None:
@@ -183,6 +185,7 @@ class _Attempts:
         self.mismatches = 0
         thread = keys.thread_doc(request.thread_id)
         self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
+        self.companions = context.companions_of("put", request.thread_id, request.ns, request.checkpoint_id)
 
     def flow(self) -> Flow[None]:
         request = self.request
@@ -195,6 +198,7 @@ class _Attempts:
             self.context.codec.refuse_large_state(plan.size, plan.values)
             yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
             thread = yield from self._guard(layout)
+            beside = yield from self.companions.writes()
             if layout.uploads:
                 started = yield from Now()
                 wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
@@ -210,7 +214,7 @@ class _Attempts:
                     if (yield from self._look_again(plan, layout, thread)):
                         return
                     continue
-            times = yield from Commit(self._writes(plan, layout, thread))
+            times = yield from Commit((*self._writes(plan, layout, thread), *beside))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, times)
                 yield from self._tell_fork()
@@ -230,7 +234,8 @@ class _Attempts:
                 return
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
-            f"stored: others changed its document, its parent's or its thread's {MAX_TRIES} times in a row. Call again."
+            f"stored: others changed its document, its parent's, its thread's or another that its commit depends on "
+            f"{MAX_TRIES} times in a row. Call again."
         )
 
     # What the checkpoint inherits
@@ -243,7 +248,9 @@ class _Attempts:
             # One round for the first step of a thread: demand that it is new. If not, the next try asks.
             self.is_new = False
             return Guard(keys.thread_doc(self.request.thread_id), None, is_bare=True)
-        return (yield from guard(self.request.thread_id, self.context))
+        found = yield from guard(self.request.thread_id, self.context, beside=self.companions.names)
+        self.companions.take(found.beside)
+        return found
 
     def _find_head(self) -> Flow[None]:
         request = self.request
@@ -251,7 +258,8 @@ class _Attempts:
             return
         self.head = self.context.heads.get(request.parent)
         if self.head is None and (request.history or not request.versions.keys() <= request.fresh):
-            docs = yield from GetDocs((request.parent,))
+            docs = yield from GetDocs((request.parent, *self.companions.names))
+            self.companions.take(docs)
             self.head = yield from self._head_of(docs.get(request.parent))
 
     def _head_of(self, doc: Doc | None) -> Flow[Head | None]:
@@ -506,7 +514,7 @@ class _Attempts:
                 return True
         elif _is_whole(found, layout, times[0]):
             return True
-        withdrawn: list[Write] = []
+        withdrawn: list[Write] = [*self.companions.withdrawals()]
         if found is not None and former is not None:
             # Children may build on what was there before: it comes back.
             gone = tuple(sorted(found.fields.keys() - former.fields.keys()))
@@ -566,7 +574,8 @@ class _Attempts:
         """See what moved; true when this very checkpoint is there: an earlier try whose answer was lost."""
         request, before = self.request, self.head
         names = (request.name,) if before is None else (request.name, before.manifest.name)
-        docs = yield from GetDocs(names)
+        docs = yield from GetDocs((*names, *self.companions.names))
+        self.companions.take(docs)
         self.own = docs.get(request.name)
         if self.own is not None and (yield from self._is_stored(self.own, plan, layout)):
             # An earlier call's checkpoint may itself be what was seen: only what is older than it was there before.

@@ -34,6 +34,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import VerificationFailed
+from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
@@ -98,6 +99,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
     Raises:
         CheckpointVerificationError: What was written reads differently, time and again.
         ConflictError: The thread was being deleted for as long as this call tries.
+        GCSSaverError: A companion refused.
     """
     if not request.writes:
         return
@@ -105,6 +107,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
     wanted = request.writes
     beside: list[Write] = []
     mismatches = 0
+    companions = context.companions_of("put_writes", request.thread_id, request.ns, request.checkpoint_id)
     for _ in range(MAX_TRIES):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
         uploads = tuple(one.upload for one in records if one.upload is not None)
@@ -112,13 +115,18 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
         created = tuple(one.doc for one in records if one.idx >= 0)
         if uploads:
             # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
-            thread = yield from guard(request.thread_id, context, beside=created)
-            if thread.beside:
+            thread = yield from guard(request.thread_id, context, beside=(*created, *companions.names))
+            companions.take(thread.beside)
+            earlier = {name: doc for name, doc in thread.beside.items() if name in created}
+            if earlier:
                 # An earlier call: LangGraph repeats them. What would be uploaded for nothing would stay.
-                beside, wanted = _rest(request, thread.beside)
+                beside, wanted = _rest(request, earlier)
                 if not wanted:
                     return
                 continue
+            writes.append(thread.write({}))
+        writes += yield from companions.writes()
+        if uploads:
             started = yield from Now()
             spoilt = yield from upload(uploads, reads_back=context.reads_back)
             if spoilt is not None:
@@ -128,21 +136,25 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
             if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
                 yield from discard(uploads)
                 continue
-            writes.append(thread.write({}))
         times = yield from Commit(tuple(writes))
         if times is not None:
             made = times[len(beside)] if created else None
-            wrong = (yield from _withdraw_damaged(records, made)) if context.reads_back else None
+            wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
             if wrong is None:
                 return
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
-        docs = (yield from GetDocs(created, mask=None if context.reads_back else ())) if created else {}
+        names = (*created, *companions.names)
+        mask = None if context.reads_back or companions.names else ()
+        docs = (yield from GetDocs(names, mask=mask)) if names else {}
+        companions.take(docs)
+        docs = {name: doc for name, doc in docs.items() if name in created}
         if context.reads_back:
             damaged = [doc for doc in docs.values() if not _is_whole(doc)]
             if damaged:
                 # This call's own, as it seems: the answer was lost, and it is not what was written.
-                yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in damaged))
+                gone = [Delete(doc.name, update_time=doc.update_time) for doc in damaged]
+                yield from Commit((*gone, *companions.withdrawals()))
                 mismatches = yield from _count_mismatch(request, damaged[0].name, mismatches)
                 continue
         if uploads:
@@ -152,7 +164,8 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
             return
     raise ConflictError(
         f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
-        f"{request.thread_id!r} were not stored: the thread's document changed {MAX_TRIES} times in a row. Call again."
+        f"{request.thread_id!r} were not stored: the thread's document, or another that their commit depends on, "
+        f"changed {MAX_TRIES} times in a row. Call again."
     )
 
 
@@ -178,7 +191,7 @@ def _rest(request: PutWrites, docs: Mapping[str, Doc]) -> tuple[list[Write], Seq
     return beside, [write for write in request.writes if write.idx < 0] if docs else request.writes
 
 
-def _withdraw_damaged(records: Sequence[_Record], created: int | None) -> Flow[str | None]:
+def _withdraw_damaged(records: Sequence[_Record], created: int | None, companions: Companions) -> Flow[str | None]:
     """Read back what was committed; if anything differs, withdraw the call's writes, and return that document's name.
 
     Documents that the commit created, at `created` if it created one for sure, go as a whole: half of a call would be
@@ -204,7 +217,7 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None) -> Flow[s
             damaged.setdefault(one.doc, set()).add(one.field)
     if not damaged:
         return None
-    withdrawn: list[Write] = []
+    withdrawn: list[Write] = [*companions.withdrawals()]
     for name, doc in docs.items():
         fields = damaged.get(name, set())
         is_own = doc.create_time == doc.update_time == created

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from langgraph_gcs_saver.flows.catalogue import ThreadFilter
+    from langgraph_gcs_saver.flows.companions import Companion
     from langgraph_gcs_saver.flows.survey import Survey
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter
     from langgraph_gcs_saver.policy.retention import Retention
@@ -84,6 +85,9 @@ class Admin:
 
     serde: SerializerProtocol
 
+    _companions: tuple[Companion, ...] = ()
+    """What rides in the commits of puts and pending writes. This package's own features set it; it is no option."""
+
     def __init__(
         self,
         bucket: Bucket | str | None = None,
@@ -116,7 +120,7 @@ class Admin:
             stores = clients.open_google(
                 address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials
             )
-        self._contexts = _Contexts(chosen, place)
+        self._contexts = _Contexts(chosen, place, self._companions)
         self._backend = Backend(
             *stores,
             on_event=chosen.on_event,
@@ -1140,9 +1144,10 @@ class Admin:
 class _Contexts:
     """The flows' context, one per process: a lock that another thread held during a fork is never released."""
 
-    def __init__(self, options: Options, place: Place | None) -> None:
+    def __init__(self, options: Options, place: Place | None, companions: tuple[Companion, ...]) -> None:
         self._options = options
         self._place = place
+        self._companions = companions
         self._by_pid: dict[int, Context] = {}
 
     def current(self) -> Context:
@@ -1167,6 +1172,7 @@ class _Contexts:
                     timeout=options.timeout,
                     new_attempt=partial(secrets.token_hex, 6),
                     binding=None if self._place is None else Binding(self._place),
+                    companions=self._companions,
                 ),
             )
         return found

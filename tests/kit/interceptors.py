@@ -148,6 +148,11 @@ class Meanwhile(Interceptor):
             self.call()
         return perform(effect)
 
+    async def aaround(self, effect, perform):
+        if isinstance(effect, self.kinds) and self._is_now():
+            self.call()
+        return await perform(effect)
+
     def _is_now(self):
         with self._lock:
             self.left -= 1
