@@ -49,6 +49,7 @@ from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, C
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows import writes as pending
 from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.companions import Companion
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import frames, keys, manifest
@@ -341,6 +342,7 @@ class Process:
         clock: Its wall clock.
         after: Processes that must have ended, or died, before it starts.
         inline: Largest frame that it stores in a document.
+        companions: What rides in its commits; they keep nothing, because a process is replayed.
     """
 
     name: str
@@ -354,6 +356,7 @@ class Process:
     clock: float = 0.0
     after: str = ""
     inline: int = INLINE_BYTES
+    companions: tuple[Companion, ...] = ()
 
 
 class _Life:
@@ -369,7 +372,8 @@ class _Life:
         self.flow = self._calls(world)
 
     def _context(self, life: int) -> Context:
-        return new_context(self.process.name + ("" if life == 0 else "abcdefgh"[life - 1]), inline=self.process.inline)
+        name = self.process.name + ("" if life == 0 else "abcdefgh"[life - 1])
+        return replace(new_context(name, inline=self.process.inline), companions=self.process.companions)
 
     def _calls(self, world: World) -> Generator[Effect[Any], Any, None]:
         life = itertools.count()
@@ -651,7 +655,9 @@ def _short(name: str) -> str:
         return f"checkpoint {keys.checkpoint_id_of(name)}"
     if _is_in(name, keys.WRITES):
         return f"writes …{name[-4:]}"
-    return "run" if name.startswith(keys.RUNS) else "thread"
+    if name.startswith(f"{keys.THREADS}/"):
+        return "thread"
+    return "run" if name.startswith(keys.RUNS) else name
 
 
 # Calls
