@@ -65,7 +65,7 @@ def test_many_threads():
 
 @pytest.mark.parametrize("opcodes", [False, True])
 def test_on_again_wherever_an_exception_strikes(opcodes):
-    for place in strikes(lambda: put_off(LARGE_BYTES, int), Struck, "/garbage.py", "/turn.py", opcodes=opcodes):
+    for place in strikes(lambda: put_off(LARGE_BYTES, int), Struck, "/gc_pause.py", "/turn.py", opcodes=opcodes):
         assert gc.isenabled(), place
         assert not put_off(LARGE_BYTES, gc.isenabled), place
         assert gc.isenabled(), place
