@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
@@ -42,6 +41,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
+from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.errors import SaverClosedError
@@ -122,12 +122,10 @@ class Backend:
         self.blobs = blobs
         self.admit = admit
         self._on_event = on_event
-        self._max_threads = max_threads
         self._limit = timeout + GRACE_SECONDS
         self._documents_survive = getattr(documents, "survives_signals", False)
         self._blobs_survive = getattr(blobs, "survives_signals", False)
-        # By process id: threads do not survive a fork.
-        self._pools: dict[int, _Pools] = {}
+        self._pools = PerProcess(partial(_Pools, max_threads, self._limit))
         self._closed = False
         gathering = [one for one in interceptors if isinstance(one, GatherInterceptor)]
         self._around = [one.around for one in interceptors]
@@ -139,9 +137,7 @@ class Backend:
         """This process' threads, which start on first use."""
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
-        pid = os.getpid()
-        # setdefault is atomic; pools that lost the race have started no thread.
-        return self._pools.get(pid) or self._pools.setdefault(pid, _Pools(self._max_threads, self._limit))
+        return self._pools.get()
 
     def emit(self, event: Event) -> None:
         """Tell the log and the listener; a listener that fails is logged, for what it was told has happened."""
@@ -274,12 +270,13 @@ class Backend:
         Waits for requests under way, but not for one that a signal interrupted, and not longer than it may take.
         """
         self._closed = True
-        pools = self._pools.pop(os.getpid(), None) or _Pools(self._max_threads, self._limit)
         if is_exposed():
-            pools.main.perform((self._close_stores, False))
+            apart = Pool("langgraph-gcs-close", 1)
+            apart.perform((self._close_stores, False))
+            apart.close(self._limit)
         else:
             self._close_stores()
-        pools.close(self._limit)
+        self._end_threads()
 
     async def aclose(self) -> None:
         """Close the stores, the running loop's clients included, and end the threads. Idempotent."""
@@ -294,9 +291,11 @@ class Backend:
 
     def _close_rest(self) -> None:
         self.blobs.close()
-        pools = self._pools.pop(os.getpid(), None)
-        if pools is not None:
-            pools.close(self._limit)
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        # Even if none has started: a call that has just seen this saver open then finds closed pools, not new ones.
+        self._pools.get().close(self._limit)
 
 
 class Between(Backend):

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
 from langgraph_gcs_saver.engine.effects import Flow
+from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
-from langgraph_gcs_saver.engine.runner import Backend, Between, arun, run
+from langgraph_gcs_saver.engine.runner import Admit, Backend, Between, arun, run
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows import places, threads
 from langgraph_gcs_saver.flows.cache import ByteCache
@@ -120,13 +121,13 @@ class Admin:
             stores = clients.open_google(
                 address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials
             )
-        self._contexts = _Contexts(chosen, place, self._companions)
+        self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
         self._backend = Backend(
             *stores,
             on_event=chosen.on_event,
             max_threads=chosen.max_threads,
             timeout=chosen.timeout,
-            admit=self._contexts.admit,
+            admit=_admit_to(self._contexts),
             interceptors=chosen.interceptors,
         )
 
@@ -1133,7 +1134,7 @@ class Admin:
 
     @property
     def _context(self) -> Context:
-        return self._contexts.current()
+        return self._contexts.get()
 
     @property
     def _loads(self) -> Loads:
@@ -1141,45 +1142,30 @@ class Admin:
         return partial(loads, self.serde)
 
 
-class _Contexts:
-    """The flows' context, one per process: a lock that another thread held during a fork is never released."""
+def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
+    return Context(
+        inline_max_bytes=options.inline_max_bytes,
+        codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear),
+        incremental=options.incremental,
+        full_every=options.full_every,
+        values=ByteCache(options.cache_max_bytes),
+        clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
+        verify=options.verify,
+        falls_back=options.on_corruption == "fallback",
+        timeout=options.timeout,
+        new_attempt=partial(secrets.token_hex, 6),
+        binding=None if place is None else Binding(place),
+        companions=companions,
+    )
 
-    def __init__(self, options: Options, place: Place | None, companions: tuple[Companion, ...]) -> None:
-        self._options = options
-        self._place = place
-        self._companions = companions
-        self._by_pid: dict[int, Context] = {}
 
-    def current(self) -> Context:
-        pid = os.getpid()
-        found = self._by_pid.get(pid)
-        if found is None:
-            options = self._options
-            # setdefault is atomic: two threads get the same one.
-            found = self._by_pid.setdefault(
-                pid,
-                Context(
-                    inline_max_bytes=options.inline_max_bytes,
-                    codec=Codec(
-                        options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear
-                    ),
-                    incremental=options.incremental,
-                    full_every=options.full_every,
-                    values=ByteCache(options.cache_max_bytes),
-                    clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
-                    verify=options.verify,
-                    falls_back=options.on_corruption == "fallback",
-                    timeout=options.timeout,
-                    new_attempt=partial(secrets.token_hex, 6),
-                    binding=None if self._place is None else Binding(self._place),
-                    companions=self._companions,
-                ),
-            )
-        return found
+def _admit_to(contexts: PerProcess[Context]) -> Admit:
+    """Lets a flow reach only the store that belongs to the saver's bucket and prefix."""
 
-    def admit(self, flow: Flow[T], /) -> Flow[T]:
-        """The flow, which reaches only the store that belongs to the saver's bucket and prefix."""
-        return places.admit(flow, self.current().binding)
+    def admit(flow: Flow[T], /) -> Flow[T]:
+        return places.admit(flow, contexts.get().binding)
+
+    return admit
 
 
 @contextmanager

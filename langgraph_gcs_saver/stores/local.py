@@ -43,7 +43,7 @@ from functools import cached_property, partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 import google_crc32c
 from google.protobuf.message import DecodeError
@@ -70,6 +70,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.per_process import AtFork
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.errors import (
     DamageError,
@@ -243,7 +244,7 @@ class LocalDocuments:
         self._inherited: list[sqlite3.Cursor] = []  # from before a fork
         self._torn = False
         self._reset()
-        _stores[id(self)] = self
+        _at_fork.add(self)
 
     def _reset(self) -> None:
         self._threads = Pool("langgraph-gcs-saver-local", MAX_THREADS)
@@ -644,22 +645,11 @@ class LocalDocuments:
         self._reset()
 
 
-_stores: WeakValueDictionary[int, LocalDocuments] = WeakValueDictionary()
-
-
-def _at_fork(method: Callable[[LocalDocuments], None]) -> None:
-    for reference in _stores.valuerefs():  # a list made at once, whatever other threads add
-        store = reference()
-        if store is not None:
-            method(store)
-
-
-if sys.platform != "win32":
-    os.register_at_fork(
-        before=partial(_at_fork, LocalDocuments._before_fork),  # noqa: SLF001
-        after_in_parent=partial(_at_fork, LocalDocuments._after_fork_in_parent),  # noqa: SLF001
-        after_in_child=partial(_at_fork, LocalDocuments._after_fork_in_child),  # noqa: SLF001
-    )
+_at_fork = AtFork(
+    before=LocalDocuments._before_fork,  # noqa: SLF001
+    after_in_parent=LocalDocuments._after_fork_in_parent,  # noqa: SLF001
+    after_in_child=LocalDocuments._after_fork_in_child,  # noqa: SLF001
+)
 
 
 @contextmanager

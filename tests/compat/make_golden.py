@@ -11,7 +11,6 @@ must read it as it is.
 import hashlib
 import itertools
 import json
-import os
 import random
 import sqlite3
 import sys
@@ -28,6 +27,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
@@ -81,7 +81,7 @@ class Maker:
         """A saver with caches of its own, as another process would have."""
         saver = GCSSaver.from_conn_string(f"file://{self.path}", **options)
         context = replace(saver._context, new_attempt=self._attempt)
-        saver._contexts._by_pid[os.getpid()] = context
+        saver._contexts = PerProcess(lambda: context)
         self._savers.append(saver)
         return saver
 

@@ -454,7 +454,7 @@ def test_every_query_has_the_one_shape(
 
 
 def loops_of(store: FirestoreDocuments) -> list[Any]:
-    return [stubs.channel for process in store._processes.values() for stubs in process.loops.values()]
+    return [stubs.channel for process in store._processes.all() for stubs in process.loops.values()]
 
 
 async def use(store: FirestoreDocuments, name: str) -> None:
@@ -604,7 +604,7 @@ if "running-loop" in sys.argv[3]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     asyncio.run_coroutine_threadsafe(ause("parent-running"), loop).result()
-locks += [process.lock for store in (documents, blobs) for process in store._processes.values()]
+locks += [process.lock for store in (documents, blobs) for process in store._processes.all()]
 
 warnings.simplefilter("ignore")  # from Python 3.12 on, of forking with threads
 for child in range(4):
@@ -612,7 +612,7 @@ for child in range(4):
     if pid == 0:
         use(f"child-{child}")
         asyncio.run(ause(f"child-async-{child}"))
-        assert len(documents._processes[os.getpid()].loops) == (0 if "running-loop" in sys.argv[3] else 1)
+        assert len(documents._processes.get().loops) == (0 if "running-loop" in sys.argv[3] else 1)
         documents.close()
         blobs.close()
         os._exit(0)

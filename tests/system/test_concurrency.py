@@ -131,7 +131,8 @@ def test_event_loops_one_after_another(saver):
         asyncio.run(one_of_each(saver, "t", n))
     assert open_files() <= files + 3
     assert threads() <= running + 16  # the saver's own pool may still have grown
-    loops = [process.loops for process in getattr(saver._backend.documents, "_processes", {}).values()]
+    documents = saver._backend.documents
+    loops = [process.loops for process in documents._processes.all()] if hasattr(documents, "_processes") else []
     assert sum(map(len, loops)) <= 1
     put(saver, 90, state(90), parent=35)
     assert len(list(saver.list(cfg()))) == 36

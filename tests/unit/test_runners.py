@@ -784,6 +784,33 @@ def test_closing_ends_everything_and_may_be_repeated(close):
     eventually(lambda: len(workers()) == before)
 
 
+@pytest.mark.parametrize("close", ["close", "aclose"])
+def test_a_call_that_saw_the_saver_open_starts_no_thread_once_it_is_closed(close):
+    backend = make_backend()
+    before = len(workers())
+    seen = {"_closed": False}
+
+    class Overtaken(type(backend)):
+        """Is closed by another thread as soon as a call has seen that it is open."""
+
+        @property
+        def _closed(self):
+            was, seen["_closed"] = seen["_closed"], True
+            if not was:
+                backend.close() if close == "close" else in_a_thread(lambda: asyncio.run(backend.aclose()))
+            return was
+
+        @_closed.setter
+        def _closed(self, value):
+            seen["_closed"] = value
+
+    backend.__class__ = Overtaken
+    with pytest.raises(SaverClosedError):
+        run(gather(GetBlob("a"), GetBlob("b")), backend)
+    assert backend.documents.closed == 1
+    eventually(lambda: len(workers()) == before)
+
+
 def test_no_thread_before_it_is_needed():
     before = len(workers())
     with closing(make_backend()) as backend:

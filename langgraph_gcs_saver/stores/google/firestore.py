@@ -16,9 +16,7 @@ every fork, and a child of a parent with loops that still run performs asynchron
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
-from weakref import WeakValueDictionary
 
 import grpc
 import grpc.aio
@@ -54,6 +51,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     Write,
 )
+from langgraph_gcs_saver.engine.per_process import AtFork, PerProcess
 from langgraph_gcs_saver.engine.pool import Pool
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
@@ -297,9 +295,8 @@ class FirestoreDocuments:
         self._timeout = timeout
         self._owns_client = owns_client
         self._closed = False
-        self._pid = os.getpid()
-        self._processes: dict[int, _Process] = {}
-        _stores[id(self)] = self
+        self._processes = PerProcess(_Process)
+        _at_fork.add(self)
         self._database: str = client._database_string  # noqa: SLF001
         self._base = "/".join([f"{self._database}/documents", *segments])
         self._headers = (
@@ -602,16 +599,14 @@ class FirestoreDocuments:
     def _process(self) -> _Process:
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
-        pid = os.getpid()
-        # setdefault is atomic: no lock, as one that a thread of the parent held at the fork is never released here.
-        return self._processes.get(pid) or self._processes.setdefault(pid, _Process())
+        return self._processes.get()
 
     def _stubs(self) -> _Stubs:
         process = self._process()
         if process.stubs is None:
             with process.lock:
                 if process.stubs is None:
-                    client = self._client if os.getpid() == self._pid else _twin(self._client)
+                    client = _twin(self._client) if self._processes.is_forked else self._client
                     ours = self._owns_client or client is not self._client
                     process.stubs = _Stubs(
                         _channel(client) if ours else client._firestore_api.transport.grpc_channel  # noqa: SLF001
@@ -655,15 +650,14 @@ class FirestoreDocuments:
 
     def _release(self, here: asyncio.AbstractEventLoop | None) -> None:
         self._closed = True
-        pid = os.getpid()
-        process = self._processes.get(pid)
+        process = self._processes.peek()
         if process is None:
             return
         with process.lock:
             stubs, process.stubs = process.stubs, None
             loops, process.loops = process.loops, {}
             threads, process.threads = process.threads, None
-        if stubs is not None and (self._owns_client or pid != self._pid):
+        if stubs is not None and (self._owns_client or self._processes.is_forked):
             stubs.channel.close()
         if threads is not None:
             threads.close(0)
@@ -679,33 +673,22 @@ class FirestoreDocuments:
     # Forks
 
     def _before_fork(self) -> None:
-        process = self._processes.get(os.getpid())
+        process = self._processes.peek()
         if process is not None:
             process.purge()
 
     def _after_fork(self) -> None:
-        if any(process.loops for process in self._processes.values()):
+        if any(process.loops for process in self._processes.all()):
             _no_aio.set()
 
 
 _no_aio = threading.Event()
 """Set in a process whose parent had a channel of grpc.aio open when it forked."""
 
-_stores: WeakValueDictionary[int, FirestoreDocuments] = WeakValueDictionary()
-
-
-def _at_fork(method: Callable[[FirestoreDocuments], None]) -> None:
-    for reference in _stores.valuerefs():  # a list made at once, whatever other threads add
-        store = reference()
-        if store is not None:
-            method(store)
-
-
-if sys.platform != "win32":
-    os.register_at_fork(
-        before=partial(_at_fork, FirestoreDocuments._before_fork),  # noqa: SLF001
-        after_in_child=partial(_at_fork, FirestoreDocuments._after_fork),  # noqa: SLF001
-    )
+_at_fork = AtFork(
+    before=FirestoreDocuments._before_fork,  # noqa: SLF001
+    after_in_child=FirestoreDocuments._after_fork,  # noqa: SLF001
+)
 
 
 def _twin(client: firestore.Client) -> firestore.Client:

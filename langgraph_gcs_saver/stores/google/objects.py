@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadBucket,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     PermissionDeniedError,
@@ -139,8 +139,7 @@ class GCSBlobs:
         self._max_connections = max_connections
         self._closed = False
         self._batches = True
-        self._pid = os.getpid()
-        self._processes: dict[int, _Process] = {}
+        self._processes = PerProcess(_Process)
         address: str = bucket.client._connection.API_BASE_URL  # noqa: SLF001 (no public reader)
         self._where = f"Cloud Storage ({address}, bucket {bucket.name!r})"
 
@@ -441,14 +440,12 @@ class GCSBlobs:
     def _bucket(self) -> Any:
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
-        pid = os.getpid()
-        # setdefault is atomic: no lock, as one that a thread of the parent held at the fork is never released here.
-        process = self._processes.get(pid) or self._processes.setdefault(pid, _Process())
+        process = self._processes.get()
         if process.bucket is None:
             with process.lock:
                 if process.bucket is None:
-                    forked = pid != self._pid
-                    bucket = _own(self._given, None if forked else self._given.client._http)  # noqa: SLF001
+                    session = None if self._processes.is_forked else self._given.client._http  # noqa: SLF001
+                    bucket = _own(self._given, session)
                     self._size_pool(bucket.client)
                     process.bucket = bucket
         return process.bucket
@@ -464,7 +461,7 @@ class GCSBlobs:
     def close(self) -> None:
         """Release connections. Idempotent. The client that was given stays usable for others."""
         self._closed = True
-        process = self._processes.pop(os.getpid(), None)
+        process = self._processes.pop()
         if process is not None and process.bucket is not None:
             # A session without connections opens new ones when it is used again.
             process.bucket.client._http.close()  # noqa: SLF001
