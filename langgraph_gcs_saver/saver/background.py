@@ -1,72 +1,200 @@
-"""Upkeep: what a saver does beside its caller's work, one job after another on a thread of its own.
+"""What a saver does beside its caller's work: jobs of several kinds, each kind on a thread of its own.
 
-Jobs are flows that may be stopped at any effect, so the thread is a daemon: a process that ends without closing its
-saver does not wait for them.
+A job may be stopped at any point, so the threads are daemons: a process that ends without closing its saver does not
+wait for them.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections import OrderedDict
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 
+from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.pool import Pool, Task
+from langgraph_gcs_saver.engine.turn import Turn
 from langgraph_gcs_saver.errors import SaverClosedError
+from langgraph_gcs_saver.records import record
 
-Job = Callable[[], None]
+Job = Callable[[], object]
+"""It reports its own failure, by an event. An exception that it raises all the same is only logged."""
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
 
-class Upkeep:
-    """A queue of jobs by name, worked off in the background; one that waits already is not queued again."""
+@record(frozen=True, slots=True)
+class Kind:
+    """Jobs that are done one after another, on a thread that does no others.
+
+    Attributes:
+        name: The end of the thread's name.
+        most: The number of jobs that may wait.
+        wait: Seconds that `close` waits for the job under way; it drops jobs that have not begun. If `None`, `close`
+            waits until all jobs are done.
+    """
+
+    name: str
+    most: int
+    wait: float | None = None
+
+
+class Background:
+    """Queues of jobs by kind. A forked child begins with empty ones. Signals may strike any call, at any point."""
 
     def __init__(self) -> None:
-        # By process id: threads do not survive a fork.
-        self._queues: dict[int, _Queue] = {}
+        self._processes = PerProcess(_Process)
         self._is_closed = False
 
-    def submit(self, name: str, job: Job) -> None:
-        """Queue a job, which must not raise; after `close`, do nothing."""
-        if self._is_closed:
-            return
-        pid = os.getpid()
-        queue = self._queues.get(pid) or self._queues.setdefault(pid, _Queue())
-        queue.jobs.setdefault(name, job)
-        with suppress(SaverClosedError):  # closed meanwhile
-            queue.wake()
+    def submit(self, kind: Kind, key: str, job: Job) -> bool:
+        """Queue a job, unless one with this key waits already.
+
+        Returns:
+            Whether a job with this key waits now. If not, this was closed, or too many others wait.
+        """
+        return self._change(partial(self._add_job, kind, key, job))
+
+    def repeat(self, kind: Kind, key: str, seconds: float, job: Job) -> bool:
+        """Queue a job every so many seconds, until `stop` or `close`, unless one with this key is repeated already.
+
+        Returns:
+            Whether a job with this key is repeated now. If not, this was closed.
+        """
+        return self._change(partial(self._add_timer, kind, key, _Timer(seconds, job)))
+
+    def stop(self, kind: Kind, key: str) -> None:
+        """Repeat a job no longer. If it waits or has begun, it is still done. Idempotent."""
+        process = self._processes.peek()
+        if process is not None and kind in process.queues:
+            process.queues[kind].timers.pop(key, None)
 
     def close(self) -> None:
-        """Wait until all jobs are done, and take no more. Idempotent."""
-        self._is_closed = True
-        queue = self._queues.pop(os.getpid(), None)
+        """Take no more jobs, and wait for those that were taken, as their kinds say. Idempotent.
+
+        A job that calls this does not wait for its own kind, because it would wait for itself.
+        """
+        process = self._processes.get()
+        process.turn.run(partial(self._shut, process))
+        queues = list(process.queues.values())
+        for queue in queues:
+            queue.wake()
+        began = time.monotonic()
+        for queue in queues:
+            wait = queue.kind.wait
+            queue.pool.close(None if wait is None else max(0.0, began + wait - time.monotonic()))
+
+    def _change(self, add: Callable[[_Process], _Queue | None]) -> bool:
+        process = self._processes.get()
+        queue = process.turn.run(partial(add, process))
         if queue is not None:
             queue.wake()
-            queue.pool.close(None)
+        return queue is not None
+
+    # In turn, so a job is either taken before `close`, which then sees it, or not at all
+
+    def _add_job(self, kind: Kind, key: str, job: Job, process: _Process) -> _Queue | None:
+        if self._is_closed:
+            return None
+        queue = process.queue_of(kind)
+        if key not in queue.jobs and len(queue.jobs) >= kind.most:
+            return None
+        queue.jobs.setdefault(key, job)
+        return queue
+
+    def _add_timer(self, kind: Kind, key: str, timer: _Timer, process: _Process) -> _Queue | None:
+        if self._is_closed:
+            return None
+        queue = process.queue_of(kind)
+        queue.timers.setdefault(key, timer)
+        return queue
+
+    def _shut(self, process: _Process) -> None:
+        self._is_closed = True
+        for queue in process.queues.values():
+            queue.timers.clear()
+            if queue.kind.wait is not None:
+                queue.jobs.clear()
+
+
+class _Process:
+    """The queues of one process."""
+
+    def __init__(self) -> None:
+        self.turn = Turn()
+        self.queues: dict[Kind, _Queue] = {}
+
+    def queue_of(self, kind: Kind) -> _Queue:
+        if kind not in self.queues:
+            self.queues[kind] = _Queue(kind, self.turn)
+        return self.queues[kind]
+
+
+class _Timer:
+    def __init__(self, seconds: float, job: Job) -> None:
+        self.seconds = seconds
+        self.job = job
+        self.due = time.monotonic() + seconds
 
 
 class _Queue:
-    """The jobs that wait, and the thread that takes them."""
+    """The jobs of one kind, and the thread that does them.
 
-    def __init__(self) -> None:
-        self.jobs: OrderedDict[str, Job] = OrderedDict()
-        self.pool = Pool("langgraph-gcs-upkeep", 1)
+    Attributes:
+        jobs: Those that wait, by key.
+        timers: Those that are repeated, by key.
+    """
+
+    def __init__(self, kind: Kind, turn: Turn) -> None:
+        self.kind = kind
+        self.jobs: dict[str, Job] = {}
+        self.timers: dict[str, _Timer] = {}
+        self.pool = Pool(f"langgraph-gcs-{kind.name}", 1)
+        self._turn = turn
+        self._is_working = False
+        self._woken: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
         """Have all jobs done. Each call does this, so a job is not forgotten when a signal raises before its own."""
-        self.pool.submit(Task(partial(_work_off, self.jobs), _report))
+        # The thread stops working in turn, when it sees that nothing waits. So if it is working, it will see the job.
+        if self._is_working:
+            if self._woken.empty():
+                self._woken.put(None)
+        elif self.jobs or self.timers:
+            with suppress(SaverClosedError):  # `close` has woken it since the caller added a job
+                self.pool.submit(Task(partial(self._work, threading.current_thread()), _report))
 
+    def _work(self, caller: threading.Thread) -> None:
+        while (found := self._turn.run(self._next)) is not None:
+            if isinstance(found, float):
+                if threading.current_thread() is caller:  # no thread could be started
+                    self._is_working = False
+                    return
+                with suppress(Empty):
+                    self._woken.get(timeout=found)
+                continue
+            try:
+                found()
+            except BaseException:
+                logger.exception("A job in the background failed (%s)", self.kind.name)
 
-def _work_off(jobs: OrderedDict[str, Job]) -> None:
-    while jobs:
-        # Before it begins: what happens from now on, it may have looked at already.
-        _, job = jobs.popitem(last=False)
-        job()
+    def _next(self) -> Job | float | None:
+        """In turn: the next job, or else the seconds until one is due, or `None` if the thread has nothing to do."""
+        now = time.monotonic()
+        timers = list(self.timers.items())
+        for key, timer in timers:
+            if timer.due <= now:
+                timer.due = now + timer.seconds
+                self.jobs.setdefault(key, timer.job)
+        self._is_working = bool(self.jobs or timers)
+        if self.jobs:
+            # Taken out before it begins: what happens from now on, it may have looked at already.
+            return self.jobs.pop(next(iter(self.jobs)))
+        return min(timer.due - now for _, timer in timers) if timers else None
 
 
 def _report(task: Task[None]) -> None:
     if task.error is not None:
-        logger.error("A job in the background failed", exc_info=task.take_error())
+        logger.error("The background thread failed", exc_info=task.take_error())

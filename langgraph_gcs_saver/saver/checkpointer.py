@@ -32,7 +32,7 @@ from langgraph_gcs_saver.flows import load, save
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.saver import arguments, configs
 from langgraph_gcs_saver.saver.admin import Admin
-from langgraph_gcs_saver.saver.background import Upkeep
+from langgraph_gcs_saver.saver.background import Background, Kind
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -47,6 +47,9 @@ RETENTION_STEPS = 16
 
 Pruning reads all manifests of a thread, and deletes in batches; after every step it would cost more than the step.
 """
+
+RETENTION = Kind("retention", most=10_000)
+"""Pruning, one job for each thread that waits for it."""
 
 
 class GCSSaver(Admin, BaseCheckpointSaver[str]):
@@ -114,14 +117,14 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             stores=stores,
             **options,
         )
-        self._upkeep = Upkeep()
+        self._background = Background()
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
 
         Waits until what `retention` has begun is done.
         """
-        self._upkeep.close()
+        self._background.close()
         super().close()
 
     async def aclose(self) -> None:
@@ -129,7 +132,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
 
         Waits until what `retention` has begun is done.
         """
-        await asyncio.to_thread(self._upkeep.close)
+        await asyncio.to_thread(self._background.close)
         await super().aclose()
 
     # Reading
@@ -305,8 +308,12 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
         """Have the thread pruned in the background, if there is a rule and it is due."""
         rule, step = self._options.retention, metadata.get("step")
-        if rule is not None and (not isinstance(step, int) or self._is_due(request, step)):
-            self._upkeep.submit(request.thread_id, partial(self._prune_in_background, request.thread_id, rule))
+        if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
+            return
+        prune = partial(self._prune_in_background, request.thread_id, rule)
+        if not self._background.submit(RETENTION, request.thread_id, prune):
+            reason = f"It was not pruned: the saver was being closed, or {RETENTION.most:,} other threads were waiting."
+            self._backend.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
 
     def _is_due(self, request: save.Put, step: int) -> bool:
         # Of the step, not of a count of calls: a process may live for a few steps only. Not of the step alone: with

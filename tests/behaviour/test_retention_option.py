@@ -13,9 +13,9 @@ from langgraph_gcs_saver.errors import InvalidOptionError, PermissionDeniedError
 from langgraph_gcs_saver.events import ThreadPruned, ThreadSkipped
 from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.saver import checkpointer as savers
-from langgraph_gcs_saver.saver.background import Upkeep
+from langgraph_gcs_saver.saver.background import Background, Kind
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.system.raw import open_raw
 
 
@@ -48,8 +48,8 @@ def test_a_thread_stays_bounded(make_saver, raw):
             put(saver, n)
             put(saver, n, ns="sub")
             # Let the background catch up; a machine under load may prune later.
-            saver._upkeep.close()
-            saver._upkeep = Upkeep()
+            saver._background.close()
+            saver._background = Background()
             assert len(ids(saver)) <= 3 + savers.RETENTION_STEPS
     assert ids(make_saver()) == [33, 32, 31, 30]
     # The root's 30 goes on from the subgraph's 29.
@@ -89,7 +89,7 @@ async def test_the_asynchronous_half(make_saver):
     assert ids(make_saver()) == [16, 15]
 
 
-UPKEEP = "langgraph-gcs-upkeep"
+PRUNER = "langgraph-gcs-retention"
 """Name of the thread that prunes."""
 
 
@@ -98,7 +98,7 @@ class Calls(GatherInterceptor):
 
     def __init__(self):
         self.names = []
-        self.go = threading.Event()
+        self.begun, self.go = threading.Event(), threading.Event()
 
     def around(self, effect, perform):
         self._begin(type(effect).__name__)
@@ -109,7 +109,8 @@ class Calls(GatherInterceptor):
         return perform(effects)
 
     def _begin(self, name):
-        if threading.current_thread().name == UPKEEP:
+        if threading.current_thread().name == PRUNER:
+            self.begun.set()
             self.go.wait(PATIENCE)
         else:
             self.names.append(name)
@@ -119,7 +120,7 @@ class Refusing(Interceptor):
     """Refuses whatever the thread that prunes asks for."""
 
     def around(self, effect, perform):
-        if threading.current_thread().name == UPKEEP:
+        if threading.current_thread().name == PRUNER:
             raise PermissionDeniedError("no")
         return perform(effect)
 
@@ -143,7 +144,7 @@ def test_the_caller_does_not_wait(make_saver):
 def test_only_every_sixteenth_step(make_saver):
     saver = make_saver(retention=KeepLast(1))
     submitted = []
-    saver._upkeep.submit = lambda name, job: submitted.append(name)
+    saver._background.submit = lambda kind, key, job: submitted.append(key) or True
     for n in range(1, 50):
         put(saver, n, step=n - 2)
     assert len(submitted) == 2, "nothing to do at 0"
@@ -156,7 +157,7 @@ def test_steps_that_are_passed_over(make_saver, stride):
     """With `durability="exit"` only the last step of each run is stored: it may never be a multiple of sixteen."""
     saver = make_saver(retention=KeepLast(1))
     submitted = []
-    saver._upkeep.submit = lambda name, job: submitted.append(name)
+    saver._background.submit = lambda kind, key, job: submitted.append(key) or True
     for n in range(1, 33):
         put(saver, n, step=n * stride - 1)
         put(saver, n, step=n * stride - 1)
@@ -166,7 +167,7 @@ def test_steps_that_are_passed_over(make_saver, stride):
 def test_calls_of_a_subgraph_are_not_counted(make_saver):
     saver = make_saver(retention=KeepLast(1))
     submitted = []
-    saver._upkeep.submit = lambda name, job: submitted.append(name)
+    saver._background.submit = lambda kind, key, job: submitted.append(key) or True
     for call in range(20):
         for n in range(1, 5):
             put(saver, n, ns=f"sub:{call}", step=n - 2)
@@ -184,6 +185,20 @@ def test_a_failure_is_told_and_nothing_else(make_saver):
     assert told.thread_id == "t"
     assert "PermissionDeniedError: no" in told.reason
     assert ids(make_saver()) == list(range(19, 0, -1))
+
+
+def test_a_thread_for_which_too_many_wait_is_told(make_saver, monkeypatch):
+    monkeypatch.setattr(savers, "RETENTION", Kind("retention", most=1))
+    calls, events = Calls(), []
+    saver = make_saver(retention=KeepLast(1), on_event=events.append, interceptors=[calls])
+    for thread in ("under way", "waits", "too many"):
+        put(saver, 1, thread=thread, step=16)
+        eventually(lambda thread=thread: thread != "under way" or calls.begun.is_set())
+    (told,) = [event for event in events if isinstance(event, ThreadSkipped)]
+    assert told.thread_id == "too many"
+    assert "1 other threads were waiting" in told.reason
+    calls.go.set()
+    saver.close()
 
 
 def test_a_forked_child_prunes_too(tmp_path):

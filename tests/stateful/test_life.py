@@ -269,7 +269,7 @@ class Life(RuleBasedStateMachine):
         timed = Timed(self.clock, self.path)
         saver = CrashingSaver.from_conn_string(uri or self.uri, interceptors=[timed], **options)
         timed.blobs = saver._backend.blobs
-        saver._upkeep = SimpleNamespace(submit=lambda _, job: job(), close=lambda: None)
+        saver._background = SimpleNamespace(submit=lambda kind, key, job: job() or True, close=lambda: None)
         return saver
 
     def _start(self, name):

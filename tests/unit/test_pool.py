@@ -17,7 +17,6 @@ import pytest
 from langgraph_gcs_saver.engine import pool as pools
 from langgraph_gcs_saver.engine.pool import Pool, Task, is_exposed
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.saver.background import Upkeep
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, eventually
 
@@ -479,23 +478,3 @@ def test_a_signal_handler_makes_calls_during_a_call(make_pool):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert answers == ["inner"]
-
-
-def test_struck_anywhere_upkeep_does_its_jobs():
-    """A job whose submission was cut short is done at the latest after it is submitted again, and once each time."""
-    upkeep, done = Upkeep(), Counter()
-
-    def submit(name):
-        upkeep.submit(name, partial(done.update, [name]))
-
-    places = []
-    for place in strikes(lambda: submit("thread"), Struck, opcodes=True):
-        places.append(place)
-        submit("thread")
-        submit("other")
-        upkeep.close()
-        assert done["other"] == 1, place
-        assert done["thread"] in {1, 2}, place
-        upkeep, done = Upkeep(), Counter()
-    assert len(places) > 50
-    upkeep.close()
