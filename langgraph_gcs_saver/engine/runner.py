@@ -44,6 +44,7 @@ from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Intercept
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
+from langgraph_gcs_saver.engine.steps import Steps
 from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.events import Event, EventHandler
 
@@ -349,10 +350,6 @@ def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], g
     return method(given, perform)
 
 
-def _forget() -> Effect[Any]:
-    raise AssertionError("a step between two steps")
-
-
 async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
     # Not a TaskGroup: its ExceptionGroup would make sync and async raise different types.
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
@@ -372,33 +369,20 @@ def run(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
         backend: What it acts on.
         unchecked: Whether it is performed without the backend's `admit`; only for what binds a store to its place.
     """
-    flow = flow if unchecked else backend.admit(flow)
-    step: Callable[[], Effect[Any]] = partial(next, flow)
-    while True:
+    steps = Steps(flow if unchecked else backend.admit(flow))
+    while (effect := steps.next()) is not None:
         try:
-            effect = step()
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
-        try:
-            step = partial(flow.send, backend.perform(effect))
-        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
-            step = partial(flow.throw, error)
+            steps.value = backend.perform(effect)
+        except BaseException as error:  # noqa: BLE001, PERF203 - it reaches the flow
+            steps.error = error
+    return steps.result
 
 
 async def arun(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
     """Perform a flow on the running event loop and return its result; arguments as of `run`."""
-    flow = flow if unchecked else backend.admit(flow)
-    step: Callable[[], Effect[Any]] = partial(next, flow)
+    steps = Steps(flow if unchecked else backend.admit(flow))
     held = 0
-    while True:
-        try:
-            effect = step()
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
+    while (effect := steps.next()) is not None:
         # Many small computations in a row hold up the event loop as one large one does.
         if isinstance(effect, Compute):
             held += effect.size
@@ -407,6 +391,7 @@ async def arun(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T
         elif not isinstance(effect, (Now, Emit)):
             held = 0
         try:
-            step = partial(flow.send, await backend.aperform(effect))
-        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
-            step = partial(flow.throw, error)
+            steps.value = await backend.aperform(effect)
+        except BaseException as error:  # noqa: BLE001 - it reaches the flow
+            steps.error = error
+    return steps.result

@@ -9,8 +9,6 @@ saver's place. Later calls of the process pay nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
@@ -35,6 +33,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadBucket,
     ReadIndexing,
 )
+from langgraph_gcs_saver.engine.steps import Steps
 from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
 from langgraph_gcs_saver.format import keys
@@ -124,22 +123,13 @@ def look_for_bucket() -> Flow[None]:
 
 
 def _admit(flow: Flow[T], binding: Binding) -> Flow[T]:
-    step: Callable[[], Effect[Any]] = partial(next, flow)
-    while True:
+    steps = Steps(flow)
+    while (effect := steps.next()) is not None:
         try:
-            effect = step()
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        step = _forget  # What the flow was sent may be large, and is the flow's to keep or drop.
-        try:
-            step = partial(flow.send, (yield from _perform(effect, binding)))
-        except BaseException as error:  # noqa: BLE001 - failures and cancellation reach the flow's `finally`
-            step = partial(flow.throw, error)
-
-
-def _forget() -> Effect[Any]:
-    raise AssertionError("a step between two steps")
+            steps.value = yield from _perform(effect, binding)
+        except BaseException as error:  # noqa: BLE001, PERF203 - it reaches the flow
+            steps.error = error
+    return steps.result
 
 
 def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:

@@ -16,7 +16,14 @@ from langgraph_gcs_saver.stores.archive import Archive
 from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE
 
-MODULES = ("/stores/archive.py", "/saver/admin.py", "/engine/runner.py", "/engine/pool.py", "/contextlib.py")
+MODULES = (
+    "/stores/archive.py",
+    "/saver/admin.py",
+    "/engine/runner.py",
+    "/engine/steps.py",
+    "/engine/pool.py",
+    "/contextlib.py",
+)
 
 pytestmark = [
     # A file that a strike leaves to the interpreter to close.

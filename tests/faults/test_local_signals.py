@@ -43,7 +43,7 @@ from tests.faults.steps import SoftTimeLimit, Struck, strikes
 from tests.patience import PATIENCE, aeventually
 
 MODULES = (
-    *("/engine/runner.py", "/engine/per_process.py", "/engine/pool.py", "/stores/local.py"),
+    *("/engine/runner.py", "/engine/steps.py", "/engine/per_process.py", "/engine/pool.py", "/stores/local.py"),
     *("/contextlib.py", "/threading.py", "/_weakrefset.py", "/pathlib.py"),
 )
 
