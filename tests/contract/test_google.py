@@ -259,11 +259,15 @@ def test_firestore_retries_what_passes(
     scripted: FirestoreDocuments, statuses: Statuses, method: str, code: str
 ) -> None:
     statuses.plan = [(grpc.StatusCode[code], "for a moment")] * 2
+    told: list[tuple[str, int, str]] = []
+    scripted.on_retry = lambda request, attempt, error, pause: told.append((request, attempt, error.code().name))  # type: ignore[attr-defined]
     found = {"c/a": Doc("c/a", {}, 0, 0)}
     expected = {"commit": (7 * 10**9,), "get": found, "batch": {}, "query": []}[method.lstrip("a")]
     assert SYNC[method](scripted) == expected
     assert len(statuses.requests) == 3
     assert statuses.requests[0] == statuses.requests[2]
+    assert [(attempt, name) for _, attempt, name in told] == [(2, code), (3, code)]
+    assert told[0][0].startswith("to ")
 
 
 @every_method
@@ -778,7 +782,10 @@ def test_storage_retries_what_passes(proxied: GCSBlobs, proxy: Proxy, call: str,
     proxied.put_blob(PUT)
     proxy.log.clear()
     proxy.hook = faults([(status, "for a moment")] * 2)
+    told: list[int] = []
+    proxied.on_retry = lambda request, attempt, error, pause: told.append(attempt)
     result = BLOBS[call](proxied)
+    assert told == [2, 3]
     assert len(proxy.log) >= 3
     if call == "get":
         assert result == b"state content"

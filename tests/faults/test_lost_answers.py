@@ -26,8 +26,8 @@ from langgraph_gcs_saver.errors import DamageError, StoreError, StoreUnavailable
 from langgraph_gcs_saver.flows import sources
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.digests import Digested
-from langgraph_gcs_saver.stores.google.firestore import ATTEMPTS
 from langgraph_gcs_saver.stores.google.objects import GCSBlobs
+from langgraph_gcs_saver.stores.google.retry import ATTEMPTS
 from langgraph_gcs_saver.testing import firestore_proxy, storage_proxy
 from langgraph_gcs_saver.testing.firestore_proxy import Fault, Faults, FirestoreProxy
 from langgraph_gcs_saver.testing.storage_proxy import StorageProxy

@@ -16,6 +16,7 @@ from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, Perm
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.google.objects import GCSBlobs
+from langgraph_gcs_saver.stores.google.retry import OnRetry
 
 _EMULATOR_PROJECT = "langgraph-gcs-saver"
 _TLS = "https://"
@@ -29,6 +30,7 @@ def open_google(
     bucket: Bucket | str,
     firestore_client: firestore.Client | None,
     credentials: Credentials | None,
+    on_retry: OnRetry | None = None,
 ) -> tuple[FirestoreDocuments, GCSBlobs]:
     """The two stores at an address.
 
@@ -39,6 +41,7 @@ def open_google(
         firestore_client: A ready-made client.
         credentials: Credentials for the clients that are made here; the environment's if not given. They are never sent
             in clear: where an emulator's variable is set, clients are anonymous, whatever is given.
+        on_retry: Called before each further attempt of a request, to either.
 
     Raises:
         InvalidOptionError: What was given is no client, or one for another project or database; or nothing names a
@@ -53,8 +56,20 @@ def open_google(
     if firestore_client is None:
         firestore_client = login.firestore(bucket.client.project)
     return (
-        FirestoreDocuments(firestore_client, root=address.root or "", timeout=options.timeout, owns_client=made),
-        GCSBlobs(bucket, prefix=address.prefix, timeout=options.timeout, max_connections=options.max_threads),
+        FirestoreDocuments(
+            firestore_client,
+            root=address.root or "",
+            timeout=options.timeout,
+            owns_client=made,
+            on_retry=on_retry,
+        ),
+        GCSBlobs(
+            bucket,
+            prefix=address.prefix,
+            timeout=options.timeout,
+            max_connections=options.max_threads,
+            on_retry=on_retry,
+        ),
     )
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -29,7 +28,6 @@ import grpc
 import grpc.aio
 import grpc.experimental
 from google.api_core.gapic_v1 import routing_header
-from google.api_core.retry import exponential_sleep_generator
 from google.cloud import firestore
 from google.cloud.firestore_v1.services.firestore.transports import (
     FirestoreGrpcAsyncIOTransport,
@@ -59,18 +57,12 @@ from langgraph_gcs_saver.errors import (
     SaverClosedError,
     StoreError,
     StoreNotFoundError,
-    StoreUnavailableError,
 )
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 from langgraph_gcs_saver.stores.values import from_fields, set_fields, set_value
 
 T = TypeVar("T")
-
-ATTEMPTS = 3
-"""So many attempts fit the deadline, even when the server never answers any of them."""
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
-"""Seconds before the second attempt, doubled from there on; each pause is random between zero and that."""
 
 FORKED_THREADS = 16
 """Asynchronous calls at once in a forked process that cannot use grpc.aio."""
@@ -244,28 +236,6 @@ class _Process:
             stubs.close_now()
 
 
-class _Patience:
-    """The time that one call may take: its attempts and the pauses between them."""
-
-    def __init__(self, total: float) -> None:
-        self.began = time.monotonic()
-        self._end = self.began + total
-        self._longest = total / ATTEMPTS
-        self._pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
-
-    def attempt(self) -> float:
-        """Seconds that the next attempt may take."""
-        return max(0.001, min(self._longest, self._end - time.monotonic()))
-
-    def pause(self) -> float | None:
-        """Seconds to wait before the next attempt; None when no time is left for one."""
-        pause: float = next(self._pauses)
-        return pause if time.monotonic() + pause < self._end else None
-
-    def spent(self) -> float:
-        return time.monotonic() - self.began
-
-
 class FirestoreDocuments:
     """A `DocumentStore` in a Firestore database (Native mode).
 
@@ -275,13 +245,20 @@ class FirestoreDocuments:
         root: Path of the document below which everything lies; empty for the top of the database.
         timeout: Seconds that one call may take, all its attempts together.
         owns_client: Whether `close` also closes the channel of `client`.
+        on_retry: Called before each further attempt of a request.
 
     Raises:
         InvalidOptionError: `root` is not a document's path, or `timeout` not a positive number.
     """
 
     def __init__(
-        self, client: firestore.Client, *, root: str = "", timeout: float = 30.0, owns_client: bool = False
+        self,
+        client: firestore.Client,
+        *,
+        root: str = "",
+        timeout: float = 30.0,
+        owns_client: bool = False,
+        on_retry: OnRetry | None = None,
     ) -> None:
         segments = root.split("/") if root else []
         if len(segments) % 2 or not all(segments):
@@ -294,6 +271,7 @@ class FirestoreDocuments:
         self._client = client
         self._timeout = timeout
         self._owns_client = owns_client
+        self.on_retry = on_retry
         self._closed = False
         self._processes = PerProcess(_Process)
         _at_fork.add(self)
@@ -310,14 +288,14 @@ class FirestoreDocuments:
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs`."""
-        patience = _Patience(self._timeout)
+        patience = self._patience()
         if len(set(effect.names)) == 1 and (found := self._perform(self._get_one(effect), patience)) is not None:
             return found
         return self._perform(self._get(effect), patience) if effect.names else {}
 
     async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs` without blocking the event loop."""
-        patience = _Patience(self._timeout)
+        patience = self._patience()
         if len(set(effect.names)) == 1 and (found := await self._aperform(self._get_one(effect), patience)) is not None:
             return found
         return await self._aperform(self._get(effect), patience) if effect.names else {}
@@ -500,33 +478,33 @@ class FirestoreDocuments:
 
     # Calling
 
-    def _perform(self, call: _Call[T], patience: _Patience | None = None) -> T:
-        patience = patience or _Patience(self._timeout)
+    def _perform(self, call: _Call[T], patience: Patience | None = None) -> T:
         headers = (*self._headers, call.routing)
-        while True:
+
+        def attempt(seconds: float) -> T:
             stub = self._stubs().of(call.method)
             try:
-                return call.parse(_receive(stub, call, timeout=patience.attempt(), metadata=headers))
+                return call.parse(_receive(stub, call, timeout=seconds, metadata=headers))
             except grpc.RpcError as error:
-                pause = self._pause_after(error, call, patience)
+                return self._answered(error, call)
             except ValueError as error:
                 self._closed_under(error)
                 raise
-            if pause is None:
-                return call.parse(None)
-            time.sleep(pause)
 
-    async def _aperform(self, call: _Call[T], patience: _Patience | None = None) -> T:
-        patience = patience or _Patience(self._timeout)
+        return (patience or self._patience()).perform(call.what, attempt)
+
+    async def _aperform(self, call: _Call[T], patience: Patience | None = None) -> T:
+        patience = patience or self._patience()
         if _no_aio.is_set():
             return await self._threads().aperform(partial(self._perform, call, patience))
         headers = (*self._headers, call.routing)
-        while True:
+
+        async def attempt(seconds: float) -> T:
             stub = self._loop_stubs().of(call.method)
             try:
-                return call.parse(await _areceive(stub, call, timeout=patience.attempt(), metadata=headers))
+                return call.parse(await _areceive(stub, call, timeout=seconds, metadata=headers))
             except grpc.RpcError as error:
-                pause = self._pause_after(error, call, patience)
+                return self._answered(error, call)
             except grpc.aio.UsageError as error:
                 self._closed_under(error)
                 raise
@@ -535,26 +513,22 @@ class FirestoreDocuments:
                 if not _cancelled_by_caller():
                     self._closed_under(error)
                 raise
-            if pause is None:
-                return call.parse(None)
-            await asyncio.sleep(pause)
 
-    def _pause_after(self, error: Any, call: _Call[Any], patience: _Patience) -> float | None:
-        """Seconds to wait before the next attempt; None when the call was declined; raises everything else."""
+        return await patience.aperform(call.what, attempt)
+
+    def _patience(self) -> Patience:
+        return Patience(self._where, self._timeout, self.on_retry)
+
+    def _answered(self, error: Any, call: _Call[T]) -> T:
+        """What an error answers, if the call was declined; raises `TryAgain`, or what the caller gets to see."""
         code: grpc.StatusCode = error.code()
         details: str = error.details() or ""
         if code is grpc.StatusCode.CANCELLED:
             self._closed_under(error)
         if code in _RETRY and not _TOO_LARGE.search(details) and not _bad_credentials(details):
-            pause = patience.pause()
-            if pause is None:
-                raise StoreUnavailableError(
-                    f"{self._where} did not manage {call.what} in {patience.spent():.1f} s ({code.name}). A "
-                    "write may have been applied all the same. Call again; if this lasts, check network and service."
-                ) from error
-            return pause
+            raise TryAgain(code.name) from error
         if call.declined(code, details):
-            return None
+            return call.parse(None)
         raise self._error(code, details, call) from error
 
     def _error(self, code: grpc.StatusCode, details: str, call: _Call[Any]) -> StoreError:

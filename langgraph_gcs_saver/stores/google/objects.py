@@ -11,7 +11,6 @@ import base64
 import hashlib
 import io
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -23,7 +22,6 @@ import requests
 import urllib3
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
-from google.api_core.retry import exponential_sleep_generator
 from google.auth import exceptions as auth_exceptions
 from google.cloud.storage.batch import Batch
 from google.cloud.storage.bucket import Bucket
@@ -51,16 +49,10 @@ from langgraph_gcs_saver.errors import (
     SaverClosedError,
     StoreError,
     StoreNotFoundError,
-    StoreUnavailableError,
 )
+from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 
 T = TypeVar("T")
-
-ATTEMPTS = 3
-"""So many attempts fit the deadline, even when the server never answers any of them."""
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
-"""Seconds before the second attempt, doubled from there on; each pause is random between zero and that."""
 
 MAX_PAGE = 1000
 """Most objects in one page of a list (https://cloud.google.com/storage/docs/json_api/v1/objects/list)."""
@@ -73,12 +65,7 @@ _error_of: Any = exceptions.from_http_response
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-class _Gone(Exception):  # noqa: N818 - not a failure: another attempt will do
-    """An object that was there is there no more."""
-
-
 _TRANSIENT = (
-    _Gone,
     exceptions.TooManyRequests,
     exceptions.ServerError,
     requests.ConnectionError,
@@ -120,12 +107,21 @@ class GCSBlobs:
         timeout: Seconds that one call may take, all its attempts together. A transfer that goes on, however slowly, is
             not interrupted; one that stalls is.
         max_connections: Connections kept for reuse: the number of threads that will call at once.
+        on_retry: Called before each further attempt of a request.
 
     Raises:
         InvalidOptionError: `prefix` begins or ends with a slash, or a number is not positive.
     """
 
-    def __init__(self, bucket: Bucket, *, prefix: str, timeout: float = 30.0, max_connections: int = 16) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        prefix: str,
+        timeout: float = 30.0,
+        max_connections: int = 16,
+        on_retry: OnRetry | None = None,
+    ) -> None:
         if prefix != prefix.strip("/"):
             raise InvalidOptionError(f"prefix={prefix!r} must not begin or end with a slash.")
         if not timeout > 0:
@@ -137,6 +133,7 @@ class GCSBlobs:
         self._prefix = f"{prefix}/" if prefix else ""
         self._timeout = timeout
         self._max_connections = max_connections
+        self.on_retry = on_retry
         self._closed = False
         self._batches = True
         self._processes = PerProcess(_Process)
@@ -208,13 +205,13 @@ class GCSBlobs:
             # The service may lose a large upload's session, and wants it begun anew
             # (https://cloud.google.com/storage/docs/resumable-uploads).
             if error.code in {404, 410} and "upload_id=" in str(error) and _NO_BUCKET not in str(error):
-                raise _Gone("The upload's session is gone: try again.") from error
+                raise TryAgain("the upload's session is gone") from error
             if not isinstance(error, exceptions.PreconditionFailed):
                 raise
             # The answer to an earlier attempt may have been lost, in this call or in one before.
             found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
-                raise _Gone("The object was there and is gone: try again.") from error
+                raise TryAgain("the object was there and is gone") from error
             if (found.crc32c, _size(found)) != (crc32c, len(effect.data)):
                 raise StoreError(
                     f"{self._where}: the object {effect.name!r} is already there with other content and was left as it "
@@ -269,7 +266,7 @@ class GCSBlobs:
             found = bucket.get_blob(self._prefix + effect.target, timeout=timeout, retry=None)
             source = bucket.get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
-                raise _Gone("The copy was there and is gone: try again.") from error
+                raise TryAgain("the copy was there and is gone") from error
             if source is not None and (found.crc32c, found.size) != (source.crc32c, source.size):
                 raise StoreError(
                     f"{self._where}: the object {effect.target!r} is already there with other content and was left as "
@@ -395,24 +392,15 @@ class GCSBlobs:
     # Calling
 
     def _call(self, what: str, attempt: Callable[[float], T], role: str = "roles/storage.objectUser") -> T:
-        began = time.monotonic()
-        deadline = began + self._timeout
-        pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
-        while True:
-            left = deadline - time.monotonic()
+        def once(seconds: float) -> T:
             try:
-                return attempt(max(0.001, min(self._timeout / ATTEMPTS, left)))
+                return attempt(seconds)
             except _FAILURES as error:
-                pause = next(pauses)
-                if not _transient(error):
-                    self._fail(error, what, role)
-                if time.monotonic() + pause >= deadline:
-                    waited = time.monotonic() - began
-                    raise StoreUnavailableError(
-                        f"{self._where} did not manage {what} in {waited:.1f} s ({type(error).__name__}). A write may "
-                        "have been applied all the same. Call again; if this lasts, check network and service."
-                    ) from error
-            time.sleep(pause)
+                if _transient(error):
+                    raise TryAgain(type(error).__name__) from error
+                self._fail(error, what, role)
+
+        return Patience(self._where, self._timeout, self.on_retry).perform(what, once)
 
     def _fail(self, error: Exception, what: str, role: str) -> NoReturn:
         if isinstance(error, auth_exceptions.GoogleAuthError):
