@@ -14,6 +14,7 @@ from google.cloud.storage import Bucket, Client
 from langgraph_gcs_saver.address import GoogleAddress
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, PermissionDeniedError
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 from langgraph_gcs_saver.stores.google.retry import OnRetry
@@ -102,10 +103,11 @@ def _check(address: GoogleAddress, client: object) -> None:
             f"firestore is of type {type(client).__name__}; it must be a google.cloud.firestore.Client. Asynchronous "
             "calls use it as well: their channels are made like its own."
         )
+    database = private.database_id(client)
     # The default cannot be told from a database that was named.
-    if address.project not in {None, client.project} or address.database not in {"(default)", client._database}:  # noqa: SLF001
+    if address.project not in {None, client.project} or address.database not in {"(default)", database}:
         raise InvalidOptionError(
-            f"The client given as firestore is for the database {client._database!r} of project "  # noqa: SLF001
+            f"The client given as firestore is for the database {database!r} of project "
             f"{client.project!r}, but project={address.project!r} and database={address.database!r} were asked for. "
             "Leave them out, or the client."
         )

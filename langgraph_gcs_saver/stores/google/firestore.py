@@ -59,6 +59,7 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
 )
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 from langgraph_gcs_saver.stores.values import from_fields, set_fields, set_value
 
@@ -275,13 +276,10 @@ class FirestoreDocuments:
         self._closed = False
         self._processes = PerProcess(_Process)
         _at_fork.add(self)
-        self._database: str = client._database_string  # noqa: SLF001
+        self._database = private.database_path(client)
         self._base = "/".join([f"{self._database}/documents", *segments])
-        self._headers = (
-            *client._rpc_metadata,  # noqa: SLF001 (the resource prefix, and what the emulator wants)
-            client._client_info.to_grpc_metadata(),  # noqa: SLF001
-        )
-        host: str | None = client._emulator_host  # noqa: SLF001
+        self._headers = private.headers(client)
+        host = private.emulator(client)
         self._where = f"The Firestore emulator at {host}" if host else f"Firestore ({self._database})"
 
     # The effects
@@ -580,11 +578,9 @@ class FirestoreDocuments:
         if process.stubs is None:
             with process.lock:
                 if process.stubs is None:
-                    client = _twin(self._client) if self._processes.is_forked else self._client
+                    client = private.twin(self._client) if self._processes.is_forked else self._client
                     ours = self._owns_client or client is not self._client
-                    process.stubs = _Stubs(
-                        _channel(client) if ours else client._firestore_api.transport.grpc_channel  # noqa: SLF001
-                    )
+                    process.stubs = _Stubs(_channel(client) if ours else private.channel(client))
         return process.stubs
 
     def _loop_stubs(self) -> _Stubs:
@@ -665,27 +661,14 @@ _at_fork = AtFork(
 )
 
 
-def _twin(client: firestore.Client) -> firestore.Client:
-    """A new client for the same database, with the same credentials and options."""
-    twin = firestore.Client(
-        project=client.project,
-        credentials=client._credentials,  # noqa: SLF001 (no public reader for any of these)
-        database=client._database,  # noqa: SLF001
-        client_info=client._client_info,  # noqa: SLF001
-        client_options=client._client_options,  # noqa: SLF001
-    )
-    twin._emulator_host = client._emulator_host  # noqa: SLF001 (the variable may have changed since)
-    return twin
-
-
 def _channel(client: firestore.Client) -> Any:
     """The channel that `client` would make, but for the limit to its pauses."""
-    host = client._emulator_host  # noqa: SLF001
+    host = private.emulator(client)
     if host is not None:
         return grpc.insecure_channel(host, options=(*_CHANNEL_OPTIONS[1:], *_SYNC_OPTIONS))
     return FirestoreGrpcTransport.create_channel(
-        client._target,  # noqa: SLF001
-        credentials=client._credentials,  # noqa: SLF001
+        private.target(client),
+        credentials=private.credentials(client),
         options=(*_CHANNEL_OPTIONS, *_SYNC_OPTIONS),
     )
 
@@ -695,12 +678,12 @@ def _aio_channel(client: firestore.Client) -> Any:
 
     It also lacks the client's reference cycles, so grpc.aio ends as soon as the last one is closed.
     """
-    host = client._emulator_host  # noqa: SLF001
+    host = private.emulator(client)
     if host is not None:
         return grpc.aio.insecure_channel(host, options=_CHANNEL_OPTIONS[1:])
     return FirestoreGrpcAsyncIOTransport.create_channel(
-        client._target,  # noqa: SLF001
-        credentials=client._credentials,  # noqa: SLF001
+        private.target(client),
+        credentials=private.credentials(client),
         options=_CHANNEL_OPTIONS,
     )
 

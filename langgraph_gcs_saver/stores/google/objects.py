@@ -21,11 +21,9 @@ import google_crc32c
 import requests
 import urllib3
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
 from google.auth import exceptions as auth_exceptions
 from google.cloud.storage.batch import Batch
 from google.cloud.storage.bucket import Bucket
-from google.cloud.storage.client import Client
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from requests.adapters import HTTPAdapter
 
@@ -50,6 +48,7 @@ from langgraph_gcs_saver.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 
 T = TypeVar("T")
@@ -137,8 +136,7 @@ class GCSBlobs:
         self._closed = False
         self._batches = True
         self._processes = PerProcess(_Process)
-        address: str = bucket.client._connection.API_BASE_URL  # noqa: SLF001 (no public reader)
-        self._where = f"Cloud Storage ({address}, bucket {bucket.name!r})"
+        self._where = f"Cloud Storage ({private.api_address(bucket.client)}, bucket {bucket.name!r})"
 
     # The effects
 
@@ -371,9 +369,7 @@ class GCSBlobs:
             bucket.reload(timeout=timeout, retry=None)
         except (exceptions.Forbidden, exceptions.Unauthorized):
             return BucketSettings(self._prefix, rules=None)
-        # Not `lifecycle_rules`, which leaves out those of kinds that it does not know.
-        rules = bucket._properties.get("lifecycle", {}).get("rule", ())  # noqa: SLF001
-        return BucketSettings(self._prefix, tuple(rules), bucket.metageneration, bucket.autoclass_enabled)
+        return BucketSettings(self._prefix, private.lifecycle(bucket), bucket.metageneration, bucket.autoclass_enabled)
 
     def _set_lifecycle(self, effect: SetLifecycle, timeout: float) -> bool:
         bucket = self._fresh_bucket()
@@ -432,14 +428,14 @@ class GCSBlobs:
         if process.bucket is None:
             with process.lock:
                 if process.bucket is None:
-                    session = None if self._processes.is_forked else self._given.client._http  # noqa: SLF001
-                    bucket = _own(self._given, session)
-                    self._size_pool(bucket.client)
-                    process.bucket = bucket
+                    given = self._given.client
+                    client = private.own(given, None if self._processes.is_forked else private.session(given))
+                    self._size_pool(client)
+                    process.bucket = client.bucket(self._name, user_project=self._given.user_project)
         return process.bucket
 
     def _size_pool(self, client: Any) -> None:
-        session = client._http  # noqa: SLF001 (no public reader)
+        session = private.session(client)
         if getattr(session, "is_mtls", False):
             return  # its adapter carries the client's certificate
         size = max(self._max_connections, requests.adapters.DEFAULT_POOLSIZE)
@@ -452,35 +448,7 @@ class GCSBlobs:
         process = self._processes.pop()
         if process is not None and process.bucket is not None:
             # A session without connections opens new ones when it is used again.
-            process.bucket.client._http.close()  # noqa: SLF001
-
-
-def _own(bucket: Any, session: Any) -> Any:
-    """The same bucket through a client of our own, with the same credentials, project and address.
-
-    Args:
-        bucket: The bucket that was given.
-        session: The session to use; None for a new one.
-    """
-    old = bucket.client
-    client: Any = Client(
-        project=old.project,
-        credentials=old._credentials,  # noqa: SLF001 (no public reader for any of these)
-        _http=session,
-        client_info=old._initial_client_info,  # noqa: SLF001
-        client_options=ClientOptions(
-            api_endpoint=old._connection.API_BASE_URL,  # noqa: SLF001
-            universe_domain=old.universe_domain,
-            client_cert_source=old._client_cert_source,  # noqa: SLF001
-        ),
-        extra_headers=old._extra_headers,  # noqa: SLF001
-    )
-    automatic = old._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL  # noqa: SLF001
-    client._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL = automatic  # noqa: SLF001
-    # From 3.17 on the client looks the bucket up on threads of its own, for labels of traces: requests without our
-    # deadline, that outlive `close` and ask for a right that roles/storage.objectUser does not give.
-    client._bucket_metadata_cache = None  # noqa: SLF001
-    return client.bucket(bucket.name, user_project=bucket.user_project)
+            private.session(process.bucket.client).close()
 
 
 def _transient(error: Exception) -> bool:
