@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
 
@@ -210,12 +211,12 @@ class ListBlobs(Effect[list[BlobInfo]]):
 
     prefix: str
     after: str | None = None
-    limit: int = 1000
+    limit: int = limits.LIST_OBJECTS
 
 
 @record(frozen=True, slots=True)
 class DeleteBlobs(Effect[None]):
-    """Delete at most 100 objects (the JSON API's batch limit); those that do not exist are fine."""
+    """Delete objects, at most `limits.BATCH_CALLS`; those that do not exist are fine."""
 
     names: tuple[str, ...]
 

@@ -17,7 +17,7 @@ from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 
-PAGE = 300
+DOCS_PER_PAGE = 300
 """Documents of checkpoints read at once, without their frames: about a KB each."""
 
 _TOGETHER = 32
@@ -159,11 +159,11 @@ def _page(queries: list[QueryDocs]) -> Flow[tuple[list[Doc], list[QueryDocs]]]:
 
 
 def _manifests_in(start: str, end: str) -> QueryDocs:
-    return QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=PAGE, mask=_MASK, group=True)
+    return QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=DOCS_PER_PAGE, mask=_MASK, group=True)
 
 
 def _manifests_of(segment: str) -> QueryDocs:
-    return QueryDocs(f"{keys.THREADS}/{segment}/{keys.CHECKPOINTS}", limit=PAGE, mask=_MASK)
+    return QueryDocs(f"{keys.THREADS}/{segment}/{keys.CHECKPOINTS}", limit=DOCS_PER_PAGE, mask=_MASK)
 
 
 def _without_document(known: Collection[str], ranges: Iterable[tuple[str, str]]) -> Flow[list[str]]:
@@ -223,7 +223,9 @@ def store_stats(context: Context) -> Flow[StoreStats]:
 
 def _threads(ranges: Iterable[tuple[str, str]]) -> Flow[dict[str, ThreadInfo]]:
     """Threads that have a document in some ranges of names, by segment."""
-    queries = [QueryDocs(keys.THREADS, start=start, end=end, limit=PAGE, mask=("thread_id",)) for start, end in ranges]
+    queries = [
+        QueryDocs(keys.THREADS, start=start, end=end, limit=DOCS_PER_PAGE, mask=("thread_id",)) for start, end in ranges
+    ]
     found: dict[str, ThreadInfo] = {}
     while queries:
         docs, queries = yield from _page(queries)

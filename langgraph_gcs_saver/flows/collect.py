@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
@@ -32,16 +33,14 @@ from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest
-from langgraph_gcs_saver.flows.prune import BATCH, Snapshot, clean_up, leftovers, objects_of, snapshot
+from langgraph_gcs_saver.flows.prune import DOCS_PER_PAGE, Snapshot, clean_up, leftovers, objects_of, snapshot
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.results import CollectPlan
 
-PAGE = 50
+WRITES_PER_PAGE = 50
 """Documents of pending writes read at once; each may hold 128 KiB."""
-
-_BLOB_BATCH = 100
 
 
 def collect(
@@ -90,8 +89,8 @@ def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], co
         if (yield from Commit(batch)) is None:
             return  # One has changed, and what it refers to stays: the next time decides anew.
     names = sorted(plan.objects)
-    for at in range(0, len(names), _BLOB_BATCH):
-        yield from DeleteBlobs(tuple(names[at : at + _BLOB_BATCH]))
+    for at in range(0, len(names), limits.BATCH_CALLS):
+        yield from DeleteBlobs(tuple(names[at : at + limits.BATCH_CALLS]))
     yield from Emit(
         ThreadCollected(
             thread_id=plan.thread_id,
@@ -107,7 +106,7 @@ def _by_task(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
     batch: list[Doc] = []
     for _, group in groupby(docs, lambda doc: _task(doc.name)):
         task = list(group)
-        if batch and len(batch) + len(task) > BATCH:
+        if batch and len(batch) + len(task) > limits.COMMIT_WRITES:
             yield batch
             batch = []
         batch += task
@@ -142,7 +141,7 @@ def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
     orphans: dict[str, Doc] = {}
     young: set[str] = set()
     after: str | None = None
-    while docs := (yield from QueryDocs(keys.writes(found.thread_id), after=after, limit=BATCH, mask=())):
+    while docs := (yield from QueryDocs(keys.writes(found.thread_id), after=after, limit=DOCS_PER_PAGE, mask=())):
         for doc in docs:
             ns, checkpoint_id = keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)
             if doc.update_time > cutoff:
@@ -158,7 +157,7 @@ def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], co
     left = old.keys() - found.objects(found.entries)
     for collection in (keys.writes(found.thread_id), keys.aside(found.thread_id)):
         after: str | None = None
-        while left and (docs := (yield from QueryDocs(collection, after=after, limit=PAGE))):
+        while left and (docs := (yield from QueryDocs(collection, after=after, limit=WRITES_PER_PAGE))):
             for doc in docs:
                 if doc.name not in orphans:
                     left -= yield from _objects_of(doc, left, context)

@@ -20,6 +20,7 @@ from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
@@ -48,14 +49,11 @@ from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
 from langgraph_gcs_saver.results import CopyPlan
 
-PAGE = 20
+CHECKPOINTS_PER_PAGE = 20
 """Documents read at once, with their frames."""
 
-COMMIT_BYTES = 3 << 20
-"""Most bytes of documents in one commit; the emulator refuses requests over 4 MiB."""
-
-COMMIT_WRITES = 200
-"""Documents written in one commit, beside the target's own."""
+COMMIT_BYTES = limits.EMULATOR_REQUEST_BYTES - (1 << 20)
+"""Most bytes of documents in one commit; the rest is for what goes along with them."""
 
 _SHOWN = (*manifest.LISTED_BY, "digest")
 """What a manifest is read from."""
@@ -155,8 +153,8 @@ def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
     """Documents of pending writes, all of which are whole, in levels to be copied one after the other."""
     docs = yield from QueryDocs(keys.writes(thread_id), mask=())
     names = [doc.name for doc in docs]
-    for at in range(0, len(names), COMMIT_WRITES):
-        damaged = yield from _damaged(names[at : at + COMMIT_WRITES], context)
+    for at in range(0, len(names), limits.COMMIT_WRITES):
+        damaged = yield from _damaged(names[at : at + limits.COMMIT_WRITES], context)
         # Missing is not damage: only what is damaged twice, and unchanged, is.
         again = yield from _damaged(list(damaged), context)
         for name, (time, damage) in again.items():
@@ -261,12 +259,12 @@ class _Copy:
             return False
         # Pending writes first: a checkpoint is not to be seen without them.
         for level in self.levels:
-            for at in range(0, len(level), COMMIT_WRITES):
-                if not (yield from self._copy_writes(level[at : at + COMMIT_WRITES])):
+            for at in range(0, len(level), limits.COMMIT_WRITES):
+                if not (yield from self._copy_writes(level[at : at + limits.COMMIT_WRITES])):
                     return False
         order = self._order()
-        for at in range(0, len(order), PAGE):
-            if not (yield from self._copy_checkpoints(order[at : at + PAGE])):
+        for at in range(0, len(order), CHECKPOINTS_PER_PAGE):
+            if not (yield from self._copy_checkpoints(order[at : at + CHECKPOINTS_PER_PAGE])):
                 return False
         return (yield from self._end())
 
@@ -310,15 +308,15 @@ class _Copy:
                 raise self._differs(doc.name)
             others.append(name)
         checkpoints = [name for name in others if name in self.found.entries]
-        for at in range(0, len(checkpoints), PAGE):
-            page = checkpoints[at : at + PAGE]
+        for at in range(0, len(checkpoints), CHECKPOINTS_PER_PAGE):
+            page = checkpoints[at : at + CHECKPOINTS_PER_PAGE]
             there = yield from self._read(page, _SHOWN)
             for name, copied in there.items():
                 if "manifest" in copied.fields and not (yield from self._has(copied, self.found.entries[name])):
                     raise self._differs(copied.name)
         others = [name for name in others if name in writes]
-        for at in range(0, len(others), PAGE):
-            theirs = yield from GetDocs(tuple(others[at : at + PAGE]))
+        for at in range(0, len(others), CHECKPOINTS_PER_PAGE):
+            theirs = yield from GetDocs(tuple(others[at : at + CHECKPOINTS_PER_PAGE]))
             there = yield from self._read(theirs)
             for name, copied in there.items():
                 # One that is damaged by now was whole a moment ago: its turn tells.
@@ -386,8 +384,8 @@ class _Copy:
             for doc in docs
             if (heir := heir_of(doc)) is not None and _child(doc, heir) not in names
         ]
-        for at in range(0, len(notes), COMMIT_WRITES):
-            if not (yield from self._commit(notes[at : at + COMMIT_WRITES])):
+        for at in range(0, len(notes), limits.COMMIT_WRITES):
+            if not (yield from self._commit(notes[at : at + limits.COMMIT_WRITES])):
                 return False
         fields: dict[str, Any] = {"thread_id": self.target, "active": int((yield from Now()))}
         if any(doc.fields.get("ns") == keys.enc("") for doc in docs):
@@ -538,9 +536,7 @@ class _Copy:
         body, extra = doc.fields["manifest"], list[PutBlob]()
         if self._is_rewritten(entry):
             known = self._moved(entry.manifest)
-            room = (
-                manifest.DOCUMENT_BYTES - len(manifest.inner_frames(doc)) - filters.size(doc.fields.get("filter", {}))
-            )
+            room = manifest.PAYLOAD_BYTES - len(manifest.inner_frames(doc)) - filters.size(doc.fields.get("filter", {}))
             body, blob = encode_manifest(known, room, self.context)
             extra = [] if blob is None else [blob]
         fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects", "heir")}
@@ -656,7 +652,7 @@ def _child(doc: Doc, heir: str) -> str:
 
 def batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
     """Writes in commits that are not too large."""
-    return in_batches(writes, _size, most=COMMIT_WRITES, most_bytes=COMMIT_BYTES)
+    return in_batches(writes, _size, most=limits.COMMIT_WRITES, most_bytes=COMMIT_BYTES)
 
 
 def _size(write: Create | Merge) -> int:

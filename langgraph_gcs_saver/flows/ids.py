@@ -5,7 +5,7 @@ from __future__ import annotations
 from langgraph_gcs_saver.engine.effects import Flow, QueryDocs
 from langgraph_gcs_saver.format import keys
 
-PAGE = 1000
+IDS_PER_PAGE = 1000
 """Names read at once."""
 
 
@@ -15,8 +15,8 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
     where = (("ns", keys.enc(ns, "namespace")),)
     after: str | None = None
     while True:
-        docs = yield from QueryDocs(keys.checkpoints(thread_id), where, after=after, limit=PAGE, mask=())
+        docs = yield from QueryDocs(keys.checkpoints(thread_id), where, after=after, limit=IDS_PER_PAGE, mask=())
         found += [keys.checkpoint_id_of(doc.name) for doc in docs if keys.is_in_ns(doc.name, ns)]
-        if len(docs) < PAGE:
+        if len(docs) < IDS_PER_PAGE:
             return found
         after = docs[-1].name

@@ -18,7 +18,7 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
 from langgraph_gcs_saver.records import record
 
-PAGE = 200
+ANCESTORS_PER_PAGE = 200
 """Ancestors read at once, without their frames: 100 to 200 KB."""
 
 _WRITES_BYTES = 64 << 20
@@ -118,7 +118,7 @@ def _page(thread_id: str, ns: str, checkpoint_id: str) -> Flow[dict[str, Doc]]:
     """A checkpoint and those before it, by id: as a rule they are its ancestors."""
     where = (("ns", keys.enc(ns, "namespace")),)
     start = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
-    docs = yield from QueryDocs(keys.checkpoints(thread_id), where, start=start, limit=PAGE, mask=_MASK)
+    docs = yield from QueryDocs(keys.checkpoints(thread_id), where, start=start, limit=ANCESTORS_PER_PAGE, mask=_MASK)
     return {keys.checkpoint_id_of(doc.name): doc for doc in docs if keys.is_in_ns(doc.name, ns)}
 
 

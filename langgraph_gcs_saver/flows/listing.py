@@ -8,15 +8,13 @@ copied or reported.
 
 from __future__ import annotations
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import BlobInfo, Elsewhere, Flow, ListBlobs
 from langgraph_gcs_saver.format import keys
 
-PAGE = 1000
-"""Most objects that are listed at once."""
-
 
 def list_page(
-    prefix: str, after: str | None = None, *, limit: int = PAGE, elsewhere: bool = False
+    prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS, elsewhere: bool = False
 ) -> Flow[list[BlobInfo]]:
     """A page of objects as `ListBlobs` gives it, without what is not the store's. An empty one is the end.
 
@@ -32,7 +30,7 @@ def list_page(
         mine = [blob for blob in found if keys.is_blob(blob.name)]
         if mine or not found:
             return mine
-        after, limit = found[-1].name, PAGE
+        after, limit = found[-1].name, limits.LIST_OBJECTS
 
 
 def list_all(prefix: str) -> Flow[dict[str, BlobInfo]]:

@@ -38,7 +38,7 @@ from langgraph_gcs_saver.records import record
 RESTARTS = 8
 """Times that a read starts over because the checkpoint changed while it was read."""
 
-PAGE = 50
+CHECKPOINTS_PER_PAGE = 50
 """Checkpoints read at once by a listing."""
 
 PAGE_BYTES = 64 << 20
@@ -246,7 +246,7 @@ def list_page(
     """
     # The service filters only where every wanted key is one that it knows; otherwise matches may be few and far.
     narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
-    size = PAGE if limit is None or not narrow else max(1, min(PAGE, limit))
+    size = CHECKPOINTS_PER_PAGE if limit is None or not narrow else max(1, min(CHECKPOINTS_PER_PAGE, limit))
     docs = yield from _query_page(search, after, size, context)
     if not docs and after is None and _where(search, context):
         yield from _look_at_newest(search, context)

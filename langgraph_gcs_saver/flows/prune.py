@@ -18,6 +18,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
@@ -47,11 +48,10 @@ from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import PrunePlan
 
-BATCH = 200
-"""Documents written in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
+DOCS_PER_PAGE = 200
+"""Documents of pending writes or of runs read at once."""
 
-_BLOB_BATCH = 100
-_FRAMES = 20
+_FRAMES_PER_PAGE = 20
 """Documents whose frames are read at once, up to half a megabyte each."""
 
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects")
@@ -158,8 +158,8 @@ def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
     """A document that has lost everything: what was stripped has its frames, or its list."""
     unsure = {doc.name: doc for doc in docs if _is_stripped(doc) and "objects" not in doc.fields}
     names = list(unsure)
-    for at in range(0, len(names), _FRAMES):
-        now = yield from GetDocs(tuple(names[at : at + _FRAMES]), mask=("frames",))
+    for at in range(0, len(names), _FRAMES_PER_PAGE):
+        now = yield from GetDocs(tuple(names[at : at + _FRAMES_PER_PAGE]), mask=("frames",))
         for name, doc in now.items():
             if "frames" not in doc.fields and doc.update_time == unsure[name].update_time:
                 return unsure[name]
@@ -271,8 +271,8 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
     order = _order(found, dropped)
     roots = [name for name in order if not found.entries[name].manifest.ns]
     unmark = (yield from _unmark_root(found.thread_id, context)) if _empties_root(found, dropped) else []
-    for at in range(0, len(order), BATCH):
-        batch = order[at : at + BATCH]
+    for at in range(0, len(order), limits.COMMIT_WRITES):
+        batch = order[at : at + limits.COMMIT_WRITES]
         writes: list[Write] = []
         for name in batch:
             entry = found.entries[name]
@@ -461,8 +461,8 @@ class _Cleaning:
         ends: dict[str, list[Write]] = {}
         for run, write in idle.items():
             ends.setdefault(last[run], []).append(write)
-        for at in range(0, len(todo), BATCH):
-            if not (yield from self._clean(todo[at : at + BATCH], ends)):
+        for at in range(0, len(todo), limits.COMMIT_WRITES):
+            if not (yield from self._clean(todo[at : at + limits.COMMIT_WRITES], ends)):
                 return False
         return True
 
@@ -486,7 +486,7 @@ class _Cleaning:
             checked = [self._with_check(doc.name, pending.pop(doc.name)) for doc in batch if doc.name in pending]
             if not (yield from self._commit(checked)):
                 return False
-            blobs = [tuple(gone[at : at + _BLOB_BATCH]) for at in range(0, len(gone), _BLOB_BATCH)]
+            blobs = [tuple(gone[at : at + limits.BATCH_CALLS]) for at in range(0, len(gone), limits.BATCH_CALLS)]
             yield from Gather(tuple(map(DeleteBlobs, blobs)))
             self.deleted += len(gone)
         groups = []
@@ -525,10 +525,10 @@ def _packed(groups: Iterable[list[Write]], check: Callable[[str], Write]) -> Ite
     batch: list[Write] = []
     for group in groups:
         rest = group
-        while len(rest) > BATCH:
-            yield [*rest[: max(1, BATCH - 1)], check(group[-1].name)]
-            rest = rest[max(1, BATCH - 1) :]
-        if batch and len(batch) + len(rest) > BATCH:
+        while len(rest) > limits.COMMIT_WRITES:
+            yield [*rest[: max(1, limits.COMMIT_WRITES - 1)], check(group[-1].name)]
+            rest = rest[max(1, limits.COMMIT_WRITES - 1) :]
+        if batch and len(batch) + len(rest) > limits.COMMIT_WRITES:
             yield batch
             batch = []
         batch = batch + rest
@@ -564,8 +564,8 @@ def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
     # Between two stripped checkpoints there may be many that are kept: only the names of their writes are read.
     names = [doc.name for found in results for doc in found if _owner(doc.name) in owners]
     pending: dict[str, list[Doc]] = {}
-    for at in range(0, len(names), BATCH):
-        for doc in (yield from GetDocs(tuple(names[at : at + BATCH]))).values():
+    for at in range(0, len(names), DOCS_PER_PAGE):
+        for doc in (yield from GetDocs(tuple(names[at : at + DOCS_PER_PAGE]))).values():
             pending.setdefault(owners[_owner(doc.name)], []).append(doc)
     return pending
 
@@ -579,8 +579,8 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
     names = {run: keys.run_doc(run, thread_id) for run in sorted(runs)}
     docs: dict[str, Doc] = {}
     wanted = list(names.values())
-    for at in range(0, len(wanted), BATCH):
-        docs.update((yield from GetDocs(tuple(wanted[at : at + BATCH]), mask=())))
+    for at in range(0, len(wanted), DOCS_PER_PAGE):
+        docs.update((yield from GetDocs(tuple(wanted[at : at + DOCS_PER_PAGE]), mask=())))
     if not docs:
         return {}
     listed = yield from QueryDocs(keys.checkpoints(thread_id), mask=("ns", "format", "run_id", "former_runs"))
@@ -609,7 +609,7 @@ def delete_for_run(
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()
     after: str | None = None
-    while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=BATCH)):
+    while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=DOCS_PER_PAGE)):
         for doc in docs:
             thread_id = doc.fields.get("thread_id")
             if not isinstance(thread_id, str):

@@ -6,12 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Flow, Gather, HashBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointVerificationError
 from langgraph_gcs_saver.records import record
-
-_BATCH = 100
-"""Most objects of one batch of the JSON API."""
 
 TIMES = 3
 """How often a call writes what does not read as it was written."""
@@ -47,8 +45,8 @@ def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[Mismatch | N
 
 def discard(uploads: Sequence[PutBlob]) -> Flow[None]:
     """Delete what an attempt has uploaded that no document refers to, or will."""
-    for at in range(0, len(uploads), _BATCH):
-        yield from DeleteBlobs(tuple(effect.name for effect in uploads[at : at + _BATCH]))
+    for at in range(0, len(uploads), limits.BATCH_CALLS):
+        yield from DeleteBlobs(tuple(effect.name for effect in uploads[at : at + limits.BATCH_CALLS]))
 
 
 def _hashes(uploads: Sequence[PutBlob]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from langgraph_gcs_saver import portable
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
@@ -54,7 +55,7 @@ Dumps = Callable[[Any], Serialized]
 PASSES = 16
 """A damaged frame can hide another one that builds on it; and others may write meanwhile."""
 
-_DOCS = 100
+_DOCS_PER_PAGE = 100
 """Documents read at once."""
 
 _NEIGHBOURS = 3
@@ -378,8 +379,8 @@ class _Search:
         """The pending writes of a checkpoint. They are not kept: a thread's together may be more than memory holds."""
         names = self._names.get(keys.enc(ns), {}).get(checkpoint_id, [])
         docs: dict[str, Doc] = {}
-        for at in range(0, len(names), _DOCS):
-            docs.update((yield from GetDocs(tuple(names[at : at + _DOCS]))))
+        for at in range(0, len(names), _DOCS_PER_PAGE):
+            docs.update((yield from GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]))))
         return (yield from self._read_writes(checkpoint_id, docs.values()))
 
     def _read_writes(self, checkpoint_id: str, docs: Iterable[Doc]) -> Flow[list[PendingWrite]]:
@@ -515,7 +516,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
                 return
             doc, known = again
             index = right["filter"] if "filter" in right else doc.fields.get("filter")
-            room = manifest.DOCUMENT_BYTES - found.inner[name] - filters.size(index or {})
+            room = manifest.PAYLOAD_BYTES - found.inner[name] - filters.size(index or {})
             body, blob = yield from Compute(partial(encode_manifest, _rewritten(known, moved), room, context))
             fields = {"manifest": body, "digest": manifest.digest(name, body)}
             extra = [] if blob is None else [blob]
@@ -551,11 +552,11 @@ def _mend(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
         has_root = any(keys.ns_segment_of(name) == keys.enc("") for name in found.order)
         note = note_thread(found.thread_id, now, has_root=has_root)
         mended.append(Create(keys.thread_doc(found.thread_id), note))
-    for at in range(0, len(mended), 100):
+    for at in range(0, len(mended), limits.COMMIT_WRITES):
         # Only while the thread is there: a deletion may have passed since it was looked at.
         newest = found.order[0]
         still = Merge(newest, {}, update_time=times[newest])
-        if (yield from Commit((*mended[at : at + 100], still))) is None:
+        if (yield from Commit((*mended[at : at + limits.COMMIT_WRITES], still))) is None:
             return False
     return True
 

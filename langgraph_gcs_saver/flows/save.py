@@ -432,7 +432,7 @@ class _Attempts:
 
     def _write_body(self, plan: Manifest, layout: _Layout) -> None:
         """Make the manifest's bytes for the document; one that is too large becomes an upload and leaves a stub."""
-        room = manifest.DOCUMENT_BYTES - len(layout.inner) - filters.size(self.request.index)
+        room = manifest.PAYLOAD_BYTES - len(layout.inner) - filters.size(self.request.index)
         layout.body, blob = encode_manifest(plan, room, self.context)
         if blob is not None:
             layout.uploads.append(blob)

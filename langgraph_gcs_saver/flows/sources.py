@@ -13,7 +13,7 @@ from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DIGEST_DIGITS, DamagedError, FrameRef, Manifest, Step
 from langgraph_gcs_saver.records import record
 
-_DOCS_BATCH = 100
+_DOCS_PER_PAGE = 100
 """Documents fetched in one batched get."""
 
 _NOTHING = Digested.of(b"").digest
@@ -143,7 +143,8 @@ class Sources:
         """The effects that fetch what is not at hand."""
         names = sorted(self._docs)
         self._effects = [
-            GetDocs(tuple(names[at : at + _DOCS_BATCH]), mask=("frames",)) for at in range(0, len(names), _DOCS_BATCH)
+            GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]), mask=("frames",))
+            for at in range(0, len(names), _DOCS_PER_PAGE)
         ]
         self._effects += [GetBlob(name, start, end - start) for name, (start, end) in self._blobs.items()]
         return self._effects

@@ -40,19 +40,19 @@ from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Depth, Finding
 
-PAGE = 50
+DOCS_PER_PAGE = 50
 """Documents read at once; each may hold half a megabyte of frames."""
 
 LOOKS = 5
 """How often a thread is looked at, at most, until two looks in a row agree."""
 
-_BATCH = 20
+_TOGETHER = 20
 """Checkpoints whose values are decoded together."""
 
-_BATCH_BYTES = 256 << 20
+_TOGETHER_BYTES = 256 << 20
 """Most bytes of values that decoding them may have to hold, if they are more than one."""
 
-_NAMES = 200
+_NAMES_PER_PAGE = 200
 """Documents looked for at once."""
 
 _CACHE_BYTES = 64 << 20
@@ -300,7 +300,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
         found.blobs.update((yield from list_all(keys.thread_blobs(thread_id))))
     for collection, take in ((keys.checkpoints(thread_id), _take_checkpoint), (keys.writes(thread_id), _take_writes)):
         after: str | None = None
-        while docs := (yield from QueryDocs(collection, after=after, limit=PAGE)):
+        while docs := (yield from QueryDocs(collection, after=after, limit=DOCS_PER_PAGE)):
             for doc in docs:
                 yield from take(found, doc, loads, context)
             after = docs[-1].name
@@ -409,8 +409,8 @@ def _look_at_thread(found: Survey) -> Flow[None]:
 def _get(names: Iterable[str], mask: tuple[str, ...] | None) -> Flow[dict[str, Doc]]:
     wanted = list(names)
     found: dict[str, Doc] = {}
-    for at in range(0, len(wanted), _NAMES):
-        found.update((yield from GetDocs(tuple(wanted[at : at + _NAMES]), mask)))
+    for at in range(0, len(wanted), _NAMES_PER_PAGE):
+        found.update((yield from GetDocs(tuple(wanted[at : at + _NAMES_PER_PAGE]), mask)))
     return found
 
 
@@ -527,7 +527,7 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
 def _batches(found: Survey) -> Iterator[list[str]]:
     """Checkpoints in batches, oldest first."""
     names = (name for name in reversed(found.order) if name in found.entries)
-    return in_batches(names, lambda name: found.entries[name].manifest.held, most=_BATCH, most_bytes=_BATCH_BYTES)
+    return in_batches(names, lambda name: found.entries[name].manifest.held, most=_TOGETHER, most_bytes=_TOGETHER_BYTES)
 
 
 def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
@@ -600,7 +600,7 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
         (keys.writes(found.thread_id), _take_writes),
     ):
         after: str | None = None
-        while docs := (yield from QueryDocs(collection, after=after, limit=_NAMES, mask=())):
+        while docs := (yield from QueryDocs(collection, after=after, limit=_NAMES_PER_PAGE, mask=())):
             new = [doc.name for doc in docs if known.get(doc.name) != doc.update_time]
             for doc in (yield from GetDocs(tuple(new))).values() if new else ():
                 yield from take(later, doc, loads, context)

@@ -14,7 +14,7 @@ from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import IdleThread
 
-PAGE = 200
+THREADS_PER_PAGE = 200
 """Documents of threads read at once."""
 
 
@@ -44,7 +44,7 @@ def sweep_page(
         What was deleted, and where to go on; `None` at the end.
     """
     now = yield from Now()
-    docs = yield from QueryDocs(keys.THREADS, after=after, limit=PAGE, mask=("thread_id",))
+    docs = yield from QueryDocs(keys.THREADS, after=after, limit=THREADS_PER_PAGE, mask=("thread_id",))
     found = []
     for doc in docs:
         thread_id = _id_of(doc)
@@ -63,7 +63,7 @@ def sweep_page(
                 found.append(thread)
         except ConflictError as error:
             yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
-    return found, docs[-1].name if len(docs) == PAGE else None
+    return found, docs[-1].name if len(docs) == THREADS_PER_PAGE else None
 
 
 def _id_of(doc: Doc) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import field
 from functools import partial
 from typing import Any
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
@@ -33,11 +34,9 @@ from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
 
-BATCH = 200
-"""Documents deleted in one commit: below Firestore's former limit of 500 writes, which emulators may still hold to."""
+_RUNS_PER_PAGE = 5000
+"""Documents whose names and runs are read at once, and nothing else: well within one call's deadline."""
 
-_BLOB_BATCH = 100
-_PAGE = 5000  # names and runs only, so that a page is read well within one call's deadline
 _RUNS = ("ns", "format", "run_id", "former_runs")
 _POLL_SECONDS = 0.25
 
@@ -227,16 +226,16 @@ def _delete_with_runs(thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
         if not docs:
             return deleted, True
         last = {run: doc.name for doc in sorted(docs, key=_is_checkpoint) for run in runs_of(doc)}
-        for at in range(0, len(docs), BATCH):
+        for at in range(0, len(docs), limits.COMMIT_WRITES):
             writes: list[Write] = []
-            for doc in docs[at : at + BATCH]:
+            for doc in docs[at : at + limits.COMMIT_WRITES]:
                 writes.append(Delete(doc.name, update_time=doc.update_time))
                 ended = sorted(run for run in runs_of(doc) if last[run] == doc.name)
                 writes += [Delete(keys.run_doc(run, thread_id)) for run in ended]
             writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
             if (yield from Commit(tuple(writes))) is None:
                 return deleted, False
-            deleted += len(docs[at : at + BATCH])
+            deleted += len(docs[at : at + limits.COMMIT_WRITES])
 
 
 def _is_checkpoint(doc: Doc) -> bool:
@@ -248,16 +247,16 @@ def _runs_of_all(collection: str) -> Flow[list[Doc]]:
     found: list[Doc] = []
     after: str | None = None
     while True:
-        page = yield from QueryDocs(collection, after=after, limit=_PAGE, mask=_RUNS)
+        page = yield from QueryDocs(collection, after=after, limit=_RUNS_PER_PAGE, mask=_RUNS)
         found += page
-        if len(page) < _PAGE:
+        if len(page) < _RUNS_PER_PAGE:
             return found
         after = page[-1].name
 
 
 def _delete_all(collection: str) -> Flow[int]:
     deleted = 0
-    while docs := (yield from QueryDocs(collection, limit=BATCH, mask=())):
+    while docs := (yield from QueryDocs(collection, limit=limits.COMMIT_WRITES, mask=())):
         # Each only as last seen: a call that adds to one of them adds to others too, and goes as a whole or stays so.
         times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
         deleted += 0 if times is None else len(docs)
@@ -275,7 +274,7 @@ def _delete_blobs(thread_id: str, mark: int, context: Context) -> Flow[tuple[int
             return deleted, None
         mark = times[0]
         names = [blob.name for blob in blobs]
-        for start in range(0, len(names), _BLOB_BATCH):
-            yield from DeleteBlobs(tuple(names[start : start + _BLOB_BATCH]))
+        for start in range(0, len(names), limits.BATCH_CALLS):
+            yield from DeleteBlobs(tuple(names[start : start + limits.BATCH_CALLS]))
         deleted += len(names)
     return deleted, mark

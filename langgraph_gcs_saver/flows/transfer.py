@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeGuard, TypeVar
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
@@ -49,7 +50,7 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.copy import COMMIT_WRITES, PAGE, batches, in_levels
+from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
@@ -199,7 +200,7 @@ def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
     return list(found.values())
 
 
-def pages(docs: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
+def pages(docs: Sequence[T], size: int = CHECKPOINTS_PER_PAGE) -> Iterator[Sequence[T]]:
     """Some documents at a time."""
     for at in range(0, len(docs), size):
         yield docs[at : at + size]
@@ -305,7 +306,7 @@ class _Move:
         yield from self._move_blobs()
         # Of one task's pending writes the first counts: each level is committed before the next.
         for level in self.found.writes:
-            for page in pages(level, COMMIT_WRITES):
+            for page in pages(level, limits.COMMIT_WRITES):
                 if not (yield from self._move_docs(page)):
                     return False
         for page in pages([*self.found.aside, *self.found.checkpoints]):

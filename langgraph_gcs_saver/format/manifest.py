@@ -22,8 +22,8 @@ from langgraph_gcs_saver.records import record
 FORMAT = 1
 """Version of the stored format; a reader refuses a greater one."""
 
-DOCUMENT_BYTES = 900_000
-"""Most bytes of manifest and frames in a document: 1 MiB (Firestore's limit) less names, filter and headroom."""
+PAYLOAD_BYTES = 900_000
+"""Most bytes of manifest and frames in a document: `limits.DOCUMENT_BYTES` less names, filter and headroom."""
 
 DIGEST_DIGITS = 8
 """Hex digits that a chain keeps of the digest of each value before the last.

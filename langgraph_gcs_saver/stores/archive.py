@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-MAX_DOCUMENT = 2 << 20
-"""Firestore's limit is 1 MiB."""
+MAX_DOCUMENT = 2 * limits.DOCUMENT_BYTES
+"""Most bytes of a document in the archive's form, which may take more than Firestore's."""
 
 MAX_INDEX = 256 << 20
 
@@ -78,7 +78,7 @@ _ROW, _ROW_MORE = 5, 16
 
 _BLOCK = 512
 _KIND = "langgraph-gcs-saver"
-_SEGMENT = re.compile(r"(?!__.*__\Z)[A-Za-z0-9_%~!-]{1,1500}\Z")
+_SEGMENT = re.compile(rf"(?!__.*__\Z)[A-Za-z0-9_%~!-]{{1,{limits.SEGMENT_BYTES}}}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==\Z")
 _MAX_TIME = 2**63

@@ -48,7 +48,7 @@ from weakref import WeakSet
 import google_crc32c
 from google.protobuf.message import DecodeError
 
-from langgraph_gcs_saver.engine import files
+from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
@@ -89,15 +89,6 @@ from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, t
 T = TypeVar("T")
 
 Operation = Callable[[sqlite3.Cursor], T]
-
-MAX_DOCUMENT = 1 << 20
-MAX_COMMIT = 10 << 20
-MAX_NAME = 6 << 10
-MAX_SEGMENT = 1500
-"""Firestore's limits, in bytes, so that both stores behave alike (https://firebase.google.com/docs/firestore/quotas)."""
-
-MAX_OBJECT_NAME = 1024
-"""Cloud Storage's limit, in bytes."""
 
 MAX_CONNECTIONS = 16
 MAX_THREADS = 16
@@ -147,7 +138,7 @@ _OURS = {
 }
 """The schema of all formats. Another view, trigger or computed column would run in the process that opens the store."""
 
-_FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * MAX_DOCUMENT} THEN fields END"
+_FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * limits.DOCUMENT_BYTES} THEN fields END"
 """The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
 
 _GET = f"SELECT {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"  # noqa: S608 - a constant
@@ -657,7 +648,7 @@ def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
     """Bound what reading the schema takes: SQLite reads the table of its statistics at once, computed columns too."""
     deadline = time.monotonic() + timeout
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100)
-    before = db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_DOCUMENT) if sys.version_info >= (3, 11) else 0
+    before = db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.DOCUMENT_BYTES) if sys.version_info >= (3, 11) else 0
     try:
         yield
     finally:
@@ -682,9 +673,10 @@ def _segments(name: str) -> list[bytes]:
 def _path_key(name: str) -> tuple[list[bytes], bytes]:
     segments = _segments(name)
     key = b"\0".join(segments)
-    if len(key) > MAX_NAME or max(map(len, segments)) > MAX_SEGMENT:
+    if len(key) > limits.NAME_BYTES or max(map(len, segments)) > limits.SEGMENT_BYTES:
         raise InvalidIdError(
-            f"The name {name[:80]!r}… has {len(key)} bytes; Firestore allows {MAX_NAME}, and {MAX_SEGMENT} in a part."
+            f"The name {name[:80]!r}… has {len(key)} bytes; Firestore allows {limits.NAME_BYTES}, and "
+            f"{limits.SEGMENT_BYTES} in a part."
         )
     return segments, key
 
@@ -863,8 +855,8 @@ def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
     keys = [_key(write.name) for write in effect.writes]
     messages = [None if isinstance(write, Delete) else to_map(write.fields) for write in effect.writes]
     size = sum(len(write.name) for write in effect.writes) + sum(m.ByteSize() for m in messages if m is not None)
-    if size > MAX_COMMIT:
-        raise StoreError(f"A commit of {size} bytes is over the limit of {MAX_COMMIT}; write less at once.")
+    if size > limits.COMMIT_BYTES:
+        raise StoreError(f"A commit of {size} bytes is over the limit of {limits.COMMIT_BYTES}; write less at once.")
 
     def commit(db: sqlite3.Cursor) -> tuple[int, ...] | None:
         return _apply(db, effect, keys, messages)
@@ -925,11 +917,13 @@ def _merge(target: Any, write: Merge, message: Any) -> Any | None:
 def _store(db: sqlite3.Cursor, key: tuple[str, bytes], message: Any, create_time: int, update_time: int) -> None:
     stored = message.SerializeToString(deterministic=True)
     # Firestore's count exceeds a message's length by little (a short field with a number: 10 bytes for 9).
-    if len(stored) > MAX_DOCUMENT // 2:
+    if len(stored) > limits.DOCUMENT_BYTES // 2:
         size = _size(message.fields) + len(key[1]) + 17
-        if size > MAX_DOCUMENT:
+        if size > limits.DOCUMENT_BYTES:
             name = key[1].replace(b"\0", b"/").decode()
-            raise StoreError(f"The document {name!r} has {size} bytes; the limit is {MAX_DOCUMENT}. Store less in it.")
+            raise StoreError(
+                f"The document {name!r} has {size} bytes; the limit is {limits.DOCUMENT_BYTES}. Store less in it."
+            )
     db.execute(_SET, (*key, stored, create_time, update_time))
 
 
@@ -1132,7 +1126,7 @@ class LocalBlobs:
             key = above + segment
             if key.endswith(b"/"):
                 # Further down there is no object, but there may be more directories than Python can go into.
-                wanted = (key.startswith(prefix) or prefix.startswith(key)) and len(key) < MAX_OBJECT_NAME
+                wanted = (key.startswith(prefix) or prefix.startswith(key)) and len(key) < limits.OBJECT_NAME_BYTES
                 if wanted and (after is None or after < key or after.startswith(key)):
                     with suppress(FileNotFoundError, NotADirectoryError), files.descend(directory, where) as opened:
                         yield from self._infos(opened[-1], key, prefix, after)
@@ -1164,9 +1158,9 @@ class LocalBlobs:
         if _SAME.match(name):
             return name.split("/")
         segments = _segments(name)
-        if len(name.encode()) > MAX_OBJECT_NAME:
+        if len(name.encode()) > limits.OBJECT_NAME_BYTES:
             raise InvalidIdError(
-                f"The name {name[:80]!r}… is longer than the {MAX_OBJECT_NAME} bytes of Cloud Storage."
+                f"The name {name[:80]!r}… is longer than the {limits.OBJECT_NAME_BYTES} bytes of Cloud Storage."
             )
         return [part for segment in segments for part in self._written(segment)]
 
@@ -1194,7 +1188,7 @@ _TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
 _MAX_PART = 240
 """Longest part of a path, in bytes: file systems allow 255."""
 
-_MAX_FOLDED = 3 * MAX_OBJECT_NAME + _MAX_PART
+_MAX_FOLDED = 3 * limits.OBJECT_NAME_BYTES + _MAX_PART
 """Most bytes of a segment as `_fold` writes it: three for each of a name."""
 
 _GOES_ON = b"+"
@@ -1206,7 +1200,9 @@ _ODD = re.compile(
 )
 """Bytes that file systems take for others or do not allow, and the first of a name that Windows keeps for itself."""
 
-_SAME = re.compile(r"(?=.{1,1024}\Z)(?:(?:~|[a-z0-9_%~-]{5,240})/)*[a-z0-9_%~-]{5,200}(?:\.zst)?\Z")
+_SAME = re.compile(
+    rf"(?=.{{1,{limits.OBJECT_NAME_BYTES}}}\Z)(?:(?:~|[a-z0-9_%~-]{{5,{_MAX_PART}}})/)*[a-z0-9_%~-]{{5,200}}(?:\.zst)?\Z"
+)
 """Names, most of them, whose path is the name in every format. Names that Windows keeps for itself are shorter."""
 
 _FOLDED = re.compile(rb"\^([a-z])|=([0-9a-f]{2})")

@@ -68,7 +68,7 @@ LOCAL = (Compute, Now, Pause, Emit)
 READS = (GetDocs, QueryDocs, GetBlob, HashBlob, ListBlobs)
 """Effects that leave a store as it is."""
 
-PAGE = 200
+RUNS_PER_PAGE = 200
 
 
 class Crashed(BaseException):
@@ -193,7 +193,7 @@ class CrashingSaver(GCSSaver):
         found = Raw({}, {})
         for collection in (keys.THREADS, keys.CHECKPOINTS, keys.WRITES):
             after: str | None = None
-            query = QueryDocs(collection, start=f"{keys.RUNS}/!", end=end, limit=PAGE, group=True)
+            query = QueryDocs(collection, start=f"{keys.RUNS}/!", end=end, limit=RUNS_PER_PAGE, group=True)
             while docs := perform(replace(query, after=after)):
                 found.documents.update((doc.name, dict(doc.fields)) for doc in docs)
                 after = docs[-1].name

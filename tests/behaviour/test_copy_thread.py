@@ -7,8 +7,9 @@ import pytest
 from langgraph.types import Command
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
-from langgraph_gcs_saver.flows import copy, threads
+from langgraph_gcs_saver.flows import copy
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -147,7 +148,7 @@ async def test_what_pruning_has_left(make_saver, raw, ids, mode):
 @MOSTLY_LOCAL
 async def test_first_wins_across_pages(make_saver, raw, monkeypatch, mode):
     """Documents of one task are read in the order of their names, and count in the order in which they came."""
-    monkeypatch.setattr(copy, "COMMIT_WRITES", 4)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 4)
     with make_saver() as saver:
         put(saver, "t", 1)
         for n in range(12):
@@ -335,7 +336,7 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
 
 def test_a_copy_that_died_is_found_by_its_runs(tmp_path, monkeypatch):
     """A checkpoint that was stored again by another run has two; both are noted, wherever the first call died."""
-    monkeypatch.setattr(copy, "COMMIT_WRITES", 2)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     for stop in count():
         with CrashingSaver.from_conn_string(f"file://{tmp_path}/{stop}") as saver:
             for run in ("first", "second"):
@@ -484,7 +485,7 @@ def test_a_target_that_is_pruned_meanwhile(tmp_path, meanwhile):
             GCSSaver.from_conn_string(uri) as other,
             pytest.MonkeyPatch.context() as patch,
         ):
-            patch.setattr(copy, "PAGE", 3)
+            patch.setattr(copy, "CHECKPOINTS_PER_PAGE", 3)
             rows = [(1, None, "first"), *((n, n - 1, "run") for n in range(2, 6)), (6, 1, "fork"), (7, 1, "latest")]
             for n, parent, run in rows:
                 values = {"v": n} if run == "run" else {"v": n, "constant": noise("of the first and its forks")}
@@ -523,7 +524,7 @@ def test_a_conversation_and_its_successor_are_not_merged(tmp_path):
             GCSSaver.from_conn_string(uri) as other,
             pytest.MonkeyPatch.context() as patch,
         ):
-            patch.setattr(copy, "PAGE", 3)
+            patch.setattr(copy, "CHECKPOINTS_PER_PAGE", 3)
             for n in range(10, 81, 10):
                 put(saver, "t", n, n - 10 or None)
             before = everything(saver)
@@ -551,7 +552,7 @@ def test_a_conversation_and_its_successor_are_not_merged(tmp_path):
 
 def test_what_a_deletion_has_left_is_not_copied(tmp_path, monkeypatch):
     """Wherever it died, or goes on meanwhile: the copy is whole, or there is none."""
-    monkeypatch.setattr(threads, "BATCH", 2)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     stop, is_dead, kinds = 0, True, set()
     while is_dead:
         with CrashingSaver.from_conn_string(f"file://{tmp_path}/{stop}") as saver:
@@ -639,7 +640,7 @@ ROUNDS_PER_PAGE = 5
 @pytest.mark.parametrize("fills", [lengthy, asking])
 @MOSTLY_LOCAL
 async def test_rounds(make_saver, monkeypatch, fills, mode):
-    monkeypatch.setattr(copy, "COMMIT_WRITES", 20)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 20)
     counts = []
     counting = CountingInterceptor()
     async with make_saver(verify="off", interceptors=[counting]) as saver:
@@ -651,7 +652,7 @@ async def test_rounds(make_saver, monkeypatch, fills, mode):
             counts.append(len(counting.rounds))
         assert everything(saver, "copy of 100") == everything(saver, "100")
     # A page of 20 checkpoints, and one of 20 documents of pending writes, of which a task may have two.
-    pages = 60 / copy.PAGE + 60 * (1 if fills is lengthy else 2) / copy.COMMIT_WRITES
+    pages = 60 / copy.CHECKPOINTS_PER_PAGE + 60 * (1 if fills is lengthy else 2) / limits.COMMIT_WRITES
     assert counts[1] - counts[0] <= ROUNDS_PER_PAGE * pages
 
 
@@ -665,6 +666,9 @@ def test_rounds_of_a_long_thread(make_saver, raw, options):
         saver.copy_thread("t", "copy")
         print(f"copy_thread: {len(counting.rounds)} rounds, {counting.requests['CopyBlob']} objects")
         objects = 6000 / 32 if options else 0
-        assert len(counting.rounds) <= ROUNDS_PER_PAGE * (2000 / copy.PAGE + 2000 / copy.COMMIT_WRITES) + objects + 20
+        assert (
+            len(counting.rounds)
+            <= ROUNDS_PER_PAGE * (2000 / copy.CHECKPOINTS_PER_PAGE + 2000 / limits.COMMIT_WRITES) + objects + 20
+        )
         assert everything(saver, "copy") == everything(saver, "t")
         assert list(saver.verify("copy", depth="data")) == []

@@ -6,8 +6,8 @@ import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import START, StateGraph
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.errors import CheckpointCorruptError
-from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -320,7 +320,7 @@ def test_what_a_crash_leaves_is_not_forgotten(tmp_path, after):
 
 def test_what_a_dead_deletion_left_is_found(tmp_path, monkeypatch):
     """Wherever a deletion of the thread died: a run's checkpoints that it had not come to are still the run's."""
-    monkeypatch.setattr(threads, "BATCH", 2)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     stop, is_dead = 0, True
     while is_dead:
         uri = f"file://{tmp_path}/{stop}"

@@ -118,7 +118,7 @@ async def test_the_contract(make_saver, mode):
 
 async def test_rounds(make_saver, monkeypatch):
     """Pages, however many ancestors there are and however many channels."""
-    monkeypatch.setattr(lineage, "PAGE", 10)
+    monkeypatch.setattr(lineage, "ANCESTORS_PER_PAGE", 10)
     async with make_saver() as saver:
         await chain(Api(saver, "sync"), 35)
     count = CountingInterceptor()

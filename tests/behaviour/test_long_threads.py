@@ -1,7 +1,8 @@
 """A thread of 2,000 checkpoints is copied, pruned and deleted in rounds in proportion to documents over batch size."""
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.flows import copy, prune, threads
+from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.flows import copy
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import cfg
@@ -36,11 +37,11 @@ def test_rounds(tmp_path):
     raw.close()
     more = LENGTHS[1] - LENGTHS[0]
     # A page with its frames, and a commit.
-    assert _grown(counts, "copy_thread") <= 2 * more / copy.PAGE + 1
+    assert _grown(counts, "copy_thread") <= 2 * more / copy.CHECKPOINTS_PER_PAGE + 1
     # A commit; for those that tell of runs, one of ten, two more, and what is read for them.
-    assert _grown(counts, "prune") <= 2 * more / prune.BATCH + 1
+    assert _grown(counts, "prune") <= 2 * more / limits.COMMIT_WRITES + 1
     # A query and a commit, with the runs.
-    assert _grown(counts, "delete_thread") <= 2 * more / threads.BATCH + 1
+    assert _grown(counts, "delete_thread") <= 2 * more / limits.COMMIT_WRITES + 1
     assert _grown(counts, "delete_for_runs") <= 0
     print(counts)
 

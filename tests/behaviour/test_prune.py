@@ -12,6 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Command, interrupt
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ConflictError,
@@ -20,7 +21,6 @@ from langgraph_gcs_saver.errors import (
     InvalidOptionError,
 )
 from langgraph_gcs_saver.events import ThreadPruned
-from langgraph_gcs_saver.flows import prune
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepEvery, KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -586,7 +586,7 @@ ROUNDS_PER_BATCH = 6
 
 @MOSTLY_LOCAL
 async def test_rounds(make_saver, monkeypatch, mode):
-    monkeypatch.setattr(prune, "BATCH", 20)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 20)
     counts = []
     counting = CountingInterceptor()
     async with make_saver(verify="off", interceptors=[counting]) as saver:
@@ -609,14 +609,16 @@ def test_rounds_of_a_long_thread(make_saver, raw, options):
         counting.clear()
         saver.prune(["t"])
         print(f"prune: {len(counting.rounds)} rounds")
-        assert len(counting.rounds) <= ROUNDS_PER_BATCH * 2000 / prune.BATCH + (4000 / 100 if options else 0) + 10
+        assert (
+            len(counting.rounds) <= ROUNDS_PER_BATCH * 2000 / limits.COMMIT_WRITES + (4000 / 100 if options else 0) + 10
+        )
         assert everything(saver).keys() == {("", 2000)}
         assert list(saver.verify("t", depth="data")) == []
         lengthy(saver, 2000, "u")
         counting.clear()
         saver.delete_thread("u")
         print(f"delete_thread: {len(counting.rounds)} rounds")
-        assert len(counting.rounds) <= 4 * 2000 / prune.BATCH + (6000 / 100 if options else 0) + 12
+        assert len(counting.rounds) <= 4 * 2000 / limits.COMMIT_WRITES + (6000 / 100 if options else 0) + 12
     assert not [name for name in (*raw.documents(), *raw.objects()) if keys.spread("u") in name]
 
 

@@ -56,7 +56,7 @@ async def sweep(saver, mode, **more):
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_idle_threads_go(make_saver, later, raw, mode, monkeypatch):
-    monkeypatch.setattr(sweeping, "PAGE", 2)
+    monkeypatch.setattr(sweeping, "THREADS_PER_PAGE", 2)
     saver = make_saver()
     names = ["", "a", "b", "c/d", LONG]
     for thread in names:

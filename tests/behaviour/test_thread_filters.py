@@ -186,7 +186,7 @@ def test_what_is_no_filter(make_saver, wanted):
 def test_more_threads_than_a_page_has(make_saver, monkeypatch):
     from langgraph_gcs_saver.flows import catalogue
 
-    monkeypatch.setattr(catalogue, "PAGE", 3)
+    monkeypatch.setattr(catalogue, "DOCS_PER_PAGE", 3)
     monkeypatch.setattr(catalogue, "_TOGETHER", 2)
     saver = make_saver()
     order = [f"t{number}" for number in range(10)]

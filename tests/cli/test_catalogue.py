@@ -254,7 +254,7 @@ def test_stats(make_saver, store_uri):
 
 def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
     """Pages of manifests and of names: their number goes with the checkpoints, whatever these hold."""
-    monkeypatch.setattr(catalogue, "PAGE", 10)
+    monkeypatch.setattr(catalogue, "DOCS_PER_PAGE", 10)
     saver = make_saver()
     for thread in range(6):
         for n in range(1, 6):

@@ -304,7 +304,7 @@ def test_as_a_user_runs_it(make_saver, store_uri, tmp_path):
 def test_the_saver_lists_ids_only(make_saver, monkeypatch):
     from langgraph_gcs_saver.flows import ids
 
-    monkeypatch.setattr(ids, "PAGE", 2)
+    monkeypatch.setattr(ids, "IDS_PER_PAGE", 2)
     saver = make_saver()
     config = {"configurable": {"thread_id": "t"}}
     assert saver.checkpoint_ids(config) == []

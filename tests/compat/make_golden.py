@@ -315,7 +315,7 @@ def large(maker):
         maker.put(saver, place, 1, many)
         more = {**many, "long": [*many["long"], "more"], "channel 3": rng.randbytes(100)}
         maker.put(saver, place, 2, more, parent=1, new=["long", "channel 3"])
-    with mock.patch.object(manifest, "DOCUMENT_BYTES", 500):
+    with mock.patch.object(manifest, "PAYLOAD_BYTES", 500):
         last = {**more, "channel 4": b"after the stub"}
         maker.put(saver, place, 3, last, parent=2, new=["channel 4"])
     with mock.patch.object(writes_module, "INLINE_BYTES", 100):
@@ -388,7 +388,7 @@ def encrypted(maker):
         maker.put(saver, place, number, {"log": list(log), "none": None}, parent=number - 1 or None, metadata=run)
         log.append(text(rng, 60))
     maker.put_writes(saver, place, 6, [("log", "answer"), ("__interrupt__", "question")], "task")
-    with mock.patch.object(manifest, "DOCUMENT_BYTES", 500), mock.patch.object(writes_module, "INLINE_BYTES", 100):
+    with mock.patch.object(manifest, "PAYLOAD_BYTES", 500), mock.patch.object(writes_module, "INLINE_BYTES", 100):
         maker.put(saver, place, 7, {"log": ["short"], "none": None}, parent=6)
         maker.put_writes(saver, place, 7, [("log", text(rng, 50))], "task")
     place = ("half encrypted", "")
@@ -406,7 +406,7 @@ def bound(maker):
     saver = maker.saver(cipher=XorCipher())
     for place in (("bound", ""), ("bound", "node:1"), ("b" * 300, "n" * 300)):
         maker.put(saver, place, 1, {"a": 1, "b": [text(rng, 20)]})
-        with mock.patch.object(manifest, "DOCUMENT_BYTES", 200):
+        with mock.patch.object(manifest, "PAYLOAD_BYTES", 200):
             maker.put(saver, place, 2, {"a": 1, "b": [text(rng, 30)]}, parent=1, new=["b"])
         special = [("__interrupt__", "q"), ("__resume__", "yes"), ("__error__", "e"), ("__scheduled__", 1)]
         for task in ("task", "t" * 300):

@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
@@ -18,7 +19,6 @@ from langgraph_gcs_saver.engine.effects import (
     PutBlob,
 )
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.flows import prune, threads
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import (
     NEIGHBOURS,
@@ -69,7 +69,7 @@ def test_every_change_on_the_emulators(new_emulated_store, name):
 
 
 def test_a_deletion_in_many_commits(new_store, monkeypatch):
-    monkeypatch.setattr(threads, "BATCH", 2)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     parts = set()
 
     class Watched(CrashingSaver):
@@ -85,7 +85,7 @@ def test_a_deletion_in_many_commits(new_store, monkeypatch):
 
 @pytest.mark.parametrize("name", ["prune", "delete_for_runs"])
 def test_pruning_in_many_commits(new_store, monkeypatch, name):
-    monkeypatch.setattr(prune, "BATCH", 2)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     parts = set()
 
     class Watched(CrashingSaver):

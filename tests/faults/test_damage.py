@@ -94,7 +94,7 @@ KINDS = {
     "inline": (fill, {}, {}),
     "objects": (fill, {"inline_max_bytes": 0}, {}),
     "packed frames": (fill, {}, {"INNER_BYTES": 0}),
-    "stubbed manifests": (fill, {}, {"DOCUMENT_BYTES": 0}),
+    "stubbed manifests": (fill, {}, {"PAYLOAD_BYTES": 0}),
     "encrypted": (fill, {"cipher": Eax("key"), "clear_metadata": ["source"]}, {}),
     "encrypted objects": (fill, {"cipher": XorCipher(), "inline_max_bytes": 0}, {}),
     "a graph": (run_graph, {}, {}),

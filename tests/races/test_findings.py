@@ -305,7 +305,7 @@ def test_a_filter_that_only_we_can_apply_does_not_read_one_by_one(history: World
     found, _ = play(list_flow(Search(THREAD, None, None, None, {"odd key": True}), 1, new_context("c")), history, seen)
     assert [loaded.manifest.checkpoint_id for loaded in found] == ["0000"]
     queries = [e for e in seen if isinstance(e, QueryDocs) and e.collection.endswith(keys.CHECKPOINTS)]
-    assert len(queries) <= 100 // load.PAGE + 1
+    assert len(queries) <= 100 // load.CHECKPOINTS_PER_PAGE + 1
 
 
 def test_a_listing_of_all_threads_needs_no_index(history: World) -> None:

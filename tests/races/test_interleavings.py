@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Delete,
@@ -48,7 +49,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _explored(name: str, budget: int, monkeypatch: pytest.MonkeyPatch, *, ends: bool = True) -> Report:
     scenario = SCENARIOS[name]()
-    monkeypatch.setattr(threads, "BATCH", scenario.batch)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", scenario.batch)
     check, check_end = scenario.rules.check, scenario.rules.check_end
     return explore(scenario.world, scenario.processes, check, check_end if ends else check, budget=budget)
 

@@ -165,7 +165,7 @@ def _check(history: _History, search: Search, limit: int | None) -> None:
 
 def _try(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     choose = random.Random(seed)
-    monkeypatch.setattr(load, "PAGE", choose.choice([1, 2, 3, 7, 50]))
+    monkeypatch.setattr(load, "CHECKPOINTS_PER_PAGE", choose.choice([1, 2, 3, 7, 50]))
     monkeypatch.setattr(load, "PAGE_BYTES", choose.choice([50, 300, 64 << 20]))
     history = _history(choose)
     _check(history, Search(None, None, None, None, None), None)

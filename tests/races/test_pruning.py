@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Delete,
@@ -48,12 +49,11 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _explored(name: str, budget: int, monkeypatch: pytest.MonkeyPatch, *, ends: bool = True) -> Report:
     scenario = PRUNING[name]()
-    for module in (threads, pruning):
-        monkeypatch.setattr(module, "BATCH", scenario.batch)
-    monkeypatch.setattr(collecting, "BATCH", scenario.batch)
+    monkeypatch.setattr(limits, "COMMIT_WRITES", scenario.batch)
+    monkeypatch.setattr(pruning, "DOCS_PER_PAGE", scenario.batch)
+    monkeypatch.setattr(collecting, "DOCS_PER_PAGE", scenario.batch)
     monkeypatch.setattr(world, "AGED", lambda name: any(part in name for part in scenario.aged))
-    monkeypatch.setattr(copying, "PAGE", scenario.batch)
-    monkeypatch.setattr(copying, "COMMIT_WRITES", scenario.batch + 1)
+    monkeypatch.setattr(copying, "CHECKPOINTS_PER_PAGE", scenario.batch)
     check, check_end = scenario.rules.check, scenario.rules.check_end
     return explore(scenario.world, scenario.processes, check, check_end if ends else check, budget=budget)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, KeepLast, flows
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import BlobInfo, Commit, Create, GetDocs, ListBlobs, PutBlob, QueryDocs
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.flows.listing import PAGE, list_all, list_page
+from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.format import keys
 from tests.system.build import cfg, cid, noise, put, values
 
@@ -190,10 +191,10 @@ class Listed:
 
 def test_many_of_others_between_the_stores_own():
     mine = [keys.blob("t", ns, cid(1), keys.FRAMES, "0123456789ab") for ns in ("a", "m", "z")]
-    others = [f"{FOLDER}{letter}/{n:05}" for letter in "am" for n in range(2 * PAGE)]
+    others = [f"{FOLDER}{letter}/{n:05}" for letter in "am" for n in range(2 * limits.LIST_OBJECTS)]
     store = Listed([*mine, *others])
     assert list(store(list_all(FOLDER))) == mine
-    assert len(store.asked) <= len(others) // PAGE + 3
+    assert len(store.asked) <= len(others) // limits.LIST_OBJECTS + 3
     first = store(list_page(f"{FOLDER}a/", limit=1))
     assert [blob.name for blob in first] == mine[:1]
     assert store(list_page(f"{FOLDER}nothing/")) == []

@@ -23,7 +23,7 @@ SMALL, STUBS = "in documents", "in objects"
 
 def fill(saver, kind):
     """Two threads, two namespaces, and approvals: what others would like to have elsewhere."""
-    with mock.patch.object(manifest, "DOCUMENT_BYTES", 500 if kind == STUBS else manifest.DOCUMENT_BYTES):
+    with mock.patch.object(manifest, "PAYLOAD_BYTES", 500 if kind == STUBS else manifest.PAYLOAD_BYTES):
         for thread in ("t", "victim"):
             for n in (1, 2):
                 put(saver, n, {"v": [f"{thread} {n}"], "plan": "p"}, parent=n - 1 or None, thread=thread)

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine import limits, runner
 from langgraph_gcs_saver.engine.effects import CopyBlob, PutBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError, InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.flows import collect, copy, prune, threads
+from langgraph_gcs_saver.flows import collect, copy, prune
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import LISTED_BY
 from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
@@ -216,11 +216,10 @@ class Life(RuleBasedStateMachine):
             patch.setattr(module, "time", self.clock)
         patch.setattr(admin, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
         for module, limit in (
-            (threads, "BATCH"),
-            (prune, "BATCH"),
-            (collect, "BATCH"),
-            (copy, "PAGE"),
-            (copy, "COMMIT_WRITES"),
+            (limits, "COMMIT_WRITES"),
+            (prune, "DOCS_PER_PAGE"),
+            (collect, "DOCS_PER_PAGE"),
+            (copy, "CHECKPOINTS_PER_PAGE"),
         ):
             patch.setattr(module, limit, batch)
         self.path = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "store"

@@ -32,7 +32,7 @@ def stored_as(variant, monkeypatch):
     """Options of a saver that stores in a way of `VARIANTS`; as `stubs`, no manifest fits its document."""
     with monkeypatch.context() as patch:
         if variant == "stubs":
-            patch.setattr(manifest, "DOCUMENT_BYTES", 0)
+            patch.setattr(manifest, "PAYLOAD_BYTES", 0)
         yield VARIANTS[variant]
 
 

@@ -311,7 +311,7 @@ def test_the_only_manifest_does_not_look_like_a_new_thread(raw, saver):
 @pytest.mark.parametrize("how", ["gone", "flipped"])
 @MORE
 def test_a_manifest_in_an_object(raw, saver, how):
-    fill(saver, DOCUMENT_BYTES=0)
+    fill(saver, PAYLOAD_BYTES=0)
     before = read_all(raw)
     part = f"/~/{keys.enc(cid(2))}/~manifest-"
     if how == "gone":

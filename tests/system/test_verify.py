@@ -113,7 +113,7 @@ def filled(raw, saver):
 @pytest.fixture
 def packed(raw, saver):
     """Small frames lie in objects that they share, and manifests in objects of their own."""
-    fill(saver, INNER_BYTES=0, DOCUMENT_BYTES=0)
+    fill(saver, INNER_BYTES=0, PAYLOAD_BYTES=0)
     saver.close()
     return raw
 
@@ -606,7 +606,7 @@ class FlippingOnce(Interceptor):
         return type(doc)(doc.name, fields, doc.create_time, doc.update_time)
 
 
-@pytest.mark.parametrize("limits", [{}, {"INNER_BYTES": 0, "DOCUMENT_BYTES": 0}])
+@pytest.mark.parametrize("limits", [{}, {"INNER_BYTES": 0, "PAYLOAD_BYTES": 0}])
 @MORE
 def test_what_is_read_wrongly_once_is_not_damage(raw, saver, limits):
     """Missing or different is damage only if it stays so."""

@@ -389,7 +389,7 @@ def test_content_replaced_many_times_stays_below_the_limit(model, context):
         value = rng.randbytes(100_000)
         put(model, wide, 1, None, {"a": value, "n": number})
         stored = model.docs[doc(1)].fields
-        assert len(stored["frames"]) + len(stored["manifest"]) <= manifest.DOCUMENT_BYTES
+        assert len(stored["frames"]) + len(stored["manifest"]) <= manifest.PAYLOAD_BYTES
         assert read(model, 1) == {"a": value, "n": number}
         put(model, wide, 100 + number, 1, {"a": value}, fresh=[], versions={"a": v(1)})
     assert model.blobs

@@ -36,6 +36,7 @@ from google.cloud.firestore_v1.services.firestore.transports import (
 from google.cloud.firestore_v1.types import document, query
 from google.cloud.firestore_v1.types import firestore as rpcs
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Create,
@@ -559,8 +560,9 @@ class FirestoreDocuments:
             )
         if _TOO_LARGE.search(details):
             return StoreError(
-                f"{self._where} refused {call.what}: too large. A document holds 1 MiB, a request 10 MiB "
-                "(4 MiB in the emulator)."
+                f"{self._where} refused {call.what}: too large. A document holds "
+                f"{limits.DOCUMENT_BYTES >> 20} MiB, a request {limits.COMMIT_BYTES >> 20} MiB "
+                f"({limits.EMULATOR_REQUEST_BYTES >> 20} MiB in the emulator)."
             )
         return StoreError(
             f"{self._where} refused {call.what} ({code.name}); the exception that this one has as its cause tells why."

@@ -27,6 +27,7 @@ from google.cloud.storage.bucket import Bucket
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from requests.adapters import HTTPAdapter
 
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     BucketSettings,
@@ -52,12 +53,6 @@ from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 
 T = TypeVar("T")
-
-MAX_PAGE = 1000
-"""Most objects in one page of a list (https://cloud.google.com/storage/docs/json_api/v1/objects/list)."""
-
-MAX_BATCH = 100
-"""Most calls in one batch (https://cloud.google.com/storage/docs/batch)."""
 
 _NO_BUCKET = "bucket does not exist"
 _error_of: Any = exceptions.from_http_response
@@ -165,8 +160,8 @@ class GCSBlobs:
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:
         """Perform `DeleteBlobs`."""
-        for first in range(0, len(effect.names), MAX_BATCH):
-            names = effect.names[first : first + MAX_BATCH]
+        for first in range(0, len(effect.names), limits.BATCH_CALLS):
+            names = effect.names[first : first + limits.BATCH_CALLS]
             self._call(f"to delete {len(names)} objects", partial(self._delete, names))
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:
@@ -280,7 +275,7 @@ class GCSBlobs:
     def _list(self, effect: ListBlobs, timeout: float) -> list[BlobInfo]:
         after = None if effect.after is None else self._prefix + effect.after
         # startOffset is inclusive: one more, where a page holds it.
-        limit = effect.limit if after is None else min(effect.limit + 1, max(effect.limit, MAX_PAGE))
+        limit = effect.limit if after is None else min(effect.limit + 1, max(effect.limit, limits.LIST_OBJECTS))
         found = [
             BlobInfo(
                 name=blob.name[len(self._prefix) :],
