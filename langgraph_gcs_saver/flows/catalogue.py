@@ -11,7 +11,7 @@ from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
-from langgraph_gcs_saver.flows.tips import INTERRUPT, Tip, is_waiting, read_states
+from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
 from langgraph_gcs_saver.records import record
@@ -278,7 +278,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
         UnsupportedFormatError: A newer version wrote some of it.
     """
     docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=_MASK)
-    writes = yield from QueryDocs(keys.writes(thread_id), mask=(INTERRUPT,))
+    writes = yield from QueryDocs(keys.writes(thread_id), mask=(keys.INTERRUPT,))
     manifests: dict[str, Manifest | DamagedError] = {}
     for doc in docs:
         if not _is_stripped(doc):
@@ -327,7 +327,7 @@ class _Thread:
             run_id=run_id if isinstance(run_id, str) else None,
             manifest_bytes=_manifest_bytes(doc),
             tasks=tuple(dict.fromkeys(keys.writes_task_id_of(one.name) or "" for one in own)),
-            interrupts=sum(INTERRUPT in one.fields for one in own),
+            interrupts=sum(keys.INTERRUPT in one.fields for one in own),
             pin=pin if isinstance(pin, str) else None,
         )
         if isinstance(known, DamagedError):

@@ -43,8 +43,8 @@ from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
-from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
 from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs
+from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import PrunePlan
 
@@ -61,7 +61,6 @@ _LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin")
 _LEFT = ("objects", "run_id", "former_runs")
 """What tells of what remains to be done."""
 
-_INTERRUPT = "w3"
 _FORKS = ("update", "fork")
 """Sources of checkpoints that LangGraph replays as their parent: they came after what the parent's subgraphs did."""
 
@@ -208,9 +207,9 @@ def prune(
 
 def _rows(found: Snapshot, loads: Loads) -> Flow[list[Row]]:
     # A special write's field says that there is one; who has a child was answered.
-    docs = yield from QueryDocs(keys.writes(found.thread_id), mask=(_INTERRUPT,))
+    docs = yield from QueryDocs(keys.writes(found.thread_id), mask=(keys.INTERRUPT,))
     found.written = {_owner(doc.name) for doc in docs}
-    waiting = {_owner(doc.name) for doc in docs if _INTERRUPT in doc.fields}
+    waiting = {_owner(doc.name) for doc in docs if keys.INTERRUPT in doc.fields}
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
     return (yield from Compute(partial(_make_rows, found, waiting, parents, loads), size=2000 * len(found.entries)))
 

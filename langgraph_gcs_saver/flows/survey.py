@@ -35,8 +35,7 @@ from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import filters, frames, keys, manifest
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
-from langgraph_gcs_saver.format.shapes import DELTA_COUNTERS
-from langgraph_gcs_saver.portable import Stored
+from langgraph_gcs_saver.portable import DELTA_COUNTERS, Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Depth, Finding
 

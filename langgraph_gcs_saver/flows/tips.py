@@ -19,9 +19,6 @@ from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, Manife
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from langgraph_gcs_saver.records import record
 
-INTERRUPT = "w3"
-"""The field of special writes that holds what a task asks: LangGraph's number of the channel is -3."""
-
 _START = "__start__"
 _BRANCH = "branch:to:"
 _JOIN = "join:"
@@ -59,7 +56,7 @@ def is_waiting(writes: Iterable[Doc]) -> bool:
         task, is_special = keys.writes_task_of(doc.name)
         if not is_special:
             finished.add(task)
-        elif INTERRUPT in doc.fields:
+        elif keys.INTERRUPT in doc.fields:
             asked.add(task)
     return not asked <= finished
 
@@ -86,7 +83,7 @@ def _writes_at(tip: Tip) -> QueryDocs:
     thread, ns = keys.thread_segment_of(tip.name), keys.ns_segment_of(tip.name)
     newest = tip.manifest.checkpoint_id
     start, end = keys.writes_span(thread, ns, newest, newest)
-    return QueryDocs(f"{keys.THREADS}/{thread}/{keys.WRITES}", start=start, end=end, mask=(INTERRUPT,))
+    return QueryDocs(f"{keys.THREADS}/{thread}/{keys.WRITES}", start=start, end=end, mask=(keys.INTERRUPT,))
 
 
 def _deciding(known: Manifest) -> dict[str, ChannelRef]:

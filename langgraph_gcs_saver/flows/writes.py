@@ -266,7 +266,7 @@ def _records(request: PutWrites, wanted: Sequence[PendingWrite], context: Contex
 
 def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[PendingWrite]) -> _Record:
     idx = writes[0].idx
-    field = "writes" if idx >= 0 else f"w{-idx}"
+    field = keys.writes_field(idx)
     for write in writes:
         context.codec.refuse_large(len(write.value.data))
     try:

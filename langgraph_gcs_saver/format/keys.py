@@ -330,6 +330,15 @@ def special_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str
     return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!s"
 
 
+def writes_field(idx: int) -> str:
+    """The field of a document of pending writes that holds writes of a number, or that special one."""
+    return "writes" if idx >= 0 else f"w{-idx}"
+
+
+INTERRUPT = writes_field(-3)
+"""The field that holds what a task asks; -3 is LangGraph's number of the channel (`WRITES_IDX_MAP`)."""
+
+
 def writes_checkpoint_id_of(name: str) -> str:
     """The checkpoint id in the name of a document of pending writes."""
     try:

@@ -12,10 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from langgraph_gcs_saver.portable import Stored
-
-DELTA_COUNTERS = "counters_since_delta_snapshot"
-"""The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
+from langgraph_gcs_saver.portable import DELTA_COUNTERS, Stored
 
 _INT64 = 1 << 63
 

@@ -27,6 +27,9 @@ KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pyda
 _CODES = {kind: code for code, kind in KINDS.items()}
 _PYDANTIC = 5
 _DELTA_SNAPSHOT = 7
+
+DELTA_COUNTERS = "counters_since_delta_snapshot"
+"""The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
 _DEFAULT_REST: Mapping[int, list[Any]] = {3: ["fromisoformat"], _PYDANTIC: ["model_validate_json"]}
 
 _AROUND = 64 << 20

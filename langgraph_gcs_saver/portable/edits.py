@@ -21,9 +21,6 @@ from langgraph_gcs_saver.records import record
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
 
-COUNTERS = "counters_since_delta_snapshot"
-"""Metadata that names the DeltaChannels without a snapshot in the checkpoint."""
-
 
 @record(frozen=True, slots=True)
 class Edit:
@@ -43,7 +40,7 @@ class Edit:
 def deltas_of(saved: CheckpointTuple) -> frozenset[str]:
     """The DeltaChannels that a checkpoint is known to have, read by a `PortableSerializer`."""
     values = saved.checkpoint["channel_values"]
-    counters = cast("Mapping[str, Any]", saved.metadata).get(COUNTERS) or {}
+    counters = cast("Mapping[str, Any]", saved.metadata).get(portable.DELTA_COUNTERS) or {}
     return frozenset(counters) | {channel for channel, value in values.items() if portable.is_delta(value)}
 
 
@@ -119,10 +116,10 @@ def fork(
     stored = metadata.get("step")
     step = int(stored) if isinstance(stored, int | float) else -1
     told: dict[str, Any] = {"source": "update", "step": step + 1, "parents": metadata.get("parents") or {}}
-    counters = metadata.get(COUNTERS) or {}
+    counters = metadata.get(portable.DELTA_COUNTERS) or {}
     counted = {name: (updates, steps + 1) for name, (updates, steps) in counters.items() if name != channel}
     if counted:
-        told[COUNTERS] = counted
+        told[portable.DELTA_COUNTERS] = counted
     checkpoint = {
         **base,
         "id": next_id(_newest(latest), step + 1),
@@ -155,7 +152,9 @@ def _written_deltas(saved: CheckpointTuple, latest: CheckpointTuple) -> set[str]
     found = set()
     for _, channel, _ in saved.pending_writes or ():
         # Only a first `update_state` of a thread counts nothing, and stores no DeltaChannel that it did not write.
-        uncounted = saved.parent_config is None and metadata.get("source") != "loop" and COUNTERS not in metadata
+        uncounted = (
+            saved.parent_config is None and metadata.get("source") != "loop" and portable.DELTA_COUNTERS not in metadata
+        )
         is_latest = saved.checkpoint["id"] == latest.checkpoint["id"]
         is_unknown = uncounted and is_latest and channel not in values and not channel.startswith(("__", "branch:"))
         if channel in known or is_unknown:

@@ -30,6 +30,7 @@ from langgraph_gcs_saver.format import filters, shapes
 from langgraph_gcs_saver.format.keys import checkpoint_doc
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.serialization import dumps
+from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.saver.configs import (
     check_type,
     checkpoint_id_of,
@@ -103,7 +104,7 @@ def put_request(
     for channel, value in checkpoint["channel_values"].items():
         dump = partial(dumps, serde, value, f"The value of channel {channel!r} {where}")
         values[channel] = _ready(dump()) if channel in new_versions or not has_parent else dump
-    versions, counters = checkpoint["channel_versions"], whole.get(shapes.DELTA_COUNTERS)
+    versions, counters = checkpoint["channel_versions"], whole.get(DELTA_COUNTERS)
     deltas = counters.keys() & versions.keys() if isinstance(counters, Mapping) else set[str]()
     return Put(
         thread_id=thread_id,

@@ -16,7 +16,6 @@ must be those of the thread. All of it is checked when it is opened, before anyt
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
@@ -29,7 +28,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-import google_crc32c
 from google.protobuf.message import DecodeError
 
 from langgraph_gcs_saver.engine import files, limits
@@ -52,8 +50,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
-from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.frames import parts
+from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
@@ -128,8 +125,7 @@ class NewArchive:
 
     def add_blob(self, name: str, data: bytes) -> None:
         """Add an object."""
-        crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
-        self._index["objects"].append([name, len(data), hashlib.sha256(data).hexdigest(), crc32c])
+        self._index["objects"].append([name, len(data), hashlib.sha256(data).hexdigest(), frames.crc32c(data)])
         self._add(f"objects/{next(self._numbers):08}", data)
 
     def add_doc(self, doc: Doc) -> None:
@@ -236,7 +232,7 @@ class Archive:
         if hashlib.sha256(index).hexdigest().encode() != self._bytes(*digest_at):
             raise self._damaged("its index does not match its digest")
         # Each of its values takes some 100 bytes in memory, and each member has a header of 512 in the file.
-        if parts(index, 0, len(index)) > _ROW * len(found) + _ROW_MORE:
+        if frames.parts(index, 0, len(index)) > _ROW * len(found) + _ROW_MORE:
             raise self._refuse("its index lists more than it holds")
         parsed = self._parsed(index)
         try:

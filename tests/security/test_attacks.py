@@ -24,8 +24,7 @@ from langgraph_gcs_saver.flows.manifests import FIELD
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, envelope
-from langgraph_gcs_saver.portable import PortableSerializer, Stored, to_json
-from langgraph_gcs_saver.portable.edits import COUNTERS
+from langgraph_gcs_saver.portable import DELTA_COUNTERS, PortableSerializer, Stored, to_json
 from tests.incremental.eax import Eax
 from tests.patience import PATIENCE
 from tests.security.forging import name_of, put_checkpoint
@@ -114,7 +113,7 @@ def test_a_repair_rebuilds_no_snapshot_of_half_a_step(shape: Any, store_uri: str
         listed = list(saver.list(cfg()))
     before = states(shape, store_uri)
     snapshots = [one.checkpoint["id"] for one in listed if "log" in one.checkpoint["channel_values"]]
-    due = [one.checkpoint["id"] for one in listed if "log" not in (one.metadata.get(COUNTERS) or {})]
+    due = [one.checkpoint["id"] for one in listed if "log" not in (one.metadata.get(DELTA_COUNTERS) or {})]
     newest = next(one for one in snapshots if one in due)
     parents = {one.checkpoint["id"]: one.parent_config["configurable"]["checkpoint_id"] for one in listed[:-1]}
     raw = open_raw(store_uri)

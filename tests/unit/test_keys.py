@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import example
 from hypothesis import strategies as st
+from langgraph.checkpoint.base import WRITES_IDX_MAP
 
 from langgraph_gcs_saver.address import MAX_PREFIX
 from langgraph_gcs_saver.errors import InvalidIdError
@@ -297,3 +298,10 @@ def test_simple_fields(name):
 @pytest.mark.parametrize("name", ["", "1a", "a.b", "a-b", "__x__", "____", "é", "a\n", "x" * 101, "a`", " a"])
 def test_fields_that_need_quoting_are_not_simple(name):
     assert not keys.SIMPLE_FIELD.match(name)
+
+
+def test_fields_of_pending_writes_are_langgraphs_numbers():
+    """`format/` does not import LangGraph, so that the command line starts without it."""
+    assert keys.writes_field(WRITES_IDX_MAP["__interrupt__"]) == keys.INTERRUPT
+    fields = {keys.writes_field(idx) for idx in (0, 1, 99, *WRITES_IDX_MAP.values())}
+    assert fields == {"writes", "w1", "w2", "w3", "w4"}

@@ -43,7 +43,6 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.portable.diff import Change, ChannelDiff, Id, Path, compare
-from langgraph_gcs_saver.portable.edits import COUNTERS
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import CheckpointTuple
@@ -124,7 +123,7 @@ def _unknown(before: CheckpointTuple, after: CheckpointTuple) -> list[str]:
     """DeltaChannels that have other versions and no value to compare, in one of the two at least."""
     names: set[str] = set()
     for one in (before, after):
-        counters = cast("Mapping[str, Any]", one.metadata).get(COUNTERS) or {}
+        counters = cast("Mapping[str, Any]", one.metadata).get(portable.DELTA_COUNTERS) or {}
         names |= counters.keys() - one.checkpoint["channel_values"].keys()
     versions = before.checkpoint["channel_versions"], after.checkpoint["channel_versions"]
     return sorted(name for name in names if versions[0].get(name) != versions[1].get(name))

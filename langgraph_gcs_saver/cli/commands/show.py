@@ -38,7 +38,6 @@ from langgraph_gcs_saver.cli.views.terminal import (
     print_json,
     progress,
 )
-from langgraph_gcs_saver.portable.edits import COUNTERS
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import CheckpointTuple
@@ -92,7 +91,7 @@ def show(
 
 def _histories(saver: GCSSaver, found: CheckpointTuple) -> Mapping[str, Any]:
     """What DeltaChannels without a snapshot here are made of."""
-    counters = cast("Mapping[str, Any]", found.metadata).get(COUNTERS) or {}
+    counters = cast("Mapping[str, Any]", found.metadata).get(portable.DELTA_COUNTERS) or {}
     values, versions = found.checkpoint["channel_values"], found.checkpoint["channel_versions"]
     names = sorted(name for name in counters if name in versions and name not in values)
     return saver.get_delta_channel_history(config=found.config, channels=names) if names else {}

@@ -7,7 +7,6 @@ for its sockets belong to the parent; a new client is made from the same credent
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import threading
@@ -17,7 +16,6 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-import google_crc32c
 import requests
 import urllib3
 from google.api_core import exceptions
@@ -49,6 +47,7 @@ from langgraph_gcs_saver.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from langgraph_gcs_saver.format.frames import crc32c
 from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 
@@ -138,7 +137,7 @@ class GCSBlobs:
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
         what = f"to store the object {effect.name!r} of {len(effect.data):,} bytes"
-        self._call(what, partial(self._put, effect, _crc32c(effect.data)))
+        self._call(what, partial(self._put, effect, crc32c(effect.data)))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`; a range that begins past the end is empty."""
@@ -479,11 +478,6 @@ class _Hashing(io.RawIOBase):
     def write(self, data: Any) -> int:
         self.sha256.update(data)
         return len(data)
-
-
-def _crc32c(data: bytes) -> str:
-    value: int = google_crc32c.value(data)
-    return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
 def _size(blob: Any) -> int:
