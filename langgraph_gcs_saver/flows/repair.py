@@ -63,6 +63,9 @@ _NEIGHBOURS = 3
 
 _CACHE_BYTES = 64 << 20
 
+_WRITE_BYTES = 500
+"""Memory that a pending write takes beside its value."""
+
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
 
 _EMPTY: tuple[Any, ...] = ([], {})
@@ -150,12 +153,13 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         if lost and not any((entry.manifest.ns, channel) in renewed for channel in lost):
             channel, broken = next(iter(lost.items()))
             plan.aside[name] = f"channel {channel!r}: {broken.reason}"
-    for name in _needed(plan, deltas):
+    needed, gaps = _needed(plan, deltas)
+    for name in needed:
         reason = f"{plan.aside.pop(name)}; DeltaChannels of later checkpoints are made of it"
         plan.steps.append(_step(found, name, action="leave", reason=reason))
     for name, reason in plan.aside.items():
         plan.steps.append(_step(found, name, action="set aside", reason=reason))
-    _plan_writes(plan, deltas)
+    _plan_writes(plan, deltas, gaps)
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
@@ -183,8 +187,11 @@ def _is_from_before(found: Survey, damage: DamagedError) -> bool:
     return damage.clear and not found.entries and found.writes.keys() <= found.damaged_writes.keys()
 
 
-def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]]) -> None:
-    """Damaged pending writes are set aside, and their tasks run again, unless later values may be made of them."""
+def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]], gaps: set[str]) -> None:
+    """Damaged pending writes are set aside, and their tasks run again, unless later values may be made of them.
+
+    Behind a gap nobody knows which checkpoints a later one descends from: what is missing there may come back.
+    """
     found = plan.found
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
     for name, damaged in found.damaged_writes.items():
@@ -195,7 +202,8 @@ def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]]) -> None:
             plan.steps.append(make(action="leave", reason=reason))
             continue
         has_children = any(keys.enc(ns) == segment and parent == checkpoint_id for ns, parent in parents)
-        if has_children and any(keys.enc(ns) == segment and channels for ns, channels in deltas.items()):
+        has_deltas = any(keys.enc(ns) == segment and channels for ns, channels in deltas.items())
+        if (has_children and has_deltas) or segment in gaps:
             reason = "pending writes that DeltaChannels of later checkpoints may be made of"
             plan.steps.append(make(action="leave", reason=reason))
         else:
@@ -220,10 +228,14 @@ def _step(
     )
 
 
-def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> list[str]:
-    """Documents that are to be set aside, and that DeltaChannels of checkpoints which stay are made of."""
+def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> tuple[list[str], set[str]]:
+    """Documents that are to be set aside, and that DeltaChannels of checkpoints which stay are made of.
+
+    And the encoded namespaces in which such a DeltaChannel is made of a checkpoint that is gone or cannot be read.
+    """
     entries = plan.found.entries
     needed: dict[str, None] = {}
+    gaps: set[str] = set()
     walked: set[tuple[str, str]] = set()
     names = [name for name in entries if name not in plan.aside]
     while names:
@@ -233,13 +245,17 @@ def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> list[str]:
             following: str | None = name
             while following in entries and (following, channel) not in walked:
                 walked.add((following, channel))
-                if channel in entries[following].manifest.channels:
+                known = entries[following]
+                if channel in known.manifest.channels:
                     break
                 following = _parent(plan.found, following)
+                # Nobody had written a channel before its first version.
+                if following is not None and following not in entries and channel in known.written:
+                    gaps.add(keys.ns_segment_of(following))
                 if following in plan.aside and following not in needed:
                     needed[following] = None
                     names += [following] if following in entries else []
-    return list(needed)
+    return list(needed), gaps
 
 
 def _parent(found: Survey, name: str) -> str | None:
@@ -261,6 +277,7 @@ class _Search:
         self._context = context
         self._names: dict[str, dict[str, list[str]]] = {}
         """Documents of pending writes that can be read, by encoded namespace and checkpoint."""
+        self._pending: ByteCache[tuple[str, str], list[PendingWrite]] = ByteCache(_CACHE_BYTES)
         self._digests: dict[str, list[_Digest]] = {}
         for name in found.writes.keys() - found.damaged_writes.keys():
             by_id = self._names.setdefault(keys.writes_ns_of(name), {})
@@ -376,12 +393,18 @@ class _Search:
         return list(self._names.get(keys.enc(ns), ()))
 
     def writes_of(self, ns: str, checkpoint_id: str) -> Flow[list[PendingWrite]]:
-        """The pending writes of a checkpoint. They are not kept: a thread's together may be more than memory holds."""
+        """The pending writes of a checkpoint. Only some are kept: a thread's together may be more than memory holds."""
+        kept = self._pending.get((ns, checkpoint_id))
+        if kept is not None:
+            return kept
         names = self._names.get(keys.enc(ns), {}).get(checkpoint_id, [])
         docs: dict[str, Doc] = {}
         for at in range(0, len(names), _DOCS_PER_PAGE):
             docs.update((yield from GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]))))
-        return (yield from self._read_writes(checkpoint_id, docs.values()))
+        found = yield from self._read_writes(checkpoint_id, docs.values())
+        size = sum(_WRITE_BYTES + len(write.value.data) for write in found)
+        self._pending.put((ns, checkpoint_id), found, _WRITE_BYTES + size)
+        return found
 
     def _read_writes(self, checkpoint_id: str, docs: Iterable[Doc]) -> Flow[list[PendingWrite]]:
         try:
@@ -538,7 +561,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     # by now that needs what comes after.
     for name in sorted(plan.aside):
         context.heads.drop(name)
-        if not (yield from _set_aside(plan, name, plan.aside[name], times)):
+        if not (yield from _set_aside(plan, name, times, context)):
             return
 
 
@@ -607,8 +630,11 @@ def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
     return replace(known, channels=channels)
 
 
-def _set_aside(plan: _Plan, name: str, reason: str, times: dict[str, int]) -> Flow[bool]:
+def _set_aside(plan: _Plan, name: str, times: dict[str, int], context: Context) -> Flow[bool]:
     """Copy a document to where nothing lists it, and delete it, or what others do not need of it.
+
+    Pending writes go only while their checkpoint is as it was: one that has a child by now may be what DeltaChannels
+    are made of.
 
     Returns:
         False if it has changed.
@@ -619,8 +645,8 @@ def _set_aside(plan: _Plan, name: str, reason: str, times: dict[str, int]) -> Fl
     doc = (yield from GetDocs((name,))).get(name)
     if doc is None or doc.update_time != wanted:
         return False
-    copy = {**doc.fields, "from": name, "reason": reason}
-    writes: list[Write] = [Merge(keys.aside_doc(name), copy)]
+    copy = {**doc.fields, "from": name, "reason": plan.aside[name]}
+    writes: list[Write] = [Create(keys.aside_doc(name, context.new_attempt()), copy)]
     needed = {
         step.name
         for other, entry in found.entries.items()
@@ -635,16 +661,20 @@ def _set_aside(plan: _Plan, name: str, reason: str, times: dict[str, int]) -> Fl
     else:
         writes.append(Delete(name, update_time=doc.update_time))
     parents = _heirs_of(found, name, times)
+    if name in found.damaged_writes:
+        checkpoint = keys.writes_checkpoint_doc(name)
+        if checkpoint in times and checkpoint not in plan.aside:
+            parents.append(Merge(checkpoint, {}, update_time=times[checkpoint]))
     done = yield from Commit((*writes, *parents))
     if done is None:
         return False
-    times.update({write.name: time for write, time in zip(parents, done[2:], strict=True)})
+    times.update({write.name: time for write, time in zip(parents, done[len(writes) :], strict=True)})
     return True
 
 
 def _heirs_of(found: Survey, name: str, times: Mapping[str, int]) -> list[Write]:
     """Writes by which the parents of a checkpoint forget it: it is not lost, it was put away."""
-    if f"/{keys.WRITES}/" in name:
+    if name in found.damaged_writes:
         return []
     segment, checkpoint_id = keys.ns_segment_of(name), keys.checkpoint_id_of(name)
     return [

@@ -4,7 +4,7 @@
 lg_threads/{thread}                                            the thread
 lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
 lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
-lg_threads/{thread}/lg_aside/{the document's id}               documents that were damaged, for inspection
+lg_threads/{thread}/lg_aside/{the document's id}!{attempt}     documents that were damaged, for inspection
 lg_runs/{run}/lg_threads/{thread}                              which threads a run touched
 lg_store/place                                                 the bucket and prefix that the store's objects have
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -387,10 +387,13 @@ def aside(thread_id: str) -> str:
     return f"{thread_doc(thread_id)}/{ASIDE}"
 
 
-def aside_doc(name: str) -> str:
-    """Where a document of a checkpoint or of pending writes is set aside; ids of the two differ in shape."""
+def aside_doc(name: str, attempt: str) -> str:
+    """Where a document of a checkpoint or of pending writes is set aside, each time elsewhere.
+
+    Ids of the two differ in shape.
+    """
     _, thread, _, leaf = name.split("/")
-    return f"{THREADS}/{thread}/{ASIDE}/{leaf}"
+    return f"{THREADS}/{thread}/{ASIDE}/{leaf}!{attempt}"
 
 
 def run_doc(run_id: str, thread_id: str) -> str:
@@ -429,6 +432,13 @@ def writes_blob(doc: str, attempt: str) -> str:
     _, thread, _, leaf = doc.split("/")
     ns, inverted, *_ = leaf.split("!")
     return f"{thread}/{ns}/{enc(uninv(inverted))}/{WRITES_BLOB}-{attempt}.zst"
+
+
+def writes_checkpoint_doc(doc: str) -> str:
+    """Name of the document of the checkpoint that a document of pending writes belongs to."""
+    _, thread, _, leaf = doc.split("/")
+    ns, inverted, *_ = leaf.split("!")
+    return f"{THREADS}/{thread}/{CHECKPOINTS}/{inverted}!{ns}"
 
 
 def blob_owner(name: str) -> tuple[str, str]:

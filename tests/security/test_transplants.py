@@ -78,8 +78,9 @@ def two_swapped(raw):
 def from_what_was_set_aside(raw):
     """A repair has put a damaged document away; somebody brings it back under another name."""
     fields = raw.documents()[name_of(9)]
-    raw.set_document(keys.aside_doc(name_of(9)), {**fields, "from": name_of(9), "reason": "damaged"})
-    put_checkpoint(raw, name_of(10), raw.documents()[keys.aside_doc(name_of(9))])
+    aside = keys.aside_doc(name_of(9), "0" * 12)
+    raw.set_document(aside, {**fields, "from": name_of(9), "reason": "damaged"})
+    put_checkpoint(raw, name_of(10), raw.documents()[aside])
     return "t", "", 10
 
 

@@ -405,6 +405,22 @@ def test_pending_writes_with_later_checkpoints(filled, raw, how):
     check_repair(raw, before, stays=[1, 2, 3], put_away=[name])
 
 
+def test_what_is_set_aside_twice_is_kept_twice(raw, saver):
+    """Pending writes of the same name are damaged once more: the first damaged version stays as it was."""
+    put(saver, 1, {"v": 1})
+    kept = []
+    for question in ("the first", "the second"):
+        saver.put_writes(cfg(1), [("__interrupt__", question)], "task")
+        (name,) = (name for name in raw.documents() if name.endswith("!s"))
+        flip_field(raw, name, "w3")
+        kept.append(raw.documents()[name])
+        repaired(raw)
+        own = [{k: v for k, v in fields.items() if k not in {"from", "reason"}} for fields in aside(raw).values()]
+        assert sorted(own, key=lambda fields: fields["w3"]) == sorted(kept, key=lambda fields: fields["w3"])
+        assert {fields["from"] for fields in aside(raw).values()} == {name}
+    assert damages(raw) == []
+
+
 # Hints
 
 
@@ -549,10 +565,11 @@ def ruin(raw):
 
 def state_of(raw):
     """What matters of a store after a repair: what is read, what is aside, and which documents there are."""
-    put_aside = {
-        name: {key: value for key, value in fields.items() if key != "reason"} for name, fields in aside(raw).items()
-    }
-    return read_all(raw), put_aside, raw.documents().keys()
+    put_aside = sorted(
+        (fields["from"], sorted((key, value) for key, value in fields.items() if key != "reason"))
+        for fields in aside(raw).values()
+    )
+    return read_all(raw), put_aside, raw.documents().keys() - aside(raw).keys()
 
 
 @MORE
@@ -1000,6 +1017,79 @@ def test_a_snapshot_whose_writes_are_gone(delta_thread, raw):
     after = delta_states(raw)
     # Of checkpoints that never had a snapshot nobody can tell.
     assert after.get(third) in (before[third], CheckpointCorruptError, None)
+
+
+@pytest.mark.parametrize("cipher", [None, Eax("k")], ids=["clear", "encrypted"])
+@pytest.mark.parametrize("how", ["damaged", "deleted"])
+@MORE
+def test_writes_behind_a_gap(store_uri, raw, how, cipher):
+    """Nobody knows whose child a checkpoint was that is damaged or gone, and it may come back from a backup."""
+
+    def states():
+        with GCSSaver.from_conn_string(store_uri, cipher=cipher) as saver:
+            try:
+                return delta(saver).get_state(DELTA).values
+            except CheckpointCorruptError as error:
+                return type(error)
+
+    class Rare(TypedDict, total=False):
+        log: Annotated[list, DeltaChannel(concatenated, list, snapshot_frequency=50)]
+        n: int
+
+    with GCSSaver.from_conn_string(store_uri, cipher=cipher) as saver:
+        delta(saver, 6, Rare).invoke({"n": 0, "log": ["input"]}, DELTA, durability="sync")
+        ids = [one.config["configurable"]["checkpoint_id"] for one in saver.list(cfg())]
+    before, whole = states(), raw.documents()
+    first, second = ids[3], keys.checkpoint_doc("t", "", ids[2])
+    damaged = [name for name in whole if "/lg_writes/" in name and keys.writes_checkpoint_id_of(name) == first]
+    for name in damaged:
+        flip_field(raw, name, "writes")
+    if how == "damaged":
+        flip_field(raw, second, "manifest")
+    else:
+        raw.delete_document(second)
+    plans = repaired(raw, cipher=cipher)
+    assert {one.action for plan in plans for one in plan.steps} == {"leave"}
+    raw.set_document(second, whole[second])
+    assert states() is CheckpointCorruptError, "never a shorter log without a word"
+    assert {one.name for one in damages(raw, cipher=cipher)} == set(damaged)
+    for name in damaged:
+        raw.set_document(name, whole[name])
+    assert states() == before
+    assert damages(raw, cipher=cipher) == []
+
+
+@MORE
+def test_a_child_of_one_whose_writes_are_set_aside(delta_thread, raw):
+    """A graph goes on between plan and commit: its new checkpoint is made of what has just been damaged."""
+    with raw.reader() as writer:
+        graph = delta(writer, 20)
+        config = graph.update_state(DELTA, {"n": 10}, as_node="__start__")
+        newest = writer.get_tuple(config)
+        writer.put_writes(newest.config, [("log", ["one more"])], "a task")
+        (name,) = (n for n in raw.documents() if "/lg_writes/" in n and keys.writes_task_id_of(n) == "a task")
+        whole = raw.documents()[name]
+        flip_field(raw, name, "writes")
+        child = []
+
+        def meanwhile():
+            versions = {**newest.checkpoint["channel_versions"], "n": "9" * 32 + ".0.5"}
+            grown = {**newest.checkpoint, "id": "1ffff000-0000-6000-8000-000000000001", "channel_versions": versions}
+            grown["channel_values"] = {k: v for k, v in grown["channel_values"].items() if k != "log"}
+            child.append(writer.put(newest.config, grown, newest.metadata, {"n": versions["n"]}))
+
+        other = Meanwhile(Commit, meanwhile)
+        with raw.reader(interceptors=[other]) as saver:
+            (plan,) = saver.repair("t", show=lambda plan: None)
+        assert other.is_done
+        assert [one.action for one in plan.steps] == ["set aside", "leave"]
+        assert not aside(raw)
+        with raw.reader() as reader, pytest.raises(CheckpointCorruptError):
+            reader.get_delta_channel_history(config=child[0], channels=["log"])
+        raw.set_document(name, whole)
+        with raw.reader() as reader:
+            history = reader.get_delta_channel_history(config=child[0], channels=["log"])["log"]
+        assert history["writes"][-1] == ("a task", "log", ["one more"])
 
 
 @pytest.mark.parametrize("back", [1, 2])
