@@ -146,24 +146,31 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
             plan.steps.append(_step(found, name, action="leave", reason=f"{damaged.damage.reason}; {_FROM_BEFORE}"))
         else:
             plan.aside[name] = damaged.damage.reason
+    channels: dict[str, str] = {}
     renewed = {(found.entries[found.broken[p].users[-1]].manifest.ns, found.broken[p].channel) for p in plan.recovered}
     for name, entry in found.entries.items():
         lost = {c: b for c, b in found.damaged_channels(name).items() if b.step.place not in plan.recovered}
         # What comes back in this pass may be what the others are made of: the next one tells.
         if lost and not any((entry.manifest.ns, channel) in renewed for channel in lost):
             channel, broken = next(iter(lost.items()))
-            plan.aside[name] = f"channel {channel!r}: {broken.reason}"
+            plan.aside[name] = broken.reason
+            channels[name] = channel
     needed, gaps = _needed(plan, deltas)
     for name in needed:
         reason = f"{plan.aside.pop(name)}; DeltaChannels of later checkpoints are made of it"
-        plan.steps.append(_step(found, name, action="leave", reason=reason))
+        plan.steps.append(_step(found, name, action="leave", reason=reason, channel=channels.get(name)))
     for name, reason in plan.aside.items():
-        plan.steps.append(_step(found, name, action="set aside", reason=reason))
+        plan.steps.append(_step(found, name, action="set aside", reason=reason, channel=channels.get(name)))
     _plan_writes(plan, deltas, gaps)
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
             plan.steps.append(_step(found, name, action="mend", reason=reason))
+    for name, exposed in found.exposed.items():
+        if name not in plan.aside:
+            reason = f"its filter differs from its metadata in {', '.join(map(repr, exposed))}, not in clear_metadata: "
+            reason += "name there what may be in clear, and remove the rest from the document's field"
+            plan.steps.append(_step(found, name, action="leave", reason=reason))
     plan.steps += [
         RepairStep(action="mend", name=name, reason=f"run {run!r} wrote to the thread")
         for name, run in found.runs.items()

@@ -136,6 +136,8 @@ class Survey:
         blobs: All objects.
         broken: Frames that do not give their value.
         hints: Fields that queries use and that say something else than the manifest, with what they should say.
+        exposed: Keys in the field `filter` of documents that say something else than the metadata, and that the saver
+            must not set right: with a cipher it writes in clear what `clear_metadata` names, and nothing else.
         lost: Newest checkpoints whose newer child is gone, and the child's id.
         runs: Names of run documents that are missing.
         emptied: Whether the root namespace had checkpoints and has none.
@@ -154,6 +156,7 @@ class Survey:
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
     broken: dict[Place, Broken] = field(default_factory=dict)
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exposed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     emptied: bool = False
@@ -233,6 +236,10 @@ class Survey:
         for name, right in self.hints.items():
             ns, checkpoint_id = self._ids(name)
             reason = f"{' and '.join(sorted(right))} differ from the manifest: a query may not find it"
+            found.append(make(kind="corrupt", checkpoint_ns=ns, checkpoint_id=checkpoint_id, name=name, reason=reason))
+        for name, exposed in self.exposed.items():
+            ns, checkpoint_id = self._ids(name)
+            reason = f"filter differs from the metadata in {', '.join(map(repr, exposed))}: a query may not find it"
             found.append(make(kind="corrupt", checkpoint_ns=ns, checkpoint_id=checkpoint_id, name=name, reason=reason))
         for name, heir in self.lost.items():
             ns, parent = self._ids(name)
@@ -334,17 +341,21 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
         return
     deltas, written = metadata.get(DELTA_COUNTERS) or (), known.checkpoint.get("channel_versions", ())
     found.entries[doc.name] = Entry(bare, known.outline(), blob, frozenset(deltas), frozenset(written))
-    right = filters.index(metadata, context.clear_metadata)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}
-    if context.clear_metadata is not None:
-        # Which names were clear may have been another choice then; what is there must be right.
-        whole = filters.index(metadata)
-        right = {key: whole[key] for key in there if key in whole}
+    right = filters.index(metadata)
     # Only an object itself tells what of it is indexed, such as an enum's number; a serializer that does not import its
     # class cannot judge that.
     unknown = {key for key, value in metadata.items() if isinstance(value, Stored)}
     right |= {key: there[key] for key in unknown if key in there}
+    if (clear := context.clear_metadata) is not None:
+        # Which names were clear may have been another choice then; what is there must be right. What is not clear now
+        # stays as it is, right or wrong: whoever put it there could read off what becomes of it.
+        others = there.keys() - clear
+        wrong_ones = sorted(key for key in others if key not in right or not _same(there[key], right[key]))
+        if wrong_ones:
+            found.exposed[doc.name] = tuple(wrong_ones)
+        right = {key: there[key] if key in others else right[key] for key in there if key in others or key in right}
     run_id = metadata.get("run_id")
     wanted = {"filter": right or None, "run_id": run_id if isinstance(run_id, str) else None}
     wrong = {key: value for key, value in wanted.items() if not _same(doc.fields.get(key), value)}

@@ -1060,7 +1060,8 @@ class Admin:
         at another checkpoint or in a pending write, a list or text that began with it, the value before and the writes
         that followed. A checkpoint that cannot be made whole, and pending writes that cannot be read, go to the
         thread's `lg_aside` collection: nothing lists them any more, and nothing of them is lost. Reading, and `verify`,
-        tell of no damage afterwards, but of what only a backup can bring back.
+        tell of no damage afterwards, but of what only a backup can bring back. With a cipher no metadata are written in
+        clear but those that `clear_metadata` names.
 
         Args:
             thread_id: The thread; all threads of the store if not given.

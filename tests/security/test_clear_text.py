@@ -521,3 +521,51 @@ def test_a_copy_tells_of_pending_writes_that_it_encrypts(make_saver):
     with make_saver(cipher=XorCipher(), accept_clear=True, on_event=events.append) as saver:
         saver.copy_thread("t", "u")
     assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
+
+
+@pytest.mark.parametrize("clear_metadata", [(), ("tenant",)], ids=repr)
+def test_repair_writes_no_metadata_in_clear_but_what_is_named(clear_metadata, make_saver, raw):
+    """Who may write the field `filter` names a key, and waits: no value appears there, and no guess is confirmed."""
+    saver = make_saver(cipher=KEY, clear_metadata=clear_metadata)
+    metadata = {"user": PLANTED, "age": 41, "tenant": "acme"}
+    put(saver, 1, {"v": 1}, metadata=metadata)
+    name = name_of(1)
+    whole = raw.documents()[name]
+    right = {key: metadata[key] for key in clear_metadata}
+    assert whole.get("filter", {}) == right
+    for guess in ({"user": ""}, {"user": PLANTED}, {"age": 40}, {"age": 41}, {"user": 5, "age": 41, "absent": 1}):
+        planted = {**right, **guess}
+        raw.set_document(name, {**whole, "filter": planted})
+        shown = []
+        make_saver(cipher=KEY, clear_metadata=clear_metadata).repair("t", show=shown.append)
+        assert raw.documents()[name]["filter"] == planted
+        wrong = sorted(key for key in guess if metadata.get(key) != guess[key])
+        found = list(make_saver(cipher=KEY, clear_metadata=clear_metadata).verify("t"))
+        assert [repr(key) for key in wrong if repr(key) not in "".join(one.reason for one in found)] == []
+        assert [step.action for plan in shown for step in plan.steps] == (["leave"] if wrong else [])
+        assert len(found) == bool(wrong)
+        assert not any(PLANTED in str(one) for one in (*found, *shown))
+
+
+def test_repair_sets_metadata_right_that_is_named(make_saver, raw):
+    """And leaves the rest of the field alone, which another saver may have named."""
+    put(make_saver(cipher=KEY, clear_metadata=("user", "tenant")), 1, {"v": 1}, metadata={"user": "a", "tenant": "b"})
+    name = name_of(1)
+    whole = raw.documents()[name]
+    assert [*make_saver(cipher=KEY).verify("t")] == []
+    raw.set_document(name, {**whole, "filter": {"user": "a", "tenant": "c", "absent": 1}})
+    saver = make_saver(cipher=KEY, clear_metadata=("tenant", "absent"))
+    saver.repair("t", show=lambda _: None)
+    assert raw.documents()[name]["filter"] == {"user": "a", "tenant": "b"}
+    assert [*saver.verify("t")] == []
+
+
+def test_what_is_set_aside_names_no_channel(make_saver, raw):
+    """With a cipher names of channels are encrypted, and the reason in `lg_aside` is not."""
+    put(make_saver(cipher=KEY), 1, {PLANTED: ["x" * 300]})
+    fields = raw.documents()[name_of(1)]
+    raw.set_document(name_of(1), {**fields, "frames": fields["frames"][:-1] + bytes([fields["frames"][-1] ^ 1])})
+    (plan,) = make_saver(cipher=KEY).repair("t", show=lambda _: None)
+    assert (plan.steps[0].action, plan.steps[0].channel) == ("set aside", PLANTED)
+    assert any("/lg_aside/" in name for name in raw.documents())
+    assert PLANTED not in repr(raw.documents())
