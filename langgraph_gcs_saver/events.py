@@ -160,6 +160,22 @@ class ClearTextAccepted(Event):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class ClearTextEncrypted(Event):
+    """With `accept_clear`, a copy or a repair is about to encrypt documents for which the cipher did not vouch.
+
+    From then on it does: if anybody planted one of them, nothing tells it from the others any more. Each call reports
+    its own, whatever was accepted before. The thread is the one in which they are encrypted.
+
+    Attributes:
+        documents: How many of its documents were stored in clear, or encrypted and not bound to their place.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    documents: int
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadDeleted(Event):
     """`delete_thread` removed everything of a thread.
 

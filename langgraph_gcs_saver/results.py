@@ -85,6 +85,8 @@ class Finding:
         return f"{self.kind}: {where}): {self.reason}{affects}"
 
 
+_ENCRYPTS = "encrypts {} documents for which the cipher does not vouch: anyone could have put them there"
+
 Action = Literal["re-encode", "set aside", "mend", "forget", "leave"]
 
 
@@ -126,11 +128,13 @@ class RepairPlan:
         thread_id: The thread.
         findings: The damage that was found.
         steps: What is to be done about it, in order.
+        clear: Documents that the cipher does not protect, and that the steps encrypt: it vouches for them afterwards.
     """
 
     thread_id: str
     findings: tuple[Finding, ...]
     steps: tuple[RepairStep, ...]
+    clear: int = 0
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -141,6 +145,8 @@ class RepairPlan:
             yield f"  found {finding}"
         for step in self.steps:
             yield f"  {step}"
+        if self.clear:
+            yield f"  {_ENCRYPTS.format(self.clear)}"
 
 
 FrameKind = Literal["full", "incremental"]
@@ -356,6 +362,7 @@ class CopyPlan:
         checkpoints: Number of checkpoints.
         writes: Number of documents of pending writes.
         objects: Number of objects that the checkpoints refer to.
+        clear: Documents that the cipher does not protect, and that the copy encrypts: it vouches for the copies.
     """
 
     source: str
@@ -363,11 +370,13 @@ class CopyPlan:
     checkpoints: int
     writes: int
     objects: int
+    clear: int = 0
 
     def __str__(self) -> str:
+        clear = f"; {_ENCRYPTS.format(self.clear)}" if self.clear else ""
         return (
             f"Thread {self.source!r} to {self.target!r}: {self.checkpoints} checkpoints, {self.writes} documents of "
-            f"pending writes, {self.objects} objects"
+            f"pending writes, {self.objects} objects{clear}"
         )
 
 

@@ -40,11 +40,18 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import corrupt, encode_manifest, read_manifest, report_clear, unreadable
+from langgraph_gcs_saver.flows.manifests import (
+    corrupt,
+    encode_manifest,
+    read_manifest,
+    report_clear,
+    report_encrypting,
+    unreadable,
+)
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
-from langgraph_gcs_saver.flows.writes import lacks, moved_to, stubs_of
+from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, stubs_of
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
 from langgraph_gcs_saver.results import CopyPlan
@@ -80,10 +87,11 @@ def copy_thread(
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
     since = yield from _read_source(source)
     written: dict[str, int] = {}
+    told = 0
     for _ in range(MAX_TRIES):
         found = yield from snapshot(source, context)
         _check_frames(found)
-        levels = yield from _writes(source, context)
+        levels, clear = yield from _writes(source, context)
         # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
         before, since = since, (yield from _read_source(source))
         if before != since:
@@ -99,6 +107,7 @@ def copy_thread(
             checkpoints=len(found.entries),
             writes=sum(map(len, levels)),
             objects=len(found.objects(found.entries)),
+            clear=clear + (yield from _clear_manifests(found, context)),
         )
         copy = _Copy(found, levels, target, written, context)
         if dry_run:
@@ -108,6 +117,10 @@ def copy_thread(
         # What is gone by now may have been copied in part.
         if not found.entries and not levels and not (yield from copy.is_claimed()):
             return plan
+        # All of it is as it was when it was counted, or the copy is planned again.
+        if plan.clear > told:
+            yield from report_encrypting(target, plan.clear)
+            told = plan.clear
         if (yield from copy.flow()):
             return plan
         yield from copy.discard()
@@ -149,19 +162,33 @@ def _check_frames(found: Snapshot) -> None:
             raise corrupt(damage, found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
 
 
-def _writes(thread_id: str, context: Context) -> Flow[list[list[Doc]]]:
-    """Documents of pending writes, all of which are whole, in levels to be copied one after the other."""
+def _clear_manifests(found: Snapshot, context: Context) -> Flow[int]:
+    """How many manifests the cipher does not vouch for."""
+    manifests = [entry.doc.fields["manifest"] for entry in found.entries.values()]
+    return (
+        yield from Compute(
+            lambda: sum(not context.codec.vouches_for(m) for m in manifests), size=sum(map(len, manifests))
+        )
+    )
+
+
+def _writes(thread_id: str, context: Context) -> Flow[tuple[list[list[Doc]], int]]:
+    """Documents of pending writes, all of which are whole, in levels to be copied one after the other.
+
+    And how many of them the cipher does not vouch for.
+    """
+    clear: set[str] = set()
     docs = yield from QueryDocs(keys.writes(thread_id), mask=())
     names = [doc.name for doc in docs]
     for at in range(0, len(names), limits.COMMIT_WRITES):
-        damaged = yield from _damaged(names[at : at + limits.COMMIT_WRITES], context)
+        damaged = yield from _damaged(names[at : at + limits.COMMIT_WRITES], clear, context)
         # Missing is not damage: only what is damaged twice, and unchanged, is.
-        again = yield from _damaged(list(damaged), context)
+        again = yield from _damaged(list(damaged), clear, context)
         for name, (time, damage) in again.items():
             if damaged[name][0] == time:
                 yield from recheck(context, is_missing=damage.missing)
                 raise _unreadable_writes(thread_id, name, damage)
-    return in_levels(docs)
+    return in_levels(docs), len(clear)
 
 
 def in_levels(docs: Iterable[Doc]) -> list[list[Doc]]:
@@ -189,13 +216,18 @@ def _unreadable_writes(thread_id: str, name: str, damage: DamagedError) -> Check
     return unreadable(damage, thread_id, segment if ns is None else ns, keys.writes_checkpoint_id_of(name))
 
 
-def _damaged(names: Sequence[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:
-    """Those of some documents of pending writes that are damaged, and when they changed last."""
+def _damaged(names: Sequence[str], clear: set[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:
+    """Those of some documents of pending writes that are damaged, and when they changed last.
+
+    The names of those that the cipher does not vouch for are added to `clear`.
+    """
     found: dict[str, tuple[int, DamagedError]] = {}
     for doc in (yield from GetDocs(tuple(names))).values() if names else ():
         stubs = yield from _stubs(doc, context)
         if isinstance(stubs, DamagedError):
             found[doc.name] = doc.update_time, stubs
+        elif is_clear(doc, context.codec):
+            clear.add(doc.name)
     return found
 
 

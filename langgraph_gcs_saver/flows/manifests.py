@@ -15,7 +15,7 @@ from langgraph_gcs_saver.errors import (
     ValueTooLargeError,
     WrongKeyError,
 )
-from langgraph_gcs_saver.events import ClearTextAccepted
+from langgraph_gcs_saver.events import ClearTextAccepted, ClearTextEncrypted
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.format import frames, keys, manifest, shapes
 from langgraph_gcs_saver.format.frames import Codec, FrameError
@@ -72,6 +72,15 @@ def report_clear(codec: Codec) -> Flow[None]:
     if codec.accept_clear:
         for segment in codec.newly_accepted():
             yield from Emit(ClearTextAccepted(thread_id=keys.thread_id_of(segment) or segment))
+
+
+def report_encrypting(thread_id: str, documents: int) -> Flow[None]:
+    """Report that so many documents of a thread are about to be encrypted that the cipher did not protect.
+
+    Whatever encrypts what was stored calls this first: afterwards nothing tells those documents from others.
+    """
+    if documents:
+        yield from Emit(ClearTextEncrypted(thread_id=thread_id, documents=documents))
 
 
 def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest
+from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
@@ -86,7 +86,15 @@ class _Plan:
 
     def shown(self) -> RepairPlan:
         findings = tuple(finding for finding in self.found.findings() if finding.is_damage)
-        return RepairPlan(thread_id=self.found.thread_id, findings=findings, steps=tuple(self.steps))
+        clear = sum(entry.is_clear and self.rewrites(name) for name, entry in self.found.entries.items())
+        return RepairPlan(thread_id=self.found.thread_id, findings=findings, steps=tuple(self.steps), clear=clear)
+
+    def rewrites(self, name: str) -> bool:
+        """Whether a checkpoint stays, and its manifest will refer to a value that is stored again."""
+        known = self.found.entries[name].manifest
+        return name not in self.aside and any(
+            step.place in self.recovered for channel in known.channels for step in known.steps(channel)
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -107,6 +115,7 @@ def repair(
     """
     first: RepairPlan | None = None
     steps: list[RepairStep] = []
+    clear = 0
     for _ in range(PASSES):
         found = yield from survey(thread_id, "data", loads, context)
         plan = yield from _plan(found, loads, dumps, context)
@@ -115,8 +124,10 @@ def repair(
         if plan.steps and not (steps and plan.is_idle):
             yield from Compute(partial(show, shown))
         steps += [step for step in shown.steps if step not in steps]
+        clear += shown.clear
         if dry_run or plan.is_idle:
-            return replace(first, steps=tuple(steps))
+            return replace(first, steps=tuple(steps), clear=clear)
+        yield from report_encrypting(thread_id, shown.clear)
         yield from _carry_out(plan, context)
     raise ConflictError(
         f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair: is somebody writing to it? Stop its "

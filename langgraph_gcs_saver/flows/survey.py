@@ -76,6 +76,7 @@ class Entry:
         blob: The object that its manifest lies in, if it is not in the document.
         deltas: The DeltaChannels that its metadata count.
         written: The channels that have a version.
+        is_clear: Whether the cipher does not vouch for its manifest.
     """
 
     doc: Doc
@@ -83,6 +84,7 @@ class Entry:
     blob: str | None
     deltas: frozenset[str]
     written: frozenset[str]
+    is_clear: bool
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -340,7 +342,8 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
         found.unreadable[doc.name] = Unreadable(bare, damage.alone())
         return
     deltas, written = metadata.get(DELTA_COUNTERS) or (), known.checkpoint.get("channel_versions", ())
-    found.entries[doc.name] = Entry(bare, known.outline(), blob, frozenset(deltas), frozenset(written))
+    is_clear = not context.codec.vouches_for(doc.fields["manifest"])
+    found.entries[doc.name] = Entry(bare, known.outline(), blob, frozenset(deltas), frozenset(written), is_clear)
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}
     right = filters.index(metadata)

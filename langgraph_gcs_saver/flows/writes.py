@@ -420,6 +420,11 @@ def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
     return found
 
 
+def is_clear(doc: Doc, codec: Codec) -> bool:
+    """Whether a document of pending writes, which is whole, has any for which the cipher does not vouch."""
+    return any(not codec.vouches_for(data[SEAL_BYTES:]) for field, data in doc.fields.items() if field != "format")
+
+
 def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> dict[str, Any]:
     """The fields of a document of pending writes, which is whole, as the document `name` has them.
 

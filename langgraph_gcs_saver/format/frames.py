@@ -223,6 +223,15 @@ class Codec:
                 self._accept("not bound to its place", place[0])
         return _decode_bounded(frame, ENVELOPE_MAX_BYTES)
 
+    def vouches_for(self, stored: bytes) -> bool:
+        """Whether the cipher protects an envelope that was read: it is encrypted, and bound to its place.
+
+        Without a cipher there is nothing that could, and so nothing that is missing.
+        """
+        if self.cipher is None or not self.accept_clear:
+            return True
+        return is_encrypted(stored) and self._decrypt(stored).startswith(_PLACE_MARK)
+
     def refuse_large(self, size: int, least: int = 0) -> None:
         """Raise `ValueTooLargeError` for more than `max_bytes`, unless `least` is as much."""
         if size > max(self.max_bytes, least):

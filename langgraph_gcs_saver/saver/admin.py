@@ -472,6 +472,8 @@ class Admin:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
 
         Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
+        Manifests and pending writes in clear, which `accept_clear` lets through, are encrypted: the plan says how many,
+        and a `ClearTextEncrypted` event reports it, for the cipher vouches for them from then on.
         Pins stay with the source. A call with the same arguments continues one that crashed, if all that the target
         holds is a part of what the source has now. Otherwise it raises, and overwrites nothing in the target.
 

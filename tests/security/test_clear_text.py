@@ -15,6 +15,7 @@ from langgraph_gcs_saver.events import (
     CheckpointRecovered,
     CheckpointSkipped,
     ClearTextAccepted,
+    ClearTextEncrypted,
     ThreadSkipped,
 )
 from tests.cli.conftest import command  # noqa: F401 - a fixture
@@ -521,6 +522,56 @@ def test_a_copy_tells_of_pending_writes_that_it_encrypts(make_saver):
     with make_saver(cipher=XorCipher(), accept_clear=True, on_event=events.append) as saver:
         saver.copy_thread("t", "u")
     assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
+
+
+def encrypted(events):
+    return [(event.thread_id, event.documents) for event in events if isinstance(event, ClearTextEncrypted)]
+
+
+@LOCAL
+def test_each_copy_tells_of_what_it_encrypts(make_saver):
+    """Also of what was planted after the thread's first event."""
+    line(make_saver(), 1)
+    events, shown = [], []
+    saver = make_saver(cipher=KEY, accept_clear=True, on_event=events.append)
+    line(saver, 2)
+    saver.prune(["t"])
+    saver.copy_thread("t", "whole")
+    assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
+    assert encrypted(events) == [], "nothing in clear is left"
+    make_saver().put_writes(cfg(2), [("__resume__", PLANTED)], "task")
+    saver.copy_thread("t", "u", dry_run=True, show=shown.append)
+    assert encrypted(events) == [], "nothing was encrypted yet"
+    assert [plan.clear for plan in shown] == [1]
+    assert "encrypts 1 documents" in str(shown[0])
+    assert PLANTED not in str(shown[0])
+    saver.copy_thread("t", "u")
+    saver.copy_thread("t", "v")
+    assert encrypted(events) == [("u", 1), ("v", 1)]
+    assert make_saver(cipher=KEY).get_tuple(cfg(thread="u")).pending_writes[0][1:] == ("__resume__", PLANTED)
+
+
+@LOCAL
+def test_a_repair_tells_of_what_it_encrypts(make_saver, raw):
+    """A manifest in clear is encrypted when a value of its checkpoint is stored again."""
+    events, shown = [], []
+    saver = make_saver(cipher=KEY, accept_clear=True, on_event=events.append)
+    line(make_saver(), 1)
+    saver.get_tuple(cfg())
+    stranger = make_saver(incremental=False)
+    put(stranger, 2, {"v": [PLANTED * 50]}, parent=1)
+    put(stranger, 3, {"v": [PLANTED * 50, "more"]}, parent=2)
+    name = name_of(2)
+    raw.set_document(name, {**raw.documents()[name], "frames": b"?" * len(raw.documents()[name]["frames"])})
+    events.clear()
+    saver.repair("t", dry_run=True, show=shown.append)
+    assert (encrypted(events), shown[0].clear) == ([], 1)
+    assert "for which the cipher does not vouch" in str(shown[0])
+    assert PLANTED not in str(shown[0])
+    saver.repair("t", show=lambda _: None)
+    assert encrypted(events) == [("t", 1)]
+    assert not any(isinstance(event, ClearTextAccepted) for event in events), "that was told before"
+    assert damages(saver, "t") == []
 
 
 @pytest.mark.parametrize("clear_metadata", [(), ("tenant",)], ids=repr)
