@@ -9,6 +9,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
@@ -230,9 +231,8 @@ def _threads(ranges: Iterable[tuple[str, str]]) -> Flow[dict[str, ThreadInfo]]:
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            segment, told = keys.thread_segment_of(doc.name), doc.fields.get("thread_id")
-            own = told if isinstance(told, str) and keys.thread_doc(told) == doc.name else keys.thread_id_of(segment)
-            found[segment] = ThreadInfo(thread_id=own, segment=segment, active=doc.update_time / 1e9)
+            segment = keys.thread_segment_of(doc.name)
+            found[segment] = ThreadInfo(thread_id=thread_id_of(doc), segment=segment, active=doc.update_time / 1e9)
     return found
 
 
@@ -288,8 +288,9 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
     pending: dict[tuple[str, str], list[Doc]] = {}
     for doc in writes:
         pending.setdefault((keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)), []).append(doc)
-    parents = {(known.ns, known.parent_id) for known in manifests.values() if isinstance(known, Manifest)}
-    found = _Thread(thread_id, manifests, parents, {doc.name for doc in docs} | blobs.keys(), pending)
+    whole = [known for known in manifests.values() if isinstance(known, Manifest)]
+    parents, spaces = {(known.ns, known.parent_id) for known in whole}, {known.ns for known in whole}
+    found = _Thread(thread_id, manifests, parents, spaces, {doc.name for doc in docs} | blobs.keys(), pending)
     size = 8 * sum(_manifest_bytes(doc) for doc in docs)
     listed = [doc for doc in docs if doc.name in manifests]
     return (yield from Compute(lambda: [found.info(doc, loads) for doc in listed], size=size))
@@ -303,6 +304,7 @@ class _Thread:
         thread_id: The thread.
         manifests: Manifests by document name, or what is wrong with them.
         parents: Namespace and id of checkpoints that others continue.
+        spaces: Namespaces that manifests tell.
         there: Names of all objects and documents that may hold frames.
         writes: Documents of pending writes by encoded namespace and checkpoint; all they have is what interrupts.
     """
@@ -310,6 +312,7 @@ class _Thread:
     thread_id: str
     manifests: Mapping[str, Manifest | DamagedError]
     parents: Collection[tuple[str, str | None]]
+    spaces: Collection[str]
     there: Collection[str]
     writes: Mapping[tuple[str, str], Sequence[Doc]]
 
@@ -320,13 +323,13 @@ class _Thread:
         own = self.writes.get((segment, checkpoint_id), ())
         info = CheckpointInfo(
             thread_id=self.thread_id,
-            checkpoint_ns=keys.dec(segment) or "",
+            checkpoint_ns=keys.told_id(segment, self.spaces),
             checkpoint_id=checkpoint_id,
             time=doc.create_time / 1e9,
             made=doc.create_time / 1e9,
             run_id=run_id if isinstance(run_id, str) else None,
             manifest_bytes=_manifest_bytes(doc),
-            tasks=tuple(dict.fromkeys(keys.writes_task_id_of(one.name) or "" for one in own)),
+            tasks=tuple(dict.fromkeys(keys.told_id(keys.writes_task_of(one.name)[0]) for one in own)),
             interrupts=sum(keys.INTERRUPT in one.fields for one in own),
             pin=pin if isinstance(pin, str) else None,
         )

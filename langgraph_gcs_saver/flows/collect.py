@@ -167,10 +167,10 @@ def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], co
 
 def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[str]]:
     """The objects that a document of pending writes, or one that was set aside, refers to."""
-    source = doc.fields.get("from")
-    if isinstance(source, str):
+    is_checkpoint = False
+    if f"/{keys.ASIDE}/" in doc.name:
+        source, is_checkpoint = keys.set_aside(doc.name, doc.fields.get("from"))
         doc = replace(doc, name=source, fields={k: v for k, v in doc.fields.items() if k not in ("from", "reason")})
-    is_checkpoint = f"/{keys.CHECKPOINTS}/" in doc.name
     try:
         if is_checkpoint:
             known, blob = yield from locate_manifest(doc, context.codec)

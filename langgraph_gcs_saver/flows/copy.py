@@ -211,9 +211,8 @@ def in_levels(docs: Iterable[Doc]) -> list[list[Doc]]:
 
 
 def _unreadable_writes(thread_id: str, name: str, damage: DamagedError) -> CheckpointCorruptError | ClearTextError:
-    segment = keys.writes_ns_of(name)
-    ns = keys.dec(segment)
-    return unreadable(damage, thread_id, segment if ns is None else ns, keys.writes_checkpoint_id_of(name))
+    ns = keys.told_id(keys.writes_ns_of(name))
+    return unreadable(damage, thread_id, ns, keys.writes_checkpoint_id_of(name))
 
 
 def _damaged(names: Sequence[str], clear: set[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:

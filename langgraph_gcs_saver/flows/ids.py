@@ -1,8 +1,8 @@
-"""The ids of a namespace's checkpoints, without what they hold."""
+"""Ids: those of a namespace's checkpoints, and the one of a thread that a document tells of."""
 
 from __future__ import annotations
 
-from langgraph_gcs_saver.engine.effects import Flow, QueryDocs
+from langgraph_gcs_saver.engine.effects import Doc, Flow, QueryDocs
 from langgraph_gcs_saver.format import keys
 
 IDS_PER_PAGE = 1000
@@ -20,3 +20,12 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
         if len(docs) < IDS_PER_PAGE:
             return found
         after = docs[-1].name
+
+
+def thread_id_of(doc: Doc) -> str | None:
+    """The thread that a document stands for, a thread's own or a run's: what it says, if that is what its name says.
+
+    `None` if nothing tells it, or somebody else put the document there.
+    """
+    segment, told = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
+    return told if isinstance(told, str) and keys.spread(told) == segment else keys.thread_id_of(segment)

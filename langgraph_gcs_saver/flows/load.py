@@ -289,9 +289,9 @@ def _look_at_newest(search: Search, context: Context) -> Flow[None]:
                 yield from read_manifest(doc, context.codec)
             except DamagedError as damage:
                 # Reading it reports damage. What is in clear was not indexed as this saver would have done it.
-                thread_id, ns = _ids(search, doc, None)
+                ns = keys.told_id(keys.ns_segment_of(doc.name), () if search.ns is None else (search.ns,))
                 if damage.clear and search.thread_id is not None:
-                    raise unreadable(damage, str(thread_id), ns or "", keys.checkpoint_id_of(doc.name)) from None
+                    raise unreadable(damage, search.thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
 
 
 def _query_page(search: Search, after: str | None, size: int, context: Context) -> Flow[list[Doc]]:
@@ -374,8 +374,10 @@ def _load_page(
                     loaded.append(one)
                     total += one.size
                 continue
-        ids = {"thread_id": thread_id or doc.name, "checkpoint_ns": ns or "", "checkpoint_id": checkpoint_id}
-        yield from Emit(CheckpointSkipped(**ids, reason=reason))
+        told = doc.name if thread_id is None else thread_id, keys.ns_segment_of(doc.name) if ns is None else ns
+        yield from Emit(
+            CheckpointSkipped(thread_id=told[0], checkpoint_ns=told[1], checkpoint_id=checkpoint_id, reason=reason)
+        )
     return loaded, len(page)
 
 

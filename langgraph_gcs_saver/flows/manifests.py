@@ -71,7 +71,7 @@ def report_clear(codec: Codec) -> Flow[None]:
     """Report each thread of which something was accepted that the cipher does not vouch for, once a process."""
     if codec.accept_clear:
         for segment in codec.newly_accepted():
-            yield from Emit(ClearTextAccepted(thread_id=keys.thread_id_of(segment) or segment))
+            yield from Emit(ClearTextAccepted(thread_id=keys.told_thread_id(segment)))
 
 
 def report_encrypting(thread_id: str, documents: int) -> Flow[None]:

@@ -37,6 +37,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
+from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.tries import Tries
@@ -121,7 +122,7 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
         seen = (doc.name, damage.reason, doc.update_time)
         if before == seen:
             yield from recheck(context, is_missing=damage.missing)
-            ns = keys.dec(keys.ns_segment_of(doc.name)) or ""
+            ns = keys.told_id(keys.ns_segment_of(doc.name), (one.manifest.ns for one in found.entries.values()))
             raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
         before = seen
 
@@ -610,9 +611,7 @@ def delete_for_run(
     after: str | None = None
     while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=DOCS_PER_PAGE)):
         for doc in docs:
-            thread_id = doc.fields.get("thread_id")
-            if not isinstance(thread_id, str):
-                thread_id = keys.thread_id_of(doc.name.rsplit("/", 1)[1])
+            thread_id = thread_id_of(doc)
             if thread_id is None:
                 continue  # Another program's document: a thread's says its id.
             flow = prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)

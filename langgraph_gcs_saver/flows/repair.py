@@ -214,7 +214,7 @@ def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]], gaps: set[str]) ->
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
     for name, damaged in found.damaged_writes.items():
         segment, checkpoint_id = keys.writes_ns_of(name), keys.writes_checkpoint_id_of(name)
-        make = partial(RepairStep, checkpoint_ns=keys.dec(segment) or "", checkpoint_id=checkpoint_id, name=name)
+        make = partial(RepairStep, checkpoint_ns=found.ns_of(segment), checkpoint_id=checkpoint_id, name=name)
         if _is_from_before(found, damaged.damage):
             reason = f"pending writes: {damaged.damage.reason}; {_FROM_BEFORE}"
             plan.steps.append(make(action="leave", reason=reason))
@@ -234,7 +234,7 @@ def _step(
 ) -> RepairStep:
     entry = found.entries.get(name)
     ns, checkpoint_id = (
-        entry.ids if entry is not None else (keys.dec(keys.ns_segment_of(name)) or "", keys.checkpoint_id_of(name))
+        entry.ids if entry is not None else (found.ns_of(keys.ns_segment_of(name)), keys.checkpoint_id_of(name))
     )
     return RepairStep(
         action=action,

@@ -141,7 +141,8 @@ class Survey:
         exposed: Keys in the field `filter` of documents that say something else than the metadata, and that the saver
             must not set right: with a cipher it writes in clear what `clear_metadata` names, and nothing else.
         lost: Newest checkpoints whose newer child is gone, and the child's id.
-        runs: Names of run documents that are missing.
+        runs: Names of run documents that are missing, or name another run or thread.
+        misnamed: Those of them that are there.
         emptied: Whether the root namespace had checkpoints and has none.
         unreferenced: Objects and stripped documents that nothing refers to.
     """
@@ -161,6 +162,7 @@ class Survey:
     exposed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
+    misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
     unreferenced: list[str] = field(default_factory=list)
 
@@ -255,8 +257,12 @@ class Survey:
                     affects=(heir,),
                 )
             )
-        reason = "the run wrote to the thread, and delete_for_runs would not find it"
-        found += [make(kind="missing", name=name, reason=reason) for name in self.runs]
+        for name in self.runs:
+            if name in self.misnamed:
+                found.append(make(kind="corrupt", name=name, reason="it names another run or thread"))
+            else:
+                reason = "the run wrote to the thread, and delete_for_runs would not find it"
+                found.append(make(kind="missing", name=name, reason=reason))
         if self.emptied:
             reason = "the root namespace had checkpoints, and they are gone"
             found.append(make(kind="missing", name=keys.checkpoints(self.thread_id), reason=reason))
@@ -273,11 +279,7 @@ class Survey:
 
     def ns_of(self, segment: str) -> str:
         """The namespace that a segment of a name stands for; the segment, if it is too long and nothing tells it."""
-        ns = keys.dec(segment)
-        if ns is not None:
-            return ns
-        known = (entry.manifest.ns for name, entry in self.entries.items() if keys.ns_segment_of(name) == segment)
-        return next(known, segment)
+        return keys.told_id(segment, (entry.manifest.ns for entry in self.entries.values()))
 
 
 def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
@@ -403,12 +405,14 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         heir = None if entry is None else heir_of(entry.doc)
         if entry is not None and heir is not None and heir > entry.manifest.checkpoint_id:
             heirs[keys.checkpoint_doc(found.thread_id, entry.manifest.ns, heir)] = doc_name, heir
-    docs = yield from _get((name, *heirs, *runs), ())
+    docs = yield from _get((name, *heirs, *runs), ("run_id", "thread_id"))
     thread = yield from GetDocs((name,))
     found.thread = thread.get(name)
     if found.deleting:
         return
-    found.runs = {name: run for name, run in runs.items() if name not in docs}
+    written = {name: {"run_id": run, "thread_id": found.thread_id} for name, run in runs.items()}
+    found.runs = {name: run for name, run in runs.items() if name not in docs or docs[name].fields != written[name]}
+    found.misnamed = found.runs.keys() & docs.keys()
     # As reading has it: one that is stripped is not there.
     found.lost = {
         doc_name: heir for child, (doc_name, heir) in heirs.items() if child not in docs or child in found.stripped

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, Now, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Emit, Flow, Now, QueryDocs
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import IdleThread
@@ -47,7 +48,7 @@ def sweep_page(
     docs = yield from QueryDocs(keys.THREADS, after=after, limit=THREADS_PER_PAGE, mask=("thread_id",))
     found = []
     for doc in docs:
-        thread_id = _id_of(doc)
+        thread_id = thread_id_of(doc)
         idle = now - doc.update_time / 1e9
         if thread_id is None or idle <= ttl or (among is not None and thread_id not in among):
             continue
@@ -64,15 +65,6 @@ def sweep_page(
         except ConflictError as error:
             yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
     return found, docs[-1].name if len(docs) == THREADS_PER_PAGE else None
-
-
-def _id_of(doc: Doc) -> str | None:
-    """The thread of a document; `None` if nothing tells it, or somebody else put the document there."""
-    thread_id = keys.thread_id_of(keys.thread_segment_of(doc.name))
-    told = doc.fields.get("thread_id")
-    if thread_id is None and isinstance(told, str) and keys.thread_doc(told) == doc.name:
-        return told
-    return thread_id
 
 
 def _has_pin(thread_id: str) -> Flow[bool]:

@@ -8,6 +8,7 @@ from langgraph_gcs_saver.engine.effects import Emit, Flow, Gather, GetDocs, List
 from langgraph_gcs_saver.errors import UNREADABLE
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.survey import survey
@@ -44,12 +45,8 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
     found = sorted({keys.thread_segment_of(doc.name) for doc in (*threads, *checkpoints, *writes)})
     if found:
         segment = found[0]
-        thread_id = keys.thread_id_of(segment)
-        for doc in threads:
-            if thread_id is None and keys.thread_segment_of(doc.name) == segment:
-                told = doc.fields.get("thread_id")
-                if isinstance(told, str) and keys.thread_doc(told) == doc.name:
-                    thread_id = told
+        own = next((doc for doc in threads if keys.thread_segment_of(doc.name) == segment), None)
+        thread_id = keys.thread_id_of(segment) if own is None else thread_id_of(own)
         for doc in checkpoints:
             if thread_id is None and keys.thread_segment_of(doc.name) == segment:
                 try:

@@ -389,8 +389,7 @@ def _open_each(by_id: Mapping[str, Sequence[Doc]], codec: Codec, most: int | Non
         own: list[_Opened] = []
         before = total
         for doc in docs:
-            segment = keys.thread_segment_of(doc.name)
-            thread_id = keys.thread_id_of(segment) or segment
+            thread_id = keys.told_thread_id(keys.thread_segment_of(doc.name))
             what = f"The pending writes of checkpoint {checkpoint_id!r}, thread {thread_id!r},"
             for opened in _open(doc, codec):
                 stub = _stub(doc, opened[1])

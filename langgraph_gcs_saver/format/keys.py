@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
 from string import ascii_lowercase, ascii_uppercase, digits
@@ -124,6 +126,12 @@ def dec(encoded: str) -> str | None:
     except UnicodeDecodeError:
         return None
     return text if is_text(text) and enc(text) == encoded else None
+
+
+def told_id(segment: str, candidates: Iterable[str] = ()) -> str:
+    """The id that a segment stands for, to be shown: what it says, the candidate that it is a hash of, or itself."""
+    text = dec(segment)
+    return next((one for one in candidates if enc(one) == segment), segment) if text is None else text
 
 
 @lru_cache(_KNOWN)
@@ -281,6 +289,12 @@ def thread_id_of(segment: str) -> str | None:
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
+def told_thread_id(segment: str) -> str:
+    """The thread that a segment stands for, to be shown: what it says, or itself."""
+    thread_id = thread_id_of(segment)
+    return segment if thread_id is None else thread_id
+
+
 _SLASHES = 3
 """Slashes in the names of all documents of a thread, but its own."""
 
@@ -394,6 +408,27 @@ def aside_doc(name: str, attempt: str) -> str:
     """
     _, thread, _, leaf = name.split("/")
     return f"{THREADS}/{thread}/{ASIDE}/{leaf}!{attempt}"
+
+
+def set_aside(name: str, source: object) -> tuple[str, bool]:
+    """The name that a document had before it was set aside, which it says itself, and whether it is a checkpoint's.
+
+    Raises:
+        DamageError: It names none of its thread: somebody else put the document there.
+    """
+    thread = thread_of(name)
+    if isinstance(source, str) and is_direct(source) and thread_of(source) == thread:
+        with suppress(DamageError):
+            if source.startswith(f"{thread}/{CHECKPOINTS}/"):
+                checkpoint_id_of(source)
+                return source, True
+            if source.startswith(f"{thread}/{WRITES}/"):
+                writes_checkpoint_id_of(source)
+                return source, False
+    raise DamageError(
+        f"The document {name!r} lies among what was set aside, and does not say which document of its thread it was. "
+        "Who put it there should take it away."
+    )
 
 
 def run_doc(run_id: str, thread_id: str) -> str:

@@ -1,0 +1,145 @@
+"""Ids that documents tell in fields are believed if the document's name agrees, and shown if nobody can tell them."""
+
+from datetime import timedelta
+
+import pytest
+
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.format import keys
+from tests.system.build import cfg, cid, put
+
+pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+LONG = "a long id " * 30
+
+
+def swapped(raw, one, other):
+    documents = raw.documents()
+    raw.set_document(one, documents[other])
+    raw.set_document(other, documents[one])
+
+
+@pytest.mark.parametrize("threads", [("A", "B"), (LONG, f"{LONG}!")], ids=["short", "long"])
+def test_run_documents_that_were_swapped(make_saver, raw, threads):
+    saver = make_saver()
+    for run, thread in zip(("r1", "r2"), threads, strict=True):
+        put(saver, 1, {"v": thread}, thread=thread, metadata={"run_id": run})
+    names = [keys.run_doc(run, thread) for run, thread in zip(("r1", "r2"), threads, strict=True)]
+    swapped(raw, *names)
+    findings = [one for one in saver.verify(depth="metadata") if one.is_damage]
+    assert sorted((one.kind, one.thread_id, one.name) for one in findings) == sorted(
+        ("corrupt", thread, name) for thread, name in zip(threads, names, strict=True)
+    )
+    shown = []
+    saver.repair(show=lambda _: None, dry_run=True)
+    if threads[0] == "A":
+        # The name tells: nothing is missed, and nothing of another run goes.
+        saver.delete_for_runs(["r1"], dry_run=True, show=shown.append)
+        assert [(plan.thread_id, plan.dropped) for plan in shown] == [("A", (cid(1),))]
+    saver.repair(show=lambda _: None)
+    assert list(saver.verify(depth="data")) == []
+    saver.delete_for_runs(["r1"])
+    assert saver.get_tuple(cfg(thread=threads[0])) is None
+    assert saver.get_tuple(cfg(thread=threads[1])) is not None
+    assert names[0] not in raw.documents()
+
+
+def test_without_a_repair_the_run_is_deleted(make_saver, raw):
+    saver = make_saver()
+    for run, thread in (("r1", "A"), ("r2", "B")):
+        put(saver, 1, {"v": thread}, thread=thread, metadata={"run_id": run})
+    swapped(raw, keys.run_doc("r1", "A"), keys.run_doc("r2", "B"))
+    saver.delete_for_runs(["r1"])
+    assert saver.get_tuple(cfg(thread="A")) is None
+    assert saver.get_tuple(cfg(thread="B")) is not None
+
+
+NO_SOURCES = [
+    None,
+    7,
+    "",
+    "lg_checkpoints",
+    "x/lg_checkpoints/y",
+    f"a/b/c/lg_checkpoints/{keys.inv(cid(1))}!~",
+    f"a/b/lg_checkpoints/{keys.inv(cid(1))}!~",
+    keys.checkpoint_doc("another", "", cid(1)),
+    f"{keys.checkpoints('t')}/x",
+    f"{keys.writes('t')}/x",
+    f"{keys.aside('t')}/x",
+    f"{keys.thread_doc('t')}/lg_other/{keys.inv(cid(1))}!~",
+    f"{keys.special_writes_doc('t', '', cid(1), 'task')}/x",
+]
+
+
+@pytest.mark.parametrize("source", NO_SOURCES)
+def test_what_was_set_aside_is_a_document_of_the_thread(make_saver, raw, source):
+    """Whatever it says: with an object that nobody refers to `collect` looks at it, and leaves the thread alone."""
+    saver = make_saver(inline_max_bytes=0)
+    put(saver, 1, {"v": 1})
+    put(saver, 1, {"v": 1}, thread="u")
+    for thread in ("t", "u"):
+        raw.set_object(keys.blob(thread, "", cid(1), "v", "orphan0000"), b"\x28\xb5\x2f\xfd")
+    fields = raw.documents()[keys.checkpoint_doc("t", "", cid(1))]
+    told = {} if source is None else {"from": source}
+    raw.set_document(f"{keys.aside('t')}/junk", {**fields, "reason": "x", **told})
+    plans = {plan.thread_id: plan for plan in saver.collect(orphan_age=timedelta(0))}
+    assert "set aside" in plans["t"].skipped
+    assert keys.blob("t", "", cid(1), "v", "orphan0000") in raw.objects()
+    assert len(plans["u"].objects) == 1
+
+
+def test_names_that_were_set_aside(store_uri):
+    checkpoint, writes = keys.checkpoint_doc("t", LONG, cid(1)), keys.special_writes_doc("t", "a", cid(1), LONG)
+    assert keys.set_aside(keys.aside_doc(checkpoint), checkpoint) == (checkpoint, True)
+    assert keys.set_aside(keys.aside_doc(writes), writes) == (writes, False)
+    with pytest.raises(DamageError, match="which document of its thread"):
+        keys.set_aside(keys.aside_doc(checkpoint), keys.checkpoint_doc("another", LONG, cid(1)))
+
+
+def damage(raw, name):
+    raw.set_document(name, {**raw.documents()[name], "manifest": b"x"})
+
+
+def fill_long(saver, raw, count):
+    """A root checkpoint, and `count` of a namespace whose id is too long for a name, of which the last is damaged."""
+    put(saver, 1, {"v": 1})
+    for n in range(1, count + 1):
+        put(saver, n, {"v": 2}, ns=LONG, parent=n - 1 or None)
+    damage(raw, keys.checkpoint_doc("t", LONG, cid(count)))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(2, LONG), (1, keys.enc(LONG))], ids=["told by another", "told by none"]
+)
+def test_a_damaged_checkpoint_is_not_shown_as_the_root_ones(make_saver, raw, count, expected):
+    saver = make_saver()
+    fill_long(saver, raw, count)
+    assert [one.checkpoint_ns for one in saver.history("t") if one.damage] == [expected]
+    assert [one.checkpoint_ns for one in saver.verify("t") if one.is_damage] == [expected]
+    (plan,) = saver.repair("t", dry_run=True, show=lambda _: None)
+    assert [step.checkpoint_ns for step in plan.steps] == [expected]
+    with pytest.raises(CheckpointCorruptError) as caught:
+        saver.prune(["t"])
+    assert caught.value.checkpoint_ns == keys.enc(LONG), "prune reads the newest first"
+    events = []
+    assert len(list(make_saver(on_event=events.append).list(cfg(ns=None)))) == count
+    assert [one.checkpoint_ns for one in events if type(one).__name__ == "CheckpointSkipped"] == [keys.enc(LONG)]
+
+
+def test_damaged_writes_of_a_long_namespace(make_saver, raw):
+    saver = make_saver()
+    put(saver, 1, {"v": 1}, ns=LONG)
+    saver.put_writes(cfg(1, ns=LONG), [("__resume__", "yes")], "task")
+    name = keys.special_writes_doc("t", LONG, cid(1), "task")
+    raw.set_document(name, {**raw.documents()[name], "w4": b"x"})
+    (plan,) = saver.repair("t", dry_run=True, show=lambda _: None)
+    assert [(step.action, step.checkpoint_ns) for step in plan.steps] == [("set aside", LONG)]
+
+
+def test_tasks_of_long_ids_are_several(make_saver):
+    saver = make_saver()
+    put(saver, 1, {"v": 1})
+    tasks = ["short", "", f"{LONG}1", f"{LONG}2"]
+    for task in tasks:
+        saver.put_writes(cfg(1), [("v", 1)], task)
+    (shown,) = saver.history("t")
+    assert sorted(shown.tasks) == sorted(["short", "", *map(keys.enc, tasks[2:])])
