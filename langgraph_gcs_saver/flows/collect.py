@@ -30,10 +30,18 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
-from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest
-from langgraph_gcs_saver.flows.prune import DOCS_PER_PAGE, Snapshot, clean_up, leftovers, objects_of, snapshot
+from langgraph_gcs_saver.flows.prune import (
+    DOCS_PER_PAGE,
+    Snapshot,
+    check_ancestors,
+    clean_up,
+    leftovers,
+    objects_of,
+    snapshot,
+)
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
@@ -44,12 +52,19 @@ WRITES_PER_PAGE = 50
 
 
 def collect(
-    thread_id: str, orphan_age: float, *, dry_run: bool, show: Callable[[CollectPlan], object], context: Context
+    thread_id: str,
+    orphan_age: float,
+    *,
+    dry_run: bool,
+    show: Callable[[CollectPlan], object],
+    loads: Loads,
+    context: Context,
 ) -> Flow[CollectPlan]:
     """Delete what nothing in a thread refers to, if it is `orphan_age` seconds old; others may write meanwhile.
 
     A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
-    what it refers to is unknown.
+    what it refers to is unknown. So is one that has lost an ancestor of which DeltaChannels are made: should its
+    document be restored, it needs its pending writes and objects, and the frames that it builds on.
     """
     cutoff = ((yield from Now()) - orphan_age) * 1e9
     old = yield from _list_old(thread_id, cutoff)
@@ -62,11 +77,13 @@ def collect(
         objects: dict[str, int] = {}
         if thread is None or "copying" not in thread.fields:
             objects = yield from _unreferenced(found, old, set(writes), context)
+        left = [doc.name for doc in leftovers(found)]
+        if left or writes or objects:
+            yield from check_ancestors(found, loads)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
-    left = [doc.name for doc in leftovers(found)]
     needed = found.needed(found.entries)
     plan = CollectPlan(
         thread_id=thread_id,
@@ -131,13 +148,15 @@ def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
 def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
     """Documents of pending writes whose checkpoint is not there, in a namespace that has gone on without it.
 
-    Writes may come before their checkpoint, so those of one that is still to come stay.
+    Writes may come before their checkpoint, so those of one that is still to come stay. So do those of a checkpoint
+    that another one continues: it was stored, whatever became of it.
     """
     newest: dict[str, str] = {}
+    stored = {(keys.ns_segment_of(name), keys.checkpoint_id_of(name)) for name in (*found.entries, *found.stripped)}
     for entry in found.entries.values():
         ns = keys.enc(entry.manifest.ns)
         newest[ns] = max(newest.get(ns, ""), entry.manifest.checkpoint_id)
-    there = {(keys.ns_segment_of(name), keys.checkpoint_id_of(name)) for name in (*found.entries, *found.stripped)}
+        stored.add((ns, entry.manifest.parent_id or ""))
     orphans: dict[str, Doc] = {}
     young: set[str] = set()
     after: str | None = None
@@ -146,7 +165,7 @@ def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
             ns, checkpoint_id = keys.writes_ns_of(doc.name), keys.writes_checkpoint_id_of(doc.name)
             if doc.update_time > cutoff:
                 young.add(_task(doc.name))
-            elif (ns, checkpoint_id) not in there and checkpoint_id < newest.get(ns, ""):
+            elif (ns, checkpoint_id) not in stored and checkpoint_id < newest.get(ns, ""):
                 orphans[doc.name] = doc
         after = docs[-1].name
     return {name: doc for name, doc in orphans.items() if _task(name) not in young}

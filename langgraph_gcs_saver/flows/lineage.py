@@ -10,7 +10,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.load import get_tuple
-from langgraph_gcs_saver.flows.manifests import deserialize, read_manifest, report_clear, unreadable
+from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, deserialize, read_manifest, report_clear, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import query, read_writes
@@ -106,7 +106,7 @@ def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str,
         if parent_id not in page:
             if remaining.isdisjoint(child.checkpoint.get("channel_versions", ())):
                 break
-            damage = DamagedError("it is gone, and a DeltaChannel's value is made of it", missing=True)
+            damage = DamagedError(LOST_ANCESTOR, missing=True)
             raise _AncestorError(parent_id, damage)
         path = yield from _walk(page, parent_id, remaining, seen, context)
         child = path[-1]

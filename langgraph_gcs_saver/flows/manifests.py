@@ -25,6 +25,9 @@ from langgraph_gcs_saver.portable import Opaque
 FIELD = "manifest"
 """The field of a checkpoint's document that holds its manifest."""
 
+LOST_ANCESTOR = "it is gone, and a DeltaChannel's value is made of it"
+"""What is wrong with an ancestor that is not there."""
+
 _PARSING = 8
 """Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
 

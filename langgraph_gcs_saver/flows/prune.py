@@ -34,17 +34,17 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, unreadable
+from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, corrupt, locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
-from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs
+from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import PrunePlan
@@ -181,13 +181,17 @@ def prune(
         What was decided for each checkpoint.
 
     Raises:
-        CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first.
+        CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one is gone: nobody can tell what is
+            needed. Repair or restore it first.
         ConflictError: Others changed what was to go, time and again.
     """
     for _ in range(MAX_TRIES):
         found = yield from snapshot(thread_id, context)
         rows = yield from _rows(found, loads)
         decisions = yield from Compute(partial(choose, rows), size=1000 * len(rows))
+        for decision in decisions:
+            if decision.lacks is not None:
+                raise _lost(thread_id, decision.row.ns, decision.lacks)
         plan = PrunePlan(thread_id=thread_id, decisions=tuple(decisions))
         if dry_run:
             yield from Compute(partial(show, plan))
@@ -204,6 +208,30 @@ def prune(
         f"Thread {thread_id!r} was not pruned to the end: others changed its checkpoints {MAX_TRIES} times in a row. "
         "What was done is whole; call again."
     )
+
+
+def check_ancestors(found: Snapshot, loads: Loads) -> Flow[None]:
+    """See that everything is there that DeltaChannels of checkpoints are made of.
+
+    Metadata tell which channels these are. They are read only if some parent is not there, as after pruning: there are
+    serializers that do not read them.
+
+    Raises:
+        CheckpointCorruptError: An ancestor is gone: nobody can tell what else is needed.
+        SerializationError: The serializer refuses metadata.
+    """
+    ids = {(entry.manifest.ns, entry.manifest.checkpoint_id) for entry in found.entries.values()}
+    parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
+    if all(parent_id is None or (ns, parent_id) in ids for ns, parent_id in parents):
+        return
+    rows = yield from Compute(partial(_make_rows, found, set(), parents, loads), size=2000 * len(found.entries))
+    lost = next(iter(lost_ancestors(rows).items()), None)
+    if lost is not None:
+        raise _lost(found.thread_id, found.entries[lost[0]].manifest.ns, lost[1])
+
+
+def _lost(thread_id: str, ns: str, checkpoint_id: str) -> CheckpointCorruptError:
+    return corrupt(DamagedError(LOST_ANCESTOR, missing=True), thread_id, ns, checkpoint_id)
 
 
 def _rows(found: Snapshot, loads: Loads) -> Flow[list[Row]]:

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, report_encrypting
+from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
@@ -191,6 +191,8 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     for name, heir in found.lost.items():
         if name not in plan.aside:
             plan.steps.append(_step(found, name, action="forget", reason=f"its child {heir!r} is gone for good"))
+    for name in found.severed:
+        plan.steps.append(_step(found, name, action="leave", reason=f"{LOST_ANCESTOR}: restore it"))
     if found.emptied:
         reason = "all checkpoints of the root namespace are gone: restore them, or call delete_thread"
         plan.steps.append(RepairStep(action="leave", name=keys.thread_doc(found.thread_id), reason=reason))

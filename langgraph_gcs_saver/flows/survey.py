@@ -28,13 +28,21 @@ from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
-from langgraph_gcs_saver.flows.manifests import locate_manifest, metadata_of, open_stub, report_clear, rest_of
+from langgraph_gcs_saver.flows.manifests import (
+    LOST_ANCESTOR,
+    locate_manifest,
+    metadata_of,
+    open_stub,
+    report_clear,
+    rest_of,
+)
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import filters, frames, keys, manifest
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.policy.retention import Row, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS, Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Depth, Finding
@@ -141,6 +149,8 @@ class Survey:
         exposed: Keys in the field `filter` of documents that say something else than the metadata, and that the saver
             must not set right: with a cipher it writes in clear what `clear_metadata` names, and nothing else.
         lost: Newest checkpoints whose newer child is gone, and the child's id.
+        severed: Ancestors that are gone and that DeltaChannels are made of, by their documents' names, with the
+            documents of the checkpoints that need them.
         runs: Names of run documents that are missing, or name another run or thread.
         misnamed: Those of them that are there.
         emptied: Whether the root namespace had checkpoints and has none.
@@ -161,6 +171,7 @@ class Survey:
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
     exposed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    severed: dict[str, list[str]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
@@ -255,6 +266,17 @@ class Survey:
                     name=keys.checkpoint_doc(self.thread_id, ns, heir),
                     reason=f"it was stored as the child of {parent!r}, and it is gone",
                     affects=(heir,),
+                )
+            )
+        for name, users in self.severed.items():
+            found.append(
+                make(
+                    kind="missing",
+                    checkpoint_ns=self._ids(users[0])[0],
+                    checkpoint_id=keys.checkpoint_id_of(name),
+                    name=name,
+                    reason=LOST_ANCESTOR,
+                    affects=tuple(map(keys.checkpoint_id_of, users)),
                 )
             )
         for name in self.runs:
@@ -413,6 +435,10 @@ def _look_at_thread(found: Survey) -> Flow[None]:
     written = {name: {"run_id": run, "thread_id": found.thread_id} for name, run in runs.items()}
     found.runs = {name: run for name, run in runs.items() if name not in docs or docs[name].fields != written[name]}
     found.misnamed = found.runs.keys() & docs.keys()
+    for user, ancestor in lost_ancestors(map(_row, found.entries.values())).items():
+        lost = keys.checkpoint_doc(found.thread_id, found.entries[user].manifest.ns, ancestor)
+        if lost not in found.unreadable:
+            found.severed.setdefault(lost, []).append(user)
     # As reading has it: one that is stripped is not there.
     found.lost = {
         doc_name: heir for child, (doc_name, heir) in heirs.items() if child not in docs or child in found.stripped
@@ -421,6 +447,20 @@ def _look_at_thread(found: Survey) -> Flow[None]:
     if root and keys.enc("") not in seen:
         again = yield from QueryDocs(keys.checkpoints(found.thread_id), (("ns", keys.enc("")),), limit=1, mask=())
         found.emptied = not again
+
+
+def _row(entry: Entry) -> Row:
+    ns, checkpoint_id = entry.ids
+    stored = frozenset(entry.manifest.channels)
+    return Row(
+        name=entry.doc.name,
+        ns=ns,
+        checkpoint_id=checkpoint_id,
+        parent_id=entry.manifest.parent_id,
+        stored=stored,
+        deltas=(entry.deltas & entry.written) - stored,
+        versions=entry.written,
+    )
 
 
 def _get(names: Iterable[str], mask: tuple[str, ...] | None) -> Flow[dict[str, Doc]]:
@@ -593,6 +633,13 @@ def _confirm(found: Survey) -> Flow[None]:
         for name, one in list(group.items()):
             if name not in now or now[name].update_time != one.doc.update_time:
                 del group[name]
+    if found.severed:
+        names = {name for user_names in found.severed.values() for name in user_names} | found.severed.keys()
+        now = yield from _get(sorted(names), manifest.LISTED_BY)
+        there = {name for name, doc in now.items() if doc.fields}  # One that is stripped has none of these.
+        still = there & found.entries.keys()
+        severed = {name: [user for user in some if user in still] for name, some in found.severed.items()}
+        found.severed = {name: some for name, some in severed.items() if some and name not in there}
     if found.lost:
         found.lost = {name: heir for name, heir in found.lost.items() if name in found.entries}
         now = yield from _get(found.lost, ())

@@ -49,10 +49,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A checkpoint, and why it is kept; `None` for one that goes."""
+    """What becomes of a checkpoint.
+
+    Attributes:
+        row: The checkpoint.
+        reason: Why it is kept; `None` for one that goes.
+        lacks: The ancestor that its DeltaChannels are made of and that is not there, if there is one. Nobody can tell
+            then what lies behind it, and is to be kept for it.
+    """
 
     row: Row
     reason: str | None
+    lacks: str | None = None
 
 
 class Retention(Protocol):
@@ -163,7 +171,8 @@ def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Deci
     # The root first: what the others refer to.
     for ns in sorted(spaces):
         _keep(spaces[ns], rule, now, reasons, spaces.get("", []))
-    return [Decision(row, reasons.get(row.name)) for row in ordered]
+    lost = lost_ancestors(row for row in ordered if row.name in reasons)
+    return [Decision(row, reasons.get(row.name), lost.get(row.name)) for row in ordered]
 
 
 def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str], roots: list[Row]) -> None:
@@ -215,6 +224,49 @@ def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, 
         before = walked.get(parent.name, frozenset())
         walked[parent.name] = before | more
         todo.append((row, parent, more - before))
+
+
+def lost_ancestors(rows: Iterable[Row]) -> dict[str, str]:
+    """The ancestors that DeltaChannels of checkpoints are made of, and that are not among them.
+
+    Returns:
+        The missing ancestor's id by the document of each checkpoint that needs it.
+    """
+    by_id = {(row.ns, row.checkpoint_id): row for row in rows}
+    # Thousands of checkpoints may share a way back of thousands: for each channel it is walked once.
+    ends: dict[tuple[str, str], str | None] = {}
+    found: dict[str, str] = {}
+    for row in by_id.values():
+        for channel in sorted(row.deltas):
+            end = _end(row, channel, by_id, ends)
+            if end is not None:
+                found.setdefault(row.name, end)
+    return found
+
+
+def _end(
+    row: Row, channel: str, by_id: Mapping[tuple[str, str], Row], ends: dict[tuple[str, str], str | None]
+) -> str | None:
+    """The missing ancestor that stands before a channel's nearest stored value, or its first version; notes it."""
+    path: list[Row] = []
+    following = row
+    end: str | None = None
+    while (following.name, channel) not in ends:
+        ends[following.name, channel] = None  # Should it be its own ancestor, nothing is missing.
+        path.append(following)
+        if following.parent_id is None or following.parent_id == following.checkpoint_id:
+            break
+        parent = by_id.get((following.ns, following.parent_id))
+        if parent is None:
+            end = following.parent_id
+            break
+        if channel in parent.stored or (parent.versions is not None and channel not in parent.versions):
+            break
+        following = parent
+    else:
+        end = ends[following.name, channel]
+    ends.update(((one.name, channel), end) for one in path)
+    return end
 
 
 def decide_for_runs(rows: Iterable[Row], runs: frozenset[str]) -> list[Decision]:

@@ -381,8 +381,8 @@ class Admin:
 
         Raises:
             InvalidOptionError: There is no such strategy.
-            CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first. The other
-                threads are pruned.
+            CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs. Repair it first. Or one is
+                gone that DeltaChannels of kept ones are made of: restore it. The other threads are pruned.
             ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
             UnsupportedFormatError: A newer version stored a checkpoint; likewise.
             WrongKeyError: A checkpoint is encrypted, with another key or while the saver has none; likewise.
@@ -782,7 +782,8 @@ class Admin:
         """Delete what nothing refers to any more: what calls that died have left, and objects that lost a race.
 
         For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
-        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one of a newer version.
+        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one that has lost a checkpoint of
+        which DeltaChannels are made, until that is restored, and one of a newer version.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
@@ -798,6 +799,8 @@ class Admin:
             InvalidOptionError: The age is negative.
             WrongKeyError: Something is encrypted, with another key or while the saver has none. This, and what else a
                 thread raises because of what is stored of it, comes when all others are collected, as of `verify`.
+            SerializationError: A thread has lost checkpoints, by pruning or otherwise, and the serializer does not read
+                which DeltaChannels it has; likewise.
             StoreError: A service refused, or did not answer before the deadline.
         """
         tries = Tries()
@@ -829,7 +832,12 @@ class Admin:
         if not isinstance(orphan_age, timedelta) or orphan_age < timedelta():
             raise InvalidOptionError(f"orphan_age is {orphan_age!r}; it must be a timedelta that is not negative.")
         return flows.collect.collect(
-            thread_id, orphan_age.total_seconds(), dry_run=dry_run, show=show, context=self._context
+            thread_id,
+            orphan_age.total_seconds(),
+            dry_run=dry_run,
+            show=show,
+            loads=self._loads,
+            context=self._context,
         )
 
     def sweep(

@@ -106,7 +106,7 @@ TOMORROW = DAY + 4.0
 
 def collect(thread_id: str = THREAD) -> Call:
     def start(context: Context) -> Flow[Any]:
-        return collecting.collect(thread_id, DAY, dry_run=False, show=print, context=context)
+        return collecting.collect(thread_id, DAY, dry_run=False, show=print, loads=LOADS, context=context)
 
     return Call("collect", start)
 

@@ -394,7 +394,7 @@ class Life(RuleBasedStateMachine):
         if is_refused:
             stages = [self.model]
         elif retention is not None and self._is_due(name, (thread, ns), step):
-            stages.append(self._with(thread, kept(stages[0][thread], retention, self.clock.now)))
+            stages.append(self._with(thread, pruned(stages[0][thread], retention, self.clock.now)))
         given = given or checkpoint(n, one.values, one.versions)
         config = cfg(thread, ns, one.parent)
 
@@ -542,7 +542,7 @@ class Life(RuleBasedStateMachine):
             for ns in SPACES:
                 pins = {cid(n): one.pin for (other, n), one in there.items() if other == ns and one.pin}
                 assert target.pins(cfg(thread, ns)) == pins
-            assert [one for one in target.verify(thread, depth="data") if one.is_damage] == []
+            assert [one for one in _unexpected(target.verify(thread, depth="data"), there) if one.is_damage] == []
             target.delete_thread(thread)
         self.moving.discard(thread)
         left = {name.split("/")[1] for name in open_raw(self.elsewhere).documents() if name.startswith(keys.THREADS)}
@@ -607,9 +607,15 @@ class Life(RuleBasedStateMachine):
         found = self._some(which)
         if found is not None:
             thread = found[0]
-            stage = self._with(thread, kept(self.model[thread], what, self.clock.now))
+            stage = self._with(thread, pruned(self.model[thread], what, self.clock.now))
             strategy = "keep_latest" if what == RULES[0] else what.strategy
-            self._call(process, stop, lambda saver: saver.prune([thread], strategy=strategy), [thread], stage)
+            is_refused = bool(severed(kept(self.model[thread], what, self.clock.now)))
+
+            def call(saver):
+                with pytest.raises(CheckpointCorruptError, match="DeltaChannel") if is_refused else nullcontext():
+                    saver.prune([thread], strategy=strategy)
+
+            self._call(process, stop, call, [thread], stage)
 
     @rule(process=processes, which=chances, runs=st.sets(st.sampled_from(RUNS), max_size=1), stop=halts)
     @precondition(lambda self: sum(map(len, self.model.values())) > 4)
@@ -732,12 +738,16 @@ class Life(RuleBasedStateMachine):
             process, stop, lambda saver: saver.collect(orphan_age=age), sorted(self.touched), self.model, is_atomic=True
         )
         if is_done and not hours:
-            self.dirty &= self.halves | self.copying.keys()
+            self.dirty &= self.halves | self.copying.keys() | self._severed()
             self._check_nothing_is_left()
+
+    def _severed(self):
+        """Threads that have lost what DeltaChannels are made of: they are left alone."""
+        return {thread for thread, found in self.model.items() if severed(found)}
 
     def _check_nothing_is_left(self):
         with self.open() as cold:
-            for thread in self.touched.keys() - self.halves - self.copying.keys():
+            for thread in self.touched.keys() - self.halves - self.copying.keys() - self._severed():
                 assert list(cold.verify(thread, depth="data")) == []
 
     @rule(process=processes, stop=halts)
@@ -777,7 +787,9 @@ class Life(RuleBasedStateMachine):
     def everything_reads(self):
         if not hasattr(self, "model"):
             return
-        assert not [event for event in self.events if isinstance(event, ThreadSkipped)]
+        # Of a thread that has lost what DeltaChannels are made of, upkeep says so.
+        skipped = [event for event in self.events if isinstance(event, ThreadSkipped)]
+        assert not [event for event in skipped if "DeltaChannel" not in event.reason]
         warm = self.savers[self.names[0]]
         with self.open() as cold:
             found = {}
@@ -807,7 +819,7 @@ class Life(RuleBasedStateMachine):
         for ns, n in sorted(found)[-3:]:
             self._check_history(cold, thread, ns, n)
         if thread not in self.halves and thread not in self.copying:
-            findings = list(cold.verify(thread, depth="data"))
+            findings = _unexpected(cold.verify(thread, depth="data"), found)
             # Objects of a put that has lost a race are not its process's to delete.
             wrong = [one for one in findings if one.is_damage or ("/lg_" in one.name and thread not in self.dirty)]
             assert wrong == [], wrong
@@ -870,11 +882,43 @@ class Life(RuleBasedStateMachine):
         self.savers[self.names[1]].collect(orphan_age=timedelta())
         self._check_nothing_is_left()
         self.looked_at = set(self.touched)
-        self.dirty = set()
+        self.dirty &= self._severed()
         self.everything_reads()
         for thread in sorted(self.touched):
             self.savers[self.names[0]].delete_thread(thread)
         assert open_raw(self.uri).counts() == {"objects": 0}
+
+
+def severed(found):
+    """The ancestors that are gone, by the checkpoints whose DeltaChannel is made of them."""
+    lost = {}
+    for (ns, n), one in found.items():
+        if DELTA in one.values or DELTA not in one.versions:
+            continue
+        end = one
+        while (ns, end.parent) in found:
+            end = found[ns, end.parent]
+            if DELTA in end.values or DELTA not in end.versions:
+                break
+        else:
+            if end.parent is not None:
+                lost[ns, n] = end.parent
+    return lost
+
+
+def pruned(found, rule, now):
+    """What pruning leaves: all, if what is to be kept has lost an ancestor."""
+    left = kept(found, rule, now)
+    return found if severed(left) else left
+
+
+def _unexpected(findings, found):
+    """Findings, without those of ancestors that are gone, of which exactly the right ones must be there."""
+    findings = list(findings)
+    gone = [one for one in findings if "DeltaChannel" in one.reason]
+    told = {(one.checkpoint_ns, int(n[-12:])): int(one.checkpoint_id[-12:]) for one in gone for n in one.affects}
+    assert told == severed(found)
+    return [one for one in findings if one not in gone]
 
 
 def told(n, one):

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.policy.retention import (
     Row,
     decide,
     decide_for_runs,
+    lost_ancestors,
 )
 from langgraph_gcs_saver.results import PrunePlan
 
@@ -438,3 +439,96 @@ def test_a_long_way_back_is_walked_once():
         steps.clear()
         assert len(kept(rows, rule)) == 5000
         assert len(steps) <= 10_000
+
+
+# Ancestors that are not there
+
+
+def delta(n, parent, *, stored=(), deltas=("d",), versions=("d",)):
+    parent_id = None if parent is None else f"{parent:04}"
+    return row(n, parent_id=parent_id, stored=frozenset(stored), deltas=frozenset(deltas), versions=frozenset(versions))
+
+
+def lacks(rows, rule):
+    return {int(one.row.checkpoint_id): one.lacks and int(one.lacks) for one in decide(rows, rule, NOW)}
+
+
+def test_a_kept_checkpoint_lacks_an_ancestor():
+    rows = [delta(1, None, stored="d", deltas=()), delta(3, 2), delta(4, 3)]
+    assert lost_ancestors(rows) == {"#3": "0002", "#4": "0002"}
+    assert lacks(rows, KeepLast(1)) == {4: 2, 3: 2, 1: None}
+    assert {one.lacks for one in decide(rows, None, NOW)} == {None}, "all go"
+    assert {one.lacks for one in decide_for_runs(rows, frozenset(("run",)))} == {None}, "whatever needs them"
+
+
+def test_what_goes_lacks_nothing():
+    """It has lost an ancestor too, and needs it no longer."""
+    rows = [delta(3, 2), delta(4, 3, stored="d", deltas=()), delta(5, 4)]
+    assert lacks(rows, KeepLast(1)) == {5: None, 4: None, 3: None}
+    assert lacks(rows, KeepLast(3)) == {5: None, 4: None, 3: 2}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [delta(3, 2, deltas=())],
+        [delta(3, None)],
+        [delta(3, 3)],
+        [delta(3, 4), delta(4, 3)],
+        [delta(2, 1, stored="d", deltas=()), delta(3, 2)],
+        [delta(2, 1, deltas=(), versions=()), delta(3, 2)],
+    ],
+    ids=["no channel", "the first", "its own parent", "in a ring", "a stored value", "before the first version"],
+)
+def test_nothing_is_missing(rows):
+    assert lost_ancestors(rows) == {}
+
+
+def test_without_versions_it_may_be_older():
+    rows = [replace(delta(2, 1, deltas=()), versions=None), delta(3, 2)]
+    assert lost_ancestors(rows) == {"#3": "0001"}
+
+
+def test_namespaces_and_channels_are_apart():
+    rows = [
+        replace(delta(2, 1, stored="a"), ns="sub", name="sub#2", deltas=frozenset("b"), versions=None),
+        replace(delta(3, 2), ns="sub", name="sub#3", deltas=frozenset("a"), versions=None),
+        replace(delta(4, 2), deltas=frozenset("a"), versions=None),
+    ]
+    assert lost_ancestors(rows) == {"sub#2": "0001", "#4": "0002"}
+
+
+@st.composite
+def forests(draw):
+    """Checkpoints whose parents may be gone, with DeltaChannels that some of them store."""
+    rows = []
+    for n in draw(st.lists(st.integers(1, 12), unique=True, max_size=12)):
+        stored = draw(st.frozensets(st.sampled_from("de")))
+        versions = stored | draw(st.frozensets(st.sampled_from("de")))
+        deltas = draw(st.frozensets(st.sampled_from(sorted(versions - stored)))) if versions - stored else frozenset()
+        rows.append(delta(n, draw(st.none() | st.integers(1, 12)), stored=stored, deltas=deltas, versions=versions))
+    return rows
+
+
+def walked(row, channel, rows):
+    """The missing ancestor, the slow way."""
+    by_id, seen = {one.checkpoint_id: one for one in rows}, set()
+    while row.checkpoint_id not in seen:
+        seen.add(row.checkpoint_id)
+        if row.parent_id is None or row.parent_id not in by_id:
+            return row.parent_id
+        row = by_id[row.parent_id]
+        if channel in row.stored or channel not in row.versions:
+            return None
+    return None
+
+
+@given(forests(), st.integers(1, 3))
+def test_the_walk_by_channel_is_each_ones_own(rows, count):
+    found = lost_ancestors(rows)
+    for one in rows:
+        expected = {walked(one, channel, rows) for channel in one.deltas} - {None}
+        assert (found.get(one.name) in expected) if expected else one.name not in found
+    for decision in decide(rows, KeepLast(count), NOW):
+        # All that is needed and there is kept: so what a kept one lacks is what it lacks of all.
+        assert decision.lacks == (found.get(decision.row.name) if decision.reason is not None else None)
