@@ -10,6 +10,7 @@ from tests.system.build import cfg, cid, put
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 LONG = "a long id " * 30
+ATTEMPT = "0" * 12
 
 
 def swapped(raw, one, other):
@@ -89,10 +90,10 @@ def test_what_was_set_aside_is_a_document_of_the_thread(make_saver, raw, source)
 
 def test_names_that_were_set_aside(store_uri):
     checkpoint, writes = keys.checkpoint_doc("t", LONG, cid(1)), keys.special_writes_doc("t", "a", cid(1), LONG)
-    assert keys.set_aside(keys.aside_doc(checkpoint), checkpoint) == (checkpoint, True)
-    assert keys.set_aside(keys.aside_doc(writes), writes) == (writes, False)
+    assert keys.set_aside(keys.aside_doc(checkpoint, ATTEMPT), checkpoint) == (checkpoint, True)
+    assert keys.set_aside(keys.aside_doc(writes, ATTEMPT), writes) == (writes, False)
     with pytest.raises(DamageError, match="which document of its thread"):
-        keys.set_aside(keys.aside_doc(checkpoint), keys.checkpoint_doc("another", LONG, cid(1)))
+        keys.set_aside(keys.aside_doc(checkpoint, ATTEMPT), keys.checkpoint_doc("another", LONG, cid(1)))
 
 
 def damage(raw, name):
