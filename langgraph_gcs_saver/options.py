@@ -58,7 +58,7 @@ class Options:
         ttl: How long a thread may be idle before `sweep` deletes it, an hour or more; `None`: `sweep` refuses to.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
-        on_event: Called with every `langgraph_gcs_saver.events.Event`.
+        on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
         interceptors: Code around each request to the stores and each local act, the outermost first: see
             `langgraph_gcs_saver.engine.interceptors.Interceptor`.
     """

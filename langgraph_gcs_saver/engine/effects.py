@@ -348,7 +348,7 @@ class Pause(Effect[None]):
 
 @record(frozen=True, slots=True)
 class Emit(Effect[None]):
-    """Tell `on_event` and the log."""
+    """Report an event to the log and to those who subscribed."""
 
     event: Event
 

@@ -7,7 +7,6 @@ the request to a thread of its own and waits. Computations and events stay in th
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
@@ -46,11 +45,9 @@ from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.steps import Steps
 from langgraph_gcs_saver.errors import SaverClosedError
-from langgraph_gcs_saver.events import Event, EventHandler
+from langgraph_gcs_saver.events import Subscribers
 
 T = TypeVar("T")
-
-logger = logging.getLogger("langgraph_gcs_saver")
 
 OFFLOAD_BYTES = 256 << 10
 """Computations over so many bytes leave the event loop; below, a thread hop costs more than it saves."""
@@ -96,12 +93,12 @@ def _admit_all(flow: Flow[T], /) -> Flow[T]:
 
 
 class Backend:
-    """Two stores, bounded pools of threads, and the listener: everything that effects act on.
+    """Two stores, bounded pools of threads, and those who listen: everything that effects act on.
 
     Args:
         documents: The store of documents.
         blobs: The store of objects.
-        on_event: Called with every event.
+        subscribers: Who hears events.
         max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
         timeout: Seconds within which the stores end a request, except a transfer.
         admit: What every flow passes through before it is performed.
@@ -113,7 +110,7 @@ class Backend:
         documents: DocumentStore,
         blobs: BlobStore,
         *,
-        on_event: EventHandler | None = None,
+        subscribers: Subscribers | None = None,
         max_threads: int = 16,
         timeout: float = 30.0,
         admit: Admit = _admit_all,
@@ -122,7 +119,7 @@ class Backend:
         self.documents = documents
         self.blobs = blobs
         self.admit = admit
-        self._on_event = on_event
+        self.subscribers = subscribers or Subscribers()
         self._limit = timeout + GRACE_SECONDS
         self._documents_survive = getattr(documents, "survives_signals", False)
         self._blobs_survive = getattr(blobs, "survives_signals", False)
@@ -139,15 +136,6 @@ class Backend:
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
         return self._pools.get()
-
-    def emit(self, event: Event) -> None:
-        """Tell the log and the listener; a listener that fails is logged, for what it was told has happened."""
-        logger.log(event.level, "%r", event)
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:
-                logger.exception("on_event failed for %s", type(event).__name__)
 
     def perform(self, effect: Effect[Any]) -> Any:
         """Perform one effect, and return or raise in this thread."""
@@ -227,7 +215,7 @@ class Backend:
                 raise TypeError(f"no runner performs {type(effect).__name__}")
 
     def _perform_local(self, effect: Now | Emit) -> Any:
-        return time.time() if isinstance(effect, Now) else self.emit(effect.event)
+        return time.time() if isinstance(effect, Now) else self.subscribers.emit(effect.event)
 
     async def aperform(self, effect: Effect[Any]) -> Any:
         """Perform one effect without holding up the event loop."""
@@ -304,7 +292,7 @@ class Between(Backend):
 
     Args:
         source: What is read.
-        target: What is written; its listener hears the events.
+        target: What is written; its subscribers hear the events.
         admit: What every flow passes through before it is performed.
     """
 

@@ -17,7 +17,7 @@ from langgraph_gcs_saver.errors import (
     DamageError,
     UnsupportedFormatError,
 )
-from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointLoaded, CheckpointRecovered, CheckpointSkipped
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
 from langgraph_gcs_saver.flows.manifests import (
     corrupt,
@@ -59,6 +59,15 @@ class Loaded:
     writes: tuple[tuple[str, str, Any], ...]
     size: int
     """Bytes of the serialised values and pending writes."""
+
+    inline_bytes: int
+    """Bytes of frames in its document."""
+
+    object_bytes: int
+    """Bytes of objects that were read for it, and for those loaded together with it that follow it."""
+
+    recovered_from: str | None = None
+    """The damaged latest checkpoint in whose place it is given."""
 
 
 _WriteDocs = dict[tuple[str, str], list[Doc]]
@@ -121,7 +130,8 @@ def get_tuple(
             raise newest
         ids = {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": loaded.manifest.checkpoint_id}
         yield from Emit(CheckpointRecovered(**ids, recovered_from=newest.checkpoint_id))
-        return replace(loaded, metadata={**loaded.metadata, "recovered_from": newest.checkpoint_id})
+        metadata = {**loaded.metadata, "recovered_from": newest.checkpoint_id}
+        return replace(loaded, metadata=metadata, recovered_from=newest.checkpoint_id)
 
 
 def _tell(error: CheckpointCorruptError) -> Flow[None]:
@@ -426,19 +436,11 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
             writes.update({(*group, checkpoint_id): own for checkpoint_id, own in by_id.items()})
     found = list(takewhile(lambda item: _key(item.manifest) in writes, found))
     size = sum(_cost(item.manifest, writes[_key(item.manifest)]) for item in found)
-    loaded: list[Loaded] = yield from Compute(partial(_deserialize, found, sources, writes, loads, size), size=size)
+    load = partial(_deserialize, found, sources, writes, loads, size)
+    loaded: list[Loaded] = yield from Compute(load, size=size)
     yield from report_clear(context.codec)
     for item in found:
         context.remember(Head.of(item.manifest, item.doc))
-        yield from Emit(
-            CheckpointLoaded(
-                thread_id=item.manifest.thread_id,
-                checkpoint_ns=item.manifest.ns,
-                checkpoint_id=item.manifest.checkpoint_id,
-                channels=len(item.manifest.channels),
-                size=item.manifest.size,
-            )
-        )
     return loaded
 
 
@@ -450,7 +452,10 @@ def _deserialize(
     size: int,
 ) -> list[Loaded]:
     def load() -> list[Loaded]:
-        return [_deserialize_one(item.manifest, sources, writes[_key(item.manifest)], loads) for item in found]
+        return [
+            _deserialize_one(item, sources, writes[_key(item.manifest)], loads, 0 if number else sources.object_bytes)
+            for number, item in enumerate(found)
+        ]
 
     return gc_pause.put_off(size, load)
 
@@ -461,7 +466,10 @@ def _cost(known: Manifest, writes: list[PendingWrite]) -> int:
     return values + sum(len(write.value.data) + _VALUE for write in writes)
 
 
-def _deserialize_one(known: Manifest, sources: Sources, writes: list[PendingWrite], loads: Loads) -> Loaded:
+def _deserialize_one(
+    item: Found, sources: Sources, writes: list[PendingWrite], loads: Loads, object_bytes: int
+) -> Loaded:
+    known = item.manifest
     return Loaded(
         manifest=known,
         values={
@@ -475,6 +483,8 @@ def _deserialize_one(known: Manifest, sources: Sources, writes: list[PendingWrit
             for write in writes
         ),
         size=known.size + sum(len(write.value.data) for write in writes),
+        inline_bytes=len(manifest.inner_frames(item.doc)),
+        object_bytes=object_bytes,
     )
 
 

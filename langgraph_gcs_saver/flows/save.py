@@ -27,7 +27,6 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import (
     CheckpointOutOfOrder,
     CheckpointReplaced,
-    CheckpointSaved,
     ParentForked,
     VerificationFailed,
 )
@@ -37,6 +36,7 @@ from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, 
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run, note_thread
 from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
 from langgraph_gcs_saver.format.chains import Earlier, Encoded
@@ -140,7 +140,7 @@ def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
     return True
 
 
-def put(request: Put, context: Context) -> Flow[None]:
+def put(request: Put, context: Context) -> Flow[Stored]:
     """Store a checkpoint; it is durable and visible when this returns.
 
     Raises:
@@ -151,7 +151,7 @@ def put(request: Put, context: Context) -> Flow[None]:
     """
     if request.is_out_of_order():
         yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
-    yield from _Attempts(request, context).flow()
+    return (yield from _Attempts(request, context).flow())
 
 
 class _Attempts:
@@ -187,7 +187,7 @@ class _Attempts:
         self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
         self.companions = context.companions_of("put", request.thread_id, request.ns, request.checkpoint_id)
 
-    def flow(self) -> Flow[None]:
+    def flow(self) -> Flow[Stored]:
         request = self.request
         yield from self._find_head()
         for number in range(1, MAX_TRIES + 1):
@@ -205,14 +205,14 @@ class _Attempts:
                 if wrong is not None:
                     if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
                         if (yield from self._look_again(plan, layout, thread)):
-                            return
+                            return Stored(number, is_new=False, channels=plan.channels)
                     else:
                         yield from self._count_mismatch(wrong.name)
                     continue
                 if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
                     yield from discard(layout.uploads)
                     if (yield from self._look_again(plan, layout, thread)):
-                        return
+                        return Stored(number, is_new=False, channels=plan.channels)
                     continue
             times = yield from Commit((*self._writes(plan, layout, thread), *beside))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
@@ -220,18 +220,10 @@ class _Attempts:
                 yield from self._tell_fork()
                 if self.own is None:
                     yield from self._tell_second_root(thread)
-                yield from Emit(
-                    CheckpointSaved(
-                        **request.ids(),
-                        inline_bytes=len(layout.inner),
-                        object_bytes=sum(len(upload.data) for upload in layout.uploads),
-                        objects=len(layout.uploads),
-                        attempts=number,
-                    )
-                )
-                return
+                inline, uploads = (layout.inner,), layout.uploads
+                return Stored(number, is_new=True, channels=plan.channels, inline=inline, uploads=uploads)
             if (yield from self._look_again(plan, layout, thread)):
-                return
+                return Stored(number, is_new=False, channels=plan.channels)
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
             f"stored: others changed its document, its parent's, its thread's or another that its commit depends on "

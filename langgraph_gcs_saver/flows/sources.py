@@ -85,6 +85,8 @@ class Sources:
         self._blobs: dict[str, tuple[int, int]] = {}
         """Start and end of what is needed of each object."""
         self._effects: list[GetDocs | GetBlob] = []
+        self.object_bytes = 0
+        """Bytes of objects that were fetched."""
         for item in found:
             if "frames" in item.doc.fields:
                 self._bytes[item.doc.name] = (0, manifest.inner_frames(item.doc))
@@ -154,6 +156,7 @@ class Sources:
         for effect, result in zip(self._effects, results, strict=True):
             if isinstance(effect, GetBlob):
                 if result is not None:
+                    self.object_bytes += len(result)
                     self._bytes[effect.name] = (effect.start, result)
             else:
                 for name, doc in result.items():

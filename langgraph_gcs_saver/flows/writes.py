@@ -38,6 +38,7 @@ from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import Codec, FrameError
@@ -93,7 +94,7 @@ class _Record:
     upload: PutBlob | None
 
 
-def put_writes(request: PutWrites, context: Context) -> Flow[None]:
+def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     """Store pending writes; they are durable and visible together when this returns.
 
     Raises:
@@ -102,13 +103,13 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
         GCSSaverError: A companion refused.
     """
     if not request.writes:
-        return
+        return Stored(0, is_new=False, channels={})
     size = sum(len(write.value.data) for write in request.writes)
     wanted = request.writes
     beside: list[Write] = []
     mismatches = 0
     companions = context.companions_of("put_writes", request.thread_id, request.ns, request.checkpoint_id)
-    for _ in range(MAX_TRIES):
+    for number in range(1, MAX_TRIES + 1):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
         uploads = tuple(one.upload for one in records if one.upload is not None)
         writes = [*beside, *_commit(records)]
@@ -122,7 +123,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
                 # An earlier call: LangGraph repeats them. What would be uploaded for nothing would stay.
                 beside, wanted = _rest(request, earlier)
                 if not wanted:
-                    return
+                    return Stored(number, is_new=False, channels={})
                 continue
             writes.append(thread.write({}))
         writes += yield from companions.writes()
@@ -141,7 +142,8 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
             made = times[len(beside)] if created else None
             wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
             if wrong is None:
-                return
+                inline = [one.data for one in records]
+                return Stored(number, is_new=True, channels={}, inline=inline, uploads=uploads)
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
         names = (*created, *companions.names)
@@ -161,7 +163,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[None]:
             yield from _discard_stale(records, uploads, thread)
         beside, wanted = _rest(request, docs)
         if not wanted:
-            return
+            return Stored(number, is_new=False, channels={})
     raise ConflictError(
         f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
         f"{request.thread_id!r} were not stored: the thread's document, or another that their commit depends on, "

@@ -26,6 +26,7 @@ from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import Admit, Backend, Between, arun, run
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.events import EventHandler, Subscribers
 from langgraph_gcs_saver.flows import places, threads
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
@@ -109,6 +110,9 @@ class Admin:
             serde = PortableSerializer()
         self.serde = serde
         self._options = chosen = Options.of(options)
+        self._subscribers = Subscribers()
+        if chosen.on_event is not None:
+            self._subscribers.subscribe(chosen.on_event)
         place: Place | None = None
         if stores is None:
             if bucket is None:
@@ -119,12 +123,16 @@ class Admin:
             address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
             place = Place(name, f"{prefix}/" if prefix else "")
             stores = clients.open_google(
-                address, chosen, bucket=bucket, firestore_client=firestore, credentials=credentials
+                address,
+                chosen,
+                bucket=bucket,
+                firestore_client=firestore,
+                credentials=credentials,
             )
         self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
         self._backend = Backend(
             *stores,
-            on_event=chosen.on_event,
+            subscribers=self._subscribers,
             max_threads=chosen.max_threads,
             timeout=chosen.timeout,
             admit=_admit_to(self._contexts),
@@ -192,6 +200,27 @@ class Admin:
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent."""
         await self._backend.aclose()
+
+    def subscribe(self, handler: EventHandler) -> Callable[[], None]:
+        """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).
+
+        Any number of handlers can subscribe, at any time and from any thread, beside the option `on_event`. They are
+        called one after another on the thread that works, in a coroutine on its event loop, so keep them short. A
+        handler that raises is logged, and the call goes on. A process that forks takes its handlers along.
+
+        Args:
+            handler: Called with one event.
+
+        Returns:
+            A function that ends this subscription; call it as often as you like. A call that is reporting an event
+            meanwhile may still report it.
+
+        Raises:
+            InvalidInputError: The handler is not callable.
+        """
+        if not callable(handler):
+            raise InvalidInputError(f"handler is of type {type(handler).__name__}; it must be callable with one event.")
+        return self._subscribers.subscribe(handler)
 
     def setup(
         self,

@@ -33,6 +33,7 @@ from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.saver import arguments, configs
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
+from langgraph_gcs_saver.saver.calls import Call
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -118,6 +119,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             **options,
         )
         self._background = Background()
+        self._call = partial(Call, self._subscribers)
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
@@ -151,12 +153,16 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             InvalidConfigError: The config names no thread.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        loaded = run(self._get(config), self._backend)
+        with self._call("get_tuple", config) as call:
+            loaded = run(self._get(config), self._backend)
+        call.get_tuple(loaded)
         return None if loaded is None else arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Asynchronous twin of `get_tuple`."""
-        loaded = await arun(self._get(config), self._backend)
+        with self._call("get_tuple", config) as call:
+            loaded = await arun(self._get(config), self._backend)
+        call.get_tuple(loaded)
         return None if loaded is None else arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
 
     def _get(self, config: RunnableConfig) -> Flow[load.Loaded | None]:
@@ -187,11 +193,14 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             InvalidConfigError: A config without a thread.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        search = arguments.search(config, wanted=filter, before=before, limit=limit)
-        thread_id = None if config is None else configs.configurable(config)["thread_id"]
+        with self._call("list", config):
+            search = arguments.search(config, wanted=filter, before=before, limit=limit)
+            thread_id = None if config is None else configs.configurable(config)["thread_id"]
         after: str | None = None
         while limit is None or limit > 0:
-            page, after = run(load.list_page(search, after, limit, self._loads, self._context), self._backend)
+            with self._call("list", config) as call:
+                page, after = run(load.list_page(search, after, limit, self._loads, self._context), self._backend)
+            call.list(page)
             for loaded in page:
                 yield arguments.to_tuple(loaded, thread_id)
             limit = None if limit is None else limit - len(page)
@@ -207,11 +216,15 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Asynchronous twin of `list`: an asynchronous iterator, for `async for`, not to be awaited."""
-        search = arguments.search(config, wanted=filter, before=before, limit=limit)
-        thread_id = None if config is None else configs.configurable(config)["thread_id"]
+        with self._call("list", config):
+            search = arguments.search(config, wanted=filter, before=before, limit=limit)
+            thread_id = None if config is None else configs.configurable(config)["thread_id"]
         after: str | None = None
         while limit is None or limit > 0:
-            page, after = await arun(load.list_page(search, after, limit, self._loads, self._context), self._backend)
+            with self._call("list", config) as call:
+                flow = load.list_page(search, after, limit, self._loads, self._context)
+                page, after = await arun(flow, self._backend)
+            call.list(page)
             for loaded in page:
                 yield arguments.to_tuple(loaded, thread_id)
             limit = None if limit is None else limit - len(page)
@@ -234,13 +247,19 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         Raises:
             CheckpointCorruptError: Something of that is damaged or gone; without it values would silently be others.
         """
-        return cast("Mapping[str, DeltaChannelHistory]", run(self._history(config, channels), self._backend))
+        with self._call("get_delta_channel_history", config) as call:
+            found = run(self._history(config, channels), self._backend)
+        call.history(found)
+        return cast("Mapping[str, DeltaChannelHistory]", found)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Asynchronous twin of `get_delta_channel_history`."""
-        return cast("Mapping[str, DeltaChannelHistory]", await arun(self._history(config, channels), self._backend))
+        with self._call("get_delta_channel_history", config) as call:
+            found = await arun(self._history(config, channels), self._backend)
+        call.history(found)
+        return cast("Mapping[str, DeltaChannelHistory]", found)
 
     def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Flow[dict[str, dict[str, Any]]]:
         thread_id, ns = configs.thread_and_ns(config)
@@ -276,8 +295,10 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             SerializationError: A value cannot be serialised.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        request = self._put_request(config, checkpoint, metadata, new_versions)
-        run(save.put(request, self._context), self._backend)
+        with self._call("put", config, checkpoint) as call:
+            request = self._put_request(config, checkpoint, metadata, new_versions)
+            stored = run(save.put(request, self._context), self._backend)
+        call.put(request, stored)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -289,8 +310,10 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Asynchronous twin of `put`; values are serialised before the first await."""
-        request = self._put_request(config, checkpoint, metadata, new_versions)
-        await arun(save.put(request, self._context), self._backend)
+        with self._call("put", config, checkpoint) as call:
+            request = self._put_request(config, checkpoint, metadata, new_versions)
+            stored = await arun(save.put(request, self._context), self._backend)
+        call.put(request, stored)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -313,7 +336,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         prune = partial(self._prune_in_background, request.thread_id, rule)
         if not self._background.submit(RETENTION, request.thread_id, prune):
             reason = f"It was not pruned: the saver was being closed, or {RETENTION.most:,} other threads were waiting."
-            self._backend.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
+            self._subscribers.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
 
     def _is_due(self, request: save.Put, step: int) -> bool:
         # Of the step, not of a count of calls: a process may live for a few steps only. Not of the step alone: with
@@ -329,7 +352,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             run(self._prune(thread_id, rule, dry_run=False, show=print), self._backend)
         except Exception as error:  # noqa: BLE001 - nobody waits for it, and the next time may do; the event tells
             reason = f"It was not pruned: {type(error).__name__}: {error}"
-            self._backend.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
+            self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
 
     def put_writes(
         self,
@@ -355,8 +378,10 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
             SerializationError: A value cannot be serialised.
             StoreError: A service refused, or did not answer before the deadline.
         """
-        request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
-        run(store_writes(request, self._context), self._backend)
+        with self._call("put_writes", config) as call:
+            request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
+            stored = run(store_writes(request, self._context), self._backend)
+        call.put_writes(request, stored)
 
     async def aput_writes(
         self,
@@ -366,8 +391,10 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Asynchronous twin of `put_writes`; values are serialised before the first await."""
-        request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
-        await arun(store_writes(request, self._context), self._backend)
+        with self._call("put_writes", config) as call:
+            request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
+            stored = await arun(store_writes(request, self._context), self._backend)
+        call.put_writes(request, stored)
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
         """The version after `current`: a counter, and random digits so that forks never share a version.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 _MISSING = object()
+
+_ID_TYPES = (str, int, UUID)
 
 
 def configurable(config: RunnableConfig) -> Mapping[str, Any]:
@@ -58,6 +61,23 @@ def checkpoint_id_of(config: RunnableConfig) -> str | None:
     """The checkpoint id of a config, if it has one."""
     found = configurable(config)
     return text_of(found, "checkpoint_id") if found.get("checkpoint_id") else None
+
+
+def named(config: object) -> dict[str, Any]:
+    """What a config names of a call's thread, namespace, checkpoint and run, whatever else is wrong with it."""
+    found = _part(config, "configurable")
+    # As LangGraph makes a checkpoint's metadata of them.
+    runs = (_part(config, "metadata").get("run_id"), found.get("run_id"))
+    ids = {key: found.get(key) for key in ("thread_id", "checkpoint_ns", "checkpoint_id")}
+    return {
+        **{key: str(value) if isinstance(value, _ID_TYPES) else "" for key, value in ids.items()},
+        "run_id": next((run for run in runs if isinstance(run, str)), None),
+    }
+
+
+def _part(config: object, name: str) -> Mapping[Any, Any]:
+    part = config.get(name) if isinstance(config, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:

@@ -251,7 +251,7 @@ BLIND = {
     ),
     "pending writes in objects are not checked": ("objects", "~writes", writes, "open_stub", without_digest_of_stub),
     "damage reads as nothing": ("inline", "", load, "get_tuple", with_none_for_damage),
-    "the flag is missing": ("inline", "", load, "replace", lambda old: lambda loaded, metadata: loaded),
+    "the flag is missing": ("inline", "", load, "replace", lambda old: lambda loaded, **changes: loaded),
     "the event is missing": ("inline", "", load, "Emit", lambda old: lambda event: Now()),
     "a lost heir is not missed": ("inline", "deleted", load, "heir_of", lambda old: lambda doc: None),
     "another thread is named": (

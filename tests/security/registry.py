@@ -154,6 +154,7 @@ NO_STATE = {
     "get_allowlist",
     "get_next_version",
     "serde",
+    "subscribe",
     "with_allowlist",
 }
 """What else a saver has: it does nothing with a store."""

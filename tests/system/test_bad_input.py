@@ -783,4 +783,4 @@ def test_an_event_handler_that_fails_changes_nothing(make_saver, caplog):
     saver = make_saver(on_event=fail)
     put(saver, 1, {"a": 1})
     assert values(saver.get_tuple(cfg())) == {"a": 1}
-    assert "on_event failed" in caplog.text
+    assert "An event handler failed" in caplog.text

@@ -61,6 +61,7 @@ class Model:
     log: list[Effect[Any]] = field(default_factory=list)
     before: Callable[[Effect[Any]], Any] | None = None
     after: Callable[[Effect[Any], Any], None] | None = None
+    result: Any = None
     _clock: Any = field(default_factory=lambda: count(1))
 
     LOST = object()
@@ -74,6 +75,7 @@ class Model:
             try:
                 effect = step()
             except StopIteration as stop:
+                self.result = stop.value
                 return stop.value
             self.log.append(effect)
             try:
@@ -87,12 +89,12 @@ class Model:
 
     def aside(self, flow: Flow[Any]) -> Any:
         """Perform another flow whole, as another process would, in the middle of the driven one."""
-        kept = self.log, self.before, self.after
+        kept = self.log, self.before, self.after, self.result
         self.before = self.after = None
         try:
             return self.drive(flow)
         finally:
-            self.log, self.before, self.after = kept
+            self.log, self.before, self.after, self.result = kept
 
     def change(self, name: str, **fields: Any) -> None:
         """Change fields of a document behind everybody's back: its times stay. `...` removes a field."""

@@ -33,7 +33,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.engine.pool import Task
 from langgraph_gcs_saver.engine.runner import OFFLOAD_BYTES, Backend, arun, run
 from langgraph_gcs_saver.errors import SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.events import CheckpointReplaced, ThreadDeleted
+from langgraph_gcs_saver.events import CheckpointReplaced, Subscribers, ThreadDeleted
 from tests.kit.performing import both, perform_sync
 from tests.patience import PATIENCE, aeventually, eventually
 
@@ -184,6 +184,13 @@ def gates(monkeypatch):
 
     monkeypatch.setattr(Task, "cancel", noting)
     return found
+
+
+def heard_by(*handlers):
+    subscribers = Subscribers()
+    for handler in handlers:
+        subscribers.subscribe(handler)
+    return subscribers
 
 
 def make_backend(gates=None, **options):
@@ -642,7 +649,7 @@ def test_events_reach_the_listener_in_the_callers_thread_and_in_order():
 
     stores = Seen()
     listener = lambda event: told.append((type(event), threading.get_ident(), len(stores.seen)))  # noqa: E731
-    with closing(Backend(stores, stores, on_event=listener)) as backend:
+    with closing(Backend(stores, stores, subscribers=heard_by(listener))) as backend:
         run(flow(), backend)
     here = threading.get_ident()
     assert told == [(CheckpointReplaced, here, 0), (ThreadDeleted, here, 1)]
@@ -738,7 +745,7 @@ def test_an_interrupted_request_is_not_waited_for(silent):
 @both
 def test_events_are_told_and_logged(perform, caplog):
     seen = []
-    with closing(make_backend(on_event=seen.append)) as backend, caplog.at_level(logging.DEBUG):
+    with closing(make_backend(subscribers=heard_by(seen.append))) as backend, caplog.at_level(logging.DEBUG):
         perform(of(Emit(EVENT)), backend)
     assert seen == [EVENT]
     (record,) = [r for r in caplog.records if r.name == "langgraph_gcs_saver"]
@@ -755,7 +762,7 @@ def test_a_listener_that_fails_is_logged_and_the_work_goes_on(perform, caplog):
         yield from Emit(ThreadDeleted(thread_id="t", documents=1, objects=2))
         return (yield from docs("a"))
 
-    with closing(make_backend(on_event=fail)) as backend:
+    with closing(make_backend(subscribers=heard_by(fail))) as backend:
         assert perform(flow(), backend) == "docs a"
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert "ThreadDeleted" in record.getMessage()

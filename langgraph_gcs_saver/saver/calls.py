@@ -1,0 +1,152 @@
+"""The events that LangGraph's calls end with: each call is timed, and reported when it has returned or raised."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from langgraph_gcs_saver.errors import GCSSaverError
+from langgraph_gcs_saver.events import (
+    CallEnded,
+    CheckpointLoaded,
+    CheckpointNotFound,
+    CheckpointSaved,
+    CheckpointsListed,
+    GetFailed,
+    HistoryLoaded,
+    Outcome,
+    PutFailed,
+    Subscribers,
+    WritesSaved,
+)
+from langgraph_gcs_saver.flows.load import Loaded
+from langgraph_gcs_saver.flows.save import Put
+from langgraph_gcs_saver.flows.stored import Stored
+from langgraph_gcs_saver.flows.writes import PutWrites
+from langgraph_gcs_saver.saver import configs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Name = Literal["put", "put_writes", "get_tuple", "list", "get_delta_channel_history"]
+
+
+class Call:
+    """One call, timed from when this is made: report an exception by `with`, and then what was returned by a method.
+
+    No event is made that nobody would see.
+
+    Args:
+        subscribers: Who hears the events.
+        name: The method, without the `a` of its asynchronous twin.
+        config: The config that it was called with, which may be wrong.
+        checkpoint: The checkpoint that `put` was called with, which may be wrong.
+    """
+
+    __slots__ = ("_began", "_checkpoint", "_config", "_name", "_subscribers")
+
+    def __init__(self, subscribers: Subscribers, name: Name, config: object, checkpoint: object = None) -> None:
+        self._began = time.perf_counter()
+        self._subscribers = subscribers
+        self._name = name
+        self._config = config
+        self._checkpoint = checkpoint
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure: type[CallEnded] = PutFailed if self._name in {"put", "put_writes"} else GetFailed
+        if error is None or not self._subscribers.want(failure):
+            return
+        ended = self._ended("failed" if isinstance(error, Exception) else "interrupted")
+        ours = error if isinstance(error, GCSSaverError) else None
+        ended |= {"call": self._name, "error": type(error).__name__}
+        # What others say may quote state.
+        ended |= {"kind": "" if ours is None else ours.kind, "message": "" if ours is None else str(ours)}
+        self._subscribers.emit(failure(**ended))
+
+    def put(self, request: Put, stored: Stored) -> None:
+        """Report what `put` stored."""
+        if self._subscribers.want(CheckpointSaved):
+            ended = self._ended(_outcome(stored)) | {"run_id": request.run_id}
+            more: dict[str, Any] = {"channels": len(stored.channels), "size": stored.size}
+            more["lag"] = _lag(request.checkpoint.get("ts"))
+            self._subscribers.emit(CheckpointSaved(**ended, **more, **_sizes(stored)))
+
+    def put_writes(self, request: PutWrites, stored: Stored) -> None:
+        """Report what `put_writes` stored."""
+        if self._subscribers.want(WritesSaved):
+            more: dict[str, Any] = {"task_id": request.task_id, "writes": len(request.writes)}
+            more["size"] = sum(len(write.value.data) for write in request.writes)
+            self._subscribers.emit(WritesSaved(**self._ended(_outcome(stored)), **more, **_sizes(stored)))
+
+    def get_tuple(self, loaded: Loaded | None) -> None:
+        """Report what `get_tuple` read."""
+        if loaded is None:
+            if self._subscribers.want(CheckpointNotFound):
+                self._subscribers.emit(CheckpointNotFound(**self._ended("none")))
+        elif self._subscribers.want(CheckpointLoaded):
+            known = loaded.manifest
+            ended = self._ended("loaded" if loaded.recovered_from is None else "recovered")
+            ended["checkpoint_id"] = known.checkpoint_id
+            self._subscribers.emit(
+                CheckpointLoaded(
+                    **ended,
+                    channels=len(known.channels),
+                    size=loaded.size,
+                    inline_bytes=loaded.inline_bytes,
+                    object_bytes=loaded.object_bytes,
+                )
+            )
+
+    def list(self, page: Sequence[Loaded]) -> None:
+        """Report a page that `list` read."""
+        if self._subscribers.want(CheckpointsListed):
+            size, object_bytes = sum(one.size for one in page), sum(one.object_bytes for one in page)
+            ended = self._ended("loaded")
+            self._subscribers.emit(
+                CheckpointsListed(**ended, checkpoints=len(page), size=size, object_bytes=object_bytes)
+            )
+
+    def history(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """Report what `get_delta_channel_history` read."""
+        if self._subscribers.want(HistoryLoaded):
+            writes = sum(len(one["writes"]) for one in found.values())
+            self._subscribers.emit(HistoryLoaded(**self._ended("loaded"), channels=len(found), writes=writes))
+
+    def _ended(self, outcome: Outcome) -> dict[str, Any]:
+        """What all events say, as the config has it."""
+        seconds = time.perf_counter() - self._began
+        ended: dict[str, Any] = {**configs.named(self._config), "seconds": seconds, "outcome": outcome}
+        if isinstance(self._checkpoint, Mapping):
+            found = self._checkpoint.get("id")
+            ended["checkpoint_id"] = found if isinstance(found, str) else ""
+        return ended
+
+
+def _outcome(stored: Stored) -> Outcome:
+    return "stored" if stored.is_new else "found"
+
+
+def _sizes(stored: Stored) -> dict[str, Any]:
+    return {
+        "inline_bytes": stored.inline_bytes,
+        "object_bytes": stored.object_bytes,
+        "objects": len(stored.uploads),
+        "attempts": stored.attempts,
+    }
+
+
+def _lag(made: object) -> float | None:
+    """Seconds since a checkpoint was made, by its `ts`; `None` if that is no time with a zone."""
+    try:
+        then = datetime.fromisoformat(str(made))
+        return None if then.tzinfo is None else time.time() - then.timestamp()
+    except (ValueError, OverflowError):
+        return None
