@@ -201,6 +201,32 @@ class GetFailed(CallEnded):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class Retried(Event):
+    """A service did not answer a request, or answered that it may be tried again, and it will be.
+
+    A store does not know whose request it is, so `thread_id` is empty. The embedded store reports nothing: it only
+    waits for other writers.
+
+    Attributes:
+        service: The service, with its database or bucket.
+        request: What was asked of it: the name of the RPC in Firestore, such as `Commit`; of the effect in Cloud
+            Storage, such as `PutBlob`.
+        attempt: The attempt that failed; the first one is 1.
+        reason: What it met: a status or the class of an exception.
+        pause: Seconds until the next attempt.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    thread_id: str = ""
+    service: str
+    request: str
+    attempt: int
+    reason: str
+    pause: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class ParentForked(Event):
     """The parent already had another child: a fork, or a second writer on the same thread. Both are kept.
 

@@ -128,6 +128,7 @@ class Admin:
                 bucket=bucket,
                 firestore_client=firestore,
                 credentials=credentials,
+                on_retry=self._subscribers.emit,
             )
         self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
         self._backend = Backend(

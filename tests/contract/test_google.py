@@ -60,6 +60,7 @@ from langgraph_gcs_saver.errors import (
     StoreNotFoundError,
     StoreUnavailableError,
 )
+from langgraph_gcs_saver.events import Retried
 from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
 from langgraph_gcs_saver.stores.google.objects import GCSBlobs
 from langgraph_gcs_saver.testing.contract import StoreContract
@@ -259,15 +260,17 @@ def test_firestore_retries_what_passes(
     scripted: FirestoreDocuments, statuses: Statuses, method: str, code: str
 ) -> None:
     statuses.plan = [(grpc.StatusCode[code], "for a moment")] * 2
-    told: list[tuple[str, int, str]] = []
-    scripted.on_retry = lambda request, attempt, error, pause: told.append((request, attempt, error.code().name))  # type: ignore[attr-defined]
+    told: list[Retried] = []
+    scripted.on_retry = told.append
     found = {"c/a": Doc("c/a", {}, 0, 0)}
     expected = {"commit": (7 * 10**9,), "get": found, "batch": {}, "query": []}[method.lstrip("a")]
     assert SYNC[method](scripted) == expected
     assert len(statuses.requests) == 3
     assert statuses.requests[0] == statuses.requests[2]
-    assert [(attempt, name) for _, attempt, name in told] == [(2, code), (3, code)]
-    assert told[0][0].startswith("to ")
+    assert [(event.attempt, event.reason) for event in told] == [(1, code), (2, code)]
+    assert {event.request for event in told} <= {"Commit", "GetDocument", "BatchGetDocuments", "RunQuery"}
+    assert "Firestore" in told[0].service
+    assert all(0 <= event.pause <= 1 for event in told)
 
 
 @every_method
@@ -782,10 +785,12 @@ def test_storage_retries_what_passes(proxied: GCSBlobs, proxy: Proxy, call: str,
     proxied.put_blob(PUT)
     proxy.log.clear()
     proxy.hook = faults([(status, "for a moment")] * 2)
-    told: list[int] = []
-    proxied.on_retry = lambda request, attempt, error, pause: told.append(attempt)
+    told: list[Retried] = []
+    proxied.on_retry = told.append
     result = BLOBS[call](proxied)
-    assert told == [2, 3]
+    assert [event.attempt for event in told] == [1, 2]
+    assert all(call.split(maxsplit=1)[0] in event.request.lower() for event in told)
+    assert all(event.service.startswith("Cloud Storage (") for event in told)
     assert len(proxy.log) >= 3
     if call == "get":
         assert result == b"state content"

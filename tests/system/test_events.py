@@ -8,8 +8,10 @@ import random
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, Interceptor, events
@@ -344,6 +346,53 @@ def test_ids_that_are_no_text_are_told_as_they_are_stored(open_saver):
     found = heard(saver)
     saver.get_tuple({"configurable": {"thread_id": 5, "run_id": "run-2"}})
     assert (found[0].thread_id, found[0].run_id) == ("5", "run-2")
+
+
+# Requests that are tried again
+
+
+class Overloaded(grpc.GenericRpcHandler):
+    """A Firestore that answers nothing but that it is overloaded."""
+
+    def service(self, details):
+        def refuse(request, context):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, SECRET)
+
+        streams = details.method.endswith(("BatchGetDocuments", "RunQuery"))
+        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        return make(refuse)
+
+
+@both
+def test_requests_that_are_tried_again_are_reported(monkeypatch, mode):
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Overloaded()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"127.0.0.1:{port}")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+
+    async def flow():
+        async with GCSSaver.from_conn_string("gs://bucket?project=p", timeout=3) as saver:
+            found = []
+            saver.subscribe(found.append)
+            with pytest.raises(StoreUnavailableError):
+                await Api(saver, mode).get(cfg())
+            return found
+
+    try:
+        *retried, failed = asyncio.run(flow())
+    finally:
+        server.stop(None).wait()
+    assert {type(event) for event in retried} == {events.Retried}
+    by_request = {}
+    for event in retried:
+        by_request.setdefault(event.request, []).append(event.attempt)
+    assert all(attempts == list(range(1, len(attempts) + 1)) for attempts in by_request.values())
+    assert by_request.keys() <= {"GetDocument", "BatchGetDocuments", "RunQuery"}
+    assert {event.reason for event in retried} == {"RESOURCE_EXHAUSTED"}
+    assert all(event.service.startswith("The Firestore emulator at") for event in retried)
+    assert (failed.error, failed.kind) == ("StoreUnavailableError", "unavailable")
+    assert SECRET not in repr([*retried, failed])
 
 
 # Who listens

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "options": "engine errors events policy",
     "provisioning": "address engine format",
     "flows": "engine errors events format policy portable provisioning records results",
-    "stores": "address engine errors format options records",
+    "stores": "address engine errors events format options records",
     "saver": "address engine errors events flows format options policy portable provisioning records results stores",
     "testing": "engine errors events flows format policy records results saver stores",
     "cli": "address engine errors events policy portable records results saver testing",

@@ -18,8 +18,8 @@ class Log:
     def __init__(self):
         self.hooked, self.order = [], []
 
-    def hook(self, request, attempt, error, pause):
-        self.hooked.append((request, attempt, error, pause))
+    def hook(self, event):
+        self.hooked.append(event)
         self.order.append("hook")
 
     def failing(self, times):
@@ -40,29 +40,32 @@ class Log:
 def perform(request):
     """Performs a request in one way or the other."""
 
-    def asynchronous(patience, what, attempt):
+    def asynchronous(patience, request, what, attempt):
         async def aattempt(seconds):
             return attempt(seconds)
 
-        return asyncio.run(patience.aperform(what, aattempt))
+        return asyncio.run(patience.aperform(request, what, aattempt))
 
     return Patience.perform if request.param == "sync" else asynchronous
 
 
 def test_the_hook_is_called_before_each_further_attempt(perform):
     log = Log()
-    attempt, errors = log.failing(2)
-    perform(Patience("It", PATIENCE, log.hook), "to do it", attempt)
+    attempt, _ = log.failing(2)
+    perform(Patience("It", PATIENCE, log.hook), "Do", "to do it", attempt)
     assert log.order == ["attempt", "hook", "attempt", "hook", "attempt"]
-    assert [told[:3] for told in log.hooked] == [("to do it", 2, errors[0]), ("to do it", 3, errors[1])]
-    assert all(0 <= pause <= FIRST_PAUSE * 2**place for place, (*_, pause) in enumerate(log.hooked))
+    assert [(told.service, told.request, told.attempt, told.reason) for told in log.hooked] == [
+        ("It", "Do", 1, "LOST"),
+        ("It", "Do", 2, "LOST"),
+    ]
+    assert all(0 <= told.pause <= FIRST_PAUSE * 2**place for place, told in enumerate(log.hooked))
     assert FIRST_PAUSE * 2 < LONGEST_PAUSE
 
 
 def test_without_further_attempts_there_is_no_hook(perform):
     log = Log()
     attempt, _ = log.failing(0)
-    assert perform(Patience("It", PATIENCE, log.hook), "to do it", attempt) <= PATIENCE / ATTEMPTS
+    assert perform(Patience("It", PATIENCE, log.hook), "Do", "to do it", attempt) <= PATIENCE / ATTEMPTS
     assert log.order == ["attempt"]
 
 
@@ -74,10 +77,10 @@ def test_an_attempt_gets_its_share_of_the_time_and_no_more_than_is_left(perform)
         raise TryAgain("LOST")
 
     with pytest.raises(StoreUnavailableError):
-        perform(patience, "to do it", attempt)
+        perform(patience, "Do", "to do it", attempt)
     assert all(0 < share <= SOON / ATTEMPTS for share in shares)
     with pytest.raises(StoreUnavailableError):  # a second request of the same call
-        perform(patience, "to do it otherwise", attempt)
+        perform(patience, "Do", "to do it otherwise", attempt)
     assert shares == sorted(shares, reverse=True)
 
 
@@ -87,7 +90,7 @@ def test_the_end_says_what_was_asked_and_why(perform):
     with pytest.raises(
         StoreUnavailableError, match=r"^It did not manage to do it in \d+\.\d s \(LOST\)\. A write may "
     ) as end:
-        perform(Patience("It", SOON, log.hook), "to do it", attempt)
+        perform(Patience("It", SOON, log.hook), "Do", "to do it", attempt)
     tries = log.order.count("attempt")
     assert end.value.__cause__ is errors[tries - 1]
     assert len(log.hooked) == tries - 1, "none is announced that does not follow"
@@ -101,7 +104,7 @@ def test_what_no_attempt_helps_against_is_raised_at_once(perform):
         raise refused
 
     with pytest.raises(StoreError) as raised:
-        perform(Patience("It", PATIENCE, log.hook), "to do it", attempt)
+        perform(Patience("It", PATIENCE, log.hook), "Do", "to do it", attempt)
     assert raised.value is refused
     assert log.order == ["attempt"]
 
@@ -113,8 +116,8 @@ def test_an_attempt_that_met_no_error_of_another_is_its_own_reason(perform):
         if plan:
             raise plan.pop()
 
-    perform(Patience("It", PATIENCE, log.hook), "to do it", attempt)
-    assert [str(error) for _, _, error, _ in log.hooked] == ["it is gone"]
+    perform(Patience("It", PATIENCE, log.hook), "Do", "to do it", attempt)
+    assert [told.reason for told in log.hooked] == ["it is gone"]
 
 
 async def test_a_pause_can_be_cancelled():
@@ -124,7 +127,7 @@ async def test_a_pause_can_be_cancelled():
         raise TryAgain("LOST")
 
     patience = Patience("It", PATIENCE, lambda *told: reached.set())
-    task = asyncio.create_task(patience.aperform("to do it", attempt))
+    task = asyncio.create_task(patience.aperform("Do", "to do it", attempt))
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

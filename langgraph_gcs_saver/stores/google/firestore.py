@@ -490,7 +490,7 @@ class FirestoreDocuments:
                 self._closed_under(error)
                 raise
 
-        return (patience or self._patience()).perform(call.what, attempt)
+        return (patience or self._patience()).perform(call.method.name, call.what, attempt)
 
     async def _aperform(self, call: _Call[T], patience: Patience | None = None) -> T:
         patience = patience or self._patience()
@@ -513,7 +513,7 @@ class FirestoreDocuments:
                     self._closed_under(error)
                 raise
 
-        return await patience.aperform(call.what, attempt)
+        return await patience.aperform(call.method.name, call.what, attempt)
 
     def _patience(self) -> Patience:
         return Patience(self._where, self._timeout, self.on_retry)

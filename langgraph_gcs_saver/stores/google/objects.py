@@ -31,6 +31,7 @@ from langgraph_gcs_saver.engine.effects import (
     BucketSettings,
     CopyBlob,
     DeleteBlobs,
+    Effect,
     EnsureBucket,
     GetBlob,
     HashBlob,
@@ -137,45 +138,45 @@ class GCSBlobs:
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
         what = f"to store the object {effect.name!r} of {len(effect.data):,} bytes"
-        self._call(what, partial(self._put, effect, crc32c(effect.data)))
+        self._call(effect, what, partial(self._put, effect, crc32c(effect.data)))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`; a range that begins past the end is empty."""
-        return self._call(f"to read the object {effect.name!r}", partial(self._get, effect))
+        return self._call(effect, f"to read the object {effect.name!r}", partial(self._get, effect))
 
     def hash_blob(self, effect: HashBlob) -> str | None:
         """Perform `HashBlob`."""
-        return self._call(f"to read the object {effect.name!r} back", partial(self._hash, effect))
+        return self._call(effect, f"to read the object {effect.name!r} back", partial(self._hash, effect))
 
     def copy_blob(self, effect: CopyBlob) -> bool:
         """Perform `CopyBlob`."""
-        return self._call(f"to copy the object {effect.name!r}", partial(self._copy, effect))
+        return self._call(effect, f"to copy the object {effect.name!r}", partial(self._copy, effect))
 
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
         """Perform `ListBlobs`."""
         if effect.limit < 1:
             return []
-        return self._call(f"to list the objects {effect.prefix!r}…", partial(self._list, effect))
+        return self._call(effect, f"to list the objects {effect.prefix!r}…", partial(self._list, effect))
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:
         """Perform `DeleteBlobs`."""
         for first in range(0, len(effect.names), limits.BATCH_CALLS):
             names = effect.names[first : first + limits.BATCH_CALLS]
-            self._call(f"to delete {len(names)} objects", partial(self._delete, names))
+            self._call(effect, f"to delete {len(names)} objects", partial(self._delete, names))
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:
         """Perform `EnsureBucket`; also says whether the bucket keeps (and bills) deleted objects."""
         role = "roles/storage.admin (or, for a bucket that exists, roles/storage.objectUser)"
-        return self._call("to look at the bucket or to create it", partial(self._ensure, effect), role)
+        return self._call(effect, "to look at the bucket or to create it", partial(self._ensure, effect), role)
 
-    def read_bucket(self, effect: ReadBucket) -> BucketSettings:  # noqa: ARG002 - it has nothing to say
+    def read_bucket(self, effect: ReadBucket) -> BucketSettings:
         """Perform `ReadBucket`."""
-        return self._call("to look at the bucket", self._read_bucket)
+        return self._call(effect, "to look at the bucket", self._read_bucket)
 
     def set_lifecycle(self, effect: SetLifecycle) -> bool:
         """Perform `SetLifecycle`; rules of kinds that this library does not know stay as they are."""
         what = f"to set the bucket's {len(effect.rules)} lifecycle rules"
-        return self._call(what, partial(self._set_lifecycle, effect), "roles/storage.admin")
+        return self._call(effect, what, partial(self._set_lifecycle, effect), "roles/storage.admin")
 
     # One attempt each
 
@@ -381,7 +382,9 @@ class GCSBlobs:
 
     # Calling
 
-    def _call(self, what: str, attempt: Callable[[float], T], role: str = "roles/storage.objectUser") -> T:
+    def _call(
+        self, effect: Effect[Any], what: str, attempt: Callable[[float], T], role: str = "roles/storage.objectUser"
+    ) -> T:
         def once(seconds: float) -> T:
             try:
                 return attempt(seconds)
@@ -390,7 +393,7 @@ class GCSBlobs:
                     raise TryAgain(type(error).__name__) from error
                 self._fail(error, what, role)
 
-        return Patience(self._where, self._timeout, self.on_retry).perform(what, once)
+        return Patience(self._where, self._timeout, self.on_retry).perform(type(effect).__name__, what, once)
 
     def _fail(self, error: Exception, what: str, role: str) -> NoReturn:
         if isinstance(error, auth_exceptions.GoogleAuthError):

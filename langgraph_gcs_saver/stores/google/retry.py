@@ -22,6 +22,7 @@ from typing import TypeVar
 from google.api_core.retry import exponential_sleep_generator
 
 from langgraph_gcs_saver.errors import StoreUnavailableError
+from langgraph_gcs_saver.events import Retried
 
 T = TypeVar("T")
 
@@ -34,12 +35,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
 _SHORTEST = 0.001
 """Seconds that an attempt gets at least; grpc takes zero or less for a mistake."""
 
-OnRetry = Callable[[str, int, BaseException, float], None]
-"""Called before each further attempt, as `on_retry(request, attempt, error, pause)`.
+OnRetry = Callable[[Retried], object]
+"""Called before each further attempt, where the request is made: on the event loop if that is asynchronous.
 
-The arguments are what is asked for ("to read a document"), the number of the attempt to come (2 is the first further
-one), what the last attempt raised, and the seconds until the next one. It is called where the request is made, on the
-event loop if that is asynchronous, so it must not wait; what it raises ends the call.
+So it must not wait; what it raises ends the call.
 """
 
 
@@ -74,11 +73,12 @@ class Patience:
         self._on_retry = on_retry
         self._pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
 
-    def perform(self, request: str, attempt: Callable[[float], T]) -> T:
+    def perform(self, request: str, what: str, attempt: Callable[[float], T]) -> T:
         """Perform a request, in as many attempts as it takes.
 
         Args:
-            request: What is asked for, for messages: "to read a document".
+            request: Its kind, for events.
+            what: What is asked for, for messages: "to read a document".
             attempt: Makes an attempt that ends within so many seconds. Raises `TryAgain` if another one may do.
 
         Raises:
@@ -89,35 +89,37 @@ class Patience:
             try:
                 return attempt(self._share())
             except TryAgain as again:
+                pause = self._pause(request, what, number, again)
                 number += 1
-                pause = self._pause(request, number, again)
             time.sleep(pause)
 
-    async def aperform(self, request: str, attempt: Callable[[float], Awaitable[T]]) -> T:
+    async def aperform(self, request: str, what: str, attempt: Callable[[float], Awaitable[T]]) -> T:
         """Asynchronous twin of `perform`."""
         number = 1
         while True:
             try:
                 return await attempt(self._share())
             except TryAgain as again:
+                pause = self._pause(request, what, number, again)
                 number += 1
-                pause = self._pause(request, number, again)
             await asyncio.sleep(pause)
 
     def _share(self) -> float:
         """Seconds that the next attempt may take."""
         return max(_SHORTEST, min(self._longest, self._end - time.monotonic()))
 
-    def _pause(self, request: str, number: int, again: TryAgain) -> float:
+    def _pause(self, request: str, what: str, number: int, again: TryAgain) -> float:
         """Seconds to wait before an attempt."""
         pause: float = next(self._pauses)
         error = again.__cause__ or again
         now = time.monotonic()
         if now + pause >= self._end:
             raise StoreUnavailableError(
-                f"{self._where} did not manage {request} in {now - self._began:.1f} s ({again.reason}). A write may "
+                f"{self._where} did not manage {what} in {now - self._began:.1f} s ({again.reason}). A write may "
                 "have been applied all the same. Call again; if this lasts, check network and service."
             ) from error
         if self._on_retry is not None:
-            self._on_retry(request, number, error, pause)
+            self._on_retry(
+                Retried(service=self._where, request=request, attempt=number, reason=again.reason, pause=pause)
+            )
         return pause
