@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 import os
 import subprocess
@@ -24,11 +23,11 @@ from langgraph_gcs_saver.flows.manifests import FIELD
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, envelope
-from langgraph_gcs_saver.portable import DELTA_COUNTERS, PortableSerializer, Stored, to_json
+from langgraph_gcs_saver.portable import DELTA_COUNTERS, PortableSerializer, Stored
 from tests.incremental.eax import Eax
 from tests.patience import PATIENCE
 from tests.security.forging import name_of, put_checkpoint
-from tests.system.build import cfg, put
+from tests.system.build import cfg, cid, put
 from tests.system.raw import open_raw
 
 KEY = Eax("the key")
@@ -225,20 +224,22 @@ class Unbound(Eax):
 
 @LOCAL
 def test_what_other_libraries_log_is_printable(store_uri: str) -> None:
-    """LangGraph tells of a class that it does not import, by the name that the store gives it."""
+    """LangGraph logs the name of a class that it does not know, as the store gives it."""
     escape = "\x1b]0;a title\x07\u202e"
     inner = Stored.of(2, [f"evil{escape}", f"Name{escape}", {}])
-    with GCSSaver.from_conn_string(store_uri, serde=PortableSerializer()) as saver:
-        put(saver, 1, {"due": Stored.of(0, ["datetime", "date", {"a": inner, "b": 1}])})
-    value = json.dumps(to_json(Stored.of(0, ["datetime", "date", {"a": inner, "b": 2}])))
+    with GCSSaver.from_conn_string(store_uri, serde=PortableSerializer(), incremental=False) as saver:
+        put(saver, 1, {"v": [inner]})
+        put(saver, 2, {"v": [inner, "more"]}, parent=1)
+    raw, name = open_raw(store_uri), keys.checkpoint_doc("t", "", cid(1))
+    raw.set_document(name, {**raw.documents()[name], "frames": b"damaged"})
     ended = subprocess.run(
-        [*COMMAND, "edit", "t", "--channel", "due", "--set", value, "--store", store_uri],
+        [*COMMAND, "repair", "t", "--import-classes", "--dry-run", "--store", store_uri],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert b"evil\\x1b]0;a title" in ended.stderr, "LangGraph tells"
+    assert b"evil\\x1b]0;a title" in ended.stderr, "LangGraph logs"
     assert not any(character in ended.stderr.decode() for character in "\x1b\x07\u202e")
 
 
