@@ -8,7 +8,7 @@ OLDEST_BIN := .venv-oldest/bin
 NEWEST_BIN := .venv-newest/bin
 # What the lanes of oldest and newest dependencies run; LANE="..." chooses.
 LANE ?= tests/unit tests/contract tests/behaviour tests/conformance tests/compat tests/cli
-# docs/cli.md is the help as the locked versions print it.
+# docs/reference/cli.md is the help as the locked versions print it.
 LANE_OPTIONS := --ignore=tests/cli/test_reference.py
 # Where `make server` listens, and what it stores in.
 PORT ?= 2024

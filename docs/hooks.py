@@ -32,7 +32,7 @@ _FOUND = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {f"notebooks/{path.stem}.md": f"notebooks/{path.name}" for path in _FOUND}
 """Pages of the site that are made of notebooks, which the site also has as they are, under the same names."""
 
-MOVED = {ours: page for page, ours in (PAGES | NOTEBOOKS).items()}
+MOVED = {ours: page for page, ours in (PAGES | NOTEBOOKS).items()} | {"SECURITY.md": "explanation/security.md"}
 """Where links lead that name no page of docs/. The policy at the top becomes the page on security."""
 
 # Inside of code nothing is a link: fences, and spans of backticks, are matched first and left alone.

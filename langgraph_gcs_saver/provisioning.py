@@ -118,8 +118,8 @@ def _json(value: Any) -> str:
 def write_settings(directory: str | os.PathLike[str], conn_string: str) -> tuple[Path, ...]:
     """Write the files that lay a store's settings by hand, without asking any service.
 
-    They are `firestore.indexes.json` and `bucket-lifecycle.json`; `docs/SETUP.md` tells how to apply them. Lifecycle
-    rules that the bucket has already are not known here, and are missing in the second one.
+    They are `firestore.indexes.json` and `bucket-lifecycle.json`; `docs/guides/platform-settings.md` says how to apply
+    them. Lifecycle rules that the bucket has already are not known here, and are missing in the second one.
 
     Args:
         directory: Where to write them; made if it is missing.

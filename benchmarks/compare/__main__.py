@@ -20,7 +20,7 @@ from benchmarks.compare.runs import Run
 from benchmarks.compare.services import Services
 from benchmarks.compare.workloads import FULL, QUICK, workloads
 
-OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "comparison"
+OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "comparison"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Draws the diagrams of docs/ARCHITECTURE.md: `python docs/images/diagrams.py` writes the SVG files beside it.
+"""Draws the diagrams of the page on architecture: `python docs/images/diagrams.py` writes the SVG files beside it.
 
 Each has a ground of its own, light or dark as the reader's system is, so that it can be read on any page.
 """

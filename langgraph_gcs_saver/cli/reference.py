@@ -1,4 +1,4 @@
-"""Makes docs/cli.md of the commands' own help: `python -m langgraph_gcs_saver.cli.reference > docs/cli.md`."""
+"""Makes docs/reference/cli.md of the commands' own help: `python -m langgraph_gcs_saver.cli.reference > …`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EXAMPLE = "Example: "
 """What the last paragraph of a command's help begins with."""
 
 _HEAD = f"""\
-<!-- Generated from the commands' help: python -m langgraph_gcs_saver.cli.reference > docs/cli.md -->
+<!-- Generated from the commands' help: python -m langgraph_gcs_saver.cli.reference > docs/reference/cli.md -->
 
 # `{NAME}`
 
 `pip install ".[cli]"` brings the command. `--store`, before or after the command's name, or `LANGGRAPH_GCS_STORE` says
-where checkpoints are kept: a `gs://` or `file://` [connection string](../README.md#stores), the emulators' included.
+where checkpoints are kept: a `gs://` or `file://` [connection string](../../README.md#stores), the emulators' included.
 `--cipher`, likewise, or `LANGGRAPH_GCS_CIPHER` says what a store is encrypted with, as `MODULE:NAME`: an object with
 LangGraph's `CipherProtocol`, or a function or class that makes one when it is called without arguments. The module is
 looked for in the current directory first. With a cipher, nothing in clear is read. `--accept-clear`, before the name of
 the command, or `LANGGRAPH_GCS_ACCEPT_CLEAR=1` reads it: see
-[how to encrypt it](SECURITY.md#encrypt-what-is-stored-in-clear).
+[how to encrypt it](../explanation/security.md#encrypt-what-is-stored-in-clear).
 
 - `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
 - What changes a store shows its plan first, and asks before it destroys. `--dry-run` shows the same plan and does

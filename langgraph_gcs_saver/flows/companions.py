@@ -8,7 +8,7 @@ unless it asks for documents before the first attempt, and then only if the call
 `Context.companions` holds a process's companions. `flows.save.put` and `flows.writes.put_writes` ask them, and so does
 each flow that stores a checkpoint through these. Other commits carry none: pruning, pinning, repairing, copying,
 deleting, the making of a thread's document before an upload (`flows.threads.guard`), and withdrawals of what did not
-read back as it was written. See docs/design/011-companions.md.
+read back as it was written. See docs/explanation/design/011-companions.md.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is stored: names and bytes, and nothing that reads or writes them (docs/FORMAT.md in code)."""
+"""What is stored: names and bytes, and nothing that reads or writes them (docs/reference/format.md in code)."""

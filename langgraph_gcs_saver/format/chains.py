@@ -3,7 +3,7 @@
 Versions of a channel are numbered from their base, the last full frame. Version `k` builds on the version whose number,
 written in base 5, has the lowest digit of `k` that is not zero reduced by one. That version is always in the chain of
 version `k - 1`, and a chain has at most as many incremental frames as the digits' sum. With binary digits chains are
-shorter by a few frames and a long chat takes a fifth more bytes (`docs/design/002-incremental-frames.md`).
+shorter by a few frames and a long chat takes a fifth more bytes (`docs/explanation/design/002-incremental-frames.md`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 State grows at its end, as a rule: in a chat's 800 KB, a step changes the number of messages in the first bytes, and
 adds a message. zstd would index all of the base to find that out; comparing the two, and compressing the new message
-with what is near it as the dictionary, takes a small part of that time (`docs/design/006-splices.md`).
+with what is near it as the dictionary, takes a small part of that time (`docs/explanation/design/006-splices.md`).
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ class Admin:
             platform: Also set what the platform can do by itself, and leave what others have set: lifecycle rules move
                 objects to Nearline storage after 30 days and abort incomplete multipart uploads after 7, and fields
                 that no query filters by leave Firestore's indexes. What these credentials may not set is in the
-                report's `missing`. `docs/SETUP.md` names the roles.
+                report's `missing`. `docs/guides/platform-settings.md` names the roles.
             write_settings: A directory to write the same settings to, as files for someone else to apply. Without any
                 rights, `langgraph_gcs_saver.write_settings` does it.
 

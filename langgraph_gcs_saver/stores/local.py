@@ -19,7 +19,7 @@ connections are closed just before a fork, and both sides open new ones.
 In the main thread a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So `LocalDocuments`
 writes, and opens connections, on threads of its own (`pool.py`). Reads run in the caller's thread; a connection that a
 read did not bring to its end is closed. A call is one attempt or more: an attempt waits for no other process, and
-between two attempts a call holds nothing (`docs/design/009-signals.md`).
+between two attempts a call holds nothing (`docs/explanation/design/009-signals.md`).
 """
 
 from __future__ import annotations

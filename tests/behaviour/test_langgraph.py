@@ -85,7 +85,7 @@ def test_batch_of_threads_then_resume(saver, make_saver):
     assert resumed == [{"log": [n, -n]} for n in range(12)]
 
 
-# Bugs of LangGraph that docs/QUESTIONS.md has a workaround for
+# Bugs of LangGraph that docs/guides/questions.md has a workaround for
 
 
 def around(inner, durability=None):
@@ -106,7 +106,7 @@ def test_a_subgraph_without_a_checkpointer_under_sync(make_saver):
     broken = around(thinking().compile(checkpointer=False))
     for checkpointer in (InMemorySaver(), make_saver()):
         graph = broken.compile(checkpointer=checkpointer)
-        # Without an error, LangGraph has fixed it: remove it from docs/QUESTIONS.md, and this test with it.
+        # Without an error, LangGraph has fixed it: remove it from docs/guides/questions.md, and this test with it.
         with pytest.raises(AttributeError, match="_put_checkpoint_fut"):
             graph.invoke({"log": ["question"]}, config, durability="sync")
     expected = {"log": ["question", "question", "a thought"]}

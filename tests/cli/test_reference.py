@@ -1,4 +1,4 @@
-"""docs/cli.md is what the commands say of themselves, and each of them says enough."""
+"""docs/reference/cli.md is what the commands say of themselves, and each of them says enough."""
 
 import shlex
 import subprocess
@@ -11,13 +11,13 @@ import typer
 from langgraph_gcs_saver.cli import reference
 from tests.patience import PATIENCE
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 COMMANDS = dict(reference.commands())
 
 
 def test_the_document_is_what_the_commands_say():
     assert DOCUMENT.read_text(encoding="utf-8") == reference.reference(), (
-        "run: python -m langgraph_gcs_saver.cli.reference > docs/cli.md"
+        "run: python -m langgraph_gcs_saver.cli.reference > docs/reference/cli.md"
     )
 
 

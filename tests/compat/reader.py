@@ -1,4 +1,4 @@
-"""A reader of stored format 1, written from `docs/FORMAT.md`, without the library that it describes.
+"""A reader of stored format 1, written from `docs/reference/format.md`, without the library that it describes.
 
 Section numbers are that document's. It reads an embedded store and gives serialised values; where the document leaves a
 check to the reader, it checks.

@@ -21,7 +21,7 @@ from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
 GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
-FORMAT_MD = Path(__file__).parents[2] / "docs" / "FORMAT.md"
+FORMAT_MD = Path(__file__).parents[2] / "docs" / "reference" / "format.md"
 SERDE = JsonPlusSerializer()
 
 
@@ -91,7 +91,7 @@ def rows(path):
 
 
 def objects(path):
-    """Objects by name, of a store whose names are folded (FORMAT.md, 13) or of an older one."""
+    """Objects by name, of a store whose names are folded (docs/reference/format.md, 13) or of an older one."""
     files = {file.relative_to(path / "objects").as_posix(): file for file in (path / "objects").rglob("*.zst")}
     return {unfolded(name.replace("+/", "")): file.read_bytes() for name, file in files.items()}
 

@@ -16,7 +16,7 @@ _HEAD = """\
 # Options
 
 Pass options as keyword arguments to `GCSSaver` or `GCSSaver.from_conn_string`.
-[Operations](../OPERATIONS.md#tuning) says when to change one.
+[Operations](../guides/operations.md#tuning) says when to change one.
 
 | option | default | what it does |
 |---|---|---|
@@ -25,7 +25,7 @@ Pass options as keyword arguments to `GCSSaver` or `GCSSaver.from_conn_string`.
 _TAIL = """
 `serde` is LangGraph's own argument, by default `JsonPlusSerializer()`, which imports and calls whatever a stored value
 names. Pass `JsonPlusSerializer(allowed_msgpack_modules=[…])` to choose what it may
-([security](../SECURITY.md#what-reading-can-run)).
+([security](../explanation/security.md#what-reading-can-run)).
 `EncryptedSerializer` works too, but makes equal values differ: use `cipher`.
 """
 

@@ -1,4 +1,4 @@
-"""docs/SECURITY.md names the tests that hold what it claims: they are there, and each section has some."""
+"""docs/explanation/security.md names the tests that hold what it claims: they are there, and each section has some."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from tests.docs.fences import ROOT
 
-PAGE = ROOT / "docs" / "SECURITY.md"
+PAGE = ROOT / "docs" / "explanation" / "security.md"
 HEADING = "What holds it"
-_TEST = re.compile(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)")
+_TEST = re.compile(r"\[`(\w+)`\]\(\.\./\.\./(tests/[\w/]+\.py)\)")
 _SECTION = re.compile(r"\[[^\]]+\]\(#([\w-]+)\)")
 
 
@@ -56,4 +56,4 @@ def test_a_missing_test_is_noticed() -> None:
     assert "test_a_missing_test_is_noticed" in names_in(Path(__file__))
     assert "rows" not in names_in(Path(__file__))
     with pytest.raises(AssertionError, match=r"test_clocks\.py has no test_nothing"):
-        test_the_tests_that_hold_a_claim_are_there("x", "[`test_nothing`](../tests/unit/test_clocks.py)")
+        test_the_tests_that_hold_a_claim_are_there("x", "[`test_nothing`](../../tests/unit/test_clocks.py)")

@@ -536,14 +536,14 @@ def test_what_is_typed_to_google_cloud():
             assert flags["--uri"].endswith(f"/jobs/{of_yaml('job.yaml')['metadata']['name']}:run")
     assert found == set(GCLOUD)
     guide = (ROOT / "docs" / "guides" / "cloud-run.md").read_text(encoding="utf-8")
-    setup = (ROOT / "docs" / "SETUP.md").read_text(encoding="utf-8")
+    setup = (ROOT / "docs" / "guides" / "platform-settings.md").read_text(encoding="utf-8")
     roles = re.findall(r"^\| running: .*?`(roles/[\w.]+)`", setup, re.MULTILINE)
     assert roles
     assert all(f"`{role}`" in guide for role in roles)
 
 
 def test_the_service_fits_what_operations_makes():
-    operations = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+    operations = (ROOT / "docs" / "guides" / "operations.md").read_text(encoding="utf-8")
     typed = operations.partition("\n## Setup\n")[2].partition("\n## ")[0]
     (value,) = [one["value"] for one in JOB["containers"][0]["env"]]
     assert f'export LANGGRAPH_GCS_STORE="{value}"' in typed

@@ -1,4 +1,4 @@
-"""docs/OPERATIONS.md names the permissions that the stores' requests need: no more, no fewer."""
+"""docs/guides/operations.md names the permissions that the stores' requests need: no more, no fewer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.docs.fences import ROOT
 from tests.emulators.firestore_admin import FirestoreAdmin
 from tests.kit.interceptors import Seen
 
-OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "guides" / "operations.md").read_text(encoding="utf-8")
 
 
 def table(heading: str) -> list[list[str]]:

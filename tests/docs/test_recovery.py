@@ -1,4 +1,4 @@
-"""The runbook of docs/OPERATIONS.md for lost documents, on the embedded store, whose parts are copied by hand."""
+"""The runbook of the guide to operations for lost documents, on the embedded store, copied by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/SECURITY.md says of keys, of what stays readable, and of what reading can run."""
+"""What docs/explanation/security.md says of keys, of what stays readable, and of what reading can run."""
 
 from __future__ import annotations
 

@@ -30,12 +30,13 @@ from langgraph_gcs_saver.engine.effects import Commit, Merge, QueryDocs
 from langgraph_gcs_saver.format.keys import checkpoints
 from langgraph_gcs_saver.options import Options
 from tests.docs import agents, shell
+from tests.docs.blocks import GUIDES as QUOTING
 from tests.docs.fences import ROOT, Block, blocks, pages
 from tests.patience import PATIENCE
 
 BLOCKS = blocks()
 
-GUIDES = "docs/guides/"
+GUIDES = {path.relative_to(ROOT).as_posix() for path in QUOTING}
 """Programs that need more than a saver, such as a web server: only their names and command lines are checked here."""
 
 NOT_RUN = {
@@ -58,13 +59,14 @@ def _of(*languages: str) -> list[Any]:
 
 
 def _pages_with_python() -> list[str]:
-    found = {block.page: None for block in BLOCKS if block.language == "python" and not block.page.startswith(GUIDES)}
+    found = {block.page: None for block in BLOCKS if block.language == "python" and block.page not in GUIDES}
     return list(found)
 
 
 def test_the_blocks_are_found():
     found = {block.page for block in BLOCKS}
-    assert {"README.md", "docs/OPERATIONS.md", "docs/SECURITY.md", "docs/SETUP.md", "docs/UPKEEP.md"} <= found
+    guides = {f"docs/guides/{name}.md" for name in ("operations", "platform-settings", "keep-storage-small")}
+    assert {"README.md", "docs/explanation/security.md", *guides} <= found
     assert not {str(block): block.language for block in BLOCKS if block.language not in KNOWN}
     texts = {block.text for block in BLOCKS}
     assert set(NOT_RUN) <= texts, "a block that is excepted is gone"
@@ -224,7 +226,7 @@ def _damaged_list(saver: GCSSaver) -> None:
     assert saver._backend.perform(Commit((Merge(second.name, {"manifest": bytes(manifest)}),)))
 
 
-STAGES = {"docs/UPKEEP.md": _five_checkpoints, "docs/REPAIR.md": _damaged_list}
+STAGES = {"docs/guides/keep-storage-small.md": _five_checkpoints, "docs/guides/verify-and-repair.md": _damaged_list}
 """What was stored before a page's transcript begins."""
 
 

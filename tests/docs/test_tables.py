@@ -20,7 +20,7 @@ from langgraph_gcs_saver.saver.admin import Admin
 from tests.docs import options
 from tests.docs.fences import ROOT
 
-OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "guides" / "operations.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
 
 
@@ -140,9 +140,9 @@ def test_the_diagrams_are_as_drawn():
     assert spec.loader is not None
     diagrams = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(diagrams)
-    architecture = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    architecture = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     for name, draw in diagrams.DIAGRAMS.items():
         drawn = draw()
         assert (path.parent / name).read_text(encoding="utf-8") == drawn, "run: python docs/images/diagrams.py"
         assert ET.fromstring(drawn).tag.endswith("svg")
-        assert f"](images/{name})" in architecture
+        assert f"](../images/{name})" in architecture

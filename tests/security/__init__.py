@@ -19,5 +19,5 @@
 | `test_registry.py`, `registry.py` | Is every command, method and collection among what is tried? |
 
 `hostile.py`, `forging.py` and `sealing.py` make the stores: values that name code, documents that are sealed again, and
-envelopes of any content. `docs/SECURITY.md` tells which test holds which claim.
+envelopes of any content. `docs/explanation/security.md` tells which test holds which claim.
 """

@@ -171,8 +171,8 @@ def test_a_value_made_of_digests_is_not_given_for_what_these_are_of(cipher: Any,
 
 
 def cipher_of_the_docs() -> Any:
-    """The class that docs/SECURITY.md shows."""
-    text = (Path(__file__).parents[2] / "docs" / "SECURITY.md").read_text()
+    """The class that docs/explanation/security.md shows."""
+    text = (Path(__file__).parents[2] / "docs" / "explanation" / "security.md").read_text()
     block = next(one for one in text.split("```")[1::2] if "class Aes:" in one)
     source = block.removeprefix("python\n").partition("\nkey = ")[0]
     assert "cipher.update(" in source
@@ -202,7 +202,7 @@ def test_what_a_serializer_encrypted_with_the_same_key_is_no_manifest(cipher: st
     put_checkpoint(raw, name, {**raw.documents()[name_of(2)], FIELD: b"\x01\x07aes-eax" + ciphertext})
     raw.close()
     with GCSSaver.from_conn_string(store_uri, cipher=aes) as saver:
-        if cipher == "plain":  # docs/SECURITY.md: its key must encrypt nothing else
+        if cipher == "plain":  # docs/explanation/security.md: its key must encrypt nothing else
             assert saver.get_tuple(cfg()).metadata["forged"] is True
             return
         with pytest.raises(WrongKeyError):

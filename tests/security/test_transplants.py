@@ -338,7 +338,7 @@ def test_what_a_prune_leaves_is_proven_by_its_values(make_saver, raw):
 
 @LOCAL
 def test_what_remains_possible(make_saver, raw):
-    """docs/SECURITY.md says so: an older whole document comes back under its own name, and documents go."""
+    """docs/explanation/security.md says so: an older whole document comes back under its own name, and documents go."""
     saver = make_saver(cipher=KEY)
     put(saver, 1, {"v": ["first"]})
     older = raw.documents()[name_of(1)]

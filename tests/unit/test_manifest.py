@@ -193,7 +193,7 @@ def test_frames_are_no_part_of_the_manifest(wrong):
 
 
 def test_the_digest_is_that_of_name_and_manifest():
-    """As docs/FORMAT.md defines it."""
+    """As docs/reference/format.md defines it."""
     doc = to_doc(SAMPLE, inner=b"inner")
     covered = doc.name.encode() + b"\0" + doc.fields["manifest"]
     assert doc.fields["digest"] == hashlib.sha256(covered).digest()

@@ -348,7 +348,7 @@ class GCSBlobs:
     def _create(self, bucket: Any, location: str | None, timeout: float) -> str:
         if not bucket.client.project:
             raise StoreError(f"Bucket {self._name!r} does not exist; name the project to create it in (`project=`).")
-        # As docs/OPERATIONS.md has it made by hand: roles alone say who may read, and nobody can make an object public.
+        # As docs/guides/operations.md makes it by hand: roles alone say who may read, and no object can be public.
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         try:
@@ -496,5 +496,5 @@ def _soft_delete(bucket: Any) -> str:
     return (
         f"It keeps deleted objects for {days}, and bills them (soft delete). `gcloud storage buckets update "
         f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the {days} in which what was deleted "
-        "by mistake can be restored, as docs/OPERATIONS.md does."
+        "by mistake can be restored, as docs/guides/operations.md does."
     )
