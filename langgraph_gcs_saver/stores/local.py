@@ -111,6 +111,9 @@ _FORMAT = 2
 _FOLDING = 2
 """The first format in which names of objects are folded."""
 
+_CACHE_KIB = 2000
+"""Memory for pages of the database, of each connection: SQLite's default."""
+
 _JOURNAL = "-journal"
 _COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
 """What names of SQLite's files end with."""
@@ -130,13 +133,11 @@ CREATE TABLE documents (
     "CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL)",
     "INSERT INTO clock VALUES (1, 0)",
 )
-_OURS = {
-    *(" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement),
-    # SQLite's own, of ANALYZE.
-    "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
-    "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
-}
-"""The schema of all formats. Another view, trigger or computed column would run in the process that opens the store."""
+_OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
+"""The schema of all formats. A view, trigger or computed column would run in the process that opens the store.
+
+SQLite's own statistics, which no store makes, decide how it searches: whether it sorts all documents for each query.
+"""
 
 _FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * limits.DOCUMENT_BYTES} THEN fields END"
 """The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
@@ -547,11 +548,21 @@ class LocalDocuments:
             raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
 
     def _make(self) -> None:
-        """Make the database, whole at once: the file that SQLite opens never has a rollback journal."""
+        """Make the database, whole at once: the file that SQLite opens never has a rollback journal.
+
+        Raises:
+            StoreError: A log lies there, which belongs to a database that is gone, and would be written into this one.
+        """
+        if self._log.exists() and self._log.stat().st_size and not self._file.exists():
+            raise StoreError(
+                f"{self._log} is the log of a database that is gone. Restore {self._file.name} from a backup or, to "
+                f"begin an empty store, remove {self._directory}. Nothing was written."
+            )
         with tempfile.TemporaryDirectory(prefix=".new-", dir=self._directory) as directory:
             made = Path(directory, self._file.name)
             with closing(sqlite3.connect(made, isolation_level=None)) as db:
-                for statement in ("PRAGMA journal_mode = WAL", *_SCHEMA, f"PRAGMA user_version = {_FORMAT}"):
+                # The log comes last: what is in a log is not in the file.
+                for statement in (*_SCHEMA, f"PRAGMA user_version = {_FORMAT}", "PRAGMA journal_mode = WAL"):
                     db.execute(statement)
             with suppress(FileExistsError):  # another process was first
                 files.add_file(self._file, made.read_bytes())
@@ -562,6 +573,9 @@ class LocalDocuments:
             db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
             db.execute("PRAGMA trusted_schema = OFF")
             self._check_schema(db)
+            # What the file's header says of memory, and where SQLite sorts, is not left to who wrote the file.
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            db.execute("PRAGMA temp_store = MEMORY")
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
         if mode != "wal" and not frozen:  # a frozen one is read as it is
             raise StoreError(
@@ -581,7 +595,7 @@ class LocalDocuments:
         if strange is not None:
             raise StoreError(
                 f"{self._file} has {strange!r} in its schema, which this library did not put there and does not use: "
-                "restore the file from a backup. Nothing was read."
+                f"restore the file from a backup or, if it is yours, run `DROP TABLE {strange}`. Nothing was read."
             )
         if not found:
             raise StoreError(

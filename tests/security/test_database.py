@@ -1,6 +1,5 @@
 """A database of the embedded store that an attacker has written to: nothing of theirs runs, and errors are typed."""
 
-import os
 import sqlite3
 import struct
 import subprocess
@@ -10,8 +9,10 @@ from contextlib import closing
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, StoreError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, SourceError, StoreError
 from tests.cli.conftest import command  # noqa: F401 - a fixture
+from tests.docs.fences import ROOT
+from tests.patience import PATIENCE
 from tests.system.build import cfg, put, values
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -121,16 +122,56 @@ def test_a_journal_that_names_a_file_to_delete(change, store_uri, tmp_path, comm
     assert not victim.exists()
 
 
-def test_a_journal_beside_the_source_of_a_migration(change, store_uri, tmp_path, command):  # noqa: F811
-    change()
-    source, victim = tmp_path / "source.sqlite", tmp_path / "thesis.tex"
+SAVERS = (
+    "CREATE TABLE checkpoints (thread_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata)",
+    "CREATE TABLE writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value)",
+)
+
+
+def migrated(command, store_uri, source, *statements):  # noqa: F811
     with closing(sqlite3.connect(source)) as db:
-        db.execute("CREATE TABLE t (x)")
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+    before = source.read_bytes()
+    ended = command("migrate", "--from", f"sqlite://{source}", "--dry-run", "--store", store_uri)
+    assert source.read_bytes() == before
+    return ended
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_journal_beside_the_source_of_a_migration(store_uri, tmp_path, command, linked):  # noqa: F811
+    source, victim = tmp_path / "source.sqlite", tmp_path / "thesis.tex"
+    migrated(command, store_uri, source, *SAVERS)
     victim.write_text("the only copy")
     (tmp_path / "source.sqlite-journal").write_bytes(forged_journal(source, victim))
-    ended = command("migrate", "--from", f"sqlite://{source}", "--dry-run", "--store", store_uri)
-    assert (ended.code, victim.exists()) == (2, True)
-    assert "is a rollback journal" in ended.err
+    named = source
+    if linked:
+        named = tmp_path / "link.sqlite"
+        named.symlink_to(source)
+    ended = command("migrate", "--from", f"sqlite://{named}", "--dry-run", "--store", store_uri)
+    assert (ended.code, victim.exists()) == (SourceError.exit_code, True)
+    assert "rollback journal beside it" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("statements", "complaint"),
+    [
+        (("CREATE TABLE notes (text)",), "in its schema"),
+        ((SAVERS[1], f"CREATE VIEW checkpoints AS {ENDLESS}"), "in its schema"),
+        ((SAVERS[0], SAVERS[1], "CREATE TRIGGER t AFTER INSERT ON writes BEGIN SELECT 1; END"), "in its schema"),
+        ((SAVERS[0], SAVERS[1].replace("value)", "value AS (zeroblob(900000000)))")), "in its schema"),
+        ((*SAVERS, "ANALYZE"), "in its schema"),
+        ((SAVERS[0],), "holds no checkpoints"),
+        ((), "holds no checkpoints"),
+    ],
+)
+def test_a_source_of_a_migration_that_is_something_else(store_uri, tmp_path, command, statements, complaint):  # noqa: F811
+    source = tmp_path / "source.sqlite"
+    source.touch()
+    ended = migrated(command, store_uri, source, *statements)
+    assert ended.code == SourceError.exit_code
+    assert complaint in ended.err
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="before it nothing bounds what one expression takes")
@@ -143,19 +184,43 @@ def test_statistics_that_are_computed(change, store_uri):
         "WHERE name = 'sqlite_stat1'",
         "PRAGMA schema_version = 1000",
     )
+    limit = ["sh", "-c", 'ulimit -d 600000 && exec "$@"', "sh"]  # kilobytes: two blobs of 400 MB do not fit
     program = [sys.executable, "-m", "langgraph_gcs_saver.cli", "threads", "--store", store_uri]
-    ended = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
-    with ended.stderr as told:
-        assert "in its schema" in told.read()
-    _, status, used = os.wait4(ended.pid, 0)
-    ended.returncode = os.waitstatus_to_exitcode(status)
-    assert ended.returncode == StoreError.exit_code
-    assert used.ru_maxrss << 10 < 400 << 20  # of two blobs of 400 MB nothing was made
+    ended = subprocess.run([*limit, *program], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (ended.returncode, ended.stdout) == (StoreError.exit_code, "")
+    assert "in its schema" in ended.stderr
 
 
-def test_what_sqlite_keeps_for_itself_is_fine(change, make_saver):
-    change("ANALYZE", "VACUUM")
+@pytest.mark.parametrize("rows", ["", "DELETE FROM sqlite_stat1"])
+def test_statistics_are_refused(change, make_saver, rows):
+    """They decide whether SQLite sorts all documents for a query of one, in files of its own."""
+    change("ANALYZE", *([rows] if rows else []))
+    with pytest.raises(StoreError, match="run `DROP TABLE sqlite_stat1`"):
+        make_saver().get_tuple(cfg(thread="a"))
+    change("DROP TABLE sqlite_stat1", "VACUUM")
     assert values(make_saver().get_tuple(cfg(thread="a"))) == {"v": "a"}
+
+
+def test_a_log_without_its_database(store_uri, tmp_path, command):  # noqa: F811
+    """SQLite would write it into whatever database it finds there."""
+    path = tmp_path / "store"
+    killed = f"""
+import os
+from langgraph_gcs_saver import GCSSaver
+from tests.system.build import put
+saver = GCSSaver.from_conn_string({store_uri!r})
+put(saver, 1, {{"v": "deleted"}}, thread="deleted")
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False, timeout=PATIENCE)
+    assert (path / "documents.sqlite3-wal").stat().st_size
+    (path / "documents.sqlite3").unlink()
+    ended = command("setup", "--store", store_uri)
+    assert ended.code == StoreError.exit_code
+    assert "is the log of a database that is gone" in ended.err
+    for beside in ("-wal", "-shm"):
+        (path / f"documents.sqlite3{beside}").unlink(missing_ok=True)
+    assert command("setup", "--store", store_uri).code == 0
 
 
 ROWS = {

@@ -47,7 +47,7 @@ class FoldingOs:
     def rmdir(self, name, *, dir_fd):
         os.rmdir(self._real(name, dir_fd), dir_fd=dir_fd)
 
-    def link(self, source, target, *, src_dir_fd, dst_dir_fd, follow_symlinks):
+    def link(self, source, target, *, src_dir_fd=None, dst_dir_fd=None, follow_symlinks=True):
         target = self._real(target, dst_dir_fd)
         os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
 

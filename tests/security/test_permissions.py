@@ -93,12 +93,14 @@ class TestModes:
 def test_modes_of_what_is_there_stay(tmp_path):
     """A directory that its user made for a group stays open to it; what is new there is not."""
     store = tmp_path / "store"
-    store.mkdir(0o750)
-    (store / "documents.sqlite3").touch(0o640)
+    with GCSSaver.from_conn_string(f"file://{store}") as saver:
+        put(saver, 1, {"v": 1})
     store.chmod(0o750)
     (store / "documents.sqlite3").chmod(0o640)
+    for directory in ("objects", "tmp"):
+        (store / directory).rmdir() if (store / directory).is_dir() else None
     with GCSSaver.from_conn_string(f"file://{store}") as saver:
-        put(saver, 1, {"v": noise(20_000)})
+        put(saver, 2, {"v": noise(20_000)}, parent=1)
     assert open_to_others(store) == {("store", "0o750"), ("store/documents.sqlite3", "0o640")}
     with closing(sqlite3.connect(store / "documents.sqlite3", timeout=PATIENCE)) as db:
         assert db.execute("SELECT count(*) FROM documents").fetchone()[0]

@@ -95,10 +95,6 @@ def test_damaged_database_file(filled, raw, how):
     for beside in ("-wal", "-shm"):
         (raw.path / f"documents.sqlite3{beside}").unlink(missing_ok=True)
     with raw.reader() as reader:
-        if how == "emptied":
-            # An empty file is an empty database to SQLite: nothing tells it from a new one.
-            assert reader.get_tuple(cfg()) is None
-            return
         for read in (
             lambda: reader.get_tuple(cfg()),
             lambda: reader.get_tuple(cfg(3)),

@@ -372,7 +372,8 @@ def test_requests_that_are_tried_again_are_reported(monkeypatch, mode):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
 
     async def flow():
-        async with GCSSaver.from_conn_string("gs://bucket?project=p", timeout=3) as saver:
+        uri = "gs://bucket?project=p"
+        async with GCSSaver.from_conn_string(uri, timeout=3) as saver:  # clock: gives up soon, as it may
             found = []
             saver.subscribe(found.append)
             with pytest.raises(StoreUnavailableError):

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "stores": "address engine errors events format options records",
     "saver": "address engine errors events flows format options policy portable provisioning records results stores",
     "testing": "engine errors events flows format policy records results saver stores",
-    "cli": "address engine errors events policy portable records results saver testing",
+    "cli": "address engine errors events policy portable records results saver stores testing",
 }
 """What a folder or file at the top may import, besides itself; each stands below all that it may import."""
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, closing, contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -190,15 +190,7 @@ def _open(name: str) -> Any:
         if not path.is_file():
             file = "such file" if "@" in name else f"file {str(path)!r}"
             raise CommandError(f"there is no {file}: sqlite:// is followed by a path.", 2)
-        if path.with_name(f"{path.name}-journal").exists():
-            raise CommandError(
-                f"{path}-journal is a rollback journal, by which SQLite would change the source and may delete other "
-                "files. If you trust it, let the application that wrote it open the database once; else move it away.",
-                2,
-            )
-        return _of_package("langgraph-checkpoint-sqlite", "langgraph.checkpoint.sqlite").SqliteSaver.from_conn_string(
-            str(path)
-        )
+        return _sqlite(path)
     if name.startswith(POSTGRES):
         package = _of_package("langgraph-checkpoint-postgres", "langgraph.checkpoint.postgres")
         return package.PostgresSaver.from_conn_string(name)
@@ -206,6 +198,15 @@ def _open(name: str) -> Any:
         scheme = name.partition("://")[0]
         raise CommandError(f"--from does not know {scheme}://; pull moves threads between gs:// and file:// stores.", 2)
     return _of_module(name)
+
+
+@contextmanager
+def _sqlite(path: Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    package = _of_package("langgraph-checkpoint-sqlite", "langgraph.checkpoint.sqlite")
+    from langgraph_gcs_saver.stores.sqlite_source import open_source
+
+    with closing(open_source(path)) as db:
+        yield package.SqliteSaver(db)
 
 
 def _of_package(package: str, module: str) -> Any:

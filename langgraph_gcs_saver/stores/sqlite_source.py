@@ -1,0 +1,67 @@
+"""A database of LangGraph's SQLite saver, opened to be read by a migration, whoever wrote it.
+
+SQLite changes a database that it opens if there is a rollback journal beside it, and deletes the file that the journal
+names. Opened for reading only it does neither, and says so. Views, computed columns and statistics would run in this
+process, so only the tables that the SQLite saver makes are taken.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from langgraph_gcs_saver.errors import SourceError
+
+_TABLES = {"checkpoints", "writes"}
+
+
+def open_source(path: Path) -> sqlite3.Connection:
+    """Open a database so that nothing changes in it or beside it.
+
+    The connection may be used from any thread.
+
+    Raises:
+        SourceError: It is no database of LangGraph's SQLite saver, or SQLite would have to change it.
+    """
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    try:
+        db.execute("PRAGMA trusted_schema = OFF")
+        _check_schema(db, path)
+    except sqlite3.Error as error:
+        db.close()
+        journal = "" if "readonly" not in str(error) else _JOURNAL
+        raise SourceError(f"SQLite cannot read {path}: {error}.{journal}") from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+_JOURNAL = (
+    " There is a rollback journal beside it, by which SQLite would change it and may delete other files. If you trust "
+    "it, let the application that wrote it open the database once; else move the journal away."
+)
+
+
+def _check_schema(db: sqlite3.Connection, path: Path) -> None:
+    found: set[str] = set()
+    for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema"):
+        if kind == "index" and sql is None:
+            continue  # of a primary key
+        if kind != "table" or name not in _TABLES or _is_computed(db, name):
+            raise SourceError(
+                f"{path} has {name!r} in its schema, which LangGraph's SQLite saver does not make, and which could run "
+                "in this process. Nothing was read. Copy `checkpoints` and `writes` to a database of their own."
+            )
+        found.add(name)
+    if found != _TABLES:
+        raise SourceError(f"{path} holds no checkpoints of LangGraph's SQLite saver. Nothing was read.")
+
+
+def _is_computed(db: sqlite3.Connection, table: str) -> bool:
+    """Whether a table has a hidden column, as computed ones are (https://www.sqlite.org/pragma.html#pragma_table_xinfo)."""
+    with closing(db.execute(f"PRAGMA table_xinfo({table})")) as columns, suppress(sqlite3.OperationalError):
+        return any(hidden for *_, hidden in columns)
+    return True
