@@ -103,13 +103,14 @@ def _without_arguments(value: Any) -> Any:
     """A chunk's fields with empty texts for arguments of tools.
 
     LangChain parses each beginning of arguments that are not whole, which takes hours for large ones. It refuses none.
+    Bytes count as text, for pydantic makes text of them.
     """
     if isinstance(value, list):
         return [_without_arguments(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: "" if key in _ARGUMENTS and isinstance(item, str) else _without_arguments(item)
+        key: "" if key in _ARGUMENTS and isinstance(item, str | bytes | bytearray) else _without_arguments(item)
         for key, item in value.items()
     }
 

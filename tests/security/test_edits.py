@@ -108,6 +108,8 @@ FORMS = (
     [{**CALL, "type": "tool_call", "args": {"a": TEXT}}],
     [{**CALL, "type": "invalid_tool_call", "error": None}],
     [{**CALL, "type": "tool_call_chunk"}],
+    *([{**CALL, "type": "tool_call_chunk", "args": stored}] for stored in (TEXT.encode(), bytearray(TEXT.encode()))),
+    {"tool_calls": [{**RAW_CALL, "function": {"name": "f", "arguments": TEXT.encode()}}]},
     BLOCKS,
 )
 KINDS = [
