@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from itertools import islice
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import KINDS, Stored, message_of, objects, to_json
 from langgraph_gcs_saver.portable.refusals import step
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
 
 
 def check_types(old: Any, new: Any) -> None:
@@ -89,14 +93,58 @@ def _check_message(found: Stored, what: str) -> None:
         raise InvalidInputError(f"{what} is no class of messages.")
     fields = message_of(found) or {}
     made, reason = None, ""
-    try:
-        made = kind(**(_without_arguments(fields) if issubclass(kind, messages.AIMessageChunk) else fields))
-    except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same here
-        reason = _told(error)
+    for start, some in _parts(
+        kind, _without_arguments(fields) if issubclass(kind, messages.AIMessageChunk) else fields
+    ):
+        made = None
+        try:
+            made = kind(**some)
+        except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same
+            reason = _told(error, start)
+            break
     if made is None:
         raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
     if fields.get("type", made.type) != made.type:
         raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
+
+
+def _parts(kind: type[BaseMessage], fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Fields to make a message of, and the first index there: some items of a list at a time, and all fields last.
+
+    Pydantic collects the errors of all items, which take a thousand times as much memory as what they are about.
+    """
+    needed: dict[str, Any] = {name: "" for name, field in kind.model_fields.items() if field.is_required()} | {"id": ""}
+    needed |= {name: [] for name in _CALLS if name in fields}
+    # LangChain takes no content beside blocks, and no raw calls beside others.
+    contents = "content" if fields.get("content_blocks") is None else "content_blocks"
+    for name in (contents, *_CALLS):
+        items = fields.get(name)
+        if isinstance(items, list):
+            for start in range(0, len(items), _ITEMS):
+                yield start, needed | {name: _some(items, start)}
+    raw = fields.get("additional_kwargs")
+    calls = raw.get("tool_calls") if isinstance(raw, dict) else None
+    if isinstance(calls, list) and not any(fields.get(name) for name in _CALLS):
+        for start in range(0, len(calls), _ITEMS):
+            yield start, needed | {"additional_kwargs": {"tool_calls": calls[start : start + _ITEMS]}}
+    yield 0, fields
+
+
+def _some(items: list[Any], start: int) -> list[Any]:
+    """Items from `start` on; of their arguments, a few whose names are no text, which are refused wherever one is."""
+    return [
+        {**item, "args": dict(islice(((key, None) for key in args if not isinstance(key, str)), _ITEMS))}
+        if isinstance(item, dict) and isinstance(args := item.get("args"), dict)
+        else item
+        for item in items[start : start + _ITEMS]
+    ]
+
+
+_CALLS = ("tool_calls", "invalid_tool_calls", "tool_call_chunks")
+"""Fields of messages that are lists of calls of tools."""
+
+_ITEMS = 50
+"""Items that are tried at a time."""
 
 
 def _without_arguments(value: Any) -> Any:
@@ -129,18 +177,29 @@ def _check_standard(found: Stored, what: str) -> None:
     raise InvalidInputError(f"No {what} can be made of the edited value.")
 
 
-def _told(error: Exception) -> str:
-    """What a validator found, without what it found it in."""
+def _told(error: Exception, start: int) -> str:
+    """The first of what a validator found, without what it found it in; `start` is the first index of a list."""
     # Pydantic's, by what it has: the package depends on pydantic through LangChain only.
     errors = getattr(error, "errors", None)
     if type(error).__name__ != "ValidationError" or not callable(errors):
         return type(error).__name__
     # What a validator of the class itself raises may show the value, and so may an unknown tag.
     own = {"value_error", "assertion_error", "union_tag_invalid"}
-    return ", ".join(
-        f"{''.join(map(step, one['loc']))} {one['type'] if one['type'] in own else one['msg']}".strip()
-        for one in errors(include_url=False, include_context=False, include_input=False)
+    found = errors(include_url=False, include_context=False, include_input=False)
+    told = ", ".join(
+        f"{_place(one['loc'], start)} {one['type'] if one['type'] in own else one['msg']}".strip()
+        for one in found[:_TOLD]
     )
+    return f"{told}, and more" if len(found) > _TOLD else told
+
+
+_TOLD = 5
+"""Errors that are told of a message."""
+
+
+def _place(steps: tuple[str | int, ...], start: int) -> str:
+    index = next((at for at, one in enumerate(steps) if isinstance(one, int)), None)
+    return "".join(step(one + start if at == index and isinstance(one, int) else one) for at, one in enumerate(steps))
 
 
 # The standard library

@@ -167,6 +167,64 @@ def test_arguments_of_a_chunk_are_of_the_right_type() -> None:
             trials.check_types(None, chunk)
 
 
+def refusal_of(kind: type[messages.BaseMessage], **fields: Any) -> str:
+    """Why a message is refused; that takes little memory, however many of its items are wrong."""
+    large = message(kind, **fields)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError) as refused:
+            trials.check_types(None, large)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 * MIB
+    assert len(str(refused.value)) < 1_000
+    return str(refused.value)
+
+
+MANY = 20_000
+WRONG = {
+    "content": (messages.HumanMessage, {"content": [0] * MANY}),
+    "content after much that is right": (messages.HumanMessage, {"content": ["a"] * MANY + [0] * MANY}),
+    "content as blocks": (messages.HumanMessage, {"content_blocks": [0] * MANY}),
+    "calls": (messages.AIMessage, {"tool_calls": [{"name": 0, "args": 0, "id": 0}] * MANY}),
+    "invalid calls": (messages.AIMessage, {"invalid_tool_calls": [{"name": 0, "args": 0, "id": 0}] * MANY}),
+    "chunks of calls": (AIMessageChunk, {"tool_call_chunks": [{**CALL, "args": 0}] * MANY}),
+    "raw calls": (
+        AIMessageChunk,
+        {"additional_kwargs": {"tool_calls": [{"function": {"name": 0, "arguments": 0}, "index": 0}] * MANY}},
+    ),
+    "arguments of one call": (
+        messages.AIMessage,
+        {"tool_calls": [{"name": "f", "args": dict.fromkeys(range(MANY)), "id": "1"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "fields"), WRONG.values(), ids=WRONG)
+def test_errors_about_many_items_take_little(kind: type[messages.BaseMessage], fields: dict[str, Any]) -> None:
+    assert "and more" in refusal_of(kind, **fields)
+
+
+def test_an_item_far_behind_is_named() -> None:
+    assert "[19999]" in refusal_of(messages.HumanMessage, content=["a"] * (MANY - 1) + [0])
+
+
+def test_long_messages_that_langchain_makes_are_taken() -> None:
+    call = {"name": "f", "args": {"a": 1}, "id": "1", "type": "tool_call"}
+    blocks = ["a", {"type": "text", "text": "a"}] * 200
+    for kind in KINDS:
+        trials.check_types(None, message(kind, content=blocks))
+    trials.check_types(None, message(messages.ToolMessage, content=[0] * 200))
+    # LangChain does not look at raw calls beside others.
+    raw = {"tool_calls": [{"function": {"name": 0, "arguments": "{}"}}] * 200}
+    trials.check_types(None, message(messages.AIMessage, tool_calls=[call] * 200, additional_kwargs=raw))
+    # Nor for calls in blocks.
+    odd = [{**call, "args": None}] * 200
+    trials.check_types(None, message(messages.AIMessage, tool_calls=[call] * 200, content_blocks=odd))
+    trials.check_types(None, message(messages.AIMessage, content=[0] * 200, content_blocks=blocks[1:2]))
+
+
 @pytest.mark.parametrize("name", [".document_loaders.langsmith", "utils", "_merge", "AIMessage.x", "__doc__"])
 def test_a_class_that_is_no_message_is_not_looked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """LangChain's package would import a module for it."""
