@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -122,7 +122,7 @@ def fork(
         told[portable.DELTA_COUNTERS] = counted
     checkpoint = {
         **base,
-        "id": next_id(_newest(latest), step + 1),
+        "id": next_id(_newest(latest, now), step + 1),
         "ts": now.isoformat(),
         "channel_values": values,
         "channel_versions": versions,
@@ -162,9 +162,38 @@ def _written_deltas(saved: CheckpointTuple, latest: CheckpointTuple) -> set[str]
     return found
 
 
-def _newest(latest: CheckpointTuple) -> str:
-    lost = cast("Mapping[str, Any]", latest.metadata).get("recovered_from")
-    return max(latest.checkpoint["id"], lost if isinstance(lost, str) else "")
+def _newest(latest: CheckpointTuple, now: datetime) -> str:
+    """The id that a new checkpoint is to sort after: the latest's, or that of the one in whose place it is given.
+
+    Raises:
+        InvalidInputError: That one's id lies in the future. Nothing proves such an id, not even with a cipher, and
+            whatever follows it would sort after all later steps.
+    """
+    own, lost = latest.checkpoint["id"], cast("Mapping[str, Any]", latest.metadata).get("recovered_from")
+    if not isinstance(lost, str) or lost <= own:
+        return own
+    ticks = (now + _SKEW - _EPOCH) // timedelta(microseconds=1) * 10
+    if lost > str(_at(ticks)):
+        configurable = latest.config.get("configurable", {})
+        raise InvalidInputError(
+            f"Checkpoint {own!r} of thread {configurable.get('thread_id')!r}, namespace "
+            f"{configurable.get('checkpoint_ns', '')!r}, stands in for a later one that is damaged or lost, {lost!r}, "
+            "whose id lies in the future. After an edit that follows it, no later step would be the latest. Run "
+            "repair, and then edit."
+        )
+    return lost
+
+
+_EPOCH = datetime(1582, 10, 15, tzinfo=timezone.utc)
+"""Where the time of a UUID of version 6 begins."""
+
+_SKEW = timedelta(minutes=5)
+"""How far the clock of another process may be ahead."""
+
+
+def _at(ticks: int, rest: int = 0) -> UUID:
+    """The UUID of version 6 with this time: 48 bits of it, the version, 12 more bits, and what is not time."""
+    return UUID(int=(ticks >> 12) << 80 | 6 << 76 | (ticks & 0xFFF) << 64 | 2 << 62 | rest)
 
 
 def next_id(newest: str, step: int) -> str:
@@ -182,9 +211,8 @@ def next_id(newest: str, step: int) -> str:
         number = UUID(newest).int
     except ValueError:
         number = 0
-    # UUID version 6: 48 bits of the time, the version, 12 more bits of the time, and what is not time.
     ticks = ((number >> 80) << 12 | (number >> 64) & 0xFFF) + 1
-    following = UUID(int=(ticks >> 12) << 80 | 6 << 76 | (ticks & 0xFFF) << 64 | 2 << 62 | secrets.randbits(62))
+    following = _at(ticks, secrets.randbits(62))
     if number == 0 or str(following) <= newest:
         raise InvalidInputError(f"No id can be made that sorts after the latest checkpoint's, {newest!r}.")
     return str(following)

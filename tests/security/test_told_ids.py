@@ -1,11 +1,14 @@
 """Ids that documents tell in fields are believed if the document's name agrees, and shown if nobody can tell them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from langgraph.checkpoint.base.id import uuid6
 
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidInputError
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.portable import PortableSerializer, edits
+from tests.incremental.eax import Eax
 from tests.system.build import cfg, cid, put
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -144,3 +147,47 @@ def test_tasks_of_long_ids_are_several(make_saver):
         saver.put_writes(cfg(1), [("v", 1)], task)
     (shown,) = saver.history("t")
     assert sorted(shown.tasks) == sorted(["short", "", *map(keys.enc, tasks[2:])])
+
+
+@pytest.mark.parametrize("cipher", [None, Eax("key")], ids=["clear", "encrypted"])
+@pytest.mark.parametrize("heir", ["fffffff0-0000-6000-8000-000000000000", "FFFF", "zzz", "ahead"])
+def test_an_edit_does_not_follow_an_heir_that_lies_in_the_future(make_saver, raw, heir, cipher):
+    """Nobody needs a key to name one, and no later step would be the latest."""
+    put(make_saver(cipher=cipher), 1, {"v": "old"})
+    now = datetime.now(timezone.utc)
+    name = keys.checkpoint_doc("t", "", cid(1))
+    ahead = _id_at(now + timedelta(minutes=10))
+    told = ahead if heir == "ahead" else heir
+    raw.set_document(name, raw.documents()[name] | {"heir": f"{told}#abcdef"})
+    saver = make_saver(serde=PortableSerializer(), cipher=cipher)
+
+    def edit():
+        found = saver.get_tuple(cfg())
+        made = edits.fork(found, found, "v", "new", next_version=saver.get_next_version, now=now)
+        saver.put(found.config, made.checkpoint, made.metadata, made.new_versions)
+
+    assert saver.get_tuple(cfg()).metadata["recovered_from"] == told
+    with pytest.raises(InvalidInputError, match=r"'t'.*in the future.*repair"):
+        edit()
+    saver.repair(show=lambda _: None)
+    edit()
+    assert saver.get_tuple(cfg()).checkpoint["channel_values"] == {"v": "new"}
+    assert saver.get_tuple(cfg()).checkpoint["id"] < str(uuid6())
+
+
+def test_an_edit_follows_a_lost_checkpoint_of_a_clock_that_is_a_little_ahead(make_saver, raw):
+    put(make_saver(), 1, {"v": "old"})
+    now = datetime.now(timezone.utc)
+    name, lost = keys.checkpoint_doc("t", "", cid(1)), _id_at(now + timedelta(minutes=4))
+    raw.set_document(name, raw.documents()[name] | {"heir": f"{lost}#abcdef"})
+    saver = make_saver(serde=PortableSerializer())
+    found = saver.get_tuple(cfg())
+    made = edits.fork(found, found, "v", "new", next_version=saver.get_next_version, now=now)
+    assert made.checkpoint["id"] > lost
+
+
+def _id_at(moment):
+    """A checkpoint id of this time: UUID version 6, whose time begins in 1582, in steps of 100 ns."""
+    ticks = (moment - datetime(1582, 10, 15, tzinfo=timezone.utc)) // timedelta(microseconds=1) * 10
+    digits = f"{ticks:015x}"
+    return f"{digits[:8]}-{digits[8:12]}-6{digits[12:]}-8000-000000000000"
