@@ -467,6 +467,7 @@ class LocalDocuments:
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_store(self._directory)
+            self._refuse_strange()
             if not self._file.exists():
                 self._make()
             before = self._look()
@@ -502,11 +503,16 @@ class LocalDocuments:
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _look(self) -> os.stat_result:
-        """The database as it lies there.
+        """The database as it lies there; raises as `_refuse_strange` does."""
+        self._refuse_strange()
+        return self._file.lstat()
+
+    def _refuse_strange(self) -> None:
+        """Refuse what neither this library nor SQLite has put in the place of the database and of the files beside it.
 
         Raises:
-            PermissionDeniedError: It is another user's.
-            StoreError: It, or a file that SQLite has beside it, is a link or no file, or there is a rollback journal.
+            PermissionDeniedError: One is another user's.
+            StoreError: One is a link or no file, or there is a rollback journal.
         """
         for companion in _COMPANIONS:
             path = self._file.with_name(self._file.name + companion)
@@ -523,7 +529,6 @@ class LocalDocuments:
                         f"{path} is a rollback journal, which this library's databases never have, and by which SQLite "
                         "would change or delete files. Nothing was read. Move it away, or restore both from a backup."
                     )
-        return self._file.lstat()
 
     def _connect(self, looked_at: os.stat_result, parameters: str = "") -> sqlite3.Connection:
         # Without SQLite's own waiting, which nothing ends before its time.
