@@ -16,13 +16,17 @@ STORE ?= file://$(CURDIR)/.server-store
 # Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: demo test lint format soak notebooks docs bench server dist test-dist test-oldest test-newest test-storage emulators lock clean
+.PHONY: demo test quick lint format soak notebooks docs bench server dist test-dist test-oldest test-newest test-storage emulators lock clean
 
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
 
 test: lint emulators
 	$(BIN)/pytest $(PARALLEL)
+
+# A minute, without Java: modules one by one, the embedded store, and stores of earlier formats.
+quick: .venv/installed
+	$(BIN)/pytest $(PARALLEL) -k "not emulators" tests/unit tests/compat tests/contract/test_local.py
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
