@@ -336,8 +336,8 @@ class ClearTextAccepted(Event):
 class ClearTextEncrypted(Event):
     """With `accept_clear`, a copy or a repair is about to encrypt documents for which the cipher did not vouch.
 
-    From then on it does: if anybody planted one of them, nothing tells it from the others any more. Each call reports
-    its own, whatever was accepted before. The thread is the one in which they are encrypted.
+    From then on it does, so a planted document can no longer be told from the others. Each call reports its own,
+    whatever was accepted before. The thread is the one in which they are encrypted.
 
     Attributes:
         documents: How many of its documents were stored in clear, or encrypted and not bound to their place.

@@ -114,7 +114,7 @@ class Session:
         notes: Kept from phase to phase, and between workloads on the same data.
         measured: What was found out so far, by operation.
         counter: What passed the counting proxies.
-        count: The rounds of savers that tell of them.
+        count: The rounds, of savers that count them.
         saver: Open on the endpoints of this phase.
         filler: Open on the direct ones, for what is stored and not measured.
         number: Of the repetition; negative while warming up.
@@ -188,7 +188,7 @@ class Session:
 
 
 def counted(contender: Contender, count: CountingInterceptor) -> Contender:
-    """The same contender, with its rounds counted if it tells of them."""
+    """The same contender, with its rounds counted if it can count them."""
     method = getattr(contender, "counted", None)
     return method(count) if method else contender
 

@@ -185,7 +185,7 @@ def _is_hollow(handle: int) -> bool:
         return False
     try:
         return os.lseek(handle, 0, os.SEEK_HOLE) < size
-    except OSError:  # the file system cannot tell
+    except OSError:  # the file system does not know
         return False
     finally:
         os.lseek(handle, 0, os.SEEK_SET)
@@ -247,7 +247,7 @@ def _is_other(path: Path) -> bool:
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        return False  # What makes the file tells what is wrong.
+        return False  # Making the file raises the real error.
     return not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)
 
 

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _forks: list[None] = []
 """One entry for each fork between the first process and this one, so its length is one that no ancestor has.
 
-Process ids do not tell as much: a child may have the id of an ancestor that ended. They also cost a system call.
+Process ids do not serve: a child may have the id of an ancestor that ended. They also cost a system call.
 """
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -14,7 +14,7 @@ from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
+from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, is_stripped
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 
@@ -127,7 +127,7 @@ def _look(
         docs, queries = yield from _page(queries)
         tips: list[Tip] = []
         for doc in docs:
-            if _is_stripped(doc):
+            if is_stripped(doc):
                 continue
             manifest = yield from _read_any(doc, context)
             _count(found, doc, manifest)
@@ -187,7 +187,7 @@ def store_stats(context: Context) -> Flow[StoreStats]:
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            if _is_stripped(doc):
+            if is_stripped(doc):
                 continue
             known = yield from _read_any(doc, context)
             _count(found, doc, known)
@@ -281,7 +281,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
     writes = yield from QueryDocs(keys.writes(thread_id), mask=(keys.INTERRUPT,))
     manifests: dict[str, Manifest | DamagedError] = {}
     for doc in docs:
-        if not _is_stripped(doc):
+        if not is_stripped(doc):
             manifests[doc.name] = yield from _read(doc, context)
     # After the manifests: what they refer to was there before them.
     blobs = yield from list_all(keys.thread_blobs(thread_id))
@@ -304,7 +304,7 @@ class _Thread:
         thread_id: The thread.
         manifests: Manifests by document name, or what is wrong with them.
         parents: Namespace and id of checkpoints that others continue.
-        spaces: Namespaces that manifests tell.
+        spaces: Namespaces that manifests name.
         there: Names of all objects and documents that may hold frames.
         writes: Documents of pending writes by encoded namespace and checkpoint; all they have is what interrupts.
     """
@@ -388,17 +388,13 @@ def find_checkpoint(thread_id: str, ns: str, made_by: float, context: Context) -
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            if _is_stripped(doc) or not keys.is_in_ns(doc.name, ns):
+            if is_stripped(doc) or not keys.is_in_ns(doc.name, ns):
                 continue
             known = yield from _read(doc, context)
             made = known.made if isinstance(known, Manifest) else None
             if (doc.create_time / 1e9 if made is None else made) <= made_by:
                 return keys.checkpoint_id_of(doc.name)
     return None
-
-
-def _is_stripped(doc: Doc) -> bool:
-    return doc.fields.keys().isdisjoint(("ns", "format", "manifest"))
 
 
 def _manifest_bytes(doc: Doc) -> int:

@@ -128,5 +128,5 @@ class Companions:
         return self._created
 
 
-NOBODY = Companions((), Attempt("put", "", "", "", ""))
+NO_COMPANIONS = Companions((), Attempt("put", "", "", "", ""))
 """The companions of a call that has none: they ask for nothing, keep nothing, and are the same for all."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.flows.cache import ByteCache
-from langgraph_gcs_saver.flows.companions import NOBODY, Attempt, Companion, Companions
+from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Attempt, Companion, Companions
 from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
@@ -155,7 +155,7 @@ class Context:
     ) -> Companions:
         """The companions of one call."""
         if not self.companions:
-            return NOBODY
+            return NO_COMPANIONS
         return Companions(self.companions, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))
 
     def value(self, name: str, at: int, digest: str, size: int) -> Digested | None:

@@ -7,7 +7,7 @@ stalls, would else delete the objects of a later copy. When the source changes m
 and what has been replaced is replanned.
 
 Anyone may write to the target, or forge the mark of an unfinished copy. So each try looks at everything there.
-Documents that this call wrote, unchanged since, may be written anew. Others must be a part of what the source has now,
+Documents that this call wrote, unchanged since, may be written again. Others must be a part of what the source has now,
 and are only completed. At the end the target must hold exactly what the try left or accepted, unchanged since.
 """
 
@@ -97,7 +97,7 @@ def copy_thread(
         if before != since:
             if written:
                 raise ConflictError(
-                    f"Thread {source!r} was deleted, or deleted and begun anew, while it was copied. Thread {target!r} "
+                    f"Thread {source!r} was deleted or begun again while it was copied. Thread {target!r} "
                     "holds a part of what it was: delete that."
                 )
             continue
@@ -305,7 +305,7 @@ class _Copy:
         return self._claim(doc) is not None
 
     def check_target(self) -> Flow[None]:
-        """Raise for a target that a copy would refuse, as far as a look tells."""
+        """Raise for a target that a copy would refuse, as far as a look shows."""
         doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
         claim = self._claim(doc)
         if claim is not None:
@@ -350,7 +350,7 @@ class _Copy:
             theirs = yield from GetDocs(tuple(others[at : at + CHECKPOINTS_PER_PAGE]))
             there = yield from self._read(theirs)
             for name, copied in there.items():
-                # One that is damaged by now was whole a moment ago: its turn tells.
+                # One that is damaged by now was whole a moment ago: copying it will show.
                 if not isinstance((yield from _stubs(theirs[name], self.context)), DamagedError):
                     yield from self._lacks(theirs[name], copied)
 
@@ -407,7 +407,7 @@ class _Copy:
     def _end(self) -> Flow[bool]:
         docs = yield from self._docs(("ns", "heir"))
         if {doc.name: doc.update_time for doc in docs} != self.times:
-            return False  # Pruned or written to since: the next try tells.
+            return False  # Pruned or written to since: the next try will see.
         names = {doc.name for doc in docs if "ns" in doc.fields}
         # A child that vanished before it was copied was not lost.
         notes = [
@@ -521,7 +521,7 @@ class _Copy:
         return known == self._moved(entry.manifest)
 
     def _write(self, doc: Doc, entry: Entry | None, copied: Doc | None) -> Flow[Create | Merge]:
-        """The write that makes a document's copy, or makes it anew; what its objects need is uploaded."""
+        """The write that makes a document's copy, or makes it again; what its objects need is uploaded."""
         name = self._name(doc.name)
         if entry is None:
             fields: dict[str, Any] = {"objects": "[]"}
@@ -585,7 +585,7 @@ class _Copy:
         for name, doc in docs.items():
             found = yield from _stubs(doc, self.context)
             if isinstance(found, DamagedError):
-                return False  # It was whole a moment ago; the next try tells.
+                return False  # It was whole a moment ago; the next try will see.
             stubs[name] = found
         yield from self._copy_blobs(blob for blobs in stubs.values() for blob in blobs)
         suspects = {name for name, blobs in stubs.items() if not all(self.blobs[blob] for blob in blobs)}
@@ -621,7 +621,7 @@ class _Copy:
         """The fields that a copy of pending writes lacks still; `None` for other content, which this call has written.
 
         Raises:
-            InvalidInputError: It has other content, which somebody else has written.
+            InvalidInputError: It has other content, which another call has written.
         """
         size = 8 * sum(len(data) for one in (doc, copied) for data in one.fields.values() if isinstance(data, bytes))
         found = yield from Compute(partial(lacks, doc, copied, self._attempt, self.context.codec), size=size)
@@ -652,7 +652,7 @@ class _Copy:
             self.made += [self._blob(name) for name in batch if self.blobs[name]]
 
     def _apply(self, writes: Sequence[Create | Merge]) -> Flow[bool]:
-        """Make writes, in commits that are not too large; a parent tells of its heir when that is there.
+        """Make writes, in commits that are not too large; a parent names its heir once that is there.
 
         The notes of a checkpoint's runs are written with it: a later try would not know that they are missing.
         """

@@ -1,4 +1,4 @@
-"""Ids: those of a namespace's checkpoints, and the one of a thread that a document tells of."""
+"""Ids: those of a namespace's checkpoints, and the id of the thread that a document stands for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
 def thread_id_of(doc: Doc) -> str | None:
     """The thread that a document stands for, a thread's own or a run's: what it says, if that is what its name says.
 
-    `None` if nothing tells it, or somebody else put the document there.
+    `None` if nothing says it, or another program put the document there.
     """
     segment, told = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
     return told if isinstance(told, str) and keys.spread(told) == segment else keys.thread_id_of(segment)

@@ -80,7 +80,7 @@ def report_clear(codec: Codec) -> Flow[None]:
 def report_encrypting(thread_id: str, documents: int) -> Flow[None]:
     """Report that so many documents of a thread are about to be encrypted that the cipher did not protect.
 
-    Whatever encrypts what was stored calls this first: afterwards nothing tells those documents from others.
+    A flow that encrypts stored documents calls this first, because afterwards they look like any others.
     """
     if documents:
         yield from Emit(ClearTextEncrypted(thread_id=thread_id, documents=documents))

@@ -132,7 +132,7 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
     if emptied is not None:
         return emptied, DamagedError("the document lacks its format or its manifest")
     for doc in docs:
-        if _is_stripped(doc):
+        if manifest.is_stripped(doc):
             found.stripped[doc.name] = doc
             continue
         try:
@@ -150,13 +150,9 @@ def objects_of(known: Manifest, blob: str | None) -> set[str]:
     return known.blobs() if blob is None else known.blobs() | {blob}
 
 
-def _is_stripped(doc: Doc) -> bool:
-    return doc.fields.keys().isdisjoint(manifest.LISTED_BY)
-
-
 def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
     """A document that has lost everything: what was stripped has its frames, or its list."""
-    unsure = {doc.name: doc for doc in docs if _is_stripped(doc) and "objects" not in doc.fields}
+    unsure = {doc.name: doc for doc in docs if manifest.is_stripped(doc) and "objects" not in doc.fields}
     names = list(unsure)
     for at in range(0, len(names), _FRAMES_PER_PAGE):
         now = yield from GetDocs(tuple(names[at : at + _FRAMES_PER_PAGE]), mask=("frames",))
@@ -213,11 +209,11 @@ def prune(
 def check_ancestors(found: Snapshot, loads: Loads) -> Flow[None]:
     """See that everything is there that DeltaChannels of checkpoints are made of.
 
-    Metadata tell which channels these are. They are read only if some parent is not there, as after pruning: there are
+    Metadata say which channels these are. They are read only if some parent is not there, as after pruning: there are
     serializers that do not read them.
 
     Raises:
-        CheckpointCorruptError: An ancestor is gone: nobody can tell what else is needed.
+        CheckpointCorruptError: An ancestor is gone, so what else is needed is unknown.
         SerializationError: The serializer refuses metadata.
     """
     ids = {(entry.manifest.ns, entry.manifest.checkpoint_id) for entry in found.entries.values()}
@@ -612,7 +608,7 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
     if not docs:
         return {}
     listed = yield from QueryDocs(keys.checkpoints(thread_id), mask=("ns", "format", "run_id", "former_runs"))
-    busy = {run for doc in listed if not _is_stripped(doc) for run in runs_of(doc)}
+    busy = {run for doc in listed if not manifest.is_stripped(doc) for run in runs_of(doc)}
     return {
         run: Delete(name, update_time=docs[name].update_time)
         for run, name in names.items()
@@ -672,7 +668,7 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
     for _ in range(MAX_TRIES):
         docs = yield from GetDocs((name, thread), mask=("ns", "format", "pin"))
         doc = docs.get(name)
-        if doc is None or _is_stripped(doc):
+        if doc is None or manifest.is_stripped(doc):
             return False
         if doc.fields.get("pin") == label:
             return True

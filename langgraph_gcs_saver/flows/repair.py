@@ -210,7 +210,7 @@ def _is_from_before(found: Survey, damage: DamagedError) -> bool:
 def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]], gaps: set[str]) -> None:
     """Damaged pending writes are set aside, and their tasks run again, unless later values may be made of them.
 
-    Behind a gap nobody knows which checkpoints a later one descends from: what is missing there may come back.
+    Behind a gap it is unknown which checkpoints a later one descends from, and what is missing may be restored.
     """
     found = plan.found
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
@@ -269,7 +269,7 @@ def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> tuple[list[str], set
                 if channel in known.manifest.channels:
                     break
                 following = _parent(plan.found, following)
-                # Nobody had written a channel before its first version.
+                # A channel has no writes before its first version.
                 if following is not None and following not in entries and channel in known.written:
                     gaps.add(keys.ns_segment_of(following))
                 if following in plan.aside and following not in needed:
@@ -500,7 +500,7 @@ def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
 
 
 def _beginning() -> list[Serialized]:
-    """Snapshots of DeltaChannels that nobody has written to, as LangGraph's serialiser has them."""
+    """Snapshots of DeltaChannels without any write, as LangGraph's serialiser has them."""
     return [Serialized(*portable.PortableSerializer().dumps_typed(portable.delta(value))) for value in _EMPTY]
 
 

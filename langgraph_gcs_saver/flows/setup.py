@@ -31,7 +31,7 @@ from langgraph_gcs_saver.results import SetupReport
 TRIES = 5
 """So often the bucket's rules are read anew when somebody else changes its settings meanwhile."""
 
-_BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/guides/platform-settings.md tells how)."
+_BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/guides/platform-settings.md says how)."
 
 
 def setup(location: str | None, context: Context, *, platform: bool = False) -> Flow[SetupReport]:

@@ -11,7 +11,7 @@ from langgraph_gcs_saver.records import record
 
 @record(frozen=True, slots=True)
 class Stored:
-    """What a put, or a put of pending writes, has stored. Nothing is counted before somebody asks.
+    """What a put, or a put of pending writes, has stored. Sizes are counted only when they are read.
 
     Attributes:
         attempts: Commits tried.

@@ -66,7 +66,7 @@ _CACHE_BYTES = 64 << 20
 """Values kept while a thread is decoded from its oldest checkpoint on."""
 
 _FIELDS = ("digest", "run_id", "former_runs", "heir")
-"""What is kept of a checkpoint's document; the digest tells one manifest from another."""
+"""What is kept of a checkpoint's document; manifests are compared by the digest."""
 
 Place = tuple[str, int]
 """Where a frame lies: a document's or an object's name, and the offset there."""
@@ -377,7 +377,7 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     right |= {key: there[key] for key in unknown if key in there}
     if (clear := context.clear_metadata) is not None:
         # Which names were clear may have been another choice then; what is there must be right. What is not clear now
-        # stays as it is, right or wrong: whoever put it there could read off what becomes of it.
+        # stays as it is, right or wrong: an attacker who put it there could learn from what becomes of it.
         others = there.keys() - clear
         wrong_ones = sorted(key for key in others if key not in right or not _same(there[key], right[key]))
         if wrong_ones:

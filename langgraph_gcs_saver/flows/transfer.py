@@ -505,7 +505,7 @@ class _Move:
 
     def _end(self) -> Flow[bool]:
         if {doc.name: doc.update_time for doc in (yield from self._docs(()))} != self.times:
-            return False  # Written to since: the next try tells.
+            return False  # Written to since: the next try will see.
         kept: Fields = {} if self.found.thread is None else self.found.thread.fields
         fields = {key: value for key, value in kept.items() if key not in _OWN}
         end = Merge(self.thread, {"thread_id": self.found.thread_id, **fields}, ("copying",), self.time)

@@ -326,7 +326,7 @@ def is_encrypted(stored: bytes) -> bool:
 
 
 def begins_like_a_frame(stored: bytes) -> bool:
-    """Whether bytes may be a frame, or several, as far as their beginning tells without a key."""
+    """Whether bytes may be a frame, or several, as far as their beginning shows without a key."""
     if stored.startswith((_CIPHER_MARK, splices.MARK)):
         return True
     try:

@@ -525,8 +525,12 @@ def is_listed(doc: Doc) -> bool:
 
     One that has neither was not stripped: an emptied document is a damaged checkpoint, not an absent one.
     """
-    stripped = not doc.fields.keys().isdisjoint(("frames", "objects"))
-    return not stripped or not doc.fields.keys().isdisjoint(LISTED_BY)
+    return doc.fields.keys().isdisjoint(("frames", "objects")) or not is_stripped(doc)
+
+
+def is_stripped(doc: Doc) -> bool:
+    """Whether a document has nothing that lists a checkpoint, as after it was stripped."""
+    return doc.fields.keys().isdisjoint(LISTED_BY)
 
 
 def inner_frames(doc: Doc) -> bytes:

@@ -54,8 +54,8 @@ class Decision:
     Attributes:
         row: The checkpoint.
         reason: Why it is kept; `None` for one that goes.
-        lacks: The ancestor that its DeltaChannels are made of and that is not there, if there is one. Nobody can tell
-            then what lies behind it, and is to be kept for it.
+        lacks: The ancestor that its DeltaChannels are made of and that is not there, if there is one. What
+            is behind it, and must be kept for it, is then unknown.
     """
 
     row: Row

@@ -166,7 +166,7 @@ def _newest(latest: CheckpointTuple, now: datetime) -> str:
     """The id that a new checkpoint is to sort after: the latest's, or that of the one in whose place it is given.
 
     Raises:
-        InvalidInputError: That one's id lies in the future. Nothing proves such an id, not even with a cipher, and
+        InvalidInputError: That one's id is in the future. Nothing proves such an id, not even with a cipher, and
             whatever follows it would sort after all later steps.
     """
     own, lost = latest.checkpoint["id"], cast("Mapping[str, Any]", latest.metadata).get("recovered_from")
@@ -178,7 +178,7 @@ def _newest(latest: CheckpointTuple, now: datetime) -> str:
         raise InvalidInputError(
             f"Checkpoint {own!r} of thread {configurable.get('thread_id')!r}, namespace "
             f"{configurable.get('checkpoint_ns', '')!r}, stands in for a later one that is damaged or lost, {lost!r}, "
-            "whose id lies in the future. After an edit that follows it, no later step would be the latest. Run "
+            "whose id is in the future. After an edit that follows it, no later step would be the latest. Run "
             "repair, and then edit."
         )
     return lost

@@ -194,7 +194,7 @@ def _told(error: Exception, start: int) -> str:
 
 
 _TOLD = 5
-"""Errors that are told of a message."""
+"""Errors of a message that are shown."""
 
 
 def _place(steps: tuple[str | int, ...], start: int) -> str:
@@ -265,7 +265,7 @@ def _items(items: Any, maxlen: Any = None) -> None:
 
 
 def _members(items: Any) -> None:
-    """See that the items of a set can be in one, as far as their types tell."""
+    """See that the items of a set can be in one, as far as their types show."""
     _items(items)
     if not all(map(_is_hashable, items)):
         raise TypeError

@@ -37,10 +37,10 @@ Name = Literal["put", "put_writes", "get_tuple", "list", "get_delta_channel_hist
 class Call:
     """One call, timed from when this is made: report an exception by `with`, and then what was returned by a method.
 
-    No event is made that nobody would see.
+    An event is made only if a subscriber wants it.
 
     Args:
-        subscribers: Who hears the events.
+        subscribers: They get the events.
         name: The method, without the `a` of its asynchronous twin.
         config: The config that it was called with, which may be wrong.
         checkpoint: The checkpoint that `put` was called with, which may be wrong.

@@ -467,7 +467,6 @@ class LocalDocuments:
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_store(self._directory)
-            self._refuse_strange()
             if not self._file.exists():
                 self._make()
             before = self._look()
@@ -503,7 +502,7 @@ class LocalDocuments:
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _look(self) -> os.stat_result:
-        """The database as it lies there; raises as `_refuse_strange` does."""
+        """The status of the database file; raises as `_refuse_strange` does."""
         self._refuse_strange()
         return self._file.lstat()
 
@@ -556,8 +555,9 @@ class LocalDocuments:
         """Make the database, whole at once: the file that SQLite opens never has a rollback journal.
 
         Raises:
-            StoreError: A log lies there, which belongs to a database that is gone, and would be written into this one.
+            StoreError: There is a log of a database that is gone, which SQLite would write into this one.
         """
+        self._refuse_strange()
         if self._log.exists() and self._log.stat().st_size and not self._file.exists():
             raise StoreError(
                 f"{self._log} is the log of a database that is gone. Restore {self._file.name} from a backup or, to "

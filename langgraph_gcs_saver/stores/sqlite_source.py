@@ -1,4 +1,4 @@
-"""A database of LangGraph's SQLite saver, opened to be read by a migration, whoever wrote it.
+"""A database of LangGraph's SQLite saver, opened to be read by a migration, which need not trust it.
 
 SQLite changes a database that it opens if there is a rollback journal beside it, and deletes the file that the journal
 names. Opened for reading only it does neither, and says so. Views, computed columns and statistics would run in this

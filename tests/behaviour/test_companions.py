@@ -9,7 +9,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Create, GetDocs, Merge
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import ConflictError, StoreError
-from langgraph_gcs_saver.flows.companions import NOBODY
+from langgraph_gcs_saver.flows.companions import NO_COMPANIONS
 from langgraph_gcs_saver.flows.context import MAX_TRIES
 from langgraph_gcs_saver.testing.crash import config_of, put_arguments, write_history
 from tests.kit.companions import ENTRIES, FENCE, Entry, FenceCheck, FirstLook, take_fence
@@ -126,9 +126,9 @@ def test_a_first_look_joins_a_read_or_costs_a_round(tmp_path, name, inline, more
 def test_a_call_without_companions_makes_nothing_for_them(uri):
     with opened(uri) as saver:
         context = saver._context
-        assert context.companions_of("put", "t", "", "1") is NOBODY
+        assert context.companions_of("put", "t", "", "1") is NO_COMPANIONS
         put(saver)
-        assert NOBODY.names == NOBODY.withdrawals() == ()
+        assert NO_COMPANIONS.names == NO_COMPANIONS.withdrawals() == ()
 
 
 @pytest.mark.parametrize(("call", "kind"), [(put, "put"), (CALLS["put_writes"], "put_writes")])

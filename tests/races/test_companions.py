@@ -13,7 +13,7 @@ import pytest
 
 from langgraph_gcs_saver.engine.effects import Commit, Flow, Merge
 from langgraph_gcs_saver.flows import writes
-from langgraph_gcs_saver.flows.companions import NOBODY, Companions
+from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Companions
 from langgraph_gcs_saver.flows.context import Context
 from tests.kit.companions import FENCE, FenceCheck
 
@@ -107,7 +107,7 @@ def _only_with_puts(patch: pytest.MonkeyPatch) -> None:
     whole = Context.companions_of
 
     def of(context: Any, kind: str, *ids: str) -> Companions:
-        return whole(context, "put", *ids) if kind == "put" else NOBODY
+        return whole(context, "put", *ids) if kind == "put" else NO_COMPANIONS
 
     patch.setattr(Context, "companions_of", of)
 
@@ -116,7 +116,7 @@ def _only_with_pending_writes(patch: pytest.MonkeyPatch) -> None:
     whole = Context.companions_of
 
     def of(context: Any, kind: str, *ids: str) -> Companions:
-        return whole(context, "put_writes", *ids) if kind == "put_writes" else NOBODY
+        return whole(context, "put_writes", *ids) if kind == "put_writes" else NO_COMPANIONS
 
     patch.setattr(Context, "companions_of", of)
 

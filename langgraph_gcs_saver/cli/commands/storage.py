@@ -137,7 +137,7 @@ def collect(
     """Delete what nothing refers to any more.
 
     That is what calls that died have left. Others may write meanwhile. A thread with a damaged checkpoint is left
-    alone, for nobody can tell what that refers to: repair it first. So is one that has lost a checkpoint that
+    alone, because what that refers to is unknown: repair it first. So is one that has lost a checkpoint that
     DeltaChannels are made of: restore that. The exit code is then 4.
 
     Example: langgraph-gcs collect --yes

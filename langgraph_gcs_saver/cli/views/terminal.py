@@ -234,7 +234,7 @@ _LEVELS = 20
 
 
 def indented_json(value: Any, *, ensure_ascii: bool = False) -> str:
-    """JSON with each item in a line of its own, but for what lies deeper than `_LEVELS`."""
+    """JSON with each item on a line of its own, down to `_LEVELS` levels."""
     return "".join(_pieces(value, ensure_ascii, 0))
 
 
