@@ -31,9 +31,11 @@ quick: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m tests.twins --check
 	$(BIN)/mypy
 
 format: .venv/installed
+	$(BIN)/python -m tests.twins
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -80,7 +80,7 @@ def measure(uri: str, threads: int, checkpoints: int) -> list[Row]:
     with GCSSaver.from_conn_string(uri, interceptors=[reads]) as saver:
         looks: dict[str, Callable[[], object]] = {
             "threads": saver.threads,
-            "history": lambda: saver.history("thread 0"),
+            "history": lambda: saver.admin.history("thread 0"),
             "stats": saver.stats,
         }
         for name, look in looks.items():

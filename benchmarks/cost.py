@@ -143,7 +143,7 @@ def estimate(case: str, turns: int) -> Estimate:
                 builder.compile(checkpointer=saver).invoke({"messages": [text.message(HumanMessage)]}, config)
         billed = Counter(counts)  # what follows is not the chat's
         with opened() as saver:
-            stats = saver.stats()
+            stats = saver.admin.stats()
         return Estimate(case, stats.checkpoints, billed, stats.document_bytes, stats.object_bytes)
 
 

@@ -78,7 +78,7 @@ def measure(uri: str, checkpoints: int) -> list[Row]:
 
         def took(operation: str, thread: str, call: Callable[[], object]) -> None:
             plans: list[DeletePlan] = []
-            saver.delete_thread(thread, dry_run=True, show=plans.append)
+            plans.append(saver.admin.plan_delete_thread(thread))
             count.clear()
             begin = time.perf_counter()
             call()
@@ -90,7 +90,7 @@ def measure(uri: str, checkpoints: int) -> list[Row]:
         took("copy_thread", name, lambda: saver.copy_thread(name, copy))
         took("prune, KeepLast(half)", copy, lambda: saver.prune([copy], strategy=KeepLast(checkpoints // 2)))
         took("prune, keep_latest", name, lambda: saver.prune([name]))
-        took("collect, nothing to do", copy, lambda: saver.collect(copy, orphan_age=none))
+        took("collect, nothing to do", copy, lambda: saver.admin.collect(copy, orphan_age=none))
         took("delete_thread", copy, lambda: saver.delete_thread(copy))
         saver.delete_thread(name)
     return rows

@@ -1,4 +1,4 @@
-"""What methods return, or hand to `show`: findings, plans, reports. `str` of a plan is its text for people."""
+"""What methods return: findings, plans, reports. `str` of a plan is its text for people."""
 
 from __future__ import annotations
 
@@ -324,6 +324,22 @@ class PrunePlan:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run wrote, and is to go whatever needs it; its text is for people.
+
+    Attributes:
+        run_id: The run.
+        threads: A plan for each thread that the run wrote to.
+    """
+
+    run_id: str
+    threads: tuple[PrunePlan, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"Run {self.run_id!r}: {len(self.threads)} threads", *map(str, self.threads)])
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class DeletePlan:
     """What a thread has; its text is for people.
@@ -386,6 +402,7 @@ class CollectPlan:
 
     Attributes:
         thread_id: The thread.
+        before: Only what is from before this time is collected, in seconds since the epoch, by the service's clock.
         stripped: Documents of removed checkpoints that go, for nobody needs their frames any more.
         trimmed: Documents of removed checkpoints that stay, for others need their frames, and lose the list of what was
             left to be deleted with them.
@@ -395,6 +412,7 @@ class CollectPlan:
     """
 
     thread_id: str
+    before: float
     stripped: tuple[str, ...] = ()
     trimmed: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -422,10 +440,12 @@ class IdleThread:
     Attributes:
         thread_id: The thread.
         idle: For how long.
+        seen: When its document last changed, in nanoseconds since the epoch, by the service's clock.
     """
 
     thread_id: str
     idle: timedelta
+    seen: int
 
     def __str__(self) -> str:
         return f"Thread {self.thread_id!r}: nobody has used it for {self.idle}"

@@ -10,22 +10,19 @@ while a thread is marked as being copied to, its objects stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
-    Compute,
     Delete,
     DeleteBlobs,
     Doc,
     Emit,
     Flow,
     GetDocs,
-    Now,
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import ClearTextError, DamageError, UnsupportedFormatError
@@ -51,22 +48,14 @@ WRITES_PER_PAGE = 50
 """Documents of pending writes read at once; each may hold 128 KiB."""
 
 
-def collect(
-    thread_id: str,
-    orphan_age: float,
-    *,
-    dry_run: bool,
-    show: Callable[[CollectPlan], object],
-    loads: Loads,
-    context: Context,
-) -> Flow[CollectPlan]:
-    """Delete what nothing in a thread refers to, if it is `orphan_age` seconds old; others may write meanwhile.
+def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, context: Context) -> Flow[CollectPlan]:
+    """Delete what nothing in a thread refers to, if it is from before a time; others may write meanwhile.
 
     A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
     what it refers to is unknown. So is one that has lost an ancestor of which DeltaChannels are made: should its
     document be restored, it needs its pending writes and objects, and the frames that it builds on.
     """
-    cutoff = ((yield from Now()) - orphan_age) * 1e9
+    cutoff = before * 1e9
     old = yield from _list_old(thread_id, cutoff)
     name = keys.thread_doc(thread_id)
     # Before the snapshot: of a copy that ends in between, the snapshot shows all.
@@ -81,20 +70,19 @@ def collect(
         if left or writes or objects:
             yield from check_ancestors(found, loads)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
-        plan = CollectPlan(thread_id=thread_id, objects={}, skipped=str(error))
+        plan = CollectPlan(thread_id=thread_id, before=before, objects={}, skipped=str(error))
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
     needed = found.needed(found.entries)
     plan = CollectPlan(
         thread_id=thread_id,
+        before=before,
         stripped=tuple(name for name in left if name not in needed),
         trimmed=tuple(name for name in left if name in needed),
         writes=tuple(writes),
         objects=objects,
     )
-    if dry_run:
-        yield from Compute(partial(show, plan))
-    elif plan:
+    if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
     return plan
 

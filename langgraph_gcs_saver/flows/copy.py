@@ -14,7 +14,7 @@ and are only completed. At the end the target must hold exactly what the try lef
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from graphlib import TopologicalSorter
@@ -69,9 +69,7 @@ _BLOBS = 32
 """Objects copied at the same time."""
 
 
-def copy_thread(
-    source: str, target: str, *, dry_run: bool, show: Callable[[CopyPlan], object], context: Context
-) -> Flow[CopyPlan]:
+def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) -> Flow[CopyPlan]:
     """Copy everything of a thread as it is now to a thread that is empty; nothing, if there is nothing.
 
     A target that holds a part of what the source has now is completed. Anything else there makes the call fail, and is
@@ -112,7 +110,6 @@ def copy_thread(
         copy = _Copy(found, levels, target, written, context)
         if dry_run:
             yield from copy.check_target()
-            yield from Compute(partial(show, plan))
             return plan
         # What is gone by now may have been copied in part.
         if not found.entries and not levels and not (yield from copy.is_claimed()):

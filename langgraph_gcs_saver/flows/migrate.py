@@ -24,7 +24,7 @@ from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Migration
 
-Step = Callable[[int], object] | None
+Progress = Callable[[int], object] | None
 """Called with a number of checkpoints that were put, or compared."""
 
 _CACHE_BYTES = 64 << 20
@@ -86,8 +86,7 @@ def migrate(
     source: Source,
     *,
     dry_run: bool,
-    show: Callable[[Migration], object],
-    step: Step = None,
+    progress: Progress = None,
     context: Context,
 ) -> Flow[Migration]:
     """Put what another checkpointer has of a thread and this store has not, oldest first; then compare all of it.
@@ -113,17 +112,16 @@ def migrate(
         present=len(names & present),
     )
     if dry_run:
-        yield from Compute(partial(show, plan))
         return plan
     for one in listed:
         if keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) not in present:
             yield from _put(one, source, present, context)
-        _count(step)
+        _count(progress)
     fresh = replace(context, values=ByteCache(_CACHE_BYTES), heads=ByteCache(_CACHE_BYTES))
     is_ahead = bool(present - names)
     for one in listed:
         yield from _check(one, source, fresh, is_ahead=is_ahead)
-        _count(step)
+        _count(progress)
     return plan
 
 
@@ -242,6 +240,6 @@ def _same(given: Given, one: Serialized | None, other: Serialized | None) -> boo
     return one == other or given.same(one, other)
 
 
-def _count(step: Step) -> None:
-    if step is not None:
-        step(1)
+def _count(progress: Progress) -> None:
+    if progress is not None:
+        progress(1)

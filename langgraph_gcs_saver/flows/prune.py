@@ -44,10 +44,10 @@ from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
-from langgraph_gcs_saver.policy.retention import Decision, Row, decide_for_runs, lost_ancestors
+from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import PrunePlan
+from langgraph_gcs_saver.results import PrunePlan, RunPlan
 
 DOCS_PER_PAGE = 200
 """Documents of pending writes or of runs read at once."""
@@ -167,7 +167,6 @@ def prune(
     choose: Choose,
     *,
     dry_run: bool,
-    show: Callable[[PrunePlan], object],
     loads: Loads,
     context: Context,
 ) -> Flow[PrunePlan]:
@@ -190,7 +189,6 @@ def prune(
                 raise _lost(thread_id, decision.row.ns, decision.lacks)
         plan = PrunePlan(thread_id=thread_id, decisions=tuple(decisions))
         if dry_run:
-            yield from Compute(partial(show, plan))
             return plan
         dropped = [decision.row.name for decision in decisions if decision.reason is None]
         if (yield from _unlist(found, dropped, context)):
@@ -204,6 +202,14 @@ def prune(
         f"Thread {thread_id!r} was not pruned to the end: others changed its checkpoints {MAX_TRIES} times in a row. "
         "What was done is whole; call again."
     )
+
+
+def prune_by(
+    rule: Retention, thread_id: str, *, dry_run: bool = False, loads: Loads, context: Context
+) -> Flow[PrunePlan]:
+    """Remove the checkpoints of a thread that a rule does not keep; as `prune`."""
+    choose = partial(decide, rule=rule, now=(yield from Now()))
+    return (yield from prune(thread_id, choose, dry_run=dry_run, loads=loads, context=context))
 
 
 def check_ancestors(found: Snapshot, loads: Loads) -> Flow[None]:
@@ -619,9 +625,7 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
 # The checkpoints of runs
 
 
-def delete_for_run(
-    run_id: str, *, dry_run: bool, show: Callable[[PrunePlan], object], loads: Loads, context: Context
-) -> Flow[None]:
+def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context) -> Flow[RunPlan]:
     """Remove every checkpoint that a run wrote, in every thread, with its pending writes.
 
     Raises:
@@ -632,18 +636,22 @@ def delete_for_run(
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()
+    plans: list[PrunePlan] = []
     after: str | None = None
     while docs := (yield from QueryDocs(keys.run_threads(run_id), after=after, limit=DOCS_PER_PAGE)):
         for doc in docs:
             thread_id = thread_id_of(doc)
             if thread_id is None:
                 continue  # Another program's document: a thread's says its id.
-            flow = prune(thread_id, choose, dry_run=dry_run, show=show, loads=loads, context=context)
+            flow = prune(thread_id, choose, dry_run=dry_run, loads=loads, context=context)
             plan = yield from tries.of(flow, thread_id)
-            if plan is not None and not dry_run:
-                yield from _forget_run(run_id, thread_id)
+            if plan is not None:
+                plans.append(plan)
+                if not dry_run:
+                    yield from _forget_run(run_id, thread_id)
         after = docs[-1].name
     tries.end()
+    return RunPlan(run_id=run_id, threads=tuple(plans))
 
 
 def _forget_run(run_id: str, thread_id: str) -> Flow[None]:

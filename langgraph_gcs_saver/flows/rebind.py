@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
-from langgraph_gcs_saver.engine.effects import Commit, Compute, Create, Flow, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Create, Flow, GetDocs, Merge
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows.all_threads import START, next_thread
 from langgraph_gcs_saver.flows.context import Context, Loads, Place
 from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_of
 from langgraph_gcs_saver.flows.survey import survey
-from langgraph_gcs_saver.flows.verify import START, next_thread
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import RebindPlan
 
@@ -19,9 +17,7 @@ EXAMPLES = 5
 """Names of missing objects that a plan tells."""
 
 
-def rebind(
-    *, force: bool, dry_run: bool, show: Callable[[RebindPlan], object], loads: Loads, context: Context
-) -> Flow[RebindPlan]:
+def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flow[RebindPlan]:
     """Bind the store to the context's place, once every object that is referred to is there. No object is touched.
 
     Raises:
@@ -37,7 +33,6 @@ def rebind(
     yield from look_for_bucket()
     plan = yield from _plan(found, binding.place, loads, replace(context, binding=None))
     if dry_run:
-        yield from Compute(partial(show, plan))
         return plan
     if plan:
         if plan.missing and not force:

@@ -101,10 +101,8 @@ class _Plan:
         return all(step.action == "leave" for step in self.steps)
 
 
-def repair(
-    thread_id: str, *, dry_run: bool, show: Callable[[RepairPlan], object], loads: Loads, dumps: Dumps, context: Context
-) -> Flow[RepairPlan]:
-    """Plan, show the plan, and do what it says, until nothing is left to do.
+def repair(thread_id: str, *, dry_run: bool, loads: Loads, dumps: Dumps, context: Context) -> Flow[RepairPlan]:
+    """Plan, and do what the plan says, until nothing is left to do.
 
     Returns:
         All that was found and done; of a dry run, what would be.
@@ -121,8 +119,6 @@ def repair(
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
         first = first or shown
-        if plan.steps and not (steps and plan.is_idle):
-            yield from Compute(partial(show, shown))
         steps += [step for step in shown.steps if step not in steps]
         clear += shown.clear
         if dry_run or plan.is_idle:

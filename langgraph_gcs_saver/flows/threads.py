@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field
-from functools import partial
 from typing import Any
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
-    Compute,
     Create,
     Delete,
     DeleteBlobs,
@@ -126,8 +124,8 @@ def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
     return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id, "token": token})
 
 
-def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[DeletePlan]:
-    """Show what `delete_thread` would delete."""
+def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
+    """What `delete_thread` would delete."""
     checkpoints, aside, writes = yield from Gather(
         tuple(QueryDocs(name(thread_id), mask=()) for name in (keys.checkpoints, keys.aside, keys.writes))
     )
@@ -137,7 +135,7 @@ def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         sizes += [blob.size for blob in blobs]
         after = blobs[-1].name
-    plan = DeletePlan(
+    return DeletePlan(
         thread_id=thread_id,
         checkpoints=len(checkpoints) + len(aside),
         writes=len(writes),
@@ -145,8 +143,6 @@ def plan_deletion(thread_id: str, show: Callable[[DeletePlan], object]) -> Flow[
         bytes=sum(sizes),
         exists=bool(thread or checkpoints or aside or writes or sizes),
     )
-    yield from Compute(partial(show, plan))
-    return plan
 
 
 def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) -> Flow[bool]:

@@ -234,7 +234,6 @@ def transfer(
     thread_id: str,
     *,
     dry_run: bool,
-    show: Callable[[Transfer], object],
     step: Step = None,
     loads: Loads,
     context: Context,
@@ -253,7 +252,6 @@ def transfer(
         found = yield from look(thread_id)
         plan = found.plan()
         if dry_run:
-            yield from Compute(partial(show, plan))
             return plan
         if not plan:
             return plan

@@ -1,4 +1,4 @@
-"""Looking at many threads: one that cannot be read must not keep the others from being looked at."""
+"""Looking at many threads: one that cannot be read does not keep the others from being looked at."""
 
 from __future__ import annotations
 

@@ -1,70 +1,15 @@
-"""Verifying a store: thread after thread, what a survey of each finds."""
+"""Verifying a thread: what a survey of it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langgraph_gcs_saver.engine.effects import Emit, Flow, Gather, GetDocs, ListBlobs, QueryDocs
-from langgraph_gcs_saver.errors import UNREADABLE
-from langgraph_gcs_saver.events import ThreadSkipped
+from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.survey import survey
-from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.results import Depth, Finding
-
-Cursor = tuple[str, str]
-"""The last thread that was seen, and the last one in the names of objects: the two are not in the same order."""
-
-START: Cursor = ("", "")
 
 
 def verify(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Sequence[Finding]]:
     """What is wrong with a thread; raises as `survey` does."""
     return (yield from survey(thread_id, depth, loads, context)).findings()
-
-
-def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Cursor] | None]:
-    """The next thread of the store, and where to go on; `None` at the end.
-
-    Threads are found by their documents; by their checkpoints, should the document be lost; by their objects, should
-    nothing else be left. A thread whose id is too long for a name, and that nothing tells any more, comes without it.
-    """
-    segment, blob_segment = cursor
-    start, end = keys.all_threads_range(segment)
-    threads, checkpoints, writes = yield from Gather(
-        (
-            QueryDocs(keys.THREADS, start=start, end=end, limit=1, mask=("thread_id",)),
-            QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=1, group=True),
-            QueryDocs(keys.WRITES, start=start, end=end, limit=1, mask=(), group=True),
-        )
-    )
-    found = sorted({keys.thread_segment_of(doc.name) for doc in (*threads, *checkpoints, *writes)})
-    if found:
-        segment = found[0]
-        own = next((doc for doc in threads if keys.thread_segment_of(doc.name) == segment), None)
-        thread_id = keys.thread_id_of(segment) if own is None else thread_id_of(own)
-        for doc in checkpoints:
-            if thread_id is None and keys.thread_segment_of(doc.name) == segment:
-                try:
-                    thread_id = (yield from read_manifest(doc, context.codec)).thread_id
-                except (DamagedError, *UNREADABLE) as error:
-                    # No document says the thread's id: it is skipped by the name that stands for it.
-                    yield from Emit(ThreadSkipped(thread_id=segment, reason=str(error)))
-        return thread_id, (segment, blob_segment)
-    blobs = yield from ListBlobs("", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1)
-    if not blobs:
-        return None
-    blob_segment = blobs[0].name.split("/", 1)[0]
-    is_thread = keys.is_thread_segment(blob_segment)
-    if not is_thread or not (keys.is_blob(blobs[0].name) or (yield from list_page(f"{blob_segment}/", limit=1))):
-        return None, (segment, blob_segment)
-    name = f"{keys.THREADS}/{blob_segment}"
-    thread, docs = yield from Gather(
-        (GetDocs((name,), mask=()), QueryDocs(f"{name}/{keys.CHECKPOINTS}", limit=1, mask=()))
-    )
-    known = bool(thread or docs)
-    return (None if known else keys.thread_id_of(blob_segment)), (segment, blob_segment)

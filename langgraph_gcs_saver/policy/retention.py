@@ -141,6 +141,17 @@ class AnyOf(_Rule):
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class KeepAllBut(_Rule):
+    """Keep all but some documents: the rule of a plan, which drops nothing that the plan has not shown."""
+
+    names: frozenset[str]
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
+        """See `Retention`."""
+        return {row.name: "not planned to go" for row in rows if row.name not in self.names}
+
+
 def _check_time(what: str, time: object) -> None:
     if not isinstance(time, timedelta) or time <= timedelta():
         raise InvalidOptionError(f"{what}({time!r}): it must be a positive timedelta.")

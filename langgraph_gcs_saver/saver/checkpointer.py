@@ -1,6 +1,8 @@
 """`GCSSaver`: LangGraph's checkpointer, one class for synchronous and asynchronous use.
 
 Every method is one line deep: it makes a request of its arguments and performs a flow.
+
+`python -m tests.twins` writes each asynchronous twin below its method.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.flows import load, save
+from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.saver import arguments, configs
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
+from langgraph_gcs_saver.saver.connection import Connection, beside
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -53,7 +56,7 @@ RETENTION = Kind("retention", most=10_000)
 """Pruning, one job for each thread that waits for it."""
 
 
-class GCSSaver(Admin, BaseCheckpointSaver[str]):
+class GCSSaver(Connection, BaseCheckpointSaver[str]):
     """Keeps the state of LangGraph agents in Firestore and Cloud Storage.
 
     Pass it as `checkpointer=` to a compiled graph; `invoke` and `ainvoke` both work. It can be made outside of any
@@ -105,7 +108,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         **options: Any,
     ) -> None:
         BaseCheckpointSaver.__init__(self, serde=serde)
-        Admin.__init__(
+        Connection.__init__(
             self,
             bucket,
             firestore=firestore,
@@ -136,6 +139,14 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         """
         await asyncio.to_thread(self._background.close)
         await super().aclose()
+
+    @property
+    def admin(self) -> Admin:
+        """What people and schedulers do with the store: verify, repair, prune, collect, copy, move, list threads.
+
+        It shares the saver's store, options and serializer, and is closed with the saver.
+        """
+        return beside(self, Admin)
 
     # Reading
 
@@ -222,8 +233,9 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         after: str | None = None
         while limit is None or limit > 0:
             with self._call("list", config) as call:
-                flow = load.list_page(search, after, limit, self._loads, self._context)
-                page, after = await arun(flow, self._backend)
+                page, after = await arun(
+                    load.list_page(search, after, limit, self._loads, self._context), self._backend
+                )
             call.list(page)
             for loaded in page:
                 yield arguments.to_tuple(loaded, thread_id)
@@ -277,6 +289,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint; it is durable when this returns, and repeating the call changes nothing.
 
+        `aput` serializes the values before its first await.
+
         Args:
             config: Its thread and namespace; its `checkpoint_id` is the parent.
             checkpoint: The checkpoint.
@@ -309,7 +323,7 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Asynchronous twin of `put`; values are serialised before the first await."""
+        """Asynchronous twin of `put`."""
         with self._call("put", config, checkpoint) as call:
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = await arun(save.put(request, self._context), self._backend)
@@ -349,7 +363,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
 
     def _prune_in_background(self, thread_id: str, rule: Retention) -> None:
         try:
-            run(self._prune(thread_id, rule, dry_run=False, show=print), self._backend)
+            pruning = flows.prune.prune_by(rule, thread_id, loads=self._loads, context=self._context)
+            run(pruning, self._backend)
         except Exception as error:  # noqa: BLE001 - nobody waits for it, and the next time may do; the event tells
             reason = f"It was not pruned: {type(error).__name__}: {error}"
             self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
@@ -362,6 +377,8 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Store what a task wrote, for the checkpoint that it started from; durable when this returns.
+
+        `aput_writes` serializes the values before its first await.
 
         All writes of a call become visible together. The first regular write for a task and a number wins; of special
         channels (errors, interrupts, resumes) the last.
@@ -390,11 +407,73 @@ class GCSSaver(Admin, BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Asynchronous twin of `put_writes`; values are serialised before the first await."""
+        """Asynchronous twin of `put_writes`."""
         with self._call("put_writes", config) as call:
             request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
             stored = await arun(store_writes(request, self._context), self._backend)
         call.put_writes(request, stored)
+
+    # Deleting and copying, as LangGraph calls them; `admin` also has plans, and returns what was done
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete every checkpoint, pending write and object of a thread.
+
+        Idempotent: call it again after a crash, and it continues.
+
+        Raises:
+            ConflictError: Others kept writing to the thread.
+            StoreError: A service refused, or did not answer before the deadline.
+        """
+        run(threads.delete_thread(str(thread_id), self._context), self._backend)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Asynchronous twin of `delete_thread`."""
+        await arun(threads.delete_thread(str(thread_id), self._context), self._backend)
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete every checkpoint that runs wrote, in every thread, with its pending writes.
+
+        It promises and raises what `admin.delete_for_runs` does.
+        """
+        self.admin.delete_for_runs(run_ids)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Asynchronous twin of `delete_for_runs`."""
+        await self.admin.adelete_for_runs(run_ids)
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
+
+        It promises and raises what `admin.copy_thread` does.
+        """
+        self.admin.copy_thread(source_thread_id, target_thread_id)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Asynchronous twin of `copy_thread`."""
+        await self.admin.acopy_thread(source_thread_id, target_thread_id)
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str | Retention = "keep_latest") -> None:
+        """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
+
+        It promises and raises what `admin.prune` does.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `"keep_latest"`; a rule such as `KeepLast(10)`; or `"delete"`, which deletes the threads.
+        """
+        if strategy == "delete":
+            for thread_id in thread_ids:
+                self.delete_thread(thread_id)
+        else:
+            self.admin.prune(thread_ids, strategy=strategy)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str | Retention = "keep_latest") -> None:
+        """Asynchronous twin of `prune`."""
+        if strategy == "delete":
+            for thread_id in thread_ids:
+                await self.adelete_thread(thread_id)
+        else:
+            await self.admin.aprune(thread_ids, strategy=strategy)
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
         """The version after `current`: a counter, and random digits so that forks never share a version.

@@ -472,19 +472,19 @@ def _copy_once(saver: Saver) -> None:
 
 def _pin_and_prune(saver: Saver) -> None:
     """Wherever it dies, made again it keeps what it pins."""
-    cast("GCSSaver", saver).pin(config_of(2), "a label")
+    cast("GCSSaver", saver).admin.pin(config_of(2), "a label")
     saver.prune([THREAD])
 
 
 def _write_pinned(saver: Saver) -> None:
     _write_more(saver)
     if isinstance(saver, GCSSaver):  # the model has no pins
-        saver.pin(config_of(2), "a label")
+        saver.admin.pin(config_of(2), "a label")
 
 
 def _unpin_and_prune(saver: Saver) -> None:
     with suppress(InvalidConfigError):  # made again, there is no such checkpoint any more
-        cast("GCSSaver", saver).unpin(config_of(2))
+        cast("GCSSaver", saver).admin.unpin(config_of(2))
     saver.prune([THREAD])
 
 
@@ -533,7 +533,7 @@ OPERATIONS: tuple[Operation, ...] = (
         acall=lambda saver: saver.aprune([THREAD]),
         **_PRUNING,
     ),
-    Operation("pin", lambda saver: cast("GCSSaver", saver).pin(config_of(2), "a label"), model=contents),
+    Operation("pin", lambda saver: cast("GCSSaver", saver).admin.pin(config_of(2), "a label"), model=contents),
     Operation("pin and prune", _pin_and_prune, **{**_PRUNING, "model": _drop_unpinned}),
     Operation("unpin and prune", _unpin_and_prune, **{**_PRUNING, "history": _write_pinned}),
     # Of a fork both ends stay, and what they are made of.

@@ -705,11 +705,11 @@ class _Check:
         if self._asynchronous:
 
             async def collect() -> list[Finding]:
-                return [one async for one in reader.averify(thread_id, depth=depth)]
+                return [one async for one in reader.admin.verify(thread_id, depth=depth)]
 
             found = self._try(what, partial(self._thread.wait, collect()))
         else:
-            found = self._try(what, lambda: list(reader.verify(thread_id, depth=depth)))
+            found = self._try(what, lambda: list(reader.admin.verify(thread_id, depth=depth)))
         if isinstance(found, UnsupportedFormatError):
             self._demand(any(fields and _is_newer(fields) for fields in self._damage.docs.values()), what, found)
             return None

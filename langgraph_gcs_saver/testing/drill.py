@@ -154,7 +154,7 @@ def drill(
     tell("copying the thread")
     begun = time.perf_counter()
     with GCSSaver.from_conn_string(base.as_uri(), **options) as copy:
-        moved = saver.transfer_thread(thread_id, copy)
+        moved = saver.admin.transfer_thread(thread_id, copy)
         copied_in = time.perf_counter() - begun
         damage = [finding for finding in moved.findings if finding.is_damage]
         if damage:
@@ -352,7 +352,7 @@ class _Rehearsal:
         with self._open(path) as saver:
             at_once, first = _timed(partial(self._ask, saver))
         with self._open(path) as saver:
-            plans, repair = _timed(partial(saver.repair, self._thread_id, show=_ignore))
+            plans, repair = _timed(partial(saver.admin.repair, self._thread_id))
         steps = [one for plan in plans for one in plan.steps]
         with self._open(path) as saver:
             after, last = _timed(partial(self._ask, saver))

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from tests.kit import methods
+
 DEFAULT = {"source": "loop", "step": 0, "parents": {}}
 
 
@@ -14,8 +16,8 @@ class Api:
 
     async def _call(self, name, *args, **kwargs):
         if self.mode == "async":
-            return await getattr(self.saver, f"a{name}")(*args, **kwargs)
-        return await asyncio.to_thread(getattr(self.saver, name), *args, **kwargs)
+            return await methods.acall(self.saver, name, *args, **kwargs)
+        return await asyncio.to_thread(methods.call, self.saver, name, *args, **kwargs)
 
     async def put(self, config, checkpoint, metadata=None, new_versions=None):
         """`new_versions` of None: all of the checkpoint's versions are new."""

@@ -47,13 +47,13 @@ def everything(saver, thread="t"):
 
 def test_nothing_to_collect(make_saver, raw):
     saver = make_saver()
-    assert saver.collect() == []
+    assert saver.admin.collect() == []
     fill(saver)
     fill(saver, LONG)
     before = raw.snapshot()
-    assert saver.collect(orphan_age=NOW) == []
-    assert saver.collect("t", orphan_age=NOW) == []
-    assert saver.collect("nobody's", orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
+    assert saver.admin.collect("t", orphan_age=NOW) == []
+    assert saver.admin.collect("nobody's", orphan_age=NOW) == []
     assert raw.snapshot() == before
 
 
@@ -63,19 +63,17 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
     fill(saver, thread)
     before, found = raw.snapshot(), everything(saver, thread)
     with CrashingSaver.from_conn_string(store_uri) as dying:
-        dying.checkpoint_ids(cfg(thread))
+        dying.admin.checkpoint_ids(cfg(thread))
         # After the look at the thread and the upload: nothing refers to the object.
         dying.plan = Plan(stop_after=2)
         with pytest.raises(Crashed):
             dying.put_writes(cfg(thread, n=6), [("own", noise("dead", 200_000))], "other task")
     orphans = raw.objects().keys() - before[1].keys()
     assert len(orphans) == 1
-    assert saver.collect() == [], "it is too young"
+    assert saver.admin.collect() == [], "it is too young"
     assert raw.objects().keys() == before[1].keys() | orphans
 
-    shown = []
-    plans = saver.collect(orphan_age=NOW, dry_run=True, show=shown.append)
-    assert plans == shown
+    plans = list(saver.admin.plan_collect(orphan_age=NOW))
     assert len(plans) == 1
     assert plans[0].thread_id == thread
     assert [name.rsplit("/", 1)[1] for name in plans[0].objects] == [name.rsplit("/", 1)[1] for name in orphans]
@@ -83,9 +81,9 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
     assert "1 objects" in str(plans[0])
     assert raw.objects().keys() == before[1].keys() | orphans
 
-    assert saver.collect(orphan_age=NOW) == plans
+    assert saver.admin.carry_out(plans[0]) == plans[0]
     assert raw.snapshot() == before
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     assert everything(make_saver(), thread) == found
 
 
@@ -101,11 +99,11 @@ def test_what_a_dead_prune_left(make_saver, store_uri, raw):
             with suppress(Crashed):
                 dying.prune([thread], strategy=KeepLast(2))
             died = dying.plan.is_dead
-        saver.collect(thread, orphan_age=NOW)
+        saver.admin.collect(thread, orphan_age=NOW)
         found = everything(make_saver(), thread)
         assert found.items() >= kept.items()
         if found.keys() == kept.keys():
-            assert list(saver.verify(thread, depth="data")) == []
+            assert list(saver.admin.verify(thread, depth="data")) == []
             stored = {f"lg_threads/{keys.spread(thread)}/lg_writes"}
             writes = [name for name in raw.documents() if name.rsplit("/", 1)[0] in stored]
             assert len(writes) == len(kept)
@@ -121,14 +119,14 @@ def test_writes_of_a_checkpoint_that_never_came(make_saver, raw):
     fill(saver)
     before = raw.snapshot()
     saver.put_writes(cfg(n=7), [("own", noise("early", 140_000))], "task")
-    assert saver.collect(orphan_age=NOW) == [], "the checkpoint may be on its way"
+    assert saver.admin.collect(orphan_age=NOW) == [], "the checkpoint may be on its way"
     saver.put(cfg(n=6), checkpoint(8, {}, {}), metadata(step=8), {})
-    assert saver.collect() == [], "they are too young"
-    (plan,) = saver.collect(orphan_age=NOW)
+    assert saver.admin.collect() == [], "they are too young"
+    (plan,) = saver.admin.collect(orphan_age=NOW)
     assert (len(plan.writes), len(plan.objects)) == (1, 1)
     assert raw.objects() == before[1]
     assert len([name for name in raw.documents() if "/lg_writes/" in name]) == 6
-    assert list(saver.verify(depth="data")) == []
+    assert list(saver.admin.verify(depth="data")) == []
 
 
 def test_what_was_set_aside_keeps_its_objects(make_saver, raw):
@@ -138,10 +136,10 @@ def test_what_was_set_aside_keeps_its_objects(make_saver, raw):
     # The only value that nobody else has: the checkpoint cannot be made whole.
     (blob,) = [one for one in raw.objects() if f"/{cid(6)}/own-" in one]
     raw.set_object(blob, b"something else")
-    saver.repair("t", show=lambda _: None)
+    saver.admin.repair("t")
     assert name in [fields["from"] for one, fields in raw.documents().items() if "/lg_aside/" in one]
     before = raw.snapshot()
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     assert raw.snapshot() == before
     saver.delete_thread("t")
     assert raw.counts() == {"objects": 0}
@@ -160,7 +158,7 @@ def test_a_damaged_thread_is_left_alone(make_saver, raw):
         _upload(saver, orphan.replace(keys.spread("{}"), keys.spread(thread)))
     objects = raw.objects().keys()
     events.clear()
-    plans = {plan.thread_id: plan for plan in saver.collect(orphan_age=NOW)}
+    plans = {plan.thread_id: plan for plan in saver.admin.collect(orphan_age=NOW)}
     assert plans.keys() == {"damaged", "whole"}
     assert "repair" in plans["damaged"].skipped.lower()
     assert plans["whole"].skipped is None
@@ -181,12 +179,12 @@ def test_objects_of_a_copy_that_died_stay(make_saver, store_uri, raw):
             dying.copy_thread("t", "copy")
     before = raw.objects().keys()
     assert any(keys.spread("copy") in name for name in before)
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     assert raw.objects().keys() == before
     saver.copy_thread("t", "copy")
     assert everything(make_saver(), "copy") == everything(saver)
-    assert saver.collect(orphan_age=NOW) == []
-    assert list(saver.verify("copy", depth="data")) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
+    assert list(saver.admin.verify("copy", depth="data")) == []
 
 
 def test_objects_of_a_thread_without_documents(make_saver, raw):
@@ -194,7 +192,7 @@ def test_objects_of_a_thread_without_documents(make_saver, raw):
     fill(saver)
     _upload(saver, f"{keys.thread_blobs('gone')}~/x/x-0123456789.zst")
     before = raw.objects().keys()
-    (plan,) = saver.collect(orphan_age=NOW)
+    (plan,) = saver.admin.collect(orphan_age=NOW)
     assert (plan.thread_id, len(plan.objects)) == ("gone", 1)
     assert len(before - raw.objects().keys()) == 1
 
@@ -206,7 +204,7 @@ def _upload(saver, name):
 @pytest.mark.parametrize("age", [-timedelta(seconds=1), 5, None])
 def test_ages_that_are_none(make_saver, age):
     with pytest.raises(InvalidOptionError, match="orphan_age"):
-        make_saver().collect("t", orphan_age=age)
+        make_saver().admin.collect("t", orphan_age=age)
 
 
 async def test_the_asynchronous_twin(make_saver, raw):
@@ -214,11 +212,11 @@ async def test_the_asynchronous_twin(make_saver, raw):
     fill(saver)
     before = raw.snapshot()
     _upload(saver, f"{keys.thread_blobs('t')}~/x/x-0123456789.zst")
-    assert await saver.acollect() == []
-    (plan,) = await saver.acollect("t", orphan_age=NOW)
+    assert await saver.admin.acollect() == []
+    (plan,) = await saver.admin.acollect("t", orphan_age=NOW)
     assert len(plan.objects) == 1
     assert raw.snapshot() == before
-    assert await saver.acollect(orphan_age=NOW) == []
+    assert await saver.admin.acollect(orphan_age=NOW) == []
 
 
 class OnceListed(Interceptor):
@@ -245,10 +243,10 @@ def test_a_writer_commits_between_the_listing_and_the_snapshot(make_saver, raw):
 
     once = OnceListed(act)
     saver = make_saver(interceptors=[once])
-    assert saver.collect("t", orphan_age=NOW) == []
+    assert saver.admin.collect("t", orphan_age=NOW) == []
     assert once.is_done
     assert everything(make_saver())[7][0]["channel_values"] == {"late": noise("late")}
-    assert list(saver.verify(depth="data")) == []
+    assert list(saver.admin.verify(depth="data")) == []
 
 
 def test_other_programs_documents_stay(make_saver, raw):
@@ -257,5 +255,5 @@ def test_other_programs_documents_stay(make_saver, raw):
     fill(saver)
     saver._backend.perform(Commit((Merge(keys.thread_doc("t"), {"owner": "another program"}),)))
     before = raw.snapshot()
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     assert raw.snapshot() == before

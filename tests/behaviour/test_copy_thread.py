@@ -117,7 +117,7 @@ async def test_the_copy_reads_as_the_source(make_saver, raw, monkeypatch, varian
         assert of(left, target) == ({}, {})
         with make_saver(**options) as saver:
             assert everything(saver, source).keys() == before.keys() | {("", LOST)}
-            assert list(saver.verify(depth="data")) == []
+            assert list(saver.admin.verify(depth="data")) == []
             saver.delete_thread(source)
         assert of(raw.snapshot(), source) == ({}, {})
 
@@ -129,7 +129,7 @@ async def test_what_pruning_has_left(make_saver, raw, ids, mode):
     source, target = THREADS[ids]
     with make_saver(inline_max_bytes=2000) as saver:
         fill(saver, source)
-        saver.pin(cfg(source, n=50), "stays with the source")
+        saver.admin.pin(cfg(source, n=50), "stays with the source")
         saver.prune([source], strategy=KeepLast(2))
     assert any(fields.keys() == {"frames"} for fields in of(raw.snapshot(), source)[0].values())
     before = await check_copy(make_saver, raw, source, target, mode, {})
@@ -224,10 +224,8 @@ async def test_a_dry_run_refuses_what_the_copy_would(make_saver, mode):
         fill(saver)
         put(saver, "full", 2)
     async with make_saver() as saver:
-        shown = []
         with pytest.raises(InvalidInputError, match="not empty"):
-            await call(saver, mode, "copy_thread", "t", "full", dry_run=True, show=shown.append)
-        assert shown == []
+            await call(saver, mode, "copy_thread", "t", "full", dry_run=True)
 
 
 @MOSTLY_LOCAL
@@ -235,21 +233,19 @@ async def test_dry_run(make_saver, raw, capsys, mode):
     with make_saver(inline_max_bytes=0) as saver:
         fill(saver)
     stored = raw.snapshot()
-    seen, shown = Seen(), []
+    seen = Seen()
     async with make_saver(interceptors=[seen]) as saver:
-        await call(saver, mode, "copy_thread", "t", "copy", dry_run=True, show=shown.append)
-        await call(saver, mode, "copy_thread", "none", "copy", dry_run=True)
+        plan = await call(saver, mode, "copy_thread", "t", "copy", dry_run=True)
+        empty = await call(saver, mode, "copy_thread", "none", "copy", dry_run=True)
         assert seen.only_reads()
         checkpoints = len(everything(saver))
     assert raw.snapshot() == stored
-    (plan,) = shown
     assert (plan.source, plan.target, plan.checkpoints) == ("t", "copy", checkpoints)
     names = of(stored, "t")
     assert plan.writes == sum(f"/{keys.WRITES}/" in name for name in names[0])
     assert plan.objects == sum("~writes" not in name for name in names[1])
-    assert capsys.readouterr().out == (
-        "Thread 'none' to 'copy': 0 checkpoints, 0 documents of pending writes, 0 objects\n"
-    )
+    assert str(empty) == "Thread 'none' to 'copy': 0 checkpoints, 0 documents of pending writes, 0 objects"
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("damage", ["manifest", "emptied", "manifest object", "writes"])
@@ -313,13 +309,13 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
         with open_saver() as saver:
             part = everything(saver, "copy")
             assert part == {key: before[key] for key in part}
-            assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"missing", "unreferenced"}
+            assert {finding.kind for finding in saver.admin.verify("copy", depth="data")} <= {"missing", "unreferenced"}
             claimed = any("copying" in fields for fields in saver.raw().documents.values())
             if claimed:
                 for dry_run in (True, False):
                     with pytest.raises(InvalidInputError, match="not empty"):
-                        saver.copy_thread("other", "copy", dry_run=dry_run)
-                saver.copy_thread("t", "copy", dry_run=True, show=lambda _: None)
+                        saver.admin.copy_thread("other", "copy", dry_run=dry_run)
+                saver.admin.copy_thread("t", "copy", dry_run=True)
         if stop % 3 == 0 or (not claimed and part):
             # One that died with its last commit done is done: the target is not empty.
             with open_saver() as saver:
@@ -348,7 +344,7 @@ def test_a_copy_that_died_is_found_by_its_runs(tmp_path, monkeypatch):
             saver.plan = Plan()
             with suppress(InvalidInputError):  # it died after its last commit
                 saver.copy_thread("t", "copy")
-            assert [one for one in saver.verify("copy") if one.kind == "missing"] == [], f"stopped after {stop}"
+            assert [one for one in saver.admin.verify("copy") if one.kind == "missing"] == [], f"stopped after {stop}"
             saver.delete_for_runs(["first"])
             assert everything(saver, "copy").keys() == everything(saver, "t").keys()
     assert stop > 8
@@ -413,7 +409,7 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile, options):
             for key, one in copied.items():
                 assert one in (before.get(key), after.get(key)), f"before effect {at}: {key}"
             assert before.keys() & after.keys() <= copied.keys()
-            damage = list(saver.verify("copy", depth="data"))
+            damage = list(saver.admin.verify("copy", depth="data"))
             assert damage == [], f"before effect {at}: {damage}"
             saver.delete_thread("copy")
             assert not [name for name in open_raw(uri).documents() if "-copy" in name]
@@ -464,7 +460,7 @@ def test_a_target_that_is_not_left_alone(tmp_path, meanwhile):
             own = found.pop(("", 95), None)
             assert (own is not None) is (meanwhile == "put" and bool(done))
             assert found == {key: before[key] for key in found}
-            assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"unreferenced"}
+            assert {finding.kind for finding in saver.admin.verify("copy", depth="data")} <= {"unreferenced"}
             assert is_done is (own is None or done == [True])
             if is_done:
                 assert found == before
@@ -507,7 +503,7 @@ def test_a_target_that_is_pruned_meanwhile(tmp_path, meanwhile):
             found = everything(saver, "copy")
             assert found == {key: before[key] for key in found}
             assert ("", 6) in found
-            assert {finding.kind for finding in saver.verify("copy", depth="data")} <= {"unreferenced"}, at
+            assert {finding.kind for finding in saver.admin.verify("copy", depth="data")} <= {"unreferenced"}, at
         if not done:
             break
     assert at > 8
@@ -610,7 +606,7 @@ def test_a_copied_graph_goes_on(make_saver):
         mine = [plain(one[:2]) for one in states(graph).values()]
         theirs = [plain((s.values, s.next)) for s in graph.get_state_history(other)]
         assert mine == theirs
-        assert list(saver.verify(depth="data")) == []
+        assert list(saver.admin.verify(depth="data")) == []
 
 
 async def test_delete_for_runs_finds_the_copy(make_saver, raw, mode):
@@ -671,4 +667,4 @@ def test_rounds_of_a_long_thread(make_saver, raw, options):
             <= ROUNDS_PER_PAGE * (2000 / copy.CHECKPOINTS_PER_PAGE + 2000 / limits.COMMIT_WRITES) + objects + 20
         )
         assert everything(saver, "copy") == everything(saver, "t")
-        assert list(saver.verify("copy", depth="data")) == []
+        assert list(saver.admin.verify("copy", depth="data")) == []

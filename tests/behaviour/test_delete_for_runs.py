@@ -101,7 +101,7 @@ async def test_a_thread_whose_checkpoints_are_all_gone(make_saver, raw, mode):
         for one in (saver, make_saver()):
             assert one.get_tuple(cfg()) is None
             assert everything(one).keys() == {("sub", 5)}
-            assert list(one.verify(depth="data")) == []
+            assert list(one.admin.verify(depth="data")) == []
         put(saver, "t", 30, run="new")
         # … and when that is lost, it is noticed.
         assert raw.documents()[keys.thread_doc("t")].get("root") is True
@@ -142,24 +142,24 @@ async def test_unknown_runs_and_none(make_saver, raw, mode):
 
 
 @MOSTLY_LOCAL
-async def test_dry_run(make_saver, raw, capsys, mode):
+async def test_a_plan_and_what_it_says(make_saver, raw, mode):
     with make_saver() as saver:
         fill(saver)
         put(saver, "u", 1, run="run 1")
         before = everything(saver)
     stored = raw.snapshot()
-    seen, shown = Seen(), []
+    seen = Seen()
     async with make_saver(interceptors=[seen]) as saver:
-        await call(saver, mode, "delete_for_runs", ["run 1", "none"], dry_run=True, show=shown.append)
+        planned, nothing = await call(saver, mode, "plan_delete_for_runs", ["run 1", "none"])
         assert seen.only_reads()
         assert raw.snapshot() == stored
-        plans = {plan.thread_id: plan for plan in shown}
+        assert (planned.run_id, nothing.run_id, nothing.threads) == ("run 1", "none", ())
+        plans = {plan.thread_id: plan for plan in planned.threads}
         assert sorted(plans) == ["t", "u"]
         assert plans["u"].dropped == (cid(1),)
         assert plans["t"].dropped == tuple(cid(n) for n in (50, 40, 30))
-        await call(saver, mode, "delete_for_runs", ["run 1"], dry_run=True)
-        assert f"  {cid(30)}: drop\n" in capsys.readouterr().out
-        await call(saver, mode, "delete_for_runs", ["run 1"])
+        assert f"  {cid(30)}: drop\n" in str(planned)
+        assert await call(saver, mode, "carry_out", planned) == planned
     check(make_saver, "t", without(before, "run 1"))
 
 
@@ -180,9 +180,9 @@ async def test_again_it_changes_nothing(make_saver, raw, mode):
 async def test_pins_and_interrupts_do_not_hold_them(make_saver, mode):
     async with make_saver() as saver:
         fill(saver)
-        saver.pin(cfg(n=46), "mine")
+        saver.admin.pin(cfg(n=46), "mine")
         await call(saver, mode, "delete_for_runs", ["fork"])
-        assert saver.pins(cfg()) == {}
+        assert saver.admin.pins(cfg()) == {}
         assert ("", 46) not in everything(saver)
 
 

@@ -69,7 +69,7 @@ def check(make_saver, answers, reports, store_uri):
     (reported,) = forks(reports)
     assert (reported.parent_id, reported.sibling_id) == (None, None)
     reader = make_saver()
-    found = [info for info in reader.history("a chat") if not info.checkpoint_ns]
+    found = [info for info in reader.admin.history("a chat") if not info.checkpoint_ns]
     first = [info.checkpoint_id for info in found if info.parent_id is None]
     assert len(first) == 2
     assert reported.checkpoint_id in first

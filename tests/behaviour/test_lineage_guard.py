@@ -118,9 +118,9 @@ def test_going_back_finds_the_state_of_subgraphs(make_saver):
         for turn in range(5):
             graph.invoke({"turn": turn}, cfg())
         waiting = [state for state in graph.get_state_history(cfg()) if state.next == ("inner",)]
-        saver.pin(waiting[1].config, "the fourth turn")
+        saver.admin.pin(waiting[1].config, "the fourth turn")
         fork = graph.update_state(waiting[3].config, {"turn": 7})
-        saver.pin(fork, "a fork of the second")
+        saver.admin.pin(fork, "a fork of the second")
         saver.prune(["t"])
         assert len(list(saver.list(cfg("t", "inner")))) == 3
         seen.clear()

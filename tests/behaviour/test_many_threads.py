@@ -81,10 +81,10 @@ def test_a_listing_of_all_threads(make_saver, store_uri, monkeypatch, count):
         older = [place(one) for one in saver.list(None, before={"configurable": {"checkpoint_id": cid(2)}})]
         assert older == [one for one in expected if one[2] < 2]
 
-        listed = saver.threads()
+        listed = saver.admin.threads()
         assert sorted(one.thread_id for one in listed) == sorted({thread for thread, _, _ in places})
         assert sum(one.checkpoints for one in listed) == len(expected)
-        assert [one.thread_id for one in saver.threads(limit=7)] == [one.thread_id for one in listed[:7]]
+        assert [one.thread_id for one in saver.admin.threads(limit=7)] == [one.thread_id for one in listed[:7]]
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.soak)])

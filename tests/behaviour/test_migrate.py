@@ -82,12 +82,12 @@ async def test_everything_comes_along(make_saver, tmp_path, kind, mode):
         done, events = [], []
         with make_saver(on_event=events.append) as saver:
             if mode == "sync":
-                moved = saver.migrate(source, ["t"], step=done.append)
+                moved = saver.admin.migrate(source, ["t"], progress=done.append)
             elif kind is sqlite:
                 async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "checkpoints.sqlite")) as twin:
-                    moved = await saver.amigrate(twin, ["t"], step=done.append)
+                    moved = await saver.admin.amigrate(twin, ["t"], progress=done.append)
             else:
-                moved = await saver.amigrate(source, ["t"], step=done.append)
+                moved = await saver.admin.amigrate(source, ["t"], progress=done.append)
             assert [(one.thread_id, one.checkpoints, one.namespaces, one.present) for one in moved] == [("t", 20, 6, 0)]
             assert sum(done) == 2 * 20
             assert list(saver.list(cfg("other/thread"))) == []
@@ -95,13 +95,13 @@ async def test_everything_comes_along(make_saver, tmp_path, kind, mode):
             assert max(event.level for event in events) < logging.WARNING
         check(make_saver, "t", before)
         with make_saver() as saver:
-            channels = {one.channel: one for one in saver.stats().channels}
+            channels = {one.channel: one for one in saver.admin.stats().channels}
             assert channels["messages"].incremental > 0
             # No more than a run would have written: what did not change is not stored again. A run that comes back to
             # fork may have forgotten what it could build on; these came in their order.
             saver.delete_thread("t")
             fill(saver)
-            for one in saver.stats().channels:
+            for one in saver.admin.stats().channels:
                 moved = channels.pop(one.channel)
                 assert (moved.values, moved.size) == (one.values, one.size)
                 assert moved.full + moved.incremental <= one.full + one.incremental
@@ -113,12 +113,12 @@ async def test_all_threads_of_a_source(make_saver, tmp_path):
     with sqlite(tmp_path) as source, make_saver() as saver:
         for thread in ("a", "b/c", ""):
             put(source, thread, 10)
-        assert {one.thread_id for one in saver.migrate(source)} == {"a", "b/c", ""}
-        assert {one.thread_id for one in saver.threads()} == {"a", "b/c", ""}
-        (nobody,) = saver.migrate(source, ["nobody"])
+        assert {one.thread_id for one in saver.admin.migrate(source)} == {"a", "b/c", ""}
+        assert {one.thread_id for one in saver.admin.threads()} == {"a", "b/c", ""}
+        (nobody,) = saver.admin.migrate(source, ["nobody"])
         assert not nobody
         async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "checkpoints.sqlite")) as twin:
-            again = await saver.amigrate(twin)
+            again = await saver.admin.amigrate(twin)
         assert {(one.thread_id, one.present) for one in again} == {("a", 1), ("b/c", 1), ("", 1)}
 
 
@@ -134,7 +134,7 @@ async def test_what_langgraph_stores(scenario, make_saver):
     listed = list(first.list(None))
     assert listed
     with make_saver() as saver:
-        saver.migrate(first)
+        saver.admin.migrate(first)
         for one in listed:
             assert saver.get_tuple(one.config) == one
 
@@ -143,7 +143,7 @@ async def test_what_langgraph_stores(scenario, make_saver):
 def test_delta_channels_have_their_history(make_saver, tmp_path):
     with sqlite(tmp_path) as source, make_saver() as saver:
         delta.build(source).invoke({"seen": [], "rare": [], "count": 0}, delta.CONFIG)
-        saver.migrate(source)
+        saver.admin.migrate(source)
         assert delta.told(delta.build(saver)) == delta.told(delta.build(source))
 
 
@@ -181,7 +181,7 @@ def test_a_run_goes_on_here(make_saver, tmp_path, kind):
     with kind(tmp_path) as source:
         build(source).invoke({"messages": [HumanMessage("hello", id="1")], "notes": [Note("begun")]}, config)
         with make_saver() as saver:
-            saver.migrate(source)
+            saver.admin.migrate(source)
             assert [state.next for state in build(saver).get_state_history(config)] == [("ask",), ("__start__",)]
             here = build(saver).invoke(Command(resume="yes"), config)
             there = build(source).invoke(Command(resume="yes"), config)
@@ -189,7 +189,7 @@ def test_a_run_goes_on_here(make_saver, tmp_path, kind):
             assert here["notes"] == there["notes"] == [Note("begun"), Note("asked", {"a", "b"}), Note("done")]
             # Here and there it went on: these are two threads now.
             with pytest.raises(InvalidInputError, match="Two histories are not mixed"):
-                saver.migrate(source)
+                saver.admin.migrate(source)
 
 
 @MOSTLY_LOCAL
@@ -197,11 +197,11 @@ def test_repeated_it_changes_nothing(store_uri, make_saver, tmp_path):
     with sqlite(tmp_path) as source:
         fill(source)
         with make_saver() as saver:
-            saver.migrate(source)
+            saver.admin.migrate(source)
         raw = open_raw(store_uri)
         before = raw.snapshot()
         with make_saver() as saver:
-            (again,) = saver.migrate(source)
+            (again,) = saver.admin.migrate(source)
             assert (again.present, again.checkpoints) == (20, 20)
             assert "20 of them here already" in str(again)
         assert raw.snapshot() == before
@@ -211,9 +211,8 @@ def test_repeated_it_changes_nothing(store_uri, make_saver, tmp_path):
 def test_a_dry_run_writes_nothing(store_uri, make_saver):
     source = InMemorySaver()
     fill(source)
-    shown = []
     with make_saver() as saver:
-        saver.migrate(source, dry_run=True, show=shown.append)
+        shown = saver.admin.migrate(source, dry_run=True)
     assert [str(one) for one in shown] == ["Thread 't': 20 checkpoints in 6 namespaces, 13 pending writes"]
     assert open_raw(store_uri).snapshot() == ({}, {})
 
@@ -233,7 +232,7 @@ def test_wherever_it_dies_the_next_call_goes_on(store_uri, make_saver, every):
         with CrashingSaver.from_conn_string(store_uri) as dying:
             dying.plan = Plan(stop)
             try:
-                dying.migrate(source)
+                dying.admin.migrate(source)
                 break
             except Crashed:
                 pass
@@ -241,7 +240,7 @@ def test_wherever_it_dies_the_next_call_goes_on(store_uri, make_saver, every):
             # What shows, shows with its pending writes.
             for key, one in given(saver).items():
                 assert one == before[key]
-            saver.migrate(source)
+            saver.admin.migrate(source)
         # What it had uploaded when it died is left to `collect`.
         check(make_saver, "t", before, orphans=True)
     else:
@@ -256,17 +255,17 @@ def test_what_the_source_has_got_since(make_saver):
     put(source, "t", 20, 10)
     source.put_writes(cfg(n=20), [("__interrupt__", "asked")], "task", "~1")
     with make_saver() as saver:
-        saver.migrate(source)
+        saver.admin.migrate(source)
     source.put_writes(cfg(n=20), [("__resume__", "yes")], "task", "~1")
     source.put_writes(cfg(n=20), [("messages", "answered")], "task", "~1")
     put(source, "t", 30, 20)
     with make_saver() as saver:
-        (moved,) = saver.migrate(source)
+        (moved,) = saver.admin.migrate(source)
         assert moved.present == 2
     check(make_saver, "t", given(source))
     with make_saver() as saver:
         # On the parent's values, which this process had not written.
-        assert {one.channel: one.incremental > 0 for one in saver.stats().channels}["messages"]
+        assert {one.channel: one.incremental > 0 for one in saver.admin.stats().channels}["messages"]
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -275,11 +274,11 @@ def test_what_has_gone_on_here_stays(store_uri, make_saver):
     put(source, "t", 10)
     source.put_writes(cfg(n=10), [("__resume__", ["one"]), ("messages", "a")], "task", "~1")
     with make_saver() as saver:
-        saver.migrate(source)
+        saver.admin.migrate(source)
         saver.put_writes(cfg(n=10), [("__resume__", ["one", "two"])], "task", "~1")
         put(saver, "t", 20, 10)
         before = open_raw(store_uri).snapshot()
-        assert saver.migrate(source)[0].present == 1
+        assert saver.admin.migrate(source)[0].present == 1
         assert open_raw(store_uri).snapshot() == before
 
 
@@ -292,13 +291,13 @@ def test_another_thread_of_that_id_is_refused(store_uri, make_saver):
         before = open_raw(store_uri).snapshot()
         for dry_run in (True, False):
             with pytest.raises(InvalidInputError, match="Two histories are not mixed"):
-                saver.migrate(source, dry_run=dry_run)
+                saver.admin.migrate(source, dry_run=dry_run)
         assert open_raw(store_uri).snapshot() == before
         # Nor is one checkpoint of that id with something else in it.
         saver.delete_thread("t")
         put(saver, "t", 10, salt="other")
         with pytest.raises(CheckpointVerificationError, match="the value of channel 'document' differs"):
-            saver.migrate(source)
+            saver.admin.migrate(source)
 
 
 class Wrapped(BaseCheckpointSaver):
@@ -343,9 +342,9 @@ def test_what_differs_is_told(make_saver, change, message):
     inner.put_writes(cfg(n=10), [("a", 1), ("a", 2)], "task")
     with make_saver() as saver:
         with pytest.raises(CheckpointVerificationError, match=message) as caught:
-            saver.migrate(Wrapped(inner, change))
+            saver.admin.migrate(Wrapped(inner, change))
         assert cid(10) in str(caught.value)
-        (moved,) = saver.migrate(Wrapped(inner))
+        (moved,) = saver.admin.migrate(Wrapped(inner))
         assert moved.present == 1
 
 
@@ -362,13 +361,13 @@ def test_a_source_that_fails_is_told_from_this_store(make_saver):
 
     with make_saver() as saver:
         with pytest.raises(SourceError, match="OSError: the disk is gone") as caught:
-            saver.migrate(Wrapped(inner, fails))
+            saver.admin.migrate(Wrapped(inner, fails))
         assert isinstance(caught.value.__cause__, OSError)
         assert isinstance(caught.value, GCSSaverError)
-        assert saver.migrate(Wrapped(inner))[0].present == 1
+        assert saver.admin.migrate(Wrapped(inner))[0].present == 1
         # What the source has pruned between listing and reading is left out.
         saver.delete_thread("t")
-        saver.migrate(Wrapped(inner, lambda found, _: None if number(found) == 20 else found))
+        saver.admin.migrate(Wrapped(inner, lambda found, _: None if number(found) == 20 else found))
         assert list(given(saver)) == [("", 10)]
 
 
@@ -378,7 +377,7 @@ def test_a_source_that_keeps_its_serialiser(make_saver):
     inner = InMemorySaver()
     build(inner).invoke({"messages": [HumanMessage("hello", id="1")], "notes": [Note("begun")]}, cfg())
     with make_saver() as saver:
-        saver.migrate(Wrapped(inner))
+        saver.admin.migrate(Wrapped(inner))
         assert [told(one) for one in saver.list(cfg())] == [told(one) for one in inner.list(cfg())]
 
 
@@ -401,7 +400,7 @@ def test_values_keep_their_types(make_saver, wrapped, name):
     inner.put(cfg(), checkpoint(10, {"a": [ODD[name]]}), metadata(own=ODD[name]), {"a": version(10)})
     inner.put_writes(cfg(n=10), [("a", ODD[name])], "task")
     with make_saver() as saver:
-        saver.migrate(Wrapped(inner) if wrapped else inner)
+        saver.admin.migrate(Wrapped(inner) if wrapped else inner)
         found, there = saver.get_tuple(cfg()), inner.get_tuple(cfg())
         # LangGraph's serialiser itself gives some of them back as another type, such as a list for a tuple.
         for one in (
@@ -422,7 +421,7 @@ def test_an_encrypted_store(make_saver):
     source.put_writes(cfg(n=20), [("messages", "a")], "task")
     events = []
     with make_saver(**options, on_event=events.append) as saver:
-        saver.migrate(source)
+        saver.admin.migrate(source)
     check(make_saver, "t", given(source), **options)
     assert not [event for event in events if event.level >= logging.WARNING]
 
@@ -430,7 +429,7 @@ def test_an_encrypted_store(make_saver):
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 async def test_a_source_without_an_asynchronous_half(saver):
     with pytest.raises(SourceError, match="NotImplementedError"):
-        await saver.amigrate(Wrapped(InMemorySaver()))
+        await saver.admin.amigrate(Wrapped(InMemorySaver()))
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -448,7 +447,7 @@ def test_nothing_that_a_value_names_is_imported(make_saver, tmp_path, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(JsonPlusSerializer, "loads_typed", refuse)
             with make_saver() as saver:
-                saver.migrate(source)
+                saver.admin.migrate(source)
     with make_saver(serde=PortableSerializer()) as saver:
         found = saver.get_tuple(cfg())
         assert found.checkpoint["channel_values"] == {"a": [lost, 1]}
@@ -468,8 +467,8 @@ def test_another_serialiser(make_saver, serde):
     source.put(cfg(), checkpoint(10, {"a": Note("x", many)}), metadata(), {"a": version(10)})
     source.put_writes(cfg(n=10), [("a", many)], "task")
     with make_saver() as saver:
-        saver.migrate(source)
-        saver.migrate(source)
+        saver.admin.migrate(source)
+        saver.admin.migrate(source)
         assert given(saver) == given(source)
 
 
@@ -488,7 +487,7 @@ def test_what_langgraph_wrote_as_json(make_saver, tmp_path):
         source.serde = JsonPlusSerializer()
         put(source, "t", 20, 10)
         with make_saver() as saver:
-            saver.migrate(source)
+            saver.admin.migrate(source)
         check(make_saver, "t", given(source))
 
 
@@ -497,14 +496,14 @@ def test_a_checkpoint_that_is_none(saver):
     inner = InMemorySaver()
     put(inner, "t", 10)
     with pytest.raises(SourceError, match="a form that is not a checkpoint's"):
-        saver.migrate(Wrapped(inner, lambda found, _: found._replace(checkpoint=[])))
+        saver.admin.migrate(Wrapped(inner, lambda found, _: found._replace(checkpoint=[])))
 
 
 def test_what_is_found_by_metadata(make_saver):
     source = InMemorySaver()
     source.put(cfg(), checkpoint(10), metadata(kind=Level.HIGH, user="u", run_id="r"), {})
     with make_saver() as saver:
-        saver.migrate(source)
+        saver.admin.migrate(source)
         for wanted in ({"kind": Level.HIGH}, {"user": "u"}, {"run_id": "r"}):
             assert len(list(saver.list(cfg(), filter=wanted))) == 1
         saver.delete_for_runs(["r"])

@@ -25,7 +25,7 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepEvery, KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
-from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata
+from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, number
 from tests.behaviour.harness import plain, relabel
 from tests.kit.interceptors import BeforeRounds, Seen
 from tests.stateful.threads import (
@@ -114,7 +114,7 @@ async def test_what_stays(make_saver, raw, monkeypatch, variant, strategy, kept,
     assert runs == {keys.enc(before[key][2]["run_id"]) for key in kept}
     assert {name: fields for name, fields in documents.items() if keys.spread("t_b") in name} == others
     with make_saver(**options) as saver:
-        assert list(saver.verify("t_b", depth="data")) == []
+        assert list(saver.admin.verify("t_b", depth="data")) == []
         # … and what is left is deleted, in the end, with the rest.
         saver.delete_thread("t")
         saver.delete_thread("t_b")
@@ -128,18 +128,15 @@ async def test_dry_run(make_saver, raw, mode):
         fill(saver)
         before = everything(saver)
     stored = raw.snapshot()
-    shown = []
     rule = KeepLast(2) | KeepEvery(timedelta(days=3000))
     seen = Seen()
     async with make_saver(interceptors=[seen]) as saver:
-        await call(saver, mode, "prune", ["t", "none"], strategy=rule, dry_run=True, show=shown.append)
+        plan, empty = await call(saver, mode, "plan_prune", ["t", "none"], strategy=rule)
         assert seen.only_reads()
         assert raw.snapshot() == stored
-        plan, empty = shown
         assert (plan.thread_id, empty.thread_id, empty.decisions) == ("t", "none", ())
         assert sum(decision.reason is not None for decision in plan.decisions) == len(before) - len(plan.dropped)
-        await call(saver, mode, "prune", ["t"], strategy=rule)
-        assert shown == [plan, empty]
+        assert await call(saver, mode, "prune", ["t"], strategy=rule) == [plan]
     with make_saver() as saver:
         left = everything(saver)
     kept = [(one.row.ns, one.row.checkpoint_id) for one in plan.decisions if one.reason is not None]
@@ -154,18 +151,21 @@ async def test_dry_run(make_saver, raw, mode):
 
 
 @MOSTLY_LOCAL
-async def test_dry_run_prints(make_saver, capsys, mode):
+async def test_a_plan_drops_what_it_shows_and_nothing_else(make_saver, capsys, mode):
     async with make_saver() as saver:
-        put(saver, "t", 10)
-        await call(saver, mode, "prune", ["t"], dry_run=True)
-        await call(saver, mode, "prune", ["t"], strategy="delete", dry_run=True)
-        assert saver.get_tuple(cfg()) is not None
-    assert capsys.readouterr().out.splitlines() == [
-        "Thread 't': 0 of 1 checkpoints go",
-        f"  {cid(10)}: keep, the latest",
-        "Thread 't': 1 of 1 checkpoints go",
-        f"  {cid(10)}: drop",
-    ]
+        for n in (10, 20, 30):
+            put(saver, "t", n)
+        (plan,) = await call(saver, mode, "plan_prune", ["t"])
+        assert plan.dropped == (cid(20), cid(10))
+        assert saver.get_tuple(cfg(n=10)) is not None
+        put(saver, "t", 40)
+        saver.admin.pin(cfg(n=10), "needed by now")
+        done = await call(saver, mode, "carry_out", plan)
+        assert done.dropped == (cid(20),)
+        assert [number(one) for one in saver.list(cfg())] == [40, 30, 10]
+        with pytest.raises(InvalidInputError, match="plan_prune"):
+            await call(saver, mode, "carry_out", [plan])
+    assert capsys.readouterr() == ("", "")
 
 
 @MOSTLY_LOCAL
@@ -332,8 +332,7 @@ async def test_pins(make_saver, raw, mode):
         assert await call(saver, mode, "pins", cfg(ns="sub:1")) == {cid(21): ""}
         assert await call(saver, mode, "pins", cfg(ns="lasting")) == {}
         assert await call(saver, mode, "pins", cfg("none")) == {}
-        shown = []
-        await call(saver, mode, "prune", ["t"], dry_run=True, show=shown.append)
+        shown = await call(saver, mode, "plan_prune", ["t"])
         assert f"{cid(20)}: keep, pinned: good" in str(shown[0])
         await call(saver, mode, "prune", ["t"])
     kept = LATEST | {("", 20), ("", 60), ("sub:1", 21), ("sub:1", 22)}
@@ -388,7 +387,9 @@ def test_a_stripped_checkpoint_cannot_be_pinned(make_saver, raw):
         stripped = [name for name, fields in raw.documents().items() if fields.keys() == {"frames"}]
         for name in stripped:
             with pytest.raises(InvalidConfigError):
-                saver.pin(cfg("t", keys.dec(keys.ns_segment_of(name)), int(keys.checkpoint_id_of(name)[-12:])), "x")
+                saver.admin.pin(
+                    cfg("t", keys.dec(keys.ns_segment_of(name)), int(keys.checkpoint_id_of(name)[-12:])), "x"
+                )
         assert stripped
         assert [name for name, fields in raw.documents().items() if fields.keys() == {"frames"}] == stripped
 
@@ -402,23 +403,23 @@ def test_a_pin_and_a_put(make_saver):
     with make_saver() as saver:
         put(saver, "t", 1, run="a")
         put(saver, "t", 2, 1, run="b")
-        saver.pin(cfg(n=1), "mine")
+        saver.admin.pin(cfg(n=1), "mine")
         put(saver, "t", 1, run="a")
-        assert saver.pins(cfg()) == {cid(1): "mine"}
+        assert saver.admin.pins(cfg()) == {cid(1): "mine"}
         put(saver, "t", 1, run="a", salt="other")
         put(saver, "t", 3, 2, run="b")
-        assert saver.pins(cfg()) == {cid(1): "mine"}
+        assert saver.admin.pins(cfg()) == {cid(1): "mine"}
         before = everything(saver)
         saver.prune(["t"])
         check(make_saver, "t", {key: before[key] for key in (("", 1), ("", 3))}, orphans=True)
         saver.delete_for_runs(["a"])
-        assert saver.pins(cfg()) == {}
+        assert saver.admin.pins(cfg()) == {}
         put(saver, "t", 1, run="a")
-        assert saver.pins(cfg()) == {}
-        saver.pin(cfg(n=1), "again")
+        assert saver.admin.pins(cfg()) == {}
+        saver.admin.pin(cfg(n=1), "again")
         saver.delete_thread("t")
         put(saver, "t", 1)
-        assert saver.pins(cfg()) == {}
+        assert saver.admin.pins(cfg()) == {}
 
 
 @MOSTLY_LOCAL
@@ -426,11 +427,11 @@ def test_a_put_after_a_pin(make_saver):
     """The parent's document has changed, in this process and in another; its child inherits as ever."""
     with make_saver() as saver, make_saver() as other:
         put(saver, "t", 10)
-        other.pin(cfg(n=10), "x")
+        other.admin.pin(cfg(n=10), "x")
         put(saver, "t", 20, 10)
-        saver.pin(cfg(n=20), "y")
+        saver.admin.pin(cfg(n=20), "y")
         put(saver, "t", 30, 20)
-        saver.unpin(cfg(n=20))
+        saver.admin.unpin(cfg(n=20))
         put(saver, "t", 31, 20)
         before = everything(saver)
     check(make_saver, "t", before, orphans=True)
@@ -458,7 +459,7 @@ def _writes(saver, others):
 
 def _pin(saver, others):
     if saver.get_tuple(cfg(n=40)) is not None:
-        saver.pin(cfg(n=40), "just now")
+        saver.admin.pin(cfg(n=40), "just now")
         others.append(("", 40))
 
 
@@ -503,7 +504,7 @@ def test_at_any_moment(tmp_path, meanwhile, options):
             assert found.keys() >= set(must)
             assert max(found)[1] == (90 if meanwhile is _child else 80)
             assert told(saver.get_tuple(cfg())) == found[max(found)]
-            assert {finding.kind for finding in saver.verify("t", depth="data")} <= {"unreferenced"}
+            assert {finding.kind for finding in saver.admin.verify("t", depth="data")} <= {"unreferenced"}
             # Called again, it finds what has come meanwhile, and leaves no more than it must.
             saver.prune(["t"])
         left = {max(found), *(key for key in must if key == ("", 40))}
@@ -520,8 +521,8 @@ def test_a_conflict_that_does_not_end(make_saver):
         labels = iter(range(1000))
 
         def before(number):
-            other.pin(cfg(n=10), str(next(labels)))
-            other.unpin(cfg(n=10))
+            other.admin.pin(cfg(n=10), str(next(labels)))
+            other.admin.unpin(cfg(n=10))
 
         rounds.call(before)
         with pytest.raises(ConflictError, match="call again"):
@@ -613,7 +614,7 @@ def test_rounds_of_a_long_thread(make_saver, raw, options):
             len(counting.rounds) <= ROUNDS_PER_BATCH * 2000 / limits.COMMIT_WRITES + (4000 / 100 if options else 0) + 10
         )
         assert everything(saver).keys() == {("", 2000)}
-        assert list(saver.verify("t", depth="data")) == []
+        assert list(saver.admin.verify("t", depth="data")) == []
         lengthy(saver, 2000, "u")
         counting.clear()
         saver.delete_thread("u")
@@ -701,7 +702,7 @@ def test_a_graph_goes_on(make_saver, strategy, durability):
                 after = states(graph)
                 assert after == {key: before[key] for key in after}
                 assert len(after) <= len(before)
-                assert list(saver.verify("t", depth="data")) == []
+                assert list(saver.admin.verify("t", depth="data")) == []
             given = Command(resume=f"yes {len(steps)}") if state.interrupts else {"count": out["count"]}
         results.append(steps)
     assert relabel(results[0], ()) == relabel(results[1], ())

@@ -55,7 +55,7 @@ def test_a_thread_stays_bounded(make_saver, raw):
     # The root's 30 goes on from the subgraph's 29.
     assert ids(make_saver(), ns="sub") == [33, 32, 31, 30, 29]
     assert sum(isinstance(event, ThreadPruned) for event in events) >= 2
-    assert list(make_saver().verify("t", depth="data")) == []
+    assert list(make_saver().admin.verify("t", depth="data")) == []
 
 
 def test_closing_waits(make_saver):

@@ -81,7 +81,7 @@ def found_in(saver):
 def check(make_saver, grown, **options):
     with make_saver(**options) as saver:
         assert found_in(saver) == grown.stored
-        findings = list(saver.verify(depth="data"))
+        findings = list(saver.admin.verify(depth="data"))
         # A put whose parent has changed stores its objects again; the first are nobody's until they are collected.
         late = [one for one in findings if one.kind == "unreferenced" and f"/{cid(LATE)[:-1]}" in one.name]
         assert findings == late
@@ -124,7 +124,7 @@ def test_runs_go_one_by_one(make_saver, store_uri, variant, seed):
             actor.delete_for_runs(["none"])
     grown_runs = {one[0] for one in grown.stored.values()}
     saver.delete_for_runs(sorted(grown_runs))
-    saver.collect(orphan_age=timedelta())
+    saver.admin.collect(orphan_age=timedelta())
     assert found_in(make_saver(**options)) == {}
     raw = open_raw(store_uri)
     documents, objects = raw.snapshot()

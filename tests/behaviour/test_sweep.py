@@ -13,7 +13,7 @@ from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.flows import sweep as sweeping
 from langgraph_gcs_saver.format import keys
-from tests.behaviour.api import cfg, checkpoint, metadata, number, version
+from tests.behaviour.api import Api, cfg, checkpoint, metadata, number, version
 from tests.kit.interceptors import Later, Meanwhile
 from tests.system.raw import open_raw
 
@@ -50,8 +50,17 @@ def threads(saver):
     return {one.config["configurable"]["thread_id"] for one in saver.list(None)}
 
 
-async def sweep(saver, mode, **more):
-    return await saver.asweep(**more) if mode == "async" else saver.sweep(**more)
+async def sweep(saver, mode):
+    return await saver.admin.asweep() if mode == "async" else saver.admin.sweep()
+
+
+async def call(saver, mode, name, *args):
+    return await Api(saver, mode)._call(name, *args)
+
+
+async def planned(saver, mode):
+    found = saver.admin.plan_sweep()
+    return [one async for one in found] if mode == "async" else list(found)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -67,9 +76,8 @@ async def test_idle_threads_go(make_saver, later, raw, mode, monkeypatch):
     assert await sweep(later(1.9, ttl=ttl), mode) == []
     assert threads(saver) == set(names)
 
-    before, shown = raw.snapshot(), []
-    idle = await sweep(later(2.1, ttl=ttl), mode, dry_run=True, show=shown.append)
-    assert idle == shown
+    before = raw.snapshot()
+    idle = await planned(later(2.1, ttl=ttl), mode)
     assert {thread.thread_id for thread in idle} == set(names)
     assert all(timedelta(hours=2) < thread.idle < timedelta(hours=2.2) for thread in idle)
     assert "nobody has used it for 2:06:" in str(idle[0])
@@ -85,13 +93,13 @@ async def test_only_some_threads(make_saver, later, mode):
     saver = make_saver()
     for thread in ("a", "b", LONG):
         put(saver, thread, 1)
-    ttl = timedelta(hours=2)
-    assert await sweep(make_saver(ttl=ttl), mode, thread_ids=["a"]) == [], "they must be idle all the same"
-    idle = await sweep(later(3, ttl=ttl), mode, thread_ids={"a", LONG, "nobody's"}, dry_run=True)
-    assert {thread.thread_id for thread in idle} == {"a", LONG}
-    assert await sweep(later(3, ttl=ttl), mode, thread_ids=[]) == []
+    sweeper = later(3, ttl=timedelta(hours=2))
+    idle = {one.thread_id: one for one in await planned(sweeper, mode)}
+    assert idle.keys() == {"a", "b", LONG}
     assert threads(saver) == {"a", "b", LONG}
-    assert len(await sweep(later(3, ttl=ttl), mode, thread_ids={"a", LONG})) == 2
+    put(saver, "b", 2)
+    done = [await call(sweeper, mode, "carry_out", idle[name]) for name in ("a", "b", LONG)]
+    assert done == [idle["a"], None, idle[LONG]], "one was used since"
     assert threads(saver) == {"b"}
 
 
@@ -100,12 +108,12 @@ def test_a_pinned_checkpoint_keeps_its_thread(make_saver, later):
     for thread in ("pinned", "free"):
         put(saver, thread, 1)
         put(saver, thread, 2)
-    saver.pin(cfg("pinned", n=1), "evidence")
-    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["free"]
+    saver.admin.pin(cfg("pinned", n=1), "evidence")
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["free"]
     assert [number(one) for one in saver.list(cfg("pinned"))] == [2, 1]
-    saver.unpin(cfg("pinned", n=1))
+    saver.admin.unpin(cfg("pinned", n=1))
     # Taking the pin off is no use of the thread.
-    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["pinned"]
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["pinned"]
 
 
 @pytest.mark.parametrize("use", ["put", "pin"])
@@ -118,14 +126,14 @@ def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, u
     def act():
         monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
         if use == "pin":
-            other.pin(cfg("t", n=1), "needed")
+            other.admin.pin(cfg("t", n=1), "needed")
         else:
             other.put(cfg("t", n=1), checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
 
     # The first write of the deletion is its mark.
     meanwhile = Meanwhile(Commit, act)
     sweeper = later(2, meanwhile, ttl=timedelta(hours=1))
-    assert sweeper.sweep() == []
+    assert sweeper.admin.sweep() == []
     assert meanwhile.is_done
     assert [number(one) for one in make_saver().list(cfg())] == ([1] if use == "pin" else [2, 1])
 
@@ -141,13 +149,13 @@ def test_what_a_dead_deletion_left_goes(make_saver, later, raw):
     with pytest.raises(KeyboardInterrupt):
         dying.delete_thread("t")
     assert raw.counts()["objects"] == 1
-    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).sweep()] == ["t"]
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["t"]
     assert raw.counts() == {"objects": 0}
 
 
 def test_without_a_time_to_live(make_saver):
     with pytest.raises(InvalidOptionError, match="ttl"):
-        make_saver().sweep()
+        make_saver().admin.sweep()
 
 
 def test_a_thread_that_is_written_all_the_time_does_not_stop_the_others(make_saver, later):
@@ -158,7 +166,7 @@ def test_a_thread_that_is_written_all_the_time_does_not_stop_the_others(make_sav
         put(saver, thread, 1)
     taking = TakingOver(make_saver(), "a")
     sweeper = later(2, taking, ttl=timedelta(hours=1), on_event=events.append)
-    assert [t.thread_id for t in sweeper.sweep()] == ["b"]
+    assert [t.thread_id for t in sweeper.admin.sweep()] == ["b"]
     assert [(type(e).__name__, e.thread_id) for e in events if e.level >= logging.WARNING] == [("ThreadSkipped", "a")]
     assert threads(saver) == {"a"}
 

@@ -33,7 +33,7 @@ def names(threads):
 
 
 def asked(saver, mode, **wanted):
-    return asyncio.run(saver.athreads(**wanted)) if mode == "async" else saver.threads(**wanted)
+    return asyncio.run(saver.admin.athreads(**wanted)) if mode == "async" else saver.admin.threads(**wanted)
 
 
 # What is listed
@@ -65,7 +65,7 @@ def test_a_prefix(make_saver, mode):
     saver = make_saver()
     for thread in IDS:
         put(saver, thread)
-    everything = names(saver.threads())
+    everything = names(saver.admin.threads())
     assert sorted(everything) == sorted(IDS)
     for prefix in ("", "a", "ab", "abab", "ä", ".", "a.", "%", "~", "user-1", "long ", LONG, LONG + "e", "none"):
         expected = [thread for thread in everything if thread.startswith(prefix)]
@@ -85,7 +85,7 @@ def test_a_prefix_reads_the_threads_that_it_names_and_no_other(make_saver):
     put(saver, "mine-2")
     reads = Seen()
     reader = make_saver(interceptors=[reads])
-    assert {thread.thread_id: thread.checkpoints for thread in reader.threads(prefix="mine-")} == {
+    assert {thread.thread_id: thread.checkpoints for thread in reader.admin.threads(prefix="mine-")} == {
         "mine-1": 3,
         "mine-2": 1,
     }
@@ -100,12 +100,12 @@ def test_a_limit_reads_the_manifests_of_the_threads_that_it_lists(make_saver):
     for thread in range(50):
         put(saver, f"t{thread}")
     reads = Seen()
-    found = make_saver(interceptors=[reads]).threads(limit=3)
+    found = make_saver(interceptors=[reads]).admin.threads(limit=3)
     assert names(found) == ["t49", "t48", "t47"]
     assert [thread.checkpoints for thread in found] == [1, 1, 1]
     checkpoints = [name for name in reads.docs if f"/{keys.CHECKPOINTS}/" in name]
     assert {keys.thread_id_of(keys.thread_segment_of(name)) for name in checkpoints} == {"t49", "t48", "t47"}
-    assert saver.threads(limit=0) == []
+    assert saver.admin.threads(limit=0) == []
 
 
 @BOTH
@@ -113,7 +113,7 @@ def test_since(make_saver, mode):
     saver = make_saver()
     for thread in ("old", "new"):
         put(saver, thread)
-    newest, oldest = saver.threads()
+    newest, oldest = saver.admin.threads()
     assert names([newest, oldest]) == ["new", "old"]
     between = datetime.fromtimestamp((newest.active + oldest.active) / 2, timezone.utc)
     assert names(asked(saver, mode, since=between)) == ["new"]
@@ -130,10 +130,10 @@ def test_a_thread_without_its_document_is_listed_last(make_saver, store_uri):
     raw = open_raw(store_uri)
     raw.delete_document(keys.thread_doc("lost"))
     raw.close()
-    assert names(saver.threads()) == names(saver.threads(limit=3)) == ["t2", "t1", "lost"]
-    assert names(saver.threads(limit=2)) == ["t2", "t1"]
-    assert names(saver.threads(prefix="lo")) == names(saver.threads(prefix="lo", limit=5)) == ["lost"]
-    assert names(saver.threads(since=datetime(2000, 1, 1, tzinfo=timezone.utc))) == ["t2", "t1"]
+    assert names(saver.admin.threads()) == names(saver.admin.threads(limit=3)) == ["t2", "t1", "lost"]
+    assert names(saver.admin.threads(limit=2)) == ["t2", "t1"]
+    assert names(saver.admin.threads(prefix="lo")) == names(saver.admin.threads(prefix="lo", limit=5)) == ["lost"]
+    assert names(saver.admin.threads(since=datetime(2000, 1, 1, tzinfo=timezone.utc))) == ["t2", "t1"]
 
 
 def test_damaged(make_saver, store_uri):
@@ -146,9 +146,9 @@ def test_damaged(make_saver, store_uri):
     raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
     raw.close()
     for wanted in ({}, {"limit": 1}, {"prefix": "i"}, {"since": datetime(2000, 1, 1, tzinfo=timezone.utc)}):
-        (found,) = saver.threads(damaged=True, **wanted)
+        (found,) = saver.admin.threads(damaged=True, **wanted)
         assert (found.thread_id, found.damaged, found.checkpoints) == ("ill", 1, 2)
-    assert saver.threads(damaged=True, prefix="w") == []
+    assert saver.admin.threads(damaged=True, prefix="w") == []
 
 
 @LOCAL
@@ -156,13 +156,13 @@ def test_a_damaged_tip_tells_nothing_of_what_comes_next(make_saver, store_uri):
     saver = make_saver()
     put(saver, "t")
     saver.put_writes(cfg("t", n=1), [("__interrupt__", "?")], "task")
-    assert names(saver.threads(waiting=True)) == ["t"]
+    assert names(saver.admin.threads(waiting=True)) == ["t"]
     raw = open_raw(store_uri)
     name = keys.checkpoint_doc("t", "", checkpoint(1, {}, {})["id"])
     raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
     raw.close()
-    assert saver.threads(waiting=True) == saver.threads(unfinished=True) == []
-    assert names(saver.threads(damaged=True)) == ["t"]
+    assert saver.admin.threads(waiting=True) == saver.admin.threads(unfinished=True) == []
+    assert names(saver.admin.threads(damaged=True)) == ["t"]
 
 
 @LOCAL
@@ -180,7 +180,7 @@ def test_a_damaged_tip_tells_nothing_of_what_comes_next(make_saver, store_uri):
 )
 def test_what_is_no_filter(make_saver, wanted):
     with pytest.raises(InvalidInputError, match=next(iter(wanted))):
-        make_saver().threads(**wanted)
+        make_saver().admin.threads(**wanted)
 
 
 def test_more_threads_than_a_page_has(make_saver, monkeypatch):
@@ -198,11 +198,13 @@ def test_more_threads_than_a_page_has(make_saver, monkeypatch):
             saver.put_writes(cfg(thread, n=4), [("__interrupt__", "?")], "task")
     newest = order[::-1]
     for limit in (None, 4, 20):
-        found = saver.threads(limit=limit)
+        found = saver.admin.threads(limit=limit)
         assert names(found) == newest[:limit]
         assert {thread.checkpoints for thread in found} == {4}
-        assert names(saver.threads(limit=limit, waiting=True)) == [name for name in newest if name in {"t3", "t7"}]
-    assert names(saver.threads(limit=1, waiting=True)) == [name for name in newest if name in {"t3", "t7"}][:1]
+        assert names(saver.admin.threads(limit=limit, waiting=True)) == [
+            name for name in newest if name in {"t3", "t7"}
+        ]
+    assert names(saver.admin.threads(limit=1, waiting=True)) == [name for name in newest if name in {"t3", "t7"}][:1]
 
 
 # What comes next, of graphs of all kinds
@@ -281,11 +283,11 @@ def run(graph, given, thread):
 def told(saver, thread):
     """Whether a thread is listed as one that waits, and as one that is unfinished, by itself and among others."""
     for wanted in ({}, {"limit": 9}, {"prefix": thread}):
-        found = [thread in names(saver.threads(**{what: True}, **wanted)) for what in ("waiting", "unfinished")]
+        found = [thread in names(saver.admin.threads(**{what: True}, **wanted)) for what in ("waiting", "unfinished")]
         if not wanted:
             first = found
         assert found == first, wanted
-    (info,) = saver.threads(waiting=True, unfinished=True) or [None]
+    (info,) = saver.admin.threads(waiting=True, unfinished=True) or [None]
     assert (info is not None) == all(first)
     return tuple(first)
 
@@ -408,7 +410,7 @@ def test_a_node_is_due_until_it_has_seen_the_version(make_saver, channel):
         one = checkpoint(1, {channel: "x"}, {channel: version(2)})
         one["versions_seen"] = {"b": {channel: seen}, "c": {channel: version(1)}}
         saver.put(cfg(thread), one, metadata(), {channel: version(2)})
-    assert names(saver.threads(unfinished=True)) == ["new"]
+    assert names(saver.admin.threads(unfinished=True)) == ["new"]
 
 
 @LOCAL
@@ -447,7 +449,7 @@ def test_values_of_another_serializer(make_saver):
     for kind, is_known in (("line", True), ("join", False)):
         last = {"line": "b", "join": "d"}[kind]
         run(KINDS[kind](works("end")).compile(checkpointer=saver, interrupt_before=[last]), {"log": []}, kind)
-        assert (kind in names(saver.threads(unfinished=True))) == is_known
+        assert (kind in names(saver.admin.threads(unfinished=True))) == is_known
 
 
 @LOCAL

@@ -74,16 +74,16 @@ async def test_there_and_back(  # noqa: PLR0917
         with make_saver(**options) as saver:
             fill(saver, thread)
             fill(saver, "t_b")
-            saver.pin(cfg(thread, n=50), "a label")
+            saver.admin.pin(cfg(thread, n=50), "a label")
             saver.prune([thread], strategy=KeepLast(3))
             before = everything(saver, thread)
         source = comparable(store_uri, thread, prefix_of(store_uri))
         done = []
         with make_saver() as first, GCSSaver.from_conn_string(there) as second:
             if mode == "sync":
-                moved = first.transfer_thread(thread, second, step=done.append)
+                moved = first.admin.transfer_thread(thread, second, step=done.append)
             else:
-                moved = await first.atransfer_thread(thread, second, step=done.append)
+                moved = await first.admin.atransfer_thread(thread, second, step=done.append)
         assert sum(done) == 2 * moved.total > 20
         assert (moved.undecoded is not None) is (variant == "cipher")
         assert moved.findings == ()
@@ -91,22 +91,22 @@ async def test_there_and_back(  # noqa: PLR0917
         path = tmp_path / "thread.tar"
         with GCSSaver.from_conn_string(there) as second, GCSSaver.from_conn_string(taken) as third:
             if mode == "sync":
-                second.export_thread(thread, path)
-                third.import_thread(path)
+                second.admin.export_thread(thread, path)
+                third.admin.import_thread(path)
             else:
-                await second.aexport_thread(thread, path)
-                await third.aimport_thread(path)
+                await second.admin.aexport_thread(thread, path)
+                await third.admin.aimport_thread(path)
         assert comparable(taken, thread) == source
         with GCSSaver.from_conn_string(taken) as third, make_saver() as first:
             first.delete_thread(thread)
-            third.transfer_thread(thread, first)
+            third.admin.transfer_thread(thread, first)
         assert comparable(store_uri, thread, prefix_of(store_uri)) == source
         check(make_saver, thread, before, **options)
         with make_saver(**options) as saver:
-            assert saver.pins(cfg(thread)) == {cid(50): "a label"}
+            assert saver.admin.pins(cfg(thread)) == {cid(50): "a label"}
             # It goes on there as here, and can be taken away as a whole.
             put(saver, thread, LOST, 80)
-            assert list(saver.verify(thread, depth="data")) == []
+            assert list(saver.admin.verify(thread, depth="data")) == []
             saver.delete_thread(thread)
         assert comparable(store_uri, thread, prefix_of(store_uri)) == ({}, {})
 
@@ -116,10 +116,10 @@ async def test_a_small_thread_on_both_stores(make_saver, there, tmp_path):
         put(saver, "t", 10)
         put(saver, "t", 20, 10)
         before = everything(saver)
-        assert (await saver.atransfer_thread("t", second)).findings == ()
-        await saver.aexport_thread("t", tmp_path / "t.tar")
+        assert (await saver.admin.atransfer_thread("t", second)).findings == ()
+        await saver.admin.aexport_thread("t", tmp_path / "t.tar")
         await saver.adelete_thread("t")
-        assert (await saver.aimport_thread(tmp_path / "t.tar")).present == 0
+        assert (await saver.admin.aimport_thread(tmp_path / "t.tar")).present == 0
         assert everything(saver) == everything(second) == before
 
 
@@ -131,7 +131,7 @@ def test_first_wins_there_too(make_saver, there):
             saver.put_writes(cfg(n=1), [("messages", f"first {n}"), (f"other {n}", n)], "task", "~1")
         before = everything(saver)
         with GCSSaver.from_conn_string(there) as second:
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
     with GCSSaver.from_conn_string(there) as second:
         assert everything(second) == before
 
@@ -143,32 +143,32 @@ def test_what_is_refused(store_uri, make_saver, there, tmp_path):
         put(second, "t", 2)
         stored = comparable(there, "t")
         with pytest.raises(InvalidInputError, match="not empty"):
-            saver.transfer_thread("t", second)
-        saver.export_thread("t", tmp_path / "t.tar")
+            saver.admin.transfer_thread("t", second)
+        saver.admin.export_thread("t", tmp_path / "t.tar")
         with pytest.raises(InvalidInputError, match="not empty"):
-            second.import_thread(tmp_path / "t.tar")
+            second.admin.import_thread(tmp_path / "t.tar")
         assert comparable(there, "t") == stored
-        assert not saver.transfer_thread("none", second)
-        assert not saver.export_thread("none", tmp_path / "none.tar")
+        assert not saver.admin.transfer_thread("none", second)
+        assert not saver.admin.export_thread("none", tmp_path / "none.tar")
         assert not (tmp_path / "none.tar").exists()
         second.delete_thread("t")
         shown = []
-        assert saver.transfer_thread("t", second, dry_run=True, show=shown.append).checkpoints == 1
+        assert saver.admin.transfer_thread("t", second, dry_run=True, show=shown.append).checkpoints == 1
         assert shown
         assert comparable(there, "t") == ({}, {})
-        saver.transfer_thread("t", second)
+        saver.admin.transfer_thread("t", second)
         # Done is done, whether it is told once or twice.
-        assert saver.transfer_thread("t", second).present == 2
+        assert saver.admin.transfer_thread("t", second).present == 2
         put(saver, "t", 3, 1)
         with pytest.raises(InvalidInputError, match="not empty"):
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
         assert everything(second).keys() == {("", 1)}
     raw = open_raw(store_uri)
     name = keys.thread_doc("t")
     for mark, error in (("deleting", ConflictError), ("copying", InvalidInputError)):
         raw.set_document(name, {"thread_id": "t", mark: "x"})
         with make_saver() as saver, GCSSaver.from_conn_string(f"{there}2") as second, pytest.raises(error):
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
     raw.close()
 
 
@@ -182,7 +182,7 @@ def test_damage_is_moved_and_told(store_uri, make_saver, there):
     raw.set_document(name, {**raw.documents()[name], "manifest": b"flipped"})
     raw.close()
     with make_saver() as saver, GCSSaver.from_conn_string(there) as second:
-        moved = saver.transfer_thread("t", second)
+        moved = saver.admin.transfer_thread("t", second)
     assert any(finding.is_damage and finding.name == name for finding in moved.findings)
     assert comparable(there, "t")[0] == comparable(store_uri, "t")[0]
 
@@ -200,7 +200,7 @@ def test_a_transfer_that_died_is_taken_up_again(tmp_path, step):
             with CrashingSaver.from_conn_string(uri) as second:
                 second.plan = Plan(stop)
                 try:
-                    saver.transfer_thread("t", second)
+                    saver.admin.transfer_thread("t", second)
                 except Crashed:
                     pass
                 else:
@@ -208,7 +208,7 @@ def test_a_transfer_that_died_is_taken_up_again(tmp_path, step):
             with GCSSaver.from_conn_string(uri) as second:
                 part = everything(second)
                 assert part == {key: before[key] for key in part}
-                moved = saver.transfer_thread("t", second)
+                moved = saver.admin.transfer_thread("t", second)
                 assert (moved.present > 0) is (stop > 10) or stop <= 10
         assert comparable(uri, "t") == comparable(source, "t")
     assert stop > 14
@@ -257,7 +257,7 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
 
             rounds.call(step)
             try:
-                moved = saver.transfer_thread("t", second)
+                moved = saver.admin.transfer_thread("t", second)
             except InvalidInputError:
                 # What others build on cannot be made anew: it was deleted and stored with other frames.
                 refused.add(meanwhile)
@@ -267,7 +267,7 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
                 assert one[:3] in ((before.get(key) or (0,))[:3], (after.get(key) or (0,))[:3]), f"{at}: {key}"
             assert before.keys() & after.keys() <= copied.keys()
             assert not [finding for finding in moved.findings if finding.is_damage], f"{at}: {moved.findings}"
-            findings = [one for one in second.verify("t", depth="data") if one.kind != "unreferenced"]
+            findings = [one for one in second.admin.verify("t", depth="data") if one.kind != "unreferenced"]
             assert findings == [], f"{at}: {findings}"
         if not done:
             break
@@ -300,7 +300,7 @@ def test_a_target_that_is_written_to_meanwhile(tmp_path):
             rounds.call(step)
             is_done = True
             try:
-                saver.transfer_thread("t", second)
+                saver.admin.transfer_thread("t", second)
             except InvalidInputError:
                 refused += 1
                 is_done = False
@@ -338,7 +338,7 @@ def test_what_a_deletion_or_a_copy_has_left_is_no_thread(tmp_path, there, mark):
 
         rounds.call(step)
         with pytest.raises((ConflictError, InvalidInputError), match=r"is being deleted|not come to its end"):
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
         assert comparable(there, "t") == ({}, {})
 
 
@@ -359,7 +359,7 @@ def test_root_checkpoints_that_go_are_not_expected_there(tmp_path, there):
 
         rounds.call(step)
         with GCSSaver.from_conn_string(there) as second:
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
             assert second.get_tuple(cfg("t")) is other.get_tuple(cfg("t")) is None
             assert everything(second) == everything(other)
 
@@ -385,10 +385,10 @@ def test_the_runs_of_what_was_moved_are_known_there(tmp_path, is_export):
 
             rounds.call(step)
             if is_export:
-                if saver.export_thread("t", tmp_path / f"{at}.tar"):
-                    second.import_thread(tmp_path / f"{at}.tar")
+                if saver.admin.export_thread("t", tmp_path / f"{at}.tar"):
+                    second.admin.import_thread(tmp_path / f"{at}.tar")
             else:
-                saver.transfer_thread("t", second)
+                saver.admin.transfer_thread("t", second)
             second.delete_for_runs(["run"])
             assert everything(second) == {}, at
         if not done:
@@ -400,7 +400,7 @@ def test_the_runs_of_what_was_moved_are_known_there(tmp_path, is_export):
 def test_what_is_too_large_to_decode_is_moved(make_saver, there):
     with make_saver() as saver, GCSSaver.from_conn_string(there, max_value_bytes=5000) as second:
         put(saver, "t", 1)
-        assert "max_value_bytes" in saver.transfer_thread("t", second).undecoded
+        assert "max_value_bytes" in saver.admin.transfer_thread("t", second).undecoded
         with GCSSaver.from_conn_string(there) as third:
             assert everything(third) == everything(saver)
 
@@ -419,7 +419,7 @@ def test_what_the_target_gives_back_is_compared(make_saver, there):
     with make_saver(inline_max_bytes=0) as saver, GCSSaver.from_conn_string(there, interceptors=[Spoiling()]) as second:
         put(saver, "t", 1)
         with pytest.raises(CheckpointVerificationError, match="differently"):
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
 
 
 @MOSTLY_LOCAL
@@ -428,7 +428,7 @@ def test_nothing_of_the_source_is_written(make_saver, there):
         put(saver, "t", 1)
     seen = Seen()
     with make_saver(interceptors=[seen]) as saver, GCSSaver.from_conn_string(there) as second:
-        saver.transfer_thread("t", second)
+        saver.admin.transfer_thread("t", second)
     assert seen.only_reads()
 
 
@@ -440,14 +440,14 @@ def tar(tmp_path):
     with GCSSaver.from_conn_string(f"file://{tmp_path}/origin", inline_max_bytes=0) as saver:
         put(saver, "t", 1)
         saver.put_writes(cfg(n=1), [("a", 1)], "task")
-        saver.export_thread("t", tmp_path / "t.tar")
+        saver.admin.export_thread("t", tmp_path / "t.tar")
     return tmp_path / "t.tar"
 
 
 def refused(path, tmp_path, error=GCSSaverError):
     with GCSSaver.from_conn_string(f"file://{tmp_path}/new") as saver:
         with pytest.raises(error) as caught:
-            saver.import_thread(path)
+            saver.admin.import_thread(path)
         assert not (tmp_path / "new").exists()
     return caught.value
 
@@ -580,22 +580,22 @@ def test_objects_that_a_document_lists_are_the_threads_own(tmp_path, there, name
     new.add_doc(Doc(keys.checkpoint_doc("t", "", cid(1)), {"objects": listed}, 1, 1))
     new.finish()
     with GCSSaver.from_conn_string(there) as saver:
-        saver.import_thread(tmp_path / "bad.tar")
-        saver.collect()
+        saver.admin.import_thread(tmp_path / "bad.tar")
+        saver.admin.collect()
     assert not open_raw(there).documents().keys() & {keys.checkpoint_doc("t", "", cid(1))}
 
 
 def test_where_no_file_can_be(tar, tmp_path):
     with GCSSaver.from_conn_string(f"file://{tmp_path}/origin") as saver:
         with pytest.raises(StoreError, match="Not a directory"):
-            saver.export_thread("t", tar / "t.tar")
+            saver.admin.export_thread("t", tar / "t.tar")
         with pytest.raises(StoreError, match="too long"):
-            saver.export_thread("t", tmp_path / ("x" * 256))
+            saver.admin.export_thread("t", tmp_path / ("x" * 256))
         for directory in (".", "/", "", tmp_path):
             with pytest.raises(InvalidInputError, match="is no file"):
-                saver.export_thread("t", directory)
+                saver.admin.export_thread("t", directory)
         # As long as a name can be.
-        saver.export_thread("t", tmp_path / ("\N{HIRAGANA LETTER A}" * 85))
+        saver.admin.export_thread("t", tmp_path / ("\N{HIRAGANA LETTER A}" * 85))
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -44,7 +44,7 @@ def fill(saver, thread="t"):
     saver.put_writes(cfg(thread, n=2), [("text", "x"), ("large", b"y")], "answered")
     saver.put_writes(cfg(thread, n=2), [("__interrupt__", "asked")], "answered")
     saver.put_writes(cfg(thread, n=4), [("__interrupt__", "asked")], "waiting")
-    saver.pin(cfg(thread, n=3), "good")
+    saver.admin.pin(cfg(thread, n=3), "good")
 
 
 def call(uri, *arguments):
@@ -73,7 +73,7 @@ def test_threads(make_saver, store_uri):
     assert len(re.findall(r"\d\d:\d\d:\d\d", text)) == 3
     assert "... and more" in text
     assert "more" not in call(store_uri, "threads", "--limit", "4")
-    assert saver.threads()[0].thread_id in {one["thread_id"] for one in found}
+    assert saver.admin.threads()[0].thread_id in {one["thread_id"] for one in found}
 
 
 def test_history(make_saver, store_uri):
@@ -217,7 +217,7 @@ def test_they_say_what_is_not_checked(make_saver, store_uri):
     raw.set_object(blob, bytes(len(raw.objects()[blob])))
     raw.delete_document(keys.checkpoint_doc("t", "", cid(6)))
     raw.close()
-    assert {one.kind for one in saver.verify(depth="data") if one.is_damage} == {"missing", "corrupt"}
+    assert {one.kind for one in saver.admin.verify(depth="data") if one.is_damage} == {"missing", "corrupt"}
     says = "Not checked: missing checkpoints, pending writes, {}, values. Use `langgraph-gcs verify --depth data`.\n"
     assert call(store_uri, "threads").endswith(says.format("objects"))
     assert call(store_uri, "history", "t", "--limit", "1").endswith(says.format("contents of objects"))
@@ -262,10 +262,10 @@ def test_no_payload_is_read(make_saver, store_uri, monkeypatch):
             saver.put_writes(cfg(f"t{thread}", n=n), [("large", random.Random(n).randbytes(200_000))], "task")
     reads = Seen()
     reader = make_saver(interceptors=[reads])
-    reader.threads()
+    reader.admin.threads()
     assert len(reads.requests) <= 2 + 30 // 10 + 2
-    reader.stats()
-    reader.history("t1")
+    reader.admin.stats()
+    reader.admin.history("t1")
     assert not [effect for effect in reads.requests if isinstance(effect, GetBlob)]
     payload = {"frames", "writes"}
     for effect in reads.requests:
@@ -291,7 +291,7 @@ def test_an_id_is_in_one_line(make_saver, store_uri, monkeypatch, columns):
     values = {"a channel of many words": 1, "another_one_without_blanks": 2}
     for n in (6, 7):
         put(saver, thread, n, n - 2, values=values, node="a_node_with_a_long_name")
-    saver.pin(cfg(thread, n=7), "a label that says much of what it is for")
+    saver.admin.pin(cfg(thread, n=7), "a label that says much of what it is for")
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
@@ -331,7 +331,7 @@ def test_nothing_acts_on_the_terminal(make_saver, store_uri):
     put(saver, EVIL, 1, values=values, node=EVIL)
     put(saver, EVIL, 2, 1, values=values, node=EVIL, source=EVIL)
     saver.put_writes(cfg(EVIL, n=2), [("__interrupt__", EVIL)], EVIL)
-    saver.pin(cfg(EVIL, n=2), EVIL)
+    saver.admin.pin(cfg(EVIL, n=2), EVIL)
     for command in (["threads"], ["history", EVIL], ["stats"]):
         for text in (call(store_uri, *command), call(store_uri, *command, "--json")):
             assert all(c == "\n" or c.isprintable() for c in text), command

@@ -65,7 +65,7 @@ def test_metadata_that_hold_an_object_are_no_damage(make_saver, command):
     values = {"small": 1}
     saver = make_saver()
     saver.put(cfg(), checkpoint(1, values, {"small": version(1)}), metadata(color=Color.RED), {"small": version(1)})
-    assert list(saver.verify()) == []
+    assert list(saver.admin.verify()) == []
     for arguments in (["verify"], ["verify", "--depth", "data"], ["threads"], ["history", "t"]):
         assert command(*arguments).code == 0, arguments
     assert command("prune", "t", "--keep-last", "1", "--dry-run").code == 0

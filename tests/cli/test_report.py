@@ -143,7 +143,7 @@ def fill(saver, thread="t"):
     saver.put_writes(cfg(thread, n=2), [("__interrupt__", [Interrupt(value="go on?", id="i")])], "asker")
     saver.put_writes(cfg(thread, n=2), [("__resume__", "yes, go on")], "asker")
     saver.put_writes(cfg(thread, n=4), [("__interrupt__", [Interrupt(value={"really": "?"}, id="j")])], "waiting")
-    saver.pin(cfg(thread, n=3), "good")
+    saver.admin.pin(cfg(thread, n=3), "good")
 
 
 def run(uri, *arguments):
@@ -258,7 +258,7 @@ def test_damage_that_only_values_show_is_told(make_saver, store_uri, tmp_path):
     raw.set_document(name, {**fields, "frames": bytes(len(fields["frames"]))})
     raw.delete_document(keys.checkpoint_doc("t", "", cid(7)))
     raw.close()
-    broken = {one for finding in saver.verify(depth="data") if finding.is_damage for one in finding.affects}
+    broken = {one for finding in saver.admin.verify(depth="data") if finding.is_damage for one in finding.affects}
     assert {cid(1), cid(5), cid(7)} <= broken
     markup = write(store_uri, "t", tmp_path / "page.html")
     found = read(markup)
@@ -288,7 +288,7 @@ def test_what_it_reads_is_bounded(make_saver, store_uri, tmp_path, monkeypatch):
     assert texts("--steps", "1") == ["text 6", "text 7"]
     monkeypatch.setattr(command, "VALUES", 2)
     assert texts() == ["text 6", "text 7", "text 5", "text 6"]
-    size = saver.history("t")[0].size
+    size = saver.admin.history("t")[0].size
     monkeypatch.setattr(command, "VALUE_BYTES", 2 * size)
     assert texts() == ["text 6", "text 7", "text 6"], "the parent of the last one is beyond the limit"
     monkeypatch.setattr(command, "VALUE_BYTES", size - 1)
@@ -357,7 +357,7 @@ def test_nothing_stored_is_markup(make_saver, store_uri, tmp_path, evil):
     put(saver, name, 1, ns=name, values=values, node=name)
     put(saver, name, 2, 1, ns=name, values=values | {"keys": {name: 1}}, node=name, source=name)
     saver.put_writes(cfg(name, name, 2), [("__interrupt__", [Interrupt(value=name, id=name)])], name)
-    saver.pin(cfg(name, name, 2), name)
+    saver.admin.pin(cfg(name, name, 2), name)
     found = read(write(store_uri, name, tmp_path / "page.html"))
     assert found.values("li", "id") == ["step-1", "step-2"]
     shown = name if name.isprintable() else name.encode("unicode_escape").decode()

@@ -205,12 +205,12 @@ def test_the_checkpoint_of_a_time(make_saver, store_uri):
     with pytest.raises(CommandError, match="CHECKPOINT and --at"):
         run(store_uri, "t", one, "--at", "2040-01-01")
     for time in ("2030-01-31T11:30:00+00:00", "2030-01-31T13:30:00+02:00"):
-        assert saver.checkpoint_at(cfg(), datetime.fromisoformat(time)) == two
-    assert asyncio.run(saver.acheckpoint_at(cfg(), datetime.fromisoformat(time))) == two
-    assert saver.checkpoint_at(cfg("none"), datetime.now(timezone.utc)) is None
+        assert saver.admin.checkpoint_at(cfg(), datetime.fromisoformat(time)) == two
+    assert asyncio.run(saver.admin.acheckpoint_at(cfg(), datetime.fromisoformat(time))) == two
+    assert saver.admin.checkpoint_at(cfg("none"), datetime.now(timezone.utc)) is None
     for wrong in ("2030-01-31", datetime.min):  # noqa: DTZ901 - local time
         with pytest.raises(InvalidInputError, match="time is"):
-            saver.checkpoint_at(cfg(), wrong)
+            saver.admin.checkpoint_at(cfg(), wrong)
 
 
 def test_a_time_as_history_shows_it(make_saver, store_uri):
@@ -307,17 +307,17 @@ def test_the_saver_lists_ids_only(make_saver, monkeypatch):
     monkeypatch.setattr(ids, "IDS_PER_PAGE", 2)
     saver = make_saver()
     config = {"configurable": {"thread_id": "t"}}
-    assert saver.checkpoint_ids(config) == []
+    assert saver.admin.checkpoint_ids(config) == []
     made = [put(saver, {"x": n}, number=n) for n in range(1, 6)]
     put(saver, {"x": 9}, number=9, ns="other")
-    assert saver.checkpoint_ids(config) == made[::-1]
+    assert saver.admin.checkpoint_ids(config) == made[::-1]
     assert isinstance(saver, GCSSaver)
 
 
 async def test_the_saver_lists_ids_asynchronously(make_saver):
     async with make_saver() as saver:
         made = put(saver, {"x": 1})
-        assert await saver.acheckpoint_ids({"configurable": {"thread_id": "t"}}) == [made]
+        assert await saver.admin.acheckpoint_ids({"configurable": {"thread_id": "t"}}) == [made]
 
 
 @pytest.mark.parametrize("calls", [5, "text", {"name": "search"}, [7, None]], ids=repr)

@@ -134,7 +134,7 @@ def test_what_is_refused(uri, other, tmp_path):
 def test_to_a_file_and_back(uri, other, tmp_path):
     before = states(uri)
     with GCSSaver.from_conn_string(uri) as saver:
-        saver.pin(cfg(n=10), "label")
+        saver.admin.pin(cfg(n=10), "label")
     path = tmp_path / "t.tar"
     path.write_bytes(b"old")
     assert "Written to" in call("export", "t", path, "--store", uri, "--yes")
@@ -143,11 +143,11 @@ def test_to_a_file_and_back(uri, other, tmp_path):
     assert "no damage" in call("import", path, "--store", other)
     assert states(other) == before
     with GCSSaver.from_conn_string(other) as saver:
-        assert saver.pins(cfg()) == {cid(10): "label"}
+        assert saver.admin.pins(cfg()) == {cid(10): "label"}
     assert json.loads(call("import", path, "--store", other, "--as", HOSTILE, "--json"))["thread_id"] == HOSTILE
     assert states(other, HOSTILE) == before
     with GCSSaver.from_conn_string(other) as saver:
-        assert list(saver.verify(depth="data")) == []
+        assert list(saver.admin.verify(depth="data")) == []
     assert sorted(one.name for one in tmp_path.iterdir()) == ["one", "t.tar", "two"]
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises((DamageError, InvalidInputError)):
@@ -175,7 +175,7 @@ class Level(str, Enum):
 def test_import_runs_nothing_that_is_stored(uri, other, tmp_path, monkeypatch):
     with GCSSaver.from_conn_string(uri) as saver:
         saver.put(cfg("e"), checkpoint(1), metadata(level=Level.HIGH), {})
-        saver.export_thread("e", tmp_path / "e.tar")
+        saver.admin.export_thread("e", tmp_path / "e.tar")
 
     def refuse(*_):
         raise AssertionError("deserialised")

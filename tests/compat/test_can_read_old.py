@@ -420,7 +420,7 @@ def test_a_store_keeps_the_form_of_its_names(tmp_path, golden, version):
         new -= {file.relative_to(path / "objects").as_posix() for file in before}
         assert any("Upper" in name if version == 1 else "^upper" in name for name in new)
         assert any(one.thread_id == "A" for one in reader(path).checkpoints())
-        assert [one for one in saver.verify("A", depth="data") if one.is_damage] == []
+        assert [one for one in saver.admin.verify("A", depth="data") if one.is_damage] == []
         saver.delete_thread("A")
     assert version_of(path) == version
     assert set((path / "objects").rglob("*")) <= before

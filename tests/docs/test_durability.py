@@ -115,4 +115,4 @@ def test_exit_stores_nothing_before_the_end(uri):
 
     with GCSSaver.from_conn_string(uri) as saver:
         assert run(saver, node, durability="exit") == [*range(STEPS)]
-        assert len(saver.checkpoint_ids(THREAD)) == 1
+        assert len(saver.admin.checkpoint_ids(THREAD)) == 1

@@ -125,7 +125,7 @@ def test_migrating_an_agent_that_waits_for_a_person(tmp_path):
     with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.sqlite")) as source:
         asked = agents.make(source).invoke({"messages": [("human", "Publish: it")]}, config)
         with GCSSaver.from_conn_string(store) as saver:
-            (migrated,) = saver.migrate(source, ["my-thread"])
+            (migrated,) = saver.admin.migrate(source, ["my-thread"])
             assert migrated.checkpoints
     with GCSSaver.from_conn_string(store) as saver:
         agent = agents.make(saver)
@@ -256,7 +256,7 @@ async def test_fastapi(tmp_path):
         assert (await graph.aget_state(config)).next == ("answer",)
         done = await graph.ainvoke(None, config)
         assert [one.content for one in done["messages"]] == ["one two three", "That has 3 words."]
-        assert [one async for one in saver.averify(depth="data")] == []
+        assert [one async for one in saver.admin.verify(depth="data")] == []
 
 
 AGENT = """
@@ -340,7 +340,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         assert published == "published it"
         assert rejected.endswith("Not today.")
         assert state["asked"] == 5
-        assert not list(saver.verify(depth="data"))
+        assert not list(saver.admin.verify(depth="data"))
 
 
 def test_what_nodes_return():

@@ -100,10 +100,10 @@ def test_a_thread_survives_the_server(tmp_path):
         # Of what the server keeps itself, nothing has to be left.
         shutil.rmtree(directory / ".langgraph_api", ignore_errors=True)
     with GCSSaver.from_conn_string(store) as saver:
-        assert [one.thread_id for one in saver.threads()] == [copied]
+        assert [one.thread_id for one in saver.admin.threads()] == [copied]
         config = {"configurable": {"thread_id": copied}}
         assert len(saver.get_tuple(config).checkpoint["channel_values"]["messages"]) == 6
-        assert [*saver.verify(depth="data")] == []
+        assert [*saver.admin.verify(depth="data")] == []
 
 
 @pytest.mark.soak
@@ -138,4 +138,4 @@ def test_an_agent_waits_for_a_person_while_the_server_is_killed(tmp_path):
         state = httpx.get(f"{url}/state", timeout=PATIENCE).raise_for_status().json()
         assert (state["next"], state["values"]["asked"]) == ([], 2)
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
-        assert [*saver.verify(depth="data")] == []
+        assert [*saver.admin.verify(depth="data")] == []

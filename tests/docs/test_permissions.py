@@ -246,11 +246,11 @@ def test_reading_needs_no_more_than_the_reading_roles(make_saver, tmp_path):
     reader = make_saver(inline_max_bytes=0, interceptors=[seen])
     assert reader.get_tuple(config) is not None
     assert list(reader.list(config))
-    assert reader.threads()
-    assert reader.history("1")
-    assert reader.stats().checkpoints
-    assert not list(reader.verify(depth="data"))
-    reader.export_thread("1", tmp_path / "1.tar")
+    assert reader.admin.threads()
+    assert reader.admin.history("1")
+    assert reader.admin.stats().checkpoints
+    assert not list(reader.admin.verify(depth="data"))
+    reader.admin.export_thread("1", tmp_path / "1.tar")
     made = set(map(type, seen.requests))
     assert GetBlob in made
     assert not made & {Commit, PutBlob, CopyBlob, DeleteBlobs, EnsureBucket, SetLifecycle, ExemptField}

@@ -62,7 +62,7 @@ def lost(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
 def test_documents_alone_miss_what_was_deleted_since(lost):
     restored, deleted = lost
     with GCSSaver.from_conn_string(f"file://{restored}") as saver:
-        found = list(saver.verify(depth="existence"))
+        found = list(saver.admin.verify(depth="existence"))
         assert {finding.name for finding in found if finding.kind == "missing"} == set(deleted)
 
 
@@ -73,16 +73,16 @@ def test_documents_and_objects_together_are_whole(lost):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     with GCSSaver.from_conn_string(f"file://{restored}") as saver:
-        found = list(saver.verify(depth="data"))
+        found = list(saver.admin.verify(depth="data"))
         assert {finding.kind for finding in found} == {"unreferenced"}, "what is newer does no harm"
         loaded = saver.get_tuple(THREAD)
         assert loaded is not None
         assert loaded.checkpoint["channel_values"] == {"v": _value(4)}
         assert "recovered_from" not in loaded.metadata
-        [collected] = saver.collect(orphan_age=timedelta())
+        [collected] = saver.admin.collect(orphan_age=timedelta())
         assert collected.objects
-        assert not list(saver.verify(depth="data"))
+        assert not list(saver.admin.verify(depth="data"))
         # Agents go on from there.
         _checkpoint(saver, "1", 8, {"checkpoint_id": loaded.checkpoint["id"]}, _value(8))
-        assert not list(saver.verify(depth="data"))
+        assert not list(saver.admin.verify(depth="data"))
         assert len(list(saver.list(THREAD))) == 5

@@ -122,8 +122,8 @@ def test_a_class_that_is_not_allowed_is_not_imported(uri, tmp_path, monkeypatch)
     sys.modules.pop(module)
     with GCSSaver.from_conn_string(uri) as saver:
         assert saver.with_allowlist([("my_agent.state", "Plan")]) is saver, "it allows everything, the default"
-        assert list(saver.verify(depth="data")) == []
-        assert saver.stats().checkpoints == 1
+        assert list(saver.admin.verify(depth="data")) == []
+        assert saver.admin.stats().checkpoints == 1
         assert module not in sys.modules, "looking needs no class"
 
 

@@ -17,8 +17,10 @@ from langgraph_gcs_saver import GCSSaver, errors, events
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
+from langgraph_gcs_saver.saver.connection import Connection
 from tests.docs import options
 from tests.docs.fences import ROOT
+from tests.kit import methods
 
 OPERATIONS = (ROOT / "docs" / "guides" / "operations.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
@@ -62,27 +64,25 @@ def _classes(base: type[Any]) -> list[type[Any]]:
 def _call(name: str, function: Any) -> str:
     """A call as the reference writes it, without what the text above the table says of all."""
     parameters = inspect.signature(function).parameters.values()
-    given = [one for one in parameters if one.name not in {"self", "dry_run", "show", "step"}]
+    given = [one for one in parameters if one.name not in {"self", "dry_run", "progress"}]
     optional = [one.default is not one.empty or one.kind is one.VAR_KEYWORD for one in given]
     return f"{name}({', '.join(p.name + '=…' * may for p, may in zip(given, optional, strict=True))})"
 
 
-def test_the_reference_has_every_method():
-    known = (*vars(Admin), *vars(GCSSaver))
-    names = {name for name in known if not name.startswith("_") and callable(getattr(GCSSaver, name))}
-    own = [name for name in names if not (name.startswith("a") and name[1:] in names)]
-    expected = {_call(name, getattr(GCSSaver, name)) for name in own} | {_call("GCSSaver", GCSSaver.__init__)}
-    written = [row[0].strip("`") for row in rows(REFERENCE, "Methods of GCSSaver") if row[0].startswith("`")]
+@pytest.mark.parametrize("cls", [GCSSaver, Admin])
+def test_the_reference_has_every_method(cls: type) -> None:
+    kinds = (Connection, GCSSaver) if cls is GCSSaver else (Admin,)
+    known = {name: found for kind in kinds for name, found in vars(kind).items() if name[0] != "_"}
+    names = {name for name, found in known.items() if callable(found) or isinstance(found, classmethod)}
+    own = {name for name in names if not (name.startswith("a") and name[1:] in names)}
+    expected = {_call(name, getattr(cls, name)) for name in own}
+    expected |= {_call("GCSSaver", GCSSaver.__init__)} if cls is GCSSaver else set()
+    table = "Methods of GCSSaver" if cls is GCSSaver else "Methods of saver.admin"
+    written = [call.strip("` ") for row in rows(REFERENCE, table) for call in row[0].split("`, `") if "`" in row[0]]
     assert sorted(written) == sorted(expected)
-    # "Each method that does I/O has an asynchronous twin": these do none.
-    assert {name for name in own if f"a{name}" not in names} == {"from_conn_string", "get_next_version", "subscribe"}
-
-
-def test_the_reference_tells_which_twins_are_iterated():
-    known = (*vars(Admin), *vars(GCSSaver))
-    iterated = [name for name in known if inspect.isasyncgenfunction(getattr(GCSSaver, name)) and name[0] != "_"]
-    (told,) = re.findall(r"Await every twin but two: (.*?) are asynchronous\niterators", REFERENCE)
-    assert re.findall(r"`(\w+)`", told) == sorted(iterated)
+    # "Each method that does I/O has an asynchronous twin": these do none, or serve both.
+    single = {"from_conn_string", "get_next_version", "subscribe"} if cls is GCSSaver else methods.EACH
+    assert {name for name in own if f"a{name}" not in names} == single
 
 
 def test_the_reference_has_every_error():

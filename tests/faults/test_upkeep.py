@@ -159,7 +159,7 @@ class Life:
 
     def collect(self, saver):
         while self.goes_on():
-            for plan in saver.collect(orphan_age=ORPHAN_AGE):
+            for plan in saver.admin.collect(orphan_age=ORPHAN_AGE):
                 assert plan.skipped is None
                 with self.lock:
                     self.counts["collected"] += len(plan.objects)
@@ -171,8 +171,8 @@ def live(make_saver, store_uri, seconds, seed, wanted=("puts", "forks", "reads",
     print(life.counts)
     saver = make_saver()
     saver.prune(THREADS, strategy=KeepLast(KEPT))
-    saver.collect(orphan_age=timedelta(0))
-    assert list(saver.verify(depth="data")) == []
+    saver.admin.collect(orphan_age=timedelta(0))
+    assert list(saver.admin.verify(depth="data")) == []
     raw = open_raw(store_uri)
     stored = sum(raw.document_sizes().values()) + sum(raw.object_sizes().values())
     documents = len(raw.documents())
@@ -191,7 +191,7 @@ def live(make_saver, store_uri, seconds, seed, wanted=("puts", "forks", "reads",
             needed += len(values["large"]) + sum(map(len, values["list"])) + 9_000
     print(f"{stored} bytes in {documents} documents and objects, for {needed} bytes of state")
     assert stored < 3 * needed
-    saver.collect(orphan_age=timedelta(0))
+    saver.admin.collect(orphan_age=timedelta(0))
     for thread in THREADS:
         saver.delete_thread(thread)
     raw = open_raw(store_uri)

@@ -297,8 +297,8 @@ def test_frames_under_a_key_that_is_gone_are_no_damage(cipher, rotated, make_sav
             make_saver(cipher=cipher, on_event=events.append).get_tuple(cfg(n))
     for call in (
         lambda saver: list(saver.list(cfg(), limit=1)),
-        lambda saver: list(saver.verify("t", depth="data")),
-        lambda saver: saver.repair("t", show=lambda plan: None),
+        lambda saver: list(saver.admin.verify("t", depth="data")),
+        lambda saver: saver.admin.repair("t"),
     ):
         with pytest.raises(WrongKeyError, match="'a'"):
             call(make_saver(cipher=cipher, on_event=events.append))
@@ -322,7 +322,7 @@ def test_damage_under_an_older_key_is_damage(rotated, make_saver, raw):
         # A reader who has not seen that yet cannot tell, and says so.
         with pytest.raises((CheckpointCorruptError, WrongKeyError)):
             make_saver(cipher=BOTH).get_tuple(cfg(6))
-        assert any(found.is_damage for found in make_saver(cipher=BOTH).verify("t", depth="data"))
+        assert any(found.is_damage for found in make_saver(cipher=BOTH).admin.verify("t", depth="data"))
     raw.set_document(name, whole)
     rotated.check(make_saver(cipher=BOTH))
 

@@ -133,7 +133,7 @@ with GCSSaver.from_conn_string(sys.argv[1]) as saver:
     if len(sys.argv) > 2:
         graph.invoke({"messages": [("user", sys.argv[2])]}, config)
     print([message.content for message in graph.get_state(config).values["messages"]])
-    assert list(saver.verify("1")) == []
+    assert list(saver.admin.verify("1")) == []
 """
 
 

@@ -70,7 +70,7 @@ LATEST = KeepLast(1)
 
 def _pruned(rule: Retention, thread_id: str, context: Context) -> Flow[Any]:
     choose = partial(decide, rule=rule, now=0.0)
-    return pruning.prune(thread_id, choose, dry_run=False, show=print, loads=LOADS, context=context)
+    return pruning.prune(thread_id, choose, dry_run=False, loads=LOADS, context=context)
 
 
 def prune(rule: Retention = LATEST) -> Call:
@@ -79,14 +79,14 @@ def prune(rule: Retention = LATEST) -> Call:
 
 def delete_run(run: str) -> Call:
     def start(context: Context) -> Flow[None]:
-        return pruning.delete_for_run(run, dry_run=False, show=print, loads=LOADS, context=context)
+        return pruning.delete_for_run(run, dry_run=False, loads=LOADS, context=context)
 
     return Call("delete_for_runs", start)
 
 
 def copy(source: str = THREAD, target: str = TARGET) -> Call:
     def start(context: Context) -> Flow[Any]:
-        return copying.copy_thread(source, target, dry_run=False, show=print, context=context)
+        return copying.copy_thread(source, target, dry_run=False, context=context)
 
     return Call("copy_thread", start)
 
@@ -106,7 +106,7 @@ TOMORROW = DAY + 4.0
 
 def collect(thread_id: str = THREAD) -> Call:
     def start(context: Context) -> Flow[Any]:
-        return collecting.collect(thread_id, DAY, dry_run=False, show=print, loads=LOADS, context=context)
+        return collecting.collect(thread_id, DAY, dry_run=False, loads=LOADS, context=context)
 
     return Call("collect", start)
 

@@ -6,20 +6,18 @@ who adds a command, a method or a collection says here how it is called, and in 
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.saver.admin import Admin
+from langgraph_gcs_saver.results import DeletePlan
+from tests.kit import methods
 from tests.system.build import cfg, checkpoint, version
 
 
@@ -73,7 +71,6 @@ class Around:
         thread: The thread.
         newest: The number of its newest checkpoint.
         channels: Some of its channels.
-        is_dry: Whether what would write only plans, where it can.
     """
 
     directory: Path
@@ -83,15 +80,9 @@ class Around:
     thread: str = "t"
     newest: int = 3
     channels: tuple[str, ...] = ("v",)
-    is_dry: bool = False
-    shown: list[Any] = field(default_factory=list)
 
     def at(self, n: int | None = None) -> Any:
         return cfg(n, thread=self.thread)
-
-    @property
-    def plans(self) -> dict[str, Any]:
-        return {"dry_run": self.is_dry, "show": self.shown.append}
 
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -125,21 +116,30 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "unpin": lambda a: _call(a.at(a.newest)),
     "put_writes": lambda a: _call(a.at(a.newest), [(a.channels[0], ["x"])], "another task"),
     "put": _put,
-    "copy_thread": lambda a: _call(a.thread, "copied", **a.plans),
+    "copy_thread": lambda a: _call(a.thread, "copied"),
     "export_thread": lambda a: _call(a.thread, a.directory / "exported.tar"),
-    "transfer_thread": lambda a: _call(a.thread, a.other, **a.plans),
-    "migrate": lambda a: _call(a.source, [a.thread], **a.plans),
-    "rebind": lambda a: _call(**a.plans),
+    "transfer_thread": lambda a: _call(a.thread, a.other),
+    "migrate": lambda a: _call(a.source, [a.thread]),
+    "rebind": lambda a: _call(),
     "setup": lambda _: _call(),
-    "sweep": lambda a: _call(**a.plans),
-    "repair": lambda a: _call(**a.plans),
-    "prune": lambda a: _call([a.thread], **a.plans),
-    "delete_for_runs": lambda a: _call(["run"], **a.plans),
-    "collect": lambda a: _call(orphan_age=timedelta(0), **a.plans),
-    "delete_thread": lambda a: _call(a.thread, **a.plans),
-    "import_thread": lambda a: _call(a.archive or a.directory / "exported.tar", **a.plans),
+    "plan_sweep": lambda _: _call(),
+    "sweep": lambda _: _call(),
+    "plan_repair": lambda _: _call(),
+    "repair": lambda _: _call(),
+    "plan_prune": lambda a: _call([a.thread]),
+    "prune": lambda a: _call([a.thread]),
+    "plan_delete_for_runs": lambda _: _call(["run"]),
+    "delete_for_runs": lambda _: _call(["run"]),
+    "plan_collect": lambda _: _call(orphan_age=timedelta(0)),
+    "collect": lambda _: _call(orphan_age=timedelta(0)),
+    "carry_out": lambda a: _call(
+        DeletePlan(thread_id=a.thread, checkpoints=1, writes=0, objects=0, bytes=0, exists=True)
+    ),
+    "plan_delete_thread": lambda a: _call(a.thread),
+    "delete_thread": lambda a: _call(a.thread),
+    "import_thread": lambda a: _call(a.archive or a.directory / "exported.tar"),
 }
-"""How each method of `GCSSaver`, those of `Admin` among them, is called; in an order in which each finds a thread."""
+"""How each method of `GCSSaver` and `Admin` is called; in an order in which each finds a thread."""
 
 DESTROY = {"delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
 """Methods that take away, or need the place of, what others read."""
@@ -149,6 +149,7 @@ WRITE = DESTROY | {"copy_thread", "collect", "pin", "put", "put_writes", "rebind
 
 NO_STATE = {
     "close",
+    "admin",
     "config_specs",
     "from_conn_string",
     "get_allowlist",
@@ -160,30 +161,17 @@ NO_STATE = {
 """What else a saver has: it does nothing with a store."""
 
 
-def methods(cls: type[Admin] = GCSSaver) -> list[str]:
-    """Public methods that do something with a store, without the asynchronous twins."""
-    found = [name for name, _ in inspect.getmembers(cls) if name[0] != "_" and name not in NO_STATE | {"aclose"}]
-    return [name for name in found if not (name[0] == "a" and name[1:] in found)]
+def all_methods(*classes: type) -> list[str]:
+    """Public methods that do something with a store, without the asynchronous twins.
+
+    Args:
+        classes: Of these classes; of `GCSSaver` and `Admin`, if none is given.
+    """
+    found = methods.names(*classes) - NO_STATE - {"aclose"}
+    return sorted(name for name in found if not (name[0] == "a" and name[1:] in found))
 
 
 def perform(saver: Any, name: str, around: Around, *, is_async: bool = False) -> Any:
     """Call a method, or its twin, and take all that it gives."""
     args, options = METHODS[name](around)
-    return taken(getattr(saver, f"a{name}" if is_async else name)(*args, **options))
-
-
-def taken(found: Any) -> Any:
-    """What a call gives in the end: an iterator's items as a list, a coroutine's result."""
-    if inspect.isasyncgen(found):
-        return asyncio.run(_listed(found))
-    if inspect.isawaitable(found):
-        return asyncio.run(_awaited(found))
-    return list(found) if inspect.isgenerator(found) else found
-
-
-async def _listed(found: Any) -> list[Any]:
-    return [one async for one in found]
-
-
-async def _awaited(found: Any) -> Any:
-    return await found
+    return methods.perform(saver, name, *args, is_async=is_async, **options)

@@ -86,7 +86,7 @@ def states(shape: Any, uri: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with GCSSaver.from_conn_string(uri, cipher=KEY) as saver:
         graph = build(shape, saver)
-        for checkpoint_id in saver.checkpoint_ids(cfg()):
+        for checkpoint_id in saver.admin.checkpoint_ids(cfg()):
             config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": checkpoint_id}}
             try:
                 found[checkpoint_id] = graph.get_state(config).values
@@ -130,7 +130,7 @@ def test_a_repair_rebuilds_no_snapshot_of_half_a_step(shape: Any, store_uri: str
         if victim is not None:
             raw.delete_document(victim)
         with GCSSaver.from_conn_string(store_uri, cipher=KEY) as saver:
-            saver.repair("t", show=lambda _: None)
+            saver.admin.repair("t")
         # Checkpoints before it never had a value that proves anything.
         after = {one: state for one, state in states(shape, store_uri).items() if one >= newest}
         right = {one: state for one, state in before.items() if one >= newest}

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.events import (
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.compat.xor_cipher import XorCipher
 from tests.incremental.eax import Eax
+from tests.kit import methods
 from tests.security import registry
 from tests.security.forging import frame_in, name_of, put_checkpoint, put_writes
 from tests.system.build import cfg, checkpoint, cid, number, put, values, version
@@ -123,7 +124,7 @@ def test_a_list_of_all_threads_goes_on(plant, make_saver):
 def test_verify_finds_it_and_goes_on(depth, plant, make_saver):
     n = planted(plant, make_saver)
     saver = make_saver(cipher=KEY)
-    findings = [found for found in saver.verify(depth=depth) if found.is_damage]
+    findings = [found for found in saver.admin.verify(depth=depth) if found.is_damage]
     assert [(found.kind, found.thread_id, found.checkpoint_id) for found in findings] == [("clear", "t", cid(n))]
     assert "in clear" in findings[0].reason
 
@@ -132,10 +133,10 @@ def test_verify_finds_it_and_goes_on(depth, plant, make_saver):
 def test_repair_sets_it_aside(thread, plant, make_saver, raw):
     n = planted(plant, make_saver)
     saver = make_saver(cipher=KEY)
-    (plan,) = saver.repair(thread, show=lambda _: None)
+    (plan,) = saver.admin.repair(thread)
     assert [(step.action, step.checkpoint_id) for step in plan.steps] == [("set aside", cid(n))]
     assert any("/lg_aside/" in name for name in raw.documents())
-    assert not any(found.is_damage for found in saver.verify(depth="data"))
+    assert not any(found.is_damage for found in saver.admin.verify(depth="data"))
     assert number(saver.get_tuple(cfg())) == 3
     assert [write[1:] for write in saver.get_tuple(cfg()).pending_writes] == [("v", "own")]
 
@@ -146,7 +147,7 @@ def test_it_can_be_replaced(make_saver):
     saver = make_saver(cipher=KEY)
     put(saver, 9, {"v": ["own"]})
     assert values(make_saver(cipher=KEY).get_tuple(cfg()))["v"] == ["own"]
-    assert not any(found.is_damage for found in make_saver(cipher=KEY).verify("t", depth="data"))
+    assert not any(found.is_damage for found in make_saver(cipher=KEY).admin.verify("t", depth="data"))
 
 
 def test_nothing_is_inherited_from_it(make_saver):
@@ -179,7 +180,6 @@ def outcomes(tmp_path):
     other = GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY)
     history = {"config": cfg(9), "channels": ["v"]}
     elsewhere = GCSSaver.from_conn_string(f"file://{tmp_path}/elsewhere", cipher=KEY)
-    quiet = {"show": lambda _: None}
     return {
         "get": (ClearTextError, cfg()),
         "get_tuple": (ClearTextError, cfg()),
@@ -197,7 +197,7 @@ def outcomes(tmp_path):
         "history": (lambda found: [one.damage for one in found] == ["the manifest is in clear", None, None, None], "t"),
         "stats": (lambda found: found.checkpoints == 5,),  # prune went on with the other thread
         "collect": (lambda plans: ["in clear" in plan.skipped for plan in plans] == [True],),
-        "repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]], quiet),
+        "repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]],),
         "checkpoint_at": (lambda found: found == cid(9), cfg(), datetime.now(timezone.utc)),  # an id, as by its name
         "rebind": (InvalidInputError,),  # an embedded store has no bucket
         "ping": (None,),
@@ -205,7 +205,14 @@ def outcomes(tmp_path):
         "pins": (lambda found: found == {}, cfg()),
         "pin": (None, cfg(9), "label"),
         "unpin": (None, cfg(9)),
-        "sweep": (None, {"dry_run": True, **quiet}),
+        "plan_sweep": (None,),
+        "plan_prune": (ClearTextError, ["t", "u"]),
+        "plan_delete_for_runs": (ClearTextError, ["run"]),
+        "plan_collect": (lambda plans: ["in clear" in plan.skipped for plan in plans] == [True],),
+        "plan_repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]],),
+        "plan_delete_thread": (lambda plan: plan.checkpoints == 4, "t"),
+        "carry_out": (InvalidInputError, "no plan"),
+        "sweep": (lambda swept: swept == [],),
         "put": (
             None,
             cfg(),
@@ -214,7 +221,7 @@ def outcomes(tmp_path):
             {"v": version(4)},
         ),
         "put_writes": (None, cfg(9), [("v", "x")], "task"),
-        "delete_thread": (None, "t"),
+        "delete_thread": (lambda plan: plan.exists, "t"),
         "setup": (None,),
         "close": (None,),
     }
@@ -226,46 +233,33 @@ NO_STATE = registry.NO_STATE - {"close"} | {"delete_for_runs"}
 ORDER = ["repair", "delete_thread", "close"]
 
 
-def perform(saver, name, arguments):
-    given = [one for one in arguments if not (isinstance(one, dict) and one.keys() & {"config", "show"})]
+def perform(saver, name, arguments, is_async):
+    given = [one for one in arguments if not (isinstance(one, dict) and "config" in one)]
     named = {key: value for one in arguments if one not in given for key, value in one.items()}
-    found = getattr(saver, name)(*given, **named)
-    if inspect.isasyncgen(found):
-        return asyncio.run(_collect(found))
-    if inspect.isawaitable(found):
-        return asyncio.run(_wait(found))
-    return list(found) if inspect.isgenerator(found) else found
-
-
-async def _collect(found):
-    return [one async for one in found]
-
-
-async def _wait(found):
-    return await found
+    return methods.perform(saver, name, *given, is_async=is_async, **named)
 
 
 @LOCAL
-@pytest.mark.parametrize("twin", ["", "a"])
-def test_every_method(twin, make_saver, tmp_path):
+@pytest.mark.parametrize("is_async", [False, True])
+def test_every_method(is_async, make_saver, tmp_path):
     planted(a_checkpoint, make_saver)
     saver = make_saver(cipher=KEY, ttl=timedelta(days=1))
     wanted = outcomes(tmp_path)
-    public = {name for name, _ in inspect.getmembers(GCSSaver, callable) if not name.startswith("_")}
+    public = methods.names()
     twins = {f"a{name}" for name in wanted} | {"aget", "aget_tuple"}
     assert public - twins - wanted.keys() - NO_STATE == set(), "a method of which this test says nothing"
     for name in sorted(wanted, key=lambda name: ORDER.index(name) if name in ORDER else -1):
         expected, *arguments = wanted[name]
         if inspect.isclass(expected):
             with pytest.raises(expected):
-                perform(saver, twin + name, arguments)
+                perform(saver, name, arguments, is_async)
             continue
         if name == "import_thread":
-            with GCSSaver.from_conn_string(f"file://{tmp_path}/third{twin}", cipher=KEY) as third:
-                taken = perform(third, twin + name, arguments)
+            with GCSSaver.from_conn_string(f"file://{tmp_path}/third", cipher=KEY) as third:
+                taken = perform(third, name, arguments, is_async)
             assert [found.kind for found in taken.findings] == ["clear"]
             continue
-        found = perform(saver, twin + name, arguments)
+        found = perform(saver, name, arguments, is_async)
         assert expected is None or expected(found), (name, found)
 
 
@@ -363,7 +357,7 @@ def line(saver, *numbers, changed=("v",)):
 
 
 def damages(saver, thread=None):
-    return [(found.kind, found.checkpoint_id) for found in saver.verify(thread, depth="data") if found.is_damage]
+    return [(found.kind, found.checkpoint_id) for found in saver.admin.verify(thread, depth="data") if found.is_damage]
 
 
 @pytest.mark.parametrize("inline", [8 << 10, 0], ids=["in documents", "in objects"])
@@ -410,7 +404,7 @@ def test_a_whole_thread_moves_to_an_encrypted_store(make_saver, tmp_path):
     line(half, 4)
     wanted = [(found.checkpoint, found.metadata, found.pending_writes) for found in half.list(cfg())]
     with GCSSaver.from_conn_string(f"file://{tmp_path}/encrypted", cipher=KEY) as saver:
-        (done,) = saver.migrate(half, ["t"])
+        (done,) = saver.admin.migrate(half, ["t"])
         assert done.checkpoints == 4
         assert damages(saver) == []
     with GCSSaver.from_conn_string(f"file://{tmp_path}/encrypted", cipher=KEY) as saver:
@@ -426,8 +420,8 @@ def test_a_copy_encrypts_what_says_what_there_is(make_saver):
     saver.copy_thread("t", "copy")
     assert [number(found) for found in saver.list(cfg(thread="copy"))] == [2, 1]
     strict = make_saver(cipher=KEY)
-    assert [found.kind for found in strict.verify("copy") if found.is_damage] == []
-    assert {found.kind for found in strict.verify("copy", depth="data") if found.is_damage} == {"clear"}
+    assert [found.kind for found in strict.admin.verify("copy") if found.is_damage] == []
+    assert {found.kind for found in strict.admin.verify("copy", depth="data") if found.is_damage} == {"clear"}
 
 
 @LOCAL
@@ -440,7 +434,7 @@ def test_a_thread_that_was_never_encrypted_is_left_alone(make_saver, raw):
         a_write(make_saver())
     before = raw.snapshot()
     saver = make_saver(cipher=KEY)
-    (plan,) = saver.repair("t", show=lambda _: None)
+    (plan,) = saver.admin.repair("t")
     assert {step.action for step in plan.steps} == {"leave"}
     assert all("accept_clear=True" in step.reason for step in plan.steps)
     assert raw.snapshot() == before
@@ -467,7 +461,7 @@ def test_what_was_not_bound_is_read_for_a_migration_only(make_saver, raw):
     for n in (1, 2, None):
         with pytest.raises(ClearTextError, match="not bound to its place"):
             strict.get_tuple(cfg(n))
-    assert {found.kind for found in strict.verify()} == {"clear"}
+    assert {found.kind for found in strict.admin.verify()} == {"clear"}
     events = []
     saver = make_saver(cipher=KEY, accept_clear=True, on_event=events.append)
     assert [write[1:] for write in saver.get_tuple(cfg()).pending_writes] == [("v", "own")]
@@ -540,7 +534,7 @@ def test_each_copy_tells_of_what_it_encrypts(make_saver):
     assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
     assert encrypted(events) == [], "nothing in clear is left"
     make_saver().put_writes(cfg(2), [("__resume__", PLANTED)], "task")
-    saver.copy_thread("t", "u", dry_run=True, show=shown.append)
+    shown.append(saver.admin.copy_thread("t", "u", dry_run=True))
     assert encrypted(events) == [], "nothing was encrypted yet"
     assert [plan.clear for plan in shown] == [1]
     assert "encrypts 1 documents" in str(shown[0])
@@ -564,11 +558,11 @@ def test_a_repair_tells_of_what_it_encrypts(make_saver, raw):
     name = name_of(2)
     raw.set_document(name, {**raw.documents()[name], "frames": b"?" * len(raw.documents()[name]["frames"])})
     events.clear()
-    saver.repair("t", dry_run=True, show=shown.append)
+    shown.extend(saver.admin.plan_repair("t"))
     assert (encrypted(events), shown[0].clear) == ([], 1)
     assert "for which the cipher does not vouch" in str(shown[0])
     assert PLANTED not in str(shown[0])
-    saver.repair("t", show=lambda _: None)
+    saver.admin.repair("t")
     assert encrypted(events) == [("t", 1)]
     assert not any(isinstance(event, ClearTextAccepted) for event in events), "that was told before"
     assert damages(saver, "t") == []
@@ -587,11 +581,10 @@ def test_repair_writes_no_metadata_in_clear_but_what_is_named(clear_metadata, ma
     for guess in ({"user": ""}, {"user": PLANTED}, {"age": 40}, {"age": 41}, {"user": 5, "age": 41, "absent": 1}):
         planted = {**right, **guess}
         raw.set_document(name, {**whole, "filter": planted})
-        shown = []
-        make_saver(cipher=KEY, clear_metadata=clear_metadata).repair("t", show=shown.append)
+        shown = make_saver(cipher=KEY, clear_metadata=clear_metadata).admin.repair("t")
         assert raw.documents()[name]["filter"] == planted
         wrong = sorted(key for key in guess if metadata.get(key) != guess[key])
-        found = list(make_saver(cipher=KEY, clear_metadata=clear_metadata).verify("t"))
+        found = list(make_saver(cipher=KEY, clear_metadata=clear_metadata).admin.verify("t"))
         assert [repr(key) for key in wrong if repr(key) not in "".join(one.reason for one in found)] == []
         assert [step.action for plan in shown for step in plan.steps] == (["leave"] if wrong else [])
         assert len(found) == bool(wrong)
@@ -603,12 +596,12 @@ def test_repair_sets_metadata_right_that_is_named(make_saver, raw):
     put(make_saver(cipher=KEY, clear_metadata=("user", "tenant")), 1, {"v": 1}, metadata={"user": "a", "tenant": "b"})
     name = name_of(1)
     whole = raw.documents()[name]
-    assert [*make_saver(cipher=KEY).verify("t")] == []
+    assert [*make_saver(cipher=KEY).admin.verify("t")] == []
     raw.set_document(name, {**whole, "filter": {"user": "a", "tenant": "c", "absent": 1}})
     saver = make_saver(cipher=KEY, clear_metadata=("tenant", "absent"))
-    saver.repair("t", show=lambda _: None)
+    saver.admin.repair("t")
     assert raw.documents()[name]["filter"] == {"user": "a", "tenant": "b"}
-    assert [*saver.verify("t")] == []
+    assert [*saver.admin.verify("t")] == []
 
 
 def test_what_is_set_aside_names_no_channel(make_saver, raw):
@@ -616,7 +609,7 @@ def test_what_is_set_aside_names_no_channel(make_saver, raw):
     put(make_saver(cipher=KEY), 1, {PLANTED: ["x" * 300]})
     fields = raw.documents()[name_of(1)]
     raw.set_document(name_of(1), {**fields, "frames": fields["frames"][:-1] + bytes([fields["frames"][-1] ^ 1])})
-    (plan,) = make_saver(cipher=KEY).repair("t", show=lambda _: None)
+    (plan,) = make_saver(cipher=KEY).admin.repair("t")
     assert (plan.steps[0].action, plan.steps[0].channel) == ("set aside", PLANTED)
     assert any("/lg_aside/" in name for name in raw.documents())
     assert PLANTED not in repr(raw.documents())

@@ -240,7 +240,7 @@ def test_rows_of_other_types_are_damage_of_their_thread(change, make_saver, comm
     with pytest.raises((CheckpointCorruptError, DamageError)):
         saver.get_tuple(cfg(thread="m"))
     assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"a", "z"}
-    assert {one.thread_id for one in saver.threads()} >= {"a", "z"}
+    assert {one.thread_id for one in saver.admin.threads()} >= {"a", "z"}
     for line in ("threads", "stats", "verify", "repair --dry-run", "history m"):
         assert command(*line.split()).code in {0, 4, 8}, line
 
@@ -284,7 +284,7 @@ def test_a_document_larger_than_documents_can_be(change, store_uri, kind):
         "from langgraph_gcs_saver import GCSSaver\n"
         "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
         "    found = {one.config['configurable']['thread_id'] for one in saver.list(None)}\n"
-        "    found |= {one.thread_id for one in saver.verify()}\n"
+        "    found |= {one.thread_id for one in saver.admin.verify()}\n"
         "with open('/proc/self/status') as status:\n"
         "    peak = next(int(line.split()[1]) for line in status if line.startswith('VmHWM'))\n"
         "print(*sorted(found), peak < 200 << 10)\n"

@@ -62,8 +62,8 @@ def test_a_graph_runs_is_interrupted_and_goes_on(make_saver: Any, raw: Any) -> N
     ]
     assert len(list(saver.list(None, filter={"note": SECRET * 200}))) == 3, "a text that is too long to be indexed"
     assert list(saver.list(cfg(), filter={"who": "you"})) == []
-    assert list(saver.verify(depth="data")) == []
-    assert saver.repair(show=lambda _: None) == []
+    assert list(saver.admin.verify(depth="data")) == []
+    assert saver.admin.repair() == []
     documents, objects = raw.snapshot()
     assert SECRET.encode() not in b"".join(objects.values())
     assert SECRET not in str(documents)
@@ -85,9 +85,9 @@ def test_without_the_key_nothing_reads_and_nothing_changes(make_saver: Any, raw:
         lambda: list(other.list(None)),
         lambda: list(other.list(cfg(), filter={"step": 2})),
         lambda: list(other.list(cfg(), filter={"step": [2]})),
-        lambda: other.history("t"),
-        lambda: list(other.verify(depth="data")),
-        lambda: other.repair(show=lambda _: None),
+        lambda: other.admin.history("t"),
+        lambda: list(other.admin.verify(depth="data")),
+        other.admin.repair,
         lambda: other.prune(["t"], strategy=KeepLast(1)),
         lambda: other.delete_for_runs(["run"]) or other.get_tuple(cfg()),
     ):
@@ -104,27 +104,27 @@ def test_upkeep_with_the_key(make_saver: Any, raw: Any, tmp_path: Any) -> None:
     fill(saver, last=6)
     fill(saver, "u")
     saver.copy_thread("t", "copy")
-    saver.export_thread("t", tmp_path / "t.tar")
+    saver.admin.export_thread("t", tmp_path / "t.tar")
     expected = [(one.checkpoint, one.metadata, one.pending_writes) for one in saver.list(cfg())]
     other = f"file://{tmp_path}/other"
     with GCSSaver.from_conn_string(other, serde=SERDE) as target:
-        target.import_thread(tmp_path / "t.tar")
+        target.admin.import_thread(tmp_path / "t.tar")
         assert [(one.checkpoint, one.metadata, one.pending_writes) for one in target.list(cfg())] == expected
-        saver.transfer_thread("u", target)
+        saver.admin.transfer_thread("u", target)
         assert numbers(target, "u") == [4, 3, 2, 1]
-        assert list(target.verify(depth="data")) == []
+        assert list(target.admin.verify(depth="data")) == []
     assert [(one.checkpoint, one.metadata, one.pending_writes) for one in saver.list(cfg("copy"))] == expected
     saver.prune(["t"], strategy=KeepLast(2))
     assert numbers(saver) == [6, 5]
-    saver.collect()
-    assert list(saver.verify(depth="data")) == []
+    saver.admin.collect()
+    assert list(saver.admin.verify(depth="data")) == []
     for name in list(raw.objects()):
         if name.startswith(next(iter(raw.objects())).split("/", 1)[0]):
             raw.delete_object(name)
-    assert any(finding.is_damage for finding in make_saver(serde=SERDE).verify(depth="data"))
+    assert any(finding.is_damage for finding in make_saver(serde=SERDE).admin.verify(depth="data"))
     repaired = make_saver(serde=SERDE)
-    assert repaired.repair(show=lambda _: None)
-    assert not any(finding.is_damage and finding.kind == "corrupt" for finding in repaired.verify(depth="data"))
+    assert repaired.admin.repair()
+    assert not any(finding.is_damage and finding.kind == "corrupt" for finding in repaired.admin.verify(depth="data"))
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: words[0])

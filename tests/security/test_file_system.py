@@ -175,8 +175,8 @@ def test_a_thread_with_a_linked_object_is_damaged_and_carries_nothing_out(path, 
     place.unlink()
     place.symlink_to(elsewhere / "thesis.tex")
     with GCSSaver.from_conn_string(f"file://{path}") as saver:
-        assert [one.kind for one in saver.verify("t", depth="data")] == ["missing"]
-        saver.export_thread("t", tmp_path / "t.tar")
+        assert [one.kind for one in saver.admin.verify("t", depth="data")] == ["missing"]
+        saver.admin.export_thread("t", tmp_path / "t.tar")
     assert SECRET not in (tmp_path / "t.tar").read_bytes()
 
 
@@ -190,14 +190,14 @@ def test_a_hard_link_in_place_of_an_object_is_not_carried_out(path, tmp_path, el
         place.unlink()
         for name in (place, place.with_name("v-0123456789ab.zst"), place.with_name("~manifest-0123456789ab.zst")):
             os.link(elsewhere / "thesis.tex", name)
-        assert {one.kind for one in saver.verify("t", depth="data") if one.is_damage} == {"corrupt"}
+        assert {one.kind for one in saver.admin.verify("t", depth="data") if one.is_damage} == {"corrupt"}
     with (
         GCSSaver.from_conn_string(f"file://{path}") as saver,
         GCSSaver.from_conn_string(f"file://{tmp_path}/second") as second,
     ):
-        saver.export_thread("t", tmp_path / "t.tar")
+        saver.admin.export_thread("t", tmp_path / "t.tar")
         for _ in range(2):
-            saver.transfer_thread("t", second)
+            saver.admin.transfer_thread("t", second)
     assert SECRET not in (tmp_path / "t.tar").read_bytes()
     assert whole.read_bytes() in (tmp_path / "t.tar").read_bytes()
     (carried,) = (tmp_path / "second" / "objects").rglob("*.zst")
@@ -338,9 +338,9 @@ def test_a_thread_with_such_an_object(path, tmp_path):
     (place,) = (one for one in (path / "objects").rglob("*.zst"))
     os.truncate(place, 1 << 40)
     with GCSSaver.from_conn_string(f"file://{path}") as saver:
-        assert [one.kind for one in saver.verify("t", depth="data")] == ["missing"]
-        assert saver.stats().objects == 0
-        assert saver.export_thread("t", tmp_path / "t.tar").objects == 0
+        assert [one.kind for one in saver.admin.verify("t", depth="data")] == ["missing"]
+        assert saver.admin.stats().objects == 0
+        assert saver.admin.export_thread("t", tmp_path / "t.tar").objects == 0
         saver.delete_thread("t")
 
 
@@ -360,7 +360,7 @@ def test_directories_in_directories_without_an_end(path, blobs, top, name):
             handle = inner
         (mine,) = blobs.list_blobs(ListBlobs(""))
         with GCSSaver.from_conn_string(f"file://{path}") as saver:
-            assert list(saver.verify(depth="data")) == []
+            assert list(saver.admin.verify(depth="data")) == []
             saver.delete_thread("t")
         assert blobs.list_blobs(ListBlobs("")) == []
         assert mine.name.startswith("e3-t/")
@@ -444,15 +444,15 @@ def test_a_store_that_may_only_be_read(frozen):
         with GCSSaver.from_conn_string(f"file://{frozen}") as saver:
             assert values(saver.get_tuple(cfg())) == {"v": noise(20_000)}
             assert len(list(saver.list(None))) == 1
-            assert [one.thread_id for one in saver.threads()] == ["t"]
-            assert list(saver.verify(depth="data")) == []
-            assert saver.export_thread("t", target / "t.tar").objects == 1
+            assert [one.thread_id for one in saver.admin.threads()] == ["t"]
+            assert list(saver.admin.verify(depth="data")) == []
+            assert saver.admin.export_thread("t", target / "t.tar").objects == 1
             errors = []
             for call in (lambda: put(saver, 2, {"v": 1}, parent=1), lambda: saver.delete_thread("t")):
                 with pytest.raises(PermissionDeniedError, match="write"):
                     call()
         with GCSSaver.from_conn_string(f"file://{target}/copy") as copy:
-            copy.import_thread(target / "t.tar")
+            copy.admin.import_thread(target / "t.tar")
         return errors
 
     before = [(one, one.stat().st_mtime_ns) for one in tree(frozen)]
@@ -587,7 +587,7 @@ def test_an_archive_replaces_nothing_but_files(path, tmp_path, kind):
     before = place.lstat()
     refused = pytest.raises(InvalidInputError, match="is no file")
     with GCSSaver.from_conn_string(f"file://{store(path)}") as saver, refused:
-        saver.export_thread("t", place)
+        saver.admin.export_thread("t", place)
     assert os.path.samestat(place.lstat(), before)
     assert not list(tmp_path.glob("*.part"))
     ended = CliRunner().invoke(app, ["export", "t", str(place), "--yes", "--store", f"file://{path}"])

@@ -58,7 +58,7 @@ def test_what_was_planted_is_not_merged(store_uri, plant, cipher):
         before = raw.snapshot()
         for dry_run in (True, False):
             with pytest.raises(InvalidInputError, match="part of a copy of 't', but holds"):
-                saver.copy_thread("t", "copy", dry_run=dry_run)
+                saver.admin.copy_thread("t", "copy", dry_run=dry_run)
         assert raw.snapshot() == before
         saver.delete_thread("t")
         with pytest.raises(InvalidInputError, match="part of a copy"):
@@ -76,7 +76,7 @@ def test_a_claim_that_no_copy_makes_is_none(store_uri, claim):
         before = raw.snapshot()
         for dry_run in (True, False):
             with pytest.raises(InvalidInputError, match="not empty"):
-                saver.copy_thread("t", "copy", dry_run=dry_run)
+                saver.admin.copy_thread("t", "copy", dry_run=dry_run)
     assert raw.snapshot() == before
 
 
@@ -108,13 +108,13 @@ def test_what_was_planted_under_names_of_the_source_is_not_overwritten(store_uri
         before = raw.snapshot()
         for dry_run in (True, False):
             with pytest.raises(InvalidInputError, match="with other content"):
-                saver.copy_thread("t", "copy", dry_run=dry_run)
+                saver.admin.copy_thread("t", "copy", dry_run=dry_run)
         assert raw.snapshot() == before
         saver.delete_thread("copy")
         saver.copy_thread("t", "copy")
         found = saver.get_tuple(cfg(thread="copy"))
         assert found.checkpoint["channel_values"] == saver.get_tuple(cfg()).checkpoint["channel_values"]
-        assert list(saver.verify("copy", depth="data")) == []
+        assert list(saver.admin.verify("copy", depth="data")) == []
 
 
 def test_other_frames_are_not_overwritten(store_uri):
@@ -171,14 +171,14 @@ def test_an_answer_that_was_given_in_a_part_of_a_copy_stays(store_uri, cipher, m
                 saver.put_writes(cfg(5, thread=thread), [("__resume__", answer)], "task")
         before = saver.raw().documents
         if mine in {None, theirs}:
-            saver.copy_thread("t", "copy", dry_run=True, show=str)
+            saver.admin.copy_thread("t", "copy", dry_run=True)
             saver.copy_thread("t", "copy")
             assert answers(saver, "copy") == answers(saver, "t")
-            assert list(saver.verify("copy", depth="data")) == []
+            assert list(saver.admin.verify("copy", depth="data")) == []
         else:
             for dry_run in (True, False):
                 with pytest.raises(InvalidInputError, match="with other content"):
-                    saver.copy_thread("t", "copy", dry_run=dry_run)
+                    saver.admin.copy_thread("t", "copy", dry_run=dry_run)
             assert saver.raw().documents == before
 
 
@@ -193,18 +193,18 @@ def test_an_answer_that_was_given_in_a_part_of_a_transfer_stays(store_uri, tmp_p
         def make():
             return CrashingSaver.from_conn_string(elsewhere)
 
-        stopped(make, "t", lambda target: source.transfer_thread("t", target))
+        stopped(make, "t", lambda target: source.admin.transfer_thread("t", target))
         with make() as target:
             for saver, answer in ((target, mine), (source, theirs)):
                 if answer is not None:
                     saver.put_writes(cfg(5), [("__resume__", answer)], "task")
             before = target.raw().documents
             if mine in {None, theirs}:
-                assert source.transfer_thread("t", target).findings == ()
+                assert source.admin.transfer_thread("t", target).findings == ()
                 assert target.get_tuple(cfg(5)) == source.get_tuple(cfg(5))
             else:
                 with pytest.raises(InvalidInputError, match="with other content"):
-                    source.transfer_thread("t", target)
+                    source.admin.transfer_thread("t", target)
                 assert target.raw().documents == before
 
 
@@ -225,7 +225,7 @@ def test_a_copy_whose_source_was_pruned_since_is_made_anew(store_uri):
         saver.delete_thread("copy")
         saver.copy_thread("t", "copy")
         assert len(list(saver.list(cfg(thread="copy")))) == 2
-        assert list(saver.verify("copy", depth="data")) == []
+        assert list(saver.admin.verify("copy", depth="data")) == []
 
 
 @pytest.mark.parametrize("plant", [plant_checkpoint, plant_writes, plant_anything])
@@ -237,7 +237,7 @@ def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant)
         for stop in count():
             target.plan = Plan(stop)
             with pytest.raises(Crashed):
-                source.transfer_thread("copy", target)
+                source.admin.transfer_thread("copy", target)
             target.plan = Plan()
             if "copying" in target.raw().documents.get(keys.thread_doc("copy"), {}):
                 break
@@ -247,7 +247,7 @@ def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant)
         raw.set_document(keys.thread_doc("copy"), claim)
         before = raw.snapshot()
         with pytest.raises(InvalidInputError, match="part of a transfer"):
-            source.transfer_thread("copy", target)
+            source.admin.transfer_thread("copy", target)
         assert raw.snapshot() == before
         target.delete_thread("copy")
-        assert source.transfer_thread("copy", target).checkpoints == 5
+        assert source.admin.transfer_thread("copy", target).checkpoints == 5

@@ -40,10 +40,10 @@ def saver(make_saver, raw):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda saver: saver.history("t"),
+        lambda saver: saver.admin.history("t"),
         lambda saver: saver.get_tuple(cfg()),
         lambda saver: list(saver.list(cfg())),
-        lambda saver: saver.repair("t", dry_run=True, show=str),
+        lambda saver: list(saver.admin.plan_repair("t")),
     ],
     ids=["history", "get_tuple", "list", "repair"],
 )

@@ -74,9 +74,9 @@ def test_keys_change_under_load(make_saver: Any, tmp_path: Any, steps: int) -> N
 
     # The old keys go when all is encrypted anew.
     with GCSSaver.from_conn_string(f"file://{tmp_path}/anew", cipher=Ring(newest)) as target:
-        target.migrate(saver, thread_ids=[*THREADS])
+        target.admin.migrate(saver, thread_ids=[*THREADS])
     with GCSSaver.from_conn_string(f"file://{tmp_path}/anew", cipher=Ring(newest)) as target:
-        assert [one for one in target.verify(depth="data") if one.is_damage] == []
+        assert [one for one in target.admin.verify(depth="data") if one.is_damage] == []
         for thread in THREADS:
             assert number(target.get_tuple(cfg(thread))) == steps
             assert all(is_right(one, thread) for one in target.list(cfg(thread)))

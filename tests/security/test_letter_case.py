@@ -74,12 +74,12 @@ def test_threads_and_namespaces_that_differ_in_case(uri):
     with GCSSaver.from_conn_string(uri) as saver:
         for number, (thread, ns) in enumerate(places):
             put(saver, 1, {"v": noise(9_000, number), "V": noise(9_000, -number)}, thread=thread, ns=ns)
-        assert list(saver.verify(depth="data")) == []
-        assert saver.collect(orphan_age=timedelta(0)) == []
+        assert list(saver.admin.verify(depth="data")) == []
+        assert saver.admin.collect(orphan_age=timedelta(0)) == []
         gone, left = twins()
         saver.delete_thread(gone)
     with GCSSaver.from_conn_string(uri) as saver:
-        assert list(saver.verify(depth="data")) == []
+        assert list(saver.admin.verify(depth="data")) == []
         for number, (thread, ns) in enumerate(places):
             found = saver.get_tuple(cfg(thread=thread, ns=ns))
             if thread == left:

@@ -50,10 +50,10 @@ def test_verify_tells_of_it(make_saver, raw, depth):
     saver = make_saver()
     fill(saver)
     raw.delete_document(MIDDLE)
-    (finding,) = [one for one in saver.verify("t", depth=depth) if one.is_damage]
+    (finding,) = [one for one in saver.admin.verify("t", depth=depth) if one.is_damage]
     assert (finding.kind, finding.name, finding.checkpoint_id) == ("missing", MIDDLE, cid(2))
     assert finding.affects == (cid(4), cid(3))
-    plan = saver.repair("t", show=lambda _: None)[0]
+    plan = saver.admin.repair("t")[0]
     assert [(step.action, step.name) for step in plan.steps] == [("leave", MIDDLE)]
 
 
@@ -61,13 +61,13 @@ def test_verify_asks_no_more_of_a_whole_thread(make_saver, raw):
     """What it looks at is what it has read already."""
     fill(make_saver())
     seen = Seen()
-    assert list(make_saver(interceptors=[seen]).verify("t", depth="data")) == []
+    assert list(make_saver(interceptors=[seen]).admin.verify("t", depth="data")) == []
     whole = len(seen.requests)
     make_saver().delete_thread("t")
     for n in (1, 2, 3, 4):
         put(make_saver(), n, {"v": noise("object") if n == 2 else n}, log=None, run="second" if n == 2 else "run")
     seen = Seen()
-    assert list(make_saver(interceptors=[seen]).verify("t", depth="data")) == []
+    assert list(make_saver(interceptors=[seen]).admin.verify("t", depth="data")) == []
     assert len(seen.requests) == whole
 
 
@@ -82,15 +82,15 @@ def test_collect_and_prune_leave_the_thread_alone(make_saver, raw, gone):
         raw.delete_document(keys.checkpoint_doc("t", "", cid(n)))
     without = raw.snapshot()
     events.clear()
-    for dry_run in (True, False):
-        plans = {plan.thread_id: plan for plan in saver.collect(orphan_age=NOW, dry_run=dry_run, show=lambda _: None)}
+    for collect in (saver.admin.plan_collect, saver.admin.collect):
+        plans = {plan.thread_id: plan for plan in collect(orphan_age=NOW)}
         assert plans.keys() == {"t"}
         assert cid(gone[-1]) in plans["t"].skipped
         assert [(type(one).__name__, one.thread_id) for one in events] == [("ThreadSkipped", "t")]
         events.clear()
-    for dry_run in (True, False):
+    for prune in (saver.admin.plan_prune, saver.admin.prune):
         with pytest.raises(CheckpointCorruptError, match="DeltaChannel") as caught:
-            saver.prune(["t"], strategy=KeepLast(1), dry_run=dry_run, show=lambda _: None)
+            list(prune(["t"], strategy=KeepLast(1)))
         assert caught.value.checkpoint_id == cid(gone[-1])
     assert raw.snapshot() == without
     with pytest.raises(CheckpointCorruptError):
@@ -98,9 +98,9 @@ def test_collect_and_prune_leave_the_thread_alone(make_saver, raw, gone):
     for name in before[0].keys() - without[0].keys():
         raw.set_document(name, before[0][name])
     assert history(make_saver(), 4) == WHOLE
-    assert list(saver.verify("t", depth="data")) == []
+    assert list(saver.admin.verify("t", depth="data")) == []
     # A thread that lacks nothing is pruned and collected as ever.
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     saver.prune(["t"], strategy=KeepLast(1))
     assert history(make_saver(), 4) == WHOLE
 
@@ -128,7 +128,7 @@ def test_frames_that_it_builds_on_stay(make_saver, raw):
     before = raw.documents()
     assert before[stripped].keys() == {"frames"}
     raw.delete_document(MIDDLE)
-    (plan,) = saver.collect(orphan_age=NOW)
+    (plan,) = saver.admin.collect(orphan_age=NOW)
     assert cid(2) in plan.skipped
     raw.set_document(MIDDLE, before[MIDDLE])
     assert history(make_saver(), 3) == ([*text, "more"], [["write 2"]])
@@ -144,8 +144,8 @@ def test_what_does_not_need_it_is_pruned(make_saver, raw):
         saver.prune(["t"], strategy=KeepLast(2))
     saver.prune(["t"], strategy=KeepLast(1))
     assert [one.checkpoint["id"] for one in saver.list(cfg())] == [cid(5)]
-    saver.collect(orphan_age=NOW)
-    assert list(saver.verify(depth="data")) == []
+    saver.admin.collect(orphan_age=NOW)
+    assert list(saver.admin.verify(depth="data")) == []
 
 
 def test_writes_of_what_was_stored_stay(make_saver, raw):
@@ -155,7 +155,7 @@ def test_writes_of_what_was_stored_stay(make_saver, raw):
         put(saver, n, {"v": n}, log=None)
     document = raw.documents()[MIDDLE]
     raw.delete_document(MIDDLE)
-    assert saver.collect(orphan_age=NOW) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     raw.set_document(MIDDLE, document)
     assert [write[2] for write in saver.get_tuple(cfg(2)).pending_writes] == [["write 2"]]
 
@@ -165,10 +165,10 @@ def test_runs_go_all_the_same(make_saver, raw):
     saver = make_saver()
     fill(saver)
     saver.delete_for_runs(["second"])
-    assert [one.name for one in saver.verify("t", depth="data") if one.is_damage] == [MIDDLE]
+    assert [one.name for one in saver.admin.verify("t", depth="data") if one.is_damage] == [MIDDLE]
     saver.delete_for_runs(["run"])
     assert list(saver.list(cfg())) == []
-    assert list(saver.verify("t", depth="data")) == []
+    assert list(saver.admin.verify("t", depth="data")) == []
 
 
 def test_it_comes_back_while_it_is_looked_at(make_saver, raw):
@@ -188,5 +188,5 @@ def test_it_comes_back_while_it_is_looked_at(make_saver, raw):
                 raw.set_document(MIDDLE, middle)
             return found
 
-    findings += make_saver(interceptors=[Restored()]).verify("t", depth="metadata")
+    findings += make_saver(interceptors=[Restored()]).admin.verify("t", depth="metadata")
     assert findings == []

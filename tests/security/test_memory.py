@@ -98,9 +98,9 @@ def test_many_versions_take_no_more_than_some(how, make_saver, store_uri):
                 case "list":
                     assert sum(1 for _ in reader.list(cfg())) == VERSIONS
                 case "verify":
-                    assert list(reader.verify("t", depth="data")) == []
+                    assert list(reader.admin.verify("t", depth="data")) == []
                 case "repair":
-                    assert reader.repair("t", dry_run=True, show=str) == []
+                    assert list(reader.admin.plan_repair("t")) == []
                 case "delta":
                     reader.get_delta_channel_history(config=cfg(), channels=["large"])
 
@@ -247,7 +247,7 @@ def test_many_channels_of_one_frame(make_saver, raw):
         assert isinstance(error, ValueTooLargeError)
         assert peak < 70 * limit
         # It is looked at without holding what it is made of.
-        _, peak = peak_of(lambda: list(reader.verify("t", depth="data")))
+        _, peak = peak_of(lambda: list(reader.admin.verify("t", depth="data")))
         assert peak < 5 * limit
 
 
@@ -261,7 +261,7 @@ def test_a_listing_of_bombs(make_saver, raw):
         count, peak = peak_of(lambda: sum(1 for _ in reader.list(cfg())))
         assert count == 12
         assert peak < 14 * LIMIT, f"{peak / LIMIT:.1f} times"
-        findings, peak = peak_of(lambda: [one for one in reader.verify("t", depth="data") if one.is_damage])
+        findings, peak = peak_of(lambda: [one for one in reader.admin.verify("t", depth="data") if one.is_damage])
         assert findings == []
         assert peak < 20 * LIMIT, f"{peak / LIMIT:.1f} times"
 
@@ -276,7 +276,7 @@ def test_damaged_values_are_not_kept(make_saver, raw):
         head["channels"]["v"]["sha256"] = "0" * 64
         seal(raw, name_of(n), head, tail)
     with raw.reader(max_value_bytes=LIMIT, **NO_CACHE) as reader:
-        findings, peak = peak_of(lambda: [one for one in reader.verify("t", depth="data") if one.is_damage])
+        findings, peak = peak_of(lambda: [one for one in reader.admin.verify("t", depth="data") if one.is_damage])
     assert len(findings) == 8
     assert peak < 10 * LIMIT, f"{peak / LIMIT:.1f} times"
 

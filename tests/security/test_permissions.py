@@ -58,7 +58,7 @@ class TestModes:
     def test_archives(self, filled, tmp_path):
         file = tmp_path / "t.tar"
         for _ in range(2):
-            filled.export_thread("t", file)
+            filled.admin.export_thread("t", file)
             assert open_to_others(file) == set()
             file.chmod(0o644)
         assert not list(tmp_path.glob("*.part"))

@@ -56,7 +56,7 @@ def untouched(filled):
 class TestNothingElse:
     def test_delete_thread(self, filled):
         shown = []
-        filled.delete_thread("t", dry_run=True, show=shown.append)
+        shown.append(filled.admin.plan_delete_thread("t"))
         assert shown[0].objects == 3
         filled.delete_thread("t")
         assert names(filled) == set(foreign())
@@ -65,7 +65,7 @@ class TestNothingElse:
         blobs = filled._backend.blobs
         orphan = keys.blob("t", "", cid(1), keys.FRAMES, "orphan000000")
         blobs.put_blob(PutBlob(orphan, b"an orphan"))
-        plans = filled.collect("t", orphan_age=timedelta(0))
+        plans = filled.admin.collect("t", orphan_age=timedelta(0))
         assert [set(plan.objects) for plan in plans] == [{orphan}]
         assert orphan not in names(filled)
 
@@ -74,11 +74,11 @@ class TestNothingElse:
         assert len(names(filled)) == len(foreign()) + 1
 
     def test_verify(self, filled):
-        assert list(filled.verify("t", depth="data")) == []
-        assert list(filled.verify(depth="data")) == []
+        assert list(filled.admin.verify("t", depth="data")) == []
+        assert list(filled.admin.verify(depth="data")) == []
 
     def test_stats(self, filled):
-        stats = filled.stats()
+        stats = filled.admin.stats()
         assert stats.objects == 3
         assert stats.object_bytes < 3 * 10_000
 
@@ -88,12 +88,12 @@ class TestNothingElse:
 
     def test_transfers(self, filled, tmp_path):
         with GCSSaver.from_conn_string(f"file://{tmp_path}/other") as other:
-            assert filled.transfer_thread("t", other).objects == 3
+            assert filled.admin.transfer_thread("t", other).objects == 3
             assert len(names(other)) == 3
         file = tmp_path / "t.tar"
-        assert filled.export_thread("t", file).objects == 3
+        assert filled.admin.export_thread("t", file).objects == 3
         with GCSSaver.from_conn_string(f"file://{tmp_path}/third") as third:
-            third.import_thread(file)
+            third.admin.import_thread(file)
             assert len(names(third)) == 3
 
     def test_a_thread_is_begun_beside_them(self, filled):
@@ -108,7 +108,7 @@ def test_a_transfer_to_where_only_others_objects_are(saver, tmp_path):
     put(saver, 1, {"v": noise(9_000)})
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other") as other:
         other._backend.blobs.put_blob(PutBlob(f"{FOLDER}notes.txt", b"somebody else's"))
-        assert saver.transfer_thread("t", other).objects == 1
+        assert saver.admin.transfer_thread("t", other).objects == 1
 
 
 def test_a_thread_whose_documents_are_lost_is_found_among_them(filled, raw):
@@ -117,7 +117,7 @@ def test_a_thread_whose_documents_are_lost_is_found_among_them(filled, raw):
     for name in raw.documents():
         if name.startswith(keys.thread_doc("t")):
             raw.delete_document(name)
-    assert {one.name for one in filled.verify(depth="existence")} == mine
+    assert {one.name for one in filled.admin.verify(depth="existence")} == mine
 
 
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
@@ -127,11 +127,11 @@ def test_a_store_within_another_ones_thread(store_uri):
     with GCSSaver.from_conn_string(store_uri) as outer, GCSSaver.from_conn_string(inner_uri) as inner:
         for one, data in ((outer, noise(9_000, 1)), (inner, noise(9_000, 2))):
             put(one, 1, {"v": data})
-        assert list(outer.verify(depth="data")) == list(inner.verify(depth="data")) == []
-        assert (outer.stats().objects, inner.stats().objects) == (1, 1)
-        assert [plan for plan in outer.collect(orphan_age=timedelta(0)) if plan] == []
+        assert list(outer.admin.verify(depth="data")) == list(inner.admin.verify(depth="data")) == []
+        assert (outer.admin.stats().objects, inner.admin.stats().objects) == (1, 1)
+        assert [plan for plan in outer.admin.collect(orphan_age=timedelta(0)) if plan] == []
         outer.delete_thread("t")
-        assert list(inner.verify(depth="data")) == []
+        assert list(inner.admin.verify(depth="data")) == []
         with GCSSaver.from_conn_string(inner_uri) as again:
             assert values(again.get_tuple(cfg())) == {"v": noise(9_000, 2)}
         put(outer, 1, {"v": noise(9_000, 3)})
@@ -149,12 +149,12 @@ def test_documents_of_a_store_whose_root_lies_within_this_one(saver, folder):
     for name in with_others:
         saver._backend.documents.commit(Commit((Create(name, mine.fields),)))
     assert [one.config["configurable"]["thread_id"] for one in saver.list(None)] == ["t"]
-    assert [one.thread_id for one in saver.threads()] == ["t"]
-    assert saver.stats().checkpoints == 1
-    assert list(saver.verify(depth="data")) == []
+    assert [one.thread_id for one in saver.admin.threads()] == ["t"]
+    assert saver.admin.stats().checkpoints == 1
+    assert list(saver.admin.verify(depth="data")) == []
     saver.delete_thread("t")
     assert with_others == set(saver._backend.documents.get_docs(GetDocs(tuple(with_others))))
-    assert list(saver.list(None)) == saver.threads() == []
+    assert list(saver.list(None)) == saver.admin.threads() == []
 
 
 @pytest.mark.parametrize("leaf", ["junk", "a!b!c", "!", "zz!~"])
@@ -165,7 +165,7 @@ def test_a_document_among_checkpoints_that_is_none(saver, leaf):
     name = f"{keys.checkpoints('u')}/{leaf}"
     saver._backend.documents.commit(Commit((Create(name, {"ns": keys.enc("")}),)))
     assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"t", "u"}
-    assert {one.thread_id for one in saver.threads()} == {"t", "u"}
+    assert {one.thread_id for one in saver.admin.threads()} == {"t", "u"}
     with pytest.raises(DamageError, match="no checkpoint's document is called like that"):
         list(saver.list(cfg(thread="u")))
 

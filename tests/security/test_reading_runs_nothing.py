@@ -55,7 +55,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "repair": ["t --dry-run", "--yes", "t --yes --json"],
     "pin": [f"t {cid(2)} label", "t latest label --json"],
     "unpin": [f"t {cid(2)}"],
-    "prune": ["t --keep-last 1 --dry-run", "t --keep-last 1 --yes", "tagged --delete --yes"],
+    "prune": ["t --keep-last 1 --dry-run", "t --keep-last 1 --yes"],
     "copy": ["t t2", "tagged tagged2 --json"],
     "delete": ["t --dry-run", "t --yes"],
     "collect": ["--yes --orphan-age 0s", "t --dry-run"],
@@ -107,7 +107,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with GCSSaver.from_conn_string(f"file://{directory}/store", serde=PortableSerializer()) as saver:
         for thread in THREADS:
             fill(saver, trap, thread)
-        saver.export_thread("t", directory / "hostile.tar")
+        saver.admin.export_thread("t", directory / "hostile.tar")
     with SqliteSaver.from_conn_string(str(directory / "source.sqlite")) as source:
         source.serde = PortableSerializer()
         fill(source, trap, is_metadata_json=True)
@@ -236,46 +236,49 @@ def test_with_the_flag_classes_are_imported(
 # The API
 
 
-def _quiet(*_: object) -> None:
-    pass
-
-
 _OLD = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _HOUR = timedelta(hours=1)
 
 
 def _rebind(admin: Admin) -> None:
     with pytest.raises(InvalidInputError):
-        admin.rebind(show=_quiet)
+        admin.rebind()
 
 
 # What each public method of `Admin` is called with; test_every_method.py has the asynchronous twins.
 METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
     "checkpoint_at": lambda admin, _, __: admin.checkpoint_at(cfg(), datetime.now(timezone.utc)),
-    "collect": lambda admin, _, __: admin.collect(orphan_age=timedelta(0), show=_quiet),
-    "copy_thread": lambda admin, _, __: admin.copy_thread("tagged", "copied", show=_quiet),
-    "delete_for_runs": lambda admin, _, __: admin.delete_for_runs(["run"], show=_quiet),
-    "delete_thread": lambda admin, _, __: admin.delete_thread("t", show=_quiet),
+    "collect": lambda admin, _, __: admin.collect(orphan_age=timedelta(0)),
+    "copy_thread": lambda admin, _, __: admin.copy_thread("tagged", "copied"),
+    "delete_for_runs": lambda admin, _, __: admin.delete_for_runs(["run"]),
+    "delete_thread": lambda admin, _, __: admin.delete_thread("t"),
     "export_thread": lambda admin, files, _: admin.export_thread("tagged", files / "exported.tar"),
     "history": lambda admin, _, __: admin.history("tagged"),
     "import_thread": lambda admin, files, _: (
-        admin.delete_thread("t", show=_quiet),
+        admin.delete_thread("t"),
         admin.import_thread(files / "hostile.tar"),
     ),
     "migrate": lambda admin, _, __: (
-        admin.delete_thread("t", show=_quiet),
-        admin.migrate(sys.modules["sources"].memory, ["t"], show=_quiet),
+        admin.delete_thread("t"),
+        admin.migrate(sys.modules["sources"].memory, ["t"]),
     ),
+    "carry_out": lambda admin, _, __: [admin.carry_out(plan) for plan in admin.plan_prune(["t", "tagged"])],
+    "plan_collect": lambda admin, _, __: [*admin.plan_collect(orphan_age=timedelta(0))],
+    "plan_delete_for_runs": lambda admin, _, __: [*admin.plan_delete_for_runs(["run"])],
+    "plan_delete_thread": lambda admin, _, __: admin.plan_delete_thread("t"),
+    "plan_prune": lambda admin, _, __: [*admin.plan_prune(["t", "tagged"])],
+    "plan_repair": lambda admin, files, _: (damage(files), [*admin.plan_repair()]),
+    "plan_sweep": lambda admin, _, __: [*admin.plan_sweep()],
     "pin": lambda admin, _, __: admin.pin(cfg(2), "label"),
     "ping": lambda admin, _, __: admin.ping(),
     "pins": lambda admin, _, __: admin.pins(cfg()),
-    "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest", show=_quiet),
+    "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest"),
     "rebind": lambda admin, _, __: _rebind(admin),
-    "repair": lambda admin, files, _: (damage(files), admin.repair(show=_quiet)),
+    "repair": lambda admin, files, _: (damage(files), admin.repair()),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),
-    "sweep": lambda admin, _, __: admin.sweep(show=_quiet),
+    "sweep": lambda admin, _, __: admin.sweep(),
     "threads": lambda admin, _, __: admin.threads(waiting=True),
     "transfer_thread": lambda admin, _, other: admin.transfer_thread("t", other),
     "unpin": lambda admin, _, __: admin.unpin(cfg(2)),
@@ -283,7 +286,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", registry.methods(Admin))
+@pytest.mark.parametrize("name", registry.all_methods(Admin))
 def test_a_method_of_admin_runs_nothing(name: str, files: Path, trap: Trap, sources: None) -> None:
     with (
         Admin.from_conn_string(f"file://{files}/store", ttl=_HOUR) as admin,

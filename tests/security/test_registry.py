@@ -20,9 +20,9 @@ TABLES: dict[str, tuple[Callable[[Path], Collection[str]], Collection[str]]] = {
         registry.commands(),
     ),
     "commands on what is in clear": (lambda _: {*test_clear_text.COMMANDS, *OWN}, registry.commands()),
-    "methods of Admin that run nothing": (lambda _: test_reading_runs_nothing.METHODS, registry.methods(Admin)),
-    "methods": (lambda _: registry.METHODS, registry.methods()),
-    "methods on what is in clear": (lambda path: {*test_clear_text.outcomes(path)} - {"close"}, registry.methods()),
+    "methods of Admin that run nothing": (lambda _: test_reading_runs_nothing.METHODS, registry.all_methods(Admin)),
+    "methods": (lambda _: registry.METHODS, registry.all_methods()),
+    "methods on what is in clear": (lambda path: {*test_clear_text.outcomes(path)} - {"close"}, registry.all_methods()),
     "collections": (lambda _: registry.COLLECTIONS, registry.collections()),
 }
 
@@ -35,9 +35,9 @@ def test_a_table_has_all(table: str, tmp_path: Path) -> None:
 
 
 def test_what_is_counted() -> None:
-    assert {"delete_thread", "list", "verify"} <= set(registry.methods())
-    assert {"list", "put"}.isdisjoint(registry.methods(Admin))
-    assert not [name for name in registry.methods() if name in {"alist", "averify", "aclose"}]
+    assert {"delete_thread", "list", "verify"} <= set(registry.all_methods())
+    assert {"list", "put"}.isdisjoint(registry.all_methods(Admin))
+    assert not [name for name in registry.all_methods() if name in {"alist", "averify", "aclose"}]
     assert {"verify", "drill", "demo"} <= set(registry.commands())
     assert registry.collections() >= {keys.THREADS, keys.CHECKPOINTS, keys.WRITES, keys.ASIDE, keys.RUNS, "lg_store"}
     assert registry.METHODS.keys() >= registry.WRITE
@@ -45,4 +45,4 @@ def test_what_is_counted() -> None:
 
 def test_every_method_is_performed_in_both_ways() -> None:
     pairs = [pair for number in range(len(test_shapes.FORGERIES)) for pair in test_every_method.ways(number)]
-    assert set(pairs) == {(name, is_async) for name in registry.methods() for is_async in (False, True)}
+    assert set(pairs) == {(name, is_async) for name in registry.all_methods() for is_async in (False, True)}

@@ -100,20 +100,20 @@ METHODS = {
     "get_delta_channel_history": lambda saver, _: saver.get_delta_channel_history(
         config=cfg(), channels=["delta", "log"]
     ),
-    "checkpoint_ids": lambda saver, _: saver.checkpoint_ids(cfg()),
-    "history": lambda saver, _: saver.history("t"),
-    "threads": lambda saver, _: saver.threads(waiting=True),
-    "stats": lambda saver, _: saver.stats(),
-    "verify": lambda saver, _: list(saver.verify("t", depth="data")),
-    "repair": lambda saver, _: saver.repair("t", dry_run=True, show=str),
-    "prune": lambda saver, _: saver.prune(["t"], dry_run=True, show=str),
-    "delete_for_runs": lambda saver, _: saver.delete_for_runs(["run"], dry_run=True, show=str),
-    "copy_thread": lambda saver, _: saver.copy_thread("t", "copy", dry_run=True, show=str),
-    "collect": lambda saver, _: saver.collect(orphan_age=timedelta(0), dry_run=True, show=str),
-    "sweep": lambda saver, _: saver.sweep(dry_run=True, show=str),
-    "delete_thread": lambda saver, _: saver.delete_thread("t", dry_run=True, show=str),
-    "pins": lambda saver, _: saver.pins(cfg()),
-    "export_thread": lambda saver, directory: saver.export_thread("t", directory / "t.tar"),
+    "checkpoint_ids": lambda saver, _: saver.admin.checkpoint_ids(cfg()),
+    "history": lambda saver, _: saver.admin.history("t"),
+    "threads": lambda saver, _: saver.admin.threads(waiting=True),
+    "stats": lambda saver, _: saver.admin.stats(),
+    "verify": lambda saver, _: list(saver.admin.verify("t", depth="data")),
+    "repair": lambda saver, _: list(saver.admin.plan_repair("t")),
+    "prune": lambda saver, _: list(saver.admin.plan_prune(["t"])),
+    "delete_for_runs": lambda saver, _: list(saver.admin.plan_delete_for_runs(["run"])),
+    "copy_thread": lambda saver, _: saver.admin.copy_thread("t", "copy", dry_run=True),
+    "collect": lambda saver, _: list(saver.admin.plan_collect(orphan_age=timedelta(0))),
+    "sweep": lambda saver, _: list(saver.admin.plan_sweep()),
+    "delete_thread": lambda saver, _: saver.admin.plan_delete_thread("t"),
+    "pins": lambda saver, _: saver.admin.pins(cfg()),
+    "export_thread": lambda saver, directory: saver.admin.export_thread("t", directory / "t.tar"),
 }
 """What each method that reads is called with; those that would write are dry runs."""
 
@@ -155,7 +155,7 @@ def others_are_reported(store):
     """
     findings, events = [], []
     with open_reader(store, on_event=events.append) as saver, suppress(GCSSaverError):
-        findings.extend(saver.verify())
+        findings.extend(saver.admin.verify())
     assert {one.thread_id for one in findings if one.is_damage} >= OTHERS
     return [event.thread_id for event in events if isinstance(event, ThreadSkipped)]
 
@@ -272,15 +272,15 @@ def test_shapes(place, error, odds, store, raw):
         with open_reader(store) as saver:
             assert ("recovered_from" in saver.get_tuple(cfg()).metadata) == (error is DAMAGE), odd
             if error is DAMAGE:
-                assert [one.checkpoint_id for one in saver.verify("t") if one.is_damage] == [cid(3)], odd
+                assert [one.checkpoint_id for one in saver.admin.verify("t") if one.is_damage] == [cid(3)], odd
             if not place.startswith("rest"):  # A listing does not read that.
-                told = [info.checkpoint_id for info in saver.history("t") if info.damage is not None]
+                told = [info.checkpoint_id for info in saver.admin.history("t") if info.damage is not None]
                 assert told == [cid(3)] * (error is DAMAGE), odd
     with open_reader(store) as saver:
         forged = raw.documents()
         if error is SerializationError:
             with suppress(SerializationError):
-                saver.repair("t", show=str)
+                saver.admin.repair("t")
             assert raw.documents() == forged
     assert others_are_reported(store) == (["t"] if (place, error) == ("metadata", SerializationError) else [])
 
@@ -359,7 +359,7 @@ def test_pending_writes_with_something_else_in_one_place(store, raw):
         failed = everything(store, only=QUICK)
         assert set(failed.values()) <= {DAMAGE}, head
         with open_reader(store) as saver:
-            damaged = [one.name for one in saver.verify("t") if one.is_damage]
+            damaged = [one.name for one in saver.admin.verify("t") if one.is_damage]
         assert damaged == [name] * ("get_tuple by id" in failed), head
         right += not damaged
     assert right < 0.2 * len(wrong)  # a name of a channel may be any text
@@ -487,9 +487,9 @@ def test_a_thread_of_the_next_version_does_not_hide_the_others(store, raw):
     plans = []
     with open_reader(store) as saver:
         with pytest.raises(UnsupportedFormatError):
-            list(saver.verify())
+            list(saver.admin.verify())
         with pytest.raises(UnsupportedFormatError):
-            saver.repair(dry_run=True, show=plans.append)
+            plans.extend(saver.admin.plan_repair())
     assert {plan.thread_id for plan in plans} == OTHERS
     assert others_are_reported(store) == ["t"]
 
@@ -629,13 +629,13 @@ def test_methods_that_write_on_an_odd_thread(forgery, store, raw, tmp_path):
         for write in (
             lambda: saver.put_writes(cfg(3), [("said", 5)], "another task"),
             lambda: put(saver, 4, {"said": 4, "log": []}, parent=3),
-            lambda: saver.copy_thread("t", "copy", show=str),
-            lambda: saver.transfer_thread("t", other),
-            lambda: saver.pin(cfg(3), "label"),
-            lambda: saver.repair("t", show=str),
-            lambda: saver.prune(["t"], show=str),
-            lambda: saver.delete_for_runs(["run"], show=str),
-            lambda: saver.collect(orphan_age=timedelta(0), show=str),
+            lambda: saver.copy_thread("t", "copy"),
+            lambda: saver.admin.transfer_thread("t", other),
+            lambda: saver.admin.pin(cfg(3), "label"),
+            lambda: saver.admin.repair("t"),
+            lambda: saver.prune(["t"]),
+            lambda: saver.delete_for_runs(["run"]),
+            lambda: saver.admin.collect(orphan_age=timedelta(0)),
             lambda: saver.delete_thread("t"),
         ):
             with suppress(GCSSaverError):
@@ -652,6 +652,6 @@ def test_what_was_set_aside_from_nowhere(source, store, raw):
     raw.set_object(orphan, b"x")
     assert everything(store, {"collect"}) == {}
     with open_reader(store) as saver:
-        saver.collect(orphan_age=timedelta(0), show=str)
+        saver.admin.collect(orphan_age=timedelta(0))
     assert orphan in raw.objects(), "it may belong to what was set aside"
     others_are_reported(store)

@@ -62,9 +62,9 @@ def test_a_thread_raises_for_itself(make_saver):
     for call in (
         lambda: saver.get_tuple(cfg("newer", n=2)),
         lambda: list(saver.list(cfg("newer"))),
-        lambda: saver.history("newer"),
-        lambda: list(saver.verify("newer")),
-        lambda: saver.repair("newer"),
+        lambda: saver.admin.history("newer"),
+        lambda: list(saver.admin.verify("newer")),
+        lambda: saver.admin.repair("newer"),
         lambda: saver.prune(["newer"], strategy=KeepLast(1)),
         lambda: saver.copy_thread("newer", "copy"),
     ):
@@ -73,7 +73,7 @@ def test_a_thread_raises_for_itself(make_saver):
     assert number(saver.get_tuple(cfg("newer"))) == 3, "what needs none of it reads"
     for thread in (BEFORE, AFTER):
         assert [number(one) for one in saver.list(cfg(thread))] == [3, 2, 1]
-        assert list(saver.verify(thread, depth="data")) == []
+        assert list(saver.admin.verify(thread, depth="data")) == []
 
 
 @pytest.mark.usefixtures("mixed")
@@ -96,12 +96,12 @@ def test_a_listing_of_all_threads_goes_on(make_saver, limit):
 @pytest.mark.usefixtures("mixed")
 def test_what_is_stored_is_told_all_the_same(make_saver, command):  # noqa: F811
     saver = make_saver()
-    assert {one.thread_id: (one.checkpoints, one.newer, one.damaged) for one in saver.threads()} == {
+    assert {one.thread_id: (one.checkpoints, one.newer, one.damaged) for one in saver.admin.threads()} == {
         BEFORE: (3, 0, 0),
         "newer": (3, 1, 0),
         AFTER: (3, 0, 0),
     }
-    assert saver.stats().checkpoints == 9
+    assert saver.admin.stats().checkpoints == 9
     ended = command("threads")
     assert (ended.code, ended.err) == (0, "")
     assert "1 of a newer version" in ended.out
@@ -124,7 +124,7 @@ def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
     assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["newer"]
     for thread in (BEFORE, AFTER):
         assert [number(one) for one in saver.list(cfg(thread))] == ([3] if name == "prune" else [])
-        assert list(saver.verify(thread, depth="data")) == []
+        assert list(saver.admin.verify(thread, depth="data")) == []
     assert documents_of(raw, "newer") == whole
 
 
@@ -201,7 +201,7 @@ def test_a_thread_under_another_key_stops_no_collection(make_saver, raw, command
         make_saver()._backend.perform(PutBlob(name, b"orphan"))
     shown = []
     with pytest.raises(WrongKeyError):
-        make_saver().collect(orphan_age=timedelta(), dry_run=True, show=shown.append)
+        shown.extend(make_saver().admin.plan_collect(orphan_age=timedelta()))
     assert {plan.thread_id for plan in shown if plan} == {BEFORE, AFTER}
     ended = command("collect", "--orphan-age", "0s", "--dry-run")
     assert ended.code == WrongKeyError.exit_code
@@ -209,7 +209,7 @@ def test_a_thread_under_another_key_stops_no_collection(make_saver, raw, command
     assert f"{AFTER!r}" in ended.out
     events = []
     saver = make_saver(on_event=events.append)
-    call = saver.collect if mode == "sync" else lambda **options: asyncio.run(saver.acollect(**options))
+    call = saver.collect if mode == "sync" else lambda **options: asyncio.run(saver.admin.acollect(**options))
     with pytest.raises(WrongKeyError):
         call(orphan_age=timedelta())
     assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["m"]
@@ -232,8 +232,8 @@ def test_a_thread_whose_id_cannot_be_told_stops_no_other(make_saver, raw, what):
         raw.set_document(name, {**raw.documents()[name], **changed})
     events = []
     saver = make_saver(on_event=events.append)
-    assert list(saver.verify(depth="data")) == []
-    assert saver.repair(show=str) == []
-    assert {plan.thread_id for plan in saver.collect(orphan_age=timedelta())} <= {BEFORE, AFTER}
+    assert list(saver.admin.verify(depth="data")) == []
+    assert saver.admin.repair() == []
+    assert {plan.thread_id for plan in saver.admin.collect(orphan_age=timedelta())} <= {BEFORE, AFTER}
     skipped = {event.thread_id for event in events if isinstance(event, ThreadSkipped)}
     assert skipped == {keys.spread(LONG)}

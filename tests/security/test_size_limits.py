@@ -42,9 +42,9 @@ def is_refused(raw, most, depths=("metadata", "data")):
             assert list(reader.list(cfg())) == []
         for depth in depths:
             with peak(most):
-                assert [one for one in reader.verify("t", depth=depth) if one.is_damage]
+                assert [one for one in reader.admin.verify("t", depth=depth) if one.is_damage]
         with peak(most):
-            history = reader.history("t")
+            history = reader.admin.history("t")
         assert isinstance(caught.value, CheckpointCorruptError)
     return history
 
@@ -206,9 +206,9 @@ def test_metadata_are_not_held_for_all_checkpoints_of_a_thread(make_saver, raw):
     with raw.reader() as reader:
         for depth in ("metadata", "data"):
             with peak(4 * size):
-                assert list(reader.verify("t", depth=depth)) == []
+                assert list(reader.admin.verify("t", depth=depth)) == []
         with peak(4 * size):
-            assert not reader.repair("t")
+            assert not reader.admin.repair("t")
         with peak(12 * size):
             assert sum(1 for _ in reader.list(cfg())) == 8
 

@@ -65,8 +65,8 @@ def test_another_spelling_of_a_namespace(saver, raw, ns, spelled):
         assert found(saver, None, filter={"user": "alice"}) == [("alice", "", cid(1))]
         assert found(saver, cfg(ns=ns, thread="bob")) == before
         assert len(found(saver, None)) == 3
-        assert saver.checkpoint_ids(cfg(ns=ns, thread="bob")) == ids
-        assert saver.pins(cfg(ns=ns, thread="bob")) == pinned
+        assert saver.admin.checkpoint_ids(cfg(ns=ns, thread="bob")) == ids
+        assert saver.admin.pins(cfg(ns=ns, thread="bob")) == pinned
         assert saver.get_tuple(cfg(ns=ns, thread="bob")) is not None
 
 

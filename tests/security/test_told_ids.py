@@ -29,18 +29,18 @@ def test_run_documents_that_were_swapped(make_saver, raw, threads):
         put(saver, 1, {"v": thread}, thread=thread, metadata={"run_id": run})
     names = [keys.run_doc(run, thread) for run, thread in zip(("r1", "r2"), threads, strict=True)]
     swapped(raw, *names)
-    findings = [one for one in saver.verify(depth="metadata") if one.is_damage]
+    findings = [one for one in saver.admin.verify(depth="metadata") if one.is_damage]
     assert sorted((one.kind, one.thread_id, one.name) for one in findings) == sorted(
         ("corrupt", thread, name) for thread, name in zip(threads, names, strict=True)
     )
     shown = []
-    saver.repair(show=lambda _: None, dry_run=True)
+    list(saver.admin.plan_repair())
     if threads[0] == "A":
         # The name tells: nothing is missed, and nothing of another run goes.
-        saver.delete_for_runs(["r1"], dry_run=True, show=shown.append)
+        shown.extend(saver.admin.plan_delete_for_runs(["r1"]))
         assert [(plan.thread_id, plan.dropped) for plan in shown] == [("A", (cid(1),))]
-    saver.repair(show=lambda _: None)
-    assert list(saver.verify(depth="data")) == []
+    saver.admin.repair()
+    assert list(saver.admin.verify(depth="data")) == []
     saver.delete_for_runs(["r1"])
     assert saver.get_tuple(cfg(thread=threads[0])) is None
     assert saver.get_tuple(cfg(thread=threads[1])) is not None
@@ -85,7 +85,7 @@ def test_what_was_set_aside_is_a_document_of_the_thread(make_saver, raw, source)
     fields = raw.documents()[keys.checkpoint_doc("t", "", cid(1))]
     told = {} if source is None else {"from": source}
     raw.set_document(f"{keys.aside('t')}/junk", {**fields, "reason": "x", **told})
-    plans = {plan.thread_id: plan for plan in saver.collect(orphan_age=timedelta(0))}
+    plans = {plan.thread_id: plan for plan in saver.admin.collect(orphan_age=timedelta(0))}
     assert "set aside" in plans["t"].skipped
     assert keys.blob("t", "", cid(1), "v", "orphan0000") in raw.objects()
     assert len(plans["u"].objects) == 1
@@ -117,9 +117,9 @@ def fill_long(saver, raw, count):
 def test_a_damaged_checkpoint_is_not_shown_as_the_root_ones(make_saver, raw, count, expected):
     saver = make_saver()
     fill_long(saver, raw, count)
-    assert [one.checkpoint_ns for one in saver.history("t") if one.damage] == [expected]
-    assert [one.checkpoint_ns for one in saver.verify("t") if one.is_damage] == [expected]
-    (plan,) = saver.repair("t", dry_run=True, show=lambda _: None)
+    assert [one.checkpoint_ns for one in saver.admin.history("t") if one.damage] == [expected]
+    assert [one.checkpoint_ns for one in saver.admin.verify("t") if one.is_damage] == [expected]
+    (plan,) = saver.admin.plan_repair("t")
     assert [step.checkpoint_ns for step in plan.steps] == [expected]
     with pytest.raises(CheckpointCorruptError) as caught:
         saver.prune(["t"])
@@ -135,7 +135,7 @@ def test_damaged_writes_of_a_long_namespace(make_saver, raw):
     saver.put_writes(cfg(1, ns=LONG), [("__resume__", "yes")], "task")
     name = keys.special_writes_doc("t", LONG, cid(1), "task")
     raw.set_document(name, {**raw.documents()[name], "w4": b"x"})
-    (plan,) = saver.repair("t", dry_run=True, show=lambda _: None)
+    (plan,) = saver.admin.plan_repair("t")
     assert [(step.action, step.checkpoint_ns) for step in plan.steps] == [("set aside", LONG)]
 
 
@@ -145,7 +145,7 @@ def test_tasks_of_long_ids_are_several(make_saver):
     tasks = ["short", "", f"{LONG}1", f"{LONG}2"]
     for task in tasks:
         saver.put_writes(cfg(1), [("v", 1)], task)
-    (shown,) = saver.history("t")
+    (shown,) = saver.admin.history("t")
     assert sorted(shown.tasks) == sorted(["short", "", *map(keys.enc, tasks[2:])])
 
 
@@ -169,7 +169,7 @@ def test_an_edit_does_not_follow_an_heir_that_lies_in_the_future(make_saver, raw
     assert saver.get_tuple(cfg()).metadata["recovered_from"] == told
     with pytest.raises(InvalidInputError, match=r"'t'.*in the future.*repair"):
         edit()
-    saver.repair(show=lambda _: None)
+    saver.admin.repair()
     edit()
     assert saver.get_tuple(cfg()).checkpoint["channel_values"] == {"v": "new"}
     assert saver.get_tuple(cfg()).checkpoint["id"] < str(uuid6())

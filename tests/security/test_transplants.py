@@ -159,7 +159,7 @@ def move(moved, kind, make_saver, raw):
     """Move something; the checkpoint that has it then."""
     with make_saver(cipher=KEY) as saver:
         fill(saver, kind)
-        assert not any(found.is_damage for found in saver.verify(depth="data"))
+        assert not any(found.is_damage for found in saver.admin.verify(depth="data"))
     return moved(raw)
 
 
@@ -176,7 +176,7 @@ def test_what_was_moved_is_never_read(moved, kind, make_saver, raw):
     assert [type(event) for event in events] == [CheckpointDamaged, GetFailed]
     assert n not in [number(found) for found in saver.list(cfg(thread=thread, ns=ns))]
     assert isinstance(events[-1], CheckpointSkipped) or any(isinstance(one, CheckpointSkipped) for one in events)
-    findings = [found for found in saver.verify(thread) if found.is_damage]
+    findings = [found for found in saver.admin.verify(thread) if found.is_damage]
     assert {(found.kind, found.checkpoint_ns, found.checkpoint_id) for found in findings} >= {("corrupt", ns, cid(n))}
 
 
@@ -190,7 +190,7 @@ def test_the_latest_falls_back_and_says_so(moved, kind, make_saver, raw):
     loops["async"] = lambda: asyncio.run(saver.aget_tuple(cfg(thread=thread, ns=ns)))
     for call in loops.values():
         events.clear()
-        alone = len(saver.checkpoint_ids(cfg(thread=thread, ns=ns))) == 1
+        alone = len(saver.admin.checkpoint_ids(cfg(thread=thread, ns=ns))) == 1
         if alone or (thread, ns, n) == ("t", "", 2):  # nothing to fall back to, or not the latest
             continue
         found = call()
@@ -210,9 +210,9 @@ def test_the_latest_falls_back_and_says_so(moved, kind, make_saver, raw):
 def test_repair_sets_it_aside(moved, kind, make_saver, raw):
     thread, ns, n = move(moved, kind, make_saver, raw)
     saver = make_saver(cipher=KEY)
-    (plan,) = saver.repair(thread, show=lambda _: None)
+    (plan,) = saver.admin.repair(thread)
     assert {(step.action, step.checkpoint_ns, step.checkpoint_id) for step in plan.steps} >= {("set aside", ns, cid(n))}
-    assert not any(found.is_damage for found in saver.verify(thread, depth="data"))
+    assert not any(found.is_damage for found in saver.admin.verify(thread, depth="data"))
     with make_saver(cipher=KEY) as fresh:
         found = fresh.get_tuple(cfg(thread=thread, ns=ns))
         assert found is None or "recovered_from" not in found.metadata
@@ -231,11 +231,11 @@ def test_what_needs_every_checkpoint_raises(moved, make_saver, raw):
     ):
         with pytest.raises(CheckpointCorruptError, match="bound to another place"):
             call()
-    assert [plan.skipped is not None for plan in saver.collect(thread)] == [True]
-    assert [info.damage for info in saver.history(thread) if info.checkpoint_id == cid(n)] == [
+    assert [plan.skipped is not None for plan in saver.admin.collect(thread)] == [True]
+    assert [info.damage for info in saver.admin.history(thread) if info.checkpoint_id == cid(n)] == [
         "the manifest is bound to another place"
     ]
-    assert {info.thread_id: info.damaged for info in saver.threads()}[thread] == 1
+    assert {info.thread_id: info.damaged for info in saver.admin.threads()}[thread] == 1
 
 
 # A value is no envelope
@@ -256,7 +256,7 @@ def test_a_value_is_taken_for_no_envelope(make_saver, raw):
     for n in (3, 2):
         with pytest.raises(ClearTextError, match="not bound to its place"):
             reader.get_tuple(cfg(n))
-    assert {found.kind for found in reader.verify("t")} == {"clear"}
+    assert {found.kind for found in reader.admin.verify("t")} == {"clear"}
 
 
 def test_an_envelope_is_taken_for_no_value(make_saver, raw):
@@ -277,14 +277,14 @@ def test_an_archive_keeps_its_id_without_a_key_and_gets_another_one_with_it(kind
         fill(saver, kind)
         wanted = [(found.config, found.checkpoint, found.pending_writes) for found in saver.list(cfg(ns=None))]
     with make_saver() as keyless:
-        keyless.export_thread("t", tmp_path / "t.tar")
+        keyless.admin.export_thread("t", tmp_path / "t.tar")
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other") as keyless:
-        assert "no `cipher`" in keyless.import_thread(tmp_path / "t.tar").undecoded
+        assert "no `cipher`" in keyless.admin.import_thread(tmp_path / "t.tar").undecoded
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY) as saver:
         found = [(found.config, found.checkpoint, found.pending_writes) for found in saver.list(cfg(ns=None))]
         assert found == wanted
         saver.copy_thread("t", "copy")
-        assert [found.kind for found in saver.verify(depth="data") if found.is_damage] == []
+        assert [found.kind for found in saver.admin.verify(depth="data") if found.is_damage] == []
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY) as saver:
         copied = [(found.checkpoint, found.pending_writes) for found in saver.list(cfg(thread="copy", ns=None))]
         assert copied == [one[1:] for one in wanted]
@@ -294,9 +294,9 @@ def test_an_archive_keeps_its_id_without_a_key_and_gets_another_one_with_it(kind
 def test_a_forged_archive_is_found_when_it_comes(make_saver, raw, tmp_path):
     thread, _, n = move(to_another_thread, SMALL, make_saver, raw)
     with make_saver() as keyless:
-        keyless.export_thread(thread, tmp_path / "t.tar")
+        keyless.admin.export_thread(thread, tmp_path / "t.tar")
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY) as saver:
-        taken = saver.import_thread(tmp_path / "t.tar")
+        taken = saver.admin.import_thread(tmp_path / "t.tar")
         assert cid(n) in {found.checkpoint_id for found in taken.findings if found.is_damage}
 
 
@@ -311,7 +311,7 @@ def test_what_a_repair_writes_is_bound_to_where_it_lies(make_saver, raw):
     raw.delete_object(name)
     before = {n: raw.documents()[name_of(n)] for n in (1, 2)}
     fresh = make_saver(cipher=KEY)
-    fresh.repair("t", show=lambda _: None)
+    fresh.admin.repair("t")
     assert values(make_saver(cipher=KEY).get_tuple(cfg(2)))["v"] == value
     rewritten = {n: raw.documents()[name_of(n)] for n in (1, 2)}
     assert all(rewritten[n]["manifest"] != before[n]["manifest"] for n in (1, 2))

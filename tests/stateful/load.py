@@ -105,12 +105,12 @@ class World:
         saver.copy_thread(thread, f"copy {turn}")
         copied = list(saver.list(cfg(f"copy {turn}")))
         assert all(is_right(one, thread, may_lack_writes=True) for one in copied)
-        assert [one for one in saver.verify(f"copy {turn}", depth="data") if one.is_damage] == []
+        assert [one for one in saver.admin.verify(f"copy {turn}", depth="data") if one.is_damage] == []
         if turn % 2:
             saver.delete_thread(f"copy {turn}")
 
     def verify(self, saver: GCSSaver, turn: int) -> None:
-        assert [one for one in saver.verify(THREADS[turn % 2], depth="data") if one.is_damage] == []
+        assert [one for one in saver.admin.verify(THREADS[turn % 2], depth="data") if one.is_damage] == []
 
     def live(self) -> None:
         with ThreadPoolExecutor() as pool:
@@ -126,8 +126,8 @@ class World:
 
     def check(self, saver: GCSSaver) -> None:
         """All that was acknowledged and not pruned is there, exactly, and nothing is damaged."""
-        saver.collect()
-        assert [one for one in saver.verify(depth="data") if one.is_damage] == []
+        saver.admin.collect()
+        assert [one for one in saver.admin.verify(depth="data") if one.is_damage] == []
         for thread in THREADS:
             found = list(saver.list(cfg(thread)))
             assert [number(one) for one in found][:KEPT] == list(range(self._steps, self._steps - KEPT, -1))

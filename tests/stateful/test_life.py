@@ -316,7 +316,7 @@ class Life(RuleBasedStateMachine):
             for thread in touched:
                 states = [one.get(thread, {}) for one in (self.model, *stages)]
                 found, left = read(cold, thread), {}
-                pinned = {ns: cold.pins(cfg(thread, ns)) for ns in SPACES}
+                pinned = {ns: cold.admin.pins(cfg(thread, ns)) for ns in SPACES}
                 for key in {key for one in states for key in one}:
                     options = [one.get(key) for one in states]
                     allowed = [one and told(key[1], one) for one in options]
@@ -541,8 +541,8 @@ class Life(RuleBasedStateMachine):
             assert not differing(read(target, thread), expected)
             for ns in SPACES:
                 pins = {cid(n): one.pin for (other, n), one in there.items() if other == ns and one.pin}
-                assert target.pins(cfg(thread, ns)) == pins
-            assert [one for one in _unexpected(target.verify(thread, depth="data"), there) if one.is_damage] == []
+                assert target.admin.pins(cfg(thread, ns)) == pins
+            assert [one for one in _unexpected(target.admin.verify(thread, depth="data"), there) if one.is_damage] == []
             target.delete_thread(thread)
         self.moving.discard(thread)
         left = {name.split("/")[1] for name in open_raw(self.elsewhere).documents() if name.startswith(keys.THREADS)}
@@ -551,7 +551,7 @@ class Life(RuleBasedStateMachine):
     def _transfer(self, thread, plan):
         with self.open(uri=self.elsewhere) as target, self.open() as source:
             target.plan = plan
-            source.transfer_thread(thread, target)
+            source.admin.transfer_thread(thread, target)
 
     @rule(
         process=processes,
@@ -598,7 +598,11 @@ class Life(RuleBasedStateMachine):
         there = self.model[thread]
         stage = self._with(thread, {**there, tuple(key): replace(there[tuple(key)], pin=label)})
         config = cfg(*found)
-        call = (lambda saver: saver.unpin(config)) if label is None else (lambda saver: saver.pin(config, label))
+        call = (
+            (lambda saver: saver.admin.unpin(config))
+            if label is None
+            else (lambda saver: saver.admin.pin(config, label))
+        )
         if self._call(process, stop, call, [thread], stage, is_atomic=True) and label is not None:
             self.put_at[thread] = self.clock.now
 
@@ -735,7 +739,12 @@ class Life(RuleBasedStateMachine):
         """It takes nothing that anybody can read."""
         age = timedelta(hours=hours)
         is_done = self._call(
-            process, stop, lambda saver: saver.collect(orphan_age=age), sorted(self.touched), self.model, is_atomic=True
+            process,
+            stop,
+            lambda saver: saver.admin.collect(orphan_age=age),
+            sorted(self.touched),
+            self.model,
+            is_atomic=True,
         )
         if is_done and not hours:
             self.dirty &= self.halves | self.copying.keys() | self._severed()
@@ -748,7 +757,7 @@ class Life(RuleBasedStateMachine):
     def _check_nothing_is_left(self):
         with self.open() as cold:
             for thread in self.touched.keys() - self.halves - self.copying.keys() - self._severed():
-                assert list(cold.verify(thread, depth="data")) == []
+                assert list(cold.admin.verify(thread, depth="data")) == []
 
     @rule(process=processes, stop=halts)
     def sweep(self, process, stop):
@@ -760,7 +769,7 @@ class Life(RuleBasedStateMachine):
         free = [thread for thread in self.touched if not any(one.pin for one in self.model.get(thread, {}).values())]
         certain = {thread for thread in free if now - self.touched[thread] > ttl}
         idle = {thread for thread in free if now - self.put_at.get(thread, 0) > ttl}
-        is_done = self._is_done(process, stop, lambda saver: saver.sweep())
+        is_done = self._is_done(process, stop, lambda saver: saver.admin.sweep())
         there = self._documents()
         gone = {thread for thread in idle if keys.thread_doc(thread) not in there}
         if is_done:
@@ -813,13 +822,13 @@ class Life(RuleBasedStateMachine):
             for saver in (cold, warm):
                 latest = self._latest(saver, thread, ns)
                 assert not differing({thread: latest}, {thread: newest and told(newest, found[ns, newest])}), ns
-            assert cold.pins(cfg(thread, ns)) == {
+            assert cold.admin.pins(cfg(thread, ns)) == {
                 cid(n): one.pin for (other, n), one in found.items() if other == ns and one.pin
             }
         for ns, n in sorted(found)[-3:]:
             self._check_history(cold, thread, ns, n)
         if thread not in self.halves and thread not in self.copying:
-            findings = _unexpected(cold.verify(thread, depth="data"), found)
+            findings = _unexpected(cold.admin.verify(thread, depth="data"), found)
             # Objects of a put that has lost a race are not its process's to delete.
             wrong = [one for one in findings if one.is_damage or ("/lg_" in one.name and thread not in self.dirty)]
             assert wrong == [], wrong
@@ -879,7 +888,7 @@ class Life(RuleBasedStateMachine):
             self._delete(0, thread)
         for target, source in sorted(self.copying.items()):
             self._copy(0, source, target)
-        self.savers[self.names[1]].collect(orphan_age=timedelta())
+        self.savers[self.names[1]].admin.collect(orphan_age=timedelta())
         self._check_nothing_is_left()
         self.looked_at = set(self.touched)
         self.dirty &= self._severed()

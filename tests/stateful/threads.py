@@ -137,7 +137,7 @@ def check(make_saver, thread, expected, *, orphans=False, **options):
         for ns in {ns for ns, _ in expected}:
             newest = max(n for other, n in expected if other == ns)
             assert told(saver.get_tuple(cfg(thread, ns))) == expected[ns, newest]
-        findings = list(saver.verify(thread, depth="data"))
+        findings = list(saver.admin.verify(thread, depth="data"))
         if orphans:
             findings = [one for one in findings if one.kind != "unreferenced" or not one.name.endswith(".zst")]
         assert findings == [], findings

@@ -609,7 +609,7 @@ def test_values_that_another_serialiser_wrote(make_saver, saver):
     with refused(SerializationError, match=rf"^The metadata of checkpoint '{cid(2)}', thread 't': "):
         reader.get_tuple(cfg(2))
     with refused(SerializationError, match=rf"^The metadata of checkpoint '{cid(2)}', thread 't': "):
-        reader.history("t")
+        reader.admin.history("t")
 
     class Half(Blind):
         def loads_typed(self, data):

@@ -31,8 +31,8 @@ def test_a_store_that_can_be_reached(make_saver, ping):
 @both
 def test_it_stores_nothing(make_saver, ping):
     ping(make_saver())
-    assert make_saver().threads() == []
-    assert make_saver().stats().checkpoints == 0
+    assert make_saver().admin.threads() == []
+    assert make_saver().admin.stats().checkpoints == 0
 
 
 @both

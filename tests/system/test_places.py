@@ -4,7 +4,6 @@ import ast
 import asyncio
 import random
 import uuid
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,10 @@ from langgraph_gcs_saver.errors import (
     WrongStoreError,
 )
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.results import IdleThread
 from langgraph_gcs_saver.saver.admin import Admin
+from langgraph_gcs_saver.saver.connection import Connection
+from tests.kit import methods
 from tests.kit.interceptors import Meanwhile
 from tests.system.build import cfg, checkpoint, cid, version
 from tests.system.raw import open_raw
@@ -95,8 +97,8 @@ def test_two_prefixes_are_two_stores(open_at, kind):
     for place in places:
         saver = open_at(place)
         assert value(saver) == values[place]
-        assert [info.thread_id for info in saver.threads()] == ["t"]
-        assert not any(finding.is_damage for finding in saver.verify(depth="data"))
+        assert [info.thread_id for info in saver.admin.threads()] == ["t"]
+        assert not any(finding.is_damage for finding in saver.admin.verify(depth="data"))
     open_at("/app-b").delete_thread("t")
     open_at("").delete_thread("t")
     for place in places:
@@ -111,10 +113,10 @@ def test_what_else_is_in_a_bucket_is_let_alone(open_at, buckets):
         bucket.blob(name).upload_from_string(b"not ours")
     saver = open_at("")
     put(saver, 1, large(1))
-    assert list(saver.verify(depth="data")) == []
-    assert saver.stats().objects == 1
-    saver.repair()
-    saver.collect(orphan_age=timedelta(0))
+    assert list(saver.admin.verify(depth="data")) == []
+    assert saver.admin.stats().objects == 1
+    saver.admin.repair()
+    saver.admin.collect(orphan_age=timedelta(0))
     saver.delete_thread("t")
     assert sorted(blob.name for blob in bucket.list_blobs()) == sorted(others)
 
@@ -129,7 +131,7 @@ def test_a_root_that_is_given_is_taken(open_at):
 
 
 DELETING = {
-    "collect": lambda saver: saver.collect(orphan_age=timedelta(0)),
+    "collect": lambda saver: saver.admin.collect(orphan_age=timedelta(0)),
     "delete_thread": lambda saver: saver.delete_thread("t"),
     "put": lambda saver: put(saver, 9, "small"),
 }
@@ -144,7 +146,7 @@ def test_objects_of_another_root_or_database_are_let_alone(open_at, wrong):
             act(open_at(f"/agents?{wrong}"))
         assert value(open_at("/agents")) == large(1), name
     lost = open_at(f"/agents?{wrong}")
-    lost.rebind(show=lambda plan: None)
+    lost.admin.rebind()
     put(lost, 9, "small")
     assert value(open_at(f"/agents?{wrong}")) == "small"
 
@@ -212,7 +214,14 @@ CALLS = {
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
     "verify": lambda tools: ((), {"depth": "existence"}),
-    "repair": lambda tools: ((), {"show": lambda plan: None}),
+    "repair": lambda tools: ((), {}),
+    "plan_repair": lambda tools: ((), {}),
+    "plan_prune": lambda tools: ((["t"],), {}),
+    "plan_delete_for_runs": lambda tools: ((["run"],), {}),
+    "plan_delete_thread": lambda tools: (("t",), {}),
+    "plan_collect": lambda tools: ((), {"orphan_age": timedelta(0)}),
+    "plan_sweep": lambda tools: ((), {}),
+    "carry_out": lambda tools: ((IdleThread(thread_id="t", idle=timedelta(1), seen=1),), {}),
     "collect": lambda tools: ((), {"orphan_age": timedelta(0)}),
     "sweep": lambda tools: ((), {}),
 }
@@ -220,11 +229,6 @@ CALLS = {
 
 REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe"}
 BIND = {"rebind", "arebind"}
-
-
-async def acall(saver, name, arguments, options):
-    found = getattr(saver, name)(*arguments, **options)
-    return [one async for one in found] if hasattr(found, "__aiter__") else await found
 
 
 def refusal(saver, name, given, mode):
@@ -236,15 +240,18 @@ def refusal(saver, name, given, mode):
 
 
 def call(saver, name, arguments, options, mode):
-    if mode == "async":
-        return asyncio.run(acall(saver, f"a{name}", arguments, options))
-    found = getattr(saver, name)(*arguments, **options)
-    return list(found) if isinstance(found, Iterator) else found
+    return methods.perform(saver, name, *arguments, is_async=mode == "async", **options)
 
 
 def test_the_calls_are_all_methods_that_reach_a_store():
-    public = {name for kind in (Admin, GCSSaver) for name in vars(kind) if not name.startswith("_")}
-    assert public - REACH_NOTHING - BIND == {*CALLS, *(f"a{name}" for name in CALLS)}
+    public = {
+        name
+        for kind in (Connection, Admin, GCSSaver)
+        for name, found in vars(kind).items()
+        if not name.startswith("_") and callable(found)
+    }
+    twins = {f"a{name}" for name in CALLS.keys() - methods.EACH}
+    assert public - REACH_NOTHING - BIND == {*CALLS, *twins}
 
 
 def test_only_binding_a_store_goes_unchecked():
@@ -268,7 +275,7 @@ def test_no_call_reaches_a_store_from_another_place(open_in, buckets, project_id
     fill(saver)
     with GCSSaver.from_conn_string(f"file://{tmp_path}/moved") as moved:
         put(moved, 1, large(1))
-        moved.export_thread("t", tmp_path / "moved.tar")
+        moved.admin.export_thread("t", tmp_path / "moved.tar")
     # Somebody else's objects, and some of this very thread: looking for objects proves nothing.
     for blob in right.list_blobs():
         right.copy_blob(blob, other)
@@ -286,7 +293,7 @@ def test_no_call_reaches_a_store_from_another_place(open_in, buckets, project_id
             assert f"'gs://{right.name}/agents'" in told, name
             assert f"'{named}'" in told, name
             assert "rebind" in told, name
-        assert elsewhere.threads() == []
+        assert elsewhere.admin.threads() == []
     refused = {"put", "put_writes", "get_tuple", "list", "get_delta_channel_history"}
     assert {(event.call, event.kind) for event in events} == {(call, "wrong-store") for call in refused}
     assert raw.snapshot() == before
@@ -299,12 +306,12 @@ def test_a_thread_that_was_moved_in_is_bound_as_well(open_in, buckets, tmp_path)
     right, wrong = buckets
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as source:
         fill(source)
-        source.transfer_thread("t", open_in(right))
-    for act in (value, lambda saver: saver.repair(show=lambda plan: None)):
+        source.admin.transfer_thread("t", open_in(right))
+    for act in (value, lambda saver: saver.admin.repair()):
         with pytest.raises(WrongStoreError):
             act(open_in(wrong))
     assert value(open_in(right)) == large(3)
-    assert list(open_in(right).verify(depth="data")) == []
+    assert list(open_in(right).admin.verify(depth="data")) == []
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -316,10 +323,10 @@ def test_a_transfer_looks_at_both_stores(open_in, buckets, tmp_path, dry_run):
         for source, target in ((open_in(wrong), local), (local, open_in(wrong))):
             for thread in ("t", "none"):
                 with pytest.raises(WrongStoreError):
-                    source.transfer_thread(thread, target, dry_run=dry_run)
+                    source.admin.transfer_thread(thread, target, dry_run=dry_run)
                 with pytest.raises(WrongStoreError):
-                    asyncio.run(source.atransfer_thread(thread, target, dry_run=dry_run))
-        assert local.checkpoint_ids(cfg()) == [cid(1)]
+                    asyncio.run(source.admin.atransfer_thread(thread, target, dry_run=dry_run))
+        assert local.admin.checkpoint_ids(cfg()) == [cid(1)]
 
 
 def test_the_first_writer_finds_that_the_bucket_is_missing(open_in, buckets, project_id):
@@ -391,14 +398,14 @@ def test_an_old_store_is_bound_by_its_next_writer(open_in, buckets, old):
 def test_an_old_store_is_not_bound_to_a_bucket_that_its_threads_do_not_name(open_in, buckets, old):
     right, wrong = buckets
     before = old.snapshot()
-    for act in (value, fill, lambda saver: list(saver.verify()), lambda saver: saver.delete_thread("t")):
+    for act in (value, fill, lambda saver: list(saver.admin.verify()), lambda saver: saver.delete_thread("t")):
         with pytest.raises(WrongStoreError, match=f"(?s)'t'.*{right.name}.*{wrong.name}"):
             act(open_in(wrong))
     assert (old.snapshot(), old.place()) == (before, None)
     # On purpose it is, when the objects are there.
     for blob in right.list_blobs():
         right.copy_blob(blob, wrong)
-    assert open_in(wrong).rebind().bound is None
+    assert open_in(wrong).admin.rebind().bound is None
     assert value(open_in(wrong)) == large(3)
 
 
@@ -412,7 +419,7 @@ def test_a_document_that_names_no_place_is_damage(open_in, buckets, project_id):
             value(open_in(right))
         with pytest.raises(DamageError, match="rebind"):
             put(open_in(right), 4, "small")
-        assert open_in(right).rebind().missing == 0
+        assert open_in(right).admin.rebind().missing == 0
         assert value(open_in(right)) == large(3)
     raw.close()
 
@@ -457,10 +464,10 @@ def test_a_place_without_all_objects_is_not_bound(open_in, buckets):
     fill(open_in(right))
     move(right, moved, without=[cid(3)])
     with pytest.raises(InvalidInputError, match=f"(?s)1 of the 2 objects.*{moved.name}.*{cid(3)}") as caught:
-        open_in(moved).rebind()
+        open_in(moved).admin.rebind()
     assert "force" in str(caught.value)
     assert value(open_in(right)) == large(3)
-    plan = open_in(moved).rebind(force=True)
+    plan = open_in(moved).admin.rebind(force=True)
     assert plan.missing == 1
     assert cid(3) in plan.examples[0]
     # What is lost there is damage, like anywhere.
@@ -474,7 +481,7 @@ def test_a_bucket_that_is_missing_is_not_bound(open_in, buckets):
     gone.delete()
     fill(open_in(right))
     with pytest.raises(StoreNotFoundError, match=gone.name):
-        open_in(gone).rebind(force=True)
+        open_in(gone).admin.rebind(force=True)
     assert value(open_in(right)) == large(3)
 
 
@@ -488,7 +495,7 @@ def test_two_at_once_bind_a_store_once(open_in, buckets, project_id):
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
     raw.set_document(keys.PLACE, {"bucket": "a-third-one", "prefix": "agents/"})
     with pytest.raises(ConflictError):
-        second.rebind()
+        second.admin.rebind()
     raw.close()
     assert value(open_in(right)) == large(3)
 
@@ -497,7 +504,7 @@ def test_the_embedded_store_has_no_place(tmp_path):
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
         put(saver, 1, large(1))
         with pytest.raises(InvalidInputError, match="embedded"):
-            saver.rebind()
+            saver.admin.rebind()
         assert keys.PLACE not in open_raw(f"file://{tmp_path}/store").documents()
 
 
@@ -510,15 +517,15 @@ def test_who_knows_the_old_place_takes_nothing_for_damage(open_in, buckets):
     for saver in stale:
         assert value(saver) == large(3)
     move(right, moved)
-    open_in(moved).rebind()
+    open_in(moved).admin.rebind()
     put(open_in(moved), 4, large(4))
     events.clear()
     for saver, act in zip(
         stale,
         (
             value,
-            lambda saver: list(saver.verify(depth="existence")),
-            lambda saver: saver.repair("t", show=lambda plan: None),
+            lambda saver: list(saver.admin.verify(depth="existence")),
+            lambda saver: saver.admin.repair("t"),
             lambda saver: list(saver.list(cfg())),
             lambda saver: saver.copy_thread("t", "copy"),
             lambda saver: saver.get_delta_channel_history(config=cfg(), channels=["v"]),

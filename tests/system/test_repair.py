@@ -55,11 +55,9 @@ def aside(raw):
 
 
 def repaired(raw, thread="t", *, dry_run=False, **options):
-    """Repair by a fresh process; the plans that were shown."""
-    shown = []
+    """Repair by a fresh process; what it did, or would do."""
     with raw.reader(**options) as saver:
-        saver.repair(thread, dry_run=dry_run, show=shown.append)
-    return shown
+        return list(saver.admin.plan_repair(thread) if dry_run else saver.admin.repair(thread))
 
 
 def damages(raw, **options):
@@ -485,11 +483,9 @@ def test_all_threads(raw, saver):
     flip_frame(raw, 2, "v")
     flip_field(raw, name_of(4, thread="b"), "manifest")
     whole = {name: fields for name, fields in raw.documents().items() if "-a/" in name or "-c/" in name}
-    shown = []
     with raw.reader() as reader:
-        plans = reader.repair(show=shown.append)
+        plans = reader.admin.repair()
     assert sorted(plan.thread_id for plan in plans) == ["b", "t"]
-    assert sorted(plan.thread_id for plan in shown) == ["b", "t"]
     assert found_at(raw, "data", None) == [one for one in found_at(raw, "data", None) if not one.is_damage]
     documents = raw.documents()
     assert {name: documents.get(name) for name in whole} == whole
@@ -499,8 +495,8 @@ def test_all_threads(raw, saver):
 def test_nothing_to_do(filled, raw, capsys):
     before = raw.snapshot()
     with raw.reader() as saver:
-        assert list(saver.repair()) == []
-        assert list(saver.repair("nobody")) == []
+        assert list(saver.admin.repair()) == []
+        assert list(saver.admin.repair("nobody")) == []
     assert raw.snapshot() == before
     assert capsys.readouterr().out == ""
 
@@ -510,9 +506,9 @@ def test_what_is_shown(raw, saver, capsys):
     line(saver, LISTS)
     flip_frame(raw, 1, "v")
     with raw.reader() as reader:
-        (plan,) = reader.repair(dry_run=True)
-    out = capsys.readouterr().out
-    assert out == f"{plan}\n"
+        (plan,) = reader.admin.plan_repair()
+    assert capsys.readouterr() == ("", "")
+    out = str(plan)
     assert "found corrupt" in out
     assert "re-encode" in out
     assert "'v'" in out
@@ -524,17 +520,18 @@ def test_the_asynchronous_twin(raw, saver):
     flip_frame(raw, 1, "v")
     flip_field(raw, name_of(3), "manifest")
 
-    async def arepair(**options):
-        shown = []
+    async def plan():
         async with raw.reader() as reader:
-            return list(await reader.arepair("t", show=shown.append, **options)), shown
+            return [one async for one in reader.admin.plan_repair("t")]
+
+    async def arepair():
+        async with raw.reader() as reader:
+            return await reader.admin.arepair("t")
 
     damaged = raw.snapshot()
-    planned, shown = asyncio.run(arepair(dry_run=True))
+    planned = asyncio.run(plan())
     assert raw.snapshot() == damaged
-    assert planned == shown
-    done, shown_too = asyncio.run(arepair())
-    assert shown_too[0] == shown[0]
+    done = asyncio.run(arepair())
     assert done[0].steps[: len(planned[0].steps)] == planned[0].steps
     assert damages(raw) == []
     assert read_all(raw) == {ids: one for ids, one in before.items() if ids != ("", cid(3))}
@@ -589,7 +586,7 @@ def test_a_crash_anywhere(raw, saver, store_uri):
         with CrashingSaver.from_conn_string(store_uri) as dying:
             dying.plan = Plan(stop)
             try:
-                dying.repair("t", show=lambda plan: None)
+                dying.admin.repair("t")
             except Crashed:
                 done = False
             else:
@@ -637,7 +634,7 @@ def test_a_put_between_plan_and_commit(raw, at):
 
         other = Meanwhile(Commit, meanwhile, at)
         with raw.reader(interceptors=[other]) as saver:
-            saver.repair("t", show=lambda plan: None)
+            saver.admin.repair("t")
     assert damages(raw) == []
     if other.is_done:
         assert read_all(raw)["", cid(6)].checkpoint["channel_values"] == state
@@ -658,7 +655,7 @@ def test_a_child_of_one_that_is_set_aside(make_saver, raw, at):
 
         other = Meanwhile(Commit, meanwhile, at)
         with raw.reader(interceptors=[other]) as saver:
-            saver.repair("t", show=lambda plan: None)
+            saver.admin.repair("t")
     assert damages(raw) == []
     if other.is_done:
         assert read_all(raw)["", cid(5)].checkpoint["channel_values"] == {"v": chat(9), "kept": ["kept"]}
@@ -678,7 +675,7 @@ def test_a_deletion_between_plan_and_commit(raw, saver, kind, at):
 
     other = Meanwhile(kind, meanwhile, at)
     with raw.reader(interceptors=[other]) as reader:
-        reader.repair("t", show=lambda plan: None)
+        reader.admin.repair("t")
     if other.is_done:
         assert raw.documents() == {}
         with raw.reader() as reader:
@@ -708,7 +705,7 @@ def test_what_is_read_wrongly_once_is_not_set_aside(filled, raw):
     before = raw.snapshot()
     flipping = FlippingOnce()
     with raw.reader(interceptors=[flipping]) as saver:
-        saver.repair("t", show=lambda plan: None)
+        saver.admin.repair("t")
     assert len(flipping.seen) == 4
     assert raw.snapshot() == before
 
@@ -1080,7 +1077,7 @@ def test_a_child_of_one_whose_writes_are_set_aside(delta_thread, raw):
 
         other = Meanwhile(Commit, meanwhile)
         with raw.reader(interceptors=[other]) as saver:
-            (plan,) = saver.repair("t", show=lambda plan: None)
+            (plan,) = saver.admin.repair("t")
         assert other.is_done
         assert [one.action for one in plan.steps] == ["set aside", "leave"]
         assert not aside(raw)

@@ -83,7 +83,7 @@ def without(raw, name, *fields):
 
 def found_at(raw, depth, thread_id="t", **options):
     with raw.reader(**options) as saver:
-        return list(saver.verify(thread_id, depth=depth))
+        return list(saver.admin.verify(thread_id, depth=depth))
 
 
 def fill(saver, **limits):
@@ -519,7 +519,7 @@ def test_rounds_of_hundreds_of_threads(make_saver):
         for thread in more:
             put(saver, 1, {"a": 1}, thread=str(thread))
         count = CountingInterceptor()
-        assert list(make_saver(interceptors=[count]).verify()) == []
+        assert list(make_saver(interceptors=[count]).admin.verify()) == []
         rounds.append(len(count.rounds))
     each = (rounds[1] - rounds[0]) / 200
     assert each <= 8
@@ -534,8 +534,8 @@ def test_the_asynchronous_twin(filled, raw, depth):
 
     async def averify():
         async with raw.reader() as saver:
-            one = [found async for found in saver.averify("t", depth=depth)]
-            return one, [found async for found in saver.averify(depth=depth)]
+            one = [found async for found in saver.admin.verify("t", depth=depth)]
+            return one, [found async for found in saver.admin.verify(depth=depth)]
 
     of_one, of_all = asyncio.run(averify())
     assert of_one == of_all == found_at(raw, depth)
@@ -547,10 +547,10 @@ def test_the_asynchronous_twin(filled, raw, depth):
 
 def test_a_depth_that_is_none(saver):
     with pytest.raises(InvalidOptionError, match="metadata, existence, data"):
-        list(saver.verify(depth="everything"))
+        list(saver.admin.verify(depth="everything"))
 
     async def averify():
-        return [one async for one in saver.averify(depth="everything")]
+        return [one async for one in saver.admin.verify(depth="everything")]
 
     with pytest.raises(InvalidOptionError):
         asyncio.run(averify())
@@ -614,7 +614,7 @@ def test_what_is_read_wrongly_once_is_not_damage(raw, saver, limits):
     for depth in DEPTHS:
         flipping = FlippingOnce()
         with raw.reader(interceptors=[flipping]) as reader:
-            assert list(reader.verify("t", depth=depth)) == [], depth
+            assert list(reader.admin.verify("t", depth=depth)) == [], depth
         assert len(flipping.seen) > 5
 
 
@@ -670,7 +670,7 @@ def test_while_others_write(make_saver, raw, inline):
         while time.monotonic() < until or rounds < 2:  # clock: as above
             with raw.reader() as saver:
                 for depth in DEPTHS:
-                    assert not [one for one in saver.verify(depth=depth) if one.is_damage], depth
+                    assert not [one for one in saver.admin.verify(depth=depth) if one.is_damage], depth
             rounds += 1
     finally:
         stop.set()
@@ -690,7 +690,7 @@ def test_a_thread_that_is_deleted_while_it_is_looked_at(raw, saver):
         saver.put_writes(cfg(2), [("a", 1)], "task")
         deleting = Meanwhile((GetDocs, QueryDocs, GetBlob), lambda: saver.delete_thread("t"), stop)
         with raw.reader(interceptors=[deleting]) as reader:
-            assert not [one for one in reader.verify("t", depth="data") if one.is_damage], stop
+            assert not [one for one in reader.admin.verify("t", depth="data") if one.is_damage], stop
         if not deleting.is_done:
             break
         stop += 1

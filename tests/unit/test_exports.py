@@ -9,6 +9,8 @@ import langgraph_gcs_saver
 from langgraph_gcs_saver import GCSSaver, SetupReport, events
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
+from langgraph_gcs_saver.saver.connection import Connection
+from tests.kit import methods
 
 LANGGRAPHS = (
     "get_tuple",
@@ -23,14 +25,22 @@ LANGGRAPHS = (
 )
 """What LangGraph's base class declares."""
 
-OURS = (
-    *("setup", "ping", "checkpoint_at", "checkpoint_ids", "verify", "repair", "pin", "unpin", "pins"),
-    *("threads", "history", "stats", "collect", "sweep", "close"),
-    *("transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
+OURS = ("setup", "ping", "close")
+TWINS = [(GCSSaver, name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
+
+ADMINS = (
+    *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins"),
+    *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
+    *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
 )
-TWINS = [(name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
-STREAMS = {"alist", "averify"}
-PUBLIC = sorted({name for kind in (Admin, GCSSaver) for name in vars(kind) if not name.startswith("_")})
+TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
+STREAMS = {"alist"}
+PUBLIC = [
+    (kind, name)
+    for kind in (Connection, GCSSaver, Admin)
+    for name, found in vars(kind).items()
+    if not name.startswith("_") and (callable(found) or isinstance(found, classmethod | property))
+]
 
 
 def every(base):
@@ -45,6 +55,7 @@ def test_public_names():
         "RepairStep",
         "SetupReport",
         "PrunePlan",
+        "RunPlan",
         "CopyPlan",
         "RebindPlan",
         "CollectPlan",
@@ -72,14 +83,21 @@ def test_types_are_shipped():
 
 
 def test_the_savers_own_methods():
-    twins = {name for pair in TWINS for name in pair}
-    assert set(PUBLIC) == twins | {"from_conn_string", "get_next_version", "subscribe"}
+    own = {name for kind, *pair in TWINS for name in pair if kind is GCSSaver}
+    own |= {"from_conn_string", "get_next_version", "subscribe", "admin"}
+    assert {name for kind, name in PUBLIC if kind is not Admin} == own
+    assert len(own - set(dir(BaseCheckpointSaver))) <= 30
     assert issubclass(GCSSaver, BaseCheckpointSaver)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_methods_are_documented(name):
-    text = inspect.getattr_static(GCSSaver, name)
+def test_the_methods_of_admin():
+    own = {name for kind, *pair in TWINS for name in pair if kind is Admin}
+    assert {name for kind, name in PUBLIC if kind is Admin} == own | methods.EACH
+
+
+@pytest.mark.parametrize(("kind", "name"), PUBLIC)
+def test_public_methods_are_documented(kind, name):
+    text = inspect.getattr_static(kind, name)
     text = getattr(text, "__func__", text).__doc__
     assert text
     assert text.splitlines()[0].endswith(".")
@@ -104,24 +122,24 @@ def test_the_constructor_and_its_options_are_documented():
         assert f"{name}:" in Options.__doc__, name
 
 
-@pytest.mark.parametrize(("sync", "asynchronous"), TWINS)
-def test_twins_have_one_signature(sync, asynchronous):
-    one, other = (inspect.signature(getattr(GCSSaver, name)) for name in (sync, asynchronous))
+@pytest.mark.parametrize(("kind", "sync", "asynchronous"), TWINS)
+def test_twins_have_one_signature(kind, sync, asynchronous):
+    one, other = (inspect.signature(getattr(kind, name)) for name in (sync, asynchronous))
     assert one.parameters == other.parameters
     assert str(other.return_annotation).removeprefix("Async") == one.return_annotation
-    assert inspect.iscoroutinefunction(getattr(GCSSaver, asynchronous)) == (asynchronous not in STREAMS)
-    assert not inspect.iscoroutinefunction(getattr(GCSSaver, sync))
+    assert inspect.iscoroutinefunction(getattr(kind, asynchronous)) == (asynchronous not in STREAMS)
+    assert not inspect.iscoroutinefunction(getattr(kind, sync))
 
 
-@pytest.mark.parametrize(("sync", "asynchronous"), TWINS)
-def test_the_asynchronous_twins_doc_names_the_other(sync, asynchronous):
+@pytest.mark.parametrize(("kind", "sync", "asynchronous"), TWINS)
+def test_the_asynchronous_twins_doc_names_the_other(kind, sync, asynchronous):
     if sync != "close":
-        doc = getattr(GCSSaver, asynchronous).__doc__
+        doc = getattr(kind, asynchronous).__doc__
         assert f"Asynchronous twin of `{sync}`" in doc
         assert ("`async for`" in doc) == (asynchronous in STREAMS)
 
 
-@pytest.mark.parametrize("name", [name for pair in TWINS[: len(LANGGRAPHS)] for name in pair])
+@pytest.mark.parametrize("name", [name for _, *pair in TWINS[: len(LANGGRAPHS)] for name in pair])
 def test_methods_take_what_langgraph_passes(name):
     """By position and by keyword: the base's parameters, in their order, with their defaults; more have to be named."""
     ours = list(inspect.signature(getattr(GCSSaver, name)).parameters.values())

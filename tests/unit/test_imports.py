@@ -43,7 +43,7 @@ def test_the_embedded_store_needs_no_client_of_google(tmp_path):
         f"""
         from langgraph_gcs_saver import GCSSaver
         with GCSSaver.from_conn_string({tmp_path.as_uri()!r}) as saver:
-            assert saver.threads() == []
+            assert saver.admin.threads() == []
         """
     )
     assert below(found, ("langgraph.checkpoint",))
@@ -126,7 +126,7 @@ def test_commands_that_decode_no_state_import_no_langgraph(tmp_path):
     assert below(found, (*LANGGRAPH, "google.cloud", "grpc", "google.auth")) == []
     assert "langgraph_gcs_saver.saver.checkpointer" not in found
     with GCSSaver.from_conn_string(store) as saver:
-        assert {thread.thread_id for thread in saver.threads()} == {"copied", "imported"}
+        assert {thread.thread_id for thread in saver.admin.threads()} == {"copied", "imported"}
 
 
 def test_a_process_that_saves_and_loads_imports_nothing_else(tmp_path):

@@ -113,7 +113,7 @@ WIRE = (f"{PACKAGE}.testing.firestore_proxy", f"{PACKAGE}.testing.storage_proxy"
 @pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores", *WIRE])])
 def test_only_stores_import_the_services(module):
     found = below(
-        of(module, typing=module not in {f"{PACKAGE}.saver.admin", f"{PACKAGE}.saver.checkpointer"}), SERVICES
+        of(module, typing=module not in {f"{PACKAGE}.saver.connection", f"{PACKAGE}.saver.checkpointer"}), SERVICES
     )
     assert not found
 

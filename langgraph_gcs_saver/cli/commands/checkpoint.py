@@ -47,7 +47,7 @@ def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
     found = _get(saver, thread, ns, None if which == LATEST else which) if which else None
     if found is None and which != LATEST:
         # Only then all names are listed, for a database counts each as a read.
-        found = _get(saver, thread, ns, find_id(saver, thread, ns, which))
+        found = _get(saver, thread, ns, find_id(saver.admin, thread, ns, which))
     if found is None:
         if which != LATEST:
             raise CommandError(f"checkpoint {which!r} of thread {thread!r} has just been deleted.")

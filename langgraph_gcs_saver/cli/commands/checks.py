@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table, unshown
+from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -68,7 +68,7 @@ def verify(
         findings: list[Finding] = []
         late = Late()
         with progress("looking"), late.after(findings):
-            findings.extend(saver.verify(thread, depth=looked, step=documents.append))
+            findings.extend(saver.verify(thread, depth=looked, progress=documents.append))
         if thread is not None and not findings:
             check_thread(saver, thread)
     damages = sum(finding.is_damage for finding in findings)
@@ -136,18 +136,17 @@ def repair(
     """
     left: list[RepairPlan] = []
     with open_saver(store, cipher, serde=importing(import_classes)) as saver:
-        shown: list[RepairPlan] = []
-        plans: Sequence[RepairPlan] = shown
+        plans: list[RepairPlan] = []
         late = Late()
-        with progress("looking"), late.after(shown):
-            plans = saver.repair(thread, dry_run=True, show=shown.append)
+        with progress("looking"), late.after(plans):
+            plans.extend(saver.admin.plan_repair(thread))
         if thread is not None and not plans:
-            check_thread(saver, thread)
+            check_thread(saver.admin, thread)
 
         def act(plans: Iterable[RepairPlan]) -> str:
             for plan in plans:
-                done = saver.repair(plan.thread_id, show=unshown)
-                left.extend(one for one in done if any(step.action == "leave" for step in one.steps))
+                done = saver.admin.carry_out(plan)
+                left.extend([done] if done and any(step.action == "leave" for step in done.steps) else [])
             return "Repaired. `langgraph-gcs verify --depth data` looks again."
 
         def show(out: Console, plan: RepairPlan) -> None:

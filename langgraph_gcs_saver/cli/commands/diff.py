@@ -109,7 +109,7 @@ def diff(
 
 
 def _load(saver: GCSSaver, thread: str, ns: str, which: str | datetime, bar: Bar) -> CheckpointTuple:
-    found = load(saver, thread, ns, which if isinstance(which, str) else find_at(saver, thread, ns, which))
+    found = load(saver, thread, ns, which if isinstance(which, str) else find_at(saver.admin, thread, ns, which))
     bar()
     return found
 

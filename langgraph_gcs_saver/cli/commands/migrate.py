@@ -100,11 +100,11 @@ def _migrate(
         with _opening(name):
             source = _checked(stack.enter_context(found) if hasattr(found, "__enter__") else found)
         with progress("looking"):
-            plans = _checked_plans(saver.migrate(source, threads, dry_run=True, show=_quiet), threads)
+            plans = _checked_plans(saver.admin.migrate(source, threads, dry_run=True), threads)
         if dry_run:
             return plans
         with _bar(plans) as bar:
-            return saver.migrate(source, [plan.thread_id for plan in plans], step=bar)
+            return saver.admin.migrate(source, [plan.thread_id for plan in plans], progress=bar)
 
 
 async def _migrate_async(
@@ -115,20 +115,16 @@ async def _migrate_async(
         with _opening(name):
             source = _checked(await stack.enter_async_context(found))
         with progress("looking"):
-            plans = _checked_plans(await saver.amigrate(source, threads, dry_run=True, show=_quiet), threads)
+            plans = _checked_plans(await saver.admin.amigrate(source, threads, dry_run=True), threads)
         if dry_run:
             return plans
         with _bar(plans) as bar:
-            return await saver.amigrate(source, [plan.thread_id for plan in plans], step=bar)
+            return await saver.admin.amigrate(source, [plan.thread_id for plan in plans], progress=bar)
 
 
 def _bar(plans: Sequence[Migration]) -> AbstractContextManager[Bar]:
     # Each checkpoint is put, and compared.
     return progress("migrating", 2 * sum(plan.checkpoints for plan in plans))
-
-
-def _quiet(_: object) -> None:
-    pass
 
 
 def _checked_plans(plans: Sequence[Migration], threads: Sequence[str] | None) -> Sequence[Migration]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, unshown
+from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -46,7 +46,7 @@ def rebind(
     """
     with open_admin(store, cipher) as saver:
         with progress("looking for objects"):
-            plan = saver.rebind(dry_run=True, show=unshown)
+            plan = saver.rebind(dry_run=True)
 
         def act(plans: Iterable[RebindPlan]) -> str:
             for _ in plans:

@@ -73,11 +73,11 @@ def report(
         raise CommandError(f"{output!r} is there already: give --force to overwrite it.")
     with open_saver(store, cipher) as saver:
         with progress("reading manifests"):
-            found = saver.history(thread)
+            found = saver.admin.history(thread)
         if not found:
             raise CommandError(f"there is no thread {thread!r} in the store, or it has no checkpoint.")
         with progress("looking for damage"):
-            findings = list(saver.verify(thread))
+            findings = list(saver.admin.verify(thread))
         with progress("reading values"):
             states = read_states(saver, thread, found, min(steps, VALUES)) if values else States()
     told = Report(

@@ -66,7 +66,7 @@ def show(
         raise CommandError("CHECKPOINT and --at both name a checkpoint: give one of them.", 2)
     with open_saver(store, cipher) as saver, progress("reading"):
         named = LATEST if checkpoint is None else checkpoint
-        found = load(saver, thread, ns, named if at is None else find_at(saver, thread, ns, at))
+        found = load(saver, thread, ns, named if at is None else find_at(saver.admin, thread, ns, at))
         histories = _histories(saver, found)
     values = found.checkpoint["channel_values"]
     if channel is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from langgraph_gcs_saver.cli.durations import duration, iso, positive_duration
-from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table, unshown
+from langgraph_gcs_saver.cli.views.plans import Work, carry_out, counted, table
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -31,7 +30,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, Retention, Row
+from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, Retention
 from langgraph_gcs_saver.results import PrunePlan
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ def prune(
         timedelta | None,
         typer.Option(parser=positive_duration, metavar="TIME", help="Keep the newest of each interval: 1h, 1d."),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Keep nothing: delete the threads.")] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -72,49 +70,35 @@ def prune(
     rules += [] if keep_last is None else [KeepLast(keep_last)]
     rules += [] if keep_for is None else [KeepFor(keep_for)]
     rules += [] if keep_every is None else [KeepEvery(keep_every)]
-    if delete == bool(rules):
-        raise CommandError("say either what to keep (--keep-last, --keep-for, --keep-every) or --delete.", 2)
+    if not rules:
+        raise CommandError("say what to keep: --keep-last, --keep-for, --keep-every. delete deletes threads.", 2)
     threads = list(dict.fromkeys(threads))
     plans: list[PrunePlan] = []
     with open_admin(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
-            for thread in threads:
-                strategy = "delete" if delete else AnyOf(tuple(rules))
-                saver.prune([thread], strategy=strategy, dry_run=True, show=plans.append)
-                if not plans[-1].decisions:
-                    check_thread(saver, thread)
+            for plan in saver.plan_prune(threads, strategy=AnyOf(tuple(rules))):
+                if not plan.decisions:
+                    check_thread(saver, plan.thread_id)
+                plans.append(plan)
                 advance()
 
         def act(plans: Iterable[PrunePlan]) -> str:
             for plan in plans:
-                saver.prune([plan.thread_id], strategy="delete" if delete else _AsShown.of(plan))
+                saver.carry_out(plan)
             return f"{count} removed."
 
         count = counted(sum(len(plan.dropped) for plan in plans), "checkpoint")
-        question = f"{'Delete' if delete else 'Remove'} {count} of {counted(len(plans), 'thread')}?"
         work = Work(
             plans=plans,
             show=_show_prune,
             as_dict=_of_prune,
             act=act,
             doing="pruning",
-            question=question if delete or any(plan.dropped for plan in plans) else None,
+            question=(
+                f"Remove {count} of {counted(len(plans), 'thread')}?" if any(plan.dropped for plan in plans) else None
+            ),
         )
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
-
-
-@dataclass(frozen=True)
-class _AsShown:
-    """The rule that keeps all but what a plan has shown to go, however late it is carried out."""
-
-    dropped: frozenset[str]
-
-    @classmethod
-    def of(cls, plan: PrunePlan) -> _AsShown:
-        return cls(frozenset(decision.row.name for decision in plan.decisions if decision.reason is None))
-
-    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
-        return {row.name: "not shown to go" for row in rows if row.name not in self.dropped}
 
 
 def collect(
@@ -145,23 +129,18 @@ def collect(
     from langgraph_gcs_saver.saver.admin import ORPHAN_AGE
 
     age = ORPHAN_AGE if orphan_age is None else orphan_age
-    began = time.time()
     with open_admin(store, cipher) as saver:
-        shown: list[CollectPlan] = []
-        found: Sequence[CollectPlan] = shown
+        found: list[CollectPlan] = []
         late = Late()
-        with progress("looking"), late.after(shown):
-            found = saver.collect(thread, orphan_age=age, dry_run=True, show=shown.append)
-        found = [plan for plan in found if plan]
+        with progress("looking"), late.after(found):
+            found.extend(saver.plan_collect(thread, orphan_age=age))
         if thread is not None and not found:
             check_thread(saver, thread)
 
         def act(plans: Iterable[CollectPlan]) -> str:
             for plan in plans:
                 if plan.skipped is None:
-                    # As old as it had to be when it was shown.
-                    passed = timedelta(seconds=max(0.0, time.time() - began))
-                    saver.collect(plan.thread_id, orphan_age=age + passed)
+                    saver.carry_out(plan)
             return f"{what} deleted{f', {smaller} made smaller' if trimmed else ''}."
 
         objects = sum(len(plan.objects) for plan in found)
@@ -208,13 +187,12 @@ def sweep(
         raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
     with open_admin(store, cipher, ttl=ttl) as saver:
         with progress("looking"):
-            found = saver.sweep(dry_run=True, show=unshown)
+            found = list(saver.plan_sweep())
 
         def act(plans: Iterable[IdleThread]) -> str:
-            # All at once, for each call reads the list of all threads.
-            swept = saver.sweep(thread_ids=frozenset(thread.thread_id for thread in plans))
-            stay = len(found) - len(swept)
-            return f"{counted(len(swept), 'thread')} deleted." + (f" {stay:,} in use: kept." if stay else "")
+            swept = sum(saver.carry_out(thread) is not None for thread in plans)
+            stay = len(found) - swept
+            return f"{counted(swept, 'thread')} deleted." + (f" {stay:,} in use: kept." if stay else "")
 
         work = Work(
             plans=found,
@@ -244,11 +222,10 @@ def copy(
 
     Example: langgraph-gcs copy my-thread my-thread-2
     """
-    plans: list[CopyPlan] = []
     with open_admin(store, cipher) as saver:
         with progress("planning"):
-            saver.copy_thread(source, target, dry_run=True, show=plans.append)
-        if not any(plan.checkpoints or plan.writes for plan in plans):
+            plan = saver.copy_thread(source, target, dry_run=True)
+        if not plan.checkpoints and not plan.writes:
             raise CommandError(
                 f"there is nothing to copy: there is no thread {source!r} in the store, or it has no checkpoint."
             )
@@ -258,7 +235,7 @@ def copy(
                 saver.copy_thread(plan.source, plan.target)
             return "Copied."
 
-        work = Work(plans=plans, show=_show_line, as_dict=asdict, act=act, doing="copying", question=None)
+        work = Work(plans=[plan], show=_show_line, as_dict=asdict, act=act, doing="copying", question=None)
         carry_out(work, dry_run=dry_run, yes=True, as_json=as_json)
 
 
@@ -278,18 +255,18 @@ def delete(
     Example: langgraph-gcs delete my-thread other-thread --yes
     """
     threads = list(dict.fromkeys(threads))
-    plans: list[DeletePlan] = []
+    plans = []
     with open_admin(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
             for thread in threads:
-                saver.delete_thread(thread, dry_run=True, show=plans.append)
+                plans.append(saver.plan_delete_thread(thread))
                 advance()
         if unknown := [plan.thread_id for plan in plans if not plan.exists]:
             raise no_thread(*unknown)
 
         def act(plans: Iterable[DeletePlan]) -> str:
             for plan in plans:
-                saver.delete_thread(plan.thread_id)
+                saver.carry_out(plan)
             return f"{count} deleted."
 
         count = counted(len(plans), "thread")

@@ -101,7 +101,7 @@ def export(
         if file.exists():
             confirm(f"{file} exists. Replace it?", yes=yes)
         with progress(f"exporting {thread}", plan.total) as bar:
-            done = saver.export_thread(thread, file, step=bar)
+            done = saver.export_thread(thread, file, progress=bar)
     _found(thread, done)
     if as_json:
         print_json({"file": str(file), "bytes_of_file": file.stat().st_size, **_told(done)})
@@ -134,10 +134,10 @@ def import_(
     """
     if as_thread is None:
         with open_admin(store, cipher, may_create=True) as saver:
-            plan = saver.import_thread(file, dry_run=True, show=_quiet)
+            plan = saver.import_thread(file, dry_run=True)
             if not dry_run:
                 with progress(f"importing {file}", 2 * plan.total) as bar:
-                    plan = saver.import_thread(file, step=bar)
+                    plan = saver.import_thread(file, progress=bar)
         _found(plan.thread_id, plan)
         _show(plan, dry_run=dry_run, as_json=as_json)
         return
@@ -169,12 +169,8 @@ def _move(thread: str, source: str, target: str, cipher: str | None, *, dry_run:
     _show(done, dry_run=dry_run, as_json=as_json)
 
 
-def _quiet(_: object) -> None:
-    pass
-
-
 def _plan(thread: str, reader: Admin, writer: Admin) -> Transfer:
-    return _found(thread, reader.transfer_thread(thread, writer, dry_run=True, show=_quiet))
+    return _found(thread, reader.transfer_thread(thread, writer, dry_run=True))
 
 
 def _found(thread: str, plan: Transfer) -> Transfer:
@@ -189,7 +185,7 @@ def _transfer(thread: str, reader: Admin, writer: Admin, *, dry_run: bool) -> Tr
         return plan
     # Each document and object is carried over, and compared.
     with progress(f"moving {thread}", 2 * plan.total) as bar:
-        return _found(thread, reader.transfer_thread(thread, writer, step=bar))
+        return _found(thread, reader.transfer_thread(thread, writer, progress=bar))
 
 
 def _told(done: Transfer) -> dict[str, Any]:

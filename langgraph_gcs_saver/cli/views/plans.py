@@ -69,10 +69,6 @@ def _ticking(plans: Iterable[P], advance: Bar) -> Iterator[P]:
         advance()
 
 
-def unshown(_: object) -> None:
-    """For a dry run whose plans are shown later."""
-
-
 def table(*columns: str) -> Table:
     """A table that folds what does not fit, and cuts nothing off."""
     result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -26,10 +26,11 @@ from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol, SerializerProtocol
 
-    from langgraph_gcs_saver import DeletePlan, GCSSaver
+    from langgraph_gcs_saver import GCSSaver
     from langgraph_gcs_saver.saver.admin import Admin
+    from langgraph_gcs_saver.saver.connection import Connection
 
-    A = TypeVar("A", bound=Admin)
+    A = TypeVar("A", bound=Connection)
 
 STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
 """The variable of the environment that names the store when no option does."""
@@ -213,9 +214,7 @@ def check_thread(saver: Admin, thread: str) -> None:
     Raises:
         CommandError: There is no such thread.
     """
-    plans: list[DeletePlan] = []
-    saver.delete_thread(thread, dry_run=True, show=plans.append)
-    if not any(plan.exists for plan in plans):
+    if not saver.plan_delete_thread(thread).exists:
         raise no_thread(thread)
 
 

@@ -137,7 +137,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
         if n % 2:
             saver.put_writes(here, [("__interrupt__", [{"question": n}])], f"task {n}")
             saver.put_writes(here, [("__error__", "ValueError()"), ("__resume__", [n])], "another " * 40)
-    saver.pin(cfg(2, thread=thread), "pinned")
+    saver.admin.pin(cfg(2, thread=thread), "pinned")
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ def make(directory: Path, kind: Kind) -> Seed:
         fields = raw.documents()[name]
         field = max(fields)
         raw.set_document(name, fields | {field: fields[field][:-1] + bytes([fields[field][-1] ^ 1])})
-        saver.repair("t", show=lambda _: None)
+        saver.admin.repair("t")
         # Times, as if the clock stood still.
         for thread in ("t", "u"):
             raw.set_document(keys.thread_doc(thread), {**raw.documents()[keys.thread_doc(thread)], "active": ACTIVE})
         with raw.database() as db:
             db.execute("UPDATE documents SET create_time = id, update_time = id")
-        saver.export_thread("t", directory / "archive.tar")
+        saver.admin.export_thread("t", directory / "archive.tar")
     archive = (directory / "archive.tar").read_bytes()
     return Seed(kind, directory, raw.rows(), raw.objects(), archive)

@@ -1,0 +1,314 @@
+"""`Connection`: how a store is opened, set up and closed. `GCSSaver` and `Admin` are two ways to use one.
+
+LangGraph is not imported, so a command that lists, moves or deletes threads starts in a fraction of the time that an
+agent needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
+from langgraph_gcs_saver.engine.effects import Flow
+from langgraph_gcs_saver.engine.per_process import PerProcess
+from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
+from langgraph_gcs_saver.engine.runner import Admit, Backend, arun, run
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.events import EventHandler, Subscribers
+from langgraph_gcs_saver.flows import places
+from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.options import Options
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+    from google.cloud import firestore as firestore_v1
+    from google.cloud.storage import Bucket
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+    from typing_extensions import Self
+
+    from langgraph_gcs_saver.flows.companions import Companion
+    from langgraph_gcs_saver.results import SetupReport
+
+T = TypeVar("T")
+C = TypeVar("C", bound="Connection")
+
+logger = logging.getLogger("langgraph_gcs_saver")
+
+_SHARED = ("serde", "_options", "_subscribers", "_contexts", "_backend")
+"""What all ways to use one store have in common."""
+
+
+class Connection:
+    """A store that is open, with all that acts on it: what `GCSSaver` and `Admin` have in common.
+
+    Attributes:
+        serde: The serializer. If none is given, it is a `langgraph_gcs_saver.portable.PortableSerializer`, which
+            imports nothing that a value names.
+    """
+
+    serde: SerializerProtocol
+
+    _companions: tuple[Companion, ...] = ()
+    """What rides in the commits of puts and pending writes. This package's own features set it; it is no option."""
+
+    def __init__(
+        self,
+        bucket: Bucket | str | None = None,
+        *,
+        firestore: firestore_v1.Client | None = None,
+        prefix: str = "",
+        root: str | None = None,
+        project: str | None = None,
+        database: str = "(default)",
+        credentials: Credentials | None = None,
+        serde: SerializerProtocol | None = None,
+        stores: tuple[DocumentStore, BlobStore] | None = None,
+        **options: Any,
+    ) -> None:
+        if serde is None:
+            from langgraph_gcs_saver.portable import PortableSerializer  # noqa: PLC0415 - not for savers
+
+            serde = PortableSerializer()
+        self.serde = serde
+        self._options = chosen = Options.of(options)
+        self._subscribers = Subscribers()
+        if chosen.on_event is not None:
+            self._subscribers.subscribe(chosen.on_event)
+        place: Place | None = None
+        if stores is None:
+            if bucket is None:
+                raise InvalidOptionError("GCSSaver needs a bucket, or use GCSSaver.from_conn_string(…).")
+            from langgraph_gcs_saver.stores.google import clients  # noqa: PLC0415 - not for all stores
+
+            name = clients.bucket_name(bucket)
+            address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
+            place = Place(name, f"{prefix}/" if prefix else "")
+            stores = clients.open_google(
+                address,
+                chosen,
+                bucket=bucket,
+                firestore_client=firestore,
+                credentials=credentials,
+                on_retry=self._subscribers.emit,
+            )
+        self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
+        self._backend = Backend(
+            *stores,
+            subscribers=self._subscribers,
+            max_threads=chosen.max_threads,
+            timeout=chosen.timeout,
+            admit=_admit_to(self._contexts),
+            interceptors=chosen.interceptors,
+        )
+
+    @classmethod
+    def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
+        """Open the store that a connection string names.
+
+        `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH` is Cloud Storage and Firestore; all
+        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames.
+        `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
+
+        Args:
+            conn_string: The connection string.
+            options: `serde`, `credentials`, and what `langgraph_gcs_saver.options.Options` has.
+
+        Raises:
+            InvalidURIError: It names no store.
+            InvalidOptionError: An option is unknown or out of its range, or nothing names a project.
+            PermissionDeniedError: There are no credentials.
+        """
+        address = parse(conn_string)
+        if isinstance(address, LocalAddress):
+            from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments  # noqa: PLC0415 - only if needed
+
+            chosen = Options.of({k: v for k, v in options.items() if k not in {"serde", "credentials"}})
+            stores = (
+                LocalDocuments(address.path, timeout=chosen.timeout),
+                LocalBlobs(address.path, timeout=chosen.timeout),
+            )
+            return cls(stores=stores, **options)
+        return cls(
+            address.bucket,
+            prefix=address.prefix,
+            root=address.root,
+            project=address.project,
+            database=address.database,
+            **options,
+        )
+
+    # Life
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def close(self) -> None:
+        """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`."""
+        self._backend.close()
+
+    async def aclose(self) -> None:
+        """Release connections and threads, those of the running event loop included. Idempotent."""
+        await self._backend.aclose()
+
+    def subscribe(self, handler: EventHandler) -> Callable[[], None]:
+        """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).
+
+        Any number of handlers can subscribe, at any time and from any thread, beside the option `on_event`. They are
+        called one after another on the thread that works, in a coroutine on its event loop, so keep them short. A
+        handler that raises is logged, and the call goes on. A process that forks takes its handlers along.
+
+        Args:
+            handler: Called with one event.
+
+        Returns:
+            A function that ends this subscription; call it as often as you like. A call that is reporting an event
+            meanwhile may still report it.
+
+        Raises:
+            InvalidInputError: The handler is not callable.
+        """
+        if not callable(handler):
+            raise InvalidInputError(f"handler is of type {type(handler).__name__}; it must be callable with one event.")
+        return self._subscribers.subscribe(handler)
+
+    def setup(
+        self,
+        *,
+        location: str | None = None,
+        platform: bool = False,
+        write_settings: str | os.PathLike[str] | None = None,
+    ) -> SetupReport:
+        """Create the bucket if it is missing, and check that documents and objects can be written.
+
+        Idempotent and optional. It logs warnings, and returns them: what these credentials may not do, and which
+        settings of others endanger what is stored. Lifecycle rules that delete objects by age do, because later steps
+        build on old objects.
+
+        Args:
+            location: Where to create the bucket, such as `europe-west1`; if not given, Cloud Storage's default,
+                the multi-region `US`. It gets uniform bucket-level access, and public access is prevented.
+            platform: Also set what the platform can do by itself, and leave what others have set: lifecycle rules move
+                objects to Nearline storage after 30 days and abort incomplete multipart uploads after 7, and fields
+                that no query filters by leave Firestore's indexes. What these credentials may not set is in the
+                report's `missing`. `docs/guides/platform-settings.md` names the roles.
+            write_settings: A directory to write the same settings to, as files for someone else to apply. Without any
+                rights, `langgraph_gcs_saver.write_settings` does it.
+
+        Raises:
+            PermissionDeniedError: Documents or objects cannot be written.
+            StoreNotFoundError: The database does not exist.
+            WrongStoreError: The documents belong to another bucket or prefix.
+            OSError: A file cannot be written.
+        """
+        return _reported(
+            run(flows.setup.setup(location, self._context, platform=platform), self._backend), write_settings
+        )
+
+    async def asetup(
+        self,
+        *,
+        location: str | None = None,
+        platform: bool = False,
+        write_settings: str | os.PathLike[str] | None = None,
+    ) -> SetupReport:
+        """Asynchronous twin of `setup`."""
+        return _reported(
+            await arun(flows.setup.setup(location, self._context, platform=platform), self._backend), write_settings
+        )
+
+    def ping(self) -> None:
+        """Raise if the store cannot be reached: one small read of the database and one of the bucket, at the same time.
+
+        For a readiness check. Returns if both answer, whatever is stored. Liveness needs no store: a process that
+        cannot reach it is not repaired by a restart.
+
+        Raises:
+            StoreNotFoundError: The database or the bucket does not exist.
+            WrongStoreError: The documents belong to another bucket or prefix.
+            PermissionDeniedError: These credentials may not read them.
+            StoreUnavailableError: A service did not answer before the deadline, `timeout`.
+        """
+        run(flows.setup.ping(), self._backend)
+
+    async def aping(self) -> None:
+        """Asynchronous twin of `ping`."""
+        await arun(flows.setup.ping(), self._backend)
+
+    # What every call needs
+
+    @property
+    def _context(self) -> Context:
+        return self._contexts.get()
+
+    @property
+    def _loads(self) -> Loads:
+        # Bound when called, for `with_allowlist` swaps the serialiser of a copy.
+        return partial(loads, self.serde)
+
+
+def beside(open_already: Connection, kind: type[C]) -> C:
+    """Another way to use a store that is open; it is closed with that."""
+    shared = vars(open_already)
+    made = kind.__new__(kind)
+    vars(made).update({name: shared[name] for name in _SHARED})
+    return made
+
+
+def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
+    return Context(
+        inline_max_bytes=options.inline_max_bytes,
+        codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear),
+        incremental=options.incremental,
+        full_every=options.full_every,
+        values=ByteCache(options.cache_max_bytes),
+        clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
+        verify=options.verify,
+        falls_back=options.on_corruption == "fallback",
+        timeout=options.timeout,
+        new_attempt=partial(secrets.token_hex, 6),
+        binding=None if place is None else Binding(place),
+        companions=companions,
+    )
+
+
+def _admit_to(contexts: PerProcess[Context]) -> Admit:
+    """Lets a flow reach only the store that belongs to the saver's bucket and prefix."""
+
+    def admit(flow: Flow[T], /) -> Flow[T]:
+        return places.admit(flow, contexts.get().binding)
+
+    return admit
+
+
+def _reported(report: SetupReport, directory: str | os.PathLike[str] | None) -> SetupReport:
+    """The report, after its settings were written to the directory, if there is one."""
+    for line in (*report.missing, *report.warnings):
+        logger.warning(line)
+    if directory is not None:
+        from langgraph_gcs_saver import provisioning  # noqa: PLC0415 - few processes need it
+
+        provisioning.write_files(directory, report.settings.items())
+    return report
