@@ -34,14 +34,21 @@ from typing import Any, ClassVar
 
 
 class GCSSaverError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose.
+
+    Attributes:
+        store: The name of the store that the error comes from, if the call uses several: `source` and `target` of a
+            transfer.
+    """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    store: str | None = None
 
     def __str__(self) -> str:
         # KeyError would show the repr of its message, quotes and all.
-        return str(self.args[0]) if self.args else ""
+        message = str(self.args[0]) if self.args else ""
+        return message if self.store is None else f"Store {self.store!r}: {message}"
 
 
 class InvalidInputError(GCSSaverError, ValueError):

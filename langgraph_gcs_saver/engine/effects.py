@@ -293,13 +293,14 @@ class ExemptField(Effect[None]):
     field: str
 
 
-# Two stores
+# Several stores
 
 
 @record(frozen=True, slots=True)
-class Elsewhere(Effect[T]):
-    """Perform a leaf effect on the source, in a flow that reads one store and writes another."""
+class On(Effect[T]):
+    """Perform a leaf effect at the store of a name, in a flow that acts on several; see `NamedStores`."""
 
+    store: str
     effect: Effect[T]
 
 

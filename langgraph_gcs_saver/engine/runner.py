@@ -21,7 +21,6 @@ from langgraph_gcs_saver.engine.effects import (
     CopyBlob,
     DeleteBlobs,
     Effect,
-    Elsewhere,
     Emit,
     EnsureBucket,
     ExemptField,
@@ -88,8 +87,23 @@ class Admit(Protocol):
         """The flow that is performed in place of this one."""
 
 
-def _admit_all(flow: Flow[T], /) -> Flow[T]:
+def admit_all(flow: Flow[T], /) -> Flow[T]:
+    """The flow itself."""
     return flow
+
+
+class Performer(Protocol):
+    """What `run` and `arun` perform a flow on: a `Backend`, or `NamedStores`."""
+
+    @property
+    def admit(self) -> Admit:
+        """What every flow passes through before it is performed."""
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect, and return or raise in this thread."""
+
+    async def aperform(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without holding up the event loop."""
 
 
 class Backend:
@@ -113,7 +127,7 @@ class Backend:
         subscribers: Subscribers | None = None,
         max_threads: int = 16,
         timeout: float = 30.0,
-        admit: Admit = _admit_all,
+        admit: Admit = admit_all,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.documents = documents
@@ -226,7 +240,7 @@ class Backend:
         return tuple(await _inside(self._aaround_all, self._aperform_all)(effect.effects))
 
     async def _aperform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
-        return await _gather_or_cancel([self.aperform(one) for one in effects])
+        return await gather_or_cancel([self.aperform(one) for one in effects])
 
     async def _aperform(self, effect: Effect[Any]) -> Any:
         match effect:
@@ -287,46 +301,6 @@ class Backend:
         self._pools.get().close(self._limit)
 
 
-class Between(Backend):
-    """Two backends: effects act on the target, and those that are `Elsewhere` on the source. Closing it closes neither.
-
-    Args:
-        source: What is read.
-        target: What is written; its subscribers hear the events.
-        admit: What every flow passes through before it is performed.
-    """
-
-    def __init__(self, source: Backend, target: Backend, admit: Admit) -> None:
-        super().__init__(target.documents, target.blobs, admit=admit)
-        self._source = source
-        self._target = target
-
-    def _split(self, effect: Effect[Any]) -> tuple[Backend, Effect[Any]]:
-        match effect:
-            case Elsewhere():
-                return self._source, effect.effect
-            case Gather(effects) if effects and all(isinstance(one, Elsewhere) for one in effects):
-                return self._source, Gather(tuple(one.effect for one in effects if isinstance(one, Elsewhere)))
-            case _:
-                return self._target, effect
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect in this thread, on the store that it is for; a `Gather` is for one of them."""
-        backend, own = self._split(effect)
-        return backend.perform(own)
-
-    async def aperform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect without holding up the event loop, on the store that it is for."""
-        backend, own = self._split(effect)
-        return await backend.aperform(own)
-
-    def close(self) -> None:
-        """Do nothing: both backends are others'."""
-
-    async def aclose(self) -> None:
-        """Do nothing: both backends are others'."""
-
-
 def _inside(methods: Sequence[Callable[[Any, Any], Any]], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`perform` with methods of interceptors around it; itself if there are none."""
     for method in reversed(methods):
@@ -338,7 +312,8 @@ def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], g
     return method(given, perform)
 
 
-async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
+async def gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
+    """Results in order; the first failure cancels the rest, and is raised once all have ended."""
     # Not a TaskGroup: its ExceptionGroup would make sync and async raise different types.
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
@@ -349,7 +324,7 @@ async def _gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def run(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+def run(flow: Flow[T], backend: Performer, *, unchecked: bool = False) -> T:
     """Perform a flow in this thread and return its result.
 
     Args:
@@ -366,7 +341,7 @@ def run(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
     return steps.result
 
 
-async def arun(flow: Flow[T], backend: Backend, *, unchecked: bool = False) -> T:
+async def arun(flow: Flow[T], backend: Performer, *, unchecked: bool = False) -> T:
     """Perform a flow on the running event loop and return its result; arguments as of `run`."""
     steps = Steps(flow if unchecked else backend.admit(flow))
     held = 0

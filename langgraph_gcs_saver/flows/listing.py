@@ -9,24 +9,20 @@ copied or reported.
 from __future__ import annotations
 
 from langgraph_gcs_saver.engine import limits
-from langgraph_gcs_saver.engine.effects import BlobInfo, Elsewhere, Flow, ListBlobs
+from langgraph_gcs_saver.engine.effects import BlobInfo, Flow, ListBlobs
 from langgraph_gcs_saver.format import keys
 
 
-def list_page(
-    prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS, elsewhere: bool = False
-) -> Flow[list[BlobInfo]]:
+def list_page(prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS) -> Flow[list[BlobInfo]]:
     """A page of objects as `ListBlobs` gives it, without what is not the store's. An empty one is the end.
 
     Args:
         prefix: What names begin with.
         after: The name past which the page begins.
         limit: Most objects of a page, if the first of them is the store's.
-        elsewhere: Whether the source of a transfer is listed.
     """
     while True:
-        effect = ListBlobs(prefix, after, limit)
-        found = yield from Elsewhere(effect) if elsewhere else effect
+        found = yield from ListBlobs(prefix, after, limit)
         mine = [blob for blob in found if keys.is_blob(blob.name)]
         if mine or not found:
             return mine

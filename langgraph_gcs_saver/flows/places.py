@@ -9,6 +9,7 @@ saver's place. Later calls of the process pay nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
@@ -18,7 +19,6 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     Doc,
     Effect,
-    Elsewhere,
     Emit,
     EnsureBucket,
     Flow,
@@ -33,14 +33,14 @@ from langgraph_gcs_saver.engine.effects import (
     ReadBucket,
     ReadIndexing,
 )
-from langgraph_gcs_saver.engine.steps import Steps
+from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
 from langgraph_gcs_saver.format import keys
 
 T = TypeVar("T")
 
-_ELSEWHERE = (AskSaver, Compute, Elsewhere, Emit, Now, Pause)
+_LOCAL = (AskSaver, Compute, Emit, Now, Pause)
 """What does not reach the store at all."""
 
 _READS_DOCS = (GetDocs, QueryDocs)
@@ -67,17 +67,10 @@ def admit(flow: Flow[T], binding: Binding | None) -> Flow[T]:
     The check rides along with the flow's first read of documents, so it takes no round of its own. A flow that begins
     with a write waits for it.
     """
-    return flow if binding is None or binding.is_bound else _admit(flow, binding)
+    return flow if binding is None or binding.is_bound else through(flow, partial(_perform, binding=binding))
 
 
-def admit_between(flow: Flow[T], source: Binding | None, target: Binding | None) -> Flow[T]:
-    """As `admit`, of a flow that reads one store by `Elsewhere` and writes another; both are checked first."""
-    yield from check(source, elsewhere=True)
-    yield from check(target)
-    return (yield from admit(flow, target))
-
-
-def check(binding: Binding | None, *, elsewhere: bool = False) -> Flow[None]:
+def check(binding: Binding | None) -> Flow[None]:
     """See whether a store is the binding's, unless that is known.
 
     Raises:
@@ -85,8 +78,8 @@ def check(binding: Binding | None, *, elsewhere: bool = False) -> Flow[None]:
         WrongStoreError: It names another one; or it is not there, and threads name another bucket.
     """
     if binding is not None and not binding.is_bound:
-        docs = yield from _at(GetDocs((keys.PLACE,)), elsewhere)
-        yield from _compare(docs.get(keys.PLACE), binding, elsewhere=elsewhere)
+        docs = yield from GetDocs((keys.PLACE,))
+        yield from _compare(docs.get(keys.PLACE), binding)
 
 
 def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
@@ -122,19 +115,9 @@ def look_for_bucket() -> Flow[None]:
     yield from GetBlob(f"{keys.PROBES}/place")
 
 
-def _admit(flow: Flow[T], binding: Binding) -> Flow[T]:
-    steps = Steps(flow)
-    while (effect := steps.next()) is not None:
-        try:
-            steps.value = yield from _perform(effect, binding)
-        except BaseException as error:  # noqa: BLE001, PERF203 - it reaches the flow
-            steps.error = error
-    return steps.result
-
-
 def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:
     leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-    if binding.is_bound or _are(leaves, _ELSEWHERE):
+    if binding.is_bound or _are(leaves, _LOCAL):
         return (yield from effect)
     if _are(leaves, _READS) and any(isinstance(leaf, _READS_DOCS) for leaf in leaves):
         docs, *results = yield from Gather((GetDocs((keys.PLACE,)), *leaves))
@@ -166,9 +149,9 @@ def _bind(binding: Binding) -> Flow[None]:
     raise ConflictError(f"The document {keys.PLACE!r} was created and deleted {MAX_TRIES} times in a row. Call again.")
 
 
-def _compare(doc: Doc | None, binding: Binding, *, elsewhere: bool = False) -> Flow[None]:
+def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
     if doc is None:
-        yield from _look_at_threads(binding, elsewhere=elsewhere)
+        yield from _look_at_threads(binding)
         return
     found = place_of(doc)
     if found is None:
@@ -184,12 +167,11 @@ def _compare(doc: Doc | None, binding: Binding, *, elsewhere: bool = False) -> F
     binding.is_bound = True
 
 
-def _look_at_threads(binding: Binding, *, elsewhere: bool) -> Flow[None]:
+def _look_at_threads(binding: Binding) -> Flow[None]:
     """In a store without a place, refuse what threads say that were written before stores had one."""
     if binding.has_looked:
         return
-    query = QueryDocs(keys.THREADS, limit=_SAMPLE, mask=("thread_id", "bucket"))
-    docs = yield from _at(query, elsewhere)
+    docs = yield from QueryDocs(keys.THREADS, limit=_SAMPLE, mask=("thread_id", "bucket"))
     binding.is_empty = not docs
     for doc in docs:
         bucket = doc.fields.get("bucket")
@@ -226,7 +208,3 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
             "or prefix. If the documents were lost, call `rebind` (`langgraph-gcs rebind`)."
         )
     return binding.is_bound
-
-
-def _at(effect: Effect[T], elsewhere: bool) -> Effect[T]:
-    return Elsewhere(effect) if elsewhere else effect

@@ -1,7 +1,7 @@
 """Moving a thread to another store: all its documents and objects, byte for byte, without a key.
 
-The stored form is the same in every store, so nothing is decoded on the way. The source is read in the flow's effects
-that are `Elsewhere`, everything else acts on the target. What is referred to comes before what refers to it: objects,
+The stored form is the same in every store, so nothing is decoded on the way. What reads the source is `at(SOURCE, …)`,
+and everything else acts on the target. What is referred to comes before what refers to it: objects,
 pending writes, what was set aside, then checkpoints, older ones first, for frames are inherited from parents only. Each
 commit carries the target's own document as its guard, as a copy within a store does. A transfer that crashes leaves its
 claim there, and one from the same source continues. By the rule of copies it overwrites only what the same call wrote.
@@ -27,7 +27,6 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     Doc,
     Effect,
-    Elsewhere,
     Fields,
     Flow,
     Gather,
@@ -35,10 +34,12 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     Merge,
+    On,
     PutBlob,
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.steps import at
 from langgraph_gcs_saver.errors import (
     CheckpointVerificationError,
     ConflictError,
@@ -52,6 +53,7 @@ from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.listing import list_all, list_page
+from langgraph_gcs_saver.flows.places import check
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.format import keys, manifest
@@ -61,6 +63,10 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Transfer
 
 T = TypeVar("T")
+
+SOURCE = "source"
+TARGET = "target"
+"""The two stores of a transfer; the target is its home."""
 
 _SHOWN = ("ns", "format", "digest")
 """What changes with a checkpoint's content, and goes when it is stripped."""
@@ -134,9 +140,9 @@ def look(thread_id: str) -> Flow[Listing]:
     """
     thread = yield from _read_thread(thread_id)
     for _ in range(MAX_TRIES):
-        docs = yield from Elsewhere(QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS)))
-        writes = yield from Elsewhere(QueryDocs(keys.writes(thread_id), mask=()))
-        aside = yield from Elsewhere(QueryDocs(keys.aside(thread_id), mask=()))
+        docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS))
+        writes = yield from QueryDocs(keys.writes(thread_id), mask=())
+        aside = yield from QueryDocs(keys.aside(thread_id), mask=())
         # A deletion or a copy that began before the queries has left them a part of the thread, and its mark.
         before, thread = thread, (yield from _read_thread(thread_id))
         if _told(before) == _told(thread):
@@ -145,7 +151,7 @@ def look(thread_id: str) -> Flow[Listing]:
         raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
     found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
     after: str | None = None
-    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after, elsewhere=True)):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         found.blobs.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
     return found
@@ -153,7 +159,7 @@ def look(thread_id: str) -> Flow[Listing]:
 
 def _read_thread(thread_id: str) -> Flow[Doc | None]:
     name = keys.thread_doc(thread_id)
-    thread = (yield from Elsewhere(GetDocs((name,)))).get(name)
+    thread = (yield from GetDocs((name,))).get(name)
     if thread is not None and "deleting" in thread.fields:
         raise ConflictError(f"Thread {thread_id!r} is being deleted from the store that it is to be read from.")
     if thread is not None and "copying" in thread.fields:
@@ -170,7 +176,7 @@ def _told(thread: Doc | None) -> object:
 
 def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
     """Some documents of a listing, whole; `None` if one is not any more as it was listed."""
-    docs = yield from Elsewhere(GetDocs(tuple(doc.name for doc in page)))
+    docs = yield from GetDocs(tuple(doc.name for doc in page))
     found: list[Doc] = []
     for listed in page:
         doc = docs.get(listed.name)
@@ -196,14 +202,14 @@ def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
     """
     docs = [doc for doc in page if f"/{keys.CHECKPOINTS}/" in doc.name]
     names = sorted({keys.run_doc(run, thread_id) for doc in docs for run in runs_of(doc)})
-    found = (yield from Elsewhere(GetDocs(tuple(names)))) if names else {}
+    found = (yield from GetDocs(tuple(names))) if names else {}
     return list(found.values())
 
 
 def pages(docs: Sequence[T], size: int = CHECKPOINTS_PER_PAGE) -> Iterator[Sequence[T]]:
     """Some documents at a time."""
-    for at in range(0, len(docs), size):
-        yield docs[at : at + size]
+    for start in range(0, len(docs), size):
+        yield docs[start : start + size]
 
 
 def blob_pages(blobs: Iterable[BlobInfo]) -> Iterator[list[BlobInfo]]:
@@ -247,9 +253,11 @@ def transfer(
         CheckpointVerificationError: The target gives back something else than was carried over.
         ConflictError: The source was replaced, or the target written to or deleted, all the time.
     """
+    # A wrong target is reported even if nothing is written there.
+    yield from check(context.binding)
     written: dict[str, int] = {}
     for _ in range(MAX_TRIES):
-        found = yield from look(thread_id)
+        found = yield from at(SOURCE, look(thread_id))
         plan = found.plan()
         if dry_run:
             return plan
@@ -360,10 +368,9 @@ class _Move:
             else:
                 others.append(doc.name)
         for names in pages(others):
-            theirs = yield from Elsewhere(GetDocs(tuple(names)))
-            there = yield from GetDocs(tuple(theirs))
-            for name, copied in there.items():
-                self._check_kept(theirs[name], copied)
+            theirs, there = yield from Gather((On(SOURCE, GetDocs(tuple(names))), GetDocs(tuple(names))))
+            for name in theirs.keys() & there.keys():
+                self._check_kept(theirs[name], there[name])
 
     def _check_kept(self, doc: Doc, copied: Doc) -> None:
         """Raise if a document of the target has a field otherwise than the source, and this call has not written it."""
@@ -415,10 +422,10 @@ class _Move:
         for page in blob_pages(self.found.blobs.values()):
             present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
             missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
-            hashes = yield from self._gather(Elsewhere(HashBlob(blob.name)) for blob in present)
+            hashes = yield from self._gather(On(SOURCE, HashBlob(blob.name)) for blob in present)
             self.present += len(present)
             self._note(present, hashes)
-            datas = yield from self._gather(Elsewhere(GetBlob(blob.name)) for blob in missing)
+            datas = yield from self._gather(On(SOURCE, GetBlob(blob.name)) for blob in missing)
             uploads = [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if _is_carried(data)]
             if uploads and self.is_whole:
                 raise self._not_empty()
@@ -439,8 +446,8 @@ class _Move:
     # Documents
 
     def _move_docs(self, page: Sequence[Doc]) -> Flow[bool]:
-        runs = {doc.name for doc in (yield from read_runs(self.found.thread_id, page))}
-        docs = yield from read_page(page)
+        runs = {doc.name for doc in (yield from at(SOURCE, read_runs(self.found.thread_id, page)))}
+        docs = yield from at(SOURCE, read_page(page))
         if docs is None:
             return False
         there = (yield from GetDocs(tuple(doc.name for doc in docs))) if self.is_resumed else {}
@@ -579,7 +586,7 @@ def export(thread_id: str, archive: ArchiveWriter, step: Step = None) -> Flow[Tr
 
 def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
     for blobs in blob_pages(found.blobs.values()):
-        datas = yield from Gather(tuple(Elsewhere(GetBlob(blob.name)) for blob in blobs))
+        datas = yield from Gather(tuple(GetBlob(blob.name) for blob in blobs))
         for blob, data in zip(blobs, datas, strict=True):
             if _is_carried(data):
                 yield from Compute(partial(archive.add_blob, blob.name, data), size=len(data))

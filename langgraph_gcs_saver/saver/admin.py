@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Compute, Flow, Now
-from langgraph_gcs_saver.engine.runner import Backend, Between, arun, run
+from langgraph_gcs_saver.engine.named_stores import NamedStores
+from langgraph_gcs_saver.engine.runner import Backend, arun, run
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
-from langgraph_gcs_saver.flows import places, threads
-from langgraph_gcs_saver.flows.context import Binding
+from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import Connection, beside
@@ -713,7 +713,7 @@ class Admin(Connection):
             ConflictError: The target was written to or deleted all the time, or the source is being deleted.
         """
         there: Admin = beside(target, Admin)
-        between = there._between(self._backend, self._context.binding)
+        between = there._between(self._backend)
         return run(there._receive(str(thread_id), dry_run, progress), between)
 
     async def atransfer_thread(
@@ -721,17 +721,13 @@ class Admin(Connection):
     ) -> Transfer:
         """Asynchronous twin of `transfer_thread`."""
         there: Admin = beside(target, Admin)
-        between = there._between(self._backend, self._context.binding)
+        between = there._between(self._backend)
         return await arun(there._receive(str(thread_id), dry_run, progress), between)
 
-    def _between(self, source: Backend, reads: Binding | None) -> Between:
-        """What reads a source, which was given a place or has none, and writes this saver's store."""
-        writes = self._context.binding
-
-        def admit(flow: Flow[T], /) -> Flow[T]:
-            return places.admit_between(flow, reads, writes)
-
-        return Between(source, self._backend, admit)
+    def _between(self, source: Backend) -> NamedStores:
+        """What reads a source, and writes this saver's store."""
+        stores = {flows.transfer.SOURCE: source, flows.transfer.TARGET: self._backend}
+        return NamedStores(stores, home=flows.transfer.TARGET)
 
     def _receive(self, thread_id: str, dry_run: bool, progress: Progress | None) -> Flow[Transfer]:
         return flows.transfer.transfer(
@@ -758,16 +754,14 @@ class Admin(Connection):
             StoreError: The file cannot be written.
         """
         with _new_archive(path) as archive:
-            between = self._between(self._backend, self._context.binding)
-            return run(flows.transfer.export(str(thread_id), archive, progress), between)
+            return run(flows.transfer.export(str(thread_id), archive, progress), self._backend)
 
     async def aexport_thread(
         self, thread_id: str, path: str | os.PathLike[str], *, progress: Progress | None = None
     ) -> Transfer:
         """Asynchronous twin of `export_thread`."""
         with _new_archive(path) as archive:
-            between = self._between(self._backend, self._context.binding)
-            return await arun(flows.transfer.export(str(thread_id), archive, progress), between)
+            return await arun(flows.transfer.export(str(thread_id), archive, progress), self._backend)
 
     def import_thread(
         self, path: str | os.PathLike[str], *, dry_run: bool = False, progress: Progress | None = None
@@ -791,7 +785,7 @@ class Admin(Connection):
             CheckpointVerificationError: The store gives back something else than was carried over.
         """
         with run(self._open_archive(path), self._backend) as archive:
-            between = self._between(Backend(archive, archive), None)
+            between = self._between(Backend(archive, archive))
             return run(self._receive(archive.thread_id, dry_run, progress), between)
 
     async def aimport_thread(
@@ -799,7 +793,7 @@ class Admin(Connection):
     ) -> Transfer:
         """Asynchronous twin of `import_thread`."""
         with await arun(self._open_archive(path), self._backend) as archive:
-            between = self._between(Backend(archive, archive), None)
+            between = self._between(Backend(archive, archive))
             return await arun(self._receive(archive.thread_id, dry_run, progress), between)
 
     def _open_archive(self, path: str | os.PathLike[str]) -> Flow[Archive]:

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.errors import (
     GCSSaverError,
     InvalidInputError,
     StoreError,
+    StoreUnavailableError,
 )
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
@@ -420,6 +421,26 @@ def test_what_the_target_gives_back_is_compared(make_saver, there):
         put(saver, "t", 1)
         with pytest.raises(CheckpointVerificationError, match="differently"):
             saver.admin.transfer_thread("t", second)
+
+
+class Failing(Interceptor):
+    """A store that does not answer."""
+
+    def around(self, effect, perform):
+        raise StoreUnavailableError("It does not answer.")
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_an_error_says_which_of_the_two_stores_failed(tmp_path, there, which):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/here") as saver:
+        put(saver, "t", 1)
+    options = {which: {"interceptors": [Failing()]}}
+    with (
+        GCSSaver.from_conn_string(f"file://{tmp_path}/here", **options.get("source", {})) as saver,
+        GCSSaver.from_conn_string(there, **options.get("target", {})) as second,
+        pytest.raises(StoreUnavailableError, match=f"^Store '{which}': It does not answer"),
+    ):
+        saver.transfer_thread("t", second)
 
 
 @MOSTLY_LOCAL

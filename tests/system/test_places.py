@@ -302,6 +302,16 @@ def test_no_call_reaches_a_store_from_another_place(open_in, buckets, project_id
     assert value(open_in(right)) == large(3)
 
 
+@pytest.mark.parametrize("thread", ["t", "nothing"])
+def test_a_transfer_that_writes_nothing_looks_at_its_target(open_in, buckets, tmp_path, thread):
+    right, wrong = buckets
+    fill(open_in(right))
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as source:
+        put(source, 1, "text")
+        with pytest.raises(WrongStoreError, match=r"^Store 'target': These documents .* rebind"):
+            source.transfer_thread(thread, open_in(wrong), dry_run=True)
+
+
 def test_a_thread_that_was_moved_in_is_bound_as_well(open_in, buckets, tmp_path):
     right, wrong = buckets
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as source:

@@ -109,7 +109,7 @@ def test_the_effects_are_all_that_a_store_performs():
         return {kind, *(one for below in kind.__subclasses__() for one in all_of(below))}
 
     own = {kind for kind in all_of(Effect) - {Effect} if kind.__module__ == Effect.__module__}  # tests have some, too
-    local = {"Gather", "Compute", "Now", "Pause", "Emit", "AskSaver", "Elsewhere"}
+    local = {"Gather", "Compute", "Now", "Pause", "Emit", "AskSaver", "On"}
     assert {kind.__name__ for kind in own} == {*local, *KINDS}
     assert len(KINDS) == len(REQUESTS)
 
