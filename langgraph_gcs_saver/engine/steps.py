@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
-from langgraph_gcs_saver.engine.effects import AskSaver, Compute, Effect, Flow, Gather, Now, On, Pause
+from langgraph_gcs_saver.engine.effects import AskSaver, Compute, Effect, Emit, Flow, Gather, Now, On, Pause
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -69,6 +70,55 @@ def _at(store: str, effect: Effect[Any]) -> Flow[Any]:
 
 def _on(store: str, effect: Effect[Any]) -> Effect[Any]:
     return effect if isinstance(effect, (On, *_OF_NO_STORE)) else On(store, effect)
+
+
+@overload
+def together(first: Flow[S], second: Flow[T], /) -> Flow[tuple[S, T]]: ...
+
+
+@overload
+def together(*flows: Flow[T]) -> Flow[tuple[T, ...]]: ...
+
+
+def together(*flows: Flow[Any]) -> Flow[tuple[Any, ...]]:
+    """Perform flows at the same time: the requests that they wait for are one `Gather`. Results in the flows' order.
+
+    Computations, events and pauses are performed one by one. The first failure of a request ends all of these flows: it
+    is raised here, and no flow can handle it.
+    """
+    steps = [Steps(flow) for flow in flows]
+    waiting = steps
+    try:
+        while True:
+            asked: list[tuple[Steps[Any], Effect[Any]]] = []
+            for one in waiting:
+                effect = yield from _to_request(one)
+                if effect is not None:
+                    asked.append((one, effect))
+            if not asked:
+                break
+            results = iter((yield from Gather(tuple(leaf for _, effect in asked for leaf in _leaves(effect)))))
+            for one, effect in asked:
+                own = tuple(next(results) for _ in _leaves(effect))
+                one.value = own if isinstance(effect, Gather) else own[0]
+            waiting = [one for one, _ in asked]
+    finally:
+        for flow in flows:
+            flow.close()
+    return tuple(one.result for one in steps)
+
+
+def _to_request(steps: Steps[Any]) -> Flow[Effect[Any] | None]:
+    """Perform a flow's local acts, up to its next request."""
+    while (effect := steps.next()) is not None:
+        act = effect.effect if isinstance(effect, On) else effect
+        if not isinstance(act, (Emit, *_OF_NO_STORE)):
+            break
+        try:
+            steps.value = yield from effect
+        except BaseException as error:  # noqa: BLE001 - it reaches the flow
+            steps.error = error
+    return effect
 
 
 def _leaves(effect: Effect[Any]) -> tuple[Effect[Any], ...]:

@@ -1,10 +1,14 @@
-"""Batches: as many items as may be handled at once."""
+"""Batches: as many items as may be handled at once, and batch after batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from langgraph_gcs_saver.engine.effects import Flow
+from langgraph_gcs_saver.engine.steps import together
+
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -28,3 +32,38 @@ def in_batches(items: Iterable[T], size_of: Callable[[T], int], *, most: int, mo
         size += more
     if batch:
         yield batch
+
+
+def in_turn(
+    pages: Iterable[S],
+    read: Callable[[S], Flow[T]],
+    write: Callable[[S, T], Flow[bool]],
+    *,
+    fit: Callable[[S, S], bool] = lambda _, __: True,
+) -> Flow[bool]:
+    """Read and write pages in their order; each is read while the one before it is written.
+
+    Args:
+        pages: The pages.
+        read: Reads a page.
+        write: Writes a page; false to end here.
+        fit: Whether memory holds a page and the next one.
+
+    Returns:
+        Whether all pages were written.
+    """
+    read_before: tuple[S, T] | None = None
+    for page in pages:
+        if read_before is not None and not fit(read_before[0], page):
+            if not (yield from write(*read_before)):
+                return False
+            read_before = None
+        if read_before is None:
+            read_before = page, (yield from read(page))
+        else:
+            is_written, found = yield from together(write(*read_before), read(page))
+            if not is_written:
+                return False
+            read_before = page, found
+            del found  # it may be large
+    return read_before is None or (yield from write(*read_before))

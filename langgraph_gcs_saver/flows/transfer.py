@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeGuard, TypeVar
 
 from langgraph_gcs_saver.engine import limits
@@ -39,7 +40,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.engine.steps import at
+from langgraph_gcs_saver.engine.steps import at, together
 from langgraph_gcs_saver.errors import (
     CheckpointVerificationError,
     ConflictError,
@@ -49,7 +50,7 @@ from langgraph_gcs_saver.errors import (
     ValueTooLargeError,
     WrongKeyError,
 )
-from langgraph_gcs_saver.flows.batches import in_batches
+from langgraph_gcs_saver.flows.batches import in_batches, in_turn
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.listing import list_all, list_page
@@ -202,8 +203,7 @@ def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
     """
     docs = [doc for doc in page if f"/{keys.CHECKPOINTS}/" in doc.name]
     names = sorted({keys.run_doc(run, thread_id) for doc in docs for run in runs_of(doc)})
-    found = (yield from GetDocs(tuple(names))) if names else {}
-    return list(found.values())
+    return list((yield from _docs(tuple(names))).values())
 
 
 def pages(docs: Sequence[T], size: int = CHECKPOINTS_PER_PAGE) -> Iterator[Sequence[T]]:
@@ -253,11 +253,10 @@ def transfer(
         CheckpointVerificationError: The target gives back something else than was carried over.
         ConflictError: The source was replaced, or the target written to or deleted, all the time.
     """
-    # A wrong target is reported even if nothing is written there.
-    yield from check(context.binding)
     written: dict[str, int] = {}
     for _ in range(MAX_TRIES):
-        found = yield from at(SOURCE, look(thread_id))
+        # A wrong target is reported even if nothing is written there.
+        found, _ = yield from together(at(SOURCE, look(thread_id)), check(context.binding))
         plan = found.plan()
         if dry_run:
             return plan
@@ -275,6 +274,21 @@ def transfer(
         f"Thread {thread_id!r} was not moved to the end: it was replaced or pruned where it comes from, or written to "
         f"or deleted where it goes, {MAX_TRIES} times in a row. Call again when its runs have ended."
     )
+
+
+@record(frozen=True, slots=True)
+class _Page:
+    """Documents to carry over.
+
+    Attributes:
+        docs: What the source has.
+        there: What the target has of them, by name.
+        runs: Names of the documents of their runs that the source has.
+    """
+
+    docs: list[Doc]
+    there: Mapping[str, Doc]
+    runs: set[str]
 
 
 class _Move:
@@ -309,29 +323,29 @@ class _Move:
         """Move everything; false when the source was changed meanwhile, or the target moved."""
         if not (yield from self._begin()):
             return False
-        yield from self._move_blobs()
+        there = (yield from list_all(keys.thread_blobs(self.found.thread_id))) if self.is_resumed else {}
+        read_blobs = partial(self._read_blobs, there)
+        yield from in_turn(blob_pages(self.found.blobs.values()), read_blobs, self._write_blobs, fit=_fit)
         # Of one task's pending writes the first counts: each level is committed before the next.
-        for level in self.found.writes:
-            for page in pages(level, limits.COMMIT_WRITES):
-                if not (yield from self._move_docs(page)):
-                    return False
-        for page in pages([*self.found.aside, *self.found.checkpoints]):
-            if not (yield from self._move_docs(page)):
-                return False
-        yield from self._compare()
+        levels = (page for level in self.found.writes for page in pages(level, limits.COMMIT_WRITES))
+        rest = pages([*self.found.aside, *self.found.checkpoints])
+        if not (yield from in_turn(chain(levels, rest), self._read_docs, self._write_docs)):
+            return False
+        yield from together(self._compare_docs(), self._compare_blobs())
         return self.is_whole or (yield from self._end())
 
     def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         thread_id = self.found.thread_id
         held = yield from guard(thread_id, self.context)
-        thread, *rest = yield from Gather(
-            (
-                GetDocs((self.thread,)),
-                *(QueryDocs(name(thread_id), limit=1, mask=()) for name in (keys.checkpoints, keys.writes, keys.aside)),
-            )
+        reads: tuple[Effect[Any], ...] = (
+            GetDocs((self.thread,)),
+            *(QueryDocs(name(thread_id), limit=1, mask=()) for name in (keys.checkpoints, keys.writes, keys.aside)),
         )
-        rest.append((yield from list_page(keys.thread_blobs(thread_id), limit=1)))
+        (thread, *docs), blobs = yield from together(
+            iter(Gather(reads)), list_page(keys.thread_blobs(thread_id), limit=1)
+        )
+        is_empty = not any((*docs, blobs))
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
@@ -341,10 +355,10 @@ class _Move:
             yield from self._check_part()
             self.is_resumed = True
             return True
-        if is_ours and "copying" not in doc.fields and any(rest):
+        if is_ours and "copying" not in doc.fields and not is_empty:
             self.is_resumed = self.is_whole = True
             return True
-        if any(rest) or "copying" in doc.fields:
+        if not is_empty or "copying" in doc.fields:
             raise self._not_empty()
         return (yield from self._commit([], {"copying": thread_id, "claim": self.found.claim}))
 
@@ -417,45 +431,44 @@ class _Move:
 
     # Objects
 
-    def _move_blobs(self) -> Flow[None]:
-        there = (yield from list_all(keys.thread_blobs(self.found.thread_id))) if self.is_resumed else {}
-        for page in blob_pages(self.found.blobs.values()):
-            present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
-            missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
-            hashes = yield from self._gather(On(SOURCE, HashBlob(blob.name)) for blob in present)
-            self.present += len(present)
-            self._note(present, hashes)
-            datas = yield from self._gather(On(SOURCE, GetBlob(blob.name)) for blob in missing)
-            uploads = [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if _is_carried(data)]
-            if uploads and self.is_whole:
-                raise self._not_empty()
-            yield from self._gather(uploads)
-            size = sum(len(upload.data) for upload in uploads)
-            self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
-            yield from _tell(self.step, len(page))
+    def _read_blobs(self, there: Mapping[str, BlobInfo], page: Sequence[BlobInfo]) -> Flow[list[PutBlob]]:
+        """Read objects of the source, and hash there what the target has; returns the uploads of the others."""
+        present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
+        missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
+        hashes, datas = yield from together(
+            iter(Gather(tuple(On(SOURCE, HashBlob(blob.name)) for blob in present))),
+            iter(Gather(tuple(On(SOURCE, GetBlob(blob.name)) for blob in missing))),
+        )
+        self.present += len(present)
+        self.hashes.update({blob.name: sha256 for blob, sha256 in zip(present, hashes, strict=True) if sha256})
+        return [PutBlob(blob.name, data) for blob, data in zip(missing, datas, strict=True) if _is_carried(data)]
 
-    def _note(self, blobs: Iterable[BlobInfo], hashes: Iterable[str | None]) -> None:
-        for blob, sha256 in zip(blobs, hashes, strict=True):
-            if sha256 is not None:
-                self.hashes[blob.name] = sha256
-
-    def _gather(self, effects: Iterable[Effect[T]]) -> Flow[tuple[T, ...]]:
-        wanted = tuple(effects)
-        return (yield from Gather(wanted)) if wanted else ()
+    def _write_blobs(self, page: Sequence[BlobInfo], uploads: list[PutBlob]) -> Flow[bool]:
+        if uploads and self.is_whole:
+            raise self._not_empty()
+        yield from Gather(tuple(uploads))
+        size = sum(len(upload.data) for upload in uploads)
+        self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
+        yield from _tell(self.step, len(page))
+        return True
 
     # Documents
 
-    def _move_docs(self, page: Sequence[Doc]) -> Flow[bool]:
-        runs = {doc.name for doc in (yield from at(SOURCE, read_runs(self.found.thread_id, page)))}
-        docs = yield from at(SOURCE, read_page(page))
-        if docs is None:
+    def _read_docs(self, page: Sequence[Doc]) -> Flow[_Page | None]:
+        """Read documents of the source, whole, and what the target has of them; `None` if the source has changed."""
+        runs = yield from at(SOURCE, read_runs(self.found.thread_id, page))
+        names = tuple(doc.name for doc in page) if self.is_resumed else ()
+        docs, there = yield from together(at(SOURCE, read_page(page)), _docs(names))
+        return None if docs is None else _Page(docs, there, {doc.name for doc in runs})
+
+    def _write_docs(self, page: Sequence[Doc], read: _Page | None) -> Flow[bool]:
+        if read is None:
             return False
-        there = (yield from GetDocs(tuple(doc.name for doc in docs))) if self.is_resumed else {}
-        self.times.update({name: copied.update_time for name, copied in there.items()})
+        self.times.update({name: copied.update_time for name, copied in read.there.items()})
         writes: list[Create | Merge] = []
-        for doc in docs:
+        for doc in read.docs:
             self.documents[doc.name] = fingerprint(doc.fields)
-            copied = there.get(doc.name)
+            copied = read.there.get(doc.name)
             if copied is None:
                 writes.append(Create(doc.name, doc.fields))
             elif fingerprint(copied.fields) == self.documents[doc.name]:
@@ -466,11 +479,11 @@ class _Move:
                 writes.append(self._again(doc, copied))
         if writes and self.is_whole:
             raise self._not_empty()
-        told = {doc.name: sorted(runs_of(doc)) for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name}
+        told = {doc.name: sorted(runs_of(doc)) for doc in read.docs if f"/{keys.CHECKPOINTS}/" in doc.name}
         for batch in batches(writes):
             ids = {run for write in batch for run in told.get(write.name, ())}
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
-            if not (yield from self._commit([*(note for note in notes if note.name in runs), *batch])):
+            if not (yield from self._commit([*(note for note in notes if note.name in read.runs), *batch])):
                 return False
         yield from _tell(self.step, len(page))
         return True
@@ -486,16 +499,19 @@ class _Move:
 
     # The end
 
-    def _compare(self) -> Flow[None]:
-        """Read everything from the target again."""
+    def _compare_docs(self) -> Flow[None]:
+        """Read all documents from the target again."""
         for names in pages(list(self.documents)):
             docs = yield from GetDocs(tuple(names))
             for name in names:
                 if name not in docs or fingerprint(docs[name].fields) != self.documents[name]:
                     raise self._differs(name)
             yield from _tell(self.step, len(names))
+
+    def _compare_blobs(self) -> Flow[None]:
+        """Have the target hash all objects again."""
         for blobs in blob_pages(blob for name, blob in self.found.blobs.items() if name in self.hashes):
-            hashes = yield from self._gather(HashBlob(blob.name) for blob in blobs)
+            hashes = yield from Gather(tuple(HashBlob(blob.name) for blob in blobs))
             for blob, sha256 in zip(blobs, hashes, strict=True):
                 if sha256 != self.hashes[blob.name]:
                     raise self._differs(blob.name)
@@ -533,6 +549,15 @@ def _is_carried(data: bytes | None) -> TypeGuard[bytes]:
 def _tell(step: Step, number: int) -> Flow[None]:
     if step is not None:
         yield from Compute(partial(step, number))
+
+
+def _docs(names: tuple[str, ...]) -> Flow[Mapping[str, Doc]]:
+    return (yield from GetDocs(names)) if names else {}
+
+
+def _fit(page: Sequence[BlobInfo], following: Sequence[BlobInfo]) -> bool:
+    """Whether two pages of objects fit into memory together."""
+    return sum(blob.size for blob in (*page, *following)) <= _BLOB_BYTES
 
 
 def _is_same(one: BlobInfo, other: BlobInfo | None) -> bool:

@@ -2,14 +2,17 @@
 
 import json
 import tarfile
+from collections import Counter
 from io import BytesIO
 from itertools import count
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Doc, PutBlob
+from langgraph_gcs_saver.engine.effects import REQUESTS, Doc, On, PutBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.engine.named_stores import NamedStores
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     CheckpointVerificationError,
     ConflictError,
@@ -19,13 +22,16 @@ from langgraph_gcs_saver.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET, transfer
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.stores.archive import Archive, NewArchive
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, cid
 from tests.kit.interceptors import BeforeRounds, Seen
+from tests.kit.performing import rounds_of
 from tests.stateful.threads import LONG, LOST, MOSTLY_LOCAL, check, everything, fill, noise, put, stored_as
+from tests.system import build
 from tests.system.raw import open_raw
 
 
@@ -441,6 +447,45 @@ def test_an_error_says_which_of_the_two_stores_failed(tmp_path, there, which):
         pytest.raises(StoreUnavailableError, match=f"^Store '{which}': It does not answer"),
     ):
         saver.transfer_thread("t", second)
+
+
+def test_the_source_is_read_while_the_target_is_written(tmp_path, there):
+    with (
+        GCSSaver.from_conn_string(f"file://{tmp_path}/here", inline_max_bytes=2000) as saver,
+        GCSSaver.from_conn_string(there) as second,
+    ):
+        for n in range(1, 81):
+            build.put(saver, n, {"large": build.noise(3000, n)}, parent=n - 1 or None)
+        stores = NamedStores({SOURCE: saver._backend, TARGET: second._backend}, home=TARGET)
+
+        def transferred():
+            rounds = []
+            flow = transfer("t", dry_run=False, show=print, loads=second._loads, context=second._context)
+            run(rounds_of(flow, rounds), stores)
+            return [Counter(map(request, effects)) for effects in rounds if any(map(request, effects))]
+
+        first, again = transferred(), transferred()
+    blob_pages = [
+        {"source GetBlob": 32},
+        {"source GetBlob": 32, "target PutBlob": 32},
+        {"source GetBlob": 16, "target PutBlob": 32},
+        {"target PutBlob": 16},
+    ]
+    at = first.index(blob_pages[0])
+    assert first[at : at + 4] == blob_pages
+    assert first[at + 4 : at + 9] == [
+        {"source GetDocs": 1},
+        *[{"source GetDocs": 1, "target Commit": 1}] * 3,
+        {"target Commit": 1},
+    ]
+    assert again.count({"source GetDocs": 1, "target GetDocs": 1}) == 4
+    assert not any("target Commit" in each or "target PutBlob" in each for each in again)
+
+
+def request(effect):
+    """Which store performs which request; `None` for a local act."""
+    store, effect = (effect.store, effect.effect) if isinstance(effect, On) else (TARGET, effect)
+    return f"{store} {type(effect).__name__}" if isinstance(effect, REQUESTS) else None
 
 
 @MOSTLY_LOCAL

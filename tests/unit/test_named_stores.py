@@ -27,15 +27,16 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.named_stores import NamedStores
 from langgraph_gcs_saver.engine.runner import Backend, arun, run
-from langgraph_gcs_saver.engine.steps import at
+from langgraph_gcs_saver.engine.steps import at, together
 from langgraph_gcs_saver.errors import StoreUnavailableError, WrongStoreError
 from langgraph_gcs_saver.events import CheckpointReplaced, Subscribers
 from langgraph_gcs_saver.flows import places
+from langgraph_gcs_saver.flows.batches import in_turn
 from langgraph_gcs_saver.flows.context import Binding, Place
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
-from tests.kit.performing import both
+from tests.kit.performing import both, rounds_of
 from tests.patience import aeventually, eventually
 
 NAMES = ("home", "replica", "third")
@@ -449,6 +450,134 @@ def test_what_fails_at_its_store_reaches_that_flow(world, perform):
             return str(error)
 
     assert perform(at("replica", inner()), world.stores()) == "Store 'replica': It does not answer."
+
+
+# Flows at the same time
+
+
+def counting(name, steps, ended=None):
+    """Reads so often, and computes in between."""
+    try:
+        found = []
+        for n in range(steps):
+            yield from Compute(int)
+            found.append(
+                (yield from Gather((GetBlob(f"{name}{n}"), GetBlob(f"{name}"))))
+                if n % 2
+                else (yield from GetBlob(name))
+            )
+        return name, found, (yield from Compute(threading.get_ident))
+    finally:
+        if ended is not None:
+            ended.append(name)
+
+
+@both
+def test_flows_together_take_the_rounds_of_the_longest(world, perform):
+    rounds = []
+    flows = (
+        counting("a", 2),
+        at("replica", counting("b", 4)),
+        together(at("third", counting("c", 3)), counting("d", 1)),
+    )
+    a, b, (c, d) = perform(rounds_of(together(*flows), rounds), world.stores())
+    assert [one[0] for one in (a, b, c, d)] == ["a", "b", "c", "d"]
+    assert b[1] == [None, (None, None)] * 2
+    assert {one[2] for one in (a, b, c, d)} == {threading.get_ident()}, "computations stay in the calling thread"
+    requests = [len(one) for one in rounds if not any(isinstance(leaf, Compute) for leaf in one)]
+    assert requests == [4, 6, 2, 2]
+    assert world.rounds("replica") == [["GetBlob"], ["GetBlob"] * 2] * 2
+
+
+@both
+def test_no_flows_together_ask_for_nothing(world, perform):
+    rounds = []
+    assert perform(rounds_of(together(), rounds), world.stores()) == ()
+    assert perform(rounds_of(together(iter(Compute(int)), iter(Compute(str))), rounds), world.stores()) == (0, "")
+    assert [[type(leaf) for leaf in one] for one in rounds] == [[Compute], [Compute]]
+
+
+@both
+@pytest.mark.parametrize("is_request", [True, False])
+def test_the_first_failure_ends_all_flows(world, perform, is_request):
+    world.add("third", Failing())
+    ended = []
+
+    def fail():
+        yield from GetBlob("a")
+        try:
+            if is_request:
+                yield from On("third", GetBlob("a"))
+            else:
+                raise StoreUnavailableError("It is its own.")
+        finally:
+            ended.append("failed")
+
+    with pytest.raises(StoreUnavailableError, match="Store 'third'" if is_request else "its own"):
+        perform(together(counting("a", 5, ended), fail(), counting("b", 9, ended)), world.stores())
+    assert sorted(ended) == ["a", "b", "failed"]
+    assert world.counts["home"].requests.total() <= 3 + 2 * 2
+
+
+@both
+def test_a_flow_handles_what_its_own_computations_raise(world, perform):
+    def broken():
+        raise KeyError("computed")
+
+    def careful():
+        try:
+            yield from Compute(broken)
+        except KeyError:
+            return (yield from GetBlob("a"))
+
+    assert perform(together(careful(), iter(GetBlob("b"))), world.stores()) == (None, None)
+
+
+def carry(pages, log, *, stop=None, fit=lambda _, __: True):
+    """Reads pages at the replica, and writes them at home."""
+
+    def read(page):
+        found = yield from On("replica", GetBlob(page))
+        log.append(f"read {page}")
+        return found
+
+    def write(page, found):
+        if page == stop:
+            return False
+        yield from PutBlob(page, found)
+        log.append(f"wrote {page}")
+        return True
+
+    return in_turn(pages, read, write, fit=fit)
+
+
+@both
+@pytest.mark.parametrize(
+    ("stop", "fit", "rounds"),
+    [
+        (None, lambda _, __: True, 5),
+        (None, lambda _, __: False, 8),
+        (None, lambda one, other: "2" not in {one, other}, 7),
+        ("2", lambda _, __: True, 4),
+        ("0", lambda _, __: False, 1),
+    ],
+)
+def test_a_page_is_read_while_the_one_before_it_is_written(world, perform, stop, fit, rounds):
+    pages, log, asked = list("0123"), [], []
+    stores = world.stores()
+    for page in pages:
+        run(iter(PutBlob(page, page.encode())), world.backends["replica"])
+    assert perform(rounds_of(carry(iter(pages), log, stop=stop, fit=fit), asked), stores) is (stop is None)
+    assert len(asked) == rounds
+    written = pages if stop is None else pages[: pages.index(stop)]
+    assert [one for one in log if one[0] == "w"] == [f"wrote {page}" for page in written]
+    for page in written:
+        assert run(iter(GetBlob(page)), world.backends["home"]) == page.encode()
+
+
+@both
+def test_no_page_is_no_round(world, perform):
+    assert perform(carry([], []), world.stores()) is True
 
 
 # Forks
