@@ -12,12 +12,16 @@ preconditions, never computed with.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 
 T = TypeVar("T")
 
@@ -33,6 +37,30 @@ class Effect(Generic[T]):
     def __iter__(self) -> Generator[Effect[Any], Any, T]:
         result: T = yield self
         return result
+
+
+class DocumentRequest(Effect[T]):
+    """An effect that a store of documents performs, and ends within its timeout."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def perform(self, store: DocumentStore) -> T:
+        """Perform this."""
+
+    @abstractmethod
+    def aperform(self, store: DocumentStore) -> Awaitable[T]:
+        """Perform this without blocking the event loop."""
+
+
+class BlobRequest(Effect[T]):
+    """An effect that a store of objects performs. A transfer goes on for as long as bytes arrive."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def perform(self, store: BlobStore) -> T:
+        """Perform this."""
 
 
 Flow = Generator[Effect[Any], Any, T]
@@ -87,7 +115,7 @@ Write = Create | Merge | Delete
 
 
 @record(frozen=True, slots=True)
-class GetDocs(Effect[dict[str, Doc]]):
+class GetDocs(DocumentRequest[dict[str, Doc]]):
     """Read documents by name in one batch; names that do not exist are absent from the result.
 
     `mask` limits the fields that come back.
@@ -96,9 +124,17 @@ class GetDocs(Effect[dict[str, Doc]]):
     names: tuple[str, ...]
     mask: tuple[str, ...] | None = None
 
+    def perform(self, store: DocumentStore) -> dict[str, Doc]:
+        """Perform this."""
+        return store.get_docs(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[dict[str, Doc]]:
+        """Perform this without blocking the event loop."""
+        return store.aget_docs(self)
+
 
 @record(frozen=True, slots=True)
-class QueryDocs(Effect[list[Doc]]):
+class QueryDocs(DocumentRequest[list[Doc]]):
     """Documents of one collection, in ascending order of their names.
 
     Every query of this library has this one shape, which needs no composite index: equality filters, merged from
@@ -129,9 +165,17 @@ class QueryDocs(Effect[list[Doc]]):
         if self.group and (self.where or self.start is None or self.end is None):
             raise ValueError("a query over all collections of an id takes a range of names and no filter")
 
+    def perform(self, store: DocumentStore) -> list[Doc]:
+        """Perform this."""
+        return store.query_docs(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[list[Doc]]:
+        """Perform this without blocking the event loop."""
+        return store.aquery_docs(self)
+
 
 @record(frozen=True, slots=True)
-class Commit(Effect["tuple[int, ...] | None"]):
+class Commit(DocumentRequest["tuple[int, ...] | None"]):
     """Apply all writes atomically.
 
     Returns the update time of each written document (0 for a deleted one), in order, or `None` when a precondition
@@ -140,6 +184,14 @@ class Commit(Effect["tuple[int, ...] | None"]):
     """
 
     writes: tuple[Write, ...]
+
+    def perform(self, store: DocumentStore) -> tuple[int, ...] | None:
+        """Perform this."""
+        return store.commit(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[tuple[int, ...] | None]:
+        """Perform this without blocking the event loop."""
+        return store.acommit(self)
 
 
 # Objects
@@ -156,7 +208,7 @@ class BlobInfo:
 
 
 @record(frozen=True, slots=True)
-class PutBlob(Effect[None]):
+class PutBlob(BlobRequest[None]):
     """Create an object whose name nobody else uses; its crc32c goes along, so the service refuses damaged bytes.
 
     An object that is already there with the same checksum is an earlier try of the same upload, whose answer was lost.
@@ -171,18 +223,26 @@ class PutBlob(Effect[None]):
     data: bytes
     checked: bool = True
 
+    def perform(self, store: BlobStore) -> None:
+        """Perform this."""
+        return store.put_blob(self)
+
 
 @record(frozen=True, slots=True)
-class GetBlob(Effect["bytes | None"]):
+class GetBlob(BlobRequest["bytes | None"]):
     """The stored bytes of an object, or of `length` bytes from `start`; `None` when it does not exist."""
 
     name: str
     start: int = 0
     length: int | None = None
 
+    def perform(self, store: BlobStore) -> bytes | None:
+        """Perform this."""
+        return store.get_blob(self)
+
 
 @record(frozen=True, slots=True)
-class HashBlob(Effect["str | None"]):
+class HashBlob(BlobRequest["str | None"]):
     """The sha256, hex, of an object's stored bytes as the service gives them now; `None` when it does not exist.
 
     Nothing of the object is kept, so reading back what was written takes no memory.
@@ -190,9 +250,13 @@ class HashBlob(Effect["str | None"]):
 
     name: str
 
+    def perform(self, store: BlobStore) -> str | None:
+        """Perform this."""
+        return store.hash_blob(self)
+
 
 @record(frozen=True, slots=True)
-class CopyBlob(Effect[bool]):
+class CopyBlob(BlobRequest[bool]):
     """Copy an object within the bucket, on the server, to a name that nobody else uses; false when it does not exist.
 
     A copy that is already there is an earlier try's.
@@ -201,9 +265,13 @@ class CopyBlob(Effect[bool]):
     name: str
     target: str
 
+    def perform(self, store: BlobStore) -> bool:
+        """Perform this."""
+        return store.copy_blob(self)
+
 
 @record(frozen=True, slots=True)
-class ListBlobs(Effect[list[BlobInfo]]):
+class ListBlobs(BlobRequest[list[BlobInfo]]):
     """One page of objects whose names begin with `prefix`, in ascending order of names, those past `after` only.
 
     An empty list is the end.
@@ -213,22 +281,34 @@ class ListBlobs(Effect[list[BlobInfo]]):
     after: str | None = None
     limit: int = limits.LIST_OBJECTS
 
+    def perform(self, store: BlobStore) -> list[BlobInfo]:
+        """Perform this."""
+        return store.list_blobs(self)
+
 
 @record(frozen=True, slots=True)
-class DeleteBlobs(Effect[None]):
+class DeleteBlobs(BlobRequest[None]):
     """Delete objects, at most `limits.BATCH_CALLS`; those that do not exist are fine."""
 
     names: tuple[str, ...]
+
+    def perform(self, store: BlobStore) -> None:
+        """Perform this."""
+        return store.delete_blobs(self)
 
 
 # Setting up
 
 
 @record(frozen=True, slots=True)
-class EnsureBucket(Effect[str]):
+class EnsureBucket(BlobRequest[str]):
     """Create the bucket if it is missing; returns a sentence that tells what was found or done."""
 
     location: str | None = None
+
+    def perform(self, store: BlobStore) -> str:
+        """Perform this."""
+        return store.ensure_bucket(self)
 
 
 Rule = Mapping[str, Any]
@@ -253,12 +333,16 @@ class BucketSettings:
 
 
 @record(frozen=True, slots=True)
-class ReadBucket(Effect["BucketSettings | None"]):
+class ReadBucket(BlobRequest["BucketSettings | None"]):
     """The bucket's settings as they are now; `None` when the store has no bucket."""
+
+    def perform(self, store: BlobStore) -> BucketSettings | None:
+        """Perform this."""
+        return store.read_bucket(self)
 
 
 @record(frozen=True, slots=True)
-class SetLifecycle(Effect[bool]):
+class SetLifecycle(BlobRequest[bool]):
     """Replace all lifecycle rules of the bucket; false when its settings are no longer those of `metageneration`.
 
     After a lost answer it is false too: callers look before they conclude.
@@ -267,13 +351,17 @@ class SetLifecycle(Effect[bool]):
     rules: tuple[Rule, ...]
     metageneration: int
 
+    def perform(self, store: BlobStore) -> bool:
+        """Perform this."""
+        return store.set_lifecycle(self)
+
 
 Indexing = Literal["automatic", "exempt", "chosen"]
 """Which single-field indexes a field has: those of its database, none, or others that somebody chose."""
 
 
 @record(frozen=True, slots=True)
-class ReadIndexing(Effect["Indexing | None"]):
+class ReadIndexing(DocumentRequest["Indexing | None"]):
     """How a field is indexed; `None` when the store has no such settings.
 
     Attributes:
@@ -284,13 +372,29 @@ class ReadIndexing(Effect["Indexing | None"]):
     collection: str
     field: str
 
+    def perform(self, store: DocumentStore) -> Indexing | None:
+        """Perform this."""
+        return store.read_indexing(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[Indexing | None]:
+        """Perform this without blocking the event loop."""
+        return store.aread_indexing(self)
+
 
 @record(frozen=True, slots=True)
-class ExemptField(Effect[None]):
+class ExemptField(DocumentRequest[None]):
     """Take a field out of all single-field indexes. The service goes on with it after this returns."""
 
     collection: str
     field: str
+
+    def perform(self, store: DocumentStore) -> None:
+        """Perform this."""
+        return store.exempt_field(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[None]:
+        """Perform this without blocking the event loop."""
+        return store.aexempt_field(self)
 
 
 # Several stores

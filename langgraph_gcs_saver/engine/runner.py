@@ -16,27 +16,15 @@ from typing import Any, Protocol, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
     AskSaver,
-    Commit,
+    BlobRequest,
     Compute,
-    CopyBlob,
-    DeleteBlobs,
+    DocumentRequest,
     Effect,
     Emit,
-    EnsureBucket,
-    ExemptField,
     Flow,
     Gather,
-    GetBlob,
-    GetDocs,
-    HashBlob,
-    ListBlobs,
     Now,
     Pause,
-    PutBlob,
-    QueryDocs,
-    ReadBucket,
-    ReadIndexing,
-    SetLifecycle,
 )
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.engine.per_process import PerProcess
@@ -57,9 +45,6 @@ GRACE_SECONDS = 5.0
 
 _MOST_IN_MAIN = 64
 """Threads for requests of the main thread: one, and one more for each request under way that a signal interrupted."""
-
-_DOCUMENTS = (GetDocs, QueryDocs, Commit, ReadIndexing, ExemptField)
-"""Requests that end by the timeout. A transfer of an object goes on for as long as bytes arrive."""
 
 
 class _Pools:
@@ -166,70 +151,41 @@ class Backend:
         match effect:
             case Compute():
                 return effect.function()
+            case DocumentRequest() | BlobRequest():
+                if is_exposed() and not self._survives(effect):
+                    (result,) = self._apart(self._threads().main, self._ask, effect)
+                    return result
+                return self._ask(effect)
             case AskSaver():
                 return effect.ask()
             case Pause():
                 time.sleep(effect.seconds)
                 return None
-            case Now() | Emit():
-                return self._perform_local(effect)
-            case _ if is_exposed() and not self._survives(effect):
-                (result,) = self._apart(self._threads().main, self._ask, effect)
-                return result
             case _:
-                return self._ask(effect)
+                return self._perform_local(effect)
 
     def _survives(self, effect: Effect[Any]) -> bool:
         """Whether it does no harm if a signal raises in the middle of a store's call."""
-        return self._documents_survive if isinstance(effect, _DOCUMENTS) else self._blobs_survive
+        return self._documents_survive if isinstance(effect, DocumentRequest) else self._blobs_survive
 
-    def _apart(self, pool: Pool, perform: Callable[[Effect[Any]], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
+    def _apart(self, pool: Pool, perform: Callable[[Any], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
         """Perform effects on threads of a pool, with this thread's context variables."""
         return pool.perform(
-            *((partial(copy_context().run, perform, one), isinstance(one, _DOCUMENTS)) for one in effects)
+            *((partial(copy_context().run, perform, one), isinstance(one, DocumentRequest)) for one in effects)
         )
 
-    def _ask(self, effect: Effect[Any]) -> Any:
+    def _ask(self, effect: DocumentRequest[T] | BlobRequest[T]) -> T:
         """Have a store perform an effect."""
-        match effect:
-            case GetDocs():
-                return self.documents.get_docs(effect)
-            case QueryDocs():
-                return self.documents.query_docs(effect)
-            case Commit():
-                return self.documents.commit(effect)
-            case ReadIndexing():
-                return self.documents.read_indexing(effect)
-            case ExemptField():
-                return self.documents.exempt_field(effect)
-            case _:
-                return self._ask_blobs(effect)
+        return effect.perform(self.documents) if isinstance(effect, DocumentRequest) else effect.perform(self.blobs)
 
-    def _ask_blobs(self, effect: Effect[Any]) -> Any:
+    def _perform_local(self, effect: Effect[Any]) -> Any:
         match effect:
-            case PutBlob():
-                return self.blobs.put_blob(effect)
-            case GetBlob():
-                return self.blobs.get_blob(effect)
-            case HashBlob():
-                return self.blobs.hash_blob(effect)
-            case CopyBlob():
-                return self.blobs.copy_blob(effect)
-            case ListBlobs():
-                return self.blobs.list_blobs(effect)
-            case DeleteBlobs():
-                return self.blobs.delete_blobs(effect)
-            case EnsureBucket():
-                return self.blobs.ensure_bucket(effect)
-            case ReadBucket():
-                return self.blobs.read_bucket(effect)
-            case SetLifecycle():
-                return self.blobs.set_lifecycle(effect)
+            case Now():
+                return time.time()
+            case Emit():
+                return self.subscribers.emit(effect.event)
             case _:
                 raise TypeError(f"no runner performs {type(effect).__name__}")
-
-    def _perform_local(self, effect: Now | Emit) -> Any:
-        return time.time() if isinstance(effect, Now) else self.subscribers.emit(effect.event)
 
     async def aperform(self, effect: Effect[Any]) -> Any:
         """Perform one effect without holding up the event loop."""
@@ -244,16 +200,10 @@ class Backend:
 
     async def _aperform(self, effect: Effect[Any]) -> Any:
         match effect:
-            case GetDocs():
-                return await self.documents.aget_docs(effect)
-            case QueryDocs():
-                return await self.documents.aquery_docs(effect)
-            case Commit():
-                return await self.documents.acommit(effect)
-            case ReadIndexing():
-                return await self.documents.aread_indexing(effect)
-            case ExemptField():
-                return await self.documents.aexempt_field(effect)
+            case DocumentRequest():
+                return await effect.aperform(self.documents)
+            case BlobRequest():
+                return await self._threads().beside.aperform(partial(effect.perform, self.blobs))
             case Compute():
                 if effect.size < OFFLOAD_BYTES:
                     return effect.function()
@@ -262,10 +212,8 @@ class Backend:
                 return await effect.aask()
             case Pause():
                 return await asyncio.sleep(effect.seconds)
-            case Now() | Emit():
-                return self._perform_local(effect)
             case _:
-                return await self._threads().beside.aperform(partial(self._ask_blobs, effect))
+                return self._perform_local(effect)
 
     def close(self) -> None:
         """Close the stores and end the threads. Idempotent.

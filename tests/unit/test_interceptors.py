@@ -7,7 +7,18 @@ from contextlib import closing
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import REQUESTS, Compute, Effect, Emit, Gather, GetBlob, Now, PutBlob
+from langgraph_gcs_saver.engine.effects import (
+    REQUESTS,
+    BlobRequest,
+    Compute,
+    DocumentRequest,
+    Effect,
+    Emit,
+    Gather,
+    GetBlob,
+    Now,
+    PutBlob,
+)
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.engine.runner import Backend, arun
 from langgraph_gcs_saver.errors import InvalidOptionError, StoreUnavailableError
@@ -108,10 +119,15 @@ def test_the_effects_are_all_that_a_store_performs():
     def all_of(kind):
         return {kind, *(one for below in kind.__subclasses__() for one in all_of(below))}
 
-    own = {kind for kind in all_of(Effect) - {Effect} if kind.__module__ == Effect.__module__}  # tests have some, too
-    local = {"Gather", "Compute", "Now", "Pause", "Emit", "AskSaver", "On"}
-    assert {kind.__name__ for kind in own} == {*local, *KINDS}
+    def names(kind):
+        # Tests have effects of their own, too.
+        return {one.__name__ for one in all_of(kind) - {kind} if one.__module__ == Effect.__module__}
+
+    requests = names(DocumentRequest) | names(BlobRequest)
+    assert requests == set(KINDS)
     assert len(KINDS) == len(REQUESTS)
+    local = {"Gather", "Compute", "Now", "Pause", "Emit", "AskSaver", "On"}
+    assert names(Effect) - requests == {*local, "DocumentRequest", "BlobRequest"}
 
 
 class Swapping(Interceptor):

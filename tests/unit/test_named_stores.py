@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickle
+import signal
 import sys
 import threading
 from contextvars import ContextVar
@@ -596,4 +597,8 @@ def test_a_forked_child_has_threads_of_its_own(world):
             status = 0 if run(iter(gather), stores) == (0, 0, 0) else 2
         finally:
             os._exit(status)
-    eventually(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+    try:
+        eventually(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        raise
