@@ -85,7 +85,7 @@ _BLOBS = 32
 _BLOB_BYTES = 64 << 20
 """Objects, and bytes of them, in memory at the same time; a larger one goes alone."""
 
-Step = Callable[[int], object] | None
+Progress = Callable[[int], object] | None
 """Called with a number of documents and objects that were carried over, or compared."""
 
 
@@ -240,7 +240,7 @@ def transfer(
     thread_id: str,
     *,
     dry_run: bool,
-    step: Step = None,
+    progress: Progress = None,
     loads: Loads,
     context: Context,
 ) -> Flow[Transfer]:
@@ -262,7 +262,7 @@ def transfer(
             return plan
         if not plan:
             return plan
-        move = _Move(found, step, written, context)
+        move = _Move(found, progress, written, context)
         if (yield from move.flow()):
             plan = replace(plan, present=move.present)
             try:
@@ -305,9 +305,9 @@ class _Move:
         hashes: Those of objects.
     """
 
-    def __init__(self, found: Listing, step: Step, written: dict[str, int], context: Context) -> None:
+    def __init__(self, found: Listing, progress: Progress, written: dict[str, int], context: Context) -> None:
         self.found = found
-        self.step = step
+        self.progress = progress
         self.written = written
         self.context = context
         self.thread = keys.thread_doc(found.thread_id)
@@ -449,7 +449,7 @@ class _Move:
         yield from Gather(tuple(uploads))
         size = sum(len(upload.data) for upload in uploads)
         self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
-        yield from _tell(self.step, len(page))
+        yield from _tell(self.progress, len(page))
         return True
 
     # Documents
@@ -485,7 +485,7 @@ class _Move:
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
             if not (yield from self._commit([*(note for note in notes if note.name in read.runs), *batch])):
                 return False
-        yield from _tell(self.step, len(page))
+        yield from _tell(self.progress, len(page))
         return True
 
     def _again(self, doc: Doc, copied: Doc) -> Merge:
@@ -506,7 +506,7 @@ class _Move:
             for name in names:
                 if name not in docs or fingerprint(docs[name].fields) != self.documents[name]:
                     raise self._differs(name)
-            yield from _tell(self.step, len(names))
+            yield from _tell(self.progress, len(names))
 
     def _compare_blobs(self) -> Flow[None]:
         """Have the target hash all objects again."""
@@ -515,7 +515,7 @@ class _Move:
             for blob, sha256 in zip(blobs, hashes, strict=True):
                 if sha256 != self.hashes[blob.name]:
                     raise self._differs(blob.name)
-            yield from _tell(self.step, len(blobs))
+            yield from _tell(self.progress, len(blobs))
 
     def _differs(self, name: str) -> CheckpointVerificationError:
         return CheckpointVerificationError(
@@ -546,9 +546,9 @@ def _is_carried(data: bytes | None) -> TypeGuard[bytes]:
     return data is not None and begins_like_a_frame(data)
 
 
-def _tell(step: Step, number: int) -> Flow[None]:
-    if step is not None:
-        yield from Compute(partial(step, number))
+def _tell(progress: Progress, number: int) -> Flow[None]:
+    if progress is not None:
+        yield from Compute(partial(progress, number))
 
 
 def _docs(names: tuple[str, ...]) -> Flow[Mapping[str, Doc]]:
@@ -588,7 +588,7 @@ class ArchiveWriter:
     finish: Callable[[], object]
 
 
-def export(thread_id: str, archive: ArchiveWriter, step: Step = None) -> Flow[Transfer]:
+def export(thread_id: str, archive: ArchiveWriter, progress: Progress = None) -> Flow[Transfer]:
     """Write everything of a thread as it is now to an archive; nothing, if there is nothing.
 
     Raises:
@@ -600,7 +600,7 @@ def export(thread_id: str, archive: ArchiveWriter, step: Step = None) -> Flow[Tr
         if not plan:
             return plan
         yield from Compute(partial(archive.begin, thread_id))
-        if (yield from _export(found, archive, step)):
+        if (yield from _export(found, archive, progress)):
             yield from Compute(archive.finish, size=plan.bytes)
             return plan
     raise ConflictError(
@@ -609,13 +609,13 @@ def export(thread_id: str, archive: ArchiveWriter, step: Step = None) -> Flow[Tr
     )
 
 
-def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
+def _export(found: Listing, archive: ArchiveWriter, progress: Progress) -> Flow[bool]:
     for blobs in blob_pages(found.blobs.values()):
         datas = yield from Gather(tuple(GetBlob(blob.name) for blob in blobs))
         for blob, data in zip(blobs, datas, strict=True):
             if _is_carried(data):
                 yield from Compute(partial(archive.add_blob, blob.name, data), size=len(data))
-        yield from _tell(step, len(blobs))
+        yield from _tell(progress, len(blobs))
     runs: dict[str, Doc] = {}
     for page in pages(found.docs):
         runs.update({doc.name: doc for doc in (yield from read_runs(found.thread_id, page))})
@@ -624,7 +624,7 @@ def _export(found: Listing, archive: ArchiveWriter, step: Step) -> Flow[bool]:
             return False
         for doc in docs:
             yield from Compute(partial(archive.add_doc, doc), size=len(manifest.inner_frames(doc)))
-        yield from _tell(step, len(page))
+        yield from _tell(progress, len(page))
     for doc in runs.values():
         yield from Compute(partial(archive.add_doc, doc))
     if found.thread is not None:

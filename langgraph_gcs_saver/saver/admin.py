@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -731,7 +731,7 @@ class Admin(Connection):
 
     def _receive(self, thread_id: str, dry_run: bool, progress: Progress | None) -> Flow[Transfer]:
         return flows.transfer.transfer(
-            thread_id, dry_run=dry_run, step=progress, loads=self._loads, context=self._context
+            thread_id, dry_run=dry_run, progress=progress, loads=self._loads, context=self._context
         )
 
     def export_thread(
@@ -784,17 +784,17 @@ class Admin(Connection):
             DamageError: The file is not what was written.
             CheckpointVerificationError: The store gives back something else than was carried over.
         """
-        with run(self._open_archive(path), self._backend) as archive:
-            between = self._between(Backend(archive, archive))
-            return run(self._receive(archive.thread_id, dry_run, progress), between)
+        archive = run(self._open_archive(path), self._backend)
+        with closing(Backend(archive, archive)) as source:
+            return run(self._receive(archive.thread_id, dry_run, progress), self._between(source))
 
     async def aimport_thread(
         self, path: str | os.PathLike[str], *, dry_run: bool = False, progress: Progress | None = None
     ) -> Transfer:
         """Asynchronous twin of `import_thread`."""
-        with await arun(self._open_archive(path), self._backend) as archive:
-            between = self._between(Backend(archive, archive))
-            return await arun(self._receive(archive.thread_id, dry_run, progress), between)
+        archive = await arun(self._open_archive(path), self._backend)
+        with closing(Backend(archive, archive)) as source:
+            return await arun(self._receive(archive.thread_id, dry_run, progress), self._between(source))
 
     def _open_archive(self, path: str | os.PathLike[str]) -> Flow[Archive]:
         from langgraph_gcs_saver.stores.archive import Archive  # noqa: PLC0415 - only if needed
