@@ -202,7 +202,10 @@ async def test_delete(make_saver, raw, mode):
     async with make_saver() as saver:
         fill(saver)
         put(saver, "other", 1, run="run 0")
-        await call(saver, mode, "prune", ["t", "none"], strategy="delete")
+        if mode == "async":
+            await saver.aprune(["t", "none"], strategy="delete")
+        else:
+            saver.prune(["t", "none"], strategy="delete")
         assert saver.get_tuple(cfg()) is None
     assert not [name for name in (*raw.documents(), *raw.objects()) if keys.spread("t") in name]
     assert len(raw.documents()) == 3

@@ -191,7 +191,7 @@ def test_a_graph_goes_on_from_the_one_before(how, face, make_saver, raw, caplog)
     assert another.invoke(question(3)) == undamaged(4)
     fresh = face(build(make_saver(**options(how)), []))
     assert fresh.state().values == undamaged(4)
-    listed = [one.config["configurable"]["checkpoint_id"] for one in fresh.admin.history()]
+    listed = [one.config["configurable"]["checkpoint_id"] for one in fresh.history()]
     assert damaged_id not in listed
     assert len(listed) == len(set(listed)) == 4 * 4
     if how == "document gone":

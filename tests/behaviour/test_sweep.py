@@ -97,7 +97,7 @@ async def test_only_some_threads(make_saver, later, mode):
     idle = {one.thread_id: one for one in await planned(sweeper, mode)}
     assert idle.keys() == {"a", "b", LONG}
     assert threads(saver) == {"a", "b", LONG}
-    put(saver, "b", 2)
+    later(1).admin.pin(cfg("b", n=1), "in use")
     done = [await call(sweeper, mode, "carry_out", idle[name]) for name in ("a", "b", LONG)]
     assert done == [idle["a"], None, idle[LONG]], "one was used since"
     assert threads(saver) == {"b"}

@@ -88,9 +88,9 @@ async def test_there_and_back(  # noqa: PLR0917
         done = []
         with make_saver() as first, GCSSaver.from_conn_string(there) as second:
             if mode == "sync":
-                moved = first.admin.transfer_thread(thread, second, step=done.append)
+                moved = first.admin.transfer_thread(thread, second, progress=done.append)
             else:
-                moved = await first.admin.atransfer_thread(thread, second, step=done.append)
+                moved = await first.admin.atransfer_thread(thread, second, progress=done.append)
         assert sum(done) == 2 * moved.total > 20
         assert (moved.undecoded is not None) is (variant == "cipher")
         assert moved.findings == ()
@@ -159,9 +159,7 @@ def test_what_is_refused(store_uri, make_saver, there, tmp_path):
         assert not saver.admin.export_thread("none", tmp_path / "none.tar")
         assert not (tmp_path / "none.tar").exists()
         second.delete_thread("t")
-        shown = []
-        assert saver.admin.transfer_thread("t", second, dry_run=True, show=shown.append).checkpoints == 1
-        assert shown
+        assert saver.admin.transfer_thread("t", second, dry_run=True).checkpoints == 1
         assert comparable(there, "t") == ({}, {})
         saver.admin.transfer_thread("t", second)
         # Done is done, whether it is told once or twice.
@@ -460,7 +458,7 @@ def test_the_source_is_read_while_the_target_is_written(tmp_path, there):
 
         def transferred():
             rounds = []
-            flow = transfer("t", dry_run=False, show=print, loads=second._loads, context=second._context)
+            flow = transfer("t", dry_run=False, loads=second._loads, context=second._context)
             run(rounds_of(flow, rounds), stores)
             return [Counter(map(request, effects)) for effects in rounds if any(map(request, effects))]
 

@@ -141,7 +141,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
 }
 """How each method of `GCSSaver` and `Admin` is called; in an order in which each finds a thread."""
 
-DESTROY = {"delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
+DESTROY = {"carry_out", "delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
 """Methods that take away, or need the place of, what others read."""
 
 WRITE = DESTROY | {"copy_thread", "collect", "pin", "put", "put_writes", "rebind", "repair", "setup", "unpin"}

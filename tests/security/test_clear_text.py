@@ -439,7 +439,7 @@ def test_a_thread_that_was_never_encrypted_is_left_alone(make_saver, raw):
     assert all("accept_clear=True" in step.reason for step in plan.steps)
     assert raw.snapshot() == before
     events = []
-    assert all(plan.skipped for plan in make_saver(cipher=KEY, on_event=events.append).collect())
+    assert all(plan.skipped for plan in make_saver(cipher=KEY, on_event=events.append).admin.collect())
     assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["t"]
 
 

@@ -71,7 +71,7 @@ def test_another_schema_is_refused(change, store_uri, command, what):  # noqa: F
         for call in (
             lambda: saver.get_tuple(cfg(thread="a")),
             lambda: list(saver.list(None)),
-            saver.threads,
+            saver.admin.threads,
             lambda: put(saver, 2, {"v": 2}, parent=1, thread="a"),
             lambda: saver.delete_thread("a"),
         ):
@@ -90,7 +90,7 @@ def test_the_database_of_another_program_is_left_as_it_is(store_uri, tmp_path, c
         db.execute(statement)
     before = path.read_bytes()
     with GCSSaver.from_conn_string(store_uri) as saver:
-        for call in (saver.threads, lambda: put(saver, 1, {"v": 1})):
+        for call in (saver.admin.threads, lambda: put(saver, 1, {"v": 1})):
             with pytest.raises(StoreError, match="in its schema"):
                 call()
     assert command("stats").code == StoreError.exit_code

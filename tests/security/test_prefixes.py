@@ -207,5 +207,5 @@ def test_flows_list_nothing_past_the_filter():
         "listing",
         "places",  # a sample of one page, by `is_blob`
         "survey",  # one object, by its whole name
-        "verify",  # the next name of all, to skip what is no thread's folder
+        "all_threads",  # the next name of all, to skip what is no thread's folder
     }

@@ -135,7 +135,7 @@ def test_what_collects_leaves_the_thread_alone(make_saver, raw, command):  # noq
     for name in orphans:
         make_saver()._backend.perform(PutBlob(name, b"orphan"))
     events = []
-    plans = make_saver(on_event=events.append).collect(orphan_age=timedelta())
+    plans = make_saver(on_event=events.append).admin.collect(orphan_age=timedelta())
     assert {plan.thread_id for plan in plans if plan.skipped is None} == {BEFORE, AFTER}
     (skipped,) = [event for event in events if isinstance(event, ThreadSkipped)]
     assert skipped.thread_id == "newer"
@@ -209,7 +209,7 @@ def test_a_thread_under_another_key_stops_no_collection(make_saver, raw, command
     assert f"{AFTER!r}" in ended.out
     events = []
     saver = make_saver(on_event=events.append)
-    call = saver.collect if mode == "sync" else lambda **options: asyncio.run(saver.admin.acollect(**options))
+    call = saver.admin.collect if mode == "sync" else lambda **options: asyncio.run(saver.admin.acollect(**options))
     with pytest.raises(WrongKeyError):
         call(orphan_age=timedelta())
     assert [event.thread_id for event in events if isinstance(event, ThreadSkipped)] == ["m"]

@@ -33,12 +33,11 @@ def test_run_documents_that_were_swapped(make_saver, raw, threads):
     assert sorted((one.kind, one.thread_id, one.name) for one in findings) == sorted(
         ("corrupt", thread, name) for thread, name in zip(threads, names, strict=True)
     )
-    shown = []
     list(saver.admin.plan_repair())
     if threads[0] == "A":
         # The name tells: nothing is missed, and nothing of another run goes.
-        shown.extend(saver.admin.plan_delete_for_runs(["r1"]))
-        assert [(plan.thread_id, plan.dropped) for plan in shown] == [("A", (cid(1),))]
+        (plan,) = saver.admin.plan_delete_for_runs(["r1"])
+        assert [(one.thread_id, one.dropped) for one in plan.threads] == [("A", (cid(1),))]
     saver.admin.repair()
     assert list(saver.admin.verify(depth="data")) == []
     saver.delete_for_runs(["r1"])

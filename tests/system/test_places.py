@@ -449,10 +449,9 @@ def test_a_bucket_that_was_moved_is_bound_on_purpose(open_in, buckets, project_i
     fill(open_in(right))
     move(right, moved)
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
-    before, plans = raw.snapshot(), []
-    call(open_in(moved), "rebind", (), {"dry_run": True, "show": plans.append}, mode)
+    before = raw.snapshot()
+    plan = call(open_in(moved), "rebind", (), {"dry_run": True}, mode)
     assert raw.place() == {"bucket": right.name, "prefix": "agents/"}
-    (plan,) = plans
     assert (plan.bound, plan.place) == (f"gs://{right.name}/agents", f"gs://{moved.name}/agents")
     assert (plan.threads, plan.objects, plan.missing, plan.examples) == (1, 2, 0, ())
     assert bool(plan)
@@ -501,7 +500,7 @@ def test_two_at_once_bind_a_store_once(open_in, buckets, project_id):
     fill(open_in(right))
     move(right, moved)
     first = open_in(right)
-    second = open_in(moved, interceptors=[Meanwhile(Commit, first.rebind)])
+    second = open_in(moved, interceptors=[Meanwhile(Commit, first.admin.rebind)])
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")
     raw.set_document(keys.PLACE, {"bucket": "a-third-one", "prefix": "agents/"})
     with pytest.raises(ConflictError):

@@ -162,13 +162,13 @@ def test_soft_delete_is_told(saver: GCSSaver) -> None:
 
 @pytest.mark.parametrize("platform", [False, True])
 def test_a_rule_that_deletes_by_age_is_a_warning(
-    saver: GCSSaver, bucket: Bucket, platform: bool, capsys: pytest.CaptureFixture[str]
+    saver: GCSSaver, bucket: Bucket, platform: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     bucket.patch(lifecycle={"rule": [LOGS, EVERYTHING]})
     report = saver.setup(platform=platform)
     (warning,) = report.warnings
     assert json.dumps(EVERYTHING) in warning
-    assert capsys.readouterr().err == f"{warning}\n"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [warning]
     assert bucket.rules == [LOGS, EVERYTHING, *(OURS if platform else [])]
 
 

@@ -562,7 +562,7 @@ class Store(_OnSeeds):
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             shutil.copytree(seed.directory, _pristine(seed))
             self.databases.append((seed.directory / "documents.sqlite3").read_bytes())
-        self.methods = [name for name in registry.methods() if name not in {"migrate", "rebind", "setup"}]
+        self.methods = [name for name in registry.all_methods() if name not in {"migrate", "rebind", "setup"}]
         self.readers = [name for name in self.methods if name not in registry.WRITE]
 
     def one(self, rng: Random) -> str:
