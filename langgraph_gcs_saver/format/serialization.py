@@ -22,7 +22,7 @@ def dumps(serde: SerializerProtocol, value: Any, what: str) -> Serialized:
 
     Raises:
         SerializationError: The serializer refuses it. The message says why and which part of it: by its type, and the
-            keys, indexes and fields that lead there. It shows no value.
+            numbers of items and names of fields that lead there. It shows no value, and no key.
     """
     try:
         kind, data = serde.dumps_typed(value)

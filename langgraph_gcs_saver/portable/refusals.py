@@ -1,4 +1,8 @@
-"""What a serializer refuses: why and where in a value, without showing the value."""
+"""What a serializer refuses: why and where in a value, without showing the value.
+
+A place is told by what a program's code says, types and declared fields, and by numbers. Keys of dicts are state: a
+graph may have made them of what a user said.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ _STEPS = 12
 """Steps of a path that are shown; the middle of a longer one is counted."""
 
 _KEY = 40
-"""Characters of a key that are shown."""
+"""Characters of a key of edited JSON that are shown."""
 
 _REASONS = re.compile(
     "|".join(
@@ -82,7 +86,8 @@ def check(serde: SerializerProtocol, value: Any, what: str) -> None:
 def refusal(serde: SerializerProtocol, value: Any, what: str, reason: str) -> SerializationError:
     """The error for a value that a serializer refused for this reason.
 
-    It says which part is refused: by its type, and the keys, indexes and fields that lead there. It shows no value.
+    It says which part is refused: by its type, and the numbers of items and names of fields that lead there. It shows
+    no value, and no key.
     """
     return SerializationError(
         f"{what} cannot be serialized by {type(serde).__name__}: {_located(serde, value, reason)}. Leave such values "
@@ -97,7 +102,7 @@ def _typed(serde: SerializerProtocol, value: Any) -> tuple[str, bytes]:
 
 
 def step(key: Any) -> str:
-    """A key or index as a step of a path: short, and escaped."""
+    """An index, or a key of JSON that somebody edits, as a step of a path: short, and escaped."""
     return f"[{_shown(key)}]"
 
 
@@ -175,7 +180,7 @@ class _Search:
         """Enter the first part of a part that is refused on its own; whether there was one."""
         named = _fields(self.part)
         if named is not None:
-            return any(self._take(_field(name), child) for name, child in named)
+            return any(self._take(name, child) for name, child in named)
         kind = next((kind for kind in _KINDS if isinstance(self.part, kind)), None)
         # If not even an empty one is taken, then it is not for its parts.
         if kind is None or not kind.__len__(self.part) or self._refusal(kind()) is not None:
@@ -188,12 +193,12 @@ class _Search:
         return self._take("{…}" if issubclass(kind, set | frozenset) else step(index), child)
 
     def _enter_dict(self, items: list[tuple[Any, Any]]) -> bool:
-        ((key, child),) = self._halve(items, dict)
-        if self._take(step(key), child):
+        ((number, (key, child)),) = self._halve(list(enumerate(items)), lambda some: dict(item for _, item in some))
+        if self._take(_item(number), child):
             return True
         reason = self._refusal({key: None})
         if reason is not None:
-            self.path.append(step(key))
+            self.path.append(_item(number))
             self.part, self.reason, self.role = key, reason, "a key"
         return False  # A key is a step of the path itself: its parts are none.
 
@@ -228,7 +233,7 @@ _KINDS = (dict, list, tuple, set, frozenset, deque)
 
 
 def _fields(value: Any) -> list[tuple[str, Any]] | None:
-    """The fields of an object that serializers know to have some; `None` for anything else."""
+    """The fields of an object that serializers know to have some, each after its step; `None` for anything else."""
     from langgraph.checkpoint.serde.types import SendProtocol  # noqa: PLC0415 - needed for errors only
     from langgraph.store.base import Item  # noqa: PLC0415 - as above
 
@@ -240,17 +245,20 @@ def _fields(value: Any) -> list[tuple[str, Any]] | None:
     elif isinstance(value, tuple) and hasattr(kind, "_fields"):
         names = list(cast("Any", kind)._fields)
     elif hasattr(kind, "model_dump") or hasattr(kind, "__fields__"):  # Pydantic, of version 2 or 1
-        extra = getattr(value, "__pydantic_extra__", None) or {}
-        return [*vars(value).items(), *extra.items()]
+        declared = getattr(kind, "model_fields" if hasattr(kind, "model_fields") else "__fields__")
+        found = vars(value) | (getattr(value, "__pydantic_extra__", None) or {})
+        # Other fields are named by whoever made the object, as keys are.
+        return [(f".{n}" if n in declared else _item(at), child) for at, (n, child) in enumerate(found.items())]
     elif isinstance(value, SendProtocol | Item):
         names = list(getattr(kind, "__slots__", ("node", "arg")))
     else:
         return None
-    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+    return [(f".{name}", getattr(value, name)) for name in names if hasattr(value, name)]
 
 
-def _field(name: str) -> str:
-    return f".{name}" if name.isidentifier() and len(name) <= _KEY else step(name)
+def _item(number: int) -> str:
+    """The step to an item of a dict, by its number in the order of the dict."""
+    return f"[item {number}]"
 
 
 def _shown(key: Any) -> str:

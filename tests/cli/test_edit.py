@@ -256,18 +256,18 @@ TOO_BIG = "Integer exceeds 64-bit range, for a value of type int at"
 @pytest.mark.parametrize(
     ("channel", "value", "says"),
     [
-        ("belief", f'{{"x": ["hunter2", {{"n": {BIG}}}]}}', ("'belief'", f"{TOO_BIG} ['x'][1]['n']")),
-        ("belief", f'{{"$map": [[null, {BIG}]]}}', ("'belief'", f"{TOO_BIG} [None]")),
+        ("belief", f'{{"x": ["hunter2", {{"n": {BIG}}}]}}', ("'belief'", f"{TOO_BIG} [item 0][1][item 0]")),
+        ("belief", f'{{"$map": [[null, {BIG}]]}}', ("'belief'", f"{TOO_BIG} [item 0]")),
         (
             "belief",
             '{"x": ["hunter2\\ud800"]}',
-            ("'belief'", "contains surrogates, for a value of type str at ['x'][0]"),
+            ("'belief'", "contains surrogates, for a value of type str at [item 0][0]"),
         ),
         ("belief", '[[{"$bytearray": ""}]]', ("'belief'", "read back as it is, for a value of type list at [0]")),
         ("belief", "[" * 300 + "]" * 300, ("'belief'", "Recursion limit reached, for a value of type list at [0]")),
         ("belief", "[" * 900 + "]" * 900, ("The JSON value", "nested too deeply")),
-        ("plan", OBJECT, ("value at ['$value']", f"{TOO_BIG} ['steps'][0]")),
-        ("belief", f'[{{"$delta": {{"a": [{BIG}]}}}}]', ("value at [0]['$delta']", f"{TOO_BIG} ['a'][0]")),
+        ("plan", OBJECT, ("value at ['$value']", f"{TOO_BIG} [item 1][0]")),
+        ("belief", f'[{{"$delta": {{"a": [{BIG}]}}}}]', ("value at [0]['$delta']", f"{TOO_BIG} [item 0][0]")),
         ("belief", '{"x": [{"$float": "hunter2"}]}', ("object at ['x'][0]", "$float is no number")),
         ("belief", '{"$map": [[1, {"$bytes": "hunter2"}]]}', ("object at ['$map'][0][1]", "it has no base64")),
         ("belief", '{"$type": "a:b", "$kind": "hunter2", "$value": 1}', ("JSON object", "$kind is none of arg, ")),

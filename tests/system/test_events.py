@@ -334,7 +334,7 @@ def test_a_value_that_cannot_be_serialized_is_not_shown(open_saver):
     saver = open_saver()
     found = heard(saver)
     with pytest.raises(TypeError):
-        put(saver, 1, {"key": [SECRET, lambda: SECRET]})
+        put(saver, 1, {SECRET: [SECRET, lambda: SECRET]})
     (event,) = found
     assert (event.error, event.kind) == ("SerializationError", "serialization")
     assert "channel 'a'" in event.message

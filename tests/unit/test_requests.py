@@ -264,9 +264,9 @@ def cycle():
 @pytest.mark.parametrize(
     ("value", "reason", "place"),
     [
-        ({"n": 1 << 70}, "Integer exceeds 64-bit range", "['n']"),
+        ({"hunter2": 1 << 70}, "Integer exceeds 64-bit range", "[item 0]"),
         (cycle(), "contains itself", "[1]"),
-        ({"a": {Unserialisable(): "hunter2"}}, "Dict key must", "['a'][<Unserialisable>]"),
+        ({"a": {Unserialisable(): "hunter2"}}, "Dict key must", "[item 0][item 0]"),
     ],
     ids=["integer", "cycle", "key"],
 )
@@ -275,8 +275,8 @@ def test_errors_name_the_reason_and_the_place_wherever_the_value_is(value, reaso
     write = partial(arguments.put_writes_request, config(checkpoint_id="c"), task_id="t", task_path="", serde=SERDE)
     for call, what, steps in (
         (partial(put_request, checkpoint=checkpoint(**values), new_versions={"c": "1"}), "channel 'c' of", place),
-        (partial(put_request, metadata={"m": value}), "The metadata of", f"['m']{place}"),
-        (partial(put_request, checkpoint=checkpoint(odd=value)), "A field of", f"['odd']{place}"),
+        (partial(put_request, metadata={"m": value}), "The metadata of", f"[item 0]{place}"),
+        (partial(put_request, checkpoint=checkpoint(odd=value)), "A field of", f"[item 0]{place}"),
         (partial(write, [("c", value)]), "A write to channel 'c' of", place),
         (partial(write, [("__resume__", [1, value])]), "A write to channel '__resume__' of", f"[1]{place}"),
     ):

@@ -172,33 +172,34 @@ def item(value):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ({"n": BIG}, f"{TOO_BIG} at ['n']"),
+        ({"n": BIG}, f"{TOO_BIG} at [item 0]"),
         (BIG, TOO_BIG),
-        ([1, "hunter2", {"a": [(0, -BIG)]}, BIG], f"{TOO_BIG} at [2]['a'][0][1]"),
-        ({"hunter": ["hunter2", Odd()]}, f"{UNKNOWN} at ['hunter'][1]"),
-        (OrderedDict(a=1, b=deque([1, Odd()])), f"{UNKNOWN} at ['b'][1]"),
-        ({1: {None: {True: {1.5: Odd()}}}}, f"{UNKNOWN} at [1][None][True][1.5]"),
-        ({b"hunter2": {("hunter2",): Odd()}}, f"{UNKNOWN} at [<bytes>][<tuple>]"),
+        ([1, "hunter2", {"a": [(0, -BIG)]}, BIG], f"{TOO_BIG} at [2][item 0][0][1]"),
+        ({"hunter2": ["hunter2", Odd()]}, f"{UNKNOWN} at [item 0][1]"),
+        (OrderedDict(a=1, b=deque([1, Odd()])), f"{UNKNOWN} at [item 1][1]"),
+        ({55501: {None: {True: {1.5: Odd()}}}}, f"{UNKNOWN} at {'[item 0]' * 4}"),
+        ({b"hunter2": {("hunter2",): Odd()}}, f"{UNKNOWN} at [item 0][item 0]"),
         ([{1, Odd()}], f"{UNKNOWN} at [0]{{…}}"),
         (frozenset([Odd()]), f"{UNKNOWN} at {{…}}"),
         (Plan([1, BIG]), f"{TOO_BIG} at .steps[1]"),
-        ([Model(told={"a": Model(told=1, more=[Odd()])})], f"{UNKNOWN} at [0].told['a'].more[0]"),
-        (Pair("hunter2", {"a": Odd()}), f"{UNKNOWN} at .right['a']"),
+        ([Model(told={"a": Model(told=1, more=[Odd()])})], f"{UNKNOWN} at [0].told[item 0][item 2][0]"),
+        (Pair("hunter2", {"a": Odd()}), f"{UNKNOWN} at .right[item 0]"),
         (
             [AIMessage("hunter2"), AIMessage("x", additional_kwargs={"k": BIG})],
-            f"{TOO_BIG} at [1].additional_kwargs['k']",
+            f"{TOO_BIG} at [1].additional_kwargs[item 0]",
         ),
-        (Send("hunter2", {"a": Odd()}), f"{UNKNOWN} at .arg['a']"),
-        (Command(update={"a": Odd()}), f"{UNKNOWN} at .update['a']"),
+        (Send("hunter2", {"a": Odd()}), f"{UNKNOWN} at .arg[item 0]"),
+        (Command(update={"a": Odd()}), f"{UNKNOWN} at .update[item 0]"),
         (Interrupt(value=[Odd()]), f"{UNKNOWN} at .value[0]"),
-        (item({"a": Odd()}), f"{UNKNOWN} at .value['a']"),
+        (item({"a": Odd()}), f"{UNKNOWN} at .value[item 0]"),
         (_DeltaSnapshot(["hunter2", Odd()]), f"{UNKNOWN} at .value[1]"),
         ([Odd], "TypeError: Type is not msgpack serializable, for a value of type type at [0]"),
         ([Plan], "TypeError: Type is not msgpack serializable, for a value of type type at [0]"),
-        ({"\x1b[31m\u202e\ud800": Odd()}, f"{UNKNOWN} at ['\\x1b[31m\\u202e\\ud800']"),
-        ({"k" * 1000: Odd()}, f"{UNKNOWN} at ['{'k' * 40}'…]"),
+        ({"hunter2\x1b[31m\u202e\ud800": Odd()}, f"{UNKNOWN} at [item 0]"),
+        ({"hunter2": 1, "hunter2" * 1000: Odd()}, f"{UNKNOWN} at [item 1]"),
+        (Model(told=1, hunter2=Odd()), f"{UNKNOWN} at [item 2]"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_the_reason_and_the_place(value, says):
     assert told(SERDE, value) == says
@@ -207,12 +208,12 @@ def test_the_reason_and_the_place(value, says):
 @pytest.mark.parametrize(
     ("value", "kind", "place"),
     [
-        ({Odd(): 1}, "Odd", "[<Odd>]"),
-        ([{"a": 1, "b": {"c": 1, frozenset(["hunter2"]): 1}}], "frozenset", "[0]['b'][<frozenset>]"),
-        ({("hunter2", Odd()): 1}, "tuple", "[<tuple>]"),
-        ({BIG: 1}, "int", "[<int>]"),
-        ({10**6000: 1}, "int", "[<int>]"),
-        ({"a\ud800": 1}, "str", "['a\\ud800']"),
+        ({Odd(): 1}, "Odd", "[item 0]"),
+        ([{"a": 1, "b": {"c": 1, frozenset(["hunter2"]): 1}}], "frozenset", "[0][item 1][item 1]"),
+        ({("hunter2", Odd()): 1}, "tuple", "[item 0]"),
+        ({BIG: 1}, "int", "[item 0]"),
+        ({10**6000: 1}, "int", "[item 0]"),
+        ({"hunter2\ud800": 1}, "str", "[item 0]"),
     ],
     ids=range(6),
 )
@@ -237,10 +238,10 @@ def cycles():
     model.told = {"a": model}
     return [
         (one, "list at [1]"),
-        ({"k": one}, "list at ['k'][1]"),
-        (other, "dict at ['self']['x'][0]['y']"),
+        ({"k": one}, "list at [item 0][1]"),
+        (other, "dict at [item 1][item 0][0][item 0]"),
         (plan, "Plan at .steps[0]"),
-        (model, "Model at .told['a']"),
+        (model, "Model at .told[item 0]"),
     ]
 
 
@@ -255,7 +256,7 @@ def test_what_is_nested_too_deeply(depth):
     for _ in range(depth):
         value = [value]
     says = told(SERDE, {"a": value})
-    assert says.startswith("TypeError: Recursion limit reached, for a value of type list at ['a'][0][0]")
+    assert says.startswith("TypeError: Recursion limit reached, for a value of type list at [item 0][0][0]")
     assert "more" in says
     assert len(says) < 200
 
@@ -287,7 +288,7 @@ class Quotes(Json):
 @pytest.mark.parametrize(
     ("serde", "value", "says"),
     [
-        (Json(), {"a": [1, {2}]}, "TypeError: is not JSON serializable, for a value of type set at ['a'][1]"),
+        (Json(), {"a": [1, {2}]}, "TypeError: is not JSON serializable, for a value of type set at [item 0][1]"),
         (Json(), {"a": {(1,): 1}}, "TypeError: keys must be str, int, float, bool or None, for a key of type tuple"),
         (
             Json(),
@@ -295,9 +296,13 @@ class Quotes(Json):
             "ValueError: Out of range float values are not JSON compliant, for a value of type float",
         ),
         (Json(), [Plan(Odd())], "TypeError: is not JSON serializable, for a value of type Odd at [0].steps"),
-        (Pickle(), {"a": [threading.Lock()]}, "TypeError: cannot pickle, for a value of type lock at ['a'][0]"),
-        (Pickle(), {"a": [Odd()]}, "TypeError, for a value of type Odd at ['a'][0]"),
-        (Quotes(), {"a": [Odd()]}, "TypeError: Type is not msgpack serializable, for a value of type Odd at ['a'][0]"),
+        (Pickle(), {"a": [threading.Lock()]}, "TypeError: cannot pickle, for a value of type lock at [item 0][0]"),
+        (Pickle(), {"a": [Odd()]}, "TypeError, for a value of type Odd at [item 0][0]"),
+        (
+            Quotes(),
+            {"a": [Odd()]},
+            "TypeError: Type is not msgpack serializable, for a value of type Odd at [item 0][0]",
+        ),
         (JsonPlusSerializer(pickle_fallback=True), [lambda: 1], "PicklingError: Can't"),
     ],
     ids=range(8),
@@ -316,7 +321,7 @@ class Hostile(dict):
 
 
 def test_code_of_the_value_does_not_stop_the_error():
-    assert told(SERDE, [Hostile(a=Odd())]).endswith(" at [0]['a']")
+    assert told(SERDE, [Hostile(a=Odd())]).endswith(" at [0][item 0]")
 
     class Unready:
         __fields__ = ()
@@ -346,11 +351,11 @@ def test_the_search_is_bounded(monkeypatch):
     dumps(Counting(), ["x"], "It")
     assert len(calls) == 1
     long = {"a": [*range(50_000), {"b": Odd()}, *range(50_000)]}
-    assert told(Counting(), long) == f"{UNKNOWN} at ['a'][50000]['b']"
+    assert told(Counting(), long) == f"{UNKNOWN} at [item 0][50000][item 0]"
     assert len(calls) < 50
     calls.clear()
     monkeypatch.setattr(refusals, "_TRIES", 5)
-    assert told(Counting(), long).endswith("for a value of type list at ['a']")
+    assert told(Counting(), long).endswith("for a value of type list at [item 0]")
     assert len(calls) == 6
 
 
@@ -376,4 +381,4 @@ def test_iterators_of_a_value_may_be_endless():
         def __iter__(self):
             return iter(int, 1)
 
-    assert told(SERDE, {"a": Endless([1, Odd()])}) == f"{UNKNOWN} at ['a'][1]"
+    assert told(SERDE, {"a": Endless([1, Odd()])}) == f"{UNKNOWN} at [item 0][1]"
