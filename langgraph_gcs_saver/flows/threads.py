@@ -167,6 +167,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     thread = keys.thread_doc(thread_id)
     documents = objects = 0
     mark: int | None = None
+    runs: set[str] = set()
     for _ in range(MAX_TRIES):
         if mark is None:
             # As seen: a mark that arrives late, after the deletion, would keep writers waiting for nobody.
@@ -181,7 +182,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
             if marked is None:
                 continue
             mark, seen = marked[0], None
-        count, held = yield from _delete_with_runs(thread_id, mark)
+        count, held = yield from _delete_with_runs(thread_id, mark, runs)
         documents += count
         if held:
             documents += yield from _delete_all(keys.writes(thread_id))
@@ -205,11 +206,16 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     )
 
 
-def _delete_with_runs(thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
+def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[int, bool]]:
     """Delete all documents of checkpoints, in order, and those of the runs that wrote them, while the mark holds.
 
-    A run's document goes with the last checkpoint that it wrote: should this call die, `delete_for_runs` finds the
+    A run's document goes with the last checkpoint that it wrote: should this call crash, `delete_for_runs` finds the
     others. What a pruner has stripped is none of them: that may lose the run's name while this call works.
+
+    Args:
+        thread_id: The thread.
+        mark: The update time of the thread's document.
+        runs: Runs that earlier tries have seen, and whose documents may be there; those of this one are added.
 
     Returns:
         Their number, and false after a conflict, to look again.
@@ -220,18 +226,32 @@ def _delete_with_runs(thread_id: str, mark: int) -> Flow[tuple[int, bool]]:
         for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
             docs += yield from _runs_of_all(collection)
         if not docs:
-            return deleted, True
+            return deleted, (yield from _delete_runs(thread_id, mark, runs))
         last = {run: doc.name for doc in sorted(docs, key=_is_checkpoint) for run in runs_of(doc)}
+        runs.update(last)
         for at in range(0, len(docs), limits.COMMIT_WRITES):
             writes: list[Write] = []
+            gone: set[str] = set()
             for doc in docs[at : at + limits.COMMIT_WRITES]:
                 writes.append(Delete(doc.name, update_time=doc.update_time))
                 ended = sorted(run for run in runs_of(doc) if last[run] == doc.name)
                 writes += [Delete(keys.run_doc(run, thread_id)) for run in ended]
+                gone.update(ended)
             writes.append(Merge(keys.thread_doc(thread_id), {}, update_time=mark))
             if (yield from Commit(tuple(writes))) is None:
                 return deleted, False
             deleted += len(docs[at : at + limits.COMMIT_WRITES])
+            runs.difference_update(gone)
+
+
+def _delete_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[bool]:
+    """Delete the documents of runs whose last checkpoint a pruner has removed, or stripped of their names, meanwhile."""
+    names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
+    for at in range(0, len(names), limits.COMMIT_WRITES):
+        writes = tuple(Delete(name) for name in names[at : at + limits.COMMIT_WRITES])
+        if (yield from Commit((*writes, Merge(keys.thread_doc(thread_id), {}, update_time=mark)))) is None:
+            return False
+    return True
 
 
 def _is_checkpoint(doc: Doc) -> bool:

@@ -264,7 +264,9 @@ class Keeping(Rules):
 
     def _check_cleaned(self, world: World, runs: tuple[Run, ...]) -> str | None:
         """What one more call with the same rule leaves: nothing that nobody needs."""
-        key = world.key()
+        left = not any(run.dead or run.node.error for run in runs)
+        # The same world may come of calls that have ended and of others that have crashed, which leave more.
+        key = world.key(), left, tuple(len(run.node.done) for run in runs if run.dead)
         if key in self._seen:
             return None
         self._seen.add(key)
@@ -284,7 +286,6 @@ class Keeping(Rules):
         for run in sorted(self.runs):
             _, world = play(delete_run(run).start(new_context("zx")), world)
         wrong = Rules.check(self, world, ()) or _looks_lost(world) or _damage_told(world) or self._start_lost(world)
-        left = not any(run.dead or run.node.error for run in runs)
         wrong = wrong or self._history_lost(world) or _found(world)
         collected = any(process.clock >= TOMORROW for process in collectors)
         return wrong or _left(world, objects=collected or (left and not self.replaced and not self.stays), runs=left)

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     ListBlobs,
     Merge,
+    QueryDocs,
     Write,
 )
 from langgraph_gcs_saver.flows import collect as collecting
@@ -33,9 +34,10 @@ from langgraph_gcs_saver.flows import save, threads, writes
 from langgraph_gcs_saver.format import keys
 
 from . import world
-from .pruning import PRUNING, TARGET, copy
+from .pruning import PRUNING, TARGET, copy, prune
+from .scenarios import grown
 from .test_interleavings import Steps
-from .world import INLINE_BYTES, Report, dangling, explore, new_context, play
+from .world import INLINE_BYTES, THREAD, Report, World, dangling, explore, new_context, play, put_flow
 
 NORMAL_BUDGET = 800
 SOAK_BUDGET = 200_000
@@ -360,3 +362,18 @@ def test_a_deletion_that_ends_late_leaves_the_objects_of_the_next_copy(
     _, now = play(copy().start(new_context("c")), now)
     now = late.until(DeleteBlobs, now)
     assert (dangling(now) is None) == names_are_new
+
+
+def test_a_deletion_remembers_the_runs_of_what_a_pruner_strips_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pruner takes the run's name off "1", because "3" names it too; and the deletion has just listed both."""
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 1)
+    now, context = World(), new_context("0")
+    for number, run in enumerate(("r1", "r2", "r1"), 1):
+        channels = grown(number)
+        _, now = play(put_flow(context, str(number), str(number - 1) if number > 1 else None, channels, run=run), now)
+    deletion = Steps(threads.delete_thread(THREAD, new_context("d")))
+    now = deletion.until(Commit, now)
+    now = deletion.until(QueryDocs, now)
+    _, now = play(prune().start(new_context("p")), now)
+    now = deletion.until(None, now)
+    assert (list(now.docs), list(now.blobs)) == ([], [])
