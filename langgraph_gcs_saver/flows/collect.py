@@ -4,8 +4,8 @@ Objects are listed first, then a snapshot is taken. An object that the snapshot 
 attempt that has not committed, or by one whose manifest is gone. Of the latter nothing can refer to it later: a later
 manifest inherits only from a parent that is there, unchanged, when it commits. Of the former something can, as long as
 the attempt may still commit: an object younger than `orphan_age` stays, and an attempt starts over when it is older
-than its own, much shorter deadline (`ATTEMPT_DEADLINE_SECONDS`). A copy that died may be taken up again after any time:
-while a thread is marked as being copied to, its objects stay.
+than its own, much shorter deadline (`ATTEMPT_DEADLINE_SECONDS`). A copy that crashed may be resumed after any time:
+while a thread is marked as being copied to, nothing of it is collected.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from langgraph_gcs_saver.engine.effects import (
     Doc,
     Emit,
     Flow,
-    GetDocs,
     QueryDocs,
 )
-from langgraph_gcs_saver.errors import ClearTextError, DamageError, UnsupportedFormatError
+from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
@@ -37,7 +36,7 @@ from langgraph_gcs_saver.flows.prune import (
     clean_up,
     leftovers,
     objects_of,
-    snapshot,
+    settled,
 )
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys
@@ -53,24 +52,25 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
 
     A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
     what it refers to is unknown. So is one that has lost an ancestor of which DeltaChannels are made: should its
-    document be restored, it needs its pending writes and objects, and the frames that it builds on.
+    document be restored, it needs its pending writes and objects, and the frames that it builds on. A thread to which
+    something is being copied is left alone too, with an event: a live copy ends by itself.
     """
     cutoff = before * 1e9
     old = yield from _list_old(thread_id, cutoff)
-    name = keys.thread_doc(thread_id)
-    # Before the snapshot: of a copy that ends in between, the snapshot shows all.
-    thread = (yield from GetDocs((name,), mask=("copying",))).get(name)
+    plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
-        found = yield from snapshot(thread_id, context)
+        # After the objects were listed: of a copy that has ended in between, the snapshot shows all.
+        found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
-        objects: dict[str, int] = {}
-        if thread is None or "copying" not in thread.fields:
-            objects = yield from _unreferenced(found, old, set(writes), context)
+        objects = yield from _unreferenced(found, old, set(writes), context)
         left = [doc.name for doc in leftovers(found)]
         if left or writes or objects:
             yield from check_ancestors(found, loads)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
-        plan = CollectPlan(thread_id=thread_id, before=before, objects={}, skipped=str(error))
+        yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
+        return replace(plan, skipped=str(error))
+    except ConflictError as error:
+        # No reason for anyone to act, as long as the copy is under way.
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
     needed = found.needed(found.entries)

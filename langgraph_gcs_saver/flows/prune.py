@@ -6,6 +6,9 @@ has changed, and then the plan is made anew. One whose frames are still needed i
 objects or pending writes, or is the last that tells of a run, is stripped first too, with the names of its objects and
 runs, so that a call that dies leaves a list of what remains to be done. What a second snapshot shows nobody refers to
 is then deleted for good: a later manifest inherits only from a parent that is there, unchanged, when it commits.
+
+A copy is the one writer that commits references without touching what they lead to. So nothing goes from its target
+until it has ended (`settled`).
 """
 
 from __future__ import annotations
@@ -127,6 +130,42 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
         before = seen
 
 
+def settled(thread_id: str, context: Context) -> Flow[Snapshot]:
+    """`snapshot`, of a thread to which nothing is being copied.
+
+    A copy commits what is referred to before what refers to it. In a snapshot from its middle, documents look as if
+    nothing needed them.
+
+    Raises:
+        CheckpointCorruptError: As for `snapshot`.
+        ClearTextError: As for `snapshot`.
+        ConflictError: A copy to the thread has not ended.
+    """
+    before = yield from _last_copy(thread_id)
+    while True:
+        found = yield from snapshot(thread_id, context)
+        # The snapshot is from the middle of a copy, too, if that began after the first look and ended before the next.
+        after = yield from _last_copy(thread_id)
+        if after == before:
+            return found
+        before = after
+
+
+def _last_copy(thread_id: str) -> Flow[object]:
+    """What differs between two copies to a thread, once the last one has ended."""
+    name = keys.thread_doc(thread_id)
+    thread = (yield from GetDocs((name,), mask=("copying", "claim"))).get(name)
+    if thread is None:
+        return None
+    if "copying" in thread.fields:
+        raise ConflictError(
+            f"Thread {thread_id!r} holds a part of a copy that has not ended, so what it needs is unknown. Wait for "
+            "the call that copies. If that has crashed, repeat it, or delete the thread. Then call again."
+        )
+    # Two transfers of one thread have the same claim; between them, the target was deleted.
+    return thread.create_time, thread.fields.get("claim")
+
+
 def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[Doc, DamagedError] | None]:
     emptied = yield from _emptied(docs)
     if emptied is not None:
@@ -178,10 +217,10 @@ def prune(
     Raises:
         CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one is gone: nobody can tell what is
             needed. Repair or restore it first.
-        ConflictError: Others changed what was to go, time and again.
+        ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
     """
     for _ in range(MAX_TRIES):
-        found = yield from snapshot(thread_id, context)
+        found = yield from settled(thread_id, context)
         rows = yield from _rows(found, loads)
         decisions = yield from Compute(partial(choose, rows), size=1000 * len(rows))
         for decision in decisions:
@@ -431,9 +470,9 @@ def clean(thread_id: str, context: Context) -> Flow[int]:
 
     Raises:
         CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs.
-        ConflictError: Others changed what was to go, time and again.
+        ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
     """
-    return (yield from clean_up((yield from snapshot(thread_id, context)), context))
+    return (yield from clean_up((yield from settled(thread_id, context)), context))
 
 
 def leftovers(found: Snapshot) -> list[Doc]:
@@ -451,7 +490,7 @@ def clean_up(found: Snapshot, context: Context) -> Flow[int]:
         deleted += cleaning.deleted
         if is_done:
             return deleted
-        found = yield from snapshot(found.thread_id, context)
+        found = yield from settled(found.thread_id, context)
     raise ConflictError(
         f"Thread {found.thread_id!r} was not cleaned to the end: others changed its documents {MAX_TRIES} times in a "
         "row. What was done is whole; call again."
@@ -632,7 +671,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
         CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first; the others are done.
         ClearTextError: One is in clear, and the saver has a cipher; likewise.
         SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: One cannot be read; likewise.
-        ConflictError: Others changed what was to go, time and again.
+        ConflictError: Others changed what was to go, time and again, or a copy to one has not ended; likewise.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()

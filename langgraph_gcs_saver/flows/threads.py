@@ -245,7 +245,7 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
 
 
 def _delete_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[bool]:
-    """Delete the documents of runs whose last checkpoint a pruner has removed, or stripped of their names, meanwhile."""
+    """Delete the documents of runs whose last checkpoint a pruner has removed, or stripped of the run, meanwhile."""
     names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
     for at in range(0, len(names), limits.COMMIT_WRITES):
         writes = tuple(Delete(name) for name in names[at : at + limits.COMMIT_WRITES])

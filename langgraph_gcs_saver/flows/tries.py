@@ -1,27 +1,30 @@
-"""Looking at many threads: one that cannot be read does not keep the others from being looked at."""
+"""Looking at many threads: one that cannot be read, or is busy, does not stop the others."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from langgraph_gcs_saver.engine.effects import Emit, Flow
-from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError, InvalidIdError
+from langgraph_gcs_saver.errors import UNREADABLE, ConflictError, GCSSaverError, InvalidIdError
 from langgraph_gcs_saver.events import ThreadSkipped
 
 T = TypeVar("T")
 
 
 class Tries:
-    """Performs flows one by one, and raises the first error that what is stored has caused when all are done."""
+    """Performs flows one by one, and raises the first error that a thread has caused when all are done."""
 
     def __init__(self) -> None:
         self._first: GCSSaverError | None = None
 
     def of(self, flow: Flow[T], thread_id: str | None = None) -> Flow[T | None]:
-        """What a flow returns; `None` if it meets what cannot be read, and an event for a flow of one thread."""
+        """What a flow returns; `None` if it meets what cannot be read, or others are in its way.
+
+        An event reports a flow of one thread.
+        """
         try:
             return (yield from flow)
-        except (*UNREADABLE, InvalidIdError) as error:
+        except (*UNREADABLE, InvalidIdError, ConflictError) as error:
             self._first = self._first or error
             reason = str(error)
         if thread_id is not None:

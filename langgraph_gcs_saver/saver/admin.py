@@ -347,7 +347,7 @@ class Admin(Connection):
             ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
             UnsupportedFormatError: A newer version stored a checkpoint; likewise.
             WrongKeyError: A checkpoint is encrypted, with another key or while the saver has none; likewise.
-            ConflictError: Others kept changing what was to go.
+            ConflictError: Others kept changing what was to go, or a copy to a thread has not ended; likewise.
         """
         work = partial(self._prune_page, rule=rule_of(strategy), dry_run=False)
         return run(self._all(thread_ids, work), self._backend)
@@ -395,7 +395,7 @@ class Admin(Connection):
             ClearTextError: One is in clear, and the saver has a `cipher`; likewise.
             UnsupportedFormatError: A newer version stored one; likewise.
             WrongKeyError: One is encrypted, with another key or while the saver has none; likewise.
-            ConflictError: Others kept changing what was to go.
+            ConflictError: Others kept changing what was to go, or a copy to a thread has not ended; likewise.
         """
         return run(self._all(run_ids, partial(self._delete_for_run_page, dry_run=False), reports=False), self._backend)
 
@@ -470,7 +470,8 @@ class Admin(Connection):
 
         For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
         checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one that has lost a checkpoint of
-        which DeltaChannels are made, until that is restored, and one of a newer version.
+        which DeltaChannels are made, until that is restored, and one of a newer version. A thread to which a copy has
+        not ended is left alone as well, with the event, but without a plan.
 
         Args:
             thread_id: The thread; all threads of the store if not given.

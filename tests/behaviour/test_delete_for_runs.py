@@ -357,4 +357,4 @@ async def test_rounds(make_saver, mode):
             count.clear()
             await call(saver, mode, "delete_for_runs", [run])
             counts.append(len(count.rounds))
-    assert counts[1] - counts[0] <= 6 * 9
+    assert counts[1] - counts[0] <= 6 * 13

@@ -444,7 +444,7 @@ def test_an_error_says_which_of_the_two_stores_failed(tmp_path, there, which):
         GCSSaver.from_conn_string(there, **options.get("target", {})) as second,
         pytest.raises(StoreUnavailableError, match=f"^Store '{which}': It does not answer"),
     ):
-        saver.transfer_thread("t", second)
+        saver.admin.transfer_thread("t", second)
 
 
 def test_the_source_is_read_while_the_target_is_written(tmp_path, there):

@@ -38,6 +38,7 @@ from .world import (
     DAMAGE,
     EMPTY,
     LOADS,
+    SMALL,
     THREAD,
     Call,
     Process,
@@ -53,6 +54,7 @@ from .world import (
     put,
     put_flow,
     put_writes,
+    random_bytes,
     read,
     read_pending,
     state,
@@ -73,8 +75,8 @@ def _pruned(rule: Retention, thread_id: str, context: Context) -> Flow[Any]:
     return pruning.prune(thread_id, choose, dry_run=False, loads=LOADS, context=context)
 
 
-def prune(rule: Retention = LATEST) -> Call:
-    return Call("prune", partial(_pruned, rule, THREAD))
+def prune(rule: Retention = LATEST, thread_id: str = THREAD) -> Call:
+    return Call("prune", partial(_pruned, rule, thread_id))
 
 
 def delete_run(run: str) -> Call:
@@ -281,6 +283,10 @@ class Keeping(Rules):
         for process in collectors:
             for call in process.calls:
                 _, world = play(_at(call.start(new_context("yz")), process.clock), world)
+        if _is_under_way(
+            world, TARGET
+        ):  # Even when it was repeated, as the pruner's error says. It says what else to do.
+            _, world = play(delete(TARGET).start(new_context("yx")), world)
         for thread_id in (THREAD, TARGET):
             _, world = play(_pruned(self.rule or KeepLast(100), thread_id, new_context("zy")), world)
         for run in sorted(self.runs):
@@ -309,9 +315,13 @@ def _is_read(world: World, name: str) -> bool:
     """
     if not name.startswith(f"{keys.writes(TARGET)}/"):
         return not is_stripped(world, name)
-    thread = world.doc(keys.thread_doc(TARGET))
-    under_way = thread is not None and "copying" in thread.fields
-    return not under_way and _is_listed(world, TARGET, "", keys.writes_checkpoint_id_of(name))
+    return not _is_under_way(world, TARGET) and _is_listed(world, TARGET, "", keys.writes_checkpoint_id_of(name))
+
+
+def _is_under_way(world: World, thread_id: str) -> bool:
+    """Whether a copy to a thread has not ended."""
+    thread = world.doc(keys.thread_doc(thread_id))
+    return thread is not None and "copying" in thread.fields
 
 
 def _listed(world: World, thread_id: str) -> list[Any]:
@@ -1011,6 +1021,58 @@ def copy_and_two_deletions_of_its_target() -> Scenario:
         Process("E", (delete(TARGET),)),
         Process("C", (copy(),), after="E"),
         errors=(InvalidInputError,),
+    )
+
+
+def _forked(*more: Call) -> Start:
+    """A thread in which "8" has frames of "1". That names no heir, so copying "8" does not touch the copy of "1"."""
+    base = small("1") | state(k=random_bytes("k1", SMALL))
+    made = [
+        (put("1", None, base, base), base),
+        (put("2", "1", small("2"), "s"), small("2")),
+        (put("8", "1", base | small("8"), "s", run="r8"), base | small("8")),
+        (put("9", "1", base | small("9"), "s", run="r9"), base | small("9")),
+    ]
+    return _after(thread_of(*made[:-1]), made[-1][0], delete_run("r9"), *more)
+
+
+@_named
+def copy_and_a_prune_of_its_target() -> Scenario:
+    "What the copy still brings refers to what the pruner has seen."
+    return _scenario(
+        _forked(),
+        Process("C", (copy(),), dies=True),
+        Process("P", (prune(thread_id=TARGET),), dies=True),
+        rule=LATEST,
+        runs="r9",
+        errors=(ConflictError, InvalidInputError),
+        batch=1,
+    )
+
+
+@_named
+def copy_and_a_deletion_of_a_run_from_its_target() -> Scenario:
+    return _scenario(
+        _forked(),
+        Process("C", (copy(),), dies=True),
+        Process("P", (delete_run("r1"),), dies=True),
+        runs="r1 r9",
+        errors=(ConflictError, InvalidInputError),
+        batch=1,
+    )
+
+
+@_named
+def copy_and_a_collection_of_its_target() -> Scenario:
+    "The copy brings frames of what was pruned, which look as if nothing needed them."
+    return _scenario(
+        _forked(prune()),
+        Process("C", (copy(),), dies=True),
+        Process("Q", (collect(TARGET),), clock=TOMORROW, dies=True),
+        rule=LATEST,
+        runs="r9",
+        errors=(InvalidInputError,),
+        batch=1,
     )
 
 

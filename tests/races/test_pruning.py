@@ -256,8 +256,23 @@ def _writers_without_a_deadline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(save, "ATTEMPT_DEADLINE_SECONDS", float("inf"))
 
 
-def _collects_from_copies_under_way(effect: Effect[Any]) -> list[Effect[Any]]:
-    return [GetDocs(())] if isinstance(effect, GetDocs) and effect.mask == ("copying",) else [effect]
+def _settled(*looks: bool) -> Break:
+    """A snapshot with a look for a copy where `looks` says so: before it, and after it."""
+
+    def settled(thread_id: str, context: Any) -> Flow[Any]:
+        before, after = looks
+        if before:
+            yield from pruning._last_copy(thread_id)
+        found = yield from pruning.snapshot(thread_id, context)
+        if after:
+            yield from pruning._last_copy(thread_id)
+        return found
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(pruning, "settled", settled)
+        patch.setattr(collecting, "settled", settled)
+
+    return apply
 
 
 def _collects_half_a_task(patch: pytest.MonkeyPatch) -> None:
@@ -329,11 +344,14 @@ _PRUNES = [
     (_copies_go_on_with_anything, "dead_copy_then_its_source_changes", "I1"),
     (_collects_what_is_young, "collect_and_writers", "I1"),
     (_writers_without_a_deadline, "collect_and_an_upload_that_takes_hours", "I1"),
-    (
-        _with_effects(collecting, "collect", _collects_from_copies_under_way),
-        "collect_and_a_dead_copy_repeated",
-        "I1",
-    ),
+    (_settled(False, False), "collect_and_a_dead_copy_repeated", "I1"),
+    (_settled(False, False), "copy_and_a_prune_of_its_target", "I1"),
+    (_settled(False, True), "copy_and_a_prune_of_its_target", "I1"),
+    (_settled(True, False), "copy_and_a_prune_of_its_target", "I1"),
+    (_settled(False, True), "copy_and_a_deletion_of_a_run_from_its_target", "I1"),
+    (_settled(False, False), "copy_and_a_collection_of_its_target", "I1"),
+    (_settled(False, True), "copy_and_a_collection_of_its_target", "I1"),
+    (_settled(True, False), "copy_and_a_collection_of_its_target", "I1"),
     (_collects_half_a_task, "collect_and_writes_that_came_too_early", "a part of a call"),
     (_with_writes(_copies_without_guard, copying, "copy_thread"), "copy_and_a_deletion_of_its_target", "I1"),
 ]
