@@ -4,7 +4,10 @@
 {path}/documents.sqlite3     all documents (with -wal and -shm beside it while in use)
 {path}/objects/{name}        an object, under its name as `_fold` writes it
 {path}/tmp/                  objects being written
+{path}/.new-*/               a database being made, which becomes `documents.sqlite3.*.part` before it gets its name
 ```
+
+A killed process leaves files in the last two lines' places; they are removed a day later.
 
 All of it is its user's alone: what the store makes has mode 0700 or 0600. It follows no link, and reads and writes
 nothing but regular files, of directories that belong to its user or to root (`files.py`).
@@ -102,7 +105,7 @@ LAST_PAUSE = 0.1
 """Seconds between attempts while another process writes: those of SQLite's own busy handler."""
 
 ABANDONED_AFTER = 24 * 3600
-"""Age in seconds at which a file in `tmp/` is one that a killed process left."""
+"""Age in seconds at which what is being made is what a killed process left."""
 
 _LATEST = 2**63 - 1
 """The greatest integer of SQLite."""
@@ -117,6 +120,12 @@ _CACHE_KIB = 2000
 _JOURNAL = "-journal"
 _COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
 """What names of SQLite's files end with."""
+
+_NEW = re.compile(r"\.new-[a-z0-9_]{8}\Z")
+"""Directories in which databases are made, as `tempfile` names them."""
+
+_PART = re.compile(r"documents\.sqlite3\.[0-9a-f]{16}\.part\Z")
+"""Databases that are to get their name, as `files.beside` names them."""
 
 _SCHEMA = (
     """
@@ -233,6 +242,7 @@ class LocalDocuments:
         self._log = self._directory / "documents.sqlite3-wal"
         self._timeout = timeout
         self._closed = False
+        self._is_tidy = False
         self._inherited: list[sqlite3.Cursor] = []  # from before a fork
         self._torn = False
         self._reset()
@@ -467,6 +477,7 @@ class LocalDocuments:
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_store(self._directory)
+            self._tidy()
             if not self._file.exists():
                 self._make()
             before = self._look()
@@ -487,6 +498,27 @@ class LocalDocuments:
         except BaseException:
             db.close()
             raise
+
+    def _tidy(self) -> None:
+        """Remove what processes left that were killed while they made the database, a day ago."""
+        if self._is_tidy or not os.access(self._directory, os.W_OK):
+            return
+        with files.Directory.at(str(self._directory.resolve())) as store:
+            for name, is_directory in store.names():
+                found = store.look(name) if (_NEW if is_directory else _PART).match(name) else None
+                if found is not None and time.time() - found.st_mtime > ABANDONED_AFTER:
+                    # Nothing depends on it: what cannot be removed must not keep the store from being opened.
+                    with suppress(OSError):
+                        self._empty(store, name) if is_directory else store.unlink(name)
+        self._is_tidy = True
+
+    def _empty(self, store: files.Directory, name: str) -> None:
+        """Remove a directory in which a database was made, if it holds nothing else."""
+        with store.directory(name) as made:
+            for companion in _COMPANIONS:
+                with suppress(FileNotFoundError):
+                    made.unlink(self._file.name + companion)
+        store.remove_empty(name)
 
     def _stamp(self) -> tuple[int, ...] | None:
         """What tells one state of a database from another where this process may not write, nor SQLite keep its locks.

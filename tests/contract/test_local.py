@@ -467,6 +467,46 @@ def test_sigkill_loses_nothing_acknowledged(path: Path) -> None:
                 assert i <= last + 1
 
 
+def make_until_killed(path: Path, at: int) -> int:
+    """Make a store in a process that kills itself at one of its calls of C code: the process's exit code."""
+    pid = os.fork()
+    if pid == 0:
+        calls = count()
+
+        def profile(_frame: Any, event: str, _arg: Any) -> None:
+            if event == "c_call" and next(calls) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            documents = LocalDocuments(path, timeout=PATIENCE)
+            threading.setprofile(profile)  # Connections are opened on a thread of the store's.
+            create(documents, "c/a")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_remains_of_processes_killed_while_they_made_a_store_go_after_a_day(tmp_path: Path) -> None:
+    kinds = set[str]()
+    for at in count(0, 9):
+        path = tmp_path / str(at)
+        code = make_until_killed(path, at)
+        remains = [*path.glob(".new-*"), *path.glob("*.part")]
+        kinds.update(one.name[:5] for one in remains)
+        for is_old in (False, True):
+            for one in remains:
+                os.utime(one, (time.time() - is_old * 25 * 3600,) * 2)
+            with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+                documents.query_docs(QueryDocs("c"))
+            assert [one.exists() for one in remains] == [not is_old] * len(remains), "a young one may become a store"
+        assert [one.name for one in path.iterdir()] == ["documents.sqlite3"]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert kinds == {".new-", "docum"}
+
+
 def test_fork(documents: LocalDocuments, path: Path) -> None:
     create(documents, "c/parent")
     gate_read, gate_write = os.pipe()

@@ -117,6 +117,45 @@ def test_a_linked_tmp(path, blobs, elsewhere, call, is_ready):
         perform(blobs, call)
 
 
+def test_remains_of_databases_that_are_something_else(path, elsewhere):
+    """What the store has not made stays, and so does what a link leads to."""
+    store(path)
+    part = f"documents.sqlite3.{'a' * 16}.part"
+    theirs = [".new-abcdefg", ".new-ABCDEFGH", ".new-abcdefgh.bak", f"documents.sqlite3.{'a' * 15}.part", f"x{part}"]
+    for name in (*theirs, part):
+        (path / name).write_bytes(SECRET)
+    for name in (".new-filefile", ".new-othername"):
+        (path / name).write_bytes(SECRET)
+    (path / ".new-linklink").symlink_to(elsewhere)
+    (path / f"documents.sqlite3.{'b' * 16}.part").symlink_to(elsewhere / "thesis.tex")
+    for name in (".new-theirs00", ".new-within00", ".new-empty000"):
+        (path / name).mkdir()
+    (path / ".new-theirs00" / "thesis.tex").write_bytes(SECRET)
+    (path / ".new-within00" / "documents.sqlite3").symlink_to(elsewhere / "thesis.tex")
+    before = {one.name for one in path.iterdir()}
+    for name in before:
+        os.utime(path / name, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        assert saver.get_tuple(cfg()) is not None
+    assert before - {one.name for one in path.iterdir()} == {part, ".new-within00", ".new-empty000"}
+    assert (path / ".new-theirs00" / "thesis.tex").read_bytes() == SECRET
+
+
+def test_remains_of_databases_behind_a_link(path, tmp_path):
+    """The store's own path may be a link, and what cannot be removed keeps nobody from opening it."""
+    store(path)
+    (path / ".new-empty000").mkdir()
+    (path / ".new-kept0000").mkdir()
+    (path / ".new-kept0000" / "documents.sqlite3").mkdir()
+    for one in path.iterdir():
+        os.utime(one, (LONG_AGO, LONG_AGO))
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with GCSSaver.from_conn_string(f"file://{link}") as saver:
+        assert saver.get_tuple(cfg()) is not None
+    assert [one.name for one in path.glob(".new-*")] == [".new-kept0000"]
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_linked_objects(path, blobs, elsewhere, call):
     path.mkdir()
