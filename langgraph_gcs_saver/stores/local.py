@@ -141,6 +141,7 @@ CREATE TABLE documents (
 """,
     "CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL)",
     "INSERT INTO clock VALUES (1, 0)",
+    f"PRAGMA user_version = {_FORMAT}",
 )
 _OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
 """The schema of all formats. A view, trigger or computed column would run in the process that opens the store.
@@ -481,6 +482,8 @@ class LocalDocuments:
             if not self._file.exists():
                 self._make()
             before = self._look()
+            if not before.st_size:
+                self._refuse_lost()  # before SQLite looks, which removes the log of an empty file
         db = self._connect(before)
         try:
             try:
@@ -532,6 +535,22 @@ class LocalDocuments:
                 return None
         found = self._file.stat()
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _refuse_lost(self) -> None:
+        """Refuse an empty database beside what a store has left.
+
+        Raises:
+            StoreError: There is a log, or there are objects: the documents that led to them are lost.
+        """
+        objects = self._directory / "objects"
+        for path in (self._log, objects):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if path.lstat().st_size if path is self._log else next(path.iterdir(), None):
+                    raise StoreError(
+                        f"{self._file} is empty, but {path} is not: a store was here, and its documents are lost. "
+                        f"Restore {self._file.name} from a backup. To begin an empty store, name another directory or "
+                        f"remove {self._directory}. Nothing was read or written."
+                    )
 
     def _look(self) -> os.stat_result:
         """The status of the database file; raises as `_refuse_strange` does."""
@@ -599,7 +618,7 @@ class LocalDocuments:
             made = Path(directory, self._file.name)
             with closing(sqlite3.connect(made, isolation_level=None)) as db:
                 # The log comes last: what is in a log is not in the file.
-                for statement in (*_SCHEMA, f"PRAGMA user_version = {_FORMAT}", "PRAGMA journal_mode = WAL"):
+                for statement in (*_SCHEMA, "PRAGMA journal_mode = WAL"):
                     db.execute(statement)
             with suppress(FileExistsError):  # another process was first
                 files.add_file(self._file, made.read_bytes())
@@ -609,6 +628,8 @@ class LocalDocuments:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
             db.execute("PRAGMA trusted_schema = OFF")
+            if not self._is_begun(db):
+                self._begin(db, frozen=frozen)
             self._check_schema(db)
             # What the file's header says of memory, and where SQLite sorts, is not left to who wrote the file.
             db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -619,6 +640,30 @@ class LocalDocuments:
                 f"{self._file} has no write-ahead log: choose a directory on a local disk or, if another program has "
                 f'changed it, run `sqlite3 {self._file.name} "PRAGMA journal_mode = WAL"` there. Nothing was read.'
             )
+
+    def _is_begun(self, db: sqlite3.Connection) -> bool:
+        """Whether a database has anything, or says what it is."""
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        return bool(version) or db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
+
+    def _begin(self, db: sqlite3.Connection, *, frozen: bool) -> None:
+        """Begin a store in an empty database, such as `touch` makes, or an earlier version that was killed.
+
+        In place, under SQLite's own locks: another process may have it open, and have begun a store in it.
+        """
+        if frozen:
+            raise PermissionDeniedError(
+                f"{self._file} is empty, and this process may not begin a store there: give its user write permission "
+                "on the file and on its directory, or name another directory."
+            )
+        self._refuse_lost()
+        if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            db.execute("PRAGMA journal_mode = MEMORY")  # A crash leaves no rollback journal, and nothing is lost.
+            db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")
+        for statement in () if self._is_begun(db) else _SCHEMA:
+            db.execute(statement)
+        db.execute("COMMIT")
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
         (found,) = db.execute("PRAGMA user_version").fetchone()
@@ -636,7 +681,8 @@ class LocalDocuments:
             )
         if not found:
             raise StoreError(
-                f"{self._file} holds no store: restore it from a backup, or name another directory. Nothing was read."
+                f"{self._file} has a store's tables, but not its format: something has changed it. Restore it from a "
+                "backup, or name another directory. Nothing was read."
             )
 
     def _explain(self, error: sqlite3.Error) -> StoreError:

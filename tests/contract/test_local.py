@@ -637,13 +637,108 @@ def test_a_database_without_a_log(documents: LocalDocuments, path: Path) -> None
         assert value(again, "c/a") == 1
 
 
-def test_an_empty_file_is_no_store(documents: LocalDocuments, path: Path) -> None:
+@pytest.fixture(params=["touched", "opened"])
+def empty(request: pytest.FixtureRequest, path: Path) -> Path:
+    """A database without anything: of no bytes, as of `touch`, or of a page, as of a program that looked at it."""
     path.mkdir()
-    (path / "documents.sqlite3").touch()
-    for call in (lambda: value(documents, "c/a"), lambda: create(documents, "c/a")):
-        with pytest.raises(StoreError, match="holds no store: restore it from a backup"):
-            call()
-    assert not (path / "documents.sqlite3").stat().st_size
+    file = path / "documents.sqlite3"
+    file.touch()
+    if request.param == "opened":
+        with closing(sqlite3.connect(file)) as db:
+            db.execute("VACUUM")
+        assert file.stat().st_size
+    return file
+
+
+def test_a_store_begins_in_an_empty_file(empty: Path, path: Path) -> None:
+    for directory in ("objects", "tmp"):
+        (path / directory).mkdir()
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        assert documents.query_docs(QueryDocs("c")) == []
+        create(documents, "c/a")
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        assert value(documents, "c/a") == 1
+        assert documents.version() == 2
+    with closing(sqlite3.connect(empty)) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_many_begin_a_store_in_an_empty_file(empty: Path, path: Path) -> None:
+    pids = []
+    for number in range(8):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                create(LocalDocuments(path, timeout=PATIENCE), f"c/{number}", number)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        assert [doc.fields["v"] for doc in documents.query_docs(QueryDocs("c"))] == list(range(8))
+    assert empty.stat().st_size
+
+
+def test_sigkill_while_a_store_begins_in_an_empty_file(tmp_path: Path) -> None:
+    for at in count(0, 9):
+        path = tmp_path / str(at)
+        path.mkdir()
+        (path / "documents.sqlite3").touch()
+        code = make_until_killed(path, at)
+        with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+            assert len(documents.query_docs(QueryDocs("c"))) <= 1
+            create(documents, "c/b")
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("left", ["documents.sqlite3-wal", "objects"])
+def test_an_empty_file_beside_what_a_store_left(empty: Path, path: Path, left: str) -> None:
+    """SQLite would remove the log of a file of no bytes, as soon as it looks at it."""
+    if left != "objects":
+        empty.write_bytes(b"")
+    beside = path / left / "aa-t" if left == "objects" else path / left
+    beside.parent.mkdir(exist_ok=True)
+    beside.write_bytes(b"the last commits, or an object")
+    before = empty.read_bytes()
+    with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+        for call in (lambda: value(documents, "c/a"), lambda: create(documents, "c/a")):
+            with pytest.raises(
+                StoreError, match=rf"sqlite3 is empty, but \S.*{left} is not: .* Restore .* name another"
+            ):
+                call()
+    assert (empty.read_bytes(), beside.read_bytes()) == (before, b"the last commits, or an object")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_an_empty_file_that_may_only_be_read(empty: Path, path: Path) -> None:
+    before = empty.read_bytes()
+    empty.chmod(0o444)
+    path.chmod(0o555)
+
+    def refused() -> list[type[Exception]]:
+        with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
+            return [error_of(lambda: value(documents, "c/a")), error_of(lambda: create(documents, "c/a"))]
+
+    try:
+        assert unprivileged(refused) == [PermissionDeniedError] * 2
+    finally:
+        path.chmod(0o755)
+    assert empty.read_bytes() == before
+
+
+def test_tables_without_a_version(documents: LocalDocuments, path: Path) -> None:
+    create(documents, "c/a")
+    documents.close()
+    with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
+        db.execute("PRAGMA user_version = 0")
+    with (
+        closing(LocalDocuments(path, timeout=PATIENCE)) as again,
+        pytest.raises(StoreError, match="has a store's tables, but not its format"),
+    ):
+        value(again, "c/a")
 
 
 def test_a_newer_format(documents: LocalDocuments, path: Path) -> None:
