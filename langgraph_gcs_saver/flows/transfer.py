@@ -332,7 +332,7 @@ class _Move:
         if not (yield from in_turn(chain(levels, rest), self._read_docs, self._write_docs)):
             return False
         yield from together(self._compare_docs(), self._compare_blobs())
-        return self.is_whole or (yield from self._end())
+        return (yield from self._end())
 
     def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
@@ -526,7 +526,11 @@ class _Move:
 
     def _end(self) -> Flow[bool]:
         if {doc.name: doc.update_time for doc in (yield from self._docs(()))} != self.times:
+            if self.is_whole:
+                raise self._not_empty()  # It has more: used since, or anyone's with a forged claim.
             return False  # Written to since: the next try will see.
+        if self.is_whole:
+            return True
         kept: Fields = {} if self.found.thread is None else self.found.thread.fields
         fields = {key: value for key, value in kept.items() if key not in _OWN}
         end = Merge(self.thread, {"thread_id": self.found.thread_id, **fields}, ("copying",), self.time)

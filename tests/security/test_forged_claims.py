@@ -251,3 +251,21 @@ def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant)
         assert raw.snapshot() == before
         target.delete_thread("copy")
         assert source.admin.transfer_thread("copy", target).checkpoints == 5
+
+
+@pytest.mark.parametrize("plant", [plant_checkpoint, plant_writes, plant_anything])
+def test_what_was_planted_beside_all_that_a_transfer_moves(store_uri, tmp_path, plant):
+    """Whoever plants it also leaves the claim of a transfer that has ended, which the next one takes for its own."""
+    elsewhere = f"file://{tmp_path}/elsewhere"
+    with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(elsewhere) as target:
+        fill(source, "copy")
+        source.admin.transfer_thread("copy", target)
+        assert source.admin.transfer_thread("copy", target).present > 0
+        raw = open_raw(elsewhere)
+        ended = raw.documents()[keys.thread_doc("copy")]
+        plant(raw, target)
+        raw.set_document(keys.thread_doc("copy"), ended)
+        before = raw.snapshot()
+        with pytest.raises(InvalidInputError, match="not empty where it is to go"):
+            source.admin.transfer_thread("copy", target)
+        assert raw.snapshot() == before
