@@ -40,7 +40,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property, partial
 from itertools import chain, islice, repeat
@@ -49,15 +49,12 @@ from typing import Any, BinaryIO, TypeVar
 from weakref import WeakSet
 
 import google_crc32c
-from google.protobuf.message import DecodeError
 
 from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
     CopyBlob,
-    Create,
-    Delete,
     DeleteBlobs,
     Doc,
     EnsureBucket,
@@ -66,7 +63,6 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
-    Merge,
     PutBlob,
     QueryDocs,
     ReadBucket,
@@ -79,15 +75,13 @@ from langgraph_gcs_saver.errors import (
     DamageError,
     GCSSaverError,
     InvalidIdError,
-    InvalidInputError,
     PermissionDeniedError,
     SaverClosedError,
     StoreError,
     StoreUnavailableError,
     UnsupportedFormatError,
 )
-from langgraph_gcs_saver.stores.messages import PbMapValue
-from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
+from langgraph_gcs_saver.stores import rows
 
 T = TypeVar("T")
 
@@ -754,146 +748,6 @@ def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
-# Names
-
-
-def _segments(name: str) -> list[bytes]:
-    try:
-        segments = name.encode().split(b"/")
-    except UnicodeEncodeError:
-        raise InvalidIdError(f"The name {name[:200]!r} holds a lone surrogate, which is not Unicode text.") from None
-    if any(segment in (b"", b".", b"..") or b"\0" in segment for segment in segments):
-        raise InvalidIdError(f"{name[:200]!r} is no legal name: a part of it is empty, `.`, `..` or holds a NUL.")
-    return segments
-
-
-def _path_key(name: str) -> tuple[list[bytes], bytes]:
-    segments = _segments(name)
-    key = b"\0".join(segments)
-    if len(key) > limits.NAME_BYTES or max(map(len, segments)) > limits.SEGMENT_BYTES:
-        raise InvalidIdError(
-            f"The name {name[:80]!r}… has {len(key)} bytes; Firestore allows {limits.NAME_BYTES}, and "
-            f"{limits.SEGMENT_BYTES} in a part."
-        )
-    return segments, key
-
-
-def _key(name: str) -> tuple[str, bytes]:
-    """The primary key of a document."""
-    segments, key = _path_key(name)
-    if len(segments) % 2:
-        raise InvalidIdError(f"{name[:200]!r} names a collection, not a document.")
-    return segments[-2].decode(), key
-
-
-def _select(query: QueryDocs) -> tuple[str, tuple[object, ...]]:
-    """SQL of a query without its filters, which are applied to the rows."""
-    segments, prefix = _path_key(query.collection)
-    lower, upper = [], []
-    if query.start is not None:
-        lower.append(_key(query.start)[1])
-    if query.after is not None:
-        lower.append(_key(query.after)[1] + b"\0")  # the smallest key past it
-    if query.end is not None:
-        upper.append(_key(query.end)[1])
-    sql = _QUERY
-    if query.group:
-        if len(segments) != 1 or query.start is None or query.end is None:
-            raise InvalidInputError("A query of a collection group needs a bare collection id, `start` and `end`.")
-        last: tuple[int, ...] = ()
-    else:
-        if len(segments) % 2 == 0:
-            raise InvalidIdError(f"{query.collection[:200]!r} names a document, not a collection.")
-        lower.append(prefix + b"\0")
-        upper.append(prefix + b"\1")
-        # A collection of the same id further below, such as `a/x/a`, lies in the same range.
-        sql += " AND instr(substr(name, ?), x'00') = 0"
-        last = (len(prefix) + 2,)
-    return sql + " ORDER BY name", (segments[-1].decode(), max(lower), min(upper), *last)
-
-
-# Fields
-
-
-def _parse(name: str, stored: Any) -> Any:
-    try:
-        return PbMapValue.FromString(stored)
-    except (DecodeError, TypeError) as error:
-        raise DamageError(
-            f"The stored bytes of document {name!r} are damaged: restore the database from a backup."
-        ) from error
-
-
-_DAMAGED = to_map({"format": None})
-"""Stands for a document whose stored bytes do not parse: present, and of no format, which readers take for damage."""
-
-
-def _row(stored: Any, create_time: Any, update_time: Any) -> tuple[Any, int, int]:
-    """The message and the times of a row; SQLite holds values of any type in any column."""
-    if not (isinstance(stored, bytes) and isinstance(create_time, int) and isinstance(update_time, int)):
-        return _DAMAGED, 0, 0
-    try:
-        return PbMapValue.FromString(stored), create_time, update_time
-    except DecodeError:
-        return _DAMAGED, create_time, update_time
-
-
-def _doc(name: str, message: Any, mask: tuple[str, ...] | None, create_time: int, update_time: int) -> Doc:
-    if mask is None:
-        return Doc(name, from_fields(message.fields), create_time, update_time)
-    selected: dict[str, Any] = {}
-    for path in mask:
-        found = _find(message, path)
-        if found is not None:
-            *parents, last = path.split(".")
-            target = selected
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[last] = from_value(found)
-    return Doc(name, selected, create_time, update_time)
-
-
-def _find(message: Any, path: str) -> Any | None:
-    """The `Value` at a field path, or None."""
-    found = None
-    for part in path.split("."):
-        found = message.fields.get(part)
-        if found is None:
-            return None
-        message = found.map_value  # of another type: without fields
-    return found
-
-
-def _matches(message: Any, path: str, asked: object) -> bool:
-    found = _find(message, path)
-    return found is not None and _equal(from_value(found), asked)
-
-
-def _equal(value: object, asked: object) -> bool:
-    """Firestore's equality: numbers by value, everything else by type and value."""
-    if isinstance(value, dict) and isinstance(asked, dict):
-        return value.keys() == asked.keys() and all(_equal(value[key], asked[key]) for key in value)
-    if isinstance(value, bool) or isinstance(asked, bool):
-        return value is asked
-    return value == asked
-
-
-def _size(fields: Mapping[str, Any]) -> int:
-    """Bytes as Firestore counts them (https://firebase.google.com/docs/firestore/storage-size)."""
-    return 32 + sum(len(name.encode()) + 1 + _value_size(value) for name, value in fields.items())
-
-
-def _value_size(value: Any) -> int:
-    kind = value.WhichOneof("value_type")
-    if kind == "string_value":
-        return len(value.string_value.encode()) + 1
-    if kind == "bytes_value":
-        return len(value.bytes_value)
-    if kind == "map_value":
-        return _size(value.map_value.fields)
-    return 8 if kind in ("integer_value", "double_value") else 1
-
-
 # Operations: what is done within a transaction
 
 
@@ -915,79 +769,49 @@ def _read_version(db: sqlite3.Cursor) -> int:
 
 
 def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
-    keys = {name: _key(name) for name in effect.names}
+    keys = {name: rows.key_of(name) for name in effect.names}
 
     def read(db: sqlite3.Cursor) -> dict[str, Doc]:
         docs: dict[str, Doc] = {}
         for name, key in keys.items():
             row = db.execute(_GET, key).fetchone()
             if row is not None:
-                message, create_time, update_time = _row(*row)
-                docs[name] = _doc(name, message, effect.mask, create_time, update_time)
+                docs[name] = rows.read(name, row, effect.mask)
         return docs
 
     return read
 
 
 def _querying(effect: QueryDocs) -> Operation[list[Doc]]:
-    sql, parameters = _select(effect)
-    where = [(path, from_value(to_value(asked))) for path, asked in effect.where]
-
-    def query(db: sqlite3.Cursor) -> list[Doc]:
-        docs: list[Doc] = []
-        for key, *row in db.execute(sql, parameters):
-            if effect.limit is not None and len(docs) >= effect.limit:
-                break
-            name = key.replace(b"\0", b"/").decode(errors="replace")
-            message, create_time, update_time = _row(*row)
-            # Nobody knows what a damaged document would have matched: the reader must see it.
-            if message is _DAMAGED or all(_matches(message, path, asked) for path, asked in where):
-                docs.append(_doc(name, message, effect.mask, create_time, update_time))
-        return docs
-
-    return query
+    query = rows.Query(effect)
+    sql: str = _QUERY
+    parameters: list[object] = [query.collection_id, query.start, query.end]
+    if query.prefix is not None:
+        sql += " AND instr(substr(name, ?), x'00') = 0"
+        parameters.append(query.prefix + 1)  # SQL counts from 1
+    sql += " ORDER BY name"
+    return lambda db: query.find(db.execute(sql, parameters))
 
 
 def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
-    keys = [_key(write.name) for write in effect.writes]
-    messages = [None if isinstance(write, Delete) else to_map(write.fields) for write in effect.writes]
-    size = sum(len(write.name) for write in effect.writes) + sum(m.ByteSize() for m in messages if m is not None)
-    if size > limits.COMMIT_BYTES:
-        raise StoreError(f"A commit of {size} bytes is over the limit of {limits.COMMIT_BYTES}; write less at once.")
+    writes = rows.Writes(effect)
 
     def commit(db: sqlite3.Cursor) -> tuple[int, ...] | None:
-        return _apply(db, effect, keys, messages)
+        now = max(time.time_ns(), _last(db) + 1)
+        applied = writes.apply(lambda key: db.execute(_GET, key).fetchone(), now)
+        if applied is None:
+            return None
+        times, changed = applied
+        for key, row in changed.items():
+            if row is None:
+                db.execute("DELETE FROM documents WHERE collection_id = ? AND name = ?", key)
+            else:
+                db.execute(_SET, (*key, *row))
+        if now in times:
+            db.execute("UPDATE clock SET last = ?", (now,))
+        return times
 
     return commit
-
-
-def _apply(
-    db: sqlite3.Cursor, commit: Commit, keys: list[tuple[str, bytes]], messages: list[Any]
-) -> tuple[int, ...] | None:
-    """Apply writes within a transaction; None when a precondition fails."""
-    now = max(time.time_ns(), _last(db) + 1)
-    times = []
-    for write, key, message in zip(commit.writes, keys, messages, strict=True):
-        row = db.execute(_GET, key).fetchone()
-        if isinstance(write, Create):
-            if row is not None:
-                return None
-        elif write.update_time is not None and (row is None or row[2] != write.update_time):
-            return None
-        if isinstance(write, Delete):
-            db.execute("DELETE FROM documents WHERE collection_id = ? AND name = ?", key)
-            times.append(0)
-        elif row is None:
-            _store(db, key, message, now, now)
-            times.append(now)
-        elif isinstance(write, Merge):
-            merged = _merge(_parse(write.name, row[0]), write, message)
-            if merged is not None:
-                _store(db, key, merged, row[1], now)
-            times.append(row[2] if merged is None else now)
-    if now in times:
-        db.execute("UPDATE clock SET last = ?", (now,))
-    return tuple(times)
 
 
 def _last(db: sqlite3.Cursor) -> int:
@@ -999,29 +823,6 @@ def _last(db: sqlite3.Cursor) -> int:
             "Nothing was written."
         )
     return last
-
-
-def _merge(target: Any, write: Merge, message: Any) -> Any | None:
-    """Merge into the message of a document; None when that changes nothing."""
-    before = target.SerializeToString(deterministic=True)
-    for field in write.remove:
-        target.fields.pop(field, None)
-    for field, value in message.fields.items():
-        target.fields[field].CopyFrom(value)
-    return None if target.SerializeToString(deterministic=True) == before else target
-
-
-def _store(db: sqlite3.Cursor, key: tuple[str, bytes], message: Any, create_time: int, update_time: int) -> None:
-    stored = message.SerializeToString(deterministic=True)
-    # Firestore's count exceeds a message's length by little (a short field with a number: 10 bytes for 9).
-    if len(stored) > limits.DOCUMENT_BYTES // 2:
-        size = _size(message.fields) + len(key[1]) + 17
-        if size > limits.DOCUMENT_BYTES:
-            name = key[1].replace(b"\0", b"/").decode()
-            raise StoreError(
-                f"The document {name!r} has {size} bytes; the limit is {limits.DOCUMENT_BYTES}. Store less in it."
-            )
-    db.execute(_SET, (*key, stored, create_time, update_time))
 
 
 # Objects
@@ -1254,12 +1055,7 @@ class LocalBlobs:
         """The path of an object below `objects`."""
         if _SAME.match(name):
             return name.split("/")
-        segments = _segments(name)
-        if len(name.encode()) > limits.OBJECT_NAME_BYTES:
-            raise InvalidIdError(
-                f"The name {name[:80]!r}… is longer than the {limits.OBJECT_NAME_BYTES} bytes of Cloud Storage."
-            )
-        return [part for segment in segments for part in self._written(segment)]
+        return [part for segment in rows.object_segments_of(name) for part in self._written(segment)]
 
     def _written(self, segment: bytes) -> tuple[str, ...]:
         """The path of a segment of a name, in the form that this store has."""
