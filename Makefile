@@ -24,9 +24,10 @@ demo: .venv/installed
 test: lint emulators
 	$(BIN)/pytest $(PARALLEL)
 
-# A minute, without Java: modules one by one, the embedded store, and stores of earlier formats.
+# A minute, without Java: modules one by one, the stores without a service, and stores of earlier formats.
 quick: .venv/installed
-	$(BIN)/pytest $(PARALLEL) -k "not emulators" tests/unit tests/compat tests/contract/test_local.py
+	$(BIN)/pytest $(PARALLEL) -k "not emulators" tests/unit tests/compat \
+		tests/contract/test_local.py tests/contract/test_memory.py tests/contract/test_rows.py
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Connection strings: `gs://…` and `file://…`."""
+"""Connection strings: `gs://…`, `file://…` and `memory:`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from langgraph_gcs_saver.format import keys
 
 _GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
 _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
+_MEMORY_FORM = "memory:"
 _PARAMETERS = ("project", "database", "root")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -101,6 +102,11 @@ class LocalAddress:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryAddress:
+    """Where `memory:` points: each saver that is opened by it gets a store of its own."""
+
+
 def _unquote(text: str) -> str:
     try:
         return unquote(text, errors="strict")
@@ -108,13 +114,17 @@ def _unquote(text: str) -> str:
         raise InvalidURIError("A part of the connection string is not UTF-8 when its '%' escapes are undone.") from None
 
 
-def parse(uri: str) -> GoogleAddress | LocalAddress:
+Address = GoogleAddress | LocalAddress | MemoryAddress
+"""What a connection string names."""
+
+
+def parse(uri: str) -> Address:
     """Parse a connection string.
 
     Raises:
         InvalidURIError: It names no store; the message shows the forms.
     """
-    forms = f"The forms are {_GCS_FORM} and {_FILE_FORM}."
+    forms = f"The forms are {_GCS_FORM}, {_FILE_FORM} and {_MEMORY_FORM}"
     if not isinstance(uri, str):
         raise InvalidURIError(f"A connection string must be a str, not {type(uri).__name__}. {forms}")
     try:
@@ -132,6 +142,10 @@ def parse(uri: str) -> GoogleAddress | LocalAddress:
         if "\0" in path or _SURROGATE.search(path):
             raise InvalidURIError("The directory's name holds a NUL or a lone surrogate, which no file system allows.")
         return LocalAddress(Path(path))
+    if parts.scheme == "memory":
+        if uri.lower() != _MEMORY_FORM:
+            raise InvalidURIError(f"A store in memory has no name and no parameters. The form is {_MEMORY_FORM}")
+        return MemoryAddress()
     if parts.scheme != "gs":
         # What else it says is not shown: of another service's it may be a password.
         scheme = _SCHEME.match(uri)

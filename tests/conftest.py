@@ -48,10 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["local", "emulators"])
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The connection string of a fresh, empty store: the embedded one, then the emulators."""
+    """The connection string of a fresh, empty store: the embedded one, then the emulators.
+
+    `memory` can be asked for too, by tests that open one saver: each has a store in memory of its own.
+    """
+    if request.param == "memory":
+        return "memory:"
     if request.param == "local":
         return f"file://{tmp_path}/store"
-    # By name, so that the embedded store needs no Java.
+    # By name, so that the other stores need no Java.
     request.getfixturevalue("firestore_emulator")
     bucket, project = request.getfixturevalue("bucket_name"), request.getfixturevalue("project_id")
     return f"gs://{bucket}/agents?project={project}"

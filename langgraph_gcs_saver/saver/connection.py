@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import flows
-from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
+from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, MemoryAddress, parse
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
@@ -116,7 +116,8 @@ class Connection:
         """Open the store that a connection string names.
 
         `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH` is Cloud Storage and Firestore; all
-        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames.
+        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames. `memory:` is
+        a new and empty store that only this saver sees, for unit tests; nothing survives the process.
         `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
 
         Args:
@@ -129,6 +130,10 @@ class Connection:
             PermissionDeniedError: There are no credentials.
         """
         address = parse(conn_string)
+        if isinstance(address, MemoryAddress):
+            from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments  # noqa: PLC0415 - only if needed
+
+            return cls(stores=(MemoryDocuments(), MemoryBlobs()), **options)
         if isinstance(address, LocalAddress):
             from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments  # noqa: PLC0415 - only if needed
 

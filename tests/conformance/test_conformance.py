@@ -6,6 +6,8 @@ from langgraph.checkpoint.conformance.capabilities import Capability
 
 from .sync_twin import sync_twin
 
+pytestmark = pytest.mark.parametrize("store_uri", ["memory", "local", "emulators"], indirect=True)
+
 NOT_IMPLEMENTED: set[Capability] = set()
 """Extended capabilities that the saver does not have yet; they must be reported as undetected, not as passing."""
 

@@ -35,8 +35,6 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import (
-    InvalidIdError,
-    InvalidInputError,
     PermissionDeniedError,
     StoreError,
     StoreUnavailableError,
@@ -148,15 +146,6 @@ def test_times_rise_while_the_clock_goes_back(path: Path, monkeypatch: pytest.Mo
     assert times[0] == 2_000_000_000
 
 
-def test_writes_of_one_commit_share_a_time(documents: LocalDocuments) -> None:
-    create(documents, "c/old")
-    before = time.time_ns()
-    times = documents.commit(Commit((Create("c/a", {}), Merge("c/old", {"v": 2}), Merge("c/b", {}))))
-    assert times is not None
-    assert len(set(times)) == 1
-    assert before <= times[0] <= time.time_ns()
-
-
 def test_a_failed_commit_leaves_the_clock(documents: LocalDocuments, path: Path) -> None:
     create(documents, "c/a")
     documents.commit(Commit((Create("c/b", {}), Create("c/a", {}))))
@@ -164,81 +153,6 @@ def test_a_failed_commit_leaves_the_clock(documents: LocalDocuments, path: Path)
     with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
         (last,) = db.execute("SELECT last FROM clock").fetchone()
     assert last == documents.get_docs(GetDocs(("c/a",)))["c/a"].update_time
-
-
-# Limits
-
-
-def test_a_document_of_exactly_the_limit(documents: LocalDocuments) -> None:
-    # https://firebase.google.com/docs/firestore/storage-size: name 2 + 2 + 16, field 1 + 1, document 32
-    most = 1_048_576 - 20 - 2 - 32
-    create(documents, "c/x", bytes(most))
-    with pytest.raises(StoreError, match="1048577 bytes"):
-        create(documents, "c/y", bytes(most + 1))
-    with pytest.raises(StoreError):
-        documents.commit(Commit((Merge("c/x", {"w": None}),)))
-    assert len(value(documents, "c/x")) == most
-
-
-def test_a_commit_over_the_limit(documents: LocalDocuments) -> None:
-    writes = tuple(Create(f"c/{i:02}", {"v": bytes(1_000_000)}) for i in range(11))
-    with pytest.raises(StoreError, match="commit of"):
-        documents.commit(Commit(writes))
-    assert documents.query_docs(QueryDocs("c")) == []
-    assert documents.commit(Commit(writes[:10])) is not None
-
-
-# Names
-
-BAD = ["", "/", "c/..", "../c", "c/.", "./c", "c//a/b", "/c/a", "c/a/", "c/a\0b", "c/\ud800", "c/../../../etc/x"]
-
-
-@pytest.mark.parametrize("name", BAD, ids=repr)
-def test_names_that_would_escape(documents: LocalDocuments, blobs: LocalBlobs, path: Path, name: str) -> None:
-    calls: list[Callable[[], Any]] = [
-        lambda: documents.get_docs(GetDocs(("c/a", name))),
-        lambda: documents.commit(Commit((Create("c/a", {}), Create(name, {})))),
-        lambda: documents.commit(Commit((Create("c/a", {}), Delete(name)))),
-        lambda: documents.query_docs(QueryDocs("c", start=name)),
-        lambda: documents.query_docs(QueryDocs("c", after=name)),
-        lambda: documents.query_docs(QueryDocs(name + "/c")),
-        lambda: blobs.put_blob(PutBlob(name, b"x")),
-        lambda: blobs.get_blob(GetBlob(name)),
-        lambda: blobs.delete_blobs(DeleteBlobs(("c/a", name))),
-    ]
-    outside = sorted(path.parent.iterdir())
-    blobs.put_blob(PutBlob("c/a", b"x"))
-    for call in calls:
-        with pytest.raises(InvalidIdError):
-            call()
-    assert documents.query_docs(QueryDocs("c")) == []
-    assert [blob.name for blob in blobs.list_blobs(ListBlobs(""))] == ["c/a"]
-    assert sorted(path.parent.iterdir()) == sorted([*outside, path])
-
-
-def test_long_names(documents: LocalDocuments, blobs: LocalBlobs) -> None:
-    create(documents, "c/" + "x" * 1500)
-    with pytest.raises(InvalidIdError):
-        create(documents, "c/" + "x" * 1501)
-    with pytest.raises(InvalidIdError):
-        create(documents, "/".join(["c" * 1200] * 6))
-    blobs.put_blob(PutBlob("x" * 250 + "/y" * 200, b"1"))
-    blobs.put_blob(PutBlob("x" * 256, b"1"))
-    with pytest.raises(InvalidIdError):
-        blobs.put_blob(PutBlob("x/" * 512 + "x", b"1"))
-
-
-def test_queries_that_make_no_sense(documents: LocalDocuments) -> None:
-    for query in (
-        QueryDocs("c/x/d", group=True, start="a/b", end="c/d"),
-        QueryDocs("c/x"),
-        QueryDocs("c", start="c"),
-        QueryDocs("c", where=(("v", [1]),)),
-    ):
-        with pytest.raises(InvalidInputError):
-            documents.query_docs(query)
-    create(documents, "c/a")
-    assert documents.query_docs(QueryDocs("c", limit=0)) == []
 
 
 # Threads, loops and files

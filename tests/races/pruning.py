@@ -108,7 +108,8 @@ TOMORROW = DAY + 4.0
 
 def collect(thread_id: str = THREAD) -> Call:
     def start(context: Context) -> Flow[Any]:
-        return collecting.collect(thread_id, DAY, dry_run=False, loads=LOADS, context=context)
+        before = (yield from Now()) - DAY
+        return (yield from collecting.collect(thread_id, before, dry_run=False, loads=LOADS, context=context))
 
     return Call("collect", start)
 

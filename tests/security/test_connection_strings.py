@@ -42,6 +42,8 @@ MISTYPED = (
     f"file://{SECRET}/directory?password={SECRET}",
     f"file:user:{SECRET}",
     f"file:///a%ff{SECRET}",
+    f"memory:{SECRET}",
+    f"memory://user:{SECRET}@host",
     f"gs://[{SECRET}",
     f" gs://user:{SECRET}@bucket",
     f"'gs://user:{SECRET}@bucket'",

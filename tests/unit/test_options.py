@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.address import MAX_PREFIX, GoogleAddress, LocalAddress, parse
+from langgraph_gcs_saver.address import MAX_PREFIX, GoogleAddress, LocalAddress, MemoryAddress, parse
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.options import Options
 
@@ -46,6 +46,8 @@ def google(bucket="my-bucket", **rest):
         ("file://localhost/var", LocalAddress(Path("/var"))),
         ("file:///a%20b%3Fc%23", LocalAddress(Path("/a b?c#"))),
         ("FILE:///é", LocalAddress(Path("/é"))),
+        ("memory:", MemoryAddress()),
+        ("Memory:", MemoryAddress()),
     ],
 )
 def test_forms(uri, address):
@@ -116,6 +118,14 @@ BAD = [
     "file://host/path",
     "file:///a?b=c",
     "file:///a#b",
+    "memory",
+    "memory://",
+    "memory://name",
+    "memory:name",
+    "memory:/",
+    "memory:?",
+    "memory:?timeout=5",
+    "memory:#",
 ]
 
 
@@ -124,7 +134,10 @@ def test_bad_uris_say_the_forms(uri):
     with pytest.raises(InvalidURIError) as caught:
         parse(uri)
     text = str(caught.value)
-    assert any(form in text for form in ("gs://BUCKET", "file:///", "There are: project", "'apps/my-app'", "unsafe"))
+    assert any(
+        form in text
+        for form in ("gs://BUCKET", "file:///", "form is memory:", "There are: project", "'apps/my-app'", "unsafe")
+    )
     assert "secret" not in text
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, parse
+from langgraph_gcs_saver.address import Address, LocalAddress, MemoryAddress, parse
 from langgraph_gcs_saver.cli.modules import NamingError, find, raised
 from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
 
@@ -193,12 +193,19 @@ def _open(kind: type[A], store: str | None, cipher: str | None, *, may_create: b
     uri = store_named(store)
     if not uri:
         raise CommandError(f"no store: give --store URI, or set {STORE_VARIABLE}. --help shows the forms.", 2)
+    address = parse(uri)
+    if isinstance(address, MemoryAddress):
+        raise CommandError(
+            "memory: is a store inside one process, so a command would always find it empty, and lose what it stores. "
+            "Name a file:// or gs:// store.",
+            2,
+        )
     if not may_create:
-        _check_exists(parse(uri))
+        _check_exists(address)
     return kind.from_conn_string(uri, cipher=cipher_named(cipher), accept_clear=accept_clear.get(), **options)
 
 
-def _check_exists(address: GoogleAddress | LocalAddress) -> None:
+def _check_exists(address: Address) -> None:
     if isinstance(address, LocalAddress):
         try:
             (address.path / "documents.sqlite3").stat()
