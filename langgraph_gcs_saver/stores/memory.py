@@ -80,21 +80,30 @@ class _State:
 
 
 class MemoryDocuments:
-    """Documents in memory; a `DocumentStore`."""
+    """Documents in memory; a `DocumentStore`.
+
+    Args:
+        table: The rows that are there.
+    """
 
     survives_signals = True
 
-    def __init__(self) -> None:
-        self._state = _State({}, 0)
+    def __init__(self, table: Rows | None = None) -> None:
+        self._state = _State(table or {}, 0)
         self._closed = False
+
+    @property
+    def table(self) -> Rows:
+        """The rows as they are now, which never change: a later commit makes others."""
+        return self._latest().table
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs`."""
-        return get_docs(self._latest().table, effect)
+        return get_docs(self.table, effect)
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
-        return query_docs(self._latest().table, effect)
+        return query_docs(self.table, effect)
 
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""

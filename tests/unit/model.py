@@ -1,71 +1,61 @@
-"""A store in two dicts, and a driver that performs a flow on it effect by effect: no runner, no backend."""
+"""A store in memory, and a driver that performs a flow on it effect by effect, as a runner does in one thread."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver.engine.effects import (
-    BlobInfo,
-    Commit,
-    Compute,
-    Create,
-    Delete,
-    DeleteBlobs,
-    Doc,
-    Effect,
-    Emit,
-    Flow,
-    Gather,
-    GetBlob,
-    GetDocs,
-    HashBlob,
-    ListBlobs,
-    Now,
-    Pause,
-    PutBlob,
-    QueryDocs,
-)
+from langgraph_gcs_saver.engine.effects import Commit, Compute, Doc, Effect, Emit, Flow, Gather, Now, Pause, PutBlob
+from langgraph_gcs_saver.engine.runner import Backend
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.flows import load, save
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
-from langgraph_gcs_saver.format.frames import Codec, crc32c
+from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.saver import arguments
+from langgraph_gcs_saver.stores import rows
+from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments, replaced
+from langgraph_gcs_saver.stores.values import to_map
 
 SERDE = JsonPlusSerializer()
 CODEC = Codec(3)
 LOCAL_ACTS = (Compute, Now, Emit, Pause)
 
 
-@dataclass
 class Model:
-    """Documents and objects as the services keep them.
+    """A store in memory, and a driver that performs flows on it, one effect at a time.
 
-    `before` is called with every effect of a driven flow, before it is performed: to change what the flow will meet, to
-    raise, or to return an answer in its place. `LOST` performs the effect and answers `None`, `REFUSED` answers `None`.
-    `after` is called when it was performed, with its result: to change what was stored, as damage does.
+    Attributes:
+        before: Called with every effect of a driven flow, before it is performed: to change what the flow will meet, to
+            raise, or to return an answer in its place. `LOST` performs the effect and answers `None`, `REFUSED` only
+            answers `None`.
+        after: Called when it was performed, with its result: to change what was stored, as damage does.
+        now: The wall clock, which passes only while a flow pauses.
+        log: The effects of the last flow, in order.
+        result: What the last flow returned.
+
+    Args:
+        blobs: The objects that are there.
     """
-
-    docs: dict[str, Doc] = field(default_factory=dict)
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    now: float = 1_000_000.0
-    log: list[Effect[Any]] = field(default_factory=list)
-    before: Callable[[Effect[Any]], Any] | None = None
-    after: Callable[[Effect[Any], Any], None] | None = None
-    result: Any = None
-    _clock: Any = field(default_factory=lambda: count(1))
 
     LOST = object()
     REFUSED = object()
+
+    def __init__(self, blobs: Mapping[str, bytes] | None = None) -> None:
+        objects = MemoryBlobs({name: (data, 1) for name, data in (blobs or {}).items()})
+        self._stores = Backend(MemoryDocuments(), objects)
+        self.before: Callable[[Effect[Any]], Any] | None = None
+        self.after: Callable[[Effect[Any], Any], None] | None = None
+        self.now = 1_000_000.0
+        self.log: list[Effect[Any]] = []
+        self.result: Any = None
 
     def drive(self, flow: Flow[Any]) -> Any:
         """Perform a flow as a runner would: failures are thrown into it."""
@@ -96,11 +86,46 @@ class Model:
         finally:
             self.log, self.before, self.after, self.result = kept
 
+    # What is stored, and what changes it behind everybody's back
+
+    @property
+    def docs(self) -> Mapping[str, Doc]:
+        """The documents as they are now."""
+        found = {rows.name_of(path): row for (_, path), row in self._stores.documents.table.items()}
+        return MappingProxyType({name: rows.read(name, row, None) for name, row in found.items()})
+
+    @property
+    def blobs(self) -> Mapping[str, bytes]:
+        """The objects as they are now."""
+        return MappingProxyType({name: data for name, (data, _) in self._stores.blobs.objects.items()})
+
+    def place(self, doc: Doc) -> None:
+        """Put a document there, with its times."""
+        row = (to_map(doc.fields).SerializeToString(), doc.create_time, doc.update_time)
+        self._replace({rows.key_of(doc.name): row})
+
     def change(self, name: str, **fields: Any) -> None:
-        """Change fields of a document behind everybody's back: its times stay. `...` removes a field."""
+        """Change fields of a document; its times stay. `...` removes a field."""
         doc = self.docs[name]
         kept = {key: value for key, value in (doc.fields | fields).items() if value is not ...}
-        self.docs[name] = Doc(name, kept, doc.create_time, doc.update_time)
+        self.place(Doc(name, kept, doc.create_time, doc.update_time))
+
+    def lose(self, name: str) -> Doc:
+        """Take a document away, and return it."""
+        lost = self.docs[name]
+        self._replace({rows.key_of(name): None})
+        return lost
+
+    def spoil(self, name: str, how: Callable[[bytes], bytes | None]) -> None:
+        """Change the bytes of an object, or take it away."""
+        data = how(self._stores.blobs.objects.pop(name)[0])
+        if data is not None:
+            self._stores.blobs.objects[name] = (data, 1)
+
+    def _replace(self, changes: Any) -> None:
+        self._stores.documents = MemoryDocuments(replaced(self._stores.documents.table, changes))
+
+    # What a flow did
 
     @property
     def rounds(self) -> list[Effect[Any]]:
@@ -117,83 +142,16 @@ class Model:
 
     def perform(self, effect: Effect[Any]) -> Any:
         match effect:
-            case GetDocs():
-                return {name: self._masked(name, effect.mask) for name in effect.names if name in self.docs}
-            case QueryDocs():
-                return self._query(effect)
-            case Commit():
-                return self._commit(effect)
-            case PutBlob(name, data):
-                assert name not in self.blobs, "an attempt's name was used twice"
-                self.blobs[name] = data
-            case GetBlob(name, start, length):
-                data = self.blobs.get(name)
-                return None if data is None else data[start : None if length is None else start + length]
-            case HashBlob(name):
-                return None if name not in self.blobs else hashlib.sha256(self.blobs[name]).hexdigest()
-            case ListBlobs():
-                names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
-                found = [(n, self.blobs[n]) for n in names[: effect.limit]]
-                return [BlobInfo(n, len(data), crc32c(data), 1) for n, data in found]
-            case DeleteBlobs(names):
-                for name in names:
-                    self.blobs.pop(name, None)
             case Gather(effects):
                 return tuple(self.perform(one) for one in effects)
-            case Compute():
-                return effect.function()
             case Now():
                 return self.now
             case Pause(seconds):
                 self.now += seconds
-            case Emit():
-                pass
-            case _:
-                raise TypeError(type(effect).__name__)
-        return None
-
-    def _masked(self, name, mask):
-        doc = self.docs[name]
-        fields = doc.fields if mask is None else {k: v for k, v in doc.fields.items() if k in mask}
-        return Doc(name, dict(fields), doc.create_time, doc.update_time)
-
-    def _query(self, effect):
-        assert not effect.group, "not needed here"
-        found = []
-        for name in sorted(self.docs, key=lambda name: [part.encode() for part in name.split("/")]):
-            if name.rpartition("/")[0] != effect.collection:
-                continue
-            inside = (effect.start is None or name >= effect.start) and (effect.end is None or name < effect.end)
-            fields = self.docs[name].fields
-            if inside and name > (effect.after or "") and all(k in fields and fields[k] == v for k, v in effect.where):
-                found.append(self._masked(name, effect.mask))
-        return found[: effect.limit]
-
-    def _commit(self, effect):
-        names = [write.name for write in effect.writes]
-        assert len(set(names)) == len(names), "two writes to one document in one commit"
-        for write in effect.writes:
-            doc = self.docs.get(write.name)
-            if isinstance(write, Create):
-                if doc is not None:
-                    return None
-            elif write.update_time is not None and (doc is None or doc.update_time != write.update_time):
                 return None
-        now = next(self._clock)
-        return tuple(self._apply(write, now) for write in effect.writes)
-
-    def _apply(self, write, now):
-        doc = self.docs.get(write.name)
-        if isinstance(write, Delete):
-            self.docs.pop(write.name, None)
-            return 0
-        removed = getattr(write, "remove", ())
-        fields = {} if doc is None else {k: v for k, v in doc.fields.items() if k not in removed}
-        fields.update(write.fields)
-        if doc is not None and fields == doc.fields:
-            return doc.update_time  # a write that changes nothing does not move the time
-        self.docs[write.name] = Doc(write.name, fields, now if doc is None else doc.create_time, now)
-        return now
+            case PutBlob(name):
+                assert name not in self.blobs, "an attempt's name was used twice"
+        return self._stores.perform(effect)
 
 
 def make_context(**options: Any) -> Context:

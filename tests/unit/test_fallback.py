@@ -80,12 +80,12 @@ def objects(model, number):
 
 def flip_object(model, number):
     (name,) = objects(model, number)
-    model.blobs[name] = flipped(model.blobs[name])
+    model.spoil(name, flipped)
 
 
 def lose_object(model, number):
     (name,) = objects(model, number)
-    del model.blobs[name]
+    model.spoil(name, lambda _: None)
 
 
 def swap_documents(model, number):
@@ -314,7 +314,7 @@ def test_a_service_that_refuses_raises_at_once(model, error):
 
 
 def lose(model, number):
-    del model.docs[doc(number)]
+    model.lose(doc(number))
 
 
 @pytest.mark.parametrize("how", [lose, drop("ns"), lambda model, number: model.change(doc(number), ns="another")])
@@ -470,7 +470,7 @@ def test_a_deletion_that_is_seen_half_way_is_no_damage(at):
 def empty(model):
     """All documents of checkpoints are lost."""
     for name in [name for name in model.docs if "/lg_checkpoints/" in name]:
-        del model.docs[name]
+        model.lose(name)
 
 
 @pytest.mark.parametrize("falls_back", [True, False])

@@ -1,6 +1,5 @@
 """`flows.checkpoints.put`, driven effect by effect on a store of two dicts."""
 
-import copy
 import random
 import re
 from dataclasses import replace
@@ -176,11 +175,12 @@ def test_forks_of_one_process_are_warm_too(model, context, parent):
 def test_a_child_that_is_stored_again_moves_its_parents_time(model, context, parent):
     """Else a deletion between both would not notice the second one."""
     child(model, context)
-    before = model.docs.pop(doc(2)), model.docs[doc(1)]
+    model.lose(doc(2))
+    before = model.docs[doc(1)]
     child(model, context)
     assert heir(model, 1) == cid(2)
-    assert model.docs[doc(1)].update_time > before[1].update_time
-    assert model.docs[doc(1)].fields["heir"] != before[1].fields["heir"]
+    assert model.docs[doc(1)].update_time > before.update_time
+    assert model.docs[doc(1)].fields["heir"] != before.fields["heir"]
 
 
 def test_a_cold_step_reads_its_parent_first(model, context, parent):
@@ -335,7 +335,7 @@ def test_a_lost_answer_of_a_child_is_no_fork(model, context, parent):
 def test_a_repeated_put_changes_nothing(model, context, value):
     """In this process or another, once or many times."""
     put(model, context, 1, None, {"a": value})
-    child_docs = copy.deepcopy(model.docs)
+    child_docs = model.docs
     for again in (context, make_context(), make_context()):
         put(model, again, 1, None, {"a": value})
         assert model.docs == child_docs
@@ -346,7 +346,7 @@ def test_a_repeated_put_changes_nothing(model, context, value):
 
 def test_a_repeated_put_after_a_child_leaves_the_heir(model, context, parent):
     child(model, context)
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     put(model, make_context(), 1, None, {"a": "one", "b": "old"})
     assert model.docs == before
 
@@ -397,7 +397,7 @@ def test_content_replaced_many_times_stays_below_the_limit(model, context):
 
 def test_a_damaged_document_of_its_own_is_replaced(model, context, parent):
     for change in ({"digest": b"x"}, {"manifest": b"x"}, {"format": "x"}, {"ns": "x"}):
-        model.docs[doc(1)] = Doc(doc(1), parent.fields | change, 1, 1)
+        model.place(Doc(doc(1), parent.fields | change, 1, 1))
         put(model, make_context(), 1, None, {"a": "one", "b": "old"})
         assert read(model, 1) == {"a": "one", "b": "old"}
 
@@ -410,7 +410,7 @@ def test_a_repeated_put_mends_damaged_frames_of_its_own(model, context, parent, 
     fields["frames"] = wrong if wrong != "flipped" else bytes([fields["frames"][0] ^ 1]) + fields["frames"][1:]
     if wrong == "absent":
         del fields["frames"]
-    model.docs[doc(1)] = Doc(doc(1), fields, 1, 1)
+    model.place(Doc(doc(1), fields, 1, 1))
     put(model, make_context(verify=verify), 1, None, {"a": "one", "b": "old"})
     assert read(model, 1) == {"a": "one", "b": "old"}
     assert not any(isinstance(event, CheckpointReplaced) for event in model.events), "the content is the same"
@@ -419,7 +419,7 @@ def test_a_repeated_put_mends_damaged_frames_of_its_own(model, context, parent, 
 def test_a_stripped_document_of_its_own_is_written_over(model, context, parent):
     """Pruned meanwhile: its frames stay where they are, for children need them."""
     child(model, context)
-    model.docs[doc(1)] = Doc(doc(1), {"frames": parent.fields["frames"]}, 1, 1)
+    model.place(Doc(doc(1), {"frames": parent.fields["frames"]}, 1, 1))
     put(model, make_context(), 1, None, {"a": "again"})
     assert read(model, 1) == {"a": "again"}
     assert read(model, 2) == {"a": "value 2", "b": "old"}
@@ -428,7 +428,7 @@ def test_a_stripped_document_of_its_own_is_written_over(model, context, parent):
 
 def test_a_document_of_a_newer_version_is_left_alone(model, context, parent):
     newer = Doc(doc(1), parent.fields | {"format": 2}, 1, 1)
-    model.docs[doc(1)] = newer
+    model.place(newer)
     with pytest.raises(UnsupportedFormatError):
         put(model, make_context(), 1, None, {"a": "one", "b": "old"})
     assert model.docs[doc(1)] == newer
@@ -657,7 +657,7 @@ def test_an_heir_that_was_this_checkpoint_is_no_sibling(model, context, parent):
 
     def stored_and_pruned(number):
         child_aside(model, 2)
-        del model.docs[doc(2)]
+        model.lose(doc(2))
 
     race(model, 1, stored_and_pruned)
     child(model, context)
@@ -670,12 +670,12 @@ def test_an_heir_that_was_this_checkpoint_is_no_sibling(model, context, parent):
 
 
 def remove(model, name):
-    del model.docs[name]
+    model.lose(name)
 
 
 def strip(model, name):
     found = model.docs[name]
-    model.docs[name] = Doc(name, {"frames": found.fields["frames"]}, 1, found.update_time + 1000)
+    model.place(Doc(name, {"frames": found.fields["frames"]}, 1, found.update_time + 1000))
 
 
 @pytest.mark.parametrize("go", [remove, strip])
@@ -711,7 +711,7 @@ def test_values_that_go_with_the_parent_are_named(model, context, parent, go):
 
 @pytest.mark.parametrize("change", [{"digest": b"x"}, {"manifest": b"x"}])
 def test_a_damaged_parent_is_not_inherited_from(model, context, parent, change):
-    model.docs[doc(1)] = Doc(doc(1), parent.fields | change, 1, parent.update_time)
+    model.place(Doc(doc(1), parent.fields | change, 1, parent.update_time))
     child(model, make_context())
     assert refs(model, 2) == {"a": [None], "b": [None]}
     assert read(model, 2) == {"a": "value 2", "b": "old"}
@@ -750,7 +750,8 @@ def test_objects_of_a_first_checkpoint_carry_the_threads_guard(model, context):
     (upload,) = uploads(model)
     assert upload.name == keys.blob("t", "", cid(1), "a", upload.name.split("a-")[1].removesuffix(".zst"))
     guard = model.commits[1].writes[1]
-    assert guard == Merge(THREAD, {"thread_id": "t", "active": 1_000_000, "root": True}, update_time=1)
+    began = model.docs[THREAD].create_time
+    assert guard == Merge(THREAD, {"thread_id": "t", "active": 1_000_000, "root": True}, update_time=began)
     assert (model.result.uploads, model.result.object_bytes) == ([upload], len(upload.data))
     assert read(model, 1) == {"a": BIG, "b": "small"}
 
@@ -1135,7 +1136,7 @@ def test_a_crash_anywhere_leaves_all_or_nothing_and_a_retry_mends_it(action, lat
         assert read(model, 2) in (None, expected)
         action(model, make_context())
         assert read(model, 2) == expected
-        before_last = copy.deepcopy(model.docs)
+        before_last = model.docs
         action(model, make_context())
         assert model.docs == before_last
         at += 1

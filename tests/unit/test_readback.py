@@ -1,6 +1,5 @@
 """`verify`: what a service stores or gives back differs from what was written, and the call notices."""
 
-import copy
 import random
 
 import pytest
@@ -83,9 +82,7 @@ def spoil_objects(model, times, how):
         if uploads and len(spoiled) < times:
             name = uploads[-1].name
             spoiled.append(name)
-            data = how(model.blobs.pop(name))
-            if data is not None:
-                model.blobs[name] = data
+            model.spoil(name, how)
 
     model.after = after
     return spoiled
@@ -123,7 +120,7 @@ def test_an_object_that_reads_differently_is_written_anew(model, context, parent
 def test_an_object_that_reads_differently_each_time(model, context, how, first):
     if not first:
         put(model, context, 1, None, {"a": "one", "b": "old"})
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     spoiled = spoil_objects(model, 100, OBJECTS[how])
     what = (model, context, 2, None if first else 1, {"a": BIG, "b": BIG[1:]})
     with pytest.raises(CheckpointVerificationError, match=f"Checkpoint '{cid(2)}' of thread 't'.*Call again") as caught:
@@ -134,7 +131,7 @@ def test_an_object_that_reads_differently_each_time(model, context, how, first):
     assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
     assert len(asked(model, PutBlob)) == 2 * TIMES
     assert model.blobs == {}
-    model.docs.pop(THREAD) if first else None
+    model.lose(THREAD) if first else None
     assert model.docs == before
     model.after = None
     assert read(model, 2) is None
@@ -175,7 +172,7 @@ def test_every_kind_of_object_is_read_back(model, context):
         def after(effect, result, other=other, kind=kind, spoiled=spoiled):
             for leaf in leaves(effect):
                 if isinstance(leaf, PutBlob) and f"/{kind}-" in leaf.name and not spoiled:
-                    other.blobs[leaf.name] = flipped(other.blobs[leaf.name])
+                    other.spoil(leaf.name, flipped)
                     spoiled.append(leaf.name)
 
         other.after = after
@@ -228,7 +225,7 @@ def drop(field):
 
 
 def gone(model, name):
-    del model.docs[name]
+    model.lose(name)
 
 
 DOCUMENTS = {
@@ -248,7 +245,7 @@ DOCUMENTS = {
 def test_a_document_that_reads_differently_is_withdrawn_and_written_anew(model, context, how, first):
     if not first:
         put(model, context, 1, None, {"a": "one", "b": "old"})
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     spoil_document(model, 2, 1, DOCUMENTS[how])
     between = []
 
@@ -280,7 +277,7 @@ def test_a_document_that_reads_differently_each_time(model, context, parent, how
     """Nothing is visible; the parent's heir is the one before, or the parent would seem to have lost a child."""
     if forked:
         child(model, context, 4, "four")
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     spoiled = spoil_document(model, 5, 100, DOCUMENTS[how])
     with pytest.raises(CheckpointVerificationError, match=f"Checkpoint '{cid(5)}' of thread 't'"):
         put(model, context, 5, 1, {"a": "five", "b": "old"}, run_id="r", fresh=["a"], versions={"b": v(1)})
@@ -328,7 +325,7 @@ def test_withdrawing_leaves_the_root_to_those_who_have_one(model, context, paren
 def test_the_former_content_of_a_document_comes_back(model, context, parent, how, times):
     """A child builds on it."""
     child(model, context)
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     spoil_document(model, 1, times, DOCUMENTS[how])
     seen = []
 
@@ -467,7 +464,7 @@ def test_a_repeated_put_changes_nothing(model, context, first, second):
     put(model, context, 1, None, first)
     put(model, context, 2, 1, first)
     put(model, make_context(verify="readback"), 1, None, second)
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     for again in (context, make_context(verify="readback"), make_context(verify="readback", incremental=False)):
         put(model, again, 1, None, second)
         assert model.docs == before
@@ -481,7 +478,7 @@ def test_a_repeated_step_of_another_process_changes_nothing(model, context):
     long = [f"message {number} of some text, {number * 7919 % 1000}" for number in range(40)]
     put(model, context, 1, None, {"a": long})
     put(model, context, 2, 1, {"a": [*long, "more"]})
-    before = copy.deepcopy(model.docs)
+    before = model.docs
     put(model, make_context(verify="readback"), 2, 1, {"a": [*long, "more"]})
     assert model.docs == before
     assert failures(model) == []
