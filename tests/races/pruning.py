@@ -174,8 +174,8 @@ class Keeping(Rules):
         )
 
     def _halves(self, world: World, thread_id: str = THREAD) -> str | None:
-        seen = {n: stored for n, stored in world.docs.items() if f"/{keys.WRITES}/" not in n or _is_read(world, n)}
-        visible = World(seen, world.blobs)
+        hidden = {name for name in world.docs if f"/{keys.WRITES}/" in name and not _is_read(world, name)}
+        visible = world.without(hidden)
         return Rules._halves(self, visible) or Rules._halves(self, visible, TARGET)
 
     def _lost(self, call: Call, world: World) -> str | None:
@@ -269,7 +269,7 @@ class Keeping(Rules):
         """What one more call with the same rule leaves: nothing that nobody needs."""
         left = not any(run.dead or run.node.error for run in runs)
         # The same world may come of calls that have ended and of others that have crashed, which leave more.
-        key = world.key(), left, tuple(len(run.node.done) for run in runs if run.dead)
+        key = world.key, left, tuple(len(run.node.done) for run in runs if run.dead)
         if key in self._seen:
             return None
         self._seen.add(key)

@@ -1,4 +1,4 @@
-"""A store of effects in memory, processes that work on it, and all the orders in which their steps can happen.
+"""The store in memory at one moment, processes that work on it, and all the orders in which their steps can happen.
 
 Flows are generators, so a process can be stopped before any RPC and another one be let in. `explore` does that
 systematically: from each state it tries every process that can go on, in every way that a step can end (done, answer
@@ -16,13 +16,12 @@ import itertools
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver.engine.effects import (
-    BlobInfo,
     Commit,
     Compute,
     CopyBlob,
@@ -37,12 +36,10 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
-    Merge,
     Now,
     Pause,
     PutBlob,
     QueryDocs,
-    Write,
 )
 from langgraph_gcs_saver.errors import StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, ParentForked
@@ -56,6 +53,9 @@ from langgraph_gcs_saver.format import frames, keys, manifest
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.saver import arguments
+from langgraph_gcs_saver.stores import memory, rows
+from langgraph_gcs_saver.stores.memory import MemoryBlobs
+from langgraph_gcs_saver.stores.values import to_map
 
 THREAD = "t"
 SERDE = JsonPlusSerializer()
@@ -75,7 +75,7 @@ SMALL, LARGE = 40, 400
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document, and a number that equal documents share."""
+    """A document, and the number of its row."""
 
     doc: Doc
     number: int
@@ -90,9 +90,6 @@ def AGED(name: str) -> bool:  # noqa: N802 - tests set it for a scenario
     return False
 
 
-_numbers: dict[Any, int] = {}
-
-
 def freeze(value: Any) -> Any:
     """A hashable form of an answer or of fields."""
     if isinstance(value, Doc):
@@ -104,21 +101,29 @@ def freeze(value: Any) -> Any:
     return type(value), value  # 1, 1.0 and True are equal, and different
 
 
-def _segments(name: str) -> list[str]:
-    return name.split("/")  # Firestore compares names segment by segment
-
-
 class World:
     """Documents and objects at one moment; performing an effect gives the answer and the world after it."""
 
-    def __init__(self, docs: Mapping[str, Stored] | None = None, blobs: Mapping[str, bytes] | None = None) -> None:
-        self.docs = {} if docs is None else docs
+    def __init__(self, table: memory.Rows | None = None, blobs: Mapping[str, memory.Blob] | None = None) -> None:
+        self.table = {} if table is None else table
         self.blobs = {} if blobs is None else blobs
 
+    @cached_property
+    def docs(self) -> dict[str, Stored]:
+        """The documents by name, in the order in which they were created."""
+        return {stored.doc.name: stored for stored in map(_stored, self.table.items())}
+
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """The same for worlds that nothing can tell apart. Only of pending writes does the order of creation matter."""
-        in_order = tuple(stored.number for name, stored in self.docs.items() if _is_in(name, keys.WRITES))
-        return frozenset(stored.number for stored in self.docs.values()), in_order, frozenset(self.blobs)
+        numbers = {name: stored.number for name, stored in self.docs.items()}
+        in_order = tuple(numbers[name] for name in self._writes)
+        return frozenset(numbers.values()), in_order, frozenset(self.blobs)
+
+    @cached_property
+    def _writes(self) -> list[str]:
+        """Names of the documents of pending writes, in the order in which they were created."""
+        return [name for name in self.docs if _is_in(name, keys.WRITES)]
 
     def doc(self, name: str) -> Doc | None:
         stored = self.docs.get(name)
@@ -131,109 +136,64 @@ class World:
     def changed(self, name: str, **fields: Any) -> World:
         """The world with fields of a document changed behind everybody's back, as damage does."""
         doc = self.docs[name].doc
-        return World({**self.docs, name: _stored(replace(doc, fields={**doc.fields, **fields}))}, self.blobs)
+        row = (to_map({**doc.fields, **fields}).SerializeToString(deterministic=True), 0, doc.update_time)
+        return World({**self.table, rows.key_of(name): row}, self.blobs)
+
+    def without(self, names: Iterable[str]) -> World:
+        """The world without some documents."""
+        return World(memory.replaced(self.table, {rows.key_of(name): None for name in names}), self.blobs)
 
     def perform(self, effect: Effect[Any], stamp: int) -> tuple[Any, World]:
         """The answer and the world after it; `stamp` becomes the update time of what is written."""
         match effect:
             case GetDocs():
-                return {n: self._seen(n, effect.mask) for n in effect.names if n in self.docs}, self
+                return {name: self._dated(doc) for name, doc in memory.get_docs(self.table, effect).items()}, self
             case QueryDocs():
-                return self._query(effect), self
+                return [self._dated(doc) for doc in memory.query_docs(self.table, effect)], self
             case Commit():
-                return self._commit(effect.writes, stamp)
-            case PutBlob():
-                if effect.name in self.blobs:
-                    assert self.blobs[effect.name] == effect.data, f"two uploads share the name {effect.name}"
-                return None, World(self.docs, {**self.blobs, effect.name: effect.data})
-            case GetBlob():
-                data = self.blobs.get(effect.name)
-                end = None if effect.length is None else effect.start + effect.length
-                return (None if data is None else data[effect.start : end]), self
-            case HashBlob():
-                data = self.blobs.get(effect.name)
-                return (None if data is None else hashlib.sha256(data).hexdigest()), self
-            case CopyBlob():
-                data = self.blobs.get(effect.name)
-                if data is None:
-                    return False, self
-                assert self.blobs.get(effect.target, data) == data, f"two copies share the name {effect.target}"
-                return True, World(self.docs, {**self.blobs, effect.target: data})
-            case ListBlobs():
-                names = sorted(n for n in self.blobs if n.startswith(effect.prefix) and n > (effect.after or ""))
-                found = [(n, self.blobs[n]) for n in names[: effect.limit]]
-                return [BlobInfo(n, len(data), frames.crc32c(data), 0 if AGED(n) else YOUNG) for n, data in found], self
-            case DeleteBlobs():
-                return None, World(self.docs, {n: d for n, d in self.blobs.items() if n not in effect.names})
-            case _:
-                raise TypeError(f"no store performs {type(effect).__name__}")
-
-    def _seen(self, name: str, mask: tuple[str, ...] | None) -> Doc:
-        doc = self.docs[name].doc
-        fields = doc.fields if mask is None else {key: doc.fields[key] for key in mask if key in doc.fields}
-        created = 0
-        if _is_in(name, keys.WRITES):
-            created = [n for n in self.docs if _is_in(n, keys.WRITES)].index(name) + 1
-        return Doc(name, fields, created, doc.update_time)
-
-    def _query(self, effect: QueryDocs) -> list[Doc]:
-        found = []
-        for name in sorted(self.docs, key=_segments):
-            collection = name.rsplit("/", 1)[0]
-            at = _segments(name)
-            if (_segments(collection)[-1] if effect.group else collection) != effect.collection:
-                continue
-            if effect.start is not None and at < _segments(effect.start):
-                continue
-            if effect.after is not None and at <= _segments(effect.after):
-                continue
-            if effect.end is not None and at >= _segments(effect.end):
-                continue
-            if all(_equals(self.docs[name].doc, path, wanted) for path, wanted in effect.where):
-                found.append(self._seen(name, effect.mask))
-        return found[: effect.limit]
-
-    def _commit(self, writes: tuple[Write, ...], stamp: int) -> tuple[tuple[int, ...] | None, World]:
-        docs, times = dict(self.docs), []
-        for write in writes:
-            before = docs[write.name].doc if write.name in docs else None
-            if isinstance(write, Create):
-                if before is not None:
+                applied = rows.Writes(effect).apply(self.table.get, stamp)
+                if applied is None:
                     return None, self
-                after: Doc | None = Doc(write.name, dict(write.fields), 0, stamp)
-            elif write.update_time is not None and (before is None or before.update_time != write.update_time):
-                return None, self
-            elif isinstance(write, Merge):
-                kept = {} if before is None else before.fields
-                fields = {key: value for key, value in kept.items() if key not in write.remove} | dict(write.fields)
-                # A write that changes nothing does not move the update time.
-                unchanged = before is not None and fields == before.fields
-                after = before if unchanged else Doc(write.name, fields, 0, stamp)
-            else:
-                after = None
-            if after is None:
-                docs.pop(write.name, None)
-            elif after is not before:
-                docs[write.name] = _stored(after)
-            times.append(0 if after is None else after.update_time)
-        return tuple(times), World(docs, self.blobs)
+                times, changes = applied
+                # Without the time of creation, which would tell schedules apart that nothing else does.
+                undated = {key: None if row is None else (row[0], 0, row[2]) for key, row in changes.items()}
+                return times, World(memory.replaced(self.table, undated), self.blobs)
+            case _:
+                blobs = MemoryBlobs(self.blobs)
+                answer = _ON_BLOBS[type(effect)](blobs, effect)
+                if isinstance(effect, ListBlobs):
+                    answer = [replace(info, create_time=0 if AGED(info.name) else YOUNG) for info in answer]
+                return answer, World(self.table, blobs.objects)
+
+    def _dated(self, doc: Doc) -> Doc:
+        """Of pending writes, the time of creation is their place among them."""
+        if not _is_in(doc.name, keys.WRITES):
+            return doc
+        return Doc(doc.name, doc.fields, self._writes.index(doc.name) + 1, doc.update_time)
 
 
-def _stored(doc: Doc) -> Stored:
-    return Stored(doc, _numbers.setdefault(freeze(doc), len(_numbers)))
+_ON_BLOBS: dict[type[Effect[Any]], Callable[[MemoryBlobs, Any], Any]] = {
+    PutBlob: MemoryBlobs.put_blob,
+    GetBlob: MemoryBlobs.get_blob,
+    HashBlob: MemoryBlobs.hash_blob,
+    CopyBlob: MemoryBlobs.copy_blob,
+    ListBlobs: MemoryBlobs.list_blobs,
+    DeleteBlobs: MemoryBlobs.delete_blobs,
+}
+
+_known: dict[tuple[rows.Key, rows.Row], Stored] = {}
+
+
+def _stored(item: tuple[rows.Key, rows.Row]) -> Stored:
+    found = _known.get(item)
+    if found is None:
+        (_, path), row = item
+        found = _known[item] = Stored(rows.read(rows.name_of(path), row, None), len(_known))
+    return found
 
 
 def _is_in(name: str, collection: str) -> bool:
     return f"/{collection}/" in name
-
-
-def _equals(doc: Doc, path: str, wanted: Any) -> bool:
-    found: Any = doc.fields
-    for key in path.split("."):
-        if not isinstance(found, Mapping) or key not in found:
-            return False
-        found = found[key]
-    return isinstance(found, bool) == isinstance(wanted, bool) and bool(found == wanted)
 
 
 _stamps = itertools.count(1)
@@ -591,7 +551,7 @@ def explore(
 
     def visit(world: World, runs: tuple[Run, ...], trace: _Trace | None) -> bool:
         """Note a state and the steps that lead on from it; false when there is nothing to follow."""
-        key = hash((world.key(), tuple((run.node.number, run.lost, run.dead) for run in runs)))
+        key = hash((world.key, tuple((run.node.number, run.lost, run.dead) for run in runs)))
         if key in seen:
             return False
         seen.add(key)
@@ -854,7 +814,7 @@ def _manifest_dangles(stored: Stored, world: World) -> str | None:
         for link in ref.chain:
             place = known.place(channel, link)
             owner = f"checkpoint {known.checkpoint_id!r}, channel {channel!r}, frame of {link.owner or 'its own'!r}"
-            source = world.blobs.get(place) if link.attempt is not None else _frames_of(world, place)
+            source = _object_of(world, place) if link.attempt is not None else _frames_of(world, place)
             if source is None:
                 return f"I1: {owner}: missing"
             whole = link.attempt is not None and not link.packed
@@ -865,6 +825,11 @@ def _manifest_dangles(stored: Stored, world: World) -> str | None:
                 return f"I1: {owner}: differs"
             _intact.add(key)
     return None
+
+
+def _object_of(world: World, name: str) -> bytes | None:
+    blob = world.blobs.get(name)
+    return None if blob is None else blob[0]
 
 
 def _frames_of(world: World, name: str) -> bytes | None:
@@ -944,7 +909,7 @@ class Rules:
 
     def _halves(self, world: World, thread_id: str = THREAD) -> str | None:
         """Whether of some call of `put_writes` a part is visible, and the rest is not."""
-        key = thread_id, world.key()[1]
+        key = thread_id, world.key[1]
         if key not in self._whole:
             for checkpoint_id in {checkpoint_id for checkpoint_id, _ in self.calls}:
                 visible = read_pending(world, checkpoint_id, thread_id)
