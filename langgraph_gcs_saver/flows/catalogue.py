@@ -14,7 +14,7 @@ from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, is_stripped
+from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, kind_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 
@@ -127,7 +127,7 @@ def _look(
         docs, queries = yield from _page(queries)
         tips: list[Tip] = []
         for doc in docs:
-            if is_stripped(doc):
+            if kind_of(doc) is not DocumentKind.CHECKPOINT:
                 continue
             manifest = yield from _read_any(doc, context)
             _count(found, doc, manifest)
@@ -187,7 +187,7 @@ def store_stats(context: Context) -> Flow[StoreStats]:
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            if is_stripped(doc):
+            if kind_of(doc) is not DocumentKind.CHECKPOINT:
                 continue
             known = yield from _read_any(doc, context)
             _count(found, doc, known)
@@ -281,7 +281,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
     writes = yield from QueryDocs(keys.writes(thread_id), mask=(keys.INTERRUPT,))
     manifests: dict[str, Manifest | DamagedError] = {}
     for doc in docs:
-        if not is_stripped(doc):
+        if kind_of(doc) is DocumentKind.CHECKPOINT:
             manifests[doc.name] = yield from _read(doc, context)
     # After the manifests: what they refer to was there before them.
     blobs = yield from list_all(keys.thread_blobs(thread_id))
@@ -388,7 +388,7 @@ def find_checkpoint(thread_id: str, ns: str, made_by: float, context: Context) -
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
-            if is_stripped(doc) or not keys.is_in_ns(doc.name, ns):
+            if kind_of(doc) is not DocumentKind.CHECKPOINT or not keys.is_in_ns(doc.name, ns):
                 continue
             known = yield from _read(doc, context)
             made = known.made if isinstance(known, Manifest) else None

@@ -53,7 +53,15 @@ from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, stubs_of
 from langgraph_gcs_saver.format import filters, keys, manifest
-from langgraph_gcs_saver.format.manifest import DamagedError, FrameRef, Manifest, heir_of, is_listed, runs_of
+from langgraph_gcs_saver.format.manifest import (
+    DamagedError,
+    DocumentKind,
+    FrameRef,
+    Manifest,
+    heir_of,
+    kind_of,
+    runs_of,
+)
 from langgraph_gcs_saver.results import CopyPlan
 
 CHECKPOINTS_PER_PAGE = 20
@@ -332,7 +340,7 @@ class _Copy:
             if self._is_ours(doc):
                 continue
             name = known.get(doc.name)
-            if name is None or (name in self.found.stripped and doc.fields):
+            if name is None or (name in self.found.stripped and kind_of(doc) is DocumentKind.CHECKPOINT):
                 raise self._differs(doc.name)
             others.append(name)
         checkpoints = [name for name in others if name in self.found.entries]
@@ -469,7 +477,7 @@ class _Copy:
         entries: dict[str, Entry] = {}
         for name, doc in docs.items():
             # One that was stripped is copied as such, even if it was stored again since: its frames are still there.
-            if name in self.found.entries and is_listed(doc):
+            if name in self.found.entries and kind_of(doc) is not DocumentKind.STRIPPED:
                 entries[name] = self.found.entries[name]
                 if doc.fields.get("manifest") != entries[name].doc.fields.get("manifest"):
                     return False

@@ -237,7 +237,9 @@ def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None)
     name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     got, write_docs = yield from Gather((GetDocs((name,)), query(thread_id, ns, checkpoint_id, checkpoint_id)))
     doc = got.get(name)
-    return (doc if doc is not None and manifest.is_listed(doc) else None), {(thread_id, ns): write_docs}
+    if doc is not None and manifest.kind_of(doc) is manifest.DocumentKind.STRIPPED:
+        doc = None
+    return doc, {(thread_id, ns): write_docs}
 
 
 def list_page(
@@ -294,7 +296,7 @@ def _look_at_newest(search: Search, context: Context) -> Flow[None]:
         UnsupportedFormatError: A newer version wrote it.
     """
     for doc in (yield from _query_page(replace(search, wanted=None), None, 1, context)):
-        if manifest.is_listed(doc):
+        if manifest.kind_of(doc) is not manifest.DocumentKind.STRIPPED:
             try:
                 yield from read_manifest(doc, context.codec)
             except DamagedError as damage:
@@ -333,7 +335,7 @@ def _is_wanted(search: Search, doc: Doc) -> bool:
     Raises:
         DamageError: A document lies among the thread's checkpoints that no checkpoint's is called like.
     """
-    if not (keys.is_direct(doc.name) and manifest.is_listed(doc)):
+    if not (keys.is_direct(doc.name) and manifest.kind_of(doc) is not manifest.DocumentKind.STRIPPED):
         return False
     if search.thread_id is None and not keys.is_checkpoint_doc(doc.name):
         return False  # One thread's strange document stops no listing of all threads.

@@ -46,7 +46,7 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import keys, manifest
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, heir_of, runs_of
+from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, heir_of, kind_of, runs_of
 from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
@@ -171,7 +171,7 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
     if emptied is not None:
         return emptied, DamagedError("the document lacks its format or its manifest")
     for doc in docs:
-        if manifest.is_stripped(doc):
+        if kind_of(doc) is not DocumentKind.CHECKPOINT:
             found.stripped[doc.name] = doc
             continue
         try:
@@ -191,12 +191,12 @@ def objects_of(known: Manifest, blob: str | None) -> set[str]:
 
 def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
     """A document that has lost everything: what was stripped has its frames, or its list."""
-    unsure = {doc.name: doc for doc in docs if manifest.is_stripped(doc) and "objects" not in doc.fields}
+    unsure = {doc.name: doc for doc in docs if kind_of(doc) is DocumentKind.EMPTIED}
     names = list(unsure)
     for at in range(0, len(names), _FRAMES_PER_PAGE):
         now = yield from GetDocs(tuple(names[at : at + _FRAMES_PER_PAGE]), mask=("frames",))
         for name, doc in now.items():
-            if "frames" not in doc.fields and doc.update_time == unsure[name].update_time:
+            if kind_of(doc) is DocumentKind.EMPTIED and doc.update_time == unsure[name].update_time:
                 return unsure[name]
     return None
 
@@ -652,8 +652,8 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
         docs.update((yield from GetDocs(tuple(wanted[at : at + DOCS_PER_PAGE]), mask=())))
     if not docs:
         return {}
-    listed = yield from QueryDocs(keys.checkpoints(thread_id), mask=("ns", "format", "run_id", "former_runs"))
-    busy = {run for doc in listed if not manifest.is_stripped(doc) for run in runs_of(doc)}
+    listed = yield from QueryDocs(keys.checkpoints(thread_id), mask=manifest.RUNS_BY)
+    busy = {run for doc in listed if kind_of(doc) is DocumentKind.CHECKPOINT for run in runs_of(doc)}
     return {
         run: Delete(name, update_time=docs[name].update_time)
         for run, name in names.items()
@@ -713,9 +713,9 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
     """
     name, thread = keys.checkpoint_doc(thread_id, ns, checkpoint_id), keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
-        docs = yield from GetDocs((name, thread), mask=("ns", "format", "pin"))
+        docs = yield from GetDocs((name, thread), mask=(*manifest.LISTED_BY, "pin"))
         doc = docs.get(name)
-        if doc is None or manifest.is_stripped(doc):
+        if doc is None or kind_of(doc) is not DocumentKind.CHECKPOINT:
             return False
         if doc.fields.get("pin") == label:
             return True

@@ -131,7 +131,7 @@ def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
     if found.update_time == update_time:
         return False
     # Others have replaced the content since, or stripped it: it was there. Is theirs whole?
-    if not manifest.is_listed(found):
+    if manifest.kind_of(found) is manifest.DocumentKind.STRIPPED:
         return True
     try:
         manifest.encoded_of(found)
@@ -257,7 +257,7 @@ class _Attempts:
     def _head_of(self, doc: Doc | None) -> Flow[Head | None]:
         """The head that the parent's document shows; `None` when nothing can be inherited from it."""
         request = self.request
-        if doc is None or not manifest.is_listed(doc):
+        if doc is None or manifest.kind_of(doc) is manifest.DocumentKind.STRIPPED:
             return None
         try:
             head = Head.of((yield from read_manifest(doc, self.context.codec)), doc)
@@ -603,7 +603,7 @@ class _Attempts:
             yield from Emit(ParentForked(**request.ids(), parent_id=None, sibling_id=None))
 
     def _is_stored(self, own: Doc, plan: Manifest, layout: _Layout) -> Flow[bool]:
-        if not manifest.is_listed(own):
+        if manifest.kind_of(own) is manifest.DocumentKind.STRIPPED:
             return False
         try:
             stored = yield from read_manifest(own, self.context.codec)

@@ -41,7 +41,16 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
 from langgraph_gcs_saver.format import filters, frames, keys, manifest
 from langgraph_gcs_saver.format.frames import FrameError
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Step, Stub, heir_of, runs_of
+from langgraph_gcs_saver.format.manifest import (
+    DamagedError,
+    DocumentKind,
+    Manifest,
+    Step,
+    Stub,
+    heir_of,
+    kind_of,
+    runs_of,
+)
 from langgraph_gcs_saver.policy.retention import Row, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS, Stored
 from langgraph_gcs_saver.records import record
@@ -353,7 +362,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
 def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) -> Flow[None]:
     found.inner[doc.name] = len(manifest.inner_frames(doc))
     bare = replace(doc, fields={key: doc.fields[key] for key in _FIELDS if key in doc.fields})
-    if not manifest.is_listed(doc):
+    if kind_of(doc) is DocumentKind.STRIPPED:
         found.stripped[doc.name] = bare
         return
     found.order.append(doc.name)
@@ -636,7 +645,7 @@ def _confirm(found: Survey) -> Flow[None]:
     if found.severed:
         names = {name for user_names in found.severed.values() for name in user_names} | found.severed.keys()
         now = yield from _get(sorted(names), manifest.LISTED_BY)
-        there = {name for name, doc in now.items() if doc.fields}  # One that is stripped has none of these.
+        there = {name for name, doc in now.items() if kind_of(doc) is DocumentKind.CHECKPOINT}
         still = there & found.entries.keys()
         severed = {name: [user for user in some if user in still] for name, some in found.severed.items()}
         found.severed = {name: some for name, some in severed.items() if some and name not in there}

@@ -28,14 +28,13 @@ from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import runs_of
+from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of, runs_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
 
 _RUNS_PER_PAGE = 5000
 """Documents whose names and runs are read at once, and nothing else: well within one call's deadline."""
 
-_RUNS = ("ns", "format", "run_id", "former_runs")
 _POLL_SECONDS = 0.25
 
 
@@ -227,7 +226,7 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
             docs += yield from _runs_of_all(collection)
         if not docs:
             return deleted, (yield from _delete_runs(thread_id, mark, runs))
-        last = {run: doc.name for doc in sorted(docs, key=_is_checkpoint) for run in runs_of(doc)}
+        last = {run: doc.name for doc in sorted(docs, key=_is_listed) for run in runs_of(doc)}
         runs.update(last)
         for at in range(0, len(docs), limits.COMMIT_WRITES):
             writes: list[Write] = []
@@ -254,8 +253,8 @@ def _delete_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[bool]:
     return True
 
 
-def _is_checkpoint(doc: Doc) -> bool:
-    return not doc.fields.keys().isdisjoint(("ns", "format"))
+def _is_listed(doc: Doc) -> bool:
+    return kind_of(doc) is DocumentKind.CHECKPOINT
 
 
 def _runs_of_all(collection: str) -> Flow[list[Doc]]:
@@ -263,7 +262,7 @@ def _runs_of_all(collection: str) -> Flow[list[Doc]]:
     found: list[Doc] = []
     after: str | None = None
     while True:
-        page = yield from QueryDocs(collection, after=after, limit=_RUNS_PER_PAGE, mask=_RUNS)
+        page = yield from QueryDocs(collection, after=after, limit=_RUNS_PER_PAGE, mask=RUNS_BY)
         found += page
         if len(page) < _RUNS_PER_PAGE:
             return found

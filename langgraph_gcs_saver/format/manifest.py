@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from datetime import datetime, timezone
+from enum import Enum
 from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc
@@ -516,21 +517,37 @@ def heir_field(checkpoint_id: str, attempt: str) -> str:
     return f"{checkpoint_id}#{attempt[:6]}"
 
 
+class DocumentKind(Enum):
+    """What a document among a thread's checkpoints is, by the fields that it has.
+
+    Attributes:
+        CHECKPOINT: It lists a checkpoint, whole or damaged.
+        STRIPPED: It was stripped to the frames that others need, or to the list of its objects.
+        EMPTIED: It has neither. Read with its frames and objects it is a damaged checkpoint, not an absent one. Read
+            without them it may be a stripped document.
+    """
+
+    CHECKPOINT = "checkpoint"
+    STRIPPED = "stripped"
+    EMPTIED = "emptied"
+
+
 LISTED_BY = ("format", "ns", "manifest")
 """Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
 
+RUNS_BY = ("format", "ns", "run_id", "former_runs")
+"""The small fields that tell a document's kind and its runs, to look at thousands at once.
 
-def is_listed(doc: Doc) -> bool:
-    """Whether a document is a checkpoint, not one stripped to the frames that others need and a list of its objects.
-
-    One that has neither was not stripped: an emptied document is a damaged checkpoint, not an absent one.
-    """
-    return doc.fields.keys().isdisjoint(("frames", "objects")) or not is_stripped(doc)
+A checkpoint so damaged that only its manifest is left shows as emptied in such a look.
+"""
 
 
-def is_stripped(doc: Doc) -> bool:
-    """Whether a document has nothing that lists a checkpoint, as after it was stripped."""
-    return doc.fields.keys().isdisjoint(LISTED_BY)
+def kind_of(doc: Doc) -> DocumentKind:
+    """What a document among a thread's checkpoints is; read with `LISTED_BY`, or `RUNS_BY`, at least."""
+    fields = doc.fields.keys()
+    if not fields.isdisjoint(LISTED_BY):
+        return DocumentKind.CHECKPOINT
+    return DocumentKind.EMPTIED if fields.isdisjoint(("frames", "objects")) else DocumentKind.STRIPPED
 
 
 def inner_frames(doc: Doc) -> bytes:

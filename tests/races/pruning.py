@@ -18,6 +18,7 @@ from langgraph_gcs_saver.flows.load import get_tuple
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of
 from langgraph_gcs_saver.policy.retention import KeepLast, Retention, decide
 
 from .scenarios import (
@@ -327,12 +328,14 @@ def _is_under_way(world: World, thread_id: str) -> bool:
 
 def _listed(world: World, thread_id: str) -> list[Any]:
     below = keys.checkpoints(thread_id)
-    return [d for d in world.checkpoints() if d.name.startswith(f"{below}/") and manifest.is_listed(d)]
+    return [
+        d for d in world.checkpoints() if d.name.startswith(f"{below}/") and kind_of(d) is not DocumentKind.STRIPPED
+    ]
 
 
 def _is_listed(world: World, thread_id: str, ns: str, checkpoint_id: str) -> bool:
     doc = world.doc(keys.checkpoint_doc(thread_id, ns, checkpoint_id))
-    return doc is not None and manifest.is_listed(doc)
+    return doc is not None and kind_of(doc) is not DocumentKind.STRIPPED
 
 
 def _looks_lost(world: World) -> str | None:
@@ -387,7 +390,7 @@ def _left(world: World, *, objects: bool, runs: bool) -> str | None:
                 for step in known.steps(channel):
                     (needed if step.frame.attempt is None else used).add(step.name)
     for doc in world.checkpoints():
-        if not manifest.is_listed(doc) and ("objects" in doc.fields or doc.name not in needed):
+        if kind_of(doc) is DocumentKind.STRIPPED and ("objects" in doc.fields or doc.name not in needed):
             return f"left: stripped {keys.checkpoint_id_of(doc.name)!r} with {sorted(doc.fields)}"
     for name, stored in world.docs.items():
         if f"/{keys.WRITES}/" in name:

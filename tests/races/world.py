@@ -51,6 +51,7 @@ from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import frames, keys, manifest
 from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.saver import arguments
 from langgraph_gcs_saver.stores import memory, rows
@@ -775,7 +776,7 @@ def dangling(world: World) -> str | None:
     """I1: what a visible manifest, or pending writes, refer to and is not there, or is not what was written."""
     for stored in world.docs.values():
         name = stored.doc.name
-        if _is_in(name, keys.CHECKPOINTS) and manifest.is_listed(stored.doc):
+        if _is_in(name, keys.CHECKPOINTS) and kind_of(stored.doc) is not DocumentKind.STRIPPED:
             wrong = _manifest_dangles(stored, world)
         elif _is_in(name, keys.WRITES) and not is_stripped(world, name):
             wrong = _writes_dangle(stored, world)
@@ -790,7 +791,7 @@ def is_stripped(world: World, name: str) -> bool:
     """Whether the checkpoint of pending writes is not listed any more; without one they may have come before it."""
     ns, inverted, *_ = name.rsplit("/", 1)[1].split("!")
     doc = world.doc(f"{name.split(f'/{keys.WRITES}/', maxsplit=1)[0]}/{keys.CHECKPOINTS}/{inverted}!{ns}")
-    return doc is not None and not manifest.is_listed(doc)
+    return doc is not None and kind_of(doc) is DocumentKind.STRIPPED
 
 
 _manifests: dict[int, manifest.Manifest] = {}
@@ -961,7 +962,7 @@ class Rules:
         if call.stores is not None:
             ns, checkpoint_id, _ = call.stores
             doc = world.doc(keys.checkpoint_doc(THREAD, ns, checkpoint_id))
-            if doc is None or not manifest.is_listed(doc):
+            if doc is None or kind_of(doc) is DocumentKind.STRIPPED:
                 return f"I2: {call.label} was acknowledged, and is gone"
         if call.writes is not None:
             checkpoint_id, task, found = call.writes
@@ -1000,7 +1001,7 @@ def _untold(world: World, runs: tuple[Run, ...]) -> str | None:
 def _unnamed(world: World) -> str | None:
     """Whether a checkpoint lacks the documents that tell its thread's id and what its runs touched."""
     for doc in world.checkpoints():
-        if manifest.is_listed(doc):
+        if kind_of(doc) is not DocumentKind.STRIPPED:
             thread_id = str(keys.thread_id_of(keys.thread_segment_of(doc.name)))
             thread = world.doc(keys.thread_doc(thread_id))
             if thread is None or thread.fields.get("thread_id") != thread_id:

@@ -13,7 +13,15 @@ from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatErro
 from langgraph_gcs_saver.flows.manifests import make_stub, read_manifest
 from langgraph_gcs_saver.format import frames, keys, manifest
 from langgraph_gcs_saver.format.frames import FrameError
-from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, Stub
+from langgraph_gcs_saver.format.manifest import (
+    ChannelRef,
+    DamagedError,
+    DocumentKind,
+    FrameRef,
+    Manifest,
+    Serialized,
+    Stub,
+)
 from tests.unit.fuzz import fuzz
 from tests.unit.model import CODEC, Model
 
@@ -358,23 +366,26 @@ def test_a_manifest_over_the_limit_is_not_decoded():
 
 
 @pytest.mark.parametrize(
-    ("stored", "listed"),
+    ("stored", "kind"),
     [
-        ({}, True),
-        ({"heir": "c#1"}, True),
-        ({"frames": b"x"}, False),
-        ({"frames": b"x", "heir": "c", "digest": b"d"}, False),
-        ({"ns": "~"}, True),
-        ({"format": 1}, True),
-        ({"manifest": b""}, True),
+        ({}, DocumentKind.EMPTIED),
+        ({"heir": "c#1"}, DocumentKind.EMPTIED),
+        ({"frames": b"x"}, DocumentKind.STRIPPED),
+        ({"objects": "[]", "run_id": "r"}, DocumentKind.STRIPPED),
+        ({"frames": b"x", "heir": "c", "digest": b"d"}, DocumentKind.STRIPPED),
+        ({"ns": "~"}, DocumentKind.CHECKPOINT),
+        ({"format": 1}, DocumentKind.CHECKPOINT),
+        ({"manifest": b""}, DocumentKind.CHECKPOINT),
+        ({"manifest": b"", "frames": b"x", "objects": "[]"}, DocumentKind.CHECKPOINT),
     ],
 )
-def test_stripped_documents_are_not_listed(stored, listed):
+def test_what_a_document_is(stored, kind):
     """One that lost only some of its fields is damaged, not stripped: it must not vanish without a word."""
-    assert manifest.is_listed(Doc(SAMPLE.name, stored, 1, 2)) is listed
-    if listed:
+    doc = Doc(SAMPLE.name, stored, 1, 2)
+    assert manifest.kind_of(doc) is kind
+    if kind is not DocumentKind.STRIPPED:
         with pytest.raises(DamagedError):
-            decode(Doc(SAMPLE.name, stored, 1, 2))
+            decode(doc)
 
 
 def test_same_content_ignores_places():
