@@ -35,6 +35,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     PutBlob,
     QueryDocs,
 )
@@ -111,6 +112,8 @@ class Billed(Interceptor):
                 self._counts["document reads"] += len(names)  # one that is not there is billed, too
             case QueryDocs():
                 self._counts["document reads"] += max(1, len(answer))  # at least one for a query
+            case ListCollections():
+                self._counts["document reads"] += 1
             case PutBlob() | CopyBlob() | ListBlobs():
                 self._counts["object class A"] += 1
             case GetBlob() | HashBlob():

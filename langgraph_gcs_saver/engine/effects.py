@@ -175,6 +175,24 @@ class QueryDocs(DocumentRequest[list[Doc]]):
 
 
 @record(frozen=True, slots=True)
+class ListCollections(DocumentRequest[list[str]]):
+    """Ids of the collections below a document that hold a document, or have one further below; in ascending order.
+
+    The document itself need not exist.
+    """
+
+    document: str
+
+    def perform(self, store: DocumentStore) -> list[str]:
+        """Perform this."""
+        return store.list_collections(self)
+
+    def aperform(self, store: DocumentStore) -> Awaitable[list[str]]:
+        """Perform this without blocking the event loop."""
+        return store.alist_collections(self)
+
+
+@record(frozen=True, slots=True)
 class Commit(DocumentRequest["tuple[int, ...] | None"]):
     """Apply all writes atomically.
 
@@ -461,6 +479,7 @@ class Emit(Effect[None]):
 REQUESTS = (
     GetDocs,
     QueryDocs,
+    ListCollections,
     Commit,
     PutBlob,
     GetBlob,

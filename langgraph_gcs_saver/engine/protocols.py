@@ -27,6 +27,7 @@ from langgraph_gcs_saver.engine.effects import (
     HashBlob,
     Indexing,
     ListBlobs,
+    ListCollections,
     PutBlob,
     QueryDocs,
     ReadBucket,
@@ -44,6 +45,9 @@ class DocumentStore(Protocol):
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
 
+    def list_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
 
@@ -52,6 +56,9 @@ class DocumentStore(Protocol):
 
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs` without blocking the event loop."""
+
+    async def alist_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections` without blocking the event loop."""
 
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit` without blocking the event loop."""

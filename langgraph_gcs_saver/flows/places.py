@@ -27,6 +27,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Now,
     Pause,
     QueryDocs,
@@ -43,7 +44,7 @@ T = TypeVar("T")
 _LOCAL = (AskSaver, Compute, Emit, Now, Pause)
 """What does not reach the store at all."""
 
-_READS_DOCS = (GetDocs, QueryDocs)
+_READS_DOCS = (GetDocs, QueryDocs, ListCollections)
 """What reaches the database at any rate: the store's document can be read beside it, in one round."""
 
 _READS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing)

@@ -116,8 +116,8 @@ class Connection:
         """Open the store that a connection string names.
 
         `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH` is Cloud Storage and Firestore; all
-        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames. `memory:` is
-        a new and empty store that only this saver sees, for unit tests; nothing survives the process.
+        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames.
+        `memory:` is a new and empty store that only this saver sees, for unit tests; nothing survives the process.
         `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
 
         Args:

@@ -43,6 +43,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     PutBlob,
     QueryDocs,
     ReadBucket,
@@ -360,6 +361,11 @@ class Archive:
         names = sorted(name for name in self._docs if name.rpartition("/")[0] == effect.collection)
         return [self._doc(name, effect.mask) for name in names[: effect.limit]]
 
+    def list_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+        below = f"{effect.document}/"
+        return sorted({name.removeprefix(below).split("/")[0] for name in self._docs if name.startswith(below)})
+
     async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
         """Perform `GetDocs` without blocking the event loop."""
         return await asyncio.to_thread(self.get_docs, effect)
@@ -367,6 +373,10 @@ class Archive:
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs` without blocking the event loop."""
         return await asyncio.to_thread(self.query_docs, effect)
+
+    async def alist_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections` without blocking the event loop."""
+        return self.list_collections(effect)
 
     # Objects
 

@@ -63,6 +63,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     PutBlob,
     QueryDocs,
     ReadBucket,
@@ -150,6 +151,10 @@ _GET = f"SELECT {_FIELDS}, create_time, update_time FROM documents WHERE collect
 _QUERY = f"""
 SELECT name, {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
 """  # noqa: S608 - a constant
+_NEXT_ID = "SELECT collection_id FROM documents WHERE collection_id > ? ORDER BY collection_id LIMIT 1"
+_NEXT_NAME = """
+SELECT name FROM documents WHERE collection_id = ? AND name >= ? AND name < ? ORDER BY name LIMIT 1
+"""
 _SET = """
 INSERT INTO documents (collection_id, name, fields, create_time, update_time) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (collection_id, name) DO UPDATE SET
@@ -260,6 +265,10 @@ class LocalDocuments:
         """Perform `QueryDocs`."""
         return self._perform(partial(self._read, _querying(effect)))
 
+    def list_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+        return self._perform(partial(self._read, _listing(effect)))
+
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
         return self._perform(partial(self._write, _committing(effect)))
@@ -271,6 +280,10 @@ class LocalDocuments:
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs` without blocking the event loop."""
         return await self._aperform(partial(self._read, _querying(effect)))
+
+    async def alist_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections` without blocking the event loop."""
+        return await self._aperform(partial(self._read, _listing(effect)))
 
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit` without blocking the event loop."""
@@ -791,6 +804,26 @@ def _querying(effect: QueryDocs) -> Operation[list[Doc]]:
         parameters.append(query.prefix + 1)  # SQL counts from 1
     sql += " ORDER BY name"
     return lambda db: query.find(db.execute(sql, parameters))
+
+
+def _listing(effect: ListCollections) -> Operation[list[str]]:
+    _, document = rows.key_of(effect.document)
+    first, end = document + b"\0", document + b"\1"
+
+    def list_ids(db: sqlite3.Cursor) -> list[str]:
+        # Each step is one look into the index, so what the store has besides costs one for each of its collection ids.
+        found: set[bytes] = set()
+        group = db.execute(_NEXT_ID, ("",)).fetchone()
+        while group is not None:
+            start = first
+            while (row := db.execute(_NEXT_NAME, (*group, start, end)).fetchone()) is not None:
+                segment = row[0][len(first) :].split(b"\0")[0]
+                found.add(segment)
+                start = first + segment + b"\1"
+            group = db.execute(_NEXT_ID, group).fetchone()
+        return sorted(segment.decode(errors="replace") for segment in found)
+
+    return list_ids
 
 
 def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:

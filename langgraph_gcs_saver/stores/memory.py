@@ -26,6 +26,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     PutBlob,
     QueryDocs,
     ReadBucket,
@@ -49,6 +50,13 @@ def query_docs(table: Rows, effect: QueryDocs) -> list[Doc]:
     """Perform `QueryDocs` on rows."""
     query = rows.Query(effect)
     return query.find((path, *table[_, path]) for _, path in sorted(filter(query.includes, table)))
+
+
+def list_collections(table: Rows, effect: ListCollections) -> list[str]:
+    """Perform `ListCollections` on rows."""
+    below = rows.key_of(effect.document)[1] + b"\0"
+    found = {path[len(below) :].split(b"\0")[0] for _, path in table if path.startswith(below)}
+    return sorted(segment.decode(errors="replace") for segment in found)
 
 
 def replaced(table: Rows, changes: Mapping[rows.Key, rows.Row | None]) -> Rows:
@@ -105,6 +113,10 @@ class MemoryDocuments:
         """Perform `QueryDocs`."""
         return query_docs(self.table, effect)
 
+    def list_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+        return list_collections(self.table, effect)
+
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
         writes = rows.Writes(effect)
@@ -128,6 +140,10 @@ class MemoryDocuments:
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
         return self.query_docs(effect)
+
+    async def alist_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+        return self.list_collections(effect)
 
     async def acommit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""

@@ -46,6 +46,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Merge,
     PutBlob,
     QueryDocs,
@@ -79,6 +80,10 @@ class Documents:
         """Perform a `QueryDocs`."""
         return self.store.query_docs(QueryDocs(collection, **options))
 
+    def collections(self, document: str) -> list[str]:
+        """Perform a `ListCollections`."""
+        return self.store.list_collections(ListCollections(document))
+
     def commit(self, *writes: Write) -> Times:
         """Perform a `Commit`."""
         return self.store.commit(Commit(writes))
@@ -109,6 +114,10 @@ class AsyncDocuments(Documents):
     def query(self, collection: str, **options: Any) -> list[Doc]:
         """Perform a `QueryDocs`."""
         return self._loop.run_until_complete(self.store.aquery_docs(QueryDocs(collection, **options)))
+
+    def collections(self, document: str) -> list[str]:
+        """Perform a `ListCollections`."""
+        return self._loop.run_until_complete(self.store.alist_collections(ListCollections(document)))
 
     def commit(self, *writes: Write) -> Times:
         """Perform a `Commit`."""
@@ -569,6 +578,34 @@ class DocumentContract:
         found = docs.query(keys.CHECKPOINTS, group=True, start=start, end=end)
         assert _names(found) == sorted(keys.checkpoint_doc(thread, "", "1") for thread in threads)
 
+    # Collections
+
+    def test_collections_below_a_document(self, docs: Documents) -> None:
+        docs.commit(
+            Create("t/x", {}),
+            Create("t/x/b/1", {}),
+            Create("t/x/b/2", {}),
+            Create("t/x/B/1", {}),
+            Create("t/x/é/1", {}),
+            Create("t/x/deep/1/b/1", {}),  # of `deep`, which holds no document itself
+            Create("t/x/deep/1/only/1", {}),
+            Create("t/x-/c/1", {}),
+            Create("t/y/d/1", {}),  # below a document that does not exist
+            Create("other/x/b/1", {}),
+        )
+        assert docs.collections("t/x") == ["B", "b", "deep", "é"]
+        assert docs.collections("t/x/deep/1") == ["b", "only"]
+        assert docs.collections("t/y") == ["d"]
+        assert docs.collections("t/x/b/1") == []
+        assert docs.collections("t/nobody") == []
+        docs.commit(Delete("t/x/b/1"), Delete("t/x/deep/1/b/1"), Delete("t/x/deep/1/only/1"))
+        assert docs.collections("t/x") == ["B", "b", "é"]
+
+    def test_many_collections_below_a_document(self, docs: Documents) -> None:
+        ids = [f"c{number:03}" for number in range(400)]
+        docs.commit(*(Create(f"t/x/{id_}/1", {}) for id_ in ids))
+        assert docs.collections("t/x") == ids
+
     # Closing
 
     def test_closed_store_refuses(self, docs: Documents) -> None:
@@ -578,6 +615,7 @@ class DocumentContract:
         for call in (
             lambda: docs.get("c/a"),
             lambda: docs.query("c"),
+            lambda: docs.collections("c/a"),
             lambda: docs.commit(Create("c/b", {})),
         ):
             with pytest.raises(SaverClosedError):

@@ -924,6 +924,7 @@ class _LentDocuments:
     def __init__(self, store: DocumentStore) -> None:
         self.get_docs, self.aget_docs = store.get_docs, store.aget_docs
         self.query_docs, self.aquery_docs = store.query_docs, store.aquery_docs
+        self.list_collections, self.alist_collections = store.list_collections, store.alist_collections
         self.commit, self.acommit = store.commit, store.acommit
         self.read_indexing, self.aread_indexing = store.read_indexing, store.aread_indexing
         self.exempt_field, self.aexempt_field = store.exempt_field, store.aexempt_field

@@ -46,6 +46,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Merge,
     PutBlob,
     QueryDocs,
@@ -151,12 +152,14 @@ class Statuses(grpc.GenericRpcHandler):
         "GetDocument": (rpcs.GetDocumentRequest, document.Document),
         "BatchGetDocuments": (rpcs.BatchGetDocumentsRequest, rpcs.BatchGetDocumentsResponse),
         "RunQuery": (rpcs.RunQueryRequest, rpcs.RunQueryResponse),
+        "ListCollectionIds": (rpcs.ListCollectionIdsRequest, rpcs.ListCollectionIdsResponse),
     }
 
     def __init__(self) -> None:
         self.plan: list[tuple[grpc.StatusCode, str]] = []
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
+        self.pages: list[tuple[list[str], str]] = [([], "")]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         name = details.method.rsplit("/", 1)[1]
@@ -172,6 +175,9 @@ class Statuses(grpc.GenericRpcHandler):
             note(message, context)
             if name == "GetDocument":
                 return response.meta.pb(name=message.name)
+            if name == "ListCollectionIds":
+                page = self.pages[int(message.page_token or 0)]
+                return response.meta.pb(collection_ids=page[0], next_page_token=page[1])
             return response.meta.pb(write_results=[{"update_time": {"seconds": 7}} for _ in message.writes])
 
         def stream(message: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -180,7 +186,7 @@ class Statuses(grpc.GenericRpcHandler):
 
         make, behaviour = (
             (grpc.unary_unary_rpc_method_handler, unary)
-            if name in {"Commit", "GetDocument"}
+            if name in {"Commit", "GetDocument", "ListCollectionIds"}
             else (grpc.unary_stream_rpc_method_handler, stream)
         )
         return make(
@@ -212,16 +218,19 @@ CREATE = Commit((Create("c/a", {"secret": "state content"}),))
 GET = GetDocs(("c/a",))
 BATCH = GetDocs(("c/a", "c/b"))
 QUERY = QueryDocs("c")
+LIST = ListCollections("c/a")
 
 SYNC: dict[str, Callable[[FirestoreDocuments], Any]] = {
     "commit": lambda store: store.commit(CREATE),
     "get": lambda store: store.get_docs(GET),
     "batch": lambda store: store.get_docs(BATCH),
     "query": lambda store: store.query_docs(QUERY),
+    "list": lambda store: store.list_collections(LIST),
     "acommit": lambda store: asyncio.run(store.acommit(CREATE)),
     "aget": lambda store: asyncio.run(store.aget_docs(GET)),
     "abatch": lambda store: asyncio.run(store.aget_docs(BATCH)),
     "aquery": lambda store: asyncio.run(store.aquery_docs(QUERY)),
+    "alist": lambda store: asyncio.run(store.alist_collections(LIST)),
 }
 every_method = pytest.mark.parametrize("method", SYNC)
 
@@ -263,12 +272,12 @@ def test_firestore_retries_what_passes(
     told: list[Retried] = []
     scripted.on_retry = told.append
     found = {"c/a": Doc("c/a", {}, 0, 0)}
-    expected = {"commit": (7 * 10**9,), "get": found, "batch": {}, "query": []}[method.lstrip("a")]
+    expected = {"commit": (7 * 10**9,), "get": found, "batch": {}, "query": [], "list": []}[method.lstrip("a")]
     assert SYNC[method](scripted) == expected
     assert len(statuses.requests) == 3
     assert statuses.requests[0] == statuses.requests[2]
     assert [(event.attempt, event.reason) for event in told] == [(1, code), (2, code)]
-    assert {event.request for event in told} <= {"Commit", "GetDocument", "BatchGetDocuments", "RunQuery"}
+    assert {event.request for event in told} <= set(Statuses.messages)
     assert "Firestore" in told[0].service
     assert all(0 <= event.pause <= 1 for event in told)
 
@@ -374,6 +383,7 @@ def test_firestore_sends_the_headers_of_the_generated_client(scripted: Firestore
         assert " gccl/" in sent["x-goog-api-client"]
         routed = f"{database}%28default%29"
         expected = {"query": f"parent={routed}/documents", "get": f"name={routed}/documents/c/a"}
+        expected["list"] = f"parent={routed}/documents/c/a"
         assert sent["x-goog-request-params"] == expected.get(method.lstrip("a"), f"database={routed}")
 
 
@@ -401,6 +411,16 @@ def test_cancelling_a_call_does_not_wait_for_its_end(silent_port: str) -> None:
 
     # Without a deadline before that of the test: a call that is waited for never ends.
     asyncio.run(main(FirestoreDocuments(make_client(host=silent_port), timeout=9 * PATIENCE, owns_client=True)))
+
+
+def test_collections_come_in_pages(scripted: FirestoreDocuments, statuses: Statuses) -> None:
+    statuses.pages = [(["b", "c"], "1"), ([], "2"), (["a"], "")]
+    assert scripted.list_collections(LIST) == ["a", "b", "c"]
+    assert asyncio.run(scripted.alist_collections(LIST)) == ["a", "b", "c"]
+    parent = "projects/my-project/databases/(default)/documents/c/a"
+    assert [(request.parent, request.page_token) for request in statuses.requests] == [
+        (parent, token) for token in ("", "1", "2")
+    ] * 2
 
 
 @pytest.mark.parametrize("root", ["apps", "apps/a/b", "/apps/a", "apps/a/", "apps//a/b", "/"])

@@ -25,6 +25,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Merge,
     PutBlob,
     QueryDocs,
@@ -60,6 +61,7 @@ RPCS = {
     "GetDocument`, of one document": {"datastore.entities.get"},
     "BatchGetDocuments`, of several, and to confirm that one is missing": {"datastore.entities.get"},
     "RunQuery": {"datastore.entities.get", "datastore.entities.list"},
+    "ListCollectionIds": {"datastore.entities.list"},
     "Commit` of a created document": {"datastore.entities.create"},
     "Commit` of a merged document": {"datastore.entities.create", "datastore.entities.update"},
     "Commit` of a deletion": {"datastore.entities.delete"},
@@ -114,6 +116,7 @@ def test_every_rpc_has_a_row(firestore_emulator, project_id, monkeypatch):
     performed: dict[str, Any] = {
         "get_docs": GetDocs(("lg_threads/a",)),  # which is missing, so that it is read both ways
         "query_docs": QueryDocs("lg_threads"),
+        "list_collections": ListCollections("lg_threads/a"),
         "commit": Commit(tuple(kind(*arguments) for kind, arguments in _commits())),
         "read_indexing": ReadIndexing("lg_writes", "*"),
         "exempt_field": ExemptField("lg_writes", "*"),

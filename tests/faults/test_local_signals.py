@@ -31,6 +31,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     ListBlobs,
+    ListCollections,
     Merge,
     PutBlob,
     QueryDocs,
@@ -129,6 +130,7 @@ def filled(path, timeout=PATIENCE):
 READS = {
     "get_docs": lambda documents: documents.get_docs(GetDocs(("c/1", "c/2", "c/none"))),
     "query_docs": lambda documents: documents.query_docs(QueryDocs("c", limit=2)),
+    "list_collections": lambda documents: documents.list_collections(ListCollections("c/1")),
 }
 
 

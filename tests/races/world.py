@@ -36,6 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Now,
     Pause,
     PutBlob,
@@ -151,6 +152,8 @@ class World:
                 return {name: self._dated(doc) for name, doc in memory.get_docs(self.table, effect).items()}, self
             case QueryDocs():
                 return [self._dated(doc) for doc in memory.query_docs(self.table, effect)], self
+            case ListCollections():
+                return memory.list_collections(self.table, effect), self
             case Commit():
                 applied = rows.Writes(effect).apply(self.table.get, stamp)
                 if applied is None:

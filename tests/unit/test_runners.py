@@ -22,6 +22,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     ListBlobs,
+    ListCollections,
     Now,
     Pause,
     PutBlob,
@@ -91,6 +92,12 @@ class Documents:
 
     def query_docs(self, effect):
         return self._answer(effect.collection)
+
+    def list_collections(self, effect):
+        return self._answer(f"below {effect.document}")
+
+    async def alist_collections(self, effect):
+        return await self._aanswer(f"below {effect.document}")
 
     def commit(self, effect):
         return self._answer("commit")
@@ -263,6 +270,7 @@ RESULTS = [
     (nested, ["outer", ("docs a", "blob b")]),
     (catches, ["caught", "fail", "docs next"]),
     (lambda: of(QueryDocs("c")), "docs c"),
+    (lambda: of(ListCollections("c/d")), "docs below c/d"),
     (lambda: of(Commit(())), "docs commit"),
     (lambda: of(PutBlob("p", b"")), None),
     (lambda: of(ListBlobs("l")), ["blob l"]),
@@ -585,7 +593,14 @@ class Sturdy(Seen):
     survives_signals = True
 
 
-REQUESTS = (docs("a"), QueryDocs("a"), Commit(()), ReadIndexing("c", "f"), ExemptField("c", "f"))
+REQUESTS = (
+    docs("a"),
+    QueryDocs("a"),
+    ListCollections("a/b"),
+    Commit(()),
+    ReadIndexing("c", "f"),
+    ExemptField("c", "f"),
+)
 REQUESTS += (PutBlob("a", b""), GetBlob("a"), ListBlobs("a"), DeleteBlobs(("a",)), EnsureBucket(), ReadBucket())
 REQUESTS += (SetLifecycle((), 1),)
 

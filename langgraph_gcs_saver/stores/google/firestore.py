@@ -45,6 +45,7 @@ from langgraph_gcs_saver.engine.effects import (
     ExemptField,
     GetDocs,
     Indexing,
+    ListCollections,
     Merge,
     QueryDocs,
     ReadIndexing,
@@ -146,6 +147,12 @@ _BATCH_GET = _Method(
     stream=True,
 )
 _QUERY = _Method("RunQuery", rpcs.RunQueryRequest.meta.pb, rpcs.RunQueryResponse.meta.pb, "parent", stream=True)
+_LIST = _Method(
+    "ListCollectionIds",
+    rpcs.ListCollectionIdsRequest.meta.pb,
+    rpcs.ListCollectionIdsResponse.meta.pb,
+    "parent",
+)
 _COMMIT = _Method("Commit", rpcs.CommitRequest.meta.pb, rpcs.CommitResponse.meta.pb, "database")
 
 
@@ -307,6 +314,24 @@ class FirestoreDocuments:
         """Perform `QueryDocs` without blocking the event loop."""
         return await self._aperform(self._query(effect)) if effect.limit != 0 else []
 
+    def list_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections`."""
+        patience, found, token = self._patience(), list[str](), ""
+        while True:
+            page, token = self._perform(self._list(effect, token), patience)
+            found += page
+            if not token:
+                return sorted(found)
+
+    async def alist_collections(self, effect: ListCollections) -> list[str]:
+        """Perform `ListCollections` without blocking the event loop."""
+        patience, found, token = self._patience(), list[str](), ""
+        while True:
+            page, token = await self._aperform(self._list(effect, token), patience)
+            found += page
+            if not token:
+                return sorted(found)
+
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
         return self._perform(self._commit(effect)) if effect.writes else ()
@@ -398,6 +423,15 @@ class FirestoreDocuments:
             return [self._doc(answer.document) for answer in answers or () if answer.HasField("document")]
 
         return _Call(_QUERY, request, parse, f"to query {collection!r}")
+
+    def _list(self, effect: ListCollections, token: str) -> _Call[tuple[list[str], str]]:
+        request = _LIST.request(parent=f"{self._base}/{effect.document}", page_token=token)
+
+        def parse(answers: list[Any] | None) -> tuple[list[str], str]:
+            found = answers or [_LIST.response()]
+            return list(found[0].collection_ids), found[0].next_page_token
+
+        return _Call(_LIST, request, parse, "to list the collections below a document")
 
     def _commit(self, effect: Commit) -> _Call[tuple[int, ...] | None]:
         request = _COMMIT.request(database=self._database)
