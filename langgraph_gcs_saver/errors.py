@@ -214,7 +214,7 @@ class ClearTextError(GCSSaverError):
 
 
 class UnsupportedFormatError(GCSSaverError):
-    """A document that a newer version of this library wrote. It is not damaged: upgrade."""
+    """A newer version of this library wrote a document or added a collection. Nothing is damaged: upgrade."""
 
     kind = "unsupported-format"
     exit_code = 5

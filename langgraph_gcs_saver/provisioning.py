@@ -15,7 +15,7 @@ from typing import Any
 from langgraph_gcs_saver.address import GoogleAddress, parse
 from langgraph_gcs_saver.engine.effects import BucketSettings, Rule
 from langgraph_gcs_saver.engine.files import make_directory, write_file
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import registry
 
 NEARLINE_AFTER = 30
 """Days until an object moves to Nearline storage, which bills 30 days at least
@@ -26,22 +26,21 @@ ABORT_AFTER = 7
 expire after a week without a rule (https://cloud.google.com/storage/docs/resumable-uploads#session-uris); copies by
 other tools may be multipart."""
 
-UNINDEXED = (
-    *((keys.CHECKPOINTS, field) for field in ("digest", "frames", "heir", "manifest", "objects")),
-    (keys.WRITES, "*"),
-    (keys.ASIDE, "*"),
-)
-"""Pairs of a collection id and a field that no query filters by, and that is large or changes with every step.
-
-Indexes are most of what a document costs to store and to write. A field of bytes is indexed with its first 1,500
-(https://firebase.google.com/docs/firestore/quotas), twice. `*` is every field: pending writes are found by name only.
-"""
-
 INDEXES_FILE = "firestore.indexes.json"
 LIFECYCLE_FILE = "bucket-lifecycle.json"
 
 _NEVER_MATCHES = ("customTimeBefore", "daysSinceCustomTime", "daysSinceNoncurrentTime", "noncurrentTimeBefore")
 """Conditions that need a custom time, which this library's objects have not, or that an object is no longer live."""
+
+
+def unindexed() -> list[tuple[str, str]]:
+    """Pairs of a collection id and a field that no query filters by, and that is large or changes with every step.
+
+    Indexes are most of what a document costs to store and to write. A field of bytes is indexed with its first 1,500
+    (https://firebase.google.com/docs/firestore/quotas), twice. `*` is every field: pending writes are found by name
+    only.
+    """
+    return [(entry.id, field) for entry in registry.every() for field in entry.unindexed]
 
 
 def lifecycle_rules(prefix: str, *, autoclass: bool = False) -> tuple[Rule, ...]:
@@ -104,7 +103,7 @@ def settings_files(bucket: BucketSettings) -> dict[str, str]:
     `firestore.indexes.json` is as the Firebase CLI deploys it, `bucket-lifecycle.json` as `gcloud storage buckets
     update --lifecycle-file` takes it. That replaces all rules of the bucket, so those that are known are in the file.
     """
-    overrides = [{"collectionGroup": group, "fieldPath": field, "indexes": []} for group, field in UNINDEXED]
+    overrides = [{"collectionGroup": group, "fieldPath": field, "indexes": []} for group, field in unindexed()]
     return {
         INDEXES_FILE: _json({"indexes": [], "fieldOverrides": overrides}),
         LIFECYCLE_FILE: _json({"lifecycle": {"rule": merged(bucket)}}),

@@ -348,6 +348,7 @@ class DeletePlan:
         thread_id: The thread.
         checkpoints: Number of documents of checkpoints, and of what repairs have set aside.
         writes: Number of documents of pending writes.
+        others: Number of documents of other collections.
         objects: Number of objects.
         bytes: Stored bytes of the objects.
         exists: Whether there is anything of the thread at all: if nothing else, its own document, which a call that
@@ -360,11 +361,13 @@ class DeletePlan:
     objects: int
     bytes: int
     exists: bool
+    others: int = 0
 
     def __str__(self) -> str:
+        others = f", {self.others} other documents" if self.others else ""
         return (
             f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
-            f"pending writes and {self.objects} objects ({self.bytes} bytes) go"
+            f"pending writes{others} and {self.objects} objects ({self.bytes} bytes) go"
         )
 
 
@@ -377,6 +380,7 @@ class CopyPlan:
         target: The thread to copy to.
         checkpoints: Number of checkpoints.
         writes: Number of documents of pending writes.
+        others: Number of documents of other collections.
         objects: Number of objects that the checkpoints refer to.
         clear: Documents that the cipher does not protect, and that the copy encrypts: it vouches for the copies.
     """
@@ -387,12 +391,14 @@ class CopyPlan:
     writes: int
     objects: int
     clear: int = 0
+    others: int = 0
 
     def __str__(self) -> str:
+        others = f", {self.others} other documents" if self.others else ""
         clear = f"; {_ENCRYPTS.format(self.clear)}" if self.clear else ""
         return (
             f"Thread {self.source!r} to {self.target!r}: {self.checkpoints} checkpoints, {self.writes} documents of "
-            f"pending writes, {self.objects} objects{clear}"
+            f"pending writes{others}, {self.objects} objects{clear}"
         )
 
 
@@ -460,6 +466,7 @@ class Transfer:
         checkpoints: Documents of checkpoints, stripped ones included.
         writes: Documents of pending writes.
         aside: Documents that repairs have set aside.
+        others: Documents of other collections.
         objects: Objects.
         bytes: Stored bytes of the objects.
         present: Documents and objects that an earlier try had moved already.
@@ -476,20 +483,22 @@ class Transfer:
     present: int = 0
     findings: tuple[Finding, ...] = ()
     undecoded: str | None = None
+    others: int = 0
 
     @property
     def total(self) -> int:
         """Documents and objects."""
-        return self.checkpoints + self.writes + self.aside + self.objects
+        return self.checkpoints + self.writes + self.aside + self.others + self.objects
 
     def __bool__(self) -> bool:
         return self.total > self.objects
 
     def __str__(self) -> str:
         aside = f", {self.aside} documents that were set aside" if self.aside else ""
+        others = f", {self.others} other documents" if self.others else ""
         return (
             f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
-            f"pending writes{aside}, {self.objects} objects ({self.bytes} bytes)"
+            f"pending writes{aside}{others}, {self.objects} objects ({self.bytes} bytes)"
         )
 
 

@@ -26,6 +26,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
+from langgraph_gcs_saver.flows.collections import check_known, list_docs, pages, read_docs, whole_objects_of
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest
@@ -51,14 +52,16 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
     """Delete what nothing in a thread refers to, if it is from before a time; others may write meanwhile.
 
     A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
-    what it refers to is unknown. So is one that has lost an ancestor of which DeltaChannels are made: should its
-    document be restored, it needs its pending writes and objects, and the frames that it builds on. A thread to which
-    something is being copied is left alone too, with an event: a live copy ends by itself.
+    what it refers to is unknown. So is one with a collection that only a newer version knows. So is one that has lost
+    an ancestor of which DeltaChannels are made: should its document be restored, it needs its pending writes and
+    objects, and the frames that it builds on. A thread to which something is being copied is left alone too, with an
+    event: a live copy ends by itself.
     """
     cutoff = before * 1e9
     old = yield from _list_old(thread_id, cutoff)
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
+        yield from check_known(thread_id)
         # After the objects were listed: of a copy that has ended in between, the snapshot shows all.
         found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
@@ -160,7 +163,7 @@ def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
 
 
 def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], context: Context) -> Flow[dict[str, int]]:
-    """Objects of `old` that neither a checkpoint, nor pending writes, nor what was set aside refers to."""
+    """Objects of `old` that no checkpoint, and no document of another collection, refers to."""
     left = old.keys() - found.objects(found.entries)
     for collection in (keys.writes(found.thread_id), keys.aside(found.thread_id)):
         after: str | None = None
@@ -169,6 +172,10 @@ def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], co
                 if doc.name not in orphans:
                     left -= yield from _objects_of(doc, left, context)
             after = docs[-1].name
+    listed = yield from list_docs(keys.thread_doc(found.thread_id), lambda entry: entry.is_plain and entry.is_read)
+    for page in pages(listed):
+        for entry, doc in (yield from read_docs(page)):
+            left -= yield from whole_objects_of(entry, doc, context)
     return {name: old[name] for name in sorted(left)}
 
 

@@ -28,17 +28,25 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     DeleteBlobs,
     Doc,
+    Fields,
     Flow,
     Gather,
     GetDocs,
+    ListCollections,
     Merge,
     Now,
     PutBlob,
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, ConflictError, InvalidInputError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    ConflictError,
+    InvalidInputError,
+)
 from langgraph_gcs_saver.flows.batches import in_batches
+from langgraph_gcs_saver.flows.collections import Listed, damaged, list_docs, pages, read_docs, whole_objects_of
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import (
     corrupt,
@@ -52,7 +60,7 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, stubs_of
-from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format import filters, keys, manifest, registry
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
     DocumentKind,
@@ -62,6 +70,7 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
     runs_of,
 )
+from langgraph_gcs_saver.format.registry import Collection, Copied
 from langgraph_gcs_saver.results import CopyPlan
 
 CHECKPOINTS_PER_PAGE = 20
@@ -86,6 +95,8 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
     Raises:
         InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
         CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
+        DamageError: A document of another collection is damaged.
+        UnsupportedFormatError: One of the threads has a collection that only a newer version knows.
         ConflictError: The source is being deleted, was deleted when a part of it was copied, or was replaced all the
             time, or the target written to or deleted.
     """
@@ -98,6 +109,7 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
         found = yield from snapshot(source, context)
         _check_frames(found)
         levels, clear = yield from _writes(source, context)
+        plain = yield from list_docs(keys.thread_doc(source), lambda entry: entry.copied is not None)
         # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
         before, since = since, (yield from _read_source(source))
         if before != since:
@@ -112,15 +124,16 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
             target=target,
             checkpoints=len(found.entries),
             writes=sum(map(len, levels)),
+            others=len(plain),
             objects=len(found.objects(found.entries)),
             clear=clear + (yield from _clear_manifests(found, context)),
         )
-        copy = _Copy(found, levels, target, written, context)
+        copy = _Copy(found, levels, target, written, context, plain=plain)
         if dry_run:
             yield from copy.check_target()
             return plan
         # What is gone by now may have been copied in part.
-        if not found.entries and not levels and not (yield from copy.is_claimed()):
+        if not (found.entries or levels or plain) and not (yield from copy.is_claimed()):
             return plan
         # All of it is as it was when it was counted, or the copy is planned again.
         if plan.clear > told:
@@ -138,7 +151,9 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
 def _read_source(thread_id: str) -> Flow[int | None]:
     """When the thread's document was created, which tells this thread from a later one of the same id."""
     name = keys.thread_doc(thread_id)
-    doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
+    docs, ids = yield from Gather((GetDocs((name,), mask=("deleting",)), ListCollections(name)))
+    registry.check(thread_id, ids)
+    doc: Doc | None = docs.get(name)
     if doc is not None and "deleting" in doc.fields:
         raise ConflictError(
             f"Thread {thread_id!r} is being deleted, or a deletion of it died half-way: what is left of it is not "
@@ -147,9 +162,14 @@ def _read_source(thread_id: str) -> Flow[int | None]:
     return None if doc is None else doc.create_time
 
 
-def _first_docs(thread_id: str) -> tuple[QueryDocs, QueryDocs]:
-    collections = keys.checkpoints(thread_id), keys.writes(thread_id)
-    return QueryDocs(collections[0], limit=1, mask=()), QueryDocs(collections[1], limit=1, mask=())
+def _is_copied(entry: Collection) -> bool:
+    return entry.is_copied
+
+
+def _has_any(thread_id: str, ids: Iterable[str]) -> bool:
+    """Whether a target that has the given collections has anything in the way of a copy."""
+    registry.check(thread_id, ids)
+    return registry.holds(ids, _is_copied)
 
 
 def _not_empty(thread_id: str) -> InvalidInputError:
@@ -249,6 +269,7 @@ class _Copy:
 
     Attributes:
         levels: Documents of the source's pending writes, in levels.
+        plain: Documents of the source's plain collections.
         written: Documents of the target that this call, in all its tries, has written, and when they changed by that.
         time: When the target's document changed last.
         claim: Digits that tell this copy, all of its tries, from any other.
@@ -268,9 +289,12 @@ class _Copy:
         target: str,
         written: dict[str, int],
         context: Context,
+        *,
+        plain: Sequence[Listed],
     ) -> None:
         self.found = found
         self.levels = levels
+        self.plain = plain
         self.target = target
         self.written = written
         self.context = context
@@ -298,6 +322,9 @@ class _Copy:
             for at in range(0, len(level), limits.COMMIT_WRITES):
                 if not (yield from self._copy_writes(level[at : at + limits.COMMIT_WRITES])):
                     return False
+        for page in pages(self.plain):
+            if not (yield from self._copy_plain(page)):
+                return False
         order = self._order()
         for at in range(0, len(order), CHECKPOINTS_PER_PAGE):
             if not (yield from self._copy_checkpoints(order[at : at + CHECKPOINTS_PER_PAGE])):
@@ -317,9 +344,9 @@ class _Copy:
             self.claim = claim
             yield from self._check_part()
             return
-        for first in _first_docs(self.target):
-            if (doc is not None and "copying" in doc.fields) or (yield from first):
-                raise _not_empty(self.target)
+        ids = yield from ListCollections(self.thread)
+        if (doc is not None and "copying" in doc.fields) or _has_any(self.target, ids):
+            raise _not_empty(self.target)
 
     def _claim(self, doc: Doc | None) -> str | None:
         """The claim of a copy from the same source that has not come to its end, by the target's document."""
@@ -329,10 +356,12 @@ class _Copy:
     def _check_part(self) -> Flow[None]:
         """Raise for anything in the target that this call has not written, and that is no part of what the source has.
 
-        Only frames of checkpoints are not compared yet: that takes place when it is their turn.
+        Only frames of checkpoints and documents of plain collections are not compared yet: that takes place when it is
+        their turn.
         """
         writes = {doc.name for level in self.levels for doc in level}
-        known = {self._name(name): name for name in (*self.found.entries, *self.found.stripped, *writes)}
+        plain = {doc.name for _, doc in self.plain}
+        known = {self._name(name): name for name in (*self.found.entries, *self.found.stripped, *writes, *plain)}
         others: list[str] = []
         docs = yield from self._docs(manifest.LISTED_BY)
         self.times.update({doc.name: doc.update_time for doc in docs})
@@ -360,10 +389,8 @@ class _Copy:
                     yield from self._lacks(theirs[name], copied)
 
     def _docs(self, mask: tuple[str, ...]) -> Flow[list[Doc]]:
-        """All documents of the target's checkpoints and pending writes."""
-        collections = keys.checkpoints(self.target), keys.writes(self.target)
-        found = yield from Gather(tuple(QueryDocs(name, mask=mask) for name in collections))
-        return [doc for docs in found for doc in docs]
+        """All documents of the target's collections that a copy can have."""
+        return [doc for _, doc in (yield from list_docs(self.thread, _is_copied, mask=mask))]
 
     def _is_ours(self, doc: Doc) -> bool:
         """Whether a document of the target is as this call has written it."""
@@ -379,7 +406,7 @@ class _Copy:
     def _begin(self) -> Flow[bool]:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         held = yield from guard(self.target, self.context)
-        thread, checkpoints, writes = yield from Gather((GetDocs((self.thread,)), *_first_docs(self.target)))
+        thread, ids = yield from Gather((GetDocs((self.thread,)), ListCollections(self.thread)))
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
@@ -389,7 +416,7 @@ class _Copy:
             self.claim, self.is_resumed = claim, True
             yield from self._check_part()
             return True
-        if checkpoints or writes or "copying" in doc.fields:
+        if _has_any(self.target, ids) or "copying" in doc.fields:
             raise _not_empty(self.target)
         self.claim = self.context.new_attempt()
         return (yield from self._commit([], {"copying": self.found.thread_id, "claim": self.claim}))
@@ -413,6 +440,7 @@ class _Copy:
         docs = yield from self._docs(("ns", "heir"))
         if {doc.name: doc.update_time for doc in docs} != self.times:
             return False  # Pruned or written to since: the next try will see.
+        docs = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
         names = {doc.name for doc in docs if "ns" in doc.fields}
         # A child that vanished before it was copied was not lost.
         notes = [
@@ -634,7 +662,50 @@ class _Copy:
             raise self._differs(copied.name)
         return found
 
-    # Both
+    # Plain collections
+
+    def _copy_plain(self, page: Sequence[Listed]) -> Flow[bool]:
+        """Copy documents of plain collections as they were when the copy was planned."""
+        now = yield from read_docs(page)
+        times = {doc.name: doc.update_time for _, doc in page}
+        if any(doc.update_time != times[doc.name] for _, doc in now):
+            return False
+        made: dict[str, Fields] = {}
+        objects: dict[str, set[str]] = {}
+        for entry, doc in now:
+            needed = yield from whole_objects_of(entry, doc, self.context)
+            fields = None if entry.copied is None else (yield from self._plain_fields(entry.copied, doc))
+            if fields is not None:
+                made[doc.name], objects[doc.name] = fields, needed
+        yield from self._copy_blobs(blob for needed in objects.values() for blob in needed)
+        lacking = sorted(name for name, needed in objects.items() if not all(self.blobs[blob] for blob in needed))
+        if lacking:
+            again = yield from GetDocs(tuple(lacking), mask=())
+            if any(name not in again or again[name].update_time != times[name] for name in lacking):
+                return False
+            yield from recheck(self.context, is_missing=True)
+            raise damaged(lacking[0], DamagedError("an object is missing", missing=True))
+        there = yield from self._there(made)
+        writes: list[Create | Merge] = []
+        for name, fields in made.items():
+            copied = there.get(name)
+            if copied is None:
+                writes.append(Create(self._name(name), fields))
+            elif copied.fields != fields:
+                if not self._is_ours(copied):
+                    raise self._differs(copied.name)
+                gone = tuple(sorted(copied.fields.keys() - fields.keys()))
+                writes.append(Merge(copied.name, fields, remove=gone, update_time=copied.update_time))
+        return (yield from self._apply(writes))
+
+    def _plain_fields(self, copied: Copied, doc: Doc) -> Flow[Fields | None]:
+        """The fields of a document's copy; `None` if it stays behind."""
+        copy = partial(copied, doc, self._name(doc.name), self._attempt, self.context.codec)
+        return (
+            yield from Compute(copy, size=sum(len(data) for data in doc.fields.values() if isinstance(data, bytes)))
+        )
+
+    # All
 
     def _name(self, name: str) -> str:
         collection, _, rest = name.partition("/")

@@ -169,6 +169,9 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     for name, reason in plan.aside.items():
         plan.steps.append(_step(found, name, action="set aside", reason=reason, channel=channels.get(name)))
     _plan_writes(plan, deltas, gaps)
+    for name, damaged in found.damaged_plain.items():
+        reason = f"{damaged.damage.reason}: restore it from a backup, or delete it"
+        plan.steps.append(RepairStep(action="leave", name=name, reason=reason))
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"

@@ -131,12 +131,13 @@ def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list
 
 def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
     """Take the large fields out of the single-field indexes, but where somebody has chosen other ones."""
+    pairs = provisioning.unindexed()
     try:
-        found = yield from Gather(tuple(ReadIndexing(*pair) for pair in provisioning.UNINDEXED))
+        found = yield from Gather(tuple(ReadIndexing(*pair) for pair in pairs))
         if None in found:
             done.append("The store of documents has no index settings: there are no fields to exempt.")
             return
-        state = dict(zip(provisioning.UNINDEXED, found, strict=True))
+        state = dict(zip(pairs, found, strict=True))
         for pair in [pair for pair, indexing in state.items() if indexing == "automatic"]:
             yield from ExemptField(*pair)
     except StoreError as error:

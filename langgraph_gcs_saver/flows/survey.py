@@ -6,7 +6,7 @@ looked at again before it is told, and what has changed since is left to its wri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,11 +21,13 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     ListBlobs,
+    ListCollections,
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import SerializationError
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.collections import Listed, list_docs, objects_of, pages, read_docs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import (
@@ -39,7 +41,7 @@ from langgraph_gcs_saver.flows.manifests import (
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import stubs_of
-from langgraph_gcs_saver.format import filters, frames, keys, manifest
+from langgraph_gcs_saver.format import filters, frames, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
@@ -152,6 +154,8 @@ class Survey:
         stripped: Documents of which only the frames are left.
         writes: Documents of pending writes, without their fields, and the objects that each refers to.
         damaged_writes: Those that are not what was written.
+        plain: Documents of plain collections, without their fields, and the objects that each refers to.
+        damaged_plain: Those that are not what was written.
         blobs: All objects.
         broken: Frames that do not give their value.
         hints: Fields that queries use and that say something else than the manifest, with what they should say.
@@ -175,6 +179,8 @@ class Survey:
     stripped: dict[str, Doc] = field(default_factory=dict)
     writes: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
     damaged_writes: dict[str, Unreadable] = field(default_factory=dict)
+    plain: dict[str, tuple[Doc, set[str]]] = field(default_factory=dict)
+    damaged_plain: dict[str, Unreadable] = field(default_factory=dict)
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
     broken: dict[Place, Broken] = field(default_factory=dict)
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -188,9 +194,9 @@ class Survey:
 
     @property
     def documents(self) -> int:
-        """Number of documents that were read: of the thread, its checkpoints, and its pending writes."""
-        checkpoints = len(self.order) + len(self.stripped)
-        return checkpoints + len(self.writes) + len(self.damaged_writes) + (self.thread is not None)
+        """Number of documents that were read: of the thread, and of all its collections."""
+        groups = self.order, self.stripped, self.writes, self.damaged_writes, self.plain, self.damaged_plain
+        return sum(map(len, groups)) + (self.thread is not None)
 
     @property
     def deleting(self) -> bool:
@@ -226,6 +232,8 @@ class Survey:
                 found.add(entry.blob)
         for _, stubs in self.writes.values():
             found.update(stubs)
+        for _, objects in self.plain.values():
+            found.update(objects)
         return found
 
     def findings(self) -> list[Finding]:
@@ -244,6 +252,8 @@ class Survey:
                     affects=(checkpoint_id,),
                 )
             )
+        for name, one in self.damaged_plain.items():
+            found.append(make(kind=one.damage.kind, name=one.damage.frame or name, reason=one.damage.reason))
         for broken in self.broken.values():
             affects = tuple(keys.checkpoint_id_of(user) for user in broken.users)
             found.append(
@@ -318,7 +328,7 @@ def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow
 
     Raises:
         WrongKeyError: It is encrypted, with another key or while the saver has none.
-        UnsupportedFormatError: A newer version wrote some of it.
+        UnsupportedFormatError: A newer version wrote some of it, or has added a collection to it.
         SerializationError: The serialiser refuses metadata that it once wrote.
         WrongStoreError: Objects are missing because the store was bound to another place since.
     """
@@ -345,6 +355,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
             for doc in docs:
                 yield from take(found, doc, loads, context)
             after = docs[-1].name
+    yield from _take_plain(found, (yield from _list_plain(thread_id)), context)
     yield from _look_at_thread(found)
     if depth != "metadata":
         yield from _look_at_writes(found, depth, context)
@@ -417,6 +428,20 @@ def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Fl
         found.writes[doc.name] = bare, stubs
 
 
+def _list_plain(thread_id: str) -> Flow[list[Listed]]:
+    return (yield from list_docs(keys.thread_doc(thread_id), lambda entry: entry.is_plain and entry.is_read))
+
+
+def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Flow[None]:
+    for page in pages(listed):
+        for entry, doc in (yield from read_docs(page)):
+            bare = replace(doc, fields={})
+            try:
+                found.plain[doc.name] = bare, (yield from objects_of(entry, doc, context))
+            except DamagedError as damage:
+                found.damaged_plain[doc.name] = Unreadable(bare, damage.alone())
+
+
 def _look_at_thread(found: Survey) -> Flow[None]:
     """The documents of the thread and of its runs, and children that are gone."""
     name = keys.thread_doc(found.thread_id)
@@ -437,7 +462,8 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         if entry is not None and heir is not None and heir > entry.manifest.checkpoint_id:
             heirs[keys.checkpoint_doc(found.thread_id, entry.manifest.ns, heir)] = doc_name, heir
     docs = yield from _get((name, *heirs, *runs), ("run_id", "thread_id"))
-    thread = yield from GetDocs((name,))
+    thread, ids = yield from Gather((GetDocs((name,)), ListCollections(name)))
+    registry.check(found.thread_id, ids)
     found.thread = thread.get(name)
     if found.deleting:
         return
@@ -488,6 +514,11 @@ def _look_at_writes(found: Survey, depth: Depth, context: Context) -> Flow[None]
         damage = yield from _wrong_writes(found, stubs, depth, context)
         if damage is not None:
             found.damaged_writes[name] = Unreadable(doc, damage)
+    for name, (doc, objects) in found.plain.items():
+        for blob in sorted(objects):
+            if (yield from _info(found, blob)) is None:
+                damage = DamagedError("an object is missing", frame=blob, missing=True)
+                found.damaged_plain[name] = Unreadable(doc, damage)
 
 
 def _wrong_writes(
@@ -637,7 +668,7 @@ def _confirm(found: Survey) -> Flow[None]:
         broken.users = [user for user in broken.users if user in found.entries and user not in moved]
         if not broken.users:
             del found.broken[place]
-    for group in (found.unreadable, found.damaged_writes):
+    for group in (found.unreadable, found.damaged_writes, found.damaged_plain):
         now = yield from _get(group, ())
         for name, one in list(group.items()):
             if name not in now or now[name].update_time != one.doc.update_time:
@@ -667,6 +698,8 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
     known.update({name: one.doc.update_time for name, one in found.unreadable.items()})
     known.update({name: doc.update_time for name, (doc, _) in found.writes.items()})
     known.update({name: one.doc.update_time for name, one in found.damaged_writes.items()})
+    known.update({name: doc.update_time for name, (doc, _) in found.plain.items()})
+    known.update({name: one.doc.update_time for name, one in found.damaged_plain.items()})
     later = Survey(found.thread_id)
     for collection, take in (
         (keys.checkpoints(found.thread_id), _take_checkpoint),
@@ -678,6 +711,9 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
             for doc in (yield from GetDocs(tuple(new))).values() if new else ():
                 yield from take(later, doc, loads, context)
             after = docs[-1].name
+    plain = yield from _list_plain(found.thread_id)
+    new_plain = [(entry, doc) for entry, doc in plain if known.get(doc.name) != doc.update_time]
+    yield from _take_plain(later, new_plain, context)
     there = set(found.stripped)
     if depth != "metadata":
         there.update((yield from list_all(keys.thread_blobs(found.thread_id))))
@@ -687,6 +723,7 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
         (keys.writes_ns_of(name), keys.enc(keys.writes_checkpoint_id_of(name)))
         for name in found.damaged_writes | later.damaged_writes
     }
+    hides_any = bool(found.damaged_plain or later.damaged_plain)
     referenced = later.referenced()
     found.unreferenced = [
         name
@@ -694,5 +731,5 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
         if name in there
         and name not in referenced
         and (keys.ns_segment_of(name) if name in found.stripped else keys.blob_owner(name)[0]) not in spaces
-        and (name in found.stripped or keys.blob_owner(name) not in owners)
+        and (name in found.stripped or not (hides_any or keys.blob_owner(name) in owners))
     ]

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.engine.effects import (
     Flow,
     Gather,
     GetDocs,
+    ListCollections,
     Merge,
     Now,
     Pause,
@@ -25,10 +26,12 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadDeleted
+from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, registry
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of, runs_of
+from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
 
@@ -124,23 +127,30 @@ def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
 
 
 def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
-    """What `delete_thread` would delete."""
-    checkpoints, aside, writes = yield from Gather(
-        tuple(QueryDocs(name(thread_id), mask=()) for name in (keys.checkpoints, keys.aside, keys.writes))
-    )
-    thread = yield from GetDocs((keys.thread_doc(thread_id),), mask=())
+    """What `delete_thread` would delete.
+
+    Raises:
+        UnsupportedFormatError: The thread has a collection that only a newer version knows.
+    """
+    name = keys.thread_doc(thread_id)
+    docs = yield from list_docs(name, lambda _: True)
+    thread, ids = yield from Gather((GetDocs((name,), mask=()), ListCollections(name)))
+    registry.check(thread_id, ids)
     sizes: list[int] = []
     after: str | None = None
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         sizes += [blob.size for blob in blobs]
         after = blobs[-1].name
+    checkpoints = sum(entry.tells_runs for entry, _ in docs)
+    writes = sum(entry.id == keys.WRITES for entry, _ in docs)
     return DeletePlan(
         thread_id=thread_id,
-        checkpoints=len(checkpoints) + len(aside),
-        writes=len(writes),
+        checkpoints=checkpoints,
+        writes=writes,
+        others=len(docs) - checkpoints - writes,
         objects=len(sizes),
         bytes=sum(sizes),
-        exists=bool(thread or checkpoints or aside or writes or sizes),
+        exists=bool(thread or docs or sizes),
     )
 
 
@@ -162,6 +172,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
 
     Raises:
         ConflictError: Others kept writing to the thread for as long as this call tries.
+        UnsupportedFormatError: The thread has a collection that only a newer version knows. Nothing was deleted.
     """
     thread = keys.thread_doc(thread_id)
     documents = objects = 0
@@ -170,9 +181,11 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     for _ in range(MAX_TRIES):
         if mark is None:
             # As seen: a mark that arrives late, after the deletion, would keep writers waiting for nobody.
-            doc = (yield from GetDocs((thread,), mask=())).get(thread)
+            docs, ids = yield from Gather((GetDocs((thread,), mask=()), ListCollections(thread)))
+            doc = docs.get(thread)
             if seen is not None and (doc is None or doc.update_time != seen):
                 return False
+            registry.check(thread_id, ids)
             # A new mark each time: a write that changes nothing would not move the document's time.
             fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
             marked = yield from Commit(
@@ -184,7 +197,8 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         count, held = yield from _delete_with_runs(thread_id, mark, runs)
         documents += count
         if held:
-            documents += yield from _delete_all(keys.writes(thread_id))
+            for entry in registry.COLLECTIONS:
+                documents += 0 if entry.tells_runs else (yield from _delete_all(thread, entry))
             count, mark = yield from _delete_blobs(thread_id, mark, context)
             objects += count
         context.noted.drop(thread)
@@ -206,7 +220,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
 
 
 def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[int, bool]]:
-    """Delete all documents of checkpoints, in order, and those of the runs that wrote them, while the mark holds.
+    """Delete all documents that tell of runs, checkpoints in order, and those of the runs, while the mark holds.
 
     A run's document goes with the last checkpoint that it wrote: should this call crash, `delete_for_runs` finds the
     others. What a pruner has stripped is none of them: that may lose the run's name while this call works.
@@ -222,8 +236,9 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
     deleted = 0
     while True:
         docs: list[Doc] = []
-        for collection in (keys.checkpoints(thread_id), keys.aside(thread_id)):
-            docs += yield from _runs_of_all(collection)
+        for entry in registry.COLLECTIONS:
+            if entry.tells_runs:
+                docs += yield from _runs_of_all(f"{keys.thread_doc(thread_id)}/{entry.id}")
         if not docs:
             return deleted, (yield from _delete_runs(thread_id, mark, runs))
         last = {run: doc.name for doc in sorted(docs, key=_is_listed) for run in runs_of(doc)}
@@ -269,9 +284,13 @@ def _runs_of_all(collection: str) -> Flow[list[Doc]]:
         after = page[-1].name
 
 
-def _delete_all(collection: str) -> Flow[int]:
+def _delete_all(document: str, entry: Collection) -> Flow[int]:
+    """Delete all documents of a collection below a document, those nested below them first."""
     deleted = 0
-    while docs := (yield from QueryDocs(collection, limit=limits.COMMIT_WRITES, mask=())):
+    while docs := (yield from QueryDocs(f"{document}/{entry.id}", limit=limits.COMMIT_WRITES, mask=())):
+        for doc in docs:
+            for nested in entry.below:
+                deleted += yield from _delete_all(doc.name, nested)
         # Each only as last seen: a call that adds to one of them adds to others too, and goes as a whole or stays so.
         times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
         deleted += 0 if times is None else len(docs)

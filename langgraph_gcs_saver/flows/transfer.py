@@ -2,7 +2,7 @@
 
 The stored form is the same in every store, so nothing is decoded on the way. What reads the source is `at(SOURCE, …)`,
 and everything else acts on the target. What is referred to comes before what refers to it: objects,
-pending writes, what was set aside, then checkpoints, older ones first, for frames are inherited from parents only. Each
+pending writes, plain collections, then checkpoints, older ones first, for frames are inherited from parents only. Each
 commit carries the target's own document as its guard, as a copy within a store does. A transfer that crashes leaves its
 claim there, and one from the same source continues. By the rule of copies it overwrites only what the same call wrote.
 
@@ -27,13 +27,13 @@ from langgraph_gcs_saver.engine.effects import (
     Compute,
     Create,
     Doc,
-    Effect,
     Fields,
     Flow,
     Gather,
     GetBlob,
     GetDocs,
     HashBlob,
+    ListCollections,
     Merge,
     On,
     PutBlob,
@@ -51,15 +51,17 @@ from langgraph_gcs_saver.errors import (
     WrongKeyError,
 )
 from langgraph_gcs_saver.flows.batches import in_batches, in_turn
+from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.places import check
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
-from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format import keys, manifest, registry
 from langgraph_gcs_saver.format.frames import begins_like_a_frame
 from langgraph_gcs_saver.format.manifest import runs_of
+from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Transfer
 
@@ -98,7 +100,7 @@ class Listing:
         thread: Its own document.
         checkpoints: Documents of checkpoints as one query showed them, without manifests and frames, oldest first.
         writes: Documents of pending writes without their fields, in levels.
-        aside: Documents that were set aside, without their fields.
+        others: Documents of plain collections, without their fields.
         blobs: Objects, by name.
     """
 
@@ -106,13 +108,13 @@ class Listing:
     thread: Doc | None
     checkpoints: list[Doc]
     writes: list[list[Doc]]
-    aside: list[Doc]
+    others: list[Doc]
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
 
     @property
     def docs(self) -> list[Doc]:
         """All documents but the thread's own and those of its runs, in the order in which they are carried over."""
-        return [*(doc for level in self.writes for doc in level), *self.aside, *self.checkpoints]
+        return [*(doc for level in self.writes for doc in level), *self.others, *self.checkpoints]
 
     @property
     def claim(self) -> str:
@@ -122,11 +124,13 @@ class Listing:
 
     def plan(self) -> Transfer:
         """What there is to move."""
+        aside = sum(f"/{keys.ASIDE}/" in doc.name for doc in self.others)
         return Transfer(
             thread_id=self.thread_id,
             checkpoints=len(self.checkpoints),
             writes=sum(map(len, self.writes)),
-            aside=len(self.aside),
+            aside=aside,
+            others=len(self.others) - aside,
             objects=len(self.blobs),
             bytes=sum(info.size for info in self.blobs.values()),
         )
@@ -138,19 +142,20 @@ def look(thread_id: str) -> Flow[Listing]:
     Raises:
         ConflictError: The thread is being deleted, or was deleted or begun anew all the time.
         InvalidInputError: A copy or a transfer to it has not come to its end.
+        UnsupportedFormatError: The thread has a collection that only a newer version knows.
     """
     thread = yield from _read_thread(thread_id)
     for _ in range(MAX_TRIES):
         docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS))
         writes = yield from QueryDocs(keys.writes(thread_id), mask=())
-        aside = yield from QueryDocs(keys.aside(thread_id), mask=())
+        others = yield from list_docs(keys.thread_doc(thread_id), _is_plain)
         # A deletion or a copy that began before the queries has left them a part of the thread, and its mark.
         before, thread = thread, (yield from _read_thread(thread_id))
         if _told(before) == _told(thread):
             break
     else:
         raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
-    found = Listing(thread_id, thread, docs[::-1], in_levels(writes), aside)
+    found = Listing(thread_id, thread, docs[::-1], in_levels(writes), [doc for _, doc in others])
     after: str | None = None
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
         found.blobs.update({blob.name: blob for blob in blobs})
@@ -158,9 +163,19 @@ def look(thread_id: str) -> Flow[Listing]:
     return found
 
 
+def _is_plain(entry: Collection) -> bool:
+    return entry.is_plain and entry.moved
+
+
+def _is_moved(entry: Collection) -> bool:
+    return entry.moved
+
+
 def _read_thread(thread_id: str) -> Flow[Doc | None]:
     name = keys.thread_doc(thread_id)
-    thread = (yield from GetDocs((name,))).get(name)
+    docs, ids = yield from Gather((GetDocs((name,)), ListCollections(name)))
+    registry.check(thread_id, ids)
+    thread: Doc | None = docs.get(name)
     if thread is not None and "deleting" in thread.fields:
         raise ConflictError(f"Thread {thread_id!r} is being deleted from the store that it is to be read from.")
     if thread is not None and "copying" in thread.fields:
@@ -328,7 +343,7 @@ class _Move:
         yield from in_turn(blob_pages(self.found.blobs.values()), read_blobs, self._write_blobs, fit=_fit)
         # Of one task's pending writes the first counts: each level is committed before the next.
         levels = (page for level in self.found.writes for page in pages(level, limits.COMMIT_WRITES))
-        rest = pages([*self.found.aside, *self.found.checkpoints])
+        rest = pages([*self.found.others, *self.found.checkpoints])
         if not (yield from in_turn(chain(levels, rest), self._read_docs, self._write_docs)):
             return False
         yield from together(self._compare_docs(), self._compare_blobs())
@@ -338,14 +353,12 @@ class _Move:
         """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
         thread_id = self.found.thread_id
         held = yield from guard(thread_id, self.context)
-        reads: tuple[Effect[Any], ...] = (
-            GetDocs((self.thread,)),
-            *(QueryDocs(name(thread_id), limit=1, mask=()) for name in (keys.checkpoints, keys.writes, keys.aside)),
+        (thread, ids), blobs = yield from together(
+            iter(Gather((GetDocs((self.thread,)), ListCollections(self.thread)))),
+            list_page(keys.thread_blobs(thread_id), limit=1),
         )
-        (thread, *docs), blobs = yield from together(
-            iter(Gather(reads)), list_page(keys.thread_blobs(thread_id), limit=1)
-        )
-        is_empty = not any((*docs, blobs))
+        registry.check(thread_id, ids)
+        is_empty = not (registry.holds(ids, _is_moved) or blobs)
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
@@ -394,9 +407,7 @@ class _Move:
 
     def _docs(self, mask: tuple[str, ...]) -> Flow[list[Doc]]:
         """All documents of the target but its own and those of its runs."""
-        collections = [name(self.found.thread_id) for name in (keys.checkpoints, keys.writes, keys.aside)]
-        found = yield from Gather(tuple(QueryDocs(name, mask=mask) for name in collections))
-        return [doc for docs in found for doc in docs]
+        return [doc for _, doc in (yield from list_docs(self.thread, _is_moved, mask=mask))]
 
     def _is_ours(self, doc: Doc) -> bool:
         """Whether a document of the target is as this call has written it."""

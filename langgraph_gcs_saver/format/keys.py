@@ -242,9 +242,17 @@ def is_checkpoint_doc(name: str) -> bool:
     """Whether the name of a document among a thread's checkpoints is one that a checkpoint's has."""
     try:
         _parsed(name)
-    except DamageError:
+    except (DamageError, InvalidIdError):
         return False
     return True
+
+
+def is_writes_doc(name: str) -> bool:
+    """Whether the name of a document among a thread's pending writes is one that a document of theirs has."""
+    try:
+        return len(_writes_segments(name)) == 4 and bool(uninv(_writes_segments(name)[1]))
+    except (DamageError, InvalidIdError, ValueError):
+        return False
 
 
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
@@ -296,7 +304,7 @@ def told_thread_id(segment: str) -> str:
 
 
 _SLASHES = 3
-"""Slashes in the names of all documents of a thread, but its own."""
+"""Slashes in the names of the documents in a thread's collections; further below are nested collections."""
 
 _LONG_THREAD = re.compile(r"[0-9a-f]{2}-~[0-9a-f]{64}\Z")
 

@@ -51,7 +51,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
-from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format import frames, keys, registry
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
@@ -478,21 +478,11 @@ def _is_document(name: str, thread_id: str) -> bool:
     match segments:
         case [keys.THREADS, thread] | [keys.RUNS, _, keys.THREADS, thread]:
             return thread == own
-        case [keys.THREADS, thread, (keys.CHECKPOINTS | keys.WRITES | keys.ASIDE) as kind, _]:
-            return thread == own and (kind == keys.ASIDE or _is_leaf(name, kind))
+        case [keys.THREADS, thread, *path]:
+            entry = registry.entry_of(path)
+            return thread == own and entry is not None and entry.moved
         case _:
             return False
-
-
-def _is_leaf(name: str, kind: str) -> bool:
-    try:
-        if kind == keys.WRITES:
-            keys.writes_checkpoint_id_of(name)
-            return name.count("!") == 3
-        keys.checkpoint_id_of(name)
-    except (DamageError, ValueError, IndexError):
-        return False
-    return True
 
 
 def _dump(value: Any) -> bytes:

@@ -47,6 +47,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     HashBlob,
     ListBlobs,
+    ListCollections,
     Now,
     Pause,
     QueryDocs,
@@ -55,7 +56,7 @@ from langgraph_gcs_saver.engine.interceptors import APerform, APerformAll, Gathe
 from langgraph_gcs_saver.engine.runner import Backend
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, InvalidConfigError, InvalidInputError
 from langgraph_gcs_saver.events import Event
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, registry
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -65,7 +66,7 @@ Saver = BaseCheckpointSaver[Any]
 LOCAL = (Compute, Now, Pause, Emit)
 """Effects that reach no service."""
 
-READS = (GetDocs, QueryDocs, GetBlob, HashBlob, ListBlobs)
+READS = (GetDocs, QueryDocs, ListCollections, GetBlob, HashBlob, ListBlobs)
 """Effects that leave a store as it is."""
 
 RUNS_PER_PAGE = 200
@@ -191,7 +192,7 @@ class CrashingSaver(GCSSaver):
         # Of this library's collections; whatever else lies in the database is none of its business.
         end = keys.all_checkpoints_range()[1]
         found = Raw({}, {})
-        for collection in (keys.THREADS, keys.CHECKPOINTS, keys.WRITES):
+        for collection in (keys.THREADS, *(entry.id for entry in registry.every())):
             after: str | None = None
             query = QueryDocs(collection, start=f"{keys.RUNS}/!", end=end, limit=RUNS_PER_PAGE, group=True)
             while docs := perform(replace(query, after=after)):

@@ -73,7 +73,7 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, Event
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format import filters, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, Manifest
 from langgraph_gcs_saver.records import record
@@ -289,8 +289,9 @@ class DamagedThread:
     def _look(self, thread_id: str) -> Image:
         names = [keys.thread_doc(thread_id)]
         found: list[Doc] = []
-        for collection in (keys.checkpoints(thread_id), keys.writes(thread_id)):
-            found += self._documents.query_docs(QueryDocs(collection))
+        for entry in registry.COLLECTIONS:
+            if entry.is_read:
+                found += self._documents.query_docs(QueryDocs(f"{names[0]}/{entry.id}"))
         runs = {run_id for doc in found for run_id in manifest.runs_of(doc)}
         names += [keys.run_doc(run_id, thread_id) for run_id in sorted(runs)]
         docs = {**self._documents.get_docs(GetDocs(tuple(names))), **{doc.name: doc for doc in found}}

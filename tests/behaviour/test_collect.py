@@ -174,7 +174,7 @@ def test_objects_of_a_copy_that_died_stay(make_saver, store_uri, raw):
     saver = make_saver()
     fill(saver)
     with CrashingSaver.from_conn_string(store_uri) as dying:
-        dying.plan = Plan(stop_after=14)
+        dying.plan = Plan(stop_after=18)
         with pytest.raises(Crashed):
             dying.copy_thread("t", "copy")
     before = raw.objects().keys()

@@ -270,7 +270,8 @@ def test_copy(make_saver, raw, command):
     fill(saver)
     before = raw.snapshot()
     shown = json.loads(command("copy", "t", "t2", "--dry-run", "--json").out)
-    assert shown["plans"] == [{"source": "t", "target": "t2", "checkpoints": 4, "writes": 4, "objects": 4, "clear": 0}]
+    plan = {"source": "t", "target": "t2", "checkpoints": 4, "writes": 4, "others": 0, "objects": 4, "clear": 0}
+    assert shown["plans"] == [plan]
     assert raw.snapshot() == before
     ended = command("copy", "t", "t2")
     assert (ended.code, ended.err) == (0, "")

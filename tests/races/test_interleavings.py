@@ -20,6 +20,7 @@ from langgraph_gcs_saver.engine.effects import (
     DeleteBlobs,
     Emit,
     Flow,
+    Gather,
     GetDocs,
     ListBlobs,
     Merge,
@@ -126,6 +127,8 @@ class Steps:
                 self.answer = self.now
             elif isinstance(effect, (Pause, Emit)):
                 self.answer = None
+            elif isinstance(effect, Gather):  # of reads only
+                self.answer = tuple(world.perform(one, next(_times))[0] for one in effect.effects)
             else:
                 self.answer, world = world.perform(effect, next(_times))
             if kind is not None and isinstance(effect, kind):

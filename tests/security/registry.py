@@ -16,6 +16,7 @@ import typer
 
 from langgraph_gcs_saver.cli.app import app
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import registry as below
 from langgraph_gcs_saver.results import DeletePlan
 from tests.kit import methods
 from tests.system.build import cfg, checkpoint, version
@@ -37,9 +38,9 @@ def commands() -> list[str]:
 
 
 def collections() -> set[str]:
-    """Ids of all collections of documents, as `keys` names them."""
+    """Ids of all collections of documents, as `keys` and the registry name them."""
     named = [value for value in vars(keys).values() if isinstance(value, str) and value.startswith("lg_")]
-    return {value.partition("/")[0] for value in named}
+    return {value.partition("/")[0] for value in named} | {entry.id for entry in below.every()}
 
 
 COLLECTIONS: Mapping[str, Callable[[str], str]] = {

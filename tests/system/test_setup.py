@@ -40,7 +40,7 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
 )
 from langgraph_gcs_saver.flows.setup import TRIES, setup
-from langgraph_gcs_saver.provisioning import UNINDEXED, lifecycle_rules, settings_files
+from langgraph_gcs_saver.provisioning import lifecycle_rules, settings_files, unindexed
 from tests.emulators.firestore_admin import Field, FirestoreAdmin
 from tests.patience import PATIENCE
 
@@ -48,7 +48,7 @@ DEADLINE = 1.0
 """Of a saver whose services are not there."""
 
 OURS = list(lifecycle_rules("agents/"))
-NAMES = [f"{collection}/fields/{field}" for collection, field in UNINDEXED]
+NAMES = [f"{collection}/fields/{field}" for collection, field in unindexed()]
 LOGS = {"action": {"type": "Delete"}, "condition": {"age": 3, "matchesPrefix": ["logs/"]}}
 EVERYTHING = {"action": {"type": "Delete"}, "condition": {"age": 365}}
 

@@ -10,7 +10,7 @@ from langgraph_gcs_saver.engine.effects import BucketSettings, Commit, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidURIError
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.provisioning import UNINDEXED, deleting, lifecycle_rules, merged, settings_files
+from langgraph_gcs_saver.provisioning import deleting, lifecycle_rules, merged, settings_files, unindexed
 from langgraph_gcs_saver.testing import crash
 
 NEARLINE = {"type": "SetStorageClass", "storageClass": "NEARLINE"}
@@ -164,11 +164,11 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
     stored, filtered = fields.stored, fields.filtered
     kept = {("lg_checkpoints", name) for name in ("format", "ns", "run_id", "filter", "pin")}
     assert filtered == {("lg_checkpoints", name) for name in ("ns", "run_id", "filter")}
-    without = {pair for pair in stored if pair in UNINDEXED or (pair[0], "*") in UNINDEXED}
+    without = {pair for pair in stored if pair in unindexed() or (pair[0], "*") in unindexed()}
     assert not without & filtered
     assert {pair for pair in stored - without if pair[0] not in ("lg_threads", "lg_runs")} == kept
     # None of the settings is for a field that is stored no more.
-    assert {pair for pair in UNINDEXED if pair[1] != "*"} == {pair for pair in without if pair[0] == "lg_checkpoints"}
+    assert {pair for pair in unindexed() if pair[1] != "*"} == {pair for pair in without if pair[0] == "lg_checkpoints"}
     assert {("lg_writes", "writes"), ("lg_writes", "w1"), ("lg_writes", "w3")} < without
 
 
@@ -181,11 +181,11 @@ def test_the_files_are_what_the_tools_take():
     indexes = json.loads(files["firestore.indexes.json"])
     assert indexes.keys() == {"indexes", "fieldOverrides"}
     assert indexes["indexes"] == [], "there is no composite index"
-    assert [(item["collectionGroup"], item["fieldPath"]) for item in indexes["fieldOverrides"]] == list(UNINDEXED)
+    assert [(item["collectionGroup"], item["fieldPath"]) for item in indexes["fieldOverrides"]] == unindexed()
     for item in indexes["fieldOverrides"]:
         assert item.keys() == {"collectionGroup", "fieldPath", "indexes"}, "no time to live"
         assert item["indexes"] == []
-    assert {"lg_checkpoints", "lg_writes", "lg_aside"} == {collection for collection, _ in UNINDEXED}
+    assert {"lg_checkpoints", "lg_writes", "lg_aside"} == {collection for collection, _ in unindexed()}
 
 
 @pytest.mark.parametrize(("uri", "prefix"), [("gs://bucket/agents/v1?project=p", "agents/v1/"), ("gs://bucket", "")])

@@ -1,0 +1,106 @@
+"""Reading the collections below a thread, by the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from langgraph_gcs_saver.engine.effects import (
+    Compute,
+    Doc,
+    Flow,
+    Gather,
+    GetDocs,
+    ListCollections,
+    QueryDocs,
+)
+from langgraph_gcs_saver.errors import DamageError
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.format import keys, registry
+from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.format.registry import Collection, Wanted
+
+Listed = tuple[Collection, Doc]
+"""A document, and the entry of its collection."""
+
+DOCS_PER_PAGE = 50
+"""Documents read whole at once; each may have a megabyte."""
+
+
+def check_known(thread_id: str) -> Flow[None]:
+    """See that every collection of this library below a thread has an entry.
+
+    Raises:
+        UnsupportedFormatError: One has none; see `registry.check`.
+    """
+    registry.check(thread_id, (yield from ListCollections(keys.thread_doc(thread_id))))
+
+
+def list_docs(
+    document: str,
+    wanted: Wanted,
+    *,
+    mask: tuple[str, ...] = (),
+    among: Iterable[Collection] | None = None,
+) -> Flow[list[Listed]]:
+    """All documents of some collections below a document, each followed by those that are nested below it.
+
+    Args:
+        document: The document, such as a thread's.
+        wanted: Chooses the collections.
+        mask: Fields to read.
+        among: The collections that there may be; those of a thread if not given.
+    """
+    entries = tuple(filter(wanted, registry.COLLECTIONS if among is None else among))
+    if not entries:
+        return []
+    pages = yield from Gather(tuple(QueryDocs(f"{document}/{entry.id}", mask=mask) for entry in entries))
+    found: list[Listed] = []
+    for entry, docs in zip(entries, pages, strict=True):
+        for doc in docs:
+            found.append((entry, doc))
+            found += yield from list_docs(doc.name, wanted, mask=mask, among=entry.below)
+    return found
+
+
+def pages(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+    """Some documents at a time."""
+    for at in range(0, len(listed), DOCS_PER_PAGE):
+        yield listed[at : at + DOCS_PER_PAGE]
+
+
+def read_docs(page: Sequence[Listed]) -> Flow[list[Listed]]:
+    """Some documents whole, as they are now, without those that are gone."""
+    now = yield from GetDocs(tuple(doc.name for _, doc in page))
+    return [(entry, now[doc.name]) for entry, doc in page if doc.name in now]
+
+
+def objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
+    """Names of the objects that a document of a plain collection refers to.
+
+    Raises:
+        DamagedError: The document is not what was written.
+    """
+    if entry.objects is None:
+        return set()
+    size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    return (yield from Compute(partial(entry.objects, doc, context.codec), size=size))
+
+
+def whole_objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
+    """As `objects_of`, for a call that ends if a document is damaged.
+
+    Raises:
+        DamageError: The document is not what was written.
+    """
+    try:
+        return (yield from objects_of(entry, doc, context))
+    except DamagedError as damage:
+        raise damaged(doc.name, damage) from None
+
+
+def damaged(name: str, damage: DamagedError) -> DamageError:
+    """The error for a damaged document of a plain collection."""
+    return DamageError(
+        f"Document {name!r} is damaged: {damage.reason}. Restore it from a backup, or delete it, and call again."
+    )

@@ -1,0 +1,137 @@
+"""The collections below a thread: one entry for each says what is done with its documents.
+
+Deletion, copies, transfers, archives, verification, repair and collection loop over these entries, and raise for a
+collection that none names. So a new collection is one entry here, its section in `docs/reference/format.md`, and the
+flow that writes it.
+
+Checkpoints and pending writes also have flows of their own, which know what is in them. The documents of every other
+collection are *plain*: they are taken one by one, by what their entry says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from langgraph_gcs_saver.engine.effects import Doc, Fields
+from langgraph_gcs_saver.errors import UnsupportedFormatError
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.records import record
+
+RESERVED = "lg_"
+"""What ids of this library's collections begin with. Other collections below a thread are not this library's."""
+
+AT_ROOT = frozenset({keys.THREADS, keys.RUNS, "lg_apps", "lg_setup", "lg_store"})
+"""Ids at a store's root. Below a thread, they are another store's, whose root is the thread's document."""
+
+Attempts = Callable[[str], str]
+"""The attempt in the name of an object's copy, by that in the name of the object."""
+
+Copied = Callable[[Doc, str, Attempts, Codec], Fields | None]
+"""The fields of a document's copy, which has the given name; `None` if it is not copied."""
+
+Objects = Callable[[Doc, Codec], set[str]]
+"""Names of the objects that a document refers to; raises `DamagedError` if it is not what was written."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A collection below a thread's document, or nested below the documents of another one.
+
+    Attributes:
+        id: Its id.
+        is_name: Whether the last segment of a name is one that its documents have.
+        is_plain: Whether it has no flows of its own; else `copied` and `objects` are these flows' business.
+        tells_runs: Whether its documents say which runs wrote them. A deletion takes these first, each together with
+            what it is the last one to tell of.
+        moved: Whether transfers and archives carry its documents, as they are.
+        copied: What `copy_thread` makes of a document; `None` if it carries none.
+        objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
+        unindexed: Fields that no query filters by; `*` is every field.
+        below: Collections nested below its documents. A document is there as long as anything is below it.
+    """
+
+    id: str
+    is_name: Callable[[str], bool]
+    is_plain: bool = True
+    tells_runs: bool = False
+    moved: bool = True
+    copied: Copied | None = None
+    objects: Objects | None = None
+    unindexed: tuple[str, ...] = ("*",)
+    below: tuple[Collection, ...] = ()
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether `copy_thread` carries any of its documents."""
+        return not self.is_plain or self.copied is not None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its documents can be verified, and refer to objects."""
+        return not self.is_plain or self.objects is not None
+
+
+Wanted = Callable[[Collection], bool]
+"""Chooses collections."""
+
+COLLECTIONS: tuple[Collection, ...] = (
+    Collection(
+        id=keys.CHECKPOINTS,
+        is_name=keys.is_checkpoint_doc,
+        is_plain=False,
+        tells_runs=True,
+        unindexed=("digest", "frames", "heir", "manifest", "objects"),
+    ),
+    Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
+    Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),
+)
+"""All collections below a thread. Those that tell of runs are deleted in this order, then the others in theirs."""
+
+
+def every(entries: Iterable[Collection] | None = None) -> Iterator[Collection]:
+    """All collections, or the given ones, each followed by those nested below it."""
+    for entry in COLLECTIONS if entries is None else entries:
+        yield entry
+        yield from every(entry.below)
+
+
+def holds(ids: Iterable[str], wanted: Wanted) -> bool:
+    """Whether a thread that has the given collections has any that is wanted."""
+    there = set(ids)
+    return any(entry.id in there and wanted(entry) for entry in COLLECTIONS)
+
+
+def entry_of(path: Sequence[str]) -> Collection | None:
+    """The entry of a document below a thread; `None` if no collection gives such a name.
+
+    Args:
+        path: The segments of its name past the thread's document.
+    """
+    entries, found = COLLECTIONS, None
+    for at in range(0, len(path) - 1, 2):
+        found = next((entry for entry in entries if entry.id == path[at] and entry.is_name(path[at + 1])), None)
+        if found is None:
+            return None
+        entries = found.below
+    return found if len(path) % 2 == 0 else None
+
+
+def check(thread_id: str, ids: Iterable[str]) -> None:
+    """See that every collection of this library below a thread has an entry.
+
+    Args:
+        thread_id: The thread.
+        ids: Of all collections below it.
+
+    Raises:
+        UnsupportedFormatError: One has none. What it needs, and what needs it, is unknown.
+    """
+    known = AT_ROOT | {entry.id for entry in COLLECTIONS}
+    unknown = sorted(id_ for id_ in ids if id_.startswith(RESERVED) and id_ not in known)
+    if unknown:
+        raise UnsupportedFormatError(
+            f"Thread {thread_id!r} has a collection {unknown[0]!r}, which this version of langgraph-gcs-saver does not "
+            'know. A newer version wrote it: upgrade with `pip install -U "langgraph-gcs-saver"` and call again. If it '
+            f"is yours, choose an id that does not begin with {RESERVED!r}. The thread was left as it is."
+        )
