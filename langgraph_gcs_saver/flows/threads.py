@@ -198,7 +198,8 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         documents += count
         if held:
             for entry in registry.COLLECTIONS:
-                documents += 0 if entry.tells_runs else (yield from _delete_all(thread, entry))
+                if not entry.tells_runs:
+                    documents += yield from _delete_all(thread, entry)
             count, mark = yield from _delete_blobs(thread_id, mark, context)
             objects += count
         context.noted.drop(thread)

@@ -398,6 +398,18 @@ def test_a_stripped_checkpoint_cannot_be_pinned(make_saver, raw):
 
 
 @MOSTLY_LOCAL
+def test_a_checkpoint_of_which_only_the_manifest_is_left_can_be_pinned(make_saver, raw):
+    """It is damaged, not absent."""
+    saver = make_saver()
+    fill(saver)
+    name = keys.checkpoint_doc("t", "", cid(50))
+    left = {field: value for field, value in raw.documents()[name].items() if field in {"manifest", "frames"}}
+    raw.set_document(name, left)
+    saver.pin(cfg("t", n=50), "to be restored")
+    assert raw.documents()[name] == {**left, "pin": "to be restored"}
+
+
+@MOSTLY_LOCAL
 def test_a_pin_and_a_put(make_saver):
     """A pin holds the id: the same checkpoint stored again, with the same content or another, keeps it.
 
