@@ -272,7 +272,10 @@ class CheckpointVerificationError(StoreError):
 
 
 class SourceError(StoreError):
-    """The checkpointer that a migration reads from failed; what it raised is the cause. Mend that, and call again."""
+    """The checkpointer that a migration reads from failed; what it raised is the cause. Mend that, and call again.
+
+    Also raised if that is a `GCSSaver` and the thread is damaged there: repair it there, and call again.
+    """
 
     kind = "source"
 

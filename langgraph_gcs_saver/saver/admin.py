@@ -819,6 +819,9 @@ class Admin(Connection):
         what the source has got since. Until the threads are here, do not write to them here. `retention` applies from
         the first write on.
 
+        A source that is a `GCSSaver` is verified first, with every value, because its `list` steps over damaged
+        checkpoints. A thread that is damaged there is not migrated: `repair` it there first.
+
         Args:
             source: The checkpointer, of which `list` and `get_tuple` are called; in a coroutine `alist` and
                 `aget_tuple`.
@@ -833,7 +836,7 @@ class Admin(Connection):
             InvalidInputError: A thread is here already, and is another one, or has gone on here as well as there.
             CheckpointVerificationError: What is read here is not what the source gives.
             SerializationError: A value cannot be serialized.
-            SourceError: The source failed.
+            SourceError: The source failed; or it is a `GCSSaver`, and the thread is damaged there.
         """
         return run(self._migrate(source, thread_ids, dry_run, progress), self._backend)
 
@@ -857,7 +860,7 @@ class Admin(Connection):
     ) -> Flow[Sequence[Migration]]:
         from langgraph_gcs_saver.saver.foreign import Foreign  # noqa: PLC0415 - few processes need it
 
-        foreign = Foreign(source, self.serde)
+        foreign = Foreign(source, self.serde, _admin_of)
         wanted = (yield from foreign.thread_ids()) if thread_ids is None else thread_ids
         found: list[Migration] = []
         for one in wanted:
@@ -866,7 +869,7 @@ class Admin(Connection):
                 str(one), thread, dry_run=dry_run, progress=progress, context=self._context
             )
             found.append((yield from migrating))
-        return found
+        return found if thread_ids is not None else [one for one in found if one]
 
     def rebind(self, *, force: bool = False, dry_run: bool = False) -> RebindPlan:
         """Bind the store to this saver's bucket and prefix, because its objects were moved or restored there.
@@ -922,6 +925,10 @@ class Admin(Connection):
 
 def _one_or_all(thread_id: str | None) -> tuple[str, ...] | None:
     return None if thread_id is None else (thread_id,)
+
+
+def _admin_of(checkpointer: BaseCheckpointSaver[Any]) -> Admin | None:
+    return beside(checkpointer, Admin) if isinstance(checkpointer, Connection) else None
 
 
 def _seconds(orphan_age: timedelta) -> float:

@@ -2,17 +2,20 @@
 
 Where both sides use LangGraph's serialiser, values are carried over as they were serialised: no class is imported to
 read them, none can get lost, and what is compared is bytes.
+
+A store of this library tells one thing more: whether it is whole. `list` steps over damaged checkpoints, so such a
+source is verified first, and is migrated only if nothing is damaged.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, CheckpointTuple
@@ -27,7 +30,11 @@ from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.results import Finding, ThreadInfo
 from langgraph_gcs_saver.saver import arguments, configs
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.saver.admin import Admin
 
 T = TypeVar("T")
 
@@ -60,14 +67,16 @@ class Foreign:
         saver: The checkpointer.
         serde: What values are serialized with here. A `PortableSerializer` makes no objects of values, and then no
             serializer of the checkpointer is asked to.
+        admin_of: Gives the administration of a store of this library, and `None` for any other checkpointer.
 
     Raises:
         SerializationError: It is a `PortableSerializer`, and the checkpointer may read with another serializer all the
             same.
     """
 
-    def __init__(self, saver: Reader, serde: SerializerProtocol) -> None:
+    def __init__(self, saver: Reader, serde: SerializerProtocol, admin_of: Callable[[Reader], Admin | None]) -> None:
         self.serde = serde
+        self.admin_of = admin_of
         self._ways: list[tuple[Reader, SerializerProtocol]] = []
         self.makes_objects = not isinstance(serde, PortableSerializer)
         is_swappable = type(serde) is JsonPlusSerializer or type(saver).__module__ in _SWAPPABLE
@@ -123,12 +132,16 @@ class Foreign:
         return SourceError(f"{what}.") if self.makes_objects else SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
     def thread_ids(self) -> AskSaver[list[Any]]:
-        """The ids of all threads, in the order in which they are listed."""
+        """The ids of all threads, in the order in which they are listed; some may have no checkpoints."""
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Any]:
+            if (admin := self.admin_of(reader)) is not None:
+                return list(map(_id_of, admin.threads()))
             return list(dict.fromkeys(map(_thread_of, reader.list(None))))
 
         async def aask(reader: Reader, _: SerializerProtocol) -> list[Any]:
+            if (admin := self.admin_of(reader)) is not None:
+                return list(map(_id_of, await admin.athreads()))
             return list(dict.fromkeys([_thread_of(one) async for one in reader.alist(None)]))
 
         return self.asking(ask, aask)
@@ -155,11 +168,16 @@ class ForeignThread:
     def listed(self) -> AskSaver[list[Listed]]:
         """All its checkpoints, in the order in which they are listed."""
         config: RunnableConfig = {"configurable": {"thread_id": self._thread_id}}
+        thread_id = str(self._thread_id)
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            if (admin := self._foreign.admin_of(reader)) is not None:
+                _check_whole(thread_id, admin.verify(thread_id, depth="data"))
             return [_listed(one) for one in reader.list(config)]
 
         async def aask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            if (admin := self._foreign.admin_of(reader)) is not None:
+                _check_whole(thread_id, [one async for one in admin.verify(thread_id, depth="data")])
             return [_listed(one) async for one in reader.alist(config)]
 
         return self._foreign.asking(ask, aask)
@@ -274,6 +292,32 @@ def _is_portable(value: Any) -> bool:
             map(_is_portable, value.values())
         )
     return kind in _PORTABLE or (kind is list and all(map(_is_portable, value)))
+
+
+def _id_of(thread: ThreadInfo) -> str:
+    """The id of a thread in a store of ours."""
+    if thread.thread_id is None:
+        raise SourceError(
+            f"The source has a thread, stored as {thread.segment!r}, of which everything that says its id is damaged. "
+            "Nothing was migrated. Name the threads to migrate, or delete or restore that one in the source first."
+        )
+    return thread.thread_id
+
+
+def _check_whole(thread_id: str, findings: Iterable[Finding]) -> None:
+    """Raise if a thread in a store of ours is damaged: `list` would leave out what cannot be read."""
+    wrong = [one for one in findings if one.is_damage]
+    if not wrong:
+        return
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    if any(one.kind == "clear" for one in wrong):
+        advice = "To migrate what is in clear, pass `accept_clear=True` to the source, and call again."
+    else:
+        advice = "Repair it there with `repair`, which sets aside what is lost, or delete it; then call again."
+    raise SourceError(
+        f"Thread {thread_id!r} was not migrated: it is not whole in the source. `verify` reports there: "
+        f"{wrong[0]}{more}. {advice}"
+    )
 
 
 def _thread_of(found: CheckpointTuple) -> Any:

@@ -549,3 +549,114 @@ def test_pending_writes_keep_their_order(tasks, paths):
         *range(len(pairs))
     ]
     assert len({(write.task_id, write.idx) for write in found}) == len(found)
+
+
+# Stores of this library as sources: what `list` steps over is not left out without a word.
+
+
+def a_manifest(raw, names):
+    raw.set_document(names[1], {**raw.documents()[names[1]], "manifest": b"nothing"})
+
+
+def an_object(raw, _):
+    raw.set_object(max(name for name in raw.objects() if "-t/" in name and "/messages-" in name), b"nothing")
+
+
+def the_newest_document(raw, names):
+    raw.delete_document(names[-1])
+
+
+def pending_writes(raw, _):
+    name = next(name for name in raw.documents() if "-t/lg_writes/" in name)
+    fields = raw.documents()[name]
+    raw.set_document(name, {**fields, **{key: b"nothing" for key in fields if key != "format"}})
+
+
+def everything(raw, names):
+    for name in names:
+        raw.set_document(name, {**raw.documents()[name], "manifest": b"nothing"})
+
+
+SPOILERS = [a_manifest, an_object, the_newest_document, pending_writes, everything]
+
+
+@contextmanager
+def spoiled(tmp_path, spoil):
+    """A store with a thread `t` that somebody has damaged, and a whole one."""
+    uri = f"file://{tmp_path}/spoiled"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=0) as source:
+        for thread in ("t", "whole"):
+            for n in (1, 2, 3):
+                put(source, thread, n, n - 1 or None)
+        source.put_writes(cfg("t", n=3), [("messages", "a write")], "task")
+    raw = open_raw(uri)
+    spoil(raw, sorted((name for name in raw.documents() if "-t/lg_checkpoints/" in name), reverse=True))
+    raw.close()
+    with GCSSaver.from_conn_string(uri) as source:
+        yield source
+
+
+@pytest.mark.parametrize("threads", [["t"], None], ids=["named", "all"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("spoil", SPOILERS)
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+async def test_a_store_that_is_not_whole_is_refused(make_saver, tmp_path, spoil, mode, threads):
+    with spoiled(tmp_path, spoil) as source, make_saver() as saver:
+
+        async def migrate(**more):
+            if mode == "sync":
+                return saver.admin.migrate(source, threads, **more)
+            return await saver.admin.amigrate(source, threads, **more)
+
+        for more in ({"dry_run": True}, {}):
+            with pytest.raises(SourceError, match=r"Thread 't' was not migrated.*Repair it there"):
+                await migrate(**more)
+            assert list(saver.list(cfg("t"))) == []
+        (source.delete_thread if spoil is everything else source.admin.repair)("t")
+        left = given(source)
+        done = {one.thread_id: one.checkpoints for one in await migrate() if one}
+        assert done.get("t", 0) == len(left)
+        assert done.get("whole", 0) == (0 if threads else 3)
+        assert given(saver) == left
+        assert len(left) == {pending_writes: 3, everything: 0}.get(spoil, 2)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_what_is_in_clear_is_not_left_out_without_a_word(make_saver, tmp_path):
+    uri = f"file://{tmp_path}/source"
+    with GCSSaver.from_conn_string(uri) as clear:
+        put(clear, "clear", 1)
+    with GCSSaver.from_conn_string(uri, cipher=XorCipher()) as source, make_saver() as saver:
+        put(source, "encrypted", 1)
+        with pytest.raises(SourceError, match=r"Thread 'clear' was not migrated.*pass `accept_clear=True`"):
+            saver.admin.migrate(source)
+    with GCSSaver.from_conn_string(uri, cipher=XorCipher(), accept_clear=True) as source, make_saver() as saver:
+        assert {one.thread_id for one in saver.admin.migrate(source)} == {"clear", "encrypted"}
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_thread_whose_id_nothing_tells(make_saver, tmp_path):
+    uri = f"file://{tmp_path}/source"
+    with GCSSaver.from_conn_string(uri) as source:
+        put(source, "long id " * 40, 1)
+    raw = open_raw(uri)
+    for name, fields in raw.documents().items():
+        if "/lg_checkpoints/" in name:
+            raw.set_document(name, {**fields, "manifest": b"nothing"})
+        elif name.count("/") == 1:
+            raw.delete_document(name)
+    raw.close()
+    with GCSSaver.from_conn_string(uri) as source, make_saver() as saver:
+        ids = [one.thread_id for one in source.admin.threads()]
+        assert ids == [None]
+        with pytest.raises(SourceError, match="everything that says its id is damaged"):
+            saver.admin.migrate(source)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_a_thread_that_has_pending_writes_only_has_nothing_to_migrate(make_saver, tmp_path):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/source") as source, make_saver() as saver:
+        source.put_writes(cfg("t", n=1), [("messages", "a write")], "task")
+        assert saver.admin.migrate(source) == []
+        put(source, "u", 1)
+        assert [one.thread_id for one in saver.admin.migrate(source)] == ["u"]

@@ -190,3 +190,27 @@ def test_as_a_process(tmp_path, file, environment):  # noqa: F811
     assert {one["thread_id"] for one in json.loads(ended.stdout)["threads"]} == {"t", "u"}
     with GCSSaver.from_conn_string(store) as saver:
         assert numbers(saver) == [4, 3, 2, 1]
+
+
+@LOCAL
+def test_a_store_of_ours_that_is_not_whole(command, make_saver, tmp_path, module):
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/source") as source:
+        fill(source)
+    name = module(
+        "from langgraph_gcs_saver import GCSSaver\n\n\n"
+        f"def make():\n    return GCSSaver.from_conn_string('file://{tmp_path}/source')\n"
+    )
+    raw = open_raw(f"file://{tmp_path}/source")
+    newest = min(name for name in raw.documents() if "/lg_checkpoints/" in name)
+    raw.set_document(newest, {**raw.documents()[newest], "manifest": b"nothing"})
+    raw.close()
+    ended = command("migrate", "--from", f"{name}:make")
+    assert (ended.code, ended.out) == (7, "")
+    assert "Thread 't' was not migrated: it is not whole in the source. `verify` reports there: corrupt" in ended.err
+    assert "Repair it there with `repair`" in ended.err
+    assert [*make_saver().list(None)] == []
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/source") as source:
+        source.admin.repair("t")
+    ended = command("migrate", "--from", f"{name}:make")
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, "Read from both sides and compared: the same.")
+    assert len([*make_saver().list(cfg("t"))]) == 3

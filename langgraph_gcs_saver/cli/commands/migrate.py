@@ -69,7 +69,8 @@ def migrate(
     Nothing changes in the source. Interrupted, it goes on when it is called again; called again later, it brings what
     the source has got since. A thread that has gone on in both places is refused. sqlite:// and postgresql:// need the
     package of that checkpointer. MODULE is looked for in the current directory too; NAME is a checkpointer, a context
-    manager of one, or a function that returns either.
+    manager of one, or a function that returns either. A source that is a GCSSaver is verified first. If a thread is
+    damaged there, nothing of it is taken over: repair it there.
 
     Nothing that values name is imported or run: they are carried over as LangGraph's serializer wrote them. A source
     with another serializer, or a checkpointer of your own, needs --import-classes: its values are read as objects, and
