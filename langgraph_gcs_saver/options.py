@@ -31,7 +31,8 @@ class Options:
             and with it incremental frames.
         cipher: Encrypts all payloads, metadata and digests included, below compression (LangGraph's `CipherProtocol`).
             Ids, and names of channels in names of objects, stay readable. Encryption above, by `EncryptedSerializer`,
-            makes equal values differ.
+            makes equal values differ. Sizes of ciphertexts depend on how well values compress, and so on what
+            they hold, unless you pass `zstd_level=None`.
         accept_clear: With a cipher, whether to read what is stored in clear, or encrypted but not bound to its place as
             earlier versions did, with a `ClearTextAccepted` event for each thread. Only for the time of a migration:
             whoever can write to the store can then store checkpoints without the key. Otherwise that raises
@@ -42,7 +43,9 @@ class Options:
         inline_max_bytes: Largest frame, in bytes, that lies in a Firestore document; larger ones are objects in Cloud
             Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB, for a
             document holds 1 MiB.
-        zstd_level: Compression level, 1 to 19.
+        zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
+            the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
+            of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes tell").
         verify: How `put` and `put_writes` prove that what they stored is what they meant to store. `"readback"`: it is
             read from the service again and compared, objects before the checkpoint becomes visible, documents after;
             what differs is withdrawn and written anew, three times at most. `"checksum"`: Cloud Storage checks the
@@ -70,7 +73,7 @@ class Options:
     accept_clear: bool = False
     clear_metadata: Collection[str] = ()
     inline_max_bytes: int = 8 << 10
-    zstd_level: int = 3
+    zstd_level: int | None = 3
     verify: Literal["readback", "checksum", "off"] = "readback"
     on_corruption: Literal["fallback", "raise"] = "fallback"
     max_value_bytes: int = 1 << 30
@@ -83,7 +86,8 @@ class Options:
 
     def __post_init__(self) -> None:
         self._check_int("inline_max_bytes", 0, 512 << 10)
-        self._check_int("zstd_level", 1, 19)
+        if self.zstd_level is not None:
+            self._check_int("zstd_level", 1, 19)
         self._check_int("cache_max_bytes", 0, 1 << 40)
         self._check_int("max_value_bytes", 1 << 10, 1 << 40)
         self._check_word("verify", "readback", "checksum", "off")

@@ -397,8 +397,11 @@ class _Attempts:
         )
 
     def _equal(self, channel: str, value: Encoded) -> ChannelRef | None:
-        """The parent's ref under the new version, if the value is the same: then nothing is written for it."""
-        if self.head is None:
+        """The parent's ref under the new version, if the value is the same: then nothing is written for it.
+
+        Without compression sizes are to say nothing about values, not even that two are equal.
+        """
+        if self.head is None or self.context.codec.level is None:
             return None
         parent = self.head.manifest
         before = parent.channels.get(channel)

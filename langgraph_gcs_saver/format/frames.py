@@ -1,8 +1,9 @@
 """Frames: zstd frames of serialised values, and the small envelopes that carry JSON with a binary tail.
 
-A frame always states its content size, is never larger than what it holds by more than zstd's own headers (zstd stores
-what it cannot compress), and is decoded without trusting it: python-zstandard ignores `max_output_size` when the
-header carries a size (32 KB gave 1 GiB) and accepts trailing junk, so both are checked here first.
+A frame always states its content size, and is never larger than what it holds by more than zstd's own headers: zstd
+stores what it cannot compress, and a codec may have it store everything. It is decoded without trusting it:
+python-zstandard ignores `max_output_size` when the header carries a size (32 KB gave 1 GiB) and accepts trailing junk,
+so both are checked here first.
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ _SMALL_BYTES, _SMALL_BASE_BYTES = 64 << 10, 4 << 20
 
 _EMPTY_LAST_BLOCK = b"\1\0\0"
 
+_RAW_HEADER = struct.Struct("<4sBBQ")
+"""Header of a frame that is stored, not compressed: the magic number, its descriptor, its window, its content size."""
+
+_RAW_DESCRIPTOR = 0b1100_0000
+"""The content size has 8 bytes; there is a window, no checksum and no name of a dictionary."""
+
+_RAW_WINDOW, _RAW_BLOCK_BYTES = 7 << 3, 128 << 10
+"""A window of 2 ** (10 + 7) bytes, and the largest block that a frame with it may have."""
+
 _local = threading.local()
 
 
@@ -116,14 +126,15 @@ class Codec:
     envelope that is bound holds the value's digest.
 
     Attributes:
-        level: Compression level.
+        level: Compression level; `None` stores everything in full and uncompressed, so that the size of a frame depends
+            on the size of what it holds, and on nothing else.
         cipher: Encrypts every frame, or `None`.
         max_bytes: Largest value that is encoded or decoded; `least` bytes always are, where a call says so, for
             manifests and pending writes are no values.
         accept_clear: With a cipher, whether frames in clear are decoded, and envelopes that are not bound.
     """
 
-    level: int
+    level: int | None
     cipher: CipherProtocol | None = None
     max_bytes: int = 1 << 30
     accept_clear: bool = False
@@ -133,17 +144,15 @@ class Codec:
     """Segments of threads of which something was accepted in clear, and whether `newly_accepted` has returned them."""
 
     def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
-        """Make a frame of `plain`, incremental if there is a `base`.
+        """Make a frame of `plain`, incremental if there is a `base` and the codec compresses.
 
         Raises:
             ValueTooLargeError: `plain` is larger than `max_bytes`.
         """
         self.refuse_large(len(plain), least)
-        if base is None:
-            frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
-        else:
-            frame = _increment(plain, base, self.level)
-        return self._encrypt(frame)
+        if base is None or self.level is None:
+            return self._encrypt(self._full(plain))
+        return self._encrypt(_increment(plain, base, self.level))
 
     def encode_envelope(self, plain: bytes, place: Place) -> bytes:
         """Make the frame of an envelope that lies in a document; with a cipher, bound to its place.
@@ -152,8 +161,13 @@ class Codec:
             ValueTooLargeError: `plain` is larger than both `max_bytes` and `ENVELOPE_MAX_BYTES`.
         """
         self.refuse_large(len(plain), ENVELOPE_MAX_BYTES)
-        frame = _compressor(self.level, len(plain) < BELOW).compress(plain)
+        frame = self._full(plain)
         return frame if self.cipher is None else self._encrypt(_PLACE_MARK + _digest_of(place) + frame)
+
+    def _full(self, plain: bytes) -> bytes:
+        if self.level is None:
+            return _stored(plain)
+        return _compressor(self.level, len(plain) < BELOW).compress(plain)
 
     def _encrypt(self, frame: bytes) -> bytes:
         if self.cipher is None:
@@ -347,6 +361,17 @@ def _label(name: str) -> bytes:
     if len(label) > 255:
         raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
     return _CIPHER_MARK + bytes([len(label)]) + label
+
+
+def _stored(plain: bytes) -> bytes:
+    """A zstd frame of raw blocks (RFC 8878, section 3.1.1): any decoder reads it, with a dictionary too."""
+    pieces = [_RAW_HEADER.pack(zstandard.FRAME_HEADER, _RAW_DESCRIPTOR, _RAW_WINDOW, len(plain))]
+    starts = range(0, len(plain) or 1, _RAW_BLOCK_BYTES)
+    for start in starts:
+        block = plain[start : start + _RAW_BLOCK_BYTES]
+        is_last = start == starts[-1]
+        pieces += ((len(block) << 3 | is_last).to_bytes(3, "little"), block)
+    return b"".join(pieces)
 
 
 def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:

@@ -286,7 +286,7 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
     return Context(
         inline_max_bytes=options.inline_max_bytes,
         codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear),
-        incremental=options.incremental,
+        incremental=options.incremental and options.zstd_level is not None,
         full_every=options.full_every,
         values=ByteCache(options.cache_max_bytes),
         clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),

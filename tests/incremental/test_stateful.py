@@ -16,6 +16,7 @@ SAVERS = {
     "large": {},
     "tiny": {"cache_max_bytes": 6000, "inline_max_bytes": 600},
     "none": {"cache_max_bytes": 0},
+    "stored": {"zstd_level": None, "inline_max_bytes": 900},
     "odd": {"full_every": 3, "inline_max_bytes": 0, "zstd_level": 1},
 }
 """Savers, each with caches of its own; all read and write. `cold` is made anew for each call."""

@@ -46,14 +46,38 @@ def stated(plain, size):
 # Frames
 
 
-@fuzz(data, st.sampled_from([1, 3, 12]))
+@fuzz(data, st.sampled_from([None, 1, 3, 12]))
 @example(b"", 3)
+@example(b"", None)
 @example(b"\0" * 1_000_000, 3)
 def test_round_trip(plain, level):
     stored = Codec(level).encode(plain)
     assert CODEC.decode(stored, len(plain)) == plain
     assert CODEC.decode_bounded(stored) == plain
     assert zstandard.get_frame_parameters(stored).content_size == len(plain)
+
+
+BLOCK = 128 << 10
+"""The largest block of a zstd frame."""
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, BELOW - 1, BELOW, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1_000_000])
+def test_without_a_level_a_size_tells_a_length_only(size):
+    """Any zstd reads the frame, and every codec, with or without a dictionary."""
+    codec = Codec(None)
+    for plain in (bytes(size), random.Random(size).randbytes(size), (DICTIONARY * 500)[:size]):
+        for base in (None, plain, b"another"):
+            stored = codec.encode(plain, base)
+            assert len(stored) == 14 + 3 * max(1, -(-size // BLOCK)) + size
+            assert stored.endswith(plain) or size > BLOCK
+            assert CODEC.decode(stored, size, base) == plain
+            assert zstandard.ZstdDecompressor(max_window_size=BLOCK).decompress(stored, allow_extra_data=False) == plain
+            stream = zstandard.ZstdDecompressor(max_window_size=BLOCK).decompressobj()
+            assert stream.decompress(stored) == plain
+            assert stream.eof
+            assert not stream.unused_data
+    assert Codec(None).decode_envelope(codec.encode_envelope(TEXT, PLACE), PLACE) == TEXT
+    assert len(Codec(None, Eax("a key")).encode_envelope(TEXT, PLACE)) > len(TEXT) + 14 + 3
 
 
 def edited(base, seed=0):
@@ -63,7 +87,7 @@ def edited(base, seed=0):
     return base[:at] + rng.randbytes(rng.randrange(30)) + base[at + rng.randrange(30) :] + rng.randbytes(20)
 
 
-@fuzz(data, data, st.sampled_from([1, 3, 19]), st.sampled_from([None, "key one"]))
+@fuzz(data, data, st.sampled_from([None, 1, 3, 19]), st.sampled_from([None, "key one"]))
 @example(b"", b"x" * 300, 3, None)
 @example(b"x" * 300, b"", 3, None)
 def test_incremental_round_trip(plain, base, level, key):

@@ -204,7 +204,7 @@ class Cipher:
     ("name", "values"),
     [
         ("inline_max_bytes", [0, 1, 8192, 512 << 10]),
-        ("zstd_level", [1, 19]),
+        ("zstd_level", [None, 1, 19]),
         ("max_threads", [1, 256]),
         ("timeout", [0.001, 1, 30.0, 86400]),
         ("on_event", [None, print]),
@@ -227,7 +227,7 @@ def test_values_in_range(name, values):
     ("name", "values"),
     [
         ("inline_max_bytes", [-1, (512 << 10) + 1, True, 1.0, "8192", None]),
-        ("zstd_level", [0, 20, -1, True, 3.0, "3", None]),
+        ("zstd_level", [0, 20, -1, True, 3.0, "3"]),
         ("max_threads", [0, 257, False, 1.5, None]),
         ("timeout", [0, -1, math.nan, math.inf, True, "30", None]),
         ("on_event", [5, "print"]),
