@@ -405,7 +405,7 @@ def test_a_checkpoint_of_which_only_the_manifest_is_left_can_be_pinned(make_save
     name = keys.checkpoint_doc("t", "", cid(50))
     left = {field: value for field, value in raw.documents()[name].items() if field in {"manifest", "frames"}}
     raw.set_document(name, left)
-    saver.pin(cfg("t", n=50), "to be restored")
+    saver.admin.pin(cfg("t", n=50), "to be restored")
     assert raw.documents()[name] == {**left, "pin": "to be restored"}
 
 

@@ -113,8 +113,7 @@ def blobs(raw):
 def test_deletion(registered, make_saver, raw, thread):
     saver = make_saver()
     fill(saver, thread)
-    shown = []
-    saver.delete_thread(thread, dry_run=True, show=shown.append)
+    shown = [saver.admin.plan_delete_thread(thread)]
     assert (shown[0].checkpoints, shown[0].writes, shown[0].others, shown[0].objects) == (2, 1, 7, 1)
     assert "7 other documents" in str(shown[0])
     saver.delete_thread(thread)
@@ -127,8 +126,7 @@ def test_copy(registered, make_saver, raw, source):
     saver = make_saver()
     fill(saver, source)
     before = of(raw, source)
-    shown = []
-    saver.copy_thread(source, "copy", dry_run=True, show=shown.append)
+    shown = [saver.admin.copy_thread(source, "copy", dry_run=True)]
     assert (shown[0].checkpoints, shown[0].others) == (2, 6)
     assert "6 other documents" in str(shown[0])
     saver.copy_thread(source, "copy")
@@ -142,7 +140,7 @@ def test_copy(registered, make_saver, raw, source):
     }
     assert of(raw, source) == before
     saver.delete_thread(source)
-    assert list(saver.verify("copy", depth="data")) == []
+    assert list(saver.admin.verify("copy", depth="data")) == []
     assert blobs(raw) == {note_blob(notes("copy", "large"), attempt)}
 
 
@@ -162,9 +160,9 @@ def test_a_copy_that_crashes_anywhere_is_completed(registered, make_saver, raw, 
             with suppress(InvalidInputError):  # it had ended, and only the answer was lost
                 saver.copy_thread("t", "copy")
             assert len(of(raw, "copy")) == 5
-            assert list(saver.verify("copy", depth="data")) == []
+            assert list(saver.admin.verify("copy", depth="data")) == []
             saver.delete_thread("copy")
-            saver.collect(orphan_age=NOW)
+            saver.admin.collect(orphan_age=NOW)
     assert stop > 8
 
 
@@ -196,52 +194,52 @@ def test_transfer_and_archive(registered, make_saver, raw, tmp_path, thread):
     saver = make_saver()
     fill(saver, thread)
     with GCSSaver.from_conn_string(f"file://{tmp_path}/there") as there:
-        plan = saver.transfer_thread(thread, there)
+        plan = saver.admin.transfer_thread(thread, there)
         assert (plan.others, plan.aside, plan.findings) == (6, 0, ())
         assert "6 other documents" in str(plan)
         path = tmp_path / "thread.tar"
-        assert there.export_thread(thread, path).others == 6
+        assert there.admin.export_thread(thread, path).others == 6
     before = of(raw, thread)
     saver.delete_thread(thread)
     assert of(raw, thread) == {}
-    assert saver.import_thread(path).others == 6
+    assert saver.admin.import_thread(path).others == 6
     assert of(raw, thread, without=()) == before
-    assert list(saver.verify(thread, depth="data")) == []
+    assert list(saver.admin.verify(thread, depth="data")) == []
     with GCSSaver.from_conn_string(f"file://{tmp_path}/others") as there:
         commit(there, Create(notes(thread, "x"), {}))
         with pytest.raises(InvalidInputError, match="not empty"):
-            saver.transfer_thread(thread, there)
+            saver.admin.transfer_thread(thread, there)
 
 
 def test_an_archive_with_a_collection_that_has_no_entry_is_refused(registered, saver, tmp_path, monkeypatch):
     fill(saver)
     path = tmp_path / "thread.tar"
-    saver.export_thread("t", path)
+    saver.admin.export_thread("t", path)
     monkeypatch.undo()
     with pytest.raises(InvalidInputError, match="lg_notes"):
-        saver.import_thread(path)
+        saver.admin.import_thread(path)
 
 
 def test_what_verify_repair_and_collect_do(registered, make_saver, raw):
     saver = make_saver()
     fill(saver)
-    assert list(saver.verify("t", depth="data")) == []
-    assert saver.collect(orphan_age=NOW) == []
+    assert list(saver.admin.verify("t", depth="data")) == []
+    assert saver.admin.collect(orphan_age=NOW) == []
     large, blob = notes("t", "large"), note_blob(notes("t", "large"), "attempt0")
     commit(saver, Merge(large, {"attempt": "attempt1"}))
-    assert {(one.kind, one.name) for one in saver.verify("t", depth="existence")} == {
+    assert {(one.kind, one.name) for one in saver.admin.verify("t", depth="existence")} == {
         ("missing", note_blob(large, "attempt1"))
     }, "what it needs is unknown, so no object is unreferenced"
     commit(saver, Merge(large, {"attempt": "attempt0"}), Merge(notes("t", "open"), {}, remove=("state",)))
-    (finding,) = saver.verify("t", depth="metadata")
+    (finding,) = saver.admin.verify("t", depth="metadata")
     assert (finding.kind, finding.name, finding.reason) == ("corrupt", notes("t", "open"), "a note lacks its state")
-    (plan,) = saver.repair("t")
+    (plan,) = saver.admin.repair("t")
     assert [(step.action, step.name) for step in plan.steps] == [("leave", notes("t", "open"))]
-    (plan,) = saver.collect("t", orphan_age=NOW)
+    (plan,) = saver.admin.collect("t", orphan_age=NOW)
     assert "lacks its state" in plan.skipped
     commit(saver, Delete(notes("t", "open")), Delete(large))
-    assert [one.name for one in saver.verify("t", depth="existence")] == [blob]
-    saver.collect("t", orphan_age=NOW)
+    assert [one.name for one in saver.admin.verify("t", depth="existence")] == [blob]
+    saver.admin.collect("t", orphan_age=NOW)
     assert blobs(raw) == set()
 
 
@@ -260,15 +258,15 @@ def test_a_collection_without_an_entry_is_an_error(make_saver, raw, tmp_path):
     before = raw.snapshot()
     ways = {
         "delete_thread": lambda: saver.delete_thread("t"),
-        "a plan of it": lambda: saver.delete_thread("t", dry_run=True, show=lambda _: None),
-        "verify": lambda: list(saver.verify("t")),
-        "repair": lambda: saver.repair("t"),
+        "a plan of it": lambda: saver.admin.plan_delete_thread("t"),
+        "verify": lambda: list(saver.admin.verify("t")),
+        "repair": lambda: saver.admin.repair("t"),
         "copy_thread": lambda: saver.copy_thread("t", "copy"),
-        "copy_thread to it": lambda: saver.copy_thread("nobody's", "t", dry_run=True),
-        "export_thread": lambda: saver.export_thread("t", tmp_path / "thread.tar"),
+        "copy_thread to it": lambda: saver.admin.copy_thread("nobody's", "t", dry_run=True),
+        "export_thread": lambda: saver.admin.export_thread("t", tmp_path / "thread.tar"),
     }
     with GCSSaver.from_conn_string(f"file://{tmp_path}/there") as there:
-        ways["transfer_thread"] = lambda: saver.transfer_thread("t", there)
+        ways["transfer_thread"] = lambda: saver.admin.transfer_thread("t", there)
         for way, call in ways.items():
             with pytest.raises(UnsupportedFormatError, match=r"'lg_notes'.*upgrade with `pip install -U"):
                 call()
@@ -281,8 +279,8 @@ def test_sweep_and_collect_skip_a_thread_with_such_a_collection(make_saver, raw)
     saver = make_saver(on_event=events.append, ttl=timedelta(hours=1), interceptors=[Later(7200)])
     fill(saver)
     saver.put(cfg("idle"), checkpoint(1, {"v": 1}), metadata(), {"v": version(1)})
-    assert [one.skipped is None for one in saver.collect("t", orphan_age=NOW)] == [False]
-    assert [one.thread_id for one in saver.sweep()] == ["idle"]
+    assert [one.skipped is None for one in saver.admin.collect("t", orphan_age=NOW)] == [False]
+    assert [one.thread_id for one in saver.admin.sweep()] == ["idle"]
     skipped = [event for event in events if isinstance(event, ThreadSkipped)]
     assert [event.thread_id for event in skipped] == ["t", "t"]
     assert all("lg_notes" in event.reason for event in skipped)
@@ -293,7 +291,7 @@ def test_collections_of_others_are_left_alone(make_saver, raw):
     saver.put(cfg("t"), checkpoint(1, {"v": 1}), metadata(), {"v": version(1)})
     theirs = f"{keys.thread_doc('t')}/feedback/1"
     commit(saver, Create(theirs, {"stars": 5}))
-    assert list(saver.verify("t", depth="data")) == []
+    assert list(saver.admin.verify("t", depth="data")) == []
     saver.copy_thread("t", "copy")
     saver.delete_thread("t")
     saver.delete_thread("copy")

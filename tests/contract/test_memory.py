@@ -180,4 +180,4 @@ def test_both_halves_of_a_saver_share_its_store() -> None:
     with GCSSaver.from_conn_string("memory:", inline_max_bytes=0) as saver:
         put(saver, 1, {"v": ["hello"]})
         assert values(asyncio.run(read(saver))) == {"v": ["hello"]}
-        assert list(saver.verify()) == []
+        assert list(saver.admin.verify()) == []

@@ -165,6 +165,8 @@ def test_a_notebook_is_a_page(site, path):
 
 def test_the_api_is_there(site):
     text = (site / "reference" / "saver.html").read_text(encoding="utf-8")
-    for name in ("put", "aput", "get_tuple", "alist", "repair", "sweep", "transfer_thread", "from_conn_string"):
+    for name in ("put", "aput", "get_tuple", "alist", "prune", "from_conn_string"):
         assert f'id="langgraph_gcs_saver.saver.checkpointer.GCSSaver.{name}"' in text, name
+    for name in ("repair", "plan_repair", "sweep", "asweep", "transfer_thread", "from_conn_string"):
+        assert f'id="langgraph_gcs_saver.saver.admin.Admin.{name}"' in text, name
     assert "CheckpointVerificationError" in text
