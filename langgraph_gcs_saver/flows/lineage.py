@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.load import get_tuple
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, deserialize, read_manifest, report_clear, unreadable
@@ -15,7 +15,7 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import query, read_writes
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, Serialized, kind_of
 from langgraph_gcs_saver.records import record
 
 ANCESTORS_PER_PAGE = 200
@@ -23,6 +23,9 @@ ANCESTORS_PER_PAGE = 200
 
 _WRITES_BYTES = 64 << 20
 """Pending writes read at once, if they are those of more than one ancestor; those to other channels are dropped."""
+
+_LOST_TARGET = "it is gone, and with it what its DeltaChannels are made of"
+"""What is wrong with a checkpoint that is asked for, and is not there."""
 
 _MASK = ("format", "ns", "manifest", "digest")
 
@@ -48,24 +51,26 @@ class History:
 def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
     """For each channel the writes that led to a checkpoint, oldest first, and the stored value before them, if any.
 
-    A checkpoint that is not there has no history. One with an ancestor that is needed and not there has lost it: its
-    value would silently be another one. Ancestors from before a channel's first version are not needed: nobody had
-    written it.
+    A namespace without checkpoints has no history. A checkpoint that is asked for by its id has been read before, for
+    LangGraph asks of what it has loaded: if it is not there, it is gone since. An ancestor that is needed and not there
+    is lost. In both cases the value would silently be another one. Ancestors from before a channel's first version are
+    not needed: nobody had written it.
 
     Raises:
-        CheckpointCorruptError: An ancestor is damaged or gone, or a write, or the stored value.
+        CheckpointCorruptError: The checkpoint is damaged or gone, or an ancestor, or a write, or the stored value.
     """
-    if request.checkpoint_id is None:
-        latest = yield from get_tuple(request.thread_id, request.ns, None, loads, context)
-        if latest is None:
-            return {channel: {"writes": []} for channel in request.channels}
-        request = replace(request, checkpoint_id=latest.manifest.checkpoint_id)
     before: object = None
     while True:
-        found = yield from _try(request, loads, context)
+        checkpoint_id = request.checkpoint_id
+        if checkpoint_id is None:
+            latest = yield from get_tuple(request.thread_id, request.ns, None, loads, context)
+            if latest is None:
+                return {channel: {"writes": []} for channel in request.channels}
+            checkpoint_id = latest.manifest.checkpoint_id
+        found = yield from _try(request, checkpoint_id, loads, context)
         if not isinstance(found, _AncestorError):
             return found
-        # Missing is not damage: somebody may be deleting the thread, the target first.
+        # Missing is not damage: what was hidden for a moment may be back, and another checkpoint may be the latest.
         seen = (found.checkpoint_id, found.damage.reason, found.damage.frame)
         if seen == before:
             yield from recheck(context, is_missing=found.damage.missing)
@@ -73,9 +78,11 @@ def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict
         before = seen
 
 
-def _try(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]] | _AncestorError]:
+def _try(
+    request: History, checkpoint_id: str, loads: Loads, context: Context
+) -> Flow[dict[str, dict[str, Any]] | _AncestorError]:
     try:
-        return (yield from _history(request, loads, context))
+        return (yield from _history(request, checkpoint_id, loads, context))
     except _AncestorError as error:
         return error
 
@@ -89,14 +96,14 @@ class _AncestorError(Exception):
         self.damage = damage
 
 
-def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
+def _history(request: History, checkpoint_id: str, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
     thread_id, ns = request.thread_id, request.ns
     found = {channel: _Channel() for channel in request.channels}
     remaining = set(request.channels)
-    page = yield from _page(thread_id, ns, str(request.checkpoint_id))
-    target = page.get(str(request.checkpoint_id))
+    page = yield from _page(thread_id, ns, checkpoint_id)
+    target = page.get(checkpoint_id)
     if target is None:
-        return {channel: {"writes": []} for channel in request.channels}
+        raise _AncestorError(checkpoint_id, DamagedError(_LOST_TARGET, missing=True))
     child = yield from _manifest(target, context)
     seen = {child.checkpoint_id}
     while child.parent_id not in {None, child.checkpoint_id} and remaining:
@@ -115,11 +122,19 @@ def _history(request: History, loads: Loads, context: Context) -> Flow[dict[str,
 
 
 def _page(thread_id: str, ns: str, checkpoint_id: str) -> Flow[dict[str, Doc]]:
-    """A checkpoint and those before it, by id: as a rule they are its ancestors."""
+    """A checkpoint and those before it, by id: as a rule they are its ancestors.
+
+    The query goes by a field in clear, which no digest covers. The checkpoint itself is there if its document is.
+    """
     where = (("ns", keys.enc(ns, "namespace")),)
     start = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     docs = yield from QueryDocs(keys.checkpoints(thread_id), where, start=start, limit=ANCESTORS_PER_PAGE, mask=_MASK)
-    return {keys.checkpoint_id_of(doc.name): doc for doc in docs if keys.is_in_ns(doc.name, ns)}
+    page = {keys.checkpoint_id_of(doc.name): doc for doc in docs if keys.is_in_ns(doc.name, ns)}
+    if checkpoint_id not in page:
+        doc = (yield from GetDocs((start,), mask=_MASK)).get(start)
+        if doc is not None and kind_of(doc) is DocumentKind.CHECKPOINT:
+            page[checkpoint_id] = doc
+    return page
 
 
 def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Commit, CopyBlob, Doc, Effect, Emit, Flow, Gather, Now, PutBlob
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
 from langgraph_gcs_saver.flows import prune as pruning
@@ -159,7 +159,7 @@ class Keeping(Rules):
     _seen: set[Any] = field(default_factory=set)
 
     def check(self, world: World, runs: tuple[Run, ...]) -> str | None:
-        return Rules.check(self, world, runs) or _looks_lost(world) or self._other_history(runs)
+        return Rules.check(self, world, runs) or _looks_lost(world) or self._other_history(world, runs)
 
     def check_end(self, world: World, runs: tuple[Run, ...]) -> str | None:
         return (
@@ -246,10 +246,13 @@ class Keeping(Rules):
                 return f"the copy of {known.checkpoint_id!r} is found by other queries"
         return None
 
-    def _other_history(self, runs: tuple[Run, ...]) -> str | None:
+    def _other_history(self, world: World, runs: tuple[Run, ...]) -> str | None:
+        for error in [run.node.error for run in runs]:
+            if isinstance(error, CheckpointCorruptError) and _is_listed(world, THREAD, "", error.checkpoint_id):
+                return f"I3: it is there, and a history needs it: {error!r}"
         for call, found in [done for run in runs for done in run.node.done]:
             wanted = self.deltas.get(call.label.removeprefix("history of "))
-            if call.label.startswith("history of ") and found not in ({"d": {"writes": []}}, wanted):
+            if call.label.startswith("history of ") and found != wanted:
                 return f"I3: {call.label} gave {found}"
         return None
 
@@ -731,7 +734,7 @@ def delta_channel_with_a_newer_value_and_prune() -> Scenario:
         Process("P", (prune(),), lost=1),
         Process("R", (history("3"),)),
         rule=LATEST,
-        errors=(ConflictError,),
+        errors=(ConflictError, CheckpointCorruptError),
         deltas={"2": _history_of(1, 1), "3": _history_of(1, 2), "5": _history_of(4, 4), "8": _history_of(1, 3)},
         batch=1,
     )
