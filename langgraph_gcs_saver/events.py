@@ -281,7 +281,7 @@ class VerificationFailed(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointDamaged(Event):
-    """A checkpoint that was asked for, or the latest one, is damaged.
+    """A checkpoint that was asked for, or the latest one, is damaged; or what `put_writes` found where it stores.
 
     Attributes:
         reason: What is wrong with it.

@@ -39,7 +39,7 @@ from langgraph_gcs_saver.flows.prune import (
     objects_of,
     settled,
 )
-from langgraph_gcs_saver.flows.writes import stubs_of
+from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.results import CollectPlan
@@ -189,7 +189,7 @@ def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[st
         if is_checkpoint:
             known, blob = yield from locate_manifest(doc, context.codec)
             return objects_of(known, blob)
-        return set(stubs_of(doc, context.codec))
+        return set((yield from read_stubs(doc, context.codec)))
     except DamagedError:
         # Nobody can tell; what was written for the same checkpoint stays, for whoever repairs or inspects it.
         owner = (

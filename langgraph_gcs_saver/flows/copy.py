@@ -59,7 +59,7 @@ from langgraph_gcs_saver.flows.manifests import (
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
-from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, stubs_of
+from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, read_stubs
 from langgraph_gcs_saver.format import filters, keys, manifest, registry
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
@@ -257,9 +257,8 @@ def _damaged(names: Sequence[str], clear: set[str], context: Context) -> Flow[di
 
 def _stubs(doc: Doc, context: Context) -> Flow[set[str] | DamagedError]:
     """The objects that a document of pending writes refers to, or what is wrong with it."""
-    size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
     try:
-        return set((yield from Compute(partial(stubs_of, doc, context.codec), size=size)))
+        return set((yield from read_stubs(doc, context.codec)))
     except DamagedError as damage:
         return damage.alone()
 

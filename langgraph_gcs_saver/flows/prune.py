@@ -44,7 +44,7 @@ from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, corrupt, locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.tries import Tries
-from langgraph_gcs_saver.flows.writes import stubs_of
+from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, heir_of, kind_of, runs_of
 from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
@@ -540,7 +540,7 @@ class _Cleaning:
         objects = {doc.name: _listed_objects(doc) for doc in batch}
         notes: list[Write] = []
         for doc in batch:
-            more = self._stubs(pending.get(doc.name, ())) - objects[doc.name]
+            more = (yield from self._stubs(pending.get(doc.name, ()))) - objects[doc.name]
             if more:
                 objects[doc.name] |= more
                 fields = {"objects": json.dumps(sorted(objects[doc.name]))}
@@ -564,11 +564,11 @@ class _Cleaning:
             groups.append([*writes, *ends.get(doc.name, ()), self._end(doc.name)])
         return (yield from self._commit(groups))
 
-    def _stubs(self, docs: Sequence[Doc]) -> set[str]:
+    def _stubs(self, docs: Sequence[Doc]) -> Flow[set[str]]:
         found: set[str] = set()
         for doc in docs:
             with suppress(DamagedError):  # nobody can tell its objects; they wait to be collected
-                found.update(stubs_of(doc, self.context.codec))
+                found.update((yield from read_stubs(doc, self.context.codec)))
         return found
 
     def _check(self, name: str) -> Write:

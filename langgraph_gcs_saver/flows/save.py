@@ -615,6 +615,8 @@ class _Attempts:
         if not stored.same_content(plan):
             yield from Emit(CheckpointReplaced(**self.request.ids()))
             return False
+        if not self.context.codec.vouches_for(manifest.encoded_of(own)):
+            return False  # The same in clear, which is read and does not stay.
         if not (yield from self._has_frames(own, stored, plan, layout)):
             # This call's own commit, whose answer was lost, or an earlier call: the frames are not what was written.
             if self.context.reads_back:

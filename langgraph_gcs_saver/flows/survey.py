@@ -40,7 +40,7 @@ from langgraph_gcs_saver.flows.manifests import (
 )
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.writes import stubs_of
+from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import filters, frames, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
@@ -419,9 +419,8 @@ def _same(found: Any, right: Any) -> bool:
 
 def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Flow[None]:
     bare = replace(doc, fields={})  # A thread may have thousands: what they hold is read again where it is needed.
-    size = sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
     try:
-        stubs = yield from Compute(partial(stubs_of, doc, context.codec), size=8 * size)
+        stubs = yield from read_stubs(doc, context.codec)
     except DamagedError as damage:
         found.damaged_writes[doc.name] = Unreadable(bare, damage.alone())
     else:

@@ -1,8 +1,9 @@
 """Pending writes: what tasks wrote before the checkpoint that includes it.
 
 Regular writes of one call are one document, named by the task and by which writes they are, and created: the first
-call wins, and a repeated one changes nothing. Special writes (errors, interrupts, resumes) are one document a task,
-with a field each, and the last one wins. All documents of a call appear in one commit: a task that is half there would
+call wins, and a repeated one changes nothing. A document that is damaged, or for which the cipher does not vouch, is
+no earlier call's, and is replaced. Special writes (errors, interrupts, resumes) are one document a task, with a field
+each, and the last one wins. All documents of a call appear in one commit: a task that is half there would
 be taken for finished.
 """
 
@@ -33,7 +34,7 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
-from langgraph_gcs_saver.events import VerificationFailed
+from langgraph_gcs_saver.events import CheckpointDamaged, VerificationFailed
 from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
@@ -101,30 +102,36 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         CheckpointVerificationError: What was written reads differently, time and again.
         ConflictError: The thread was being deleted for as long as this call tries.
         GCSSaverError: A companion refused.
+        UnsupportedFormatError: A newer version has stored them.
+        WrongKeyError: What lies there was encrypted with another key: it may be an earlier call's.
     """
     if not request.writes:
         return Stored(0, is_new=False, channels={})
     size = sum(len(write.value.data) for write in request.writes)
     wanted = request.writes
     beside: list[Write] = []
+    replaced: Doc | None = None
     mismatches = 0
     companions = context.companions_of("put_writes", request.thread_id, request.ns, request.checkpoint_id)
     for number in range(1, MAX_TRIES + 1):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
         uploads = tuple(one.upload for one in records if one.upload is not None)
-        writes = [*beside, *_commit(records)]
         created = tuple(one.doc for one in records if one.idx >= 0)
+        thread: Guard | None = None
         if uploads:
             # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
             thread = yield from guard(request.thread_id, context, beside=(*created, *companions.names))
             companions.take(thread.beside)
-            earlier = {name: doc for name, doc in thread.beside.items() if name in created}
-            if earlier:
-                # An earlier call: LangGraph repeats them. What would be uploaded for nothing would stay.
-                beside, wanted = _rest(request, earlier)
+            found = thread.beside.get(created[0]) if created else None
+            if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
+                # LangGraph repeats calls. What would be uploaded for nothing would stay.
+                beside, wanted = _rest(request, found)
                 if not wanted:
                     return Stored(number, is_new=False, channels={})
                 continue
+            replaced = found
+        writes = [*beside, *_commit(records, replaced)]
+        if thread is not None:
             writes.append(thread.write({}))
         writes += yield from companions.writes()
         if uploads:
@@ -147,23 +154,22 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
         names = (*created, *companions.names)
-        mask = None if context.reads_back or companions.names else ()
-        docs = (yield from GetDocs(names, mask=mask)) if names else {}
+        docs = (yield from GetDocs(names)) if names else {}
         companions.take(docs)
-        docs = {name: doc for name, doc in docs.items() if name in created}
-        if context.reads_back:
-            damaged = [doc for doc in docs.values() if not _is_whole(doc)]
-            if damaged:
-                # This call's own, as it seems: the answer was lost, and it is not what was written.
-                gone = [Delete(doc.name, update_time=doc.update_time) for doc in damaged]
-                yield from Commit((*gone, *companions.withdrawals()))
-                mismatches = yield from _count_mismatch(request, damaged[0].name, mismatches)
-                continue
-        if uploads:
+        found = docs.get(created[0]) if created else None
+        if context.reads_back and found is not None and not _is_whole(found) and not _is_newer(found):
+            # This call's own, as it seems: the answer was lost, and it is not what was written.
+            yield from Commit((Delete(found.name, update_time=found.update_time), *companions.withdrawals()))
+            mismatches = yield from _count_mismatch(request, found.name, mismatches)
+            continue
+        if thread is not None:
             yield from _discard_stale(records, uploads, thread)
-        beside, wanted = _rest(request, docs)
-        if not wanted:
-            return Stored(number, is_new=False, channels={})
+        beside, wanted = [], request.writes
+        if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
+            beside, wanted = _rest(request, found)
+            if not wanted:
+                return Stored(number, is_new=False, channels={})
+        replaced = found
     raise ConflictError(
         f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
         f"{request.thread_id!r} were not stored: the thread's document, or another that their commit depends on, "
@@ -184,19 +190,36 @@ def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], threa
         yield from discard(uploads)
 
 
-def _rest(request: PutWrites, docs: Mapping[str, Doc]) -> tuple[list[Write], Sequence[PendingWrite]]:
-    """What remains when an earlier call, or an earlier try whose answer was lost, has written `docs`.
+def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, codec: Codec) -> Flow[bool]:
+    """Whether regular writes that are there are an earlier call's, or an earlier try's whose answer was lost.
 
-    Special writes remain, and go in only beside them: a deletion of the thread may be about to take them.
+    Names of documents are made of ids, so whoever may write to the store can have put something else there. With
+    `accept_clear` what the cipher does not vouch for is read, but does not stay. Of `replaced` it was seen before.
     """
-    beside: list[Write] = [Merge(doc.name, {}, update_time=doc.update_time) for doc in docs.values()]
-    return beside, [write for write in request.writes if write.idx < 0] if docs else request.writes
+    if replaced is not None and found.update_time == replaced.update_time:
+        return False
+    try:
+        yield from read_stubs(found, codec)
+    except DamagedError as damage:
+        event = CheckpointDamaged(**_ids(request), reason=damage.reason, channel=None, name=found.name)
+        yield from Emit(event)
+        return False
+    return not is_clear(found, codec)
+
+
+def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[PendingWrite]]:
+    """What remains when an earlier call, or an earlier try whose answer was lost, has written `earlier`.
+
+    Special writes remain, and go in only beside it: a deletion of the thread may be about to take it.
+    """
+    beside: list[Write] = [Merge(earlier.name, {}, update_time=earlier.update_time)]
+    return beside, [write for write in request.writes if write.idx < 0]
 
 
 def _withdraw_damaged(records: Sequence[_Record], created: int | None, companions: Companions) -> Flow[str | None]:
     """Read back what was committed; if anything differs, withdraw the call's writes, and return that document's name.
 
-    Documents that the commit created, at `created` if it created one for sure, go as a whole: half of a call would be
+    Documents that the commit made anew, at `created` if it did so for sure, go as a whole: half of a call would be
     taken for a finished task. Of others, which hold what earlier calls wrote, only what differs goes.
     """
     docs = yield from GetDocs(tuple(dict.fromkeys(one.doc for one in records)))
@@ -220,9 +243,10 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None, companion
     if not damaged:
         return None
     withdrawn: list[Write] = [*companions.withdrawals()]
+    regular = {one.doc for one in records if one.idx >= 0}
     for name, doc in docs.items():
         fields = damaged.get(name, set())
-        is_own = doc.create_time == doc.update_time == created
+        is_own = doc.update_time == created and (name in regular or doc.create_time == created)
         if is_own or (fields and not doc.fields.keys() - fields - {"format"}):
             withdrawn.append(Delete(name, update_time=doc.update_time))
         elif fields:
@@ -232,26 +256,33 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None, companion
     return next(iter(damaged))
 
 
+def _ids(request: PutWrites) -> dict[str, str]:
+    """Whose event it is."""
+    return {"thread_id": request.thread_id, "checkpoint_ns": request.ns, "checkpoint_id": request.checkpoint_id}
+
+
 def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
     """Tell of a mismatch, and give up after some of them; returns their number."""
-    ids = {
-        "thread_id": request.thread_id,
-        "checkpoint_ns": request.ns,
-        "checkpoint_id": request.checkpoint_id,
-    }
-    yield from Emit(VerificationFailed(**ids, name=name, attempt=before + 1))
+    yield from Emit(VerificationFailed(**_ids(request), name=name, attempt=before + 1))
     if before + 1 >= TIMES:
         what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
         raise failed(f"{what}{request.thread_id!r}", name)
     return before + 1
 
 
-def _commit(records: Sequence[_Record]) -> list[Write]:
+def _commit(records: Sequence[_Record], replaced: Doc | None) -> list[Write]:
     fields: dict[str, dict[str, Any]] = {}
     for one in records:
         fields.setdefault(one.doc, {"format": FORMAT})[one.field] = one.data
     regular = {one.doc for one in records if one.idx >= 0}
-    return [Create(doc, found) if doc in regular else Merge(doc, found) for doc, found in fields.items()]
+    return [_store(doc, found, replaced) if doc in regular else Merge(doc, found) for doc, found in fields.items()]
+
+
+def _store(name: str, fields: dict[str, Any], replaced: Doc | None) -> Write:
+    """The write of a document that must not be there, or only as it was seen and found to be nobody's."""
+    if replaced is None:
+        return Create(name, fields)
+    return Merge(name, fields, remove=tuple(sorted(replaced.fields.keys() - fields)), update_time=replaced.update_time)
 
 
 def _records(request: PutWrites, wanted: Sequence[PendingWrite], context: Context) -> list[_Record]:
@@ -315,6 +346,12 @@ def _is_whole(doc: Doc) -> bool:
         for field, data in doc.fields.items()
         if field != "format"
     )
+
+
+def _is_newer(doc: Doc) -> bool:
+    """Whether a newer version wrote a document."""
+    version = doc.fields.get("format")
+    return type(version) is int and version > FORMAT
 
 
 def _is_sealed(doc: str, field: str, data: bytes) -> bool:
@@ -404,13 +441,20 @@ def _open_each(by_id: Mapping[str, Sequence[Doc]], codec: Codec, most: int | Non
     return found
 
 
-def stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
+def read_stubs(doc: Doc, codec: Codec) -> Flow[dict[str, Stub]]:
     """The objects that a document of pending writes refers to, by name.
 
     Raises:
         DamagedError: The document is not what was written.
         UnsupportedFormatError: A newer version wrote it.
     """
+    size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    found = yield from Compute(partial(_stubs_of, doc, codec), size=size)
+    yield from report_clear(codec)
+    return found
+
+
+def _stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
     found: dict[str, Stub] = {}
     for _, head, tail in _open(doc, codec):
         stub = _stub(doc, head)
@@ -483,7 +527,7 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
 def _plain(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
     """The envelopes of a document of pending writes, by field."""
     version = doc.fields.get("format")
-    if type(version) is int and version > FORMAT:
+    if _is_newer(doc):
         raise UnsupportedFormatError(
             f"Pending writes {doc.name!r} have format {version}; this version of langgraph-gcs-saver reads up to "
             f'{FORMAT}. They are not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'

@@ -381,7 +381,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         `aput_writes` serializes the values before its first await.
 
         All writes of a call become visible together. The first regular write for a task and a number wins; of special
-        channels (errors, interrupts, resumes) the last.
+        channels (errors, interrupts, resumes) the last. What lies in the place of regular writes and is damaged, or in
+        clear where the saver has a cipher, is replaced, and reported as a `CheckpointDamaged` event.
 
         Args:
             config: Thread, namespace and checkpoint, which need not be stored yet.
@@ -394,6 +395,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             InvalidConfigError: The config names no checkpoint.
             SerializationError: A value cannot be serialised.
             StoreError: A service refused, or did not answer before the deadline.
+            UnsupportedFormatError: A newer version has stored writes of this task.
+            WrongKeyError: Writes of this task were encrypted with another key.
         """
         with self._call("put_writes", config) as call:
             request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)

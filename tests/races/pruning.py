@@ -397,7 +397,7 @@ def _left(world: World, *, objects: bool, runs: bool) -> str | None:
             return f"left: stripped {keys.checkpoint_id_of(doc.name)!r} with {sorted(doc.fields)}"
     for name, stored in world.docs.items():
         if f"/{keys.WRITES}/" in name:
-            used |= pruning.stubs_of(stored.doc, new_context("zz").codec).keys()
+            used |= play(pruning.read_stubs(stored.doc, new_context("zz").codec), world)[0].keys()
     # Whoever uploads and does not commit leaves an orphan, which is not to be found here: but what was there before.
     before = keys.thread_blobs(THREAD)
     orphans = [name for name in world.blobs if name.startswith(before) and name not in used and "-0" in name]

@@ -18,6 +18,7 @@ from langgraph_gcs_saver.events import (
     ClearTextEncrypted,
     ThreadSkipped,
 )
+from langgraph_gcs_saver.format import keys
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.compat.xor_cipher import XorCipher
 from tests.incremental.eax import Eax
@@ -422,6 +423,30 @@ def test_a_copy_encrypts_what_says_what_there_is(make_saver):
     strict = make_saver(cipher=KEY)
     assert [found.kind for found in strict.admin.verify("copy") if found.is_damage] == []
     assert {found.kind for found in strict.admin.verify("copy", depth="data") if found.is_damage} == {"clear"}
+
+
+READ_WRITES = {
+    "verify metadata": lambda saver: saver.admin.verify("t", depth="metadata"),
+    "verify existence": lambda saver: saver.admin.verify("t", depth="existence"),
+    "collect": lambda saver: saver.admin.collect("t", orphan_age=timedelta(0)),
+    "plan_collect": lambda saver: saver.admin.plan_collect("t", orphan_age=timedelta(0)),
+    "copy_thread": lambda saver: [saver.admin.copy_thread("t", "copy", dry_run=True)],
+    "prune": lambda saver: saver.admin.prune(["t"]),
+}
+
+
+@LOCAL
+@pytest.mark.parametrize("job", READ_WRITES)
+def test_pending_writes_alone_are_told_of(make_saver, raw, job):
+    """They are read for what they refer to, which is accepting them, whoever reads them."""
+    with make_saver(cipher=KEY) as saver:
+        fill(saver, "t")
+    make_saver().put_writes(cfg(2), [("v", PLANTED)], "another task")
+    raw.set_object(keys.blob("t", "", cid(1), "v", "orphan0000"), b"x")
+    events = []
+    saver = make_saver(cipher=KEY, accept_clear=True, on_event=events.append)
+    list(READ_WRITES[job](saver))
+    assert [event.thread_id for event in events if isinstance(event, ClearTextAccepted)] == ["t"]
 
 
 @LOCAL
