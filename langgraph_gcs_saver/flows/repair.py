@@ -39,7 +39,7 @@ from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.survey import Broken, Place, Survey, survey
+from langgraph_gcs_saver.flows.survey import LEFT_CLEAR, Broken, Place, Survey, survey
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.format import filters, keys, manifest
@@ -181,6 +181,9 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
             reason = f"its filter differs from its metadata in {', '.join(map(repr, exposed))}, not in clear_metadata: "
             reason += "name there what may be in clear, and remove the rest from the document's field"
             plan.steps.append(_step(found, name, action="leave", reason=reason))
+    for name in found.left_clear:
+        reason = f"{LEFT_CLEAR}: prune the checkpoint, or migrate the thread"
+        plan.steps.append(_step(found, name, action="leave", reason=reason))
     plan.steps += [
         RepairStep(action="mend", name=name, reason=f"run {run!r} wrote to the thread")
         for name, run in found.runs.items()

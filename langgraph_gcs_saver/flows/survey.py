@@ -76,6 +76,9 @@ _NAMES_PER_PAGE = 200
 _CACHE_BYTES = 64 << 20
 """Values kept while a thread is decoded from its oldest checkpoint on."""
 
+LEFT_CLEAR = "frames in clear are left in it that no checkpoint refers to"
+"""What is wrong with a document that was in clear before its checkpoint was stored again."""
+
 _FIELDS = ("digest", "run_id", "former_runs", "heir")
 """What is kept of a checkpoint's document; manifests are compared by the digest."""
 
@@ -158,6 +161,8 @@ class Survey:
         damaged_plain: Those that are not what was written.
         blobs: All objects.
         broken: Frames that do not give their value.
+        left_clear: Documents with bytes of frames in clear that no checkpoint refers to, where a cipher is: what a
+            checkpoint said before it was stored again.
         hints: Fields that queries use and that say something else than the manifest, with what they should say.
         exposed: Keys in the field `filter` of documents that say something else than the metadata, and that the saver
             must not set right: with a cipher it writes in clear what `clear_metadata` names, and nothing else.
@@ -183,6 +188,7 @@ class Survey:
     damaged_plain: dict[str, Unreadable] = field(default_factory=dict)
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
     broken: dict[Place, Broken] = field(default_factory=dict)
+    left_clear: list[str] = field(default_factory=list)
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
     exposed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
@@ -266,6 +272,11 @@ class Survey:
                     reason=broken.reason,
                     affects=affects,
                 )
+            )
+        for name in self.left_clear:
+            ns, checkpoint_id = self._ids(name)
+            found.append(
+                make(kind="clear", checkpoint_ns=ns, checkpoint_id=checkpoint_id, name=name, reason=LEFT_CLEAR)
             )
         for name, right in self.hints.items():
             ns, checkpoint_id = self._ids(name)
@@ -362,6 +373,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
     yield from _look_at_frames(found, depth)
     if depth == "data":
         yield from _decode_all(found, context)
+        yield from _look_at_rests(found, context)
     yield from _confirm(found)
     yield from _find_unreferenced(found, depth, loads, context)
     return found
@@ -649,6 +661,43 @@ def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
     except DamagedError as damage:
         return damage.alone()
     return None
+
+
+def _look_at_rests(found: Survey, context: Context) -> Flow[None]:
+    """Whether documents have bytes in clear that no checkpoint refers to: no value's decoding would meet them.
+
+    What a checkpoint refers to that cannot be read is unknown; that is told, and comes first.
+    """
+    if context.codec.cipher is None or context.codec.accept_clear or found.unreadable:
+        return
+    used: dict[str, set[tuple[int, int]]] = {name: set() for name, size in found.inner.items() if size}
+    for entry in found.entries.values():
+        for channel in entry.manifest.channels:
+            for step in entry.manifest.steps(channel):
+                if step.frame.attempt is None and step.name in used:
+                    used[step.name].add((step.frame.at, step.frame.at + step.frame.stored))
+    rests = {name: _gaps(sorted(parts), found.inner[name]) for name, parts in used.items()}
+    names = [name for name, starts in rests.items() if starts]
+    for batch in in_batches(names, lambda name: found.inner[name], most=DOCS_PER_PAGE, most_bytes=_TOGETHER_BYTES):
+        docs = yield from GetDocs(tuple(batch), mask=("frames",))
+        for name, doc in docs.items():
+            seen = found.entries[name].doc if name in found.entries else found.stripped[name]
+            inner = manifest.inner_frames(doc)
+            # What has changed since is its writer's.
+            if doc.update_time == seen.update_time and not all(
+                frames.is_encrypted(inner[at : at + 1]) for at in rests[name]
+            ):
+                found.left_clear.append(name)
+
+
+def _gaps(parts: list[tuple[int, int]], size: int) -> list[int]:
+    """Where bytes begin that are in none of some parts, which are in order."""
+    starts, end = [], 0
+    for start, stop in [*parts, (size, size)]:
+        if start > end:
+            starts.append(end)
+        end = max(end, stop)
+    return starts
 
 
 # Looking again

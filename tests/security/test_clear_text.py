@@ -148,7 +148,10 @@ def test_it_can_be_replaced(make_saver):
     saver = make_saver(cipher=KEY)
     put(saver, 9, {"v": ["own"]})
     assert values(make_saver(cipher=KEY).get_tuple(cfg()))["v"] == ["own"]
-    assert not any(found.is_damage for found in make_saver(cipher=KEY).admin.verify("t", depth="data"))
+    strict = make_saver(cipher=KEY)
+    assert not any(found.is_damage for found in strict.admin.verify("t", depth="existence"))
+    # What was planted stays in the document, and nothing refers to it.
+    assert [found.kind for found in strict.admin.verify("t", depth="data") if found.is_damage] == ["clear"]
 
 
 def test_nothing_is_inherited_from_it(make_saver):
@@ -423,6 +426,32 @@ def test_a_copy_encrypts_what_says_what_there_is(make_saver):
     strict = make_saver(cipher=KEY)
     assert [found.kind for found in strict.admin.verify("copy") if found.is_damage] == []
     assert {found.kind for found in strict.admin.verify("copy", depth="data") if found.is_damage} == {"clear"}
+
+
+@LOCAL
+def test_what_a_checkpoint_said_in_clear_is_told_of(make_saver, raw):
+    """Stored again with other content it is encrypted, but its old frames stay where they are: others may need them."""
+    put(make_saver(), 1, {"v": [PLANTED, "x" * 300], "w": ["y" * 300]})
+    saver = make_saver(cipher=KEY, accept_clear=True)
+    put(saver, 1, {"v": ["new"]})
+    put(saver, 1, {"v": ["newer"]})
+    name = name_of(1)
+    strict = make_saver(cipher=KEY)
+    assert values(strict.get_tuple(cfg(1))) == {"v": ["newer"]}
+    assert list(strict.admin.verify(depth="existence")) == []
+    (finding,) = strict.admin.verify(depth="data")
+    assert (finding.kind, finding.name, finding.checkpoint_id) == ("clear", name, cid(1))
+    before = raw.snapshot()
+    (plan,) = strict.admin.repair("t")
+    assert [(step.action, step.name) for step in plan.steps] == [("leave", name)]
+    assert raw.snapshot() == before
+    # What was encrypted and is not referred to is nothing to tell, nor is what a child refers to twice.
+    put(strict, 2, {"v": ["newer"], "w": ["z" * 300]}, parent=1)
+    put(strict, 2, {"v": ["newest"], "w": ["z" * 300]}, parent=1)
+    assert [found.name for found in strict.admin.verify(depth="data")] == [name]
+    put(strict, 3, {"v": ["snapshot"], "w": ["w"]})
+    strict.prune(["t"])
+    assert list(strict.admin.verify(depth="data")) == []
 
 
 READ_WRITES = {
