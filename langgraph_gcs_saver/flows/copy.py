@@ -597,12 +597,15 @@ class _Copy:
         """A checkpoint's document in the target, and what to upload for it."""
         name = self._name(doc.name)
         body, extra = doc.fields["manifest"], list[PutBlob]()
+        index = filters.clear_part(doc.fields.get("filter"), self.context.clear_metadata)
         if self._is_rewritten(entry):
             known = self._moved(entry.manifest)
-            room = manifest.PAYLOAD_BYTES - len(manifest.inner_frames(doc)) - filters.size(doc.fields.get("filter", {}))
+            room = manifest.PAYLOAD_BYTES - len(manifest.inner_frames(doc)) - filters.size(index)
             body, blob = encode_manifest(known, room, self.context)
             extra = [] if blob is None else [blob]
-        fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects", "heir")}
+        fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects", "heir", "filter")}
+        if index:
+            fields["filter"] = index
         return {**fields, "manifest": body, "digest": manifest.digest(name, body)}, extra
 
     # Pending writes

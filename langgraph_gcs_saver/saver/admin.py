@@ -658,8 +658,9 @@ class Admin(Connection):
         Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
         Manifests and pending writes in clear, which `accept_clear` lets through, are encrypted: the plan says how many,
         and a `ClearTextEncrypted` event reports it, because the cipher vouches for them from then on.
-        Pins stay with the source. A call with the same arguments continues one that crashed, if all that the target
-        holds is a part of what the source has now. Otherwise it raises, and overwrites nothing in the target.
+        Of metadata in clear the target gets what `clear_metadata` names. Pins stay with the source. A call with the
+        same arguments continues one that crashed, if all that the target holds is a part of what the source has now.
+        Otherwise it raises, and overwrites nothing in the target.
 
         Args:
             source_thread_id: The thread to copy from.

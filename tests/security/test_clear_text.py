@@ -479,6 +479,27 @@ def test_pending_writes_alone_are_told_of(make_saver, raw, job):
 
 
 @LOCAL
+@pytest.mark.parametrize(
+    "was", [{}, {"cipher": KEY, "clear_metadata": ("tenant", "user")}], ids=["clear", "named then"]
+)
+@pytest.mark.parametrize("named", [(), ("tenant",)])
+def test_a_copy_writes_no_metadata_in_clear_but_what_is_named(make_saver, raw, was, named):
+    """Whatever lay in clear in the source: the copy is the saver's own."""
+    put(make_saver(**was), 1, {"v": ["x"]}, metadata={"tenant": "acme", "user": PLANTED})
+    saver = make_saver(cipher=KEY, accept_clear=True, clear_metadata=named)
+    saver.copy_thread("t", "copy")
+    copied = raw.documents()[name_of(1, thread="copy")]
+    assert copied.get("filter") == ({"tenant": "acme"} if named else None)
+    assert saver.get_tuple(cfg(thread="copy")).metadata["user"] == PLANTED
+    assert [number(one) for one in saver.list(cfg(thread="copy"), filter={"tenant": "acme", "user": PLANTED})] == [1]
+    assert list(saver.admin.verify("copy", depth="data")) == []
+    # A saver without a cipher copies all of it.
+    if not was:
+        make_saver().copy_thread("t", "plain")
+        assert raw.documents()[name_of(1, thread="plain")]["filter"] == raw.documents()[name_of(1)]["filter"]
+
+
+@LOCAL
 def test_a_thread_that_was_never_encrypted_is_left_alone(make_saver, raw):
     """A saver that was given a cipher by mistake, or too early, puts no history away."""
     line(make_saver(), 1, 2)
