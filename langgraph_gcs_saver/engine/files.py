@@ -213,20 +213,21 @@ def create_file(path: Path) -> BinaryIO:
     return cast("BinaryIO", os.fdopen(handle, "wb"))
 
 
-def write_file(path: Path, data: bytes, *, replace: bool) -> None:
-    """Write a whole file for its user alone, or nothing. A pipe, a device or `/dev/stdout` is written to as it is.
+def write_file(path: Path, data: bytes, *, replace: bool, devices: bool = False) -> None:
+    """Write a whole file for its user alone, or nothing.
 
     Args:
         path: The file.
         data: What it will hold.
         replace: Whether to replace a file, or a link, whatever that leads to; otherwise either raises
             `FileExistsError`.
+        devices: Whether to write to a pipe, a device or `/dev/stdout` that is to be replaced, and leave it there.
     """
-    if replace and _is_handle(path) and path.exists():
+    if devices and replace and _is_handle(path) and path.exists():
         with path.open("wb") as handle:
             handle.write(data)
         return
-    if replace and _is_other(path):
+    if devices and replace and _is_other(path):
         with os.fdopen(os.open(path, _INTO | _NO_LINKS), "wb") as device:
             device.write(data)
         return

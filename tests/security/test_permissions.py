@@ -120,7 +120,7 @@ def test_a_page_does_not_go_through_a_link(tmp_path, kind):
         target = Path("/dev/full")  # which refuses what is written to it
     place.symlink_to(target)
     reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK) if kind == "pipe" else None
-    write_file(place, b"page", replace=True)
+    write_file(place, b"page", replace=True, devices=True)
     assert not place.is_symlink()
     assert place.read_bytes() == b"page"
     if reader is not None:
@@ -129,11 +129,29 @@ def test_a_page_does_not_go_through_a_link(tmp_path, kind):
     assert kind != "file" or target.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "hard link", "link"])
+def test_settings_go_to_files_of_their_own(tmp_path, kind):
+    """What lies in the directory under their names was not named by its user."""
+    other, place = tmp_path / "other", tmp_path / "firestore.indexes.json"
+    other.write_text("theirs")
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to(other)
+    else:
+        os.link(other, place)
+    written = write_settings(tmp_path, "gs://bucket/agents")
+    assert place in written
+    assert stat.S_ISREG(place.lstat().st_mode)
+    assert "lg_" in place.read_text()
+    assert other.read_text() == "theirs"
+
+
 def test_a_pipe_that_is_named_is_written_to(tmp_path):
     place = tmp_path / "pipe"
     os.mkfifo(place)
     reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
-    write_file(place, b"page", replace=True)
+    write_file(place, b"page", replace=True, devices=True)
     assert os.read(reader, 10) == b"page"
     os.close(reader)
     assert stat.S_ISFIFO(place.lstat().st_mode)
@@ -143,5 +161,5 @@ def test_what_a_process_has_open_is_written_to(tmp_path):
     """`/dev/stdout` is a link like this one, to a file if output goes to one. Whoever is root could replace it."""
     target = tmp_path / "page.html"
     with target.open("wb") as file:
-        write_file(Path(f"/dev/fd/{file.fileno()}"), b"page", replace=True)
+        write_file(Path(f"/dev/fd/{file.fileno()}"), b"page", replace=True, devices=True)
     assert target.read_bytes() == b"page"

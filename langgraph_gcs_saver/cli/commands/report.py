@@ -111,7 +111,7 @@ def report(
 
 def _write(target: Path, made: bytes, *, force: bool) -> None:
     try:
-        write_file(target, made, replace=force)
+        write_file(target, made, replace=force, devices=True)
     except FileExistsError:
         raise CommandError(f"{str(target)!r} is there already: give --force to overwrite it.") from None
     except OSError as error:
