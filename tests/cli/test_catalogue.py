@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from langgraph_gcs_saver import GCSSaver, KeepLast
 from langgraph_gcs_saver.cli.app import app
-from langgraph_gcs_saver.cli.views.branches import draw
+from langgraph_gcs_saver.cli.views.branches import LANES, draw
 from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import catalogue
@@ -124,6 +124,18 @@ def test_two_beginnings_of_a_thread_are_two_trees(make_saver, store_uri):
 def test_a_line_ends_where_there_is_no_parent_below(line, drawn):
     pairs = [one.partition(">")[::2] for one in line.split()]
     assert draw([(name, parent or None) for name, parent in pairs]) == drawn.split(";")
+
+
+def test_more_branches_than_there_is_room_for():
+    """Neither text nor time are the number of checkpoints times that of branches."""
+    count = 3 * LANES
+    line = [(f"b{n}", f"a{n}") for n in range(count)] + [(f"a{n}", "root") for n in range(count)] + [("root", None)]
+    drawn = draw(line)
+    wall = " ".join("|" * LANES)
+    assert drawn[LANES - 1] == " ".join("|" * (LANES - 1)) + " *"
+    assert drawn[LANES : LANES + 2] == [f"{wall} * +1", f"{wall} * +2"]
+    assert drawn[count] == "* " + " ".join("|" * (LANES - 1)) + f" +{count - LANES}"
+    assert drawn[-1] == "* " + " ".join("/" * (LANES - 1)) + f" +{count - LANES}"
 
 
 def test_times(make_saver, store_uri):

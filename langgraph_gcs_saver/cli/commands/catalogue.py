@@ -198,8 +198,10 @@ def history(
         print_json([_told(info) for info in found[:limit]])
         return
     out = console()
-    for space in sorted({info.checkpoint_ns for info in found}):
-        rows = [info for info in found if info.checkpoint_ns == space]
+    by_space: dict[str, list[CheckpointInfo]] = {}
+    for info in found:
+        by_space.setdefault(info.checkpoint_ns, []).append(info)
+    for space, rows in sorted(by_space.items()):
         if space:
             out.print()
             out.print(plain(f"namespace {space}", "bold"), soft_wrap=True)
