@@ -9,6 +9,7 @@ snapshot before and the writes since, but nothing says whether those writes are 
 from __future__ import annotations
 
 import operator
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -112,14 +113,14 @@ def repair(thread_id: str, *, dry_run: bool, loads: Loads, dumps: Dumps, context
         ConflictError: Others kept writing what had to be changed.
     """
     first: RepairPlan | None = None
-    steps: list[RepairStep] = []
+    steps: dict[RepairStep, None] = {}
     clear = 0
     for _ in range(PASSES):
         found = yield from survey(thread_id, "data", loads, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
         first = first or shown
-        steps += [step for step in shown.steps if step not in steps]
+        steps.update(dict.fromkeys(shown.steps))
         clear += shown.clear
         if dry_run or plan.is_idle:
             return replace(first, steps=tuple(steps), clear=clear)
@@ -300,7 +301,29 @@ class _Search:
         self._names: dict[str, dict[str, list[str]]] = {}
         """Documents of pending writes that can be read, by encoded namespace and checkpoint."""
         self._pending: ByteCache[tuple[str, str], list[PendingWrite]] = ByteCache(_CACHE_BYTES)
-        self._digests: dict[str, list[_Digest]] = {}
+        self._digests: dict[str, dict[_Told, list[_Written]]] = {}
+        self._whole: dict[str, dict[str, ChannelRef]] = {}
+        """The channels of each checkpoint whose values can be read."""
+        self._values: dict[_Told, list[tuple[str, str]]] = {}
+        """Checkpoints and channels by what tells their values apart: no search goes through all of them."""
+        self._versions: dict[str, list[str]] = {}
+        """Checkpoints of each namespace, newest first."""
+        self._having: dict[tuple[str, str], list[int]] = {}
+        """Where among these a channel of a namespace can be read."""
+        for name, entry in found.entries.items():
+            damaged = found.damaged_channels(name)
+            refs = entry.manifest.channels.items()
+            self._whole[name] = {channel: ref for channel, ref in refs if channel not in damaged}
+            for channel, ref in self._whole[name].items():
+                self._values.setdefault(_told(ref.size, ref.sha256), []).append((name, channel))
+        for name in found.order:
+            if name in found.entries:
+                ns = found.entries[name].manifest.ns
+                versions = self._versions.setdefault(ns, [])
+                for channel in self._whole[name]:
+                    self._having.setdefault((ns, channel), []).append(len(versions))
+                versions.append(name)
+        self._places = {name: place for names in self._versions.values() for place, name in enumerate(names)}
         for name in found.writes.keys() - found.damaged_writes.keys():
             by_id = self._names.setdefault(keys.writes_ns_of(name), {})
             by_id.setdefault(keys.writes_checkpoint_id_of(name), []).append(name)
@@ -308,25 +331,23 @@ class _Search:
     def find(self, broken: Broken) -> Flow[tuple[bytes | None, str]]:
         """The value that a broken frame should give, and where it was found."""
         wanted = _Wanted.of(broken, self._found)
-        for name in self._found.entries:
-            for channel, ref in self._whole(name):
-                if ref.size == wanted.size and ref.sha256.startswith(wanted.digest):
-                    value = yield from self._value(name, channel)
-                    if value is not None and wanted.is_met_by(value):
-                        return value, f"checkpoint {keys.checkpoint_id_of(name)}"
+        told = _told(wanted.size, wanted.digest)
+        for name, channel in self._values.get(told, ()):
+            if self._whole[name][channel].sha256.startswith(wanted.digest):
+                value = yield from self._value(name, channel)
+                if value is not None and wanted.is_met_by(value):
+                    return value, f"checkpoint {keys.checkpoint_id_of(name)}"
         owner = self._found.entries[broken.users[-1]]
         ns, channel = owner.manifest.ns, broken.channel
-        for checkpoint_id, written, size, digest in (yield from self._digests_of(ns)):
-            if written == channel and size == wanted.size and digest.startswith(wanted.digest):
+        for checkpoint_id, written, digest in (yield from self._digests_of(ns)).get(told, ()):
+            if written == channel and digest.startswith(wanted.digest):
                 for write in (yield from self.writes_of(ns, checkpoint_id)):
                     if write.channel == channel and wanted.is_met_by(write.value.data):
                         return write.value.data, f"a pending write of checkpoint {checkpoint_id}"
-        versions = [
-            n for n in self._found.order if n in self._found.entries and self._found.entries[n].manifest.ns == ns
-        ]
-        here = versions.index(owner.doc.name)
-        later = [n for n in reversed(versions[:here]) if channel in dict(self._whole(n))][:_NEIGHBOURS]
-        for name in later:
+        having = self._having.get((ns, channel), [])
+        newer = bisect_left(having, self._places[owner.doc.name])
+        for place in reversed(having[max(newer - _NEIGHBOURS, 0) : newer]):
+            name = self._versions[ns][place]
             values = yield from self._serialized(name, channel)
             made = yield from self._derive(values, partial(_beginnings, wanted.size))
             if (found := _first(wanted, made)) is not None:
@@ -345,10 +366,6 @@ class _Search:
                 return found, f"checkpoint {keys.checkpoint_id_of(seed)} and the writes that followed it"
         return None, ""
 
-    def _whole(self, name: str) -> list[tuple[str, ChannelRef]]:
-        damaged = self._found.damaged_channels(name)
-        return [(c, ref) for c, ref in self._found.entries[name].manifest.channels.items() if c not in damaged]
-
     def _before(self, broken: Broken) -> tuple[Sequence[str], bool]:
         """The ancestors whose writes made a value, nearest first, and whether the last one has the value before them.
 
@@ -365,7 +382,7 @@ class _Search:
                 break
             path[following] = None
             if channel in entries[following].manifest.channels:
-                return (tuple(path) if channel in dict(self._whole(following)) else ()), True
+                return (tuple(path) if channel in self._whole[following] else ()), True
             if channel not in self._deltas[ns]:
                 break
             if channel not in entries[following].written:
@@ -434,26 +451,36 @@ class _Search:
         except DamagedError:
             return []  # Damaged or deleted since the survey: nothing can be had from them.
 
-    def _digests_of(self, ns: str) -> Flow[list[_Digest]]:
-        """What tells the pending writes of a namespace apart; all are read once for that."""
+    def _digests_of(self, ns: str) -> Flow[dict[_Told, list[_Written]]]:
+        """The pending writes of a namespace; all are read once to tell them apart."""
         if ns not in self._digests:
-            found: list[_Digest] = []
+            found: dict[_Told, list[_Written]] = {}
             for checkpoint_id in self.written(ns):
                 pending = yield from self.writes_of(ns, checkpoint_id)
                 size = sum(len(write.value.data) for write in pending)
-                found += yield from Compute(partial(_digests, checkpoint_id, pending), size=size)
+                for told, written in (yield from Compute(partial(_digests, checkpoint_id, pending), size=size)):
+                    found.setdefault(told, []).append(written)
             self._digests[ns] = found
         return self._digests[ns]
 
 
-_Digest = tuple[str, str, int, str]
-"""A pending write: its checkpoint, its channel, its size, and its digest."""
+_Told = tuple[int, str]
+"""What tells values apart: the size, and the begin of the digest."""
+
+_Written = tuple[str, str, str]
+"""A pending write: its checkpoint, its channel, and the digest of its value."""
 
 
-def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[_Digest]:
-    return [
-        (checkpoint_id, write.channel, len(write.value.data), Digested.of(write.value.data).digest) for write in pending
-    ]
+def _told(size: int, digest: str) -> _Told:
+    return size, digest[: manifest.DIGEST_DIGITS]
+
+
+def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[tuple[_Told, _Written]]:
+    found = []
+    for write in pending:
+        digest = Digested.of(write.value.data).digest
+        found.append((_told(len(write.value.data), digest), (checkpoint_id, write.channel, digest)))
+    return found
 
 
 @record(frozen=True, slots=True)
@@ -581,9 +608,12 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
         times[name] = done[0]
     # As a deletion does it: newest first, and no further than to the first that has changed, for it may have a child
     # by now that needs what comes after.
+    needed = _still_needed(plan)
+    parents = _by_heir(found)
     for name in sorted(plan.aside):
         context.heads.drop(name)
-        if not (yield from _set_aside(plan, name, times, context)):
+        heirs = [] if name in found.damaged_writes else parents.get(_segments(name), [])
+        if not (yield from _set_aside(plan, name, times, context, stays=name in needed, parents=heirs)):
             return
 
 
@@ -652,11 +682,33 @@ def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
     return replace(known, channels=channels)
 
 
-def _set_aside(plan: _Plan, name: str, times: dict[str, int], context: Context) -> Flow[bool]:
+def _still_needed(plan: _Plan) -> set[str]:
+    """Documents and objects that hold frames of checkpoints which stay."""
+    return {
+        step.name
+        for name, entry in plan.found.entries.items()
+        if name not in plan.aside
+        for channel in entry.manifest.channels
+        for step in entry.manifest.steps(channel)
+        if step.place not in plan.recovered
+    }
+
+
+def _set_aside(
+    plan: _Plan, name: str, times: dict[str, int], context: Context, *, stays: bool, parents: Iterable[str]
+) -> Flow[bool]:
     """Copy a document to where nothing lists it, and delete it, or what others do not need of it.
 
     Pending writes go only while their checkpoint is as it was: one that has a child by now may be what DeltaChannels
     are made of.
+
+    Args:
+        plan: The plan.
+        name: The document.
+        times: When each document was last written.
+        context: What flows need.
+        stays: Whether others need its frames.
+        parents: Checkpoints that forget it: it is not lost, it was put away.
 
     Returns:
         False if it has changed.
@@ -669,38 +721,32 @@ def _set_aside(plan: _Plan, name: str, times: dict[str, int], context: Context) 
         return False
     copy = {**doc.fields, "from": name, "reason": plan.aside[name]}
     writes: list[Write] = [Create(keys.aside_doc(name, context.new_attempt()), copy)]
-    needed = {
-        step.name
-        for other, entry in found.entries.items()
-        if other not in plan.aside
-        for channel in entry.manifest.channels
-        for step in entry.manifest.steps(channel)
-        if step.place not in plan.recovered
-    }
-    if name in needed:
+    if stays:
         stripped = tuple(sorted(doc.fields.keys() - {"frames"}))
         writes.append(Merge(name, {}, remove=stripped, update_time=doc.update_time))
     else:
         writes.append(Delete(name, update_time=doc.update_time))
-    parents = _heirs_of(found, name, times)
+    others = [Merge(parent, {}, remove=("heir",), update_time=times[parent]) for parent in parents]
     if name in found.damaged_writes:
         checkpoint = keys.writes_checkpoint_doc(name)
         if checkpoint in times and checkpoint not in plan.aside:
-            parents.append(Merge(checkpoint, {}, update_time=times[checkpoint]))
-    done = yield from Commit((*writes, *parents))
+            others.append(Merge(checkpoint, {}, update_time=times[checkpoint]))
+    done = yield from Commit((*writes, *others))
     if done is None:
         return False
-    times.update({write.name: time for write, time in zip(parents, done[len(writes) :], strict=True)})
+    times.update({write.name: time for write, time in zip(others, done[len(writes) :], strict=True)})
     return True
 
 
-def _heirs_of(found: Survey, name: str, times: Mapping[str, int]) -> list[Write]:
-    """Writes by which the parents of a checkpoint forget it: it is not lost, it was put away."""
-    if name in found.damaged_writes:
-        return []
-    segment, checkpoint_id = keys.ns_segment_of(name), keys.checkpoint_id_of(name)
-    return [
-        Merge(parent, {}, remove=("heir",), update_time=times[parent])
-        for parent, entry in found.entries.items()
-        if parent != name and keys.ns_segment_of(parent) == segment and heir_of(entry.doc) == checkpoint_id
-    ]
+def _by_heir(found: Survey) -> dict[tuple[str, str], list[str]]:
+    """The checkpoints whose newest child is said to be one, by what tells that."""
+    parents: dict[tuple[str, str], list[str]] = {}
+    for name, entry in found.entries.items():
+        heir = heir_of(entry.doc)
+        if heir is not None and heir != keys.checkpoint_id_of(name):
+            parents.setdefault((keys.ns_segment_of(name), heir), []).append(name)
+    return parents
+
+
+def _segments(name: str) -> tuple[str, str]:
+    return keys.ns_segment_of(name), keys.checkpoint_id_of(name)
