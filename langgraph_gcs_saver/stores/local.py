@@ -144,17 +144,29 @@ _OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in sta
 SQLite's own statistics, which no store makes, decide how it searches: whether it sorts all documents for each query.
 """
 
-_FIELDS = f"CASE WHEN typeof(fields) = 'blob' AND length(fields) <= {2 * limits.DOCUMENT_BYTES} THEN fields END"
-"""The bytes of a document, unless no store has written them. SQLite knows their number before it reads them."""
+_VALUE_BYTES = 2 * limits.DOCUMENT_BYTES
+"""More than any value of a database has."""
 
-_GET = f"SELECT {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name = ?"  # noqa: S608 - a constant
-_QUERY = f"""
-SELECT name, {_FIELDS}, create_time, update_time FROM documents WHERE collection_id = ? AND name >= ? AND name < ?
-"""  # noqa: S608 - a constant
-_NEXT_ID = "SELECT collection_id FROM documents WHERE collection_id > ? ORDER BY collection_id LIMIT 1"
-_NEXT_NAME = """
-SELECT name FROM documents WHERE collection_id = ? AND name >= ? AND name < ? ORDER BY name LIMIT 1
+# What no store has written is null: SQLite knows the type and the length of a value before it reads it.
+_NAME = f"CASE WHEN typeof(name) = 'blob' AND length(name) <= {limits.NAME_BYTES} THEN name END"
+_ID = f"""
+    CASE WHEN typeof(collection_id) = 'text' AND length(collection_id) <= {limits.SEGMENT_BYTES} THEN collection_id END
 """
+_ROW = f"""
+    CASE
+        WHEN typeof(fields) = 'blob' AND length(fields) <= {_VALUE_BYTES}
+        AND typeof(create_time) = 'integer' AND typeof(update_time) = 'integer' THEN fields
+    END,
+    CASE WHEN typeof(create_time) = 'integer' THEN create_time END,
+    CASE WHEN typeof(update_time) = 'integer' THEN update_time END
+"""
+# Nothing here has SQLite go on from row to row by itself, because a forged index may have no end.
+_IN_COLLECTION = "FROM documents WHERE collection_id = ?"
+_RANGE = f"{_IN_COLLECTION} AND name >= ? AND name < ? ORDER BY name"
+_GET = f"SELECT {_ROW} {_IN_COLLECTION} AND name = ?"
+_QUERY = f"SELECT {_NAME}, id, {_ROW} {_RANGE}"
+_NEXT_ID = f"SELECT {_ID} FROM documents WHERE collection_id > ? ORDER BY collection_id LIMIT 1"  # noqa: S608 - a constant
+_NEXT_NAME = f"SELECT {_NAME} {_RANGE} LIMIT 1"
 _SET = """
 INSERT INTO documents (collection_id, name, fields, create_time, update_time) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (collection_id, name) DO UPDATE SET
@@ -580,6 +592,15 @@ class LocalDocuments:
                         f"{path} is a link, a directory or a device: see that it is a file, which only this library "
                         "and SQLite have written."
                     )
+                if found.st_nlink > 1:
+                    self._drop_parts(found)
+                    found = path.lstat()
+                if found.st_nlink > 1:
+                    raise StoreError(
+                        f"{path} is a hard link: the file has other names, under which it would change as well. "
+                        "Nothing was read or written. Copy the whole directory without keeping links (`cp -r`), and "
+                        "open the copy."
+                    )
                 _refuse_owner(path, found)
                 if companion == _JOURNAL and found.st_size:
                     raise StoreError(
@@ -587,12 +608,22 @@ class LocalDocuments:
                         "would change or delete files. Nothing was read. Move it away, or restore both from a backup."
                     )
 
+    def _drop_parts(self, made: os.stat_result) -> None:
+        """Remove the name under which a file was made that has got its own: a process is about to, or was killed."""
+        for path in self._directory.iterdir():
+            if _PART.match(path.name):
+                with suppress(OSError):  # It is gone, or this process may not: then it counts.
+                    if os.path.samestat(path.lstat(), made):
+                        path.unlink()
+
     def _connect(self, looked_at: os.stat_result, parameters: str = "") -> sqlite3.Connection:
         # Without SQLite's own waiting, which nothing ends before its time.
         db = sqlite3.connect(
             self._file.as_uri() + parameters, timeout=0, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
+            if sys.version_info >= (3, 11):
+                db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES)
             with _os_errors(self._directory):
                 self._refuse_other(db, looked_at)
         except BaseException:
@@ -752,13 +783,10 @@ def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
     """Bound what reading the schema takes: SQLite reads the table of its statistics at once, computed columns too."""
     deadline = time.monotonic() + timeout
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100)
-    before = db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.DOCUMENT_BYTES) if sys.version_info >= (3, 11) else 0
     try:
         yield
     finally:
         db.set_progress_handler(None, 0)
-        if sys.version_info >= (3, 11):
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
 
 
 # Operations: what is done within a transaction
@@ -797,13 +825,8 @@ def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
 
 def _querying(effect: QueryDocs) -> Operation[list[Doc]]:
     query = rows.Query(effect)
-    sql: str = _QUERY
-    parameters: list[object] = [query.collection_id, query.start, query.end]
-    if query.prefix is not None:
-        sql += " AND instr(substr(name, ?), x'00') = 0"
-        parameters.append(query.prefix + 1)  # SQL counts from 1
-    sql += " ORDER BY name"
-    return lambda db: query.find(db.execute(sql, parameters))
+    place = (query.collection_id, query.start, query.end)
+    return lambda db: query.find(_in_order(query, db.execute(_QUERY, place)))
 
 
 def _listing(effect: ListCollections) -> Operation[list[str]]:
@@ -813,17 +836,52 @@ def _listing(effect: ListCollections) -> Operation[list[str]]:
     def list_ids(db: sqlite3.Cursor) -> list[str]:
         # Each step is one look into the index, so what the store has besides costs one for each of its collection ids.
         found: set[bytes] = set()
-        group = db.execute(_NEXT_ID, ("",)).fetchone()
+        group = _next_id(db, "")
         while group is not None:
             start = first
-            while (row := db.execute(_NEXT_NAME, (*group, start, end)).fetchone()) is not None:
+            while (row := db.execute(_NEXT_NAME, (group, start, end)).fetchone()) is not None:
+                if row[0] is None or not start <= row[0] < end:
+                    raise _damaged_index()
                 segment = row[0][len(first) :].split(b"\0")[0]
                 found.add(segment)
                 start = first + segment + b"\1"
-            group = db.execute(_NEXT_ID, group).fetchone()
+            group = _next_id(db, group)
         return sorted(segment.decode(errors="replace") for segment in found)
 
     return list_ids
+
+
+def _next_id(db: sqlite3.Cursor, before: str) -> str | None:
+    """The collection id after one; raises as `_in_order` does."""
+    row = db.execute(_NEXT_ID, (before,)).fetchone()
+    if row is None:
+        return None
+    (following,) = row
+    if following is None or following <= before:
+        raise _damaged_index()
+    return str(following)
+
+
+def _in_order(query: rows.Query, found: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Paths and rows of a query, by their paths.
+
+    Raises:
+        DamageError: They do not ascend, or two of them are one row: such an index gives more than the file holds.
+    """
+    before, seen = b"", set()
+    for path, number, *row in found:
+        if path is None or path <= before or number in seen:
+            raise _damaged_index()
+        before = path
+        seen.add(number)
+        if query.includes((query.collection_id, path)):
+            yield path, *row
+
+
+def _damaged_index() -> DamageError:
+    return DamageError(
+        "The index of the embedded store's documents.sqlite3 is not what was written: restore the file from a backup."
+    )
 
 
 def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
@@ -841,7 +899,7 @@ def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
             else:
                 db.execute(_SET, (*key, *row))
         if now in times:
-            db.execute("UPDATE clock SET last = ?", (now,))
+            db.execute("UPDATE clock SET last = ? WHERE id = 1", (now,))
         return times
 
     return commit
@@ -849,7 +907,7 @@ def _committing(effect: Commit) -> Operation[tuple[int, ...] | None]:
 
 def _last(db: sqlite3.Cursor) -> int:
     """The time of the last commit."""
-    (last,) = db.execute("SELECT last FROM clock").fetchone() or (None,)
+    (last,) = db.execute("SELECT last FROM clock WHERE id = 1").fetchone() or (None,)
     if not isinstance(last, int) or last >= _LATEST:
         raise DamageError(
             "The clock of the embedded store is not what was written: restore its documents.sqlite3 from a backup. "

@@ -1,19 +1,25 @@
 """A database of LangGraph's SQLite saver, opened to be read by a migration, which need not trust it.
 
 SQLite changes a database that it opens if there is a rollback journal beside it, and deletes the file that the journal
-names. Opened for reading only it does neither, and says so. Views, computed columns and statistics would run in this
-process, so only the tables that the SQLite saver makes are taken.
+names. Opened for reading only it does neither, and says so. Even then it writes to the memory that it shares with other
+processes, in a file beside the database, so no hard link may be there. Views, computed columns and statistics would run
+in this process, so only the tables that the SQLite saver makes are taken.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import stat
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
 from langgraph_gcs_saver.errors import SourceError
 
 _TABLES = {"checkpoints", "writes"}
+_COMPANIONS = ("", "-wal", "-shm", "-journal")
+_SMALL_BYTES = 1 << 20
+"""What a value may have however small the files are."""
 
 
 def open_source(path: Path) -> sqlite3.Connection:
@@ -24,9 +30,13 @@ def open_source(path: Path) -> sqlite3.Connection:
     Raises:
         SourceError: It is no database of LangGraph's SQLite saver, or SQLite would have to change it.
     """
-    uri = f"{path.resolve().as_uri()}?mode=ro"
-    db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    file = path.resolve()
+    size = _look(file)
+    db = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, check_same_thread=False)
     try:
+        if sys.version_info >= (3, 11):  # No value is longer than the files that hold it, whatever it says.
+            most = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(most, max(size, _SMALL_BYTES)))
         db.execute("PRAGMA trusted_schema = OFF")
         _check_schema(db, path)
     except sqlite3.Error as error:
@@ -43,6 +53,26 @@ _JOURNAL = (
     " There is a rollback journal beside it, by which SQLite would change it and may delete other files. If you trust "
     "it, let the application that wrote it open the database once; else move the journal away."
 )
+
+
+def _look(file: Path) -> int:
+    """The bytes of a database and of the files beside it.
+
+    Raises:
+        SourceError: One is no regular file, or has another name as well.
+    """
+    size = 0
+    for companion in _COMPANIONS:
+        path = file.with_name(file.name + companion)
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise SourceError(
+                    f"{path} is a link, a hard link, a directory or a device, which SQLite would write to or wait for. "
+                    "Nothing was read. Copy the database, and its log if it has one, to a directory of their own."
+                )
+            size += found.st_size
+    return size
 
 
 def _check_schema(db: sqlite3.Connection, path: Path) -> None:

@@ -1,10 +1,12 @@
 """A database of the embedded store that an attacker has written to: nothing of theirs runs, and errors are typed."""
 
+import os
 import sqlite3
 import struct
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -154,6 +156,32 @@ def test_a_journal_beside_the_source_of_a_migration(store_uri, tmp_path, command
     assert "rollback journal beside it" in ended.err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("companion", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("kind", ["hard link", "link", "pipe"])
+def test_what_lies_beside_the_source_of_a_migration(store_uri, tmp_path, command, companion, kind):  # noqa: F811
+    """SQLite writes to it, or waits for its other end, although it opens the database for reading only."""
+    if not companion and kind == "pipe":
+        pytest.skip("it is no file, and the command says so")
+    source, victim = tmp_path / "source.sqlite", tmp_path / "thesis.tex"
+    made = (SAVERS[0].replace("type", "parent_checkpoint_id, type"), SAVERS[1], "PRAGMA journal_mode = WAL")
+    migrated(command, store_uri, source, *made)
+    victim.write_text("the only copy")
+    place = tmp_path / f"source.sqlite{companion}"
+    if not companion:
+        source.rename(victim)
+    place.unlink(missing_ok=True)
+    {"hard link": partial(os.link, victim), "link": partial(os.symlink, victim), "pipe": os.mkfifo}[kind](place)
+    before = victim.read_bytes()
+    ended = command("migrate", "--from", f"sqlite://{source}", "--dry-run", "--store", store_uri)
+    assert victim.read_bytes() == before
+    if not companion and kind == "link":
+        assert "there is no thread in the source" in ended.err
+    else:
+        assert ended.code == SourceError.exit_code
+        assert "is a link, a hard link, a directory or a device" in ended.err
+
+
 @pytest.mark.parametrize(
     ("statements", "complaint"),
     [
@@ -223,6 +251,93 @@ os._exit(1)
     assert command("setup", "--store", store_uri).code == 0
 
 
+PEAK = (
+    "import sys\n"
+    "from langgraph_gcs_saver import GCSSaver\n"
+    "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
+    "    found = {one.config['configurable']['thread_id'] for one in saver.list(None)}\n"
+    "    found |= {one.thread_id for one in saver.admin.verify()}\n"
+    "with open('/proc/self/status') as status:\n"
+    "    peak = next(int(line.split()[1]) for line in status if line.startswith('VmHWM'))\n"
+    "print(*sorted(found), peak < 200 << 10)\n"
+)
+
+
+@pytest.mark.parametrize("field", ["create_time", "update_time"])
+@pytest.mark.parametrize("kind", ["BLOB", "TEXT"])
+def test_a_time_that_is_long(change, store_uri, field, kind):
+    """It is damage of its thread, and is not read."""
+    change(
+        f"UPDATE documents SET {field} = CAST(zeroblob({256 << 20}) AS {kind}) "
+        "WHERE instr(name, CAST('lg_checkpoints' AS BLOB)) AND instr(name, x'6d00')"
+    )
+    ended = subprocess.run([sys.executable, "-c", PEAK, store_uri], check=True, capture_output=True, text=True)
+    assert ended.stdout.split() == ["a", "m", "z", "True"]
+
+
+def test_a_name_that_is_longer_than_names_are(change, make_saver):
+    change("UPDATE documents SET name = CAST(name || zeroblob(100000) AS BLOB) WHERE instr(name, x'6d00')")
+    saver = make_saver()
+    with pytest.raises(DamageError, match="The index of"):
+        list(saver.list(None))
+    assert values(saver.get_tuple(cfg(thread="a"))) == {"v": "a"}
+
+
+def test_an_index_without_an_end(make_saver, tmp_path, store_uri, command):  # noqa: F811
+    """Pages that have the same children again and again: 2^20 times the rows of a page, of a file of some KB."""
+    with make_saver() as saver:
+        for n in range(1, 17):
+            put(saver, n, {"v": n}, parent=n - 1 or None)
+    file = tmp_path / "store" / "documents.sqlite3"
+    with closing(sqlite3.connect(file)) as db:
+        for statement in ("journal_mode = DELETE", "page_size = 512", "journal_mode = DELETE"):
+            db.execute(f"PRAGMA {statement}")
+        db.execute("VACUUM")
+        db.execute("PRAGMA journal_mode = WAL")
+        (root,) = db.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_documents_1'"
+        ).fetchone()
+    pages = [bytearray(file.read_bytes()[at : at + 512]) for at in range(0, file.stat().st_size, 512)]
+    top, count, levels = bytes(pages[root - 1]), len(pages), 12
+    assert top[0] == 2, "an inner page of an index"
+    cells = [int.from_bytes(top[12 + 2 * n : 14 + 2 * n], "big") for n in range(int.from_bytes(top[3:5], "big"))]
+    leaf = pages[int.from_bytes(top[cells[-1] : cells[-1] + 4], "big") - 1]
+    assert leaf[0] == 10, "a leaf of an index"
+
+    def leading_to(child):
+        page = bytearray(top)
+        for at in (8, *cells):
+            page[at : at + 4] = child.to_bytes(4, "big")
+        return page
+
+    pages[root - 1] = leading_to(count + 1)
+    pages += [leading_to(count + level + 1) for level in range(1, levels)] + [leaf]
+    pages[0][28:32] = len(pages).to_bytes(4, "big")
+    file.write_bytes(b"".join(pages))
+    for line in ("threads", "history t", "verify t", "stats", "delete t --yes"):
+        ended = command(*line.split())
+        assert ended.code, line
+        assert "The index of the embedded store" in ended.err or "malformed" in ended.err, line
+
+
+def test_many_names_of_one_row(make_saver, store_uri, tmp_path):
+    """Two entries of the index lead to one large row: a small file would give any number of these."""
+    with make_saver() as saver:
+        for n in (1, 2):
+            put(saver, n, {"v": n}, parent=n - 1 or None)
+    file = tmp_path / "store" / "documents.sqlite3"
+    with closing(sqlite3.connect(file)) as db:
+        rows = db.execute("SELECT id, name FROM documents WHERE collection_id = 'lg_checkpoints' ORDER BY id")
+        (one, _), (two, name) = rows.fetchall()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = file.read_bytes()
+    entry = name + two.to_bytes(1, "big")
+    assert data.count(entry) == 1
+    file.write_bytes(data.replace(entry, name + one.to_bytes(1, "big")))
+    with pytest.raises(DamageError, match="The index of"):
+        make_saver().admin.history("t")
+
+
 ROWS = {
     "a time that is text": "update_time = 'soon'",
     "a time that is none": "create_time = x'00'",
@@ -279,15 +394,5 @@ def test_a_document_larger_than_documents_can_be(change, store_uri, kind):
         f"UPDATE documents SET fields = CAST(zeroblob({256 << 20}) AS {kind}) "
         "WHERE instr(name, CAST('lg_checkpoints' AS BLOB)) AND instr(name, x'6d00')"
     )
-    code = (
-        "import sys\n"
-        "from langgraph_gcs_saver import GCSSaver\n"
-        "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
-        "    found = {one.config['configurable']['thread_id'] for one in saver.list(None)}\n"
-        "    found |= {one.thread_id for one in saver.admin.verify()}\n"
-        "with open('/proc/self/status') as status:\n"
-        "    peak = next(int(line.split()[1]) for line in status if line.startswith('VmHWM'))\n"
-        "print(*sorted(found), peak < 200 << 10)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, store_uri], check=True, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", PEAK, store_uri], check=True, capture_output=True, text=True)
     assert ended.stdout.split() == ["a", "m", "z", "True"]

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -261,6 +262,64 @@ def test_something_else_in_the_place_of_the_database(path, documents, elsewhere,
     ):
         with pytest.raises(StoreError, match="link, a directory or a device: see that it is a file"):
             call()
+
+
+@pytest.mark.parametrize("companion", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("call", ["get", "commit"])
+def test_a_hard_link_in_the_place_of_the_database(path, documents, elsewhere, companion, call):
+    """Even a call that only reads would have SQLite write to it."""
+    store(path)
+    place = path / f"documents.sqlite3{companion}"
+    place.unlink(missing_ok=True)
+    os.link(elsewhere / "thesis.tex", place)
+    get, commit = GetDocs(("c/a",)), Commit((Create("c/a", {"v": 1}),))
+    with pytest.raises(StoreError, match=r"is a hard link.*Copy the whole directory"):
+        documents.get_docs(get) if call == "get" else documents.commit(commit)
+
+
+def test_a_hard_link_that_came_with_an_archive(tmp_path, elsewhere):
+    """`tar` makes it among the files of whoever unpacks."""
+    store(tmp_path / "sent")
+    with tarfile.open(elsewhere / "sent.tar", "w") as archive:
+        archive.add(tmp_path / "sent", "store")
+        link = tarfile.TarInfo("store/documents.sqlite3-shm")
+        link.type, link.linkname = tarfile.LNKTYPE, "thesis.tex"
+        archive.addfile(link)
+    subprocess.run(["tar", "xf", "sent.tar"], cwd=elsewhere, check=True)
+    with GCSSaver.from_conn_string(f"file://{elsewhere}/store") as saver, pytest.raises(StoreError, match="hard link"):
+        saver.admin.threads()
+    shutil.rmtree(elsewhere / "store")
+    (elsewhere / "sent.tar").unlink()
+
+
+def test_two_stores_that_share_a_database(path, tmp_path):
+    store(path)
+    (tmp_path / "other").mkdir(mode=0o700)
+    os.link(path / "documents.sqlite3", tmp_path / "other" / "documents.sqlite3")
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/other") as saver, pytest.raises(StoreError, match="hard link"):
+        saver.delete_thread("t")
+    (tmp_path / "other" / "documents.sqlite3").unlink()
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        assert saver.get_tuple(cfg()) is not None
+
+
+def test_a_database_that_has_just_got_its_name(path, tmp_path):
+    """The process that makes it has not yet removed the name under which it was made, or was killed before."""
+    store(path)
+    part = path / "documents.sqlite3.0123456789abcdef.part"
+    os.link(path / "documents.sqlite3", part)
+    os.link(path / "documents.sqlite3", tmp_path / "mine")
+    (path / "documents.sqlite3.fedcba9876543210.part").write_bytes(b"being made by another one")
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        with pytest.raises(StoreError, match="hard link"):
+            saver.get_tuple(cfg())
+        (tmp_path / "mine").unlink()
+        part.unlink(missing_ok=True)
+        os.link(path / "documents.sqlite3", part)
+        assert values(saver.get_tuple(cfg()))["v"] == noise(20_000)
+    assert not part.exists()
+    assert (path / "documents.sqlite3.fedcba9876543210.part").exists()
+    assert (path / "documents.sqlite3").stat().st_nlink == 1
 
 
 def test_a_link_to_the_whole_store_is_the_users_own_business(tmp_path):
