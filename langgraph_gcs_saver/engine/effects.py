@@ -217,11 +217,14 @@ class Commit(DocumentRequest["tuple[int, ...] | None"]):
 
 @record(frozen=True, slots=True)
 class BlobInfo:
-    """An object as a listing shows it; `crc32c` is base64 of the big-endian checksum, as Cloud Storage writes it."""
+    """An object as a listing shows it; `crc32c` is base64 of the big-endian checksum, as Cloud Storage writes it.
+
+    It is `None` where nobody asked for it and the store would have had to read the object.
+    """
 
     name: str
     size: int
-    crc32c: str
+    crc32c: str | None
     create_time: int
 
 
@@ -293,11 +296,18 @@ class ListBlobs(BlobRequest[list[BlobInfo]]):
     """One page of objects whose names begin with `prefix`, in ascending order of names, those past `after` only.
 
     An empty list is the end.
+
+    Attributes:
+        prefix: What names begin with.
+        after: The name past which the page begins.
+        limit: Most objects of it.
+        checksums: Whether objects are read for their checksums, if a store has these from nowhere else.
     """
 
     prefix: str
     after: str | None = None
     limit: int = limits.LIST_OBJECTS
+    checksums: bool = True
 
     def perform(self, store: BlobStore) -> list[BlobInfo]:
         """Perform this."""

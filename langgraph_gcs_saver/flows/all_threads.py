@@ -103,7 +103,9 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
                     # No document says the thread's id: it is skipped by the name that stands for it.
                     yield from Emit(ThreadSkipped(thread_id=segment, reason=str(error)))
         return thread_id, (segment, blob_segment)
-    blobs = yield from ListBlobs("", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1)
+    blobs = yield from ListBlobs(
+        "", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1, checksums=False
+    )
     if not blobs:
         return None
     blob_segment = blobs[0].name.split("/", 1)[0]

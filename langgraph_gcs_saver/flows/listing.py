@@ -13,27 +13,30 @@ from langgraph_gcs_saver.engine.effects import BlobInfo, Flow, ListBlobs
 from langgraph_gcs_saver.format import keys
 
 
-def list_page(prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS) -> Flow[list[BlobInfo]]:
+def list_page(
+    prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS, checksums: bool = False
+) -> Flow[list[BlobInfo]]:
     """A page of objects as `ListBlobs` gives it, without what is not the store's. An empty one is the end.
 
     Args:
         prefix: What names begin with.
         after: The name past which the page begins.
         limit: Most objects of a page, if the first of them is the store's.
+        checksums: Whether objects are read for them, as `ListBlobs` says.
     """
     while True:
-        found = yield from ListBlobs(prefix, after, limit)
+        found = yield from ListBlobs(prefix, after, limit, checksums)
         mine = [blob for blob in found if keys.is_blob(blob.name)]
         if mine or not found:
             return mine
         after, limit = found[-1].name, limits.LIST_OBJECTS
 
 
-def list_all(prefix: str) -> Flow[dict[str, BlobInfo]]:
-    """All objects of the store whose names begin with `prefix`, by name."""
+def list_all(prefix: str, *, checksums: bool = False) -> Flow[dict[str, BlobInfo]]:
+    """All objects of the store whose names begin with `prefix`, by name; arguments as of `list_page`."""
     found: dict[str, BlobInfo] = {}
     after: str | None = None
-    while blobs := (yield from list_page(prefix, after)):
+    while blobs := (yield from list_page(prefix, after, checksums=checksums)):
         found.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
     return found

@@ -191,7 +191,7 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
         Whether another first writer has bound the store to this place meanwhile.
     """
     try:
-        blobs = yield from ListBlobs("")
+        blobs = yield from ListBlobs("", checksums=False)
     except PermissionDeniedError:
         # Who may not list objects can delete none that others have stored.
         yield from look_for_bucket()

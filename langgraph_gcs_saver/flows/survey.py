@@ -562,8 +562,20 @@ def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> Dama
 def _info(found: Survey, name: str) -> Flow[BlobInfo | None]:
     """An object as it is listed, or as it is now."""
     if name not in found.blobs:
-        found.blobs.update({info.name: info for info in (yield from ListBlobs(name, limit=1)) if info.name == name})
+        yield from _list_one(found, name, checksums=False)
     return found.blobs.get(name)
+
+
+def _checksum(found: Survey, name: str) -> Flow[str | None]:
+    """The checksum of an object that is listed, which some stores have to read it for; `None` if it is gone by now."""
+    if found.blobs[name].crc32c is None:
+        yield from _list_one(found, name, checksums=True)
+    return found.blobs[name].crc32c
+
+
+def _list_one(found: Survey, name: str, *, checksums: bool) -> Flow[None]:
+    effect = ListBlobs(name, limit=1, checksums=checksums)
+    found.blobs.update({info.name: info for info in (yield from effect) if info.name == name})
 
 
 def _look_at_frames(found: Survey, depth: Depth) -> Flow[None]:
@@ -599,7 +611,7 @@ def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | N
         return "missing", "the object that holds a frame is gone"
     if info.size < frame.at + frame.stored or (not frame.packed and info.size != frame.stored):
         return "corrupt", f"the object has {info.size} bytes, not those that were written"
-    if frame.crc32c is not None and info.crc32c != frame.crc32c:
+    if frame.crc32c is not None and frame.crc32c != (yield from _checksum(found, step.name)):
         return "corrupt", "the object's checksum is another"
     return None
 

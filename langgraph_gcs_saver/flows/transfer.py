@@ -157,7 +157,7 @@ def look(thread_id: str) -> Flow[Listing]:
         raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
     found = Listing(thread_id, thread, docs[::-1], in_levels(writes), [doc for _, doc in others])
     after: str | None = None
-    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
+    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after, checksums=True)):
         found.blobs.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
     return found
@@ -338,7 +338,8 @@ class _Move:
         """Move everything; false when the source was changed meanwhile, or the target moved."""
         if not (yield from self._begin()):
             return False
-        there = (yield from list_all(keys.thread_blobs(self.found.thread_id))) if self.is_resumed else {}
+        prefix = keys.thread_blobs(self.found.thread_id)
+        there = (yield from list_all(prefix, checksums=True)) if self.is_resumed else {}
         read_blobs = partial(self._read_blobs, there)
         yield from in_turn(blob_pages(self.found.blobs.values()), read_blobs, self._write_blobs, fit=_fit)
         # Of one task's pending writes the first counts: each level is committed before the next.

@@ -975,7 +975,7 @@ class LocalBlobs:
         return True
 
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
-        """Perform `ListBlobs`; reads the objects listed, for their checksums."""
+        """Perform `ListBlobs`; reads the objects listed if their checksums are wanted."""
         self._refuse()
         with _os_errors(self._objects):
             try:
@@ -983,7 +983,8 @@ class LocalBlobs:
             except FileNotFoundError:
                 return []
             after = None if effect.after is None else effect.after.encode()
-            with top, closing(self._infos(top, b"", effect.prefix.encode(), after)) as found:
+            infos = self._infos(top, b"", effect.prefix.encode(), after, checksums=effect.checksums)
+            with top, closing(infos) as found:
                 return list(islice(found, effect.limit))
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:
@@ -1108,7 +1109,7 @@ class LocalBlobs:
         return True
 
     def _infos(
-        self, directory: files.Directory, above: bytes, prefix: bytes, after: bytes | None
+        self, directory: files.Directory, above: bytes, prefix: bytes, after: bytes | None, *, checksums: bool
     ) -> Generator[BlobInfo, None, None]:
         """Objects below a directory, whose own name as a prefix is `above`, in order of the bytes of their names."""
         for segment, where in sorted(self._entries(directory)):
@@ -1118,9 +1119,9 @@ class LocalBlobs:
                 wanted = (key.startswith(prefix) or prefix.startswith(key)) and len(key) < limits.OBJECT_NAME_BYTES
                 if wanted and (after is None or after < key or after.startswith(key)):
                     with suppress(FileNotFoundError, NotADirectoryError), files.descend(directory, where) as opened:
-                        yield from self._infos(opened[-1], key, prefix, after)
+                        yield from self._infos(opened[-1], key, prefix, after, checksums=checksums)
             elif key.startswith(prefix) and (after is None or key > after):
-                info = _info(directory, where, os.fsdecode(key))
+                info = _info(directory, where, os.fsdecode(key), checksum=checksums)
                 if info is not None:
                     yield info
 
@@ -1227,12 +1228,13 @@ def _feed(checksum: T, file: BinaryIO) -> T:
     return checksum
 
 
-def _info(directory: files.Directory, where: tuple[str, ...], name: str) -> BlobInfo | None:
+def _info(directory: files.Directory, where: tuple[str, ...], name: str, *, checksum: bool) -> BlobInfo | None:
     *above, leaf = where
     try:
         with files.descend(directory, above) as opened, opened[-1].open(leaf) as file:
             status = os.fstat(file.fileno())
-            return BlobInfo(name, status.st_size, _base64(_feed(_Checksum(), file)), status.st_mtime_ns)
+            found = _base64(_feed(_Checksum(), file)) if checksum else None
+            return BlobInfo(name, status.st_size, found, status.st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError, files.NotAFileError):
         return None
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ from langgraph_gcs_saver.stores.archive import Archive
 from langgraph_gcs_saver.stores.local import LocalBlobs, LocalDocuments
 from tests.contract.test_local import forked, unprivileged
 from tests.incremental.eax import Eax
+from tests.kit.interceptors import Seen
 from tests.patience import PATIENCE
 from tests.system.build import cfg, noise, put, values
 
@@ -429,6 +431,27 @@ def test_an_object_of_a_tebibyte_that_takes_no_room(path, blobs, call):
         assert not place.exists()
     else:
         assert perform(blobs, call) in (None, False, []) or call == "ensure"
+
+
+def test_a_listing_reads_no_object_for_its_checksum_unless_it_is_wanted(path, blobs):
+    """One file may have many names, or be hollow: what nothing refers to is not read."""
+    store(path)
+    (place,) = (one for one in (path / "objects").rglob("*.zst"))
+    strange = place.with_name("v-0123456789ab.zst")
+    os.link(place, strange)
+    os.link(place, place.with_name("x.zst"))
+    assert {info.crc32c for info in blobs.list_blobs(ListBlobs("", checksums=False))} == {None}
+    seen = Seen()
+    with GCSSaver.from_conn_string(f"file://{path}", interceptors=[seen]) as saver:
+        assert [one.kind for one in saver.admin.verify("t", depth="existence")] == ["unreferenced"]
+        saver.admin.history("t")
+        saver.admin.stats()
+        saver.admin.collect("t", orphan_age=timedelta(0))
+        assert not strange.exists()
+        saver.delete_thread("t")
+    listed = [effect for effect in seen.requests if isinstance(effect, ListBlobs)]
+    assert {effect.prefix for effect in listed if effect.checksums} == {str(place.relative_to(path / "objects"))}
+    assert any(not effect.checksums for effect in listed)
 
 
 def test_a_thread_with_such_an_object(path, tmp_path):
