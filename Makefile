@@ -34,6 +34,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m tests.twins --check
 	$(BIN)/mypy
+	$(BIN)/python -m tests.docs.prose
 
 format: .venv/installed
 	$(BIN)/python -m tests.twins
@@ -43,11 +44,11 @@ format: .venv/installed
 soak: .venv/installed .venv-server/installed
 	$(BIN)/pytest $(PARALLEL) -m soak
 
-# Executes the notebooks anew and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
+# Executes the notebooks and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
 notebooks: .venv/installed
 	$(BIN)/python -m tests.notebooks $(NOTEBOOKS)
 
-# Beside other savers; needs Python 3.11, Java, and PostgreSQL's server. BENCH="--help" tells what can be chosen.
+# Beside other savers; needs Python 3.11, Java, and PostgreSQL's server. BENCH="--help" shows the choices.
 bench: .venv-bench/installed
 	$(BENCH_BIN)/python -m tests.emulators --check
 	$(BENCH_BIN)/python -m benchmarks.compare $(BENCH)
@@ -67,7 +68,7 @@ dist: .venv/installed
 	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
 	@ls dist
 
-# What is in dist/, as installed; DIST_DIR=... tests what lies elsewhere.
+# Tests what is in dist/, as installed; DIST_DIR=... names another folder.
 test-dist: .venv/installed
 	@test -n "$(wildcard $(or $(DIST_DIR),dist)/*.whl)" || { echo "There is no wheel in $(or $(DIST_DIR),dist): make dist"; exit 1; }
 	DIST_DIR=$(or $(DIST_DIR),dist) $(BIN)/pytest -m "soak or not soak" tests/packaging

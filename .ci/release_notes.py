@@ -1,6 +1,6 @@
 """Prints the notes of a release, for the workflow that makes it: `python .ci/release_notes.py v1.2.3`.
 
-The tag must be the version in pyproject.toml, which must say where the project is, and CHANGELOG.md must tell of it.
+The tag must be the version in pyproject.toml, which must say where the project is, and CHANGELOG.md must mention it.
 README.md, which the package index shows, must not say that the index has no such package. Where GitHub's variables name
 the repository, links to files of it become absolute: a release's notes have nothing that they are relative to.
 """
@@ -29,7 +29,7 @@ def notes(tag: str, project: str, changelog: str, readme: str) -> str:
             index would show leads nowhere.
     """
     if "[project.urls]" not in project:
-        raise ValueError("pyproject.toml has no [project.urls]: nobody would find the project from its package.")
+        raise ValueError("pyproject.toml has no [project.urls]: users could not find the project from its package.")
     if "not on PyPI" in readme:
         raise ValueError("README.md still says that the package is not on PyPI.")
     found = re.search(r'^version = "([^"]+)"$', project, re.MULTILINE)

@@ -79,9 +79,9 @@ def measure(uri: str, threads: int, checkpoints: int) -> list[Row]:
     reads = Reads()
     with GCSSaver.from_conn_string(uri, interceptors=[reads]) as saver:
         looks: dict[str, Callable[[], object]] = {
-            "threads": saver.threads,
+            "threads": saver.admin.threads,
             "history": lambda: saver.admin.history("thread 0"),
-            "stats": saver.stats,
+            "stats": saver.admin.stats,
         }
         for name, look in looks.items():
             reads.counts.clear()

@@ -228,7 +228,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="also tell where the loop was held")
+    parser.add_argument("--profile", action="store_true", help="also show where the loop was held")
     parser.add_argument("--no-emulators", action="store_true", help="the embedded store only")
     arguments = parser.parse_args()
     columns = "".join(f"{name:>10}" for name in ("held, ms", "own, ms", "gc, ms", "call, ms"))

@@ -5,8 +5,8 @@ python -m benchmarks.hot_path [--runs N] [--turns N] [--json]
 Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own. A bare RPC is
 one call of a stub on the client's own channel, with a message that was made beforehand: the same documents, in a
 collection that grows with the thread's. A call and its bare RPCs take turns, and a ratio is the median of those of
-single turns. What LangGraph's serialiser takes is left out of both, but done before both: it is neither the saver's nor
-the service's, and an RPC after it meets other caches. Exit code 1 when a bar is missed.
+single turns. The time of LangGraph's serializer is left out of both, but spent before both. It is neither the saver's
+nor the service's, and an RPC after it meets other caches. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Bar:
 
 
 class Timed:
-    """A serialiser that tells how long it took."""
+    """A serializer that measures how long it took."""
 
     def __init__(self, serde: Any) -> None:
         self._serde = serde
@@ -145,14 +145,14 @@ class Subject:
                     self.bare.commit(effect)
 
     def step(self) -> float:
-        """Store one more message; the seconds that it took, without serialising."""
+        """Store one more message; the seconds that it took, without serializing."""
         self._sent += 1
         changed = {"messages": self._talk[: self._sent], "turn": self._sent}
         self._serialize = lambda: [self.serde.dumps_typed(value) for value in changed.values()]
         return self._timed(self._thread.next(**changed))
 
     def small_step(self) -> float:
-        """Store a checkpoint in which a number has changed; the seconds that it took, without serialising."""
+        """Store a checkpoint in which a number has changed; the seconds that it took, without serializing."""
         self._sent += 1
         self._serialize = lambda: [self.serde.dumps_typed(self._sent)]
         return self._timed(self._thread.next(turn=self._sent))
@@ -166,7 +166,7 @@ class Subject:
                 self.bare.commit(effect)
 
     def read(self) -> float:
-        """Read the latest checkpoint; the seconds that it took, without deserialising."""
+        """Read the latest checkpoint; the seconds that it took, without deserializing."""
         config: Any = {"configurable": {"thread_id": self._thread.config["configurable"]["thread_id"]}}
         return self._timed(lambda: self.saver.get_tuple(config))
 

@@ -84,7 +84,7 @@ def embedded(**options: Any) -> Iterator[tuple[GCSSaver, Stored]]:
 
 
 def chat(turns: int) -> tuple[float, list[Bar]]:
-    """Frames of a chat as a multiple of its final state; and everything else that the table asks for."""
+    """Frames of a chat as a multiple of its final state; and everything else that the table needs."""
     with embedded() as (saver, stored):
         graph = talk(saver, turns)
         final = graph.get_state({"configurable": {"thread_id": "chat"}}).values["messages"]
@@ -213,7 +213,7 @@ def growing() -> list[Bar]:
         ratios.append((put - known) / cpu(lambda data=data: zstandard.ZstdCompressor(level=3).compress(data)))
     size = len(SERDE.dumps_typed(values[-1])[1])
     return [
-        Bar(f"CPU of put beyond serialising, {size >> 10} KB list growing, to zstd -3", statistics.median(ratios), 2)
+        Bar(f"CPU of put beyond serializing, {size >> 10} KB list growing, to zstd -3", statistics.median(ratios), 2)
     ]
 
 

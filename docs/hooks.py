@@ -1,7 +1,7 @@
-"""What the site has besides docs/: the repository's own pages, its notebooks, and a navigation that lists folders.
+"""Adds to the site what is not in docs/: the repository's own pages, notebooks, and a navigation that lists folders.
 
-The files stay readable where they are, on a disk or in a forge: links there are relative to the repository, and are
-rewritten here to those of the site.
+The files stay readable on a disk or in a forge, because their links are relative to the repository. This hook rewrites
+them to links of the site.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _is_elsewhere(there: str) -> bool:
-    """Whether a name is of something in the repository that the site has not: a folder, a program, a licence."""
+    """Whether a name is of something in the repository that is not on the site: a folder, a program, a license."""
     path = ROOT / there
     return path.is_dir() or (path.exists() and not there.startswith("docs/"))
 

@@ -45,7 +45,7 @@ class Options:
             document holds 1 MiB.
         zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
             the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
-            of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes tell").
+            of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes reveal").
         verify: How `put` and `put_writes` prove that what they stored is what they meant to store. `"readback"`: it is
             read from the service again and compared, objects before the checkpoint becomes visible, documents after;
             what differs is withdrawn and written anew, three times at most. `"checksum"`: Cloud Storage checks the

@@ -3,7 +3,7 @@
 It reads pages of Python's reference manual, one a step:
 
 python agent.py STORE THREAD              # from the start, or from where the thread stopped
-python agent.py STORE THREAD --hang-at 4  # stands still at the fourth page, so that it can be killed there
+python agent.py STORE THREAD --hang-at 4  # stops at the fourth page, so that it can be killed there
 """
 
 import argparse
@@ -44,7 +44,7 @@ def build(hang_at=None):
 
 
 def main():
-    """Read what is left to read."""
+    """Read the pages that are left."""
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
     parser.add_argument("thread")
@@ -53,7 +53,7 @@ def main():
     config = {"configurable": {"thread_id": options.thread}}
     with GCSSaver.from_conn_string(options.store, inline_max_bytes=0) as saver:
         graph = build(options.hang_at).compile(checkpointer=saver)
-        # A thread that is under way goes on with `None`; one that is new needs its first state.
+        # A thread that has begun resumes with `None`; a new one needs its first state.
         start = None if graph.get_state(config).values else {"pages": []}
         graph.invoke(start, config, durability="sync")
 

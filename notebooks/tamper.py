@@ -14,7 +14,7 @@ def flip_a_byte(store, part_of_name):
         path.write_bytes(_flipped(path.read_bytes()))
         return
     if "STORAGE_EMULATOR_HOST" not in os.environ:
-        raise RuntimeError("This damages what is stored; it does so in the embedded store and on the emulators only.")
+        raise RuntimeError("This damages stored data. It runs on the embedded store and on the emulators only.")
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 

@@ -24,7 +24,7 @@ OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "compari
 
 
 def main() -> int:
-    # The others' deprecations and advice are theirs to mend, and would drown the progress.
+    # Deprecations and advice of the other savers would drown the progress.
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--only", action="append", metavar="WORKLOAD", help="this workload only; may be repeated")

@@ -255,7 +255,7 @@ class _ProductionFiles(GCSFileSystem):  # type: ignore[misc]
 class _ObjectGoogle:
     """The file system is handed over: `gcs://` takes gcsfs's extended one, which asks the Storage Control API first.
 
-    No emulator has that. After a minute of trying it goes on as this one, and asks again at the next call.
+    No emulator has that. After a minute of trying it continues as this one, and tries again at the next call.
     """
 
     name = "objectstorage gcs"
@@ -290,7 +290,7 @@ class _ObjectGoogle:
 
 
 class _Postgres:
-    """On a pool of connections, with the settings that its documentation asks for."""
+    """On a pool of connections, with the settings that its documentation requires."""
 
     name = "postgres"
     services = frozenset({"postgres"})

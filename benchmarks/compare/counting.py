@@ -152,7 +152,7 @@ def of_rpc(call: str, request: bytes, answers: list[bytes]) -> dict[str, int]:
     """What is billed of an RPC.
 
     Raises:
-        ValueError: Nobody has said yet what is billed of such an RPC.
+        ValueError: It is not known what is billed for such an RPC.
     """
     if call in _COMMITS:
         if not answers:
@@ -208,7 +208,7 @@ def of_http(method: str, target: str, body: bytes) -> dict[str, int]:
     """What is billed of a request to the JSON API.
 
     Raises:
-        ValueError: Nobody has said yet what is billed of such a request.
+        ValueError: It is not known what is billed for such a request.
     """
     parts = urlsplit(target)
     path = parts.path
@@ -234,7 +234,7 @@ def of_http(method: str, target: str, body: bytes) -> dict[str, int]:
 
 
 class Messages:
-    """Tells the types of the messages in one direction of a connection, without keeping them.
+    """Reports the types of the messages in one direction of a connection, without keeping them.
 
     https://www.postgresql.org/docs/current/protocol-message-formats.html
 
@@ -251,7 +251,7 @@ class Messages:
         """The types of the messages that begin in these bytes.
 
         Raises:
-            ValueError: The client asks for encryption.
+            ValueError: The client requests encryption.
         """
         types = []
         at = 0

@@ -23,7 +23,7 @@ _READY = "database system is ready to accept connections"
 
 
 class PostgresNotFoundError(RuntimeError):
-    """PostgreSQL's server is not on this machine, or nobody here may run it."""
+    """PostgreSQL's server is not on this machine, or this user may not run it."""
 
 
 def find_program(name: str) -> str:
@@ -123,7 +123,7 @@ class Postgres:
 
 
 def _unprivileged() -> dict[str, Any]:
-    """Arguments of `Popen` that make it run as somebody else: PostgreSQL refuses to be root."""
+    """Arguments of `Popen` that make it run as another user: PostgreSQL refuses to run as root."""
     if os.geteuid():
         return {}
     for name in ("postgres", "nobody"):

@@ -114,7 +114,7 @@ class _End(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._pass(b"")
-        return True  # the other direction goes on
+        return True  # the other direction continues
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._ends.discard(self)

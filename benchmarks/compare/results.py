@@ -215,7 +215,7 @@ def size(number: float) -> str:
 
 
 def money(dollars: float) -> str:
-    """Dollars for people, to the cent where cents tell."""
+    """Dollars for people, to the cent for small amounts."""
     return "$0" if not dollars else f"${dollars:,.0f}" if dollars >= 100 else f"${dollars:.2f}"
 
 
@@ -311,12 +311,17 @@ def _rates(rows: list[Row]) -> str:
 
 
 NOTES = """\
-Times are ratios to `GCSSaver` with its defaults, medians and 95th percentiles of one run in which the savers took
-turns. *With latency*: 12 ms more for each call of Firestore, 45 ms for each request to Cloud Storage, 1 ms for each
-round trip to PostgreSQL; what needs no service has none. *Rounds* are requests that had to wait for the answer to
-another one. *Stored* is what one operation left in the store, or, for the chat, everything. *$ a million* is what a
-million steps cost in operations, or calls where a call is not a step; *$ a month* is what it costs to keep what a
-million steps left. PostgreSQL is billed by the instance and its disk, files by nothing."""
+Times are ratios to `GCSSaver` with its defaults: medians and 95th percentiles of one run in which the savers took
+turns.
+
+- *With latency* adds 12 ms to each call of Firestore, 45 ms to each request to Cloud Storage, and 1 ms to each round
+  trip to PostgreSQL. Savers that need no service have no latency.
+- *Rounds* are requests that had to wait for the answer to another one.
+- *Stored* is the size of what one operation left in the store, or, for the chat, of everything.
+- *$ a million* is the cost of the operations of a million steps, or of a million calls if a call is not a step.
+- *$ a month* is the cost of keeping what a million steps left.
+
+PostgreSQL is billed by the instance and its disk. Files cost nothing."""
 
 
 PLOTS = """\

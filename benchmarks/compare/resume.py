@@ -16,7 +16,7 @@ from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 def resume(
     connection: Connection, name: str, endpoints: Endpoints, space: str, thread: str, *, is_counted: bool
 ) -> None:
-    """Say when all is imported, wait for a word, and tell what the reading took, or the error."""
+    """Say when all is imported, wait for a word, and report how long the reading took, or the error."""
     warnings.simplefilter("ignore")
     try:
         (contender,) = (each for each in contenders() if each.name == name)

@@ -33,7 +33,7 @@ class Part:
     """One saver in one workload: what it measured, and whether it has failed.
 
     Attributes:
-        is_out: It has failed, and goes on with nothing.
+        is_out: It has failed, and takes no further part.
         played: Repetitions of the first phase.
         before: Bytes that were stored when it began.
         stored: Bytes that were stored when the first phase ended.
@@ -101,7 +101,7 @@ class Run:
         services: They have been started.
         contenders: The savers.
         scale: How much of everything.
-        say: Told what has been done.
+        say: Called with what was done.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ def _stored(session: Session) -> Stored | None:
 
 
 class _Savers:
-    """The savers that are open on some endpoints, each opened when it is first asked for.
+    """The savers that are open on some endpoints, each opened on first use.
 
     Attributes:
         endpoints: Of all of them.

@@ -30,10 +30,10 @@ BUCKET = "bench"
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the services are; plain texts, so that another process can be told.
+    """Where the services are; plain texts, so that they can be passed to another process.
 
     Attributes:
-        firestore: `host:port`; all of these are empty for a service that was not asked for.
+        firestore: `host:port`; all of these are empty for a service that is not needed.
         storage: A URL.
         postgres: A connection string.
         setup: The same server's, past any proxy: for what an application does once, such as making its tables.

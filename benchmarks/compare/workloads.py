@@ -83,7 +83,7 @@ class Count:
     Attributes:
         steps: Checkpoints that it wrote.
         traffic: What passed the counting proxies.
-        rounds: Sequential rounds of effects; only `GCSSaver` can tell.
+        rounds: Sequential rounds of effects; only `GCSSaver` can count them.
     """
 
     steps: int
@@ -211,9 +211,9 @@ class Workload(ABC):
         data: Workloads with the same data run one after another on what is stored already.
         operations: What it measures.
         repetitions: Of each phase, without warming up.
-        counts_bytes: What it stores is told.
-        is_kept: Each run stores as much, so that the mean is told; otherwise what is there at the end.
-        is_concurrent: Much goes on at once, so that no chain of requests is one operation's.
+        counts_bytes: The size of what it stores is reported.
+        is_kept: Each run stores as much, so that the mean is reported; otherwise the size at the end.
+        is_concurrent: Calls run at the same time, so that no chain of requests is one operation's.
     """
 
     name: str
@@ -354,7 +354,7 @@ CHAT = "chat"
 
 
 def advance(session: Session, turns: int, *, is_measured: bool) -> None:
-    """Go on with the chat, from where it is."""
+    """Continue the chat from where it is."""
     done = session.notes.get("turns", 0)
     graph = talk(session.saver, 0, seed=2 * done + 1)
     text = Text(2 * done + 2)
@@ -534,7 +534,7 @@ class History(Workload):
 
 
 class ShorterStep(Step):
-    """For those that cannot store the long chat; after `History`, for it adds to the thread."""
+    """For those that cannot store the long chat; after `History`, because it adds to the thread."""
 
     name = "shorter step"
     title = "a step of a chat of 100 turns, call by call"
@@ -726,7 +726,7 @@ class State(Workload):
         assert len(found.checkpoint["channel_values"]["state"]) == self.size
         session.failed = "get_tuple cold"
         if not session.contender.is_shared:
-            raise NotSharedError("a saver opened anew finds nothing")
+            raise NotSharedError("a newly opened saver finds nothing")
         with session.open() as cold:
             session.touch(cold)
             with session.measure("get_tuple cold"):
@@ -734,7 +734,7 @@ class State(Workload):
 
 
 def workloads(scale: Scale) -> list[Workload]:
-    """All of them; those on the same data are neighbours."""
+    """All of them; those on the same data are neighbors."""
     states = [State(size) for size in scale.sizes]
     return [
         Graph(),

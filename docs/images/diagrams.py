@@ -111,10 +111,10 @@ def put() -> str:
     """A `put` with `verify="readback"`, the default."""
     drawing = Drawing(
         "A put",
-        "Values are serialised and compressed, large frames are uploaded and read back, then one commit makes the "
+        "Values are serialized and compressed, large frames are uploaded and read back, then one commit makes the "
         "checkpoint visible, and its document is read back.",
     )
-    drawing.work("serialise what has changed", "before the first await, on the calling thread")
+    drawing.work("serialize what has changed", "before the first await, on the calling thread")
     drawing.work(
         "compress each value",
         "as a change of an earlier version in the cache,",
@@ -132,7 +132,7 @@ def put() -> str:
     drawing.arrow("firestore", "process", "read the document back, and compare")
     drawing.work("return to LangGraph", kind="head")
     drawing.work("the parent has changed", "read it again; commit again, in full if it is gone", kind="else")
-    drawing.work("something reads back differently", "withdraw all, write it anew under new names", kind="else")
+    drawing.work("something reads back differently", "withdraw all, write it again under new names", kind="else")
     return drawing.svg()
 
 
@@ -141,7 +141,7 @@ def get() -> str:
     drawing = Drawing(
         "A get_tuple",
         "One query finds the document, then everything else is fetched at once, and all of it is checked by digest "
-        "before it is deserialised.",
+        "before it is deserialized.",
     )
     drawing.arrow(
         "process",
@@ -151,16 +151,14 @@ def get() -> str:
     )
     drawing.arrow("firestore", "process", "manifest and small frames")
     drawing.work("check the document's digest", "which frames are not in the cache?")
-    drawing.arrow("process", "firestore", "2nd round, at once: pending writes,", "frames that lie in earlier documents")
+    drawing.arrow("process", "firestore", "2nd round, at once: pending writes,", "frames in earlier documents")
     drawing.arrow("process", "storage", "the same round:", "objects, in parallel")
     drawing.arrow("storage", "process", "frames")
     drawing.arrow("firestore", "process", "pending writes, frames")
     drawing.work("decode each value, base first", "sha256 of each must be the manifest's")
-    drawing.work("deserialise", "return to LangGraph", kind="head")
+    drawing.work("deserialize", "return to LangGraph", kind="head")
     drawing.work("something is missing or differs", "read it all again; only twice the same is damage", kind="else")
-    drawing.work(
-        "damage", "asked for by id: CheckpointCorruptError", "latest: the newest whole one, flagged", kind="else"
-    )
+    drawing.work("damage", "read by id: CheckpointCorruptError", "latest: the newest whole one, flagged", kind="else")
     return drawing.svg()
 
 

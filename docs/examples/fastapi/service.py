@@ -23,11 +23,11 @@ from langgraph_gcs_saver.errors import StoreError
 logger = logging.getLogger("uvicorn.error")
 
 READY_SECONDS = 5
-"""How long `/ready` waits for the store: less than the probes that ask it."""
+"""How long `/ready` waits for the store: less than its probes wait."""
 
 
 async def reply(text: str) -> str:
-    """Where a model would be asked."""
+    """Call your model here."""
     return f"That has {len(text.split())} words."
 
 
@@ -66,7 +66,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Run(BaseModel):
-    """A message begins a run, answers resume one at its questions, and neither of them one that was cut off.
+    """A message begins a run, and answers resume one at its questions. Without either, a run that was cut off resumes.
 
     Attributes:
         message: What the user says.
@@ -131,7 +131,7 @@ async def run(thread_id: str, request: Run) -> StreamingResponse:
         raise HTTPException(404, "There is no such thread.")
 
     async def events() -> AsyncIterator[str]:
-        # "sync": a step begins when the one before it is stored, so a process that dies loses one step at most.
+        # "sync": a step begins when the one before it is stored, so a process that crashes loses one step at most.
         parts = agent.astream(given, config, stream_mode=["updates", "messages"], durability="sync")
         async for mode, part in parts:
             if mode == "messages":
@@ -143,7 +143,7 @@ async def run(thread_id: str, request: Run) -> StreamingResponse:
                 if node == "__interrupt__":
                     for question in update:
                         yield event("question", asked(question))
-                elif node != "__metadata__":  # which comes with a step that had been finished before a crash
+                elif node != "__metadata__":  # which comes with a step that had ended before a crash
                     yield event("step", {"node": node, "messages": [told(one) for one in messages_of(update)]})
         yield event("end", {})
 
@@ -165,7 +165,7 @@ async def show(thread_id: str) -> dict[str, Any]:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """For liveness: a restart would not bring a store back, so this asks none."""
+    """For liveness: a restart would not bring a store back, so this does not touch it."""
     return {"status": "ok"}
 
 

@@ -1,4 +1,4 @@
-"""A graph without a checkpointer: the server brings it."""
+"""A graph without a checkpointer: the server adds it."""
 
 from typing import Any
 
