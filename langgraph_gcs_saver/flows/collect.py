@@ -26,26 +26,20 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
-from langgraph_gcs_saver.flows.collections import check_known, list_docs, pages, read_docs, whole_objects_of
+from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.flows.manifests import locate_manifest
 from langgraph_gcs_saver.flows.prune import (
     DOCS_PER_PAGE,
     Snapshot,
     check_ancestors,
     clean_up,
     leftovers,
-    objects_of,
     settled,
 )
-from langgraph_gcs_saver.flows.writes import read_stubs
+from langgraph_gcs_saver.flows.referrers import unreferenced
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.results import CollectPlan
-
-WRITES_PER_PAGE = 50
-"""Documents of pending writes read at once; each may hold 128 KiB."""
 
 
 def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, context: Context) -> Flow[CollectPlan]:
@@ -65,7 +59,9 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
         # After the objects were listed: of a copy that has ended in between, the snapshot shows all.
         found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
-        objects = yield from _unreferenced(found, old, set(writes), context)
+        free = old.keys() - found.objects(found.entries)
+        left_over = yield from unreferenced(thread_id, free, context, orphans=writes.keys())
+        objects = {name: old[name] for name in sorted(left_over)}
         left = [doc.name for doc in leftovers(found)]
         if left or writes or objects:
             yield from check_ancestors(found, loads)
@@ -160,41 +156,3 @@ def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
                 orphans[doc.name] = doc
         after = docs[-1].name
     return {name: doc for name, doc in orphans.items() if _task(name) not in young}
-
-
-def _unreferenced(found: Snapshot, old: Mapping[str, int], orphans: set[str], context: Context) -> Flow[dict[str, int]]:
-    """Objects of `old` that no checkpoint, and no document of another collection, refers to."""
-    left = old.keys() - found.objects(found.entries)
-    for collection in (keys.writes(found.thread_id), keys.aside(found.thread_id)):
-        after: str | None = None
-        while left and (docs := (yield from QueryDocs(collection, after=after, limit=WRITES_PER_PAGE))):
-            for doc in docs:
-                if doc.name not in orphans:
-                    left -= yield from _objects_of(doc, left, context)
-            after = docs[-1].name
-    listed = yield from list_docs(keys.thread_doc(found.thread_id), lambda entry: entry.is_plain and entry.is_read)
-    for page in pages(listed):
-        for entry, doc in (yield from read_docs(page)):
-            left -= yield from whole_objects_of(entry, doc, context)
-    return {name: old[name] for name in sorted(left)}
-
-
-def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[str]]:
-    """The objects that a document of pending writes, or one that was set aside, refers to."""
-    is_checkpoint = False
-    if f"/{keys.ASIDE}/" in doc.name:
-        source, is_checkpoint = keys.set_aside(doc.name, doc.fields.get("from"))
-        doc = replace(doc, name=source, fields={k: v for k, v in doc.fields.items() if k not in ("from", "reason")})
-    try:
-        if is_checkpoint:
-            known, blob = yield from locate_manifest(doc, context.codec)
-            return objects_of(known, blob)
-        return set((yield from read_stubs(doc, context.codec)))
-    except DamagedError:
-        # Nobody can tell; what was written for the same checkpoint stays, for whoever repairs or inspects it.
-        owner = (
-            (keys.ns_segment_of(doc.name), keys.enc(keys.checkpoint_id_of(doc.name)))
-            if is_checkpoint
-            else (keys.writes_ns_of(doc.name), keys.enc(keys.writes_checkpoint_id_of(doc.name)))
-        )
-        return {name for name in names if keys.blob_owner(name) == owner}

@@ -43,6 +43,7 @@ from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, corrupt, locate_manifest, metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
+from langgraph_gcs_saver.flows.referrers import objects_of, unreferenced
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest
@@ -182,11 +183,6 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
         inner = frozenset(step.name for step in steps if step.frame.attempt is None)
         found.entries[doc.name] = Entry(doc, known, frozenset(objects_of(known, blob)), inner)
     return None
-
-
-def objects_of(known: Manifest, blob: str | None) -> set[str]:
-    """Names of the objects that a manifest refers to, and of the one that it lies in itself, if it does."""
-    return known.blobs() if blob is None else known.blobs() | {blob}
 
 
 def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
@@ -550,7 +546,9 @@ class _Cleaning:
             if times is None:
                 return False
             self.times.update(zip((note.name for note in notes), times, strict=True))
-        gone = sorted(set[str]().union(*objects.values()) - self.used)
+        listed = set[str]().union(*objects.values()) - self.used
+        # Anybody may have forged the list.
+        gone = sorted((yield from unreferenced(self.found.thread_id, listed, self.context)))
         if gone:
             checked = [self._with_check(doc.name, pending.pop(doc.name)) for doc in batch if doc.name in pending]
             if not (yield from self._commit(checked)):
@@ -606,16 +604,21 @@ def _packed(groups: Iterable[list[Write]], check: Callable[[str], Write]) -> Ite
 
 
 def _listed_objects(doc: Doc) -> set[str]:
-    """The objects that a stripped document lists, all below its own thread's name."""
+    """The objects that a stripped document lists, all below its own thread's name.
+
+    An object of pending writes belongs to one checkpoint. That of another checkpoint stays, whatever the list says.
+    """
     text = doc.fields.get("objects")
     try:
         listed = json.loads(text) if isinstance(text, str) else []
     except (ValueError, RecursionError):
         listed = []  # No digest covers it: the objects wait to be collected.
     thread = f"{doc.name.split('/')[1]}/"
+    pending = keys.blob_beside(doc.name, keys.WRITES_BLOB, "").removesuffix(".zst")
     names = listed if isinstance(listed, list) else []
     mine = (name for name in names if isinstance(name, str) and name.startswith(thread))
-    return {name for name in mine if keys.BLOB.match(name.removeprefix(thread))}
+    blobs = (name for name in mine if keys.BLOB.match(name.removeprefix(thread)))
+    return {name for name in blobs if f"/{keys.WRITES_BLOB}-" not in name or name.startswith(pending)}
 
 
 def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
