@@ -47,9 +47,9 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
 
     A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
     what it refers to is unknown. So is one with a collection that only a newer version knows. So is one that has lost
-    an ancestor of which DeltaChannels are made: should its document be restored, it needs its pending writes and
-    objects, and the frames that it builds on. A thread to which something is being copied is left alone too, with an
-    event: a live copy ends by itself.
+    its newest checkpoint, or an ancestor of which DeltaChannels are made: should its document be restored, it needs its
+    pending writes and objects, and the frames that it builds on. A thread to which something is being copied is left
+    alone too, with an event: a live copy ends by itself.
     """
     cutoff = before * 1e9
     old = yield from _list_old(thread_id, cutoff)

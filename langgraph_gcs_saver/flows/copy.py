@@ -57,7 +57,7 @@ from langgraph_gcs_saver.flows.manifests import (
     unreadable,
 )
 from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.prune import Entry, Snapshot, prepare, snapshot
+from langgraph_gcs_saver.flows.prune import Entry, Snapshot, is_whole, prepare, snapshot
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, read_stubs
 from langgraph_gcs_saver.format import filters, keys, manifest, registry
@@ -94,8 +94,9 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
 
     Raises:
         InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
-        CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged. Repair it first.
-        DamageError: A document of another collection is damaged.
+        CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged, or the newest of a namespace
+            is gone. Repair it first.
+        DamageError: A document of another collection is damaged, or all checkpoints of the root namespace are gone.
         UnsupportedFormatError: One of the threads has a collection that only a newer version knows.
         ConflictError: The source is being deleted, was deleted when a part of it was copied, or was replaced all the
             time, or the target written to or deleted.
@@ -112,12 +113,14 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
         plain = yield from list_docs(keys.thread_doc(source), lambda entry: entry.copied is not None)
         # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
         before, since = since, (yield from _read_source(source))
-        if before != since:
+        if _created(before) != _created(since):
             if written:
                 raise ConflictError(
                     f"Thread {source!r} was deleted or begun again while it was copied. Thread {target!r} "
                     "holds a part of what it was: delete that."
                 )
+            continue
+        if not (yield from is_whole(found, before)):
             continue
         plan = CopyPlan(
             source=source,
@@ -148,10 +151,9 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
     )
 
 
-def _read_source(thread_id: str) -> Flow[int | None]:
-    """When the thread's document was created, which tells this thread from a later one of the same id."""
+def _read_source(thread_id: str) -> Flow[Doc | None]:
     name = keys.thread_doc(thread_id)
-    docs, ids = yield from Gather((GetDocs((name,), mask=("deleting",)), ListCollections(name)))
+    docs, ids = yield from Gather((GetDocs((name,), mask=("deleting", "root")), ListCollections(name)))
     registry.check(thread_id, ids)
     doc: Doc | None = docs.get(name)
     if doc is not None and "deleting" in doc.fields:
@@ -159,7 +161,12 @@ def _read_source(thread_id: str) -> Flow[int | None]:
             f"Thread {thread_id!r} is being deleted, or a deletion of it died half-way: what is left of it is not "
             "copied. Delete it to the end."
         )
-    return None if doc is None else doc.create_time
+    return doc
+
+
+def _created(thread: Doc | None) -> int | None:
+    """When a thread's document was created, which tells the thread from a later one of the same id."""
+    return None if thread is None else thread.create_time
 
 
 def _is_copied(entry: Collection) -> bool:

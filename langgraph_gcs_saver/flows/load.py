@@ -14,14 +14,15 @@ from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ClearTextError,
     ConflictError,
-    DamageError,
     UnsupportedFormatError,
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped
 from langgraph_gcs_saver.flows.context import Context, Head, Loads
 from langgraph_gcs_saver.flows.manifests import (
+    LOST_HEIR,
     corrupt,
     deserialize,
+    emptied,
     metadata_of,
     read_manifest,
     report_clear,
@@ -171,7 +172,7 @@ def _lost_heir(thread_id: str, ns: str, doc: Doc) -> Flow[_Lost | bool]:
     if thread in docs and "deleting" in docs[thread].fields:
         return False
     name = keys.checkpoint_doc(thread_id, ns, heir)
-    return _Lost(heir, DamagedError("its document is gone, or no query finds it", frame=name))
+    return _Lost(heir, DamagedError(LOST_HEIR, frame=name))
 
 
 def _emptied(thread_id: str, ns: str) -> Flow[int | None]:
@@ -195,15 +196,12 @@ def _get(
     for _ in range(RESTARTS):
         doc, write_docs = yield from _find(thread_id, ns, checkpoint_id, after)
         if doc is None:
-            emptied = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
-            if emptied is not None:
+            time = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
+            if time is not None:
                 # A deletion in between would have moved the time.
-                if before == emptied:
-                    raise DamageError(
-                        f"Thread {thread_id!r} had checkpoints in its root namespace and has none any more, and no "
-                        "deletion took them. Restore its documents from a backup, or call delete_thread to start anew."
-                    )
-                before = emptied
+                if before == time:
+                    raise emptied(thread_id)
+                before = time
                 continue
             return None, None
         try:

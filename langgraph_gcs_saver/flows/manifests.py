@@ -11,6 +11,7 @@ from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, GetBlob
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ClearTextError,
+    DamageError,
     SerializationError,
     ValueTooLargeError,
     WrongKeyError,
@@ -27,6 +28,9 @@ FIELD = "manifest"
 
 LOST_ANCESTOR = "it is gone, and a DeltaChannel's value is made of it"
 """What is wrong with an ancestor that is not there."""
+
+LOST_HEIR = "its document is gone, or no query finds it"
+"""What is wrong with a newest checkpoint that is not there."""
 
 _PARSING = 8
 """Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
@@ -210,6 +214,14 @@ def unreadable(
         checkpoint_id=checkpoint_id,
         channel=damage.channel,
         frame=damage.frame,
+    )
+
+
+def emptied(thread_id: str) -> DamageError:
+    """The public error for a root namespace that has lost all of its checkpoints."""
+    return DamageError(
+        f"Thread {thread_id!r} had checkpoints in its root namespace and has none any more, and no deletion took them. "
+        "Restore its documents from a backup, or call delete_thread to start anew."
     )
 
 

@@ -41,7 +41,15 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, corrupt, locate_manifest, metadata_of, unreadable
+from langgraph_gcs_saver.flows.manifests import (
+    LOST_ANCESTOR,
+    LOST_HEIR,
+    corrupt,
+    emptied,
+    locate_manifest,
+    metadata_of,
+    unreadable,
+)
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.referrers import objects_of, unreferenced
 from langgraph_gcs_saver.flows.tries import Tries
@@ -132,45 +140,92 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
 
 
 def settled(thread_id: str, context: Context) -> Flow[Snapshot]:
-    """`snapshot`, of a thread to which nothing is being copied.
+    """`snapshot`, of a thread that has lost no newest checkpoint, and to which nothing is being copied.
 
     A copy commits what is referred to before what refers to it. In a snapshot from its middle, documents look as if
     nothing needed them.
 
     Raises:
-        CheckpointCorruptError: As for `snapshot`.
+        CheckpointCorruptError: As for `snapshot` and `is_whole`.
         ClearTextError: As for `snapshot`.
         ConflictError: A copy to the thread has not ended.
+        DamageError: As for `is_whole`.
     """
-    before = yield from _last_copy(thread_id)
+    before = yield from _thread(thread_id)
     while True:
         found = yield from snapshot(thread_id, context)
         # The snapshot is from the middle of a copy, too, if that began after the first look and ended before the next.
-        after = yield from _last_copy(thread_id)
-        if after == before:
+        after = yield from _thread(thread_id)
+        if _last_copy(after) == _last_copy(before) and (yield from is_whole(found, before)):
             return found
         before = after
 
 
-def _last_copy(thread_id: str) -> Flow[object]:
-    """What differs between two copies to a thread, once the last one has ended."""
+def is_whole(found: Snapshot, before: Doc | None) -> Flow[bool]:
+    """See that no namespace has lost its newest checkpoint, by what reading goes by; false when to look again.
+
+    Should the lost one be restored, it needs its pending writes and objects, and what belongs to it in other
+    namespaces. Until then, none of those that are left is the latest.
+
+    Args:
+        found: All checkpoints.
+        before: The thread's document, as it was before that snapshot.
+
+    Raises:
+        CheckpointCorruptError: The newest of a namespace has a newer child, which is gone.
+        DamageError: The root namespace had checkpoints, and has none any more.
+    """
+    newest: dict[str, Entry] = {}
+    for entry in found.entries.values():
+        ns = entry.manifest.ns
+        newest[ns] = max(newest.get(ns, entry), entry, key=lambda one: one.manifest.checkpoint_id)
+    parent = next((entry for entry in newest.values() if _newer_child(entry) is not None), None)
+    had_root = before is not None and before.fields.get("root") is True
+    if parent is None and ("" in newest or not had_root):
+        return True
+    name = keys.thread_doc(found.thread_id)
+    names = (name,) if parent is None else (name, parent.doc.name)
+    docs = yield from GetDocs(names, mask=("deleting",))
+    thread = docs.get(name)
+    if thread is not None and "deleting" in thread.fields:
+        return True  # A deletion takes children first.
+    seen = before if parent is None else parent.doc
+    if seen is None or names[-1] not in docs or docs[names[-1]].update_time != seen.update_time:
+        return False
+    if parent is None:
+        raise emptied(found.thread_id)
+    known, heir = parent.manifest, _newer_child(parent) or ""
+    damage = DamagedError(LOST_HEIR, frame=keys.checkpoint_doc(found.thread_id, known.ns, heir))
+    raise corrupt(damage, found.thread_id, known.ns, heir)
+
+
+def _newer_child(entry: Entry) -> str | None:
+    heir = heir_of(entry.doc)
+    return heir if heir is not None and heir > entry.manifest.checkpoint_id else None
+
+
+def _thread(thread_id: str) -> Flow[Doc | None]:
+    """A thread's document, unless a copy to it has not ended."""
     name = keys.thread_doc(thread_id)
-    thread = (yield from GetDocs((name,), mask=("copying", "claim"))).get(name)
-    if thread is None:
-        return None
-    if "copying" in thread.fields:
+    thread: Doc | None = (yield from GetDocs((name,), mask=("copying", "claim", "root"))).get(name)
+    if thread is not None and "copying" in thread.fields:
         raise ConflictError(
             f"Thread {thread_id!r} holds a part of a copy that has not ended, so what it needs is unknown. Wait for "
             "the call that copies. If that has crashed, repeat it, or delete the thread. Then call again."
         )
+    return thread
+
+
+def _last_copy(thread: Doc | None) -> object:
+    """What differs between two copies to a thread, by its document."""
     # Two transfers of one thread have the same claim; between them, the target was deleted.
-    return thread.create_time, thread.fields.get("claim")
+    return None if thread is None else (thread.create_time, thread.fields.get("claim"))
 
 
 def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[Doc, DamagedError] | None]:
-    emptied = yield from _emptied(docs)
-    if emptied is not None:
-        return emptied, DamagedError("the document lacks its format or its manifest")
+    bare = yield from _bare(docs)
+    if bare is not None:
+        return bare, DamagedError("the document lacks its format or its manifest")
     for doc in docs:
         if kind_of(doc) is not DocumentKind.CHECKPOINT:
             found.stripped[doc.name] = doc
@@ -185,7 +240,7 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
     return None
 
 
-def _emptied(docs: Sequence[Doc]) -> Flow[Doc | None]:
+def _bare(docs: Sequence[Doc]) -> Flow[Doc | None]:
     """A document that has lost everything: what was stripped has its frames, or its list."""
     unsure = {doc.name: doc for doc in docs if kind_of(doc) is DocumentKind.EMPTIED}
     names = list(unsure)
@@ -211,8 +266,9 @@ def prune(
         What was decided for each checkpoint.
 
     Raises:
-        CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one is gone: nobody can tell what is
-            needed. Repair or restore it first.
+        CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one is gone, or the newest of a
+            namespace: nobody can tell what is needed. Repair or restore it first.
+        DamageError: The root namespace had checkpoints, and has none any more. Restore them first.
         ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
     """
     for _ in range(MAX_TRIES):
@@ -465,8 +521,10 @@ def clean(thread_id: str, context: Context) -> Flow[int]:
     These are pending writes, objects, frames, and documents of runs of which nothing is left in the thread.
 
     Raises:
-        CheckpointCorruptError: A checkpoint is damaged: nobody can tell what it needs.
+        CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is gone: nobody can tell what it
+            needs.
         ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
+        DamageError: The root namespace had checkpoints, and has none any more.
     """
     return (yield from clean_up((yield from settled(thread_id, context)), context))
 
@@ -671,10 +729,12 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
     """Remove every checkpoint that a run wrote, in every thread, with its pending writes.
 
     Raises:
-        CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first; the others are done.
+        CheckpointCorruptError: A checkpoint of one of the threads is damaged, or the newest of a namespace is gone.
+            Repair it first; the others are done.
         ClearTextError: One is in clear, and the saver has a cipher; likewise.
         SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: One cannot be read; likewise.
         ConflictError: Others changed what was to go, time and again, or a copy to one has not ended; likewise.
+        DamageError: All checkpoints of the root namespace of one are gone; likewise.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()

@@ -341,9 +341,10 @@ class Admin(Connection):
 
         Raises:
             InvalidOptionError: There is no such strategy.
-            CheckpointCorruptError: A checkpoint is damaged, so what it needs is unknown. Repair it first. Or a
-                checkpoint is gone that DeltaChannels of kept ones are made of: restore it. The other threads are
-                pruned.
+            CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is gone, so what it needs
+                is unknown. Repair it first. Or a checkpoint is gone that DeltaChannels of kept ones are made of:
+                restore it. The other threads are pruned.
+            DamageError: All checkpoints of a thread's root namespace are gone: restore them; likewise.
             ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
             UnsupportedFormatError: A newer version stored a checkpoint; likewise.
             WrongKeyError: A checkpoint is encrypted, with another key or while the saver has none; likewise.
@@ -390,8 +391,9 @@ class Admin(Connection):
             For each run what was deleted.
 
         Raises:
-            CheckpointCorruptError: A checkpoint of one of the threads is damaged. Repair it first. What the runs wrote
-                to other threads is deleted.
+            CheckpointCorruptError: A checkpoint of one of the threads is damaged, or the newest of a namespace is gone.
+                Repair it first. What the runs wrote to other threads is deleted.
+            DamageError: All checkpoints of the root namespace of one are gone: restore them, or delete it; likewise.
             ClearTextError: One is in clear, and the saver has a `cipher`; likewise.
             UnsupportedFormatError: A newer version stored one; likewise.
             WrongKeyError: One is encrypted, with another key or while the saver has none; likewise.
@@ -469,9 +471,9 @@ class Admin(Connection):
         """Delete what nothing refers to any more: orphans of crashed calls, and objects that lost a race.
 
         For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
-        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one that has lost a checkpoint of
-        which DeltaChannels are made, until that is restored, and one of a newer version. A thread to which a copy has
-        not ended is left alone as well, with the event, but without a plan.
+        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one that has lost its newest
+        checkpoint, or one of which DeltaChannels are made, until that is restored, and one of a newer version. A thread
+        to which a copy has not ended is left alone as well, with the event, but without a plan.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
@@ -672,8 +674,10 @@ class Admin(Connection):
 
         Raises:
             InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
-            CheckpointCorruptError: A checkpoint of the source is damaged. Repair it first.
+            CheckpointCorruptError: A checkpoint of the source is damaged, or the newest of a namespace is gone.
+                Repair it first.
             ClearTextError: One is in clear, and the saver has a `cipher`.
+            DamageError: All checkpoints of the source's root namespace are gone. Restore them first.
             ConflictError: The target was written to or deleted all the time, or the source was deleted meanwhile.
         """
         copying = flows.copy.copy_thread(

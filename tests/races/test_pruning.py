@@ -262,10 +262,10 @@ def _settled(*looks: bool) -> Break:
     def settled(thread_id: str, context: Any) -> Flow[Any]:
         before, after = looks
         if before:
-            yield from pruning._last_copy(thread_id)
+            yield from pruning._thread(thread_id)
         found = yield from pruning.snapshot(thread_id, context)
         if after:
-            yield from pruning._last_copy(thread_id)
+            yield from pruning._thread(thread_id)
         return found
 
     def apply(patch: pytest.MonkeyPatch) -> None:
@@ -273,6 +273,50 @@ def _settled(*looks: bool) -> Break:
         patch.setattr(collecting, "settled", settled)
 
     return apply
+
+
+def _unseen(broken: Break) -> Break:
+    """A reader is to notice it: pruners do not look for what is lost."""
+
+    def is_whole(*_: Any) -> Flow[bool]:
+        yield from GetDocs(())
+        return True
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(pruning, "is_whole", is_whole)
+        broken(patch)
+
+    return apply
+
+
+def _looks_once(patch: pytest.MonkeyPatch) -> None:
+    """What looks lost in a snapshot is lost: the documents of thread and parent are not read again."""
+    whole = pruning.is_whole
+
+    def is_whole(found: Any, before: Any) -> Flow[bool]:
+        seen = {name: entry.doc for name, entry in found.entries.items()}
+        if before is not None:
+            seen[before.name] = before
+        flow, answer = whole(found, before), None
+        while True:
+            try:
+                flow.send(answer)
+            except StopIteration as end:
+                return bool(end.value)
+            yield from GetDocs(())
+            answer = seen
+
+    patch.setattr(pruning, "is_whole", is_whole)
+
+
+def _looks_at_the_thread_afterwards(patch: pytest.MonkeyPatch) -> None:
+    """Whether the root namespace had checkpoints is read after the snapshot, not before it."""
+    whole = pruning.is_whole
+
+    def is_whole(found: Any, _: Any) -> Flow[bool]:
+        return (yield from whole(found, (yield from pruning._thread(found.thread_id))))
+
+    patch.setattr(pruning, "is_whole", is_whole)
 
 
 def _collects_half_a_task(patch: pytest.MonkeyPatch) -> None:
@@ -329,8 +373,10 @@ _PRUNES = [
     (_with_writes(_last_deletions_without_condition), "the_same_put_again_and_prune", "I1"),
     (_with_writes(_pending_writes_without_condition), "the_same_task_again_and_prune", "a part of a call"),
     (_with_writes(_runs_without_condition), "two_runs_and_prune", "a checkpoint's run"),
-    (_with_writes(_heirs_stay), "latest_run_and_a_reader", "I3"),
-    (_with_writes(_root_stays), "all_runs_and_a_new_one", "R raised DamageError"),
+    (_unseen(_with_writes(_heirs_stay)), "latest_run_and_a_reader", "I3"),
+    (_unseen(_with_writes(_root_stays)), "all_runs_and_a_new_one", "R raised DamageError"),
+    (_looks_once, "prune_and_deletion", "P raised DamageError"),
+    (_looks_at_the_thread_afterwards, "all_runs_and_a_new_one", "P raised DamageError"),
     (_without_topological_order, "ids_out_of_order_and_prune", "I1"),
     (_oldest_first, "late_fork_and_prune_in_small_batches", "I1"),
     (_objects_with_their_documents, "late_fork_and_prune_in_small_batches", "I1"),
