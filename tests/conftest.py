@@ -33,7 +33,7 @@ MEMORY_BYTES = 4 << 30
 def pytest_configure() -> None:
     """Keep the tests' directories in memory: the embedded store waits for the disk in each of thousands of commits.
 
-    No test can tell the difference: a process that is killed loses nothing that it has written, to a disk or not.
+    No test can notice the difference, because a killed process loses nothing that it has written to either.
     """
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The connection string of a fresh, empty store: the embedded one, then the emulators.
 
-    `memory` can be asked for too, by tests that open one saver: each has a store in memory of its own.
+    A test that opens one saver can use `memory` too. Each saver then has its own store in memory.
     """
     if request.param == "memory":
         return "memory:"

@@ -14,7 +14,7 @@ class FencedError(RuntimeError):
 
 
 def take_fence(owner):
-    """A flow that takes the fence, whoever has it; returns its update time."""
+    """A flow that takes the fence from any holder; returns the fence's update time."""
     while True:
         seen = (yield from GetDocs((FENCE,))).get(FENCE)
         fields = {"owner": owner, "token": 1 if seen is None else seen.fields["token"] + 1}

@@ -1,4 +1,4 @@
-"""Interceptors of tests: what a saver asked for, and what happens in between."""
+"""Interceptors for tests: they record what a saver requests, and act between its requests."""
 
 import threading
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from langgraph_gcs_saver.testing.crash import READS
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 PLACE = GetDocs((keys.PLACE,))
-"""What a saver's first request has beside it: whether the store is the saver's."""
+"""Accompanies a saver's first request, and reads whether the store is the saver's."""
 
 
 class Seen(Interceptor):
-    """Keeps the requests of a saver, but for that of its place.
+    """Keeps the requests of a saver, except the one for its place.
 
     Attributes:
         requests: The effects, in the order in which they began.

@@ -1,4 +1,4 @@
-"""A flow performed synchronously and asynchronously, and what it asks for at once."""
+"""A flow performed synchronously and asynchronously, and the effects that it requests at once."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("perform", [perform_sync, perform_async], ids=["r
 
 
 def rounds_of(flow, rounds):
-    """The flow; what it asks for at once is added to `rounds`."""
+    """The flow. Each group of effects that it requests at once is added to `rounds`."""
 
     def note(effect):
         rounds.append(effect.effects if isinstance(effect, Gather) else (effect,))

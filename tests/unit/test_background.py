@@ -148,7 +148,10 @@ def test_a_job_may_close_it():
 
 
 class Overtaken:
-    """Has another thread close at one step of a call, and lets the call go on when that has ended or waits for it."""
+    """Has another thread close the queue at one step of a call.
+
+    The call continues when the other thread has closed the queue, or waits for the call.
+    """
 
     def __init__(self, background, at):
         self._left = at

@@ -277,7 +277,7 @@ def test_a_full_frame_every_so_many_versions(every):
 
 @dataclass
 class Dated(Line):
-    """Versions of checkpoints whose ids tell the time."""
+    """Versions of checkpoints whose ids contain the time."""
 
     ids: list = field(default_factory=list)
     clock: float = NOW

@@ -248,7 +248,7 @@ def test_all_searches_in_texts_are_bounded_together():
 
 
 def test_paths_are_bounded_together():
-    """A long key would be told again for each item below it."""
+    """A long key would be repeated for each item below it."""
     key = "k" * 100_000
     few = differences({key: [0] * 9}, {key: [1] * 9})
     assert [change.path for change in few] == [(key, n) for n in range(9)]

@@ -170,7 +170,7 @@ def test_the_damaged_ones_are_passed_over_however_many(model):
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_all_are_damaged(model, how):
-    """The error names the newest: that is what was asked for."""
+    """The error names the newest checkpoint, because the caller requested that one."""
     for number in (4, 3, 2):
         DAMAGE[how](model, number)
     DAMAGE["manifest flipped"](model, 1)
@@ -222,7 +222,7 @@ def test_other_namespaces_are_no_fallback():
 
 
 def test_damage_that_was_healed_between_the_reads_is_none(model):
-    """Missing is not damage: it is read again before anybody is told."""
+    """A missing document is not damage yet: it is read again before anything is reported."""
     whole = dict(model.docs[doc(4)].fields)
     DAMAGE["manifest flipped"](model, 4)
     queries = []
@@ -243,7 +243,7 @@ def test_damage_that_was_healed_between_the_reads_is_none(model):
 
 
 def encrypted(number, model):
-    """Store a checkpoint that was encrypted with a key that nobody here has."""
+    """Store a checkpoint that was encrypted with a key that no reader here has."""
     context = make_context(codec=Codec(3, XorCipher()), incremental=False)
     put(model, context, number, number - 1, value(number))
 
@@ -335,7 +335,7 @@ def test_the_newest_is_gone_and_falling_back_is_turned_off(model):
 
 
 def test_the_newest_is_gone_and_the_one_before_is_damaged(model):
-    """The newest that is there counts as the damaged one, or the one that is gone: either way it is told."""
+    """The event names the missing checkpoint or the damaged one: either way the loss is reported."""
     lose(model, 4)
     DAMAGE["frames flipped"](model, 3)
     found = model.drive(get(None))
@@ -344,7 +344,7 @@ def test_the_newest_is_gone_and_the_one_before_is_damaged(model):
 
 
 def test_one_that_is_gone_and_is_asked_for_is_not_there(model):
-    """By its id there is nothing to tell it from one that never was."""
+    """A read by its id cannot distinguish it from a checkpoint that never existed."""
     lose(model, 4)
     assert model.drive(get(4)) is None
     assert model.drive(get(3)).values == value(3)
@@ -421,7 +421,7 @@ def test_a_newest_that_moves_all_the_time_is_not_told_to_be_damaged(model):
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_a_deletion_at_any_point_of_a_read_is_no_damage(late):
-    """What was read is whole, or there is nothing; nothing is told to be damaged."""
+    """The checkpoint is read whole, or not found. No damage is reported."""
     for at in range(30):
         model, context = Model(), make_context()
         put(model, context, 1, None, value(1))
@@ -481,7 +481,7 @@ def test_a_thread_that_has_lost_all_checkpoints(model, falls_back):
         model.drive(get(None, make_context(falls_back=falls_back)))
     assert not isinstance(caught.value, CheckpointCorruptError), "there is no checkpoint to name"
     assert model.drive(get(4)) is None
-    # As it says: after a deletion it can be started anew.
+    # As the message says, the thread can start over after a deletion.
     model.drive(delete_thread("t", make_context()))
     assert model.drive(get(None)) is None
     put(model, make_context(), 7, None, value(7))
@@ -521,7 +521,7 @@ def test_an_emptied_thread_that_is_being_deleted(model):
 
 
 def test_an_emptied_thread_whose_mark_was_removed(model):
-    """The deletion died, and may have taken everything: nothing tells that something was lost."""
+    """The deletion crashed, and may have deleted everything. So nothing shows that a checkpoint was lost."""
     empty(model)
     model.change(THREAD, deleting="mark")
     model.drive(guard("t", make_context()))
@@ -578,7 +578,7 @@ def test_a_deletion_that_begins_between_the_two_reads(model):
     assert model.drive(get(None)) is None
 
 
-# Telling
+# Reporting
 
 
 def test_events_are_logged_as_warnings():

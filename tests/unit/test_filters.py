@@ -137,7 +137,7 @@ def test_equal(found, wanted, equal):
 
 @fuzz(metadata, metadata, st.frozensets(key_names))
 def test_only_names_in_the_clear_are_indexed_and_asked_for(known, wanted, clear):
-    """With a cipher. What is asked for must be indexed, or Firestore hides what matches."""
+    """With a cipher. Names in a query must be indexed, or Firestore hides checkpoints that match."""
     assume(known.get("run_id") != "\ud800")
     found = filters.index(known, clear)
     assert found == {key: value for key, value in filters.index(known).items() if key in clear}

@@ -346,7 +346,7 @@ def test_another_key_is_no_damage(cipher, base):
 
 
 def test_a_changed_ciphertext_is_never_a_value():
-    """Whose fault it is, the key's or the bytes', the caller tells by a checksum of what was stored."""
+    """The key may be wrong, or the bytes may be. The caller finds out by a checksum of the stored bytes."""
     stored = SECRET.encode(TEXT)
     for at in range(len(stored)):
         damaged = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]

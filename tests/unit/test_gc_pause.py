@@ -1,4 +1,4 @@
-"""The collector is off only while somebody needs it to be, and on again afterwards."""
+"""The garbage collector is off only while a call needs that, and on again afterwards."""
 
 import gc
 import os

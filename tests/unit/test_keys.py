@@ -287,7 +287,7 @@ LONE = "a\ud800b"
 def test_lone_surrogates_are_refused(make):
     with pytest.raises(InvalidIdError, match="surrogate") as caught:
         make()
-    str(caught.value).encode()  # a message that cannot be printed helps nobody
+    str(caught.value).encode()  # it must be possible to print the message
 
 
 @pytest.mark.parametrize("name", ["a", "_a", "a_1", "__x", "x__", "x" * 100])

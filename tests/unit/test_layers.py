@@ -99,7 +99,7 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
 def test_flows_perform_nothing(module):
     """They ask for it by effects: no store, no runner, no clock, no log, no randomness, no threads."""
     found = of(module)
-    # Of `datetime` only the span: it tells no time.
+    # Of `datetime` only the span, which does not read the clock.
     assert below(found, ["datetime"]) <= {"datetime", "datetime.timedelta"}
     acts = ("time", "random", "secrets", "uuid", "logging", "threading", "asyncio", "concurrent", "os")
     assert not below(found, (*SERVICES, *acts, "socket", "pathlib", "warnings"))
@@ -193,7 +193,7 @@ def bare_yields(tree, *, everywhere):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_effects_are_yielded_from(module):
-    """A bare `yield effect` is typed `Any`, and in a flow's place gives the effect's own generator to nobody."""
+    """A bare `yield effect` is typed `Any`. Where a flow is needed, the generator of the effect would never run."""
     if module == f"{PACKAGE}.engine.effects":
         assert len(bare_yields(parse(module), everywhere=True)) == 1
     else:

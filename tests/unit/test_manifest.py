@@ -221,7 +221,7 @@ def test_a_document_under_another_name_is_noticed(change):
     assert other != doc.name
     with pytest.raises(DamagedError):
         decode(dataclasses.replace(doc, name=other))
-    with pytest.raises(DamagedError):  # … nor if the copy's `ns` was mended.
+    with pytest.raises(DamagedError):  # … and so is one whose `ns` was made to fit the name.
         decode(dataclasses.replace(doc, name=other, fields=doc.fields | {"ns": other.rsplit("!", 1)[1]}))
 
 

@@ -249,7 +249,7 @@ def test_an_error_says_which_store_it_comes_from(world, perform, name, is_gather
             yield from Gather(effects) if is_gather else effects[NAMES.index(name)]
         except StoreUnavailableError as error:
             caught = error
-        # The flow goes on with the others.
+        # The flow continues with the other stores.
         found = []
         for one in NAMES:
             if one != name:

@@ -1,4 +1,4 @@
-"""What newer versions of Python can do and 3.10 cannot, and neither ruff nor mypy tells of."""
+"""Features of newer Pythons that 3.10 lacks, where neither ruff nor mypy reports their use."""
 
 import ast
 from pathlib import Path

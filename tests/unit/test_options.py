@@ -258,7 +258,7 @@ def test_words_that_there_are_not_are_told_with_those_that_there_are(name, words
 
 
 def test_the_defaults_are_the_safe_ones():
-    """Whoever wants less must say so."""
+    """Less safety must be chosen explicitly."""
     assert (Options().verify, Options().on_corruption, Options().max_value_bytes) == ("readback", "fallback", 1 << 30)
 
 

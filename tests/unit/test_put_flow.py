@@ -283,7 +283,7 @@ def test_the_root_namespace_is_noted_by_who_stores_in_it(model, context):
 
 
 def test_a_run_is_noted_unless_the_parent_vouches_for_it(model, context, parent):
-    """Somebody may have removed the run's last checkpoint, and its document; each note moves the document."""
+    """A deletion may have removed the run's last checkpoint and the run's document. Each note updates the document."""
     moved = set()
     for number, run, due in [(2, "r", True), (3, "r", False), (4, "s", True), (5, "r", True), (6, None, False)]:
         child(model, context, number, number - 1, run_id=run)
@@ -405,7 +405,7 @@ def test_a_damaged_document_of_its_own_is_replaced(model, context, parent):
 @pytest.mark.parametrize("verify", ["readback", "checksum", "off"])
 @pytest.mark.parametrize("wrong", ["text", b"", "absent", "flipped"])
 def test_a_repeated_put_mends_damaged_frames_of_its_own(model, context, parent, wrong, verify):
-    """Nobody else has the value: who says that it is stored must not leave it as it is."""
+    """Only this call has the value. A put that reports success must not leave the stored one damaged."""
     fields = dict(parent.fields)
     fields["frames"] = wrong if wrong != "flipped" else bytes([fields["frames"][0] ^ 1]) + fields["frames"][1:]
     if wrong == "absent":
@@ -417,7 +417,7 @@ def test_a_repeated_put_mends_damaged_frames_of_its_own(model, context, parent, 
 
 
 def test_a_stripped_document_of_its_own_is_written_over(model, context, parent):
-    """Pruned meanwhile: its frames stay where they are, for children need them."""
+    """Pruned meanwhile: its frames stay where they are, because children need them."""
     child(model, context)
     model.place(Doc(doc(1), {"frames": parent.fields["frames"]}, 1, 1))
     put(model, make_context(), 1, None, {"a": "again"})
@@ -620,7 +620,7 @@ def test_a_replaced_parent_is_not_built_upon(model, context):
 
 
 def test_what_is_kept_in_memory_is_what_was_stored(model, context, parent):
-    """A value whose version is not the parent's is serialised late: a second time it may be another one."""
+    """A value whose version differs from the parent's is serialized late. By a second time it may have changed."""
     live = {"b": [*LONG, "as it was"]}
     request = put_request(
         2, 1, {"a": "two", "b": live["b"]}, fresh=["a"], versions={"b": "another version"}, context=context
@@ -1109,7 +1109,7 @@ def put_in_full(model, context):
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_crash_anywhere_leaves_all_or_nothing_and_a_retry_mends_it(action, late, warm):
-    """Before every effect, and after every effect whose answer nobody saw."""
+    """Before every effect, and after every effect whose answer was lost."""
     at = 0
     while True:
         model, context = Model(), make_context()

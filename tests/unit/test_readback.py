@@ -66,7 +66,7 @@ def puts_done(model, effect):
 
 
 def asked(model, kind):
-    """The effects of one kind that were asked for, those in a `Gather` too."""
+    """The requested effects of one kind, including those in a `Gather`."""
     return [leaf for effect in model.log for leaf in leaves(effect) if isinstance(leaf, kind)]
 
 
@@ -142,7 +142,7 @@ def test_an_object_that_reads_differently_each_time(model, context, how, first):
 
 
 def test_objects_that_the_service_gives_back_wrong_are_as_bad(model, context, parent):
-    """Whether it lies at rest or on the way back, nobody can tell."""
+    """An object that is corrupt where it is stored looks the same as one that is corrupted on the way back."""
     left = ["0" * 64]
 
     def before(effect):
@@ -264,7 +264,7 @@ def test_a_document_that_reads_differently_is_withdrawn_and_written_anew(model, 
     if not first:
         assert manifest.heir_of(model.docs[doc(1)]) == cid(2)
         assert model.docs[doc(1)].fields.items() >= before[doc(1)].fields.items()
-    # What the process has learnt is right: the next step is warm.
+    # What the process has learned is right: the next step is warm.
     model.before = model.after = None
     put(model, context, 3, 2, {"a": "three", "b": "old"}, fresh=["a"], versions={"b": v(2)})
     assert [type(effect) for effect in model.rounds] == [Commit, GetDocs]
@@ -298,7 +298,7 @@ def test_a_document_that_reads_differently_each_time(model, context, parent, how
 
 @pytest.mark.parametrize("how", DOCUMENTS)
 def test_a_first_document_that_reads_differently_each_time_leaves_an_empty_thread(model, context, how):
-    """Not one that has lost its checkpoints: whoever starts it anew must be able to."""
+    """The thread must not look like one that has lost its checkpoints, because then it could not start over."""
     spoil_document(model, 1, 100, DOCUMENTS[how])
     with pytest.raises(CheckpointVerificationError):
         put(model, context, 1, None, {"a": "one"}, run_id="r")
@@ -418,7 +418,7 @@ def lose_answers(model, number, times):
 
 
 HINTS = {"run changed", "filter changed", "filter dropped"}
-"""What nothing but reading back notices: no digest covers it, for it is only there to be found by."""
+"""Damage that only reading back notices. No digest covers these fields, because only queries use them."""
 
 
 @pytest.mark.parametrize("how", sorted(DOCUMENTS.keys() - HINTS))
@@ -434,7 +434,7 @@ def test_a_lost_answer_and_damage(model, context, parent, how):
 
 @pytest.mark.parametrize("how", sorted(DOCUMENTS.keys() - HINTS))
 def test_a_lost_answer_and_damage_each_time(model, context, parent, how):
-    """Nobody takes what is left of it for a checkpoint; what was there before is found, and says so."""
+    """No reader takes the remains for a checkpoint. The checkpoint before is found, and says so."""
     lose_answers(model, 2, 1)
     spoil_document(model, 2, 100, DOCUMENTS[how])
     with pytest.raises(CheckpointVerificationError):
@@ -526,7 +526,7 @@ def test_what_is_read_back_goes_with_its_checksum_too(model, context, parent):
 @pytest.mark.parametrize("verify", ["off", "checksum"])
 @pytest.mark.parametrize("how", ["manifest flipped", "frames flipped"])
 def test_whatever_the_mode_a_reader_notices(model, verify, how):
-    """What is not read back is visible, and nobody takes it for what was written."""
+    """Damage that is not read back is still visible to readers, who do not take it for what was written."""
     context = make_context(verify=verify)
     put(model, context, 1, None, {"a": "one", "b": "old"})
     spoil_document(model, 2, 1, DOCUMENTS[how])

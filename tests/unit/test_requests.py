@@ -99,7 +99,7 @@ def test_what_json_would_change_comes_back_exactly(value):
 
 
 class PickleSerde:
-    """Keeps tuples, which LangGraph's own serialiser turns into lists."""
+    """Keeps tuples, which LangGraph's own serializer turns into lists."""
 
     def dumps_typed(self, obj):
         return "pickle", pickle.dumps(obj)

@@ -102,7 +102,7 @@ def test_keep_every(times, interval, expected):
 
 
 def test_keep_every_takes_the_newest_by_id():
-    """Copied threads, and clocks that differ: the id tells what is newer."""
+    """Threads are copied, and clocks differ. So the id decides which checkpoint is newer."""
     rows = [row(1, time=19), row(2, time=11), row(3, time=15), row(4, time=30)]
     assert kept(rows, KeepEvery(timedelta(seconds=10))) == [3, 4]
 
@@ -114,7 +114,7 @@ def test_rules_together():
     expected = set().union(*(kept(rows, part) for part in rule.rules))
     assert set(kept(rows, rule)) == expected
     assert len(expected) == 6
-    # The first rule that keeps one tells why.
+    # The reason is the first rule that keeps the checkpoint.
     found = reasons(rows, rule)
     assert found["#47"] == "one of the last 2"
     assert found["#46"] == f"younger than {timedelta(hours=3.5)}"
@@ -192,7 +192,7 @@ def test_ancestors_of_delta_channels():
     rows[3] = replace(rows[3], stored=deltas)
     assert kept(rows, KeepLast(1)) == [5, 6, 7, 8, 9]
     assert reasons(rows, KeepLast(1))["#6"] == "DeltaChannels of 0009 are made of it"
-    # A stored value of its own needs nobody.
+    # A checkpoint that stores the value itself needs no other.
     rows[8] = replace(rows[8], deltas=stored(), stored=deltas)
     assert kept(rows, KeepLast(1)) == [9]
 

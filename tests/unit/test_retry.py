@@ -1,4 +1,4 @@
-"""How both of Google's stores try again; what is worth another attempt is in tests/contract/test_google.py."""
+"""How both of Google's stores retry. tests/contract/test_google.py checks which errors are worth another attempt."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ SOON = 0.2
 
 
 class Log:
-    """What a hook was told, and the attempts between."""
+    """The events that a hook received, and the attempts between them."""
 
     def __init__(self):
         self.hooked, self.order = [], []

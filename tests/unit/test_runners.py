@@ -42,13 +42,13 @@ EVENT = CheckpointReplaced(thread_id="t")
 
 
 class Gates:
-    """What requests wait for, so that a test knows the order of things whatever the machine does.
+    """What requests wait for, so that a test knows the order of events however slow the machine is.
 
     The name of a request says how it ends:
 
     - `meet…` when four requests are under way at the same time;
     - `held…` when the test opens the gate;
-    - `hang…` on a thread when something else that waited for a thread was cancelled, on an event loop never;
+    - `hang…` never on an event loop; on a thread, when another effect that waited for a thread was canceled;
     - `…fail…` with an error.
     """
 
@@ -320,7 +320,7 @@ def test_pause_waits(perform, backend):
 
 
 CROWD = [GetBlob(f"hang {n}") for n in range(9)]
-"""More than there are threads for: some of it waits for a thread until it is cancelled."""
+"""More effects than threads: some of them wait for a thread until they are canceled."""
 
 FAILURES = [
     (lambda: of(docs("fail")), "fail"),
@@ -398,12 +398,12 @@ def test_an_unknown_effect_is_a_type_error(perform, effect, backend):
         perform(flow(), backend)
 
 
-# Gather: the rest is cancelled, and waited for
+# Gather: the other effects are canceled, and waited for
 
 
 @both
 def test_after_a_failure_nothing_of_the_gather_goes_on(perform, backend):
-    """Nobody writes any more once the caller has seen the error."""
+    """No effect writes after the caller has seen the error."""
     with pytest.raises(StoreUnavailableError):
         perform(gather(docs("fail"), *[docs(f"hang {n}") for n in range(20)]), backend)
     began, ended = len(backend.documents.begun), len(backend.documents.ended)
@@ -418,7 +418,7 @@ def test_after_a_failure_nothing_of_the_gather_goes_on(perform, backend):
 
 @both
 def test_after_a_failure_no_upload_goes_on(perform, backend):
-    """A flow that was told of the failure may delete what was uploaded: nothing may arrive later."""
+    """A flow that receives the error may delete what was uploaded. So nothing may arrive later."""
     seen = []
 
     def flow():
@@ -482,7 +482,7 @@ async def test_cancellation_reaches_what_a_gather_waits_for(backend):
 
 @pytest.mark.parametrize("kind", ["put", "compute"])
 async def test_what_runs_on_a_thread_is_waited_for_after_cancellation(kind, backend):
-    """A thread cannot be stopped, and what it writes must not arrive after the caller went on."""
+    """A thread cannot be stopped, and its writes must not arrive after the caller has continued."""
     seen = []
     upload = PutBlob("held", b"")
     compute = Compute(lambda: backend.blobs.put_blob(upload), size=OFFLOAD_BYTES)

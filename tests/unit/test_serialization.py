@@ -23,7 +23,7 @@ SERDE = JsonPlusSerializer()
 
 
 class Serde:
-    """Answers as it is told to, or raises."""
+    """Gives the answer that it was made with, or raises it."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -262,7 +262,7 @@ def test_what_is_nested_too_deeply(depth):
 
 
 class Json:
-    """A serializer of somebody's own."""
+    """A serializer of a user's own."""
 
     def dumps_typed(self, obj):
         return "json", json.dumps(obj, allow_nan=False).encode()

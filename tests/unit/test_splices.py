@@ -154,7 +154,7 @@ def test_without_a_base_it_is_no_frame():
 @fuzz(st.integers(0, 39), st.integers(1, 255), examples=200)
 @example(0, MARK[0] ^ 1)
 def test_flipped_bytes_never_give_more_than_was_asked_for(at, mask):
-    """What they give is for the digest to tell."""
+    """Whether the result is right is for the digest to decide."""
     stored = bytearray(CODEC.encode(BASE + b"more of this and that", BASE))
     stored[at % len(stored)] ^= mask
     with suppress(FrameError, WrongKeyError):
