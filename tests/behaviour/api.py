@@ -70,7 +70,7 @@ def cfg(thread="t", ns="", n=None):
 
 
 def checkpoint(n, values=None, versions=None):
-    """A checkpoint; all channels have version `n` unless `versions` tells."""
+    """A checkpoint. Channels that are not in `versions` have version `n`."""
     values = {} if values is None else values
     return {
         "v": 4,

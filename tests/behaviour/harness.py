@@ -105,7 +105,7 @@ class Lab:
         self.saver = make_saver()
 
     def restart(self):
-        """Go on as another process would: a new checkpointer on the same store; graphs are compiled anew."""
+        """Continue as another process would: a new checkpointer on the same store, and graphs compiled again."""
         self.saver = self._make_saver()
 
     def graph(self, source, **options):

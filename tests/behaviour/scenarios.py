@@ -318,7 +318,7 @@ async def bulk_updates(lab):
     await graph.history()
 
 
-# Failing and going on
+# Failing and continuing
 
 
 class Done(TypedDict):

@@ -88,7 +88,7 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
 
 
 def test_what_a_dead_prune_left(make_saver, store_uri, raw):
-    """Wherever it died, collect ends the work: what the rule keeps is whole, and the rest leaves nothing."""
+    """Wherever prune crashed, collect completes it: what the rule keeps is whole, and nothing else is left."""
     for stop in range(40):
         saver = make_saver()
         thread = f"t{stop}"
@@ -133,7 +133,7 @@ def test_what_was_set_aside_keeps_its_objects(make_saver, raw):
     saver = make_saver()
     fill(saver)
     name = keys.checkpoint_doc("t", "", cid(6))
-    # The only value that nobody else has: the checkpoint cannot be made whole.
+    # The only value that no other checkpoint has, so the checkpoint cannot be repaired.
     (blob,) = [one for one in raw.objects() if f"/{cid(6)}/own-" in one]
     raw.set_object(blob, b"something else")
     saver.admin.repair("t")
@@ -170,7 +170,7 @@ def test_a_damaged_thread_is_left_alone(make_saver, raw):
 
 
 def test_objects_of_a_copy_that_died_stay(make_saver, store_uri, raw):
-    """It is taken up again, and does not copy them anew."""
+    """The copy is resumed, and does not copy these objects again."""
     saver = make_saver()
     fill(saver)
     with CrashingSaver.from_conn_string(store_uri) as dying:

@@ -670,7 +670,7 @@ async def test_filters_compare_by_value(api, filter_, expected):
 
 
 async def test_filter_for_none_does_not_find_missing_keys(api):
-    """As in Postgres, whose `metadata @> '{"none": null}'` needs the key; `InMemorySaver` cannot tell them apart."""
+    """As in Postgres: `metadata @> '{"none": null}'` needs the key. `InMemorySaver` cannot distinguish the two."""
     await _fill_filterable(api)
     assert await api.ids(cfg(), filter={"none": None}) == [1]
     assert await api.ids(cfg(), filter={"nobody": None}) == []
@@ -870,7 +870,7 @@ async def test_delete_thread_leaves_nothing(api, elsewhere):
         assert await reader.list(cfg(ns=None)) == []
         assert await reader.ids(None) == [3]
         assert (await reader.get(cfg("u"))).checkpoint["channel_values"] == {"u": 3}
-    # A thread of the same id begins anew, without the writes of the old one.
+    # A new thread of the same id begins without the writes of the old one.
     await elsewhere.put(cfg(), checkpoint(9, {"a": ["anew"]}))
     for reader in (api, elsewhere):
         found = await reader.get(cfg())

@@ -1,4 +1,4 @@
-"""Copying a thread: the copy reads as its source, goes on as its source, and neither needs the other."""
+"""Copying a thread: the copy reads as its source does, continues as its source does, and neither needs the other."""
 
 from contextlib import suppress
 from itertools import count
@@ -317,7 +317,7 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
                         saver.admin.copy_thread("other", "copy", dry_run=dry_run)
                 saver.admin.copy_thread("t", "copy", dry_run=True)
         if stop % 3 == 0 or (not claimed and part):
-            # One that died with its last commit done is done: the target is not empty.
+            # A copy that crashed after its last commit is complete: the target is not empty.
             with open_saver() as saver:
                 saver.delete_thread("copy")
                 raw = saver.raw()
@@ -331,7 +331,7 @@ def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
 
 
 def test_a_copy_that_died_is_found_by_its_runs(tmp_path, monkeypatch):
-    """A checkpoint that was stored again by another run has two; both are noted, wherever the first call died."""
+    """A checkpoint that another run stored again has two runs. Both are noted, wherever the first call crashed."""
     monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     for stop in count():
         with CrashingSaver.from_conn_string(f"file://{tmp_path}/{stop}") as saver:
@@ -342,7 +342,7 @@ def test_a_copy_that_died_is_found_by_its_runs(tmp_path, monkeypatch):
                 saver.copy_thread("t", "copy")
                 break
             saver.plan = Plan()
-            with suppress(InvalidInputError):  # it died after its last commit
+            with suppress(InvalidInputError):  # it crashed after its last commit
                 saver.copy_thread("t", "copy")
             assert [one for one in saver.admin.verify("copy") if one.kind == "missing"] == [], f"stopped after {stop}"
             saver.delete_for_runs(["first"])
@@ -517,7 +517,7 @@ def test_a_target_that_is_pruned_meanwhile(tmp_path, meanwhile):
 
 
 def test_a_conversation_and_its_successor_are_not_merged(tmp_path):
-    """The source is deleted and begun anew while a try fails."""
+    """The source is deleted, and another thread of its name begins, while a try fails."""
     refused = 0
     for at in count(step=2):
         uri, done = f"file://{tmp_path}/{at}", []
@@ -554,7 +554,7 @@ def test_a_conversation_and_its_successor_are_not_merged(tmp_path):
 
 
 def test_what_a_deletion_has_left_is_not_copied(tmp_path, monkeypatch):
-    """Wherever it died, or goes on meanwhile: the copy is whole, or there is none."""
+    """Wherever the deletion crashed, the copy is whole, or there is none. So it is while the deletion continues."""
     monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     stop, is_dead, kinds = 0, True, set()
     while is_dead:
@@ -630,7 +630,7 @@ async def test_delete_for_runs_finds_the_copy(make_saver, raw, mode):
 
 
 def asking(saver, length, thread):
-    """Each checkpoint has a task that asked and went on: two documents of one task."""
+    """Each checkpoint has a task that asked a question and then continued: two documents of one task."""
     lengthy(saver, length, thread)
     for n in range(1, length + 1):
         saver.put_writes(cfg(thread, n=n), [("__interrupt__", "?")], "task")

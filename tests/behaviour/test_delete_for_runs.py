@@ -73,7 +73,7 @@ async def test_several_threads_and_namespaces(make_saver, raw, monkeypatch, vari
 
 @MOSTLY_LOCAL
 async def test_what_is_left_is_not_flagged(make_saver, mode):
-    """The newest are gone, and nobody lost them: the one before is the latest now, and the graph goes on from there."""
+    """The newest were deleted, not lost. So the one before is the latest now, and the graph continues from it."""
     with make_saver() as saver:
         for n in range(10, 61, 10):
             put(saver, "t", n, n - 10 or None, run=f"run {n // 30}")
@@ -92,7 +92,7 @@ async def test_what_is_left_is_not_flagged(make_saver, mode):
 
 
 async def test_a_thread_whose_checkpoints_are_all_gone(make_saver, raw, mode):
-    """It reads as one that was never written, and can be written anew, by this process too."""
+    """The thread reads like one that was never written. Any process can write to it again, including this one."""
     async with make_saver() as saver:
         for n in (10, 20):
             put(saver, "t", n, n - 10 or None, run="run")
@@ -188,7 +188,7 @@ async def test_pins_and_interrupts_do_not_hold_them(make_saver, mode):
 
 @MOSTLY_LOCAL
 async def test_a_checkpoint_that_several_runs_wrote(make_saver, mode):
-    """The last one's content is what is there: it goes with that run only, and no finding tells of the others."""
+    """The last run's content is stored, and is deleted with that run only. No finding mentions the other runs."""
     async with make_saver() as saver:
         put(saver, "t", 10, run="first")
         put(saver, "t", 20, 10, run="first")
@@ -277,7 +277,7 @@ async def test_a_history_by_hand(make_saver, mode):
 
 @pytest.mark.parametrize("after", ["nothing", "delete_thread"])
 def test_what_a_crash_leaves_is_not_forgotten(tmp_path, after):
-    """Wherever a call died: made again it leaves nothing of the run."""
+    """Wherever a call crashed, a second call leaves nothing of the run."""
     stop, is_dead = 0, True
     while is_dead:
         uri = f"file://{tmp_path}/{stop}"
@@ -319,7 +319,7 @@ def test_what_a_crash_leaves_is_not_forgotten(tmp_path, after):
 
 
 def test_what_a_dead_deletion_left_is_found(tmp_path, monkeypatch):
-    """Wherever a deletion of the thread died: a run's checkpoints that it had not come to are still the run's."""
+    """Wherever a deletion of the thread crashed, checkpoints that it had not reached still belong to their runs."""
     monkeypatch.setattr(limits, "COMMIT_WRITES", 2)
     stop, is_dead = 0, True
     while is_dead:

@@ -117,7 +117,7 @@ async def test_the_contract(make_saver, mode):
 
 
 async def test_a_checkpoint_that_is_not_there(make_saver, mode):
-    """LangGraph asks only of what it has read. That is gone since, and nobody could tell that from one never stored."""
+    """LangGraph requests the history only of a checkpoint that it has read. So this one was deleted after that."""
     async with make_saver() as saver:
         api = Api(saver, mode)
         await chain(api, 3)

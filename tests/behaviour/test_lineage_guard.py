@@ -102,7 +102,7 @@ class Inner(Outer, total=False):
 
 
 def test_going_back_finds_the_state_of_subgraphs(make_saver):
-    """A subgraph that keeps its state goes on from what it had when a checkpoint that is left was made."""
+    """A subgraph that keeps its state resumes from the state that it had when a remaining checkpoint was made."""
     seen: list[list[str]] = []
 
     def note(state):

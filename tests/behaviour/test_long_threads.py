@@ -38,7 +38,7 @@ def test_rounds(tmp_path):
     more = LENGTHS[1] - LENGTHS[0]
     # A page with its frames, and a commit.
     assert _grown(counts, "copy_thread") <= 2 * more / copy.CHECKPOINTS_PER_PAGE + 1
-    # A commit; for those that tell of runs, one of ten, two more, and what is read for them.
+    # A commit. For the documents of runs, one for ten checkpoints: two more commits, and the reads for them.
     assert _grown(counts, "prune") <= 2 * more / limits.COMMIT_WRITES + 1
     # A query and a commit, with the runs.
     assert _grown(counts, "delete_thread") <= 2 * more / limits.COMMIT_WRITES + 1

@@ -1,4 +1,4 @@
-"""Taking threads over from other checkpointers: everything that they give, exactly, however often a call dies."""
+"""Migrating threads from other checkpointers: everything that they give, exactly, however often a call crashes."""
 
 import copy
 import logging
@@ -187,7 +187,7 @@ def test_a_run_goes_on_here(make_saver, tmp_path, kind):
             there = build(source).invoke(Command(resume="yes"), config)
             assert [message.content for message in here["messages"]] == ["hello", "yes"]
             assert here["notes"] == there["notes"] == [Note("begun"), Note("asked", {"a", "b"}), Note("done")]
-            # Here and there it went on: these are two threads now.
+            # The thread continued here and there, so these are two threads now.
             with pytest.raises(InvalidInputError, match="Two histories are not mixed"):
                 saver.admin.migrate(source)
 
@@ -241,7 +241,7 @@ def test_wherever_it_dies_the_next_call_goes_on(store_uri, make_saver, every):
             for key, one in given(saver).items():
                 assert one == before[key]
             saver.admin.migrate(source)
-        # What it had uploaded when it died is left to `collect`.
+        # Objects that it had uploaded before it crashed are left to `collect`.
         check(make_saver, "t", before, orphans=True)
     else:
         raise AssertionError("it never came to its end")
@@ -373,7 +373,7 @@ def test_a_source_that_fails_is_told_from_this_store(make_saver):
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_a_source_that_keeps_its_serialiser(make_saver):
-    """Whatever serialiser it is given: then values are objects."""
+    """Whatever serializer the source has: values are objects then."""
     inner = InMemorySaver()
     build(inner).invoke({"messages": [HumanMessage("hello", id="1")], "notes": [Note("begun")]}, cfg())
     with make_saver() as saver:
@@ -402,7 +402,7 @@ def test_values_keep_their_types(make_saver, wrapped, name):
     with make_saver() as saver:
         saver.admin.migrate(Wrapped(inner) if wrapped else inner)
         found, there = saver.get_tuple(cfg()), inner.get_tuple(cfg())
-        # LangGraph's serialiser itself gives some of them back as another type, such as a list for a tuple.
+        # LangGraph's serializer itself gives some of them back as another type, such as a list for a tuple.
         for one in (
             lambda t: t.checkpoint["channel_values"]["a"],
             lambda t: t.metadata["own"],
@@ -474,7 +474,7 @@ def test_another_serialiser(make_saver, serde):
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_what_langgraph_wrote_as_json(make_saver, tmp_path):
-    """Its first versions did: such a checkpoint only LangGraph's serialiser can read."""
+    """LangGraph's first versions wrote JSON. Only LangGraph's serializer can read such a checkpoint."""
     import json
 
     class Json(JsonPlusSerializer):
@@ -523,7 +523,7 @@ def listed(*found):
         ((("3", "2"), ("2", "1"), ("1", None)), "123"),
         ((("1", "3"), ("2", None), ("3", "2")), "231"),  # a clock that went back
         ((("2", "gone"), ("1", "1")), "12"),
-        ((("1", "2"), ("2", "1")), "21"),  # nobody's parent is its child, but who knows
+        ((("1", "2"), ("2", "1")), "21"),  # no checkpoint's parent is its child, but a damaged source may say so
         ((("2", "1"), ("3", "1"), ("1", None), ("2", "1")), "123"),
     ],
 )
@@ -582,7 +582,7 @@ SPOILERS = [a_manifest, an_object, the_newest_document, pending_writes, everythi
 
 @contextmanager
 def spoiled(tmp_path, spoil):
-    """A store with a thread `t` that somebody has damaged, and a whole one."""
+    """A store with a damaged thread `t`, and a whole one."""
     uri = f"file://{tmp_path}/spoiled"
     with GCSSaver.from_conn_string(uri, inline_max_bytes=0) as source:
         for thread in ("t", "whole"):

@@ -1,4 +1,4 @@
-"""Pruning a thread: what stays reads exactly as before, nothing that only the rest needed is left, graphs go on."""
+"""Pruning a thread: what stays reads exactly as before, nothing that only the rest needed is left, graphs resume."""
 
 import operator
 from datetime import timedelta
@@ -97,7 +97,7 @@ async def test_what_stays(make_saver, raw, monkeypatch, variant, strategy, kept,
         gone = {key for key in before if key not in kept}
         assert [saver.get_tuple(cfg("t", *key)) for key in gone] == [None] * len(gone)
     check(make_saver, "t", {key: before[key] for key in kept}, **options)
-    # What is left, as the store itself tells.
+    # What is left, read from the store itself.
     assert len(listed(raw)) == len(kept)
     documents = raw.documents()
     mine = {name: fields for name, fields in documents.items() if keys.spread("t") + "/" in name}
@@ -268,7 +268,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @MOSTLY_LOCAL
 async def test_a_damaged_checkpoint_refuses(make_saver, raw, damage, mode):
-    """Nobody can tell what it needs."""
+    """It is unknown what the damaged checkpoint needs."""
     with make_saver() as saver:
         for n in range(10, 61, 10):
             put(saver, "t", n, n - 10 or None, run="run")
@@ -552,7 +552,7 @@ def test_a_conflict_that_does_not_end(make_saver):
 
 @pytest.mark.parametrize("after", ["the same call", "delete_thread"])
 def test_what_a_crash_leaves_is_not_forgotten(tmp_path, after):
-    """Wherever a call died: made again it leaves nothing that is not needed, and a deletion nothing at all."""
+    """Wherever a call crashed, a second call leaves only what is needed, and a deletion leaves nothing."""
     uri, stop, whole = "", 0, 1
     while stop <= whole:
         uri = f"file://{tmp_path}/{stop}"
@@ -686,7 +686,7 @@ INPUT = {"messages": [{"role": "user", "id": "q", "content": "?"}], "count": 0, 
 
 
 def states(graph):
-    """What a graph's history tells: values, next nodes and interrupts by checkpoint id."""
+    """A graph's history: values, next nodes and interrupts by checkpoint id."""
     return {
         state.config["configurable"]["checkpoint_id"]: (state.values, state.next, state.interrupts)
         for state in graph.get_state_history(CONFIG)
@@ -728,7 +728,7 @@ def test_a_graph_goes_on(make_saver, strategy, durability):
 @pytest.mark.parametrize("strategy", ["keep_latest", KeepLast(3)], ids=["latest", "three"])
 @MOSTLY_LOCAL
 def test_time_travel_after_pruning(make_saver, strategy):
-    """Each state that is left can be gone on from."""
+    """The graph can resume from each state that is left."""
     with make_saver() as saver:
         graph = build(saver)
         graph.invoke(INPUT, CONFIG)
@@ -767,7 +767,7 @@ def simple(schema, node):
 
 @MOSTLY_LOCAL
 def test_a_new_delta_channel_after_pruning(make_saver):
-    """A graph that gets its first DeltaChannel in a later release goes on with threads that were pruned before."""
+    """A graph that gets its first DeltaChannel in a later release resumes threads that were pruned before."""
     with make_saver() as saver:
         old = simple(Plain, lambda state: {"items": [len(state["items"])]}).compile(checkpointer=saver)
         for _ in range(3):

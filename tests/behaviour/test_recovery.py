@@ -1,4 +1,4 @@
-"""LangGraph graphs whose latest checkpoint is damaged: they go on from the one before, and end where they should."""
+"""LangGraph graphs whose latest checkpoint is damaged: they resume from the one before, and end where they should."""
 
 import asyncio
 import logging
@@ -187,7 +187,7 @@ def test_a_graph_goes_on_from_the_one_before(how, face, make_saver, raw, caplog)
     assert "recovered_from" not in again.metadata
     assert again.config["configurable"]["checkpoint_id"] > damaged_id
 
-    # And the conversation goes on, for everybody.
+    # And the conversation continues, for every saver.
     assert another.invoke(question(3)) == undamaged(4)
     fresh = face(build(make_saver(**options(how)), []))
     assert fresh.state().values == undamaged(4)

@@ -52,7 +52,7 @@ def test_a_thread_stays_bounded(make_saver, raw):
             saver._background = Background()
             assert len(ids(saver)) <= 3 + savers.RETENTION_STEPS
     assert ids(make_saver()) == [33, 32, 31, 30]
-    # The root's 30 goes on from the subgraph's 29.
+    # The root's 30 continues from the subgraph's 29.
     assert ids(make_saver(), ns="sub") == [33, 32, 31, 30, 29]
     assert sum(isinstance(event, ThreadPruned) for event in events) >= 2
     assert list(make_saver().admin.verify("t", depth="data")) == []
@@ -94,7 +94,7 @@ PRUNER = "langgraph-gcs-retention"
 
 
 class Calls(GatherInterceptor):
-    """Keeps the names of the effects of all threads but the one that prunes, which waits until it may go on."""
+    """Keeps the names of the effects of all threads but the one that prunes, which waits until it may continue."""
 
     def __init__(self):
         self.names = []
@@ -117,7 +117,7 @@ class Calls(GatherInterceptor):
 
 
 class Refusing(Interceptor):
-    """Refuses whatever the thread that prunes asks for."""
+    """Refuses every request of the thread that prunes."""
 
     def around(self, effect, perform):
         if threading.current_thread().name == PRUNER:

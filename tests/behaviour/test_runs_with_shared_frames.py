@@ -82,7 +82,7 @@ def check(make_saver, grown, **options):
     with make_saver(**options) as saver:
         assert found_in(saver) == grown.stored
         findings = list(saver.admin.verify(depth="data"))
-        # A put whose parent has changed stores its objects again; the first are nobody's until they are collected.
+        # A put whose parent has changed stores its objects again. The first ones are orphans until they are collected.
         late = [one for one in findings if one.kind == "unreferenced" and f"/{cid(LATE)[:-1]}" in one.name]
         assert findings == late
         for key in grown.stored:
@@ -115,7 +115,7 @@ def test_runs_go_one_by_one(make_saver, store_uri, variant, seed):
         assert grown.forget({run})
         check(make_saver, grown, **options)
         if grown.stored and turn < 2:
-            # What goes on builds on what is left.
+            # New checkpoints build on what is left.
             before = dict(grown.stored)
             key = rng.choice([key for key in before if key[0] != "copy"])
             n = LATE + turn

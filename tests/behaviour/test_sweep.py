@@ -1,4 +1,4 @@
-"""sweep: threads that nobody uses go, as a whole; those that somebody uses stay, as a whole."""
+"""sweep: idle threads are deleted as a whole, and threads in use stay as a whole."""
 
 import itertools
 import logging

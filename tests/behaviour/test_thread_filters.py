@@ -172,7 +172,7 @@ def test_a_damaged_tip_tells_nothing_of_what_comes_next(make_saver, store_uri):
         {"prefix": 1},
         {"prefix": None},
         {"since": 5},
-        {"since": datetime.min},  # noqa: DTZ901 - in local time the system cannot tell when it is
+        {"since": datetime.min},  # noqa: DTZ901 - the system cannot convert it from local time
         {"limit": "1"},
         {"limit": -1},
         {"limit": 1.5},
@@ -306,7 +306,7 @@ def test_a_graph_of_which_a_node_fails(make_saver, kind):
     saver = make_saver()
     assert isinstance(run(KINDS[kind](fails).compile(checkpointer=saver), {"log": []}, "t"), RuntimeError)
     assert told(saver, "t") == (False, True)
-    # It has been mended.
+    # The node has been fixed.
     assert run(KINDS[kind](works("end")).compile(checkpointer=saver), None, "t") is None
     assert told(saver, "t") == (False, False)
 
@@ -384,7 +384,7 @@ def test_one_of_two_that_ask_has_been_answered(make_saver):
 @LOCAL
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_a_node_has_used_when_the_process_ends(make_saver, kind):
-    """Nobody is waited for, though the question is still stored at the newest checkpoint."""
+    """No answer is waited for, though the question is still stored at the newest checkpoint."""
     saver = make_saver()
     graph = KINDS[kind](asks).compile(checkpointer=saver)
     run(graph, {"log": []}, "t")

@@ -1,4 +1,4 @@
-"""Moving a thread between stores, and to a file and back; whatever dies or writes meanwhile, what is there is exact."""
+"""Moving a thread between stores, and to a file and back: the copy is exact, whatever crashes or writes meanwhile."""
 
 import json
 import tarfile
@@ -111,7 +111,7 @@ async def test_there_and_back(  # noqa: PLR0917
         check(make_saver, thread, before, **options)
         with make_saver(**options) as saver:
             assert saver.admin.pins(cfg(thread)) == {cid(50): "a label"}
-            # It goes on there as here, and can be taken away as a whole.
+            # The thread continues there as here, and can be deleted as a whole.
             put(saver, thread, LOST, 80)
             assert list(saver.admin.verify(thread, depth="data")) == []
             saver.delete_thread(thread)
@@ -162,7 +162,7 @@ def test_what_is_refused(store_uri, make_saver, there, tmp_path):
         assert saver.admin.transfer_thread("t", second, dry_run=True).checkpoints == 1
         assert comparable(there, "t") == ({}, {})
         saver.admin.transfer_thread("t", second)
-        # Done is done, whether it is told once or twice.
+        # A repeated call finds that everything is done.
         assert saver.admin.transfer_thread("t", second).present == 2
         put(saver, "t", 3, 1)
         with pytest.raises(InvalidInputError, match="not empty"):
@@ -264,7 +264,7 @@ def test_a_source_that_changes_meanwhile(tmp_path, meanwhile):
             try:
                 moved = saver.admin.transfer_thread("t", second)
             except InvalidInputError:
-                # What others build on cannot be made anew: it was deleted and stored with other frames.
+                # A checkpoint that others build on was deleted and stored with other frames, so it cannot be rebuilt.
                 refused.add(meanwhile)
                 continue
             after, copied = everything(other), everything(second)
@@ -324,7 +324,7 @@ def test_a_target_that_is_written_to_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("mark", ["deleting", "copying"])
 def test_what_a_deletion_or_a_copy_has_left_is_no_thread(tmp_path, there, mark):
-    """It began after the thread's document was read, and died before its documents were listed."""
+    """It began after the thread's document was read, and crashed before the thread's documents were listed."""
     source = f"file://{tmp_path}/source"
     raw = open_raw(source)
     rounds = BeforeRounds()
@@ -496,7 +496,7 @@ def test_nothing_of_the_source_is_written(make_saver, there):
     assert seen.only_reads()
 
 
-# Archives that somebody else made
+# Archives from elsewhere
 
 
 @pytest.fixture
@@ -534,7 +534,7 @@ def test_every_flipped_byte_is_refused(tar, tmp_path):
             archive = Archive(bad)
         except GCSSaverError:
             continue
-        # Padding, and what a header says of modes and owners, is nobody's.
+        # Only padding, and modes and owners in a header, may change unnoticed.
         archive.close()
         with Archive(tar) as whole, archive:
             assert archive.contents() == whole.contents()
@@ -637,7 +637,7 @@ def test_what_stands_elsewhere_is_refused(tar, tmp_path):
 
 @pytest.mark.parametrize("name", ["../../../../x", "~/1/a-12345678.zst/../../../x", "", "/x"])
 def test_objects_that_a_document_lists_are_the_threads_own(tmp_path, there, name):
-    """Nobody else's go with a stripped document, nor do such names keep anything from being collected."""
+    """A stripped document takes no object of another thread with it. Such names do not stop a collection either."""
     new = NewArchive(tmp_path / "bad.tar")
     new.begin("t")
     listed = json.dumps([f"{keys.spread('t')}/{name}"])
