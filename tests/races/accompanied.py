@@ -206,7 +206,7 @@ def an_upload_that_takes_hours_and_a_taker() -> Scenario:
 
 @_named
 def steps_of_a_holder_and_a_deletion() -> Scenario:
-    "The fence is never lost, so its holder is never told so."
+    "The fence is never lost, so its holder never gets an error about that."
     return _scenario(
         chain(1),
         Process("D", (delete(),)),

@@ -123,7 +123,7 @@ def history(checkpoint_id: str) -> Call:
 
 
 _REPEATED = ("prune", "delete_for_runs", "copy_thread", "collect", "delete_thread")
-"""Calls that whoever finds them dead may repeat."""
+"""Calls that another process may repeat when they have crashed."""
 
 
 # What must hold
@@ -131,10 +131,10 @@ _REPEATED = ("prune", "delete_for_runs", "copy_thread", "collect", "delete_threa
 
 @dataclass(slots=True)
 class Keeping(Rules):
-    """What must hold besides, when somebody prunes or copies.
+    """What must hold besides, when a process prunes or copies.
 
     Attributes:
-        rule: What the pruners keep: of what was acknowledged only that may be gone which it does not name.
+        rule: What the pruners keep. An acknowledged checkpoint may be gone only if the rule does not keep it.
         runs: Runs whose checkpoints are deleted.
         start: The calls that made the thread: what they stored must be kept as well.
         pinned: A checkpoint that was pinned at the start.
@@ -142,8 +142,8 @@ class Keeping(Rules):
         copied: Whether all that the thread had must be in the target once a copy has ended.
         deltas: What the history of a DeltaChannel must give, by checkpoint.
         originals: What a copy of a checkpoint must say, by namespace and id.
-        stays: Objects that must be there at the end, for they are too young to be collected.
-        replaced: Whether the contents of a checkpoint are replaced, whose objects are then only found as orphans.
+        stays: Objects that must be there at the end, because they are too young to be collected.
+        replaced: Whether the contents of a checkpoint are replaced. Its former objects are then orphans.
     """
 
     rule: Retention | None = None
@@ -270,7 +270,7 @@ class Keeping(Rules):
         return None
 
     def _check_cleaned(self, world: World, runs: tuple[Run, ...]) -> str | None:
-        """What one more call with the same rule leaves: nothing that nobody needs."""
+        """One more call with the same rule must leave only what is needed."""
         left = not any(run.dead or run.node.error for run in runs)
         # The same world may come of calls that have ended and of others that have crashed, which leave more.
         key = world.key, left, tuple(len(run.node.done) for run in runs if run.dead)
@@ -373,7 +373,7 @@ def _damage_told(world: World) -> str | None:
 
 
 def _found(world: World) -> str | None:
-    """What `verify` finds, but for objects that nothing refers to: who died, or lost a race, has left them."""
+    """What `verify` finds, except for orphans: a process that crashed, or lost a race, has left them."""
     for thread_id in (THREAD, TARGET):
         findings, _ = play(verify(thread_id, "data", LOADS, new_context("zv")), world)
         wrong = [str(one) for one in findings if one.is_damage or one.name not in world.blobs]
@@ -383,7 +383,7 @@ def _found(world: World) -> str | None:
 
 
 def _left(world: World, *, objects: bool, runs: bool) -> str | None:
-    """What nobody needs, after everything and one more prune."""
+    """What no checkpoint needs, after everything and one more prune."""
     needed: set[str] = set()
     used: set[str] = set()
     for thread_id in (THREAD, TARGET):
@@ -398,7 +398,7 @@ def _left(world: World, *, objects: bool, runs: bool) -> str | None:
     for name, stored in world.docs.items():
         if f"/{keys.WRITES}/" in name:
             used |= play(pruning.read_stubs(stored.doc, new_context("zz").codec), world)[0].keys()
-    # Whoever uploads and does not commit leaves an orphan, which is not to be found here: but what was there before.
+    # A process that uploads and does not commit leaves an orphan. So this looks only at objects from before the start.
     before = keys.thread_blobs(THREAD)
     orphans = [name for name in world.blobs if name.startswith(before) and name not in used and "-0" in name]
     if objects and orphans:
@@ -675,7 +675,7 @@ def last_two_again_and_again() -> Scenario:
 
 @_named
 def pinned_before_and_prune() -> Scenario:
-    "A pin holds against two pruners and whoever pins another one."
+    "A pin holds against two pruners and a process that pins another checkpoint."
     start = _after(growing(4), pin("2"))
     return _scenario(
         start,
@@ -727,7 +727,7 @@ def delta_channel_and_prune() -> Scenario:
 
 @_named
 def delta_channel_with_a_newer_value_and_prune() -> Scenario:
-    "What lies before the newest stored value goes, unless somebody continues it, who is else refused."
+    "What is before the newest stored value is pruned, unless a writer continues it. A writer that is late is refused."
     return _scenario(
         _deltas(1, 4, length=5),
         Process("A", (_delta("8", "3", "8")[0],), lost=1, warm=True),
@@ -1121,7 +1121,7 @@ def dead_copy_then_its_source_changes() -> Scenario:
 
 
 def _stopped(start: Start, flow: Flow[Any], kind: type[Effect[Any]], number: int = 1) -> Start:
-    """The thread after a call that died, once so many of its effects of a kind were performed."""
+    """The thread after a call that crashed, once so many of its effects of a kind were performed."""
 
     def until() -> Flow[None]:
         answer: Any = None
@@ -1137,12 +1137,12 @@ def _stopped(start: Start, flow: Flow[Any], kind: type[Effect[Any]], number: int
 
 
 def _with_orphan(start: Start) -> Start:
-    """The thread, and an object of a put that died before its commit."""
+    """The thread, and an object of a put that crashed before its commit."""
     return _stopped(start, put("7", None, large("orphan"), "o").start(new_context("02")), PutBlob)
 
 
 def _half_pruned(start: Start) -> Start:
-    """The thread, and what a pruner left that died when it had taken checkpoints off."""
+    """The thread, and what was left by a pruner that crashed after it had removed checkpoints."""
     return _stopped(start, prune().start(new_context("03")), Commit)
 
 
@@ -1243,7 +1243,7 @@ def collect_and_a_dead_copy_repeated() -> Scenario:
 
 @_named
 def collect_and_writes_that_came_too_early() -> Scenario:
-    "Their checkpoint has not come, and the thread has gone on; one more write of the same task comes."
+    "Their checkpoint has not come, and the thread has continued. Then one more write of the same task comes."
     start = _after(chain(3), put_writes("25", "task", [*LARGE_WRITES, ("__error__", "e")]))
     return _scenario(
         start,

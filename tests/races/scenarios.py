@@ -521,7 +521,7 @@ def slow_deletion_and_large_writes() -> Scenario:
 
 @_named
 def dead_deletion_then_writers() -> Scenario:
-    "Whoever meets the mark of a dead deletion may go on; what they store stays."
+    "Writers that meet the mark of a crashed deletion may continue, and what they store stays."
     start = chain(3)
     a = small("A")
     return _scenario(

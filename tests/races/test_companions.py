@@ -1,6 +1,6 @@
 """Every order in which a writer with companions works beside others, and in which its answers can get lost.
 
-The fence's holder writes nothing once another process has the fence, and no entry is there without what it tells of.
+The fence's holder writes nothing once another process has the fence. Every entry has its checkpoint or pending writes.
 The tests at the end remove one rule each.
 """
 

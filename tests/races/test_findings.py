@@ -276,7 +276,7 @@ def history() -> World:
 
 
 def test_a_filter_that_few_match_reads_only_their_pending_writes(history: World) -> None:
-    # Damage to the writes of a checkpoint that is not wanted changes nothing.
+    # Damage to the writes of a checkpoint that does not match changes nothing.
     unwanted = next(
         name for name in history.docs if f"/{keys.WRITES}/" in name and keys.writes_checkpoint_id_of(name) == "0025"
     )

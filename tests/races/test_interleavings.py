@@ -64,7 +64,7 @@ def test_no_order_of_steps_breaks_anything(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if "delet" in name])
 def test_a_deletion_while_something_is_read_back_is_no_damage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written is gone before its writer has read it back: nobody has changed it."""
+    """What was written is deleted before its writer has read it back: that is no damage."""
     monkeypatch.setattr(world, "VERIFY", "readback")
     report = _explored(name, NORMAL_BUDGET, monkeypatch)
     assert report.failure is None, report.failure
@@ -91,7 +91,7 @@ def test_deletions_at_the_same_time_do_not_break_each_other_for_ever(monkeypatch
 
 
 def test_a_deletion_that_goes_on_is_not_taken_for_dead() -> None:
-    """Whoever waits longer than the timeout, and meets a mark that changes, goes on waiting."""
+    """A writer that waits longer than the timeout, and meets a mark that changes, continues to wait."""
     world = SCENARIOS["put_of_an_object_and_deletion"]().world
     deletion = Steps(threads.delete_thread(THREAD, new_context("d")))
     writer = Steps(threads.guard(THREAD, new_context("w")))
@@ -116,7 +116,7 @@ class Steps:
         self.done: list[str] = []
 
     def until(self, kind: type[Any] | None, world: World) -> World:
-        """Go on until an effect of this kind has been performed, or to the end."""
+        """Continue until an effect of this kind has been performed, or to the end."""
         while True:
             try:
                 effect = self.flow.send(self.answer)
@@ -228,7 +228,7 @@ def _objects_without_a_look_at_the_mark(patch: pytest.MonkeyPatch) -> None:
 
 
 def _dead_deletion_is_finished(patch: pytest.MonkeyPatch) -> None:
-    """Whoever meets a dead deletion's mark ends its work, and deletes what was acknowledged in between."""
+    """A writer that meets a crashed deletion's mark completes it, and deletes what was acknowledged in between."""
     whole = threads.guard
 
     def guard(thread_id: str, context: Context, **beside: Any) -> Flow[Guard]:

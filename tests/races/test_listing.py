@@ -105,7 +105,7 @@ def _damaged(world: World, stored: Iterable[Key], choose: random.Random) -> tupl
         if choose.random() < 0.15:
             field = choose.choice(["digest", "manifest", "frames"])
             world = world.changed(keys.checkpoint_doc(*key), **{field: choose.choice([b"damaged", "no bytes"])})
-            if field != "frames":  # A checkpoint none of whose values lie there is whole without them.
+            if field != "frames":  # A checkpoint is whole without them if no value of its is in them.
                 damaged.add(key)
     return world, damaged
 
@@ -143,7 +143,7 @@ def _search(choose: random.Random) -> Search:
 def _check(history: _History, search: Search, limit: int | None) -> None:
     seen: list[Effect[Any]] = []
     found: list[Loaded] = []
-    if limit != 0:  # GCSSaver.list asks for no page then
+    if limit != 0:  # with 0, GCSSaver.list reads no page
         found, _ = play(list_flow(search, limit, new_context("c")), history.world, seen)
     got = [(loaded.manifest.thread_id, loaded.manifest.ns, loaded.manifest.checkpoint_id) for loaded in found]
     wanted = _wanted(history, search)

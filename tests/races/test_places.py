@@ -1,4 +1,4 @@
-"""Every order in which the first writers of a store can name its place: whoever is not there first is not there."""
+"""Every order in which the first writers of a store can name its place. A later writer from elsewhere is refused."""
 
 from __future__ import annotations
 

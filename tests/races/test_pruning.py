@@ -210,7 +210,7 @@ def _runs_without_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def _runs_of_a_parent_of_another_run(patch: pytest.MonkeyPatch) -> None:
-    """A run is noted with its first checkpoint only, as if nobody could have forgotten it since."""
+    """A run is noted with its first checkpoint only, as if the note could not have been deleted since."""
     whole, noted = save._Attempts._writes, set[Any]()
 
     def writes(attempts: Any, *args: Any) -> Any:
@@ -324,14 +324,14 @@ def _collects_half_a_task(patch: pytest.MonkeyPatch) -> None:
 
 
 class _OldestFirst(TopologicalSorter):
-    """Gives everything at once; what asks for an order gets none but that of ids, backwards."""
+    """Gives all nodes at once. A caller that needs an order gets that of the ids, backwards."""
 
     def add(self, node: str, *_: str) -> None:
         super().add(node)
 
 
 def _without_topological_order(patch: pytest.MonkeyPatch) -> None:
-    """Ids alone do not tell who needs whom, if writers inherit from greater ids."""
+    """Ids alone do not show which checkpoint needs which, if writers inherit from greater ids."""
     patch.setattr(pruning, "TopologicalSorter", _OldestFirst)
     patch.setattr(save.Put, "is_out_of_order", lambda _: False)
 

@@ -1,12 +1,12 @@
 """The store in memory at one moment, processes that work on it, and all the orders in which their steps can happen.
 
-Flows are generators, so a process can be stopped before any RPC and another one be let in. `explore` does that
-systematically: from each state it tries every process that can go on, in every way that a step can end (done, answer
-lost, sent twice, process dead), and checks the world after every step.
+Flows are generators, so a process can be stopped before any RPC, and another one can run. `explore` does that
+systematically. From each state it tries every process that can continue, in every way that a step can end (done,
+answer lost, sent twice, process crashed), and checks the world after every step.
 
-What makes it fast: a process is a deterministic function of the answers that it got. Its states form a tree, whose
-edges are answers, so a flow runs once for each history and not once for each schedule. An update time is the number of
-the history that wrote it, hence the same in all schedules that lead to the same world, and states that are equal meet.
+It is fast because a process is a deterministic function of the answers that it got. Its states form a tree, whose edges
+are answers. So a flow runs once for each history and not once for each schedule. An update time is the number of the
+history that wrote it. So it is the same in all schedules that lead to the same world, and equal states meet.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ LOADS = partial(loads, SERDE)
 CODEC = Codec(3)
 
 DAMAGE = (CheckpointSkipped, CheckpointDamaged, CheckpointRecovered)
-"""Events that tell of damage."""
+"""Events that report damage."""
 
 INLINE_BYTES = 200
 SMALL, LARGE = 40, 400
-"""Sizes of values whose frames lie in the document and in an object."""
+"""Sizes of values whose frames are stored in the document and in an object."""
 
 
 # The store
@@ -117,7 +117,7 @@ class World:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """The same for worlds that nothing can tell apart. Only of pending writes does the order of creation matter."""
+        """Equal for worlds that no process can distinguish. The order of creation matters for pending writes only."""
         numbers = {name: stored.number for name, stored in self.docs.items()}
         in_order = tuple(numbers[name] for name in self._writes)
         return frozenset(numbers.values()), in_order, frozenset(self.blobs)
@@ -159,7 +159,7 @@ class World:
                 if applied is None:
                     return None, self
                 times, changes = applied
-                # Without the time of creation, which would tell schedules apart that nothing else does.
+                # Without the time of creation, which would distinguish schedules that are otherwise the same.
                 undated = {key: None if row is None else (row[0], 0, row[2]) for key, row in changes.items()}
                 return times, World(memory.replaced(self.table, undated), self.blobs)
             case _:
@@ -206,7 +206,7 @@ _FIRST_HISTORY = 1 << 32
 
 
 def play(flow: Flow[Any], world: World, seen: list[Effect[Any]] | None = None) -> tuple[Any, World]:
-    """Perform a flow alone, to its end: its result, and the world after it. `seen` gets what it asked for."""
+    """Perform a flow alone, to its end: its result, and the world after it. `seen` gets the effects."""
     step: Callable[[], Effect[Any]] = partial(next, flow)
     while True:
         try:
@@ -297,16 +297,16 @@ class Process:
         name: Its name, of one character.
         calls: Its calls.
         lost: Answers to commits that may get lost.
-        dies: Whether it may die before any of its steps.
+        dies: Whether it may crash before any of its steps.
         restarts: Whether it repeats a call in a new process, with empty caches.
-        patient: Whether it waits for a deletion as long as that takes; else it takes it for dead the second time that
-            it meets the same mark.
+        patient: Whether it waits for a deletion as long as that takes. Otherwise it takes the deletion for crashed
+            when it meets the same mark for the second time.
         warm: Whether it has read all checkpoints before.
         slow: Whether its first upload takes two hours.
         clock: Its wall clock.
-        after: Processes that must have ended, or died, before it starts.
+        after: Processes that must have ended, or crashed, before it starts.
         inline: Largest frame that it stores in a document.
-        companions: What rides in its commits; they keep nothing, because a process is replayed.
+        companions: What rides in its commits. They keep no state, because a process is replayed.
     """
 
     name: str
@@ -324,7 +324,7 @@ class Process:
 
 
 class _Life:
-    """A process from its start; `done` and `error` tell how far it has come, `told` which forks it was told of."""
+    """A process from its start. `done` and `error` say how far it has come, `told` which forks were reported to it."""
 
     def __init__(self, process: Process, world: World) -> None:
         self.process = process
@@ -395,7 +395,7 @@ class _Life:
 
 
 class _Node:
-    """What a process is after a history of answers: what it asks for next, and what it has done."""
+    """A process after a history of answers: the effect that it requests next, and what it has done."""
 
     __slots__ = ("answer", "done", "edges", "effect", "error", "life", "number", "parent", "told")
 
@@ -406,7 +406,7 @@ class _Node:
         """The answer that led here from `parent`."""
         self.edges: dict[Any, _Node] = {}
         self.life: _Life | None = life
-        """The process itself, until it goes on from here."""
+        """The process itself, until it continues from here."""
         try:
             self.effect: Effect[Any] | None = step()
         except StopIteration:
@@ -450,7 +450,7 @@ class _Tree:
 
 
 LOST = object()
-"""The answer of a commit that was applied, and of which the process is told that the store is unavailable."""
+"""The answer of a commit that was applied, though the process gets the error that the store is unavailable."""
 
 
 def _resume(life: _Life, answer: Any) -> Callable[[], Effect[Any]]:
@@ -483,7 +483,7 @@ class Run:
             return []
         ways = [""]
         if isinstance(effect, Pause) and self.process.patient and self._sees_the_same(world):
-            ways = []  # It waits until somebody has changed what it waits for.
+            ways = []  # It waits until another process has changed what it waits for.
         if isinstance(effect, Commit) and self.lost:
             ways += ["answer lost", "sent twice"]
         if self.process.dies:
@@ -680,7 +680,7 @@ def put_flow(
     now: float = 0.0,
     metadata: Any = None,
 ) -> Flow[None]:
-    """The flow of `put`; all channels are fresh unless told otherwise."""
+    """The flow of `put`. All channels are fresh by default."""
     request = arguments.put_request(
         config(thread_id, parent, ns, run),
         checkpoint(checkpoint_id, channels),
@@ -753,7 +753,7 @@ def list_all() -> Call:
 
 
 def list_flow(search: load.Search, limit: int | None, context: Context) -> Flow[list[load.Loaded]]:
-    """All pages of a listing, as `GCSSaver.list` asks for them."""
+    """All pages of a listing, as `GCSSaver.list` reads them."""
     found: list[load.Loaded] = []
     after: str | None = None
     while limit is None or len(found) < limit:
@@ -878,7 +878,7 @@ class Rules:
     Attributes:
         puts: The values that a checkpoint may have, by namespace and id.
         calls: The writes of each call of `put_writes`, by checkpoint and task.
-        may_vanish: Processes whose acknowledged calls may be gone again, for somebody deletes the thread meanwhile.
+        may_vanish: Processes whose acknowledged calls may be gone again, because the thread is deleted meanwhile.
         errors: Types of errors that may be raised.
         empty: Whether nothing may be left at the end.
     """
@@ -926,7 +926,7 @@ class Rules:
         return None
 
     def check_end(self, world: World, runs: tuple[Run, ...]) -> str | None:
-        """When nobody can go on."""
+        """When no process can continue."""
         waiting = [run.process.name for run in runs if not run.ended]
         if waiting and not any(run.dead for run in runs):
             return f"waiting for ever: {waiting}"
@@ -1002,7 +1002,7 @@ def _untold(world: World, runs: tuple[Run, ...]) -> str | None:
 
 
 def _unnamed(world: World) -> str | None:
-    """Whether a checkpoint lacks the documents that tell its thread's id and what its runs touched."""
+    """Whether a checkpoint lacks the documents that contain its thread's id, and what its runs touched."""
     for doc in world.checkpoints():
         if kind_of(doc) is not DocumentKind.STRIPPED:
             thread_id = str(keys.thread_id_of(keys.thread_segment_of(doc.name)))

@@ -29,7 +29,7 @@ def cfg(n=None, *, thread="t", ns=""):
 
 
 def checkpoint(n, values=None, versions=None, **more):
-    """A checkpoint; all channels have version `n` unless `versions` tells."""
+    """A checkpoint. Channels that are not in `versions` have version `n`."""
     values = {} if values is None else values
     return {
         "v": 4,

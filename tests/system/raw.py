@@ -1,4 +1,4 @@
-"""What lies in a store, read and changed behind the library's back: through SQLite, files, and Google's own clients."""
+"""A store's contents, read and changed without the library: through SQLite, files, and Google's own clients."""
 
 import sqlite3
 import sys

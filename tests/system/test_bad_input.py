@@ -61,7 +61,7 @@ def refused(*kinds, match=None) -> Iterator[pytest.ExceptionInfo[GCSSaverError]]
 
 
 class Unserialisable:
-    """What no serialiser writes, and what would show state when it is printed."""
+    """An object that no serializer writes, and that would show state when it is printed."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -252,7 +252,7 @@ def test_a_connection_string_in_place_of_a_bucket(given):
 
 
 def assert_nothing_of_a_checkpoint(uri):
-    """Only the thread's own document may be there, which comes first; nobody sees it, and a deletion takes it along."""
+    """Only the thread's document may be there, which is written first. No reader sees it, and a deletion deletes it."""
     raw = open_raw(uri)
     documents = raw.documents()
     raw.close()
@@ -270,7 +270,7 @@ def test_a_bucket_that_does_not_exist(firestore_emulator, storage_emulator, proj
             saver.put_writes(cfg(1), [("a", noise(200_000))], "task")
         assert saver.get_tuple(cfg()) is None
         assert_nothing_of_a_checkpoint(uri)
-        # setup() mends it.
+        # setup() fixes that.
         saver.setup()
         put(saver, 1, {"large": noise(20_000)})
         assert values(saver.get_tuple(cfg())) == {"large": noise(20_000)}
@@ -649,7 +649,7 @@ def test_lone_surrogates_in_ids(saver, raw):
 
 
 def test_lone_surrogates_in_values(make_saver, saver, raw):
-    """Values and names that are not ids: kept as the serialiser keeps them, or refused; never half."""
+    """Values, and names that are not ids: kept as the serializer keeps them, or refused, and never kept in part."""
 
     def kept(value):
         return saver.serde.loads_typed(saver.serde.dumps_typed(value))

@@ -36,7 +36,7 @@ def at_once(count, function):
 
 
 def state(n, **more):
-    """Small values and one for an object, all telling `n`."""
+    """Small values, and one that becomes an object; all of them contain `n`."""
     return {"n": n, "again": [n], "large": noise(20_000, n), **more}
 
 
@@ -256,7 +256,7 @@ def test_8_threads_fork_one_checkpoint(make_saver, caches):
         assert values(found) == state(who + 2, kept="kept")
         assert found.parent_config == cfg(1)
     assert [number(found) for found in reader.list(cfg())] == list(range(9, 0, -1))
-    # Whoever lost a race was told of it.
+    # Each saver that lost a race got an event.
     assert any(isinstance(event, ParentForked) for event in events)
 
 
@@ -363,7 +363,7 @@ def test_delete_thread_leaves_nothing(saver, make_saver, raw):
         assert raw.snapshot() == before
     assert saver.get_tuple(cfg(thread="t")) is None
     assert list(saver.list(cfg(thread="t", ns=None))) == []
-    # A thread of the same name starts anew, also for a saver that knew the old one.
+    # A new thread of the same name starts empty, also for a saver that knew the old one.
     fill(saver, "t", "shared run")
     assert len(list(saver.list(cfg(thread="t", ns=None)))) == 14
     asyncio.run(make_saver().adelete_thread("t"))
@@ -461,7 +461,8 @@ def test_delete_thread_while_writers_write(make_saver, raw):
         expected = noise(150_000, n) if n % 5 == 0 else n
         assert found.pending_writes in ([], [("task", "a", expected)])
     assert skipped == []
-    # Pending writes whose checkpoint was deleted before they came may be left; nobody writes any more, so all goes.
+    # Pending writes that came after the deletion of their checkpoint may be left. There are no writers any more, so
+    # all of them are deleted.
     reader.delete_thread("t")
     assert raw.snapshot() == ({}, {})
 
@@ -519,7 +520,7 @@ def test_delete_thread_resumed_after_each_effect(make_saver, raw, lost):
 
 
 def test_a_put_between_a_deletions_effects(make_saver, raw):
-    """A child of what is being deleted arrives before one effect; the deleter dies after it. What is left is whole."""
+    """A child of a checkpoint arrives before one effect of its deletion, which crashes after it. The rest is whole."""
     expected = {1: state(1, kept="kept"), 2: state(2, kept="kept"), 3: {**state(2, kept="kept"), "n": 3}}
     steps = survived = 0
     while True:
@@ -546,7 +547,7 @@ def test_a_put_between_a_deletions_effects(make_saver, raw):
 
 
 def test_a_put_meets_a_deletion_that_died(make_saver, raw):
-    """It waits for its deadline, finishes the deletion, and goes on."""
+    """It waits for its deadline, finishes the deletion, and continues."""
     saver = make_saver()
     put(saver, 1, state(1))
     put(saver, 2, state(2), parent=1)

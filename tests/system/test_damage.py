@@ -40,7 +40,7 @@ def fill(saver):
 
 @pytest.fixture
 def filled(raw, saver):
-    """A store with what `fill` makes, that nobody has open."""
+    """A store with what `fill` makes, which no saver has open."""
     fill(saver)
     saver.close()
     return raw
@@ -73,7 +73,7 @@ def test_damaged_rows(filled, raw):
 
 
 def fields_of(row, doc):
-    """What a changed row reads as. Of one that does not parse nobody knows what it has: every query finds it."""
+    """The fields of a changed row. A row that does not parse could have any fields, so every query finds it."""
     try:
         return from_fields(PbMapValue.FromString(row).fields)
     except DecodeError:

@@ -315,7 +315,7 @@ def test_a_signal_is_an_interruption(open_saver, call):
     ids=repr,
 )
 def test_a_wrong_config_hides_nothing(open_saver, mode, name, config):
-    """The event tells what the config does name, and the caller gets the error."""
+    """The event has what the config does name, and the caller gets the error."""
     if name == "list" and config is None:
         pytest.skip("all threads")
 

@@ -1,6 +1,6 @@
-"""Stores that somebody has written to who means harm, with digests that are right: refused, and nothing is done.
+"""Stores that an attacker has written to, with correct digests: they are refused, and nothing is changed.
 
-What lies about sizes within one checkpoint is in `tests/incremental/test_lies.py`.
+False sizes within one checkpoint are in `tests/incremental/test_lies.py`.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ def bomb(size=HUGE):
 
 
 class Asked(Interceptor):
-    """Notes every name that is asked for."""
+    """Notes every name that is requested."""
 
     def __init__(self):
         self.names = []
@@ -93,7 +93,7 @@ def test_a_value_over_the_limit_is_refused_and_nothing_is_written(state, inline,
             call()
         assert isinstance(caught.value, InvalidInputError)
         assert snapshot(raw) == before
-    # The thread goes on as if nothing had been asked for.
+    # The thread continues as if the call had not been made.
     put(saver, 2, {"a": 2, "large": bytes(LIMIT - 100)}, parent=1)
     assert values(saver.get_tuple(cfg()))["a"] == 2
 
@@ -112,7 +112,7 @@ def test_many_values_below_the_limit_are_not_one_over_it(make_saver):
 @pytest.mark.parametrize("inline", [8 << 10, 0])
 @pytest.mark.parametrize("config", [cfg(), cfg(2)], ids=["latest", "by id"])
 def test_a_stored_value_over_the_limit_is_not_read(config, inline, make_saver):
-    """Stored by somebody with another limit: 64 MiB in a few kilobytes. It is no damage, and nothing falls back."""
+    """Stored by a saver with another limit: 64 MiB in a few kilobytes. It is no damage, and nothing falls back."""
     writer = make_saver(inline_max_bytes=inline, verify="off")
     put(writer, 1, {"a": 1})
     put(writer, 2, {"a": 1, "large": bytes(64 << 20)}, parent=1)
@@ -130,7 +130,7 @@ def test_a_stored_value_over_the_limit_is_not_read(config, inline, make_saver):
 
 
 def is_refused(raw, config, *, thread="t", kind=CheckpointCorruptError, **options):
-    """Every way to read it; nothing outside of its own thread is asked for, and hardly any memory is taken."""
+    """Every way to read it is refused. Nothing outside of its thread is requested, and hardly any memory is used."""
     asked = Asked()
     with raw.reader(interceptors=[asked], **options) as reader:
         with peak(MOST), pytest.raises(kind) as caught:
@@ -207,7 +207,7 @@ def test_channels_that_are_names_of_others(channel, name, raw):
 
 @pytest.mark.parametrize("parent", NAMES, ids=repr)
 def test_a_parent_is_only_told(parent, name, raw):
-    """Nobody reads it, and what it says goes through the encoding of ids when somebody asks for it."""
+    """No call reads the parent on its own. When a caller requests it, its id is encoded like every id."""
     head, tail = opened(raw, name)
     seal(raw, name, head | {"parent": parent}, tail)
     if len(parent) > keys.MAX_CHECKPOINT_ID:
@@ -310,7 +310,7 @@ def test_pending_writes_that_are_a_bomb(pending, raw):
 
 @pytest.mark.parametrize("size", [HUGE, 2 * HUGE, 1 << 50], ids=str)
 def test_stubs_of_bombs(size, make_saver, name, pending, raw):
-    """Of a manifest, and of pending writes; the stub tells a size that the frame has, or has not."""
+    """Stubs of a manifest, and of pending writes. The size in the stub is the frame's, or is not."""
     saver = make_saver()
     stub, _ = make_stub(b"x", "deadbeef", CODEC)
     data = bomb(min(size, 2 * HUGE))
@@ -352,7 +352,7 @@ ODD = [
 
 
 def found_or_told(call, odd):
-    """What a call finds; or it tells which document is none of ours, and nothing else."""
+    """What a call finds. `None` if it raises an error that names the odd document."""
     try:
         return call()
     except DamageError as error:
@@ -364,7 +364,7 @@ def found_or_told(call, odd):
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("copied", [True, False], ids=["a copy", "empty"])
 def test_documents_that_are_called_otherwise(odd, copied, name, raw):
-    """Somebody put them there: they are no checkpoints, and no reason for an error of Python's."""
+    """These documents are no checkpoints. They must not cause an exception that is not the library's."""
     fields = dict(raw.documents()[name]) if copied else {"ns": "~"}
     raw.set_document(f"{keys.checkpoints('t')}/{odd}", fields)
     with raw.reader() as reader:
@@ -388,7 +388,7 @@ def test_threads_that_are_called_otherwise_break_no_listing(thread, name, raw):
 
 @pytest.mark.parametrize("prefix", ["00", "ff"])
 def test_a_thread_under_another_prefix_is_not_the_one_that_it_says(prefix, make_saver, name, raw):
-    """Else its manifests would be listed as that thread's, with what lies in that thread's documents."""
+    """Otherwise its manifests would be listed as that thread's, with values from that thread's documents."""
     put(make_saver(), 1, {"v": "secret"}, thread="victim")
     real = keys.checkpoint_doc("victim", "", cid(1))
     other = real.replace(keys.thread_doc("victim"), f"lg_threads/{prefix}-victim")
@@ -404,7 +404,7 @@ def test_a_thread_under_another_prefix_is_not_the_one_that_it_says(prefix, make_
 
 @pytest.mark.parametrize("odd", ["junk", "%FF!junk", "%FF!s", "task", "task!s!more!still", "!", ""])
 def test_pending_writes_that_are_called_otherwise_are_refused(odd, pending, raw):
-    """They are among a checkpoint's own, and nobody can tell whose they are."""
+    """They are among the checkpoint's pending writes, and the task that they belong to is unknown."""
     begin = pending.split("!task!")[0]
     fields = dict(raw.documents()[pending])
     other = f"{begin}!{odd}"

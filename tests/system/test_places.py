@@ -1,4 +1,4 @@
-"""Which store a connection string names, and that nobody reaches a store by another bucket or prefix than its own."""
+"""Which store a connection string names, and that no call reaches a store through another bucket or prefix."""
 
 import ast
 import asyncio
@@ -276,7 +276,7 @@ def test_no_call_reaches_a_store_from_another_place(open_in, buckets, project_id
     with GCSSaver.from_conn_string(f"file://{tmp_path}/moved") as moved:
         put(moved, 1, large(1))
         moved.admin.export_thread("t", tmp_path / "moved.tar")
-    # Somebody else's objects, and some of this very thread: looking for objects proves nothing.
+    # The other place has objects too, even some of this very thread, so their presence proves nothing.
     for blob in right.list_blobs():
         right.copy_blob(blob, other)
     raw = open_raw(f"gs://{right.name}/agents?project={project_id}")

@@ -1,4 +1,4 @@
-"""`repair`: what can be had again is, exactly; the rest is put where nothing lists it; nothing else changes."""
+"""`repair` restores exactly what can be restored, sets the rest aside, where nothing lists it, and changes no more."""
 
 import asyncio
 import operator
@@ -81,7 +81,7 @@ def check_repair(raw, before, *, stays, put_away=(), left=(), **options):
         before: Every tuple, from before the damage.
         stays: Numbers of the root namespace's checkpoints that must read as before.
         put_away: Names of documents that must be set aside.
-        left: Kinds of the findings that only a backup can mend.
+        left: Kinds of the findings that only a backup can repair.
         options: Options of all savers.
     """
     damaged = raw.snapshot()
@@ -122,7 +122,7 @@ def check_repair(raw, before, *, stays, put_away=(), left=(), **options):
 
 
 def go_on(raw, newest, **options):
-    """The thread goes on from where it is now."""
+    """The thread continues from where it is now."""
     if newest is None:
         return
     with raw.reader(**options) as saver:
@@ -134,7 +134,7 @@ def go_on(raw, newest, **options):
         assert "recovered_from" not in latest.metadata
 
 
-# A value is had again
+# A value is restored
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_what_is_had_again_is_not_uploaded_for_each_checkpoint(raw, saver):
 
 @MORE
 def test_two_damages_of_one_chain(raw, saver):
-    """The second shows only when the first is mended."""
+    """The second shows only when the first is repaired."""
     line(saver, LISTS)
     before = read_all(raw)
     flip_frame(raw, 1, "v", 0)
@@ -262,7 +262,7 @@ def test_two_damages_of_one_chain(raw, saver):
 
 @MORE
 def test_a_value_made_of_one_that_was_lost_too(make_saver, raw):
-    """The second comes of the first, when that is had again."""
+    """The second value is rebuilt from the first, once that is restored."""
     first, second, third = RANDOM[0], noise(300, "x"), noise(300, "y")
     values = [first, [*first, second], [*first, second, third]]
     line(make_saver(incremental=False), values, writes=[[[second]], [[third]]])
@@ -321,7 +321,7 @@ def test_a_manifest_in_an_object(raw, saver, how):
 
 @MORE
 def test_several_manifests(filled, raw):
-    """Of frames that nobody needs any more nothing stays listed."""
+    """Frames that no checkpoint needs any more are no longer listed."""
     before = read_all(raw)
     for n in (1, 2):
         flip_field(raw, name_of(n), "manifest")
@@ -541,7 +541,7 @@ def test_the_asynchronous_twin(raw, saver):
 
 
 def build(saver):
-    """A thread of four checkpoints, and a fifth of which nothing can be had again."""
+    """A thread of four checkpoints, and a fifth that cannot be restored."""
     line(saver, LISTS, writes=[[["x"]], [["y"]], [["z"]]])
     state = {"v": chat(6), "kept": ["kept"], "new": noise(900)}
     put(saver, 5, state, parent=4, changed={"new"}, metadata={"run_id": "run 1"})
@@ -571,7 +571,7 @@ def state_of(raw):
 
 @MORE
 def test_a_crash_anywhere(raw, saver, store_uri):
-    """The call dies after each of its effects, and is made again."""
+    """The call crashes after each of its effects in turn, and is repeated."""
     build(saver)
     whole = {ids: one._replace(pending_writes=None) for ids, one in read_all(raw).items()}
     ruin(raw)
@@ -710,7 +710,7 @@ def test_what_is_read_wrongly_once_is_not_set_aside(filled, raw):
     assert raw.snapshot() == before
 
 
-# LangGraph goes on
+# LangGraph resumes
 
 
 class Sum(TypedDict, total=False):
@@ -915,7 +915,7 @@ KNOWN = {
 @pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
 @MORE
 def test_the_newest_snapshots_are_made_of_the_writes(store_uri, raw, known, count, serde):
-    """Nothing begins with them, and the reducer is one that `repair` can tell."""
+    """No other value begins with them, and `repair` can recognize the reducer."""
     reducer, kind, first, step = known
 
     class State(TypedDict, total=False):
@@ -1002,7 +1002,7 @@ def test_a_snapshot_whose_writes_are_damaged(delta_thread, raw):
 
 @MORE
 def test_a_snapshot_whose_writes_are_gone(delta_thread, raw):
-    """The versions tell that there were some."""
+    """The versions show that there were some."""
     before = delta_states(raw)
     third = snapshots(raw)[2]
     parent = read_all(raw)["", third].parent_config["configurable"]["checkpoint_id"]
@@ -1012,7 +1012,7 @@ def test_a_snapshot_whose_writes_are_gone(delta_thread, raw):
             raw.delete_document(name)
     repaired(raw)
     after = delta_states(raw)
-    # Of checkpoints that never had a snapshot nobody can tell.
+    # For a checkpoint that never had a snapshot, this cannot be known.
     assert after.get(third) in (before[third], CheckpointCorruptError, None)
 
 
@@ -1020,7 +1020,7 @@ def test_a_snapshot_whose_writes_are_gone(delta_thread, raw):
 @pytest.mark.parametrize("how", ["damaged", "deleted"])
 @MORE
 def test_writes_behind_a_gap(store_uri, raw, how, cipher):
-    """Nobody knows whose child a checkpoint was that is damaged or gone, and it may come back from a backup."""
+    """The parent of a damaged or missing checkpoint is unknown, and the checkpoint may come back from a backup."""
 
     def states():
         with GCSSaver.from_conn_string(store_uri, cipher=cipher) as saver:
@@ -1058,7 +1058,7 @@ def test_writes_behind_a_gap(store_uri, raw, how, cipher):
 
 @MORE
 def test_a_child_of_one_whose_writes_are_set_aside(delta_thread, raw):
-    """A graph goes on between plan and commit: its new checkpoint is made of what has just been damaged."""
+    """A graph continues between plan and commit: its new checkpoint is made of what has just been damaged."""
     with raw.reader() as writer:
         graph = delta(writer, 20)
         config = graph.update_state(DELTA, {"n": 10}, as_node="__start__")

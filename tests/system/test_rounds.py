@@ -10,7 +10,7 @@ from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, val
 
 @pytest.fixture
 def cold(make_saver):
-    """Makes savers that nobody reads back, each with caches of its own, on a store that has been written to."""
+    """Makes savers that do not read back, each with its own caches, on a store that has been written to."""
     make_saver().delete_thread("nobody")
 
     def make(verify="off"):
@@ -127,7 +127,7 @@ def test_writes_with_objects(verify, warm):
     saver, count = warm(verify)
     saver.put_writes(cfg(1), [("a", 1)], "first")
     count.take()
-    # The thread's document is made, for nothing else keeps a deletion from passing between.
+    # The call creates the thread's document, because only that stops a deletion in between.
     saver.put_writes(cfg(1), [("a", noise(200_000)), ("__interrupt__", noise(200_000, 2))], "task")
     assert count.take() == read_back(verify, 4, 5, objects=2)
     saver.put_writes(cfg(1), [("a", noise(200_000))], "another")
@@ -189,7 +189,7 @@ def test_get_tuple(counted, cold):
     reader, counts = cold()
     assert values(reader.get_tuple(cfg(1))) == step(1)
     assert counts.take() == (1, 2)
-    # No checkpoint: then the thread's document tells that there never was one.
+    # No checkpoint is found. Then the thread's document shows that there never was one.
     assert reader.get_tuple(cfg(thread="nobody")) is None
     assert counts.take() == (2, 2)
     assert reader.get_tuple(cfg(thread="nobody", ns="a subgraph")) is None
@@ -276,7 +276,7 @@ def test_the_store_is_asked_for_its_place_once(cold):
     writer, counts = cold()
     put(writer, 1, step(1), thread="another")
     assert (counts.rounds, counts.rode) == ([("GetDocs",), ("Commit",)], 0)
-    # A parent that is read tells its values and the place.
+    # Reading a parent gives its values and the place.
     writer, counts = cold()
     put(writer, 2, step(2), parent=1, changed={"n"})
     assert (counts.rounds, counts.rode) == ([("GetDocs",), ("Commit",)], 1)

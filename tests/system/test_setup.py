@@ -286,7 +286,7 @@ def test_the_admin_api_ends_at_the_deadline(dead_port: str) -> None:
 
 @pytest.fixture
 def dead_port(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address where nobody listens, for both services."""
+    """An address where no server listens, for both services."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"

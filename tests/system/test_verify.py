@@ -112,7 +112,7 @@ def filled(raw, saver):
 
 @pytest.fixture
 def packed(raw, saver):
-    """Small frames lie in objects that they share, and manifests in objects of their own."""
+    """Small frames are in objects that they share, and manifests are in objects of their own."""
     fill(saver, INNER_BYTES=0, PAYLOAD_BYTES=0)
     saver.close()
     return raw
@@ -167,7 +167,7 @@ def test_only_pending_writes(raw, saver, size):
 
 @MORE
 def test_metadata_of_every_type(raw, saver):
-    """What queries may ask for is made of live objects when it is stored, and of deserialised ones here."""
+    """The fields that queries use are made of live objects when they are stored, and of deserialized ones here."""
     odd = {
         "bool": True,
         "int": 1 << 62,
@@ -423,7 +423,7 @@ def test_a_damage_in_a_namespace(filled, raw):
 
 @MORE
 def test_a_damage_in_a_long_namespace(raw, saver):
-    """Another checkpoint of it tells what it is called."""
+    """Another checkpoint of the namespace has its name."""
     for n in (1, 2):
         put(saver, n, {"a": n}, ns="x" * 300)
     flip_field(raw, name_of(2, "x" * 300), "manifest")
@@ -682,7 +682,7 @@ def test_while_others_write(make_saver, raw, inline):
 
 @MORE
 def test_a_thread_that_is_deleted_while_it_is_looked_at(raw, saver):
-    """Between any two looks: nobody has lost anything."""
+    """Between any two reads of `verify`: nothing was lost."""
     stop = 0
     while True:
         for n in (1, 2):

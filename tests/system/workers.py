@@ -10,7 +10,7 @@ __all__ = ["append", "process", "put_on_order"]
 
 
 def append(uri, who, count, pipe):
-    """Append checkpoints to the newest one of thread `t`; tells the ids."""
+    """Append checkpoints to the newest one of thread `t`. Sends their ids and values."""
     stored = []
     config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
     with GCSSaver.from_conn_string(uri) as saver:
@@ -29,7 +29,7 @@ def append(uri, who, count, pipe):
 
 
 def put_on_order(uri, pipe):
-    """Put what the pipe tells, with caches that live as long as the process; answers with what it then reads."""
+    """Put what the pipe says, with caches that live as long as the process. Answers with what it then reads."""
     with GCSSaver.from_conn_string(uri) as saver:
         while (order := pipe.recv()) is not None:
             config, next_, new = order
