@@ -146,7 +146,7 @@ def next_input(found, snapshot, steps):
 
 @contextmanager
 def trying(saver, *, patient):
-    """A patient user waits and goes on when the service is not available, and only then."""
+    """A patient user waits and tries again when the service is not available, and only then."""
     try:
         yield
     except StoreUnavailableError:

@@ -1,4 +1,4 @@
-"""A commit is stored with all of its companions or not at all, wherever its process dies and whatever reads back."""
+"""A commit is stored with all of its companions or not at all, wherever its process crashes, also with read-back."""
 
 import asyncio
 import uuid
@@ -50,7 +50,7 @@ class Accompanied(CrashingSaver):
             found = backend.perform(effect)
 
     def entries(self):
-        """What each entry tells of: its kind and the checkpoint's id."""
+        """What each entry records: its kind and the checkpoint's id."""
         docs = self.perform(iter(QueryDocs(ENTRIES)))
         return {doc.name: (doc.fields["kind"], doc.fields["checkpoint_id"]) for doc in docs}
 
@@ -66,7 +66,7 @@ class Accompanied(CrashingSaver):
         return found
 
     def agrees(self):
-        """Whether each commit since the saver was opened has its entry, and each entry what it tells of."""
+        """Whether each commit since the saver was opened has its entry, and each entry has its commit."""
         now = self.stored()
         added = [what for name, what in self.entries().items() if name not in self.entries_before]
         changed = {what for what in now if now[what] != self.before.get(what)}

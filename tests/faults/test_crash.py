@@ -111,7 +111,7 @@ def test_every_effect_on_the_emulators(new_emulated_store, name):
     crash(new_emulated_store, BY_NAME[name])
 
 
-# Dying
+# Crashing
 
 
 def test_the_stops(new_store):
@@ -276,7 +276,7 @@ class ObjectsFirst(CrashingSaver):
 
 
 class Overreaching(CrashingSaver):
-    """Deletes a neighbour too."""
+    """Deletes a neighbor too."""
 
     def delete_thread(self, thread_id):
         super().delete_thread(thread_id)
@@ -284,7 +284,7 @@ class Overreaching(CrashingSaver):
 
 
 class Littering(CrashingSaver):
-    """Leaves a trace in a neighbour, which no reader of checkpoints sees."""
+    """Leaves a trace in a neighbor, which no reader of checkpoints sees."""
 
     def delete_thread(self, thread_id):
         super().delete_thread(thread_id)
@@ -310,7 +310,7 @@ class Hasty(CrashingSaver):
 
 
 class Undying(CrashingSaver):
-    """Goes on after its death as if nothing had happened."""
+    """Continues after its crash as if nothing had happened."""
 
     def put(self, config, *rest):
         try:

@@ -47,7 +47,7 @@ class Line:
 
 
 def fill(saver, thread):
-    """A line with a fork that goes on, a namespace whose newest is a fork, and pending writes of all kinds."""
+    """A line with a fork that continues, a namespace whose newest is a fork, and pending writes of all kinds."""
     kept = {"kept": ["kept", b"value", thread], "none": None, "empty": ""}
     root, child = Line(saver, thread, ""), Line(saver, thread, "child")
     messages = {1: 3, 2: 4, 3: 5, 4: 5, 5: 6}
@@ -311,7 +311,7 @@ def test_a_blind_verify_fails(open_kind, monkeypatch, what):
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 @pytest.mark.parametrize("half", ["documents", "objects"])
 def test_a_store_that_ignores_damage_fails(open_kind, half):
-    """Damage that is not there is noticed by nobody: the checker must not take that for success."""
+    """No reader notices damage that is not there. The checker must not take that for success."""
     thread = open_kind("objects")
     if half == "documents":
         thread._documents.commit = lambda effect: (1,) * len(effect.writes)

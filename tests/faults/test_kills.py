@@ -1,4 +1,4 @@
-"""A process that is killed loses nothing that was acknowledged, and its graph goes on to the right end."""
+"""A process that is killed loses nothing that was acknowledged, and its graph resumes and reaches the right end."""
 
 import os
 import subprocess

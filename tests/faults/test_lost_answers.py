@@ -371,7 +371,7 @@ def check_done(lane, name, thread, fault, *, truth, where, is_slow, repeated=Fal
     assert observe(lane, thread) == truth.after, where
     checkpoints, writes, threads, objects = stored(lane, thread)
     if name == "delete_thread" and (fault.kind == "late" or is_slow):
-        # The late request may have marked the thread that was gone; whoever writes to it next removes the mark.
+        # The late request may have marked the thread that was gone. The next writer removes the mark.
         assert (checkpoints, writes, objects) == (0, 0, 0), where
         return
     assert (checkpoints, writes, threads) == truth.stored[:3], where

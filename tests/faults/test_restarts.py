@@ -1,4 +1,4 @@
-"""Emulators that are killed and started again: errors within the deadline, then work goes on with the same saver."""
+"""Emulators that are killed and started again: errors within the deadline, then the same saver works again."""
 
 import asyncio
 import http.client
@@ -106,10 +106,10 @@ def uri(emulators):
 
 
 class Gate(Interceptor):
-    """Can hold commits back from one of them on: no commit is then under way or begins.
+    """Can hold back commits, from a given one: then none is under way, and none begins.
 
-    The Firestore emulator keeps what it is told to export, so the kill must come right after that, with no
-    acknowledgement in between.
+    The Firestore emulator keeps only what it has exported. So the kill must come right after the export, with no
+    acknowledgment in between.
     """
 
     def __init__(self):
@@ -145,7 +145,7 @@ class Gate(Interceptor):
     async def aaround(self, effect, perform):
         if not isinstance(effect, Commit):
             return await perform(effect)
-        assert await asyncio.to_thread(self._enter)  # the event loop goes on, so that what is under way can end
+        assert await asyncio.to_thread(self._enter)  # not on the event loop, so that commits under way can end
         is_done = False
         try:
             found = await perform(effect)
@@ -156,7 +156,7 @@ class Gate(Interceptor):
 
     @contextmanager
     def holding(self, more, running):
-        """Hold commits once so many more have succeeded; or go on if what makes them has ended before."""
+        """Hold commits once so many more have succeeded, or continue if the work that makes them has ended before."""
         running.add_done_callback(lambda _: self._notify())
         with self._changed:
             self._last = self._count + more
@@ -254,7 +254,7 @@ def test_killed_while_a_graph_runs(emulators, uri, loop, names, mode):
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_back_within_the_deadline(emulators, uri, loop, mode):
-    """Whoever waits long enough does not notice."""
+    """A caller that waits long enough does not notice."""
     gate = Gate()
     with emulators.saver(uri, Ledger, interceptors=[gate]) as saver, ThreadPoolExecutor(1) as threads:
         running = threads.submit(go_on, saver, mode, loop, "t")
@@ -377,7 +377,7 @@ def test_objects_that_are_gone(emulators, uri):
 
 @pytest.mark.soak
 def test_work_goes_on_soon_after_a_long_outage(emulators, uri, loop):
-    """Clients must not go on waiting for longer than the service was away."""
+    """Clients must not wait for longer than the service was away."""
     with emulators.saver(uri) as saver:
         put(saver, 1, {"n": 1})
     with emulators.saver(uri, timeout=TIMEOUT) as saver:
@@ -437,7 +437,7 @@ def until_it_ends(emulators, saver, gate, random_, run):
 
 
 def test_an_upload_whose_session_is_lost(emulators, uri):
-    """A value too large for one request is uploaded in a session, which a restart ends: it must begin anew."""
+    """A value too large for one request is uploaded in a session. A restart ends it, so a new session must begin."""
 
     class Restart(Faults):
         def choose(self, call, possible):

@@ -60,7 +60,7 @@ def test_struck_at_random_for_long_a_saver_goes_on(program, uri, seed):
 
 @pytest.fixture
 def silent():
-    """Services that accept connections and never answer: their address, and an event that tells that one was made."""
+    """Services that accept connections and never answer: their port, and an event that is set by the first request."""
     asked, ends, accepted = threading.Event(), threading.Event(), []
 
     def accept(server):

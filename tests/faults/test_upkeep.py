@@ -1,4 +1,4 @@
-"""Writers, forks, dying writers, a pruner and a collector at full speed: nothing is missing, nothing is left over."""
+"""Writers, forks, crashing writers, a pruner and a collector at full speed: nothing is missing, no orphan is left."""
 
 import random
 import threading
@@ -20,9 +20,9 @@ THREADS = ("a", "b/c", "long thread id, " * 20)
 WRITERS = 8
 KEPT = 5
 ATTEMPT_SECONDS, ORPHAN_AGE = 10.0, timedelta(seconds=120)
-"""An attempt's deadline and the age of an orphan, in about the relation that they have: one hour to 24.
+"""An attempt's deadline and the age of an orphan, in about their real relation, which is one hour to 24.
 
-The machine may hold up a writer for as long as lies between them.
+The machine may hold up a writer for as long as the difference between them.
 """
 
 
@@ -40,7 +40,7 @@ class Life:
         self.acknowledged = {}
         """What was put, by thread and number."""
         self.dying = {}
-        """What a writer that died may have put."""
+        """What a writer that crashed may have put."""
         self.counts = dict.fromkeys(("puts", "forks", "deaths", "conflicts", "reads", "prunes", "collected"), 0)
         self.wrong = []
 

@@ -43,7 +43,7 @@ class World:
     """Processes that share a store until all writers are done.
 
     Args:
-        open_saver: Opens a saver, as another process would; it is closed by whoever made the function.
+        open_saver: Opens a saver, as another process would. The caller that made this function closes it.
         steps: How many each thread has in the end.
         attempt: Makes a call, perhaps again and again.
         after: Called after each step of the first thread, with its number.

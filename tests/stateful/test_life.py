@@ -110,7 +110,7 @@ class Cipher:
 
 
 class Clock:
-    """The wall clock, of processes and of the store; who sleeps moves it."""
+    """The wall clock of processes and of the store. A process that sleeps moves it."""
 
     def __init__(self):
         self.now = 2_000_000_000 // 86400 * 86400 + 10 * MINUTES
@@ -165,7 +165,7 @@ class One:
 
 
 def replayed(n, root):
-    """Subgraphs go on from what they had before the checkpoint of that number, from a root checkpoint `n`."""
+    """Subgraphs that resume from a root checkpoint `n` have the state from before the checkpoint of this number."""
     is_fork = root.metadata["source"] in {"update", "fork"}
     return root.parent if is_fork and root.parent is not None else n
 
@@ -210,7 +210,7 @@ class Life(RuleBasedStateMachine):
         self.clock = Clock()
         self.stack = ExitStack()
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
-        # What failed is told by hypothesis; thousands of events say nothing more.
+        # Hypothesis reports what failed. Thousands of logged events would add nothing.
         patch.setattr(logging.getLogger("langgraph_gcs_saver"), "disabled", True)
         for module in (admin, savers, runner, local):
             patch.setattr(module, "time", self.clock)
@@ -239,13 +239,13 @@ class Life(RuleBasedStateMachine):
         self.ghosts = []
         """Checkpoints that were removed."""
         self.dirty = set()
-        """Threads in which a call has died: something may be there that nothing refers to, until it is collected."""
+        """Threads in which a call has crashed. They may have orphans until these are collected."""
         self.halves = set()
-        """Threads of which a deletion has died; what is left reads, but the latest may be flagged."""
+        """Threads of which a deletion has crashed. What is left can be read, but the latest may be flagged."""
         self.copying = {}
-        """Threads to which a copy has died, and from where; nobody else uses them."""
+        """Threads to which a copy has crashed, and its source. Nothing else uses them."""
         self.moving = set()
-        """Threads of which a transfer to the other store has died."""
+        """Threads of which a transfer to the other store has crashed."""
         self.early = {}
         """Checkpoints that never come, and have pending writes, by thread."""
         self.former = {}
@@ -261,7 +261,7 @@ class Life(RuleBasedStateMachine):
             self._put(0, "t", ns, newest, "r0", 4 if ns else 1)
 
     def open(self, name=None, *, uri=None, **more):
-        """A saver with the options of that name; what `retention` begins is done, or dies, before its put returns."""
+        """A saver with the options of that name. Pruning by `retention` ends, or crashes, before its put returns."""
         options = {"ttl": TTL, **OPTIONS.get(name, {}), **self.cipher, "on_event": self.events.append, **more}
         if "retention" in options:
             options["retention"] = options["retention"].strategy
@@ -272,7 +272,7 @@ class Life(RuleBasedStateMachine):
         return saver
 
     def _start(self, name):
-        """A new process in place of one that has died, or ends."""
+        """A new process in place of one that has crashed, or ends."""
         if name in self.savers:
             self.savers[name].close()
         self.savers[name] = self.open(name)
@@ -284,7 +284,7 @@ class Life(RuleBasedStateMachine):
     chances = st.integers(0, 1 << 16)
     deaths = st.tuples(st.integers(0, 30), st.booleans(), st.sampled_from([False, False, True]))
     stops, halts = st.one_of(st.none(), st.none(), deaths), st.one_of(st.none(), deaths)
-    """Whether the process dies during the call: after how many effects, in which order, and whether it is repeated."""
+    """Whether the process crashes in the call: after how many effects, in which order, and whether it is repeated."""
 
     def _call(self, process, stop, call, touched, *stages, is_atomic=False):
         """Make a call that takes the model through `stages`, in some threads; whether it was done."""
@@ -310,7 +310,7 @@ class Life(RuleBasedStateMachine):
         return True
 
     def _settled(self, touched, stages, *, is_atomic=False):
-        """The model after a call that died: each checkpoint is as it was at some stage."""
+        """The model after a call that crashed: each checkpoint is as it was at some stage."""
         model = dict(self.model)
         with self.open() as cold:
             for thread in touched:
@@ -390,7 +390,7 @@ class Life(RuleBasedStateMachine):
         is_refused = HISTORY in one.metadata and one.parent is not None and (ns, one.parent) not in there
         retention = OPTIONS[name].get("retention")
         if retention is not None and stop is not None:
-            stop = (*stop[:2], False)  # Another process, that makes the call again, tells anew whether it is due.
+            stop = (*stop[:2], False)  # Another process that repeats the call decides for itself whether it is due.
         if is_refused:
             stages = [self.model]
         elif retention is not None and self._is_due(name, (thread, ns), step):
@@ -456,7 +456,7 @@ class Life(RuleBasedStateMachine):
         """A checkpoint that others have removed comes again, by a process that repeats its call."""
         thread, ns, n, one = self.ghosts[which % len(self.ghosts)]
         there = self.model.get(thread, {})
-        # What a call that died has left of its writes would come back with it.
+        # Pending writes that a crashed call has left would come back with it.
         if thread in self.copying or thread in self.halves or thread in self.dirty or (ns, n) in there:
             return
         one = replace(one, writes={}, pin=None, time=self.clock.now)
@@ -482,7 +482,7 @@ class Life(RuleBasedStateMachine):
         values = {**one.values, "list": [self.rng.random() for _ in range(20)]}
         fresh = {"list": version(m)}
         one = replace(one, values=values, versions=one.versions | fresh, metadata={**one.metadata, "run_id": run})
-        # What only the former content needed is left, and what tells of its run.
+        # What only the former content needed is left, and so is the document of its run.
         self.dirty.add(thread)
         self.former.setdefault(thread, set()).add(keys.spread(self.model[thread][ns, n].metadata["run_id"]))
         self._store(process, thread, ns, n, one, fresh, stop)
@@ -516,7 +516,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(which=chances, stop=halts, is_taken_up=st.booleans())
     def transfer(self, which, stop, is_taken_up):
-        """A thread is moved to another store. A call that dies is taken up at once, or when the thread has changed."""
+        """A thread is moved to another store. A crashed call is resumed at once, or when the thread has changed."""
         found = self._some(which)
         if found is None or found[0] in self.halves:
             return
@@ -524,7 +524,7 @@ class Life(RuleBasedStateMachine):
         try:
             self._transfer(thread, Plan(*stop[:2]) if stop else Plan())
         except InvalidInputError:
-            # A call that died had come to its end, but for its look at what it did, and the thread has changed since.
+            # A crashed call had done everything but check its work, and the thread has changed since.
             if thread not in self.moving:
                 raise
             with self.open(uri=self.elsewhere) as target:
@@ -631,7 +631,7 @@ class Life(RuleBasedStateMachine):
         thread, ns, _ = found
         newest = max(n for other, n in self.model[thread] if other == ns)
         runs = runs | {self.model[thread][ns, newest].metadata["run_id"]}
-        # Parts of copies are left alone, if anything tells of the runs there, and what needs them is named.
+        # Parts of copies are left alone if the runs have documents there, and an error names the thread.
         documents = self._documents()
         parts = {thread for thread in self.copying if "copying" in documents.get(keys.thread_doc(thread), {})}
         is_refused = any(keys.run_doc(run, thread) in documents for run in runs for thread in parts)
@@ -648,7 +648,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(process=processes, which=chances, onto=st.sampled_from(COPIES), stop=halts)
     def copy_thread(self, process, which, onto, stop):
-        """Also what takes up a copy that has died."""
+        """Resumes a copy that has crashed, too."""
         target = onto
         found = self._some(which)
         source = self.copying.get(target, found and found[0])
@@ -665,7 +665,7 @@ class Life(RuleBasedStateMachine):
 
     def _copy(self, process, source, target, stop=None):
         if target in self.copying and "copying" not in self._documents().get(keys.thread_doc(target), {}):
-            # It died after its very last step.
+            # It crashed after its very last step.
             del self.copying[target]
             self.put_at[target] = self.clock.now
             return
@@ -700,7 +700,7 @@ class Life(RuleBasedStateMachine):
             self.copying[target] = source
 
     def _has_more(self, target, source):
-        """Whether a copy that died has made something of what has gone from its source since."""
+        """Whether a crashed copy has made something of what has been deleted from its source since."""
         mine, theirs = (
             {
                 name.removeprefix(f"{keys.thread_doc(thread)}/"): not fields.keys().isdisjoint(LISTED_BY)
@@ -712,7 +712,7 @@ class Life(RuleBasedStateMachine):
         return any(name not in theirs or is_listed > theirs[name] for name, is_listed in mine.items())
 
     def _has_other(self, target, source):
-        """Whether a copy that died has made something that its source has with other content now."""
+        """Whether a crashed copy has made something that its source has with other content now."""
         mine, theirs = self.model.get(target, {}), self.model.get(source, {})
         return any(
             told(key[1], replace(one, writes={})) != told(key[1], replace(theirs[key], writes={}))
@@ -772,7 +772,7 @@ class Life(RuleBasedStateMachine):
     def sweep(self, process, stop):
         """Threads that got nothing for a while go, unless they have a pin."""
         self.is_whole = False
-        # What one that dies has begun to delete counts as used: the next one leaves it alone for the whole time.
+        # A thread that a crashed sweep has begun to delete counts as used. The next sweep leaves it for the whole time.
         stop = stop and (*stop[:2], False)
         now, ttl = self.clock.now, TTL.total_seconds()
         free = [thread for thread in self.touched if not any(one.pin for one in self.model.get(thread, {}).values())]
