@@ -1,7 +1,7 @@
 """Everything that a hostile store can be met by: commands, methods and their asynchronous twins, and collections.
 
-Each suite of this folder runs all of them over what it forges. `test_registry.py` fails for one that no table names:
-who adds a command, a method or a collection says here how it is called, and in the suites how it ends.
+Each suite of this folder runs all of them over what it forges. `test_registry.py` fails for one that no table names. If
+you add a command, a method or a collection, add here how it is called, and in the suites how it ends.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
 """How each method of `GCSSaver` and `Admin` is called; in an order in which each finds a thread."""
 
 DESTROY = {"carry_out", "delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
-"""Methods that take away, or need the place of, what others read."""
+"""Methods that delete what others read, or need its place."""
 
 WRITE = DESTROY | {"copy_thread", "collect", "pin", "put", "put_writes", "rebind", "repair", "setup", "unpin"}
 """Methods that change the store."""

@@ -1,4 +1,4 @@
-"""What somebody tried who looked for other ways than those that the other tests know."""
+"""Attacks in other ways than those that the other tests know."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def by_packets(builder: StateGraph[Any]) -> None:
 
 
 def by_answers(builder: StateGraph[Any]) -> None:
-    """A node asks in each step, and whoever answers writes too."""
+    """A node asks a question in each step, and the answer is a write too."""
     builder.add_node("step", lambda state: {"log": [f"no more than {interrupt(state['n'])} EUR"], "n": 1})
     builder.add_edge(START, "step")
     builder.add_conditional_edges("step", lambda state: END if state["n"] >= LAST else "step")
@@ -106,7 +106,7 @@ def run(shape: Any, saver: GCSSaver) -> None:
 @LOCAL
 @pytest.mark.parametrize("shape", [in_parallel, by_packets, by_answers])
 def test_a_repair_rebuilds_no_snapshot_of_half_a_step(shape: Any, store_uri: str) -> None:
-    """Somebody spoils a snapshot, which was proven, and takes one of two tasks' writes that it was made of."""
+    """An attacker spoils a proven snapshot, and deletes the writes of one of the two tasks that it was made of."""
     with GCSSaver.from_conn_string(store_uri, cipher=KEY, incremental=False) as saver:
         run(shape, saver)
         listed = list(saver.list(cfg()))
@@ -213,7 +213,7 @@ def test_what_a_serializer_encrypted_with_the_same_key_is_no_manifest(cipher: st
 
 
 class Unbound(Eax):
-    """A cipher that does not tell what it is for."""
+    """A cipher that does not say what it is for."""
 
     def __init__(self, key: bytes) -> None:
         self.key = key
@@ -248,7 +248,7 @@ def test_what_other_libraries_log_is_printable(store_uri: str) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="an interpreter that cannot be told")
 def test_the_demo_imports_nothing_from_where_it_is_called(tmp_path: Path) -> None:
-    """Its processes are new interpreters, which look into the working directory first unless they are told."""
+    """Its processes are new interpreters, which look into the working directory first by default."""
     (tmp_path / "here").mkdir()
     sprung = tmp_path / "sprung"
     for module in ("multiprocessing", "langgraph", "google", "pickle", "sitecustomize"):

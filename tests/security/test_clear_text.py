@@ -1,4 +1,4 @@
-"""A saver with a cipher reads nothing in clear: whoever can write to the store could have put it there."""
+"""A saver with a cipher reads nothing in clear, because anyone who can write to the store could have put it there."""
 
 import asyncio
 import inspect
@@ -41,7 +41,7 @@ def fill(saver, *threads):
         saver.put_writes(cfg(3, thread=thread), [("v", "own")], "task")
 
 
-# What somebody plants who has no key; each returns the checkpoint that has it.
+# What an attacker without the key plants; each returns the checkpoint that has it.
 
 
 def a_checkpoint(keyless):
@@ -199,7 +199,7 @@ def outcomes(tmp_path):
         "verify": (lambda found: [one.kind for one in found] == ["clear"], "t"),
         "threads": (lambda found: {one.thread_id: one.damaged for one in found} == {"t": 1, "u": 0},),
         "history": (lambda found: [one.damage for one in found] == ["the manifest is in clear", None, None, None], "t"),
-        "stats": (lambda found: found.checkpoints == 5,),  # prune went on with the other thread
+        "stats": (lambda found: found.checkpoints == 5,),  # prune continued with the other thread
         "collect": (lambda plans: ["in clear" in plan.skipped for plan in plans] == [True],),
         "repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]],),
         "checkpoint_at": (lambda found: found == cid(9), cfg(), datetime.now(timezone.utc)),  # an id, as by its name
@@ -328,8 +328,8 @@ def test_every_command(command, make_saver, store_uri, tmp_path):  # noqa: F811
                 for one in arguments
             ]
             ended = command(*accept, "--cipher", XOR, name, *words, *(["--yes"] if name == "export" else []))
-            # An embedded store has no bucket. Nothing names the planted checkpoint as its child: a drill that drops
-            # it is not told.
+            # An embedded store has no bucket. No parent names the planted checkpoint as its child, so a drill that
+            # drops it does not report that.
             assert ended.code == (0 if accept and name not in {"rebind", "drill"} else code), (name, ended)
             assert "Traceback" not in ended.err
             if not accept:
@@ -445,7 +445,7 @@ def test_what_a_checkpoint_said_in_clear_is_told_of(make_saver, raw):
     (plan,) = strict.admin.repair("t")
     assert [(step.action, step.name) for step in plan.steps] == [("leave", name)]
     assert raw.snapshot() == before
-    # What was encrypted and is not referred to is nothing to tell, nor is what a child refers to twice.
+    # No finding mentions an encrypted frame that no checkpoint refers to, or one that a child refers to twice.
     put(strict, 2, {"v": ["newer"], "w": ["z" * 300]}, parent=1)
     put(strict, 2, {"v": ["newest"], "w": ["z" * 300]}, parent=1)
     assert [found.name for found in strict.admin.verify(depth="data")] == [name]
@@ -467,7 +467,7 @@ READ_WRITES = {
 @LOCAL
 @pytest.mark.parametrize("job", READ_WRITES)
 def test_pending_writes_alone_are_told_of(make_saver, raw, job):
-    """They are read for what they refer to, which is accepting them, whoever reads them."""
+    """They are read for the objects that they refer to. That accepts them, whichever method reads them."""
     with make_saver(cipher=KEY) as saver:
         fill(saver, "t")
     make_saver().put_writes(cfg(2), [("v", PLANTED)], "another task")
@@ -484,7 +484,7 @@ def test_pending_writes_alone_are_told_of(make_saver, raw, job):
 )
 @pytest.mark.parametrize("named", [(), ("tenant",)])
 def test_a_copy_writes_no_metadata_in_clear_but_what_is_named(make_saver, raw, was, named):
-    """Whatever lay in clear in the source: the copy is the saver's own."""
+    """Whatever was in clear in the source, the copy follows the saver's own options."""
     put(make_saver(**was), 1, {"v": ["x"]}, metadata={"tenant": "acme", "user": PLANTED})
     saver = make_saver(cipher=KEY, accept_clear=True, clear_metadata=named)
     saver.copy_thread("t", "copy")

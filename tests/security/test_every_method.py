@@ -60,7 +60,7 @@ def source() -> InMemorySaver:
 
 @pytest.mark.parametrize("number", range(len(FORGERIES)), ids=[forgery.__name__ for forgery in FORGERIES])
 def test_a_method_meets_an_odd_thread(number: int, store: Path, raw: Any, tmp_path: Path) -> None:  # noqa: F811
-    """Each gives something or raises an error of this library; and `verify` tells of all threads."""
+    """Each gives something or raises an error of this library, and `verify` reports all threads."""
     FORGERIES[number](raw)
     told: set[str] = set()
     with open_reader(store, PLAIN) as saver, open_reader(tmp_path / "other", PLAIN) as other:
@@ -73,7 +73,7 @@ def test_a_method_meets_an_odd_thread(number: int, store: Path, raw: Any, tmp_pa
 
 
 RAISE_AT_THE_END = (metadata_of_another_serializer, documents_with_odd_names)
-"""Of which `verify` raises an error, after it has told of all threads one by one."""
+"""For these, `verify` raises an error after it has reported all threads one by one."""
 
 
 # Values that name code
@@ -115,7 +115,7 @@ def test_a_method_runs_nothing(cls: type[Admin], number: int, trapped: Path, tra
                 assert not trap.is_sprung, name
 
 
-# What is told
+# What errors and logs disclose
 
 
 MARK = "XYZZYPLUGH"

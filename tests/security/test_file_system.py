@@ -145,7 +145,7 @@ def test_remains_of_databases_that_are_something_else(path, elsewhere):
 
 
 def test_remains_of_databases_behind_a_link(path, tmp_path):
-    """The store's own path may be a link, and what cannot be removed keeps nobody from opening it."""
+    """The store's own path may be a link, and remains that cannot be removed do not stop a saver from opening it."""
     store(path)
     (path / ".new-empty000").mkdir()
     (path / ".new-kept0000").mkdir()
@@ -224,7 +224,7 @@ def test_a_thread_with_a_linked_object_is_damaged_and_carries_nothing_out(path, 
 
 @pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["clear", "cipher"])
 def test_a_hard_link_in_place_of_an_object_is_not_carried_out(path, tmp_path, elsewhere, cipher):
-    """It looks like any file, but what it holds is no frame, which needs no key to tell."""
+    """It looks like any file, but its content is no frame, which is visible without a key."""
     with GCSSaver.from_conn_string(f"file://{path}", cipher=cipher) as saver:
         for n in (1, 2):
             put(saver, n, {"v": noise(20_000, n)}, parent=n - 1 or None)
@@ -280,7 +280,7 @@ def test_a_hard_link_in_the_place_of_the_database(path, documents, elsewhere, co
 
 
 def test_a_hard_link_that_came_with_an_archive(tmp_path, elsewhere):
-    """`tar` makes it among the files of whoever unpacks."""
+    """`tar` makes the link among the files of the user who unpacks."""
     store(tmp_path / "sent")
     with tarfile.open(elsewhere / "sent.tar", "w") as archive:
         archive.add(tmp_path / "sent", "store")

@@ -134,7 +134,7 @@ def test_other_frames_are_not_overwritten(store_uri):
 
 
 def stopped(make, thread, call):
-    """A store in which a call has died once `thread` had a part of its pending writes."""
+    """A store in which a call has crashed once `thread` had a part of its pending writes."""
     for stop in count():
         with make() as saver:
             saver.plan = Plan(stop)
@@ -149,7 +149,7 @@ def stopped(make, thread, call):
 @pytest.mark.parametrize("mine", [None, "no"])
 @pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "cipher"])
 def test_an_answer_that_was_given_in_a_part_of_a_copy_stays(store_uri, cipher, mine, theirs):
-    """`mine` is the answer of the copy, `theirs` that of the source; both came after the first call had died."""
+    """`mine` is the answer of the copy, `theirs` that of the source. Both came after the first call had crashed."""
 
     def make():
         return CrashingSaver.from_conn_string(store_uri, cipher=cipher)
@@ -230,7 +230,7 @@ def test_a_copy_whose_source_was_pruned_since_is_made_anew(store_uri):
 
 @pytest.mark.parametrize("plant", [plant_checkpoint, plant_writes, plant_anything])
 def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant):
-    """The claim is the one that a transfer that died has left; it can be computed as well."""
+    """The claim is from a transfer that crashed. An attacker could compute it too."""
     elsewhere = f"file://{tmp_path}/elsewhere"
     with GCSSaver.from_conn_string(store_uri) as source, CrashingSaver.from_conn_string(elsewhere) as target:
         fill(source, "copy")
@@ -255,7 +255,7 @@ def test_what_was_planted_where_a_thread_is_moved_to(store_uri, tmp_path, plant)
 
 @pytest.mark.parametrize("plant", [plant_checkpoint, plant_writes, plant_anything])
 def test_what_was_planted_beside_all_that_a_transfer_moves(store_uri, tmp_path, plant):
-    """Whoever plants it also leaves the claim of a transfer that has ended, which the next one takes for its own."""
+    """The attacker also restores the claim of a transfer that has ended, which the next one takes for its own."""
     elsewhere = f"file://{tmp_path}/elsewhere"
     with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(elsewhere) as target:
         fill(source, "copy")

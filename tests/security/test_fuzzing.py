@@ -34,7 +34,7 @@ def fuzz(*words: object, state: Path) -> subprocess.CompletedProcess[str]:
 
 
 def passed(*words: object, state: Path) -> str:
-    """What the fuzzer tells at the end; if it fails, or its process crashes or hangs, how to see it again."""
+    """What the fuzzer prints. If it fails, or its process crashes or hangs, the error says how to reproduce that."""
     ended = fuzz(*words, state=state)
     at = state.read_text() if state.exists() else "none"
     assert ended.returncode == 0, f"iteration {at} of {words}:\n{ended.stdout}{ended.stderr}"
@@ -54,7 +54,7 @@ def test_some_iterations_find_nothing(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("target", TARGETS)
 def test_many_iterations_find_nothing(target: str, tmp_path: Path) -> None:
-    """Others each time: the seed is told if one fails."""
+    """Different iterations each time. A failure reports the seed."""
     seed = int.from_bytes(os.urandom(4), "big")
     seconds = SOAK_SECONDS * SHARES[target] / sum(SHARES.values())
     print(passed(target, "--seed", seed, "--seconds", seconds, state=tmp_path / "state"))

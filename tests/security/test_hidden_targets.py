@@ -101,7 +101,7 @@ def test_the_latest_is_asked_for_again(make_saver):
 
 def test_no_request_is_made_for_a_target_that_is_there(make_saver):
     fill(make_saver())
-    asked = Meanwhile((GetDocs,), lambda: None, at=1)  # The first one asks for the store's place.
+    asked = Meanwhile((GetDocs,), lambda: None, at=1)  # The first one reads the store's place.
     assert history(make_saver(interceptors=[asked]), 4) == WHOLE
     assert not asked.is_done
 
@@ -141,7 +141,7 @@ def test_no_node_sees_an_empty_value(make_saver, store_uri, raw, how):
     fields = raw.documents()[name]
 
     class Raced(GCSSaver):
-        """Its newest checkpoint is hidden while it is asked for its history."""
+        """Its newest checkpoint is hidden while its history is read."""
 
         def get_delta_channel_history(self, *, config, channels):
             HIDE[how](raw, name, fields)

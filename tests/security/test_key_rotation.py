@@ -15,7 +15,7 @@ from tests.stateful.load import THREADS, World, is_right, put
 
 
 class Ring:
-    """A cipher with several keys, of which the newest encrypts; its name tells which.
+    """A cipher with several keys. The newest one encrypts, and its name is stored with the ciphertext.
 
     Attributes:
         keys: Keys by name, the newest last. A key is added at any time, while others encrypt and decrypt.
@@ -72,7 +72,7 @@ def test_keys_change_under_load(make_saver: Any, tmp_path: Any, steps: int) -> N
     put(late, "new", 1)
     assert is_right(make_saver(cipher=Ring(newest)).get_tuple(cfg("new")), "new")
 
-    # The old keys go when all is encrypted anew.
+    # The old keys can be dropped when everything is encrypted with the new one.
     with GCSSaver.from_conn_string(f"file://{tmp_path}/anew", cipher=Ring(newest)) as target:
         target.admin.migrate(saver, thread_ids=[*THREADS])
     with GCSSaver.from_conn_string(f"file://{tmp_path}/anew", cipher=Ring(newest)) as target:

@@ -135,7 +135,7 @@ def test_frames_that_it_builds_on_stay(make_saver, raw):
 
 
 def test_what_does_not_need_it_is_pruned(make_saver, raw):
-    """A later checkpoint has the value itself: nobody that stays is made of what is gone."""
+    """A later checkpoint has the value itself, so no checkpoint that stays needs the missing one."""
     saver = make_saver()
     fill(saver)
     put(saver, 5, {"log": ["all"], "v": 5}, log=5)
@@ -149,7 +149,7 @@ def test_what_does_not_need_it_is_pruned(make_saver, raw):
 
 
 def test_writes_of_what_was_stored_stay(make_saver, raw):
-    """Also without a DeltaChannel: somebody continued the checkpoint, so it was not "never stored"."""
+    """Also without a DeltaChannel: the checkpoint has a child, so it was not "never stored"."""
     saver = make_saver()
     for n in (1, 2, 3):
         put(saver, n, {"v": n}, log=None)
@@ -161,7 +161,7 @@ def test_writes_of_what_was_stored_stay(make_saver, raw):
 
 
 def test_runs_go_all_the_same(make_saver, raw):
-    """Who deletes what a run wrote breaks DeltaChannels knowingly: it is told, and the next run can be deleted too."""
+    """Deleting a run may break DeltaChannels. `verify` reports that, and the next run can be deleted too."""
     saver = make_saver()
     fill(saver)
     saver.delete_for_runs(["second"])
@@ -172,7 +172,7 @@ def test_runs_go_all_the_same(make_saver, raw):
 
 
 def test_it_comes_back_while_it_is_looked_at(make_saver, raw):
-    """Between the look at the checkpoints and the end a backup is restored: nothing is told."""
+    """A backup is restored after the checkpoints are read and before the end: there is no finding."""
     saver = make_saver()
     fill(saver)
     middle = raw.documents()[MIDDLE]

@@ -171,7 +171,7 @@ def digest_of(plain):
 
 
 def test_a_long_chain_of_bombs_takes_two_of_its_values(make_saver, raw):
-    """A hundred times as much lay in memory: some kilobytes are stored."""
+    """A few stored kilobytes could take a hundred times as much memory."""
     put(make_saver(), 1, {"v": 1})
     stored = chain_of(raw, name_of(1), 16, LIMIT)
     assert stored < 20_000
@@ -267,7 +267,7 @@ def test_a_listing_of_bombs(make_saver, raw):
 
 
 def test_damaged_values_are_not_kept(make_saver, raw):
-    """What is wrong with a value is told; an exception's traceback would hold the value that it was built on."""
+    """A finding says what is wrong with a value. An exception's traceback would hold the value that it was built on."""
     saver = make_saver(incremental=False)
     for n in range(1, 9):
         put(saver, n, {"v": 1}, parent=n - 1 or None)

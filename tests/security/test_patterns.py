@@ -1,6 +1,6 @@
 """No regular expression takes more than linear time, whatever it is given.
 
-What is matched may be a name that a store or an archive holds, a service's answer, or what somebody typed.
+The text may be a name from a store or an archive, a service's answer, or the user's input.
 """
 
 from __future__ import annotations

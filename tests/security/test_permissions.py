@@ -131,7 +131,7 @@ def test_a_page_does_not_go_through_a_link(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["pipe", "hard link", "link"])
 def test_settings_go_to_files_of_their_own(tmp_path, kind):
-    """What lies in the directory under their names was not named by its user."""
+    """The user named the directory, and not a file in it that has the name of one of the settings."""
     other, place = tmp_path / "other", tmp_path / "firestore.indexes.json"
     other.write_text("theirs")
     if kind == "pipe":
@@ -158,7 +158,7 @@ def test_a_pipe_that_is_named_is_written_to(tmp_path):
 
 
 def test_what_a_process_has_open_is_written_to(tmp_path):
-    """`/dev/stdout` is a link like this one, to a file if output goes to one. Whoever is root could replace it."""
+    """`/dev/stdout` is a link like this one, to a file if output goes to one. Only root could replace the link."""
     target = tmp_path / "page.html"
     with target.open("wb") as file:
         write_file(Path(f"/dev/fd/{file.fileno()}"), b"page", replace=True, devices=True)

@@ -69,7 +69,7 @@ PLANTED = [clear, moved, not_bound, no_seal, other_fields, nothing]
 @pytest.mark.parametrize(("size", "verify"), list(itertools.product(SIZES, ["readback", "checksum", "off"])))
 @pytest.mark.parametrize("plant", PLANTED)
 def test_what_was_planted_is_replaced(make_saver, raw, own, plant, size, verify):  # noqa: PLR0917 - a store, and a case
-    """Whoever may write to the store could else keep a task's writes out, while its call says that they are stored."""
+    """Otherwise an attacker who can write to the store could keep a task's writes out, though the call succeeds."""
     events = []
     saver = make_saver(cipher=KEY, on_event=events.append, verify=verify)
     plant(raw, own, saver)
@@ -164,5 +164,5 @@ def test_the_same_in_clear_is_stored_again(make_saver, raw):
     found = strict.get_tuple(cfg(1))
     assert (found.checkpoint["channel_values"], found.pending_writes) == ({"v": ["x"]}, [("task", "v", "w")])
     assert list(strict.admin.verify("t", depth="existence")) == []
-    # The frames in clear stay where they are, and are told of until the checkpoint is pruned.
+    # The frames in clear stay where they are, and are reported until the checkpoint is pruned.
     assert [found.kind for found in strict.admin.verify("t", depth="data")] == ["clear"]

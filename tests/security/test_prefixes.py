@@ -1,4 +1,4 @@
-"""What lies below a store's prefix, and is not the store's: no method deletes, counts, copies or reports it."""
+"""Objects below a store's prefix that are not the store's: no method deletes, counts, copies or reports them."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ FOLDER = keys.thread_blobs("t")
 
 
 def foreign():
-    """Names that lie in the folder of thread `t`, before and behind its own, and have no form of the store's."""
+    """Names in the folder of thread `t` that sort before and after its own, and have no form of the store's."""
     inner = keys.blob("t", "", cid(1), keys.FRAMES, "0123456789ab")
     return (
         f"{FOLDER}!before/everything",
@@ -159,7 +159,7 @@ def test_documents_of_a_store_whose_root_lies_within_this_one(saver, folder):
 
 @pytest.mark.parametrize("leaf", ["junk", "a!b!c", "!", "zz!~"])
 def test_a_document_among_checkpoints_that_is_none(saver, leaf):
-    """Its own thread's listing tells of it, and that of all threads goes on with the others."""
+    """The listing of its own thread reports it, and the listing of all threads continues with the others."""
     put(saver, 1, {"v": 1})
     put(saver, 1, {"v": 1}, thread="u")
     name = f"{keys.checkpoints('u')}/{leaf}"

@@ -129,7 +129,7 @@ def files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trap(made: Path, files: Path) -> Trap:
-    """What tells whether anything ran; the commands that values name leave the file of `made`."""
+    """Shows whether anything ran: the commands that values name leave the file of `made`."""
     return Trap(made)
 
 

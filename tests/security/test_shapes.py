@@ -1,7 +1,7 @@
-"""Well-sealed documents that no writer makes: methods and commands end as they should, and go on with other threads.
+"""Well-sealed documents that no writer makes: methods and commands end as they should, and handle other threads.
 
 An attacker who can write to the store can compute digests. So a manifest, metadata, pending writes, and documents of
-threads, of runs and of what was set aside may hold anything. What comes of it is a typed error, a finding or an answer.
+threads, of runs and of what was set aside may hold anything. The result is a typed error, a finding or an answer.
 """
 
 import copy
@@ -223,7 +223,7 @@ SHAPES = [
 
 
 def forge(raw, place, odd):
-    """Put something else into one place of the last checkpoint of `t`; `...` takes away what is there."""
+    """Put something else into one place of the last checkpoint of `t`. `...` removes what is there."""
     head, tail = opened(raw, LAST)
     part, _, field = place.partition(".")
     if part in {"metadata", "rest"}:

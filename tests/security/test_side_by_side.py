@@ -130,7 +130,7 @@ def test_what_removes_does_the_other_threads_and_raises(make_saver, raw, name):
 
 @pytest.mark.usefixtures("mixed")
 def test_what_collects_leaves_the_thread_alone(make_saver, raw, command):  # noqa: F811
-    """Nobody can tell what a checkpoint of a newer version refers to."""
+    """This version cannot know what a checkpoint of a newer version refers to."""
     orphans = {keys.blob(thread, "", cid(1), "v", "0" * 12) for thread in (BEFORE, "newer", AFTER)}
     for name in orphans:
         make_saver()._backend.perform(PutBlob(name, b"orphan"))

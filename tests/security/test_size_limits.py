@@ -65,7 +65,7 @@ def test_a_manifest_in_an_object_is_no_larger_than_one_in_a_document(size, make_
 
 
 def test_no_more_of_an_object_is_fetched_than_is_stated(make_saver, raw):
-    """Whoever can replace objects makes one of any length."""
+    """An attacker who can replace objects can make one of any length."""
     saver = make_saver(inline_max_bytes=0)
     put(saver, 1, {"v": bytes(1000)})
     saver.put_writes(cfg(1), [("v", 1)], "task")
@@ -253,7 +253,7 @@ def test_a_call_of_more_writes_than_are_read(make_saver, raw):
 
 
 def test_pending_writes_that_are_too_large_together(make_saver):
-    """No call of `put_writes` knows the others': whoever reads them is told what to do."""
+    """No call of `put_writes` knows the writes of the others. The error of the read says what to do."""
     saver = make_saver(max_value_bytes=MIB)
     put(saver, 1, {"v": 1})
     for n in range(65):

@@ -1,8 +1,8 @@
-"""What sizes tell somebody who may read the store and has no key, while they choose a part of the state.
+"""What sizes disclose to an attacker who can read the store, has no key, and chooses a part of the state.
 
-Values are compressed before they are encrypted: a guess that repeats a secret of the same value takes fewer bytes than
-one that does not. With `zstd_level=None` sizes depend on lengths, and on nothing else. All that is compared here are
-bytes; the secrets, the guesses and the order of both are the same each time.
+Values are compressed before they are encrypted. So a guess that repeats a secret of the same value takes fewer bytes
+than one that does not. With `zstd_level=None` sizes depend on lengths, and on nothing else. The tests compare only
+bytes, and the secrets, the guesses and the order of both are the same each time.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ def of_frames(found):
 @pytest.mark.parametrize("options", TELLING, ids=str)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sizes_tell_a_secret_that_is_guessed(make_saver, raw, seed, options):
-    """Not what anybody wants; it shows that the other tests here see what an attacker would."""
+    """This is no goal. It shows that the other tests here see what an attacker would see."""
     attacker = Attacker(make_saver(cipher=KEY, **options), raw, random.Random(seed))
     found = {text: of_frames(attacker.size(f"door_code={text}")) for text in attacker.candidates()}
     assert min(found, key=found.__getitem__) == attacker.secret
@@ -98,7 +98,7 @@ def test_without_compression_they_tell_lengths_only(make_saver, raw, seed, inlin
 
 
 def test_equal_values_are_stored_again(make_saver, raw):
-    """That a value is the same as the one before would be told by its absence."""
+    """If an equal value were not stored, its absence would disclose that the value is the same as before."""
     seen = {}
     for name, options in {"compressed": {"incremental": False}, "hiding": HIDING}.items():
         saver = make_saver(cipher=KEY, **options)
@@ -208,7 +208,7 @@ BRANCHES = ["approve", "reject", "report"]
 @LOCAL
 @pytest.mark.parametrize("taken", range(3))
 def test_names_of_pending_writes_tell_a_branch(make_saver, raw, taken):
-    """As the page on security says: a digest of names is reproduced by whoever guesses the names."""
+    """As the page on security says, an attacker who guesses the names can compute their digest."""
     builder = StateGraph(Decision)
     for node in ("assess", *BRANCHES):
         builder.add_node(node, lambda _: {"note": "x"})

@@ -1,4 +1,4 @@
-"""Names that stand for the ids of other documents, spelled otherwise: nobody's, and never read as the others'."""
+"""Other spellings of the names of documents: they belong to no thread, and are never read as the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids that documents tell in fields are believed if the document's name agrees, and shown if nobody can tell them."""
+"""Ids in a document's fields are believed if the document's name agrees, and shown if nothing can prove them."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -35,7 +35,7 @@ def test_run_documents_that_were_swapped(make_saver, raw, threads):
     )
     list(saver.admin.plan_repair())
     if threads[0] == "A":
-        # The name tells: nothing is missed, and nothing of another run goes.
+        # The name decides: nothing is missed, and nothing of another run is deleted.
         (plan,) = saver.admin.plan_delete_for_runs(["r1"])
         assert [(one.thread_id, one.dropped) for one in plan.threads] == [("A", (cid(1),))]
     saver.admin.repair()
@@ -75,7 +75,7 @@ NO_SOURCES = [
 
 @pytest.mark.parametrize("source", NO_SOURCES)
 def test_what_was_set_aside_is_a_document_of_the_thread(make_saver, raw, source):
-    """Whatever it says: with an object that nobody refers to `collect` looks at it, and leaves the thread alone."""
+    """Whatever it says: if there is an orphan, `collect` reads it, and leaves the thread alone."""
     saver = make_saver(inline_max_bytes=0)
     put(saver, 1, {"v": 1})
     put(saver, 1, {"v": 1}, thread="u")
@@ -151,7 +151,7 @@ def test_tasks_of_long_ids_are_several(make_saver):
 @pytest.mark.parametrize("cipher", [None, Eax("key")], ids=["clear", "encrypted"])
 @pytest.mark.parametrize("heir", ["fffffff0-0000-6000-8000-000000000000", "FFFF", "zzz", "ahead"])
 def test_an_edit_does_not_follow_an_heir_that_lies_in_the_future(make_saver, raw, heir, cipher):
-    """Nobody needs a key to name one, and no later step would be the latest."""
+    """An attacker can name such an heir without a key, and then no later step would be the latest."""
     put(make_saver(cipher=cipher), 1, {"v": "old"})
     now = datetime.now(timezone.utc)
     name = keys.checkpoint_doc("t", "", cid(1))

@@ -76,7 +76,7 @@ def two_swapped(raw):
 
 
 def from_what_was_set_aside(raw):
-    """A repair has put a damaged document away; somebody brings it back under another name."""
+    """A repair has set a damaged document aside, and an attacker brings it back under another name."""
     fields = raw.documents()[name_of(9)]
     aside = keys.aside_doc(name_of(9), "0" * 12)
     raw.set_document(aside, {**fields, "from": name_of(9), "reason": "damaged"})

@@ -5,7 +5,7 @@ Each target takes honest seeds (`seeds`), changes them in one of their layers or
 fine, and so is an answer. Any other exception, a call that does not end, a crash of the process, and more memory than
 the allowance are failures. The operating system enforces the allowance.
 
-An iteration depends on the target, the seed and its own number, and on no other iteration. So a failure that is told as
+An iteration depends on the target, the seed and its own number, and on no other iteration. So a failure reported as
 
     python -m tests.security.fuzzing store --seed 7 --first 1234 --iterations 1
 

@@ -1,7 +1,7 @@
 """Fuzz targets in this process, with a limit of memory that the system enforces.
 
-Ends with 0, or prints what failed and how to see it again, and ends with 1. `--state` names a file that holds the
-number of the iteration at work, for whoever finds that the process has crashed.
+Ends with 0, or prints what failed and how to reproduce it, and ends with 1. `--state` names a file that holds the
+number of the iteration at work, in case the process crashes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def iterate(target: Target, name: str, seed: int, number: int) -> str:
 def fuzz(target: Target, name: str, options: argparse.Namespace, state: int) -> bool:
     """Fuzz a target; whether nothing failed."""
     outcomes: Counter[str] = Counter()
-    begin = time.monotonic()  # clock: how long a soak goes on, whatever it finds
+    begin = time.monotonic()  # clock: how long a soak lasts, whatever it finds
     number = options.first
     passed = 0.0
     base = held()

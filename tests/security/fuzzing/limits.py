@@ -36,5 +36,5 @@ def limit(allowance: int, base: int | None = None) -> None:
 
 
 def lift() -> None:
-    """Take the limit away, to tell what has failed."""
+    """Remove the limit, to report what has failed."""
     resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -324,7 +324,7 @@ def in_frame(rng: Random, plain: bytes, encode: Callable[[bytes], bytes]) -> byt
             return plain
         case 6:
             return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(plain)
-        case 7:  # One raw block, and a window of up to 2 TiB that nobody needs.
+        case 7:  # One raw block, and a window of up to 2 TiB that it does not need.
             block = plain[: 128 << 10]
             window = bytes([rng.randrange(32) << 3 | rng.randrange(8)])
             size = len(block).to_bytes(8, "little")

@@ -44,7 +44,7 @@ def json_that_is_none() -> None:
     """Texts that are no JSON raise what the parser raises."""
     parse = frames._parse
 
-    class Head(Exception):  # noqa: N818 - stands for any error that nobody expects
+    class Head(Exception):  # noqa: N818 - stands for any error that no caller expects
         pass
 
     def parsed(text: str) -> Any:

@@ -23,7 +23,7 @@ from tests.system.raw import LocalRaw
 
 NEWEST = 6
 MAX_VALUE_BYTES = 1 << 20
-"""`max_value_bytes` of all savers here: what lies in a store is smaller."""
+"""`max_value_bytes` of all savers here: everything in a store is smaller."""
 
 ACTIVE = 1767225600
 
@@ -142,7 +142,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 @dataclass(frozen=True)
 class Seed:
-    """What lies in a store.
+    """The contents of a store.
 
     Attributes:
         kind: How it was written.
@@ -158,7 +158,7 @@ class Seed:
     objects: dict[str, bytes]
     archive: bytes
     values: list[bytes] = field(default_factory=list, compare=False)
-    """What a serializer wrote in it, once somebody has asked."""
+    """What a serializer wrote in it. Empty until it is first needed."""
 
 
 def make(directory: Path, kind: Kind) -> Seed:

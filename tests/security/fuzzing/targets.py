@@ -56,7 +56,7 @@ def _envelope(head: Any, tail: bytes) -> bytes:
 
 
 def driven(flow: Any, stored: Mapping[str, bytes]) -> Any:
-    """The result of a flow that asks for objects and for computing, and for nothing else."""
+    """The result of a flow that reads objects and computes, and requests nothing else."""
 
     def answer(effect: Any) -> Any:
         match effect:
@@ -651,7 +651,7 @@ def _pristine(seed: Seed) -> Path:
 
 
 class _Around(Around):
-    """Reads the namespace that it is told."""
+    """Reads the namespace that it was made with."""
 
     def __init__(self, *args: Any, ns: str | None, **options: Any) -> None:
         super().__init__(*args, **options)
