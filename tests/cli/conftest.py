@@ -17,7 +17,7 @@ class Ended:
 
 
 class Person(io.StringIO):
-    """Standard input that is a terminal, where somebody types these lines."""
+    """Standard input that is a terminal, where a user types these lines."""
 
     def isatty(self):
         return True
@@ -25,7 +25,7 @@ class Person(io.StringIO):
 
 @pytest.fixture
 def command(store_uri, monkeypatch, capsys):
-    """Runs a command on the store of `store_uri`; `answer` is what is typed, if somebody is there."""
+    """Runs a command on the store of `store_uri`. `answer` is what the user types; without it there is no user."""
     monkeypatch.setenv("LANGGRAPH_GCS_STORE", store_uri)
 
     def call(*arguments, answer=None):

@@ -1,4 +1,4 @@
-"""threads, history and stats: what they tell is true, they read no payload, and no stored text acts on a terminal."""
+"""threads, history and stats: what they print is true, they read no payload, and no stored text acts on a terminal."""
 
 import json
 import random

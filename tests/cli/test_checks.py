@@ -1,4 +1,4 @@
-"""verify and repair: what is damaged is told with the exit code for damage, and mended only when somebody says so."""
+"""verify and repair: damage is reported with the exit code for damage, and repaired only when the user says so."""
 
 import json
 from enum import IntEnum
@@ -61,7 +61,7 @@ class Color(IntEnum):
 
 @LOCAL
 def test_metadata_that_hold_an_object_are_no_damage(make_saver, command):
-    """Commands import no class that metadata name; what an object stands for in the index, only itself could tell."""
+    """Commands import no class that metadata name. Only the object itself could give its value in the index."""
     values = {"small": 1}
     saver = make_saver()
     saver.put(cfg(), checkpoint(1, values, {"small": version(1)}), metadata(color=Color.RED), {"small": version(1)})
@@ -83,7 +83,7 @@ class Foreign:
 
 @LOCAL
 def test_metadata_of_another_serializer(make_saver, command):
-    """What needs no metadata goes on; what does says that it cannot read them, and why."""
+    """Commands that need no metadata work. The others say that they cannot read the metadata, and why."""
     saver, versions = make_saver(serde=Foreign()), {"small": version(1)}
     saver.put(cfg(), checkpoint(1, {"small": 1}, versions), metadata(), versions)
     assert command("threads").code == 0

@@ -34,7 +34,7 @@ LANGGRAPH_GCS = (sys.executable, "-m", "langgraph_gcs_saver.cli")
 def environment(tmp_path):
     """Makes the environment of commands, when it is called: after the emulators' fixtures have named their hosts.
 
-    Temporary directories land where the test can look for them, and nobody's credentials are found.
+    Temporary directories land where the test can look for them, and no credentials are found.
     """
     (tmp_path / "tmp").mkdir()
     own = {
@@ -215,7 +215,7 @@ def test_interrupted_it_leaves_nothing_behind(environment, tmp_path):
     process = subprocess.Popen(
         [*LANGGRAPH_GCS, "demo", "--ask"],
         env=environment(),
-        stdin=subprocess.PIPE,  # nobody answers the question before the end: it is interrupted before the end
+        stdin=subprocess.PIPE,  # the question before the end gets no answer, because the process is interrupted first
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

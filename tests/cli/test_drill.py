@@ -149,7 +149,7 @@ def test_a_reader_that_lies_fails(uri, monkeypatch, lie, problem):
 
 
 def test_a_snapshot_that_nothing_proves(tmp_path):
-    """What LangGraph would make of the writes before is nobody's guess: the checkpoint goes."""
+    """What LangGraph would make of the writes before it is unknown, so the checkpoint is set aside."""
     with GCSSaver.from_conn_string(f"file://{tmp_path}/one", incremental=False) as saver:
         delta(saver, 11).invoke({"n": 0, "log": ["input " + "y" * 400]}, DELTA, durability="sync")
         report = drill(saver, "t", rto=PATIENCE, directory=tmp_path / "scratch")
@@ -159,7 +159,7 @@ def test_a_snapshot_that_nothing_proves(tmp_path):
 
 
 def test_values_are_compared_with_the_source(uri, tmp_path, monkeypatch):
-    """A source that reads differently from the copy, for whatever reason, is told."""
+    """A source that reads differently from the copy is reported, whatever the reason."""
     genuine = GCSSaver.list
 
     def other_list(self, *arguments, **options):

@@ -1,4 +1,4 @@
-"""A wrong belief of an agent is mended in a new checkpoint, and the run goes on with it."""
+"""A wrong belief of an agent is corrected in a new checkpoint, and the run continues with it."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_the_run_goes_on_with_the_mended_value(make_saver, store_uri):
 
 
 def test_it_stores_what_update_state_stores(make_saver, store_uri):
-    """But for who wrote it: `update_state` writes as a node, and goes on after it."""
+    """All but the writer is the same: `update_state` writes as a node, and the graph continues after that node."""
     graph = start(make_saver)
     old = graph.get_state(CONFIG)
     theirs = graph.update_state(old.config, {"belief": "Rome"}, as_node="think")
@@ -458,7 +458,7 @@ def test_deltachannels_are_counted_as_by_update_state(make_saver, store_uri):
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_a_channel_that_may_be_a_deltachannel_is_refused(make_saver, store_uri):
-    """After a first `update_state` nothing tells whether a channel that nobody has written is one."""
+    """After a first `update_state`, a channel that was never written may be a DeltaChannel or not."""
     saver = make_saver()
     config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
     config["configurable"]["checkpoint_id"] = put(saver, {"x": 1}, metadata={"source": "update"})

@@ -37,7 +37,7 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.fixture
 def value(make_saver):
-    """A thread with a value; tells what it is now."""
+    """A thread with a value. A function that reads the value."""
     saver = make_saver()
     put(saver, {"x": OLD})
     return lambda: saver.get_tuple(cfg()).checkpoint["channel_values"]["x"]
@@ -241,7 +241,7 @@ def test_an_editor_that_removes_the_directory(command, value, editor, temporary)
 
 @pytest.mark.parametrize("to", ["directory", "nothing", "file"])
 def test_an_editor_that_replaces_the_directory_by_a_link(command, value, editor, temporary, tmp_path, to):  # noqa: PLR0917
-    """Nothing behind the link is read as the value, or deleted, and nobody is sent there."""
+    """Nothing behind the link is read as the value, or deleted, and no message points there."""
     other = tmp_path / "other"
     if to == "directory":
         other.mkdir()
@@ -262,7 +262,7 @@ def test_an_editor_that_replaces_the_directory_by_a_link(command, value, editor,
 
 
 def test_an_editor_that_leaves_a_pipe_or_a_link(command, value, editor, temporary, tmp_path):
-    """A pipe would wait for its other end, and a link leads to a file of somebody else's."""
+    """A pipe would wait for its other end, and a link leads to another file."""
     (tmp_path / "other").write_text(json.dumps(NEW))
     for code in ("os.mkfifo(path)", "path.symlink_to(here / 'other')"):
         editor(f"path.unlink()\n{code}")

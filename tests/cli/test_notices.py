@@ -1,4 +1,4 @@
-"""Google's packages tell of each Python that they will leave behind; no command repeats it."""
+"""Google's packages warn about each Python that they will no longer support. No command repeats the warning."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.cli.test_demo import LANGGRAPH_GCS
 from tests.patience import PATIENCE
 
 GOOGLE = ("threads", "--store", "gs://some-bucket?project=some-project")
-"""A command for which Google's packages are imported; it ends at once, for there are no credentials."""
+"""A command that imports Google's packages. It ends at once, because there are no credentials."""
 
 OLD = """
 import datetime

@@ -1,4 +1,4 @@
-"""report: the page tells what the store holds, it needs nothing else, and nothing that is stored acts in a browser."""
+"""report: the page shows what the store holds, it needs nothing else, and nothing that is stored acts in a browser."""
 
 import base64
 import hashlib

@@ -294,7 +294,7 @@ def test_as_a_user_runs_it(make_saver, store_uri, tmp_path):
     command = [sys.executable, "-m", "langgraph_gcs_saver.cli", "show", "t\x1b[2J", "--store", store_uri]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 0
-    # In colour: of escapes only those of colours, which are rich's own.
+    # In color: the only escapes are those of colors, which come from rich.
     assert "\x1b[1m" in ended.stdout
     assert "\x1b[2J" not in ended.stdout
     assert "\\x1b[2Jwiped" in ended.stdout

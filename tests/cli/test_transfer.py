@@ -62,7 +62,7 @@ def test_from_the_emulators_and_back(emulators_uri, environment, other):  # noqa
     result = json.loads(ended.stdout)
     assert (result["ok"], result["checkpoints"], result["findings"]) == (True, len(before), [])
     check(lambda **options: GCSSaver.from_conn_string(other, **options), "t", before)
-    # There it is already, as it is here: but a transfer from one store does not go on with that of another.
+    # The thread is there already, as it is here. But a transfer from one store does not resume that of another.
     with pytest.raises(InvalidInputError, match="not empty"):
         call("push", "t", google, "--store", other)
     with GCSSaver.from_conn_string(google) as saver:

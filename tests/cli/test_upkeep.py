@@ -84,7 +84,7 @@ def test_prune_must_be_told_what_to_keep(make_saver, command, options):
 
 
 def test_nothing_goes_that_was_not_shown(make_saver, command, monkeypatch):
-    """While the question stands, the thread goes on, so that the rule would now take more."""
+    """The thread continues while the question waits, so the rule would now prune more."""
     saver = make_saver()
     fill(saver, last=4)
 
@@ -164,7 +164,7 @@ def _commit(*writes):
 
 
 def leave_an_object(store_uri, seed):
-    """A call that dies after its upload: nothing refers to its object."""
+    """Leaves an orphan: the object of a call that crashes after its upload."""
     with CrashingSaver.from_conn_string(store_uri) as dying:
         dying.admin.checkpoint_ids(cfg())
         dying.plan = Plan(stop_after=2)

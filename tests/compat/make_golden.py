@@ -1,10 +1,10 @@
 """Makes a golden store of the current stored format: `python -m tests.compat.make_golden DIRECTORY [SCENARIO…]`.
 
 The directory gets the embedded store (`documents.sqlite3`, `objects/`), the format's dictionary, and `expected.json`,
-which tells what must be read. Expectations come from what was stored, never from reading it back. Ids, attempts and
+which says what must be read. Expectations come from what was stored, never from reading it back. Ids, attempts and
 times are fixed, so that the same code and the same zstd make the same bytes.
 
-What lies in `data/` was written by the version that introduced its format and is never made again: a later version
+Each store in `data/` was written by the version that introduced its format, and is never made again. Later versions
 must read it as it is.
 """
 
@@ -37,7 +37,7 @@ from tests.compat.xor_cipher import XorCipher
 
 NOW = 1_780_000_000
 SHOWN = 40
-"""Longest serialised value that `expected.json` shows whole; of others it has size and sha256."""
+"""Longest serialized value that `expected.json` shows whole. For others it has the size and sha256."""
 
 SPECIAL = {"__error__": -1, "__scheduled__": -2, "__interrupt__": -3, "__resume__": -4}
 SERDE = JsonPlusSerializer()
@@ -53,7 +53,7 @@ def version(number, draw=0):
 
 
 def shown(kind, data):
-    """A serialised value as `expected.json` shows it."""
+    """A serialized value as `expected.json` shows it."""
     return [kind, data.hex()] if len(data) <= SHOWN else [kind, len(data), hashlib.sha256(data).hexdigest()]
 
 
@@ -303,9 +303,9 @@ def stripped(maker):
 
 
 def large(maker):
-    """Small frames that share an object, a manifest and pending writes that lie in objects.
+    """Small frames that share an object, and a manifest and pending writes that are stored in objects.
 
-    Limits are lowered here: the same at full size would be megabytes, and where things lie is the writer's choice.
+    Limits are lowered here, because the same at full size would be megabytes. A writer may choose where it stores them.
     """
     place, rng = ("large", ""), random.Random(7)
     saver = maker.saver(inline_max_bytes=600)

@@ -1,7 +1,7 @@
 """A reader of stored format 1, written from `docs/reference/format.md`, without the library that it describes.
 
-Section numbers are that document's. It reads an embedded store and gives serialised values; where the document leaves a
-check to the reader, it checks.
+Section numbers are that document's. It reads an embedded store and gives serialized values. Where the document leaves
+a check to the reader, it checks.
 """
 
 import base64
@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint; serialised values are pairs of a type tag and bytes."""
+    """A checkpoint. Serialized values are pairs of a type tag and bytes."""
 
     thread_id: str
     ns: str
@@ -154,9 +154,9 @@ def crc32c(data):
 class Reader:
     """Reads the store in a directory.
 
-    `ciphers` maps names of ciphers to functions from ciphertext to plaintext. With some, `accepts_clear` says whether
-    what is in clear or not bound is read all the same. `met` counts the features of the format that were met, so that
-    a test can tell that a store has them.
+    `ciphers` maps names of ciphers to functions from ciphertext to plaintext. If there are any, `accepts_clear` says
+    whether documents that are in clear, or not bound, are read all the same. `met` counts the features of the format
+    that were met, so that a test can check that a store has them.
     """
 
     def __init__(self, path, dictionary, ciphers=None, *, accepts_clear=False):

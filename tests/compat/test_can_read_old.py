@@ -401,7 +401,7 @@ def test_what_is_folded_now_is_what_was_folded_then(tmp_path):
 
 @pytest.mark.parametrize(("golden", "version"), [(GOLDEN, 1), (GOLDEN_FOLDED, 2)])
 def test_a_store_keeps_the_form_of_its_names(tmp_path, golden, version):
-    """One of an earlier version goes on as it is: programs of that version may be using it."""
+    """A store of an earlier version stays as it is, because programs of that version may be using it."""
     path = shutil.copytree(golden, tmp_path / "golden")
     before = set((path / "objects").rglob("*"))
     config = {"configurable": {"thread_id": "A", "checkpoint_ns": "Upper"}}

@@ -113,12 +113,12 @@ class TestGoogle(StoreContract):
             yield documents
 
 
-# Servers that are ill
+# Servers that fail
 
 
 @pytest.fixture
 def dead_port() -> Iterator[str]:
-    """Address where nobody listens."""
+    """Address where no server listens."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{reserved.getsockname()[1]}"
@@ -328,7 +328,7 @@ def test_firestore_refusals_are_final(  # noqa: PLR0917
     assert "state content" not in str(caught.value)
     assert type(caught.value) is kind
     assert isinstance(caught.value.__cause__, grpc.RpcError)
-    # What is missing, a document or its database, only another request tells.
+    # Only another request shows what is missing: a document, or its database.
     assert len(statuses.requests) == (2 if (method.lstrip("a"), code) == ("get", "NOT_FOUND") else 1)
 
 
@@ -677,11 +677,11 @@ def test_use_after_fork(
     assert (done.returncode, done.stdout) == (0, "all is well\n"), done.stderr
 
 
-# Cloud Storage: a proxy before the emulator that can be ill
+# Cloud Storage: a proxy before the emulator that can fail
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Forwards to the emulator, unless `hook(method, path)` tells a status and a text to answer with.
+    """Forwards to the emulator, unless `hook(method, path)` gives a status and a text to answer with.
 
     A status of 0 forwards the request and then hangs up without an answer. `spoil` alters the bodies of requests on
     their way, lengths excepted.
@@ -960,7 +960,7 @@ def test_bytes_that_change_on_the_way_up_are_refused(
 
 @pytest.mark.parametrize("data", WIRED, ids=len)
 def test_bytes_that_change_on_the_way_up_without_a_checksum(proxied: GCSBlobs, proxy: Proxy, data: bytes) -> None:
-    """Nobody notices but who reads them back: the checksum is what the service refuses them for."""
+    """Only reading back notices them. With a checksum, the service would refuse them."""
     proxy.spoil = lambda body: body.replace(b"state content", b"state c0ntent")
     proxied.put_blob(PutBlob("t/a", data, checked=False))
     damaged = data.replace(b"content", b"c0ntent")
@@ -969,7 +969,7 @@ def test_bytes_that_change_on_the_way_up_without_a_checksum(proxied: GCSBlobs, p
 
 
 def test_a_hash_whose_answer_was_lost(proxied: GCSBlobs, proxy: Proxy) -> None:
-    """It begins anew: half of an earlier answer does not count."""
+    """The hash begins again: half of an earlier answer does not count."""
     proxied.put_blob(PUT)
     proxy.hook = faults([(0, ""), (503, "later")])
     assert proxied.hash_blob(HashBlob(PUT.name)) == hashlib.sha256(PUT.data).hexdigest()

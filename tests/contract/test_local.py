@@ -125,7 +125,7 @@ def unprivileged(function: Callable[[], Any]) -> Any:
 
 
 def error_of(function: Callable[[], Any]) -> type[BaseException]:
-    """The type of the error; whether its message tells what to do is seen by eye."""
+    """The type of the error. Whether its message says what to do is for a reader to judge."""
     with pytest.raises(StoreError) as caught:
         function()
     assert not isinstance(caught.value, sqlite3.Error)
@@ -672,7 +672,8 @@ def test_damaged_bytes(documents: LocalDocuments, path: Path) -> None:
     create(documents, "c/b")
     with closing(sqlite3.connect(path / "documents.sqlite3")) as db, db:
         db.execute("UPDATE documents SET fields = x'ffff' WHERE name = ?", (b"c\0a",))
-    # There, and of no format: absent it would be lost without a word, and an error here would hide its neighbours.
+    # The document is there, and has no format. If it were absent, its loss would be silent. An error would hide its
+    # neighbors.
     assert documents.get_docs(GetDocs(("c/a",)))["c/a"].fields == {"format": None}
     found = documents.query_docs(QueryDocs("c", where=(("no such field", 1),)))
     assert [(doc.name, doc.fields) for doc in found] == [("c/a", {"format": None})]

@@ -52,7 +52,7 @@ def config_of(request_id: str) -> Any:
 class Dying(GCSSaver):
     """Kills its process at a point: before a call that is named like `put input`, `put loop 2`, `writes work`.
 
-    A checkpoint is put when the writes of its step are stored, so the point before it lies between the two.
+    A checkpoint is put after the writes of its step are stored, so the point before it is between the two.
 
     Attributes:
         point: The point.
@@ -100,7 +100,7 @@ class Dying(GCSSaver):
 
 
 def run(uri: str, point: str, mode: Any, turn: int, pipe: Connection) -> None:
-    """A turn: the input is a request, and the answer another one. The pipe is told the question's id between them."""
+    """A turn: the input is one request, and the answer another. The question's id is sent to the pipe in between."""
     first, second = str(2 * turn - 1), str(2 * turn)
     with Dying.from_conn_string(uri) as saver:
         saver.point, _, rest = point.partition(", ")

@@ -12,7 +12,7 @@ from langgraph_gcs_saver import GCSSaver
 
 
 class Dying(GCSSaver):
-    """Dies when a step has written a message of the type `DIE_AT`: the writes are stored, the checkpoint is not."""
+    """Crashes when a step has written a message of the type `DIE_AT`: the writes are stored, the checkpoint is not."""
 
     doomed = False
 
@@ -31,6 +31,6 @@ class Dying(GCSSaver):
 
 
 def prepare(service: ModuleType) -> None:
-    """Have the service use it, if the environment says when to die."""
+    """Have the service use it, if the environment says when to crash."""
     if os.environ.get("DIE_AT"):
         service.GCSSaver = Dying  # type: ignore[attr-defined]

@@ -299,7 +299,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         return events(httpx.post(f"{url}/runs", json=body, timeout=PATIENCE))
 
     asked = {"message": "Publish: it", "request_id": "1"}
-    # The first try dies between the writes of the model's step and its checkpoint.
+    # The first try crashes between the writes of the model's step and its checkpoint.
     with server("ai") as process:
         with pytest.raises(httpx.TransportError):
             send(**asked)
@@ -314,7 +314,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         shown = httpx.get(url, timeout=PATIENCE).json()
         assert (shown["questions"], shown["finished"]) == ([question], False)
         assert [one["type"] for one in shown["messages"]] == ["human", "ai"]
-    # In another process: the answer, which dies when the tool has run and its step has no checkpoint.
+    # The answer runs in another process, which crashes when the tool has run and its step has no checkpoint.
     answered = {"answers": {question["id"]: agents.APPROVE}, "request_id": "2"}
     with server("tool") as process:
         with pytest.raises(httpx.TransportError):
@@ -326,7 +326,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         steps = [data for kind, data in found if kind == "step"]
         assert {"node": "Silent.before_model", "messages": []} in steps  # its update is None
         assert {"node": "Counting.before_model", "messages": []} in steps  # a state that is no message
-        # Tried again, nothing of it is done twice; and the next turn begins anew.
+        # A repeated request does nothing twice, and the next turn begins afresh.
         assert send(**answered) == send(**asked) == send() == [("end", {})]
         assert httpx.get(url, timeout=PATIENCE).json()["finished"]
         found = send(message="Good morning")
@@ -424,7 +424,7 @@ def test_service_job_and_image_belong_together():
     (service,), (job,) = SERVICE["spec"]["containers"], JOB["containers"]
     assert service["image"] == job["image"]
     assert SERVICE["spec"]["serviceAccountName"] == JOB["serviceAccountName"]
-    # The command line makes no objects of values: only the service needs to be told which.
+    # The command line makes no objects of values, so only the service needs to know which are allowed.
     assert service["env"] == [*job["env"], {"name": "LANGGRAPH_STRICT_MSGPACK", "value": "true"}]
     ((name, uri),) = [(one["name"], one["value"]) for one in job["env"]]
     address = parse(uri)

@@ -147,7 +147,7 @@ def test_the_kinds_of_writes_are_all_known():
 
 
 class Recorder(requests.Session):
-    """What Google's client asks for, as methods of the JSON API."""
+    """What Google's client requests, as methods of the JSON API."""
 
     def __init__(self) -> None:
         super().__init__()

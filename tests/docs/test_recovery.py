@@ -82,7 +82,7 @@ def test_documents_and_objects_together_are_whole(lost):
         [collected] = saver.admin.collect(orphan_age=timedelta())
         assert collected.objects
         assert not list(saver.admin.verify(depth="data"))
-        # Agents go on from there.
+        # Agents resume from there.
         _checkpoint(saver, "1", 8, {"checkpoint_id": loaded.checkpoint["id"]}, _value(8))
         assert not list(saver.admin.verify(depth="data"))
         assert len(list(saver.list(THREAD))) == 5

@@ -73,7 +73,7 @@ def recipe() -> dict[str, Any]:
 
 
 def killed(uri: str, mode: str, point: str, turn: int = 1) -> str | None:
-    """Run the graph until it dies; the id of its question, if it had come to that."""
+    """Run the graph until its process is killed. The id of its question, if it had come to that."""
     question = None
     with kills.process(dying.run, uri, point, mode, turn) as (child, pipe):
         assert pipe.poll(PATIENCE)

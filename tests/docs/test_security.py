@@ -165,7 +165,7 @@ async def _loop_stubs(saver: GCSSaver) -> None:
 
 
 def test_the_environment_restricts_what_is_imported(uri, tmp_path):
-    """In a process of its own, for it is read when LangGraph is imported."""
+    """In a separate process, because the environment is read when LangGraph is imported."""
     trap = Trap(tmp_path)
     with GCSSaver.from_conn_string(uri, serde=PortableSerializer()) as saver:
         fill(saver, trap)

@@ -75,7 +75,7 @@ def find_jar() -> Path | None:
     cached = Path.home().joinpath(".cache/firebase/emulators").glob("cloud-firestore-emulator-v*.jar")
     newest = max(cached, key=_version, default=None)
     if newest is None and gcloud is not None:
-        # Last, for it takes seconds. Needed where `gcloud` is a wrapper and not a link into the SDK.
+        # Last, because it takes seconds. Needed where `gcloud` is a wrapper and not a link into the SDK.
         sdk, _ = _run([gcloud, "info", "--format=value(installation.sdk_root)"], seconds=PATIENCE)
         if sdk and (Path(sdk) / _IN_SDK).is_file():
             return Path(sdk) / _IN_SDK

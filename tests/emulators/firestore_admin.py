@@ -1,6 +1,7 @@
-"""A server of Firestore's Admin API on loopback, of the two RPCs that settle how fields are indexed.
+"""A server of Firestore's Admin API on loopback, with the two RPCs that set how fields are indexed.
 
-The Firestore emulator has none. Every other RPC goes on to an emulator, if there is one, so that a saver can use it.
+The Firestore emulator has no Admin API. Every other RPC is forwarded to an emulator, if there is one, so that a saver
+can use this server.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 
 @pytest.fixture(scope="session")
 def firestore_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of the Firestore emulator; also in FIRESTORE_EMULATOR_HOST, whose earlier value is honoured."""
+    """`host:port` of the Firestore emulator; also in FIRESTORE_EMULATOR_HOST, whose earlier value is honored."""
     given = os.environ.get("FIRESTORE_EMULATOR_HOST")
     if given:
         yield given
@@ -34,7 +34,7 @@ def firestore_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 @pytest.fixture(scope="session")
 def storage_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the Cloud Storage emulator; also in STORAGE_EMULATOR_HOST, whose earlier value is honoured."""
+    """URL of the Cloud Storage emulator; also in STORAGE_EMULATOR_HOST, whose earlier value is honored."""
     given = os.environ.get("STORAGE_EMULATOR_HOST")
     if given:
         yield given if "://" in given else f"http://{given}"
@@ -47,7 +47,7 @@ def storage_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def project_id() -> str:
-    """A project id that nobody else uses: the Firestore emulator makes a project when it is first named."""
+    """A project id that no other test uses. The Firestore emulator creates a project when it is first named."""
     return f"test-{uuid.uuid4().hex[:20]}"
 
 

@@ -31,7 +31,7 @@ class EmulatorStartError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
+    """Return a port of 127.0.0.1 where no process listens at this moment."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,7 +85,7 @@ class EmulatorProcess(ABC):
         """Start, and return when requests are answered.
 
         Args:
-            port: Port to serve; by default a free one, and another one when that is lost to somebody else.
+            port: Port to serve. The default is a free one, or another one if a different process takes that first.
 
         Raises:
             EmulatorStartError: It ended by itself, or did not answer within `PATIENCE`.
@@ -134,7 +134,7 @@ class EmulatorProcess(ABC):
             return log.read().decode(errors="replace")
 
     def _announced(self, port: int, begin: int) -> bool:
-        # An answer alone does not tell who answers: the port may just have gone to another run's emulator.
+        # An answer alone does not show which process gave it: another run's emulator may just have taken the port.
         return self.announcement(port) in self._log(begin).splitlines()
 
     def _complaint(self, what: str, begin: int) -> str:

@@ -226,7 +226,7 @@ class Store(Storage):  # type: ignore[misc]
         new.replace(path)
 
     def _write_config_to_file(self) -> None:
-        # The original writes all metadata as JSON after every change: quadratic, and nobody reads it back from memory.
+        # The original writes all metadata as JSON after every change. That is quadratic, and nothing reads it here.
         pass
 
     def _object_path(self, bucket_name: str, file_name: str) -> str:
@@ -397,7 +397,7 @@ def _create_bucket(request: Request, response: Response, store: Store) -> None:
     _check_lifecycle(request.data)
     buckets.insert(request, response, store)
     if response.status == HTTPStatus.OK:
-        # The original keeps the name alone; what the caller chose (location, access, soft delete) is wanted back.
+        # The original keeps only the name. Callers read back what they chose (location, access, soft delete).
         resource = store.bucket(request.data["name"])
         buckets._patch_bucket(resource, request.data)
         resource["metageneration"] = "1"
@@ -504,7 +504,7 @@ def _download(request: Request, response: Response, store: Store, resource: Mapp
 
 
 def _span(header: str | None, size: int) -> range | None:
-    """What a Range header asks for; `None` is everything, as with a header that is not understood."""
+    """The span that a Range header requests. `None` is everything, also for a header that is not understood."""
     match = re.fullmatch(r"\s*bytes=(\d*)-(\d*)\s*", header or "")
     if match is None or match.group(1) == match.group(2) == "":
         return None

@@ -1,4 +1,4 @@
-"""The Firestore emulator: found, started, and with the behaviour that the other tests rely on."""
+"""The Firestore emulator: found, started, and with the behavior that the other tests rely on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names(client: firestore.Client) -> list[str]:
     return [snapshot.id for snapshot in client.collection("c").stream(retry=None, timeout=PATIENCE)]
 
 
-# Behaviour
+# Behavior
 
 
 def test_create_is_refused_when_the_document_exists(client: firestore.Client) -> None:

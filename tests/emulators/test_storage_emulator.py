@@ -637,7 +637,7 @@ def test_kill_and_start_on_the_same_port(tmp_path: Path) -> None:
 
 
 def test_a_port_that_somebody_else_has(tmp_path: Path, storage_emulator: str) -> None:
-    # Somebody answers there, and well; it is just not the one that was started.
+    # A server answers there, and well. It is just not the one that was started.
     port = urlsplit(storage_emulator).port
     emulator = StorageEmulator(tmp_path / "log")
     with pytest.raises(RuntimeError, match="already in use"):

@@ -5,7 +5,7 @@ from tests.system.raw import open_raw
 
 @pytest.fixture
 def raw(store_uri):
-    """What lies in the store of the test's savers."""
+    """The contents of the store of the test's savers."""
     opened = open_raw(store_uri)
     yield opened
     opened.close()

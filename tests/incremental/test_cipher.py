@@ -1,4 +1,4 @@
-"""The `cipher` option: nothing readable is stored, and a wrong key and damage are told apart."""
+"""The `cipher` option: nothing readable is stored, and a wrong key is distinguished from damage."""
 
 import re
 
@@ -93,7 +93,7 @@ def test_nothing_readable_is_stored(inline, make_saver, raw):
 
 
 def test_a_guess_cannot_be_checked(make_saver, raw):
-    """No digest of a plaintext lies in clear: an answer such as "yes" could be found by trying some."""
+    """No digest of a plaintext is stored in clear. Otherwise an answer such as "yes" could be found by trying some."""
     seen = []
     for _ in range(2):
         saver = make_saver(cipher=KEY)
@@ -278,7 +278,7 @@ def test_keys_can_be_changed(make_saver):
 
 @pytest.fixture
 def rotated(make_saver):
-    """A thread that began under key `a` and went on under `b`, whose checkpoints inherit frames of both."""
+    """A thread that began under key `a` and continued under `b`, whose checkpoints inherit frames of both."""
     thread = Thread()
     thread.line([make_saver(cipher=Ring("a", a=KEY))], growing(20, 3))
     thread.line([make_saver(cipher=BOTH)], growing(23, 3), first=4, parent=3)
@@ -319,7 +319,7 @@ def test_damage_under_an_older_key_is_damage(rotated, make_saver, raw):
             reader.get_tuple(cfg(1))
         with pytest.raises(CheckpointCorruptError):
             reader.get_tuple(cfg(6))
-        # A reader who has not seen that yet cannot tell, and says so.
+        # A reader that has not seen that yet cannot decide, and raises either error.
         with pytest.raises((CheckpointCorruptError, WrongKeyError)):
             make_saver(cipher=BOTH).get_tuple(cfg(6))
         assert any(found.is_damage for found in make_saver(cipher=BOTH).admin.verify("t", depth="data"))

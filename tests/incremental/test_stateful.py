@@ -19,7 +19,7 @@ SAVERS = {
     "stored": {"zstd_level": None, "inline_max_bytes": 900},
     "odd": {"full_every": 3, "inline_max_bytes": 0, "zstd_level": 1},
 }
-"""Savers, each with caches of its own; all read and write. `cold` is made anew for each call."""
+"""Savers, each with its own caches. All read and write. `cold` is created again for each call."""
 
 CHANNELS = ("a", "b", "small")
 

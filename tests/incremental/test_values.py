@@ -43,7 +43,7 @@ EQUAL_TUPLES = [list(value) if isinstance(value, tuple) else value for value in 
 def test_shapes(shape, make_saver):
     saver, thread = make_saver(), Thread()
     thread.line([saver], SHAPES[shape])
-    if shape == "other types":  # LangGraph's serialiser gives tuples back as lists.
+    if shape == "other types":  # LangGraph's serializer gives tuples back as lists.
         for n, value in enumerate(EQUAL_TUPLES, 1):
             thread.values[n] = thread.values[n] | {"v": value}
     thread.check(saver, make_saver(), make_saver(cache_max_bytes=40_000))

@@ -1,4 +1,4 @@
-"""Executes the notebooks anew and writes their outputs: `make notebooks`."""
+"""Executes the notebooks again and writes their outputs: `make notebooks`."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def execute_all(paths: list[Path], output: Path | None, store: str | None)
                 await _execute(path, output or path.parent, Path(folder))
                 print(f"{path.stem}: {time.monotonic() - begin:.1f} s", flush=True)  # clock: to be printed
 
-        # Not at the first failure: the others go on, and need the folder.
+        # It does not stop at the first failure, because the other notebooks continue and need the folder.
         ended = await asyncio.gather(*map(one, paths), return_exceptions=True)
     for outcome in ended:
         if isinstance(outcome, BaseException):
@@ -134,7 +134,7 @@ def steady(text: str, known: dict[str, str]) -> str:
 
 
 def keep_pictures(before: NotebookNode, after: NotebookNode) -> None:
-    """Put earlier pictures in place of new ones that nobody could tell from them."""
+    """Put earlier pictures in place of new ones that look the same."""
     for old, new in zip(_pictures(before), _pictures(after), strict=False):
         if _look_the_same(old["image/png"], new["image/png"]):
             new["image/png"] = old["image/png"]
@@ -146,7 +146,7 @@ def _pictures(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def picture(png: str) -> Any:
-    """The pixels of a picture as it is in a notebook, an array: height, width, colours from 0 to 1."""
+    """The pixels of a picture as it is in a notebook, an array: height, width, colors from 0 to 1."""
     import matplotlib.image
     import numpy as np
 

@@ -25,7 +25,7 @@ NAMES = [
 ]
 PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3}
 
-# Directories of whoever ran them, and addresses in memory.
+# Directories of the machine that ran them, and addresses in memory.
 TRACES = re.compile(
     r"/(tmp|home|root|Users|private|var|usr|opt|mnt|srv|work)/|[A-Z]:\\\\|site-packages|\b0x[0-9a-f]{6,}"
 )
@@ -134,7 +134,7 @@ def test_pictures_can_be_read(name):
         assert width >= 800
         assert height >= 200
         assert len(png) < 150_000
-        # White ground, dark words, and colours.
+        # White ground, dark words, and colors.
         grey = pixels[..., :3].max(axis=2) - pixels[..., :3].min(axis=2)
         assert (pixels[..., :3].min(axis=2) > 0.99).mean() > 0.4
         assert (pixels[..., :3].max(axis=2) < 0.3).sum() > 500

@@ -14,7 +14,7 @@ UV = Path(sys.executable).with_name("uv")
 
 
 def run(*command, cwd, check=True, **environment):
-    """Runs a command as in a shell of somebody who has no clone of this repository."""
+    """Runs a command as in the shell of a user who has no clone of this repository."""
     inherited = {
         name: value
         for name, value in os.environ.items()

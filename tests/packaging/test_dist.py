@@ -91,7 +91,7 @@ def test_nothing_tells_where_it_was_built(kind, request):
     path = request.getfixturevalue(kind)
     files = (wheel_files if kind == "wheel" else sdist_files)(path)
     machine = {str(place).encode() for place in (ROOT, Path.home(), Path(sys.executable).parent)}
-    # `/root` alone is a word of this library; what is told of a machine goes on.
+    # `/root` alone is a word of this library. In a path of the machine, a slash follows it.
     machine = {place + b"/" for place in machine if len(place) > 1}
     assert not [name for name, data in files.items() if any(place in data for place in machine)]
 

@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for: an environment made of one is installed without looking at it again."""
+"""The locks satisfy pyproject.toml, because an environment is installed from a lock without reading it again."""
 
 import sys
 from pathlib import Path
