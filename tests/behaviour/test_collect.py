@@ -1,4 +1,4 @@
-"""collect: what nothing refers to goes, and nothing else; on every store."""
+"""collect: it deletes all orphans and nothing else, on every store."""
 
 import logging
 import random
@@ -64,7 +64,7 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
     before, found = raw.snapshot(), everything(saver, thread)
     with CrashingSaver.from_conn_string(store_uri) as dying:
         dying.admin.checkpoint_ids(cfg(thread))
-        # After the look at the thread and the upload: nothing refers to the object.
+        # It crashes after it has read the thread and uploaded an object, which is then an orphan.
         dying.plan = Plan(stop_after=2)
         with pytest.raises(Crashed):
             dying.put_writes(cfg(thread, n=6), [("own", noise("dead", 200_000))], "other task")
@@ -220,7 +220,7 @@ async def test_the_asynchronous_twin(make_saver, raw):
 
 
 class OnceListed(Interceptor):
-    """Calls something, once, after a listing of objects has come to its end."""
+    """Calls something once, after a listing of objects has ended."""
 
     def __init__(self, call):
         self.call, self.is_done = call, False
@@ -250,7 +250,7 @@ def test_a_writer_commits_between_the_listing_and_the_snapshot(make_saver, raw):
 
 
 def test_other_programs_documents_stay(make_saver, raw):
-    """A document that is not a checkpoint's is no reason to delete anything."""
+    """A document that is not a checkpoint's must not cause any deletion."""
     saver = make_saver()
     fill(saver)
     saver._backend.perform(Commit((Merge(keys.thread_doc("t"), {"owner": "another program"}),)))

@@ -125,7 +125,7 @@ async def test_the_copy_reads_as_the_source(make_saver, raw, monkeypatch, varian
 @pytest.mark.parametrize("ids", ["short", "both long"])
 @MOSTLY_LOCAL
 async def test_what_pruning_has_left(make_saver, raw, ids, mode):
-    """Frames of checkpoints that are gone are copied for those that need them, and go when these go."""
+    """Frames of pruned checkpoints are copied for the checkpoints that need them, and are deleted with these."""
     source, target = THREADS[ids]
     with make_saver(inline_max_bytes=2000) as saver:
         fill(saver, source)
@@ -285,7 +285,7 @@ async def test_damage_refuses(make_saver, raw, monkeypatch, damage, mode):
     ],
 )
 def test_a_copy_that_died_is_taken_up_again(tmp_path, variant, step):
-    """As far as it got it is whole; made again it is the same copy; and another one or a deletion can follow."""
+    """What a crashed copy has made is whole. A second call completes it, and another copy or a deletion can follow."""
     options = VARIANTS[variant]
     for stop in count(0, step):
         uri = f"file://{tmp_path}/{stop}"

@@ -41,7 +41,7 @@ def fill(saver):
 @MOSTLY_LOCAL
 @pytest.mark.parametrize("knows", [False, True], ids=["cold", "warm"])
 def test_a_delta_channel_whose_ancestors_were_pruned(make_saver, knows):
-    """Nothing is acknowledged that could not be read: the thread's latest would raise for ever."""
+    """Nothing is acknowledged that could not be read. Otherwise the thread's latest checkpoint would always raise."""
     with make_saver() as saver, make_saver() as pruner:
         fill(saver)
         writer = saver if knows else make_saver()

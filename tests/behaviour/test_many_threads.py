@@ -89,7 +89,7 @@ def test_a_listing_of_all_threads(make_saver, store_uri, monkeypatch, count):
 
 @pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.soak)])
 async def test_it_holds_while_threads_come_and_go(make_saver, count):
-    """What is there from the beginning to the end is listed once, and in order, whatever others do meanwhile."""
+    """Threads that exist from the beginning to the end are listed once, and in order, whatever others do meanwhile."""
     saver, other = make_saver(), make_saver()
     places = fill(saver, count)
     going = {name_of(n) for n in range(5, count, 7)}

@@ -551,7 +551,7 @@ def test_pending_writes_keep_their_order(tasks, paths):
     assert len({(write.task_id, write.idx) for write in found}) == len(found)
 
 
-# Stores of this library as sources: what `list` steps over is not left out without a word.
+# Stores of this library as sources: checkpoints that `list` skips are not left out silently.
 
 
 def a_manifest(raw, names):

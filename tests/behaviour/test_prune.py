@@ -300,7 +300,7 @@ async def test_a_lost_manifest_refuses(make_saver, raw, monkeypatch, mode):
 
 @MOSTLY_LOCAL
 def test_damaged_frames_and_writes_do_not_stop_it(make_saver, raw):
-    """What a manifest says is enough to prune; a damaged value goes, or stays as damaged as it was."""
+    """Manifests are enough to prune by. A damaged value is deleted, or stays as it was."""
     with make_saver() as saver:
         fill(saver)
     documents = raw.documents()
@@ -520,7 +520,7 @@ def test_at_any_moment(tmp_path, meanwhile, options):
             assert max(found)[1] == (90 if meanwhile is _child else 80)
             assert told(saver.get_tuple(cfg())) == found[max(found)]
             assert {finding.kind for finding in saver.admin.verify("t", depth="data")} <= {"unreferenced"}
-            # Called again, it finds what has come meanwhile, and leaves no more than it must.
+            # A second call finds what has come meanwhile, and leaves no more than it must.
             saver.prune(["t"])
         left = {max(found), *(key for key in must if key == ("", 40))}
         check(open_saver, "t", {key: found[key] for key in left}, orphans=meanwhile is not _pin, **options)
@@ -597,7 +597,10 @@ def lengthy(saver, length, thread="t", *, write=True):
 
 
 ROUNDS_PER_BATCH = 6
-"""A commit that strips; the names of pending writes; these; and three commits for them, for runs, and what is left."""
+"""A commit that strips, a query for names of pending writes, a read of these, and three commits.
+
+The commits are for the pending writes, for runs, and for what is left.
+"""
 
 
 @MOSTLY_LOCAL

@@ -217,7 +217,7 @@ def test_a_graph_that_must_not_fall_back(face, make_saver, raw):
 
 @pytest.mark.parametrize("face", [Sync, Async])
 def test_a_conversation_never_starts_over_without_a_word(face, make_saver, raw):
-    """All of its checkpoints are gone, and its thread says that it had some."""
+    """All of the thread's checkpoints are missing, and its document says that it had some."""
     one = face(build(make_saver(), []))
     one.invoke(first())
     for name in [name for name in raw.documents() if "/lg_checkpoints/" in name]:
@@ -324,7 +324,7 @@ def reruns(*, with_id):
     indirect=["store_uri"],
 )
 def test_an_addressed_checkpoint_that_stands_in_is_the_latest(how, with_id, resume, make_saver, raw):
-    """A resume at it is no fork: it hands finished tasks their writes, and its first checkpoint is its child."""
+    """A resume from it is no fork. Finished tasks get their writes, and the first new checkpoint is its child."""
     waits = waiting(make_saver, **options(how))
     DAMAGE[how](raw)
     calls, told = [], []

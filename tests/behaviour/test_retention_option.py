@@ -202,7 +202,7 @@ def test_a_thread_for_which_too_many_wait_is_told(make_saver, monkeypatch):
 
 
 def test_a_forked_child_prunes_too(tmp_path):
-    """On the embedded store: gRPC's own threads in the parent are no matter of ours."""
+    """On the embedded store, so that gRPC's own threads in the parent do not matter."""
     saver = GCSSaver.from_conn_string(f"file://{tmp_path}/store", retention=KeepLast(1))
     put(saver, 1, step=16)
     saver.put_writes(cfg(n=1), [("x", 1)], "task")

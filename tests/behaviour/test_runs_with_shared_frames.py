@@ -1,4 +1,4 @@
-"""Deleting runs whose frames other runs' checkpoints are made of: nothing that is referred to goes, all else does."""
+"""Deleting runs whose frames other runs' checkpoints need: nothing needed is deleted, and everything else is."""
 
 import random
 from datetime import timedelta
@@ -99,7 +99,7 @@ def check(make_saver, grown, **options):
     ],
 )
 def test_runs_go_one_by_one(make_saver, store_uri, variant, seed):
-    """With a warm saver, whose caches have seen everything, and a cold one in turn; copies do not share anything."""
+    """With a warm saver, whose caches have seen everything, and a cold one in turn. Copies share nothing."""
     options, rng = VARIANTS[variant], random.Random(seed)
     saver = make_saver(**options)
     grown = Grown(saver, seed, 30 if seed == 1 else 80)

@@ -38,7 +38,7 @@ def put(saver, thread, n, ns=""):
 
 @pytest.fixture
 def later(make_saver):
-    """Makes savers whose clock is so many hours ahead."""
+    """Makes savers whose clock is a given number of hours ahead."""
 
     def make(hours, *others, **options):
         return make_saver(interceptors=[Later(hours * HOUR), *others], **options)
@@ -112,13 +112,13 @@ def test_a_pinned_checkpoint_keeps_its_thread(make_saver, later):
     assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["free"]
     assert [number(one) for one in saver.list(cfg("pinned"))] == [2, 1]
     saver.admin.unpin(cfg("pinned", n=1))
-    # Taking the pin off is no use of the thread.
+    # To unpin is not to use the thread.
     assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["pinned"]
 
 
 @pytest.mark.parametrize("use", ["put", "pin"])
 def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, use):
-    """Between the look at it and its deletion a checkpoint comes, or a pin."""
+    """A checkpoint or a pin comes between the sweep's read of the thread and its deletion."""
     saver, other = make_saver(), later(2)
     put(saver, "t", 1)
     now = time.time()

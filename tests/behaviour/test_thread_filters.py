@@ -281,7 +281,7 @@ def run(graph, given, thread):
 
 
 def told(saver, thread):
-    """Whether a thread is listed as one that waits, and as one that is unfinished, by itself and among others."""
+    """Whether a thread is listed as waiting, and as unfinished, both alone and among others."""
     for wanted in ({}, {"limit": 9}, {"prefix": thread}):
         found = [thread in names(saver.admin.threads(**{what: True}, **wanted)) for what in ("waiting", "unfinished")]
         if not wanted:

@@ -42,7 +42,7 @@ def there(tmp_path):
 
 
 def comparable(uri, thread, prefix=""):
-    """What is stored of a thread, but for what differs between stores."""
+    """A thread's documents and objects, without what differs between stores."""
     raw = open_raw(uri)
     docs, blobs = raw.snapshot()
     raw.close()
@@ -371,7 +371,7 @@ def test_root_checkpoints_that_go_are_not_expected_there(tmp_path, there):
 
 @pytest.mark.parametrize("is_export", [False, True])
 def test_the_runs_of_what_was_moved_are_known_there(tmp_path, is_export):
-    """Even if `delete_for_runs` takes both the checkpoints and the run's document meanwhile."""
+    """Even if `delete_for_runs` deletes both the checkpoints and the run's document meanwhile."""
     for at in count():
         source, target, done = f"file://{tmp_path}/{at}", f"file://{tmp_path}/to{at}", []
         rounds = BeforeRounds()
@@ -411,7 +411,7 @@ def test_what_is_too_large_to_decode_is_moved(make_saver, there):
 
 
 class Spoiling(Interceptor):
-    """Stores objects whose last byte is another one."""
+    """Stores objects with a wrong last byte."""
 
     def around(self, effect, perform):
         if isinstance(effect, PutBlob):

@@ -1,4 +1,4 @@
-"""docs/reference/cli.md is what the commands say of themselves, and each of them says enough."""
+"""docs/reference/cli.md is the help of the commands, and each command has enough help."""
 
 import shlex
 import subprocess

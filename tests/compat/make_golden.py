@@ -290,7 +290,7 @@ def replaced(maker):
 
 
 def stripped(maker):
-    """A checkpoint that is gone but for the frames that its child still needs, as a removal leaves it."""
+    """A checkpoint of which a removal has left only the frames that its child still needs."""
     place, rng = ("stripped", ""), random.Random(6)
     saver = maker.saver()
     base = [text(rng, 80)]
@@ -430,7 +430,7 @@ BOUND = (encrypted, spliced, bound)
 """What is in the golden store of bound envelopes."""
 
 FOLDED = (folded, bound)
-"""What is in the golden store whose names of objects are folded."""
+"""Scenarios of the golden store with folded names of objects."""
 
 
 if __name__ == "__main__":

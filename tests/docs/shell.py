@@ -63,7 +63,7 @@ FOREIGN = {"cd", "git", "npx", "curl", "docker", "uvicorn", "langgraph", "fireba
 
 
 def command_lines(text: str, *, prompt: bool) -> Iterator[list[str]]:
-    """The words of each command; with `prompt` of lines that begin with `$ `, for others are output."""
+    """The words of each command. With `prompt`, only of lines that begin with `$ `, because the others are output."""
     joined = text.replace("\\\n", " ")
     for line in joined.splitlines():
         if prompt and not line.startswith("$ "):

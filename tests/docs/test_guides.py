@@ -231,8 +231,8 @@ async def test_fastapi(tmp_path):
             ).status_code == 404
         ready = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/ready", timeout=PATIENCE)
         assert ready.json() == {"status": "ready"}
-    # As the guide says, it was stopped and is started again: by the image's command, but for the place, how long it
-    # waits for runs, and a model that takes its time.
+    # As the guide says, it was stopped and is started again by the image's command. Only the place, how long it waits
+    # for runs, and a slow model differ.
     words = json.loads(dict(dockerfile())["CMD"])
     for old, new in (("service:app", "slow:app"), ("0.0.0.0", "127.0.0.1"), ("8080", str(port)), ("8", "1")):
         words[words.index(old)] = new

@@ -40,7 +40,7 @@ def _objects(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def lost(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    """A store of which documents come from an earlier time, and what soft delete would still hold."""
+    """A store with documents from an earlier time, and the objects that soft delete would still hold."""
     now, restored = tmp_path / "now", tmp_path / "restored"
     with GCSSaver.from_conn_string(f"file://{now}") as saver:
         before: Any = {}

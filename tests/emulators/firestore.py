@@ -139,7 +139,7 @@ def find_java() -> str:
 
 
 class FirestoreEmulator(EmulatorProcess):
-    """The Firestore emulator on 127.0.0.1. Everything is in its memory: `stop` and `kill` lose it, but for `save`."""
+    """The Firestore emulator on 127.0.0.1. All data is in memory: `stop` and `kill` lose it, except after `save`."""
 
     name = "firestore"
     _saved: Path | None = None
@@ -182,7 +182,7 @@ class FirestoreEmulator(EmulatorProcess):
         self._saved = None
 
     def command(self, port: int) -> list[str]:
-        """Return the command that serves `port`: the jar directly, for gcloud's wrapper leaves Java behind."""
+        """Return the command that serves `port`: the jar itself, because gcloud's wrapper would leave Java running."""
         saved = [] if self._saved is None else [f"--import-data={self._saved}"]
         return [
             find_java(),

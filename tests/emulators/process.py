@@ -20,9 +20,9 @@ HOST = "127.0.0.1"
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-# Below the range from which the kernel takes ports of outgoing connections (32768 on Linux, 49152 elsewhere). A client
-# that reconnects to a killed server's port in that range can be given the same port as its own, connects to itself, and
-# the restarted server finds its port taken.
+# Below the range from which the kernel takes ports of outgoing connections (32768 on Linux, 49152 elsewhere). In that
+# range, a client that reconnects to a killed server's port can be given the same port as its own. It then connects to
+# itself, and the restarted server finds its port taken.
 _PORTS = range(20_000, 32_000)
 
 

@@ -84,7 +84,7 @@ def final_state(steps):
 
 
 def state_of(values):
-    """The graph's own channels: of others LangGraph hands over live objects, and changes them meanwhile."""
+    """The graph's own channels. For other channels LangGraph hands over live objects, and changes them meanwhile."""
     return {channel: values[channel] for channel in State.__annotations__ if channel in values}
 
 

@@ -22,7 +22,7 @@ from tests.incremental.threads import chat
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, noise, put, version
 
 FLIPS = {"inline": 1 << 30, "objects": 1 << 30}
-"""Bits flipped in each run of bytes by the soak tests: one of each byte, or else 24."""
+"""Bits flipped in each run of bytes by the soak tests: one of each byte. For other kinds it is 24."""
 
 
 # Threads
@@ -100,7 +100,7 @@ KINDS = {
     "a graph": (run_graph, {}, {}),
     "mixed": (fill, {"inline_max_bytes": 300}, {}),
 }
-"""How threads are made, options of who writes and reads them, and limits of documents that are lower for who writes."""
+"""How threads are made: options of writers and readers, and limits of documents that are lower for writers."""
 
 
 def open_thread(uri, kind):
@@ -131,7 +131,7 @@ def open_kind(store_uri):
 
 
 EVERY = {"a graph": 41}
-"""Of the damages to the embedded store's threads one in so many is done, else one in 29."""
+"""One in so many of the damages to the embedded store's threads is done. For other kinds it is one in 29."""
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)

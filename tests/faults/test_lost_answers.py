@@ -104,7 +104,7 @@ class Lane:
         return self.documents.faults.happened + self.blobs.faults.happened
 
     def be_well(self):
-        """Nothing goes wrong from here on, and what was late has come."""
+        """Nothing fails from here on, and late requests have arrived."""
         self.seen += self.happened()
         self.plan()
         self.documents.settle()

@@ -1,4 +1,4 @@
-"""Services that are away for a while, time and again, while agents work: nothing acknowledged is lost."""
+"""Services that are repeatedly away for a while, while agents work: nothing acknowledged is lost."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from tests.patience import PATIENCE, deadlines
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values
 
 TIMEOUT = 3.0
-"""The first deadline of savers whose services go away for longer; see `deadlines`. Others have a long one."""
+"""The first deadline of savers whose services go away for longer, see `deadlines`. Other savers have a long one."""
 
 STEPS = 4
 
@@ -295,7 +295,7 @@ def test_every_call_ends_at_the_deadline(emulators, uri, names):
     with emulators.saver(uri) as saver:
         put(saver, 1, {"noise": noise(20_000), "n": 1})
         put(saver, 1, {"noise": noise(20_000), "n": 1}, thread="other")
-    # Without a cache: a value at hand needs no service.
+    # Without a cache, because a cached value needs no service.
     with emulators.saver(uri, cache_max_bytes=0, timeout=TIMEOUT) as saver, ThreadPoolExecutor(10) as threads:
         patiently(lambda: saver.get_tuple(cfg()))
         emulators.kill(names)
@@ -342,7 +342,7 @@ def test_documents_that_are_gone(emulators, uri):
         assert list(saver.list(cfg())) == []
         put(saver, 1, state(1), thread="new")
         assert values(saver.get_tuple(cfg(thread="new"))) == state(1)
-        # A child of what is gone: its values are all at hand, so it is stored in full.
+        # A child of a lost checkpoint. All of its values are known, so it is stored in full.
         put(saver, 3, state(3, kept="kept"), parent=2, changed={"n", "noise"})
         with emulators.saver(uri) as reader:
             found = list(reader.list(cfg()))
@@ -350,7 +350,7 @@ def test_documents_that_are_gone(emulators, uri):
 
 
 def test_objects_that_are_gone(emulators, uri):
-    """A checkpoint without its objects is damage, or its thread goes back to an older whole one and says so."""
+    """A checkpoint without its objects is damaged, or its thread falls back to an older whole one and says so."""
     with emulators.saver(uri) as saver:
         put(saver, 1, {"n": 1})
         put(saver, 2, state(2), parent=1)

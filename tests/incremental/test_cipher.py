@@ -202,7 +202,7 @@ async def test_another_key_asynchronously(make_saver, stranger):
 
 
 def test_a_filtered_list_with_another_key(make_saver, stranger):
-    """Nothing that is there may be passed over without a word, though Firestore has no index of it."""
+    """No checkpoint may be skipped silently, though Firestore has no index of it."""
     fill(make_saver(cipher=KEY))
     with pytest.raises(WrongKeyError):
         list(stranger.list(cfg(), filter={"step": 7}))

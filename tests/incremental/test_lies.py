@@ -1,4 +1,4 @@
-"""Stored bytes that lie about sizes, sealed with right digests: damage, and nothing large is ever allocated."""
+"""Stored bytes with false sizes and correct digests: they are damage, and nothing large is ever allocated."""
 
 import functools
 import struct
@@ -90,7 +90,7 @@ def is_damage(raw, n):
 
 
 def replace_frame(raw, saver, owner, frame, data):
-    """Put other bytes where a frame of checkpoint `owner` lies, and make every length right."""
+    """Put other bytes in place of a frame of checkpoint `owner`, and make every length right."""
     doc, known = document(saver, owner)
     if frame.attempt is not None:
         raw.set_object(prefixed(raw, known.blob("v", frame)), data)

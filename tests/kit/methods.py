@@ -22,7 +22,7 @@ def names(*kinds: type) -> set[str]:
 
 
 def find(saver: Any, name: str) -> Any:
-    """The method of that name: `admin`'s, if it has one, because it returns what it did; else the saver's."""
+    """The method of that name: `admin`'s if it has one, because it returns what it did, otherwise the saver's."""
     admin = getattr(saver, "admin", saver)
     return getattr(admin if hasattr(Admin, name) else saver, name)
 

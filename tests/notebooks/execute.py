@@ -26,7 +26,7 @@ NOTEBOOKS = ROOT / "notebooks"
 AT_ONCE = 2
 
 IMPERCEPTIBLE = 0.25
-"""Largest difference of a pixel, of 1, between pictures that are the same but for the width of random ids."""
+"""Largest difference of a pixel, of 1, between pictures that differ only in the width of random ids."""
 
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _ATTEMPT = re.compile(r"(?<=-)[0-9a-f]{12}(?=\.zst)")
@@ -79,7 +79,7 @@ def _environment(folder: Path, store: str | None) -> dict[str, str]:
 
 async def _execute(path: Path, output: Path, folder: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    # Sockets in the folder, not ports that anybody on this machine may connect to.
+    # Sockets in the folder, not ports that every user of this machine can connect to.
     kernel = {"transport": "ipc", "connection_file": str(folder / f"{secrets.token_hex(4)}.json")}
     client = NotebookClient(
         notebook,

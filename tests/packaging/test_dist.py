@@ -1,4 +1,4 @@
-"""What is in the wheel and the sdist, and whether the wheel works where there is no clone of this repository."""
+"""The contents of the wheel and the sdist, and whether the wheel works without a clone of this repository."""
 
 import ast
 import json

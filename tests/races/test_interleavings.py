@@ -80,7 +80,7 @@ def test_no_order_of_many_steps_breaks_anything(name: str, verify: str, monkeypa
     assert report.failure is None, report.failure
 
 
-# That everybody comes to an end
+# Every process ends
 
 
 def test_deletions_at_the_same_time_do_not_break_each_other_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_deletion_that_goes_on_is_not_taken_for_dead() -> None:
     writer = Steps(threads.guard(THREAD, new_context("w")))
     world = deletion.until(QueryDocs, world)  # It has marked the thread.
     world = writer.until(Pause, world)
-    world = deletion.until(DeleteBlobs, world)  # It has looked at the mark again.
+    world = deletion.until(DeleteBlobs, world)  # It has read the mark again.
     writer.now += 100.0
     world = writer.until(Pause, world)
     world = deletion.until(None, world)

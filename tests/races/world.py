@@ -136,7 +136,7 @@ class World:
         return [self.docs[name].doc for name in sorted(self.docs) if _is_in(name, keys.CHECKPOINTS)]
 
     def changed(self, name: str, **fields: Any) -> World:
-        """The world with fields of a document changed behind everybody's back, as damage does."""
+        """The world with changed fields of a document, as damage does it: no process notices."""
         doc = self.docs[name].doc
         row = (to_map({**doc.fields, **fields}).SerializeToString(deterministic=True), 0, doc.update_time)
         return World({**self.table, rows.key_of(name): row}, self.blobs)

@@ -1,4 +1,4 @@
-"""Documents as an attacker makes them who can write to the store: odd inside, with digests that are right."""
+"""Documents from an attacker who can write to the store: with odd contents and correct digests."""
 
 import json
 

@@ -82,7 +82,7 @@ def build(shape: Any, saver: GCSSaver) -> Any:
 
 
 def states(shape: Any, uri: str) -> dict[str, Any]:
-    """The state at each checkpoint that is there, or that it is damaged."""
+    """The state at each checkpoint, or that the checkpoint is damaged."""
     found: dict[str, Any] = {}
     with GCSSaver.from_conn_string(uri, cipher=KEY) as saver:
         graph = build(shape, saver)

@@ -232,7 +232,7 @@ def outcomes(tmp_path):
 
 
 NO_STATE = registry.NO_STATE - {"close"} | {"delete_for_runs"}
-"""What else a checkpointer has; it does not read a thread."""
+"""Other attributes of a checkpointer, which do not read a thread."""
 
 ORDER = ["repair", "delete_thread", "close"]
 

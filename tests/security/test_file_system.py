@@ -470,7 +470,7 @@ def test_a_thread_with_such_an_object(path, tmp_path):
 
 @pytest.mark.parametrize(("top", "name"), [("", "a"), ("e3-t", "a" * 100), ("", "a+"), ("e3-t", "a" * 240 + "+")])
 def test_directories_in_directories_without_an_end(path, blobs, top, name):
-    """No object lies deeper than names are long: a listing turns back."""
+    """No object is deeper than a name can be long, so a listing stops there."""
     store(path)
     handle = os.open(path / "objects" / top, os.O_RDONLY)
     try:
@@ -645,7 +645,7 @@ def test_a_killed_processs_store_that_may_only_be_read(frozen):
 
 
 def test_a_writer_beside_a_reader_that_may_only_read(frozen):
-    """Another user's writes are seen whole, with the log there and gone."""
+    """Another user's writes are seen whole, whether SQLite's log is there or not."""
     read, write = os.pipe()
     back_read, back_write = os.pipe()
 

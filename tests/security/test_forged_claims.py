@@ -1,4 +1,4 @@
-"""A note that says a thread is an unfinished copy lets nothing through: anyone who may write can forge one."""
+"""A note that a thread is an unfinished copy lets nothing through, because an attacker who can write can forge one."""
 
 from itertools import count
 
@@ -33,7 +33,7 @@ def plant_checkpoint(raw, saver):
 
 
 def plant_old_checkpoint(raw, saver):
-    """A checkpoint in place of one of which the source has only frames left, which other ones need."""
+    """A checkpoint in place of one that was pruned in the source, and left only frames that other ones need."""
     put(saver, 1, {"large": "planted"}, thread="copy")
 
 

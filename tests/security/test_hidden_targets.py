@@ -89,7 +89,7 @@ def test_an_honest_deletion_between_the_two_reads(make_saver, take):
 
 
 def test_the_latest_is_asked_for_again(make_saver):
-    """Without an id the latest is meant: if that goes meanwhile, it is the next one, or none."""
+    """Without an id the latest is meant. If that is deleted meanwhile, another one is the latest, or none."""
     fill(make_saver())
     other = make_saver()
     # The latest is found by a query, and its document is read for its children: the page of ancestors comes after.

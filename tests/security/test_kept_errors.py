@@ -1,4 +1,4 @@
-"""What looks at a whole thread keeps errors, and nothing of what was read when they were raised."""
+"""Methods that read a whole thread keep errors, and nothing of what was read when they were raised."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ CHECKPOINTS = 8
 
 @pytest.fixture
 def saver(make_saver, raw):
-    """One on a thread whose manifests all have zeros behind them, in objects of a few KB."""
+    """A saver, and a thread whose manifests all have zeros behind them, in objects of a few KB."""
     writer = make_saver()
     for n in range(1, CHECKPOINTS + 1):
         put(writer, n, {"v": n}, parent=n - 1 or None)

@@ -62,7 +62,7 @@ def test_keys_change_under_load(make_saver: Any, tmp_path: Any, steps: int) -> N
     saver = open_saver()
     world.check(saver)
 
-    # Who has only the newest key reads nothing that needs an older one, and takes none of it for damage.
+    # A saver that has only the newest key reads nothing that needs an older one, and takes none of it for damage.
     events: list[Any] = []
     late = make_saver(cipher=Ring(newest), on_event=events.append)
     with pytest.raises(WrongKeyError):

@@ -1,4 +1,4 @@
-"""On a file system that takes `A` for `a`, ids that differ in case only stay apart."""
+"""On a file system that does not distinguish `A` from `a`, ids that differ only in case stay separate."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ from tests.system.build import cfg, noise, put, values
 
 
 class FoldingOs:
-    """The module `os` of a system that ignores case, and keeps that of the first who made a name."""
+    """The module `os` of a system that ignores case, and keeps the case in which a name was first created."""
 
     def __getattr__(self, name):
         return getattr(os, name)

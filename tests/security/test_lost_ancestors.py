@@ -1,4 +1,4 @@
-"""Of a checkpoint that is gone, and that DeltaChannels of later ones are made of, nothing goes that a backup needs."""
+"""A missing checkpoint that later DeltaChannels are made of: nothing is deleted that its backup would need."""
 
 import random
 from datetime import timedelta
@@ -17,7 +17,7 @@ MIDDLE = keys.checkpoint_doc("t", "", cid(2))
 
 
 def put(saver, n, values, *, log, thread="t", run="run"):
-    """A checkpoint of which `log`, of that version, is a DeltaChannel, with a snapshot if it is in `values`."""
+    """A checkpoint with a DeltaChannel `log` of that version. It has a snapshot if `log` is in `values`."""
     versions = {channel: version(n) for channel in values}
     counted = {} if "log" in values or log is None else {"counters_since_delta_snapshot": {"log": [n, n]}}
     every = versions if log is None else {**versions, "log": version(log)}
@@ -58,7 +58,7 @@ def test_verify_tells_of_it(make_saver, raw, depth):
 
 
 def test_verify_asks_no_more_of_a_whole_thread(make_saver, raw):
-    """What it looks at is what it has read already."""
+    """The check uses only what `verify` has read already."""
     fill(make_saver())
     seen = Seen()
     assert list(make_saver(interceptors=[seen]).admin.verify("t", depth="data")) == []
@@ -117,7 +117,7 @@ def test_the_seed_is_not_pruned(make_saver, raw):
 
 
 def test_frames_that_it_builds_on_stay(make_saver, raw):
-    """Only the one that is gone builds on the frames of a removed checkpoint."""
+    """Only the missing checkpoint builds on the frames of a removed one."""
     saver = make_saver()
     text = [noise(1)[:1_000].hex()]
     put(saver, 1, {"log": text, "v": 1}, log=1)

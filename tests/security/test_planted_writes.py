@@ -1,4 +1,4 @@
-"""A call that stores pending writes takes nothing for its own earlier call that it could not read."""
+"""A call that stores pending writes must be able to read what it takes for its own earlier call."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def name_of(raw, n=1):
 
 @pytest.fixture
 def own(make_saver, raw):
-    """The name of a call's document, learned as anybody can: it is made of ids, and the store has none of it."""
+    """The name of a call's document, which an attacker can compute from ids. The document itself is deleted."""
     saver = make_saver(cipher=KEY)
     put(saver, 1, {"v": "x"})
     saver.put_writes(cfg(1), [("v", "probe")], "task")

@@ -47,7 +47,7 @@ def names(saver, prefix=""):
 
 @pytest.fixture
 def untouched(filled):
-    """Fails the test if something that is not the store's is gone at its end."""
+    """Fails the test if anything that is not the store's is missing at its end."""
     yield
     assert set(foreign()) <= names(filled)
 

@@ -1,4 +1,4 @@
-"""Sizes that a store claims: what is too large is refused before memory is taken for it, and writers never make it."""
+"""Sizes that a store claims: too large ones are refused before memory is allocated, and writers never make them."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def store_uri(tmp_path):
-    """The embedded store only: sizes are looked at in one way, wherever bytes come from."""
+    """The embedded store only, because sizes are checked in one way, wherever bytes come from."""
     return f"file://{tmp_path}/store"
 
 

@@ -47,7 +47,7 @@ def sizes(raw, before=(frozenset(), frozenset())):
 
 
 class Attacker:
-    """Sends texts to an agent with a secret in its state, each time from the same checkpoint on, and looks at sizes."""
+    """Sends texts to an agent with a secret in its state, each time from the same checkpoint, and compares sizes."""
 
     def __init__(self, saver, raw, rng):
         self.saver, self.raw, self.rng = saver, raw, rng
@@ -136,7 +136,7 @@ def test_pending_writes(make_saver, raw, options):
 @pytest.mark.parametrize("options", [{}, HIDING], ids=str)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_graph_that_is_asked_again_and_again(make_saver, raw, seed, options):
-    """With nothing but messages, of which the user may send any, each time from the same checkpoint on."""
+    """With nothing but messages. The user may send any, each time from the same checkpoint."""
     rng = random.Random(seed)
 
     def new_id():

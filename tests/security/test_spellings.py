@@ -58,7 +58,7 @@ def test_the_documents_of_another_spelling_of_a_thread(saver, raw, digits):
 def test_another_spelling_of_a_namespace(saver, raw, ns, spelled):
     before, ids, pinned = found(saver, cfg(ns=ns, thread="bob")), [cid(1)], {}
     name = keys.checkpoint_doc("bob", ns, cid(1)).rpartition("!")[0] + f"!{spelled}"
-    # As the name says, and as the field says that a query looks at.
+    # The namespace of the name, and that of the field that a query uses.
     for field in (spelled, keys.enc(ns)):
         raw.set_document(name, {**JUNK, "ns": field})
         assert found(saver, cfg(ns=None, thread="bob"), filter={"user": "alice"}) == []

@@ -103,7 +103,7 @@ def damage(raw, name):
 
 
 def fill_long(saver, raw, count):
-    """A root checkpoint, and `count` of a namespace whose id is too long for a name, of which the last is damaged."""
+    """A root checkpoint, and `count` of a namespace that is too long for a name. The last one is damaged."""
     put(saver, 1, {"v": 1})
     for n in range(1, count + 1):
         put(saver, n, {"v": 2}, ns=LONG, parent=n - 1 or None)

@@ -1,4 +1,4 @@
-"""A cipher binds what it encrypts to the place where it lies: moved without the key, it is damage."""
+"""A cipher binds a ciphertext to the place where it is stored. Moved without the key, it is damage."""
 
 import asyncio
 from unittest import mock
@@ -122,7 +122,7 @@ def an_approval_in_another_namespace(raw):
 
 
 def an_approval_in_another_field(raw):
-    """What waits for an answer is taken for the answer."""
+    """The question that waits for an answer would be taken for the answer."""
     found = frames_of(raw, special(9, "task a"))
     put_writes(raw, special(9, "task a"), {"w3": found["w4"], "w4": found["w3"]})
     return "t", "", 9
@@ -302,7 +302,7 @@ def test_a_forged_archive_is_found_when_it_comes(make_saver, raw, tmp_path):
 
 @LOCAL
 def test_what_a_repair_writes_is_bound_to_where_it_lies(make_saver, raw):
-    """Two checkpoints share a frame that is gone; its value is found elsewhere, and both manifests are rewritten."""
+    """Two checkpoints share a missing frame. Its value is found elsewhere, and both manifests are rewritten."""
     saver = make_saver(cipher=KEY, inline_max_bytes=0)
     value = ["the same " * 40]
     put(saver, 1, {"v": value, "other": value})
@@ -350,7 +350,7 @@ def test_what_remains_possible(make_saver, raw):
 
 @LOCAL
 def test_without_a_cipher_nothing_is_bound(make_saver, raw):
-    """There is no key that could vouch for anything: not a byte more is stored."""
+    """There is no key that could vouch for anything, so not a byte more is stored."""
     saver = make_saver()
     put(saver, 1, {"v": ["x"]})
     saver.put_writes(cfg(1), [("v", ["y"])], "task")

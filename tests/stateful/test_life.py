@@ -185,7 +185,7 @@ def kept(found, rule, now):
         if rows[0][0] in lives:
             chosen |= {rows[0][0]} | rule.keeps(rows, now)
         if space and roots[rows[0][0]] is None:
-            # Who goes back to a root checkpoint finds the subgraph as it was then.
+            # A graph that goes back to a root checkpoint finds the subgraph as it was then.
             for before in (replayed(n, found["", n]) for other, n in left if not other):
                 chosen |= {max((n for n in here if n < before), default=rows[0][0])}
         for first in list(chosen):
@@ -624,7 +624,7 @@ class Life(RuleBasedStateMachine):
     @rule(process=processes, which=chances, runs=st.sets(st.sampled_from(RUNS), max_size=1), stop=halts)
     @precondition(lambda self: sum(map(len, self.model.values())) > 4)
     def delete_for_runs(self, process, which, runs, stop):
-        """The run of a namespace's latest, whose parent is often another's, and perhaps another run."""
+        """The run of a namespace's latest checkpoint, whose parent is often another run's, and perhaps more runs."""
         found = self._some(which)
         if found is None:
             return
@@ -745,7 +745,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(process=processes, hours=st.sampled_from([0, 0, 1, 24]), stop=halts)
     def collect(self, process, hours, stop):
-        """It takes nothing that anybody can read."""
+        """It deletes nothing that a reader can find."""
         age = timedelta(hours=hours)
         is_done = self._call(
             process,
@@ -846,7 +846,7 @@ class Life(RuleBasedStateMachine):
                 self._check_documents(thread)
 
     def _check_documents(self, thread):
-        """Nothing is left of checkpoints that are gone: of pending writes and runs, what belongs to the others."""
+        """Nothing is left of deleted checkpoints. Pending writes and runs are those of the remaining ones."""
         segment, found = keys.spread(thread), self.model.get(thread, {})
         names = [name.split("/") for name in open_raw(self.uri).rows()]
         writes = ["/".join(parts) for parts in names if parts[1] == segment and keys.WRITES in parts]
@@ -909,7 +909,7 @@ class Life(RuleBasedStateMachine):
 
 
 def severed(found):
-    """The ancestors that are gone, by the checkpoints whose DeltaChannel is made of them."""
+    """Deleted ancestors, by the checkpoints whose DeltaChannel is made of them."""
     lost = {}
     for (ns, n), one in found.items():
         if DELTA in one.values or DELTA not in one.versions:
@@ -932,7 +932,7 @@ def pruned(found, rule, now):
 
 
 def _unexpected(findings, found):
-    """Findings, without those of ancestors that are gone, of which exactly the right ones must be there."""
+    """Findings without those about deleted ancestors, of which exactly the right ones must be there."""
     findings = list(findings)
     gone = [one for one in findings if "DeltaChannel" in one.reason]
     told = {(one.checkpoint_ns, int(n[-12:])): int(one.checkpoint_id[-12:]) for one in gone for n in one.affects}

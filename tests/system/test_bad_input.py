@@ -42,7 +42,7 @@ from tests.system.raw import open_raw
 
 SECRET = "the-state-of-the-art"
 DEADLINE = 2.0
-"""Of a saver whose services are not there: its calls fail, whatever the machine does."""
+"""For a saver without services: its calls fail, however slow the machine is."""
 
 SURROGATE = "lone \ud800 surrogate"
 

@@ -214,12 +214,12 @@ def test_four_processes_append_to_one_thread(store_uri, saver):
 
 
 def test_two_processes_caches_in_turn(store_uri, saver):
-    """What one knows of a thread is old whenever the other has written, and must not show."""
+    """A process's cache of a thread is stale whenever the other process has written. That must not show."""
     with process(put_on_order, store_uri) as (_, a), process(put_on_order, store_uri) as (_, b):
         expected = state(1)
         for n in range(1, 13):
             expected = {**expected, "n": n, "again": [n]}
-            # Every fourth goes back to a parent that has a child by now.
+            # Every fourth checkpoint has a parent that has a child by now.
             parent = None if n == 1 else n - 3 if n % 4 == 0 else n - 1
             changed = set(expected) if n == 1 else {"n", "again"}
             versions = {channel: version(n if channel in changed else 1) for channel in expected}

@@ -119,7 +119,7 @@ def test_a_wrong_bucket_is_not_damage(filled, raw, store_uri):
         for read in reads(reader, 3).values():
             with pytest.raises(WrongStoreError, match=wrong.name):
                 read()
-    # Nor is the right one when it is gone.
+    # The same holds for the right one when it is missing.
     raw.bucket.delete_blobs(list(raw.bucket.list_blobs()))
     raw.bucket.delete()
     with raw.reader() as reader:
@@ -129,7 +129,7 @@ def test_a_wrong_bucket_is_not_damage(filled, raw, store_uri):
 
 
 def test_a_child_of_a_damaged_parent(filled, raw):
-    """A put that would inherit from a damaged parent says so, and a value is never absent without a word."""
+    """A put that would inherit from a damaged parent says so, and a value is never lost silently."""
     name = keys.checkpoint_doc("t", "", cid(3))
     fields = raw.documents()[name]
     raw.set_document(name, {**fields, "manifest": flipped(fields["manifest"], 50, 0x01)})
@@ -140,6 +140,6 @@ def test_a_child_of_a_damaged_parent(filled, raw):
             writer.put(cfg(3), child, DEFAULT, {"small": version(4)})
         assert caught.value.checkpoint_id == cid(3)
         assert raw.snapshot() == before
-        # With all values at hand nothing of the parent is needed.
+        # A put that is given all values needs nothing of the parent.
         put(writer, 5, {"small": "five", "kept": ["kept", b"value"]}, parent=3, changed={"small"})
         assert writer.get_tuple(cfg(5)).checkpoint["channel_values"] == {"small": "five", "kept": ["kept", b"value"]}

@@ -38,7 +38,7 @@ METADATA = {"source": "loop", "step": 0, "parents": {}}
 
 
 def large(number):
-    """Text for which there is no room in a document, and that shares nothing with others."""
+    """A text that is too large for a document, and shares nothing with others."""
     return random.Random(number).randbytes(12_000).hex()
 
 
@@ -139,7 +139,7 @@ DELETING = {
 
 @pytest.mark.parametrize("wrong", ["root=lg_apps/typo", "database=restored"])
 def test_objects_of_another_root_or_database_are_let_alone(open_at, wrong):
-    """A store without documents would take them for what nothing refers to."""
+    """A store without documents would take them for orphans."""
     put(open_at("/agents"), 1, large(1))
     for name, act in DELETING.items():
         with pytest.raises(WrongStoreError, match=r"objects of threads in 'gs://.*/agents'"):
@@ -177,7 +177,7 @@ def test_who_may_not_list_objects_can_be_the_first_writer(open_at, buckets):
 
 
 def fill(saver):
-    """A thread whose newest checkpoints need objects, and whose oldest needs none: what a wrong bucket fell back to."""
+    """A thread whose newest checkpoints need objects, and whose oldest needs none. A wrong bucket fell back to that."""
     for number, text in enumerate(["small", large(2), large(3)], 1):
         put(saver, number, text)
     saver.put_writes(cfg(3), [("v", "pending")], "task")
@@ -340,7 +340,7 @@ def test_a_transfer_looks_at_both_stores(open_in, buckets, tmp_path, dry_run):
 
 
 def test_the_first_writer_finds_that_the_bucket_is_missing(open_in, buckets, project_id):
-    """Not the first one whose value is too large for a document."""
+    """The error does not wait for the first value that is too large for a document."""
     right, gone = buckets
     gone.delete()
     saver = open_in(gone)
@@ -495,7 +495,7 @@ def test_a_bucket_that_is_missing_is_not_bound(open_in, buckets):
 
 
 def test_two_at_once_bind_a_store_once(open_in, buckets, project_id):
-    """What another has bound meanwhile is not bound back."""
+    """A binding that another process has made meanwhile is not undone."""
     right, moved = buckets
     fill(open_in(right))
     move(right, moved)

@@ -105,7 +105,7 @@ def check_repair(raw, before, *, stays, put_away=(), left=(), **options):
     put_aside = {fields["from"]: fields for fields in aside(raw).values()}
     assert put_aside.keys() == set(put_away)
     for name, fields in put_aside.items():
-        # The heir, which others change, goes when the child is set aside.
+        # The heir, which other commits change, is removed when the child is set aside.
         own = {key: value for key, value in damaged[0][name].items() if key != "heir"}
         assert {key: fields[key] for key in own} == own
         assert fields.keys() - own.keys() <= {"from", "reason", "heir"}
@@ -234,7 +234,7 @@ def test_packed_frames_are_had_again(raw, saver):
 
 @MORE
 def test_a_document_that_others_need_frames_of(raw, saver):
-    """It is gone, and none of its values but one: what is equal to a later one, or its beginning, comes back."""
+    """The document is missing. Values of its frames are restored if they equal a later value, or its beginning."""
     line(saver, LISTS)
     before = read_all(raw)
     raw.delete_document(name_of(2))
@@ -644,7 +644,7 @@ def test_a_put_between_plan_and_commit(raw, at):
 @pytest.mark.parametrize("at", range(6))
 @MORE
 def test_a_child_of_one_that_is_set_aside(make_saver, raw, at):
-    """Nothing goes while a document that inherits from it can still get a child."""
+    """Nothing is removed while a document that inherits from it can still get a child."""
     with raw.reader() as writer:
         line(writer, LISTS)
         for n in (2, 3, 4):
@@ -769,7 +769,7 @@ def test_a_graph_goes_on(store_uri, raw, make, what):
             and not name.endswith("!s")
         )
         flip_field(raw, name, "writes")
-        # The task whose writes are gone runs again from there.
+        # The task whose writes are lost runs again from there.
         flip_field(raw, names[0], "manifest")
     repaired(raw)
     assert damages(raw) == []
@@ -1092,7 +1092,7 @@ def test_a_child_of_one_whose_writes_are_set_aside(delta_thread, raw):
 @pytest.mark.parametrize("back", [1, 2])
 @MORE
 def test_an_ancestor_that_a_delta_channel_needs(delta_thread, raw, back):
-    """Its manifest is damaged: those that are made of its writes must not become shorter without a word."""
+    """Its manifest is damaged. Values that are made of its writes must not become shorter silently."""
     before = delta_states(raw)
     found = read_all(raw)
     third = snapshots(raw)[2]

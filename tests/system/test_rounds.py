@@ -141,7 +141,7 @@ def test_a_call_again_takes_what_it_takes_to_see_that_it_was_made(verify, warm):
     saver.put_writes(cfg(1), [("a", 1)], "task")
     count.take()
     put(saver, 1, step(1))
-    # The thread's guard, the commit that fails, and the look at the document: nothing was written.
+    # The thread's guard, the commit that fails, and the read of the document: nothing was written.
     assert count.take() == (3, 3)
     saver.put_writes(cfg(1), [("a", 1)], "task")
     assert count.take() == (2, 2)

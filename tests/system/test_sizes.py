@@ -1,4 +1,4 @@
-"""State of any size, and where it lies. What is read back is read by a saver that has never seen it."""
+"""State of any size, and where it is stored. A saver that has never seen the state reads it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`verify`: nothing to say of a healthy store, and every kind of damage once, at the depth that can see it."""
+"""`verify` finds nothing in a healthy store, and every kind of damage once, at the depth that can see it."""
 
 import asyncio
 import threading
@@ -45,7 +45,7 @@ def flip_field(raw, name, field, at=None):
 
 
 def flip_frame(raw, n, channel, number=-1):
-    """Flip a byte of one frame of a channel's chain, wherever it lies."""
+    """Flip a byte of one frame of a channel's chain, wherever it is stored."""
     with raw.reader() as saver:
         frame = refs(saver, n)[channel].chain[number]
     owner = frame.owner or cid(n)
@@ -477,7 +477,7 @@ def test_hints_that_are_no_json(filled, raw):
 
 
 def test_all_threads(raw, saver):
-    """One whose document is gone, one that has nothing but objects, and one that has nothing but writes."""
+    """One whose document is missing, one that has only objects, and one that has only writes."""
     for thread in ("whole", "no document", "only objects", "x" * 300):
         put(saver, 1, {"big": noise(20_000), "n": 1}, thread=thread)
     saver.put_writes(cfg(1, thread="only writes"), [("a", 1)], "task")
@@ -621,7 +621,7 @@ def test_what_is_read_wrongly_once_is_not_damage(raw, saver, limits):
 @pytest.mark.parametrize("inline", [8192, 0])
 @MORE
 def test_while_others_write(make_saver, raw, inline):
-    """A line of steps, a checkpoint that is replaced time and again, and a thread that comes and goes."""
+    """A line of steps, a checkpoint that is replaced repeatedly, and a thread that is created and deleted."""
     stop = threading.Event()
     failed = []
 

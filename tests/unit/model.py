@@ -86,7 +86,7 @@ class Model:
         finally:
             self.log, self.before, self.after, self.result = kept
 
-    # What is stored, and what changes it behind everybody's back
+    # The stored contents, and changes to them that no flow notices
 
     @property
     def docs(self) -> Mapping[str, Doc]:

@@ -1,4 +1,4 @@
-"""Jobs in the background: by kind, bounded, and never lost without a word."""
+"""Jobs in the background: by kind, bounded, and never lost silently."""
 
 import logging
 import os
@@ -210,7 +210,7 @@ def test_closed_at_any_step_of_a_submission_a_job_is_done_or_refused(monkeypatch
 
 
 def test_struck_anywhere_it_does_its_jobs():
-    """A job whose submission was cut short is done at the latest after it is submitted again, and once each time."""
+    """A job whose submission was interrupted runs at the latest when it is submitted again, and once each time."""
     background, done = Background(), Counter()
 
     def submit(key):

@@ -20,7 +20,7 @@ steps = st.lists(
 
 @fuzz(st.integers(0, 20), steps, examples=200)
 def test_like_the_obvious_model(limit, commands):
-    """The least recently used goes first; what is too large to keep also ends what it replaced."""
+    """The least recently used entry is dropped first. An entry that is too large drops the one that it replaced."""
     cache, model = ByteCache(limit), OrderedDict()
     for number, (command, key, size) in enumerate(commands):
         if command == "put":
@@ -95,7 +95,7 @@ def test_many_threads_keep_the_count_right():
 
 @pytest.mark.parametrize("was_struck", [False, True])
 def test_reads_between_any_two_steps_of_a_write_do_no_harm(was_struck):
-    """A read takes no turn, and changes the order of what a write goes through."""
+    """A read takes no lock, and changes the order of the entries that a write goes through."""
     cache = ByteCache(4)
     for key in range(4):
         cache.put(key, key, 1)

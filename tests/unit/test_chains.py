@@ -252,7 +252,7 @@ def test_a_new_base_when_the_increments_outweigh_it():
 
 
 def test_a_value_that_shrank_gets_a_base_of_its_own():
-    """Else a reader would fetch a large base for a small value for ever."""
+    """Otherwise readers would always fetch a large base for a small value."""
     line = Line()
     line.add(START)
     found = line.add(START[: len(START) // 10])
@@ -370,7 +370,7 @@ def test_with_nothing_at_hand_it_is_a_full_frame():
 
 
 def test_a_chain_is_never_longer_than_the_bound_whatever_is_missing():
-    """If only the last version is ever at hand, each builds on the one before."""
+    """If only the last version is ever cached, each one builds on the one before."""
     line, value = Line(), START
     for number in range(40):
         value += text(number, 1)

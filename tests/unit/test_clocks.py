@@ -1,4 +1,4 @@
-"""No test depends on how fast the machine is: each line that looks at a clock, or names a limit, says why it may."""
+"""No test depends on the machine's speed: each line that reads a clock, or names a limit, says why it may."""
 
 import ast
 from pathlib import Path

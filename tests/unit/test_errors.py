@@ -110,7 +110,7 @@ def test_what_cannot_be_read_says_where(of):
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy], ids=["pickle", "copy"])
 def test_errors_cross_process_borders(name, again):
-    """A pool whose worker raises what cannot be unpickled breaks, or waits for ever."""
+    """A pool breaks, or waits forever, if a worker raises an error that cannot be unpickled."""
     error = make(CLASSES[name])
     found = again(error)
     assert type(found) is type(error)

@@ -1,4 +1,4 @@
-"""Reading the latest checkpoint when it is damaged or gone: an older exact one that says so, or an error."""
+"""Reading the latest checkpoint when it is damaged: an older exact one that says so, or an error."""
 
 import logging
 import random
@@ -89,7 +89,7 @@ def lose_object(model, number):
 
 
 def swap_documents(model, number):
-    """Under its name lies what belongs to the one before."""
+    """The document has the fields of the checkpoint before."""
     model.change(doc(number), **model.docs[doc(number - 1)].fields)
 
 
@@ -387,7 +387,7 @@ def between_the_reads(model, act):
 
 
 def test_a_deletion_that_ends_between_the_two_reads(model):
-    """The mark is gone again, with all that it marked: the thread is empty."""
+    """The deletion has removed the mark and everything that was marked: the thread is empty."""
     lose(model, 4)
     model.change(THREAD, deleting="mark")
     between_the_reads(model, lambda: model.aside(delete_thread("t", make_context())))
@@ -475,7 +475,7 @@ def empty(model):
 
 @pytest.mark.parametrize("falls_back", [True, False])
 def test_a_thread_that_has_lost_all_checkpoints(model, falls_back):
-    """Never `None` for a thread that has checkpoints: its conversation would start over, without a word."""
+    """A thread that has checkpoints never reads as `None`, because its conversation would start over silently."""
     empty(model)
     with pytest.raises(DamageError, match=r"Thread 't' had checkpoints.*none any more") as caught:
         model.drive(get(None, make_context(falls_back=falls_back)))
@@ -549,7 +549,7 @@ def test_a_first_checkpoint_that_comes_between_the_two_reads(model):
 
 
 def test_a_thread_that_comes_and_goes_between_the_reads():
-    """Each time that it is looked at it says that it has a checkpoint, and each time another one was deleted."""
+    """Each time that the thread is read, it says that it has a checkpoint, and each time another one was deleted."""
     model = Model()
 
     def before(effect):

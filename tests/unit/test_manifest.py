@@ -380,7 +380,7 @@ def test_a_manifest_over_the_limit_is_not_decoded():
     ],
 )
 def test_what_a_document_is(stored, kind):
-    """One that lost only some of its fields is damaged, not stripped: it must not vanish without a word."""
+    """A document that lost only some of its fields is damaged, not stripped. It must not vanish silently."""
     doc = Doc(SAMPLE.name, stored, 1, 2)
     assert manifest.kind_of(doc) is kind
     if kind is not DocumentKind.STRIPPED:

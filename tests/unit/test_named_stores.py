@@ -45,7 +45,7 @@ EVENT = CheckpointReplaced(thread_id="t")
 
 
 class World:
-    """Stores by name, each with an interceptor that counts, and those who listen."""
+    """Stores by name, each with an interceptor that counts, and the listeners."""
 
     def __init__(self, path):
         self.path = path

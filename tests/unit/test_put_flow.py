@@ -173,7 +173,7 @@ def test_forks_of_one_process_are_warm_too(model, context, parent):
 
 
 def test_a_child_that_is_stored_again_moves_its_parents_time(model, context, parent):
-    """Else a deletion between both would not notice the second one."""
+    """Otherwise a deletion between both would not notice the second one."""
     child(model, context)
     model.lose(doc(2))
     before = model.docs[doc(1)]
@@ -909,7 +909,7 @@ def test_a_deletion_that_shows_signs_of_life_is_waited_for(model, context, paren
 
 
 def test_a_deletion_whose_mark_was_removed_starts_over(model, context, parent):
-    """It was frozen for longer than anybody waits, and lives after all."""
+    """The deletion was frozen for longer than any process waits, and continues after all."""
     put(model, context, 2, 1, {"a": BIG, "b": "old"})
     left = [1]
 

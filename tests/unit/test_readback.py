@@ -341,7 +341,7 @@ def test_the_former_content_of_a_document_comes_back(model, context, parent, how
     else:
         with pytest.raises(CheckpointVerificationError):
             put(model, make_context(verify="readback"), 1, None, again, run_id="r")
-        if how != "gone":  # What is gone is gone, and with it what the document had before.
+        if how != "gone":  # A deleted document is missing, with what it had before.
             assert model.docs[doc(1)].fields == before[doc(1)].fields
             assert read(model, 1) == {"a": "one", "b": "old"}
     model.before = model.after = None

@@ -27,7 +27,7 @@ def held() -> int:
 def limit(allowance: int, base: int | None = None) -> None:
     """Have the system refuse memory beyond what is held now and an allowance, and beyond a base and twice that.
 
-    What is held drifts, for freed memory does not all go back to the system; a leak would do more than drift.
+    The held memory drifts, because not all freed memory goes back to the system. A leak would do more than drift.
     """
     gc.collect()
     now = held()
