@@ -65,7 +65,7 @@ def forks(reports):
 
 def check(make_saver, answers, reports, store_uri):
     for who, answer in enumerate(answers):
-        assert answer["log"][0] == f"question of {who}", "each run goes on with what is its own"
+        assert answer["log"][0] == f"question of {who}", "each run continues with its own state"
     (reported,) = forks(reports)
     assert (reported.parent_id, reported.sibling_id) == (None, None)
     reader = make_saver()

@@ -100,7 +100,7 @@ def test_damage_is_shown_and_is_the_exit_code(make_saver, raw, command):
     fill(saver, "well", 2)
     drop_object(raw)
     ended = command("verify")
-    assert ended.code == 0, "documents alone do not tell"
+    assert ended.code == 0, "documents alone do not show it"
     assert "Not checked: objects, values. Use `langgraph-gcs verify --depth data`." in ended.out
     before = raw.snapshot()
     for thread in (["t"], []):

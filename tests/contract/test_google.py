@@ -566,7 +566,7 @@ def test_closing_inside_a_loop_without_awaiting(client: firestore.Client) -> Non
 
 
 @pytest.mark.parametrize("effect", ["acommit", "aget_docs"])
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task cannot tell who cancelled before Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before Python 3.11 a task does not know what canceled it")
 def test_closing_ends_asynchronous_calls_under_way(
     silent_port: str, other_loop: asyncio.AbstractEventLoop, effect: str
 ) -> None:
@@ -1099,7 +1099,7 @@ def test_settings_without_the_right_to_look(proxied: GCSBlobs, proxy: Proxy) -> 
 
 def test_rules_are_set_once_when_the_answer_was_lost(proxied: GCSBlobs, proxy: Proxy) -> None:
     proxy.hook = faults([(0, "")])
-    assert not proxied.set_lifecycle(SetLifecycle((ABORT,), 1)), "whoever asks looks again"
+    assert not proxied.set_lifecycle(SetLifecycle((ABORT,), 1)), "a caller that needs to know reads again"
     assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", (ABORT,), 2)
 
 

@@ -53,7 +53,7 @@ class FirstLook(FenceCheck):
         return (FENCE,)
 
     def writes(self, attempt, docs):
-        assert docs.keys() <= {FENCE}, "it gets what it asked for, and nothing else"
+        assert docs.keys() <= {FENCE}, "it gets what it requested, and nothing else"
         if FENCE not in docs or docs[FENCE].update_time != self.time:
             raise FencedError("Another process took the fence. Take it again.")
         return super().writes(attempt, docs)

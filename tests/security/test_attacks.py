@@ -246,7 +246,7 @@ def test_what_other_libraries_log_is_printable(store_uri: str) -> None:
 # The working directory
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="an interpreter that cannot be told")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python has no option for that")
 def test_the_demo_imports_nothing_from_where_it_is_called(tmp_path: Path) -> None:
     """Its processes are new interpreters, which look into the working directory first by default."""
     (tmp_path / "here").mkdir()

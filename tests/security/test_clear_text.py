@@ -639,7 +639,7 @@ def test_a_repair_tells_of_what_it_encrypts(make_saver, raw):
     assert PLANTED not in str(shown[0])
     saver.admin.repair("t")
     assert encrypted(events) == [("t", 1)]
-    assert not any(isinstance(event, ClearTextAccepted) for event in events), "that was told before"
+    assert not any(isinstance(event, ClearTextAccepted) for event in events), "that was reported before"
     assert damages(saver, "t") == []
 
 

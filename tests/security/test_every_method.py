@@ -170,7 +170,7 @@ def test_nothing_of_the_state_is_told(
             errors += texts
             told += found if name in {*methods.EACH, "repair", "collect", "sweep", "prune", "delete_for_runs"} else ()
     own = [record.getMessage() for record in caplog.records if record.name.startswith("langgraph_gcs_saver")]
-    assert events, "there is damage to tell of"
+    assert events, "there is damage to report"
     assert errors
     for text in (*errors, *own, *map(repr, events), *map(str, told)):
         assert MARK not in text

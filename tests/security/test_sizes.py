@@ -93,7 +93,7 @@ def test_without_compression_they_tell_lengths_only(make_saver, raw, seed, inlin
     whole = [attacker.size(f"door_code={text}") for text in attacker.candidates()]
     begun = [attacker.size(f"door_code={attacker.secret[:5]}{digit}") for digit in "0123456789abcdef"]
     assert len({str(one) for one in whole}) == len({str(one) for one in begun}) == 1
-    assert whole[0] != begun[0], "lengths are told"
+    assert whole[0] != begun[0], "lengths are disclosed"
     assert {kind for kind, _, _ in whole[0]} == {"lg_checkpoints", *(["object"] if inline == 0 else [])}
 
 

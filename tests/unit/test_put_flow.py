@@ -869,7 +869,7 @@ def test_who_inherits_nothing_waits_for_a_deletion(model, context, parent, value
     assert len(pauses) == 3
     assert sum(pauses) < context.timeout
     assert doc(1) not in model.docs
-    assert Create(THREAD, {"thread_id": "t"}) in [c.writes[0] for c in model.commits], "the thread is started anew"
+    assert Create(THREAD, {"thread_id": "t"}) in [c.writes[0] for c in model.commits], "the thread starts again"
     assert model.docs[THREAD].fields == {"thread_id": "t", "active": 1_000_000, "root": True}
     assert read(model, 10) == {"a": value}
 

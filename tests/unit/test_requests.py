@@ -212,7 +212,7 @@ def test_without_the_parent_at_hand_everything_is_serialised_at_once():
 def test_values_without_new_versions_are_serialised_only_when_needed():
     class Serde(JsonPlusSerializer):
         def dumps_typed(self, obj):
-            assert obj != "untouched", "serialised for nothing"
+            assert obj != "untouched", "serialized for nothing"
             return super().dumps_typed(obj)
 
     given = checkpoint(channel_values={"a": "fresh", "b": "untouched"}, channel_versions={"a": "2", "b": "1"})

@@ -410,10 +410,10 @@ def test_after_a_failure_nothing_of_the_gather_goes_on(perform, backend):
     backend.close()  # waits for the threads
     assert (len(backend.documents.begun), len(backend.documents.ended)) == (began, ended)
     if perform is perform_sync:
-        assert began < 21, "what had not begun was not cancelled"
+        assert began < 21, "what had not begun was not canceled"
         assert began == ended + 1, "what had begun was not waited for"
     else:
-        assert ended == 0, "what had begun was not cancelled"
+        assert ended == 0, "what had begun was not canceled"
 
 
 @both
