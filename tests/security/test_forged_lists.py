@@ -1,4 +1,4 @@
-"""Forged lists of what remains to be removed: nothing goes that is referred to."""
+"""Forged lists of what remains to be removed: no object is deleted that a checkpoint refers to."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def noise(n):
 
 
 def forge(raw, objects):
-    """A stripped document of a checkpoint that never was."""
+    """A stripped document of a checkpoint that never existed."""
     assert objects
     raw.set_document(name_of(0), {"objects": json.dumps(sorted(objects))})
 

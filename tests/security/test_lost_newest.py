@@ -1,4 +1,4 @@
-"""While a newest checkpoint is gone, nothing goes that its backup needs, and no copy is made without it."""
+"""While a newest checkpoint is missing, nothing is deleted that its backup needs, and no copy is made without it."""
 
 import random
 from datetime import timedelta
@@ -40,7 +40,7 @@ def fill(saver, thread="t"):
 
 
 def without(raw, gone):
-    """Take documents away; gives a function that restores them."""
+    """Delete documents. Gives a function that restores them."""
     before = raw.documents()
     for name in gone:
         raw.delete_document(name)
@@ -89,7 +89,7 @@ def test_collect_and_prune_leave_the_thread_alone(make_saver, raw, gone, error, 
     assert raw.snapshot() == rest
     restore()
     assert is_whole(make_saver())
-    # A thread that lacks nothing is pruned and collected as ever.
+    # A whole thread is pruned and collected as usual.
     assert saver.admin.collect(orphan_age=NOW) == []
     saver.prune(["t"], strategy=KeepLast(1))
     assert [one.checkpoint["id"] for one in saver.list(cfg())] == [cid(3)]
@@ -113,7 +113,7 @@ def test_what_is_not_whole_is_not_copied(make_saver, raw, gone, error, told):
 
 @pytest.mark.parametrize("heir", [3, 99])
 def test_after_a_repair_the_older_one_is_the_newest(make_saver, raw, heir):
-    """Whether it was there, or somebody has forged the field that says so."""
+    """Whether the newest existed, or an attacker has forged the field that names it."""
     saver = make_saver()
     fill(saver)
     without(raw, {name_of(3)})
