@@ -1,1 +1,1 @@
-"""Pure decisions: rows in, decisions and reasons out."""
+"""Pure decisions: functions from rows to decisions and reasons."""

@@ -1,4 +1,4 @@
-"""Which checkpoints to keep, and why: pure functions of what a thread's manifests say."""
+"""Which checkpoints to keep, and why: pure functions of a thread's manifests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langgraph_gcs_saver.errors import InvalidOptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A checkpoint, as far as retention looks at it.
+    """The fields of a checkpoint that retention looks at.
 
     Attributes:
         name: Its document.
@@ -22,14 +22,14 @@ class Row:
         parent_id: The checkpoint that it continues.
         time: When it was stored, in seconds since the epoch.
         run_id: The run that wrote it.
-        root_id: The root checkpoint that a subgraph's call was made from; `None` for others.
-        replay_id: LangGraph replays subgraphs that keep their state from their newest checkpoint before this id, if
-            somebody goes back to this one; `None` for its own id.
+        root_id: The root checkpoint that called the subgraph, for a checkpoint of that call; `None` for others.
+        replay_id: If a run resumes from this checkpoint, LangGraph replays subgraphs that keep their state from their
+            newest checkpoint before this id. `None` stands for the checkpoint's own id.
         pin: The label of a user's pin.
         is_interrupted: Whether it waits for an answer to an interrupt, and nothing has continued it.
         stored: Channels with a stored value.
         deltas: DeltaChannels whose value is made of ancestors' writes.
-        versions: Channels that were ever written on the way to it; `None` when nobody knows.
+        versions: Channels that were written in it or in any ancestor; `None` if that is unknown.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a checkpoint.
+    """Whether to keep a checkpoint.
 
     Attributes:
         row: The checkpoint.
-        reason: Why it is kept; `None` for one that goes.
-        lacks: The ancestor that its DeltaChannels are made of and that is not there, if there is one. What
-            is behind it, and must be kept for it, is then unknown.
+        reason: Why it is kept; `None` if it is removed.
+        lacks: An ancestor that its DeltaChannels are made of, and that is missing. The earlier ancestors that must be
+            kept are then unknown. `None` if no ancestor is missing.
     """
 
     row: Row
@@ -64,10 +64,10 @@ class Decision:
 
 
 class Retention(Protocol):
-    """A rule that says what to keep of one namespace; rules are combined with `|`."""
+    """A rule that says which checkpoints of a namespace to keep. Combine rules with `|`."""
 
     def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:
-        """Reasons by document name, for the checkpoints to keep of `rows`, newest first."""
+        """The reasons, by document name, for the checkpoints to keep of `rows`, which are newest first."""
 
 
 class _Rule:
@@ -87,7 +87,7 @@ class KeepLast(_Rule):
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise InvalidOptionError(f"KeepLast({self.count!r}): it must be a whole number from 1.")
+            raise InvalidOptionError(f"KeepLast({self.count!r}): the count must be a whole number, at least 1.")
 
     def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
         """See `Retention`."""
@@ -96,7 +96,7 @@ class KeepLast(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class KeepFor(_Rule):
-    """Keep each checkpoint for so long."""
+    """Keep each checkpoint for a time."""
 
     time: timedelta
 
@@ -128,7 +128,7 @@ class KeepEvery(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class AnyOf(_Rule):
-    """Keep what any of some rules keeps."""
+    """Keep each checkpoint that any of the rules keeps."""
 
     rules: tuple[Retention, ...]
 
@@ -143,7 +143,7 @@ class AnyOf(_Rule):
 
 @dataclass(frozen=True, slots=True)
 class KeepAllBut(_Rule):
-    """Keep all but some documents: the rule of a plan, which drops nothing that the plan has not shown."""
+    """Keep all documents but some: the rule that carries out a plan, which drops nothing that the plan did not show."""
 
     names: frozenset[str]
 
@@ -154,23 +154,23 @@ class KeepAllBut(_Rule):
 
 def _check_time(what: str, time: object) -> None:
     if not isinstance(time, timedelta) or time <= timedelta():
-        raise InvalidOptionError(f"{what}({time!r}): it must be a positive timedelta.")
+        raise InvalidOptionError(f"{what}({time!r}): the time must be a positive timedelta.")
 
 
 def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Decision]:
-    """Which checkpoints of a thread to keep.
+    """Decide which checkpoints of a thread to keep.
 
-    Always kept: the latest of a namespace, what waits for an answer, what is pinned, the state of subgraphs that a kept
-    root checkpoint goes on from, and the ancestors that a kept checkpoint's DeltaChannels are made of. The namespace of
-    a subgraph's call goes with the root checkpoint that made it.
+    These are always kept: the latest of a namespace, one that waits for an answer, a pinned one, the subgraph states
+    that a kept root checkpoint resumes from, and the ancestors that a kept checkpoint's DeltaChannels are made of. The
+    namespace of a subgraph's call is removed with the root checkpoint that made the call.
 
     Args:
         rows: All checkpoints of the thread.
-        rule: What else to keep; without one nothing at all is kept.
+        rule: What else to keep. Without a rule, nothing at all is kept.
         now: The wall clock, seconds since the epoch.
 
     Returns:
-        A decision for each, newest first.
+        A decision for each checkpoint, newest first.
     """
     ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
     if rule is None:
@@ -179,7 +179,7 @@ def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Deci
     for row in ordered:
         spaces.setdefault(row.ns, []).append(row)
     reasons: dict[str, str] = {}
-    # The root first: what the others refer to.
+    # The root comes first, because the others refer to it.
     for ns in sorted(spaces):
         _keep(spaces[ns], rule, now, reasons, spaces.get("", []))
     lost = lost_ancestors(row for row in ordered if row.name in reasons)
@@ -206,7 +206,7 @@ def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str],
 
 
 def _keep_replayed(rows: Sequence[Row], roots: Iterable[Row], found: dict[str, str]) -> None:
-    """Keep what a subgraph that keeps its state goes on from, when somebody goes back to a kept root checkpoint."""
+    """For each kept root checkpoint, keep the state from which a subgraph resumes if a run resumes from that root."""
     oldest_first = rows[::-1]
     ids = [row.checkpoint_id for row in oldest_first]
     for root in roots:
@@ -218,7 +218,7 @@ def _keep_replayed(rows: Sequence[Row], roots: Iterable[Row], found: dict[str, s
 def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, str]) -> None:
     """Keep what kept checkpoints' DeltaChannels are made of: back to the nearest stored value, or the first version."""
     todo = [(row, row, row.deltas) for row in kept]
-    # Thousands of checkpoints may share a way back of thousands: for each channel it is walked once.
+    # Thousands of checkpoints may share thousands of ancestors, so each channel's ancestors are walked once.
     walked: dict[str, frozenset[str]] = {}
     while todo:
         row, child, wanted = todo.pop()
@@ -227,7 +227,7 @@ def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, 
             continue
         if parent.name not in found:
             found[parent.name] = f"DeltaChannels of {row.checkpoint_id} are made of it"
-            # It is whole, so its own are too; they may lie further back.
+            # It must stay whole, so its own DeltaChannels must too; their ancestors may be further back.
             todo.append((parent, parent, parent.deltas))
         more = wanted - parent.stored
         if parent.versions is not None:
@@ -238,13 +238,13 @@ def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, 
 
 
 def lost_ancestors(rows: Iterable[Row]) -> dict[str, str]:
-    """The ancestors that DeltaChannels of checkpoints are made of, and that are not among them.
+    """The ancestors that the DeltaChannels of some checkpoints are made of, and that are not among these checkpoints.
 
     Returns:
-        The missing ancestor's id by the document of each checkpoint that needs it.
+        The missing ancestor's id, by the document of each checkpoint that needs it.
     """
     by_id = {(row.ns, row.checkpoint_id): row for row in rows}
-    # Thousands of checkpoints may share a way back of thousands: for each channel it is walked once.
+    # Thousands of checkpoints may share thousands of ancestors, so each channel's ancestors are walked once.
     ends: dict[tuple[str, str], str | None] = {}
     found: dict[str, str] = {}
     for row in by_id.values():
@@ -258,12 +258,15 @@ def lost_ancestors(rows: Iterable[Row]) -> dict[str, str]:
 def _end(
     row: Row, channel: str, by_id: Mapping[tuple[str, str], Row], ends: dict[tuple[str, str], str | None]
 ) -> str | None:
-    """The missing ancestor that stands before a channel's nearest stored value, or its first version; notes it."""
+    """The first missing ancestor on the way back to a channel's nearest stored value, or its first version.
+
+    It is added to `ends` for each checkpoint on the way.
+    """
     path: list[Row] = []
     following = row
     end: str | None = None
     while (following.name, channel) not in ends:
-        ends[following.name, channel] = None  # Should it be its own ancestor, nothing is missing.
+        ends[following.name, channel] = None  # If a checkpoint is its own ancestor, nothing is missing.
         path.append(following)
         if following.parent_id is None or following.parent_id == following.checkpoint_id:
             break
@@ -281,6 +284,6 @@ def _end(
 
 
 def decide_for_runs(rows: Iterable[Row], runs: frozenset[str]) -> list[Decision]:
-    """Drop the checkpoints of some runs, whatever needs them."""
+    """Drop the checkpoints of some runs, even if others need them."""
     ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
     return [Decision(row, None if row.run_id in runs else "of another run") for row in ordered]
