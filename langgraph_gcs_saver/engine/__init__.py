@@ -1,1 +1,1 @@
-"""How effects happen: what a flow may ask for, and what performs it."""
+"""Effects: the requests that a flow may yield, and the code that performs them."""

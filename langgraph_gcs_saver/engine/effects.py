@@ -1,13 +1,13 @@
-"""The complete list of I/O this library can ask for.
+"""The complete list of the I/O that this library performs.
 
 A *flow* is a generator that yields effects and receives their results: `doc = yield from GetDocs((name,))`. Flows hold
-the logic; `runners` perform the effects, synchronously or asynchronously. An effect is one idempotent, retryable RPC
-(or a local act: a computation, the clock, an event), described but not performed, so a flow can be stopped before any
-of them and retried.
+the logic; `engine.runner` performs the effects, synchronously or asynchronously. An effect describes one idempotent,
+retryable RPC, or a local act: a computation, the clock, an event. So a flow can be stopped before any effect, and
+retried.
 
-Names of documents are relative to the store's root and names of objects to its prefix: a flow cannot reach beyond.
-Times are integers, nanoseconds since the epoch, of the service's own clock; they are compared and handed back as
-preconditions, never computed with.
+Names of documents are relative to the store's root, and names of objects to its prefix: a flow cannot reach beyond.
+Times are integers, nanoseconds since the epoch, by the service's clock. Flows compare them and pass them back as
+preconditions, but never compute with them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Fields = Mapping[str, Any]
 
 
 class Effect(Generic[T]):
-    """Something to perform, whose result is a `T`; `yield from` an effect in a flow to get it."""
+    """Something to perform, whose result is a `T`. A flow gets the result with `yield from`."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class Effect(Generic[T]):
 
 
 class DocumentRequest(Effect[T]):
-    """An effect that a store of documents performs, and ends within its timeout."""
+    """An effect that a store of documents performs within its timeout."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class DocumentRequest(Effect[T]):
 
 
 class BlobRequest(Effect[T]):
-    """An effect that a store of objects performs. A transfer goes on for as long as bytes arrive."""
+    """An effect that a store of objects performs. A transfer may last as long as bytes arrive."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ Flow = Generator[Effect[Any], Any, T]
 
 @record(frozen=True, slots=True)
 class Doc:
-    """A document as it was read: name, fields (all, or those of the mask), and the service's times."""
+    """A document as it was read: its name, its fields (all, or those of the mask), and the service's times."""
 
     name: str
     fields: Fields
@@ -82,7 +82,7 @@ class Doc:
 
 @record(frozen=True, slots=True)
 class Create:
-    """Create a document that must not exist."""
+    """Create a document, which must not exist yet."""
 
     name: str
     fields: Fields
@@ -90,11 +90,12 @@ class Create:
 
 @record(frozen=True, slots=True)
 class Merge:
-    """Set `fields` and remove `remove`, leave the other fields; without `update_time`, create it if needed.
+    """Set the fields in `fields`, remove those in `remove`, and leave the others.
 
-    A field that is a mapping is replaced as a whole. With `update_time` the document must exist, unchanged since. With
-    no fields at all this checks the precondition and changes nothing, its update time included (measured on the
-    emulator; the API's reference says so of every write that does not change the document).
+    Without `update_time`, the document is created if needed. With it, the document must exist, unchanged since. A field
+    that is a mapping is replaced as a whole. Without any fields, this only checks the precondition: nothing changes,
+    not even the update time. This was measured on the emulator. The API's reference promises it for every write that
+    does not change the document.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Merge:
 
 @record(frozen=True, slots=True)
 class Delete:
-    """Delete a document, if it is there; with `update_time` it must exist, unchanged since."""
+    """Delete a document, if it exists; with `update_time` it must exist, unchanged since."""
 
     name: str
     update_time: int | None = None
@@ -142,14 +143,14 @@ class QueryDocs(DocumentRequest[list[Doc]]):
 
     Attributes:
         collection: Name of the collection (`lg_threads/x/lg_checkpoints`), or with `group` the bare collection id.
-        where: Pairs of a field (`ns`, `filter.step`) and the value it must equal.
+        where: Pairs of a field (`ns`, `filter.step`) and the value that it must equal.
         start: First name, inclusive.
         after: First name, exclusive; for the next page.
         end: Last name, exclusive.
-        limit: At most so many documents.
-        mask: Fields to return; None for all, empty for none (the names and times only).
-        group: All collections of that id below the root; `start` and `end` are then required, and `where` must be
-            empty: automatic indexes serve single collections only.
+        limit: Most documents to return.
+        mask: Fields to return; `None` for all, empty for none (only names and times).
+        group: Whether to query all collections with that id below the root. `start` and `end` are then required, and
+            `where` must be empty, because automatic indexes serve single collections only.
     """
 
     collection: str
@@ -176,9 +177,9 @@ class QueryDocs(DocumentRequest[list[Doc]]):
 
 @record(frozen=True, slots=True)
 class ListCollections(DocumentRequest[list[str]]):
-    """Ids of the collections below a document that hold a document, or have one further below; in ascending order.
+    """Ids of the collections below a document, in ascending order. The document itself need not exist.
 
-    The document itself need not exist.
+    A collection counts if it holds a document, or if there is one at any depth below it.
     """
 
     document: str
@@ -196,9 +197,9 @@ class ListCollections(DocumentRequest[list[str]]):
 class Commit(DocumentRequest["tuple[int, ...] | None"]):
     """Apply all writes atomically.
 
-    Returns the update time of each written document (0 for a deleted one), in order, or `None` when a precondition
-    failed, and then nothing at all was applied. A retried commit whose first answer was lost may find its own
-    documents: callers look before they conclude.
+    The result is the update time of each written document in order, 0 for a deleted one. It is `None` if a precondition
+    failed, and then nothing was applied. A retried commit whose first answer was lost may find its own documents, so
+    callers check before they conclude that another writer was first.
     """
 
     writes: tuple[Write, ...]
@@ -217,9 +218,10 @@ class Commit(DocumentRequest["tuple[int, ...] | None"]):
 
 @record(frozen=True, slots=True)
 class BlobInfo:
-    """An object as a listing shows it; `crc32c` is base64 of the big-endian checksum, as Cloud Storage writes it.
+    """An object as a listing shows it.
 
-    It is `None` where nobody asked for it and the store would have had to read the object.
+    `crc32c` is base64 of the big-endian checksum, as in Cloud Storage. It is `None` if the caller does not need it and
+    the store would have to read the object.
     """
 
     name: str
@@ -230,14 +232,15 @@ class BlobInfo:
 
 @record(frozen=True, slots=True)
 class PutBlob(BlobRequest[None]):
-    """Create an object whose name nobody else uses; its crc32c goes along, so the service refuses damaged bytes.
+    """Create an object with a name that no other upload uses.
 
-    An object that is already there with the same checksum is an earlier try of the same upload, whose answer was lost.
+    The request contains its crc32c, so the service rejects damaged bytes. An object that exists with the same checksum
+    is from an earlier attempt of the same upload, whose answer was lost.
 
     Attributes:
         name: The object.
         data: Its bytes.
-        checked: Whether the checksum goes along.
+        checked: Whether the request contains the checksum.
     """
 
     name: str
@@ -251,7 +254,7 @@ class PutBlob(BlobRequest[None]):
 
 @record(frozen=True, slots=True)
 class GetBlob(BlobRequest["bytes | None"]):
-    """The stored bytes of an object, or of `length` bytes from `start`; `None` when it does not exist."""
+    """The stored bytes of an object, or `length` of them from `start`; `None` if the object does not exist."""
 
     name: str
     start: int = 0
@@ -264,9 +267,9 @@ class GetBlob(BlobRequest["bytes | None"]):
 
 @record(frozen=True, slots=True)
 class HashBlob(BlobRequest["str | None"]):
-    """The sha256, hex, of an object's stored bytes as the service gives them now; `None` when it does not exist.
+    """The hex sha256 of an object's stored bytes as the service returns them now; `None` if it does not exist.
 
-    Nothing of the object is kept, so reading back what was written takes no memory.
+    The bytes are not kept, so reading back an object takes no memory.
     """
 
     name: str
@@ -278,9 +281,9 @@ class HashBlob(BlobRequest["str | None"]):
 
 @record(frozen=True, slots=True)
 class CopyBlob(BlobRequest[bool]):
-    """Copy an object within the bucket, on the server, to a name that nobody else uses; false when it does not exist.
+    """Copy an object within the bucket, on the server; false if it does not exist.
 
-    A copy that is already there is an earlier try's.
+    No other copy uses the target's name, so a copy that exists is from an earlier attempt.
     """
 
     name: str
@@ -293,15 +296,15 @@ class CopyBlob(BlobRequest[bool]):
 
 @record(frozen=True, slots=True)
 class ListBlobs(BlobRequest[list[BlobInfo]]):
-    """One page of objects whose names begin with `prefix`, in ascending order of names, those past `after` only.
+    """One page of objects whose names begin with `prefix`, in ascending order of names, only those past `after`.
 
     An empty list is the end.
 
     Attributes:
-        prefix: What names begin with.
-        after: The name past which the page begins.
-        limit: Most objects of it.
-        checksums: Whether objects are read for their checksums, if a store has these from nowhere else.
+        prefix: The prefix of the names.
+        after: The name after which the page begins.
+        limit: Most objects in the page.
+        checksums: Whether a store reads objects for their checksums, if it cannot get them otherwise.
     """
 
     prefix: str
@@ -316,7 +319,7 @@ class ListBlobs(BlobRequest[list[BlobInfo]]):
 
 @record(frozen=True, slots=True)
 class DeleteBlobs(BlobRequest[None]):
-    """Delete objects, at most `limits.BATCH_CALLS`; those that do not exist are fine."""
+    """Delete objects, at most `limits.BATCH_CALLS`. Objects that do not exist are ignored."""
 
     names: tuple[str, ...]
 
@@ -330,7 +333,7 @@ class DeleteBlobs(BlobRequest[None]):
 
 @record(frozen=True, slots=True)
 class EnsureBucket(BlobRequest[str]):
-    """Create the bucket if it is missing; returns a sentence that tells what was found or done."""
+    """Create the bucket if it is missing. The result is a sentence that says what was found or done."""
 
     location: str | None = None
 
@@ -340,17 +343,17 @@ class EnsureBucket(BlobRequest[str]):
 
 
 Rule = Mapping[str, Any]
-"""A lifecycle rule of a bucket, as JSON has it: an `action` and a `condition`."""
+"""A lifecycle rule of a bucket, in its JSON form: an `action` and a `condition`."""
 
 
 @record(frozen=True, slots=True)
 class BucketSettings:
-    """How a bucket is set.
+    """The settings of a bucket.
 
     Attributes:
-        prefix: What names of this store's objects begin with, its slash included; may be empty.
-        rules: The lifecycle rules; `None` when these credentials may not see them.
-        metageneration: The number of this state of the settings; 0 when they may not be seen.
+        prefix: The prefix of this store's object names, with its slash; may be empty.
+        rules: The lifecycle rules; `None` if these credentials may not see them.
+        metageneration: The number of this state of the settings; 0 if these credentials may not see it.
         autoclass: Whether the bucket chooses the storage classes of its objects by itself.
     """
 
@@ -362,7 +365,7 @@ class BucketSettings:
 
 @record(frozen=True, slots=True)
 class ReadBucket(BlobRequest["BucketSettings | None"]):
-    """The bucket's settings as they are now; `None` when the store has no bucket."""
+    """The bucket's settings as they are now; `None` if the store has no bucket."""
 
     def perform(self, store: BlobStore) -> BucketSettings | None:
         """Perform this."""
@@ -371,9 +374,9 @@ class ReadBucket(BlobRequest["BucketSettings | None"]):
 
 @record(frozen=True, slots=True)
 class SetLifecycle(BlobRequest[bool]):
-    """Replace all lifecycle rules of the bucket; false when its settings are no longer those of `metageneration`.
+    """Replace all lifecycle rules of the bucket; false if its settings are no longer those of `metageneration`.
 
-    After a lost answer it is false too: callers look before they conclude.
+    The result is also false after a lost answer, so callers check before they conclude.
     """
 
     rules: tuple[Rule, ...]
@@ -385,15 +388,15 @@ class SetLifecycle(BlobRequest[bool]):
 
 
 Indexing = Literal["automatic", "exempt", "chosen"]
-"""Which single-field indexes a field has: those of its database, none, or others that somebody chose."""
+"""Which single-field indexes a field has: those of its database, none, or others that an administrator chose."""
 
 
 @record(frozen=True, slots=True)
 class ReadIndexing(DocumentRequest["Indexing | None"]):
-    """How a field is indexed; `None` when the store has no such settings.
+    """How a field is indexed; `None` if the store has no such settings.
 
     Attributes:
-        collection: The collection's id, such as `lg_checkpoints`; settings are for all collections of that id.
+        collection: The collection's id, such as `lg_checkpoints`; settings apply to all collections with that id.
         field: The field's name, or `*` for all fields without settings of their own.
     """
 
@@ -411,7 +414,7 @@ class ReadIndexing(DocumentRequest["Indexing | None"]):
 
 @record(frozen=True, slots=True)
 class ExemptField(DocumentRequest[None]):
-    """Take a field out of all single-field indexes. The service goes on with it after this returns."""
+    """Remove a field from all single-field indexes. The service may still be doing so after this returns."""
 
     collection: str
     field: str
@@ -430,7 +433,7 @@ class ExemptField(DocumentRequest[None]):
 
 @record(frozen=True, slots=True)
 class On(Effect[T]):
-    """Perform a leaf effect at the store of a name, in a flow that acts on several; see `NamedStores`."""
+    """Perform a leaf effect at a named store, in a flow that acts on several stores; see `NamedStores`."""
 
     store: str
     effect: Effect[T]
@@ -438,7 +441,7 @@ class On(Effect[T]):
 
 @record(frozen=True, slots=True)
 class AskSaver(Effect[T]):
-    """Read from another checkpointer, by whichever of its halves the runner is."""
+    """Read from another checkpointer: with `ask` in a synchronous call, with `aask` on an event loop."""
 
     ask: Callable[[], T]
     aask: Callable[[], Awaitable[T]]
@@ -449,18 +452,18 @@ class AskSaver(Effect[T]):
 
 @record(frozen=True, slots=True)
 class Gather(Effect[tuple[Any, ...]]):
-    """Perform leaf effects at the same time; results in their order. The first failure cancels the rest."""
+    """Perform leaf effects at the same time. The results are in their order, and the first failure cancels the rest."""
 
     effects: tuple[Effect[Any], ...]
 
 
 @record(frozen=True, slots=True)
 class Compute(Effect[T]):
-    """Call `function`; on a worker thread when it handles enough bytes to hold up an event loop.
+    """Call `function`, on a worker thread if it handles enough bytes to block an event loop.
 
     Attributes:
-        function: What to call, without arguments.
-        size: Bytes that it handles, as an estimate.
+        function: The function, which takes no arguments.
+        size: Estimated bytes that it handles.
     """
 
     function: Callable[[], T]
@@ -474,14 +477,14 @@ class Now(Effect[float]):
 
 @record(frozen=True, slots=True)
 class Pause(Effect[None]):
-    """Wait so many seconds."""
+    """Wait for some seconds."""
 
     seconds: float
 
 
 @record(frozen=True, slots=True)
 class Emit(Effect[None]):
-    """Report an event to the log and to those who subscribed."""
+    """Report an event to the log and the subscribers."""
 
     event: Event
 
@@ -503,4 +506,4 @@ REQUESTS = (
     ReadIndexing,
     ExemptField,
 )
-"""The effects that a store performs, in one round of requests each."""
+"""The effects that a store performs, each in one round of requests."""

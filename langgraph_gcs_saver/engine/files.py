@@ -1,10 +1,11 @@
-"""Files and directories that are their user's alone, and that no link or device diverts.
+"""Private files and directories, which links and devices cannot divert.
 
-What this library makes, only its user can read: directories have mode 0700 and files 0600, whatever the umask allows.
+Only the user can read what this library makes. Directories have mode 0700 and files 0600, even if the umask allows
+more.
 
-A `Directory` is open, and its files are reached by its handle and without following links. So no process can put a
-link in the place of a file or directory, neither before nor after it was looked at. Windows has no such handles: there
-paths are looked at before they are used.
+A `Directory` is open. Its files are reached by its handle, without following links. So another process gains nothing by
+putting a link in the place of a file or directory, neither before nor after it was checked. Windows has no such
+handles, so there paths are checked before they are used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
 HOLLOW = 64 << 20
-"""From so many bytes on, a file with a hole is none that this library wrote."""
+"""A file of at least this many bytes that has a hole was not written by this library."""
 
 _NEEDED = {os.open, os.mkdir, os.stat, os.unlink, os.rmdir, os.link}
 _HANDLES = os.supports_dir_fd >= _NEEDED and os.scandir in os.supports_fd and hasattr(os, "O_NOFOLLOW")
@@ -38,7 +39,7 @@ _AT_ONCE: int = getattr(os, "O_NONBLOCK", 0)
 
 _DIRECTORY: int = _READ | getattr(os, "O_DIRECTORY", 0)
 _LINK = (errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP), getattr(errno, "EFTYPE", errno.ELOOP))
-"""What systems say of a link that is not followed."""
+"""The errors of systems that do not follow a link."""
 
 
 class NotAFileError(OSError):
@@ -49,7 +50,7 @@ class Directory:
     """An open directory; a context manager that closes it.
 
     Attributes:
-        path: What it was opened as, for messages.
+        path: The path by which it was opened, for messages.
     """
 
     __slots__ = ("_handle", "path")
@@ -60,7 +61,7 @@ class Directory:
 
     @classmethod
     def at(cls, path: str, within: int | None = None) -> Self:
-        """Open a directory. `NotADirectoryError` if a file or a link is there."""
+        """Open a directory. Raise `NotADirectoryError` if a file or a link is there."""
         if not _HANDLES:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise _no_directory(path)
@@ -89,7 +90,7 @@ class Directory:
         return os.lstat(self.path) if self._handle is None else os.fstat(self._handle)
 
     def directory(self, name: str, *, make: bool = False) -> Self:
-        """Open a directory in it; `make` makes it if it is missing."""
+        """Open a directory in this one; with `make`, make it if it is missing."""
         try:
             return self._below(name)
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class Directory:
         return self._below(name)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading. `NotAFileError` if something else is there, or a large file that has a hole."""
+        """Open a file for reading. Raise `NotAFileError` for anything else, and for a large file with a hole."""
         if self._handle is None and not stat.S_ISREG(os.lstat(self._name(name)).st_mode):
             raise _no_file(name)
         try:
@@ -115,12 +116,12 @@ class Directory:
         return file
 
     def create(self, name: str) -> BinaryIO:
-        """Make a file that is not there yet, and open it for writing."""
+        """Make a file, which must not exist yet, and open it for writing."""
         handle = os.open(self._name(name), _WRITE | os.O_CREAT | os.O_EXCL, FILE_MODE, dir_fd=self._handle)
         return cast("BinaryIO", os.fdopen(handle, "wb"))
 
     def link(self, source: Directory, name: str, target: str) -> None:
-        """Give a file of another directory a name in this one as well. `FileExistsError` if that is taken."""
+        """Give a file of another directory a name in this one too. Raise `FileExistsError` if the name is taken."""
         if self._handle is None:
             os.link(source._name(name), self._name(target))
         else:
@@ -131,17 +132,17 @@ class Directory:
         os.unlink(self._name(name), dir_fd=self._handle)
 
     def has(self, name: str) -> bool:
-        """Whether there is anything of a name."""
+        """Whether there is anything with this name."""
         return self.look(name) is not None
 
     def look(self, name: str) -> os.stat_result | None:
-        """What there is of a name, links not followed; `None` for nothing."""
+        """The status of what has this name, without following links; `None` if there is nothing."""
         with suppress(FileNotFoundError):
             return os.stat(self._name(name), dir_fd=self._handle, follow_symlinks=False)
         return None
 
     def remove_empty(self, name: str) -> bool:
-        """Remove a directory in it if that is empty; whether it is gone."""
+        """Remove a directory in this one if it is empty, and return whether it is gone."""
         try:
             os.rmdir(self._name(name), dir_fd=self._handle)
         except FileNotFoundError:
@@ -153,7 +154,7 @@ class Directory:
         return True
 
     def names(self) -> list[tuple[str, bool]]:
-        """The names of files and directories in it, and whether they are directories; nothing else has one."""
+        """The names of the files and directories in it, each with whether it is a directory. Others are left out."""
         with os.scandir(self.path if self._handle is None else self._handle) as entries:
             found = [(entry, entry.is_dir(follow_symlinks=False)) for entry in entries]
             return [(entry.name, is_dir) for entry, is_dir in found if is_dir or entry.is_file(follow_symlinks=False)]
@@ -167,7 +168,7 @@ class Directory:
         return type(self).at(self._name(name), self._handle)
 
     def _name(self, name: str) -> str:
-        return name if self._handle is not None else os.path.join(self.path, name)  # noqa: PTH118 - as os takes it
+        return name if self._handle is not None else os.path.join(self.path, name)  # noqa: PTH118 - os takes a str
 
 
 def _no_directory(path: str) -> NotADirectoryError:
@@ -175,11 +176,11 @@ def _no_directory(path: str) -> NotADirectoryError:
 
 
 def _no_file(path: str) -> NotAFileError:
-    return NotAFileError(errno.EINVAL, "it is no file", path)
+    return NotAFileError(errno.EINVAL, "it is not a file", path)
 
 
 def _is_hollow(handle: int) -> bool:
-    """Whether a large file has a hole, which takes no room on the disk and may take hours to read."""
+    """Whether a large file has a hole. A hole takes no space on the disk, but may take hours to read."""
     size = os.fstat(handle).st_size
     if size < HOLLOW or not hasattr(os, "SEEK_HOLE"):
         return False
@@ -203,25 +204,25 @@ def _regular(handle: int, path: str) -> BinaryIO:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file that a user named, links followed, for reading. `NotAFileError` for a pipe or a device."""
+    """Open a file that a user named for reading, following links. Raise `NotAFileError` for a pipe or a device."""
     return _regular(os.open(path, _READ | _AT_ONCE), str(path))
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Make a file that is not there yet, for its user alone, and open it for writing."""
+    """Make a private file, which must not exist yet, and open it for writing."""
     handle = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, FILE_MODE)
     return cast("BinaryIO", os.fdopen(handle, "wb"))
 
 
 def write_file(path: Path, data: bytes, *, replace: bool, devices: bool = False) -> None:
-    """Write a whole file for its user alone, or nothing.
+    """Write a whole private file, or nothing.
 
     Args:
         path: The file.
-        data: What it will hold.
-        replace: Whether to replace a file, or a link, whatever that leads to; otherwise either raises
+        data: Its content.
+        replace: Whether to replace an existing file, or a link itself, not its target. Without it, either raises
             `FileExistsError`.
-        devices: Whether to write to a pipe, a device or `/dev/stdout` that is to be replaced, and leave it there.
+        devices: Whether `replace` writes to a pipe, a device or `/dev/stdout`, and leaves it in place.
     """
     if devices and replace and _is_handle(path) and path.exists():
         with path.open("wb") as handle:
@@ -244,7 +245,7 @@ def write_file(path: Path, data: bytes, *, replace: bool, devices: bool = False)
 
 
 def _is_other(path: Path) -> bool:
-    """Whether a pipe, a device or a directory is there itself, and no link to one."""
+    """Whether the path is a pipe, a device or a directory itself, not a link to one."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -253,33 +254,33 @@ def _is_other(path: Path) -> bool:
 
 
 def _is_handle(path: Path) -> bool:
-    """Whether a path names what a process has open: `/dev/stdout` is a link, which must stay, even to a file."""
+    """Whether a path names a file that a process has open. `/dev/stdout` is a link that must stay, even to a file."""
     above = os.path.realpath(path.parent)
     return above in {"/dev", "/dev/fd"} or above.startswith("/proc/")
 
 
 def add_file(path: Path, data: bytes) -> None:
-    """Make a file that is not there yet, whole at once and durably. `FileExistsError` if anything is there."""
+    """Make a whole file atomically and durably. Raise `FileExistsError` if anything is there."""
     made = beside(path)
     try:
         with create_file(made) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        made.rename(path) if os.name == "nt" else os.link(made, path)  # either replaces nothing
+        made.rename(path) if os.name == "nt" else os.link(made, path)  # neither replaces a file
     finally:
         made.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def beside(path: Path) -> Path:
-    """A name for a file that becomes `path` when it is whole, which cannot be guessed."""
-    # A name has 255 bytes at most, and a character up to four.
+    """An unguessable name for a file that becomes `path` when it is whole."""
+    # A name has at most 255 bytes, and a character up to four.
     return path.parent / f"{path.name[:50]}.{secrets.token_hex(8)}.part"
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, for its user alone and durably."""
+    """Make a private directory, and those above it that are missing, durably."""
     if not path.is_dir():
         make_directory(path.parent)
         with suppress(FileExistsError):
@@ -291,7 +292,7 @@ def make_directory(path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Make the entries of a directory durable."""
-    if os.name == "nt":  # directories cannot be opened there, and NTFS logs their entries
+    if os.name == "nt":  # Windows cannot open directories, and NTFS logs their entries
         return
     handle = os.open(path, _READ)
     try:
@@ -301,13 +302,16 @@ def sync(path: Path) -> None:
 
 
 def is_trusted(owner: os.stat_result) -> bool:
-    """Whether something belongs to the user of this process, or to root, who can do anything anyway."""
+    """Whether something belongs to the user of this process, or to root, which can do anything anyway."""
     return not hasattr(os, "geteuid") or owner.st_uid in {os.geteuid(), 0}
 
 
 @contextmanager
 def descend(directory: Directory, names: Iterable[str], *, make: bool = False) -> Iterator[list[Directory]]:
-    """A directory, and those below it of some names, each in the one before, which are closed at the block's end."""
+    """A directory and a path below it, as a list of open directories, one for each name.
+
+    Those below the first are closed at the end of the block.
+    """
     opened = [directory]
     try:
         for name in names:

@@ -1,8 +1,8 @@
-"""Putting off Python's garbage collection while a large state is deserialised.
+"""Postpones Python's garbage collection while a large state is deserialized.
 
-Thousands of new messages make the collector look at every object of the process, some of the times that it starts, and
-all threads stand still meanwhile, event loops included: 50 ms for a 5 MB state of messages in a process with LangGraph
-and Google's clients loaded (`benchmarks/event_loop.py`), where the work itself holds the loop for 1 ms. None of the new
+Thousands of new messages start the collector many times, and in some of these runs it visits every object of the
+process. All threads wait meanwhile, event loops included. With LangGraph and Google's clients loaded, that takes 50 ms
+for a 5 MB state of messages (`benchmarks/event_loop.py`). The work itself holds the loop for 1 ms. None of the new
 objects can be garbage before the state is complete.
 """
 
@@ -19,7 +19,7 @@ from langgraph_gcs_saver.engine.turn import Turn
 T = TypeVar("T")
 
 LARGE_BYTES = 256 << 10
-"""Serialised bytes from which it matters."""
+"""The number of serialized bytes from which it matters."""
 
 _turn = Turn()
 _users: set[object] = set()
@@ -27,9 +27,13 @@ _was_enabled = False
 
 
 def put_off(size: int, function: Callable[[], T]) -> T:
-    """Call a function with automatic garbage collection off, if it makes objects of so many serialised bytes.
+    """Call a function with automatic garbage collection off, if it makes objects from at least `LARGE_BYTES` bytes.
 
     Calls may overlap in many threads. The collector is on again after the last one, if it was on before the first.
+
+    Args:
+        size: Serialized bytes that the function makes objects from.
+        function: The function.
     """
     if size < LARGE_BYTES:
         return function()
@@ -41,7 +45,7 @@ def put_off(size: int, function: Callable[[], T]) -> T:
         finally:
             _turn.run(partial(_leave, me))
     finally:
-        _turn.run(partial(_leave, me))  # if an exception has struck the line above
+        _turn.run(partial(_leave, me))  # in case an exception struck the line above
 
 
 def _enter(me: object) -> None:
@@ -61,7 +65,7 @@ def _leave(me: object) -> None:
 
 
 def _reset() -> None:
-    """In a forked child: the threads that were inside are not there to come out again."""
+    """In a forked child, forget the calls of other threads, because these threads do not exist there."""
     global _turn  # noqa: PLW0603 - as above
     _turn = Turn()
     _users.clear()

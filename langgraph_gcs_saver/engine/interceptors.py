@@ -25,7 +25,7 @@ class Interceptor(Protocol):
     """Code around the effects of a saver: `GCSSaver(..., interceptors=[...])`.
 
     A method may look at the effect and its result, wait, and raise. It may perform another effect instead, perform it
-    twice, or not at all. The saver treats what the method returns or raises as the store's answer.
+    twice, or not at all. The saver treats the method's result or exception as the store's answer.
 
     The first interceptor of a list is the outermost. A saver calls it from all of its threads and event loops, so it
     must be thread-safe. Effects hold state and keys: never log them whole.
@@ -55,9 +55,9 @@ class Interceptor(Protocol):
 
 @runtime_checkable
 class GatherInterceptor(Interceptor, Protocol):
-    """An interceptor that also stands around effects which happen at the same time, before each of them.
+    """An interceptor that also surrounds a whole group of effects which happen at the same time.
 
-    The context variables that a method sets are seen by the methods around each of the effects.
+    The methods around each of these effects see the context variables that its methods set.
     """
 
     def around_all(self, effects: Sequence[Effect[Any]], perform: PerformAll) -> Sequence[Any]:

@@ -1,6 +1,6 @@
-"""Numbers that Google's services decide, and that the embedded store keeps to as well.
+"""Limits of Google's services, which the embedded store also observes.
 
-What we choose within them stays where it is used, with a name that says what it counts.
+Limits that this library chooses within them are defined where they are used.
 """
 
 # Firestore
@@ -15,7 +15,7 @@ EMULATOR_REQUEST_BYTES = 4 << 20
 """Most bytes of a request to the emulator: what gRPC receives by default (https://github.com/grpc/grpc-java)."""
 
 COMMIT_WRITES = 200
-"""Documents that one commit writes here, and a few beside them.
+"""Documents that one commit of this library writes, apart from a few more.
 
 Firestore allowed 500 until 2023 (https://cloud.google.com/firestore/docs/release-notes); emulators may still do.
 """

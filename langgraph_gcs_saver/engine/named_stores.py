@@ -1,7 +1,7 @@
 """Several stores in one flow: `On(store, effect)` says where an effect is performed.
 
-Each store keeps what is its own: interceptors, threads, timeouts, and the check that it is the right store. A flow that
-knows only one store becomes part of such a flow by `engine.steps.at`.
+Each store has its own interceptors, threads, timeouts, and check that it is the right store. `engine.steps.at` makes a
+flow for one store part of such a flow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from langgraph_gcs_saver.engine.runner import Backend, admit_all, arun, gather_o
 from langgraph_gcs_saver.errors import GCSSaverError
 
 _MOST_THREADS = 64
-"""Threads that wait for one store's part of a `Gather`: 2 or more for each call that mixes stores."""
+"""Threads that each wait for one store's part of a `Gather`: 2 or more for each call that mixes stores."""
 
 
 class NamedStores:
@@ -41,11 +41,11 @@ class NamedStores:
     def __init__(self, stores: Mapping[str, Backend], *, home: str) -> None:
         self._stores = dict(stores)
         self._home = home
-        # No store's own threads: its parts would wait there for effects that no thread is left for.
+        # Not a store's own threads: parts would occupy them all while they wait for effects that need one.
         self._pool = PerProcess(partial(Pool, "langgraph-gcs-stores", _MOST_THREADS))
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect, or all of a `Gather`, at the stores that they are for; return or raise in this thread."""
+        """Perform one effect, or all of a `Gather`, at their stores; return or raise in this thread."""
         if not isinstance(effect, Gather):
             return self._perform(*self._split(effect))
         parts = self._parts(effect)
@@ -55,7 +55,7 @@ class NamedStores:
         return self._joined(effect, parts, self._pool.get().perform(*calls))
 
     async def aperform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect, or all of a `Gather`, at the stores that they are for, without holding up the loop."""
+        """Perform one effect, or all of a `Gather`, at their stores, without blocking the event loop."""
         if not isinstance(effect, Gather):
             return await self._aperform(*self._split(effect))
         parts = self._parts(effect)
@@ -71,7 +71,7 @@ class NamedStores:
 
     @contextmanager
     def _at(self, store: str) -> Iterator[Backend]:
-        """A store by its name; errors are given that name."""
+        """The store with this name; errors get the name."""
         if store not in self._stores:
             raise ValueError(f"there is no store {store!r} in this flow, only {', '.join(map(repr, self._stores))}")
         try:
@@ -81,7 +81,7 @@ class NamedStores:
             raise
 
     def _parts(self, gather: Gather) -> dict[str, Gather]:
-        """What each store performs."""
+        """The part of each store."""
         effects: dict[str, list[Effect[Any]]] = {}
         for store, effect in map(self._split, gather.effects):
             effects.setdefault(store, []).append(effect)

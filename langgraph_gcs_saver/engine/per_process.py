@@ -1,4 +1,4 @@
-"""What forks must not share: threads, locks and connections belong to one process, and a child needs its own."""
+"""Objects that a fork must not share: threads, locks and connections belong to one process; a child needs its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 T = TypeVar("T")
 
 _forks: list[None] = []
-"""One entry for each fork between the first process and this one, so its length is one that no ancestor has.
+"""One entry for each fork between the first process and this one, so no ancestor has a list of this length.
 
-Process ids do not serve: a child may have the id of an ancestor that ended. They also cost a system call.
+Process ids do not suffice, because a child may have the id of an ancestor that ended. They also cost a system call.
 """
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -21,13 +21,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 class PerProcess(Generic[T]):
-    """One object per process, made when it is first asked for.
+    """One object per process, made on first use.
 
-    A child never uses or frees its parent's object: threads that do not exist in the child may hold its locks. Signals
-    may strike any call, at any point.
+    A child never uses or frees its parent's object, because threads that do not exist in the child may hold its locks.
+    A signal may strike any method, at any point.
 
     Args:
-        make: Makes an object. If two threads ask first, it is called twice, and one of the two objects is dropped.
+        make: Makes an object. If two threads need the first one at the same time, both call it, and one object is
+            dropped.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -43,7 +44,7 @@ class PerProcess(Generic[T]):
     def get(self) -> T:
         """This process's object."""
         found = self._made.get(len(_forks))
-        # setdefault is atomic. A lock would not do: the child of a fork never gets one that another thread held.
+        # setdefault is atomic. A lock would not work: a child can never take one that another thread held at the fork.
         return self._made.setdefault(len(_forks), self._make()) if found is None else found
 
     def peek(self) -> T | None:
@@ -55,7 +56,7 @@ class PerProcess(Generic[T]):
         return self._made.pop(len(_forks), None)
 
     def all(self) -> list[T]:
-        """The objects of this process and of its ancestors, as they were at the fork: only to be looked at."""
+        """The objects of this process, and of its ancestors as they were at the fork. Only look at them."""
         return list(self._made.values())
 
 
@@ -64,7 +65,7 @@ class AtFork(Generic[T]):
 
     Args:
         before: Called in the parent before the fork.
-        after_in_parent: Called in the parent after it.
+        after_in_parent: Called in the parent after the fork.
         after_in_child: Called in the child.
     """
 
@@ -74,11 +75,11 @@ class AtFork(Generic[T]):
             os.register_at_fork(**{when: partial(self._call, function) for when, function in functions.items()})
 
     def add(self, one: T) -> None:
-        """Call the functions with this object, too, for as long as it exists."""
+        """Call the functions with this object too, as long as it exists."""
         self._objects[id(one)] = one
 
     def _call(self, function: Callable[[T], Any]) -> None:
-        for reference in self._objects.valuerefs():  # a list made at once, whatever other threads add
+        for reference in self._objects.valuerefs():  # a snapshot, because other threads may add objects
             one = reference()
             if one is not None:
                 function(one)

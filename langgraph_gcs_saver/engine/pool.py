@@ -4,9 +4,9 @@ Python runs signal handlers in the main thread, between any two bytecodes, and a
 stop button, Celery's soft time limit. If that happens inside gRPC or urllib3, a lock stays held, and later calls hang.
 So the main thread leaves such calls to a thread of a pool, and only waits.
 
-An exception may strike the main thread's own half just as well. That half is therefore made of calls that C performs as
-a whole: `SimpleQueue.put`, `SimpleQueue.get`, `list.pop`, `start_new_thread`. It takes no lock. `concurrent.futures`
-does: a `threading.Condition` that is struck while it is entered stays locked.
+An exception may also strike the code that waits in the main thread. That code takes no lock, and consists of calls that
+C performs as a whole: `SimpleQueue.put`, `SimpleQueue.get`, `list.pop`, `start_new_thread`. `concurrent.futures` does
+not suit, because a `threading.Condition` stays locked if an exception strikes while it is entered.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ T = TypeVar("T")
 GLANCE_SECONDS = 0.2
 """How often a waiting thread checks whether it still makes sense to wait.
 
-It also bounds the time until Ctrl-C where the system does not interrupt the main thread's wait: on Windows, and on
-macOS when another thread receives the signal.
+It also bounds the delay of Ctrl-C where the system does not interrupt the main thread's wait: on Windows, and on macOS
+if another thread receives the signal.
 """
 
 
 def is_exposed() -> bool:
-    """Whether a signal may raise in this thread, and other threads run, which they do not at the interpreter's end."""
+    """Whether a signal may raise in this thread while other threads run. At the interpreter's end they do not run."""
     return threading.get_ident() == threading.main_thread().ident and not sys.is_finalizing()
 
 
@@ -55,7 +55,7 @@ class Task(Generic[T]):
     def __init__(
         self, function: Callable[[], T], deliver: Callable[[Task[T]], object], *, bounded: bool = False
     ) -> None:
-        # Either a thread of the pool takes it out and calls it, or a caller that gives up takes it out and drops it.
+        # Either a thread of the pool pops the function and calls it, or a caller that gives up pops and drops it.
         self._function = [function]
         self._deliver: Callable[[Task[T]], object] | None = deliver
         self.bounded = bounded
@@ -67,7 +67,7 @@ class Task(Generic[T]):
         self.error: BaseException | None = None
 
     def make(self) -> bool:
-        """Make the call, unless it was made or canceled; whether there is an outcome to deliver."""
+        """Make the call, unless it was made or canceled. Return whether there is an outcome to deliver."""
         function = self._take()
         if function is None:
             return False
@@ -80,13 +80,13 @@ class Task(Generic[T]):
         return True
 
     def deliver(self) -> None:
-        """Hand over the outcome, once. If nobody fetches it, this task and the queue that it is in are no cycle."""
+        """Hand over the outcome, once. The task then forgets the receiver, because the two may form a cycle."""
         deliver, self._deliver = self._deliver, None
         if deliver is not None:
             deliver(self)
 
     def cancel(self) -> bool:
-        """Prevent the call; false if it has begun, or was canceled before."""
+        """Prevent the call; return false if it has begun, or was canceled before."""
         return self._take() is not None
 
     def _take(self) -> Callable[[], T] | None:
@@ -96,18 +96,18 @@ class Task(Generic[T]):
             return None
 
     def abandon(self) -> None:
-        """Prevent the call; if it has begun, nobody waits for it any longer."""
+        """Prevent the call. If it has begun, `close` does not wait for it."""
         self.abandoned = True
         self.cancel()
 
     def take_error(self) -> BaseException | None:
-        """The exception that the call raised, which this task then forgets: together they would be a cycle."""
+        """Return the exception that the call raised, and forget it: the two would form a cycle."""
         error, self.error = self.error, None
         return error
 
 
 class _Threads:
-    """What the threads of a pool share; it does not refer to the pool, so that they end when the pool is forgotten."""
+    """The state that a pool's threads share. It does not refer to the pool, so they end when the pool is collected."""
 
     def __init__(self, name: str, most: int, keep: int) -> None:
         self.tasks: SimpleQueue[Task[Any] | None] = SimpleQueue()
@@ -122,9 +122,9 @@ class _Threads:
         self._starting = threading.Lock()  # never taken in the main thread
 
     def grow(self) -> None:
-        """Start threads if tasks wait that no thread is free for.
+        """Start threads if more tasks wait than threads are free.
 
-        A thread does the starting: `Thread.start` waits on a Condition, so a signal must not strike it.
+        Another thread starts them: `Thread.start` waits on a Condition, so a signal must not strike it.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -136,7 +136,7 @@ class _Threads:
         return bool(self._slots) and self.tasks.qsize() > len(self._idle)
 
     def end(self) -> None:
-        """Have the threads end once no task is left, and start no more."""
+        """Let the threads end when no task is left, and start no more."""
         self.is_closed = True
         self.is_ending = True
         self._slots.clear()
@@ -178,7 +178,7 @@ class _Threads:
                 self._idle.pop()
                 break
             task = self.tasks.get()
-            if task is None:  # look again
+            if task is None:  # check again whether the pool is closed
                 continue
             self._idle.pop()
             self._start()  # a task that was queued meanwhile may have counted on this thread
@@ -188,25 +188,25 @@ class _Threads:
             self.moved = time.monotonic()
             stays = len(self._idle) < self._keep
             if stays:
-                self._idle.append(None)  # before the outcome is delivered, or the caller's next task starts a thread
+                self._idle.append(None)  # Before the delivery, so that the caller's next task starts no thread.
             if has_outcome:
                 task.deliver()
             del task
         del self.running[me]
         if self.is_closed:
-            self.tasks.put(None)  # for the next one
+            self.tasks.put(None)  # for the next thread
         else:
             self._slots.append(None)
 
 
 class Pool:
-    """Daemon threads, started when tasks need them. Signals may strike any call of it, at any point.
+    """Daemon threads, started when tasks need them. A signal may strike any method, at any point.
 
     Args:
         name: The threads' name.
         most: Most threads.
         keep: Most threads that stay when they have nothing to do; all if not given.
-        limit: Seconds after which a bounded call counts as one that hangs.
+        limit: Seconds after which a bounded call counts as hanging.
     """
 
     def __init__(self, name: str, most: int, *, keep: int | None = None, limit: float = threading.TIMEOUT_MAX) -> None:
@@ -235,10 +235,10 @@ class Pool:
                     task.deliver()
 
     def perform(self, *calls: tuple[Callable[[], Any], bool]) -> tuple[Any, ...]:
-        """Make calls at the same time and return their results in order.
+        """Make calls at the same time, and return their results in order.
 
-        After the first failure, calls that have not begun are canceled, the others are awaited, and the failure is
-        raised. If a signal raises, this does not wait: calls that have begun end on their threads.
+        After the first failure, this cancels calls that have not begun, waits for the others, and raises the failure.
+        If a signal raises, this does not wait: calls that have begun end on their threads.
 
         Args:
             calls: Functions, and whether they are bounded.
@@ -263,10 +263,10 @@ class Pool:
         return tuple(task.result for task in tasks)
 
     async def aperform(self, function: Callable[[], T]) -> T:
-        """Make a call without holding up the event loop, and return its result.
+        """Make a call without blocking the event loop, and return its result.
 
-        A task that is canceled waits for a call that has begun. A thread cannot be stopped, and what the call writes
-        must not arrive after the caller went on.
+        A task that is canceled waits for a call that has begun. A thread cannot be stopped, and its writes must not
+        arrive after the caller has continued.
 
         Args:
             function: The call.
@@ -289,12 +289,12 @@ class Pool:
             if error is not None:
                 raise error
         finally:
-            del error  # it refers to this frame
+            del error  # its traceback refers to this frame
         result: T = task.result
         return result
 
     def _perform(self, tasks: list[Task[Any]], answers: SimpleQueue[Task[Any]]) -> BaseException | None:
-        """Have tasks done; returns the first failure."""
+        """Wait until tasks are done, and return the first failure."""
         failure: BaseException | None = None
         self.submit(*tasks)
         waiting = set(tasks)
@@ -344,7 +344,7 @@ class Pool:
         end = None if seconds is None else time.monotonic() + seconds
         threads.is_closed = True
         if not (threads.is_ending or threads.tasks.empty()):
-            # All tasks before this one are then at threads that are known.
+            # When this task is done, threads in `running` have taken all tasks before it.
             answers: SimpleQueue[Task[Any]] = SimpleQueue()
             threads.tasks.put(Task(int, answers.put))
             threads.grow()
@@ -358,7 +358,7 @@ class Pool:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: Task[Any]) -> None:
-    with suppress(RuntimeError):  # the loop was closed: nothing in it waits any longer
+    with suppress(RuntimeError):  # the loop was closed, so nothing in it waits
         loop.call_soon_threadsafe(done.set)
 
 

@@ -1,11 +1,11 @@
-"""What a store must do: the protocols behind the effects. Only the modules of this package import google.* or sqlite3.
+"""The protocols that stores implement. Only modules in `langgraph_gcs_saver.stores` import google.* or sqlite3.
 
-A store is made of two halves, documents and objects. Each performs its own effects; it retries what may pass and gives
-up at its deadline. Every failure is one of `langgraph_gcs_saver.errors`; Google's, grpc's and sqlite3's exceptions
-stay inside, as `__cause__`.
+A store has two halves: documents and objects. Each performs its own effects. It retries failures that may pass, and
+gives up at its deadline. Every failure is one of `langgraph_gcs_saver.errors`, with the exception of Google, grpc or
+sqlite3 as its `__cause__`.
 
-In the main thread a signal's handler can raise an exception between any two steps of Python. So the main thread's calls
-are made in a thread that signals do not interrupt. A half that stays intact when its calls are cut short has a true
+In the main thread, a signal handler can raise an exception between any two steps of Python. So a runner makes the main
+thread's calls in a thread that signals do not interrupt. A half that stays intact when a call is interrupted has a true
 attribute `survives_signals`, and is called in the main thread.
 """
 

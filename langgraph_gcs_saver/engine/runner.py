@@ -1,7 +1,7 @@
 """The only loops that perform effects: `run` in the calling thread, `arun` on the running event loop.
 
-`run` does not call a store in the main thread, where a signal's handler may raise in the middle of a request: it leaves
-the request to a thread of its own and waits. Computations and events stay in the calling thread.
+In the main thread, a signal handler may raise in the middle of a request. So `run` does not call a store there: it
+leaves the request to another thread, and waits. Computations and events stay in the calling thread.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from langgraph_gcs_saver.events import Subscribers
 T = TypeVar("T")
 
 OFFLOAD_BYTES = 256 << 10
-"""Computations over so many bytes leave the event loop; below, a thread hop costs more than it saves."""
+"""Computations on at least this many bytes leave the event loop; below, a thread hop costs more than it saves."""
 
 
 GRACE_SECONDS = 5.0
-"""How long after its own timeout a request counts as one that hangs: the store's error says more, and comes first."""
+"""How long after its own timeout a request counts as hanging. The store's error says more, so it should come first."""
 
 _MOST_IN_MAIN = 64
-"""Threads for requests of the main thread: one, and one more for each request under way that a signal interrupted."""
+"""Threads for requests of the main thread: one, and another for each request that a signal interrupted."""
 
 
 class _Pools:
     """The threads of one process.
 
     Attributes:
-        beside: Perform what runs at the same time, and what must not hold up an event loop.
-        main: Perform requests in the main thread's place.
+        beside: Perform effects that run at the same time, and those that must not block an event loop.
+        main: Perform requests in place of the main thread.
     """
 
     def __init__(self, max_threads: int, limit: float) -> None:
@@ -66,10 +66,10 @@ class _Pools:
 
 
 class Admit(Protocol):
-    """Lets flows reach a store, or not; see `flows.places.admit`."""
+    """Decides whether a flow may reach a store; see `flows.places.admit`."""
 
     def __call__(self, flow: Flow[T], /) -> Flow[T]:
-        """The flow that is performed in place of this one."""
+        """Return the flow to perform in place of this one."""
 
 
 def admit_all(flow: Flow[T], /) -> Flow[T]:
@@ -78,30 +78,30 @@ def admit_all(flow: Flow[T], /) -> Flow[T]:
 
 
 class Performer(Protocol):
-    """What `run` and `arun` perform a flow on: a `Backend`, or `NamedStores`."""
+    """The object on which `run` and `arun` perform a flow: a `Backend`, or `NamedStores`."""
 
     @property
     def admit(self) -> Admit:
-        """What every flow passes through before it is performed."""
+        """The function that every flow passes through before it is performed."""
 
     def perform(self, effect: Effect[Any]) -> Any:
         """Perform one effect, and return or raise in this thread."""
 
     async def aperform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect without holding up the event loop."""
+        """Perform one effect without blocking the event loop."""
 
 
 class Backend:
-    """Two stores, bounded pools of threads, and those who listen: everything that effects act on.
+    """Everything that effects act on: two stores, bounded pools of threads, and subscribers.
 
     Args:
         documents: The store of documents.
         blobs: The store of objects.
-        subscribers: Who hears events.
-        max_threads: Threads for what runs beside the caller; Cloud Storage's connection pool has as many connections.
+        subscribers: The subscribers to events.
+        max_threads: Threads that work beside the caller; Cloud Storage's connection pool has as many connections.
         timeout: Seconds within which the stores end a request, except a transfer.
-        admit: What every flow passes through before it is performed.
-        interceptors: What every effect passes through, the outermost first.
+        admit: The function that every flow passes through before it is performed.
+        interceptors: The interceptors that every effect passes through, the outermost first.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Backend:
         self._aaround_all = [one.aaround_all for one in gathering]
 
     def _threads(self) -> _Pools:
-        """This process' threads, which start on first use."""
+        """The threads of this process, which start on first use."""
         if self._closed:
             raise SaverClosedError("This saver is closed; make a new one.")
         return self._pools.get()
@@ -165,7 +165,7 @@ class Backend:
                 return self._perform_local(effect)
 
     def _survives(self, effect: Effect[Any]) -> bool:
-        """Whether it does no harm if a signal raises in the middle of a store's call."""
+        """Whether a store stays intact if a signal raises in the middle of its call."""
         return self._documents_survive if isinstance(effect, DocumentRequest) else self._blobs_survive
 
     def _apart(self, pool: Pool, perform: Callable[[Any], Any], *effects: Effect[Any]) -> tuple[Any, ...]:
@@ -175,7 +175,7 @@ class Backend:
         )
 
     def _ask(self, effect: DocumentRequest[T] | BlobRequest[T]) -> T:
-        """Have a store perform an effect."""
+        """Let a store perform an effect."""
         return effect.perform(self.documents) if isinstance(effect, DocumentRequest) else effect.perform(self.blobs)
 
     def _perform_local(self, effect: Effect[Any]) -> Any:
@@ -188,7 +188,7 @@ class Backend:
                 raise TypeError(f"no runner performs {type(effect).__name__}")
 
     async def aperform(self, effect: Effect[Any]) -> Any:
-        """Perform one effect without holding up the event loop."""
+        """Perform one effect without blocking the event loop."""
         if not isinstance(effect, Gather):
             return await _inside(self._aaround, self._aperform)(effect)
         if len(effect.effects) < 2:
@@ -218,7 +218,8 @@ class Backend:
     def close(self) -> None:
         """Close the stores and end the threads. Idempotent.
 
-        Waits for requests under way, but not for one that a signal interrupted, and not longer than it may take.
+        This waits for requests under way, but not longer than a request may take, and not for one that a signal
+        interrupted.
         """
         self._closed = True
         if is_exposed():
@@ -230,10 +231,10 @@ class Backend:
         self._end_threads()
 
     async def aclose(self) -> None:
-        """Close the stores, the running loop's clients included, and end the threads. Idempotent."""
+        """Close the stores, with the clients of the running event loop, and end the threads. Idempotent."""
         self._closed = True
         await self.documents.aclose()
-        # On a thread of its own: the pool's threads may still be busy, and must not hold up the event loop.
+        # On a separate thread, because waiting for the pool's threads must not block the event loop.
         await Pool("langgraph-gcs-close", 1).aperform(self._close_rest)
 
     def _close_stores(self) -> None:
@@ -245,12 +246,12 @@ class Backend:
         self._end_threads()
 
     def _end_threads(self) -> None:
-        # Even if none has started: a call that has just seen this saver open then finds closed pools, not new ones.
+        # Even if none has started: a call that has just seen this saver open must find closed pools, not new ones.
         self._pools.get().close(self._limit)
 
 
 def _inside(methods: Sequence[Callable[[Any, Any], Any]], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`perform` with methods of interceptors around it; itself if there are none."""
+    """`perform`, with methods of interceptors around it; `perform` itself if there are none."""
     for method in reversed(methods):
         perform = partial(_swapped, method, perform)
     return perform
@@ -261,8 +262,8 @@ def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], g
 
 
 async def gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:
-    """Results in order; the first failure cancels the rest, and is raised once all have ended."""
-    # Not a TaskGroup: its ExceptionGroup would make sync and async raise different types.
+    """The results in order. The first failure cancels the rest, and is raised when all have ended."""
+    # Not a TaskGroup, because its ExceptionGroup would make `run` and `arun` raise different types.
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return tuple(await asyncio.gather(*tasks))
@@ -273,12 +274,12 @@ async def gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[
 
 
 def run(flow: Flow[T], backend: Performer, *, unchecked: bool = False) -> T:
-    """Perform a flow in this thread and return its result.
+    """Perform a flow in this thread, and return its result.
 
     Args:
         flow: The flow.
-        backend: What it acts on.
-        unchecked: Whether it is performed without the backend's `admit`; only for what binds a store to its place.
+        backend: The stores that it acts on.
+        unchecked: Whether to bypass the backend's `admit`; only for a flow that binds a store to its place.
     """
     steps = Steps(flow if unchecked else backend.admit(flow))
     while (effect := steps.next()) is not None:
@@ -290,11 +291,11 @@ def run(flow: Flow[T], backend: Performer, *, unchecked: bool = False) -> T:
 
 
 async def arun(flow: Flow[T], backend: Performer, *, unchecked: bool = False) -> T:
-    """Perform a flow on the running event loop and return its result; arguments as of `run`."""
+    """Perform a flow on the running event loop, and return its result. The arguments are those of `run`."""
     steps = Steps(flow if unchecked else backend.admit(flow))
     held = 0
     while (effect := steps.next()) is not None:
-        # Many small computations in a row hold up the event loop as one large one does.
+        # Many small computations in a row block the event loop as one large computation does.
         if isinstance(effect, Compute):
             held += effect.size
             if held >= OFFLOAD_BYTES:

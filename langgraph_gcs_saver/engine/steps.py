@@ -1,4 +1,4 @@
-"""A flow, step by step: what every loop that performs effects has in common, and flows around flows."""
+"""A flow, step by step: the common part of all loops that perform effects, and flows around flows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OF_NO_STORE = (AskSaver, Compute, Now, Pause)
 class Steps(Generic[T]):
     """A flow that is under way.
 
-    Call `next`, perform the effect that it returns, and set `value` or `error`, until `next` returns `None`. Set every
-    exception, cancellation too, because the flow may have a `finally` of its own.
+    Call `next`, perform the effect that it returns, and set `value` or `error`, until `next` returns `None`. Set
+    `error` for every exception, cancellation included, because the flow may have a `finally`.
 
     Attributes:
         value: The effect's result.
@@ -37,8 +37,8 @@ class Steps(Generic[T]):
         self.error: BaseException | None = None
 
     def next(self) -> Effect[Any] | None:
-        """The effect that the flow waits for. What the flow raises is raised."""
-        # A value may be large, and is the flow's to keep or drop.
+        """The effect that the flow waits for, or `None` at its end. An exception of the flow propagates."""
+        # A value may be large, so only the flow keeps it.
         value, error, self.value, self.error = self.value, self.error, None, None
         try:
             return self._flow.send(value) if error is None else self._flow.throw(error)
@@ -48,7 +48,7 @@ class Steps(Generic[T]):
 
 
 def through(flow: Flow[T], perform: Callable[[Effect[Any]], Flow[Any]]) -> Flow[T]:
-    """The flow, with another flow in place of each of its effects, which returns or raises what the effect would."""
+    """The flow, with another flow in place of each effect. That flow returns or raises what the effect would."""
     steps = Steps(flow)
     while (effect := steps.next()) is not None:
         try:
@@ -59,7 +59,7 @@ def through(flow: Flow[T], perform: Callable[[Effect[Any]], Flow[Any]]) -> Flow[
 
 
 def at(store: str, flow: Flow[T]) -> Flow[T]:
-    """The flow, with its requests and events at a store of `NamedStores`; those that are `On` a store stay there."""
+    """The flow, with its requests and events at a store of `NamedStores`. Those that are `On` a store stay there."""
     return through(flow, partial(_at, store))
 
 
@@ -81,10 +81,10 @@ def together(*flows: Flow[T]) -> Flow[tuple[T, ...]]: ...
 
 
 def together(*flows: Flow[Any]) -> Flow[tuple[Any, ...]]:
-    """Perform flows at the same time: the requests that they wait for are one `Gather`. Results in the flows' order.
+    """Perform flows at the same time, and return their results in order.
 
-    Computations, events and pauses are performed one by one. The first failure of a request ends all of these flows: it
-    is raised here, and no flow can handle it.
+    The requests that they wait for form one `Gather`. Computations, events and pauses are performed one by one. The
+    first failure of a request ends all of these flows: it is raised here, and no flow can handle it.
     """
     steps = [Steps(flow) for flow in flows]
     waiting = steps

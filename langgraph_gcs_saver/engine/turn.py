@@ -1,4 +1,4 @@
-"""A lock for code that stays in the main thread, where a signal may raise between any two bytecodes.
+"""A lock for code that runs in the main thread, where a signal may raise between any two bytecodes.
 
 An exception can strike between `with lock` and its block (in CPython 3.14, https://github.com/python/cpython/issues/148874).
 The lock then stays locked.
@@ -16,17 +16,17 @@ SPIN_SECONDS = 0.0002
 
 
 class Turn:
-    """A lock for moments, which no exception leaves locked.
+    """A lock that is held briefly, and that no exception leaves locked.
 
-    A call holds it, not a thread. So a call can let go of it twice, and an exception that strikes the first time finds
-    the second one.
+    A call holds it, not a thread. So a call can release it twice. If an exception strikes the first release, the second
+    one still happens.
     """
 
     def __init__(self) -> None:
         self._holder: dict[None, object] = {}
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call a function while no other is called."""
+        """Call a function while no other call holds the lock."""
         me = object()
         try:
             try:
@@ -36,7 +36,7 @@ class Turn:
             finally:
                 self._let_go(me)
         finally:
-            self._let_go(me)  # if an exception has struck the line above
+            self._let_go(me)  # in case an exception struck the line above
 
     def _let_go(self, me: object) -> None:
         if self._holder.get(None) is me:

@@ -268,7 +268,7 @@ def test_an_editor_that_leaves_a_pipe_or_a_link(command, value, editor, temporar
         editor(f"path.unlink()\n{code}")
         ended = command(*EDIT)
         assert ended.code == 1
-        assert "what the editor left cannot be read: [Errno 22] it is no file" in ended.err
+        assert "what the editor left cannot be read: [Errno 22] it is not a file" in ended.err
         assert value() == OLD
 
 
