@@ -1,1 +1,1 @@
-"""LangGraph's face: its arguments and results, translated to and from flows."""
+"""The interface to LangGraph: translates its arguments to flows, and the results of flows back."""

@@ -1,7 +1,7 @@
-"""`Admin`: what people and schedulers do with a store. A saver has it as `saver.admin`.
+"""`Admin`: the administration of a store, for people and schedulers. A saver has it as `saver.admin`.
 
-Every method is one line deep: it makes a request of its arguments and performs a flow. LangGraph is not imported, so a
-command that lists, moves or deletes threads starts in a fraction of the time that an agent needs.
+Every method is one line deep: it makes a request from its arguments, and performs a flow. This module does not import
+LangGraph. So a command that lists, moves or deletes threads starts in a fraction of the time that an agent needs.
 
 `python -m tests.twins` writes each asynchronous twin below its method.
 """
@@ -59,37 +59,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Progress = Callable[[int], object]
-"""Called with a number of documents, objects or checkpoints, whenever so many more are done: for a progress bar."""
+"""Called with the number of documents, objects or checkpoints done since the last call, as a progress bar needs."""
 
 ORPHAN_AGE = timedelta(hours=24)
-"""How old an object that nothing refers to must be to be collected, if the caller does not say."""
+"""The default of how old an orphan must be to be collected."""
 
 
 class Admin(Connection):
-    """What people and schedulers do with a store: look, check, repair, keep small, and move threads.
+    """Administration of a store: list, check, repair, prune and move threads.
 
-    `saver.admin` is one that shares the saver's store, options and serializer. `Admin.from_conn_string` opens a store
-    without importing LangGraph.
+    `saver.admin` shares the saver's store, options and serializer. `Admin.from_conn_string` opens a store without
+    importing LangGraph.
 
-    What deletes or repairs has two forms. `prune` does it and returns what it did. `plan_prune` only reads and returns
-    a plan, and `carry_out` does what that plan says. Plans of several threads come one by one: iterate over them with
-    `for`, or in a coroutine with `async for`. What moves or copies threads deletes nothing, and takes `dry_run=True`.
+    Methods that delete or repair have two forms. For example, `prune` removes checkpoints and returns what it did.
+    `plan_prune` only reads and returns a plan, and `carry_out` does what that plan says. Plans for several threads come
+    one by one: iterate over them with `for`, or in a coroutine with `async for`. Methods that move or copy threads
+    delete nothing, and take `dry_run=True`.
 
     Attributes:
-        serde: The serializer. It reads metadata, and values where a method reads or compares them.
+        serde: The serializer. It reads metadata, and values in methods that read or compare them.
     """
 
     # Reading
 
     def checkpoint_ids(self, config: RunnableConfig) -> Sequence[str]:
-        """The ids of all checkpoints of a thread's namespace, newest first; nothing else of them is read.
+        """The ids of all checkpoints of a thread's namespace, newest first. Only the ids are read.
 
         Args:
             config: The thread and the namespace.
 
         Raises:
             InvalidConfigError: The config names no thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(flows.ids.checkpoint_ids(*configs.thread_and_ns(config)), self._backend)
 
@@ -98,20 +99,20 @@ class Admin(Connection):
         return await arun(flows.ids.checkpoint_ids(*configs.thread_and_ns(config)), self._backend)
 
     def checkpoint_at(self, config: RunnableConfig, time: datetime) -> str | None:
-        """The id of the newest checkpoint of a thread's namespace that was made at a time or before, or `None`.
+        """The id of the newest checkpoint of a thread's namespace that was made at or before a time, or `None`.
 
-        Read are manifests, from the newest on. The time is the checkpoint's `ts`, by the clock of the process that ran
-        the graph, which copies keep; of a damaged checkpoint, when it was stored.
+        This reads manifests, beginning with the newest. The time of a checkpoint is its `ts`, by the clock of the
+        process that ran the graph. Copies keep it. For a damaged checkpoint, the time when it was stored counts.
 
         Args:
             config: The thread and the namespace.
-            time: The time; local if it names no zone.
+            time: The time; local time if it has no time zone.
 
         Raises:
             InvalidConfigError: The config names no thread.
-            InvalidInputError: The time is no datetime, or the system cannot tell when it is.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
-            StoreError: A service refused, or did not answer before the deadline.
+            InvalidInputError: The time is not a datetime, or the system cannot convert it.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(self._checkpoint_at(config, time), self._backend)
 
@@ -123,7 +124,7 @@ class Admin(Connection):
         thread_id, ns = configs.thread_and_ns(config)
         return flows.catalogue.find_checkpoint(thread_id, ns, configs.seconds_of("time", time), self._context)
 
-    # What is stored
+    # Listing
 
     def threads(
         self,
@@ -137,31 +138,32 @@ class Admin(Connection):
     ) -> Sequence[ThreadInfo]:
         """Threads, the most recently used first: last use, number of checkpoints, stored bytes.
 
-        Each argument leaves threads out. The documents of all threads that `prefix` allows are read, because no query
-        sorts by last use; they are small. Then manifests are read: all of these threads', or with `since` or `limit`
-        only those of threads that may be in the result. `unfinished` also reads the few values that say what runs next.
+        Each argument excludes threads. The documents of all threads that `prefix` allows are read, because no query
+        sorts by last use; they are small. Then manifests are read: those of all these threads, or with `since` or
+        `limit` only those of threads that may be in the result. `unfinished` also reads the few values that determine
+        what runs next.
 
-        `ThreadInfo.damaged` counts manifests that cannot be read. Whether checkpoints are missing, and whether pending
-        writes, objects and values are whole, is not checked: `verify` does that.
+        `ThreadInfo.damaged` counts manifests that cannot be read. This method does not check whether checkpoints are
+        missing, or whether pending writes, objects and values are whole: `verify` does that.
 
         Args:
-            prefix: What their ids begin with. It takes 512 short queries by name for threads, and as many for
-                manifests, however many threads there are.
-            since: When they were last used, at the earliest; local time if it names no zone. A store notes use at most
-                once a minute. A thread whose own document is gone is left out.
+            prefix: The prefix of the ids. It takes 512 short queries by name for threads, and as many for manifests,
+                regardless of the number of threads.
+            since: Only threads that were used at this time or later; local time if it has no time zone. A store records
+                use at most once a minute. A thread whose own document is gone is left out.
             limit: Most threads to return.
-            waiting: Only threads whose newest checkpoint has a task that asked for an answer by `interrupt` and has not
-                finished. Nothing is stored of an `interrupt_before` or `interrupt_after`: see `unfinished`.
+            waiting: Only threads whose newest checkpoint has a task that called `interrupt` and has not finished. An
+                `interrupt_before` or `interrupt_after` stores nothing: see `unfinished`.
             unfinished: Only threads with work due at their newest checkpoint: a run is at work, waits for an answer,
                 failed or crashed. For graphs that were not made by `StateGraph` or `entrypoint`, only pending writes
-                tell that.
+                show that.
             damaged: Only threads with a checkpoint whose manifest cannot be read.
 
         Raises:
-            InvalidInputError: An argument is of the wrong type, the limit is negative, or the system cannot tell when
-                `since` is.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
-            StoreError: A service refused, or did not answer before the deadline.
+            InvalidInputError: An argument is of the wrong type, the limit is negative, or the system cannot convert
+                `since`.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         wanted = _thread_filter(prefix, since, limit, waiting=waiting, unfinished=unfinished, damaged=damaged)
         return run(flows.catalogue.list_threads(wanted, self._context), self._backend)
@@ -183,15 +185,16 @@ class Admin(Connection):
     def history(self, thread_id: str) -> Sequence[CheckpointInfo]:
         """All checkpoints of a thread, newest first: what made each, what it stored, what is wrong. Reads no payload.
 
-        `damage` is what manifests and the names of documents and objects show. Whether checkpoints are missing, and
-        whether pending writes, contents of objects, and values are whole, is not checked: `verify` does that.
+        `damage` is what manifests and the names of documents and objects show. This method does not check whether
+        checkpoints are missing, or whether pending writes, contents of objects, and values are whole: `verify` does
+        that.
 
         Args:
             thread_id: The thread.
 
         Raises:
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
-            StoreError: A service refused, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(flows.catalogue.list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
 
@@ -200,11 +203,11 @@ class Admin(Connection):
         return await arun(flows.catalogue.list_checkpoints(str(thread_id), self._loads, self._context), self._backend)
 
     def stats(self) -> StoreStats:
-        """What the store takes: by thread, by channel and kind of frame, and what incremental frames save.
+        """The space that the store takes, by thread, by channel and kind of frame, and what incremental frames save.
 
         Raises:
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
-            StoreError: A service refused, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(flows.catalogue.store_stats(self._context), self._backend)
 
@@ -217,32 +220,32 @@ class Admin(Connection):
     def verify(
         self, thread_id: str | None = None, *, depth: Depth = "metadata", progress: Progress | None = None
     ) -> Each[Finding]:
-        """What is missing, damaged or not referred to, as far as `depth` looks. Changes nothing.
+        """Find missing, corrupt and unreferenced data, as far as `depth` looks. Changes nothing.
 
-        By default objects and values are not checked, so an empty result does not mean that all can be read. Only
-        `depth="data"` decodes values. Whether the serializer reads them is not checked at any depth.
+        By default objects and values are not checked, so an empty result does not mean that all of them can be read.
+        Only `depth="data"` decodes values. No depth checks whether the serializer can read them.
 
-        Other processes may write meanwhile: what changes while it is read is left out. Only an object that a call has
-        uploaded and not yet committed shows as unreferenced.
+        Other processes may write meanwhile: data that changes while it is read is left out. Only an object that a call
+        has uploaded and not yet committed is reported as unreferenced.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
-            depth: `"metadata"` reads all documents; `"existence"` also looks whether every object is there, with its
-                size and checksum; `"data"` decodes every value of every checkpoint, and compares it with its digest.
+            depth: `"metadata"` reads all documents. `"existence"` also checks whether every object is there, with its
+                size and checksum. `"data"` decodes every value of every checkpoint, and compares it with its digest.
             progress: Called after each thread, with the number of its documents that were read.
 
         Returns:
             The findings, which are read while you iterate over them, with `for` or `async for`.
 
         Raises:
-            InvalidOptionError: There is no such depth. All others are raised by the iteration.
-            DamageError: A document lies where no writer puts any.
-            SerializationError: Metadata were written with another serializer, or their class is gone.
+            InvalidOptionError: There is no such depth. All other errors are raised by the iteration.
+            DamageError: A document is in a place where no writer stores one.
+            SerializationError: Metadata was written with another serializer, or its class is gone.
             UnsupportedFormatError: A newer version wrote something.
             ValueTooLargeError: A value is larger than `max_value_bytes`.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none. This and the above are
-                raised when all other threads have been looked at; a `ThreadSkipped` event reports each.
-            StoreError: A service refused, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key. This error and those above
+                are raised after all other threads were checked; a `ThreadSkipped` event reports each.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         from langgraph_gcs_saver import results  # noqa: PLC0415 - few processes need it
 
@@ -263,19 +266,21 @@ class Admin(Connection):
             thread_id: The thread; all threads of the store if not given.
 
         Raises:
-            WrongKeyError, StoreError: As of `repair`; raised by the iteration.
+            WrongKeyError, StoreError: As in `repair`; raised by the iteration.
         """
         return self._each(_one_or_all(thread_id), partial(self._repair_page, dry_run=True))
 
     def repair(self, thread_id: str | None = None) -> Sequence[RepairPlan]:
         """Make damaged threads readable again.
 
-        The call looks elsewhere in the thread for a value whose frame is damaged, and proves what it finds by the
-        value's digest: the same value at another checkpoint or in a pending write, a list or text that began with it,
-        the value before and the writes that followed. A checkpoint that cannot be made whole, and pending writes that
-        cannot be read, go to the thread's `lg_aside` collection: nothing lists them any more, and nothing of them is
-        lost. Afterwards neither reading nor `verify` reports damage, except what only a backup can bring back. With a
-        cipher, only the metadata that `clear_metadata` names are written in clear.
+        If a value's frame is damaged, the call looks for the value elsewhere in the thread, and proves a result by the
+        value's digest. It looks for the same value at another checkpoint or in a pending write, for a list or text that
+        begins with it, and for the value before it with the writes that followed.
+
+        A checkpoint that cannot be made whole, and pending writes that cannot be read, move to the thread's `lg_aside`
+        collection. No method lists them any more, but all their data is kept. Afterwards neither reads nor `verify`
+        report damage, except for data that only a backup can restore. With a cipher, only the metadata that
+        `clear_metadata` names is written in clear.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
@@ -284,11 +289,11 @@ class Admin(Connection):
             A plan for each damaged thread: what was found, and what was done.
 
         Raises:
-            CheckpointVerificationError: What was written reads differently.
-            ConflictError: Others kept writing what had to be changed; call again when they are done.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none. This, and what else a
-                thread raises because of what is stored of it, comes when all others are repaired, as of `verify`.
-            StoreError: A service refused, or did not answer before the deadline.
+            CheckpointVerificationError: The service returns other data than was written.
+            ConflictError: Other writers kept changing documents that had to be repaired; call again when they are done.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key. As in `verify`, errors
+                about a thread's stored data are raised after all other threads were repaired.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(self._all(_one_or_all(thread_id), partial(self._repair_page, dry_run=False)), self._backend)
 
@@ -316,7 +321,7 @@ class Admin(Connection):
 
         Args:
             thread_ids: The threads.
-            strategy: As of `prune`.
+            strategy: As in `prune`.
 
         Raises:
             InvalidOptionError: There is no such strategy. The iteration raises what `prune` raises.
@@ -326,10 +331,10 @@ class Admin(Connection):
     def prune(self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest") -> Sequence[PrunePlan]:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
-        These stay: the latest checkpoint of a namespace, one that waits for the answer to an interrupt, one that is
-        pinned, what a kept checkpoint's DeltaChannels are made of, and what its subgraphs continue from. The namespace
-        of a subgraph's call goes with the checkpoint that made the call. Others may write meanwhile. Idempotent: call
-        it again after a crash, and it continues.
+        These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, a pinned one,
+        those that make up a kept checkpoint's DeltaChannels, and those from which its subgraphs continue. The namespace
+        of a subgraph's call is removed with the checkpoint that made the call. Other processes may write meanwhile.
+        Idempotent: call it again after a crash, and it continues.
 
         Args:
             thread_ids: The threads.
@@ -337,18 +342,18 @@ class Admin(Connection):
                 `KeepLast(3) | KeepEvery(timedelta(days=1))`.
 
         Returns:
-            For each thread what was decided for each checkpoint.
+            For each thread, the decision for each checkpoint.
 
         Raises:
             InvalidOptionError: There is no such strategy.
-            CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is gone, so what it needs
-                is unknown. Repair it first. Or a checkpoint is gone that DeltaChannels of kept ones are made of:
-                restore it. The other threads are pruned.
-            DamageError: All checkpoints of a thread's root namespace are gone: restore them; likewise.
-            ClearTextError: A checkpoint is in clear, and the saver has a `cipher`; likewise.
-            UnsupportedFormatError: A newer version stored a checkpoint; likewise.
-            WrongKeyError: A checkpoint is encrypted, with another key or while the saver has none; likewise.
-            ConflictError: Others kept changing what was to go, or a copy to a thread has not ended; likewise.
+            CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is gone, so what it needs is
+                unknown: repair it first. Or a checkpoint is gone that DeltaChannels of kept checkpoints are made of:
+                restore it. This error and those below are raised after the other threads were pruned.
+            DamageError: All checkpoints of a thread's root namespace are gone: restore them.
+            ClearTextError: A checkpoint is in clear, and the saver has a `cipher`.
+            UnsupportedFormatError: A newer version stored a checkpoint.
+            WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
+            ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
         """
         work = partial(self._prune_page, rule=rule_of(strategy), dry_run=False)
         return run(self._all(thread_ids, work), self._backend)
@@ -373,7 +378,7 @@ class Admin(Connection):
             run_ids: The runs.
 
         Raises:
-            CheckpointCorruptError, ClearTextError, UnsupportedFormatError, WrongKeyError: As of `delete_for_runs`;
+            CheckpointCorruptError, ClearTextError, UnsupportedFormatError, WrongKeyError: As in `delete_for_runs`;
                 raised by the iteration.
         """
         return self._each(run_ids, partial(self._delete_for_run_page, dry_run=True), reports=False)
@@ -381,23 +386,24 @@ class Admin(Connection):
     def delete_for_runs(self, run_ids: Iterable[str]) -> Sequence[RunPlan]:
         """Delete every checkpoint that runs wrote, in every thread, with its pending writes.
 
-        Call it when the runs have ended. The checkpoints go whatever needs them: a DeltaChannel that has lost its
-        history raises from then on. Idempotent: call it again after a crash, and it continues.
+        Call it when the runs have ended. The checkpoints are deleted even if others need them: a read of a DeltaChannel
+        that has lost its history raises from then on. Idempotent: call it again after a crash, and it continues.
 
         Args:
             run_ids: The runs.
 
         Returns:
-            For each run what was deleted.
+            For each run, what was deleted.
 
         Raises:
-            CheckpointCorruptError: A checkpoint of one of the threads is damaged, or the newest of a namespace is gone.
-                Repair it first. What the runs wrote to other threads is deleted.
-            DamageError: All checkpoints of the root namespace of one are gone: restore them, or delete it; likewise.
-            ClearTextError: One is in clear, and the saver has a `cipher`; likewise.
-            UnsupportedFormatError: A newer version stored one; likewise.
-            WrongKeyError: One is encrypted, with another key or while the saver has none; likewise.
-            ConflictError: Others kept changing what was to go, or a copy to a thread has not ended; likewise.
+            CheckpointCorruptError: A checkpoint of one of the threads is damaged, or the newest of a namespace is gone:
+                repair the thread first. This error and those below are raised after the checkpoints in other threads
+                were deleted.
+            DamageError: All checkpoints of a thread's root namespace are gone: restore them, or delete the thread.
+            ClearTextError: A checkpoint is in clear, and the saver has a `cipher`.
+            UnsupportedFormatError: A newer version stored a checkpoint.
+            WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
+            ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
         """
         return run(self._all(run_ids, partial(self._delete_for_run_page, dry_run=False), reports=False), self._backend)
 
@@ -420,7 +426,7 @@ class Admin(Connection):
             thread_id: The thread.
 
         Raises:
-            StoreError: A service refused, or did not answer before the deadline.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(threads.plan_deletion(str(thread_id)), self._backend)
 
@@ -437,11 +443,11 @@ class Admin(Connection):
             thread_id: The thread.
 
         Returns:
-            What the thread had.
+            What the thread consisted of.
 
         Raises:
-            ConflictError: Others kept writing to the thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            ConflictError: Other writers kept writing to the thread.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(self._delete_thread(str(thread_id)), self._backend)
 
@@ -459,7 +465,7 @@ class Admin(Connection):
 
         Args:
             thread_id: The thread; all threads of the store if not given.
-            orphan_age: As of `collect`.
+            orphan_age: As in `collect`.
 
         Raises:
             InvalidOptionError: The age is negative. The iteration raises what `collect` raises.
@@ -468,28 +474,30 @@ class Admin(Connection):
         return self._each(_one_or_all(thread_id), work)
 
     def collect(self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE) -> Sequence[CollectPlan]:
-        """Delete what nothing refers to any more: orphans of crashed calls, and objects that lost a race.
+        """Delete orphans: objects and documents of crashed calls, and objects that lost a race.
 
-        For a scheduler, once a day. Others may write, prune, copy and read meanwhile. A thread with a damaged
-        checkpoint is left alone, with a `ThreadSkipped` event: repair it first. So is one that has lost its newest
-        checkpoint, or one of which DeltaChannels are made, until that is restored, and one of a newer version. A thread
-        to which a copy has not ended is left alone as well, with the event, but without a plan.
+        Schedule it once a day. Other processes may write, prune, copy and read meanwhile.
+
+        Some threads are left alone, with a `ThreadSkipped` event. A thread with a damaged checkpoint is one: repair it
+        first. Another is a thread that has lost its newest checkpoint, or one that DeltaChannels are made of, until
+        that is restored. So is a thread of a newer version, and one to which a copy has not ended. The last has no
+        plan.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
             orphan_age: How old an object or pending write must be. A call that is still at work commits within an hour.
-                With less than a few hours, stop all writers first.
+                Before you pass less than a few hours, stop all writers.
 
         Returns:
             A plan for each thread that had something to collect, or was left alone.
 
         Raises:
             InvalidOptionError: The age is negative.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none. This, and what else a
-                thread raises because of what is stored of it, comes when all others are collected, as of `verify`.
-            SerializationError: A thread has lost checkpoints, by pruning or otherwise, and the serializer does not read
-                which DeltaChannels it has; likewise.
-            StoreError: A service refused, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key. As in `verify`, errors
+                about a thread's stored data are raised after all other threads were collected.
+            SerializationError: A thread has lost checkpoints, by pruning or otherwise, and the serializer cannot read
+                which DeltaChannels the thread has. It is raised at the same point.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         work = partial(self._collect_page, orphan_age=_seconds(orphan_age), dry_run=False)
         return run(self._all(_one_or_all(thread_id), work), self._backend)
@@ -514,14 +522,14 @@ class Admin(Connection):
 
         Raises:
             InvalidOptionError: The saver was made without `ttl`.
-            StoreError: A service refused, or did not answer before the deadline; raised by the iteration.
+            StoreError: A service rejected a request, or did not answer before the deadline; raised by the iteration.
         """
         return Each(self._idle_threads(), self._backend)
 
     def sweep(self) -> Sequence[IdleThread]:
-        """Delete the threads that have got no checkpoint for longer than the option `ttl`.
+        """Delete the threads that have received no checkpoint for longer than the option `ttl`.
 
-        For a scheduler, such as a Cloud Run job. A thread that is used meanwhile, or that has a pinned checkpoint,
+        Schedule it, for example as a Cloud Run job. A thread that is used meanwhile, or that has a pinned checkpoint,
         stays. Idempotent: call it again after a crash, and it continues.
 
         Returns:
@@ -529,7 +537,7 @@ class Admin(Connection):
 
         Raises:
             InvalidOptionError: The saver was made without `ttl`.
-            StoreError: A service refused, or did not answer before the deadline.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(self._sweep(self._idle_threads()()), self._backend)
 
@@ -539,7 +547,7 @@ class Admin(Connection):
 
     def _idle_threads(self) -> Callable[[], Pages[IdleThread]]:
         if self._options.ttl is None:
-            raise InvalidOptionError("sweep() needs to know which threads are idle: make the saver with ttl=…")
+            raise InvalidOptionError("sweep() needs to know when a thread is idle. Make the saver with ttl=….")
         return partial(flows.sweep.idle_threads, self._options.ttl.total_seconds())
 
     def _sweep(self, idle: Pages[IdleThread]) -> Flow[Sequence[IdleThread]]:
@@ -553,18 +561,18 @@ class Admin(Connection):
     def carry_out(self, plan: Plan) -> Plan | None:
         """Do what a plan says, and nothing that it does not say.
 
-        What has come to be needed since the plan was made, stays.
+        Data that has become needed since the plan was made stays.
 
         Args:
-            plan: What `plan_prune`, `plan_delete_thread`, `plan_delete_for_runs`, `plan_collect`, `plan_sweep` or
-                `plan_repair` returned, or one of the plans that it yielded.
+            plan: A plan from `plan_prune`, `plan_delete_thread`, `plan_delete_for_runs`, `plan_collect`, `plan_sweep`
+                or `plan_repair`.
 
         Returns:
             What was done, as a plan of the same kind; `None` for an idle thread that is in use again.
 
         Raises:
-            InvalidInputError: It is no such plan.
-            GCSSaverError: What the method raises that makes and carries out such plans.
+            InvalidInputError: The argument is not such a plan.
+            GCSSaverError: An error of the method that does the same without a plan, such as `prune`.
         """
         return cast("Plan | None", run(self._carry_out(plan), self._backend))
 
@@ -593,7 +601,7 @@ class Admin(Connection):
                 return self._repair(plan.thread_id, dry_run=False)
             case _:
                 raise InvalidInputError(
-                    f"carry_out() got a {type(plan).__name__}. Pass one plan of plan_prune, plan_delete_thread, "
+                    f"carry_out() got a {type(plan).__name__}. Pass one plan from plan_prune, plan_delete_thread, "
                     "plan_delete_for_runs, plan_collect, plan_sweep or plan_repair."
                 )
 
@@ -604,12 +612,12 @@ class Admin(Connection):
 
         Args:
             config: The checkpoint.
-            label: What it is kept for, at most 500 characters.
+            label: Why it is kept, in at most 500 characters.
 
         Raises:
-            ConflictError: Others kept changing its document.
-            InvalidConfigError: The config names no checkpoint, or one that is not there.
-            InvalidInputError: The label is no text, or too long.
+            ConflictError: Other writers kept changing its document.
+            InvalidConfigError: The config names no checkpoint, or one that does not exist.
+            InvalidInputError: The label is not a str, or is too long.
         """
         request = configs.pin_request(config, label)
         configs.check_found(request, run(flows.prune.pin(*request, context=self._context), self._backend))
@@ -620,13 +628,13 @@ class Admin(Connection):
         configs.check_found(request, await arun(flows.prune.pin(*request, context=self._context), self._backend))
 
     def unpin(self, config: RunnableConfig) -> None:
-        """Take a checkpoint's pin off, if it has one.
+        """Remove a checkpoint's pin, if it has one.
 
         Args:
             config: The checkpoint.
 
         Raises:
-            InvalidConfigError: The config names no checkpoint, or one that is not there.
+            InvalidConfigError: The config names no checkpoint, or one that does not exist.
         """
         request = configs.unpin_request(config)
         configs.check_found(request, run(flows.prune.pin(*request, context=self._context), self._backend))
@@ -644,7 +652,7 @@ class Admin(Connection):
 
         Raises:
             InvalidConfigError: The config names no thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(flows.prune.pins(*configs.thread_and_ns(config)), self._backend)
 
@@ -657,12 +665,13 @@ class Admin(Connection):
     def copy_thread(self, source_thread_id: str, target_thread_id: str, *, dry_run: bool = False) -> CopyPlan:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
 
-        Objects are copied by Cloud Storage itself, and frames of values as they are stored: what was in clear stays so.
-        Manifests and pending writes in clear, which `accept_clear` lets through, are encrypted: the plan says how many,
-        and a `ClearTextEncrypted` event reports it, because the cipher vouches for them from then on.
-        Of metadata in clear the target gets what `clear_metadata` names. Pins stay with the source. A call with the
-        same arguments continues one that crashed, if all that the target holds is a part of what the source has now.
-        Otherwise it raises, and overwrites nothing in the target.
+        Cloud Storage copies objects by itself. Frames of values are copied as they are stored, so a frame in clear
+        stays in clear. Manifests and pending writes in clear, which `accept_clear` allows, are encrypted. The plan
+        contains their number, and a `ClearTextEncrypted` event reports it, because the cipher vouches for them from
+        then on. Metadata that is stored in clear is copied only if `clear_metadata` names it.
+
+        Pins are not copied. A call with the same arguments continues one that crashed, if the target holds only a part
+        of what the source has now. Otherwise it raises, and overwrites nothing in the target.
 
         Args:
             source_thread_id: The thread to copy from.
@@ -674,11 +683,11 @@ class Admin(Connection):
 
         Raises:
             InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
-            CheckpointCorruptError: A checkpoint of the source is damaged, or the newest of a namespace is gone.
-                Repair it first.
-            ClearTextError: One is in clear, and the saver has a `cipher`.
-            DamageError: All checkpoints of the source's root namespace are gone. Restore them first.
-            ConflictError: The target was written to or deleted all the time, or the source was deleted meanwhile.
+            CheckpointCorruptError: A checkpoint of the source is damaged, or the newest of a namespace is gone: repair
+                the source first.
+            ClearTextError: A checkpoint is in clear, and the saver has a `cipher`.
+            DamageError: All checkpoints of the source's root namespace are gone: restore them first.
+            ConflictError: Other writers kept writing to the target or deleting it, or the source was deleted meanwhile.
         """
         copying = flows.copy.copy_thread(
             str(source_thread_id), str(target_thread_id), dry_run=dry_run, context=self._context
@@ -697,26 +706,28 @@ class Admin(Connection):
     ) -> Transfer:
         """Move everything of a thread, as it is now, to another store, where the thread is empty; the source stays.
 
-        Documents and objects are carried over byte for byte, pins, pending writes and what repairs have set aside
-        included, and need no key. Then all of it is read from the target and compared, and decoded if it can be: damage
-        of the source is moved too, and found there. A call with the same source continues one that crashed, unless the
-        target holds something that the source does not have, or no longer has, or has with other content.
-        Until the thread is there, do not write to it in the target; in the source you may.
+        Documents and objects are transferred byte for byte, without a key. That includes pins, pending writes, and
+        documents that repairs have set aside. Then all of it is read from the target and compared, and decoded if
+        possible. Damage in the source is transferred too, and reported for the target.
+
+        A call with the same source continues one that crashed. It raises if the target holds something that the source
+        does not have, no longer has, or has with other content. Until the transfer is done, do not write to the thread
+        in the target; you may write to it in the source.
 
         Args:
             thread_id: The thread.
             target: A saver, or an `Admin`, of the store to move it to.
             dry_run: Move nothing; return what would be moved.
-            progress: Called with a number of documents and objects, whenever so many more were carried over, or
-                compared.
+            progress: Called with the number of documents and objects that were transferred, or compared, since the last
+                call.
 
         Returns:
-            What was moved; without checkpoints, writes and objects, if there is no such thread.
+            What was moved. It has no checkpoints, writes or objects if there is no such thread.
 
         Raises:
             InvalidInputError: The target is not empty.
-            CheckpointVerificationError: The target gives back something else than was carried over.
-            ConflictError: The target was written to or deleted all the time, or the source is being deleted.
+            CheckpointVerificationError: The target returns other data than was transferred.
+            ConflictError: Other writers kept writing to the target or deleting it, or the source is being deleted.
         """
         there: Admin = beside(target, Admin)
         between = there._between(self._backend)
@@ -731,7 +742,7 @@ class Admin(Connection):
         return await arun(there._receive(str(thread_id), dry_run, progress), between)
 
     def _between(self, source: Backend) -> NamedStores:
-        """What reads a source, and writes this saver's store."""
+        """Stores for a flow that reads a source and writes this saver's store."""
         stores = {flows.transfer.SOURCE: source, flows.transfer.TARGET: self._backend}
         return NamedStores(stores, home=flows.transfer.TARGET)
 
@@ -745,18 +756,19 @@ class Admin(Connection):
     ) -> Transfer:
         """Write everything of a thread, as it is now, to one file, a tar archive that `import_thread` reads.
 
-        The file appears under its name when all of it was read again and compared. It replaces a file of that name.
+        The file appears under its name after all of it was read back. It replaces a file with that name.
 
         Args:
             thread_id: The thread.
             path: The file.
-            progress: As of `transfer_thread`.
+            progress: As in `transfer_thread`.
 
         Returns:
-            What was written; without checkpoints, writes and objects, if there is no such thread, and then no file.
+            What was written. If there is no such thread, it has no checkpoints, writes or objects, and no file is
+            written.
 
         Raises:
-            ConflictError: The thread was replaced or pruned all the time, or is being deleted.
+            ConflictError: Other processes kept replacing or pruning the thread, or it is being deleted.
             StoreError: The file cannot be written.
         """
         with _new_archive(path) as archive:
@@ -772,23 +784,23 @@ class Admin(Connection):
     def import_thread(
         self, path: str | os.PathLike[str], *, dry_run: bool = False, progress: Progress | None = None
     ) -> Transfer:
-        """Take in a thread that `export_thread` has written, under its own id, which must be empty here.
+        """Import a thread that `export_thread` has written. It keeps its id, and must be empty here.
 
-        The file is checked from end to end before anything is written. Trust it as much as you trust its author: a
-        state is deserialized when it is read.
+        The file is checked from end to end before anything is written. Import only files whose author you trust,
+        because reading a state deserializes it.
 
         Args:
             path: The file.
-            dry_run: Only check the file; return what would be taken in.
-            progress: As of `transfer_thread`.
+            dry_run: Only check the file; return what would be imported.
+            progress: As in `transfer_thread`.
 
         Returns:
-            What was taken in.
+            What was imported.
 
         Raises:
-            InvalidInputError: The file is no archive of a thread; or the thread is not empty here.
-            DamageError: The file is not what was written.
-            CheckpointVerificationError: The store gives back something else than was carried over.
+            InvalidInputError: The file is not an archive of a thread, or the thread is not empty here.
+            DamageError: The file is corrupt.
+            CheckpointVerificationError: The store returns other data than was imported.
         """
         archive = run(self._open_archive(path), self._backend)
         with closing(Backend(archive, archive)) as source:
@@ -816,30 +828,33 @@ class Admin(Connection):
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> Sequence[Migration]:
-        """Take threads over from another checkpointer, with all their checkpoints, and compare; that one stays.
+        """Copy threads with all their checkpoints from another checkpointer, and compare; the source stays.
 
-        Every namespace, forks, metadata and pending writes come along, oldest first, as far as the other checkpointer
-        gives them; between two that use LangGraph's serializer, values come as they were serialized. Afterwards all of
-        it is read from both and compared. Repeating the call changes nothing: it continues one that crashed, and brings
-        what the source has got since. Until the threads are here, do not write to them here. `retention` applies from
-        the first write on.
+        The copy includes every namespace, forks, metadata and pending writes, oldest first, as far as the source
+        returns them. If both checkpointers use LangGraph's serializer, values are copied in their serialized form.
+        Afterwards all of it is read from both and compared.
 
-        A source that is a `GCSSaver` is verified first, with every value, because its `list` steps over damaged
-        checkpoints. A thread that is damaged there is not migrated: `repair` it there first.
+        You can repeat the call: it continues one that crashed, copies what is new in the source, and changes nothing
+        else. Until the migration is done, do not write to these threads here. `retention` applies from the first write
+        on.
+
+        A source that is a `GCSSaver` is verified first, with every value, because its `list` skips damaged checkpoints.
+        A thread that is damaged there is not migrated: `repair` it there first.
 
         Args:
-            source: The checkpointer, of which `list` and `get_tuple` are called; in a coroutine `alist` and
+            source: The checkpointer. The migration calls its `list` and `get_tuple`; in a coroutine, `alist` and
                 `aget_tuple`.
             thread_ids: The threads; all that the source lists, if not given.
-            dry_run: Take nothing over; return what would be.
-            progress: Called with a number of checkpoints, whenever so many more were put, or compared.
+            dry_run: Copy nothing; return what would be copied.
+            progress: Called with the number of checkpoints that were stored, or compared, since the last call.
 
         Returns:
-            For each thread what was taken over; without checkpoints, if the source has no such thread.
+            For each thread, what was copied. It has no checkpoints if the source has no such thread.
 
         Raises:
-            InvalidInputError: A thread is here already, and is another one, or has gone on here as well as there.
-            CheckpointVerificationError: What is read here is not what the source gives.
+            InvalidInputError: A thread with the same id exists here and is another one, or has continued both here and
+                in the source.
+            CheckpointVerificationError: This store returns other data than the source.
             SerializationError: A value cannot be serialized.
             SourceError: The source failed; or it is a `GCSSaver`, and the thread is damaged there.
         """
@@ -879,21 +894,22 @@ class Admin(Connection):
     def rebind(self, *, force: bool = False, dry_run: bool = False) -> RebindPlan:
         """Bind the store to this saver's bucket and prefix, because its objects were moved or restored there.
 
-        A store belongs to the bucket and prefix of its first writer, and all calls with another one raise
-        `WrongStoreError`. Stop all writers first: a process that knows the old place writes objects there until it
-        ends. No object is copied or deleted.
+        A store belongs to the bucket and prefix of its first writer, and all calls with another place raise
+        `WrongStoreError`. Stop all writers first, because a process that knows the old place writes objects there until
+        it ends. No object is copied or deleted.
 
         Args:
-            force: Bind it although objects are missing there. What needs them is damaged from then on.
+            force: Bind the store even if objects are missing there. Checkpoints that need them are then damaged.
             dry_run: Bind nothing; return what would be done.
 
         Returns:
-            What was done, and what was found at the new place. It is false if the store was bound to it already.
+            What was done, and what was found at the new place. It is false if the store was bound to that place
+            already.
 
         Raises:
-            InvalidInputError: Objects are missing there; or this is an embedded store, which has no bucket.
+            InvalidInputError: Objects are missing there, or this is an embedded store, which has no bucket.
             ConflictError: Another process bound the store meanwhile.
-            WrongKeyError: Something is encrypted, with another key or while the saver has none.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
             StoreNotFoundError: There is no such bucket.
         """
         binding = flows.rebind.rebind(force=force, dry_run=dry_run, loads=self._loads, context=self._context)
@@ -904,13 +920,13 @@ class Admin(Connection):
         binding = flows.rebind.rebind(force=force, dry_run=dry_run, loads=self._loads, context=self._context)
         return await arun(binding, self._backend, unchecked=True)
 
-    # What methods for many threads have in common
+    # The common part of methods for many threads
 
     def _pages(self, ids: Iterable[str] | None, work: Callable[[str], Flow[Sequence[T]]], reports: bool) -> Pages[T]:
         from langgraph_gcs_saver.flows import all_threads  # noqa: PLC0415 - few processes need it
 
         if isinstance(ids, str):
-            raise InvalidInputError("A single id was passed where several are expected: pass a list of ids.")
+            raise InvalidInputError("A single id was passed where several are expected. Pass a list of ids.")
         given = None if ids is None else map(str, ids)
         return all_threads.each_thread(given, work, self._context, reports=reports)
 

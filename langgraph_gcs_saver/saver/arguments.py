@@ -1,4 +1,4 @@
-"""LangGraph's arguments as requests for flows, and what flows found as LangGraph's tuples.
+"""Converts LangGraph's arguments to requests for flows, and the results of flows to LangGraph's tuples.
 
 Everything that must be read from live objects is read here, on the calling thread, before anything is awaited.
 """
@@ -42,16 +42,16 @@ from langgraph_gcs_saver.saver.configs import (
 
 
 class _NotPlainError(Exception):
-    """A value that JSON would not give back as it is."""
+    """JSON would not return a value unchanged."""
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a value that JSON gives back exactly; whoever owns the original may go on to change it."""
+    """A copy of a value that JSON returns unchanged. The owner of the original may change that afterwards."""
     if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
         return value
     if type(value) is list:
         return [_plain(item) for item in value]
-    # Any mapping: LangGraph's versions_seen has been a defaultdict.
+    # Any dict, because LangGraph's versions_seen has been a defaultdict.
     if isinstance(value, dict) and all(type(key) is str for key in value):
         return {key: _plain(item) for key, item in value.items()}
     raise _NotPlainError
@@ -67,9 +67,10 @@ def put_request(
     context: Context,
     now: float,
 ) -> Put:
-    """The request of `put`.
+    """The request for `put`.
 
-    Values are serialized here, except those without a new version when the parent is at hand, which has them already.
+    Values are serialized here. The exceptions are values without a new version, if the parent is at hand, because it
+    has them already.
 
     Raises:
         InvalidConfigError: The config or the checkpoint lacks an id.
@@ -87,7 +88,7 @@ def put_request(
         ) from None
     wrong = shapes.wrong_in_metadata(whole)
     if wrong is not None:
-        raise InvalidInputError(f"These are no metadata of LangGraph's, and nothing was stored: {wrong}.")
+        raise InvalidInputError(f"These are not metadata of LangGraph, and nothing was stored: {wrong}.")
     run_id = whole.get("run_id")
     plain: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -96,7 +97,7 @@ def put_request(
             try:
                 plain[key] = _plain(field)
             except (_NotPlainError, RecursionError):
-                rest[key] = field  # The serializer decides, and says why and where if it refuses.
+                rest[key] = field  # The serializer decides. If it fails, its error says why and where.
     where = f"of checkpoint {checkpoint_id!r}, thread {thread_id!r}"
     parent_id = checkpoint_id_of(config)
     has_parent = parent_id is not None and context.heads.get(checkpoint_doc(thread_id, ns, parent_id)) is not None
@@ -125,7 +126,7 @@ def put_request(
 
 
 def index(metadata: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """The metadata that queries may ask for.
+    """The metadata that queries may filter by.
 
     Raises:
         InvalidConfigError: It is more than a document can index.
@@ -133,8 +134,8 @@ def index(metadata: Mapping[str, Any], context: Context) -> dict[str, Any]:
     found = filters.index(metadata, context.clear_metadata)
     if filters.size(found) > filters.MAX_BYTES:
         raise InvalidConfigError(
-            f"The metadata holds {len(found)} short values of {filters.size(found):,} bytes together, which a document "
-            f"cannot index: at most {filters.MAX_BYTES:,}. Put such data into the state, or into one nested value."
+            f"The metadata holds {len(found)} short values of {filters.size(found):,} bytes together. A document can "
+            f"index at most {filters.MAX_BYTES:,}. Put such data into the state, or into one nested value."
         )
     return found
 
@@ -146,7 +147,7 @@ def _check_put(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
     for key in ("channel_values", "channel_versions"):
         check_type(f"{key} of the checkpoint", checkpoint.get(key), Mapping)
     for channel in (*checkpoint["channel_values"], *checkpoint["channel_versions"], *new_versions):
-        # JSON would turn a number into text: the value would come back under another name.
+        # JSON would turn a number into text, and the value would return under another name.
         check_type("The name of a channel", channel, str)
     for channel, version in checkpoint["channel_versions"].items():
         if not shapes.is_version(version):
@@ -156,9 +157,9 @@ def _check_put(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
             )
     wrong = shapes.wrong_in_checkpoint(checkpoint)
     if wrong is not None:
-        raise InvalidInputError(f"This is no checkpoint of LangGraph's, and nothing was stored: {wrong}.")
+        raise InvalidInputError(f"This is not a checkpoint of LangGraph, and nothing was stored: {wrong}.")
     if not isinstance(checkpoint.get("id"), str) or not checkpoint["id"]:
-        raise InvalidConfigError("The checkpoint has no 'id', which must be a str that is not empty.")
+        raise InvalidConfigError("The checkpoint has no 'id'. It must be a str that is not empty.")
 
 
 def _ready(value: Serialized) -> Callable[[], Serialized]:
@@ -173,7 +174,7 @@ def put_writes_request(
     *,
     serde: SerializerProtocol,
 ) -> PutWrites:
-    """The request of `put_writes`; everything is serialized here.
+    """The request for `put_writes`. All values are serialized here.
 
     Raises:
         InvalidConfigError: The config names no checkpoint.
@@ -214,10 +215,10 @@ def search(
     before: RunnableConfig | None,
     limit: int | None = None,
 ) -> Search:
-    """The request of `list`.
+    """The request for `list`.
 
     Raises:
-        InvalidConfigError: A config without a thread; `None` lists all threads.
+        InvalidConfigError: The config names no thread. A config of `None` lists all threads.
         InvalidInputError: An argument is of the wrong type.
     """
     found = None if config is None else configurable(config)
@@ -235,11 +236,11 @@ def search(
 
 
 def to_tuple(loaded: Loaded, thread_id: Any = None) -> CheckpointTuple:
-    """What a flow found as LangGraph's tuple; `thread_id` as the caller gave it, if there was one."""
+    """The result of a flow as LangGraph's tuple. `thread_id` has the type that the caller used, if it gave one."""
     known = loaded.manifest
     thread = known.thread_id if thread_id is None else thread_id
     checkpoint = {
-        "channel_versions": {},  # It is there, unless somebody has taken it away; LangGraph relies on it.
+        "channel_versions": {},  # LangGraph needs it. Only a tampered document lacks it.
         **known.checkpoint,
         **loaded.rest,
         "id": known.checkpoint_id,

@@ -1,4 +1,4 @@
-"""What a saver does beside its caller's work: jobs of several kinds, each kind on a thread of its own.
+"""Background work of a saver: jobs of several kinds, each kind on a separate thread.
 
 A job may be stopped at any point, so the threads are daemons: a process that ends without closing its saver does not
 wait for them.
@@ -21,20 +21,20 @@ from langgraph_gcs_saver.errors import SaverClosedError
 from langgraph_gcs_saver.records import record
 
 Job = Callable[[], object]
-"""It reports its own failure, by an event. An exception that it raises all the same is only logged."""
+"""A job reports its own failure with an event. If it raises nevertheless, the exception is only logged."""
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
 
 @record(frozen=True, slots=True)
 class Kind:
-    """Jobs that are done one after another, on a thread that does no others.
+    """Jobs that are done one after another, on a thread that does no other jobs.
 
     Attributes:
         name: The end of the thread's name.
-        most: The number of jobs that may wait.
-        wait: Seconds that `close` waits for the job under way; it drops jobs that have not begun. If `None`, `close`
-            waits until all jobs are done.
+        most: Most jobs that may wait.
+        wait: Seconds that `close` waits for the job under way, after it has dropped the jobs that have not begun. If
+            `None`, `close` waits until all jobs are done.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kind:
 
 
 class Background:
-    """Queues of jobs by kind. A forked child begins with empty ones. Signals may strike any call, at any point."""
+    """Queues of jobs by kind. A forked child starts with empty ones. A signal may strike any method, at any point."""
 
     def __init__(self) -> None:
         self._processes = PerProcess(_Process)
@@ -53,26 +53,26 @@ class Background:
         """Queue a job, unless one with this key waits already.
 
         Returns:
-            Whether a job with this key waits now. If not, this was closed, or too many others wait.
+            Whether a job with this key waits now. If not, this object is closed, or too many other jobs wait.
         """
         return self._change(partial(self._add_job, kind, key, job))
 
     def repeat(self, kind: Kind, key: str, seconds: float, job: Job) -> bool:
-        """Queue a job every so many seconds, until `stop` or `close`, unless one with this key is repeated already.
+        """Queue a job every `seconds` until `stop` or `close`, unless one with this key is repeated already.
 
         Returns:
-            Whether a job with this key is repeated now. If not, this was closed.
+            Whether a job with this key is repeated now. If not, this object is closed.
         """
         return self._change(partial(self._add_timer, kind, key, _Timer(seconds, job)))
 
     def stop(self, kind: Kind, key: str) -> None:
-        """Repeat a job no longer. If it waits or has begun, it is still done. Idempotent."""
+        """Stop repeating a job. If it waits or has begun, it is still done. Idempotent."""
         process = self._processes.peek()
         if process is not None and kind in process.queues:
             process.queues[kind].timers.pop(key, None)
 
     def close(self) -> None:
-        """Take no more jobs, and wait for those that were taken, as their kinds say. Idempotent.
+        """Accept no more jobs, and wait for the accepted ones as their kinds say. Idempotent.
 
         A job that calls this does not wait for its own kind, because it would wait for itself.
         """
@@ -93,7 +93,7 @@ class Background:
             queue.wake()
         return queue is not None
 
-    # In turn, so a job is either taken before `close`, which then sees it, or not at all
+    # These run in turn. So a job is either accepted before `close`, which then sees it, or not at all.
 
     def _add_job(self, kind: Kind, key: str, job: Job, process: _Process) -> _Queue | None:
         if self._is_closed:
@@ -143,8 +143,8 @@ class _Queue:
     """The jobs of one kind, and the thread that does them.
 
     Attributes:
-        jobs: Those that wait, by key.
-        timers: Those that are repeated, by key.
+        jobs: The jobs that wait, by key.
+        timers: The jobs that are repeated, by key.
     """
 
     def __init__(self, kind: Kind, turn: Turn) -> None:
@@ -157,8 +157,8 @@ class _Queue:
         self._woken: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
-        """Have all jobs done. Each call does this, so a job is not forgotten when a signal raises before its own."""
-        # The thread stops working in turn, when it sees that nothing waits. So if it is working, it will see the job.
+        """Let the thread do all jobs. A signal may have kept another caller from this, so each caller wakes for all."""
+        # The thread stops in turn, when it sees that nothing waits. So if it is working, it will see the job.
         if self._is_working:
             if self._woken.empty():
                 self._woken.put(None)
@@ -169,7 +169,7 @@ class _Queue:
     def _work(self, caller: threading.Thread) -> None:
         while (found := self._turn.run(self._next)) is not None:
             if isinstance(found, float):
-                if threading.current_thread() is caller:  # no thread could be started
+                if threading.current_thread() is caller:  # the pool could not start a thread
                     self._is_working = False
                     return
                 with suppress(Empty):
@@ -181,7 +181,7 @@ class _Queue:
                 logger.exception("A job in the background failed (%s)", self.kind.name)
 
     def _next(self) -> Job | float | None:
-        """In turn: the next job, or else the seconds until one is due, or `None` if the thread has nothing to do."""
+        """In turn: the next job, the seconds until one is due, or `None` if the thread has nothing to do."""
         now = time.monotonic()
         timers = list(self.timers.items())
         for key, timer in timers:
@@ -190,7 +190,7 @@ class _Queue:
                 self.jobs.setdefault(key, timer.job)
         self._is_working = bool(self.jobs or timers)
         if self.jobs:
-            # Taken out before it begins: what happens from now on, it may have looked at already.
+            # Removed before it begins, so that a change from now on, which it may miss, can queue it again.
             return self.jobs.pop(next(iter(self.jobs)))
         return min(timer.due - now for _, timer in timers) if timers else None
 

@@ -1,4 +1,4 @@
-"""The events that LangGraph's calls end with: each call is timed, and reported when it has returned or raised."""
+"""The events that end LangGraph's calls: each call is timed, and reported when it has returned or raised."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ Name = Literal["put", "put_writes", "get_tuple", "list", "get_delta_channel_hist
 
 
 class Call:
-    """One call, timed from when this is made: report an exception by `with`, and then what was returned by a method.
+    """One call, timed from the construction of this object.
 
-    An event is made only if a subscriber wants it.
+    As a context manager it reports an exception of its block. After the block, one of its methods reports the result.
+    An event is made only if a subscriber would see it.
 
     Args:
-        subscribers: They get the events.
+        subscribers: The subscribers, which get the events.
         name: The method, without the `a` of its asynchronous twin.
-        config: The config that it was called with, which may be wrong.
-        checkpoint: The checkpoint that `put` was called with, which may be wrong.
+        config: The config that it was called with, which may be invalid.
+        checkpoint: The checkpoint that `put` was called with, which may be invalid.
     """
 
     __slots__ = ("_began", "_checkpoint", "_config", "_name", "_subscribers")
@@ -67,7 +68,7 @@ class Call:
         ended = self._ended("failed" if isinstance(error, Exception) else "interrupted")
         ours = error if isinstance(error, GCSSaverError) else None
         ended |= {"call": self._name, "error": type(error).__name__}
-        # What others say may quote state.
+        # Messages of other exceptions may quote state.
         ended |= {"kind": "" if ours is None else ours.kind, "message": "" if ours is None else str(ours)}
         self._subscribers.emit(failure(**ended))
 
@@ -121,7 +122,7 @@ class Call:
             self._subscribers.emit(HistoryLoaded(**self._ended("loaded"), channels=len(found), writes=writes))
 
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
-        """What all events say, as the config has it."""
+        """The fields that all these events have. The ids are those of the config."""
         seconds = time.perf_counter() - self._began
         ended: dict[str, Any] = {**configs.named(self._config), "seconds": seconds, "outcome": outcome}
         if isinstance(self._checkpoint, Mapping):
@@ -144,7 +145,7 @@ def _sizes(stored: Stored) -> dict[str, Any]:
 
 
 def _lag(made: object) -> float | None:
-    """Seconds since a checkpoint was made, by its `ts`; `None` if that is no time with a zone."""
+    """Seconds since a checkpoint was made, by its `ts`; `None` if that is not a time with a zone."""
     try:
         then = datetime.fromisoformat(str(made))
         return None if then.tzinfo is None else time.time() - then.timestamp()

@@ -1,6 +1,6 @@
 """`GCSSaver`: LangGraph's checkpointer, one class for synchronous and asynchronous use.
 
-Every method is one line deep: it makes a request of its arguments and performs a flow.
+Every method is one line deep: it makes a request from its arguments, and performs a flow.
 
 `python -m tests.twins` writes each asynchronous twin below its method.
 """
@@ -47,39 +47,39 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.policy.retention import Retention
 
 RETENTION_STEPS = 16
-"""Steps of a graph after which a thread is pruned: a rule may be exceeded by so many checkpoints for a while.
+"""Steps of a graph after which a thread is pruned. For a while, a thread may exceed a rule by as many checkpoints.
 
-Pruning reads all manifests of a thread, and deletes in batches; after every step it would cost more than the step.
+Pruning reads all manifests of a thread, and deletes in batches. After every step it would cost more than the step.
 """
 
 RETENTION = Kind("retention", most=10_000)
-"""Pruning, one job for each thread that waits for it."""
+"""Pruning: one job for each thread that waits for it."""
 
 
 class GCSSaver(Connection, BaseCheckpointSaver[str]):
-    """Keeps the state of LangGraph agents in Firestore and Cloud Storage.
+    """Stores the state of LangGraph agents in Firestore and Cloud Storage.
 
-    Pass it as `checkpointer=` to a compiled graph; `invoke` and `ainvoke` both work. It can be made outside of any
-    event loop, used from many threads and event loops at once, and used after a fork. It is a context manager, for
-    `with` and for `async with`, that closes it at the end.
+    Pass it as `checkpointer=` to a compiled graph; `invoke` and `ainvoke` both work. You can make it outside of any
+    event loop, use it from many threads and event loops at once, and use it after a fork. It is a context manager for
+    `with` and `async with`, which closes it at the end.
 
-    `put`, `put_writes` and their asynchronous twins return when what they stored is durable and, with
-    `verify="readback"`, was read back. All that is read is checked against the digests that were written: a reader gets
-    the exact value or an error, or, asking for the latest checkpoint when that is damaged, an older exact one that says
-    so.
+    `put`, `put_writes` and their asynchronous twins return when their data is durable. With `verify="readback"`, it has
+    been read back as well. Every read is checked against the digests that were written. So a reader gets the exact
+    value or an error. If the latest checkpoint is damaged, a reader of the latest one may get an older exact one, which
+    says so.
 
     Args:
         bucket: The bucket, or its name.
-        firestore: A client for the database, which `close` leaves open; made of `project`, `database` and
-            `credentials` if not given.
-        prefix: What names of objects begin with, so that several applications can share a bucket.
-        root: Path of the document below which the collections lie, so that several applications can share a database;
-            empty for the top of the database. If not given, it is made of the prefix (`lg_apps/PREFIX`): two prefixes
-            are two stores.
+        firestore: A client for the database, which `close` leaves open. If not given, the saver makes one from
+            `project`, `database` and `credentials`.
+        prefix: The prefix of all object names, so that several applications can share a bucket.
+        root: Path of the document that the collections are below, so that several applications can share a database;
+            empty for the top of the database. If not given, it is derived from the prefix (`lg_apps/PREFIX`), so that
+            two prefixes are two stores.
         project: The project; the environment's if not given.
         database: The Firestore database (Native mode, Standard edition).
         credentials: Credentials for both services; the environment's if not given.
-        serde: The serialiser; LangGraph's `JsonPlusSerializer` if not given.
+        serde: The serializer; LangGraph's `JsonPlusSerializer` if not given.
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
@@ -87,8 +87,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             `interceptors`.
 
     Raises:
-        InvalidURIError: The bucket, prefix or root is not a legal name. A connection string goes to `from_conn_string`.
-        InvalidOptionError: An option is unknown or out of its range, a client is for another project or database, or
+        InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.
+        InvalidOptionError: An option is unknown or outside its range, a client is for another project or database, or
             nothing names a project.
         PermissionDeniedError: There are no credentials.
     """
@@ -127,7 +127,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
 
-        Waits until what `retention` has begun is done.
+        It waits until pending pruning by `retention` is done.
         """
         self._background.close()
         super().close()
@@ -135,14 +135,14 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent.
 
-        Waits until what `retention` has begun is done.
+        It waits until pending pruning by `retention` is done.
         """
         await asyncio.to_thread(self._background.close)
         await super().aclose()
 
     @property
     def admin(self) -> Admin:
-        """What people and schedulers do with the store: verify, repair, prune, collect, copy, move, list threads.
+        """Administration of the store: verify, repair, prune, collect, copy, move and list threads.
 
         It shares the saver's store, options and serializer, and is closed with the saver.
         """
@@ -153,16 +153,16 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the latest of its thread and namespace; `None` if there is none.
 
-        In place of a latest one that is damaged comes the newest whole one, with the damaged one's id in
-        `metadata["recovered_from"]`, a warning in the log and a `CheckpointRecovered` event, unless the saver was made
-        with `on_corruption="raise"`.
+        If the latest checkpoint is damaged, this returns the newest whole one. `metadata["recovered_from"]` is then the
+        id of the damaged one, and a warning in the log and a `CheckpointRecovered` event report it. With
+        `on_corruption="raise"`, it raises `CheckpointCorruptError` instead.
 
         Raises:
-            CheckpointCorruptError: The checkpoint is damaged, and was asked for by its id; or there is no whole one.
-            ClearTextError: It is in clear, and the saver has a `cipher`. Nothing falls back.
-            DamageError: All checkpoints of the thread's root namespace are gone, and no deletion took them.
+            CheckpointCorruptError: The checkpoint is damaged, and `config` names its id; or no checkpoint is whole.
+            ClearTextError: It is in clear, and the saver has a `cipher`. The saver does not fall back to an older one.
+            DamageError: All checkpoints of the thread's root namespace are gone, although none was deleted.
             InvalidConfigError: The config names no thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         with self._call("get_tuple", config) as call:
             loaded = run(self._get(config), self._backend)
@@ -188,21 +188,21 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """Checkpoints, newest first; damaged ones are stepped over, with a warning and an event.
+        """Checkpoints, newest first. Damaged ones are skipped, with a warning and an event.
 
-        In a list of all threads so are those of a newer version, and those in clear while the saver has a `cipher`.
+        A list of all threads also skips those of a newer version, and, if the saver has a `cipher`, those in clear.
 
         Args:
-            config: The thread; with a `checkpoint_ns` one namespace, else all of them; with a `checkpoint_id` that
+            config: The thread. A `checkpoint_ns` limits the list to one namespace, and a `checkpoint_id` to that
                 checkpoint. `None` lists all threads, thread by thread, each newest first.
             filter: Metadata that must be equal.
-            before: Only checkpoints whose id sorts before this config's.
+            before: A config. Only checkpoints whose id sorts before its id are returned.
             limit: Most checkpoints to return, after filtering; 0 means none.
 
         Raises:
-            ClearTextError: One of the thread's is in clear, and the saver has a `cipher`.
-            InvalidConfigError: A config without a thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            ClearTextError: A checkpoint of the thread is in clear, and the saver has a `cipher`.
+            InvalidConfigError: The config names no thread.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         with self._call("list", config):
             search = arguments.search(config, wanted=filter, before=before, limit=limit)
@@ -246,18 +246,20 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """What the values of DeltaChannels at a checkpoint are made of, in one walk for all channels.
+        """The writes and seeds that make up the values of DeltaChannels at a checkpoint.
+
+        One walk along the ancestors serves all channels.
 
         Args:
             config: The checkpoint, or its thread and namespace for the latest.
             channels: Names of channels.
 
         Returns:
-            For each channel its `writes` along the line of ancestors, oldest first, back to the nearest ancestor with a
-            stored value, which is the `seed`; none if there is no such ancestor.
+            For each channel, its `writes` along the line of ancestors, oldest first, back to the nearest ancestor with
+            a stored value. That value is the `seed`, which is absent if there is no such ancestor.
 
         Raises:
-            CheckpointCorruptError: Something of that is damaged or gone; without it values would silently be others.
+            CheckpointCorruptError: A part of the history is damaged or gone, and the values would silently be wrong.
         """
         with self._call("get_delta_channel_history", config) as call:
             found = run(self._history(config, channels), self._backend)
@@ -287,27 +289,27 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint; it is durable when this returns, and repeating the call changes nothing.
+        """Store a checkpoint. It is durable when this returns, and repeating the call changes nothing.
 
         `aput` serializes the values before its first await.
 
         Args:
-            config: Its thread and namespace; its `checkpoint_id` is the parent.
+            config: The thread and namespace; its `checkpoint_id` is the parent.
             checkpoint: The checkpoint.
             metadata: Its metadata; the config's is merged in, and never overrides it.
-            new_versions: Channels that changed since the parent; the others are taken from there.
+            new_versions: Channels that changed since the parent; the others are inherited from the parent.
 
         Returns:
             The config that names the stored checkpoint.
 
         Raises:
-            CheckpointVerificationError: The service gives back something else than was written; nothing is visible.
-            ConflictError: Others kept changing the same documents; call again. Or the parent is gone, and with it the
-                only values of some channels, or what DeltaChannels are made of.
+            CheckpointVerificationError: The service returns other data than was written; nothing is visible.
+            ConflictError: Other writers kept changing the same documents: call again. Or the parent is gone, and with
+                it the only values of some channels, or the history of DeltaChannels.
             InvalidConfigError: The config names no thread.
             InvalidIdError: An id cannot be stored.
-            SerializationError: A value cannot be serialised.
-            StoreError: A service refused, or did not answer before the deadline.
+            SerializationError: A value cannot be serialized.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         with self._call("put", config, checkpoint) as call:
             request = self._put_request(config, checkpoint, metadata, new_versions)
@@ -343,7 +345,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         )
 
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
-        """Have the thread pruned in the background, if there is a rule and it is due."""
+        """Prune the thread in the background, if there is a rule and pruning is due."""
         rule, step = self._options.retention, metadata.get("step")
         if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
             return
@@ -353,19 +355,19 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             self._subscribers.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
 
     def _is_due(self, request: save.Put, step: int) -> bool:
-        # Of the step, not of a count of calls: a process may live for a few steps only. Not of the step alone: with
-        # `durability="exit"` a run stores its last one, which may never be a multiple.
+        # Calls are not counted, because a process may live for a few steps only. The step alone does not decide: with
+        # `durability="exit"`, a run stores only its last step, which may never be a multiple.
         key = (request.thread_id, request.ns)
         before = self._context.steps.get(key)
         self._context.steps.put(key, step, 100 + len(request.thread_id) + len(request.ns))
-        # Each call of a subgraph begins at 0, and there is nothing to prune at a thread's 0.
+        # Each call of a subgraph begins at step 0, and a thread at step 0 has nothing to prune.
         return step > 0 and (step - 1 if before is None else before) // RETENTION_STEPS < step // RETENTION_STEPS
 
     def _prune_in_background(self, thread_id: str, rule: Retention) -> None:
         try:
             pruning = flows.prune.prune_by(rule, thread_id, loads=self._loads, context=self._context)
             run(pruning, self._backend)
-        except Exception as error:  # noqa: BLE001 - nobody waits for it, and the next time may do; the event tells
+        except Exception as error:  # noqa: BLE001 - no caller waits for it; the event reports it
             reason = f"It was not pruned: {type(error).__name__}: {error}"
             self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
 
@@ -376,25 +378,25 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Store what a task wrote, for the checkpoint that it started from; durable when this returns.
+        """Store a task's writes, for the checkpoint that the task started from. They are durable when this returns.
 
         `aput_writes` serializes the values before its first await.
 
-        All writes of a call become visible together. The first regular write for a task and a number wins; of special
-        channels (errors, interrupts, resumes) the last. What lies in the place of regular writes and is damaged, or in
-        clear where the saver has a cipher, is replaced, and reported as a `CheckpointDamaged` event.
+        All writes of a call become visible together. For regular channels, the first write with a task and a number
+        wins; for special channels (errors, interrupts, resumes), the last one. Stored regular writes that are damaged,
+        or in clear although the saver has a `cipher`, are replaced. A `CheckpointDamaged` event reports this.
 
         Args:
-            config: Thread, namespace and checkpoint, which need not be stored yet.
+            config: The thread, namespace and checkpoint. The checkpoint need not be stored yet.
             writes: Pairs of a channel and a value.
             task_id: The task.
             task_path: The task's path, which orders the writes of parallel tasks.
 
         Raises:
-            CheckpointVerificationError: The service gives back something else than was written; nothing is visible.
+            CheckpointVerificationError: The service returns other data than was written; nothing is visible.
             InvalidConfigError: The config names no checkpoint.
-            SerializationError: A value cannot be serialised.
-            StoreError: A service refused, or did not answer before the deadline.
+            SerializationError: A value cannot be serialized.
+            StoreError: A service rejected a request, or did not answer before the deadline.
             UnsupportedFormatError: A newer version has stored writes of this task.
             WrongKeyError: Writes of this task were encrypted with another key.
         """
@@ -416,7 +418,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             stored = await arun(store_writes(request, self._context), self._backend)
         call.put_writes(request, stored)
 
-    # Deleting and copying, as LangGraph calls them; `admin` also has plans, and returns what was done
+    # Deleting and copying, with LangGraph's signatures. The same methods of `admin` also have plans and results.
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete every checkpoint, pending write and object of a thread.
@@ -424,8 +426,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         Idempotent: call it again after a crash, and it continues.
 
         Raises:
-            ConflictError: Others kept writing to the thread.
-            StoreError: A service refused, or did not answer before the deadline.
+            ConflictError: Other writers kept writing to the thread.
+            StoreError: A service rejected a request, or did not answer before the deadline.
         """
         run(threads.delete_thread(str(thread_id), self._context), self._backend)
 
@@ -481,7 +483,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
         """The version after `current`: a counter, and random digits so that forks never share a version.
 
-        Versions sort as text. Integers, and versions that other savers made, can be continued.
+        Versions sort as text. `current` may also be an integer, or a version by another saver.
 
         Raises:
             InvalidInputError: The version is of another form.
@@ -489,6 +491,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         try:
             count = 0 if current is None else int(str(current).split(".")[0])
         except ValueError:
-            raise InvalidInputError(f"{str(current)[:80]!r} is no version that can be continued.") from None
-        # From the operating system: a graph that seeds `random` would repeat its versions in every fork.
+            raise InvalidInputError(
+                f"{str(current)[:80]!r} is not a version that this saver can increment. It must begin with a number."
+            ) from None
+        # From the operating system, because a graph that seeds `random` would repeat its versions in every fork.
         return f"{count + 1:032}.{secrets.randbits(40):013}"

@@ -1,4 +1,4 @@
-"""What LangGraph's configs say, read without importing LangGraph."""
+"""Reads LangGraph's configs without importing LangGraph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def configurable(config: RunnableConfig) -> Mapping[str, Any]:
     """The `configurable` part of a config.
 
     Raises:
-        InvalidConfigError: There is none.
+        InvalidConfigError: The config has no such part.
     """
     found = config.get("configurable") if isinstance(config, Mapping) else None
     if not isinstance(found, Mapping):
@@ -32,10 +32,10 @@ def configurable(config: RunnableConfig) -> Mapping[str, Any]:
 
 
 def text_of(found: Mapping[str, Any], key: str, *, default: Any = _MISSING) -> str:
-    """A text that a config's `configurable` has.
+    """The text under a key of a config's `configurable`.
 
     Raises:
-        InvalidConfigError: It has none, and there is no default; or another type is there.
+        InvalidConfigError: The key is missing and there is no default, or its value is of another type.
     """
     value = found.get(key)
     if value is None:
@@ -47,7 +47,7 @@ def text_of(found: Mapping[str, Any], key: str, *, default: Any = _MISSING) -> s
     if isinstance(value, str):
         return value
     if key == "thread_id":
-        return str(value)  # Postgres' saver takes ints and UUIDs too.
+        return str(value)  # PostgresSaver takes ints and UUIDs too.
     raise InvalidConfigError(f"{key!r} in the config is of type {type(value).__name__}; it must be a str.")
 
 
@@ -64,9 +64,9 @@ def checkpoint_id_of(config: RunnableConfig) -> str | None:
 
 
 def named(config: object) -> dict[str, Any]:
-    """What a config names of a call's thread, namespace, checkpoint and run, whatever else is wrong with it."""
+    """The thread, namespace, checkpoint and run that a config names, even if the config is otherwise invalid."""
     found = _part(config, "configurable")
-    # As LangGraph makes a checkpoint's metadata of them.
+    # In the order in which LangGraph merges them into a checkpoint's metadata.
     runs = (_part(config, "metadata").get("run_id"), found.get("run_id"))
     ids = {key: found.get(key) for key in ("thread_id", "checkpoint_ns", "checkpoint_id")}
     return {
@@ -81,7 +81,7 @@ def _part(config: object, name: str) -> Mapping[Any, Any]:
 
 
 def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
-    """The config that names one checkpoint; `thread_id` as the caller gave it."""
+    """The config that names one checkpoint. `thread_id` has the type that the caller used."""
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
 
 
@@ -89,17 +89,17 @@ def check_type(what: str, value: Any, kind: type) -> None:
     """Raise for an argument of another type.
 
     Raises:
-        InvalidInputError: It is of another type.
+        InvalidInputError: The argument is of another type.
     """
     if not isinstance(value, kind):
         raise InvalidInputError(f"{what} is of type {type(value).__name__}; it must be a {kind.__name__}.")
 
 
 def seconds_of(what: str, time: datetime) -> float:
-    """A time in seconds since the epoch; local if it names no zone.
+    """A datetime as seconds since the epoch. Without a time zone, it is local time.
 
     Raises:
-        InvalidInputError: It is no datetime, or the system cannot tell when it is, such as the year 1 in local time.
+        InvalidInputError: It is not a datetime, or the system cannot convert it, such as the year 1 in local time.
     """
     check_type(what, time, datetime)
     try:
@@ -107,7 +107,7 @@ def seconds_of(what: str, time: datetime) -> float:
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidInputError(
             f"{what} is {time.isoformat()}, which this system cannot convert to a time stamp. Pass a datetime with a "
-            "time zone, or one that is not so far from now."
+            "time zone, or one closer to now."
         ) from error
 
 
@@ -116,7 +116,7 @@ def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str 
 
     Raises:
         InvalidConfigError: The config names no checkpoint.
-        InvalidInputError: The label is no text, or longer than 500 characters.
+        InvalidInputError: The label is not a str, or is longer than 500 characters.
     """
     check_type("label", label, str)
     if len(label) > 500:
@@ -124,7 +124,7 @@ def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str 
     try:
         label.encode()
     except UnicodeEncodeError:
-        raise InvalidInputError(f"The label {label!r} cannot be stored: it is no valid Unicode.") from None
+        raise InvalidInputError(f"The label {label!r} cannot be stored: it is not valid Unicode.") from None
     return (*_named(config), label)
 
 
@@ -143,10 +143,10 @@ def _named(config: RunnableConfig) -> tuple[str, str, str]:
 
 
 def check_found(request: tuple[str, str, str, str | None], found: bool) -> None:
-    """Raise for a checkpoint that is not there.
+    """Raise for a checkpoint that does not exist.
 
     Raises:
-        InvalidConfigError: It is not there.
+        InvalidConfigError: The checkpoint does not exist.
     """
     if not found:
         thread_id, ns, checkpoint_id, _ = request

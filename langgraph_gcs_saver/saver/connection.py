@@ -1,7 +1,7 @@
 """`Connection`: how a store is opened, set up and closed. `GCSSaver` and `Admin` are two ways to use one.
 
-LangGraph is not imported, so a command that lists, moves or deletes threads starts in a fraction of the time that an
-agent needs.
+This module does not import LangGraph. So a command that lists, moves or deletes threads starts in a fraction of the
+time that an agent needs.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ C = TypeVar("C", bound="Connection")
 logger = logging.getLogger("langgraph_gcs_saver")
 
 _SHARED = ("serde", "_options", "_subscribers", "_contexts", "_backend")
-"""What all ways to use one store have in common."""
+"""The attributes that all ways to use one store share."""
 
 
 class Connection:
-    """A store that is open, with all that acts on it: what `GCSSaver` and `Admin` have in common.
+    """An open store, with everything that acts on it: the base of `GCSSaver` and `Admin`.
 
     Attributes:
-        serde: The serializer. If none is given, it is a `langgraph_gcs_saver.portable.PortableSerializer`, which
-            imports nothing that a value names.
+        serde: The serializer. The default is a `langgraph_gcs_saver.portable.PortableSerializer`, which imports no
+            class that a value names.
     """
 
     serde: SerializerProtocol
 
     _companions: tuple[Companion, ...] = ()
-    """What rides in the commits of puts and pending writes. This package's own features set it; it is no option."""
+    """The companions of `put` and `put_writes`. Features of this package set them; they are not an option."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Connection:
         **options: Any,
     ) -> None:
         if serde is None:
-            from langgraph_gcs_saver.portable import PortableSerializer  # noqa: PLC0415 - not for savers
+            from langgraph_gcs_saver.portable import PortableSerializer  # noqa: PLC0415 - savers do not need it
 
             serde = PortableSerializer()
         self.serde = serde
@@ -88,7 +88,7 @@ class Connection:
         if stores is None:
             if bucket is None:
                 raise InvalidOptionError("GCSSaver needs a bucket, or use GCSSaver.from_conn_string(…).")
-            from langgraph_gcs_saver.stores.google import clients  # noqa: PLC0415 - not for all stores
+            from langgraph_gcs_saver.stores.google import clients  # noqa: PLC0415 - other stores do not need it
 
             name = clients.bucket_name(bucket)
             address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
@@ -116,17 +116,17 @@ class Connection:
         """Open the store that a connection string names.
 
         `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH` is Cloud Storage and Firestore; all
-        but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and frames.
-        `memory:` is a new and empty store that only this saver sees, for unit tests; nothing survives the process.
-        `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
+        parts but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and
+        frames. `memory:` is a new and empty store that only this saver sees, for unit tests; nothing survives the
+        process. `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
 
         Args:
             conn_string: The connection string.
-            options: `serde`, `credentials`, and what `langgraph_gcs_saver.options.Options` has.
+            options: `serde`, `credentials`, and the options in `langgraph_gcs_saver.options.Options`.
 
         Raises:
-            InvalidURIError: It names no store.
-            InvalidOptionError: An option is unknown or out of its range, or nothing names a project.
+            InvalidURIError: The connection string names no store.
+            InvalidOptionError: An option is unknown or outside its range, or nothing names a project.
             PermissionDeniedError: There are no credentials.
         """
         address = parse(conn_string)
@@ -152,7 +152,7 @@ class Connection:
             **options,
         )
 
-    # Life
+    # Lifetime
 
     def __enter__(self) -> Self:
         return self
@@ -181,16 +181,17 @@ class Connection:
     def subscribe(self, handler: EventHandler) -> Callable[[], None]:
         """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).
 
-        Any number of handlers can subscribe, at any time and from any thread, beside the option `on_event`. They are
-        called one after another on the thread that works, in a coroutine on its event loop, so keep them short. A
-        handler that raises is logged, and the call goes on. A process that forks takes its handlers along.
+        Any number of handlers can subscribe, at any time and from any thread, in addition to the option `on_event`.
+        They are called one after another, on the thread that does the work; in a coroutine, on its event loop. So keep
+        them short. If a handler raises, the exception is logged and the call continues. A forked process keeps the
+        handlers.
 
         Args:
             handler: Called with one event.
 
         Returns:
-            A function that ends this subscription; call it as often as you like. A call that is reporting an event
-            meanwhile may still report it.
+            A function that ends this subscription. You can call it several times. A call that is reporting an event at
+            that moment may still pass it to the handler.
 
         Raises:
             InvalidInputError: The handler is not callable.
@@ -208,19 +209,19 @@ class Connection:
     ) -> SetupReport:
         """Create the bucket if it is missing, and check that documents and objects can be written.
 
-        Idempotent and optional. It logs warnings, and returns them: what these credentials may not do, and which
-        settings of others endanger what is stored. Lifecycle rules that delete objects by age do, because later steps
-        build on old objects.
+        Idempotent and optional. It logs and returns warnings: what these credentials may not do, and which settings by
+        other users endanger stored data. An example is a lifecycle rule that deletes objects by age, because later
+        steps build on old objects.
 
         Args:
-            location: Where to create the bucket, such as `europe-west1`; if not given, Cloud Storage's default,
-                the multi-region `US`. It gets uniform bucket-level access, and public access is prevented.
-            platform: Also set what the platform can do by itself, and leave what others have set: lifecycle rules move
-                objects to Nearline storage after 30 days and abort incomplete multipart uploads after 7, and fields
-                that no query filters by leave Firestore's indexes. What these credentials may not set is in the
-                report's `missing`. `docs/guides/platform-settings.md` names the roles.
-            write_settings: A directory to write the same settings to, as files for someone else to apply. Without any
-                rights, `langgraph_gcs_saver.write_settings` does it.
+            location: Where to create the bucket, such as `europe-west1`; by default in the multi-region `US`, as Cloud
+                Storage does. The bucket gets uniform bucket-level access, and public access is prevented.
+            platform: Also apply settings of the platform, and keep those that other users have made. Lifecycle rules
+                move objects to Nearline storage after 30 days, and abort incomplete multipart uploads after 7 days.
+                Fields that no query filters by are removed from Firestore's indexes. The report's `missing` names the
+                settings that these credentials may not apply. `docs/guides/platform-settings.md` names the roles.
+            write_settings: A directory to write the same settings to, as files that an administrator can apply.
+                `langgraph_gcs_saver.write_settings` does this without any permissions.
 
         Raises:
             PermissionDeniedError: Documents or objects cannot be written.
@@ -247,8 +248,8 @@ class Connection:
     def ping(self) -> None:
         """Raise if the store cannot be reached: one small read of the database and one of the bucket, at the same time.
 
-        For a readiness check. Returns if both answer, whatever is stored. Liveness needs no store: a process that
-        cannot reach it is not repaired by a restart.
+        Use it for a readiness check. It returns if both services answer, regardless of what is stored. Do not use it as
+        a liveness check, because a restart does not help a process that cannot reach the store.
 
         Raises:
             StoreNotFoundError: The database or the bucket does not exist.
@@ -262,7 +263,7 @@ class Connection:
         """Asynchronous twin of `ping`."""
         await arun(flows.setup.ping(), self._backend)
 
-    # What every call needs
+    # Needed by every call
 
     @property
     def _context(self) -> Context:
@@ -270,12 +271,12 @@ class Connection:
 
     @property
     def _loads(self) -> Loads:
-        # Bound when called, for `with_allowlist` swaps the serialiser of a copy.
+        # Bound at each call, because LangGraph's `with_allowlist` changes the serializer of a copy of the saver.
         return partial(loads, self.serde)
 
 
 def beside(open_already: Connection, kind: type[C]) -> C:
-    """Another way to use a store that is open; it is closed with that."""
+    """Another way to use an open store, which is closed with that store."""
     shared = vars(open_already)
     made = kind.__new__(kind)
     vars(made).update({name: shared[name] for name in _SHARED})
@@ -300,7 +301,7 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
 
 
 def _admit_to(contexts: PerProcess[Context]) -> Admit:
-    """Lets a flow reach only the store that belongs to the saver's bucket and prefix."""
+    """An `Admit` that lets a flow reach only the store that belongs to the saver's bucket and prefix."""
 
     def admit(flow: Flow[T], /) -> Flow[T]:
         return places.admit(flow, contexts.get().binding)
@@ -309,7 +310,7 @@ def _admit_to(contexts: PerProcess[Context]) -> Admit:
 
 
 def _reported(report: SetupReport, directory: str | os.PathLike[str] | None) -> SetupReport:
-    """The report, after its settings were written to the directory, if there is one."""
+    """The report, after its warnings were logged, and its settings were written to the directory if there is one."""
     for line in (*report.missing, *report.warnings):
         logger.warning(line)
     if directory is not None:

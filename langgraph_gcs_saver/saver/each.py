@@ -1,4 +1,4 @@
-"""`Each`: results that come one by one, for `for` and for `async for`."""
+"""`Each`: results that come one by one, with `for` or `async for`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ T = TypeVar("T")
 class Each(Generic[T]):
     """Results that are read while you iterate: with `for`, or in a coroutine with `async for`.
 
-    Nothing is read before the iteration asks for it. Each iteration begins again, so `list` of it twice reads twice.
+    Nothing is read before the iteration needs it. Each iteration starts again, so calling `list` on it twice reads
+    twice.
     """
 
     def __init__(self, begin: Callable[[], Pages[T]], backend: Backend) -> None:

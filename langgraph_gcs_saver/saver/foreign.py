@@ -1,10 +1,10 @@
-"""Another checkpointer, as a migration reads it: whatever LangGraph's interface tells, and nothing of how it stores.
+"""Another checkpointer, as a migration reads it: only through LangGraph's interface.
 
-Where both sides use LangGraph's serialiser, values are carried over as they were serialised: no class is imported to
-read them, none can get lost, and what is compared is bytes.
+If both sides use LangGraph's serializer, values are copied in their serialized form. So no class is imported to read
+them, no class can be missing, and bytes are compared.
 
-A store of this library tells one thing more: whether it is whole. `list` steps over damaged checkpoints, so such a
-source is verified first, and is migrated only if nothing is damaged.
+A store of this library can also report whether it is whole. Its `list` skips damaged checkpoints, so such a source is
+verified first, and is migrated only if nothing is damaged.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ _SWAPPABLE = frozenset(
         "langgraph_gcs_saver.saver.checkpointer",
     }
 )
-"""Modules of checkpointers known to read with their attribute `serde`, and with nothing else."""
+"""Modules of checkpointers that are known to read only with their attribute `serde`."""
 
 _NEEDS_OBJECTS = (
-    "it can only be read by making objects of its values, which imports and calls what they name. If you trust the "
-    "source, migrate with LangGraph's JsonPlusSerializer as `serde`; on the command line that is --import-classes."
+    "it can only be read by making objects from its values, which imports and calls the classes that they name. If you "
+    "trust the source, migrate with LangGraph's JsonPlusSerializer as `serde`; on the command line, pass "
+    "--import-classes."
 )
 
 
@@ -65,13 +66,12 @@ class Foreign:
 
     Args:
         saver: The checkpointer.
-        serde: What values are serialized with here. A `PortableSerializer` makes no objects of values, and then no
-            serializer of the checkpointer is asked to.
-        admin_of: Gives the administration of a store of this library, and `None` for any other checkpointer.
+        serde: The serializer of the target. A `PortableSerializer` makes no objects from values, and then no serializer
+            of the checkpointer is called to make any.
+        admin_of: Returns the `Admin` of a store of this library, and `None` for any other checkpointer.
 
     Raises:
-        SerializationError: It is a `PortableSerializer`, and the checkpointer may read with another serializer all the
-            same.
+        SerializationError: `serde` is a `PortableSerializer`, but the checkpointer may read with another serializer.
     """
 
     def __init__(self, saver: Reader, serde: SerializerProtocol, admin_of: Callable[[Reader], Admin | None]) -> None:
@@ -81,7 +81,7 @@ class Foreign:
         self.makes_objects = not isinstance(serde, PortableSerializer)
         is_swappable = type(serde) is JsonPlusSerializer or type(saver).__module__ in _SWAPPABLE
         if type(saver.serde) is JsonPlusSerializer and is_swappable:
-            # As LangGraph's `with_allowlist` does: most savers ask for the serializer at each call.
+            # As LangGraph's `with_allowlist` does. Most savers look up the serializer at each call.
             portable = copy.copy(saver)
             portable.serde = PortableSerializer()
             self._ways.append((portable, portable.serde))
@@ -95,44 +95,44 @@ class Foreign:
         ask: Callable[[Reader, SerializerProtocol], T],
         aask: Callable[[Reader, SerializerProtocol], Awaitable[T]],
     ) -> AskSaver[T]:
-        """Ask in one way, or else in the other.
+        """Read in each possible way until one works.
 
-        The first does not work for a saver that keeps the serialiser that it was made with, nor for what LangGraph
-        wrote long ago, as JSON or pickles. The last one tells what is wrong.
+        The first way does not work for a saver that keeps the serializer that it was made with. It also does not work
+        for JSON or pickles from old versions of LangGraph. If all ways fail, the error of the last one is raised.
         """
 
         def asked() -> T:
             for way in self._ways[:-1]:
                 with suppress(Exception):
                     return ask(*way)
-            with _told():
+            with _as_source_errors():
                 return ask(*self._ways[-1])
 
         async def aasked() -> T:
             for way in self._ways[:-1]:
                 with suppress(Exception):
                     return await aask(*way)
-            with _told():
+            with _as_source_errors():
                 return await aask(*self._ways[-1])
 
         return AskSaver(asked, aasked)
 
     def check_makes_objects(self, what: str) -> None:
-        """Raise for what can only be read by making objects, if that is not to be done.
+        """Raise for data that can only be read by making objects, if this migration makes none.
 
         Raises:
-            SerializationError: It is not.
+            SerializationError: This migration makes no objects.
         """
         if not self.makes_objects:
             raise SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
     def no_checkpoint(self, checkpoint_id: str) -> GCSSaverError:
-        """The error for what is in another form than a checkpoint; LangGraph wrote JSON once, and pickles."""
-        what = f"The checkpointer gives {checkpoint_id!r} in a form that is not a checkpoint's"
+        """The error for data that does not have the form of a checkpoint: LangGraph once wrote JSON and pickles."""
+        what = f"The checkpointer returns {checkpoint_id!r} in a form that is not a checkpoint's"
         return SourceError(f"{what}.") if self.makes_objects else SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
     def thread_ids(self) -> AskSaver[list[Any]]:
-        """The ids of all threads, in the order in which they are listed; some may have no checkpoints."""
+        """The ids of all threads, in the order of the listing. Some may have no checkpoints."""
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Any]:
             if (admin := self.admin_of(reader)) is not None:
@@ -147,7 +147,7 @@ class Foreign:
         return self.asking(ask, aask)
 
     def thread(self, thread_id: Any, context: Context) -> ForeignThread:
-        """A thread of it."""
+        """A thread of this checkpointer."""
         return ForeignThread(self, thread_id, context)
 
 
@@ -156,7 +156,7 @@ class ForeignThread:
 
     Args:
         foreign: The checkpointer.
-        thread_id: The thread, as that names it.
+        thread_id: The thread, as the checkpointer names it.
         context: The context of the saver to migrate to.
     """
 
@@ -166,7 +166,7 @@ class ForeignThread:
         self._context = context
 
     def listed(self) -> AskSaver[list[Listed]]:
-        """All its checkpoints, in the order in which they are listed."""
+        """All its checkpoints, in the order of the listing."""
         config: RunnableConfig = {"configurable": {"thread_id": self._thread_id}}
         thread_id = str(self._thread_id)
 
@@ -183,7 +183,7 @@ class ForeignThread:
         return self._foreign.asking(ask, aask)
 
     def given(self, one: Listed) -> AskSaver[Given | None]:
-        """One of them; `None` if it is gone."""
+        """One of its checkpoints; `None` if it is gone."""
         config = configs.config_of(self._thread_id, one.ns, one.checkpoint_id)
 
         def ask(reader: Reader, serde: SerializerProtocol) -> Given | None:
@@ -202,15 +202,15 @@ class ForeignThread:
         if isinstance(serde, PortableSerializer):
             values = [value for _, _, value in found.pending_writes or ()]
             if not _is_portable([found.checkpoint, found.metadata, values]):
-                raise SourceError(f"The checkpointer read {one.checkpoint_id!r} with a serialiser of its own.")
+                raise SourceError(f"The checkpointer read {one.checkpoint_id!r} with a serializer of its own.")
         thread_id = str(self._thread_id)
         config: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": one.ns}}
         parent_id = _parent_of(found)
         if parent_id is not None:
             config["configurable"]["checkpoint_id"] = parent_id
         versions = found.checkpoint["channel_versions"]
-        # All channels as new: what another saver gives with an unchanged version may be another value, and one that is
-        # the same as its parent's is stored once all the same.
+        # All channels count as new, because another saver may return another value with an unchanged version. A value
+        # that equals its parent's is stored only once nevertheless.
         put = arguments.put_request(
             config,
             found.checkpoint,
@@ -221,7 +221,7 @@ class ForeignThread:
             now=time.time(),
         )
         if any(isinstance(value, Stored) for value in (found.metadata or {}).values()):
-            # What queries find goes by what the objects are equal to, such as an enumeration's text.
+            # Queries compare with the values that the objects equal, such as an enumeration's text.
             self._foreign.check_makes_objects(f"Metadata of checkpoint {one.checkpoint_id!r} holds an object")
             put = replace(put, index=arguments.index(loads(self._foreign.serde, put.metadata), self._context))
         where = f"of checkpoint {one.checkpoint_id!r}, thread {thread_id!r}"
@@ -241,15 +241,15 @@ class ForeignThread:
 
 
 def pending(given: list[tuple[str, str, Any]], dump: Callable[[str, Any], Serialized]) -> list[PendingWrite]:
-    """Pending writes with what makes a reader give them in the order in which they were given.
+    """Pending writes with paths and numbers that make a reader return them in the order of `given`.
 
-    A saver is told the path of each task and the number of each write, and orders by the path, the task and the number;
-    it gives the order only. Numbers are counted again. Paths are made up where the order of the tasks' ids is another
-    one; they come before all of LangGraph's own, but for those that are empty.
+    A saver receives the path of each task and the number of each write. It orders writes by path, task and number, but
+    returns only the order. So numbers are counted again. Where the order differs from that of the tasks' ids, paths are
+    invented. These sort before all of LangGraph's paths, except empty ones.
 
     Args:
         given: Tasks, channels and values.
-        dump: Serialises the value of a write to a channel.
+        dump: Serializes the value of a write to a channel.
     """
     found: list[PendingWrite] = []
     counts: dict[str, int] = {}
@@ -273,11 +273,11 @@ def _dump(serde: SerializerProtocol, where: str, channel: str, value: Any) -> Se
 
 
 def _is_same(serde: SerializerProtocol, one: Serialized, other: Serialized) -> bool:
-    """Whether two values are equal whose bytes differ, such as sets in another order."""
+    """Whether two values with different bytes are equal, such as sets in another order."""
     left, right = loads(serde, one), loads(serde, other)
     try:
         return type(left) is type(right) and bool(left == right)
-    except Exception:  # noqa: BLE001 - arrays and the like raise anything when they are compared; then bytes decide
+    except Exception:  # noqa: BLE001 - comparing arrays may raise any exception; then the bytes decide
         return False
 
 
@@ -285,7 +285,7 @@ _PORTABLE = (type(None), bool, int, float, str, bytes, bytearray, Stored, Opaque
 
 
 def _is_portable(value: Any) -> bool:
-    """Whether a value is what `PortableSerializer` reads, to the type: it would write a date as text."""
+    """Whether all types in a value are those that `PortableSerializer` reads. It would write a date as text."""
     kind = type(value)
     if kind is dict:
         return all(_is_portable(list(key) if type(key) is tuple else key) for key in value) and all(
@@ -298,24 +298,25 @@ def _id_of(thread: ThreadInfo) -> str:
     """The id of a thread in a store of ours."""
     if thread.thread_id is None:
         raise SourceError(
-            f"The source has a thread, stored as {thread.segment!r}, of which everything that says its id is damaged. "
-            "Nothing was migrated. Name the threads to migrate, or delete or restore that one in the source first."
+            f"The source has a thread, stored as {thread.segment!r}, whose id cannot be read, because all data that "
+            "contains it is damaged. Nothing was migrated. Name the threads to migrate, or first delete or restore "
+            "that one in the source."
         )
     return thread.thread_id
 
 
 def _check_whole(thread_id: str, findings: Iterable[Finding]) -> None:
-    """Raise if a thread in a store of ours is damaged: `list` would leave out what cannot be read."""
+    """Raise if a thread in a store of ours is damaged, because `list` would skip what cannot be read."""
     wrong = [one for one in findings if one.is_damage]
     if not wrong:
         return
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     if any(one.kind == "clear" for one in wrong):
-        advice = "To migrate what is in clear, pass `accept_clear=True` to the source, and call again."
+        advice = "To migrate data that is in clear, pass `accept_clear=True` to the source, and call again."
     else:
-        advice = "Repair it there with `repair`, which sets aside what is lost, or delete it; then call again."
+        advice = "Repair it there with `repair`, which sets aside what is lost, or delete it. Then call again."
     raise SourceError(
-        f"Thread {thread_id!r} was not migrated: it is not whole in the source. `verify` reports there: "
+        f"Thread {thread_id!r} was not migrated, because it is damaged in the source. `verify` reports there: "
         f"{wrong[0]}{more}. {advice}"
     )
 
@@ -337,14 +338,14 @@ def _listed(found: CheckpointTuple) -> Listed:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Whatever another checkpointer raises as a `SourceError`."""
+def _as_source_errors() -> Iterator[None]:
+    """Raise exceptions of another checkpointer as a `SourceError`."""
     try:
         yield
     except GCSSaverError:
         raise
-    except Exception as error:  # Another saver may raise anything; all of it means the same here.
+    except Exception as error:  # Another saver may raise any exception. All of them mean the same here.
         raise SourceError(
             f"The checkpointer to migrate from failed: {type(error).__name__}: {error}. Nothing that was migrated "
-            "before is lost; call again to go on."
+            "before is lost. Call again to continue."
         ) from error

@@ -649,7 +649,7 @@ def test_a_thread_whose_id_nothing_tells(make_saver, tmp_path):
     with GCSSaver.from_conn_string(uri) as source, make_saver() as saver:
         ids = [one.thread_id for one in source.admin.threads()]
         assert ids == [None]
-        with pytest.raises(SourceError, match="everything that says its id is damaged"):
+        with pytest.raises(SourceError, match="whose id cannot be read"):
             saver.admin.migrate(source)
 
 
