@@ -92,9 +92,9 @@ _LATER = {
     ),
     "saver.checkpointer": ("GCSSaver",),
 }
-"""What is imported when it is first asked for.
+"""Names that are imported on first use.
 
-Most processes only save and load, and start in half the time. The command line needs LangGraph for few commands.
+Most processes only save and load, and so start in half the time. The command line needs LangGraph for few commands.
 """
 
 

@@ -18,23 +18,23 @@ _PARAMETERS = ("project", "database", "root")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _HARMLESS = re.compile(r"[\w ./%()~+-]*\Z")
-"""What holds no user name, password or parameter: these stand before and behind other characters."""
+"""Text that holds no user name, password or parameter, because those need other characters around them."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,19}(?=://)", re.IGNORECASE)
 
 APPS = "lg_apps"
-"""Collection of the documents below which stores lie that have a prefix and no `root` of their own."""
+"""The collection with one document for each store that has a prefix and no `root`; the store is below its document."""
 
 MAX_PREFIX = 150
-"""Longest prefix of object names, in bytes: with four encoded ids of 200 a name stays within Cloud Storage's 1,024."""
+"""Longest prefix of object names, in bytes: with four encoded ids of 200, a name fits into Cloud Storage's 1,024."""
 
 
 def _shown(text: str | None) -> str:
-    """A part of a connection string for a message: whole, unless it may hold a password."""
+    """A part of a connection string, as a message shows it: not at all if it may hold a password."""
     return (
         repr(text)
         if text is None or _HARMLESS.match(unquote(text))
-        else "what stands there (not shown, because it may hold a password)"
+        else "what the string has there (not shown, because it may hold a password)"
     )
 
 
@@ -44,11 +44,11 @@ class GoogleAddress:
 
     Attributes:
         bucket: The bucket's name.
-        prefix: What names of objects begin with, without a slash at the end; may be empty.
+        prefix: The prefix of all object names, without a slash at the end; may be empty.
         project: The project, or `None` for the environment's.
         database: The Firestore database.
-        root: Path of the document below which collections lie, empty for the database's top; made of the prefix if not
-            given, so that two prefixes are two stores.
+        root: Path of the document that the collections are below, empty for the top of the database. If it is not
+            given, it is derived from the prefix, so that two prefixes are two stores.
     """
 
     bucket: str
@@ -73,13 +73,11 @@ class GoogleAddress:
         segments = self.prefix.split("/") if self.prefix else []
         if len(self.prefix.encode()) > MAX_PREFIX or any(s in {"", ".", ".."} for s in segments):
             raise InvalidURIError(
-                f"{_shown(self.prefix)} is not a prefix: at most {MAX_PREFIX} bytes, segments that are not empty, "
-                f"'.' or '..'. The form is {_GCS_FORM}."
+                f"{_shown(self.prefix)} is not a prefix. A prefix has at most {MAX_PREFIX} bytes, and no segment of it "
+                f"is empty, '.' or '..'. The form is {_GCS_FORM}."
             )
         if re.search(r"[\x00-\x1f\x7f#?*\[\]]", self.prefix):
-            raise InvalidURIError(
-                "The prefix holds a character that is unsafe in names of objects, as '#' and '?' are."
-            )
+            raise InvalidURIError("The prefix holds a character that is unsafe in object names, such as '#' or '?'.")
         if self.root is None:
             object.__setattr__(self, "root", f"{APPS}/{_app(self.prefix)}" if self.prefix else "")
         segments = self.root.split("/") if self.root else []
@@ -92,7 +90,7 @@ class GoogleAddress:
 
 def _app(prefix: str) -> str:
     name = keys.enc(prefix)
-    return "~" + name if name.startswith("__") else name  # Firestore keeps `__.*__` for itself
+    return "~" + name if name.startswith("__") else name  # Firestore reserves `__.*__`
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +102,14 @@ class LocalAddress:
 
 @dataclass(frozen=True, slots=True)
 class MemoryAddress:
-    """Where `memory:` points: each saver that is opened by it gets a store of its own."""
+    """Where `memory:` points: each saver that opens it gets a store of its own."""
 
 
 def _unquote(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidURIError("A part of the connection string is not UTF-8 when its '%' escapes are undone.") from None
+        raise InvalidURIError("The '%' escapes in the connection string do not decode to UTF-8.") from None
 
 
 Address = GoogleAddress | LocalAddress | MemoryAddress
@@ -122,7 +120,7 @@ def parse(uri: str) -> Address:
     """Parse a connection string.
 
     Raises:
-        InvalidURIError: It names no store; the message shows the forms.
+        InvalidURIError: The string names no store; the message shows the valid forms.
     """
     forms = f"The forms are {_GCS_FORM}, {_FILE_FORM} and {_MEMORY_FORM}"
     if not isinstance(uri, str):
@@ -147,19 +145,19 @@ def parse(uri: str) -> Address:
             raise InvalidURIError(f"A store in memory has no name and no parameters. The form is {_MEMORY_FORM}")
         return MemoryAddress()
     if parts.scheme != "gs":
-        # What else it says is not shown: of another service's it may be a password.
+        # The rest is not shown, because a connection string of another service may hold a password.
         scheme = _SCHEME.match(uri)
-        told = (
+        given_form = (
             f"The connection string begins with {scheme[0]}://, which"
             if scheme
             else "The connection string has a form that"
         )
-        raise InvalidURIError(f"{told} this library does not know. {forms}")
+        raise InvalidURIError(f"{given_form} this library does not know. {forms}")
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - set(_PARAMETERS))
     if unknown:
         raise InvalidURIError(
-            f"Unknown parameter {_shown(unknown[0])} in the connection string. There are: {', '.join(_PARAMETERS)}; "
+            f"Unknown parameter {_shown(unknown[0])} in the connection string. It takes {', '.join(_PARAMETERS)}; "
             "everything else is an option of from_conn_string."
         )
     return GoogleAddress(

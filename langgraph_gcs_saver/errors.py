@@ -1,30 +1,30 @@
-"""The exceptions of this library, grouped by what a handler would do.
+"""The exceptions of this library, grouped by how a caller handles them.
 
     GCSSaverError
-    ├── InvalidInputError (ValueError)      mend the call: nothing was written
+    ├── InvalidInputError (ValueError)      fix the call: nothing was written
     │   ├── InvalidURIError                 a connection string that names no store
     │   ├── InvalidOptionError              an option outside its range
-    │   ├── InvalidConfigError (KeyError)   a `RunnableConfig` without what the method needs
-    │   ├── InvalidIdError                  an id that the services cannot hold
-    │   └── ValueTooLargeError              a value over `max_value_bytes`: raise it, or store less in the state
-    ├── SerializationError (TypeError)      mend the state or the serialiser; a write that failed wrote nothing
+    │   ├── InvalidConfigError (KeyError)   a `RunnableConfig` that lacks what the method needs
+    │   ├── InvalidIdError                  an id that the services cannot store
+    │   └── ValueTooLargeError              a value over `max_value_bytes`: raise the limit, or store less in the state
+    ├── SerializationError (TypeError)      fix the state or the serializer; a write that failed wrote nothing
     ├── SaverClosedError (RuntimeError)     make a new saver
-    ├── DamageError                         stored data is not what was written
+    ├── DamageError                         stored data is missing, or is not what was written
     │   └── CheckpointCorruptError          … of one checkpoint: read another, or repair it
     ├── WrongKeyError                       encrypted with another key: pass the `cipher` that wrote it
-    ├── ClearTextError                      not protected by the `cipher`: see whose it is; `accept_clear` or repair
+    ├── ClearTextError                      not protected by the `cipher`: see its origin; `accept_clear` or repair
     ├── UnsupportedFormatError              stored by a newer version: upgrade this library
     ├── ConflictError                       lost too many races for one document: call again
-    └── StoreError                          the service said no
+    └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
         ├── WrongStoreError                 name the bucket and prefix that the documents belong to, or call `rebind`
         ├── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
-        ├── CheckpointVerificationError     the service gives back something else than was written: nothing is visible
-        └── SourceError                     another checkpointer, that is migrated from, failed: see what it raised
+        ├── CheckpointVerificationError     the service returns other data than was written: nothing is visible
+        └── SourceError                     the checkpointer that a migration reads from failed: see its exception
 
-Each class has a `kind`: a stable, machine-readable word, only ever added to. Messages name threads, checkpoints and
-channels, never state content or credentials.
+Each class has a `kind`: a stable, machine-readable word. New kinds may be added; existing ones never change. Messages
+name threads, checkpoints and channels, never state content or credentials.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class GCSSaverError(Exception):
     """Base of every error that this library raises on purpose.
 
     Attributes:
-        store: The name of the store that the error comes from, if the call uses several: `source` and `target` of a
-            transfer.
+        store: The name of the store that the error comes from, if the call uses several. In a transfer, it is `source`
+            or `target`.
     """
 
     kind: ClassVar[str] = "error"
@@ -46,13 +46,13 @@ class GCSSaverError(Exception):
     store: str | None = None
 
     def __str__(self) -> str:
-        # KeyError would show the repr of its message, quotes and all.
+        # KeyError would show the repr of its message, with quotes.
         message = str(self.args[0]) if self.args else ""
         return message if self.store is None else f"Store {self.store!r}: {message}"
 
 
 class InvalidInputError(GCSSaverError, ValueError):
-    """The call cannot be carried out as it is. Nothing was written."""
+    """An argument of the call is invalid. Nothing was written."""
 
     kind = "invalid-input"
     exit_code = 2
@@ -65,7 +65,7 @@ class InvalidURIError(InvalidInputError):
 
 
 class InvalidOptionError(InvalidInputError):
-    """An option of the wrong type or out of its range."""
+    """An option of the wrong type, or outside its range."""
 
     kind = "invalid-option"
 
@@ -77,24 +77,24 @@ class InvalidConfigError(InvalidInputError, KeyError):
 
 
 class InvalidIdError(InvalidInputError):
-    """An id that Firestore or Cloud Storage cannot hold as a name."""
+    """An id that Firestore or Cloud Storage cannot store as a name."""
 
     kind = "invalid-id"
 
 
 class ValueTooLargeError(InvalidInputError):
-    """A value that is, or that a stored manifest says to be, larger than the option `max_value_bytes`.
+    """A value is larger than the option `max_value_bytes`, or a stored manifest says that it is.
 
-    Also the values of one checkpoint, or its pending writes, that together have 64 times as much; and of what a writer
-    passes, more channels, fields, metadata or writes of one call than readers parse. A reader refuses a value before it
-    allocates anything, because frames can be made that decompress to any size.
+    Also raised if the values of one checkpoint, or its pending writes, together exceed 64 times that option. A writer
+    also raises it for more channels, fields, metadata or writes in one call than readers parse. A reader checks the
+    size before it allocates anything, because a crafted frame can decompress to any size.
     """
 
     kind = "value-too-large"
 
 
 class SerializationError(GCSSaverError, TypeError):
-    """A value that the serialiser cannot write, and then nothing was written; or bytes that it refuses to read."""
+    """The serializer cannot write a value, and nothing was written; or it does not read stored bytes."""
 
     kind = "serialization"
     exit_code = 3
@@ -108,7 +108,7 @@ class SaverClosedError(GCSSaverError, RuntimeError):
 
 
 class DamageError(GCSSaverError):
-    """Stored data is missing or differs from its digest."""
+    """Stored data is missing, or differs from its digest."""
 
     kind = "damage"
     exit_code = 4
@@ -128,8 +128,8 @@ class CheckpointCorruptError(DamageError):
         thread_id: The thread, as its document names it.
         checkpoint_ns: The namespace; empty for the root graph.
         checkpoint_id: The checkpoint that cannot be read.
-        channel: The channel whose value is damaged, if it is one channel's.
-        frame: Where the damaged bytes lie: a document's or an object's name.
+        channel: The channel whose value is damaged, if the damage is in one channel.
+        frame: The name of the document or object that holds the damaged bytes.
     """
 
     kind = "corrupt"
@@ -147,7 +147,7 @@ class CheckpointCorruptError(DamageError):
         where = _where(thread_id, checkpoint_ns, checkpoint_id, channel, frame)
         super().__init__(
             f"{reason} ({where}). Read another checkpoint of the thread by its `checkpoint_id`, "
-            "mend the thread with `repair`, or restore the stored bytes from a backup."
+            "fix the thread with `repair`, or restore the stored bytes from a backup."
         )
         self.reason = reason
         self.thread_id = thread_id
@@ -157,30 +157,30 @@ class CheckpointCorruptError(DamageError):
         self.frame = frame
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException's own would call the class with the finished message only.
+        # BaseException.__reduce__ would call the class with the finished message only.
         ids = {"thread_id": self.thread_id, "checkpoint_ns": self.checkpoint_ns, "checkpoint_id": self.checkpoint_id}
         return partial(type(self), channel=self.channel, frame=self.frame, **ids), (self.reason,)
 
 
 class WrongKeyError(GCSSaverError):
-    """An encrypted document that the saver's `cipher` cannot decrypt. It is not damaged: pass the right one."""
+    """The saver's `cipher` cannot decrypt a document. The document is not damaged: pass the cipher that wrote it."""
 
     kind = "wrong-key"
     exit_code = 8
 
 
 class ClearTextError(GCSSaverError):
-    """A saver with a `cipher` met what that does not vouch for: stored in clear, or not bound to its place.
+    """A saver with a `cipher` found data that it does not vouch for: stored in clear, or not bound to its place.
 
-    Either it was stored before the cipher was used, or before ciphertexts were bound; or somebody without the key put
-    it there. So it never becomes state, and nothing falls back.
+    The data was stored before the cipher was used or before ciphertexts were bound, or an attacker without the key
+    planted it. So the saver never returns it as state, and does not fall back to an older checkpoint.
 
     Attributes:
         thread_id: The thread, as its document names it.
         checkpoint_ns: The namespace; empty for the root graph.
         checkpoint_id: The checkpoint that is not read.
-        channel: The channel whose value it is, if it is one channel's.
-        frame: Where it lies: a document's or an object's name.
+        channel: The channel, if the data is the value of one channel.
+        frame: The name of the document or object that holds the data.
     """
 
     kind = "clear-text"
@@ -198,8 +198,8 @@ class ClearTextError(GCSSaverError):
     ) -> None:
         where = _where(thread_id, checkpoint_ns, checkpoint_id, channel, frame)
         super().__init__(
-            f"{reason} ({where}). Anyone who can write to the store could have made it. If the thread is from before "
-            "the cipher, open the saver with accept_clear=True until it is migrated; if not, `repair` sets it aside."
+            f"{reason} ({where}). Anyone who can write to the store could have made it. If the thread is older than "
+            "the cipher, open the saver with accept_clear=True until it is migrated. If not, `repair` sets it aside."
         )
         self.reason = reason
         self.thread_id = thread_id
@@ -221,27 +221,27 @@ class UnsupportedFormatError(GCSSaverError):
 
 
 class ConflictError(GCSSaverError):
-    """Other writers changed the same document more often than this call tries. Nothing was written; call again."""
+    """Other writers changed the same document at each attempt of this call. Nothing was written; call again."""
 
     kind = "conflict"
     exit_code = 6
 
 
 class StoreError(GCSSaverError):
-    """Firestore, Cloud Storage or the embedded store refused a request."""
+    """Firestore, Cloud Storage or the embedded store rejected a request."""
 
     kind = "store"
     exit_code = 7
 
 
 class PermissionDeniedError(StoreError, PermissionError):
-    """The credentials lack a permission; the message names the roles that give it."""
+    """The credentials lack a permission; the message names the roles that grant it."""
 
     kind = "permission-denied"
 
 
 class StoreNotFoundError(StoreError):
-    """The bucket, database or directory does not exist; `setup()` creates what it may."""
+    """The bucket, database or directory does not exist. `setup()` creates a bucket or directory if it may."""
 
     kind = "store-not-found"
 
@@ -249,32 +249,32 @@ class StoreNotFoundError(StoreError):
 class WrongStoreError(StoreError):
     """The documents belong to another bucket or prefix than the saver was given. Nothing was changed.
 
-    Name the right one. If the objects were moved on purpose, `rebind` says so to the store.
+    Name the right one. If the objects were moved on purpose, call `rebind`.
     """
 
     kind = "wrong-store"
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
-    """No answer before the deadline, or the service is unavailable. What was asked may have happened: call again."""
+    """No answer before the deadline, or the service is unavailable. The request may have taken effect: call again."""
 
     kind = "unavailable"
 
 
 class CheckpointVerificationError(StoreError):
-    """What the service gave back differs from what was written, each time that it was written.
+    """The service returned other data than was written, at each attempt.
 
-    What was written was withdrawn: no checkpoint or pending write of this call is visible. The state is still in the
-    caller's hands; call again, and see whether something changes data on its way (a proxy) or at rest.
+    The write was withdrawn: no checkpoint or pending write of this call is visible. The caller still has the state.
+    Call again, and find out whether something changes data in transit, such as a proxy, or at rest.
     """
 
     kind = "verification"
 
 
 class SourceError(StoreError):
-    """The checkpointer that a migration reads from failed; what it raised is the cause. Mend that, and call again.
+    """The checkpointer that a migration reads from failed; its exception is the cause. Fix that, and call again.
 
-    Also raised if that is a `GCSSaver` and the thread is damaged there: repair it there, and call again.
+    Also raised if the source is a `GCSSaver` in which the thread is damaged: repair it there, and call again.
     """
 
     kind = "source"
@@ -288,4 +288,4 @@ UNREADABLE = (
     ValueTooLargeError,
     WrongKeyError,
 )
-"""What a method raises because of what is stored of one thread; the other threads can be used all the same."""
+"""Errors that a method raises because of the stored data of one thread; the other threads remain usable."""

@@ -1,6 +1,7 @@
-"""What the saver reports while it works: typed, frozen events, and those who listen to them.
+"""What the saver reports while it works: typed, frozen events, and their subscribers.
 
-Events name threads, namespaces, checkpoints and channels, counts, bytes and seconds; never state content.
+Events contain names of threads, namespaces, checkpoints and channels, and counts, bytes and seconds. They never contain
+state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Outcome = Literal["stored", "found", "loaded", "recovered", "none", "failed", "i
 
 @record(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events; `level` is the `logging` level at which the log shows it."""
+    """Base of all events; `level` is the `logging` level at which an event is logged."""
 
     level: ClassVar[int] = logging.DEBUG
 
@@ -33,15 +34,15 @@ class Event:
 
 @record(frozen=True, slots=True, kw_only=True)
 class CallEnded(Event):
-    """Base of the events that LangGraph's calls end with, exactly one for each call.
+    """Base of the events that end LangGraph's calls, exactly one for each call.
 
-    The calls are `put`, `put_writes`, `get_tuple`, `get_delta_channel_history` and their asynchronous twins. A `list`
-    ends with one for each page that it reads.
+    The calls are `put`, `put_writes`, `get_tuple`, `get_delta_channel_history` and their asynchronous twins. `list`
+    reports one for each page that it reads.
 
     Attributes:
-        seconds: How long the call took, serialization included, by a clock that is never set back.
+        seconds: How long the call took, serialization included, by a monotonic clock.
         run_id: The run that called, if the config or the metadata name it.
-        outcome: How it ended.
+        outcome: How the call ended.
     """
 
     seconds: float
@@ -59,12 +60,12 @@ class CheckpointSaved(CallEnded):
     Attributes:
         lag: Seconds from the time in the checkpoint (`ts`) to the end of the call, by this machine's clock; `None` if
             the checkpoint has no such time.
-        channels: Channels with a value.
+        channels: Number of channels with a value.
         size: Bytes of their serialized values, inherited ones included.
-        inline_bytes: Bytes of frames stored in its document.
+        inline_bytes: Bytes of frames stored in the checkpoint's document.
         object_bytes: Bytes of frames uploaded to Cloud Storage.
         objects: Number of objects uploaded.
-        attempts: Commits tried; more than one after a conflict or a lost answer.
+        attempts: Number of commits tried; more than one after a conflict or a lost answer.
     """
 
     lag: float | None
@@ -78,9 +79,9 @@ class CheckpointSaved(CallEnded):
 
 @record(frozen=True, slots=True, kw_only=True)
 class WritesSaved(CallEnded):
-    """`put_writes` returned: what a task wrote is durable and visible.
+    """`put_writes` returned: a task's writes are durable and visible.
 
-    Its outcome is `stored`, or `found` if everything was there already, as when LangGraph repeats a call.
+    Its outcome is `stored`, or `found` if all of them were there already, as when LangGraph repeats a call.
 
     Attributes:
         task_id: The task.
@@ -89,7 +90,7 @@ class WritesSaved(CallEnded):
         inline_bytes: Bytes stored in documents.
         object_bytes: Bytes uploaded to Cloud Storage.
         objects: Number of objects uploaded.
-        attempts: Commits tried.
+        attempts: Number of commits tried.
     """
 
     task_id: str
@@ -103,16 +104,17 @@ class WritesSaved(CallEnded):
 
 @record(frozen=True, slots=True, kw_only=True)
 class PutFailed(CallEnded):
-    """`put` or `put_writes` raised. What it was to store may be there all the same, if an answer was lost.
+    """`put` or `put_writes` raised. If an answer was lost, the data may be stored nevertheless.
 
-    Its outcome is `failed`, or `interrupted` if the call was canceled or a signal ended it. The caller has the
-    exception, so the log does not warn.
+    Its outcome is `failed`, or `interrupted` if the call was canceled or a signal ended it. The level is not a warning,
+    because the caller has the exception.
 
     Attributes:
         call: The method, without the `a` of its asynchronous twin.
         error: The name of the exception's class.
-        kind: The stable word of this library's exceptions; empty for others.
-        message: What this library's exception says, which never is state; empty for others, which may quote it.
+        kind: The exception's `kind` if this library defines it; empty for other exceptions.
+        message: The exception's message if this library defines it, because that never contains state. Empty for other
+            exceptions, because their messages may.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -127,10 +129,10 @@ class PutFailed(CallEnded):
 class CheckpointLoaded(CallEnded):
     """`get_tuple` returned a checkpoint, read and verified.
 
-    Its outcome is `loaded`, or `recovered` if an older whole checkpoint was given in place of a damaged latest one.
+    Its outcome is `loaded`, or `recovered` if it returned an older whole checkpoint in place of a damaged latest one.
 
     Attributes:
-        channels: Channels with a value.
+        channels: Number of channels with a value.
         size: Bytes of the serialized values and pending writes.
         inline_bytes: Bytes of frames in its document.
         object_bytes: Bytes read from Cloud Storage.
@@ -144,15 +146,15 @@ class CheckpointLoaded(CallEnded):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointNotFound(CallEnded):
-    """`get_tuple` returned `None`: the thread is new, or it has no checkpoint of that id. Its outcome is `none`."""
+    """`get_tuple` returned `None`: the thread is new, or has no checkpoint with that id. Its outcome is `none`."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointsListed(CallEnded):
-    """`list` read a page. Its outcome is `loaded`. `seconds` are the page's, without what the caller does between two.
+    """`list` read a page. Its outcome is `loaded`. `seconds` excludes what the caller does between two pages.
 
     Attributes:
-        checkpoints: Checkpoints in the page.
+        checkpoints: Number of checkpoints in the page.
         size: Bytes of their serialized values and pending writes.
         object_bytes: Bytes read from Cloud Storage.
     """
@@ -167,8 +169,8 @@ class HistoryLoaded(CallEnded):
     """`get_delta_channel_history` returned. Its outcome is `loaded`.
 
     Attributes:
-        channels: Channels whose history was asked for.
-        writes: Writes that were found for them.
+        channels: Number of channels whose history was requested.
+        writes: Number of writes that were found for them.
     """
 
     channels: int
@@ -179,14 +181,15 @@ class HistoryLoaded(CallEnded):
 class GetFailed(CallEnded):
     """`get_tuple`, `list` or `get_delta_channel_history` raised.
 
-    Its outcome is `failed`, or `interrupted` if the call was canceled or a signal ended it. The caller has the
-    exception, so the log does not warn.
+    Its outcome is `failed`, or `interrupted` if the call was canceled or a signal ended it. The level is not a warning,
+    because the caller has the exception.
 
     Attributes:
         call: The method, without the `a` of its asynchronous twin.
         error: The name of the exception's class.
-        kind: The stable word of this library's exceptions; empty for others.
-        message: What this library's exception says, which never is state; empty for others, which may quote it.
+        kind: The exception's `kind` if this library defines it; empty for other exceptions.
+        message: The exception's message if this library defines it, because that never contains state. Empty for other
+            exceptions, because their messages may.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -197,22 +200,22 @@ class GetFailed(CallEnded):
     message: str
 
 
-# What happens on the way
+# What happens during a call
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class Retried(Event):
-    """A service did not answer a request, or answered that it may be tried again, and it will be.
+    """A service did not answer a request, or rejected it with a status that allows a retry. The store will retry it.
 
-    A store does not know whose request it is, so `thread_id` is empty. The embedded store reports nothing: it only
-    waits for other writers.
+    A store does not know which thread a request belongs to, so `thread_id` is empty. The embedded store does not report
+    this event, because it only waits for other writers.
 
     Attributes:
         service: The service, with its database or bucket.
-        request: What was asked of it: the name of the RPC in Firestore, such as `Commit`; of the effect in Cloud
-            Storage, such as `PutBlob`.
+        request: The request: for Firestore the name of the RPC, such as `Commit`; for Cloud Storage the name of the
+            effect, such as `PutBlob`.
         attempt: The attempt that failed; the first one is 1.
-        reason: What it met: a status or the class of an exception.
+        reason: Why it failed: a status, or the class of an exception.
         pause: Seconds until the next attempt.
     """
 
@@ -230,12 +233,12 @@ class Retried(Event):
 class ParentForked(Event):
     """The parent already had another child: a fork, or a second writer on the same thread. Both are kept.
 
-    A thread forks at its beginning too, when two first runs start together. The second checkpoint without a parent is
-    reported with `parent_id` and `sibling_id` of `None`, in the root namespace only.
+    A thread also forks at its beginning if two first runs start together. This event then reports the second checkpoint
+    without a parent, with `parent_id` and `sibling_id` of `None`. It does so in the root namespace only.
 
     Attributes:
         parent_id: The checkpoint with several children; `None` for a second checkpoint without a parent.
-        sibling_id: The child that was there before; `None` if `parent_id` is.
+        sibling_id: The child that was there before; `None` if `parent_id` is `None`.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -246,7 +249,7 @@ class ParentForked(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointOutOfOrder(Event):
-    """A checkpoint whose id sorts before its parent's (clock skew): "latest" would show the parent.
+    """A checkpoint's id sorts before its parent's, because of clock skew. A read of the latest would give the parent.
 
     Attributes:
         parent_id: The parent's id.
@@ -259,18 +262,18 @@ class CheckpointOutOfOrder(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointReplaced(Event):
-    """`put` came again for an id with other content; the newer content was kept."""
+    """`put` stored other content under the id of an existing checkpoint; the newer content was kept."""
 
     level: ClassVar[int] = logging.INFO
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class VerificationFailed(Event):
-    """What was written reads differently; it is withdrawn and written anew.
+    """Data reads differently than it was written; it is withdrawn and written again.
 
     Attributes:
         name: The document or object.
-        attempt: How often it has happened to this call.
+        attempt: How often this has happened in this call.
     """
 
     level: ClassVar[int] = logging.WARNING
@@ -281,12 +284,12 @@ class VerificationFailed(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointDamaged(Event):
-    """A checkpoint that was asked for, or the latest one, is damaged; or what `put_writes` found where it stores.
+    """The checkpoint that a call requested, or the latest one, is damaged; or `put_writes` replaced damaged writes.
 
     Attributes:
         reason: What is wrong with it.
-        channel: The channel whose value is damaged, if it is one channel's.
-        name: Where the damaged bytes lie: a document's or an object's name, if known.
+        channel: The channel whose value is damaged, if the damage is in one channel.
+        name: The name of the document or object that holds the damaged bytes, if known.
     """
 
     level: ClassVar[int] = logging.WARNING
@@ -298,7 +301,7 @@ class CheckpointDamaged(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointRecovered(Event):
-    """The latest checkpoint is damaged, and the newest whole one was given in its place.
+    """The latest checkpoint is damaged, and the call returned the newest whole one in its place.
 
     Attributes:
         recovered_from: Id of the damaged checkpoint.
@@ -311,7 +314,7 @@ class CheckpointRecovered(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointSkipped(Event):
-    """A listing stepped over a damaged checkpoint; one of all threads also over one of a newer version, or in clear.
+    """A listing skipped a damaged checkpoint. One of all threads also skips those of a newer version, or in clear.
 
     Attributes:
         reason: What is wrong with it.
@@ -324,9 +327,10 @@ class CheckpointSkipped(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ClearTextAccepted(Event):
-    """With `accept_clear`, something of a thread was read for which the cipher does not vouch; once a saver's process.
+    """With `accept_clear`, the saver read data of a thread that the cipher does not vouch for.
 
-    It was stored in clear, or encrypted and not bound to its place.
+    The data was stored in clear, or encrypted and not bound to its place. A saver reports this once for each thread in
+    each process.
     """
 
     level: ClassVar[int] = logging.WARNING
@@ -334,10 +338,10 @@ class ClearTextAccepted(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ClearTextEncrypted(Event):
-    """With `accept_clear`, a copy or a repair is about to encrypt documents for which the cipher did not vouch.
+    """With `accept_clear`, a copy or a repair is about to encrypt documents that the cipher did not vouch for.
 
-    From then on it does, so a planted document can no longer be told from the others. Each call reports its own,
-    whatever was accepted before. The thread is the one in which they are encrypted.
+    From then on the cipher vouches for them, so a planted document no longer differs from the others. Each call reports
+    its own documents, even if they were accepted before. The event's thread is the one in which they are encrypted.
 
     Attributes:
         documents: How many of its documents were stored in clear, or encrypted and not bound to their place.
@@ -353,8 +357,8 @@ class ThreadDeleted(Event):
     """`delete_thread` removed everything of a thread.
 
     Attributes:
-        documents: Documents deleted.
-        objects: Objects deleted.
+        documents: Number of documents deleted.
+        objects: Number of objects deleted.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -368,8 +372,8 @@ class ThreadPruned(Event):
     """Checkpoints of a thread were removed, and the rest was kept.
 
     Attributes:
-        checkpoints: Checkpoints removed.
-        objects: Objects deleted.
+        checkpoints: Number of checkpoints removed.
+        objects: Number of objects deleted.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -380,12 +384,12 @@ class ThreadPruned(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadCollected(Event):
-    """`collect` deleted what nothing referred to.
+    """`collect` deleted the orphans of a thread.
 
     Attributes:
-        documents: Documents of removed checkpoints, and of pending writes, deleted.
-        objects: Objects deleted.
-        bytes: Their stored bytes.
+        documents: Number of documents deleted: of removed checkpoints, and of pending writes.
+        objects: Number of objects deleted.
+        bytes: Stored bytes of these objects.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -397,7 +401,7 @@ class ThreadCollected(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadSkipped(Event):
-    """`collect`, `sweep`, `verify`, `repair`, or whatever prunes, left a thread alone, or did not finish it.
+    """`collect`, `sweep`, `verify`, `repair` or a pruning call left a thread alone, or did not finish it.
 
     Attributes:
         reason: Why.
@@ -409,14 +413,14 @@ class ThreadSkipped(Event):
 
 
 EventHandler = Callable[[Event], object]
-"""Called with an event, on the thread that works, between two steps of it: keep it short."""
+"""Called with an event, on the thread that does the work, between two steps: keep it short."""
 
 
 class Subscribers:
-    """Those who listen to a saver: the log, and any number of handlers.
+    """The subscribers of a saver: the log, and any number of handlers.
 
-    It holds no lock: each operation on a dict is atomic, so a process that forks meanwhile leaves nothing locked in its
-    child, which keeps the handlers.
+    There is no lock, because each operation on a dict is atomic. So a fork leaves nothing locked in the child process,
+    and the child keeps the handlers.
     """
 
     def __init__(self) -> None:
@@ -424,7 +428,7 @@ class Subscribers:
 
     def subscribe(self, handler: EventHandler) -> Callable[[], None]:
         """Call a handler with every event from now on, until the function that this returns is called."""
-        key = object()  # Not the handler: each subscription of it counts by itself.
+        key = object()  # Not the handler, because one handler may subscribe several times.
         self._handlers[key] = handler
 
         def unsubscribe() -> None:
@@ -433,14 +437,14 @@ class Subscribers:
         return unsubscribe
 
     def want(self, kind: type[Event]) -> bool:
-        """Whether anyone would see an event of a class, so that it is worth making."""
+        """Whether any subscriber would see an event of a class, so that it is worth making."""
         return bool(self._handlers) or logger.isEnabledFor(kind.level)
 
     def emit(self, event: Event) -> None:
-        """Report to the log and the handlers; a handler that raises is logged, because what it heard has happened."""
+        """Report to the log and the handlers. A handler that raises is logged, because the event has happened."""
         logger.log(event.level, "%r", event)
         for handler in tuple(self._handlers.values()):
             try:
                 handler(event)
-            except Exception:  # noqa: PERF203 - one that fails does not keep the event from the others
+            except Exception:  # noqa: PERF203 - the other handlers get the event nevertheless
                 logger.exception("An event handler failed for %s", type(event).__name__)

@@ -23,42 +23,44 @@ class Options:
     """How a saver works; the same for every store.
 
     Attributes:
-        incremental: Store what changed in a value since an earlier version, where that is smaller. Stored values can be
-            read with either setting.
+        incremental: Whether to store only what changed in a value since an earlier version, if that is smaller. Values
+            stored with either setting can be read with the other.
         full_every: Versions of a channel (an int), or time (a timedelta), after which its value is stored in full even
-            if changes are small: what depends on one stored frame is bounded by it. `None`: only when that pays.
-        cache_max_bytes: Most bytes of serialised values kept in memory, to build on and to save reads. 0 turns it off,
-            and with it incremental frames.
-        cipher: Encrypts all payloads, metadata and digests included, below compression (LangGraph's `CipherProtocol`).
-            Ids, and names of channels in names of objects, stay readable. Encryption above, by `EncryptedSerializer`,
-            makes equal values differ. Sizes of ciphertexts depend on how well values compress, and so on what
-            they hold, unless you pass `zstd_level=None`.
-        accept_clear: With a cipher, whether to read what is stored in clear, or encrypted but not bound to its place as
-            earlier versions did, with a `ClearTextAccepted` event for each thread. Only for the time of a migration:
-            whoever can write to the store can then store checkpoints without the key. Otherwise that raises
-            `ClearTextError`.
-        clear_metadata: With a cipher, names of metadata that stay readable in Firestore, so that `list(filter=…)` is
-            narrowed down there. Without a cipher all are. Such a list does not find a checkpoint that was stored while
-            the name was not among them: name it from the beginning, or leave it out for good.
-        inline_max_bytes: Largest frame, in bytes, that lies in a Firestore document; larger ones are objects in Cloud
-            Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB, for a
-            document holds 1 MiB.
+            if the changes are small. This bounds how many values depend on one stored frame. `None` stores a value in
+            full only when that pays.
+        cache_max_bytes: Most bytes of serialized values kept in memory, to build on and to save reads. 0 turns off the
+            cache, and with it incremental frames.
+        cipher: Encrypts all payloads, metadata and digests included, after compression (LangGraph's `CipherProtocol`).
+            Ids, and names of channels in object names, stay readable. An `EncryptedSerializer` instead would encrypt
+            before compression, and make equal values differ. Sizes of ciphertexts depend on how well values compress,
+            and so on their content, unless you pass `zstd_level=None`.
+        accept_clear: With a cipher, whether to read data that is stored in clear, or is encrypted but not bound to its
+            place, as earlier versions stored it. A `ClearTextAccepted` event reports each such thread. Use it only
+            during a migration: anyone who can write to the store can then store checkpoints without the key. If it is
+            off, reading such data raises `ClearTextError`.
+        clear_metadata: With a cipher, the names of metadata that stay readable in Firestore, so that it can narrow down
+            `list(filter=…)`. Without a cipher all metadata do. Such a list does not find a checkpoint that was stored
+            while the name was not in this option: name it from the beginning, or leave it out for good.
+        inline_max_bytes: Largest frame, in bytes, that is stored in a Firestore document; larger ones are objects in
+            Cloud Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB,
+            because a document holds 1 MiB.
         zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
             the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
             of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes reveal").
-        verify: How `put` and `put_writes` prove that what they stored is what they meant to store. `"readback"`: it is
-            read from the service again and compared, objects before the checkpoint becomes visible, documents after;
-            what differs is withdrawn and written anew, three times at most. `"checksum"`: Cloud Storage checks the
-            crc32c of what is uploaded. `"off"`: neither. Reads check all digests, whatever this says.
-        on_corruption: What to do when the latest checkpoint of a thread turns out to be damaged: `"fallback"` gives the
-            newest whole one, with `metadata["recovered_from"]`, a warning and an event; `"raise"` raises
-            `CheckpointCorruptError`, as it is always raised for a checkpoint that is asked for by its id.
-        max_value_bytes: Largest serialised value of one channel, in bytes, that is written or read. Those of one
+        verify: How `put` and `put_writes` prove that they stored what they meant to store. `"readback"` reads it back
+            from the service and compares: objects before the checkpoint becomes visible, documents after. Data that
+            differs is withdrawn and written again, three times at most. With `"checksum"`, Cloud Storage checks the
+            crc32c of what is uploaded. `"off"` does neither. Reads check all digests with each of these settings.
+        on_corruption: What to do if the latest checkpoint of a thread is damaged. `"fallback"` gives the newest whole
+            one, with `metadata["recovered_from"]`, a warning and an event. `"raise"` raises `CheckpointCorruptError`. A
+            damaged checkpoint that is requested by its id always raises that error.
+        max_value_bytes: Largest serialized value of one channel, in bytes, that is written or read. The values of one
             checkpoint together may have 64 times as much.
         retention: What to keep of each thread: a rule such as `KeepLast(10)` or
-            `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned in the background, on a thread of its own,
-            after every sixteenth step of a graph; `prune` tells what is never removed. `None` keeps everything.
-        ttl: How long a thread may be idle before `sweep` deletes it, an hour or more; `None`: `sweep` refuses to.
+            `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned after every sixteenth step of a graph, in
+            the background on a separate thread. `prune` says what is never removed. `None` keeps everything.
+        ttl: How long a thread may be idle before `sweep` deletes it, at least an hour. With `None`, `sweep` raises
+            `InvalidOptionError`.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -111,7 +113,7 @@ class Options:
                 f"retention is {self.retention!r}; it must be a rule such as KeepLast(10), or None."
             )
         if self.ttl is not None and (not isinstance(self.ttl, timedelta) or self.ttl < timedelta(hours=1)):
-            # A thread's document shows use at most once a minute: less could not tell use from idleness.
+            # A thread's document records use at most once a minute, so a shorter time could not detect idleness.
             raise InvalidOptionError(f"ttl is {self.ttl!r}; it must be a timedelta of an hour or more, or None.")
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
@@ -138,12 +140,13 @@ class Options:
         """Options from keyword arguments.
 
         Raises:
-            InvalidOptionError: One is unknown, or has a value out of its range.
+            InvalidOptionError: An option is unknown, or its value is outside its range.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(given.keys() - known)
         if unknown:
             raise InvalidOptionError(
-                f"Unknown option {unknown[0]!r}. Besides the saver's arguments there are: {', '.join(sorted(known))}."
+                f"Unknown option {unknown[0]!r}. Besides the saver's arguments, the options are "
+                f"{', '.join(sorted(known))}."
             )
         return cls(**given)

@@ -1,6 +1,7 @@
-"""What the platform can do for a store by itself: settings of the bucket, and of Firestore's single-field indexes.
+"""The settings by which the platform helps a store: the bucket's, and those of Firestore's single-field indexes.
 
-`setup(platform=True)` lays these settings; where it may not, the files that are made here are for someone who may.
+`setup(platform=True)` applies these settings. Where its credentials may not, this module writes files with them, which
+an administrator can apply.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from langgraph_gcs_saver.engine.files import make_directory, write_file
 from langgraph_gcs_saver.format import registry
 
 NEARLINE_AFTER = 30
-"""Days until an object moves to Nearline storage, which bills 30 days at least
+"""Days until an object moves to Nearline storage, which bills at least 30 days
 (https://cloud.google.com/storage/docs/storage-classes#nearline)."""
 
 ABORT_AFTER = 7
-"""Days until a multipart upload that nobody completed is aborted. This library's own uploads are resumable ones, which
-expire after a week without a rule (https://cloud.google.com/storage/docs/resumable-uploads#session-uris); copies by
-other tools may be multipart."""
+"""Days until an incomplete multipart upload is aborted. This library's own uploads are resumable, and expire after a
+week without a rule (https://cloud.google.com/storage/docs/resumable-uploads#session-uris). Other tools may copy objects
+by multipart uploads."""
 
 INDEXES_FILE = "firestore.indexes.json"
 LIFECYCLE_FILE = "bucket-lifecycle.json"
 
 _NEVER_MATCHES = ("customTimeBefore", "daysSinceCustomTime", "daysSinceNoncurrentTime", "noncurrentTimeBefore")
-"""Conditions that need a custom time, which this library's objects have not, or that an object is no longer live."""
+"""Conditions that no live object of this library meets: they need a custom time, or an object that is not live."""
 
 
 def unindexed() -> list[tuple[str, str]]:
     """Pairs of a collection id and a field that no query filters by, and that is large or changes with every step.
 
-    Indexes are most of what a document costs to store and to write. A field of bytes is indexed with its first 1,500
-    (https://firebase.google.com/docs/firestore/quotas), twice. `*` is every field: pending writes are found by name
-    only.
+    Most of the cost of a document, to store and to write, is its indexes. The first 1,500 bytes of a bytes field are
+    indexed (https://firebase.google.com/docs/firestore/quotas), twice. `*` means every field, because pending writes
+    are found by name only.
     """
     return [(entry.id, field) for entry in registry.every() for field in entry.unindexed]
 
@@ -46,10 +47,10 @@ def unindexed() -> list[tuple[str, str]]:
 def lifecycle_rules(prefix: str, *, autoclass: bool = False) -> tuple[Rule, ...]:
     """The lifecycle rules for a store's objects. None of them deletes: a base outlives the step that wrote it.
 
-    https://cloud.google.com/storage/docs/lifecycle has the format, and which conditions an action takes.
+    https://cloud.google.com/storage/docs/lifecycle describes the format, and the conditions that an action takes.
 
     Args:
-        prefix: What names of objects begin with, its slash included; empty for the whole bucket.
+        prefix: The prefix of all object names, with its slash; empty for the whole bucket.
         autoclass: Whether the bucket has Autoclass, which manages all storage classes by itself
             (https://cloud.google.com/storage/docs/autoclass).
     """
@@ -63,7 +64,7 @@ def lifecycle_rules(prefix: str, *, autoclass: bool = False) -> tuple[Rule, ...]
 
 
 def merged(bucket: BucketSettings) -> tuple[Rule, ...]:
-    """The bucket's rules as they are and in their order, and behind them those of ours that it lacks."""
+    """The bucket's rules, unchanged and in their order, followed by those of ours that it lacks."""
     found = bucket.rules or ()
     wanted = lifecycle_rules(bucket.prefix, autoclass=bucket.autoclass)
     return (*found, *(rule for rule in wanted if rule not in found))
@@ -79,9 +80,9 @@ def deleting(bucket: BucketSettings) -> list[Rule]:
 
 
 def _may_match(condition: Mapping[str, Any], prefix: str) -> bool:
-    """Whether a live object of a store can meet a rule's condition; one that is not known here is taken for met."""
+    """Whether a live object of a store can meet a rule's condition. Parts that are not known here count as met."""
     if condition.get("isLive") is False or condition.get("numNewerVersions"):
-        return False  # names are never used twice, so no object of ours has newer versions
+        return False  # no name is used twice, so no object of ours has newer versions
     if any(key in condition for key in _NEVER_MATCHES):
         return False
     prefixes, suffixes = condition.get("matchesPrefix"), condition.get("matchesSuffix")
@@ -98,10 +99,10 @@ def _begins(prefix: str, begin: str) -> bool:
 
 
 def settings_files(bucket: BucketSettings) -> dict[str, str]:
-    """Files that lay the same settings by hand: their names, and their texts.
+    """The names and texts of files from which an administrator applies the same settings.
 
-    `firestore.indexes.json` is as the Firebase CLI deploys it, `bucket-lifecycle.json` as `gcloud storage buckets
-    update --lifecycle-file` takes it. That replaces all rules of the bucket, so those that are known are in the file.
+    The Firebase CLI deploys `firestore.indexes.json`, and `gcloud storage buckets update --lifecycle-file` takes
+    `bucket-lifecycle.json`. That command replaces all rules of the bucket, so the file holds those that are known.
     """
     overrides = [{"collectionGroup": group, "fieldPath": field, "indexes": []} for group, field in unindexed()]
     return {
@@ -115,10 +116,10 @@ def _json(value: Any) -> str:
 
 
 def write_settings(directory: str | os.PathLike[str], conn_string: str) -> tuple[Path, ...]:
-    """Write the files that lay a store's settings by hand, without asking any service.
+    """Write files from which an administrator applies a store's settings. No service is called.
 
     They are `firestore.indexes.json` and `bucket-lifecycle.json`; `docs/guides/platform-settings.md` says how to apply
-    them. Lifecycle rules that the bucket has already are not known here, and are missing in the second one.
+    them. The second file lacks the lifecycle rules that the bucket has already, because they are not known here.
 
     Args:
         directory: Where to write them; made if it is missing.
@@ -139,7 +140,9 @@ def write_settings(directory: str | os.PathLike[str], conn_string: str) -> tuple
 
 
 def write_files(directory: str | os.PathLike[str], files: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
-    """Write texts to files of a directory, which is made if it is missing, for this user alone; returns the files.
+    """Write texts to files in a directory, which is made if it is missing, and return their paths.
+
+    Only this user can read the files.
 
     Raises:
         OSError: A file cannot be written.

@@ -1,10 +1,10 @@
-"""Dataclasses that are cheap to define: a process that starts defines seventy of them, and a put makes dozens.
+"""Dataclasses that are cheap to define: a process defines seventy of them when it starts, and a put makes dozens.
 
-`dataclass(frozen=True, slots=True)` compiles six methods for each class, half a millisecond together on Python 3.11,
-and sets each field of each instance by a call. A `record` compiles `__init__` alone; what compares, hashes and shows
-records is common to all. To a type checker it is the dataclass that its arguments say, `frozen` included; while the
-program runs nothing stops who sets a field all the same. What users hand in, and is checked when it is made, stays a
-frozen dataclass: options and retention.
+`dataclass(frozen=True, slots=True)` compiles six methods for each class, which takes half a millisecond on Python 3.11.
+It also sets each field of each instance by a call. A `record` compiles `__init__` only; all records share the methods
+that compare, hash and show them. To a type checker, a record is the dataclass that its arguments describe, `frozen`
+included. At run time nothing prevents code from setting a field. Options and retention rules stay frozen dataclasses,
+because users make them, and they are checked when they are made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ else:
     C = TypeVar("C")
 
     def record(*, frozen: Literal[True], slots: Literal[True], kw_only: bool = False) -> Callable[[type[C]], type[C]]:
-        """A dataclass with slots, frozen as far as type checkers see to it."""
+        """A dataclass with slots, frozen only to type checkers."""
 
         def define(cls: type[C]) -> type[C]:
             made = dataclass(eq=not frozen, repr=False, slots=slots, kw_only=kw_only)(cls)
@@ -49,5 +49,5 @@ def _hash(one: Any) -> int:
 
 
 def _repr(one: Any) -> str:
-    told = ", ".join(f"{name}={getattr(one, name)!r}" for name in one.__shown__)
-    return f"{type(one).__qualname__}({told})"
+    shown = ", ".join(f"{name}={getattr(one, name)!r}" for name in one.__shown__)
+    return f"{type(one).__qualname__}({shown})"

@@ -12,7 +12,7 @@ from langgraph_gcs_saver.policy.retention import Decision
 from langgraph_gcs_saver.records import record
 
 Depth = Literal["metadata", "existence", "data"]
-"""How far to look: documents only; and whether each object is there, with its size and checksum; and every value."""
+"""How far to look: documents only; also whether each object is there, with its size and checksum; also every value."""
 
 DEPTHS: tuple[Depth, ...] = ("metadata", "existence", "data")
 
@@ -23,20 +23,20 @@ NOT_CHECKED: Mapping[Depth | Literal["threads", "history"], tuple[str, ...]] = {
     "existence": ("values",),
     "data": ("deserialization",),
 }
-"""What may be damaged unnoticed: after `verify`, by its depth, and in what `threads` and `history` say of damage."""
+"""The parts whose damage goes unnoticed: by `verify`, for each depth, and by `threads` and `history`."""
 
 
 def not_checked(parts: tuple[str, ...]) -> str:
-    """One sentence that says what was not checked, and another one that says what would check it."""
+    """One sentence that names the parts that were not checked, and another one that says how to check them."""
     said = f"Not checked: {', '.join(parts)}."
     return said if parts == NOT_CHECKED["data"] else f"{said} Use `langgraph-gcs verify --depth data`."
 
 
 def check_depth(depth: str) -> Depth:
-    """The depth, if it is one.
+    """Return the depth, if it is one.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: There is no such depth.
     """
     for known in DEPTHS:
         if depth == known:
@@ -46,19 +46,19 @@ def check_depth(depth: str) -> Depth:
 
 @record(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that is not as it should be.
+    """A document or object that `verify` reports.
 
     Attributes:
         kind: `missing` (referred to, and not there), `corrupt` (not what was written, or not where it was written),
-            `clear` (not protected by the saver's cipher), or `unreferenced` (there, and nothing refers to it: what a
-            call that died has left, or one that is under way has just uploaded).
+            `clear` (not protected by the saver's cipher), or `unreferenced` (there, but nothing refers to it). A call
+            that crashed, or is still under way, leaves unreferenced data.
         thread_id: The thread.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint that wrote it.
-        channel: The channel whose value it holds, if it is one channel's.
+        channel: The channel, if it holds the value of one channel.
         name: Name of the document or object.
         reason: What is wrong with it.
-        affects: Ids of the checkpoints that cannot be read for it, newest first.
+        affects: Ids of the checkpoints that cannot be read because of it, newest first.
     """
 
     kind: Literal["missing", "corrupt", "clear", "unreferenced"]
@@ -72,7 +72,7 @@ class Finding:
 
     @property
     def is_damage(self) -> bool:
-        """Whether something that was stored cannot be read, or not be found; `clear` counts, for it is not read."""
+        """Whether stored data cannot be read or found. `clear` counts as damage, because it is not read."""
         return self.kind != "unreferenced"
 
     def __str__(self) -> str:
@@ -81,29 +81,29 @@ class Finding:
             where += f", namespace {self.checkpoint_ns!r}, checkpoint {self.checkpoint_id}"
         if self.channel is not None:
             where += f", channel {self.channel!r}"
-        affects = f"; {len(self.affects)} checkpoints cannot be read for it" if self.affects else ""
+        affects = f"; {_counted(len(self.affects), 'checkpoint')} cannot be read because of it" if self.affects else ""
         return f"{self.kind}: {where}): {self.reason}{affects}"
 
 
-_ENCRYPTS = "encrypts {} documents for which the cipher does not vouch: anyone could have put them there"
+_ENCRYPTS = "encrypts {} documents that the cipher does not vouch for: anyone could have put them there"
 
 Action = Literal["re-encode", "set aside", "mend", "forget", "leave"]
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class RepairStep:
-    """One thing to do.
+    """One step of a repair.
 
     Attributes:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
-            `set aside`: a document that cannot be read goes to the thread's `lg_aside` collection, where nothing lists
-            it. `mend`: fields or documents that queries use are written as they should be. `forget`: a checkpoint that
-            is gone is not expected any more. `leave`: nothing can be done without doing harm.
+            `set aside`: a document that cannot be read moves to the thread's `lg_aside` collection, which no listing
+            reads. `mend`: fields or documents that queries use are corrected. `forget`: a missing checkpoint is no
+            longer expected. `leave`: no repair is possible without doing harm.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint.
-        channel: The channel, if it is about one.
+        channel: The channel, if the step concerns one.
         name: The document or object.
-        reason: Why, or from what.
+        reason: Why the step is needed, or where a value was found.
     """
 
     action: Action
@@ -122,13 +122,14 @@ class RepairStep:
 
 @record(frozen=True, slots=True, kw_only=True)
 class RepairPlan:
-    """What is to be done for a thread; its text is for people.
+    """The repair of a thread; its text is for people.
 
     Attributes:
         thread_id: The thread.
         findings: The damage that was found.
-        steps: What is to be done about it, in order.
-        clear: Documents that the cipher does not protect, and that the steps encrypt: it vouches for them afterwards.
+        steps: The steps that repair it, in order.
+        clear: Number of documents that the cipher does not protect, and that the steps encrypt. The cipher vouches for
+            them afterwards.
     """
 
     thread_id: str
@@ -154,15 +155,15 @@ FrameKind = Literal["full", "incremental"]
 
 @record(frozen=True, slots=True, kw_only=True)
 class StoredValue:
-    """A value that a checkpoint stored: a channel's new one, not one that it took from its parent.
+    """A value that a checkpoint stored: a channel's new value, not one that it inherited from its parent.
 
     Attributes:
         channel: The channel.
-        kind: Whether its frame is a full one, or builds on an earlier version.
-        size: Bytes of the serialised value.
+        kind: Whether its frame is full, or builds on an earlier version.
+        size: Bytes of the serialized value.
         stored: Bytes of its frame.
-        is_object: Whether the frame lies in Cloud Storage.
-        full: Estimated bytes of a full frame in its place, by how well the base of its chain was compressed.
+        is_object: Whether the frame is in Cloud Storage.
+        full: Estimated bytes of a full frame in its place, from the compression of the base of its chain.
     """
 
     channel: str
@@ -175,7 +176,7 @@ class StoredValue:
 
 @record(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """A checkpoint, as far as it is known without its values.
+    """A checkpoint, as far as it is known without reading its values.
 
     Attributes:
         thread_id: The thread.
@@ -187,16 +188,18 @@ class CheckpointInfo:
         step: LangGraph's number of the step, from -1; `None` if the metadata does not say.
         source: `input`, `loop`, `update` or `fork`.
         run_id: The run that wrote it.
-        nodes: The nodes that ran to make it; none if its parent, by which that is told, is gone or cannot be read.
+        nodes: The nodes that ran to make it. Comparing it with its parent shows them, so there are none if the parent
+            is gone or cannot be read.
         channels: Number of channels with a value.
-        stored: What it stored itself.
-        manifest_bytes: Stored bytes of its manifest, if that lies in the document.
-        size: Bytes of all its serialised values.
+        stored: The values that it stored itself.
+        manifest_bytes: Stored bytes of its manifest, if the manifest is in the document.
+        size: Bytes of all its serialized values.
         tasks: Ids of tasks with pending writes.
-        interrupts: Tasks that asked for an answer.
-        is_waiting: Whether one of them waits for it still: it has not finished, and nothing continues the checkpoint.
-        pin: Its pin's label.
-        damage: What is wrong with it, as far as manifests and names tell.
+        interrupts: Number of tasks that raised an interrupt.
+        is_waiting: Whether one of them still waits for the answer: it has not finished, and nothing continues the
+            checkpoint.
+        pin: The label of its pin.
+        damage: What is wrong with it, as far as manifests and names show.
     """
 
     thread_id: str
@@ -230,17 +233,18 @@ class ThreadInfo:
     """A thread.
 
     Attributes:
-        thread_id: Its id; `None` when that is too long for a name, and nothing readable tells it.
+        thread_id: Its id; `None` if the id is too long for a name, and nothing readable contains it.
         segment: Its name in the store.
-        active: When it was written to last, in seconds since the epoch; `None` without a document of its own.
-        checkpoints: Number of its checkpoints, of all namespaces.
+        active: When it was last written to, in seconds since the epoch; `None` if its own document is gone.
+        checkpoints: Number of its checkpoints, in all namespaces.
         stored_bytes: Bytes of their frames and manifests.
-        damaged: Checkpoints whose manifest is damaged. Frames are not looked at: `verify` does it.
-        newer: Checkpoints that a newer version of this library stored. `stored_bytes` leaves them out.
-        is_waiting: Whether the newest checkpoint of its root namespace has a task that asked for an answer and waits
-            for it. `None` if that was not asked for, or the checkpoint is damaged or of a newer version.
+        damaged: Number of checkpoints whose manifest is damaged. Frames are not checked: `verify` does that.
+        newer: Number of checkpoints that a newer version of this library stored. `stored_bytes` excludes them.
+        is_waiting: Whether the newest checkpoint of its root namespace has a task that raised an interrupt and waits
+            for the answer. `None` if the caller did not request this, or the checkpoint is damaged or of a newer
+            version.
         is_unfinished: Whether work is due there, or under way: a node has something new to see, or there are pending
-            writes. `None` as above.
+            writes. `None` in the same cases as `is_waiting`.
     """
 
     thread_id: str | None
@@ -256,15 +260,15 @@ class ThreadInfo:
 
 @dataclass(slots=True, kw_only=True)
 class ChannelStats:
-    """What the values of one channel take, over some threads.
+    """The space that the values of one channel take, over some threads.
 
     Attributes:
         channel: The channel.
         values: Number of stored values.
-        size: Bytes of the serialised values.
+        size: Bytes of the serialized values.
         full: Stored bytes of full frames.
         incremental: Stored bytes of incremental frames.
-        saved: Estimated bytes that full frames would take more.
+        saved: Estimated bytes that incremental frames save, compared with full ones.
     """
 
     channel: str
@@ -277,7 +281,7 @@ class ChannelStats:
 
 @record(frozen=True, slots=True, kw_only=True)
 class StoreStats:
-    """What a store takes.
+    """The space that a store takes.
 
     Attributes:
         threads: All threads, the largest first.
@@ -286,7 +290,7 @@ class StoreStats:
         document_bytes: Bytes of frames and manifests in documents.
         pending_writes: Number of documents of pending writes; their bytes are not counted.
         objects: Number of objects.
-        object_bytes: Their stored bytes, whatever they hold, what nothing refers to included.
+        object_bytes: Stored bytes of all objects, orphans included.
     """
 
     threads: tuple[ThreadInfo, ...]
@@ -300,7 +304,7 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunePlan:
-    """What is to go of a thread, and why the rest stays; its text is for people.
+    """The checkpoints of a thread that pruning removes, and why the others stay; its text is for people.
 
     Attributes:
         thread_id: The thread.
@@ -312,7 +316,7 @@ class PrunePlan:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Ids of the checkpoints that go, newest first."""
+        """Ids of the checkpoints to remove, newest first."""
         return tuple(decision.row.checkpoint_id for decision in self.decisions if decision.reason is None)
 
     def __str__(self) -> str:
@@ -326,7 +330,7 @@ class PrunePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run wrote, and is to go whatever needs it; its text is for people.
+    """The checkpoints that a run wrote, all of which are to be removed; its text is for people.
 
     Attributes:
         run_id: The run.
@@ -342,17 +346,17 @@ class RunPlan:
 
 @record(frozen=True, slots=True, kw_only=True)
 class DeletePlan:
-    """What a thread has; its text is for people.
+    """What a thread consists of; its text is for people.
 
     Attributes:
         thread_id: The thread.
-        checkpoints: Number of documents of checkpoints, and of what repairs have set aside.
+        checkpoints: Number of documents of checkpoints, and of documents that repairs have set aside.
         writes: Number of documents of pending writes.
         others: Number of documents of other collections.
         objects: Number of objects.
         bytes: Stored bytes of the objects.
-        exists: Whether there is anything of the thread at all: if nothing else, its own document, which a call that
-            died may have left.
+        exists: Whether anything of the thread is stored. Its own document counts, which may be all that a crashed call
+            has left.
     """
 
     thread_id: str
@@ -373,7 +377,7 @@ class DeletePlan:
 
 @record(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
-    """What is to be copied.
+    """What a copy of a thread consists of.
 
     Attributes:
         source: The thread to copy from.
@@ -382,7 +386,8 @@ class CopyPlan:
         writes: Number of documents of pending writes.
         others: Number of documents of other collections.
         objects: Number of objects that the checkpoints refer to.
-        clear: Documents that the cipher does not protect, and that the copy encrypts: it vouches for the copies.
+        clear: Number of documents that the cipher does not protect, and that the call encrypts. The cipher vouches for
+            the copies.
     """
 
     source: str
@@ -404,15 +409,15 @@ class CopyPlan:
 
 @record(frozen=True, slots=True, kw_only=True)
 class CollectPlan:
-    """What of a thread nothing refers to; its text is for people.
+    """The orphans of a thread; its text is for people.
 
     Attributes:
         thread_id: The thread.
-        before: Only what is from before this time is collected, in seconds since the epoch, by the service's clock.
-        stripped: Documents of removed checkpoints that go, for nobody needs their frames any more.
-        trimmed: Documents of removed checkpoints that stay, for others need their frames, and lose the list of what was
-            left to be deleted with them.
-        writes: Documents of pending writes whose checkpoint was never stored, and the thread has gone on.
+        before: Only orphans from before this time are collected, in seconds since the epoch, by the service's clock.
+        stripped: Documents of removed checkpoints that go, because no checkpoint needs their frames any more.
+        trimmed: Documents of removed checkpoints that stay, because other checkpoints need their frames. They lose the
+            list of what was still to be deleted with them.
+        writes: Documents of pending writes whose checkpoint was never stored, although the thread has continued.
         objects: Objects that nothing refers to, with their sizes in bytes.
         skipped: Why the thread was left alone, if it was.
     """
@@ -441,11 +446,11 @@ class CollectPlan:
 
 @record(frozen=True, slots=True, kw_only=True)
 class IdleThread:
-    """A thread that nobody has used for longer than the time to live; its text is for people.
+    """A thread that has not been used for longer than the time to live; its text is for people.
 
     Attributes:
         thread_id: The thread.
-        idle: For how long.
+        idle: How long it has not been used.
         seen: When its document last changed, in nanoseconds since the epoch, by the service's clock.
     """
 
@@ -454,24 +459,25 @@ class IdleThread:
     seen: int
 
     def __str__(self) -> str:
-        return f"Thread {self.thread_id!r}: nobody has used it for {self.idle}"
+        return f"Thread {self.thread_id!r}: not used for {self.idle}"
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What of a thread is moved, or was; its text is for people.
+    """The parts of a thread that a transfer moves, or has moved; its text is for people.
 
     Attributes:
         thread_id: The thread.
-        checkpoints: Documents of checkpoints, stripped ones included.
-        writes: Documents of pending writes.
-        aside: Documents that repairs have set aside.
-        others: Documents of other collections.
-        objects: Objects.
+        checkpoints: Number of documents of checkpoints, stripped ones included.
+        writes: Number of documents of pending writes.
+        aside: Number of documents that repairs have set aside.
+        others: Number of documents of other collections.
+        objects: Number of objects.
         bytes: Stored bytes of the objects.
-        present: Documents and objects that an earlier try had moved already.
-        findings: What `verify` finds in the target to the depth of data; the source has the same damage.
-        undecoded: Why nothing was decoded, if it was not: without the key, for example. The bytes were compared.
+        present: Number of documents and objects that an earlier attempt had moved already.
+        findings: What `verify` finds in the target with `depth="data"`; the source has the same damage.
+        undecoded: Why no value was decoded, if none was: for example, because the key is missing. The bytes were
+            compared nevertheless.
     """
 
     thread_id: str
@@ -487,7 +493,7 @@ class Transfer:
 
     @property
     def total(self) -> int:
-        """Documents and objects."""
+        """Number of documents and objects."""
         return self.checkpoints + self.writes + self.aside + self.others + self.objects
 
     def __bool__(self) -> bool:
@@ -504,14 +510,14 @@ class Transfer:
 
 @record(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """What of a thread is taken over from another checkpointer, or was; its text is for people.
+    """The parts of a thread that a migration copies from another checkpointer, or has copied; its text is for people.
 
     Attributes:
         thread_id: The thread.
-        checkpoints: Checkpoints of all its namespaces.
-        namespaces: Namespaces; that of the graph itself is one.
-        writes: Pending writes.
-        present: Checkpoints that an earlier call had put already.
+        checkpoints: Number of checkpoints, in all its namespaces.
+        namespaces: Number of namespaces, that of the graph itself included.
+        writes: Number of pending writes.
+        present: Number of checkpoints that an earlier call had stored already.
     """
 
     thread_id: str
@@ -536,12 +542,12 @@ class RebindPlan:
     """What `rebind` changes, and what it has found at the new place; its text is for people.
 
     Attributes:
-        bound: The place that the store is bound to; `None` if its document does not say.
-        place: The place that it is to be bound to.
+        bound: The place that the store is bound to; `None` if its document does not name one.
+        place: The place to bind it to.
         threads: Number of threads.
         objects: Number of objects that their checkpoints and pending writes refer to.
-        missing: How many of these objects are not at the new place, or are not what was written.
-        examples: Names of some of them.
+        missing: Number of these objects that are not at the new place, or differ there from what was written.
+        examples: Names of some of the missing objects.
     """
 
     bound: str | None
@@ -565,13 +571,14 @@ class RebindPlan:
 
 @record(frozen=True, slots=True)
 class SetupReport:
-    """What `setup()` did, and what it may not do.
+    """What `setup()` did, and what its credentials did not allow.
 
     Attributes:
-        done: A sentence for each thing found or done.
-        missing: A sentence for each thing that these credentials may not do, with what to do about it.
-        warnings: A sentence for each setting of others that endangers what is stored.
-        settings: Names and texts of the files that lay the platform's settings by hand; none for the embedded store.
+        done: A sentence for each thing that was found or done.
+        missing: A sentence for each thing that these credentials may not do, and what to do about it.
+        warnings: A sentence for each setting by other users that endangers stored data.
+        settings: Names and texts of the files from which an administrator applies the platform's settings; none for the
+            embedded store.
     """
 
     done: tuple[str, ...]

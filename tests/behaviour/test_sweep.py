@@ -80,7 +80,7 @@ async def test_idle_threads_go(make_saver, later, raw, mode, monkeypatch):
     idle = await planned(later(2.1, ttl=ttl), mode)
     assert {thread.thread_id for thread in idle} == set(names)
     assert all(timedelta(hours=2) < thread.idle < timedelta(hours=2.2) for thread in idle)
-    assert "nobody has used it for 2:06:" in str(idle[0])
+    assert "not used for 2:06:" in str(idle[0])
     assert raw.snapshot() == before
 
     assert len(await sweep(later(2.1, ttl=ttl), mode)) == len(names)

@@ -635,7 +635,7 @@ def test_a_repair_tells_of_what_it_encrypts(make_saver, raw):
     events.clear()
     shown.extend(saver.admin.plan_repair("t"))
     assert (encrypted(events), shown[0].clear) == ([], 1)
-    assert "for which the cipher does not vouch" in str(shown[0])
+    assert "that the cipher does not vouch for" in str(shown[0])
     assert PLANTED not in str(shown[0])
     saver.admin.repair("t")
     assert encrypted(events) == [("t", 1)]

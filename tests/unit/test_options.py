@@ -136,7 +136,7 @@ def test_bad_uris_say_the_forms(uri):
     text = str(caught.value)
     assert any(
         form in text
-        for form in ("gs://BUCKET", "file:///", "form is memory:", "There are: project", "'apps/my-app'", "unsafe")
+        for form in ("gs://BUCKET", "file:///", "form is memory:", "It takes project", "'apps/my-app'", "unsafe")
     )
     assert "secret" not in text
 
