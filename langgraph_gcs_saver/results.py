@@ -464,7 +464,7 @@ class IdleThread:
 
 @record(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """The parts of a thread that a transfer moves, or has moved; its text is for people.
+    """The parts of a thread that a transfer copies, or has copied; its text is for people.
 
     Attributes:
         thread_id: The thread.
@@ -474,7 +474,7 @@ class Transfer:
         others: Number of documents of other collections.
         objects: Number of objects.
         bytes: Stored bytes of the objects.
-        present: Number of documents and objects that an earlier attempt had moved already.
+        present: Number of documents and objects that an earlier attempt had copied already.
         findings: What `verify` finds in the target with `depth="data"`; the source has the same damage.
         undecoded: Why no value was decoded, if none was: for example, because the key is missing. The bytes were
             compared nevertheless.

@@ -73,8 +73,8 @@ class Admin(Connection):
 
     Methods that delete or repair have two forms. For example, `prune` removes checkpoints and returns what it did.
     `plan_prune` only reads and returns a plan, and `carry_out` does what that plan says. Plans for several threads come
-    one by one: iterate over them with `for`, or in a coroutine with `async for`. Methods that move or copy threads
-    delete nothing, and take `dry_run=True`.
+    one by one: iterate over them with `for`, or in a coroutine with `async for`. Methods that copy threads delete
+    nothing, and most of them take `dry_run=True`.
 
     Attributes:
         serde: The serializer. It reads metadata, and values in methods that read or compare them.
@@ -660,7 +660,7 @@ class Admin(Connection):
         """Asynchronous twin of `pins`."""
         return await arun(flows.prune.pins(*configs.thread_and_ns(config)), self._backend)
 
-    # Moving threads
+    # Copying threads
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str, *, dry_run: bool = False) -> CopyPlan:
         """Copy all checkpoints and pending writes of a thread, as they are now, to a thread that is empty.
@@ -704,11 +704,11 @@ class Admin(Connection):
     def transfer_thread(
         self, thread_id: str, target: Connection, *, dry_run: bool = False, progress: Progress | None = None
     ) -> Transfer:
-        """Move everything of a thread, as it is now, to another store, where the thread is empty; the source stays.
+        """Copy everything of a thread, as it is now, to another store, where the thread must be empty.
 
-        Documents and objects are transferred byte for byte, without a key. That includes pins, pending writes, and
-        documents that repairs have set aside. Then all of it is read from the target and compared, and decoded if
-        possible. Damage in the source is transferred too, and reported for the target.
+        Documents and objects are copied byte for byte, without a key. That includes pins, pending writes, and documents
+        that repairs have set aside. Then all of it is read from the target and compared, and decoded if possible.
+        Damage in the source is copied too, and reported for the target. The source does not change.
 
         A call with the same source continues one that crashed. It raises if the target holds something that the source
         does not have, no longer has, or has with other content. Until the transfer is done, do not write to the thread
@@ -716,17 +716,17 @@ class Admin(Connection):
 
         Args:
             thread_id: The thread.
-            target: A saver, or an `Admin`, of the store to move it to.
-            dry_run: Move nothing; return what would be moved.
-            progress: Called with the number of documents and objects that were transferred, or compared, since the last
+            target: A saver, or an `Admin`, of the store to copy it to.
+            dry_run: Copy nothing; return what would be copied.
+            progress: Called with the number of documents and objects that were copied, or compared, since the last
                 call.
 
         Returns:
-            What was moved. It has no checkpoints, writes or objects if there is no such thread.
+            What was copied. It has no checkpoints, writes or objects if there is no such thread.
 
         Raises:
             InvalidInputError: The target is not empty.
-            CheckpointVerificationError: The target returns other data than was transferred.
+            CheckpointVerificationError: The target returns other data than was copied.
             ConflictError: Other writers kept writing to the target or deleting it, or the source is being deleted.
         """
         there: Admin = beside(target, Admin)
