@@ -34,10 +34,10 @@ class Options:
             Ids, and names of channels in object names, stay readable. An `EncryptedSerializer` instead would encrypt
             before compression, and make equal values differ. Sizes of ciphertexts depend on how well values compress,
             and so on their content, unless you pass `zstd_level=None`.
-        accept_clear: With a cipher, whether to read data that is stored in clear, or is encrypted but not bound to its
-            place, as earlier versions stored it. A `ClearTextAccepted` event reports each such thread. Use it only
-            during a migration: anyone who can write to the store can then store checkpoints without the key. If it is
-            off, reading such data raises `ClearTextError`.
+        accept_clear: With a cipher, whether to read data that it does not vouch for: data in clear, and data that
+            earlier versions encrypted without binding it to its place. A `ClearTextAccepted` event reports each such
+            thread. Use it only during a migration: anyone who can write to the store can then store checkpoints without
+            the key. If it is off, reading such data raises `ClearTextError`.
         clear_metadata: With a cipher, the names of metadata that stay readable in Firestore, so that it can narrow down
             `list(filter=…)`. Without a cipher all metadata do. Such a list does not find a checkpoint that was stored
             while the name was not in this option: name it from the beginning, or leave it out for good.

@@ -49,9 +49,9 @@ class Finding:
     """A document or object that `verify` reports.
 
     Attributes:
-        kind: `missing` (referred to, and not there), `corrupt` (not what was written, or not where it was written),
-            `clear` (not protected by the saver's cipher), or `unreferenced` (there, but nothing refers to it). A call
-            that crashed, or is still under way, leaves unreferenced data.
+        kind: `missing`: it is referred to, but absent. `corrupt`: it differs from what was written, or is in another
+            place. `clear`: the saver's cipher does not protect it. `unreferenced`: nothing refers to it, because a call
+            crashed or is still under way.
         thread_id: The thread.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint that wrote it.

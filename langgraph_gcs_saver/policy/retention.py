@@ -160,9 +160,9 @@ def _check_time(what: str, time: object) -> None:
 def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Decision]:
     """Decide which checkpoints of a thread to keep.
 
-    These are always kept: the latest of a namespace, one that waits for an answer, a pinned one, the subgraph states
-    that a kept root checkpoint resumes from, and the ancestors that a kept checkpoint's DeltaChannels are made of. The
-    namespace of a subgraph's call is removed with the root checkpoint that made the call.
+    These are always kept: the latest of a namespace, one that waits for an answer, and a pinned one. Also kept are the
+    subgraph states from which a kept root checkpoint resumes, and the ancestors that a kept checkpoint's DeltaChannels
+    are made of. The namespace of a subgraph's call is removed with the root checkpoint that made the call.
 
     Args:
         rows: All checkpoints of the thread.

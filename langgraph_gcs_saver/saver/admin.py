@@ -274,8 +274,8 @@ class Admin(Connection):
         """Make damaged threads readable again.
 
         If a value's frame is damaged, the call looks for the value elsewhere in the thread, and proves a result by the
-        value's digest. It looks for the same value at another checkpoint or in a pending write, for a list or text that
-        begins with it, and for the value before it with the writes that followed.
+        value's digest. A result may be the same value at another checkpoint or in a pending write, a list or text that
+        begins with it, or the value before it with the writes that followed.
 
         A checkpoint that cannot be made whole, and pending writes that cannot be read, move to the thread's `lg_aside`
         collection. No method lists them any more, but all their data is kept. Afterwards neither reads nor `verify`
@@ -331,10 +331,10 @@ class Admin(Connection):
     def prune(self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest") -> Sequence[PrunePlan]:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
-        These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, a pinned one,
-        those that make up a kept checkpoint's DeltaChannels, and those from which its subgraphs continue. The namespace
-        of a subgraph's call is removed with the checkpoint that made the call. Other processes may write meanwhile.
-        Idempotent: call it again after a crash, and it continues.
+        These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, and a pinned
+        one. For each kept checkpoint, those that make up its DeltaChannels stay too, and those from which its subgraphs
+        continue. The namespace of a subgraph's call is removed with the checkpoint that made the call. Other processes
+        may write meanwhile. Idempotent: call it again after a crash, and it continues.
 
         Args:
             thread_ids: The threads.
@@ -559,7 +559,7 @@ class Admin(Connection):
         return swept
 
     def carry_out(self, plan: Plan) -> Plan | None:
-        """Do what a plan says, and nothing that it does not say.
+        """Do what a plan says, and nothing else.
 
         Data that has become needed since the plan was made stays.
 
