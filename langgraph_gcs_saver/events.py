@@ -114,7 +114,7 @@ class PutFailed(CallEnded):
         error: The name of the exception's class.
         kind: The exception's `kind` if this library defines it; empty for other exceptions.
         message: The exception's message if this library defines it, because that never contains state. Empty for other
-            exceptions, because their messages may.
+            exceptions, because their messages may contain it.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -189,7 +189,7 @@ class GetFailed(CallEnded):
         error: The name of the exception's class.
         kind: The exception's `kind` if this library defines it; empty for other exceptions.
         message: The exception's message if this library defines it, because that never contains state. Empty for other
-            exceptions, because their messages may.
+            exceptions, because their messages may contain it.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -441,7 +441,7 @@ class Subscribers:
         return bool(self._handlers) or logger.isEnabledFor(kind.level)
 
     def emit(self, event: Event) -> None:
-        """Report to the log and the handlers. A handler that raises is logged, because the event has happened."""
+        """Report to the log and the handlers. An exception of a handler is only logged: the event has happened."""
         logger.log(event.level, "%r", event)
         for handler in tuple(self._handlers.values()):
             try:

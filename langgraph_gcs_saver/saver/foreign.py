@@ -316,7 +316,7 @@ def _check_whole(thread_id: str, findings: Iterable[Finding]) -> None:
     else:
         advice = "Repair it there with `repair`, which sets aside what is lost, or delete it. Then call again."
     raise SourceError(
-        f"Thread {thread_id!r} was not migrated, because it is damaged in the source. `verify` reports there: "
+        f"Thread {thread_id!r} was not migrated, because the source cannot read all of it. `verify` reports there: "
         f"{wrong[0]}{more}. {advice}"
     )
 

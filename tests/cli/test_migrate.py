@@ -207,7 +207,7 @@ def test_a_store_of_ours_that_is_not_whole(command, make_saver, tmp_path, module
     ended = command("migrate", "--from", f"{name}:make")
     assert (ended.code, ended.out) == (7, "")
     assert (
-        "Thread 't' was not migrated, because it is damaged in the source. `verify` reports there: corrupt" in ended.err
+        "Thread 't' was not migrated, because the source cannot read all of it. `verify` reports there: corrupt" in ended.err
     )
     assert "Repair it there with `repair`" in ended.err
     assert [*make_saver().list(None)] == []
