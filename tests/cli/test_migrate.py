@@ -206,9 +206,8 @@ def test_a_store_of_ours_that_is_not_whole(command, make_saver, tmp_path, module
     raw.close()
     ended = command("migrate", "--from", f"{name}:make")
     assert (ended.code, ended.out) == (7, "")
-    assert (
-        "Thread 't' was not migrated, because the source cannot read all of it. `verify` reports there: corrupt" in ended.err
-    )
+    assert "Thread 't' was not migrated, because the source cannot read all of it. " in ended.err
+    assert "`verify` reports there: corrupt" in ended.err
     assert "Repair it there with `repair`" in ended.err
     assert [*make_saver().list(None)] == []
     with GCSSaver.from_conn_string(f"file://{tmp_path}/source") as source:
