@@ -1,1 +1,1 @@
-"""What is stored: names and bytes, and nothing that reads or writes them (docs/reference/format.md in code)."""
+"""The stored format, docs/reference/format.md in code: names and bytes. Nothing here reads or writes a store."""

@@ -1,9 +1,9 @@
-"""Which earlier version a value's frame builds on.
+"""The choice of the earlier version that a value's frame builds on.
 
-Versions of a channel are numbered from their base, the last full frame. Version `k` builds on the version whose number,
-written in base 5, has the lowest digit of `k` that is not zero reduced by one. That version is always in the chain of
-version `k - 1`, and a chain has at most as many incremental frames as the digits' sum. With binary digits chains are
-shorter by a few frames and a long chat takes a fifth more bytes (`docs/explanation/design/002-incremental-frames.md`).
+Versions of a channel are numbered from their base, the last full frame. To find the version that `k` builds on, write
+`k` in base 5 and subtract one from its lowest nonzero digit. That version is always in the chain of version `k - 1`.
+The digits' sum is the greatest number of incremental frames in a chain. With binary digits, chains would be a few
+frames shorter, and a long chat would take a fifth more bytes (`docs/explanation/design/002-incremental-frames.md`).
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from langgraph_gcs_saver.format.manifest import ChannelRef, FrameRef, Serialized
 from langgraph_gcs_saver.records import record
 
 MAX_FRAMES = 12
-"""Most frames of a chain; a version whose own would be longer builds on an earlier one."""
+"""Most frames of a chain. A version whose chain would be longer builds on an earlier version."""
 
 _RADIX = 5
 
 MIN_BYTES = 256
-"""Smallest value that is worth an incremental frame: below, zstd's headers weigh as much as the value."""
+"""Smallest value, in bytes, that gets an incremental frame. Below that, zstd's headers are as large as the value."""
 
 OUTWEIGH = 1.5
-"""A new base is due when the incremental frames of a chain together weigh so many times what their base does."""
+"""A new base is due when a chain's incremental frames together are larger than this many times their base."""
 
 _WORTH = 0.75
-"""An incremental frame must be smaller than a full one by a quarter, or it is not worth a longer chain."""
+"""Largest incremental frame, as a share of a full one: a smaller gain is not worth a longer chain."""
 
 _GREGORIAN_TICKS = 0x01B21DD213814000
 """100-nanosecond ticks from 1582-10-15, where UUIDs begin, to 1970-01-01 (RFC 9562, section 5.1)."""
 
 _READ = 1.25
-"""Most bytes to read for a value, as a multiple of its full frame; a shrunken value soon gets a base of its own."""
+"""Most bytes to read for a value, as a multiple of its full frame. So a value that shrank soon gets its own base."""
 
 
 @record(frozen=True, slots=True)
 class Earlier:
-    """A channel's version in the parent, to build on.
+    """A channel's version in the parent, which the next version may build on.
 
     Attributes:
         ref: The parent's ref.
-        links: Its chain, as the child refers to it.
-        values: The value of each link, if it is at hand.
+        links: The ref's chain, as the child refers to it.
+        values: The value of each link; `None` for a link whose value is not in memory.
     """
 
     ref: ChannelRef
@@ -55,14 +55,14 @@ class Earlier:
 
 @record(frozen=True, slots=True)
 class Encoded:
-    """A value's frame, and what its ref will say.
+    """A value's frame, and the content of its ref.
 
     Attributes:
-        type: The serialiser's type tag.
-        value: The serialised value, and its digest.
-        frame: The frame; empty for zero bytes.
+        type: The serializer's type tag.
+        value: The serialized value and its digest.
+        frame: The frame; empty if the value has no bytes.
         links: The frames that it builds on, base first.
-        k: Its number since the base.
+        k: The version's number, counted from the base.
     """
 
     type: str
@@ -75,14 +75,15 @@ class Encoded:
 def encode(
     value: Serialized, earlier: Earlier | None, codec: Codec, full_every: int | timedelta | None, now: float
 ) -> Encoded:
-    """Encode a value, incrementally where that pays.
+    """Encode a value, incrementally if that saves enough.
 
     Args:
         value: The value.
-        earlier: The version before it, if it may be built on.
+        earlier: The version before it; `None` if the frame must be full.
         codec: Makes the frames.
-        full_every: Versions, or time, after which a full frame is due: the fewer, the less depends on one object.
-        now: The wall clock, seconds since the epoch.
+        full_every: Versions, or time, after which a full frame is due. A lower value makes fewer versions depend on
+            one object.
+        now: The wall clock, in seconds since the epoch.
     """
     at_hand = [] if earlier is None else [one for one in earlier.values if one is not None]
     size, digested = len(value.data), Digested.of(value.data, at_hand[-1] if at_hand else None)
@@ -110,7 +111,7 @@ def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) ->
 
 
 def _time_of(link: FrameRef) -> float | None:
-    """When a frame was written, in seconds since the epoch, as its checkpoint's id says (UUID version 6)."""
+    """When a frame was written, in seconds since the epoch, according to its checkpoint's id (UUID version 6)."""
     try:
         owner = uuid.UUID(link.owner)
     except ValueError:
@@ -122,7 +123,7 @@ def _time_of(link: FrameRef) -> float | None:
 
 
 def ancestor(k: int) -> int:
-    """The version that version `k` builds on: the lowest digit that is not zero, in base 5, is reduced by one."""
+    """The version that version `k` builds on: `k` with its lowest nonzero digit, in base 5, reduced by one."""
     unit = 1
     while k % (unit * _RADIX) == 0:
         unit *= _RADIX
@@ -130,7 +131,7 @@ def ancestor(k: int) -> int:
 
 
 def _choose(earlier: Earlier) -> int | None:
-    """The link to build on: the ancestor, or the nearest at hand that keeps the chain short."""
+    """Index of the link to build on: the ancestor, or else the latest link in memory that keeps the chain short."""
     wanted = ancestor(earlier.links[-1].k + 1)
     at_hand = [i for i, value in enumerate(earlier.values) if value is not None and i + 2 <= MAX_FRAMES]
     return max([i for i in at_hand if earlier.links[i].k == wanted] or at_hand, default=None)
@@ -138,7 +139,7 @@ def _choose(earlier: Earlier) -> int | None:
 
 def _pays(links: tuple[FrameRef, ...], frame: bytes, size: int) -> bool:
     base = links[0]
-    full = base.stored * size / (base.size or 1)  # an estimate: compressing again to know would cost what is saved
+    full = base.stored * size / (base.size or 1)  # an estimate: compressing the value again would cost what it saves
     increments = sum(link.stored for link in links[1:]) + len(frame)
     return (
         increments <= OUTWEIGH * base.stored

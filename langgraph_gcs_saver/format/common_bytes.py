@@ -1,4 +1,4 @@
-"""How far two large values are the same, without copying them."""
+"""The lengths of the common beginning and end of two large values, found without copying the values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ _BLOCK = 64 << 10
 
 
 def same_from(at: int, one: bytes, other: bytes) -> int:
-    """Where two values, compared from `at` on, begin to differ."""
+    """The first position from `at` on where two values differ."""
     view, end = memoryview(other), min(len(one), len(other))
     step = _BLOCK
     while at < end and step:
         step = min(step, end - at)
-        # On bytes, this compares without a copy.
+        # `bytes.startswith` compares without a copy.
         if one.startswith(view[at : at + step], at):
             at += step
         elif step == 1:
@@ -22,7 +22,7 @@ def same_from(at: int, one: bytes, other: bytes) -> int:
 
 
 def same_to_end(most: int, one: bytes, other: bytes) -> int:
-    """How many bytes, of `most`, two values have in common at their ends."""
+    """How many bytes two values have in common at their ends; at most `most`."""
     view, found, step = memoryview(other), 0, _BLOCK
     while found < most and step:
         step = min(step, most - found)

@@ -1,8 +1,9 @@
-"""The dictionary of format 1: what small values have in common, so that their frames need not say it.
+"""The compression dictionary of format 1: bytes that small values have in common.
 
-Part of the format: it can never change, only be followed by another one in another format. Manifests and single
-messages are short, and mostly made of the same words; with these as a raw-content dictionary a chat step's manifest
-takes 480 bytes instead of 660. The order matters a little: what lies nearer to the end is cheaper to refer to.
+The dictionary is part of the format, so it can never change; only a new format can bring a new one. Manifests and
+single messages are short and consist mostly of the same words. With these words as a raw-content dictionary, a chat
+step's manifest takes 480 bytes instead of 660. The order matters a little, because bytes near the end are cheaper to
+refer to.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _MANIFEST = (
 )
 
 DICTIONARY = _WRITES + _MESSAGES + _MANIFEST
-"""Base of every full frame whose value is smaller than `BELOW`."""
+"""The dictionary of every full frame whose value is smaller than `BELOW`."""
 
 BELOW = 16 << 10
-"""Values of so many bytes or more have no dictionary: any tool reads their full frames."""
+"""Values of at least this many bytes have no dictionary, so any zstd tool can read their full frames."""

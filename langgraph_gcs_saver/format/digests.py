@@ -1,7 +1,7 @@
-"""Digests of values: the sha256, and for large ones that of the sha256s of their blocks.
+"""Digests of values: the sha256 of a small value, and the sha256 of the sha256s of a large value's blocks.
 
-State that has grown has the same blocks as before but for the last ones, and for the first, in which a list's length
-stands: of these alone the sha256 is made anew, at each step that is written and for each frame of a chain that is read.
+State that grew has the same blocks as before, except for the last ones and the first one, which contains a list's
+length. Only these blocks are hashed again, for each step that is written and for each frame of a chain that is read.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from langgraph_gcs_saver.format.common_bytes import same_from
 from langgraph_gcs_saver.records import record
 
 BLOCK_BYTES = 32 << 10
-"""A value that is larger is digested in blocks of that size."""
+"""Larger values are digested in blocks of this size."""
 
 _LEAF_BYTES = 32
 _BLOCKS = b"\1"
-"""Before the digests of blocks. A small value of bytes that somebody chose can be just that: sizes are compared too."""
+"""Prefix of the joined digests of blocks.
+
+An attacker can choose a small value that equals this prefix and the digests, so sizes are compared too.
+"""
 
 
 @record(frozen=True, slots=True)
 class Digested:
-    """A serialised value and its digest.
+    """A serialized value and its digest.
 
     Attributes:
         data: The value.
         digest: Its digest, 64 hex digits.
-        leaves: The sha256 of each of its blocks, one after the other; none for a value of one block.
+        leaves: The sha256 of each of its blocks, concatenated; empty for a value of one block.
     """
 
     data: bytes
@@ -34,23 +37,23 @@ class Digested:
     leaves: bytes = b""
 
     def is_of(self, digest: str, size: int) -> bool:
-        """Whether it has a size, and a digest that begins with these digits."""
+        """Whether the value has this size and a digest that begins with `digest`."""
         return len(self.data) == size and self.digest.startswith(digest)
 
     @classmethod
     def of(cls, data: bytes, like: Digested | None = None) -> Digested:
-        """Digest a value; of blocks that equal those of `like` at the same place, the digests are known."""
+        """Digest a value, reusing the digests of blocks that `like` has at the same place."""
         if len(data) <= BLOCK_BYTES:
             return cls(data, hashlib.sha256(data).hexdigest())
         known, other = (b"", b"") if like is None else (like.leaves, like.data)
-        # As a rule all blocks between the first and the last few are the same: these are compared at once.
+        # Usually only the first and the last few blocks differ: one comparison covers those between.
         rest = same_from(BLOCK_BYTES, data, other) // BLOCK_BYTES if known else 1
         view, before = memoryview(data), memoryview(other)
 
         def leaf(number: int) -> bytes:
             at, end = number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES
             found = known[number * _LEAF_BYTES : (number + 1) * _LEAF_BYTES]
-            # On bytes, this compares without a copy.
+            # `bytes.startswith` compares without a copy.
             if found and len(view[at:end]) == len(before[at:end]) and data.startswith(before[at:end], at):
                 return found
             return hashlib.sha256(view[at:end]).digest()

@@ -1,8 +1,8 @@
-"""Metadata filters: what of a checkpoint's metadata Firestore may index, and how `list(filter=…)` uses it.
+"""Metadata filters: which part of a checkpoint's metadata Firestore indexes, and how `list(filter=…)` uses it.
 
-Firestore narrows the query down; `matches` then decides. Both compare as Postgres' saver does: numbers by value
-(1 == 1.0), booleans never equal to numbers, and a key that is missing equal to nothing, not even to `None`. What
-Firestore does not index here (`None`, long strings, odd keys, containers) is left to `matches`.
+Firestore narrows the query; `matches` then decides. Both compare as the Postgres saver does. Numbers compare by value
+(1 == 1.0), a boolean never equals a number, and a missing key equals nothing, not even `None`. Some metadata is not
+indexed here: `None`, long strings, containers, and keys that Firestore would need quoted. Only `matches` checks these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_BYTES = 256 << 10
 
 
 def size(found: object) -> int:
-    """Bytes of a `filter` field, roughly as Firestore counts them; of one that is damaged, none."""
+    """Bytes of a `filter` field, roughly as Firestore counts them; 0 for a corrupt field."""
     if not isinstance(found, Mapping):
         return 0
     return sum(len(k) + 9 + (len(v.encode()) if isinstance(v, str) else 0) for k, v in found.items())
@@ -49,7 +49,7 @@ def _indexable(key: str, value: Any) -> bool:
 
 
 def _stored(value: Any) -> Any:
-    """The value as plain bool, int, float or str: metadata may hold subclasses, such as enums."""
+    """The value as a plain bool, int, float or str, because metadata may hold subclasses, such as enums."""
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value) if kind is not str else str.__str__(value)
@@ -57,7 +57,7 @@ def _stored(value: Any) -> Any:
 
 
 def index(metadata: Mapping[str, Any], clear: frozenset[str] | None = None) -> dict[str, Any]:
-    """The part of `metadata` that the document's `filter` field holds: of keys in `clear`, if it is not `None`."""
+    """The part of `metadata` that the document's `filter` field holds; only keys in `clear`, unless it is `None`."""
     return {
         k: _stored(v) for k, v in metadata.items() if k != RUN_ID and (clear is None or k in clear) and _indexable(k, v)
     }
@@ -77,13 +77,13 @@ def where(wanted: Mapping[str, Any] | None, clear: frozenset[str] | None = None)
     return tuple(
         (RUN_ID if k == RUN_ID else f"filter.{k}", _stored(v))
         for k, v in wanted.items()
-        # A run id that is no text is only in the metadata.
+        # A run id that is not text is stored in the metadata only.
         if (clear is None or k in clear) and _indexable(k, v) and (k != RUN_ID or isinstance(v, str))
     )
 
 
 def matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
-    """Whether the metadata has every wanted key with an equal value."""
+    """Whether the metadata has every key of the filter, with an equal value."""
     return not wanted or all(k in metadata and _equal(metadata[k], v) for k, v in wanted.items())
 
 

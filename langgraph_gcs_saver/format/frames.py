@@ -1,9 +1,9 @@
-"""Frames: zstd frames of serialised values, and the small envelopes that carry JSON with a binary tail.
+"""Frames: zstd frames of serialized values, and the small envelopes that carry JSON with a binary tail.
 
-A frame always states its content size, and is never larger than what it holds by more than zstd's own headers: zstd
-stores what it cannot compress, and a codec may have it store everything. It is decoded without trusting it:
-python-zstandard ignores `max_output_size` when the header carries a size (32 KB gave 1 GiB) and accepts trailing junk,
-so both are checked here first.
+A frame always states its content size. It exceeds that size by no more than zstd's headers: zstd stores what it cannot
+compress, and a codec can make it store everything. Frames are decoded without trusting them. python-zstandard
+ignores `max_output_size` when the header carries a size (32 KB gave 1 GiB), and it accepts trailing junk. So both are
+checked here first.
 """
 
 from __future__ import annotations
@@ -30,71 +30,71 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
 
 ENVELOPE_MAX_BYTES = 64 << 20
-"""Largest envelope in a document, and largest manifest anywhere; pending writes in an object may be larger."""
+"""Most bytes of an envelope in a document, and of a manifest anywhere. Pending writes in an object may be larger."""
 
 STATE_VALUES = 64
-"""Most bytes of a checkpoint's values together, as a multiple of what one may have."""
+"""Most bytes of all values of a checkpoint together, as a multiple of the most bytes of one value."""
 
 HEAD_BYTES = 16 << 20
-"""Largest head of an envelope. That of a manifest of 5,000 channels, all with chains of 12 frames, has 10 MiB."""
+"""Largest head of an envelope, in bytes. A manifest with 5,000 channels and 12 frames in each has a head of 10 MiB."""
 
 HEAD_PARTS = 1_500_000
-"""Most values and keys in the head of an envelope, as counted by `parts`. The same manifest has a million."""
+"""Most values and keys in the head of an envelope, as `parts` counts them. The same manifest has a million."""
 
 _PLAIN_HEAD = 256 << 10
-"""A smaller head is parsed without being counted: JSON takes up to 41 times its bytes in memory."""
+"""Smaller heads are parsed without counting their parts. Parsed JSON takes up to 41 times its bytes in memory."""
 
 _LENGTH = struct.Struct(">I")
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 WINDOW_LOG_MAX = 27
-"""Largest window: beyond 128 MiB of base and value together the incremental frame loses sight of the base's begin."""
+"""Largest window: if base and value together exceed 128 MiB, zstd cannot refer to the beginning of the base."""
 
 _CIPHER_MARK = b"\x01"
 """First byte of an encrypted frame; a zstd frame begins with 0x28."""
 
 _PLACE_MARK = b"\x03"
-"""First byte of what is encrypted for an envelope: the digest of its place and the frame follow.
+"""First byte of an envelope's plaintext, before encryption. The digest of its place and the frame follow.
 
-It also tells an envelope from a value. A user of an agent chooses what a value holds, and an attacker who can write to
-the store could else put the ciphertext of such a value in the place of a manifest.
+It also distinguishes an envelope from a value. A user of an agent chooses the content of a value. Without the mark, an
+attacker with write access could put the ciphertext of such a value in the place of a manifest.
 """
 
 _PLACE_BYTES = 32
 _CLEAR_MARKS = (zstandard.FRAME_HEADER, splices.MARK)
 
 Place = tuple[str, str]
-"""Where an envelope lies: the name of a document below the root, and the name of a field of it."""
+"""The place of an envelope: the name of a document below the root, and the name of one of its fields."""
 
 _SMALL_LEVEL = 8
-"""Lowest level for what is small: fewer bytes than with level 3, in no time to speak of."""
+"""Lowest level for small values. It saves bytes compared with level 3 and takes hardly any more time."""
 
 _SMALL_BYTES, _SMALL_BASE_BYTES = 64 << 10, 4 << 20
-"""Below both, what is compressed with an earlier value is small: a table for every position of 4 MiB takes 16 MiB."""
+"""A value and its base are small if both are below these: a table of every position of 4 MiB takes 16 MiB."""
 
 _EMPTY_LAST_BLOCK = b"\1\0\0"
 
 _RAW_HEADER = struct.Struct("<4sBBQ")
-"""Header of a frame that is stored, not compressed: the magic number, its descriptor, its window, its content size."""
+"""Header of a frame that is stored, not compressed: the magic number, the descriptor, the window, the content size."""
 
 _RAW_DESCRIPTOR = 0b1100_0000
-"""The content size has 8 bytes; there is a window, no checksum and no name of a dictionary."""
+"""The content size has 8 bytes; the frame has a window, but no checksum and no dictionary id."""
 
 _RAW_WINDOW, _RAW_BLOCK_BYTES = 7 << 3, 128 << 10
-"""A window of 2 ** (10 + 7) bytes, and the largest block that a frame with it may have."""
+"""A window of 2 ** (10 + 7) bytes, and the largest block of a frame with that window."""
 
 _local = threading.local()
 
 
-_MAX_TOLD = 10_000
-"""Threads that a codec remembers to have accepted something of."""
+_MAX_REMEMBERED = 10_000
+"""Most threads that a codec remembers as having something in clear."""
 
 
 class FrameError(Exception):
-    """Bytes that are not the frame which they should be; callers say whose they are.
+    """Bytes that are not the expected frame; callers add which document or object holds them.
 
     Attributes:
-        clear: The cipher does not vouch for them: they are in clear, or not bound to the place where they lie.
+        clear: The cipher does not vouch for the bytes: they are in clear, or not bound to their place.
     """
 
     def __init__(self, reason: str, *, clear: bool = False) -> None:
@@ -108,7 +108,8 @@ class Decoding:
 
     Attributes:
         finish: Gives the value; raises `FrameError` as `Codec.decode` does.
-        needs_base: Whether it copies from the base. If not, the base may be dropped before: it was copied as a whole.
+        needs_base: Whether `finish` copies from the base. If not, the caller may drop the base before it calls
+            `finish`, because the decompressor has a copy of the whole base.
     """
 
     finish: Callable[[], bytes]
@@ -117,21 +118,21 @@ class Decoding:
 
 @record(frozen=True, slots=True)
 class Codec:
-    """Makes stored frames of serialised values, and the values of stored frames.
+    """Encodes serialized values as stored frames, and decodes stored frames.
 
-    A frame is *full*, or *incremental*: compressed with an earlier value as a raw-content dictionary, or spliced from
-    that. Full frames of small values have the format's own dictionary. With a cipher a frame is encrypted after it was
-    compressed, for ciphertexts of equal values differ, and nothing could be saved on them. An envelope that lies in a
-    document is bound to its place: what is encrypted begins with the digest of that. A value needs none, because an
-    envelope that is bound holds the value's digest.
+    A frame is *full* or *incremental*. An incremental frame is compressed with an earlier value as a raw-content
+    dictionary, or spliced from that value. Full frames of small values use the format's own dictionary. With a cipher,
+    a frame is compressed first and then encrypted, because ciphertexts do not compress. An envelope in a document is
+    bound to its place: its plaintext begins with the digest of the place. A value needs no such digest, because a bound
+    envelope holds the value's digest.
 
     Attributes:
-        level: Compression level; `None` stores everything in full and uncompressed, so that the size of a frame depends
-            on the size of what it holds, and on nothing else.
+        level: Compression level. `None` stores everything in full and uncompressed, so that the size of a frame depends
+            on the size of its content only.
         cipher: Encrypts every frame, or `None`.
-        max_bytes: Largest value that is encoded or decoded; `least` bytes always are, where a call says so, for
-            manifests and pending writes are no values.
-        accept_clear: With a cipher, whether frames in clear are decoded, and envelopes that are not bound.
+        max_bytes: Largest value, in bytes, that is encoded or decoded. A call may pass a higher limit as `least`, for
+            manifests and pending writes, which are not values.
+        accept_clear: With a cipher, whether frames in clear and envelopes that are not bound are decoded.
     """
 
     level: int | None
@@ -139,9 +140,9 @@ class Codec:
     max_bytes: int = 1 << 30
     accept_clear: bool = False
     _proven: set[str] = field(default_factory=set)
-    """Names under which the cipher has decrypted something: it has these keys."""
+    """Names under which the cipher has decrypted something, which proves that it has these keys."""
     _accepted: dict[str, bool] = field(default_factory=dict)
-    """Segments of threads of which something was accepted in clear, and whether `newly_accepted` has returned them."""
+    """Segments of threads with something in clear that was accepted, and whether `newly_accepted` returned them."""
 
     def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
         """Make a frame of `plain`, incremental if there is a `base` and the codec compresses.
@@ -155,7 +156,7 @@ class Codec:
         return self._encrypt(_increment(plain, base, self.level))
 
     def encode_envelope(self, plain: bytes, place: Place) -> bytes:
-        """Make the frame of an envelope that lies in a document; with a cipher, bound to its place.
+        """Make the frame of an envelope in a document; with a cipher, bind it to its place.
 
         Raises:
             ValueTooLargeError: `plain` is larger than both `max_bytes` and `ENVELOPE_MAX_BYTES`.
@@ -176,24 +177,24 @@ class Codec:
         return _label(name) + data
 
     def decode(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> bytes:
-        """The value in a frame, which must be exactly `size` bytes.
+        """The value in a frame, which must have exactly `size` bytes.
 
         Args:
             stored: The frame.
             size: Bytes of the value.
             base: The earlier value that an incremental frame builds on.
-            least: Bytes that a value may have, whatever `max_bytes` says.
+            least: Bytes that the value may have even if `max_bytes` is lower.
             name: The document or object that holds the frame.
 
         Raises:
-            FrameError: It is not one whole frame of that size. Nothing larger than `size` was allocated. A wrong base
-                may go unnoticed here: the caller compares digests.
-            ValueTooLargeError: It is larger than `max_bytes`. Nothing was allocated.
+            FrameError: The bytes are not one whole frame of that size. Nothing larger than `size` was allocated. A
+                wrong base may go unnoticed here, so the caller compares digests.
+            ValueTooLargeError: The value is larger than `max_bytes`. Nothing was allocated.
         """
         return self.begin(stored, size, base, least=least, name=name).finish()
 
     def begin(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> Decoding:
-        """As `decode`, but for the last step, which allocates the value: a caller may drop the base before it."""
+        """Like `decode`, without the last step, which allocates the value. A caller may drop the base first."""
         frame = self._decrypted(stored, name)
         if base is not None and frame[:1] == splices.MARK:
             return self._begin_splice(frame, size, base, least)
@@ -213,10 +214,10 @@ class Codec:
         return Decoding(lambda: splice.join(_decompress(frame[at:], decompressor), base), needs_base=True)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
-        """The value in a full frame, of at most `max_bytes`; an envelope's is read by `decode_envelope`.
+        """The value in a full frame, of at most `max_bytes`. For an envelope, call `decode_envelope`.
 
         Raises:
-            FrameError: It is not one whole frame, or states a larger size; then nothing was allocated.
+            FrameError: The bytes are not one whole frame, or state a larger size. Then nothing was allocated.
         """
         return _decode_bounded(self._decrypted(stored), max_bytes)
 
@@ -224,7 +225,7 @@ class Codec:
         """The envelope in a field of a document.
 
         Raises:
-            FrameError: It is not one whole frame, is too large, or is bound to another place.
+            FrameError: The bytes are not one whole frame, are too large, or are bound to another place.
         """
         frame = self._decrypted(stored, place[0])
         if is_encrypted(stored):
@@ -238,40 +239,40 @@ class Codec:
         return _decode_bounded(frame, ENVELOPE_MAX_BYTES)
 
     def vouches_for(self, stored: bytes) -> bool:
-        """Whether the cipher protects an envelope that was read: it is encrypted, and bound to its place.
+        """Whether an envelope that was read is encrypted and bound to its place.
 
-        Without a cipher there is nothing that could, and so nothing that is missing.
+        Without a cipher, always true, because no protection is expected.
         """
         if self.cipher is None or not self.accept_clear:
             return True
         return is_encrypted(stored) and self._decrypt(stored).startswith(_PLACE_MARK)
 
     def refuse_large(self, size: int, least: int = 0) -> None:
-        """Raise `ValueTooLargeError` for more than `max_bytes`, unless `least` is as much."""
+        """Raise `ValueTooLargeError` if `size` is more than both `max_bytes` and `least`."""
         if size > max(self.max_bytes, least):
             raise ValueTooLargeError(
-                f"A serialised value has {size:,} bytes, and max_value_bytes is {self.max_bytes:,}. If such values are "
-                "wanted, pass a greater `max_value_bytes` to whoever writes and reads them."
+                f"A serialized value has {size:,} bytes, and max_value_bytes is {self.max_bytes:,}. To store such "
+                "values, pass a greater `max_value_bytes` to every saver that writes or reads them."
             )
 
     def refuse_large_state(self, size: int, what: str) -> None:
-        """Raise `ValueTooLargeError` for more than one checkpoint may have: `STATE_VALUES` times what a value may.
+        """Raise `ValueTooLargeError` if the values of a checkpoint, or its pending writes, are too large together.
 
-        Its pending writes, together, may have as much; and both 64 MiB at least. `what` says what has that size.
+        Each may have `STATE_VALUES` times `max_bytes` together, and at least 64 MiB. `what` names them in the message.
         """
         most = max(STATE_VALUES * self.max_bytes, ENVELOPE_MAX_BYTES)
         if size > most:
             raise ValueTooLargeError(
-                f"{what} have {size:,} bytes together; with a max_value_bytes of {self.max_bytes:,} at most {most:,} "
-                "are read or written. If you want such states, pass a greater `max_value_bytes`."
+                f"{what} have {size:,} bytes together. With a max_value_bytes of {self.max_bytes:,}, at most {most:,} "
+                "are read or written. To store such states, pass a greater `max_value_bytes`."
             )
 
     def has_key(self, stored: bytes) -> bool:
-        """Whether the saver is known to have the key of a frame that it cannot decrypt; then the frame is damaged.
+        """Whether the saver is known to have the key of a frame that it cannot decrypt. Then the frame is damaged.
 
-        It is known of the names under which something was decrypted before. The frame's own may be what is damaged:
-        then one of those decrypts it. Without a cipher no frame is met that was encrypted, for manifests in clear refer
-        to none.
+        The saver has the key of each name under which it decrypted something before. If the name in the frame is
+        corrupt, the key of one of those names decrypts it. Without a cipher, no encrypted frame is expected, because
+        manifests in clear refer to none.
         """
         if self.cipher is None:
             return True
@@ -280,7 +281,7 @@ class Codec:
             name = stored[2:end].decode()
         except UnicodeDecodeError:
             return True
-        proven = tuple(self._proven)  # other threads add to it
+        proven = tuple(self._proven)  # a copy, because other threads add to it
         return len(stored) < end or name in proven or any(self._opens(known, stored) for known in proven)
 
     def _opens(self, name: str, stored: bytes) -> bool:
@@ -291,21 +292,21 @@ class Codec:
         return True
 
     def newly_accepted(self) -> list[str]:
-        """Segments of the threads of which something was accepted that the cipher does not vouch for, each once."""
-        found = [segment for segment, is_told in list(self._accepted.items()) if not is_told]
-        if len(self._accepted) > _MAX_TOLD:
+        """Segments of threads with something accepted that the cipher does not vouch for. Each is returned once."""
+        found = [segment for segment, is_reported in list(self._accepted.items()) if not is_reported]
+        if len(self._accepted) > _MAX_REMEMBERED:
             self._accepted.clear()
         self._accepted.update(dict.fromkeys(found, True))
         return found
 
     def _accept(self, what: str, name: str) -> None:
-        """Note that something is decoded for which the cipher does not vouch; raise `FrameError` if it must not be."""
+        """Note that bytes are decoded that the cipher does not vouch for; raise `FrameError` unless that is allowed."""
         if not self.accept_clear:
             raise FrameError(what, clear=True)
         self._accepted.setdefault(name.removeprefix(f"{keys.THREADS}/").partition("/")[0], False)
 
     def _decrypted(self, stored: bytes, name: str = "") -> bytes:
-        """A frame in clear, of stored bytes; with a cipher they must be encrypted."""
+        """Decrypt stored bytes to a frame. With a cipher, they must be encrypted unless `accept_clear` is set."""
         if is_encrypted(stored):
             return self._decrypt(stored)
         if self.cipher is not None:
@@ -319,7 +320,7 @@ class Codec:
         name = stored[2:end].decode(errors="replace")
         if self.cipher is None:
             raise WrongKeyError(
-                f"This was encrypted with {name!r}, and the saver has no `cipher`. Pass the one that wrote it."
+                f"Stored data was encrypted with {name!r}, and the saver has no `cipher`. Pass the one that wrote it."
             )
         try:
             frame = self.cipher.decrypt(name, stored[end:])
@@ -327,8 +328,8 @@ class Codec:
             raise
         except Exception as error:
             raise WrongKeyError(
-                f"This was encrypted with {name!r}, and the saver's `cipher` cannot decrypt it "
-                f"({type(error).__name__}). Is it another key?"
+                f"Stored data was encrypted with {name!r}, and the saver's `cipher` cannot decrypt it "
+                f"({type(error).__name__}). Does it have another key?"
             ) from error
         self._proven.add(name)
         return frame
@@ -340,7 +341,7 @@ def is_encrypted(stored: bytes) -> bool:
 
 
 def begins_like_a_frame(stored: bytes) -> bool:
-    """Whether bytes may be a frame, or several, as far as their beginning shows without a key."""
+    """Whether bytes may be one or more frames, as far as their beginning shows without a key."""
     if stored.startswith((_CIPHER_MARK, splices.MARK)):
         return True
     try:
@@ -356,15 +357,17 @@ def _digest_of(place: Place) -> bytes:
 
 
 def _label(name: str) -> bytes:
-    """What precedes a ciphertext."""
+    """The mark and the name that precede a ciphertext."""
     label = name.encode()
     if len(label) > 255:
-        raise InvalidOptionError(f"The cipher calls itself {name[:40]!r}…; a cipher's name has at most 255 bytes.")
+        raise InvalidOptionError(
+            f"The cipher's name {name[:40]!r}… is too long. A cipher's name has at most 255 bytes."
+        )
     return _CIPHER_MARK + bytes([len(label)]) + label
 
 
 def _stored(plain: bytes) -> bytes:
-    """A zstd frame of raw blocks (RFC 8878, section 3.1.1): any decoder reads it, with a dictionary too."""
+    """A zstd frame of raw blocks (RFC 8878, section 3.1.1). Any decoder reads it, even one with a dictionary."""
     pieces = [_RAW_HEADER.pack(zstandard.FRAME_HEADER, _RAW_DESCRIPTOR, _RAW_WINDOW, len(plain))]
     starts = range(0, len(plain) or 1, _RAW_BLOCK_BYTES)
     for start in starts:
@@ -375,7 +378,7 @@ def _stored(plain: bytes) -> bytes:
 
 
 def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:
-    # Contexts are not safe to share between threads, and making one costs more than compressing a small value.
+    # Each thread keeps its contexts: they are not thread-safe, and making one takes longer than a small value does.
     made: dict[tuple[int, bool], zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
     if (level, small) not in made:
         dictionary = _raw(DICTIONARY) if small else None
@@ -397,9 +400,9 @@ def _increment(plain: bytes, base: bytes, level: int) -> bytes:
 
 
 def _compress(plain: bytes, base: bytes, level: int) -> bytes:
-    # With the level's own hash table only the tail of a large dictionary is indexed: the frame of one more message on
-    # 1,500 is 98 KB then, and 0.6 KB with this size. A table half as large loses some of it, suddenly. From level 5 on
-    # zstd keeps every position, and wants more room for them.
+    # A level's default hash table indexes only the tail of a large dictionary. One message added to 1,500 makes a frame
+    # of 98 KB with it, and of 0.6 KB with this size. A table half as large can already miss some of the dictionary.
+    # From level 5 on, zstd keeps every position and needs more room for them.
     bits = (len(base) + len(plain)).bit_length()
     is_small = len(plain) < _SMALL_BYTES and len(base) < _SMALL_BASE_BYTES
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -424,11 +427,11 @@ _REACH = 2 << 10
 
 
 def resembles(plain: bytes, base: bytes) -> bool:
-    """Whether an incremental frame on `base` is worth its time, from 8 samples of `plain`.
+    """Whether an incremental frame on `base` is worth its time, judged by 8 samples of `plain`.
 
-    Half of them must be near the place where they would be if something was inserted before them or behind them; a few
-    are found in any two values, for all messages have the same field names. That takes a small part of the time of
-    compressing, so values that change entirely cost hardly more than full frames alone.
+    Half of the samples must be near their expected place: where they would be if something was inserted before or after
+    them. A few samples are found in any two values, because all messages have the same field names. Sampling takes much
+    less time than compressing, so a value that changed entirely costs little more than its full frame.
     """
     if len(plain) < _SAMPLE * _SAMPLES:
         return True
@@ -450,25 +453,25 @@ def resembles(plain: bytes, base: bytes) -> bool:
 def envelope(head: Any, tail: bytes = b"") -> bytes:
     """JSON of `head` followed by `tail`, to be encoded as one frame.
 
-    Bytes never go through base64: a document of pending writes with 1.9 KB of text takes 978 bytes this way, 1,470
-    with it.
+    The tail is not base64: a document of pending writes with 1.9 KB of text takes 978 bytes instead of 1,470.
 
     Raises:
-        ValueTooLargeError: The head is larger than readers parse.
+        ValueTooLargeError: Readers would not parse the head, because it is too large.
     """
     text = _json(head).encode()
     if is_too_large(text, 0, len(text)):
         raise ValueTooLargeError(
-            f"Names, versions and sizes take {len(text):,} bytes of JSON with {parts(text, 0, len(text)):,} parts, and "
-            f"at most {HEAD_BYTES:,} bytes and {HEAD_PARTS:,} parts are read."
+            f"Its names, versions and sizes take {len(text):,} bytes of JSON with {parts(text, 0, len(text)):,} parts. "
+            f"At most {HEAD_BYTES:,} bytes and {HEAD_PARTS:,} parts are read."
         )
     return _LENGTH.pack(len(text)) + text + tail
 
 
 def parts(text: bytes, start: int, end: int) -> int:
-    """At least how many values and keys JSON has, less one: each but the first follows one of four characters.
+    """An upper bound of the number of values and keys in JSON, minus one.
 
-    In texts they count as well, so it may be more. Parsed, each takes less than 100 bytes and those of its characters.
+    Each value or key except the first follows one of four characters, which are counted. They are counted in texts too,
+    so the real number may be lower. Parsed, each takes less than 100 bytes besides those of its characters.
     """
     return sum(text.count(mark, start, end) for mark in (b"[", b"{", b",", b":"))
 
@@ -489,7 +492,7 @@ def is_json(value: Any) -> bool:
 
 
 def _refuse_constant(_: str) -> None:
-    raise ValueError("NaN and infinities are no JSON")
+    raise ValueError("NaN and infinities are not JSON")
 
 
 _parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
@@ -499,7 +502,7 @@ def open_envelope(plain: bytes) -> tuple[Any, bytes]:
     """Undo `envelope`.
 
     Raises:
-        FrameError: It is not an envelope, or its head is too large; then it was not parsed.
+        FrameError: The bytes are not an envelope, or the head is too large. A head that is too large was not parsed.
     """
     end = _LENGTH.size + _LENGTH.unpack_from(plain)[0] if len(plain) >= _LENGTH.size else 0
     if not _LENGTH.size <= end <= len(plain):
@@ -523,8 +526,8 @@ def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:
     except zstandard.ZstdError:
         raise FrameError("not a zstd frame") from None
     if parameters.dict_id or not accept(parameters.content_size):
-        raise FrameError(f"a frame of {parameters.content_size} bytes where another size is expected")
-    # python-zstandard looks no further when the header says that there is nothing.
+        raise FrameError(f"a frame of {parameters.content_size} bytes, which is not the expected size")
+    # python-zstandard ignores the rest of a frame whose header states a size of 0.
     if not parameters.content_size and stored[zstandard.frame_header_size(stored) :] != _EMPTY_LAST_BLOCK:
         raise FrameError("an empty frame that is not empty")
     size: int = parameters.content_size
@@ -537,7 +540,7 @@ def _decode_bounded(frame: bytes, max_bytes: int) -> bytes:
 
 
 def _decompressor_on(base: bytes | None, size: int) -> zstandard.ZstdDecompressor:
-    """What decompresses a value of so many bytes; it has a copy of the base."""
+    """A decompressor for a value of `size` bytes. It has a copy of the base."""
     return _decompressor(size < BELOW) if base is None else zstandard.ZstdDecompressor(dict_data=_raw(base))
 
 

@@ -1,18 +1,21 @@
-"""Names of documents and objects, built from ids and parsed back.
+"""Names of documents and objects: how they are built from ids and parsed back.
 
 ```
 lg_threads/{thread}                                            the thread
 lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
 lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
-lg_threads/{thread}/lg_aside/{the document's id}!{attempt}     documents that were damaged, for inspection
-lg_runs/{run}/lg_threads/{thread}                              which threads a run touched
-lg_store/place                                                 the bucket and prefix that the store's objects have
+lg_threads/{thread}/lg_aside/{the document's id}!{attempt}     damaged documents, kept for inspection
+lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
+lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 ```
 
-Every mapping from ids to names is injective, legal in Firestore (ids of 1 to 1,500 bytes, no `/`, not `.`, `..` or
-`__.*__`: https://firebase.google.com/docs/firestore/quotas) and in Cloud Storage (1 to 1,024 bytes, no CR or LF, not
-`.` or `..`: https://cloud.google.com/storage/docs/objects#naming).
+Every mapping from ids to names is injective. Names are legal in both services:
+
+- Firestore allows ids of 1 to 1,500 bytes, without `/`, except `.`, `..` and `__.*__`
+  (https://firebase.google.com/docs/firestore/quotas).
+- Cloud Storage allows names of 1 to 1,024 bytes, without CR and LF, except `.` and `..`
+  (https://cloud.google.com/storage/docs/objects#naming).
 """
 
 from __future__ import annotations
@@ -38,26 +41,29 @@ PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
 
 PROBES = "~setup"
-"""What names of objects begin with that prove something and hold no state."""
+"""Prefix of the names of objects that prove something and hold no state."""
 
 MAX_ENCODED = 200
-"""Longest percent-encoded id, in bytes; longer ones are hashed. Four of them fit an object's name."""
+"""Longest percent-encoded id, in bytes. Longer ids are hashed. An object's name has room for four."""
 
 MAX_CHECKPOINT_ID = 500
-"""Longest checkpoint id, in bytes: encoded it takes up to twice that of a name's 1,500."""
+"""Longest checkpoint id, in bytes. Encoded, it takes up to twice as many of a name's 1,500 bytes."""
 
 _KNOWN = 1024
-"""Names that are remembered: a put asks a dozen times for the same few."""
+"""Names that are cached, because a put builds the same few names a dozen times."""
 
 _SINGLE = "fedcba9876543210-"
-"""The characters of UUIDs, as which LangGraph makes checkpoint ids: one character each in `inv`, all others two."""
+"""The characters of UUIDs, which LangGraph's checkpoint ids are.
+
+In `inv`, each of these takes one character, and every other byte takes two.
+"""
 
 
 _SECOND = digits + ascii_uppercase + ascii_lowercase
 
 
 def _codes() -> dict[int, str]:
-    """What stands for each byte in `inv`: the greater the byte, the earlier in order, and none begins another."""
+    """The code of each byte in `inv`. A greater byte has a code that sorts earlier, and no code begins another."""
     leads, found = iter("0123456789ABCDEFGHIJKLM"), {}
     for is_single, run in groupby(range(255, -1, -1), lambda byte: chr(byte) in _SINGLE):
         for number, byte in enumerate(run):
@@ -74,7 +80,7 @@ _SIMPLE = {ord(code): char for code, char in _DECODE.items() if len(code) == 1}
 _ALL_SIMPLE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]*\\Z")
 _CODE = re.compile(f"[{''.join(map(chr, _SIMPLE))}]|..", re.DOTALL)
 
-# quote() never encodes `_.-~`; `.` and `~` must be, for `.`/`..` are illegal names and `~` marks a hash.
+# quote() never encodes `_.-~`. `.` and `~` need encoding because `.` and `..` are illegal names and `~` marks a hash.
 _ALSO_ENCODE = str.maketrans({".": "%2E", "~": "%7E"})
 
 
@@ -89,7 +95,7 @@ def _utf8(what: str, text: str) -> bytes:
 
 
 def is_text(value: str) -> bool:
-    """Whether an id can be stored, and a name be made of it: JSON can hold a lone surrogate, UTF-8 cannot."""
+    """Whether an id can be stored and be part of a name: JSON can hold a lone surrogate, UTF-8 cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -103,9 +109,9 @@ def _sha256(data: bytes) -> str:
 
 @lru_cache(_KNOWN)
 def enc(text: str, what: str = "id") -> str:
-    """Encode an id as one segment of a name: `[A-Za-z0-9_%-]`, or `~` and a sha256 when it is long.
+    """Encode an id as one segment of a name: `[A-Za-z0-9_%-]`, or `~` and a sha256 if the id is long.
 
-    The empty id is `~`: an empty segment would be illegal in Firestore and collapse in a file system.
+    The empty id is `~`, because Firestore forbids empty segments and file systems drop them.
     """
     data = _utf8(what, text)
     if not data:
@@ -118,7 +124,7 @@ def enc(text: str, what: str = "id") -> str:
 
 
 def dec(encoded: str) -> str | None:
-    """Decode `enc`; `None` for a hash, and for what `enc` does not make, such as another spelling of an id."""
+    """Decode `enc`; `None` for a hash, and for text that `enc` does not make, such as another spelling of an id."""
     if encoded == "~":
         return ""
     try:
@@ -129,7 +135,7 @@ def dec(encoded: str) -> str | None:
 
 
 def told_id(segment: str, candidates: Iterable[str] = ()) -> str:
-    """The id that a segment stands for, to be shown: what it says, the candidate that it is a hash of, or itself."""
+    """The id to show for a segment: the decoded id, or the candidate with that hash, or else the segment itself."""
     text = dec(segment)
     return next((one for one in candidates if enc(one) == segment), segment) if text is None else text
 
@@ -138,19 +144,19 @@ def told_id(segment: str, candidates: Iterable[str] = ()) -> str:
 def spread(text: str, what: str = "id") -> str:
     """Encode an id as a document id that spreads over the key space: two hex digits of its sha256, a dash, the id.
 
-    Run ids and many thread ids are time-ordered; without this they would all be written at the end of the range, which
-    Firestore throttles (https://firebase.google.com/docs/firestore/best-practices#hotspots).
+    Run ids and many thread ids are time-ordered. Without these digits, all writes would go to the end of the range,
+    and Firestore throttles that (https://firebase.google.com/docs/firestore/best-practices#hotspots).
     """
     return f"{_sha256(_utf8(what, text))[:2]}-{enc(text, what)}"
 
 
 def inv(checkpoint_id: str) -> str:
-    """Encode a checkpoint id so that ascending order of the result is descending order of ids."""
+    """Encode a checkpoint id so that encoded ids sort in the reverse order of ids."""
     data = _utf8("checkpoint id", checkpoint_id)
     if len(data) > MAX_CHECKPOINT_ID:
         raise InvalidIdError(
-            f"The checkpoint id {checkpoint_id[:40]!r}… has {len(data)} bytes; at most {MAX_CHECKPOINT_ID} fit a name. "
-            "LangGraph's own ids have 36."
+            f"The checkpoint id {checkpoint_id[:40]!r}… has {len(data)} bytes. At most {MAX_CHECKPOINT_ID} fit a name; "
+            "LangGraph's own ids have 36. Use a shorter id."
         )
     return data.decode("latin-1").translate(_ENCODE) + "~"
 
@@ -159,7 +165,7 @@ def uninv(encoded: str) -> str:
     """Decode `inv`.
 
     Raises:
-        ValueError: It is nothing that `inv` makes.
+        ValueError: `inv` makes no such text.
     """
     codes = encoded.removesuffix("~")
     text = (
@@ -193,7 +199,7 @@ def checkpoint_doc(thread_id: str, ns: str, checkpoint_id: str) -> str:
 
 
 def checkpoint_range(thread_id: str, checkpoint_id: str) -> tuple[str, str]:
-    """Range of names [start, end) of all documents with this checkpoint id, in any namespace."""
+    """Range of names [start, end) of all documents with this checkpoint id, in every namespace."""
     start = f"{checkpoints(thread_id)}/{inv(checkpoint_id)}"
     return f"{start}!", f'{start}"'
 
@@ -209,7 +215,7 @@ def ns_segment_of(name: str) -> str:
 
 
 def is_in_ns(name: str, ns: str) -> bool:
-    """Whether the name of a checkpoint's document has a namespace: a query finds it by a field, which can be wrong."""
+    """Whether a checkpoint document's name has this namespace. A query finds it by a field, which can be corrupt."""
     return ns_segment_of(name) == enc(ns, "namespace")
 
 
@@ -217,7 +223,7 @@ def _parsed(name: str) -> tuple[str, str]:
     """The checkpoint id and the encoded namespace in a checkpoint document's name.
 
     Raises:
-        DamageError: Somebody else put the document there.
+        DamageError: The name has another shape, so this library did not write the document.
     """
     try:
         inverted, ns = name.rpartition("/")[2].split("!")
@@ -225,21 +231,21 @@ def _parsed(name: str) -> tuple[str, str]:
     except ValueError:
         pass
     raise DamageError(
-        f"The document {name!r} lies among a thread's checkpoints, and no checkpoint's document is called like that. "
-        "Who put it there should take it away."
+        f"The document {name!r} is in a thread's collection of checkpoints, but it does not have a checkpoint's name. "
+        "langgraph-gcs-saver did not write it. Delete the document, or move it elsewhere."
     )
 
 
 def is_direct(name: str) -> bool:
-    """Whether a document that a query of all threads found is a thread's own.
+    """Whether a document that a query of all threads found belongs directly to a thread.
 
-    Further below there may be another store, whose root is a path below a thread of this one.
+    Documents nested deeper can belong to another store, whose root is a path below a thread of this one.
     """
     return name.count("/") == _SLASHES
 
 
 def is_checkpoint_doc(name: str) -> bool:
-    """Whether the name of a document among a thread's checkpoints is one that a checkpoint's has."""
+    """Whether a document in a thread's collection of checkpoints has the name of a checkpoint."""
     try:
         _parsed(name)
     except (DamageError, InvalidIdError):
@@ -248,7 +254,7 @@ def is_checkpoint_doc(name: str) -> bool:
 
 
 def is_writes_doc(name: str) -> bool:
-    """Whether the name of a document among a thread's pending writes is one that a document of theirs has."""
+    """Whether a document in a thread's collection of pending writes has the name of pending writes."""
     try:
         return len(_writes_segments(name)) == 4 and bool(uninv(_writes_segments(name)[1]))
     except (DamageError, InvalidIdError, ValueError):
@@ -256,73 +262,74 @@ def is_writes_doc(name: str) -> bool:
 
 
 def split_checkpoint_doc(name: str) -> tuple[str, str]:
-    """The thread's segment and the checkpoint's in the name of a checkpoint's document."""
+    """The thread's segment and the checkpoint's segment in the name of a checkpoint's document."""
     _, thread, _, leaf = name.split("/")
     return thread, leaf
 
 
 def all_threads_range(after: str) -> tuple[str, str]:
-    """Range of names [start, end) of all threads past the one whose document has the id `after`; empty for all."""
+    """Range of names [start, end) of the threads after the one whose document has the id `after`; empty for all."""
     return f"{THREADS}/{after}!", f"{THREADS}/g"
 
 
 def thread_ranges(prefix: str) -> list[tuple[str, str]]:
     """Ranges of names [start, end) that hold the documents of all threads whose id begins with `prefix`.
 
-    Names begin with two digits of the id's hash, so there are 256 ranges, and 256 more for names that are hashes. The
-    latter have all threads whose id is too long for a name, whatever it begins with. An empty prefix is one range.
+    Names begin with two digits of the id's hash. So there are 256 ranges, and 256 more for names that are hashes. The
+    latter hold all threads with an id too long for a name, including ids without the prefix. An empty prefix gives one
+    range.
     """
     if not prefix:
         return [all_threads_range("")]
     encoded = enc(prefix, "prefix of thread ids")
     starts = [f"{THREADS}/{number:02x}-" for number in range(256)]
-    # `~` comes after all characters of names that can be read, and begins those that are hashes.
+    # `~` sorts after all characters of readable names, and is the first character of hashes.
     hashes = [(f"{start}~0", f"{start}~g") for start in starts]
     return hashes if encoded.startswith("~") else [(start + encoded, f"{start}{encoded}~") for start in starts] + hashes
 
 
 def thread_segment_of(name: str) -> str:
-    """The id of the thread's document in the name of any document of it."""
+    """The id of the thread's document, from the name of any document of the thread."""
     return name.split("/", 2)[1]
 
 
 def thread_of(name: str) -> str:
-    """Name of the thread's document in the name of any document of it."""
+    """Name of the thread's document, from the name of any document of the thread."""
     return f"{THREADS}/{thread_segment_of(name)}"
 
 
 def thread_id_of(segment: str) -> str | None:
-    """The thread that a segment stands for; `None` when it is too long to be there, or the segment is no thread's."""
+    """The id of the thread that a segment stands for; `None` if the id is hashed, or the segment is not a thread's."""
     thread_id = dec(segment[3:])
     return thread_id if thread_id is not None and spread(thread_id) == segment else None
 
 
 def told_thread_id(segment: str) -> str:
-    """The thread that a segment stands for, to be shown: what it says, or itself."""
+    """The thread id to show for a segment: the decoded id, or else the segment itself."""
     thread_id = thread_id_of(segment)
     return segment if thread_id is None else thread_id
 
 
 _SLASHES = 3
-"""Slashes in the names of the documents in a thread's collections; further below are nested collections."""
+"""Slashes in the names of documents in a thread's collections. Documents of nested collections have more."""
 
 _LONG_THREAD = re.compile(r"[0-9a-f]{2}-~[0-9a-f]{64}\Z")
 
 
 @lru_cache(_KNOWN)
 def is_thread_segment(segment: str) -> bool:
-    """Whether a segment of a name can stand for a thread: it is what `spread` makes of an id."""
+    """Whether a segment of a name can stand for a thread, because `spread` makes it from some id."""
     is_long = _LONG_THREAD.match(segment) is not None and segment[:2] == segment[4:6]  # both begin the id's hash
     return is_long or thread_id_of(segment) is not None
 
 
 def past_thread_blobs(segment: str) -> str:
-    """A name past those of all objects of a thread, or of whatever else the segment is: `0` comes after `/`."""
+    """A name that sorts after the names of all objects below a segment, such as a thread's: `0` sorts after `/`."""
     return f"{segment}0"
 
 
 def all_checkpoints_range() -> tuple[str, str]:
-    """Range of names [start, end) of all threads' documents: their ids begin with a hex digit."""
+    """Range of names [start, end) of all threads' documents, whose ids begin with a hex digit."""
     return f"{THREADS}/!", f"{THREADS}/g"
 
 
@@ -337,13 +344,13 @@ def writes_range(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> tup
 
 
 def writes_span(thread_segment: str, ns_segment: str, newest_id: str, oldest_id: str) -> tuple[str, str]:
-    """As `writes_range`, of a thread and a namespace as names have them."""
+    """Like `writes_range`, for a thread and a namespace that are encoded as in names."""
     base = f"{THREADS}/{thread_segment}/{WRITES}/{ns_segment}"
     return f"{base}!{inv(newest_id)}!", f'{base}!{inv(oldest_id)}"'
 
 
 def regular_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str, which: str) -> str:
-    """Name of the document of one `put_writes` call; `which` is a digest of numbers and channels of its writes."""
+    """Name of the document of one `put_writes` call; `which` is a digest of the numbers and channels of its writes."""
     return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!{which}"
 
 
@@ -353,12 +360,12 @@ def special_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str
 
 
 def writes_field(idx: int) -> str:
-    """The field of a document of pending writes that holds writes of a number, or that special one."""
+    """The field that holds write number `idx` in a document of pending writes; each special write has its own."""
     return "writes" if idx >= 0 else f"w{-idx}"
 
 
 INTERRUPT = writes_field(-3)
-"""The field that holds what a task asks; -3 is LangGraph's number of the channel (`WRITES_IDX_MAP`)."""
+"""The field that holds a task's interrupts; -3 is LangGraph's number of that channel (`WRITES_IDX_MAP`)."""
 
 
 def writes_checkpoint_id_of(name: str) -> str:
@@ -381,15 +388,15 @@ def writes_task_of(name: str) -> tuple[str, bool]:
 
 
 def writes_task_id_of(name: str) -> str | None:
-    """The task id in the name of a document of pending writes; `None` when it is too long to be there."""
+    """The task id in the name of a document of pending writes; `None` if the id is hashed because it is too long."""
     return dec(_writes_segments(name)[2])
 
 
 def _writes_segments(name: str) -> list[str]:
-    """Namespace, checkpoint and task as the name of a document of pending writes has them.
+    """The segments in the name of a document of pending writes: the namespace, the checkpoint, the task and more.
 
     Raises:
-        DamageError: Somebody else put the document there.
+        DamageError: The name has another shape, so this library did not write the document.
     """
     segments = name.rpartition("/")[2].split("!")
     if len(segments) < 3:
@@ -399,30 +406,30 @@ def _writes_segments(name: str) -> list[str]:
 
 def _not_writes(name: str) -> DamageError:
     return DamageError(
-        f"The document {name!r} lies among a thread's pending writes, and no document of theirs is called like that. "
-        "Who put it there should take it away."
+        f"The document {name!r} is in a thread's collection of pending writes, but it does not have a name of pending "
+        "writes. langgraph-gcs-saver did not write it. Delete the document, or move it elsewhere."
     )
 
 
 def aside(thread_id: str) -> str:
-    """Name of the collection of what repair has set aside."""
+    """Name of the collection of documents that repair has set aside."""
     return f"{thread_doc(thread_id)}/{ASIDE}"
 
 
 def aside_doc(name: str, attempt: str) -> str:
-    """Where a document of a checkpoint or of pending writes is set aside, each time elsewhere.
+    """Name under which a document of a checkpoint or of pending writes is set aside. Each `attempt` has its own name.
 
-    Ids of the two differ in shape.
+    Names of checkpoints and of pending writes cannot collide, because they differ in shape.
     """
     _, thread, _, leaf = name.split("/")
     return f"{THREADS}/{thread}/{ASIDE}/{leaf}!{attempt}"
 
 
 def set_aside(name: str, source: object) -> tuple[str, bool]:
-    """The name that a document had before it was set aside, which it says itself, and whether it is a checkpoint's.
+    """The former name of a document that was set aside, from its `source`, and whether it was a checkpoint.
 
     Raises:
-        DamageError: It names none of its thread: somebody else put the document there.
+        DamageError: The source is not a document of the same thread, so this library did not write the document.
     """
     thread = thread_of(name)
     if isinstance(source, str) and is_direct(source) and thread_of(source) == thread:
@@ -434,13 +441,13 @@ def set_aside(name: str, source: object) -> tuple[str, bool]:
                 writes_checkpoint_id_of(source)
                 return source, False
     raise DamageError(
-        f"The document {name!r} lies among what was set aside, and does not say which document of its thread it was. "
-        "Who put it there should take it away."
+        f"The document {name!r} is in a thread's collection of documents set aside, but it does not name the document "
+        "that it was. langgraph-gcs-saver did not write it. Delete the document, or move it elsewhere."
     )
 
 
 def run_doc(run_id: str, thread_id: str) -> str:
-    """Name of the document that says that a run touched a thread."""
+    """Name of the document that records that a run touched a thread."""
     return f"{RUNS}/{spread(run_id, 'run id')}/{THREADS}/{spread(thread_id, 'thread id')}"
 
 
@@ -485,28 +492,28 @@ def writes_checkpoint_doc(doc: str) -> str:
 
 
 def blob_owner(name: str) -> tuple[str, str]:
-    """The encoded namespace, and the encoded checkpoint id, in the name of an object below a thread's prefix."""
+    """The encoded namespace and the encoded checkpoint id in the name of an object below a thread's prefix."""
     _, ns, checkpoint, *_ = (*name.split("/"), "", "")
     return ns, checkpoint
 
 
-# Not encodings of any channel: `~` stands alone for the empty id and before 64 hex digits otherwise.
+# No channel has these encodings: `~` alone is the empty id, and otherwise 64 hex digits follow it.
 MANIFEST = "~manifest"
 FRAMES = "~frames"
 WRITES_BLOB = "~writes"
 
 ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
-"""What tells the objects of one try of one call from all others: random, lower-case."""
+"""A random, lower-case name for one try of one call, which distinguishes its objects from all others."""
 
 BLOB = re.compile(r"(?:[A-Za-z0-9_%~-]{1,200}/){2}[A-Za-z0-9_%~-]{1,200}-[0-9a-z]{8,40}\.zst\Z")
-"""What follows the thread's prefix in the name of an object."""
+"""The part of an object's name that follows the thread's prefix."""
 
 
 def is_blob(name: str) -> bool:
-    """Whether the name of an object is one that a store gives: others may lie below its prefix, and are not its own."""
+    """Whether an object has a name that stores use. Objects with other names below the prefix are not the store's."""
     thread, _, rest = name.partition("/")
     return is_thread_segment(thread) and BLOB.match(rest) is not None
 
 
 SIMPLE_FIELD = re.compile(r"(?!__.*__\Z)[A-Za-z_][A-Za-z0-9_]{0,99}\Z")
-"""Field names that Firestore allows and that need no quoting in a field path."""
+"""Field names that Firestore allows, and that need no quoting in a field path."""

@@ -1,7 +1,7 @@
-"""Manifests: what a checkpoint's document says, as frozen dataclasses and as stored fields.
+"""Manifests: the content of a checkpoint's document, as frozen dataclasses and as stored fields.
 
 A document holds `format`, `ns`, `run_id` and `filter` for queries, `manifest` and `frames` (bytes), and `digest`, the
-sha256 of name and manifest. `heir`, the id of the latest child, is the one field that others change.
+sha256 of name and manifest. `heir`, the id of the latest child, is the only field that children change.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from langgraph_gcs_saver.format import frames, keys, shapes
 from langgraph_gcs_saver.records import record
 
 FORMAT = 1
-"""Version of the stored format; a reader refuses a greater one."""
+"""Version of the stored format. A reader raises an error for a greater one."""
 
 PAYLOAD_BYTES = 900_000
-"""Most bytes of manifest and frames in a document: `limits.DOCUMENT_BYTES` less names, filter and headroom."""
+"""Most bytes of manifest and frames in a document: `limits.DOCUMENT_BYTES` minus names, filter and headroom."""
 
 DIGEST_DIGITS = 8
 """Hex digits that a chain keeps of the digest of each value before the last.
 
-They guard against accidents before a value is built upon; what is returned is checked by the whole digest. A chain is
-repeated in every manifest, so each digit counts.
+They detect accidents before another value builds on that value. The value that is returned is checked by its whole
+digest. Every manifest repeats its chains, so each digit costs space.
 """
 
 INNER_BYTES = 512 << 10
-"""Most bytes of frames in a document; small frames that exceed it together share one object."""
+"""Most bytes of frames in a document. Small frames that exceed it together share one object."""
 
 CHAIN_FRAMES = 64
-"""Most frames of a chain that is read; writers make `chains.MAX_FRAMES` at most."""
+"""Most frames of a chain that is read. Writers make at most `chains.MAX_FRAMES`."""
 
 CHAIN_SIZES = 16
-"""Most bytes of all values of a chain together, as a multiple of the largest: what decoding it may take."""
+"""Most bytes of all values of a chain together, as a multiple of the largest. It bounds the work of decoding."""
 
 _SHA256_DIGITS = 64
 
 _NATURAL = 2**53 - 1
-"""Greatest number that every JSON parser keeps, and so of the format."""
+"""Greatest number in the format: every JSON parser keeps integers up to this one exactly."""
 
 _FRAME_SHARE, _FRAME_MORE = 4, 64 << 10
-"""Most stored bytes of a frame: so many times those of its value, for a cipher's sake, and so many more."""
+"""Most stored bytes of a frame: this many times its value's bytes, and this many more. It leaves room for a cipher."""
 
 
 class DamagedError(Exception):
-    """Stored bytes that are missing, do not match their digest or do not parse.
+    """Stored bytes that are missing, do not match their digest, or do not parse.
 
-    The message says what is wrong; callers say of which checkpoint. `channel`, `frame` (a document's or an object's
-    name) and `at` (an offset there) tell where, if known; `missing` that there is nothing at all; `clear` that the
-    cipher does not vouch for what is there.
+    The message says what is wrong; callers add the checkpoint. If known, `channel`, `frame` (the name of a document or
+    object) and `at` (an offset in it) say where. `missing` means that nothing is there. `clear` means that the cipher
+    does not vouch for the bytes.
     """
 
     def __init__(
@@ -78,21 +78,21 @@ class DamagedError(Exception):
         self.at = at
 
     def alone(self) -> DamagedError:
-        """A copy to keep: without the traceback and the context, whose frames hold all that was read.
+        """A copy without the traceback and the context, whose frames hold everything that was read.
 
-        What looks at a whole thread keeps the errors of all its checkpoints.
+        Flows that look at a whole thread keep the errors of all its checkpoints, so these must be small.
         """
         return copy(self)
 
     @property
     def kind(self) -> Literal["missing", "corrupt", "clear"]:
-        """What a finding calls it."""
+        """The kind of damage, as findings name it."""
         return "missing" if self.missing else "clear" if self.clear else "corrupt"
 
 
 @record(frozen=True, slots=True)
 class Serialized:
-    """A value as LangGraph's serialiser wrote it: a type tag and bytes."""
+    """A value as LangGraph's serializer wrote it: a type tag and bytes."""
 
     type: str
     data: bytes
@@ -100,18 +100,19 @@ class Serialized:
 
 @record(frozen=True, slots=True)
 class FrameRef:
-    """Where one frame lies.
+    """The location of one frame, and the value that it decodes to.
 
     Attributes:
-        k: Number of the version since its base; 0 is a full frame.
+        k: Number of the version, counted from its base; 0 is a full frame.
         stored: Bytes of the frame.
-        owner: Id of the checkpoint that wrote it; `None` for the one whose manifest this is.
+        owner: Id of the checkpoint that wrote it; `None` for the checkpoint that the manifest belongs to.
         at: Offset in the owner's `frames` field, or in the object.
-        attempt: For a frame in an object: the attempt that names it.
-        packed: The object is one of many small frames, not the channel's own.
-        crc32c: Checksum of an object of its own.
-        size: Bytes of the value that the frame gives. The last frame of a chain has none: its value is the channel's.
-        digest: First digits of that value's digest; likewise.
+        attempt: For a frame in an object, the attempt in the object's name.
+        packed: Whether the object holds many small frames, and not only this one.
+        crc32c: Checksum of an object that holds only this frame.
+        size: Bytes of the value that the frame decodes to; `None` for the last frame of a chain, which decodes to the
+            channel's value.
+        digest: First digits of that value's digest; `None` for the last frame of a chain.
     """
 
     k: int
@@ -128,7 +129,7 @@ class FrameRef:
         """The same frame, as a child of checkpoint `owner` refers to it."""
         if self.owner is not None:
             return self
-        # Not `replace`, which takes six times as long: a put does this a dozen times.
+        # `replace` would take six times as long, and a put does this a dozen times.
         return FrameRef(
             self.k, self.stored, owner, self.at, self.attempt, self.packed, self.crc32c, self.size, self.digest
         )
@@ -136,14 +137,14 @@ class FrameRef:
 
 @record(frozen=True, slots=True)
 class ChannelRef:
-    """A channel's value: what it is and the frames that give it.
+    """A channel's value: its digest, and the frames that it is decoded from.
 
     Attributes:
         version: LangGraph's version of the channel; `None` for a channel without one.
-        type: The serialiser's type tag.
-        sha256: Digest of the serialised value (`digests`), hex.
-        size: Bytes of the serialised value.
-        chain: What to decode, base first, each frame with the value before it as its dictionary. None for zero bytes.
+        type: The serializer's type tag.
+        sha256: Digest of the serialized value (`digests`), in hex.
+        size: Bytes of the serialized value.
+        chain: The frames to decode, base first, each on the value of the frame before it. Empty for zero bytes.
     """
 
     version: str | int | float | None
@@ -158,7 +159,7 @@ class ChannelRef:
         return ChannelRef(self.version, self.type, self.sha256, self.size, chain)
 
     def links(self, owner: str) -> tuple[FrameRef, ...]:
-        """The chain as a child of checkpoint `owner` builds on it: each frame says which value it gives."""
+        """The chain as a child of checkpoint `owner` builds on it: each frame has the size and digest of its value."""
         *inner, last = self.inherited(owner).chain
         return (*inner, replace(last, size=self.size, digest=self.sha256[:DIGEST_DIGITS]))
 
@@ -169,8 +170,8 @@ class Step:
 
     Attributes:
         name: Name of the document or object that holds it.
-        frame: Where it lies there.
-        digest: First digits of the digest of the value that it gives; all of them for the last of a chain.
+        frame: Its location there.
+        digest: First digits of the digest of the value that it decodes to; all digits for the last frame of a chain.
         size: Bytes of that value.
     """
 
@@ -181,7 +182,7 @@ class Step:
 
     @property
     def place(self) -> tuple[str, int]:
-        """What tells it from all other frames."""
+        """A key that no other frame has."""
         return self.name, self.frame.at
 
 
@@ -195,8 +196,8 @@ class Manifest:
         checkpoint_id: The checkpoint.
         parent_id: The checkpoint that it continues.
         checkpoint: The checkpoint's plain fields, without `id` and `channel_values`.
-        rest: The checkpoint's other fields as a serialised dict, or `None`.
-        metadata: The serialised metadata.
+        rest: The checkpoint's other fields as a serialized dict, or `None`.
+        metadata: The serialized metadata.
         channels: A ref for each channel that has a value.
     """
 
@@ -210,7 +211,7 @@ class Manifest:
     channels: Mapping[str, ChannelRef]
 
     def outline(self) -> Manifest:
-        """What a child needs to know: ids and refs."""
+        """The part of a manifest that a child needs: ids and refs."""
         return replace(self, checkpoint={}, rest=None, metadata=Serialized("", b""))
 
     @property
@@ -220,19 +221,19 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all serialised values."""
+        """Bytes of all serialized values."""
         return sum(ref.size for ref in self.channels.values())
 
     @property
     def values(self) -> str:
-        """What messages call its values."""
-        return f"The serialised values of checkpoint {self.checkpoint_id!r}, thread {self.thread_id!r},"
+        """The phrase that names its values in error messages."""
+        return f"The serialized values of checkpoint {self.checkpoint_id!r}, thread {self.thread_id!r},"
 
     @property
     def held(self) -> int:
-        """Most bytes that are held for it while other checkpoints are decoded.
+        """Most bytes that stay in memory for it while other checkpoints are decoded.
 
-        They are its metadata, its other fields, and one value of each chain.
+        They hold its metadata, its other fields, and one value of each chain.
         """
         found = len(self.metadata.data) + (0 if self.rest is None else len(self.rest.data))
         for ref in self.channels.values():
@@ -244,18 +245,18 @@ class Manifest:
     def made(self) -> float | None:
         """When LangGraph made it, in seconds since the epoch; `None` if the checkpoint does not say."""
         try:
-            # Python 3.10 knows no Z.
+            # Python 3.10 does not parse "Z".
             found = datetime.fromisoformat(str(self.checkpoint.get("ts")).replace("Z", "+00:00"))
             return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
         except (ValueError, OverflowError):
             return None
 
     def same_content(self, other: Manifest) -> bool:
-        """Whether both say the same, wherever the frames lie: a retried `put` writes its frames elsewhere."""
+        """Whether both have the same content. A retried `put` writes its frames elsewhere, so places may differ."""
         return replace(self, channels=_values(self)) == replace(other, channels=_values(other))
 
     def blob(self, channel: str, ref: FrameRef) -> str:
-        """Name of the object that holds a frame (of a ref with an `attempt`)."""
+        """Name of the object that holds a frame. `ref` must have an `attempt`."""
         what = keys.FRAMES if ref.packed else keys.enc(channel, "channel")
         return keys.blob(self.thread_id, self.ns, ref.owner or self.checkpoint_id, what, str(ref.attempt))
 
@@ -304,23 +305,23 @@ def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
 
 
 class _ShapeError(ValueError):
-    """A part of a manifest that is not as any writer makes it; the message says which, and never its content."""
+    """A part of a manifest that no writer would make. The message names the part and never shows its content."""
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= _NATURAL:
-        raise _ShapeError("a number that is not natural")
+        raise _ShapeError("a number that is not a natural number")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _ShapeError("a value that is no text where one must be")
+        raise _ShapeError("a value that is not text")
     return value
 
 
 def _id(value: Any) -> str:
-    """A checkpoint's id, which must fit a name."""
+    """A checkpoint's id, which must fit into a name."""
     if type(value) is not str or not value.isascii() or len(value) > keys.MAX_CHECKPOINT_ID:
         keys.inv(_text(value))
     return cast("str", value)
@@ -341,18 +342,18 @@ def _checkpoint(value: Any) -> dict[str, Any]:
 
 def _check_tail(tail: bytes, size: int) -> None:
     if len(tail) != size:
-        raise _ShapeError("a tail of another length")
+        raise _ShapeError("a tail of the wrong length")
 
 
 def _attempt(value: Any) -> str:
     if not keys.ATTEMPT.match(_text(value)):
-        raise _ShapeError("an attempt that is none")
+        raise _ShapeError("an invalid attempt")
     return str(value)
 
 
 def _digest(value: Any, digits: int) -> str:
     if type(value) is not str or len(value) != digits:
-        raise _ShapeError("a digest of another length")
+        raise _ShapeError("a digest of the wrong length")
     return value
 
 
@@ -373,9 +374,9 @@ def _frame_from_json(found: dict[str, Any]) -> FrameRef:
 
 
 def _chain(channel: str, found: list[dict[str, Any]], size: int) -> tuple[FrameRef, ...]:
-    """The chain of a value of so many bytes.
+    """The chain of a value of `size` bytes.
 
-    What reading it may take is bounded here, before anything is fetched.
+    The memory and time that reading may take are bounded here, before anything is fetched.
     """
     if len(found) > CHAIN_FRAMES:
         raise _ShapeError("a chain of too many frames")
@@ -386,15 +387,15 @@ def _chain(channel: str, found: list[dict[str, Any]], size: int) -> tuple[FrameR
     for left, frame in enumerate(reversed(chain)):
         gives = frame.size if left else size
         if gives is None:
-            raise _ShapeError("a chain with a frame that does not say what it gives")
+            raise _ShapeError("a chain with a frame that does not state the size of its value")
         if frame.attempt is not None and not frame.packed:
-            keys.enc(channel, "channel")  # It is a part of the object's name.
+            keys.enc(channel, "channel")  # The object's name contains it, so it must be encodable.
         if frame.stored > _FRAME_SHARE * gives + _FRAME_MORE:
-            raise _ShapeError("a frame of more bytes than its value takes")
+            raise _ShapeError("a frame that is too large for its value")
         largest = max(largest, gives)
         total += gives
     if total > CHAIN_SIZES * largest:
-        raise _ShapeError("a chain of values that together are too large")
+        raise _ShapeError("a chain whose values together are too large")
     return chain
 
 
@@ -410,9 +411,9 @@ def _ref(channel: str, found: dict[str, Any], versions: Mapping[str, Any]) -> Ch
 
 
 def envelope(manifest: Manifest) -> bytes:
-    """Serialise a manifest: JSON and the serialised metadata.
+    """Serialize a manifest: JSON and the serialized metadata.
 
-    What the document's name says is not repeated, except ids that are too long to be read back from it.
+    Ids that can be read back from the document's name are not repeated. Ids that are too long for that are included.
     """
     versions = manifest.checkpoint.get("channel_versions", {})
     channels = {}
@@ -449,14 +450,15 @@ def envelope(manifest: Manifest) -> bytes:
         )
     raise SerializationError(
         f"Checkpoint {manifest.checkpoint_id!r} of thread {manifest.thread_id!r} has a version of channel {odd!r} that "
-        f"JSON cannot hold, of type {type(manifest.channels[odd].version).__name__}. Nothing was stored."
+        f"JSON cannot hold. Its type is {type(manifest.channels[odd].version).__name__}. Nothing was stored."
     )
 
 
 def digest(name: str, manifest: bytes) -> bytes:
-    """The sha256 of a manifest, bound to its document's name, so that documents cannot be swapped unnoticed.
+    """The sha256 of a manifest and its document's name, so that swapped documents are noticed.
 
-    Frames are not covered: each value has a digest of its own, and one flipped frame does not cost the manifest.
+    The digest does not cover frames, because each value has its own digest. So a corrupt frame leaves the manifest
+    readable.
     """
     return hashlib.sha256(b"%s\0%s" % (name.encode(), manifest)).digest()
 
@@ -467,11 +469,11 @@ def to_fields(
     """A checkpoint's document.
 
     Args:
-        manifest: What it says.
+        manifest: The checkpoint's manifest.
         encoded: The manifest's bytes, or a stub that says where they are.
-        inner: The frames that lie in the document.
-        run_id: The run that wrote it, for queries.
-        index: The metadata that queries may ask for.
+        inner: The frames to store in the document.
+        run_id: The run that wrote the checkpoint, for queries.
+        index: The metadata that queries can filter by.
     """
     fields: dict[str, Any] = {
         "ns": keys.enc(manifest.ns, "namespace"),
@@ -489,18 +491,18 @@ def to_fields(
 
 
 def runs_of(doc: Doc) -> set[str]:
-    """The runs that wrote a document: the last one, and those whose content it replaced."""
+    """The runs that wrote a document: the last one, and those whose content was replaced."""
     run, former = doc.fields.get("run_id"), doc.fields.get("former_runs")
     try:
         listed = json.loads(former) if isinstance(former, str) else []
     except (ValueError, RecursionError):
-        listed = []  # A hint that no digest covers: damage to it must not keep anything from being deleted.
+        listed = []  # No digest covers this hint, and damage to it must not prevent a deletion.
     found = [*(listed if isinstance(listed, list) else ()), run]
     return {one for one in found if isinstance(one, str) and keys.is_text(one)}
 
 
 def heir_of(doc: Doc) -> str | None:
-    """The id of the latest child of a checkpoint; `None` if no id is there: no digest covers it."""
+    """The id of a checkpoint's latest child; `None` if the field holds no id, which no digest would reveal."""
     heir = doc.fields.get("heir")
     try:
         return _id(heir.rpartition("#")[0]) if isinstance(heir, str) else None
@@ -509,22 +511,22 @@ def heir_of(doc: Doc) -> str | None:
 
 
 def heir_field(checkpoint_id: str, attempt: str) -> str:
-    """What a child writes to its parent: its id, and a part that is new each time.
+    """The value of `heir` that a child writes to its parent: its id, and a part that differs each time.
 
-    A child that is stored again after it was deleted must move its parent's update time, which a write that changes
-    nothing does not.
+    A child that is stored again after its deletion must change its parent's update time. A write that changes no field
+    would not.
     """
     return f"{checkpoint_id}#{attempt[:6]}"
 
 
 class DocumentKind(Enum):
-    """What a document among a thread's checkpoints is, by the fields that it has.
+    """The kind of a document in a thread's collection of checkpoints, judged by its fields.
 
     Attributes:
-        CHECKPOINT: It lists a checkpoint, whole or damaged.
-        STRIPPED: It was stripped to the frames that others need, or to the list of its objects.
-        EMPTIED: It has neither. Read with its frames and objects it is a damaged checkpoint, not an absent one. Read
-            without them it may be a stripped document.
+        CHECKPOINT: A checkpoint, whole or damaged.
+        STRIPPED: Only the frames that other checkpoints need, or the list of its objects, are left.
+        EMPTIED: The document has none of these fields. If `frames` and `objects` were read too, it is a damaged
+            checkpoint, not an absent one. If they were not read, it may be a stripped document.
     """
 
     CHECKPOINT = "checkpoint"
@@ -533,17 +535,17 @@ class DocumentKind(Enum):
 
 
 LISTED_BY = ("format", "ns", "manifest")
-"""Of these a checkpoint has at least one, however damaged, and a stripped document has none."""
+"""Fields of which every checkpoint, however damaged, has at least one, and a stripped document has none."""
 
 RUNS_BY = ("format", "ns", "run_id", "former_runs")
-"""The small fields that tell a document's kind and its runs, to look at thousands at once.
+"""The small fields that show a document's kind and its runs, so that thousands of documents can be read at once.
 
-A checkpoint so damaged that only its manifest is left shows as emptied in such a look.
+A checkpoint that lost all its fields but the manifest looks emptied when only these are read.
 """
 
 
 def kind_of(doc: Doc) -> DocumentKind:
-    """What a document among a thread's checkpoints is; read with `LISTED_BY`, or `RUNS_BY`, at least."""
+    """The kind of a document in a thread's collection of checkpoints, read with at least `LISTED_BY` or `RUNS_BY`."""
     fields = doc.fields.keys()
     if not fields.isdisjoint(LISTED_BY):
         return DocumentKind.CHECKPOINT
@@ -551,23 +553,23 @@ def kind_of(doc: Doc) -> DocumentKind:
 
 
 def inner_frames(doc: Doc) -> bytes:
-    """The frames that lie in a document; none if the field is not what was written: who needs one misses it."""
+    """The frames in a document; empty if the field is not bytes, so that a reader reports a missing frame."""
     inner = doc.fields.get("frames")
     return inner if isinstance(inner, bytes) else b""
 
 
 def encoded_of(doc: Doc) -> bytes:
-    """The manifest's bytes in a document, checked by its digest.
+    """The manifest's bytes in a document, checked against the digest.
 
     Raises:
-        DamagedError: The document is not what was written.
-        UnsupportedFormatError: A newer version wrote it.
+        DamagedError: The document is damaged.
+        UnsupportedFormatError: A newer version of this library wrote it.
     """
     version = doc.fields.get("format")
     if type(version) is int and version > FORMAT:
         raise UnsupportedFormatError(
-            f"Document {doc.name!r} has format {version}; this version of langgraph-gcs-saver reads up to {FORMAT}. "
-            'It is not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
+            f"Document {doc.name!r} has format {version}. This version of langgraph-gcs-saver reads up to {FORMAT}. "
+            'The document is not damaged. To read it, upgrade with `pip install -U "langgraph-gcs-saver"`.'
         )
     encoded = doc.fields.get("manifest")
     if version != FORMAT or not isinstance(encoded, bytes):
@@ -581,13 +583,13 @@ def encoded_of(doc: Doc) -> bytes:
 
 @record(frozen=True, slots=True)
 class Stub:
-    """Stands in a document for an envelope that is too large for it and lies in an object.
+    """A reference in a document to an envelope that is too large for the document and is stored in an object.
 
     Attributes:
-        attempt: The attempt that names the object.
+        attempt: The attempt in the object's name.
         stored: Bytes of the object.
         size: Bytes of the envelope.
-        sha256: Digest of the envelope, hex.
+        sha256: Digest of the envelope, in hex.
     """
 
     attempt: str
@@ -597,19 +599,19 @@ class Stub:
 
     @property
     def fetched(self) -> int:
-        """Most bytes of the object that are fetched: one more shows that it is longer than it was."""
+        """Most bytes of the object that are fetched: one extra byte shows that it is longer than it was."""
         return self.stored + 1
 
     def head(self) -> dict[str, Any]:
-        """The envelope's head; its only key tells a stub from what it stands for."""
+        """The head of the stub's envelope. Its only key distinguishes a stub from the envelope that it refers to."""
         return {"gcs": [self.attempt, self.stored, self.size, self.sha256]}
 
 
 def stub_of(head: Any) -> Stub | None:
-    """The stub in an envelope's head, or `None` when the envelope is the thing itself.
+    """The stub in an envelope's head; `None` if the envelope is not a stub.
 
     Raises:
-        DamagedError: It is neither.
+        DamagedError: The head is that of a stub, but does not parse.
     """
     if not isinstance(head, dict) or "gcs" not in head:
         return None
@@ -619,13 +621,13 @@ def stub_of(head: Any) -> Stub | None:
     except (ValueError, TypeError):
         raise DamagedError("a stub that does not parse") from None
     if stub.stored > _FRAME_SHARE * stub.size + _FRAME_MORE:
-        raise DamagedError("a stub of more bytes than its envelope takes")
+        raise DamagedError("a stub whose object is too large for its envelope")
     return stub
 
 
 def _encoded_as(segment: str, value: Any) -> str:
     if keys.enc(_text(value)) != segment:
-        raise _ShapeError("an id that is not the name's")
+        raise _ShapeError("an id that does not match the document's name")
     return str(value)
 
 
@@ -633,7 +635,7 @@ def _thread_of(segment: str, head: Any) -> str:
     found = keys.dec(segment[3:])
     found = _text(head["thread"]) if found is None else found
     if keys.spread(found) != segment:
-        raise _ShapeError("an id that is not the name's")
+        raise _ShapeError("an id that does not match the document's name")
     return found
 
 
@@ -641,7 +643,7 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
     """Parse a manifest from its envelope.
 
     Raises:
-        DamagedError: It does not parse.
+        DamagedError: The manifest does not parse.
     """
     try:
         thread_segment, leaf = keys.split_checkpoint_doc(doc.name)

@@ -1,11 +1,11 @@
-"""The collections below a thread: one entry for each says what is done with its documents.
+"""The collections below a thread, with one entry each that says how to handle the collection's documents.
 
-Deletion, copies, transfers, archives, verification, repair and collection loop over these entries, and raise for a
-collection that none names. So a new collection is one entry here, its section in `docs/reference/format.md`, and the
-flow that writes it.
+Deletion, copies, transfers, archives, verification, repair and collection loop over these entries. They raise an error
+for a collection without an entry. So a new collection needs one entry here, a section in `docs/reference/format.md`,
+and the flow that writes it.
 
-Checkpoints and pending writes also have flows of their own, which know what is in them. The documents of every other
-collection are *plain*: they are taken one by one, by what their entry says.
+Checkpoints and pending writes also have flows of their own, which know their content. The documents of every other
+collection are *plain*: they are handled one by one, as their entry says.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.records import record
 
 RESERVED = "lg_"
-"""What ids of this library's collections begin with. Other collections below a thread are not this library's."""
+"""Prefix of the ids of this library's collections. Other collections below a thread are not this library's."""
 
 AT_ROOT = frozenset({keys.THREADS, keys.RUNS, "lg_apps", "lg_setup", "lg_store"})
-"""Ids at a store's root. Below a thread, they are another store's, whose root is the thread's document."""
+"""Ids at a store's root. Below a thread, they belong to another store, whose root is the thread's document."""
 
 Attempts = Callable[[str], str]
-"""The attempt in the name of an object's copy, by that in the name of the object."""
+"""Maps the attempt in an object's name to the attempt in the name of the object's copy."""
 
 Copied = Callable[[Doc, str, Attempts, Codec], Fields | None]
-"""The fields of a document's copy, which has the given name; `None` if it is not copied."""
+"""Makes the fields of a document's copy, which has the given name; `None` if the document is not copied."""
 
 Objects = Callable[[Doc, Codec], set[str]]
-"""Names of the objects that a document refers to; raises `DamagedError` if it is not what was written."""
+"""Names of the objects that a document refers to; raises `DamagedError` if the document is damaged."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """A collection below a thread's document, or nested below the documents of another one.
+    """A collection below a thread's document, or nested below the documents of another collection.
 
     Attributes:
         id: Its id.
-        is_name: Whether the last segment of a name is one that its documents have.
-        is_plain: Whether it has no flows of its own; else `copied` and `objects` are these flows' business.
-        tells_runs: Whether its documents say which runs wrote them. A deletion takes these first, each together with
-            what it is the last one to tell of.
-        moved: Whether transfers and archives carry its documents, as they are.
-        copied: What `copy_thread` makes of a document; `None` if it carries none.
+        is_name: Whether the last segment of a name can be that of one of its documents.
+        is_plain: Whether it has no flows of its own. If it has, these flows do what `copied` and `objects` would.
+        tells_runs: Whether its documents say which runs wrote them. A deletion removes these documents first. With the
+            last document that names a run, it removes that run's entry for the thread.
+        moved: Whether transfers and archives carry its documents, unchanged.
+        copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
-        unindexed: Fields that no query filters by; `*` is every field.
-        below: Collections nested below its documents. A document is there as long as anything is below it.
+        unindexed: Fields that no query filters by; `*` stands for every field.
+        below: Collections nested below its documents. A document exists as long as anything exists below it.
     """
 
     id: str
@@ -86,27 +86,27 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
     Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),
 )
-"""All collections below a thread. Those that tell of runs are deleted in this order, then the others in theirs."""
+"""All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 
 
 def every(entries: Iterable[Collection] | None = None) -> Iterator[Collection]:
-    """All collections, or the given ones, each followed by those nested below it."""
+    """All collections, or the given ones, each followed by the collections nested below it."""
     for entry in COLLECTIONS if entries is None else entries:
         yield entry
         yield from every(entry.below)
 
 
 def holds(ids: Iterable[str], wanted: Wanted) -> bool:
-    """Whether a thread that has the given collections has any that is wanted."""
+    """Whether `wanted` chooses any of a thread's collections, which have the given ids."""
     there = set(ids)
     return any(entry.id in there and wanted(entry) for entry in COLLECTIONS)
 
 
 def entry_of(path: Sequence[str]) -> Collection | None:
-    """The entry of a document below a thread; `None` if no collection gives such a name.
+    """The entry of a document below a thread; `None` if no collection has documents of that name.
 
     Args:
-        path: The segments of its name past the thread's document.
+        path: The segments of its name after the thread's document.
     """
     entries, found = COLLECTIONS, None
     for at in range(0, len(path) - 1, 2):
@@ -118,20 +118,20 @@ def entry_of(path: Sequence[str]) -> Collection | None:
 
 
 def check(thread_id: str, ids: Iterable[str]) -> None:
-    """See that every collection of this library below a thread has an entry.
+    """Check that every collection of this library below a thread has an entry.
 
     Args:
         thread_id: The thread.
-        ids: Of all collections below it.
+        ids: The ids of all collections below it.
 
     Raises:
-        UnsupportedFormatError: One has none. What it needs, and what needs it, is unknown.
+        UnsupportedFormatError: A collection has none. Which objects it needs, and what refers to it, is unknown.
     """
     known = AT_ROOT | {entry.id for entry in COLLECTIONS}
     unknown = sorted(id_ for id_ in ids if id_.startswith(RESERVED) and id_ not in known)
     if unknown:
         raise UnsupportedFormatError(
             f"Thread {thread_id!r} has a collection {unknown[0]!r}, which this version of langgraph-gcs-saver does not "
-            'know. A newer version wrote it: upgrade with `pip install -U "langgraph-gcs-saver"` and call again. If it '
-            f"is yours, choose an id that does not begin with {RESERVED!r}. The thread was left as it is."
+            'know. A newer version wrote it: upgrade with `pip install -U "langgraph-gcs-saver"` and retry. If the '
+            f"collection is yours, choose an id that does not begin with {RESERVED!r}. The thread was left as it is."
         )

@@ -18,21 +18,22 @@ def dumps(serde: SerializerProtocol, value: Any, what: str) -> Serialized:
     Args:
         serde: The serializer.
         value: The value.
-        what: What it is, for the error's message.
+        what: What the value is, for the error message.
 
     Raises:
-        SerializationError: The serializer refuses it. The message says why and which part of it: by its type, and the
-            numbers of items and names of fields that lead there. It shows no value, and no key.
+        SerializationError: The serializer rejects the value. The message gives the reason and the part of the value
+            that was rejected: its type, and the numbers of items and names of fields that lead to it. It shows no
+            value and no key.
     """
     try:
         kind, data = serde.dumps_typed(value)
-        # A bytearray is the live object itself, which its owner may change while it is uploaded.
+        # A bytearray is copied because its owner may change it during the upload.
         return Serialized(kind, data if type(data) is bytes else bytes(data))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a serializer may raise anything; all of it means the same here
         reason = reason_of(error)
-    # Raised only here: the serializer's exception, which may show the value, must not be the context of this one.
+    # Raised outside of `except`: the serializer's exception may show the value, so it must not become the context.
     raise refusal(serde, value, what, reason)
 
 
@@ -40,8 +41,8 @@ def loads(serde: SerializerProtocol, value: Serialized) -> Any:
     """Deserialize a value.
 
     Raises:
-        SerializationError: The serializer refuses it, although it is what was written: its class may be gone or not
-            allowed any more, or another serializer or key wrote it.
+        SerializationError: The serializer cannot read the value, although its bytes are intact. Its class may be gone
+            or no longer allowed, or it was written with another serializer or key.
     """
     try:
         return serde.loads_typed((value.type, value.data))

@@ -1,9 +1,9 @@
-"""What LangGraph's checkpoints, metadata and versions look like, checked when they are stored and when they are read.
+"""The shapes of LangGraph's checkpoints, metadata and versions, checked when they are stored and when they are read.
 
-Digests reveal accidents only. Anybody who can write to a store can seal what no writer makes, and code that relies on
-types would fail somewhere, with an error that says nothing. So the shapes are checked in one place, and what differs is
-damage. Only what the library or LangGraph relies on is checked: an absent field is fine, and so is one that neither
-knows.
+Digests reveal accidents only. An attacker who can write to a store can compute the digest of content that no writer
+makes. Code that relies on types would then fail anywhere, with an error that explains nothing. So the shapes are
+checked in one place, and content of another shape is reported as damage. Only the fields that the library or LangGraph
+relies on are checked: a field may be absent, and unknown fields are fine.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _USUAL_VERSIONS = frozenset((str, int))
 
 
 def is_version(value: Any) -> bool:
-    """Whether a value can be the version of a channel; `None` is one that is not known."""
+    """Whether a value can be the version of a channel; `None` is a version that is not known."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, (str, int, Stored))
 
 
 def _is_text_map(value: Any) -> bool:
-    # Types are compared as a set first: every read does this, for a hundred versions or so.
+    # The set of types is compared first because it is fast: every read does this, for about a hundred versions.
     return isinstance(value, Mapping) and (_TEXT.issuperset(map(type, value)) or all(map(_is_text, value)))
 
 
@@ -47,7 +47,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # LangGraph counts with integers; 1.0 comes of what has passed through another tool, and nothing fails with it.
+    # LangGraph counts with integers. Another tool may have turned 1 into 1.0, which works everywhere.
     return math.isfinite(value) if isinstance(value, float) else _is_integer(value)
 
 
@@ -78,7 +78,7 @@ def _or_none(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _or_object(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    # An enum, for example: what another application's class stands for is not known here.
+    # An object, such as an enum, passes because the value behind another application's class is not known here.
     return lambda value: is_right(value) or isinstance(value, Stored)
 
 
@@ -102,18 +102,18 @@ _METADATA: _Expected = {
 
 
 def wrong_in_checkpoint(fields: Any) -> str | None:
-    """What of a checkpoint's fields is not as LangGraph has it; `None` if all is."""
+    """Says which field of a checkpoint does not have LangGraph's shape; `None` if all fields have it."""
     return _wrong(fields, "the checkpoint", _CHECKPOINT)
 
 
 def wrong_in_metadata(fields: Any) -> str | None:
-    """What of a checkpoint's metadata is not as LangGraph has it; `None` if all is."""
+    """Says which field of a checkpoint's metadata does not have LangGraph's shape; `None` if all fields have it."""
     return _wrong(fields, "the metadata", _METADATA)
 
 
 def _wrong(fields: Any, what: str, expected: _Expected) -> str | None:
     if not _is_text_map(fields):
-        return f"{what} is no mapping of texts"
+        return f"{what} is not a mapping with text keys"
     for key, (is_right, kind) in expected.items():
         if key in fields and not is_right(fields[key]):
             return f"{key!r} of {what} is not {kind}"

@@ -1,8 +1,8 @@
-"""Splices: what a value shares with its base at the begin and the end is copied, and only the rest is compressed.
+"""Splices: the bytes that a value shares with its base at both ends are copied, and only the rest is compressed.
 
-State grows at its end, as a rule: in a chat's 800 KB, a step changes the number of messages in the first bytes, and
-adds a message. zstd would index all of the base to find that out; comparing the two, and compressing the new message
-with what is near it as the dictionary, takes a small part of that time (`docs/explanation/design/006-splices.md`).
+State usually grows at its end. In a chat of 800 KB, a step changes the number of messages in the first bytes and adds
+a message. zstd would index the whole base to find that out. It is much faster to compare the two, and to compress the
+new message with the bytes near it as the dictionary (`docs/explanation/design/006-splices.md`).
 """
 
 from __future__ import annotations
@@ -14,31 +14,33 @@ MARK = b"\x02"
 """First byte of a splice; a zstd frame begins with 0x28."""
 
 MIN_BYTES = 64 << 10
-"""Smallest base and value to splice: below, indexing all of the base takes no time to speak of."""
+"""Smallest base and value to splice, in bytes. Below that, indexing the whole base takes hardly any time."""
 
 HEAD_BYTES = 16
-"""A list's length stands in front of it, so the first bytes may differ where the rest goes on as before."""
+"""Bytes at the beginning that may differ: a list's length precedes it, and the rest may be the same as before."""
 
 NEAR_BYTES, NEAR_SHARE = 16 << 10, 100
-"""How much of the base before the change is the dictionary: so many bytes, or the square of the literal's over that.
+"""The size of the dictionary, which is the part of the base just before the change.
 
-A text comes again near to where it was, as a rule. What builds on a version five steps back holds five times as much,
-and comes a fifth as often (`chains`): it may look further, which takes time, and is most of what is stored.
+It is `NEAR_BYTES`, or the square of the literal's size divided by `NEAR_SHARE` if that is more. A text usually occurs
+again near its last occurrence. A frame that builds on a version five steps back has a literal five times as large. Such
+frames are made a fifth as often (`chains`), and are most of what is stored. So they get a larger dictionary, although
+it takes more time.
 """
 
 
 @record(frozen=True, slots=True)
 class Splice:
-    """How to make a value of its base and of a few bytes of its own, the literal.
+    """How to build a value from its base and the literal, a few bytes of the value's own.
 
     The value is the literal's first `head` bytes, the base from `head` to `end`, the rest of the literal, and the last
     `tail` bytes of the base.
 
     Attributes:
         head: Bytes of the literal before the first copy.
-        end: Where the first copy ends in the base.
+        end: Position in the base where the first copy ends.
         tail: Length of the second copy.
-        near: Where the dictionary begins in the base; it ends where the second copy begins.
+        near: Position in the base where the dictionary begins. It ends where the second copy begins.
     """
 
     head: int
@@ -48,7 +50,7 @@ class Splice:
 
     @property
     def copied(self) -> int:
-        """Bytes of the value that are the base's."""
+        """Bytes of the value that are copied from the base."""
         return self.end - self.head + self.tail
 
     def literal(self, plain: bytes) -> bytes:
@@ -60,7 +62,7 @@ class Splice:
         return base[self.near : len(base) - self.tail]
 
     def join(self, literal: bytes, base: bytes) -> bytes:
-        """The value."""
+        """The value, built from the literal and the base."""
         copies = memoryview(base)
         return b"".join(
             (
@@ -72,12 +74,12 @@ class Splice:
         )
 
     def to_bytes(self) -> bytes:
-        """The mark and four numbers, to stand before the literal's frame."""
+        """The mark and the four numbers, which precede the literal's frame."""
         return MARK + b"".join(map(_pack, (self.head, self.end, self.tail, self.near)))
 
 
 def find(plain: bytes, base: bytes) -> Splice | None:
-    """How to splice a value, if it and its base are large, and share more than half of it."""
+    """How to splice a value; `None` unless the value and its base are large and share more than half of the value."""
     if min(len(plain), len(base)) < MIN_BYTES:
         return None
     head = 0 if plain[:HEAD_BYTES] == base[:HEAD_BYTES] else HEAD_BYTES
@@ -89,10 +91,10 @@ def find(plain: bytes, base: bytes) -> Splice | None:
 
 
 def parse(stored: bytes, base_size: int) -> tuple[Splice, int]:
-    """A splice on a base of so many bytes, and where the literal's frame begins.
+    """Parse a splice on a base of `base_size` bytes, and find where the literal's frame begins.
 
     Raises:
-        ValueError: The bytes are not a splice that such a base allows.
+        ValueError: The bytes are not a splice, or it copies bytes that the base does not have.
     """
     at = len(MARK)
     numbers = []
@@ -107,7 +109,7 @@ def parse(stored: bytes, base_size: int) -> tuple[Splice, int]:
 
 
 def _pack(number: int) -> bytes:
-    """A number as LEB128: seven bits a byte, the lowest first; all bytes but the last have their highest bit set."""
+    """A number as LEB128: seven bits per byte, lowest first. Every byte except the last has its highest bit set."""
     found = bytearray()
     while number > 0x7F:
         found.append(0x80 | number & 0x7F)

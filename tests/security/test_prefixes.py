@@ -166,7 +166,7 @@ def test_a_document_among_checkpoints_that_is_none(saver, leaf):
     saver._backend.documents.commit(Commit((Create(name, {"ns": keys.enc("")}),)))
     assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"t", "u"}
     assert {one.thread_id for one in saver.admin.threads()} == {"t", "u"}
-    with pytest.raises(DamageError, match="no checkpoint's document is called like that"):
+    with pytest.raises(DamageError, match="does not have a checkpoint's name"):
         list(saver.list(cfg(thread="u")))
 
 
