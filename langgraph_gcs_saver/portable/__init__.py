@@ -1,8 +1,8 @@
 """Stored values as plain data and as JSON, and back, without importing what they name.
 
-LangGraph's `JsonPlusSerializer` writes objects as MessagePack extensions that name their class, and makes them again by
-importing it. Here an object stays what was stored: its class may be another application's, gone, or hostile, and it is
-written back byte for byte. So no type is lost, and nothing that a store holds is ever run.
+LangGraph's `JsonPlusSerializer` writes objects as MessagePack extensions that name their class, and recreates them by
+importing the class. Here an object stays as it was stored, because its class may be another application's, gone, or
+hostile. It is written back byte for byte. So no type is lost, and nothing that a store holds is ever run.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from langgraph_gcs_saver.portable.refusals import NOT_KEPT, check, step
 from langgraph_gcs_saver.records import record
 
 KINDS = {0: "arg", 1: "args", 2: "kwargs", 3: "method", 4: "pydantic1", 5: "pydantic2"}
-"""LangGraph's extensions that name a class: what the class is called with. `method` names a method too."""
+"""LangGraph's extensions that name a class, by how the class is called. `method` names a method too."""
 
 _CODES = {kind: code for code, kind in KINDS.items()}
 _PYDANTIC = 5
 _DELTA_SNAPSHOT = 7
 
 DELTA_COUNTERS = "counters_since_delta_snapshot"
-"""The metadata in which LangGraph counts, by DeltaChannel, what has happened since its value was stored."""
+"""The metadata key under which LangGraph counts, for each DeltaChannel, updates and steps since its last snapshot."""
 _DEFAULT_REST: Mapping[int, list[Any]] = {3: ["fromisoformat"], _PYDANTIC: ["model_validate_json"]}
 
 _AROUND = 64 << 20
-"""Most bytes of an extension inside others together with those, which a reader of it holds all at once."""
+"""Most bytes of a nested extension and all extensions around it, which a reader holds in memory at once."""
 
-# Without the passthrough `Stored` itself would be written, as a dict.
+# Without the passthrough, `Stored` would be written as a dict.
 _OPTION = ormsgpack.OPT_NON_STR_KEYS | ormsgpack.OPT_PASSTHROUGH_DATACLASS
 _MESSAGES = "langchain_core.messages."
 _REMOVE_ALL = "__remove_all__"
@@ -43,12 +43,12 @@ _REMOVE_ALL = "__remove_all__"
 
 @record(frozen=True, slots=True)
 class Stored:
-    """An object as it was stored: an extension of MessagePack.
+    """An object as it was stored, which is a MessagePack extension.
 
     Attributes:
         code: The extension's number.
         data: Its bytes, which are MessagePack too.
-        around: Bytes of the extensions that this one is inside of, together.
+        around: Bytes of all extensions around this one, together.
     """
 
     code: int
@@ -62,7 +62,7 @@ class Stored:
 
     @property
     def payload(self) -> Any:
-        """What the bytes say; the bytes themselves if they are no MessagePack, or nested too deeply for their size."""
+        """The decoded bytes; the bytes themselves if they are not MessagePack, or too many extensions surround them."""
         around = self.around + len(self.data)
         if self.around and around > _AROUND:
             return self.data
@@ -73,7 +73,7 @@ class Stored:
 
     @property
     def parts(self) -> tuple[str, str, Any, list[Any]] | None:
-        """Module, name, argument and the rest, for an object that names its class."""
+        """Module, name, argument and the rest, for an object that names its class; `None` for any other."""
         found = self.payload if self.code in KINDS else None
         if not isinstance(found, list) or len(found) < 3 or not all(isinstance(text, str) for text in found[:2]):
             return None
@@ -82,16 +82,16 @@ class Stored:
 
     @property
     def type(self) -> tuple[str, str] | None:
-        """Module and name of the class."""
+        """Module and name of the class; `None` if the object names no class."""
         return None if self.parts is None else self.parts[:2]
 
 
 @record(frozen=True, slots=True)
 class Opaque:
-    """A value that another serialiser wrote, such as a pickle; nobody looks into it.
+    """A value that another serializer wrote, such as a pickle. It is never decoded.
 
     Attributes:
-        type: The serialiser's type tag.
+        type: The serializer's type tag.
         data: The bytes.
     """
 
@@ -100,13 +100,13 @@ class Opaque:
 
 
 class PortableSerializer:
-    """Reads what LangGraph's serialiser wrote, objects as `Stored`, and writes it again as it was."""
+    """Reads values that LangGraph's serializer wrote, with objects as `Stored`, and writes them back unchanged."""
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """The value; `Opaque` for a type tag that is not LangGraph's own.
 
         Raises:
-            ValueError: The bytes are no MessagePack.
+            ValueError: The bytes are not MessagePack.
         """
         kind, content = data
         match kind:
@@ -122,7 +122,7 @@ class PortableSerializer:
                 return Opaque(kind, content)
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """The type tag and the bytes, as LangGraph's serialiser gives them."""
+        """The type tag and the bytes, as LangGraph's serializer gives them."""
         match obj:
             case None:
                 return "null", b""
@@ -137,13 +137,13 @@ class PortableSerializer:
 
 
 class ExactSerializer(PortableSerializer):
-    """Refuses what `PortableSerializer` would not give back as it is, such as text that is no valid Unicode."""
+    """Rejects values that `PortableSerializer` would not read back unchanged, such as text with a lone surrogate."""
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """As `PortableSerializer` does.
+        """The same as `PortableSerializer` gives.
 
         Raises:
-            ValueError: It would give something else back.
+            ValueError: The value would not be read back unchanged.
         """
         found = super().dumps_typed(obj)
         if _token(self.loads_typed(found)) != _token(obj):
@@ -162,29 +162,29 @@ def _pack(value: Any) -> bytes:
 def _extension(value: Any) -> ormsgpack.Ext:
     if isinstance(value, Stored):
         return ormsgpack.Ext(value.code, value.data)
-    raise TypeError(f"no value of a store: {type(value).__name__}")
+    raise TypeError(f"not a stored value: {type(value).__name__}")
 
 
-# What values are
+# Kinds of values
 
 
 def is_delta(value: Any) -> bool:
-    """Whether it is the snapshot of a DeltaChannel."""
+    """Whether a value is the snapshot of a DeltaChannel."""
     return isinstance(value, Stored) and value.code == _DELTA_SNAPSHOT
 
 
 def delta(value: Any) -> Stored:
-    """The snapshot of a DeltaChannel that has this value."""
+    """The snapshot of a DeltaChannel with this value."""
     return Stored.of(_DELTA_SNAPSHOT, value)
 
 
 def without_delta(value: Any) -> Any:
-    """A DeltaChannel's value, of its snapshot; anything else as it is."""
+    """The value in a DeltaChannel's snapshot; any other value unchanged."""
     return value.payload if is_delta(value) else value
 
 
 def message_of(value: Any) -> dict[str, Any] | None:
-    """The fields of a message of LangChain; `None` for anything else."""
+    """The fields of a LangChain message; `None` for any other value."""
     parts = value.parts if isinstance(value, Stored) and value.code == _PYDANTIC else None
     if parts is None or not parts[0].startswith(_MESSAGES) or not isinstance(parts[2], dict):
         return None
@@ -192,10 +192,10 @@ def message_of(value: Any) -> dict[str, Any] | None:
 
 
 def add_messages(left: Any, right: Any) -> Any:
-    """Messages with an update, as LangGraph's reducer of that name makes them, without making objects of them.
+    """Apply an update to messages, as LangGraph's reducer of that name does, without creating objects.
 
     Raises:
-        TypeError: Something is no message, or has no id.
+        TypeError: An item is not a message, or has no id.
     """
     found = {_message_id(one): one for one in left}
     for one in right if isinstance(right, list) else [right]:
@@ -212,12 +212,12 @@ def add_messages(left: Any, right: Any) -> Any:
 def _message_id(value: Any) -> str:
     own_id = (message_of(value) or {}).get("id")
     if not isinstance(own_id, str):
-        raise TypeError("no message with an id")
+        raise TypeError("not a message with an id")
     return own_id
 
 
 def objects(value: Any) -> Iterator[Stored]:
-    """All objects that name a class, those inside others too."""
+    """All objects that name a class, including those inside other objects."""
     match value:
         case Stored():
             if value.parts is not None:
@@ -236,10 +236,10 @@ def objects(value: Any) -> Iterator[Stored]:
 
 
 def to_json(value: Any) -> Any:
-    """A value as what JSON can hold; what JSON has no word for is an object whose keys begin with a dollar sign.
+    """A value as JSON. A value that JSON cannot express becomes an object whose keys begin with a dollar sign.
 
     Raises:
-        InvalidInputError: It is nested too deeply, or was not read by a `PortableSerializer`.
+        InvalidInputError: The value is nested too deeply, or was not read by a `PortableSerializer`.
     """
     try:
         return _to_json(value)
@@ -285,10 +285,11 @@ def _object_to_json(value: Stored) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Any:
-    """The value of its JSON.
+    """The value that JSON of `to_json` stands for.
 
     Raises:
-        InvalidInputError: It is nested too deeply, or has an object with a dollar sign that means nothing here.
+        InvalidInputError: The JSON is nested too deeply, or has an object with unknown keys that begin with a dollar
+            sign.
         SerializationError: The value of an object cannot be stored.
     """
     try:
@@ -309,24 +310,24 @@ def _from_json(value: Any, at: str) -> Any:
     except GCSSaverError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        # What others raise may show the value.
+        # The text of other exceptions may show the value.
         reason = str(error) if type(error) is _OddError else type(error).__name__
     place = f" at {at}" if at else ""
     raise InvalidInputError(
-        f"The JSON object{place} with the keys {sorted(value)} is no stored value: {reason}. Leave keys that begin "
-        "with a dollar sign as they are."
+        f"The JSON object{place} with the keys {sorted(value)} is not a stored value: {reason}. Do not change keys "
+        "that begin with a dollar sign."
     )
 
 
 class _OddError(ValueError):
-    """An object whose keys with a dollar sign do not say a value; the message has nothing of it."""
+    """An object whose keys with a dollar sign do not describe a value. The message shows no content."""
 
 
 def _special(value: dict[str, Any], at: str) -> Any:
     keys = frozenset(value)
     if keys in ({"$type", "$kind", "$value"}, {"$type", "$kind", "$value", "$rest"}):
         if value["$kind"] not in _CODES:
-            raise _OddError("$kind is none of " + ", ".join(_CODES))
+            raise _OddError("$kind is not one of " + ", ".join(_CODES))
         code = _CODES[value["$kind"]]
         module, found, name = str(value["$type"]).partition(":")
         if not found:
@@ -338,7 +339,7 @@ def _special(value: dict[str, Any], at: str) -> Any:
     if keys == {"$opaque", "$data"}:
         return Opaque(value["$opaque"], _binary(value["$data"]))
     if len(keys) != 1:
-        raise _OddError("unknown")
+        raise _OddError("its keys are unknown")
     ((key, content),) = value.items()
     match key:
         case "$delta":
@@ -352,7 +353,7 @@ def _special(value: dict[str, Any], at: str) -> Any:
         case "$map":
             return _map(content, at + step(key))
         case _:
-            raise _OddError("unknown")
+            raise _OddError("its keys are unknown")
 
 
 def _map(pairs: list[Any], at: str) -> dict[Any, Any]:
@@ -361,12 +362,12 @@ def _map(pairs: list[Any], at: str) -> dict[Any, Any]:
         place = at + step(i)
         found[_hashable(_from_json(name, place + step(0)))] = _from_json(item, place + step(1))
     if len(found) != len(pairs):
-        raise _OddError("the same key twice")
+        raise _OddError("it has the same key twice")
     return found
 
 
 def _payload(value: dict[str, Any], key: str, at: str) -> Any:
-    """What an object has, which must be such that it can be packed."""
+    """The value in an object, after a check that it can be stored."""
     found = _from_json(value[key], at + step(key))
     check(PortableSerializer(), found, f"The JSON value at {at}{step(key)}")
     return found
@@ -376,33 +377,33 @@ def _binary(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, TypeError):
-        raise _OddError("it has no base64") from None
+        raise _OddError("its text is not base64") from None
 
 
 def _float(text: str) -> float:
     try:
         return float(text)
     except (ValueError, TypeError):
-        raise _OddError("$float is no number") from None
+        raise _OddError("$float is not a number") from None
 
 
 def _hashable(key: Any) -> Any:
-    """A key of a dict, whose tuples JSON has as lists."""
+    """A key of a dict, with tuples in place of JSON's lists."""
     return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
 
 
 def is_editable(value: Any) -> bool:
-    """Whether JSON gives exactly this value back, to the byte."""
+    """Whether the value, written as JSON and read back, is the same to the byte."""
     if isinstance(value, Opaque):
         return False
     try:
         again = from_json(json.loads(json.dumps(to_json(value))))
-        # By its bytes: an object that another program wrote may spell in its own way what JSON has one way for.
+        # Bytes are compared because another program may have encoded an equal object differently.
         return ExactSerializer().dumps_typed(again) == PortableSerializer().dumps_typed(value)
     except (InvalidInputError, TypeError, ValueError):
         return False
 
 
 def _token(value: Any) -> str:
-    """Equal for the same value of the same types: 1, 1.0 and True are equal in Python."""
+    """A text that is equal only for values of equal types, because 1, 1.0 and True are equal in Python."""
     return json.dumps(to_json(value))

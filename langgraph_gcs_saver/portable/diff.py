@@ -1,6 +1,6 @@
-"""What differs between the states of two checkpoints: by channel, by id in lists of messages, by path, by line of text.
+"""The differences between the states of two checkpoints: by channel, by message id, by path, and by line of text.
 
-Pure: it compares values as a `PortableSerializer` reads them, plain data and `Stored` objects, or any plain data.
+This module is pure. It compares plain data, and `Stored` objects as a `PortableSerializer` reads them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from langgraph_gcs_saver.records import record
 Kind = Literal["added", "removed", "changed", "moved"]
 
 _MAX_STEPS = 5_000_000
-"""Steps of all searches of a comparison for what two sequences have in common: a few seconds' work."""
+"""Most steps of all searches of a comparison for the common parts of two sequences, which take a few seconds."""
 
 _MAX_PATHS = 50_000_000
-"""Characters of all paths of a comparison, about: one key may lead to many items."""
+"""Most characters, roughly, of all paths of a comparison, because one long key may lead to many items."""
 
 
 @record(frozen=True, slots=True)
 class Id:
-    """A step of a path: the item of a list that has this id."""
+    """A step of a path: the item of a list with this id."""
 
     id: str
 
 
 Path = tuple[Any, ...]
-"""Where in a channel's value: keys of dicts, indices of lists, and `Id`s, outermost first."""
+"""A place in a channel's value: keys of dicts, indices of lists, and `Id`s, outermost first."""
 
 
 @record(frozen=True, slots=True)
@@ -43,11 +43,13 @@ class Change:
     """One difference.
 
     Attributes:
-        path: Where; empty for the whole value. An index counts in the later state, of what was removed in the earlier.
+        path: The place; empty for the whole value. Indices are those of the later state, or of the earlier state for a
+            removed item.
         kind: What happened there.
-        before: The earlier value, or the earlier index of what moved; None for what was added.
-        after: The later value, or index; None for what was removed.
-        lines: The lines of a text that changed: `-` and what went, `+` and what came, `@@` where; empty for others.
+        before: The earlier value, or the earlier index of a moved item; `None` for an added item.
+        after: The later value, or the later index of a moved item; `None` for a removed item.
+        lines: The changed lines of a text: `@@` and a place, `-` and a removed line, `+` and an added line. Empty for
+            other values.
     """
 
     path: Path
@@ -63,8 +65,8 @@ class ChannelDiff:
 
     Attributes:
         channel: Its name.
-        kind: Whether only one of the states has a value for it, or both have different ones.
-        changes: The differences inside, for one that changed; else the one value.
+        kind: Whether only one of the states has a value for it, or both have different values.
+        changes: The differences inside the value of a channel that changed. Otherwise one change with the whole value.
     """
 
     channel: str
@@ -77,7 +79,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Channel
 
     Args:
         before: The values of the earlier state by channel.
-        after: Those of the later one.
+        after: The values of the later state by channel.
     """
     found = []
     budget = _Budget()
@@ -93,12 +95,12 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Channel
 
 
 def differences(before: Any, after: Any) -> list[Change]:
-    """What differs between two values; nothing if they are the same, types included.
+    """The differences between two values; empty if the values and all types are equal.
 
-    Values with so many differences, so far inside, that their paths would be many times as large are told as a whole.
+    If the paths of all differences would be many times as large as the values, one change with both values is returned.
 
     Raises:
-        InvalidInputError: They are nested too deeply.
+        InvalidInputError: The values are nested too deeply.
     """
     return _compare(before, after, _Budget())
 
@@ -110,16 +112,16 @@ def _compare(before: Any, after: Any, budget: _Budget) -> list[Change]:
     except RecursionError:
         raise InvalidInputError("The stored values are nested too deeply to be compared.") from None
     except _TooManyError:
-        budget.paths = paths  # Of the changes that were found, none is told.
+        budget.paths = paths  # The changes that were found are discarded, so their paths cost nothing.
         return [Change((), "changed", before, after)]
 
 
 class _Budget:
-    """What a whole comparison may still take, however its values are divided.
+    """The steps and characters that a whole comparison may still use, for all its values together.
 
     Attributes:
-        steps: Steps of searches; each search may take half of those that are left.
-        paths: Characters of paths.
+        steps: Steps of searches that are left. Each search may use half of them.
+        paths: Characters of paths that are left.
     """
 
     def __init__(self) -> None:
@@ -132,21 +134,24 @@ class _TooManyError(Exception):
 
 
 class _TooLongError(Exception):
-    """Two sequences have so much in common, or in so many places, that matching them would take minutes or more."""
+    """Matching two sequences would take minutes or more, because equal items occur too often in them."""
 
 
 class _Comparison:
-    """Compares parts of two values, which its caller holds: what is inside of an object has a comparison of its own."""
+    """Compares parts of two values, which the caller must keep in memory.
+
+    The content of an object is decoded for the comparison, so it gets a comparison of its own.
+    """
 
     def __init__(self, budget: _Budget) -> None:
         self._budget = budget
         self._digests: dict[int, str] = {}
 
     def of_values(self, before: Any, after: Any, path: Path) -> list[Change]:
-        """What differs between two values.
+        """The differences between two values.
 
         Raises:
-            _TooManyError: Too much to be told.
+            _TooManyError: The paths of the differences would be too large.
         """
         if isinstance(before, dict) and isinstance(after, dict):
             return self._of_dicts(before, after, path)
@@ -164,7 +169,7 @@ class _Comparison:
         return Change(path, kind, before, after, _lines(before, after, self._budget) if is_text else ())
 
     def _of_dicts(self, before: dict[Any, Any], after: dict[Any, Any], path: Path) -> list[Change]:
-        # By type too: 1 and True are the same key in Python.
+        # Keys are compared with their types, because 1 and True are the same key in Python.
         was, now = ({(type(key), key): item for key, item in items.items()} for items in (before, after))
         found = []
         for key in [*was, *(key for key in now if key not in was)]:
@@ -198,7 +203,7 @@ class _Comparison:
         if was is not None and now is not None and (was or now):
             return self._of_identified(was, now, path)
         found = []
-        # No token is held while items are compared, which may be large lists again.
+        # Tokens are not kept while items are compared, because items may be large lists too.
         for kind, i1, i2, j1, j2 in _opcodes(self._tokens(before), self._tokens(after), self._budget):
             if kind == "equal":
                 continue
@@ -210,7 +215,7 @@ class _Comparison:
         return found
 
     def _of_identified(self, was: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> list[Change]:
-        """Lists of messages, or of other things with ids."""
+        """The differences between two lists whose items have ids, such as messages."""
         found = [self._change((*path, Id(one)), "removed", item) for one, item in was.items() if one not in now]
         places = {one: place for place, one in enumerate(was)}
         old_order, order = ([one for one in items if one in was and one in now] for items in (was, now))
@@ -230,12 +235,12 @@ class _Comparison:
         return [self._token(item) for item in items]
 
     def _token(self, item: Any) -> str:
-        """Equal for items that are the same, types included; short, whatever is in them."""
+        """A short text that is equal only for items that are equal, types included."""
         text = json.dumps(self._flat(item))
         return text if len(text) <= _SHORT else hashlib.sha256(text.encode()).hexdigest()
 
     def _flat(self, item: Any) -> Any:
-        """An item as JSON, with digests in place of what has items."""
+        """An item as JSON, with digests in place of containers and objects."""
         if item is None or isinstance(item, bool | int | float | str):
             return item
         if isinstance(item, Stored):
@@ -243,7 +248,7 @@ class _Comparison:
         if not isinstance(item, list | tuple | Mapping):
             return [portable.to_json(item)]
         if id(item) not in self._digests:
-            # Each is looked into once, not again for each list that it is inside of.
+            # Each container is digested once, not once for every list around it.
             self._digests[id(item)] = self._digest(item)
         return [self._digests[id(item)]]
 
@@ -257,16 +262,16 @@ class _Comparison:
 
 
 _SHORT = 60
-"""Characters of JSON that are no more than their digest is."""
+"""Longest JSON, in characters, that is used as it is; the digest of longer JSON has about as many."""
 
 
 def _same(before: Any, after: Any) -> bool:
-    # By type too: 1, 1.0 and True are equal in Python. A NaN is what it was.
+    # Types are compared too, because 1, 1.0 and True are equal in Python. A NaN equals a NaN here.
     return type(before) is type(after) and (before == after or (before != before and after != after))  # noqa: PLR0124
 
 
 def _by_id(items: list[Any]) -> dict[str, Any] | None:
-    """The items by their ids, if each has one of its own."""
+    """The items by their ids; `None` unless each item has an id of its own."""
     found: dict[str, Any] = {}
     for item in items:
         fields = item if isinstance(item, dict) else portable.message_of(item)
@@ -280,7 +285,7 @@ def _by_id(items: list[Any]) -> dict[str, Any] | None:
 def _opcodes(
     before: Sequence[Hashable], after: Sequence[Hashable], budget: _Budget
 ) -> list[tuple[str, int, int, int, int]]:
-    """How one sequence becomes the other; the ends that are the same are not searched, for lists mostly grow."""
+    """The steps from one sequence to the other. Equal ends are not searched, because lists mostly grow."""
     head, tail = _ends(before, after)
     was, now = before[head : len(before) - tail], after[head : len(after) - tail]
     inner = _Matcher(was, now, budget, has_junk=False)
@@ -292,7 +297,7 @@ def _opcodes(
 
 
 def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, int]:
-    """How many items are the same at the beginning, and how many after that at the end."""
+    """The number of equal items at the beginning, and at the end of the rest."""
     shorter = min(len(before), len(after))
     head = next((i for i in range(shorter) if before[i] != after[i]), shorter)
     rest = shorter - head
@@ -300,14 +305,14 @@ def _ends(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[int, i
 
 
 class _Matcher(difflib.SequenceMatcher[Hashable]):
-    """As its base class, but it gives up after half of the steps that are left.
+    """A matcher that gives up after half of the steps that are left.
 
     Each search for the longest common part looks at the items of a range, and at each equal item of the other sequence.
 
     Args:
         before: One sequence.
-        after: The other one.
-        budget: What is left.
+        after: The other sequence.
+        budget: The steps that are left.
         has_junk: Whether an item that makes up over 1% of a long sequence matches nothing.
     """
 
@@ -315,7 +320,7 @@ class _Matcher(difflib.SequenceMatcher[Hashable]):
         self, before: Sequence[Hashable], after: Sequence[Hashable], budget: _Budget, *, has_junk: bool
     ) -> None:
         super().__init__(None, before, after, has_junk)
-        # Documented, but typeshed does not have it.
+        # `b2j` is documented, but typeshed does not have it.
         places: Mapping[Hashable, Sequence[int]] = self.b2j  # type: ignore[attr-defined]
         self._steps = [0, *accumulate(1 + len(places.get(item, ())) for item in before)]
         self._budget = budget
@@ -324,10 +329,10 @@ class _Matcher(difflib.SequenceMatcher[Hashable]):
     def find_longest_match(
         self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None
     ) -> difflib.Match:
-        """Do as the base class.
+        """Find the longest match as the base class does.
 
         Raises:
-            _TooLongError: All searches together have taken too long.
+            _TooLongError: All searches together would take too many steps.
         """
         steps = self._steps[-1 if ahi is None else ahi] - self._steps[alo]
         if self._budget.steps - steps < self._reserve:
@@ -337,7 +342,7 @@ class _Matcher(difflib.SequenceMatcher[Hashable]):
 
 
 def _lines(text: str, other: str, budget: _Budget) -> list[str]:
-    """The lines of a text that changed, as in `Change.lines`."""
+    """The changed lines of a text, as `Change.lines` has them."""
     before, after = text.split("\n"), other.split("\n")
     try:
         return _unified(before, after, budget)
@@ -349,7 +354,7 @@ def _lines(text: str, other: str, budget: _Budget) -> list[str]:
 
 
 def _unified(before: list[str], after: list[str], budget: _Budget) -> list[str]:
-    """As `difflib.unified_diff`, with one line around each change and without names of files."""
+    """Like `difflib.unified_diff`, with one line around each change and without file names."""
     lines = []
     for group in _Matcher(before, after, budget, has_junk=True).get_grouped_opcodes(1):
         (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
@@ -364,6 +369,6 @@ def _unified(before: list[str], after: list[str], budget: _Budget) -> list[str]:
 
 
 def _range(start: int, end: int) -> str:
-    """Lines as a unified diff has them: one alone without a number, none after the line before."""
+    """A range of lines in a unified diff. A single line has no length; an empty range names the line before it."""
     length = end - start
     return f"{start + 1}" if length == 1 else f"{start + bool(length)},{length}"

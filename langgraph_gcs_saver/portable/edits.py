@@ -1,7 +1,8 @@
-"""A checkpoint that differs from another one in the value of one channel: its child, never its replacement.
+"""Edits: a child of a checkpoint that differs from it in the value of one channel. The checkpoint itself stays.
 
-As `update_state` of a graph would store it, as far as that is possible without the graph. What runs next is what would
-have run next: the edit is nobody's write, so whoever had seen the old version has seen the new one.
+The child is what `update_state` of a graph would store, as far as that is possible without the graph. The edit does not
+change which nodes run next, because it is not a node's write. A node that had seen the old version counts as having
+seen the new one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 @record(frozen=True, slots=True)
 class Edit:
-    """What to `put`, with the config of the checkpoint that was edited.
+    """The arguments of the `put` that stores an edit. Its config is that of the edited checkpoint.
 
     Attributes:
-        checkpoint: The new checkpoint, with the new value only; the others stay the parent's.
+        checkpoint: The new checkpoint, with the new value only. It inherits all other values from its parent.
         metadata: Its metadata.
-        new_versions: The version of the channel with a new value.
+        new_versions: The version of the edited channel.
     """
 
     checkpoint: Checkpoint
@@ -38,33 +39,34 @@ class Edit:
 
 
 def deltas_of(saved: CheckpointTuple) -> frozenset[str]:
-    """The DeltaChannels that a checkpoint is known to have, read by a `PortableSerializer`."""
+    """The DeltaChannels that a checkpoint is known to have. A `PortableSerializer` must have read it."""
     values = saved.checkpoint["channel_values"]
     counters = cast("Mapping[str, Any]", saved.metadata).get(portable.DELTA_COUNTERS) or {}
     return frozenset(counters) | {channel for channel, value in values.items() if portable.is_delta(value)}
 
 
 def value_of(saved: CheckpointTuple, channel: str) -> Any:
-    """The value of a channel that can be edited.
+    """The value of a channel, if it can be edited.
 
     Raises:
-        InvalidInputError: It has none, or one that cannot be edited.
+        InvalidInputError: The channel has no value, or a value that cannot be edited.
     """
     values = saved.checkpoint["channel_values"]
     if channel in values:
         value = values[channel]
         if not portable.is_editable(value):
             raise InvalidInputError(
-                f"The value of channel {channel!r} cannot be edited: JSON would not give it back as it is stored."
+                f"The value of channel {channel!r} cannot be edited, because JSON cannot express it exactly."
             )
         return portable.without_delta(value)
     if channel in deltas_of(saved):
         raise InvalidInputError(
-            f"Channel {channel!r} is a DeltaChannel without a snapshot at this checkpoint: only the graph can tell its "
+            f"Channel {channel!r} is a DeltaChannel without a snapshot at this checkpoint, so only the graph knows its "
             "value. Use update_state of the graph, with an Overwrite, or edit a checkpoint that has a snapshot."
         )
     raise InvalidInputError(
-        f"Channel {channel!r} has no value at this checkpoint. These have one: {', '.join(map(repr, sorted(values)))}."
+        f"Channel {channel!r} has no value at this checkpoint. Channels with a value: "
+        f"{', '.join(map(repr, sorted(values)))}."
     )
 
 
@@ -77,11 +79,11 @@ def fork(
     next_version: Callable[[Any, None], Any],
     now: datetime,
 ) -> Edit:
-    """The child of a checkpoint in which one channel has another value.
+    """The child of a checkpoint, with another value of one channel.
 
     Args:
         saved: The checkpoint, read by a `PortableSerializer`.
-        latest: The latest of its namespace, which the new one is to follow.
+        latest: The tip of its namespace, after which the new checkpoint must sort.
         channel: The channel.
         value: Its new value.
         next_version: The saver's `get_next_version`.
@@ -97,14 +99,14 @@ def fork(
     base, metadata = saved.checkpoint, cast("Mapping[str, Any]", saved.metadata)
     deltas = deltas_of(saved)
     values = {channel: portable.delta(value) if channel in deltas else value}
-    # The new checkpoint inherits snapshots with all other values; without one, it would take the writes of another
-    # child for its own.
+    # The new checkpoint inherits snapshots, as it does all other values. Without a snapshot, it would read the parent's
+    # pending writes, which belong to another child, as its own.
     without = sorted(_written_deltas(saved, latest) - base["channel_values"].keys())
     if without:
         raise InvalidInputError(
-            f"Channel {without[0]!r} is, or may be, a DeltaChannel, and this checkpoint has pending writes to it, "
-            "which a new branch must not take over; only the graph can tell its value. Use update_state "
-            "of the graph, or edit a checkpoint without pending writes, such as the latest."
+            f"Channel {without[0]!r} is, or may be, a DeltaChannel, and this checkpoint has pending writes to it. A "
+            "new fork must not take them over, and only the graph knows the channel's value. Use update_state of the "
+            "graph, or edit a checkpoint without pending writes, such as the latest."
         )
     versions = dict(base["channel_versions"])
     version = next_version(_latest(versions.values()), None)
@@ -115,11 +117,11 @@ def fork(
     versions[channel] = version
     stored = metadata.get("step")
     step = int(stored) if isinstance(stored, int | float) else -1
-    told: dict[str, Any] = {"source": "update", "step": step + 1, "parents": metadata.get("parents") or {}}
+    described: dict[str, Any] = {"source": "update", "step": step + 1, "parents": metadata.get("parents") or {}}
     counters = metadata.get(portable.DELTA_COUNTERS) or {}
     counted = {name: (updates, steps + 1) for name, (updates, steps) in counters.items() if name != channel}
     if counted:
-        told[portable.DELTA_COUNTERS] = counted
+        described[portable.DELTA_COUNTERS] = counted
     checkpoint = {
         **base,
         "id": next_id(_newest(latest, now), step + 1),
@@ -129,14 +131,14 @@ def fork(
         "versions_seen": seen,
         "updated_channels": None,
     }
-    return Edit(cast("Checkpoint", checkpoint), cast("CheckpointMetadata", told), {channel: version})
+    return Edit(cast("Checkpoint", checkpoint), cast("CheckpointMetadata", described), {channel: version})
 
 
 def _latest(versions: Iterable[Any]) -> Any:
-    """The greatest of some versions; `None` of none.
+    """The greatest of some versions; `None` if there are none.
 
     Raises:
-        InvalidInputError: They are not of one kind.
+        InvalidInputError: The versions have types that cannot be compared.
     """
     try:
         return max((version for version in versions if version is not None), default=None)
@@ -145,13 +147,13 @@ def _latest(versions: Iterable[Any]) -> Any:
 
 
 def _written_deltas(saved: CheckpointTuple, latest: CheckpointTuple) -> set[str]:
-    """DeltaChannels that the checkpoint has pending writes to, and channels that may be some."""
+    """Channels with pending writes at the checkpoint that are, or may be, DeltaChannels."""
     values = saved.checkpoint["channel_values"]
     metadata = cast("Mapping[str, Any]", saved.metadata)
     known = deltas_of(saved) | deltas_of(latest)
     found = set()
     for _, channel, _ in saved.pending_writes or ():
-        # Only a first `update_state` of a thread counts nothing, and stores no DeltaChannel that it did not write.
+        # Only the first `update_state` of a thread has no counters, and stores no DeltaChannel that it did not write.
         uncounted = (
             saved.parent_config is None and metadata.get("source") != "loop" and portable.DELTA_COUNTERS not in metadata
         )
@@ -163,11 +165,13 @@ def _written_deltas(saved: CheckpointTuple, latest: CheckpointTuple) -> set[str]
 
 
 def _newest(latest: CheckpointTuple, now: datetime) -> str:
-    """The id that a new checkpoint is to sort after: the latest's, or that of the one in whose place it is given.
+    """The id after which a new checkpoint must sort.
+
+    It is the latest checkpoint's id. If that checkpoint stands in for a damaged one, it is the damaged one's id.
 
     Raises:
-        InvalidInputError: That one's id is in the future. Nothing proves such an id, not even with a cipher, and
-            whatever follows it would sort after all later steps.
+        InvalidInputError: The damaged checkpoint's id is in the future. Nothing proves such an id, not even a cipher,
+            and a checkpoint that follows it would sort after all later steps.
     """
     own, lost = latest.checkpoint["id"], cast("Mapping[str, Any]", latest.metadata).get("recovered_from")
     if not isinstance(lost, str) or lost <= own:
@@ -177,30 +181,29 @@ def _newest(latest: CheckpointTuple, now: datetime) -> str:
         configurable = latest.config.get("configurable", {})
         raise InvalidInputError(
             f"Checkpoint {own!r} of thread {configurable.get('thread_id')!r}, namespace "
-            f"{configurable.get('checkpoint_ns', '')!r}, stands in for a later one that is damaged or lost, {lost!r}, "
-            "whose id is in the future. After an edit that follows it, no later step would be the latest. Run "
-            "repair, and then edit."
+            f"{configurable.get('checkpoint_ns', '')!r}, stands in for a damaged later one, {lost!r}, whose id is in "
+            "the future. After an edit that follows it, no later step would be the latest. Run repair first."
         )
     return lost
 
 
 _EPOCH = datetime(1582, 10, 15, tzinfo=timezone.utc)
-"""Where the time of a UUID of version 6 begins."""
+"""The time at which UUIDs of version 6 begin."""
 
 _SKEW = timedelta(minutes=5)
-"""How far the clock of another process may be ahead."""
+"""The most that the clock of another process may be ahead."""
 
 
 def _at(ticks: int, rest: int = 0) -> UUID:
-    """The UUID of version 6 with this time: 48 bits of it, the version, 12 more bits, and what is not time."""
+    """The UUID of version 6 with this time. It has 48 bits of time, the version, 12 more bits of time, and `rest`."""
     return UUID(int=(ticks >> 12) << 80 | 6 << 76 | (ticks & 0xFFF) << 64 | 2 << 62 | rest)
 
 
 def next_id(newest: str, step: int) -> str:
-    """An id for a checkpoint of this step that sorts after the newest one, even when the clock went back.
+    """An id for a checkpoint of this step that sorts after `newest`, even if the clock was set back.
 
     Raises:
-        InvalidInputError: Ids of that kind cannot be continued.
+        InvalidInputError: No id of that kind sorts after `newest`.
     """
     from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415 - slow to import, and few processes edit
 
@@ -214,5 +217,5 @@ def next_id(newest: str, step: int) -> str:
     ticks = ((number >> 80) << 12 | (number >> 64) & 0xFFF) + 1
     following = _at(ticks, secrets.randbits(62))
     if number == 0 or str(following) <= newest:
-        raise InvalidInputError(f"No id can be made that sorts after the latest checkpoint's, {newest!r}.")
+        raise InvalidInputError(f"No new id can sort after the id of the latest checkpoint, {newest!r}.")
     return str(following)

@@ -1,7 +1,7 @@
-"""What a serializer refuses: why and where in a value, without showing the value.
+"""Messages for values that a serializer rejects: the reason and the place in the value, without showing the value.
 
-A place is told by what a program's code says, types and declared fields, and by numbers. Keys of dicts are state: a
-graph may have made them of what a user said.
+A place is described by types, by fields that code declares, and by numbers. Keys of dicts are not shown, because a
+graph may have made them from a user's words.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
 NOT_KEPT = "it would not be read back as it is"
-"""What a serializer may raise for a value that it would change."""
+"""The text of the error that a serializer raises for a value that it would change."""
 
 _TRIES = 1_000
-"""Parts of a value that are serialized to find the one that is refused."""
+"""Most parts of a value that are serialized to find the part that is rejected."""
 
 _CPU_SECONDS = 2.0
-"""How long they are serialized: each may hold as much as the whole, and an event loop may be waiting."""
+"""Most CPU time for that. Each part may be as large as the whole value, and an event loop may be waiting."""
 
 _STEPS = 12
-"""Steps of a path that are shown; the middle of a longer one is counted."""
+"""Steps of a path that are shown. Of a longer path, the steps in the middle are only counted."""
 
 _KEY = 40
 """Characters of a key of edited JSON that are shown."""
@@ -67,11 +67,11 @@ _REASONS = re.compile(
         )
     )
 )
-"""What may be quoted of an exception: constant texts, and nothing around them, which may be a value's."""
+"""The constant texts that may be quoted from an exception. The text around them may come from a value."""
 
 
 def check(serde: SerializerProtocol, value: Any, what: str) -> None:
-    """See that a serializer takes a value; arguments and error as for `serialization.dumps`."""
+    """Check that a serializer accepts a value. Arguments and error are those of `serialization.dumps`."""
     try:
         _typed(serde, value)
     except MemoryError:
@@ -84,14 +84,14 @@ def check(serde: SerializerProtocol, value: Any, what: str) -> None:
 
 
 def refusal(serde: SerializerProtocol, value: Any, what: str, reason: str) -> SerializationError:
-    """The error for a value that a serializer refused for this reason.
+    """The error for a value that a serializer rejected for this reason.
 
-    It says which part is refused: by its type, and the numbers of items and names of fields that lead there. It shows
-    no value, and no key.
+    It describes the rejected part by its type, and by the numbers of items and names of fields that lead to it. It
+    shows no value and no key.
     """
     return SerializationError(
-        f"{what} cannot be serialized by {type(serde).__name__}: {_located(serde, value, reason)}. Leave such values "
-        "out, or pass a `serde` that handles them. Nothing was stored."
+        f"{what} cannot be serialized by {type(serde).__name__}: {_located(serde, value, reason)}. Remove such "
+        "values, or pass a `serde` that handles them. Nothing was stored."
     )
 
 
@@ -102,50 +102,50 @@ def _typed(serde: SerializerProtocol, value: Any) -> tuple[str, bytes]:
 
 
 def step(key: Any) -> str:
-    """An index, or a key of JSON that somebody edits, as a step of a path: short, and escaped."""
+    """An index, or a key of JSON that a user edits, as a step of a path: shortened and escaped."""
     return f"[{_shown(key)}]"
 
 
 def reason_of(error: Exception) -> str:
-    """What an exception may say in a message: its type, and a reason that is known to be no content."""
-    # Not `str`, which is the exception's own code.
+    """The part of an exception that a message may show: its type, and a reason that is known to hold no content."""
+    # Not `str(error)`, which would run the exception's own code.
     texts = (arg for arg in error.args if type(arg) is str)
     known = next((found[0] for found in map(_REASONS.search, texts) if found), None)
     return type(error).__name__ if known is None else f"{type(error).__name__}: {known}"
 
 
-# Which part of a value is refused
+# The search for the rejected part of a value
 
 
 def _located(serde: SerializerProtocol, value: Any, reason: str) -> str:
-    """The reason and the place, as far as the place can be found: part by part, with the serializer itself."""
+    """The reason and, as far as it can be found, the place. The serializer itself is tried on each part."""
     search = _Search(serde, value, reason, _TRIES, time.thread_time() + _CPU_SECONDS)
-    # Attributes are the value's own code, which may raise anything. What was found by then is told.
+    # Attributes run the value's own code, which may raise anything. Then the message shows what was found so far.
     with suppress(Exception):
         search.descend()
-    return search.told
+    return search.description
 
 
 class _SpentError(Exception):
-    """The search has tried enough."""
+    """The search has reached its limit of parts or CPU time."""
 
 
 @dataclass(slots=True)
 class _Search:
-    """A search for the smallest part of a value that a serializer refuses.
+    """A search for the smallest part of a value that a serializer rejects.
 
-    A part is only entered if it is refused on its own, so what is found is a reason, whatever the serializer does.
-    Containers are halved: all tries of one take about as long as two of the whole.
+    A part is entered only if it is rejected on its own. So the part that is found is always a cause, whatever the
+    serializer does. Containers are halved: all tries of a container take about as long as two of the whole.
 
     Attributes:
         serde: The serializer.
         part: The smallest part found so far.
-        reason: Why it is refused.
+        reason: Why it is rejected.
         tries: How many parts may still be tried.
-        end: The thread's CPU time at which the search ends: a busy machine does not shorten it.
-        path: The steps that lead to it.
-        role: What it is there.
-        note: What else is wrong with it.
+        end: The thread's CPU time at which the search ends, so that a busy machine does not shorten it.
+        path: The steps that lead to the part.
+        role: Whether the part is a value or a key.
+        note: A second reason why it cannot be serialized; empty if there is none.
     """
 
     serde: SerializerProtocol
@@ -158,7 +158,7 @@ class _Search:
     note: str = ""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The reason, the type and the path."""
         steps = self.path
         if len(steps) > _STEPS:
@@ -168,8 +168,8 @@ class _Search:
         return f"{self.reason}, for {self.role} of type {type(self.part).__name__}{place}{self.note}"
 
     def descend(self) -> None:
-        """Go from part to part until none is refused on its own."""
-        above = {id(self.part): self.part}  # held, or another object could get the same id
+        """Go from part to part until none is rejected on its own."""
+        above = {id(self.part): self.part}  # holding the part keeps its id from being reused
         while self._enter():
             if id(self.part) in above:
                 self.note = ", which contains itself"
@@ -177,17 +177,17 @@ class _Search:
             above[id(self.part)] = self.part
 
     def _enter(self) -> bool:
-        """Enter the first part of a part that is refused on its own; whether there was one."""
+        """Enter the first part of the current part that is rejected on its own. False if there is none."""
         named = _fields(self.part)
         if named is not None:
             return any(self._take(name, child) for name, child in named)
         kind = next((kind for kind in _KINDS if isinstance(self.part, kind)), None)
-        # If not even an empty one is taken, then it is not for its parts.
+        # If even an empty container is rejected, its parts are not the cause.
         if kind is None or not kind.__len__(self.part) or self._refusal(kind()) is not None:
             return False
         if kind is dict:
             return self._enter_dict(list(dict.items(self.part)))
-        # Not by the value's own code, which may never come to an end.
+        # `__iter__` of the kind, because the value's own may never end.
         parts: list[tuple[int, Any]] = list(enumerate(kind.__iter__(self.part)))
         ((index, child),) = self._halve(parts, lambda items: kind(child for _, child in items))
         return self._take("{…}" if issubclass(kind, set | frozenset) else step(index), child)
@@ -200,10 +200,10 @@ class _Search:
         if reason is not None:
             self.path.append(_item(number))
             self.part, self.reason, self.role = key, reason, "a key"
-        return False  # A key is a step of the path itself: its parts are none.
+        return False  # The search ends at a key, because no step leads into one.
 
     def _halve(self, items: list[tuple[Any, Any]], build: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Any:
-        """The one item that is left when half of those that may be refused is dropped, again and again."""
+        """The item that remains after dropping one half of the items, again and again, while the rest is rejected."""
         while len(items) > 1:
             left = items[: len(items) // 2]
             items = left if self._refusal(build(left)) is not None else items[len(left) :]
@@ -218,7 +218,7 @@ class _Search:
         return True
 
     def _refusal(self, value: Any) -> str | None:
-        """Why the serializer refuses a value; `None` if it does not."""
+        """Why the serializer rejects a value; `None` if it accepts it."""
         if self.tries == 0 or time.thread_time() > self.end:
             raise _SpentError
         self.tries -= 1
@@ -233,7 +233,7 @@ _KINDS = (dict, list, tuple, set, frozenset, deque)
 
 
 def _fields(value: Any) -> list[tuple[str, Any]] | None:
-    """The fields of an object that serializers know to have some, each after its step; `None` for anything else."""
+    """The fields of an object of a kind that serializers know, each with its step; `None` for any other value."""
     from langgraph.checkpoint.serde.types import SendProtocol  # noqa: PLC0415 - needed for errors only
     from langgraph.store.base import Item  # noqa: PLC0415 - as above
 
@@ -247,7 +247,7 @@ def _fields(value: Any) -> list[tuple[str, Any]] | None:
     elif hasattr(kind, "model_dump") or hasattr(kind, "__fields__"):  # Pydantic, of version 2 or 1
         declared = getattr(kind, "model_fields" if hasattr(kind, "model_fields") else "__fields__")
         found = vars(value) | (getattr(value, "__pydantic_extra__", None) or {})
-        # Other fields are named by whoever made the object, as keys are.
+        # Undeclared fields are named at run time, as keys are, so their names are not shown.
         return [(f".{n}" if n in declared else _item(at), child) for at, (n, child) in enumerate(found.items())]
     elif isinstance(value, SendProtocol | Item):
         names = list(getattr(kind, "__slots__", ("node", "arg")))
@@ -262,7 +262,7 @@ def _item(number: int) -> str:
 
 
 def _shown(key: Any) -> str:
-    """A key as it may be shown: text is cut, and anything but plain keys is only named by its type."""
+    """A key as messages may show it. Text is shortened, and a key that is not plain is shown as its type."""
     if type(key) is str:
         return repr(key) if len(key) <= _KEY else f"{key[:_KEY]!r}…"
     if key is None or type(key) in (bool, float) or (type(key) is int and key.bit_length() <= 64):

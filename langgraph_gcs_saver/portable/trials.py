@@ -1,8 +1,8 @@
-"""Whether LangGraph will be able to make the objects of an edited value.
+"""Checks that LangGraph will be able to create the objects of an edited value.
 
-An edited object has neighbors that someone else may have written, so nothing is called because a store names it.
-Messages of LangChain are made of their fields. Of the standard library, only constructors that this module lists are
-called, and only with plain data, so each call is short. What is inside a container is not made at all.
+The objects around the edited one may come from an attacker, so nothing is called only because a store names it.
+LangChain's messages are created from their fields. Of the standard library, only the constructors that this module
+lists are called, and only with plain data, so each call is short. The items of a container are not created.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def check_types(old: Any, new: Any) -> None:
-    """See that LangGraph will be able to make the objects of an edited value.
+    """Check that LangGraph will be able to create the objects of an edited value.
 
-    Of classes other than messages, only those that the old value had are taken, with the fields that they had there:
-    LangGraph would not complain, but give the graph a dict, or an object with missing fields.
+    Except for messages, an object must have a class and fields that an object of the old value has. LangGraph
+    would not complain about any other object, but give the graph a dict, or an object with missing fields.
 
     Raises:
-        InvalidInputError: It will not.
+        InvalidInputError: LangGraph could not create an object, or plain data takes the place of an object.
     """
     _check_no_loss(old, new)
     known = {(found.code, found.data) for found in objects(old)}
@@ -45,15 +45,15 @@ def check_types(old: Any, new: Any) -> None:
             _check_message(found, what)
         elif (found.code, found.type, _shape(found)) not in shapes:
             raise InvalidInputError(
-                f"An object of {what} is new or has other fields than in the old value. Only messages can be added; "
-                "of other objects the values of their fields can be changed."
+                f"An object of {what} is new or has other fields than in the old value. Only messages can be added. Of "
+                "other objects, only the values of their fields can be changed."
             )
         elif found.type in STANDARD:
             _check_standard(found, what)
 
 
 def _check_no_loss(old: Any, new: Any) -> None:
-    """See that plain data does not take the place of what JSON has no word for; None may."""
+    """Check that plain data does not replace a value that JSON cannot express. `None` may replace it."""
     if isinstance(old, Stored) and isinstance(new, Stored):
         if old.parts is not None and new.parts is not None and old.type == new.type:
             _check_no_loss(old.parts[2], new.parts[2])
@@ -62,10 +62,10 @@ def _check_no_loss(old: Any, new: Any) -> None:
             what = ":".join(old.type or ("an", "extension")) if isinstance(old, Stored) else type(old).__name__
             written = json.dumps(to_json(old))
             shown = written if len(written) <= 200 else f"{written[:200]}…"
-            raise InvalidInputError(f"What was stored as {what} would become plain data. Write it as it was: {shown}")
+            raise InvalidInputError(f"A value stored as {what} would become plain data. Write it as it was: {shown}")
     elif isinstance(old, list) and isinstance(new, list):
         if old and all(isinstance(item, Stored) for item in old):
-            # Items may be added and moved, and those of such a list are objects.
+            # Items may be added and moved. Every item of such a list is an object.
             for i, item in enumerate(new):
                 _check_no_loss(old[min(i, len(old) - 1)], item)
         elif len(old) == len(new):
@@ -73,7 +73,9 @@ def _check_no_loss(old: Any, new: Any) -> None:
                 _check_no_loss(before, after)
     elif isinstance(old, dict) and isinstance(new, dict):
         if new and not all(isinstance(key, str) for key in old) and all(isinstance(key, str) for key in new):
-            raise InvalidInputError("A dict whose keys are not all text would have text only. Leave its $map as it is.")
+            raise InvalidInputError(
+                "A dict with keys that are not text would have text keys only. Leave its $map as it is."
+            )
         for key in old.keys() & new.keys():
             _check_no_loss(old[key], new[key])
 
@@ -87,10 +89,10 @@ def _check_message(found: Stored, what: str) -> None:
     from langchain_core import messages  # noqa: PLC0415 - slow to import, and few values are edited
 
     module, name = found.type or ("", "")
-    # No other name: the module imports one of its package for some that it does not have.
+    # Only names in `__all__`: for other names, the module may import a submodule.
     kind = getattr(messages, name) if name in messages.__all__ else None
     if not isinstance(kind, type) or not issubclass(kind, messages.BaseMessage) or kind.__module__ != module:
-        raise InvalidInputError(f"{what} is no class of messages.")
+        raise InvalidInputError(f"{what} is not a class of LangChain's messages.")
     fields = message_of(found) or {}
     made, reason = None, ""
     for start, some in _parts(
@@ -100,22 +102,23 @@ def _check_message(found: Stored, what: str) -> None:
         try:
             made = kind(**some)
         except Exception as error:  # noqa: BLE001 - validators of messages raise anything; all of it means the same
-            reason = _told(error, start)
+            reason = _first_errors(error, start)
             break
     if made is None:
-        raise InvalidInputError(f"No {name} can be made of the edited fields: {reason}.")
+        raise InvalidInputError(f"The edited fields do not make a valid {name}: {reason}.")
     if fields.get("type", made.type) != made.type:
-        raise InvalidInputError(f"A {name} is of type {made.type!r}, not {fields['type']!r}.")
+        raise InvalidInputError(f"A {name} has the type {made.type!r}, not {fields['type']!r}.")
 
 
 def _parts(kind: type[BaseMessage], fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Fields to make a message of, and the first index there: some items of a list at a time, and all fields last.
+    """Fields to create a message from, each with the index of its first item.
 
-    Pydantic collects the errors of all items, which take a thousand times as much memory as what they are about.
+    First come a few items of each list at a time, and last all fields. Pydantic collects the errors of all items, which
+    take a thousand times as much memory as the items.
     """
     needed: dict[str, Any] = {name: "" for name, field in kind.model_fields.items() if field.is_required()} | {"id": ""}
     needed |= {name: [] for name in _CALLS if name in fields}
-    # LangChain takes no content beside blocks, and no raw calls beside others.
+    # LangChain does not read `content` if there are blocks, nor raw calls if there are others.
     contents = "content" if fields.get("content_blocks") is None else "content_blocks"
     for name in (contents, *_CALLS):
         items = fields.get(name)
@@ -131,7 +134,7 @@ def _parts(kind: type[BaseMessage], fields: dict[str, Any]) -> Iterator[tuple[in
 
 
 def _some(items: list[Any], start: int) -> list[Any]:
-    """Items from `start` on; of their arguments, a few whose names are no text, which are refused wherever one is."""
+    """Some items from `start` on, and of their arguments only a few whose names are not text: one suffices to fail."""
     return [
         {**item, "args": dict(islice(((key, None) for key in args if not isinstance(key, str)), _ITEMS))}
         if isinstance(item, dict) and isinstance(args := item.get("args"), dict)
@@ -141,17 +144,17 @@ def _some(items: list[Any], start: int) -> list[Any]:
 
 
 _CALLS = ("tool_calls", "invalid_tool_calls", "tool_call_chunks")
-"""Fields of messages that are lists of calls of tools."""
+"""Fields of messages that are lists of tool calls."""
 
 _ITEMS = 50
-"""Items that are tried at a time."""
+"""Most items that are tried at a time."""
 
 
 def _without_arguments(value: Any) -> Any:
-    """A chunk's fields with empty texts for arguments of tools.
+    """A chunk's fields, with empty text for the arguments of tools.
 
-    LangChain parses each beginning of arguments that are not whole, which takes hours for large ones. It refuses none.
-    Bytes count as text, for pydantic makes text of them.
+    LangChain parses every prefix of incomplete arguments, which takes hours for large ones, and accepts them all. Bytes
+    count as text, because pydantic turns them into text.
     """
     if isinstance(value, list):
         return [_without_arguments(item) for item in value]
@@ -164,7 +167,7 @@ def _without_arguments(value: Any) -> Any:
 
 
 _ARGUMENTS = frozenset({"args", "arguments"})
-"""What LangChain, and what providers, call the arguments of a tool."""
+"""Names of a tool's arguments in LangChain and at providers."""
 
 
 def _check_standard(found: Stored, what: str) -> None:
@@ -174,27 +177,27 @@ def _check_standard(found: Stored, what: str) -> None:
         pass
     else:
         return
-    raise InvalidInputError(f"No {what} can be made of the edited value.")
+    raise InvalidInputError(f"The edited value does not make a valid {what}.")
 
 
-def _told(error: Exception, start: int) -> str:
-    """The first of what a validator found, without what it found it in; `start` is the first index of a list."""
-    # Pydantic's, by what it has: the package depends on pydantic through LangChain only.
+def _first_errors(error: Exception, start: int) -> str:
+    """A validator's first errors, without the values that they are about. `start` is the first index of a list."""
+    # Pydantic's error is recognized by its attributes, because the package depends on pydantic through LangChain only.
     errors = getattr(error, "errors", None)
     if type(error).__name__ != "ValidationError" or not callable(errors):
         return type(error).__name__
-    # What a validator of the class itself raises may show the value, and so may an unknown tag.
+    # The messages of a class's own validators, and of unknown tags, may show the value.
     own = {"value_error", "assertion_error", "union_tag_invalid"}
     found = errors(include_url=False, include_context=False, include_input=False)
-    told = ", ".join(
+    shown = ", ".join(
         f"{_place(one['loc'], start)} {one['type'] if one['type'] in own else one['msg']}".strip()
-        for one in found[:_TOLD]
+        for one in found[:_SHOWN]
     )
-    return f"{told}, and more" if len(found) > _TOLD else told
+    return f"{shown}, and more" if len(found) > _SHOWN else shown
 
 
-_TOLD = 5
-"""Errors of a message that are shown."""
+_SHOWN = 5
+"""Most errors of a message that are shown."""
 
 
 def _place(steps: tuple[str | int, ...], start: int) -> str:
@@ -209,12 +212,12 @@ _TIMEDELTA, _TIMEZONE, _ZONE = ("datetime", "timedelta"), ("datetime", "timezone
 
 
 def _make(found: Stored) -> object:
-    """Call what makes an object of a standard class.
+    """Create an object of a standard class.
 
     Raises:
-        TypeError: It would be called with something else than it takes.
-        ValueError: Likewise.
-        ArithmeticError: Likewise.
+        TypeError: The constructor rejects its arguments, or must not be called with them.
+        ValueError: The constructor rejects its arguments.
+        ArithmeticError: The constructor rejects its arguments.
     """
     if found.parts is None:
         raise TypeError
@@ -234,7 +237,7 @@ def _make(found: Stored) -> object:
 
 
 def _of_plain(make: Callable[..., object], *inside: _Type) -> Callable[..., object]:
-    """A constructor that is called with plain data only, and with objects of the types `inside`."""
+    """Wrap a constructor so that it is called only with plain data and with objects of the types `inside`."""
 
     def made(*args: Any, **options: Any) -> object:
         plain = {key: _plain(value, *inside) for key, value in options.items()}
@@ -245,7 +248,7 @@ def _of_plain(make: Callable[..., object], *inside: _Type) -> Callable[..., obje
 
 def _plain(value: Any, *inside: _Type) -> Any:
     if isinstance(value, Stored) and value.type in inside:
-        # A zone by its name would be looked for in files and packages. Any zone serves to try what it is inside of.
+        # Finding a zone by its name would read files and packages. Any zone serves to try the object around it.
         return timezone.utc if value.type == _ZONE else _make(value)
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
@@ -265,7 +268,7 @@ def _items(items: Any, maxlen: Any = None) -> None:
 
 
 def _members(items: Any) -> None:
-    """See that the items of a set can be in one, as far as their types show."""
+    """Check that the items of a set are hashable, as far as their types show."""
     _items(items)
     if not all(map(_is_hashable, items)):
         raise TypeError
@@ -301,10 +304,10 @@ STANDARD: Mapping[_Type, Callable[..., object]] = {
     ("uuid", "UUID"): _of_plain(UUID),
     ("decimal", "Decimal"): _of_plain(Decimal),
     **{("ipaddress", kind.__name__): _of_plain(kind) for kind in _ADDRESSES},
-    # Paths of another system too: the graph may run there.
+    # Paths of every operating system, because the graph may run on another one.
     **{(module, name): _of_plain(kind) for module in ("pathlib", "pathlib._local") for name, kind in _PATHS.items()},
 }
-"""What is called in place of each standard class that LangGraph stores, but for patterns, which are not tried.
+"""The function to call for each standard class that LangGraph stores. Patterns are missing: they are not tried.
 
 Each call takes time and memory in proportion to its arguments.
 """

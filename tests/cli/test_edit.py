@@ -216,8 +216,8 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
     for code, error in [
         ("text = '{'", "no JSON"),
         ('text = \'{"a": 1, "a": 2}\'', "same key twice"),
-        ("text = text.replace('AIMessage', 'Popen')", "no class of messages"),
-        ("text = text.replace('\"Paris, I think.\"', '5')", "No AIMessage can be made"),
+        ("text = text.replace('AIMessage', 'Popen')", "is not a class of LangChain"),
+        ("text = text.replace('\"Paris, I think.\"', '5')", "do not make a valid AIMessage"),
         ("text = 'NaN'", "float"),
         ("text = '\"\\\\ud800\"'", "'messages' cannot be serialized .*surrogates, for a value of type str"),
         ("text = str(2**70)", "'messages' cannot be serialized .*Integer exceeds 64-bit range"),
@@ -268,9 +268,9 @@ TOO_BIG = "Integer exceeds 64-bit range, for a value of type int at"
         ("belief", "[" * 900 + "]" * 900, ("The JSON value", "nested too deeply")),
         ("plan", OBJECT, ("value at ['$value']", f"{TOO_BIG} [item 1][0]")),
         ("belief", f'[{{"$delta": {{"a": [{BIG}]}}}}]', ("value at [0]['$delta']", f"{TOO_BIG} [item 0][0]")),
-        ("belief", '{"x": [{"$float": "hunter2"}]}', ("object at ['x'][0]", "$float is no number")),
-        ("belief", '{"$map": [[1, {"$bytes": "hunter2"}]]}', ("object at ['$map'][0][1]", "it has no base64")),
-        ("belief", '{"$type": "a:b", "$kind": "hunter2", "$value": 1}', ("JSON object", "$kind is none of arg, ")),
+        ("belief", '{"x": [{"$float": "hunter2"}]}', ("object at ['x'][0]", "$float is not a number")),
+        ("belief", '{"$map": [[1, {"$bytes": "hunter2"}]]}', ("object at ['$map'][0][1]", "its text is not base64")),
+        ("belief", '{"$type": "a:b", "$kind": "hunter2", "$value": 1}', ("JSON object", "$kind is not one of arg, ")),
         ("belief", '{"$type": 5, "$kind": "arg", "$value": 1}', ("JSON object", "$type is not MODULE:NAME")),
         ("messages", MESSAGE, ("HumanMessage", "['content']['str'] Input should be a valid string")),
     ],
@@ -300,7 +300,7 @@ def test_refusals(make_saver, store_uri, monkeypatch):
         (["--channel", "nothing", "--set", "1"], "no value at this checkpoint"),
         (["--channel", "plan", "--set", '{"$type": "os:system", "$kind": "arg", "$value": "x"}'], "can be added"),
         (["--channel", "plan", "--set", '{"text": "x", "steps": 1}'], "would become plain data"),
-        (["--channel", "belief", "--set", '{"$bytes": 1}'], "no stored value"),
+        (["--channel", "belief", "--set", '{"$bytes": 1}'], "not a stored value"),
         (["--channel", "belief", "--checkpoint", "zzz", "--set", "1"], "has no checkpoint 'zzz'"),
         (["--channel", "belief", "--checkpoint", "1", "--set", "1"], "names 3 checkpoints"),
         (["--channel", "belief", "--ns", "sub", "--set", "1"], "in namespace 'sub'"),
@@ -313,7 +313,7 @@ def test_refusals(make_saver, store_uri, monkeypatch):
         config = {"configurable": {"thread_id": "pickles", "checkpoint_ns": ""}}
         graph = build(saver)
         graph.update_state(config, {"seen": [1j], "belief": "x"}, as_node="think")
-    with pytest.raises(InvalidInputError, match="JSON would not give it back"):
+    with pytest.raises(InvalidInputError, match="JSON cannot express it"):
         run(store_uri, "edit", "pickles", "--channel", "seen", "--set", "1")
     run(store_uri, "edit", "pickles", "--channel", "belief", "--set", "1")
     with GCSSaver.from_conn_string(store_uri, serde=JsonPlusSerializer(pickle_fallback=True)) as saver:
@@ -503,7 +503,7 @@ def test_ids_follow_the_latest_even_when_the_clock_went_back():
     assert len(found) == 50
     assert all(one > future and one[14] == "6" and one[19] in "89ab" for one in found)
     assert all(edits.next_id(one, 4) > one for one in found)
-    with pytest.raises(InvalidInputError, match="No id"):
+    with pytest.raises(InvalidInputError, match="No new id"):
         edits.next_id("zzz", 4)
     assert edits.next_id("1", 4) > "1"
 

@@ -126,7 +126,7 @@ def told(serde, value):
     assert caught.value.__cause__ is caught.value.__context__ is None
     text = str(caught.value)
     assert "hunter2" not in text
-    head, tail = f"It cannot be serialized by {type(serde).__name__}: ", ". Leave such values out"
+    head, tail = f"It cannot be serialized by {type(serde).__name__}: ", ". Remove such values"
     assert text.startswith(head)
     assert tail in text
     return text[len(head) : text.index(tail)]
