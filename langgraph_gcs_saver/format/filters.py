@@ -64,7 +64,7 @@ def index(metadata: Mapping[str, Any], clear: frozenset[str] | None = None) -> d
 
 
 def clear_part(found: object, clear: frozenset[str] | None) -> object:
-    """Of a `filter` field that lies somewhere, what may lie in clear elsewhere: all of it if `clear` is `None`."""
+    """The part of a stored `filter` field that a copy may keep in clear; the whole field if `clear` is `None`."""
     if clear is None:
         return found
     return {key: value for key, value in found.items() if key in clear} if isinstance(found, Mapping) else None

@@ -1,1 +1,1 @@
-"""What performs effects, each on a service or a file system. Only these modules import google.* or sqlite3."""
+"""Stores, which perform effects on a service or a file system. Only these modules import google.* or sqlite3."""

@@ -1,16 +1,16 @@
-"""A thread in one file: a tar archive of its documents and objects, written once, read as a store.
+"""A thread in one file: a tar archive of its documents and objects, written once and read as a store.
 
 ```
 archive.json          {"archive": "langgraph-gcs-saver", "version": 1, "thread_id": …}
 objects/00000000      an object
 documents/00000001    a document: a google.firestore.v1.MapValue
-index.json            names, sizes, digests and times of all of them, in their order
-index.sha256          the digest of index.json, hex
+index.json            names, sizes, digests and times of all of them, in order
+index.sha256          the digest of index.json, in hex
 ```
 
-Nothing in the file is extracted, and no name of a member becomes a path: members are regular files of these names in
-this order, each with a plain header, or the archive is refused. Names of documents and objects come from the index, and
-must be those of the thread. All of it is checked when it is opened, before anything is written anywhere.
+Nothing in the file is extracted, and no member's name becomes a path. Members must be regular files with these names,
+in this order, each with a plain header; any other archive raises an error. Names of documents and objects come from the
+index, and must belong to the thread. The whole archive is checked when it is opened, before anything is written.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ if TYPE_CHECKING:
 VERSION = 1
 
 MAX_DOCUMENT = 2 * limits.DOCUMENT_BYTES
-"""Most bytes of a document in the archive's form, which may take more than Firestore's."""
+"""Most bytes of a document in the archive's encoding, which can be larger than Firestore's."""
 
 MAX_INDEX = 256 << 20
 
 MAX_MEMBERS = 1_000_000
-"""Documents and objects; their index has some 250 bytes for each."""
+"""Most documents and objects together. The index has about 250 bytes for each."""
 
 MAX_HEAD = 64 << 10
 
 _ROW, _ROW_MORE = 5, 16
-"""Most parts of JSON in the index: so many for each document and object, and so many for the lists."""
+"""Most parts of JSON in the index: this many for each document and object, and this many for the lists."""
 
 _BLOCK = 512
 _KIND = "langgraph-gcs-saver"
@@ -84,7 +84,7 @@ _MAX_TIME = 2**63
 
 @record(frozen=True, slots=True)
 class _Member:
-    """Where something lies in the file, and what the index says of it."""
+    """The location of a document or object in the file, and its entry in the index."""
 
     offset: int
     size: int
@@ -94,10 +94,10 @@ class _Member:
 
 
 class NewArchive:
-    """An archive that is being written, beside the file that it becomes.
+    """An archive that is being written to a temporary file beside its final path.
 
     Args:
-        path: The file. One that is there is replaced, at the very end.
+        path: The final path. An existing file is replaced only at the very end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,16 +108,16 @@ class NewArchive:
         self._numbers = count()
 
     def begin(self, thread_id: str) -> None:
-        """Begin a file for a thread; again, drop what was written.
+        """Begin a file for a thread. If a file was begun before, discard it.
 
         Raises:
-            InvalidInputError: A pipe, a device or a directory is there, which a file must not replace.
+            InvalidInputError: The path is a pipe, a device or a directory, which a file must not replace.
         """
         self.discard()
         with _os_errors(self._path):
             is_other = self._path.exists() and not self._path.is_file()
         if is_other:
-            raise InvalidInputError(f"{str(self._path)!r} is no file, and is not replaced by one: name a file.")
+            raise InvalidInputError(f"{str(self._path)!r} is not a file, so it is not replaced. Name a file.")
         with _os_errors(self._part):
             self._file = files.create_file(self._part)
         self._index = {"objects": [], "documents": []}
@@ -130,13 +130,13 @@ class NewArchive:
         self._add(f"objects/{next(self._numbers):08}", data)
 
     def add_doc(self, doc: Doc) -> None:
-        """Add a document; objects must not follow."""
+        """Add a document. All objects must be added before the first document."""
         data: bytes = to_map(doc.fields).SerializeToString(deterministic=True)
         self._index["documents"].append([doc.name, len(data), hashlib.sha256(data).hexdigest(), doc.create_time])
         self._add(f"documents/{next(self._numbers):08}", data)
 
     def finish(self) -> None:
-        """Give the file its name, once all of it is on the disk, was read again and compared."""
+        """Write the index, sync the file to disk, read it back and check it, and then give it its final name."""
         file = self._open()
         index = _dump(self._index)
         self._add("index.json", index)
@@ -152,12 +152,12 @@ class NewArchive:
             self._part.replace(self._path)
 
     def discard(self) -> None:
-        """Drop what was written, unless it is finished. Idempotent."""
+        """Discard the file, unless it is finished. Idempotent."""
         if self._file is not None:
             self._file.close()
             self._file = None
         with _os_errors(self._part), suppress(FileNotFoundError, NotADirectoryError):
-            self._part.unlink()  # its name cannot have been guessed
+            self._part.unlink()  # the name is random, so the file is this object's own
 
     def _open(self) -> BinaryIO:
         if self._file is None:
@@ -170,25 +170,26 @@ class NewArchive:
         info.mode = 0o644
         file = self._open()
         with _os_errors(self._part):
-            # GNU's form has a plain header for objects over 8 GiB too.
+            # GNU's format has a plain header even for objects over 8 GiB.
             file.write(info.tobuf(tarfile.GNU_FORMAT))
             file.write(data)
             file.write(bytes(-len(data) % _BLOCK))
 
 
 class Archive:
-    """An archive as a store that can be read: a `DocumentStore` and a `BlobStore`, checked from end to end.
+    """An archive as a read-only store: a `DocumentStore` and a `BlobStore`. Opening it checks the whole file.
 
     Args:
         path: The file.
         max_object: Largest object that is read, in bytes.
 
     Attributes:
-        thread_id: The thread that is in it.
+        thread_id: The thread in the archive.
 
     Raises:
-        InvalidInputError: It is no archive of a thread, or of a newer version, or holds what no archive holds.
-        DamageError: It was cut short, or is not what was written.
+        InvalidInputError: The file is not an archive of a thread, is of another version, or has content that no
+            archive has.
+        DamageError: The file was truncated, or does not match its digests.
     """
 
     def __init__(self, path: Path, *, max_object: int = 1 << 40) -> None:
@@ -219,12 +220,12 @@ class Archive:
         members = self._members(max_object)
         first = next(members, None)
         if first is None or first[1][1] > MAX_HEAD:
-            raise self._refuse("it is none")
+            raise self._refuse("it is not an archive")
         head = self._parsed(self._bytes(*first[1]))
         if not isinstance(head, dict) or head.get("archive") != _KIND or not isinstance(head.get("thread_id"), str):
-            raise self._refuse("it is none")
+            raise self._refuse("it is not an archive")
         if head.get("version") != VERSION:
-            raise self._refuse(f"it has another version than {VERSION}; upgrade langgraph-gcs-saver")
+            raise self._refuse(f"its version is not {VERSION}; upgrade langgraph-gcs-saver")
         found = dict(members)
         index_at, digest_at = found.pop("index.json", None), found.pop("index.sha256", None)
         if index_at is None or digest_at is None:
@@ -232,17 +233,17 @@ class Archive:
         index = self._bytes(*index_at)
         if hashlib.sha256(index).hexdigest().encode() != self._bytes(*digest_at):
             raise self._damaged("its index does not match its digest")
-        # Each of its values takes some 100 bytes in memory, and each member has a header of 512 in the file.
+        # Each value of the index takes about 100 bytes in memory, and each member's header takes 512 bytes in the file.
         if frames.parts(index, 0, len(index)) > _ROW * len(found) + _ROW_MORE:
-            raise self._refuse("its index lists more than it holds")
+            raise self._refuse("its index lists more than the file holds")
         parsed = self._parsed(index)
         try:
             blobs = self._listed(parsed["objects"], found, "objects/{:08}", 0)
             docs = self._listed(parsed["documents"], found, "documents/{:08}", len(blobs))
         except (KeyError, TypeError, ValueError):
-            raise self._refuse("its index is not one") from None
+            raise self._refuse("its index does not parse") from None
         if len(blobs) + len(docs) != len(found):
-            raise self._refuse("it holds more than its index names")
+            raise self._refuse("it holds more than its index lists")
         thread_id: str = head["thread_id"]
         prefix = keys.thread_blobs(thread_id)
         for name in blobs:
@@ -252,17 +253,17 @@ class Archive:
             if not _is_document(name, thread_id):
                 raise self._refuse(f"it holds a document that is not the thread's, {name!r}")
             if member.size > MAX_DOCUMENT:
-                raise self._refuse("it holds a document that is larger than documents can be")
+                raise self._refuse("it holds a document that is too large")
         for member in blobs.values():
             self._check(member)
         for member in docs.values():
             self._check(member)
-            # What no store can hold is refused now, not half-way.
+            # A document that no store can hold must raise an error now, not halfway through an import.
             to_map(self._fields(member))
         return thread_id, docs, blobs
 
     def _members(self, max_object: int) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Names of members, with their offsets and sizes; each is a regular file with a plain header."""
+        """Names of members, with their offsets and sizes. Each must be a regular file with a plain header."""
         total = 0 if self._file is None else os.fstat(self._file.fileno()).st_size
         at, numbers, stage = 0, count(), 0
         while True:
@@ -272,9 +273,9 @@ class Archive:
             try:
                 info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
             except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
-                raise self._refuse("it is none, or was cut short") from None
+                raise self._refuse("it is not an archive, or was truncated") from None
             if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                raise self._refuse("it holds something else than files")
+                raise self._refuse("it holds entries that are not files")
             at += _BLOCK
             folder = info.name.partition("/")[0]
             if folder in ("objects", "documents") and stage == 1:
@@ -285,12 +286,12 @@ class Archive:
             else:
                 expected, stage = ("archive.json", "index.json", "index.sha256", "")[min(stage, 3)], stage + 1
             if info.name != expected:
-                raise self._refuse("its files have other names, or another order")
+                raise self._refuse("its files have unexpected names, or are in another order")
             if info.size < 0 or at + info.size > total:
-                raise self._damaged("it was cut short")
+                raise self._damaged("it was truncated")
             limit = {"objects": max_object, "documents": MAX_DOCUMENT, "index.json": MAX_INDEX}.get(folder, MAX_HEAD)
             if info.size > limit:
-                raise self._refuse(f"{info.name} has {info.size} bytes; at most {limit} are read")
+                raise self._refuse(f"{info.name} has {info.size} bytes, and at most {limit} are read")
             yield info.name, (at, info.size)
             at += info.size + -info.size % _BLOCK
 
@@ -298,7 +299,7 @@ class Archive:
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
-            raise self._refuse("its index is not one") from None
+            raise self._refuse("its index does not parse") from None
 
     def _listed(
         self, rows: list[list[Any]], found: Mapping[str, tuple[int, int]], form: str, first: int
@@ -318,7 +319,7 @@ class Archive:
         for at in range(0, member.size, 1 << 20):
             found.update(self._bytes(member.offset + at, min(1 << 20, member.size - at)))
         if found.hexdigest() != member.sha256:
-            raise self._damaged("something in it does not match its digest")
+            raise self._damaged("a part of it does not match its digest")
 
     def _bytes(self, offset: int, size: int) -> bytes:
         with self._lock, _os_errors(self._path):
@@ -328,7 +329,7 @@ class Archive:
             return self._file.read(size)
 
     def _refuse(self, why: str) -> InvalidInputError:
-        return InvalidInputError(f"{str(self._path)!r} is not read as an archive of a thread: {why}.")
+        return InvalidInputError(f"{str(self._path)!r} cannot be read as an archive of a thread: {why}.")
 
     def _damaged(self, why: str) -> DamageError:
         return DamageError(f"The archive {str(self._path)!r} is damaged: {why}. Export the thread again.")
@@ -408,45 +409,45 @@ class Archive:
         found = ((name, self._blobs[name]) for name in names[: effect.limit])
         return [BlobInfo(name, member.size, member.crc32c, member.create_time) for name, member in found]
 
-    # What an archive has not
+    # Effects that an archive does not support
 
     def _no(self, what: str) -> NoReturn:
         raise StoreError(f"The archive {str(self._path)!r} cannot {what}.")
 
     def commit(self, effect: Commit) -> NoReturn:  # noqa: ARG002 - an archive is written once
-        """Refuse `Commit`."""
+        """Raise `StoreError`: an archive does not support `Commit`."""
         self._no("be written to")
 
     async def acommit(self, effect: Commit) -> NoReturn:
-        """Refuse `Commit`."""
+        """Raise `StoreError`: an archive does not support `Commit`."""
         self.commit(effect)
 
     def put_blob(self, effect: PutBlob) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `PutBlob`."""
+        """Raise `StoreError`: an archive does not support `PutBlob`."""
         self._no("be written to")
 
     def copy_blob(self, effect: CopyBlob) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `CopyBlob`."""
+        """Raise `StoreError`: an archive does not support `CopyBlob`."""
         self._no("be written to")
 
     def delete_blobs(self, effect: DeleteBlobs) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `DeleteBlobs`."""
+        """Raise `StoreError`: an archive does not support `DeleteBlobs`."""
         self._no("be written to")
 
     def ensure_bucket(self, effect: EnsureBucket) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `EnsureBucket`."""
+        """Raise `StoreError`: an archive does not support `EnsureBucket`."""
         self._no("be written to")
 
     def set_lifecycle(self, effect: SetLifecycle) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `SetLifecycle`."""
+        """Raise `StoreError`: an archive does not support `SetLifecycle`."""
         self._no("be written to")
 
     def exempt_field(self, effect: ExemptField) -> NoReturn:  # noqa: ARG002 - likewise
-        """Refuse `ExemptField`."""
+        """Raise `StoreError`: an archive does not support `ExemptField`."""
         self._no("be written to")
 
     async def aexempt_field(self, effect: ExemptField) -> NoReturn:
-        """Refuse `ExemptField`."""
+        """Raise `StoreError`: an archive does not support `ExemptField`."""
         self.exempt_field(effect)
 
     def read_indexing(self, effect: ReadIndexing) -> None:
@@ -489,8 +490,8 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-class _os_errors:  # noqa: N801 - reads as what it is, a block
-    """Turn the system's errors into this library's."""
+class _os_errors:  # noqa: N801 - it is used like a function, in `with`
+    """Turn errors of the operating system into this library's errors."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -500,11 +501,9 @@ class _os_errors:  # noqa: N801 - reads as what it is, a block
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise InvalidInputError(f"There is no file {str(self._path)!r}, or no directory for it.") from error
+            raise InvalidInputError(f"The file {str(self._path)!r} or its directory does not exist.") from error
         if isinstance(error, files.NotAFileError):
-            raise InvalidInputError(
-                f"{str(self._path)!r} is a pipe or a device, or a directory, and no file."
-            ) from error
+            raise InvalidInputError(f"{str(self._path)!r} is a pipe, a device or a directory, not a file.") from error
         if isinstance(error, PermissionDeniedError):
             return
         if isinstance(error, PermissionError):

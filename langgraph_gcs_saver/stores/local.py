@@ -1,28 +1,28 @@
-"""The embedded store: documents in one SQLite file, objects in a directory. For one machine; nothing to run.
+"""The embedded store: documents in one SQLite file, and objects in a directory. For one machine, without a server.
 
 ```
 {path}/documents.sqlite3     all documents (with -wal and -shm beside it while in use)
 {path}/objects/{name}        an object, under its name as `_fold` writes it
-{path}/tmp/                  objects being written
-{path}/.new-*/               a database being made, which becomes `documents.sqlite3.*.part` before it gets its name
+{path}/tmp/                  objects that are being written
+{path}/.new-*/               a new database, which becomes `documents.sqlite3.*.part` before it gets its name
 ```
 
-A killed process leaves files in the last two lines' places; they are removed a day later.
+A killed process leaves files of the last two kinds. They are removed a day later.
 
-All of it is its user's alone: what the store makes has mode 0700 or 0600. It follows no link, and reads and writes
-nothing but regular files, of directories that belong to its user or to root (`files.py`).
+The store is private to its user: new files have mode 0600, and new directories 0700. It follows no link. It reads and
+writes only regular files, in directories that belong to its user or to root (`files.py`).
 
-Many threads and processes may use one directory at once, on a local file system (SQLite's write-ahead log needs shared
-memory: https://www.sqlite.org/wal.html). A commit returns when the disk has it.
+Many threads and processes may use one directory at the same time. The file system must be local, because SQLite's
+write-ahead log needs shared memory (https://www.sqlite.org/wal.html). A commit returns when it is on the disk.
 
-An open SQLite connection must not cross a fork: the child would believe that it holds the parent's file locks, and the
-parent, closing, would delete the log that the child writes to (https://www.sqlite.org/howtocorrupt.html, 2.6). So
+An open SQLite connection must not cross a fork. The child would believe that it holds the parent's file locks. The
+parent would delete the log that the child writes to when it closes (https://www.sqlite.org/howtocorrupt.html, 2.6). So
 connections are closed just before a fork, and both sides open new ones.
 
-In the main thread a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So `LocalDocuments`
-writes, and opens connections, on threads of its own (`pool.py`). Reads run in the caller's thread; a connection that a
-read did not bring to its end is closed. A call is one attempt or more: an attempt waits for no other process, and
-between two attempts a call holds nothing (`docs/explanation/design/009-signals.md`).
+In the main thread, a signal can raise an exception anywhere (Ctrl-C, a task queue's time limit). So `LocalDocuments`
+writes and opens connections on threads of its own (`pool.py`). Reads run in the caller's thread, and the connection of
+an interrupted read is closed. A call consists of one or more attempts. An attempt does not wait for other processes,
+and between two attempts a call holds no lock or connection (`docs/explanation/design/009-signals.md`).
 """
 
 from __future__ import annotations
@@ -90,37 +90,37 @@ Operation = Callable[[sqlite3.Cursor], T]
 
 MAX_CONNECTIONS = 16
 MAX_THREADS = 16
-"""For asynchronous calls and the main thread's."""
+"""Most threads for asynchronous calls and for calls of the main thread."""
 
 MOMENT = 1.0
-"""Seconds that an attempt waits for this process' other threads, whose attempts take milliseconds."""
+"""Seconds that an attempt waits for other threads of this process. Their attempts take milliseconds."""
 
 PAUSES = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05)
 LAST_PAUSE = 0.1
-"""Seconds between attempts while another process writes: those of SQLite's own busy handler."""
+"""Seconds between attempts while another process writes, as in SQLite's own busy handler."""
 
 ABANDONED_AFTER = 24 * 3600
-"""Age in seconds at which what is being made is what a killed process left."""
+"""Age in seconds from which an unfinished file or directory counts as left by a killed process."""
 
 _LATEST = 2**63 - 1
-"""The greatest integer of SQLite."""
+"""SQLite's greatest integer."""
 
 _FORMAT = 2
 _FOLDING = 2
-"""The first format in which names of objects are folded."""
+"""The first format with folded names of objects."""
 
 _CACHE_KIB = 2000
-"""Memory for pages of the database, of each connection: SQLite's default."""
+"""Memory of each connection for pages of the database, which is SQLite's default."""
 
 _JOURNAL = "-journal"
 _COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
-"""What names of SQLite's files end with."""
+"""The endings of the names of SQLite's files."""
 
 _NEW = re.compile(r"\.new-[a-z0-9_]{8}\Z")
-"""Directories in which databases are made, as `tempfile` names them."""
+"""Names of directories in which databases are created, as `tempfile` makes them."""
 
 _PART = re.compile(r"documents\.sqlite3\.[0-9a-f]{16}\.part\Z")
-"""Databases that are to get their name, as `files.beside` names them."""
+"""Names of new databases before they get their own name, as `files.beside` makes them."""
 
 _SCHEMA = (
     """
@@ -139,15 +139,15 @@ CREATE TABLE documents (
     f"PRAGMA user_version = {_FORMAT}",
 )
 _OURS = {" ".join(statement.split()) for statement in _SCHEMA if "CREATE" in statement}
-"""The schema of all formats. A view, trigger or computed column would run in the process that opens the store.
+"""The schema of all formats. Any other view, trigger or computed column would run in the process that opens the store.
 
-SQLite's own statistics, which no store makes, decide how it searches: whether it sorts all documents for each query.
+SQLite's own statistics must not exist either. They could make SQLite sort all documents for each query.
 """
 
 _VALUE_BYTES = 2 * limits.DOCUMENT_BYTES
-"""More than any value of a database has."""
+"""Most bytes of a value in the database; no store writes as many."""
 
-# What no store has written is null: SQLite knows the type and the length of a value before it reads it.
+# A value that no store writes reads as null. SQLite knows a value's type and length before it reads the value.
 _NAME = f"CASE WHEN typeof(name) = 'blob' AND length(name) <= {limits.NAME_BYTES} THEN name END"
 _ID = f"""
     CASE WHEN typeof(collection_id) = 'text' AND length(collection_id) <= {limits.SEGMENT_BYTES} THEN collection_id END
@@ -160,7 +160,7 @@ _ROW = f"""
     CASE WHEN typeof(create_time) = 'integer' THEN create_time END,
     CASE WHEN typeof(update_time) = 'integer' THEN update_time END
 """
-# Nothing here has SQLite go on from row to row by itself, because a forged index may have no end.
+# No statement lets SQLite go from row to row by itself, because a forged index may have no end.
 _IN_COLLECTION = "FROM documents WHERE collection_id = ?"
 _RANGE = f"{_IN_COLLECTION} AND name >= ? AND name < ? ORDER BY name"
 _GET = f"SELECT {_ROW} {_IN_COLLECTION} AND name = ?"
@@ -175,10 +175,10 @@ ON CONFLICT (collection_id, name) DO UPDATE SET
 
 
 class _Pauses:
-    """How long to wait until the next try.
+    """The pauses between the tries of a call.
 
     Args:
-        timeout: Seconds for all tries.
+        timeout: Seconds for all tries together.
     """
 
     __slots__ = ("_deadline", "_pauses")
@@ -188,7 +188,7 @@ class _Pauses:
         self._pauses = chain(PAUSES, repeat(LAST_PAUSE))
 
     def __call__(self) -> float | None:
-        """Seconds; `None` when the timeout is over."""
+        """Seconds until the next try; `None` if the timeout is over."""
         left = self._deadline - time.monotonic()
         return None if left < 0 else min(next(self._pauses), left)
 
@@ -204,7 +204,7 @@ class _Busy:
     """The outcome of an attempt that would have had to wait.
 
     Args:
-        error: SQLite's, if that said so.
+        error: SQLite's error, if SQLite was the reason.
     """
 
     __slots__ = ("error",)
@@ -214,16 +214,16 @@ class _Busy:
 
 
 _UNOPENED = _Busy()
-"""The outcome of an attempt in the main thread, which opens no connections."""
+"""The outcome of an attempt that needs a new connection in the main thread, which opens none."""
 
 
 class _Call:
-    """One call, which may be several attempts.
+    """One call, which may need several attempts.
 
     Attributes:
-        admitted: Whether it goes on although the store was closed meanwhile.
-        over: Whether its caller has gone on. An attempt that an exception interrupted may still be under way.
-        proven: Whether the attempt under way has come to its end, so that its connection can be used again.
+        admitted: Whether it continues even if the store is closed meanwhile.
+        over: Whether its caller has continued. An attempt that an exception interrupted may still be under way.
+        proven: Whether the attempt under way has ended properly, so that its connection can be used again.
     """
 
     __slots__ = ("__weakref__", "admitted", "over", "pause", "proven")
@@ -238,12 +238,12 @@ class _Call:
 class LocalDocuments:
     """Documents in an SQLite file below `path`; a `DocumentStore`.
 
-    The directory and the file are made at first use. Asynchronous methods run on threads of this store's own, and so do
-    commits of the main thread.
+    The directory and the file are created on first use. Asynchronous methods and commits of the main thread run on
+    threads of this store's own.
 
     Args:
         path: The directory.
-        timeout: Seconds to wait for other writers before a `StoreUnavailableError`.
+        timeout: Seconds to wait for other writers before raising `StoreUnavailableError`.
     """
 
     survives_signals = True
@@ -262,9 +262,9 @@ class LocalDocuments:
 
     def _reset(self) -> None:
         self._threads = Pool("langgraph-gcs-saver-local", MAX_THREADS)
-        self._writing = threading.Lock()  # fair among threads, where SQLite's own lock is polled
+        self._writing = threading.Lock()  # fair among threads; SQLite's own lock is polled
         self._cursors: dict[int, sqlite3.Cursor] = {}  # by number: the only cursor of a connection
-        self._frozen: dict[int, tuple[int, ...]] = {}  # by number of a connection without locks: what it has opened
+        self._frozen: dict[int, tuple[int, ...]] = {}  # by number of a connection without locks: the state of its file
         self._leases: dict[int, _Call] = {}  # by number of a connection: the call that uses it
         self._forks: list[None] = []  # one entry for each fork under way
         self._waiting: WeakSet[_Call] = WeakSet()  # calls between two attempts
@@ -306,20 +306,22 @@ class LocalDocuments:
         self._refuse()
 
     def exempt_field(self, effect: ExemptField) -> None:
-        """Refuse `ExemptField`: there are no such settings."""
+        """Raise `StoreError`, because there are no such settings."""
         self._refuse()
-        raise StoreError(f"The embedded store has no indexes to take {effect.collection}.{effect.field} out of.")
+        raise StoreError(
+            f"The embedded store has no indexes, so {effect.collection}.{effect.field} cannot be exempted."
+        )
 
     async def aread_indexing(self, effect: ReadIndexing) -> None:
         """Perform `ReadIndexing`: there are no such settings."""
         self.read_indexing(effect)
 
     async def aexempt_field(self, effect: ExemptField) -> None:
-        """Refuse `ExemptField`: there are no such settings."""
+        """Raise `StoreError`, because there are no such settings."""
         self.exempt_field(effect)
 
     def version(self) -> int:
-        """The format of this store, which a store keeps."""
+        """The format of this store, which never changes."""
         version: int = self._perform(partial(self._read, _read_version))
         return version
 
@@ -333,10 +335,10 @@ class LocalDocuments:
         self._threads.close(self._timeout)
 
     async def aclose(self) -> None:
-        """Do as `close`, without blocking the event loop. Idempotent."""
+        """Close like `close`, without blocking the event loop. Idempotent."""
         await Pool("langgraph-gcs-saver-local-close", 1).aperform(self.close)
 
-    # In the caller's thread, where an exception can strike anywhere
+    # In the caller's thread, where a signal can raise an exception anywhere
 
     def _perform(self, attempt: Callable[[_Call], T | _Busy]) -> T:
         self._refuse()
@@ -364,7 +366,7 @@ class LocalDocuments:
             self._forget(call)
 
     def _forget(self, call: _Call) -> None:
-        """Have `close` no longer wait for a call. Idempotent."""
+        """Make `close` stop waiting for a call. Idempotent."""
         call.over = True
         if call.admitted:
             self._waiting.discard(call)
@@ -373,7 +375,7 @@ class LocalDocuments:
         pause = call.pause()
         if pause is None:
             raise StoreUnavailableError(
-                f"Other writers kept {self._file} busy for {self._timeout:g} s. Call again, or raise the timeout."
+                f"Other writers kept {self._file} busy for {self._timeout:g} s. Try again, or raise the timeout."
             ) from busy.error
         return pause
 
@@ -386,11 +388,11 @@ class LocalDocuments:
         if self._torn:
             raise StoreError(
                 f"This process was forked while the parent was using {self._file}, whose locks it cannot share. "
-                "Make a new process, or fork before the saver is first used."
+                "Start a new process, or fork before the first use of the saver."
             )
 
     def _apart(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread that no signal strikes, and where it goes on if one strikes here."""
+        """Call a function in a thread that no signal interrupts, where it continues if a signal interrupts this one."""
         if not is_exposed():
             return function()
         (outcome,) = self._threads.perform((function, False))
@@ -400,7 +402,7 @@ class LocalDocuments:
     # Attempts
 
     def _write(self, operation: Operation[T], call: _Call) -> T | _Busy:
-        """Attempt to write: in no thread that a signal can strike, because it takes locks."""
+        """Attempt to write, in a thread that no signal can interrupt, because writing takes locks."""
         return self._apart(partial(self._write_here, operation, call))
 
     def _write_here(self, operation: Operation[T], call: _Call) -> T | _Busy:
@@ -412,19 +414,19 @@ class LocalDocuments:
             self._writing.release()
 
     def _read(self, operation: Operation[T], call: _Call) -> T | _Busy:
-        """Attempt to read: in any thread, because all it takes is a lease, which can be given up twice."""
+        """Attempt to read, in any thread. Reading takes only a lease, which can safely be given up twice."""
         attempt = partial(self._attempt, "BEGIN", operation, call)
         outcome = attempt()
         return self._apart(attempt) if outcome is _UNOPENED else outcome
 
     def _attempt(self, begin: str, operation: Operation[T], call: _Call) -> T | _Busy:
-        """Perform an operation in a transaction, if that is possible now; its outcome `None` rolls it back."""
+        """Perform an operation in a transaction, if that is possible now. If it returns `None`, roll it back."""
         call.proven = False
         number = None
         try:
             try:
                 number = self._lease(call)
-                if number is None or self._forks:  # looked at after leasing, because a fork waits for all leases
+                if number is None or self._forks:  # checked after leasing, because a fork waits for all leases
                     return self._busy(call)
                 if not call.admitted:
                     self._refuse()
@@ -442,7 +444,7 @@ class LocalDocuments:
             except sqlite3.Error as error:
                 if not _is_busy(error):
                     raise self._explain(error) from error
-                call.proven = self._is_clean(number)  # so it is if another writer did not let it begin
+                call.proven = self._is_clean(number)  # clean if another writer kept it from beginning
                 return self._busy(call, error)
             else:
                 return outcome
@@ -452,21 +454,21 @@ class LocalDocuments:
             self._give_up(call)  # if an exception has struck the line above
 
     def _lease(self, call: _Call) -> int | None:
-        """The number of a connection that is now the call's; `None` if all are others'."""
+        """The number of a connection that now belongs to the call; `None` if other calls use all of them."""
         for number in range(MAX_CONNECTIONS):
             if self._leases.setdefault(number, call) is call:
                 return number
         return None
 
     def _is_clean(self, number: int | None) -> bool:
-        """Whether a connection can be used again. In no transaction, its only cursor has no open statement either."""
+        """Whether a connection can be used again. Without a transaction, its only cursor has no open statement."""
         db = None if number is None else self._cursors.get(number)
-        if db is None or number in self._frozen:  # what is frozen holds for one attempt
+        if db is None or number in self._frozen:  # a frozen connection serves only one attempt
             return False
         return not db.connection.in_transaction and not self._closed
 
     def _give_up(self, call: _Call) -> None:
-        """Let others use the call's connection if it is proven to be clean, else close it. Idempotent."""
+        """Release the call's connection to others if it is proven to be clean, or else close it. Idempotent."""
         for number, holder in list(self._leases.items()):
             if holder is call:
                 if not call.proven and number in self._cursors:
@@ -502,7 +504,7 @@ class LocalDocuments:
                 self._make()
             before = self._look()
             if not before.st_size:
-                self._refuse_lost()  # before SQLite looks, which removes the log of an empty file
+                self._refuse_lost()  # before SQLite opens it, which would remove the log of an empty file
         db = self._connect(before)
         try:
             try:
@@ -522,20 +524,20 @@ class LocalDocuments:
             raise
 
     def _tidy(self) -> None:
-        """Remove what processes left that were killed while they made the database, a day ago."""
+        """Remove files of processes that were killed more than a day ago while they created the database."""
         if self._is_tidy or not os.access(self._directory, os.W_OK):
             return
         with files.Directory.at(str(self._directory.resolve())) as store:
             for name, is_directory in store.names():
                 found = store.look(name) if (_NEW if is_directory else _PART).match(name) else None
                 if found is not None and time.time() - found.st_mtime > ABANDONED_AFTER:
-                    # Nothing depends on it: what cannot be removed must not keep the store from being opened.
+                    # Nothing depends on these files, so a failure to remove one must not prevent opening the store.
                     with suppress(OSError):
                         self._empty(store, name) if is_directory else store.unlink(name)
         self._is_tidy = True
 
     def _empty(self, store: files.Directory, name: str) -> None:
-        """Remove a directory in which a database was made, if it holds nothing else."""
+        """Remove a directory in which a database was created, unless it holds other files."""
         with store.directory(name) as made:
             for companion in _COMPANIONS:
                 with suppress(FileNotFoundError):
@@ -543,9 +545,10 @@ class LocalDocuments:
         store.remove_empty(name)
 
     def _stamp(self) -> tuple[int, ...] | None:
-        """What tells one state of a database from another where this process may not write, nor SQLite keep its locks.
+        """The state of a database in a directory where this process may not write, and SQLite cannot keep its locks.
 
-        `None` if this process may write there, or SQLite's log holds commits that are not in the database.
+        It changes with each write of another process. `None` if this process may write there, or if SQLite's log holds
+        commits that are not in the database.
         """
         if os.access(self._directory, os.W_OK):
             return None
@@ -556,32 +559,32 @@ class LocalDocuments:
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def _refuse_lost(self) -> None:
-        """Refuse an empty database beside what a store has left.
+        """Check that an empty database is not the remains of a store.
 
         Raises:
-            StoreError: There is a log, or there are objects: the documents that led to them are lost.
+            StoreError: There is a log, or there are objects, so the documents of a store are lost.
         """
         objects = self._directory / "objects"
         for path in (self._log, objects):
             with suppress(FileNotFoundError, NotADirectoryError):
                 if path.lstat().st_size if path is self._log else next(path.iterdir(), None):
                     raise StoreError(
-                        f"{self._file} is empty, but {path} is not: a store was here, and its documents are lost. "
-                        f"Restore {self._file.name} from a backup. To begin an empty store, name another directory or "
-                        f"remove {self._directory}. Nothing was read or written."
+                        f"{self._file} is empty, but {path} is not. So a store was here, and its documents are lost. "
+                        f"Restore {self._file.name} from a backup. To begin an empty store, choose another directory, "
+                        f"or remove {self._directory}. Nothing was read or written."
                     )
 
     def _look(self) -> os.stat_result:
-        """The status of the database file; raises as `_refuse_strange` does."""
+        """The status of the database file. Raises what `_refuse_strange` raises."""
         self._refuse_strange()
         return self._file.lstat()
 
     def _refuse_strange(self) -> None:
-        """Refuse what neither this library nor SQLite has put in the place of the database and of the files beside it.
+        """Check that this library or SQLite created the database and the files beside it.
 
         Raises:
-            PermissionDeniedError: One is another user's.
-            StoreError: One is a link or no file, or there is a rollback journal.
+            PermissionDeniedError: A file belongs to another user.
+            StoreError: One is a link or not a file, or there is a rollback journal.
         """
         for companion in _COMPANIONS:
             path = self._file.with_name(self._file.name + companion)
@@ -589,35 +592,36 @@ class LocalDocuments:
                 found = path.lstat()
                 if not stat.S_ISREG(found.st_mode):
                     raise StoreError(
-                        f"{path} is a link, a directory or a device: see that it is a file, which only this library "
-                        "and SQLite have written."
+                        f"{path} is a link, a directory or a device. It must be a file that only this library and "
+                        "SQLite have written."
                     )
                 if found.st_nlink > 1:
                     self._drop_parts(found)
                     found = path.lstat()
                 if found.st_nlink > 1:
                     raise StoreError(
-                        f"{path} is a hard link: the file has other names, under which it would change as well. "
+                        f"{path} is a hard link: the file has other names, and would change under these too. "
                         "Nothing was read or written. Copy the whole directory without keeping links (`cp -r`), and "
                         "open the copy."
                     )
                 _refuse_owner(path, found)
                 if companion == _JOURNAL and found.st_size:
                     raise StoreError(
-                        f"{path} is a rollback journal, which this library's databases never have, and by which SQLite "
-                        "would change or delete files. Nothing was read. Move it away, or restore both from a backup."
+                        f"{path} is a rollback journal. This library's databases never have one, and SQLite would "
+                        "change or delete files because of it. Nothing was read. Move it away, or restore both from a "
+                        "backup."
                     )
 
     def _drop_parts(self, made: os.stat_result) -> None:
-        """Remove the name under which a file was made that has got its own: a process is about to, or was killed."""
+        """Remove the temporary name of a file that already has its final name. Its process will, or was killed."""
         for path in self._directory.iterdir():
             if _PART.match(path.name):
-                with suppress(OSError):  # It is gone, or this process may not: then it counts.
+                with suppress(OSError):  # The name is gone, or this process may not remove it.
                     if os.path.samestat(path.lstat(), made):
                         path.unlink()
 
     def _connect(self, looked_at: os.stat_result, parameters: str = "") -> sqlite3.Connection:
-        # Without SQLite's own waiting, which nothing ends before its time.
+        # The timeout is 0 because nothing can interrupt SQLite's own waiting.
         db = sqlite3.connect(
             self._file.as_uri() + parameters, timeout=0, isolation_level=None, check_same_thread=False, uri=True
         )
@@ -632,30 +636,30 @@ class LocalDocuments:
         return db
 
     def _refuse_other(self, db: sqlite3.Connection, looked_at: os.stat_result) -> None:
-        """Refuse what another process has put in the place of the file that was looked at.
+        """Check that SQLite opened the file that was checked, and not one that replaced it.
 
-        SQLite resolves the links of a path, opens what it found, and gives that as the database's name.
+        SQLite resolves the links of a path, opens the file that it finds, and gives its path as the database's name.
         """
         (_, _, opened) = db.execute("PRAGMA database_list").fetchone()
         if not all(os.path.samestat(looked_at, one) for one in (self._look(), Path(opened).lstat())):
-            raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Call again.")
+            raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Try again.")
 
     def _make(self) -> None:
-        """Make the database, whole at once: the file that SQLite opens never has a rollback journal.
+        """Create the database elsewhere, and then give it its name. So the file there never has a rollback journal.
 
         Raises:
-            StoreError: There is a log of a database that is gone, which SQLite would write into this one.
+            StoreError: There is a log of a database that is gone. SQLite would write it into the new database.
         """
         self._refuse_strange()
         if self._log.exists() and self._log.stat().st_size and not self._file.exists():
             raise StoreError(
-                f"{self._log} is the log of a database that is gone. Restore {self._file.name} from a backup or, to "
-                f"begin an empty store, remove {self._directory}. Nothing was written."
+                f"{self._log} is the log of a database that is gone. Restore {self._file.name} from a backup. To begin "
+                f"an empty store, remove {self._directory}. Nothing was written."
             )
         with tempfile.TemporaryDirectory(prefix=".new-", dir=self._directory) as directory:
             made = Path(directory, self._file.name)
             with closing(sqlite3.connect(made, isolation_level=None)) as db:
-                # The log comes last: what is in a log is not in the file.
+                # The log comes last, because the file would lack changes that are still in a log.
                 for statement in (*_SCHEMA, "PRAGMA journal_mode = WAL"):
                     db.execute(statement)
             with suppress(FileExistsError):  # another process was first
@@ -664,35 +668,35 @@ class LocalDocuments:
     def _prepare(self, db: sqlite3.Connection, *, frozen: bool = False) -> None:
         with _bounded(db, self._timeout):
             db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
+            db.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not reach the disk
             db.execute("PRAGMA trusted_schema = OFF")
             if not self._is_begun(db):
                 self._begin(db, frozen=frozen)
             self._check_schema(db)
-            # What the file's header says of memory, and where SQLite sorts, is not left to who wrote the file.
+            # These override the file's header, which an attacker may have written: memory use, and where SQLite sorts.
             db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             db.execute("PRAGMA temp_store = MEMORY")
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
-        if mode != "wal" and not frozen:  # a frozen one is read as it is
+        if mode != "wal" and not frozen:  # a frozen database is read as it is
             raise StoreError(
-                f"{self._file} has no write-ahead log: choose a directory on a local disk or, if another program has "
+                f"{self._file} has no write-ahead log. Choose a directory on a local disk. If another program has "
                 f'changed it, run `sqlite3 {self._file.name} "PRAGMA journal_mode = WAL"` there. Nothing was read.'
             )
 
     def _is_begun(self, db: sqlite3.Connection) -> bool:
-        """Whether a database has anything, or says what it is."""
+        """Whether a database has a version or any table."""
         (version,) = db.execute("PRAGMA user_version").fetchone()
         return bool(version) or db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None
 
     def _begin(self, db: sqlite3.Connection, *, frozen: bool) -> None:
-        """Begin a store in an empty database, such as `touch` makes, or an earlier version that was killed.
+        """Begin a store in an empty database, which `touch` or a killed process of an earlier version may have left.
 
-        In place, under SQLite's own locks: another process may have it open, and have begun a store in it.
+        This happens in place and under SQLite's own locks, because another process may do the same.
         """
         if frozen:
             raise PermissionDeniedError(
-                f"{self._file} is empty, and this process may not begin a store there: give its user write permission "
-                "on the file and on its directory, or name another directory."
+                f"{self._file} is empty, and this process may not begin a store there. Give its user write permission "
+                "on the file and on its directory, or choose another directory."
             )
         self._refuse_lost()
         if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
@@ -707,44 +711,46 @@ class LocalDocuments:
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found > _FORMAT:
             raise UnsupportedFormatError(
-                f"{self._file} has format {found}; this version of langgraph-gcs-saver reads {_FORMAT}. Upgrade it."
+                f"{self._file} has format {found}. This version of langgraph-gcs-saver reads up to {_FORMAT}. Upgrade "
+                "it."
             )
-        # Without SQL there are only the indexes of UNIQUE columns.
+        # Only the indexes of UNIQUE columns have no SQL.
         stored = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL OR type <> 'index'")
         strange = next((name for name, sql in stored if " ".join(str(sql).split()) not in _OURS), None)
         if strange is not None:
             raise StoreError(
-                f"{self._file} has {strange!r} in its schema, which this library did not put there and does not use: "
-                f"restore the file from a backup or, if it is yours, run `DROP TABLE {strange}`. Nothing was read."
+                f"{self._file} has {strange!r} in its schema, which this library did not create. Restore the file from "
+                f"a backup or, if the table is yours, run `DROP TABLE {strange}`. Nothing was read."
             )
         if not found:
             raise StoreError(
-                f"{self._file} has a store's tables, but not its format: something has changed it. Restore it from a "
-                "backup, or name another directory. Nothing was read."
+                f"{self._file} has a store's tables, but not its format, because something has changed it. Restore it "
+                "from a backup, or choose another directory. Nothing was read."
             )
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
-        # By message: error codes are attributes from Python 3.11 on, and SQLite's texts are older than any of them.
+        # Texts are compared because error codes are attributes only from Python 3.11 on, and SQLite's texts are stable.
         text = str(error)
         if "unable to open" in text and self._log.exists() and not os.access(self._directory, os.W_OK):
             return PermissionDeniedError(
-                f"{self._log} holds commits that are not in the database yet, and this process may not write in its "
-                "directory, as SQLite needs to. Copy the whole directory to where it may, and open the copy."
+                f"{self._log} holds commits that are not in the database yet. To read them, SQLite must write in the "
+                "directory, which this process may not. Copy the whole directory to a writable place, and open the "
+                "copy."
             )
         if "readonly" in text or ("unable to open" in text and not self._accessible()):
             return PermissionDeniedError(
-                f"This process may not write {self._file}: give its user read and write permission on the file and on "
-                "its directory, on a file system that is not mounted read-only."
+                f"This process may not write {self._file}. Give its user read and write permission on the file and on "
+                "its directory. The file system must not be mounted read-only."
             )
         if "unable to open" in text:
             return StoreError(
-                f"SQLite cannot open {self._file}: see that it is a file and that this process has file handles left."
+                f"SQLite cannot open {self._file}. Check that it is a file and that this process has file handles left."
             )
         if "full" in text:
-            return StoreError(f"The disk of {self._file} is full: nothing was written. Make room and call again.")
+            return StoreError(f"The disk of {self._file} is full. Nothing was written. Free some space and try again.")
         if "not a database" in text or "malformed" in text:
             return StoreError(
-                f"{self._file} is not a whole SQLite database ({text}): restore it from a backup, or name another "
+                f"{self._file} is not a whole SQLite database ({text}). Restore it from a backup, or choose another "
                 "directory."
             )
         return StoreError(f"SQLite failed on {self._file}: {text}.")
@@ -761,11 +767,11 @@ class LocalDocuments:
         self._close_unused()
 
     def _after_fork_in_parent(self) -> None:
-        with suppress(IndexError):  # made by another thread after `_before_fork`
+        with suppress(IndexError):  # another thread forked after `_before_fork`
             self._forks.pop()
 
     def _after_fork_in_child(self) -> None:
-        # Still open: a call outlasted the timeout, or the fork was not Python's own and told nobody beforehand.
+        # Connections are still open if a call outlasted the timeout, or if the fork did not run Python's hooks.
         self._torn = self._torn or bool(self._leases or self._cursors)
         self._inherited += self._cursors.values()  # closing them here could touch the parent's files
         self._reset()
@@ -780,7 +786,7 @@ _at_fork = AtFork(
 
 @contextmanager
 def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
-    """Bound what reading the schema takes: SQLite reads the table of its statistics at once, computed columns too."""
+    """Limit the time of reading the schema, because SQLite reads all its statistics, even computed columns."""
     deadline = time.monotonic() + timeout
     db.set_progress_handler(lambda: time.monotonic() > deadline, 100)
     try:
@@ -789,7 +795,7 @@ def _bounded(db: sqlite3.Connection, timeout: float) -> Iterator[None]:
         db.set_progress_handler(None, 0)
 
 
-# Operations: what is done within a transaction
+# Operations, which run within a transaction
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -799,8 +805,8 @@ def _is_busy(error: sqlite3.Error) -> bool:
 def _close(db: sqlite3.Cursor) -> None:
     """Close a connection, which rolls back and drops SQLite's locks. Idempotent."""
     connection = db.connection
-    with suppress(sqlite3.ProgrammingError):  # closed already
-        db.close()  # or an open statement would outlive its connection
+    with suppress(sqlite3.ProgrammingError):  # it is closed already
+        db.close()  # otherwise an open statement would outlive its connection
     connection.close()
 
 
@@ -834,7 +840,7 @@ def _listing(effect: ListCollections) -> Operation[list[str]]:
     first, end = document + b"\0", document + b"\1"
 
     def list_ids(db: sqlite3.Cursor) -> list[str]:
-        # Each step is one look into the index, so what the store has besides costs one for each of its collection ids.
+        # Each step is one search in the index. Other documents cost only one search for each collection id.
         found: set[bytes] = set()
         group = _next_id(db, "")
         while group is not None:
@@ -852,7 +858,7 @@ def _listing(effect: ListCollections) -> Operation[list[str]]:
 
 
 def _next_id(db: sqlite3.Cursor, before: str) -> str | None:
-    """The collection id after one; raises as `_in_order` does."""
+    """The collection id after `before`. Raises what `_in_order` raises."""
     row = db.execute(_NEXT_ID, (before,)).fetchone()
     if row is None:
         return None
@@ -863,10 +869,10 @@ def _next_id(db: sqlite3.Cursor, before: str) -> str | None:
 
 
 def _in_order(query: rows.Query, found: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    """Paths and rows of a query, by their paths.
+    """The paths and rows that a query finds, in ascending order.
 
     Raises:
-        DamageError: They do not ascend, or two of them are one row: such an index gives more than the file holds.
+        DamageError: Paths do not ascend, or a row occurs twice. Such an index could give more than the file holds.
     """
     before, seen = b"", set()
     for path, number, *row in found:
@@ -880,7 +886,7 @@ def _in_order(query: rows.Query, found: Iterable[Any]) -> Iterator[tuple[Any, ..
 
 def _damaged_index() -> DamageError:
     return DamageError(
-        "The index of the embedded store's documents.sqlite3 is not what was written: restore the file from a backup."
+        "The index of the embedded store's documents.sqlite3 is corrupt. Restore the file from a backup."
     )
 
 
@@ -910,8 +916,8 @@ def _last(db: sqlite3.Cursor) -> int:
     (last,) = db.execute("SELECT last FROM clock WHERE id = 1").fetchone() or (None,)
     if not isinstance(last, int) or last >= _LATEST:
         raise DamageError(
-            "The clock of the embedded store is not what was written: restore its documents.sqlite3 from a backup. "
-            "Nothing was written."
+            "The clock of the embedded store is corrupt. Restore its documents.sqlite3 from a backup. Nothing was "
+            "written."
         )
     return last
 
@@ -922,11 +928,11 @@ def _last(db: sqlite3.Cursor) -> int:
 class LocalBlobs:
     """Objects as files below `path`; a `BlobStore`.
 
-    A file appears under its name whole and durable, or not at all. Anything else in the place of a file is no object.
+    A file appears under its name whole and durable, or not at all. Only regular files are objects.
 
     Args:
-        path: The directory, made at first use.
-        timeout: Seconds to go on trying while another process removes the directories that an object goes to.
+        path: The directory, which is created on first use.
+        timeout: Seconds to retry while another process removes the directories of an object.
     """
 
     def __init__(self, path: Path, *, timeout: float) -> None:
@@ -975,7 +981,7 @@ class LocalBlobs:
         return True
 
     def list_blobs(self, effect: ListBlobs) -> list[BlobInfo]:
-        """Perform `ListBlobs`; reads the objects listed if their checksums are wanted."""
+        """Perform `ListBlobs`. If checksums are requested, this reads the listed objects."""
         self._refuse()
         with _os_errors(self._objects):
             try:
@@ -988,7 +994,7 @@ class LocalBlobs:
                 return list(islice(found, effect.limit))
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:
-        """Perform `DeleteBlobs`; directories left empty go as well."""
+        """Perform `DeleteBlobs`, and remove directories that become empty."""
         self._refuse()
         wanted: dict[tuple[str, ...], list[str]] = {}
         for name in effect.names:
@@ -1000,24 +1006,24 @@ class LocalBlobs:
                     _delete(opened, directories, leaves)
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - a directory has no location
-        """Perform `EnsureBucket`: make the directory."""
+        """Perform `EnsureBucket`: create the directory."""
         self._refuse()
         with _os_errors(self._objects):
             existed = self._objects.is_dir()
             self._prepare().close()
-        return f"The directory {self._objects} {'exists' if existed else 'was made'}."
+        return f"The directory {self._objects} {'exists' if existed else 'was created'}."
 
     def read_bucket(self, effect: ReadBucket) -> None:  # noqa: ARG002 - a directory has no settings
-        """Perform `ReadBucket`: there is none."""
+        """Perform `ReadBucket`: there is no bucket."""
         self._refuse()
 
     def set_lifecycle(self, effect: SetLifecycle) -> bool:  # noqa: ARG002 - as above
-        """Refuse `SetLifecycle`: there is no bucket."""
+        """Raise `StoreError`, because there is no bucket."""
         self._refuse()
-        raise StoreError(f"The directory {self._objects} is no bucket and has no lifecycle rules.")
+        raise StoreError(f"The directory {self._objects} is not a bucket and has no lifecycle rules.")
 
     def close(self) -> None:
-        """Refuse further calls. Idempotent."""
+        """Close the store, so that further calls raise an error. Idempotent."""
         self._closed = True
 
     def _refuse(self) -> None:
@@ -1027,7 +1033,7 @@ class LocalBlobs:
     # Directories
 
     def _own(self, path: Path) -> files.Directory:
-        """Open a directory of the store, which must be one and belong to this process' user."""
+        """Open a directory of the store, which must belong to this process' user or to root."""
         try:
             opened = files.Directory.at(str(path))
         except NotADirectoryError:
@@ -1041,7 +1047,7 @@ class LocalBlobs:
         return opened
 
     def _prepare(self) -> files.Directory:
-        """Open `tmp`, with all directories made and without what killed processes left there a day ago."""
+        """Open `tmp`, after creating all directories and removing files that killed processes left a day ago."""
         if self._ready:
             with suppress(FileNotFoundError):
                 return self._own(self._tmp)
@@ -1064,13 +1070,13 @@ class LocalBlobs:
 
     @contextmanager
     def _down(self, names: Iterable[str], *, make: bool = False) -> Iterator[list[files.Directory]]:
-        """`objects`, and the directories below it of these names, each in the one before."""
+        """Open `objects`, and the directories with these names, each inside the one before."""
         with self._own(self._objects) as top, files.descend(top, names, make=make) as opened:
             yield opened
 
     @contextmanager
     def _open(self, name: str) -> Iterator[BinaryIO | None]:
-        """The file of an object, `None` if there is none."""
+        """The file of an object; `None` if there is none."""
         self._refuse()
         *above, leaf = self._parts(name)
         with _os_errors(self._objects):
@@ -1089,7 +1095,7 @@ class LocalBlobs:
         while not self._try_link(tmp, source, above, leaf, effect):
             if time.monotonic() > deadline:
                 raise StoreUnavailableError(
-                    f"Other processes keep removing the directory of {effect.name!r} in {self._objects}. Call again."
+                    f"Other processes keep removing the directory of {effect.name!r} in {self._objects}. Try again."
                 )
 
     def _try_link(self, tmp: files.Directory, source: str, above: list[str], leaf: str, effect: PutBlob) -> bool:
@@ -1099,7 +1105,7 @@ class LocalBlobs:
                     opened[-1].link(tmp, source, leaf)
                 except FileExistsError:
                     if not _has_content(opened[-1], leaf, effect):
-                        return False  # It has been deleted since.
+                        return False  # The object was deleted since.
                 for directory in reversed(opened):
                     directory.sync()
         except FileNotFoundError:
@@ -1111,11 +1117,11 @@ class LocalBlobs:
     def _infos(
         self, directory: files.Directory, above: bytes, prefix: bytes, after: bytes | None, *, checksums: bool
     ) -> Generator[BlobInfo, None, None]:
-        """Objects below a directory, whose own name as a prefix is `above`, in order of the bytes of their names."""
+        """Objects below a directory, in bytewise order of their names. `above` is the directory's name as a prefix."""
         for segment, where in sorted(self._entries(directory)):
             key = above + segment
             if key.endswith(b"/"):
-                # Further down there is no object, but there may be more directories than Python can go into.
+                # Longer names belong to no object, and an attacker may nest more directories than Python can enter.
                 wanted = (key.startswith(prefix) or prefix.startswith(key)) and len(key) < limits.OBJECT_NAME_BYTES
                 if wanted and (after is None or after < key or after.startswith(key)):
                     with suppress(FileNotFoundError, NotADirectoryError), files.descend(directory, where) as opened:
@@ -1128,17 +1134,17 @@ class LocalBlobs:
     def _entries(
         self, directory: files.Directory, begun: bytes = b"", above: tuple[str, ...] = ()
     ) -> Iterator[tuple[bytes, tuple[str, ...]]]:
-        """What lies in a directory: segments of names of objects, directories' with a `/`, and the paths to them."""
+        """The entries of a directory: segments of objects' names, with a `/` for directories, and the paths to them."""
         for name, is_directory in directory.names():
             written, where = begun + os.fsencode(name), (*above, name)
             if is_directory and self._folds and written.endswith(_GOES_ON):
                 if len(name) <= _MAX_PART or len(written) > _MAX_FOLDED:
-                    continue  # `_fold` makes no such part, and there may be endlessly many
+                    continue  # `_fold` makes no such part, and there may be any number of them
                 with suppress(FileNotFoundError, NotADirectoryError), directory.directory(name) as deeper:
                     yield from self._entries(deeper, written[:-1], where)
                 continue
             segment = _unfold(written) if self._folds else written
-            if where == self._written(segment):  # otherwise it has the name of no object
+            if where == self._written(segment):  # otherwise no object has this name
                 yield (segment + b"/" if is_directory else segment), where
 
     # Names
@@ -1150,17 +1156,17 @@ class LocalBlobs:
         return [part for segment in rows.object_segments_of(name) for part in self._written(segment)]
 
     def _written(self, segment: bytes) -> tuple[str, ...]:
-        """The path of a segment of a name, in the form that this store has."""
+        """The path of a segment of a name, in the format of this store."""
         if self._folds:
             return _fold(segment)
         plain = os.fsdecode(segment)
         if os.sep != "/" and (os.sep in plain or ":" in plain):
-            raise InvalidIdError(f"{plain[:200]!r} is no legal name: it holds a separator of this system's paths.")
+            raise InvalidIdError(f"The name {plain[:200]!r} is illegal: it holds a path separator of this system.")
         return (plain,)
 
     @cached_property
     def _folds(self) -> bool:
-        """Whether names are folded; they are not in a store of an earlier version."""
+        """Whether names are folded, which stores of earlier versions do not do."""
         with closing(LocalDocuments(self._directory, timeout=self._timeout)) as documents:
             return documents.version() >= _FOLDING
 
@@ -1168,37 +1174,37 @@ class LocalBlobs:
 _Checksum: Any = google_crc32c.Checksum
 
 _TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
-"""Names of files in `tmp`: nothing else there was made by a store."""
+"""Names of the files that stores create in `tmp`."""
 
 _MAX_PART = 240
-"""Longest part of a path, in bytes: file systems allow 255."""
+"""Longest part of a path, in bytes. File systems allow 255."""
 
 _MAX_FOLDED = 3 * limits.OBJECT_NAME_BYTES + _MAX_PART
-"""Most bytes of a segment as `_fold` writes it: three for each of a name."""
+"""Most bytes of a segment as `_fold` writes it, with three bytes for each byte of a name."""
 
 _GOES_ON = b"+"
-"""What a directory ends with that holds the rest of a segment."""
+"""Ending of the name of a directory that holds the rest of a segment."""
 
 _ODD = re.compile(
     rb"[^a-z0-9_%~.-]|\.\Z|\A(?=(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)).",
     re.DOTALL,
 )
-"""Bytes that file systems take for others or do not allow, and the first of a name that Windows keeps for itself."""
+"""Bytes that some file systems confuse or forbid, and the first byte of a name that Windows reserves."""
 
 _SAME = re.compile(
     rf"(?=.{{1,{limits.OBJECT_NAME_BYTES}}}\Z)(?:(?:~|[a-z0-9_%~-]{{5,{_MAX_PART}}})/)*[a-z0-9_%~-]{{5,200}}(?:\.zst)?\Z"
 )
-"""Names, most of them, whose path is the name in every format. Names that Windows keeps for itself are shorter."""
+"""Most names whose path equals the name in every format. Names that Windows reserves are shorter."""
 
 _FOLDED = re.compile(rb"\^([a-z])|=([0-9a-f]{2})")
 
 
 def _fold(segment: bytes) -> tuple[str, ...]:
-    """Write a segment of a name so that no two differ in case only, as the parts of a path.
+    """Write a segment of a name as the parts of a path, so that no two segments differ only in case.
 
-    An upper-case letter is `^` and the letter in lower case. Any other byte that is no lower-case letter, no digit and
-    none of `_%~.-` is `=` and two hex digits. What is too long for the name of a file goes on in a directory that ends
-    with `+`.
+    An upper-case letter becomes `^` and the letter in lower case. Lower-case letters, digits and `_%~.-` stay. Every
+    other byte becomes `=` and two hex digits. A segment that is too long for a file name is split. All parts except the
+    last become directories whose names end with `+`.
     """
     written = _ODD.sub(_fold_one, segment).decode("ascii")
     last = (len(written) - 1) // _MAX_PART * _MAX_PART
@@ -1212,7 +1218,7 @@ def _fold_one(match: re.Match[bytes]) -> bytes:
 
 
 def _unfold(written: bytes) -> bytes:
-    """Undo `_fold`, of the parts put together without `+`; what it does not make gives anything."""
+    """Undo `_fold`, for the joined parts without `+`. The result is arbitrary for text that `_fold` does not make."""
     return _FOLDED.sub(lambda match: match[1].upper() if match[1] else bytes((int(match[2], 16),)), written)
 
 
@@ -1221,7 +1227,7 @@ def _base64(checksum: Any) -> str:
 
 
 def _feed(checksum: T, file: BinaryIO) -> T:
-    """A checksum that has got all of a file."""
+    """Update a checksum with a whole file, and return it."""
     update: Callable[[bytes], object] = checksum.update  # type: ignore[attr-defined]
     while block := file.read(1 << 20):
         update(block)
@@ -1240,10 +1246,10 @@ def _info(directory: files.Directory, where: tuple[str, ...], name: str, *, chec
 
 
 def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool:
-    """Whether an object that exists is the one to store; false if it is gone.
+    """Whether an existing object has the content to store; false if the object is gone.
 
     Raises:
-        StoreError: It is another one, or no file.
+        StoreError: The object has other content, or is not a file.
     """
     try:
         with directory.open(leaf) as file:
@@ -1252,19 +1258,19 @@ def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool
         return False
     except files.NotAFileError as error:
         raise StoreError(
-            f"A link, a directory or a device is in the place of the object {effect.name!r}. No store puts one there: "
-            "find out who did, and take it away."
+            f"A link, a directory or a device is in the place of the object {effect.name!r}. No store creates one. "
+            "Find out which program did, and remove it."
         ) from error
     if found != _base64(_Checksum(effect.data)):
         raise StoreError(
-            f"The object {effect.name!r} is already there with other content and was left as it is: "
-            "two writers used one name."
+            f"The object {effect.name!r} already exists with other content and was left as it is. Two writers used the "
+            "same name."
         )
     return True
 
 
 def _delete(opened: list[files.Directory], names: tuple[str, ...], leaves: Iterable[str]) -> None:
-    """Delete files of the last one of some directories, and the directories that are left empty, but not the first."""
+    """Delete files in the last of some nested directories. Remove directories that become empty, except the first."""
     deleted = False
     for leaf in leaves:
         with suppress(FileNotFoundError):
@@ -1279,62 +1285,62 @@ def _delete(opened: list[files.Directory], names: tuple[str, ...], leaves: Itera
 
 
 def _make_store(path: Path) -> None:
-    """Make the store's directory, if it is missing.
+    """Create the store's directory, if it is missing.
 
     Raises:
-        PermissionDeniedError: It, or a link to it, is another user's.
+        PermissionDeniedError: The directory, or a link to it, belongs to another user.
     """
     files.make_directory(path)
-    for status in (os.lstat(path), os.stat(path)):  # noqa: PTH116 - one of each
+    for status in (os.lstat(path), os.stat(path)):  # noqa: PTH116 - the link and its target
         _refuse_owner(path, status)
 
 
 def _refuse_owner(path: Path, status: os.stat_result) -> None:
     if not files.is_trusted(status):
         raise PermissionDeniedError(
-            f"{path} belongs to the user with the id {status.st_uid}, who can change what is stored there and where it "
-            "goes. Run this as that user, name a directory of your own, or, if you trust what it holds, give it to "
-            "yourself (`chown -R`)."
+            f"{path} belongs to the user with the id {status.st_uid}, who could change the stored data and its place. "
+            "Run this as that user, or choose a directory of your own. If you trust the content, take ownership of it "
+            "(`chown -R`)."
         )
 
 
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise StoreError(
-            f"{path} is a symbolic link. The store follows none, because it deletes files there: take it away, and "
-            "name the directory that holds the whole store in the connection string."
+            f"{path} is a symbolic link. The store follows no links, because it deletes files there. Remove the link. "
+            "In the connection string, name the directory that holds the whole store."
         )
 
 
 @contextmanager
 def _os_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors into this library's."""
+    """Turn errors of the operating system into this library's errors."""
     try:
         yield
     except GCSSaverError:
         raise
     except PermissionError as error:
         raise PermissionDeniedError(
-            f"This process may not use {_named(error, path)}: give its user read and write permission on "
-            "the directory and all below it."
+            f"This process may not use {_named(error, path)}. Give its user read and write permission on "
+            "the directory and everything below it."
         ) from error
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "check that the directory can be created and written")
-        raise StoreError(f"Storing to {_named(error, path)} failed, {error.strerror}: {advice}.") from error
+        advice = _ADVICE.get(error.errno or 0, "Check that the directory can be created and written")
+        raise StoreError(f"Storing to {_named(error, path)} failed ({error.strerror}). {advice}.") from error
 
 
 def _named(error: OSError, path: Path) -> Path:
-    """What an error is about: its path may be one below an open directory."""
+    """The path that an error is about. The error may name a path below an open directory."""
     return path if error.filename is None else path / os.fsdecode(error.filename)
 
 
 _ADVICE = {
-    errno.ENOSPC: "make room on the disk and call again",
-    errno.EDQUOT: "raise the disk quota of the user and call again",
-    errno.EROFS: "mount the file system for writing, or name another directory",
-    errno.EEXIST: "move the file that is in the place of a directory, or name another directory",
-    errno.ENOTDIR: "move the file that is in the place of a directory, or name another directory",
-    errno.ENAMETOOLONG: "shorten the directory's path; names below it need up to 700 characters",
-    errno.EMFILE: "raise the limit of open files of this process",
-    errno.EOPNOTSUPP: "name a directory on a file system with hard links",
+    errno.ENOSPC: "Free some space on the disk and try again",
+    errno.EDQUOT: "Raise the user's disk quota and try again",
+    errno.EROFS: "Mount the file system for writing, or choose another directory",
+    errno.EEXIST: "Move the file that is in the place of a directory, or choose another directory",
+    errno.ENOTDIR: "Move the file that is in the place of a directory, or choose another directory",
+    errno.ENAMETOOLONG: "Shorten the directory's path. Names below it need up to 700 characters",
+    errno.EMFILE: "Raise this process' limit of open files",
+    errno.EOPNOTSUPP: "Choose a directory on a file system with hard links",
 }

@@ -1,10 +1,11 @@
-"""The store in memory: documents and objects of one saver, gone with its process. For tests.
+"""The store in memory, for tests: documents and objects of one saver, which are gone when the process ends.
 
-It refuses what the embedded store refuses: names, sizes and values that the services do not take.
+Like the embedded store, it raises errors for names, sizes and values that the services do not accept.
 
-No call waits for another. Documents are a chain of states that never change: a commit links the next state to the last
-one by `dict.setdefault`, which is one atomic step, and begins again if another commit was first. So neither a signal
-that raises in the middle of a call nor a fork meets half a commit. A commit copies the table of rows, but no document.
+No call waits for another. Documents are a chain of states that never change. A commit links the next state to the last
+one with `dict.setdefault`, which is atomic, and starts over if another commit was first. So half a commit is never
+visible, even if a signal raises in the middle of a call or the process forks. A commit copies the table of rows, but no
+document.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ def list_collections(table: Rows, effect: ListCollections) -> list[str]:
 
 
 def replaced(table: Rows, changes: Mapping[rows.Key, rows.Row | None]) -> Rows:
-    """Rows after a commit; those that it changes, and `None` for those that go, are as of `rows.Writes.apply`."""
+    """The rows after a commit. `changes` is from `rows.Writes.apply`: changed rows, and `None` for deleted ones."""
     after = dict(table)
     for key, row in changes.items():
         if row is None:
-            after.pop(key, None)  # created and deleted by one commit, it was never there
+            after.pop(key, None)  # a row that one commit created and deleted is not in the table
         else:
             after[key] = row
     return after
@@ -76,7 +77,7 @@ class _State:
     Attributes:
         table: Their rows.
         last: The time of the last commit.
-        following: The state after the next commit, once there was one.
+        following: The state after the next commit; empty until that commit.
     """
 
     __slots__ = ("following", "last", "table")
@@ -91,7 +92,7 @@ class MemoryDocuments:
     """Documents in memory; a `DocumentStore`.
 
     Args:
-        table: The rows that are there.
+        table: The rows to begin with.
     """
 
     survives_signals = True
@@ -102,7 +103,7 @@ class MemoryDocuments:
 
     @property
     def table(self) -> Rows:
-        """The rows as they are now, which never change: a later commit makes others."""
+        """The current rows. The table never changes, because a commit makes a new one."""
         return self._latest().table
 
     def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
@@ -154,28 +155,28 @@ class MemoryDocuments:
         self._refuse()
 
     def exempt_field(self, effect: ExemptField) -> None:
-        """Refuse `ExemptField`: there are no such settings."""
+        """Raise `StoreError`, because there are no such settings."""
         self._refuse()
-        raise StoreError(f"A store in memory has no indexes to take {effect.collection}.{effect.field} out of.")
+        raise StoreError(f"A store in memory has no indexes, so {effect.collection}.{effect.field} cannot be exempted.")
 
     async def aread_indexing(self, effect: ReadIndexing) -> None:
         """Perform `ReadIndexing`: there are no such settings."""
         self.read_indexing(effect)
 
     async def aexempt_field(self, effect: ExemptField) -> None:
-        """Refuse `ExemptField`: there are no such settings."""
+        """Raise `StoreError`, because there are no such settings."""
         self.exempt_field(effect)
 
     def close(self) -> None:
-        """Refuse further calls. Idempotent."""
+        """Close the store, so that further calls raise an error. Idempotent."""
         self._closed = True
 
     async def aclose(self) -> None:
-        """Refuse further calls. Idempotent."""
+        """Close the store, so that further calls raise an error. Idempotent."""
         self.close()
 
     def _latest(self) -> _State:
-        """The end of the chain. `_state` only says where to begin: another thread may set it to an older one."""
+        """The end of the chain. `_state` is only a starting point: another thread may set it to an older state."""
         self._refuse()
         state = self._state
         while state.following:
@@ -189,10 +190,10 @@ class MemoryDocuments:
 
 
 class MemoryBlobs:
-    """Objects in memory; a `BlobStore`. Each call is one atomic step for each object.
+    """Objects in memory; a `BlobStore`. Each call is atomic for each object.
 
     Args:
-        objects: The bytes of the objects that are there, and when they were created, by name.
+        objects: The objects to begin with, by name: their bytes, and when they were created.
     """
 
     survives_signals = True
@@ -242,21 +243,21 @@ class MemoryBlobs:
             self.objects.pop(name, None)
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:  # noqa: ARG002 - memory has no location
-        """Perform `EnsureBucket`: there is nothing to make."""
+        """Perform `EnsureBucket`: there is nothing to create."""
         self._refuse()
-        return "The store is in memory, and is gone when this process ends."
+        return "The store is in memory. It is gone when this process ends."
 
     def read_bucket(self, effect: ReadBucket) -> None:  # noqa: ARG002 - memory has no settings
-        """Perform `ReadBucket`: there is none."""
+        """Perform `ReadBucket`: there is no bucket."""
         self._refuse()
 
     def set_lifecycle(self, effect: SetLifecycle) -> bool:  # noqa: ARG002 - as above
-        """Refuse `SetLifecycle`: there is no bucket."""
+        """Raise `StoreError`, because there is no bucket."""
         self._refuse()
         raise StoreError("A store in memory has no bucket and no lifecycle rules.")
 
     def close(self) -> None:
-        """Refuse further calls. Idempotent."""
+        """Close the store, so that further calls raise an error. Idempotent."""
         self._closed = True
 
     def _get(self, name: str) -> bytes | None:
@@ -269,8 +270,8 @@ class MemoryBlobs:
         found, _ = self.objects.setdefault(_checked(name), (data, time.time_ns()))
         if found != data:
             raise StoreError(
-                f"The object {name!r} is already there with other content and was left as it is: "
-                "two writers used one name."
+                f"The object {name!r} already exists with other content and was left as it is. Two writers used "
+                "the same name."
             )
 
     def _refuse(self) -> None:

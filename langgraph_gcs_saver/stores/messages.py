@@ -1,7 +1,7 @@
 """Firestore's `Value` and `MapValue` as protobuf messages, without Google's client.
 
-Importing the client takes longer than all else that a command on the embedded store imports. What these messages write,
-Google's read, and the other way round: a test compares each field.
+Importing the client takes longer than all other imports of a command on the embedded store. These messages and Google's
+read what the other writes, and a test compares each field.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _pool() -> Any:
     return pool
 
 
-# A pool of its own: Google's names in the common one are the client's.
+# These messages have their own pool, because the client registers Google's names in the common one.
 _OWN = _pool()
 PbValue: Any = message_factory.GetMessageClass(_OWN.FindMessageTypeByName(f"{_PACKAGE}.Value"))
 PbMapValue: Any = message_factory.GetMessageClass(_OWN.FindMessageTypeByName(f"{_PACKAGE}.MapValue"))

@@ -1,7 +1,7 @@
-"""Documents as rows: names, fields, queries and commits, as the embedded store and the one in memory have them.
+"""Documents as rows: names, fields, queries and commits of the embedded store and the store in memory.
 
-A row holds a document's fields as the bytes of a `MapValue` message, and its times. What is decided here, each store
-carries out in its own way: the embedded one by SQL in a transaction, the one in memory on a mapping.
+A row holds a document's fields, as the bytes of a `MapValue` message, and its times. This module decides, and each
+store acts in its own way: the embedded store with SQL in a transaction, the store in memory on a mapping.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, from_value, to_map, to_value
 
 Key = tuple[str, bytes]
-"""A document's collection id, and its name: segments joined by NUL, so that bytewise order is order by segments."""
+"""A document's collection id, and its name with segments joined by NUL, so that names sort by segments."""
 
 Row = tuple[bytes, int, int]
-"""A document's fields, when it was created, and when it last changed."""
+"""A document's fields, the time when it was created, and the time when it last changed."""
 
 
 # Names
@@ -34,29 +34,29 @@ def segments_of(name: str) -> list[bytes]:
     """The segments of a name of a document or object.
 
     Raises:
-        InvalidIdError: It is no legal name.
+        InvalidIdError: The name is illegal.
     """
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
         raise InvalidIdError(f"The name {name[:200]!r} holds a lone surrogate, which is not Unicode text.") from None
     if _ILLEGAL.search(encoded):
-        raise InvalidIdError(f"{name[:200]!r} is no legal name: a part of it is empty, `.`, `..` or holds a NUL.")
+        raise InvalidIdError(f"The name {name[:200]!r} is illegal: a part of it is empty, `.`, `..` or holds a NUL.")
     return encoded.split(b"/")
 
 
 def object_segments_of(name: str) -> list[bytes]:
-    """The segments of an object's name, which may be as long as Cloud Storage allows; raises as `segments_of`."""
+    """The segments of an object's name, of any length that Cloud Storage allows. Raises what `segments_of` raises."""
     segments = segments_of(name)
     if len(name.encode()) > limits.OBJECT_NAME_BYTES:
         raise InvalidIdError(
-            f"The name {name[:80]!r}… is longer than the {limits.OBJECT_NAME_BYTES} bytes of Cloud Storage."
+            f"The name {name[:80]!r}… is longer than the {limits.OBJECT_NAME_BYTES} bytes that Cloud Storage allows."
         )
     return segments
 
 
 def key_of(name: str) -> Key:
-    """The key of a document; raises as `segments_of`."""
+    """The key of a document. Raises what `segments_of` raises."""
     segments, path = _path_of(name)
     if len(segments) % 2:
         raise InvalidIdError(f"{name[:200]!r} names a collection, not a document.")
@@ -73,8 +73,8 @@ def _path_of(name: str) -> tuple[list[bytes], bytes]:
     path = b"\0".join(segments)
     if len(path) > limits.NAME_BYTES or max(map(len, segments)) > limits.SEGMENT_BYTES:
         raise InvalidIdError(
-            f"The name {name[:80]!r}… has {len(path)} bytes; Firestore allows {limits.NAME_BYTES}, and "
-            f"{limits.SEGMENT_BYTES} in a part."
+            f"The name {name[:80]!r}… has {len(path)} bytes. Firestore allows {limits.NAME_BYTES} bytes, and "
+            f"{limits.SEGMENT_BYTES} bytes in each part."
         )
     return segments, path
 
@@ -83,24 +83,24 @@ def _path_of(name: str) -> tuple[list[bytes], bytes]:
 
 
 def read(name: str, row: Iterable[Any], mask: tuple[str, ...] | None) -> Doc:
-    """The document in a row; one of no format if its bytes are damaged."""
+    """The document in a row; a document without a format if the row is corrupt."""
     return _masked(name, _read(*row), mask)
 
 
 class Query:
-    """A query, checked.
+    """A query whose arguments were checked.
 
     Attributes:
-        collection_id: What the keys that it finds begin with.
+        collection_id: The collection id in the keys of its documents.
         start: First path, inclusive.
         end: Last path, exclusive.
-        prefix: Bytes at the start of a path after which no NUL may come; `None` if it may be anywhere.
+        prefix: Number of bytes of a path after which a NUL excludes the document; `None` if a NUL may be anywhere.
 
     Args:
         query: The query.
 
     Raises:
-        InvalidInputError: It names no collection, or a value that no document holds.
+        InvalidInputError: The query does not name a collection, or has a value that no document can hold.
     """
 
     __slots__ = ("_limit", "_mask", "_where", "collection_id", "end", "prefix", "start")
@@ -111,7 +111,7 @@ class Query:
         if query.start is not None:
             lower.append(key_of(query.start)[1])
         if query.after is not None:
-            lower.append(key_of(query.after)[1] + b"\0")  # the smallest path past it
+            lower.append(key_of(query.after)[1] + b"\0")  # the smallest path after it
         if query.end is not None:
             upper.append(key_of(query.end)[1])
         self.prefix: int | None = None
@@ -123,7 +123,7 @@ class Query:
                 raise InvalidIdError(f"{query.collection[:200]!r} names a document, not a collection.")
             lower.append(above + b"\0")
             upper.append(above + b"\1")
-            # A collection of the same id further below, such as `a/x/a`, lies in the same range.
+            # The range also contains nested collections with the same id, such as `a/x/a`.
             self.prefix = len(above) + 1
         self.collection_id, self.start, self.end = segments[-1].decode(), max(lower), min(upper)
         self._where = [(path, from_value(to_value(asked))) for path, asked in query.where]
@@ -142,25 +142,25 @@ class Query:
         """The documents that match.
 
         Args:
-            rows: A path and its row each, those in the range of names, in ascending order.
+            rows: The paths in the range of names, each followed by its row, in ascending order.
         """
         docs: list[Doc] = []
         for path, *row in rows:
             if self._limit is not None and len(docs) >= self._limit:
                 break
             message, create_time, update_time = _read(*row)
-            # Nobody knows what a damaged document would have matched: the reader must see it.
+            # A corrupt document might have matched, so the reader must see it.
             if message is _DAMAGED or all(_matches(message, where, asked) for where, asked in self._where):
                 docs.append(_masked(name_of(path), (message, create_time, update_time), self._mask))
         return docs
 
 
 _DAMAGED = to_map({"format": None})
-"""Stands for a document whose stored bytes do not parse: present, and of no format, which readers take for damage."""
+"""The message for a document whose stored bytes do not parse. It has no format, which readers report as damage."""
 
 
 def _read(stored: Any, create_time: Any, update_time: Any) -> tuple[Any, int, int]:
-    """The message and the times of a row; SQLite holds values of any type in any column."""
+    """The message and the times of a row. Types are checked, because SQLite allows any type in any column."""
     if not (isinstance(stored, bytes) and isinstance(create_time, int) and isinstance(update_time, int)):
         return _DAMAGED, 0, 0
     try:
@@ -186,13 +186,13 @@ def _masked(name: str, row: tuple[Any, int, int], mask: tuple[str, ...] | None) 
 
 
 def _find(message: Any, path: str) -> Any | None:
-    """The `Value` at a field path, or None."""
+    """The `Value` at a field path; `None` if there is none."""
     found = None
     for part in path.split("."):
         found = message.fields.get(part)
         if found is None:
             return None
-        message = found.map_value  # of another type: without fields
+        message = found.map_value  # empty if the value is not a map
     return found
 
 
@@ -202,7 +202,7 @@ def _matches(message: Any, path: str, asked: object) -> bool:
 
 
 def _equal(value: object, asked: object) -> bool:
-    """Firestore's equality: numbers by value, everything else by type and value."""
+    """Whether Firestore treats two values as equal: numbers by value, all others by type and value."""
     if isinstance(value, dict) and isinstance(asked, dict):
         return value.keys() == asked.keys() and all(_equal(value[key], asked[key]) for key in value)
     if isinstance(value, bool) or isinstance(asked, bool):
@@ -214,14 +214,14 @@ def _equal(value: object, asked: object) -> bool:
 
 
 class Writes:
-    """The writes of a commit, checked.
+    """The writes of a commit, after a check of their names, values and size.
 
     Args:
         commit: The commit.
 
     Raises:
-        InvalidInputError: A name or a field is one that Firestore does not store.
-        StoreError: The commit is over Firestore's limit.
+        InvalidInputError: Firestore does not store a name or a field of the commit.
+        StoreError: The commit exceeds Firestore's limit.
     """
 
     __slots__ = ("_writes",)
@@ -234,21 +234,21 @@ class Writes:
         size = sum(len(write.name) + (0 if m is None else m.ByteSize()) for write, _, m in self._writes)
         if size > limits.COMMIT_BYTES:
             raise StoreError(
-                f"A commit of {size} bytes is over the limit of {limits.COMMIT_BYTES}; write less at once."
+                f"A commit of {size} bytes exceeds the limit of {limits.COMMIT_BYTES}. Write less at once."
             )
 
     def apply(
         self, get: Callable[[Key], tuple[Any, ...] | None], now: int
     ) -> tuple[tuple[int, ...], dict[Key, Row | None]] | None:
-        """What `Commit` returns, and the rows that change, `None` for those that go; `None` if a precondition fails.
+        """The result of `Commit` and the changed rows, with `None` for deleted ones; `None` if a precondition fails.
 
         Args:
             get: Finds a row, if there is one.
-            now: The time of this commit, later than that of any before.
+            now: The time of this commit, later than that of every earlier commit.
 
         Raises:
-            DamageError: The stored bytes of a document are damaged.
-            StoreError: A document would be over Firestore's limit.
+            DamageError: The stored bytes of a document are corrupt.
+            StoreError: A document would exceed Firestore's limit.
         """
         changed: dict[Key, Row | None] = {}
         times = []
@@ -275,12 +275,12 @@ class Writes:
 
 
 def _merged(write: Merge, stored: Any, message: Any) -> Any | None:
-    """The message of a document after a merge; None when that changes nothing."""
+    """The message of a document after a merge; `None` if the merge changes nothing."""
     try:
         target = PbMapValue.FromString(stored)
     except (DecodeError, TypeError) as error:
         raise DamageError(
-            f"The stored bytes of document {write.name!r} are damaged: restore the database from a backup."
+            f"The stored bytes of document {write.name!r} are corrupt. Restore the database from a backup."
         ) from error
     before = target.SerializeToString(deterministic=True)
     for field in write.remove:
@@ -292,12 +292,12 @@ def _merged(write: Merge, stored: Any, message: Any) -> Any | None:
 
 def _serialized(key: Key, message: Any) -> bytes:
     stored: bytes = message.SerializeToString(deterministic=True)
-    # Firestore's count exceeds a message's length by little (a short field with a number: 10 bytes for 9).
+    # Firestore counts little more than a message's length: 10 bytes for 9, for a short field with a number.
     if len(stored) > limits.DOCUMENT_BYTES // 2:
         size = _size(message.fields) + len(key[1]) + 17
         if size > limits.DOCUMENT_BYTES:
             raise StoreError(
-                f"The document {name_of(key[1])!r} has {size} bytes; the limit is {limits.DOCUMENT_BYTES}. "
+                f"The document {name_of(key[1])!r} has {size} bytes, and the limit is {limits.DOCUMENT_BYTES}. "
                 "Store less in it."
             )
     return stored

@@ -1,9 +1,9 @@
-"""A database of LangGraph's SQLite saver, opened to be read by a migration, which need not trust it.
+"""Opens a database of LangGraph's SQLite saver for a migration, without trusting it.
 
-SQLite changes a database that it opens if there is a rollback journal beside it, and deletes the file that the journal
-names. Opened for reading only it does neither, and says so. Even then it writes to the memory that it shares with other
-processes, in a file beside the database, so no hard link may be there. Views, computed columns and statistics would run
-in this process, so only the tables that the SQLite saver makes are taken.
+If there is a rollback journal beside a database, SQLite changes the database when it opens it, and deletes the file
+that the journal names. If a database is opened for reading only, SQLite raises an error instead. Even then it writes to
+a file beside the database, the memory that it shares with other processes. So that file must not be a hard link. Views,
+computed columns and statistics would run in this process, so only the tables that the SQLite saver makes are accepted.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from langgraph_gcs_saver.errors import SourceError
 _TABLES = {"checkpoints", "writes"}
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 _SMALL_BYTES = 1 << 20
-"""What a value may have however small the files are."""
+"""Most bytes that a value may always have, however small the files are."""
 
 
 def open_source(path: Path) -> sqlite3.Connection:
-    """Open a database so that nothing changes in it or beside it.
+    """Open a database without changing it or the files beside it.
 
-    The connection may be used from any thread.
+    Any thread may use the connection.
 
     Raises:
-        SourceError: It is no database of LangGraph's SQLite saver, or SQLite would have to change it.
+        SourceError: The file is not a database of LangGraph's SQLite saver, or SQLite would have to change it.
     """
     file = path.resolve()
     size = _look(file)
     db = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, check_same_thread=False)
     try:
-        if sys.version_info >= (3, 11):  # No value is longer than the files that hold it, whatever it says.
+        if sys.version_info >= (3, 11):  # no value is longer than its files
             most = db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(most, max(size, _SMALL_BYTES)))
         db.execute("PRAGMA trusted_schema = OFF")
@@ -50,16 +50,16 @@ def open_source(path: Path) -> sqlite3.Connection:
 
 
 _JOURNAL = (
-    " There is a rollback journal beside it, by which SQLite would change it and may delete other files. If you trust "
-    "it, let the application that wrote it open the database once; else move the journal away."
+    " There is a rollback journal beside it. SQLite would change the database because of it, and might delete other "
+    "files. If you trust it, open the database once with the application that wrote it. Otherwise move it away."
 )
 
 
 def _look(file: Path) -> int:
-    """The bytes of a database and of the files beside it.
+    """The size of a database and the files beside it, in bytes.
 
     Raises:
-        SourceError: One is no regular file, or has another name as well.
+        SourceError: A file is not a regular file, or has more than one name.
     """
     size = 0
     for companion in _COMPANIONS:
@@ -68,7 +68,7 @@ def _look(file: Path) -> int:
             found = path.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 raise SourceError(
-                    f"{path} is a link, a hard link, a directory or a device, which SQLite would write to or wait for. "
+                    f"{path} is a link, a hard link, a directory or a device. SQLite could write to it or wait for it. "
                     "Nothing was read. Copy the database, and its log if it has one, to a directory of their own."
                 )
             size += found.st_size
@@ -79,15 +79,15 @@ def _check_schema(db: sqlite3.Connection, path: Path) -> None:
     found: set[str] = set()
     for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_schema"):
         if kind == "index" and sql is None:
-            continue  # of a primary key
+            continue  # the index of a primary key
         if kind != "table" or name not in _TABLES or _is_computed(db, name):
             raise SourceError(
-                f"{path} has {name!r} in its schema, which LangGraph's SQLite saver does not make, and which could run "
-                "in this process. Nothing was read. Copy `checkpoints` and `writes` to a database of their own."
+                f"{path} has {name!r} in its schema. LangGraph's SQLite saver does not create it, and it could run "
+                "code in this process. Nothing was read. Copy `checkpoints` and `writes` to a database of their own."
             )
         found.add(name)
     if found != _TABLES:
-        raise SourceError(f"{path} holds no checkpoints of LangGraph's SQLite saver. Nothing was read.")
+        raise SourceError(f"{path} has no checkpoints of LangGraph's SQLite saver. Nothing was read.")
 
 
 def _is_computed(db: sqlite3.Connection, table: str) -> bool:

@@ -1,8 +1,8 @@
-"""Python values to Firestore's protobuf values and back, on the raw messages.
+"""Conversion of Python values to Firestore's protobuf values and back, on the raw messages.
 
-proto-plus wraps every message in a Python object; converting through the raw classes takes a fraction of the time.
-Both document stores use these functions, so a document holds the same values wherever it is stored: Firestore's on the
-client's messages, the embedded one's and archives on their own, which are the same on the wire.
+proto-plus wraps every message in a Python object, and converting with the raw classes takes a fraction of the time. All
+stores use these functions, so a document holds the same values wherever it is stored. The Firestore store uses them on
+the client's messages. The other stores and archives use their own messages, which are the same on the wire.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def set_value(target: Any, value: object, depth: int = 0) -> None:
     """Write `value` into the empty `Value` message `target`.
 
     Raises:
-        InvalidInputError: `value` holds anything but None, bool, a 64-bit int, float, str, bytes and mappings of these
-            by str, or is nested more deeply than Firestore allows.
+        InvalidInputError: `value` holds something other than None, bool, 64-bit int, float, str, bytes and mappings
+            from str to these, or is nested more deeply than Firestore allows.
     """
     if value is None:
         target.null_value = 0
@@ -43,24 +43,24 @@ def set_value(target: Any, value: object, depth: int = 0) -> None:
         target.bytes_value = value
     elif isinstance(value, Mapping):
         if depth >= MAX_DEPTH:
-            raise InvalidInputError(f"Firestore stores mappings nested {MAX_DEPTH} deep at most.")
+            raise InvalidInputError(f"Firestore stores mappings that are nested at most {MAX_DEPTH} deep.")
         target.map_value.SetInParent()
         set_fields(target.map_value.fields, value, depth + 1)
     else:
         raise InvalidInputError(
-            f"A document's field cannot hold a {type(value).__name__}; "
-            "it can hold None, bool, int, float, str, bytes, and mappings of these."
+            f"A document's field cannot hold a {type(value).__name__}. "
+            "It can hold None, bool, int, float, str, bytes, and mappings of these."
         )
 
 
 def set_fields(target: Any, fields: Mapping[str, Any], depth: int = 0) -> None:
-    """Write `fields` into a message's map of values, such as `Document.fields`; errors as of `set_value`."""
+    """Write `fields` into a message's map of values, such as `Document.fields`. Raises what `set_value` raises."""
     for name, value in fields.items():
         set_value(target[_field_name(name)], value, depth)
 
 
 def to_value(value: object) -> Any:
-    """Make a `Value` message; errors as of `set_value`."""
+    """Make a `Value` message. Raises what `set_value` raises."""
     message = PbValue()
     set_value(message, value)
     return message
@@ -69,8 +69,8 @@ def to_value(value: object) -> Any:
 def from_value(message: Any) -> Any:
     """Read a `Value` message.
 
-    A type that this library never writes (another program's time stamp, say) comes back as the message itself, so it
-    does not keep anyone from reading the rest of the document.
+    A value of a type that this library never writes, such as another program's timestamp, is returned as the message
+    itself. So the rest of the document can still be read.
     """
     kind = message.WhichOneof("value_type")
     if kind == "map_value":
@@ -81,7 +81,7 @@ def from_value(message: Any) -> Any:
 
 
 def to_map(fields: Mapping[str, Any]) -> Any:
-    """Make a `MapValue` message; errors as of `set_value`."""
+    """Make a `MapValue` message. Raises what `set_value` raises."""
     message = PbMapValue()
     set_fields(message.fields, fields)
     return message
@@ -101,7 +101,7 @@ def _text(what: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidInputError(
-            f"The {what} {text[:40]!r} holds a lone surrogate, which is not Unicode text; Firestore cannot store it."
+            f"The {what} {text[:40]!r} holds a lone surrogate, which is not Unicode text. Firestore cannot store it."
         ) from None
     return text
 
@@ -109,6 +109,6 @@ def _text(what: str, text: str) -> str:
 def _field_name(name: object) -> str:
     if not isinstance(name, str) or not name or _RESERVED.match(name):
         raise InvalidInputError(
-            f"{str(name)[:40]!r} cannot be the name of a field: Firestore takes text, neither empty nor like `__x__`."
+            f"{str(name)[:40]!r} cannot be the name of a field. Firestore needs text that is not empty or like `__x__`."
         )
     return _text("name of a field", name)

@@ -204,7 +204,7 @@ def test_companions_have_room_for_nine_mebibytes_in_a_commit(uri, call):
 def test_a_commit_that_is_too_large_is_refused_as_a_whole(uri, call):
     seen = Seen()
     with opened(uri, Heavy(11, 1_000_000), interceptors=[seen]) as saver:
-        with pytest.raises(StoreError, match="over the limit"):
+        with pytest.raises(StoreError, match="exceeds the limit"):
             call(saver)
         found = saver.get_tuple(config_of(None))
         assert found.config["configurable"]["checkpoint_id"] == config_of(4)["configurable"]["checkpoint_id"]

@@ -656,7 +656,7 @@ def test_where_no_file_can_be(tar, tmp_path):
         with pytest.raises(StoreError, match="too long"):
             saver.admin.export_thread("t", tmp_path / ("x" * 256))
         for directory in (".", "/", "", tmp_path):
-            with pytest.raises(InvalidInputError, match="is no file"):
+            with pytest.raises(InvalidInputError, match="is not a file"):
                 saver.admin.export_thread("t", directory)
         # As long as a name can be.
         saver.admin.export_thread("t", tmp_path / ("\N{HIRAGANA LETTER A}" * 85))

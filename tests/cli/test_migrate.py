@@ -154,7 +154,7 @@ def test_threads_that_are_not_there(command, store_uri, file, tmp_path):
     (tmp_path / "empty").touch()
     ended = command("migrate", "--from", f"sqlite://{tmp_path}/empty")
     assert (ended.code, ended.out) == (7, "")
-    assert "holds no checkpoints of LangGraph's SQLite saver" in ended.err
+    assert "has no checkpoints of LangGraph's SQLite saver" in ended.err
     (tmp_path / "other").write_text("no database, and long enough to be told from an empty one" * 20)
     ended = command("migrate", "--from", f"sqlite://{tmp_path}/other")
     assert ended.code == 7

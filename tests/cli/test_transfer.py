@@ -122,12 +122,12 @@ def test_what_is_refused(uri, other, tmp_path):
     with pytest.raises(CommandError, match="no thread 'nobody'"):
         call("export", "nobody", tmp_path / "x.tar", "--store", uri)
     assert not (tmp_path / "x.tar").exists()
-    with pytest.raises(InvalidInputError, match="no file"):
+    with pytest.raises(InvalidInputError, match="does not exist"):
         call("import", tmp_path / "x.tar", "--store", uri)
     (tmp_path / "x.tar").write_bytes(b"x" * 2000)
     with pytest.raises(CommandError, match="nobody is there to ask"):
         call("export", "t", tmp_path / "x.tar", "--store", uri)
-    with pytest.raises(InvalidInputError, match="not read as an archive"):
+    with pytest.raises(InvalidInputError, match="cannot be read as an archive"):
         call("import", tmp_path / "x.tar", "--store", other)
 
 

@@ -335,7 +335,7 @@ def test_firestore_refusals_are_final(  # noqa: PLR0917
 @pytest.mark.parametrize("method", ["query", "aquery"])
 def test_firestore_wants_an_index(scripted: FirestoreDocuments, statuses: Statuses, method: str) -> None:
     statuses.plan = [(grpc.StatusCode.FAILED_PRECONDITION, "The query requires an index. Create it at https://x")]
-    with pytest.raises(StoreError, match="for want of an index"):
+    with pytest.raises(StoreError, match="because an index is missing"):
         SYNC[method](scripted)
 
 
@@ -923,7 +923,7 @@ def test_the_size_of_an_empty_object_may_be_left_out(blobs: GCSBlobs, monkeypatc
 def test_put_blob_never_replaces(proxied: GCSBlobs) -> None:
     proxied.put_blob(PUT)
     for data in (b"other", b"STATE CONTENT", b""):
-        with pytest.raises(StoreError, match="already there with other content") as caught:
+        with pytest.raises(StoreError, match="already exists with other content") as caught:
             proxied.put_blob(PutBlob(PUT.name, data))
         assert isinstance(caught.value.__cause__, exceptions.PreconditionFailed)
     assert proxied.get_blob(GetBlob(PUT.name)) == PUT.data
@@ -1067,7 +1067,7 @@ def test_ensure_bucket_tells_about_soft_delete(storage_emulator: str, project_id
         told = blobs.ensure_bucket(EnsureBucket())
     assert "keeps deleted objects for 7 days, and bills them" in told
     assert f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the 7 days" in told
-    assert "what was deleted by mistake can be restored" in told
+    assert "objects that were deleted by mistake can be restored" in told
     bucket.client.close()
 
 

@@ -165,7 +165,7 @@ def test_made_at_first_use(path: Path) -> None:
     ):
         assert not path.exists()
         assert documents.get_docs(GetDocs(("c/a",))) == {}
-        assert "was made" in blobs.ensure_bucket(EnsureBucket())
+        assert "was created" in blobs.ensure_bucket(EnsureBucket())
         assert "exists" in blobs.ensure_bucket(EnsureBucket())
     assert sorted(p.name for p in path.iterdir()) == ["documents.sqlite3", "objects", "tmp"]
 
@@ -517,7 +517,7 @@ def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
 
 def test_a_directory_in_the_place_of_the_database(documents: LocalDocuments, path: Path) -> None:
     (path / "documents.sqlite3").mkdir(parents=True)
-    with pytest.raises(StoreError, match="see that it is a file"):
+    with pytest.raises(StoreError, match=r"a device\. It must be a file"):
         create(documents, "c/a")
 
 
@@ -525,7 +525,7 @@ def test_a_file_that_is_no_database(documents: LocalDocuments, path: Path) -> No
     path.mkdir()
     (path / "documents.sqlite3").write_bytes(b"not a database, but long enough to look at" * 100)
     for _ in range(2):
-        with pytest.raises(StoreError, match="restore it from a backup"):
+        with pytest.raises(StoreError, match="Restore it from a backup"):
             create(documents, "c/a")
 
 
@@ -544,7 +544,7 @@ def test_a_database_without_a_log(documents: LocalDocuments, path: Path) -> None
     with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
         db.execute("PRAGMA journal_mode = DELETE")
     with closing(LocalDocuments(path, timeout=PATIENCE)) as again:
-        with pytest.raises(StoreError, match=r"has no write-ahead log: .*if another program has changed it, run"):
+        with pytest.raises(StoreError, match=r"has no write-ahead log\. .*If another program has changed it, run"):
             value(again, "c/a")
         with closing(sqlite3.connect(path / "documents.sqlite3")) as db:
             db.execute("PRAGMA journal_mode = WAL")
@@ -620,7 +620,7 @@ def test_an_empty_file_beside_what_a_store_left(empty: Path, path: Path, left: s
     with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
         for call in (lambda: value(documents, "c/a"), lambda: create(documents, "c/a")):
             with pytest.raises(
-                StoreError, match=rf"sqlite3 is empty, but \S.*{left} is not: .* Restore .* name another"
+                StoreError, match=rf"sqlite3 is empty, but \S.*{left} is not\. .* Restore .* choose another"
             ):
                 call()
     assert (empty.read_bytes(), beside.read_bytes()) == (before, b"the last commits, or an object")
@@ -712,7 +712,7 @@ def test_a_full_disk_for_objects(blobs: LocalBlobs, path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(local.os, "fsync", full)
-        with pytest.raises(StoreError, match="make room"):
+        with pytest.raises(StoreError, match="Free some space"):
             blobs.put_blob(PutBlob("t/a", b"x"))
     assert blobs.get_blob(GetBlob("t/a")) is None
     assert list((path / "tmp").iterdir()) == []

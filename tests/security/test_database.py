@@ -77,7 +77,7 @@ def test_another_schema_is_refused(change, store_uri, command, what):  # noqa: F
             lambda: put(saver, 2, {"v": 2}, parent=1, thread="a"),
             lambda: saver.delete_thread("a"),
         ):
-            with pytest.raises(StoreError, match=r"documents.sqlite3 has .* in its schema.*restore"):
+            with pytest.raises(StoreError, match=r"documents.sqlite3 has .* in its schema.*Restore"):
                 call()
     ended = command("threads")
     assert (ended.code, ended.out) == (StoreError.exit_code, "")
@@ -190,8 +190,8 @@ def test_what_lies_beside_the_source_of_a_migration(store_uri, tmp_path, command
         ((SAVERS[0], SAVERS[1], "CREATE TRIGGER t AFTER INSERT ON writes BEGIN SELECT 1; END"), "in its schema"),
         ((SAVERS[0], SAVERS[1].replace("value)", "value AS (zeroblob(900000000)))")), "in its schema"),
         ((*SAVERS, "ANALYZE"), "in its schema"),
-        ((SAVERS[0],), "holds no checkpoints"),
-        ((), "holds no checkpoints"),
+        ((SAVERS[0],), "has no checkpoints"),
+        ((), "has no checkpoints"),
     ],
 )
 def test_a_source_of_a_migration_that_is_something_else(store_uri, tmp_path, command, statements, complaint):  # noqa: F811

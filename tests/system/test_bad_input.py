@@ -332,7 +332,7 @@ def test_a_directory_that_is_a_file(tmp_path, place):
             lambda: list(saver.list(cfg())),
             saver.setup,
         ):
-            with refused(StoreError, match="name another directory"):
+            with refused(StoreError, match="choose another directory"):
                 call()
     assert file.read_text() == "mine"
 
@@ -398,11 +398,11 @@ def test_services_that_are_not_there(monkeypatch, how):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
 
         def check(call):
-            with refused(StoreUnavailableError, match="Call again"):
+            with refused(StoreUnavailableError, match="Try again"):
                 call()
 
         async def acheck(call):
-            with refused(StoreUnavailableError, match="Call again"):
+            with refused(StoreUnavailableError, match="Try again"):
                 await call()
 
         async def all_at_once(saver):
@@ -705,7 +705,7 @@ def test_checkpoint_ids_that_are_too_long(saver, raw, checkpoint_id):
         lambda: list(saver.list(config)),
         lambda: list(saver.list(cfg(), before=config)),
     ):
-        with refused(InvalidIdError, match="at most 500"):
+        with refused(InvalidIdError, match="At most 500"):
             call()
         assert raw.snapshot() == ({}, {})
 

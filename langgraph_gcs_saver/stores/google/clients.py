@@ -1,4 +1,4 @@
-"""Opening Google's stores: clients from what the caller gave, or from the environment."""
+"""Opens Google's stores with the caller's clients and credentials, or with those of the environment."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def open_google(
     """The two stores at an address.
 
     Args:
-        address: Where they are.
+        address: Where the stores are.
         options: Timeouts and threads.
         bucket: A ready-made bucket, or a name.
         firestore_client: A ready-made client.
-        credentials: Credentials for the clients that are made here; the environment's if not given. They are never sent
-            in clear: where an emulator's variable is set, clients are anonymous, whatever is given.
-        on_retry: Called before each further attempt of a request, to either.
+        credentials: Credentials for the clients that are created here; the environment's if not given. They are never
+            sent in clear: if an emulator's variable is set, clients are anonymous, whatever is given.
+        on_retry: Called before each further attempt of a request to either store.
 
     Raises:
-        InvalidOptionError: What was given is no client, or one for another project or database; or nothing names a
-            project.
+        InvalidOptionError: The argument is not a client, or is a client for another project or database. Or nothing
+            names a project.
         PermissionDeniedError: There are no credentials, or they cannot be read.
     """
     _check(address, firestore_client)
@@ -78,19 +78,19 @@ def bucket_name(bucket: Bucket | str) -> str:
     """The name of a bucket that a caller gave.
 
     Raises:
-        InvalidOptionError: It is none.
-        InvalidURIError: It is a connection string.
+        InvalidOptionError: The argument is not a bucket or a name.
+        InvalidURIError: The argument is a connection string.
     """
     if isinstance(bucket, str):
         if "://" in bucket:
             raise InvalidURIError(
-                "The bucket is a connection string, and GCSSaver takes the name of one. Open the string with "
+                "The bucket is a connection string, and GCSSaver needs a bucket's name. Open the string with "
                 "GCSSaver.from_conn_string(…)."
             )
         return bucket
     if not isinstance(bucket, Bucket):
         raise InvalidOptionError(
-            f"bucket is of type {type(bucket).__name__}; it must be a google.cloud.storage.Bucket, or its name."
+            f"bucket is of type {type(bucket).__name__}. It must be a google.cloud.storage.Bucket, or a bucket's name."
         )
     return str(bucket.name)
 
@@ -100,27 +100,27 @@ def _check(address: GoogleAddress, client: object) -> None:
         return
     if not isinstance(client, firestore.Client):
         raise InvalidOptionError(
-            f"firestore is of type {type(client).__name__}; it must be a google.cloud.firestore.Client. Asynchronous "
-            "calls use it as well: their channels are made like its own."
+            f"firestore is of type {type(client).__name__}. It must be a google.cloud.firestore.Client. Asynchronous "
+            "calls use it too: their channels are created like its own."
         )
     database = private.database_id(client)
-    # The default cannot be told from a database that was named.
+    # The default cannot be distinguished from a database that the caller named.
     if address.project not in {None, client.project} or address.database not in {"(default)", database}:
         raise InvalidOptionError(
             f"The client given as firestore is for the database {database!r} of project "
-            f"{client.project!r}, but project={address.project!r} and database={address.database!r} were asked for. "
-            "Leave them out, or the client."
+            f"{client.project!r}, but the arguments are project={address.project!r} and "
+            f"database={address.database!r}. Pass either the client or these arguments."
         )
 
 
 class _Login:
-    """The credentials and the project of the clients that are made here, looked up when a client needs them.
+    """The credentials and the project of the clients that are created here, looked up when a client needs them.
 
-    Google's clients look up both in one call, and what that raises does not say which one is missing.
+    Google's clients look up both in one call, and the error of that call does not say which one is missing.
 
     Args:
         address: The project, if the caller named one.
-        credentials: The caller's.
+        credentials: The caller's credentials, if given.
     """
 
     def __init__(self, address: GoogleAddress, credentials: Credentials | None) -> None:
@@ -132,16 +132,16 @@ class _Login:
         project = self._address.project
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
         host = emulator or os.environ.get("API_ENDPOINT_OVERRIDE", _TLS)  # as Google's client does
-        # That would send them to an emulator as well. Over TLS that is what they were given for.
+        # Credentials are never sent in clear. An emulator gets them only over TLS, if the caller passed them.
         if not host.startswith(_TLS) or (emulator and self._given is None):
             return Client(project=project or self._emulated_project(), credentials=AnonymousCredentials())
         credentials = self._credentials()
         return Client(project=project or self._project(), credentials=credentials)
 
     def firestore(self, of_bucket: str | None) -> firestore.Client:
-        """A client for the database; if no project is named, in that of the bucket's client."""
+        """A client for the database. If no project is named, the project is that of the bucket's client."""
         address = self._address
-        if os.environ.get("FIRESTORE_EMULATOR_HOST"):  # in clear: Google's client would send an id token of theirs
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):  # in clear, and Google's client would send an id token
             project = address.project or self._emulated_project()
             return firestore.Client(project=project, database=address.database, credentials=AnonymousCredentials())
         credentials = self._credentials()
@@ -169,13 +169,13 @@ class _Login:
             return self._environment[0]
         except (GoogleAuthError, OSError) as error:
             raise PermissionDeniedError(
-                f"There are no usable Google Cloud credentials ({error}). Run `gcloud auth application-default login`, "
-                "run as a service account that has roles/datastore.user and roles/storage.objectUser, or pass "
+                f"No usable Google Cloud credentials were found ({error}). Run `gcloud auth application-default login`"
+                ", run as a service account that has roles/datastore.user and roles/storage.objectUser, or pass "
                 "`credentials=`."
             ) from error
 
     def _project(self) -> str | None:
-        """The project that the environment or the credentials name."""
+        """The project that the environment or the credentials name; `None` if neither names one."""
         named = os.environ.get("GOOGLE_CLOUD_PROJECT") or getattr(self._given, "project_id", None)
         if named:
             return str(named)

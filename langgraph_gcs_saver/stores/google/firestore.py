@@ -1,16 +1,17 @@
 """Documents in Cloud Firestore, on the client's own channel.
 
-Requests and answers are raw protobuf messages: without the proto-plus wrappers of the generated client every RPC takes
-20 to 30% less time. What that client does besides is here: routing headers, deadlines, retries, errors. Its own
-defaults block 60 s on a commit that is too large and 300 s on a server that is gone.
+Requests and answers are raw protobuf messages. Without the proto-plus wrappers of the generated client, every RPC takes
+20 to 30% less time. This module does what else that client would do: routing headers, deadlines, retries and errors.
+The client's defaults would block for 60 s on a commit that is too large, and for 300 s on a server that is gone.
 
-Synchronous methods use the client that was given. Asynchronous ones use native grpc.aio channels, one per event loop,
-made inside that loop on first use, like `AsyncClient`'s but for its logging interceptor, which costs 0.08 ms a call.
+Synchronous methods use the caller's client. Asynchronous methods use native grpc.aio channels, one per event loop,
+created inside that loop on first use. They are like `AsyncClient`'s, but without its logging interceptor, which costs
+0.08 ms per call.
 
-After a fork, the child makes a new client; what it inherits is left untouched there, for the sockets are the parent's.
-grpc itself survives a fork unless GRPC_ENABLE_FORK_SUPPORT=0 is set. Its asyncio half does not, while the parent has a
-channel of it open: the child's own then hang or crash (grpcio 1.85). So channels of closed loops are closed before
-every fork, and a child of a parent with loops that still run performs asynchronous calls on threads.
+After a fork, the child creates a new client. It does not touch the inherited one, because the sockets are the parent's.
+grpc itself survives a fork unless GRPC_ENABLE_FORK_SUPPORT=0 is set. grpc.aio does not, if the parent has a grpc.aio
+channel open: the child's channels then hang or crash (grpcio 1.85). So channels of closed loops are closed before every
+fork. If loops of the parent still run, the child performs asynchronous calls on threads.
 """
 
 from __future__ import annotations
@@ -68,18 +69,18 @@ from langgraph_gcs_saver.stores.values import from_fields, set_fields, set_value
 T = TypeVar("T")
 
 FORKED_THREADS = 16
-"""Asynchronous calls at once in a forked process that cannot use grpc.aio."""
+"""Most asynchronous calls at the same time in a forked process that cannot use grpc.aio."""
 
-# Those of google-cloud-firestore's own clients (keepalive against middleboxes, no limits of grpc's own), and ours.
+# The options of google-cloud-firestore's clients (keepalive for middleboxes, no size limits of grpc), and our own.
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # grpc's own limit is 120 s: after an outage of 75 s every call failed for 30 to 37 s more (2 s with this one).
+    # grpc's default is 120 s. With it, calls failed for 30 to 37 s after an outage of 75 s; with 2 s, for 2 s.
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
-# Streams are received in the thread that reads them; grpc starts one more for each otherwise.
+# The thread that reads a stream also receives it. Otherwise grpc starts a thread for each stream.
 _SYNC_OPTIONS = ((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),)
 
 _RETRY = frozenset(
@@ -92,7 +93,7 @@ _RETRY = frozenset(
     }
 )
 
-# What only the text of a status tells. Emulator 1.19 and grpc itself word the first one differently.
+# Causes that only the text of a status shows. Emulator 1.19 and grpc itself word the first one differently.
 _TOO_LARGE = re.compile(
     r"(exceeds )?maximum (entity )?size|larger than max|payload size exceeds|too (large|big)", re.IGNORECASE
 )
@@ -118,7 +119,7 @@ _NAME = "__name__"
 
 @dataclass(frozen=True)
 class _Method:
-    """An RPC: its name, message classes, the request's field that routes it, its service, and who may call it."""
+    """An RPC: its name, message classes, the request's field that routes it, its service, and the role it needs."""
 
     name: str
     request: Any
@@ -158,9 +159,9 @@ _COMMIT = _Method("Commit", rpcs.CommitRequest.meta.pb, rpcs.CommitResponse.meta
 
 @cache
 def _admin() -> tuple[_Method, _Method]:
-    """`GetField` and `UpdateField` of the Admin API, which the same host serves to the same credentials.
+    """`GetField` and `UpdateField` of the Admin API, which has the same host and accepts the same credentials.
 
-    Imported when first needed: that takes 0.2 s, and hardly any process sets a store up.
+    The import takes 0.2 s and few processes set up a store, so it happens on first use.
     """
     from google.cloud.firestore_admin_v1.types import field, firestore_admin  # noqa: PLC0415
     from google.longrunning import operations_pb2  # noqa: PLC0415
@@ -179,10 +180,10 @@ class _Call(Generic[T]):
 
     Attributes:
         method: The RPC.
-        request: Its message.
-        parse: Makes the result of the answers, or of `None` where `declined` says so.
-        what: What is asked for, for messages.
-        declined: Tells by a status whether the service said no in a way that is a result.
+        request: The request's message.
+        parse: Makes the result from the answers, or from `None` if the service declined.
+        what: The purpose, for messages.
+        declined: Whether an error's status is a regular negative result.
     """
 
     method: _Method
@@ -206,15 +207,15 @@ class _Stubs:
         self._made = {method.name: method.on(channel) for method in (_GET, _BATCH_GET, _QUERY, _COMMIT)}
 
     def of(self, method: _Method) -> Callable[..., Any]:
-        """An RPC's stub; those that setting up needs are made when they are first asked for."""
+        """An RPC's stub. Stubs of rare RPCs are created on first use."""
         return self._made.get(method.name) or self._made.setdefault(method.name, method.on(self.channel))
 
     def close_now(self) -> None:
-        """Close an asynchronous channel without awaiting; in the thread of its loop, if that still runs."""
-        closing = self.channel.close()  # without grace it never waits
+        """Close an asynchronous channel without awaiting. If its loop still runs, call this in the loop's thread."""
+        closing = self.channel.close()  # without a grace period it never waits
         try:
             asyncio.get_running_loop()
-        except RuntimeError:  # grpcio before 1.83 looks for the calls to cancel among the tasks of a running loop
+        except RuntimeError:  # no loop runs, and grpcio before 1.83 needs one to find the calls to cancel
             loop = asyncio.new_event_loop()
             try:
                 loop.run_until_complete(closing)
@@ -230,7 +231,7 @@ class _Stubs:
 
 @dataclass
 class _Process:
-    """What one process uses; a forked child starts with a new one."""
+    """The channels and threads of one process. A forked child starts with a new object."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     stubs: _Stubs | None = None
@@ -249,15 +250,15 @@ class FirestoreDocuments:
     """A `DocumentStore` in a Firestore database (Native mode).
 
     Args:
-        client: Used as it is by the synchronous methods; the channels of event loops and of forked processes get its
-            project, database, credentials, options and emulator.
-        root: Path of the document below which everything lies; empty for the top of the database.
-        timeout: Seconds that one call may take, all its attempts together.
+        client: The client for synchronous methods. The channels of event loops and of forked processes get its project,
+            database, credentials, options and emulator.
+        root: Path of the document below which all documents are stored; empty for the top of the database.
+        timeout: Seconds that one call may take, with all its attempts.
         owns_client: Whether `close` also closes the channel of `client`.
         on_retry: Called before each further attempt of a request.
 
     Raises:
-        InvalidOptionError: `root` is not a document's path, or `timeout` not a positive number.
+        InvalidOptionError: `root` is not a document's path, or `timeout` is not a positive number.
     """
 
     def __init__(
@@ -272,7 +273,7 @@ class FirestoreDocuments:
         segments = root.split("/") if root else []
         if len(segments) % 2 or not all(segments):
             raise InvalidOptionError(
-                f"root={root!r} is not the path of a document: it must have an even number of segments, "
+                f"root={root!r} is not the path of a document. It must have an even number of segments, "
                 "such as 'apps/my-app', or be empty."
             )
         if not timeout > 0:
@@ -359,10 +360,10 @@ class FirestoreDocuments:
     # Requests and answers
 
     def _get_one(self, effect: GetDocs) -> _Call[dict[str, Doc] | None]:
-        """A read of one document without a stream, which costs client and service less.
+        """A read of one document without a stream, which is cheaper for the client and the service.
 
-        NOT_FOUND, and so `None`, says that the document is missing, or else the database, and only its text says which:
-        a batched get tells them apart.
+        Its result is `None` for NOT_FOUND: the document or the database is missing, and only the text says which. A
+        batched get distinguishes the two.
         """
         request = _GET.request(name=f"{self._base}/{effect.names[0]}")
         if effect.mask is not None:
@@ -387,7 +388,7 @@ class FirestoreDocuments:
 
     def _query(self, effect: QueryDocs) -> _Call[list[Doc]]:
         parent, _, collection = f"{self._base}/{effect.collection}".rpartition("/")
-        if effect.group:  # refused below any other parent; the range of names keeps it below the root
+        if effect.group:  # Firestore allows no other parent; the range of names limits the query to the root
             parent = f"{self._database}/documents"
         request = _QUERY.request(parent=parent)
         select = request.structured_query
@@ -466,7 +467,7 @@ class FirestoreDocuments:
             target.current_document.exists = False
             return
         if isinstance(write, Merge):
-            target.update_mask.SetInParent()  # an empty mask merges nothing; without one the document is replaced
+            target.update_mask.SetInParent()  # an empty mask merges no field; no mask replaces the document
             target.update_mask.field_paths.extend(map(_quote, (*write.fields, *write.remove)))
         if write.update_time is not None:
             seconds, nanoseconds = divmod(write.update_time, 10**9)
@@ -492,8 +493,8 @@ class FirestoreDocuments:
         _, update = _admin()
         request = update.request()
         request.field.name = self._field(effect)
-        request.field.index_config.SetInParent()  # without indexes: none at all
-        # Nothing but this: other settings of the field, such as a time to live, are not ours.
+        request.field.index_config.SetInParent()  # an empty config: no indexes
+        # The mask protects other settings of the field, such as a time to live.
         request.update_mask.paths.append("index_config")
         what = f"to take {effect.collection}.{effect.field} out of its indexes"
         return _Call(update, request, lambda _: None, what)
@@ -542,7 +543,7 @@ class FirestoreDocuments:
                 self._closed_under(error)
                 raise
             except asyncio.CancelledError as error:
-                # Closing a channel cancels its calls, and grpc then raises this in a task that nobody cancelled.
+                # Closing a channel cancels its calls. Then grpc raises this in a task that was not canceled.
                 if not _cancelled_by_caller():
                     self._closed_under(error)
                 raise
@@ -553,7 +554,7 @@ class FirestoreDocuments:
         return Patience(self._where, self._timeout, self.on_retry)
 
     def _answered(self, error: Any, call: _Call[T]) -> T:
-        """What an error answers, if the call was declined; raises `TryAgain`, or what the caller gets to see."""
+        """The result for an error if the call was declined. Otherwise raises `TryAgain` or the error for the caller."""
         code: grpc.StatusCode = error.code()
         details: str = error.details() or ""
         if code is grpc.StatusCode.CANCELLED:
@@ -567,8 +568,8 @@ class FirestoreDocuments:
     def _error(self, code: grpc.StatusCode, details: str, call: _Call[Any]) -> StoreError:
         if _bad_credentials(details):
             return PermissionDeniedError(
-                f"{self._where} cannot be asked {call.what}: the credentials give no access token. Renew them, for "
-                f"example with `gcloud auth application-default login`; they need the role {call.method.role}."
+                f"{self._where} was not asked {call.what}, because the credentials give no access token. Renew them, "
+                f"for example with `gcloud auth application-default login`. They need the role {call.method.role}."
             )
         if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
             return PermissionDeniedError(
@@ -584,23 +585,21 @@ class FirestoreDocuments:
             )
         if _DATASTORE_MODE.search(details):
             return StoreError(
-                f"{self._where} is a database in Datastore mode; checkpoints need one in Native mode. "
-                "Create another database in the same project and name it."
+                f"{self._where} is a database in Datastore mode, and checkpoints need one in Native mode. "
+                "Create another database in the same project, and pass its name."
             )
         if _INDEX.search(details):
             return StoreError(
-                f"{self._where} refused {call.what} for want of an index ({details[:500]}). Automatic single-field "
-                "indexes serve every query here: remove the exemption for `ns`, `format`, `run_id` or `filter`."
+                f"{self._where} refused {call.what}, because an index is missing ({details[:500]}). Every query here "
+                "uses automatic single-field indexes. Remove the exemption for `ns`, `format`, `run_id` or `filter`."
             )
         if _TOO_LARGE.search(details):
             return StoreError(
-                f"{self._where} refused {call.what}: too large. A document holds "
-                f"{limits.DOCUMENT_BYTES >> 20} MiB, a request {limits.COMMIT_BYTES >> 20} MiB "
+                f"{self._where} refused {call.what}: too large. A document may have "
+                f"{limits.DOCUMENT_BYTES >> 20} MiB, and a request {limits.COMMIT_BYTES >> 20} MiB "
                 f"({limits.EMULATOR_REQUEST_BYTES >> 20} MiB in the emulator)."
             )
-        return StoreError(
-            f"{self._where} refused {call.what} ({code.name}); the exception that this one has as its cause tells why."
-        )
+        return StoreError(f"{self._where} refused {call.what} ({code.name}). The cause of this exception says why.")
 
     # Clients
 
@@ -639,19 +638,19 @@ class FirestoreDocuments:
 
     def _closed_under(self, error: BaseException) -> None:
         if self._closed:
-            raise SaverClosedError("This saver was closed while it worked; make a new one.") from error
+            raise SaverClosedError("This saver was closed during a call; make a new one.") from error
 
     # Closing
 
     def close(self) -> None:
-        """Close the channels that this store made. Idempotent; calls under way end with `SaverClosedError`.
+        """Close the channels that this store created. Calls under way raise `SaverClosedError`. Idempotent.
 
-        Those of other event loops that still run are closed in these, as soon as they come to it.
+        Other event loops that still run close their channels themselves, at their next chance.
         """
         self._release(None)
 
     async def aclose(self) -> None:
-        """Close as `close` does; the running loop's channel is closed when this returns. Idempotent."""
+        """Close like `close`. The running loop's channel is closed when this returns. Idempotent."""
         self._release(asyncio.get_running_loop())
 
     def _release(self, here: asyncio.AbstractEventLoop | None) -> None:
@@ -673,7 +672,7 @@ class FirestoreDocuments:
                 continue
             try:
                 loop.call_soon_threadsafe(loop_stubs.close_now)
-            except RuntimeError:  # the loop was closed between the two lines
+            except RuntimeError:  # the loop was closed in the meantime
                 loop_stubs.close_now()
 
     # Forks
@@ -689,7 +688,7 @@ class FirestoreDocuments:
 
 
 _no_aio = threading.Event()
-"""Set in a process whose parent had a channel of grpc.aio open when it forked."""
+"""Set in a process whose parent had a grpc.aio channel open when it forked."""
 
 _at_fork = AtFork(
     before=FirestoreDocuments._before_fork,  # noqa: SLF001
@@ -698,7 +697,7 @@ _at_fork = AtFork(
 
 
 def _channel(client: firestore.Client) -> Any:
-    """The channel that `client` would make, but for the limit to its pauses."""
+    """The channel that `client` would create, with a lower limit for the pauses between connection attempts."""
     host = private.emulator(client)
     if host is not None:
         return grpc.insecure_channel(host, options=(*_CHANNEL_OPTIONS[1:], *_SYNC_OPTIONS))
@@ -710,9 +709,9 @@ def _channel(client: firestore.Client) -> Any:
 
 
 def _aio_channel(client: firestore.Client) -> Any:
-    """The channel that an `AsyncClient` like `client` makes, but for the interceptor.
+    """The channel that an `AsyncClient` like `client` creates, without the interceptor.
 
-    It also lacks the client's reference cycles, so grpc.aio ends as soon as the last one is closed.
+    It also has no reference cycles with the client, so grpc.aio ends as soon as its last channel is closed.
     """
     host = private.emulator(client)
     if host is not None:
@@ -747,7 +746,7 @@ async def _areceive(stub: Callable[..., Any], call: _Call[Any], **options: Any) 
 
 
 def _cancelled_by_caller() -> bool:
-    # Python 3.10 cannot tell; a cancellation must never be swallowed.
+    # Python 3.10 does not know. Then the answer is yes, because a cancellation must never be swallowed.
     cancelling = getattr(asyncio.current_task(), "cancelling", lambda: 1)
     return bool(cancelling())
 

@@ -1,8 +1,8 @@
 """Objects in Cloud Storage, with the synchronous google-cloud-storage client (it has no asynchronous one).
 
-The client's own retries are off: its defaults go on for 120 s, and each try of a server that never answers takes 60 s.
-Here one call, all its attempts together, ends at the deadline. What a forked process inherits is left untouched in it,
-for its sockets belong to the parent; a new client is made from the same credentials, project and address.
+The client's own retries are off. Its defaults retry for 120 s, and each attempt on a server that never answers takes
+60 s. Here one call, with all its attempts, ends at the deadline. A forked process does not touch the inherited client,
+because the sockets are the parent's. It creates a new client with the same credentials, project and address.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _FAILURES = (
 
 @dataclass
 class _Process:
-    """What one process uses; a forked child starts with a new one."""
+    """The bucket of one process, with its client. A forked child starts with a new object."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     bucket: Any = None
@@ -96,11 +96,11 @@ class GCSBlobs:
     """A `BlobStore` in a bucket. Safe to call from many threads at once.
 
     Args:
-        bucket: The bucket; its client's session gets a connection pool of the size below.
+        bucket: The bucket. Its client's session gets a connection pool of `max_connections`.
         prefix: Objects are named `{prefix}/{name}`; empty for the top of the bucket.
-        timeout: Seconds that one call may take, all its attempts together. A transfer that goes on, however slowly, is
-            not interrupted; one that stalls is.
-        max_connections: Connections kept for reuse: the number of threads that will call at once.
+        timeout: Seconds that one call may take, with all its attempts. A transfer that stalls is interrupted. A slow
+            transfer that makes progress is not.
+        max_connections: Connections to keep for reuse, which is the number of threads that call at the same time.
         on_retry: Called before each further attempt of a request.
 
     Raises:
@@ -141,7 +141,7 @@ class GCSBlobs:
         self._call(effect, what, partial(self._put, effect, crc32c(effect.data)))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
-        """Perform `GetBlob`; a range that begins past the end is empty."""
+        """Perform `GetBlob`. A range that begins after the end is empty."""
         return self._call(effect, f"to read the object {effect.name!r}", partial(self._get, effect))
 
     def hash_blob(self, effect: HashBlob) -> str | None:
@@ -165,7 +165,7 @@ class GCSBlobs:
             self._call(effect, f"to delete {len(names)} objects", partial(self._delete, names))
 
     def ensure_bucket(self, effect: EnsureBucket) -> str:
-        """Perform `EnsureBucket`; also says whether the bucket keeps (and bills) deleted objects."""
+        """Perform `EnsureBucket`. The answer also says whether the bucket keeps (and bills) deleted objects."""
         role = "roles/storage.admin (or, for a bucket that exists, roles/storage.objectUser)"
         return self._call(effect, "to look at the bucket or to create it", partial(self._ensure, effect), role)
 
@@ -174,7 +174,7 @@ class GCSBlobs:
         return self._call(effect, "to look at the bucket", self._read_bucket)
 
     def set_lifecycle(self, effect: SetLifecycle) -> bool:
-        """Perform `SetLifecycle`; rules of kinds that this library does not know stay as they are."""
+        """Perform `SetLifecycle`. Rules of kinds that this library does not know stay as they are."""
         what = f"to set the bucket's {len(effect.rules)} lifecycle rules"
         return self._call(effect, what, partial(self._set_lifecycle, effect), "roles/storage.admin")
 
@@ -183,7 +183,7 @@ class GCSBlobs:
     def _put(self, effect: PutBlob, crc32c: str, timeout: float) -> None:
         blob = self._bucket().blob(self._prefix + effect.name)
         if effect.checked:
-            blob.crc32c = crc32c  # goes along as metadata: the service refuses bytes that differ from it
+            blob.crc32c = crc32c  # sent as metadata, so that the service rejects bytes that do not match
         try:
             blob.upload_from_file(
                 io.BytesIO(effect.data),
@@ -195,20 +195,20 @@ class GCSBlobs:
                 retry=None,
             )
         except exceptions.ClientError as error:
-            # The service may lose a large upload's session, and wants it begun anew
+            # If the service loses the session of a large upload, the client must start over
             # (https://cloud.google.com/storage/docs/resumable-uploads).
             if error.code in {404, 410} and "upload_id=" in str(error) and _NO_BUCKET not in str(error):
                 raise TryAgain("the upload's session is gone") from error
             if not isinstance(error, exceptions.PreconditionFailed):
                 raise
-            # The answer to an earlier attempt may have been lost, in this call or in one before.
+            # An earlier attempt, of this call or another one, may have stored the object and lost the answer.
             found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
-                raise TryAgain("the object was there and is gone") from error
+                raise TryAgain("the object existed and is gone") from error
             if (found.crc32c, _size(found)) != (crc32c, len(effect.data)):
                 raise StoreError(
-                    f"{self._where}: the object {effect.name!r} is already there with other content and was left as it "
-                    "is: two writers used one name."
+                    f"{self._where}: the object {effect.name!r} already exists with other content and was left as it "
+                    "is. Two writers used the same name."
                 ) from error
 
     def _get(self, effect: GetBlob, timeout: float) -> bytes | None:
@@ -222,7 +222,7 @@ class GCSBlobs:
         return found.sha256.hexdigest() if self._download(effect.name, found, None, None, timeout) else None
 
     def _download(self, name: str, stream: Any, start: int | None, end: int | None, timeout: float) -> bool:
-        """Write an object's stored bytes, or those from `start` to `end`, to `stream`; false when it does not exist."""
+        """Write an object's stored bytes, or those from `start` to `end`, to `stream`; false if there is no object."""
         blob = self._bucket().blob(self._prefix + name)
         try:
             if end is not None and end < (start or 0):
@@ -233,7 +233,7 @@ class GCSBlobs:
                 start=start,
                 end=end,
                 raw_download=True,
-                checksum=None,  # a frame's sha256 is checked by whoever reads it
+                checksum=None,  # the reader of a frame checks its sha256
                 timeout=timeout,
                 retry=None,
             )
@@ -243,7 +243,7 @@ class GCSBlobs:
             if _NO_BUCKET in str(error):
                 raise
             if "No such object" not in str(error):
-                # Only the text tells. Without it, list: unlike the bucket itself, roles/storage.objectUser may do that.
+                # Only the text says which is missing. Without it, list: roles/storage.objectUser may not read buckets.
                 self._page(self._prefix, None, 1, timeout)
             return False
         return True
@@ -259,11 +259,11 @@ class GCSBlobs:
             found = bucket.get_blob(self._prefix + effect.target, timeout=timeout, retry=None)
             source = bucket.get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
-                raise TryAgain("the copy was there and is gone") from error
+                raise TryAgain("the copy existed and is gone") from error
             if source is not None and (found.crc32c, found.size) != (source.crc32c, source.size):
                 raise StoreError(
-                    f"{self._where}: the object {effect.target!r} is already there with other content and was left as "
-                    "it is: two writers used one name."
+                    f"{self._where}: the object {effect.target!r} already exists with other content and was left as "
+                    "it is. Two writers used the same name."
                 ) from error
             return source is not None
         except exceptions.NotFound as error:
@@ -274,7 +274,7 @@ class GCSBlobs:
 
     def _list(self, effect: ListBlobs, timeout: float) -> list[BlobInfo]:
         after = None if effect.after is None else self._prefix + effect.after
-        # startOffset is inclusive: one more, where a page holds it.
+        # startOffset is inclusive, so one more object is listed if it fits into a page.
         limit = effect.limit if after is None else min(effect.limit + 1, max(effect.limit, limits.LIST_OBJECTS))
         found = [
             BlobInfo(
@@ -316,7 +316,7 @@ class GCSBlobs:
             _delete_one(blob, timeout)
 
     def _delete_batch(self, bucket: Any, blobs: list[Any], timeout: float) -> list[requests.Response] | None:
-        """Answers of one batch; None when the server has no batches, as some emulators."""
+        """The answers of one batch; `None` if the server, such as some emulators, has no batches."""
         batch: Any = Batch(bucket.client)
         query = {"userProject": bucket.user_project} if bucket.user_project else {}
         for blob in blobs:
@@ -337,24 +337,24 @@ class GCSBlobs:
         except exceptions.NotFound:
             return self._create(bucket, effect.location, timeout)
         except (exceptions.Forbidden, exceptions.Unauthorized):
-            # Settings are for roles/storage.admin to see; objectUser may do all that is needed at run time.
+            # Only roles/storage.admin may read the settings, and objectUser suffices at run time.
             try:
                 self._page(self._prefix, None, 1, timeout)
             except exceptions.NotFound:
                 return self._create(bucket, effect.location, timeout)
-            return f"Bucket {self._name} exists; its settings cannot be read without roles/storage.admin."
+            return f"Bucket {self._name} exists. Its settings cannot be read without roles/storage.admin."
         return f"Bucket {self._name} exists. {_soft_delete(bucket)}".strip()
 
     def _create(self, bucket: Any, location: str | None, timeout: float) -> str:
         if not bucket.client.project:
-            raise StoreError(f"Bucket {self._name!r} does not exist; name the project to create it in (`project=`).")
-        # As docs/guides/operations.md makes it by hand: roles alone say who may read, and no object can be public.
+            raise StoreError(f"Bucket {self._name!r} does not exist. Pass `project=`, the project to create it in.")
+        # The same settings as in docs/guides/operations.md: only roles grant access, and no object can be public.
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         try:
             bucket.create(location=location, timeout=timeout, retry=None)
         except exceptions.Conflict:
-            # Made meanwhile by someone else, or by an attempt whose answer was lost; else by another customer.
+            # Another process created it, or an attempt whose answer was lost. Reload fails if another customer owns it.
             bucket.reload(timeout=timeout, retry=None)
         return f"Bucket {self._name} was created in {bucket.location}. {_soft_delete(bucket)}".strip()
 
@@ -376,7 +376,7 @@ class GCSBlobs:
         return True
 
     def _fresh_bucket(self) -> Any:
-        """The bucket without what other threads read or set of it."""
+        """The bucket, without settings that other threads read or changed."""
         bucket = self._bucket()
         return bucket.client.bucket(bucket.name, user_project=bucket.user_project)
 
@@ -398,9 +398,9 @@ class GCSBlobs:
     def _fail(self, error: Exception, what: str, role: str) -> NoReturn:
         if isinstance(error, auth_exceptions.GoogleAuthError):
             raise PermissionDeniedError(
-                f"{self._where} cannot be asked {what}: the credentials give no access token "
-                f"({type(error).__name__}). Renew them, for example with `gcloud auth application-default login`; "
-                f"they need the role {role}."
+                f"{self._where} was not asked {what}, because the credentials give no access token "
+                f"({type(error).__name__}). Renew them, for example with `gcloud auth application-default login`. "
+                f"They need the role {role}."
             ) from error
         if isinstance(error, exceptions.Forbidden | exceptions.Unauthorized):
             raise PermissionDeniedError(
@@ -409,12 +409,10 @@ class GCSBlobs:
         if isinstance(error, exceptions.NotFound):
             raise StoreNotFoundError(
                 f"{self._where}: the bucket does not exist. Create it (`setup()` does, with roles/storage.admin), or "
-                "name another."
+                "name another one."
             ) from error
         code = getattr(error, "code", None) or type(error).__name__
-        raise StoreError(
-            f"{self._where} refused {what} ({code}); the exception that this one has as its cause tells why."
-        ) from error
+        raise StoreError(f"{self._where} refused {what} ({code}). The cause of this exception says why.") from error
 
     # The client
 
@@ -440,11 +438,11 @@ class GCSBlobs:
             session.mount(scheme, HTTPAdapter(pool_maxsize=size))
 
     def close(self) -> None:
-        """Release connections. Idempotent. The client that was given stays usable for others."""
+        """Close the connections. The caller's client stays usable. Idempotent."""
         self._closed = True
         process = self._processes.pop()
         if process is not None and process.bucket is not None:
-            # A session without connections opens new ones when it is used again.
+            # A closed session opens new connections when it is used again.
             private.session(process.bucket.client).close()
 
 
@@ -452,7 +450,7 @@ def _transient(error: Exception) -> bool:
     if isinstance(error, auth_exceptions.GoogleAuthError):
         return isinstance(error, _TRANSIENT) or bool(getattr(error, "retryable", False))
     if isinstance(error, exceptions.BadRequest):
-        # Bytes that the service received differ from their checksum: damaged on the way.
+        # The bytes that the service received do not match their checksum: they were corrupted in transit.
         return "crc32c" in str(error).lower()
     if isinstance(error, exceptions.MethodNotImplemented):
         return False
@@ -472,7 +470,7 @@ def _ignore_missing(error: exceptions.GoogleAPICallError) -> None:
 
 
 class _Hashing(io.RawIOBase):
-    """A file that keeps nothing of what is written to it but the sha256."""
+    """A file that keeps only the sha256 of the bytes written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -484,7 +482,7 @@ class _Hashing(io.RawIOBase):
 
 
 def _size(blob: Any) -> int:
-    """An object's size. JSON made of a protocol buffer may leave out a number that is 0."""
+    """An object's size. JSON from a protocol buffer may omit a number that is 0."""
     return int(blob.size or 0)
 
 
@@ -495,6 +493,6 @@ def _soft_delete(bucket: Any) -> str:
     days = f"{int(seconds) / 86400:g} days"
     return (
         f"It keeps deleted objects for {days}, and bills them (soft delete). `gcloud storage buckets update "
-        f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the {days} in which what was deleted "
-        "by mistake can be restored, as docs/guides/operations.md does."
+        f"gs://{bucket.name} --clear-soft-delete` saves that storage, and ends the {days} in which "
+        "objects that were deleted by mistake can be restored, as docs/guides/operations.md does."
     )

@@ -1,7 +1,7 @@
 """Every private name of Google's packages that this library touches.
 
-They have no public reader. Each function says what it is for; if a release lacks a name, it says so, and by which
-release. tests/unit/test_private.py tries each name on the release that is installed.
+These names have no public equivalent. Each function's docstring says what it reads. If a release lacks the name, the
+error includes that docstring and the release. tests/unit/test_private.py tries each name on the installed release.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def _of(package: ModuleType) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a function that reads private names of a package say so when they are not there."""
+    """Decorate a function that reads private names of a package, to raise a clear error if a name is missing."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
@@ -36,8 +36,8 @@ def _of(package: ModuleType) -> Callable[[Callable[P, T]], Callable[P, T]]:
             except (AttributeError, TypeError) as error:
                 name = package.__name__.replace(".", "-")
                 raise StoreError(
-                    f"{name} {package.__version__} is not as this release of langgraph-gcs-saver knows it: {error}. "
-                    f"What it needs: {(function.__doc__ or '').splitlines()[0]} Install an earlier release of {name}, "
+                    f"{name} {package.__version__} is not supported by this release of langgraph-gcs-saver: {error}. "
+                    f"It needs: {(function.__doc__ or '').splitlines()[0]} Install an earlier release of {name}, "
                     "or a later one of langgraph-gcs-saver."
                 ) from error
 
@@ -51,34 +51,34 @@ def _of(package: ModuleType) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 @_of(firestore)
 def database_id(client: firestore.Client) -> str:
-    """The database that a client is for."""
+    """The id of a client's database."""
     name: str = client._database
     return name
 
 
 @_of(firestore)
 def database_path(client: firestore.Client) -> str:
-    """The path of a client's database, with which the names of its documents begin."""
+    """The path of a client's database, which is the prefix of its documents' names."""
     path: str = client._database_string
     return path
 
 
 @_of(firestore)
 def headers(client: firestore.Client) -> tuple[tuple[str, str], ...]:
-    """What a client sends along with each request: the database, what the emulator wants, and who it is."""
+    """The headers that a client sends with each request: the database, the emulator's token, and the client's name."""
     return (*client._rpc_metadata, client._client_info.to_grpc_metadata())
 
 
 @_of(firestore)
 def emulator(client: firestore.Client) -> str | None:
-    """The address of the emulator that a client was made for."""
+    """The address of the emulator that a client was created for."""
     host: str | None = client._emulator_host
     return host
 
 
 @_of(firestore)
 def target(client: firestore.Client) -> str:
-    """The address of the service that a client was made for."""
+    """The address of the service that a client was created for."""
     address: str = client._target
     return address
 
@@ -92,14 +92,14 @@ def credentials(client: firestore.Client) -> Credentials:
 
 @_of(firestore)
 def channel(client: firestore.Client) -> grpc.Channel:
-    """The channel of a client that somebody else made and uses as well."""
+    """The channel of a client that the caller created and also uses."""
     found: grpc.Channel = client._firestore_api.transport.grpc_channel
     return found
 
 
 @_of(firestore)
 def twin(client: firestore.Client) -> firestore.Client:
-    """A new client for the same database, with the same credentials and options, for a process that was forked."""
+    """A new client for the same database, with the same credentials and options, for a forked process."""
     found = firestore.Client(
         project=client.project,
         credentials=client._credentials,
@@ -107,7 +107,7 @@ def twin(client: firestore.Client) -> firestore.Client:
         client_info=client._client_info,
         client_options=client._client_options,
     )
-    found._emulator_host = client._emulator_host  # the variable may have changed since
+    found._emulator_host = client._emulator_host  # the environment variable may have changed since
     return found
 
 
@@ -116,25 +116,25 @@ def twin(client: firestore.Client) -> firestore.Client:
 
 @_of(storage)
 def api_address(client: storage.Client) -> str:
-    """The address of the service that a client was made for."""
+    """The address of the service that a client was created for."""
     address: str = client._connection.API_BASE_URL
     return address
 
 
 @_of(storage)
 def session(client: storage.Client) -> requests.Session:
-    """A client's session, whose pool of connections has to fit our threads, and is closed with the saver."""
+    """A client's session, whose connection pool must fit the saver's threads and is closed with the saver."""
     found: requests.Session = client._http
     return found
 
 
 @_of(storage)
 def own(client: storage.Client, session: requests.Session | None) -> storage.Client:
-    """A client of our own, with the credentials, project and address of one that was given.
+    """A client of the saver's own, with the credentials, project and address of the caller's client.
 
     Args:
-        client: The one that was given.
-        session: The session to use; None for a new one.
+        client: The caller's client.
+        session: The session to use; `None` for a new one.
     """
     found = storage.Client(
         project=client.project,
@@ -149,13 +149,13 @@ def own(client: storage.Client, session: requests.Session | None) -> storage.Cli
         extra_headers=client._extra_headers,
     )
     found._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL = client._connection.ALLOW_AUTO_SWITCH_TO_MTLS_URL
-    # From 3.17 on the client looks the bucket up on threads of its own, for labels of traces: requests without our
-    # deadline, that outlive `close` and ask for a right that roles/storage.objectUser does not give.
+    # From version 3.17 on, the client reads the bucket's metadata on threads of its own, to label traces. The requests
+    # ignore our deadline, outlive `close`, and need a permission that roles/storage.objectUser does not give.
     found._bucket_metadata_cache = None
     return found
 
 
 @_of(storage)
 def lifecycle(bucket: storage.Bucket) -> tuple[Mapping[str, Any], ...]:
-    """All lifecycle rules of a bucket; `lifecycle_rules` leaves out those of kinds that the client does not know."""
+    """All lifecycle rules of a bucket. `lifecycle_rules` omits rules of kinds that the client does not know."""
     return tuple(bucket._properties.get("lifecycle", {}).get("rule", ()))

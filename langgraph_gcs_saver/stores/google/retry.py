@@ -1,15 +1,16 @@
-"""How both stores try a request again: until it is answered, refused, or out of time.
+"""How both stores retry a request: until the service answers it or rejects it, or the time is up.
 
 A service may accept a request and never answer. So an attempt gets a share of the call's time, and all attempts and
-pauses together end at the call's deadline. Two requests of one call share that deadline. No library bounds all of this
-(looked at: google-api-core 2.44, tenacity 9.2):
+pauses together end at the call's deadline. Two requests of one call share that deadline. No library limits all of this
+(checked: google-api-core 2.44 and tenacity 9.2):
 
-- `google.api_core.retry` bounds the whole and nothing else: the first attempt may take all of it. It calls `on_error`
-  before it has chosen the pause, and also when no attempt follows.
-- tenacity bounds the whole and the number of attempts. An attempt cannot ask it how long it may take, and each request
-  begins to count for itself. A request that succeeds at once takes 21 µs more.
+- `google.api_core.retry` limits the total time only, so the first attempt may take all of it. It calls `on_error`
+  before it has chosen the pause, and also if no attempt follows.
+- tenacity limits the total time and the number of attempts. An attempt cannot find out how much time is left, and each
+  request has a clock of its own. A request that succeeds at once takes 21 µs more.
 
-With either, the clock and the shares would still be ours; only the loop would not. The pauses are google-api-core's.
+With either library, this module would still need the clock and the shares, and save only the loop. The pauses are
+google-api-core's.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from langgraph_gcs_saver.events import Retried
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""So many attempts fit the deadline, even when the server never answers any of them."""
+"""The number of attempts that fit into the deadline, even if the server never answers."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0
-"""Seconds before the second attempt, doubled from there on; each pause is random between zero and that."""
+"""Upper limits of the first and of the longest pause, in seconds. Each pause is random, and the limit doubles."""
 
 _SHORTEST = 0.001
-"""Seconds that an attempt gets at least; grpc takes zero or less for a mistake."""
+"""Least seconds of an attempt, because grpc rejects zero and negative timeouts."""
 
 OnRetry = Callable[[Retried], object]
-"""Called before each further attempt, where the request is made: on the event loop if that is asynchronous.
+"""Called before each further attempt, on the event loop if the request is asynchronous.
 
-So it must not wait; what it raises ends the call.
+So it must not block. An exception that it raises ends the call.
 """
 
 
-class TryAgain(Exception):  # noqa: N818 - not a failure: another attempt will do
-    """What an attempt raises, from what it met, if its request may be sent again.
+class TryAgain(Exception):  # noqa: N818 - it requests another attempt and is not a failure
+    """Raised by an attempt, from the original error, if its request may be sent again.
 
     Args:
-        reason: What it met, in a word or two.
+        reason: The cause, in a word or two.
     """
 
     def __init__(self, reason: str) -> None:
@@ -55,9 +56,9 @@ class TryAgain(Exception):  # noqa: N818 - not a failure: another attempt will d
 
 
 class Patience:
-    """The time that one call may take: the attempts of its requests, and the pauses between them.
+    """The time that one call may take, for the attempts of its requests and the pauses between them.
 
-    It begins when this is made.
+    It begins when the object is created.
 
     Args:
         where: The service, for messages.
@@ -74,12 +75,13 @@ class Patience:
         self._pauses = exponential_sleep_generator(FIRST_PAUSE, LONGEST_PAUSE)
 
     def perform(self, request: str, what: str, attempt: Callable[[float], T]) -> T:
-        """Perform a request, in as many attempts as it takes.
+        """Perform a request, with as many attempts as it needs.
 
         Args:
-            request: Its kind, for events.
-            what: What is asked for, for messages: "to read a document".
-            attempt: Makes an attempt that ends within so many seconds. Raises `TryAgain` if another one may do.
+            request: The kind of request, for events.
+            what: The purpose, for messages, such as "to read a document".
+            attempt: Makes an attempt that ends within the given seconds. Raises `TryAgain` if another attempt may
+                succeed.
 
         Raises:
             StoreUnavailableError: No time is left.
@@ -116,7 +118,7 @@ class Patience:
         if now + pause >= self._end:
             raise StoreUnavailableError(
                 f"{self._where} did not manage {what} in {now - self._began:.1f} s ({again.reason}). A write may "
-                "have been applied all the same. Call again; if this lasts, check network and service."
+                "have been applied nevertheless. Try again. If the error persists, check the network and the service."
             ) from error
         if self._on_retry is not None:
             self._on_retry(
