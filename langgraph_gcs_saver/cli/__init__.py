@@ -1,4 +1,7 @@
-"""`langgraph-gcs`: thin commands over the library. Needs the extra `cli`; the library itself never imports this."""
+"""The command line `langgraph-gcs`: thin commands over the library.
+
+It needs the extra `cli`. The library itself never imports this package.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _EXTRA = {"typer", "rich", "click"}
 
 
 def main() -> None:
-    """Run the command line of this process; ends by `SystemExit` with the code of what went wrong, if anything did."""
+    """Run the command line of this process. If the command failed, exit with `SystemExit` and the error's code."""
     ignore_notices()
     try:
         from langgraph_gcs_saver.cli.app import run
@@ -18,7 +21,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         print(
-            f'langgraph-gcs: {error.name} is not installed; pip install "langgraph-gcs-saver[cli]" brings it.',
+            f'langgraph-gcs: {error.name} is not installed. Install it with `pip install "langgraph-gcs-saver[cli]"`.',
             file=sys.stderr,
         )
         sys.exit(2)

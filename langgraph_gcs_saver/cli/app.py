@@ -1,4 +1,4 @@
-"""The list of commands, and how a failed one ends: one line on standard error and the error's exit code."""
+"""The list of commands, and how a failed command ends: one line on standard error and the error's exit code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, GCSSaverError, SerializationError, WrongKeyError
 
-# Without rich's markup: help would interpret brackets, and usage errors repeat what the user typed.
+# Rich's markup is off: help would interpret brackets, and usage errors repeat what the user typed.
 app = typer.Typer(
     name="langgraph-gcs",
     no_args_is_help=True,
@@ -92,14 +92,14 @@ def _options(
         typer.Option(
             "--accept-clear",
             envvar=ACCEPT_CLEAR_VARIABLE,
-            help="With a cipher, read what is not encrypted, too: for the time of a migration only.",
+            help="With a cipher, also read what is stored in clear. Use it only during a migration.",
         ),
     ] = False,
     _version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """LangGraph checkpoints in Firestore and Cloud Storage: see, compare, repair and move threads."""
+    """LangGraph checkpoints in Firestore and Cloud Storage: inspect, compare, repair and move threads."""
     global_store.set(store)
     global_cipher.set(cipher)
     accept_clear.set(accepts)
@@ -110,18 +110,18 @@ def _end(number: int, _: object) -> NoReturn:
 
 
 def _hint(error: Exception) -> str:
-    """What the command line calls the option that an error speaks of."""
+    """The command line's name for the saver option that an error mentions, as a sentence; empty if it mentions none."""
     if isinstance(error, WrongKeyError):
-        return f" --cipher MODULE:NAME or {CIPHER_VARIABLE} names it."
+        return f" Name the cipher with --cipher MODULE:NAME or {CIPHER_VARIABLE}."
     if isinstance(error, SerializationError) and "`serde`" in str(error):
         return " The command line has no option for it. Call the method of a GCSSaver that has that serializer."
     if isinstance(error, ClearTextError):
-        return f" --accept-clear before the command's name, or {ACCEPT_CLEAR_VARIABLE}=1, is that option."
+        return f" On the command line, give --accept-clear before the command's name, or set {ACCEPT_CLEAR_VARIABLE}=1."
     return ""
 
 
 class _Printable(logging.Formatter):
-    """What a library logs may name what a store holds."""
+    """Escapes log records, because a library may log names that a store holds."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(printable, super().format(record).split("\n")))
@@ -129,15 +129,15 @@ class _Printable(logging.Formatter):
 
 def run() -> None:
     """Run the command that `sys.argv` names and exit."""
-    # As Ctrl-C does: what a command has in a temporary directory, such as a copy of a thread, goes when it is ended.
+    # Exit as on Ctrl-C, so that a command removes its temporary directory, such as one with a copy of a thread.
     signal.signal(signal.SIGTERM, _end)
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # Not below nohup.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it.
         signal.signal(signal.SIGHUP, _end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a store holds need not fit the terminal's encoding.
+            # Text from a store may not fit the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
-    if logging.lastResort is not None:  # the handler of a process that has set up none
+    if logging.lastResort is not None:  # Python's handler for a process that has set up none.
         logging.lastResort.setFormatter(_Printable())
     try:
         app()

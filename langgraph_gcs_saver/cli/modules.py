@@ -1,4 +1,4 @@
-"""What options name as `MODULE:NAME`: an object of the user's own code."""
+"""Finds objects of the user's own code, which options name as `MODULE:NAME`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class NamingError(Exception):
 
 
 def find(name: str, forms: str = "MODULE:NAME") -> Any:
-    """The object that `MODULE:NAME` names; the module is looked for in the working directory first.
+    """The object that `MODULE:NAME` names. The working directory is searched for the module first.
 
     Args:
         name: The module, and the name in it, which may have dots.
-        forms: What may be given, for who gave something else.
+        forms: The accepted forms, for the error message.
 
     Raises:
-        NamingError: There is no such module or name, or the module raises when it is imported.
+        NamingError: There is no such module or name, or importing the module raises an error.
     """
     module, found, attribute = name.partition(":")
     if not found or not module or not attribute:
         raise NamingError(f"give {forms}.")
-    # As `python -m` does: who keeps agents in a directory calls it from there.
+    # Like `python -m`: users keep agents in a directory, and run the command there.
     sys.path.insert(0, str(Path.cwd()))
     try:
         imported = import_module(module)
@@ -42,7 +42,7 @@ def find(name: str, forms: str = "MODULE:NAME") -> Any:
 
 
 def raised(error: Exception) -> str:
-    """What the user's code raised, and where; not its text, which may quote a password or a key."""
+    """The type of an error of the user's code, and where it was raised; not its text, which may quote a secret."""
     own = str(Path(__file__).parent)
     for frame in traceback.extract_tb(error.__traceback__):
         is_ours = frame.filename.startswith((own, "<frozen ")) or Path(frame.filename).parent.name == "importlib"

@@ -1,4 +1,4 @@
-"""What a program of the command line does not print of the packages that it uses."""
+"""Hides notices that the command line's dependencies print."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import warnings
 
 
 def ignore_notices() -> None:
-    """Keep this process from telling, at each command, that Google's packages will leave its Python behind.
+    """Hide the warning of Google's packages that they will drop this version of Python. Each command would print it.
 
-    Whoever writes a program is told by the library's imports. Filters that the user has set come first.
+    A program that imports the library still gets the warning. Filters that the user has set take precedence.
     """
     warnings.filterwarnings(
         "ignore",

@@ -1,4 +1,4 @@
-"""Makes docs/reference/cli.md of the commands' own help: `python -m langgraph_gcs_saver.cli.reference > …`."""
+"""Generates docs/reference/cli.md from the commands' help: `python -m langgraph_gcs_saver.cli.reference > …`."""
 
 from __future__ import annotations
 
@@ -13,55 +13,60 @@ from langgraph_gcs_saver.cli.app import app
 
 NAME = "langgraph-gcs"
 WIDTH = 120
-"""Columns of the help in the document, whatever the terminal's."""
+"""Width of the help in the document, in columns. It does not depend on the terminal."""
 
 EXAMPLE = "Example: "
-"""What the last paragraph of a command's help begins with."""
+"""How the last paragraph of a command's help begins."""
 
 _HEAD = f"""\
 <!-- Generated from the commands' help: python -m langgraph_gcs_saver.cli.reference > docs/reference/cli.md -->
 
 # `{NAME}`
 
-`pip install ".[cli]"` brings the command. `--store`, before or after the command's name, or `LANGGRAPH_GCS_STORE` says
-where checkpoints are kept: a `gs://` or `file://` [connection string](../../README.md#stores), the emulators' included.
-`--cipher`, likewise, or `LANGGRAPH_GCS_CIPHER` says what a store is encrypted with, as `MODULE:NAME`: an object with
-LangGraph's `CipherProtocol`, or a function or class that makes one when it is called without arguments. The module is
-looked for in the current directory first. With a cipher, nothing in clear is read. `--accept-clear`, before the name of
-the command, or `LANGGRAPH_GCS_ACCEPT_CLEAR=1` reads it: see
+`pip install ".[cli]"` installs the command.
+
+`--store`, before or after the command's name, or `LANGGRAPH_GCS_STORE` names the store. The name is a `gs://` or
+`file://` [connection string](../../README.md#stores), which may point to the emulators.
+
+`--cipher`, likewise, or `LANGGRAPH_GCS_CIPHER` names what the store is encrypted with, as `MODULE:NAME`. It is an
+object with LangGraph's `CipherProtocol`, or a function or class that returns one when it is called without arguments.
+Python looks for the module in the current directory first. With a cipher, commands do not read what is stored in clear.
+To read it, give `--accept-clear` before the command's name, or set `LANGGRAPH_GCS_ACCEPT_CLEAR=1`: see
 [how to encrypt it](../explanation/security.md#encrypt-what-is-stored-in-clear).
 
 - `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
-- What changes a store shows its plan first, and asks before it destroys. `--dry-run` shows the same plan and does
-  nothing; `--yes` does not ask. Where nobody is there to ask, such as in a job, nothing is done without `--yes`.
-- Tables fold what does not fit into the terminal, but no id; in a pipe or a file, nothing. `COLUMNS` sets a width.
-- Lengths of time are a whole number and a unit: `90s`, `15m`, `24h`, `7d`, `2w`.
-- A moment is ISO 8601: `2030-01-31`, `2030-01-31T10:15`, in UTC unless a zone follows (`2030-01-31T10:15+01:00`). Or
-  a length of time, for so long ago. Times are shown in UTC.
-- A checkpoint is named by its id, or by any part of it that no other of its namespace has. If several have it, the
-  error lists them.
-- Ids, labels and whatever else a store holds are shown with control characters and line breaks escaped.
+- A command that changes a store shows its plan first, and asks before it destroys anything. `--dry-run` shows the same
+  plan and changes nothing. `--yes` skips the question. Without a terminal to ask at, such as in a job, a command
+  that would ask changes nothing without `--yes`.
+- Tables fold text that does not fit into the terminal, except for ids. In a pipe or a file they fold nothing. `COLUMNS`
+  sets a width.
+- A length of time is a whole number and a unit: `90s`, `15m`, `24h`, `7d`, `2w`.
+- A moment is ISO 8601: `2030-01-31`, `2030-01-31T10:15`, in UTC unless a zone follows (`2030-01-31T10:15+01:00`). A
+  length of time means that long ago: `2h` is two hours ago. Commands show times in UTC.
+- A checkpoint is named by its id, or by any part of the id that no other checkpoint of its namespace has. If several
+  checkpoints have it, the error lists them.
+- Ids, labels and other text from a store are shown with control characters and line breaks escaped.
 """
 
 _JSON = """\
 Ids are `thread_id`, `checkpoint_ns` and `checkpoint_id`; sizes are bytes; times are ISO 8601 in UTC.
-Whether a command failed is told by its [exit code](#exit-codes). One that could not do what it was asked may
-print no document, but a line on standard error.
+The [exit code](#exit-codes) says whether a command failed. A failed command may print no document, only a line on
+standard error.
 
 | key | of | what it means |
 |---|---|---|
 | `done` | `prune`, `copy`, `delete`, `collect`, `sweep`, `repair`, `rebind` | false only if a dry run found work |
-| `result` | the same | a sentence for people: what was done, or that there was nothing to do |
-| `plans` | the same | what was found to do, by thread (of `rebind`, for the store); empty if there was nothing |
+| `result` | the same | a sentence: what was done, or that there was nothing to do |
+| `plans` | the same | the work that was found, by thread (of `rebind`, for the store); empty if there was none |
 | `dry_run` | `pull`, `push`, `import`, `migrate` | whether nothing was written because of `--dry-run` |
 | `ok` | `pull`, `push`, `import`, `drill`, `demo` | whether all is well; if not, the exit code is not 0 |
-| `is_damage` | `verify`, `repair` | of a finding: true for damage, false for what nothing refers to |
+| `is_damage` | `verify`, `repair` | of a finding: true for damage, false for an orphan |
 | `done`, `missing`, `warnings` | `setup` | sentences: what was done, what could not be, what endangers the store |
 """
 
 
 def reference() -> str:
-    """The document: every command that is registered, in the order of `--help`."""
+    """The document. It covers every registered command, in the order of `--help`."""
     found = dict(commands())
     parts = [_HEAD, _section("Exit codes", _exit_codes()), _section("JSON", _JSON.splitlines())]
     listed = [f"| [`{name}`](#{name}) | {first_line(command)} |" for name, (command, _) in found.items()]
@@ -76,13 +81,13 @@ def first_line(command: Any) -> str:
 
 
 def example(command: Any) -> str | None:
-    """A command line that can be typed as it stands; `None` if the help has none at its end."""
+    """The command line at the end of a command's help, which can be typed as it stands; `None` if there is none."""
     last = " ".join((command.help or "").rstrip().split("\n\n")[-1].split())
     return last.removeprefix(EXAMPLE) if last.startswith(EXAMPLE) else None
 
 
 def commands() -> Iterator[tuple[str, tuple[Any, typer.Context]]]:
-    """Commands by name, groups' as `group command`, each with the context that it is called in."""
+    """The commands by name, each with its context. The name of a group's command is `group command`."""
     root: Any = typer.main.get_command(app)
     yield from _below(root, typer.Context(root, info_name=NAME, terminal_width=WIDTH), "")
 
@@ -108,9 +113,9 @@ def _exit_codes() -> Iterator[str]:
     by_code: dict[int, list[str]] = {}
     for error in errors.GCSSaverError.__subclasses__():
         by_code.setdefault(error.exit_code, []).append(f"`{error.__name__}`")
-    by_code[1] = ["what was asked for is not there, or the answer was no"]
+    by_code[1] = ["what you named does not exist, or the answer was no"]
     by_code[2] = ["the command line is wrong", *by_code[2]]
-    yield from ("| code | what it means |", "|---|---|", "| 0 | it is done, or nothing was found wrong |")
+    yield from ("| code | what it means |", "|---|---|", "| 0 | it is done, or nothing is wrong |")
     for code, names in sorted(by_code.items()):
         yield f"| {code} | {', '.join(names)} |"
 

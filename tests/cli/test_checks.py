@@ -108,7 +108,7 @@ def test_damage_is_shown_and_is_the_exit_code(make_saver, raw, command):
         assert (ended.code, ended.err) == (4, "")
         assert "missing" in ended.out
         assert f"{cid(2)}, channel 'own'" in ended.out
-        assert "1 damage and 0 unreferenced in 1 thread.\n" in ended.out
+        assert "1 damaged and 0 unreferenced in 1 thread.\n" in ended.out
         assert "at depth existence. Not checked: values." in ended.out
         ended = command("verify", *thread, "--depth", "existence", "--json")
         (finding,) = json.loads(ended.out)["findings"]
@@ -127,7 +127,7 @@ def test_what_nothing_refers_to_is_shown_and_is_no_damage(make_saver, raw, comma
     raw.set_object(name.replace("/own", "/else"), b"left")
     ended = command("verify", "--depth", "existence")
     assert (ended.code, ended.err) == (0, "")
-    assert "0 damages and 1 unreferenced in 1 thread." in ended.out
+    assert "0 damaged and 1 unreferenced in 1 thread." in ended.out
 
 
 @LOCAL
@@ -168,7 +168,7 @@ def test_damage_that_stays_is_the_exit_code(make_saver, raw, command):
     ended = command("repair", "--yes")
     assert ended.code == 4
     assert "leave" in ended.out
-    assert "only a backup can mend, in 't'" in ended.err
+    assert "only a backup can repair, in 't'" in ended.err
 
 
 @LOCAL

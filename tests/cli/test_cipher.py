@@ -86,7 +86,7 @@ def test_a_command_that_needs_the_key(command, store_uri, arguments):
     ended = command(*arguments)
     assert (ended.code, ended.out) == (8, "")
     assert "encrypted with 'test-xor', and the saver has no `cipher`" in ended.err
-    assert ended.err.endswith(" --cipher MODULE:NAME or LANGGRAPH_GCS_CIPHER names it.\n")
+    assert ended.err.endswith(" Name the cipher with --cipher MODULE:NAME or LANGGRAPH_GCS_CIPHER.\n")
     assert open_raw(store_uri).snapshot() == before
     ended = command(*arguments, "--cipher", XOR)
     assert (ended.code, ended.err) == (0, "")
@@ -181,9 +181,9 @@ def test_forms_of_a_cipher(command, module, name):
         (":cipher", 2, "give MODULE:NAME."),
         ("no_such_module:cipher", 2, "No module named 'no_such_module'"),
         ("MADE:no_such_name", 2, "has no attribute 'no_such_name'"),
-        ("MADE:number", 2, "a int is no cipher: that has the methods encrypt and decrypt"),
-        ("MADE:makes_none", 2, "a NoneType is no cipher"),
-        ("MADE:Half", 2, "a Half is no cipher"),
+        ("MADE:number", 2, "a int is not a cipher. A cipher has the methods encrypt and decrypt"),
+        ("MADE:makes_none", 2, "a NoneType is not a cipher"),
+        ("MADE:Half", 2, "a Half is not a cipher"),
         ("MADE:of_key", 2, "calling it without arguments raises TypeError."),
         ("MADE:raises", 2, f"calling it without arguments raises ValueError in line {LINE} of "),
         ("MADE:other", 8, "the saver's `cipher` cannot decrypt it"),

@@ -134,7 +134,7 @@ def test_checkpoints_of_a_time(make_saver, store_uri):
     assert compared("02", "01") == (two, one)
     with pytest.raises(CommandError, match="A, or --at TIME"):
         run(store_uri, "t")
-    with pytest.raises(CommandError, match="two can be compared"):
+    with pytest.raises(CommandError, match="Name two to compare"):
         run(store_uri, "t", "01", "02", "--at", "2030-01-01")
 
 

@@ -214,7 +214,7 @@ def test_what_was_edited_wrongly_is_kept(make_saver, store_uri, editor, tmp_path
     start(make_saver)
     stored = ids(make_saver())
     for code, error in [
-        ("text = '{'", "no JSON"),
+        ("text = '{'", "not JSON"),
         ('text = \'{"a": 1, "a": 2}\'', "same key twice"),
         ("text = text.replace('AIMessage', 'Popen')", "is not a class of LangChain"),
         ("text = text.replace('\"Paris, I think.\"', '5')", "do not make a valid AIMessage"),
@@ -296,7 +296,7 @@ def test_refusals(make_saver, store_uri, monkeypatch):
     monkeypatch.delenv("VISUAL", raising=False)
     for arguments, error in [
         (["--channel", "belief"], "no editor"),
-        (["--channel", "belief", "--set", "Rome"], "no JSON"),
+        (["--channel", "belief", "--set", "Rome"], "not JSON"),
         (["--channel", "nothing", "--set", "1"], "no value at this checkpoint"),
         (["--channel", "plan", "--set", '{"$type": "os:system", "$kind": "arg", "$value": "x"}'], "can be added"),
         (["--channel", "plan", "--set", '{"text": "x", "steps": 1}'], "would become plain data"),

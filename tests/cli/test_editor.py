@@ -168,7 +168,7 @@ def test_an_editor_that_takes_the_file_away(command, value, editor, temporary):
     editor("path.unlink()")
     ended = command(*EDIT)
     assert (ended.code, ended.out) == (1, "")
-    assert "what the editor left cannot be read" in ended.err
+    assert "the edited file cannot be read" in ended.err
     assert value() == OLD
     assert list(temporary.iterdir()) == []
 
@@ -233,7 +233,7 @@ def test_an_editor_that_removes_the_directory(command, value, editor, temporary)
     editor("path.unlink()\npath.parent.rmdir()")
     ended = command(*EDIT)
     assert ended.code == 1
-    assert "what the editor left cannot be read" in ended.err
+    assert "the edited file cannot be read" in ended.err
     assert ended.err.count("\n") == 1
     assert value() == OLD
     assert list(temporary.iterdir()) == []
@@ -251,10 +251,10 @@ def test_an_editor_that_replaces_the_directory_by_a_link(command, value, editor,
     editor("path.parent.rename(here / 'moved')\npath.parent.symlink_to(here / 'other')")
     ended = command(*EDIT)
     assert (ended.code, ended.out) == (1, "")
-    assert "what the editor left cannot be read" in ended.err
-    assert "is another one" in ended.err
+    assert "the edited file cannot be read" in ended.err
+    assert "was replaced" in ended.err
     (link,) = temporary.iterdir()
-    assert f"put something else in the place of {link}, which is left as it is" in ended.err
+    assert f"replaced {link} with something else, which is left as it is" in ended.err
     assert "kept" not in ended.err
     assert value() == OLD
     assert link.is_symlink()
@@ -268,7 +268,7 @@ def test_an_editor_that_leaves_a_pipe_or_a_link(command, value, editor, temporar
         editor(f"path.unlink()\n{code}")
         ended = command(*EDIT)
         assert ended.code == 1
-        assert "what the editor left cannot be read: [Errno 22] it is not a file" in ended.err
+        assert "the edited file cannot be read: [Errno 22] it is not a file" in ended.err
         assert value() == OLD
 
 

@@ -119,7 +119,7 @@ def test_forms_of_a_source(command, make_saver, file, module, name):
     ("source", "code", "message"),
     [
         ("sqlite:///no/such/file", 2, "there is no file '/no/such/file'"),
-        ("gs://bucket", 2, "does not know gs://; pull moves threads"),
+        ("gs://bucket", 2, "does not support gs://. To copy threads"),
         ("nonsense", 2, "give sqlite://FILE, postgresql://…, or MODULE:NAME"),
         ("no_such_module:saver", 2, "No module named 'no_such_module'"),
         ("MADE:no_such_name", 2, "has no attribute 'no_such_name'"),

@@ -48,7 +48,7 @@ def test_a_bucket_that_was_moved(command, store_uri, moved):
     assert (shown.code, shown.out.splitlines()[-1]) == (0, "A dry run: nothing was done.")
     assert "of which 0 are missing" in shown.out
     assert command("rebind", "--store", uri, answer="n").code == 1
-    assert command("rebind", "--store", uri).code == 2, "there is no user to ask"
+    assert command("rebind", "--store", uri).code == 2, "there is no terminal to ask at"
     assert command("threads").code == 0
     done = command("rebind", "--store", uri, answer="y")
     place = uri.partition("?")[0]

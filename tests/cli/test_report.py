@@ -459,7 +459,7 @@ def test_a_parent_that_is_gone_or_newer_ends_the_line():
     assert drawn([info(3, 2)]) == [set()]
     assert drawn([info(3), info(2, 3)]) == [set(), set()]
     markup = page(Report(thread_id="t", checkpoints=[info(3, 2)], shown=1))
-    assert "which is not there any more" in markup
+    assert "which no longer exists" in markup
 
 
 @pytest.mark.parametrize("count", [1, 2, COLUMNS, COLUMNS + 1, 3000])

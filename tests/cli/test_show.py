@@ -198,7 +198,7 @@ def test_the_checkpoint_of_a_time(make_saver, store_uri):
     assert at("2030-01-31T12:59:59Z") == three
     assert at("2030-01-31T13:00:00Z") == at("2040-01-01") == four
     for time in ("2030-01-31T09:59:59Z", "10m"):
-        with pytest.raises(CommandError, match=r"thread 't' has no checkpoint of \d{4}-.* or before\."):
+        with pytest.raises(CommandError, match=r"thread 't' has no checkpoint from \d{4}-.* or before\."):
             at(time)
     with pytest.raises(CommandError, match=r"or before in namespace 'sub'\."):
         run(store_uri, "t", "--at", "2040-01-01", "--ns", "sub")

@@ -125,7 +125,7 @@ def test_what_is_refused(uri, other, tmp_path):
     with pytest.raises(InvalidInputError, match="does not exist"):
         call("import", tmp_path / "x.tar", "--store", uri)
     (tmp_path / "x.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(CommandError, match="nobody is there to ask"):
+    with pytest.raises(CommandError, match="there is no terminal to ask at"):
         call("export", "t", tmp_path / "x.tar", "--store", uri)
     with pytest.raises(InvalidInputError, match="cannot be read as an archive"):
         call("import", tmp_path / "x.tar", "--store", other)
@@ -202,7 +202,7 @@ def test_damage_is_told_by_the_exit_code(uri, other):
     raw = open_raw(uri)
     name = keys.checkpoint_doc("t", "", cid(20))
     raw.set_document(name, {**raw.documents()[name], "manifest": b"?"})
-    with pytest.raises(CommandError, match="is damaged, as it is where it comes from") as caught:
+    with pytest.raises(CommandError, match="is damaged, as it is in the source") as caught:
         call("pull", "t", uri, other)
     assert caught.value.exit_code == 4
 

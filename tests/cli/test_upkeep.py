@@ -106,7 +106,7 @@ def test_nothing_is_destroyed_unasked(make_saver, raw, command, arguments):
     before = raw.snapshot()
     ended = command(*arguments)
     assert ended.code == 2
-    assert "nobody is there to ask" in ended.err
+    assert "there is no terminal to ask at" in ended.err
     ended = command(*arguments, answer="n")
     assert ended.code == 1
     assert ended.err.endswith("langgraph-gcs: nothing was done.\n")

@@ -171,7 +171,8 @@ def test_the_command_says_what_it_needs(plain):
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(
-        r'langgraph-gcs: \w+ is not installed; pip install "langgraph-gcs-saver\[cli\]".*\n', done.stderr
+        r'langgraph-gcs: \w+ is not installed\. Install it with `pip install "langgraph-gcs-saver\[cli\]"`\.\n',
+        done.stderr,
     )
 
 

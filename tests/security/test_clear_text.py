@@ -338,8 +338,8 @@ def test_every_command(command, make_saver, store_uri, tmp_path):  # noqa: F811
             elif name in SHOWS_STATE:
                 assert PLANTED in ended.out
             if name == "verify":
-                assert ("In clear: 1. What was stored before" in ended.out) is (not accept)
-                assert "repair --dry-run" not in ended.out, "which would take it out of the history"
+                assert ("In clear: 1. If this was stored before" in ended.out) is (not accept)
+                assert "repair --dry-run" not in ended.out, "which would remove it from the history"
 
 
 @LOCAL

@@ -1,4 +1,4 @@
-"""`langgraph-gcs threads`, `history` and `stats`: what a store holds, told without reading a payload."""
+"""`langgraph-gcs threads`, `history` and `stats`: report what a store holds, without reading a payload."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GIB = 1 << 30
 
 
 def size(number: int) -> str:
-    """Bytes for people, in powers of 1,024."""
+    """A number of bytes for people, in powers of 1,024."""
     scaled, units = float(number), ["B", "KiB", "MiB", "GiB"]
     while scaled >= 1024 and len(units) > 1:
         scaled /= 1024
@@ -54,7 +54,7 @@ def moment(seconds: float | None) -> str:
 
 
 def _table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    # Without edges a UUID, as most threads have, is not broken in two on a terminal of 80 columns.
+    # Without edges, a terminal of 80 columns shows a UUID, the usual thread id, in one line.
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
@@ -70,34 +70,39 @@ def _name(thread: ThreadInfo) -> str:
 
 def threads(
     *,
-    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with it.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="List only ids that begin with TEXT.")] = "",
     since: Annotated[
         datetime | None,
         typer.Option(
             "--since",
             parser=instant,
             metavar="TIME",
-            help="Only threads used since: 2030-01-31T10:15, UTC unless it ends with a zone, such as +01:00; "
-            "or in so long a time: 10m, 2h, 7d.",
+            help="List only threads used since then: 2030-01-31T10:15, in UTC unless it ends with a zone such as "
+            "+01:00, or how long ago: 10m, 2h, 7d.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N last used.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="List the N most recently used threads.")
+    ] = None,
     waiting: Annotated[
         bool,
-        typer.Option("--waiting", help="Only threads whose newest checkpoint waits for the answer to an interrupt."),
+        typer.Option(
+            "--waiting", help="List only threads whose newest checkpoint waits for the answer to an interrupt."
+        ),
     ] = False,
     unfinished: Annotated[
         bool,
         typer.Option(
             "--unfinished",
-            help="Only threads with work to do at their newest checkpoint: a run is at work, waits, failed or crashed.",
+            help="List only threads with work left at their newest checkpoint: a run is active, waits, failed or "
+            "crashed.",
         ),
     ] = False,
     damaged: Annotated[
         bool,
         typer.Option(
             "--damaged",
-            help="Only threads with a damaged checkpoint, as far as documents show; verify looks at objects too.",
+            help="List only threads with a damaged checkpoint, as far as documents show. verify checks objects too.",
         ),
     ] = False,
     store: StoreOption = None,
@@ -106,10 +111,10 @@ def threads(
 ) -> None:
     """List the threads of a store: last use, checkpoints, stored bytes.
 
-    A thread is listed if all options that are given say so. With --since or --limit only the manifests of threads that
-    may be listed are read, with --prefix only those of ids that begin so.
+    A thread is listed if it matches all options. --since and --limit read manifests only of threads that they may
+    list, --prefix only of ids that match.
 
-    Only manifests are checked for damage; the last line says what is not.
+    Only manifests are checked for damage. The last line says what is not checked.
 
     Example: langgraph-gcs threads --unfinished --since 7d --store file:///home/me/store
     """
@@ -117,7 +122,7 @@ def threads(
         found = saver.threads(
             prefix=prefix,
             since=since,
-            # One more tells whether there are more.
+            # One more shows whether there are more.
             limit=None if limit is None else limit + 1,
             waiting=waiting,
             unfinished=unfinished,
@@ -161,7 +166,7 @@ def threads(
 
 
 def _notes(*notes: tuple[str, str] | None) -> Text:
-    """Remarks with their styles, one after the other."""
+    """Remarks in their styles, with semicolons between them."""
     text = plain("")
     for note in filter(None, notes):
         text.append_text(plain(("; " if text.plain else "") + note[0], note[1]))
@@ -174,7 +179,7 @@ def _notes(*notes: tuple[str, str] | None) -> Text:
 def history(
     thread: ThreadArgument,
     *,
-    ns: Annotated[str | None, typer.Option("--ns", metavar="NS", help="Only this namespace.")] = None,
+    ns: Annotated[str | None, typer.Option("--ns", metavar="NS", help="Show only this namespace.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Show the N newest.")] = None,
     store: StoreOption = None,
     cipher: CipherOption = None,
@@ -182,7 +187,7 @@ def history(
 ) -> None:
     """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
 
-    Damage is what manifests and the names of documents and objects show; the last line says what is not checked.
+    Damage is what manifests and the names of documents and objects show. The last line says what is not checked.
 
     Example: langgraph-gcs history my-thread --store file:///home/me/store
     """
@@ -195,7 +200,7 @@ def history(
         spaces = sorted({info.checkpoint_ns for info in everything})
         raise CommandError(f"thread {thread!r} has no namespace {ns!r}; it has {', '.join(map(repr, spaces))}.")
     if as_json:
-        print_json([_told(info) for info in found[:limit]])
+        print_json([_as_json(info) for info in found[:limit]])
         return
     out = console()
     by_space: dict[str, list[CheckpointInfo]] = {}
@@ -209,7 +214,7 @@ def history(
     out.print(plain(not_checked(NOT_CHECKED["history"]), "dim"))
 
 
-def _told(info: CheckpointInfo) -> dict[str, Any]:
+def _as_json(info: CheckpointInfo) -> dict[str, Any]:
     return {
         **asdict(info),
         "time": iso(info.time),
@@ -253,19 +258,19 @@ def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
 def stats(
     *,
     object_price: Annotated[
-        float, typer.Option("--object-price", min=0, metavar="USD", help="Price of a GiB of objects and month.")
+        float, typer.Option("--object-price", min=0, metavar="USD", help="Price per GiB of objects and month.")
     ] = OBJECT_PRICE,
     document_price: Annotated[
-        float, typer.Option("--document-price", min=0, metavar="USD", help="Price of a GiB of documents and month.")
+        float, typer.Option("--document-price", min=0, metavar="USD", help="Price per GiB of documents and month.")
     ] = DOCUMENT_PRICE,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show the N largest of each.")] = 10,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a store takes: by thread, channel and kind of frame, what incremental frames save, and the cost.
+    """Show the size of a store by thread, channel and kind of frame, what incremental frames save, and the cost.
 
-    The cost is that of storage alone: not of operations, of Firestore's index entries, or of soft-deleted objects.
+    The cost is for storage alone. Operations, Firestore's index entries and soft-deleted objects cost extra.
 
     Example: langgraph-gcs stats --store file:///home/me/store
     """
@@ -286,7 +291,7 @@ def stats(
     out.print()
     print_table(out, table)
     out.print()
-    columns = ("channel", "values", "serialised", "full", "incremental", "saved (estimate)")
+    columns = ("channel", "values", "serialized", "full", "incremental", "saved (estimate)")
     table = _table(*columns, right=columns[1:])
     for sums in found.channels[:limit]:
         sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
@@ -299,5 +304,5 @@ def _summary(found: StoreStats, cost: float) -> Iterable[str]:
     yield f"{len(found.threads)} threads, {found.checkpoints} checkpoints, {found.pending_writes} documents of writes"
     yield f"documents    {size(found.document_bytes)} of frames and manifests"
     yield f"objects      {size(found.object_bytes)} in {found.objects} objects"
-    yield f"incremental  saves about {size(saved)} against full frames"
+    yield f"incremental  saves about {size(saved)} compared with full frames"
     yield printable(f"cost         about ${cost:.4f} a month, for storage alone")

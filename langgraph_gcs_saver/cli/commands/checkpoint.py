@@ -1,4 +1,4 @@
-"""How commands name a checkpoint and read it, and how they show values: messages as a chat, the rest as JSON."""
+"""Finds and reads a checkpoint, and shows its values: messages as a chat, everything else as JSON."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ NamespaceOption = Annotated[
     str, typer.Option("--ns", metavar="NS", help="The checkpoint namespace; the root graph's if not given.")
 ]
 LATEST = "latest"
-ID_HELP = "Its id, or a part of it that no other has: the beginning, the middle or the end; or `latest`."
+ID_HELP = "Its id, a part of the id that no other checkpoint has, or `latest`."
 CheckpointArgument = Annotated[str, typer.Argument(metavar="CHECKPOINT", help=ID_HELP)]
 OptionalCheckpointArgument = Annotated[
-    str | None, typer.Argument(metavar="CHECKPOINT", help=f"{ID_HELP} The latest, if not given.")
+    str | None, typer.Argument(metavar="CHECKPOINT", help=f"{ID_HELP} The default is `latest`.")
 ]
 AT_HELP = (
-    "the newest checkpoint of that time or before: 2030-01-31T10:15, UTC unless it ends with a zone, such as +01:00; "
-    "or so long ago: 10m, 2h."
+    "the newest checkpoint made at or before a time: 2030-01-31T10:15, in UTC unless it ends with a zone such as "
+    "+01:00, or how long ago: 10m, 2h."
 )
 
 _CANDIDATES = 10
-"""Ids that an error lists."""
+"""How many ids an error lists."""
 
 
 def load(saver: GCSSaver, thread: str, ns: str, which: str) -> CheckpointTuple:
-    """The checkpoint that was named by its id, by a part of it that no other has, or as `latest`.
+    """The checkpoint that `which` names: its id, a part of the id that no other checkpoint has, or `latest`.
 
     Raises:
-        CommandError: There is none, or there are several.
+        CommandError: No checkpoint matches, or several do.
     """
     found = _get(saver, thread, ns, None if which == LATEST else which) if which else None
     if found is None and which != LATEST:
-        # Only then all names are listed, for a database counts each as a read.
+        # List all ids only now, because a database counts each as a read.
         found = _get(saver, thread, ns, find_id(saver.admin, thread, ns, which))
     if found is None:
         if which != LATEST:
@@ -69,10 +69,10 @@ def _in_namespace(ns: str) -> str:
 
 
 def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
-    """The id of the checkpoint that was named as for `load`, which need not be readable.
+    """The id of the checkpoint that `which` names, as for `load`. The checkpoint need not be readable.
 
     Raises:
-        CommandError: There is none, or there are several.
+        CommandError: No checkpoint matches, or several do.
     """
     ids = saver.checkpoint_ids({"configurable": {"thread_id": thread, "checkpoint_ns": ns}})
     if not ids:
@@ -83,7 +83,7 @@ def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
     if not found:
         raise CommandError(
             f"thread {thread!r} has no checkpoint {which!r}{_in_namespace(ns)}, and none whose id contains that. "
-            "`langgraph-gcs history` lists its checkpoints."
+            "List its checkpoints with `langgraph-gcs history`."
         )
     if len(found) > 1:
         more = f" and {len(found) - _CANDIDATES} more" if len(found) > _CANDIDATES else ""
@@ -95,7 +95,7 @@ def find_id(saver: Admin, thread: str, ns: str, which: str) -> str:
 
 
 def find_at(saver: Admin, thread: str, ns: str, time: datetime) -> str:
-    """The id of the newest checkpoint that was made at a time or before, which need not be readable.
+    """The id of the newest checkpoint made at or before a time. The checkpoint need not be readable.
 
     A time without a fraction means the whole second, because `history` shows times to the second.
 
@@ -106,7 +106,7 @@ def find_at(saver: Admin, thread: str, ns: str, time: datetime) -> str:
     found = saver.checkpoint_at({"configurable": {"thread_id": thread, "checkpoint_ns": ns}}, last)
     if found is None:
         when = time.isoformat(timespec="seconds")
-        raise CommandError(f"thread {thread!r} has no checkpoint of {when} or before{_in_namespace(ns)}.")
+        raise CommandError(f"thread {thread!r} has no checkpoint from {when} or before{_in_namespace(ns)}.")
     return found
 
 
@@ -121,7 +121,7 @@ def parent_of(found: CheckpointTuple) -> str | None:
 
 
 def facts(found: CheckpointTuple, thread: str) -> dict[str, Any]:
-    """What tells a checkpoint from others, for JSON."""
+    """What identifies a checkpoint, for JSON."""
     return {
         "thread_id": thread,
         "checkpoint_ns": found.config["configurable"]["checkpoint_ns"],
@@ -133,23 +133,23 @@ def facts(found: CheckpointTuple, thread: str) -> dict[str, Any]:
 
 
 def recovery(found: CheckpointTuple) -> list[Text]:
-    """A line that tells that a checkpoint stands in for a damaged latest one, if it does."""
+    """A line that says that a checkpoint is served in place of a damaged latest one, if it is."""
     lost = cast("Mapping[str, Any]", found.metadata).get("recovered_from")
     if lost is None:
         return []
     return [field("recovered", f"the latest checkpoint, {lost}, is damaged; this is the newest whole one")]
 
 
-# Values as lines for a person; nothing of them is markup, and no terminal acts on it.
+# Lines that show values to a person. They contain no markup, and nothing that a terminal acts on.
 
 
 def field(name: str, value: str) -> Text:
-    """A line with a name in front."""
+    """A line that begins with a name."""
     return Text.assemble((f"{name:<12}", "dim"), printable(value))
 
 
 def value_lines(value: Any) -> Iterator[Text]:
-    """A value: messages as a chat, what it has of text as text, everything else as JSON."""
+    """The lines of a value: messages as a chat, text as text, everything else as JSON."""
     value = portable.without_delta(value)
     messages = value if isinstance(value, list) else [value]
     fields = [portable.message_of(message) for message in messages]
@@ -163,7 +163,7 @@ def value_lines(value: Any) -> Iterator[Text]:
 
 
 def readable(value: Any) -> Any:
-    """A value for JSON that is read, not parsed: objects by the name of their class, bytes by their number."""
+    """A value for JSON that people read: objects under the name of their class, bytes as their number."""
     match value:
         case bytes() | bytearray():
             return f"<{len(value):,} bytes>"
@@ -178,15 +178,15 @@ def readable(value: Any) -> Any:
             module, name, argument, _ = parts
             shown = readable(argument)
             if (module, name) in _SETS and isinstance(shown, list):
-                shown.sort(key=json.dumps)  # The order of a set tells nothing, and differs between processes.
+                shown.sort(key=json.dumps)  # The order of a set means nothing, and differs between processes.
             return {f"<{name}>": shown}
         case list() | tuple():
             return [readable(item) for item in value]
         case Mapping():
-            # Each item once: twice at each level would be 2 ** depth.
+            # Convert each item once: twice at each level would be 2 ** depth calls.
             pairs = [[readable(key), readable(item)] for key, item in value.items()]
             names = [key if isinstance(key, str) else repr(shown) for key, (shown, _) in zip(value, pairs, strict=True)]
-            # 1 and "1" are two keys, and one in JSON.
+            # 1 and "1" are two keys of a mapping, but one key in JSON.
             if len(set(names)) < len(names):
                 return {"<map>": pairs}
             return {name: item for name, (_, item) in zip(names, pairs, strict=True)}
@@ -204,7 +204,7 @@ def text_lines(text: str, indent: str = "  ", style: str = "") -> Iterator[Text]
 
 
 def message_lines(message: Mapping[str, Any]) -> Iterator[Text]:
-    """A message: who, what, and which tools were called."""
+    """The lines of a message: its author, its content, and the tools that it called."""
     who = str(message.get("type") or "message")
     of_whom = [str(message[key]) for key in ("role", "name") if message.get(key)]
     if message.get("tool_call_id"):
@@ -256,7 +256,7 @@ def json_of(value: Any, *, indented: bool = False) -> str:
 
 _WIDTH = 100
 _CONTEXT = 20
-"""Characters of one line of a value, and how many of them that are the same come before those that differ."""
+"""The width of a line of a value, and how many equal characters it shows before the first different one."""
 
 
 def brief(value: Any) -> str:
@@ -265,7 +265,7 @@ def brief(value: Any) -> str:
 
 
 def brief_pair(before: Any, after: Any) -> tuple[str, str]:
-    """Two values in one line each, both from shortly before the place where they differ, if that lies far behind."""
+    """Two values in one line each. If they first differ far behind the start, both lines begin shortly before that."""
     lines = _line(before), _line(after)
     same = next((i for i, (was, now) in enumerate(zip(*lines, strict=False)) if was != now), min(map(len, lines)))
     start = same - _CONTEXT if same > _WIDTH - _CONTEXT else 0

@@ -1,4 +1,4 @@
-"""`langgraph-gcs verify` and `repair`: what is damaged, and making it readable again."""
+"""`langgraph-gcs verify` and `repair`: find damage, and make damaged threads readable again."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def verify(
         str,
         typer.Option(
             metavar="|".join(DEPTHS),
-            help="How far to look: documents only; also whether each object is there, with its size and checksum; "
-            "also every value of every checkpoint.",
+            help="What to check: documents only; also that each object exists, with its size and checksum; also every "
+            "value of every checkpoint.",
         ),
     ] = DEPTHS[0],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is missing, corrupt or unreferenced.
+    """Show what is missing, corrupt or orphaned.
 
     It changes nothing, and says what it did not check: by default, objects and values. The exit code is 4 if something
-    is missing or corrupt. Unreferenced objects are no damage: a crashed call left them, or one has just uploaded them;
-    `collect` deletes old ones.
+    is missing or corrupt. Orphans, shown as unreferenced, are not damage: a crashed call left them, or a running call
+    has just uploaded them. `collect` deletes old ones.
 
     Example: langgraph-gcs verify my-thread --depth data
     """
@@ -101,16 +101,16 @@ def _show_findings(findings: list[Finding], damages: int) -> None:
         out.print(Text("No damage found."))
         return
     threads = counted(len({finding.thread_id for finding in findings}), "thread")
-    out.print(Text(f"{counted(damages, 'damage')} and {len(findings) - damages:,} unreferenced in {threads}."))
+    out.print(Text(f"{damages:,} damaged and {len(findings) - damages:,} unreferenced in {threads}."))
     clear = sum(finding.kind == "clear" for finding in findings)
     if clear:
         told = (
-            f"In clear: {clear:,}. What was stored before there was a cipher is read with --accept-clear, until it is "
-            "migrated or pruned. `repair` would take it out of the history and set it aside, still in clear."
+            f"In clear: {clear:,}. If this was stored before the store had a cipher, --accept-clear reads it until it "
+            "is migrated or pruned. `repair` would remove it from the history and set it aside, still in clear."
         )
         out.print(Text(told), soft_wrap=True)
     if damages > clear:
-        out.print(Text("`langgraph-gcs repair --dry-run` shows what can be mended."))
+        out.print(Text("`langgraph-gcs repair --dry-run` shows what can be repaired."))
 
 
 def repair(
@@ -125,12 +125,13 @@ def repair(
 ) -> None:
     """Make damaged threads readable again.
 
-    A damaged value is looked for in what else is stored of its thread. What is found is proven by its sha256. What
-    cannot be had again is set aside: nothing lists it any more, and it is kept. The exit code is 4 if damage is left
-    that only a backup can mend.
+    For each damaged value, repair looks for a copy in the rest of its thread, and proves the copy by its sha256. What
+    cannot be recovered is set aside: it is kept, but no longer listed. The exit code is 4 if damage is left that only
+    a backup can repair.
 
-    Nothing that the store holds is imported or run, so a lost value is made of an earlier one and the writes that
-    followed only if both are plain data or messages. --import-classes also tries other objects, such as sets.
+    A lost value can also be rebuilt from an earlier value and the writes that followed it. Nothing in the store is
+    imported or run, so this works only if both are plain data or messages. --import-classes also tries other objects,
+    such as sets.
 
     Example: langgraph-gcs repair my-thread --dry-run
     """
@@ -147,7 +148,7 @@ def repair(
             for plan in plans:
                 done = saver.admin.carry_out(plan)
                 left.extend([done] if done and any(step.action == "leave" for step in done.steps) else [])
-            return "Repaired. `langgraph-gcs verify --depth data` looks again."
+            return "Repaired. Check the result with `langgraph-gcs verify --depth data`."
 
         def show(out: Console, plan: RepairPlan) -> None:
             _show_repair(out, plan)
@@ -166,16 +167,14 @@ def repair(
     late.end()
     if left:
         threads = ", ".join(repr(plan.thread_id) for plan in left)
-        raise CommandError(f"damage is left that only a backup can mend, in {threads}", DamageError.exit_code)
+        raise CommandError(f"damage is left that only a backup can repair, in {threads}", DamageError.exit_code)
 
 
-_NOT_IMPORTED = (
-    "No class that values name was imported. With --import-classes, for a store that you trust, more may be found."
-)
+_NOT_IMPORTED = "No class that values name was imported. If you trust the store, --import-classes may recover more."
 
 
 def _show_repair(out: Console, plan: RepairPlan) -> None:
-    out.print(plain(f"Thread {plan.thread_id!r}: {counted(len(plan.findings), 'damage')}", "bold"), soft_wrap=True)
+    out.print(plain(f"Thread {plan.thread_id!r}: {counted(len(plan.findings), 'finding')}", "bold"), soft_wrap=True)
     _print_findings(out, plan.findings)
     rows = table("what to do", "to what")
     for step in plan.steps:
@@ -189,7 +188,7 @@ def _print_findings(out: Console, findings: Iterable[Finding]) -> None:
     for finding in findings:
         where = _place(finding.checkpoint_id, finding.checkpoint_ns, finding.channel)
         count = len(finding.affects)
-        affects = f"{counted(count, 'checkpoint')} cannot be read for it" if count else ""
+        affects = f"{counted(count, 'checkpoint')} cannot be read because of it" if count else ""
         kind = plain(finding.kind, "bold red" if finding.is_damage else "")
         rows.add_row(kind, _lines(where, plain(finding.reason), plain(affects), plain(finding.name, "dim")))
     print_table(out, rows)

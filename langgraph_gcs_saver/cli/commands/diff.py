@@ -58,7 +58,7 @@ def diff(
     a: Annotated[str | None, typer.Argument(metavar="A", help=f"A checkpoint. {ID_HELP}")] = None,
     b: Annotated[
         str | None,
-        typer.Argument(metavar="B", help="The one to compare it with, likewise; the latest, if not given."),
+        typer.Argument(metavar="B", help="The checkpoint to compare it with, likewise. The default is `latest`."),
     ] = None,
     *,
     ns: NamespaceOption = "",
@@ -68,7 +68,7 @@ def diff(
             "--at",
             parser=instant,
             metavar="TIME",
-            help=f"Instead of A; given twice, instead of both. It names {AT_HELP}",
+            help=f"Give it instead of A, or twice instead of both. It names {AT_HELP}",
         ),
     ] = None,
     channel: Annotated[str | None, typer.Option("--channel", metavar="C", help="Compare this channel only.")] = None,
@@ -76,7 +76,7 @@ def diff(
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two checkpoints of a thread: by channel, messages by their ids, nested values by path, text by line.
+    """Compare two checkpoints of a thread: channels, messages by id, nested values by path, text by line.
 
     Example: langgraph-gcs diff my-thread --at 2h --store file:///home/me/store
     """
@@ -84,7 +84,7 @@ def diff(
     if not named:
         raise CommandError("say what to compare: A, or --at TIME.", 2)
     if len(named) > 2:
-        raise CommandError("three or more checkpoints are named by A, B and --at: two can be compared.", 2)
+        raise CommandError("A, B and --at name more than two checkpoints. Name two to compare.", 2)
     with open_saver(store, cipher) as saver, progress("reading", 2) as bar:
         before, after = (_load(saver, thread, ns, one, bar) for one in [*named, LATEST][:2])
     known = before.checkpoint["channel_versions"].keys() | after.checkpoint["channel_versions"].keys()
@@ -120,7 +120,7 @@ def _values(found: CheckpointTuple, channel: str | None) -> Mapping[str, Any]:
 
 
 def _unknown(before: CheckpointTuple, after: CheckpointTuple) -> list[str]:
-    """DeltaChannels that have other versions and no value to compare, in one of the two at least."""
+    """DeltaChannels whose versions differ, and whose value at least one of the two checkpoints does not store."""
     names: set[str] = set()
     for one in (before, after):
         counters = cast("Mapping[str, Any]", one.metadata).get(portable.DELTA_COUNTERS) or {}
@@ -142,7 +142,7 @@ def _lines(
         for change in channel.changes:
             yield from change_lines(change)
     for name in unknown:
-        yield plain(f"{name}  has changed: a DeltaChannel, whose value only the graph can tell; see show", "bold")
+        yield plain(f"{name}  has changed: a DeltaChannel, whose value only the graph can compute; see show", "bold")
     if not found and not unknown:
         yield plain("no difference")
 
@@ -152,7 +152,7 @@ def _inside(channel: ChannelDiff) -> bool:
 
 
 def change_lines(change: Change) -> Iterator[Text]:
-    """A difference, for a person."""
+    """The lines of a difference, for a person."""
     sign, style = _SIGNS[change.kind], _STYLES[change.kind]
     where = printable(path_text(change.path))
     head = f"  {sign} {where}" if where else f"  {sign}"
@@ -176,7 +176,7 @@ def change_lines(change: Change) -> Iterator[Text]:
 
 
 def path_text(path: Path) -> str:
-    """A path as people write it: `plan.steps[2].text`, and `[id=…]` for what has an id."""
+    """A path as people write it: `plan.steps[2].text`, with `[id=…]` for an item that has an id."""
     text = ""
     for step in path:
         match step:

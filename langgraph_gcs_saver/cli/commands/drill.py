@@ -1,4 +1,4 @@
-"""`drill`: a recovery rehearsal on a copy of a thread."""
+"""`langgraph-gcs drill`: a recovery rehearsal on a copy of a thread."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.testing.drill import Answer, DrillReport, Trial
 
 FAILED = 4
-"""Exit code when an objective was missed, or a wrong value was given."""
+"""Exit code if a recovery missed the objective or gave a wrong value."""
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 _PARTS = 7
 
 _NAMES = {"newest checkpoint dropped": "newest dropped", "inline frame flipped": "inline flipped"}
-"""Shorter ones, for a table of 80 columns."""
+"""Shorter names of damages, for a table of 80 columns."""
 
 
 def drill_command(
@@ -50,16 +50,16 @@ def drill_command(
     store: StoreOption = None,
     cipher: CipherOption = None,
     rto: Annotated[
-        str, typer.Option(metavar="TIME", help="The objective: most that a recovery may take, as 500ms, 30s, 2m.")
+        str, typer.Option(metavar="TIME", help="The objective: the longest a recovery may take, as 500ms, 30s, 2m.")
     ] = "30s",
     as_json: JsonOption = False,
 ) -> None:
     """Rehearse the recovery of a thread, on a copy in a temporary store.
 
-    Drops the newest checkpoint, flips a frame in a document and one in an object, and removes an object, each on a
-    fresh copy. Shows which checkpoint an agent that is resumed gets at once ("2 back" is the third newest), what repair
-    does, and which one it gets then. The exit code is 4 if a recovery took longer than the objective, gave nothing, or
-    gave anything but what was written.
+    The drill drops the newest checkpoint, flips a frame in a document, flips one in an object, and removes an object,
+    each on a fresh copy. It shows which checkpoint a resumed agent gets at once ("2 back" is the third newest), what
+    repair does, and which checkpoint the agent gets then. The exit code is 4 if a recovery took longer than the
+    objective, gave nothing, or gave anything but what was written.
 
     Example: langgraph-gcs drill my-thread --rto 30s --store file:///home/me/store
     """
@@ -102,7 +102,7 @@ def _seconds(text: str) -> float:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The warnings of a rehearsal are what it is about; without a handler they would go to standard error."""
+    """Silence the warnings that the drill provokes. Without a handler they would go to standard error."""
     logger, handler = logging.getLogger("langgraph_gcs_saver"), logging.NullHandler()
     propagates = logger.propagate
     logger.addHandler(handler)
@@ -156,5 +156,5 @@ def _words(answer: Answer, *, is_flag_due: bool) -> str:
     if answer.kind in {"exact", "wrong", "nothing"}:
         return answer.kind
     back = f"{answer.behind} back"
-    # After a repair that checkpoint is the latest.
+    # After a repair, that checkpoint is the latest.
     return f"{back}, {answer.kind.rpartition(' ')[2]}" if is_flag_due else back

@@ -1,4 +1,4 @@
-"""`langgraph-gcs edit`: mend one channel of a checkpoint, in a new checkpoint."""
+"""`langgraph-gcs edit`: change one channel of a checkpoint, in a new checkpoint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from langgraph_gcs_saver.portable.diff import differences
 from langgraph_gcs_saver.portable.edits import fork, value_of
 
 _FILE = "value.json"
-"""What the editor opens."""
+"""The file that the editor opens."""
 
 
 def edit(
@@ -73,14 +73,14 @@ def edit(
 ) -> None:
     """Change one channel's value in a new checkpoint, forked from the old one, which stays as it is.
 
-    Opens $VISUAL or $EDITOR on the value as JSON; a file that is left unchanged writes nothing. An editor that returns
-    at once needs an option to wait, such as EDITOR="code --wait". What you typed is kept if the edit fails.
+    Opens $VISUAL or $EDITOR on the value as JSON. If you leave the file unchanged, nothing is written. An editor that
+    returns at once needs an option to wait, such as EDITOR="code --wait". If the edit fails, what you typed is kept.
 
-    The new checkpoint is the latest: running the graph on the thread with None as its input goes on from it, with the
-    nodes that would have run next. Nodes that had finished in an unfinished step run again; interrupts ask again. To go
-    on as if a node had written, use update_state of the graph instead.
+    The new checkpoint is the latest. To resume from it, run the graph on the thread with None as its input. The run
+    begins with the nodes that would have run next. In an unfinished step, nodes that had finished run again, and
+    interrupts ask again. To continue as if a node had written the value, use update_state of the graph instead.
 
-    Objects in a value are JSON objects with $type and $value: change $value only. Messages can be added too.
+    Objects in a value are JSON objects with $type and $value: change only $value. You can also add messages.
 
     Example: langgraph-gcs edit my-thread --channel plan --set '["read", "write"]' --store file:///home/me/store
     """
@@ -126,11 +126,11 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{where} is no JSON: {error}. Nothing was written.", 2) from error
+        raise CommandError(f"{where} is not JSON: {error}. Nothing was written.", 2) from error
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f'{name} is written {{"$float": "nan"}} or the like')
+    raise ValueError(f'{name} must be written as {{"$float": "nan"}} or the like')
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -142,17 +142,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _new_value(old: Any, given: str | None) -> Iterator[Any]:
-    """The new value: what `--set` gave, or what an editor made of the old one.
+    """The new value: the one from `--set`, or the old value as changed in an editor.
 
-    When the block fails, the edited file is kept: it may be an hour's work.
+    If the block fails, the edited file is kept, because it may be an hour's work.
     """
     if given is not None:
         yield portable.from_json(_parsed(given, "--set"))
         return
     editor = _editor()
     before = _text(portable.to_json(old))
-    # In a directory that only its owner may enter: editors leave backups and swap files beside the file, and some
-    # replace it by a file that others may read.
+    # Only its owner may enter the directory. Editors leave backups and swap files beside the file, and some replace the
+    # file with one that others may read.
     with Directory.at(tempfile.mkdtemp(prefix="langgraph-gcs-")) as directory:
         try:
             with directory.create(_FILE) as file:
@@ -170,7 +170,7 @@ def _new_value(old: Any, given: str | None) -> Iterator[Any]:
 
 
 def _is_there(directory: Directory) -> bool:
-    """Whether the directory is where it was made: an editor may have removed it, or put something else there."""
+    """Whether the directory is still where it was made. An editor may have removed it, or put something else there."""
     try:
         return os.path.samestat(os.lstat(directory.path), directory.status())
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _is_there(directory: Directory) -> bool:
 
 
 def _what_to_keep(directory: Directory, before: str) -> Path | None:
-    """The file if it was changed; its directory if an editor that crashed has left something there."""
+    """The file if it was changed; its directory if a crashed editor has left something there."""
     if not _is_there(directory):
         return None
     path = Path(directory.path)
@@ -188,7 +188,7 @@ def _what_to_keep(directory: Directory, before: str) -> Path | None:
     except FileNotFoundError:
         is_unchanged = True
     except OSError:
-        is_unchanged = False  # The editor made something else of it.
+        is_unchanged = False  # The editor replaced it with something else.
     if not is_unchanged:
         return path / _FILE
     return path if any(one.name != _FILE for one in path.iterdir()) else None
@@ -199,8 +199,8 @@ def _remove(directory: Directory) -> None:
     if not _is_there(directory):
         if os.path.lexists(directory.path):
             print(
-                f"langgraph-gcs: the editor put something else in the place of {where}, which is left as it is; find "
-                "where that directory is now, which holds the value in clear, and delete it yourself",
+                f"langgraph-gcs: the editor replaced {where} with something else, which is left as it is. The original "
+                "directory holds the value in clear: find where it is now, and delete it yourself",
                 file=sys.stderr,
             )
         return
@@ -215,15 +215,15 @@ def _remove(directory: Directory) -> None:
 def _read(directory: Directory) -> str:
     try:
         if not _is_there(directory):
-            raise FileNotFoundError(errno.ENOENT, "its directory is gone, or is another one", directory.path)
+            raise FileNotFoundError(errno.ENOENT, "its directory is gone, or was replaced", directory.path)
         with directory.open(_FILE) as file:
             return file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"what the editor left cannot be read: {error}. Nothing was written.") from error
+        raise CommandError(f"the edited file cannot be read: {error}. Nothing was written.") from error
 
 
 def _text(value: Any) -> str:
-    r"""JSON for an editor: text as people read it, but what terminals act on as `\u001b`."""
+    r"""JSON for an editor: text as people read it, but with characters that terminals act on as `\u001b`."""
     return "".join(f"{_escaped(line)}\n" for line in indented_json(value).split("\n"))
 
 
@@ -235,7 +235,7 @@ def _editor() -> list[str]:
     """The program and its arguments, as a shell would split them.
 
     Raises:
-        CommandError: None is set, or a quote in it is not closed.
+        CommandError: Neither variable is set, or a quote in it is not closed.
     """
     for name in ("VISUAL", "EDITOR"):
         command = os.environ.get(name, "")
@@ -249,8 +249,8 @@ def _editor() -> list[str]:
 
 
 def _run_editor(editor: list[str], path: Path) -> None:
-    # Ctrl-C is the editor's, which the terminal sends it to as well. A handler, because the editor would inherit it if
-    # the signal were ignored.
+    # Ctrl-C belongs to the editor, which gets it from the terminal too. The signal gets a handler, because the editor
+    # would inherit an ignored signal.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         ended = subprocess.run([*editor, str(path)], check=False)  # noqa: S603 - what the user chose

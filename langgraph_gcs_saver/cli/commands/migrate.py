@@ -1,4 +1,4 @@
-"""`migrate`: take threads over from another checkpointer."""
+"""`langgraph-gcs migrate`: copy threads from another checkpointer."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def migrate(
     import_classes: ImportClassesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take threads over from another checkpointer, with all their history, and compare both.
+    """Copy threads from another checkpointer, with all their history, and compare both.
 
-    Nothing changes in the source. Interrupted, it goes on when it is called again; called again later, it brings what
-    the source has got since. A thread that has gone on in both places is refused. sqlite:// and postgresql:// need the
-    package of that checkpointer. MODULE is looked for in the current directory too; NAME is a checkpointer, a context
-    manager of one, or a function that returns either. A source that is a GCSSaver is verified first. If a thread is
-    damaged there, nothing of it is taken over: repair it there.
+    The source does not change. If a migration is interrupted, run it again to continue. Run it later to bring what the
+    source has stored since. It fails for a thread that has continued in both places. sqlite:// and postgresql:// need
+    the package of that checkpointer. Python looks for MODULE in the current directory too. NAME is a checkpointer, a
+    context manager of one, or a function that returns either. A source that is a GCSSaver is verified first. A thread
+    that is damaged there is not copied: repair it there.
 
-    Nothing that values name is imported or run: they are carried over as LangGraph's serializer wrote them. A source
-    with another serializer, or a checkpointer of your own, needs --import-classes: its values are read as objects, and
-    serialized again.
+    Nothing that values name is imported or run: values are copied as LangGraph's serializer wrote them. A source
+    with another serializer, or a checkpointer of your own, needs --import-classes. Its values are then read as objects,
+    and serialized again.
 
     Example: langgraph-gcs migrate --from sqlite://checkpoints.sqlite --store file:///home/me/store --dry-run
     """
@@ -124,7 +124,7 @@ async def _migrate_async(
 
 
 def _bar(plans: Sequence[Migration]) -> AbstractContextManager[Bar]:
-    # Each checkpoint is put, and compared.
+    # Each checkpoint is put once and compared once.
     return progress("migrating", 2 * sum(plan.checkpoints for plan in plans))
 
 
@@ -153,12 +153,12 @@ def _opening(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # Another checkpointer may raise anything.
         raise CommandError(
-            f"the source cannot be opened: {type(error).__name__}{_told(error, name)}", SourceError.exit_code
+            f"the source cannot be opened: {type(error).__name__}{_quoted(error, name)}", SourceError.exit_code
         ) from error
 
 
-def _told(error: Exception, name: str) -> str:
-    """What another checkpointer says, unless it quotes a part of a password in the source's connection string."""
+def _quoted(error: Exception, name: str) -> str:
+    """The text of another checkpointer's error, unless it quotes a part of a password in the connection string."""
     text = str(error)
     secrets = {secret for secret in _secrets(name.partition("://")[2]) if secret}
     secrets |= {unquote(secret) for secret in secrets}
@@ -167,11 +167,11 @@ def _told(error: Exception, name: str) -> str:
 
 
 def _secrets(address: str) -> Iterator[str]:
-    """What may be a password in what follows `://`."""
+    """The parts of a connection string after `://` that may be a password."""
     login, at, place = address.rpartition("@")
     yield login.partition(":")[2]
     place, _, parameters = place.partition("?")
-    if not at:  # forgotten: then a password stands where a port would
+    if not at:  # The @ was forgotten: then a password is where a port would be.
         port = place.partition("/")[0].rpartition(":")[2]
         yield "" if port.isdecimal() or port == place.partition("/")[0] else port
     for parameter in parameters.split("&"):
@@ -193,7 +193,9 @@ def _open(name: str) -> Any:
         return package.PostgresSaver.from_conn_string(name)
     if "://" in name:
         scheme = name.partition("://")[0]
-        raise CommandError(f"--from does not know {scheme}://; pull moves threads between gs:// and file:// stores.", 2)
+        raise CommandError(
+            f"--from does not support {scheme}://. To copy threads between gs:// and file:// stores, use pull.", 2
+        )
     return _of_module(name)
 
 

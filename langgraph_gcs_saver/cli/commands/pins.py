@@ -1,4 +1,4 @@
-"""`langgraph-gcs pin` and `unpin`: keeping a checkpoint from being pruned."""
+"""`langgraph-gcs pin` and `unpin`: keep a checkpoint from being pruned."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NamespaceOption = Annotated[
 def pin(
     thread: ThreadArgument,
     checkpoint: CheckpointArgument,
-    label: Annotated[str, typer.Argument(metavar="LABEL", help="What it is kept for.")],
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="What the checkpoint is kept for.")],
     *,
     store: StoreOption = None,
     cipher: CipherOption = None,
@@ -41,12 +41,12 @@ def pin(
 ) -> None:
     """Keep a checkpoint from being pruned.
 
-    No sweep deletes its thread either. A second pin replaces the first one's label.
+    A sweep does not delete its thread either. A second pin replaces the label of the first.
 
     Example: langgraph-gcs pin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66 "before the migration"
     """
     pinned = _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=label)
-    _tell(thread, pinned, ns, label, as_json=as_json)
+    _print(thread, pinned, ns, label, as_json=as_json)
 
 
 def unpin(
@@ -58,16 +58,16 @@ def unpin(
     ns: NamespaceOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Take a checkpoint's pin off, if it has one.
+    """Remove a checkpoint's pin, if it has one.
 
     Example: langgraph-gcs unpin my-thread 1f0c4a5e-9d1e-6f3a-8003-5b2c7d410e66
     """
     unpinned = _set(store, cipher, thread=thread, checkpoint=checkpoint, ns=ns, label=None)
-    _tell(thread, unpinned, ns, None, as_json=as_json)
+    _print(thread, unpinned, ns, None, as_json=as_json)
 
 
 def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str, ns: str, label: str | None) -> str:
-    """Set or take off the pin of the checkpoint that was named; its id."""
+    """Set or remove the pin of the named checkpoint. Returns the checkpoint's id."""
 
     def act(checkpoint_id: str) -> str:
         ids = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}
@@ -80,7 +80,7 @@ def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str,
 
     with open_admin(store, cipher) as saver:
         if checkpoint != LATEST:
-            # Only then all names are listed, for a database counts each as a read.
+            # List all ids only now, because a database counts each as a read.
             with suppress(InvalidConfigError):
                 return act(checkpoint)
         found = find_id(saver, thread, ns, checkpoint)
@@ -90,7 +90,7 @@ def _set(store: str | None, cipher: str | None, *, thread: str, checkpoint: str,
             raise CommandError(f"checkpoint {found!r} of thread {thread!r} has just been deleted.") from None
 
 
-def _tell(thread: str, checkpoint: str, ns: str, label: str | None, *, as_json: bool) -> None:
+def _print(thread: str, checkpoint: str, ns: str, label: str | None, *, as_json: bool) -> None:
     if as_json:
         found = {"thread_id": thread, "checkpoint_ns": ns, "checkpoint_id": checkpoint, "label": label}
         print_json(found)

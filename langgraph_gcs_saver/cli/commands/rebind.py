@@ -1,4 +1,4 @@
-"""`langgraph-gcs rebind`: bind a store to another bucket or prefix, where its objects are now."""
+"""`langgraph-gcs rebind`: bind a store to the bucket or prefix where its objects are now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rebind(
     store: StoreOption = None,
     cipher: CipherOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Bind it although objects are missing there: what needs them is damaged.")
+        bool, typer.Option("--force", help="Bind it even if objects are missing there: what needs them is damaged.")
     ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
@@ -39,8 +39,8 @@ def rebind(
 ) -> None:
     """Bind a store to the bucket and prefix of --store, because its objects were moved or restored there.
 
-    Every other command refuses a bucket or prefix that is not the store's. Stop all writers first. This looks whether
-    each object that the store refers to is there, and copies and deletes none.
+    Every other command fails for a bucket or prefix that is not the store's. Stop all writers first. rebind checks that
+    each object that the store refers to exists there. It copies and deletes none.
 
     Example: langgraph-gcs rebind --store "gs://new-bucket/agents?project=my-project" --dry-run
     """
@@ -65,7 +65,7 @@ def rebind(
         carry_out(work, dry_run=dry_run or is_refused, yes=yes, as_json=as_json)
     if is_refused:
         raise CommandError(
-            f"{counted(plan.missing, 'object')} missing in {plan.place}: copy them there first, or take them for lost "
+            f"{counted(plan.missing, 'object')} missing in {plan.place}: copy them there first, or accept their loss "
             "with --force.",
             2,
         )

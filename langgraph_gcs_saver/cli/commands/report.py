@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.cli.views.report_values import Change
 
 VALUES = 50
-"""Steps whose values are read, the newest ones."""
+"""How many of the newest steps have their values read."""
 
 VALUE_BYTES = 32 << 20
-"""Serialised bytes of the states that are read for them, at most."""
+"""Serialized bytes of the states that are read for them, at most."""
 
 _STEPS = 500
 
@@ -43,7 +43,9 @@ _STEPS = 500
 def report(
     thread: ThreadArgument,
     *,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes; - is stdout.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the page; - is stdout.")
+    ],
     values: Annotated[
         bool, typer.Option("--values/--no-values", help=f"Show what the newest {VALUES} steps changed in the state.")
     ] = True,
@@ -57,9 +59,9 @@ def report(
 ) -> None:
     """Write a thread's report: one page with its timeline, sizes, changes and damage, readable on a phone, offline.
 
-    It checks documents, names of objects, and the values that it reads, and says what it did not check.
+    It checks documents, names of objects, and the values that it reads. It says what it did not check.
 
-    With --no-values the page has no content of the state, only names, ids and sizes.
+    With --no-values, the page has no content of the state, only names, ids and sizes.
 
     Example: langgraph-gcs report my-thread -o page.html --store file:///home/me/store
     """
@@ -67,10 +69,10 @@ def report(
 
     to_stdout = output == "-"
     if to_stdout and as_json:
-        raise CommandError("--json and -o - both want standard output: give the page a file.", 2)
+        raise CommandError("--json and -o - both need standard output: give the page a file.", 2)
     target = Path(output)
     if not to_stdout and not force and target.exists():
-        raise CommandError(f"{output!r} is there already: give --force to overwrite it.")
+        raise CommandError(f"{output!r} already exists: give --force to overwrite it.")
     with open_saver(store, cipher) as saver:
         with progress("reading manifests"):
             found = saver.admin.history(thread)
@@ -113,18 +115,18 @@ def _write(target: Path, made: bytes, *, force: bool) -> None:
     try:
         write_file(target, made, replace=force, devices=True)
     except FileExistsError:
-        raise CommandError(f"{str(target)!r} is there already: give --force to overwrite it.") from None
+        raise CommandError(f"{str(target)!r} already exists: give --force to overwrite it.") from None
     except OSError as error:
         raise CommandError(f"cannot write {str(target)!r}: {error.strerror or error}.") from error
 
 
 @record(frozen=True, slots=True)
 class States:
-    """What the states of a thread's newest checkpoints tell.
+    """What the states of a thread's newest checkpoints show.
 
     Attributes:
-        changes: What steps changed.
-        damage: What is wrong with those that cannot be read.
+        changes: What each step changed.
+        damage: What is wrong with the states that cannot be read.
         read: How many checkpoints were read, damaged ones included.
     """
 
@@ -134,7 +136,7 @@ class States:
 
 
 def read_states(saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo], limit: int) -> States:
-    """Read the newest steps, as far as their states fit into `VALUE_BYTES`."""
+    """Read the newest steps, as long as their states fit into `VALUE_BYTES`."""
     from langgraph_gcs_saver.cli.views.report_page import key
     from langgraph_gcs_saver.cli.views.report_values import changes
 
@@ -151,14 +153,14 @@ def read_states(saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo]
         configurable = one.config["configurable"]
         own = configurable["checkpoint_ns"], configurable["checkpoint_id"]
         if own in older:
-            break  # It comes in place of a damaged one.
+            break  # It is served in place of a damaged one.
         read[own] = one
     sizes = {key(info): info.size for info in found if info.damage is None}
     changed: dict[Key, Sequence[Change]] = {}
     damage: dict[Key, str] = {}
 
     def get(one: Key) -> None:
-        """Read a checkpoint that is not there yet; one that has just been deleted is neither read nor damaged."""
+        """Read a checkpoint that is not read yet. One that has just been deleted is neither read nor damaged."""
         if one in read or one in damage:
             return
         ns, checkpoint_id = one
@@ -172,7 +174,7 @@ def read_states(saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo]
                 read[one] = loaded
 
     for own, info in chosen.items():
-        get(own)  # The listing steps over damaged ones.
+        get(own)  # The listing skips damaged ones.
         if own not in read:
             continue
         parent = None if info.parent_id is None else (info.checkpoint_ns, info.parent_id)
@@ -187,7 +189,7 @@ def read_states(saver: GCSSaver, thread_id: str, found: Sequence[CheckpointInfo]
 def with_damage(
     found: Sequence[CheckpointInfo], findings: Sequence[Finding], damage: Mapping[Key, str]
 ) -> Sequence[CheckpointInfo]:
-    """Checkpoints with the damage that `verify` found, or reading them."""
+    """Checkpoints with the damage that `verify` found, or that reading them found."""
     from langgraph_gcs_saver.cli.views.report_page import key
 
     told = {

@@ -1,4 +1,4 @@
-"""`langgraph-gcs setup`: make what a store needs, and prove that it works."""
+"""`langgraph-gcs setup`: create what a store needs, and prove that it works."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def setup(
         typer.Option(
             "--platform",
             help="Also set lifecycle rules (Nearline storage after 30 days) and exempt large fields from Firestore's "
-            "indexes; settings of others stay.",
+            "indexes. Settings that others made stay.",
         ),
     ] = False,
     write_settings: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the same settings there, as files for someone to apply.")
+        Path | None, typer.Option(metavar="DIR", help="Write the same settings to files there, to apply yourself.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create the bucket if it is missing, and check the store.
 
-    Documents and objects are written, read and deleted. May be repeated. What these credentials may not do, and what
-    endangers the store, goes to standard error. With --platform the exit code is 7 if something could not be set.
+    It writes, reads and deletes documents and objects. You can repeat it. Standard error shows what these credentials
+    may not do, and what endangers the store. With --platform, the exit code is 7 if something could not be set.
 
     Example: langgraph-gcs setup --platform --location europe-west1
     """
@@ -53,7 +53,7 @@ def setup(
             with progress("setting up"):
                 report = saver.setup(location=location, platform=platform, write_settings=write_settings)
         except StoreError:
-            raise  # some are an OSError too
+            raise  # Some are also an OSError.
         except OSError as error:
             raise CommandError(f"the settings were not written: {error}") from error
     files = [] if write_settings is None else [str(write_settings / name) for name in report.settings]

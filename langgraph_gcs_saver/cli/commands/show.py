@@ -58,7 +58,7 @@ def show(
 ) -> None:
     """Show a checkpoint: its messages as a chat, its other channels as JSON, its pending writes.
 
-    Nothing that the store holds is imported or run: objects are shown by the name of their class and their fields.
+    Nothing in the store is imported or run: an object is shown as the name of its class and its fields.
 
     Example: langgraph-gcs show my-thread latest --channel messages --store file:///home/me/store
     """
@@ -90,7 +90,7 @@ def show(
 
 
 def _histories(saver: GCSSaver, found: CheckpointTuple) -> Mapping[str, Any]:
-    """What DeltaChannels without a snapshot here are made of."""
+    """The values and writes that make up the DeltaChannels without a snapshot here."""
     counters = cast("Mapping[str, Any]", found.metadata).get(portable.DELTA_COUNTERS) or {}
     values, versions = found.checkpoint["channel_values"], found.checkpoint["channel_versions"]
     names = sorted(name for name in counters if name in versions and name not in values)
@@ -150,13 +150,13 @@ def _head(found: CheckpointTuple, thread: str) -> Iterator[Text]:
 
 
 def _channels(values: Mapping[str, Any], histories: Mapping[str, Any]) -> Iterator[Text]:
-    # Conversations first; those of LangGraph's own that say what runs next last.
+    # Conversations come first. LangGraph's own channels, which say what runs next, come last.
     for name in sorted(values, key=lambda name: (name.startswith((_TRIGGER, "__")), not _is_chat(values[name]), name)):
         yield plain(name, "bold")
         yield from value_lines(values[name])
     for name, history in sorted(histories.items()):
         number = len(history["writes"])
-        yield plain(f"{name} (a DeltaChannel: the graph makes its value of what follows)", "bold")
+        yield plain(f"{name} (a DeltaChannel: the graph computes its value from what follows)", "bold")
         if "seed" in history:
             yield plain("  stored value", "dim")
             yield from value_lines(history["seed"])
@@ -166,7 +166,7 @@ def _channels(values: Mapping[str, Any], histories: Mapping[str, Any]) -> Iterat
 
 
 _TRIGGER = "branch:to:"
-"""What LangGraph calls the channels that have a value when a node is to run next, before the node's name."""
+"""How LangGraph names the channels that have a value when a node is to run next; the node's name follows."""
 
 
 def _is_trigger(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""`langgraph-gcs prune`, `collect`, `sweep`, `copy` and `delete`: keeping a store small, and its threads in order."""
+"""`langgraph-gcs prune`, `collect`, `sweep`, `copy` and `delete`: keep a store small, and its threads in order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def prune(
         int | None, typer.Option(min=1, metavar="N", help="Keep the newest N checkpoints of each namespace.")
     ] = None,
     keep_for: Annotated[
-        timedelta | None, typer.Option(parser=positive_duration, metavar="TIME", help="Keep each so long: 12h, 7d, 2w.")
+        timedelta | None,
+        typer.Option(parser=positive_duration, metavar="TIME", help="Keep each for this long: 12h, 7d, 2w."),
     ] = None,
     keep_every: Annotated[
         timedelta | None,
@@ -60,9 +61,9 @@ def prune(
 ) -> None:
     """Remove checkpoints of threads, with all that only they need.
 
-    What any of the --keep options keeps, stays. So does the latest checkpoint of each namespace, what waits for the
-    answer to an interrupt, what is pinned, and what kept checkpoints' DeltaChannels are made of. No checkpoint goes
-    that was not shown, whoever writes meanwhile.
+    A checkpoint stays if any --keep option keeps it. The latest checkpoint of each namespace also stays, and so does
+    one that waits for the answer to an interrupt, that is pinned, or that kept checkpoints' DeltaChannels need. prune
+    never removes a checkpoint that its plan did not show, even if other processes write meanwhile.
 
     Example: langgraph-gcs prune my-thread --keep-last 20 --keep-every 1d
     """
@@ -111,18 +112,18 @@ def collect(
         typer.Option(
             parser=duration,
             metavar="TIME",
-            help="How old it must be; with less than a few hours nobody else may be writing. [default: 24h]",
+            help="How old an orphan must be. Below a few hours, no other process may be writing. [default: 24h]",
         ),
     ] = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete what nothing refers to any more.
+    """Delete orphans: objects and documents that no checkpoint refers to.
 
-    That is what calls that died have left. Others may write meanwhile. A thread with a damaged checkpoint is left
-    alone, because what that refers to is unknown: repair it first. So is one that has lost a checkpoint that
-    DeltaChannels are made of: restore that. The exit code is then 4.
+    Crashed calls left them. Other processes may write meanwhile. A thread with a damaged checkpoint is left alone,
+    because what that checkpoint refers to is unknown: repair it first. A thread that has lost a checkpoint that
+    DeltaChannels need is left alone too: restore that checkpoint. If a thread is left alone, the exit code is 4.
 
     Example: langgraph-gcs collect --yes
     """
@@ -176,15 +177,17 @@ def sweep(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete the threads that nobody has used for a time.
+    """Delete threads that have been idle for a time.
 
-    Those are the ones that have got no checkpoint for longer than that. A thread that somebody uses meanwhile, or that
-    has a pinned checkpoint, stays.
+    A thread is idle if it has got no checkpoint for longer than that. A thread that is used meanwhile, or that has a
+    pinned checkpoint, stays.
 
     Example: langgraph-gcs sweep --ttl 90d --dry-run
     """
     if ttl < timedelta(hours=1):
-        raise CommandError("--ttl must be an hour or more: threads do not note the time of their use more exactly.", 2)
+        raise CommandError(
+            "--ttl must be an hour or more, because threads record the time of their use no more exactly.", 2
+        )
     with open_admin(store, cipher, ttl=ttl) as saver:
         with progress("looking"):
             found = list(saver.plan_sweep())
@@ -207,7 +210,7 @@ def sweep(
 
 def copy(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The thread to copy.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="The id of the copy; a thread that is empty.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The id of the copy. That thread must be empty.")],
     *,
     store: StoreOption = None,
     cipher: CipherOption = None,
@@ -216,9 +219,9 @@ def copy(
 ) -> None:
     """Copy a thread with all its history.
 
-    The copy is in the same store, under another id. Pins stay with the source. The same command
-    continues a copy that was interrupted, unless the source has lost checkpoints since, or the copy has been
-    written to: then delete the copy first.
+    The copy is in the same store, under another id. Pins stay with the source. To continue a copy that was
+    interrupted, run the same command again. If the source has lost checkpoints since, or the copy has been written to,
+    delete the copy first.
 
     Example: langgraph-gcs copy my-thread my-thread-2
     """
@@ -250,7 +253,7 @@ def delete(
 ) -> None:
     """Delete threads: every checkpoint, pending write and object.
 
-    A deletion that was interrupted is taken up again by the same command.
+    To continue a deletion that was interrupted, run the same command again.
 
     Example: langgraph-gcs delete my-thread other-thread --yes
     """

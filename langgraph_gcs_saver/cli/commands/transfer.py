@@ -1,4 +1,4 @@
-"""`pull`, `push`, `export` and `import`: a thread with all its history, to another store or a file, and back."""
+"""`pull`, `push`, `export` and `import`: copy a thread with all its history to another store or a file, and back."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.admin import Admin
 
 DAMAGE = 4
-"""Exit code when what was moved is damaged, as it was before."""
+"""Exit code if the copied thread is damaged, as its source is."""
 
 
 def pull(
     thread: ThreadArgument,
     source: Annotated[str, typer.Argument(metavar="FROM", help="The store to read: gs://… or file://….")],
-    target: Annotated[str | None, typer.Argument(metavar="TO", help="The store to write; --store's if left out.")] = (
+    target: Annotated[str | None, typer.Argument(metavar="TO", help="The store to write; --store's if not given.")] = (
         None
     ),
     *,
@@ -49,8 +49,8 @@ def pull(
 ) -> None:
     """Copy a thread with all its history from another store, and compare both.
 
-    The thread must be empty where it goes. Nothing changes where it comes from. Interrupted, it goes on when it is
-    called again. Encrypted threads are moved as they are; --cipher lets what came be decoded as well.
+    The thread must be empty in the target store. The source does not change. If a pull is interrupted, run it again to
+    continue. Encrypted threads are copied as they are. With --cipher, the copied values are also decoded.
 
     Example: langgraph-gcs pull my-thread "gs://my-bucket/agents?project=my-project" file:///home/me/store
     """
@@ -69,7 +69,7 @@ def push(
 ) -> None:
     """Copy a thread with all its history to another store, and compare both.
 
-    As pull, but with one store given it is the one to write.
+    push works like pull, but if you give one store, it is the one to write.
 
     Example: langgraph-gcs push my-thread file:///home/me/store "gs://my-bucket/agents?project=my-project"
     """
@@ -87,9 +87,9 @@ def export(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a thread with all its history to one file, and read it again.
+    """Write a thread with all its history to one file, and read it back.
 
-    The file is a tar archive, and appears when it is whole. A file that is there is replaced, after a question.
+    The file is a tar archive, and appears when it is whole. If the file exists, export asks before it replaces it.
 
     Example: langgraph-gcs export my-thread my-thread.tar --store file:///home/me/store
     """
@@ -104,7 +104,7 @@ def export(
             done = saver.export_thread(thread, file, progress=bar)
     _found(thread, done)
     if as_json:
-        print_json({"file": str(file), "bytes_of_file": file.stat().st_size, **_told(done)})
+        print_json({"file": str(file), "bytes_of_file": file.stat().st_size, **_as_json(done)})
         return
     out = console()
     out.print(plain(str(done)), soft_wrap=True)
@@ -112,23 +112,23 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="A file that export has written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="A file that export wrote.")],
     *,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_thread: Annotated[
         str | None,
         typer.Option(
-            "--as", metavar="THREAD", help="Another id for the thread; an encrypted one needs its --cipher for that."
+            "--as", metavar="THREAD", help="Another id for the thread. An encrypted thread needs its --cipher for that."
         ),
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take in a thread that export has written, and compare it.
+    """Import a thread that export wrote to a file, and compare it.
 
-    The file is checked from end to end before anything is written, and nothing that it names is run. The thread must be
-    empty in the store. With --as, pins and what repairs have set aside stay behind, as in a copy.
+    The whole file is checked before anything is written, and nothing that it names is run. The thread must be empty in
+    the store. With --as, pins and what repair has set aside are not imported, as in a copy.
 
     Example: langgraph-gcs import my-thread.tar --store file:///home/me/store --as debugged
     """
@@ -163,7 +163,7 @@ def _default(store: str | None) -> str:
 
 def _move(thread: str, source: str, target: str, cipher: str | None, *, dry_run: bool, as_json: bool) -> None:
     if parse(source) == parse(target):
-        raise CommandError("both stores are the same; copy makes another thread of one within a store.", 2)
+        raise CommandError("both stores are the same. To copy a thread within a store, use copy.", 2)
     with open_admin(source, cipher) as reader, open_admin(target, cipher, may_create=True) as writer:
         done = _transfer(thread, reader, writer, dry_run=dry_run)
     _show(done, dry_run=dry_run, as_json=as_json)
@@ -175,7 +175,7 @@ def _plan(thread: str, reader: Admin, writer: Admin) -> Transfer:
 
 def _found(thread: str, plan: Transfer) -> Transfer:
     if not plan:
-        raise CommandError(f"there is no thread {thread!r} where it is to be read from.")
+        raise CommandError(f"there is no thread {thread!r} in the source.")
     return plan
 
 
@@ -183,12 +183,12 @@ def _transfer(thread: str, reader: Admin, writer: Admin, *, dry_run: bool) -> Tr
     plan = _plan(thread, reader, writer)
     if dry_run:
         return plan
-    # Each document and object is carried over, and compared.
+    # Each document and object is copied once and compared once.
     with progress(f"moving {thread}", 2 * plan.total) as bar:
         return _found(thread, reader.transfer_thread(thread, writer, progress=bar))
 
 
-def _told(done: Transfer) -> dict[str, Any]:
+def _as_json(done: Transfer) -> dict[str, Any]:
     told = asdict(done)
     return {**told, "findings": [{**one, "affects": list(one["affects"])} for one in told["findings"]]}
 
@@ -196,7 +196,7 @@ def _told(done: Transfer) -> dict[str, Any]:
 def _show(done: Transfer, *, dry_run: bool, as_json: bool) -> None:
     damage = [finding for finding in done.findings if finding.is_damage]
     if as_json:
-        print_json({**_told(done), "dry_run": dry_run, "ok": not damage})
+        print_json({**_as_json(done), "dry_run": dry_run, "ok": not damage})
     else:
         out = console()
         out.print(plain(str(done)), soft_wrap=True)
@@ -213,5 +213,5 @@ def _show(done: Transfer, *, dry_run: bool, as_json: bool) -> None:
                 out.print(plain("Every value was decoded: no damage."))
     if damage:
         raise CommandError(
-            f"the thread is damaged, as it is where it comes from: {len(damage)} findings. repair may mend it.", DAMAGE
+            f"the thread is damaged, as it is in the source: {len(damage)} findings. repair may fix it.", DAMAGE
         )

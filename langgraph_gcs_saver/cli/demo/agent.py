@@ -1,6 +1,6 @@
-"""The demo's agent: reads Python modules one step at a time, ranks them, and asks before it publishes.
+"""The demo's agent. It reads Python modules one step at a time, ranks them, and asks before it publishes.
 
-No language model: what it finds out is found with `ast` and `tokenize`, so every run can be checked.
+It uses no language model. It analyzes modules with `ast` and `tokenize`, so every run can be checked.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
 SERDE = JsonPlusSerializer(allowed_msgpack_modules=None)
-"""Makes objects of LangGraph's own types only; the state has no others."""
+"""Makes objects only of LangGraph's own types, because the state has no others."""
 
 RANKINGS = {"lines": "by length", "longest_lines": "by longest function"}
-"""Fields of a finding that the report can be ranked by, and how to say it."""
+"""Fields of a finding that can rank the report, and how to say it."""
 
 
 class State(TypedDict):
-    """The agent's memory: what to read, what it found (one a document, growing), and its report."""
+    """The agent's memory: what to read, what it found (one finding a document), and its report."""
 
     queue: list[str]
     rank_by: str
@@ -44,10 +44,10 @@ class State(TypedDict):
 
 @dataclass(frozen=True)
 class Context:
-    """What a run is given that is not state.
+    """Input of a run that is not state.
 
     Attributes:
-        before_reading: Called with a document's number, from 1, and its name, before anything is done with it.
+        before_reading: Called before a document is read, with its number, from 1, and its name.
     """
 
     before_reading: Callable[[int, str], None]
@@ -71,7 +71,7 @@ def modules(count: int) -> list[str]:
 
 
 def _loader(name: str) -> SourceFileLoader | None:
-    # Found by path and not imported: `abc` is a frozen module, without source, to importlib.util.find_spec, and
+    # Modules are found by path, not imported. `abc` is frozen, so importlib.util.find_spec finds no source of it, and
     # importing `antigravity` opens a web browser.
     spec = PathFinder.find_spec(name, [sysconfig.get_path("stdlib")])
     if spec is None or spec.submodule_search_locations is not None or not isinstance(spec.loader, SourceFileLoader):
@@ -171,5 +171,5 @@ def build(saver: BaseCheckpointSaver[Any]) -> Agent:
 
 
 def thread_config(thread_id: str) -> RunnableConfig:
-    """How to address the thread; the limit is beyond any number of documents that the demo reads."""
+    """The config of the thread. Its limit of steps exceeds any number of documents that the demo reads."""
     return {"configurable": {"thread_id": thread_id}, "recursion_limit": 1000}

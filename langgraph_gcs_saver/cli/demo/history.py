@@ -15,14 +15,14 @@ from langgraph_gcs_saver.cli.views.terminal import plain
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint: where it comes from, and what is known at it.
+    """A checkpoint: where it comes from, and what the agent knows at it.
 
     Attributes:
         checkpoint_id: Its id.
         parent_checkpoint_id: Its parent's id; None for the thread's first.
         step: LangGraph's number of the step, from -1.
         source: `input`, `loop` or `update`.
-        node: What ran to make it; `update_state` for a change from outside.
+        node: The nodes that ran to make it; `update_state` for a change from outside.
         documents: How many documents the agent has read.
         next: The nodes that run next.
     """
@@ -57,16 +57,16 @@ def rows(history: Iterable[StateSnapshot]) -> list[Row]:
 
 
 def graph(history: Sequence[Row]) -> list[str]:
-    """A drawing a row: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins at this checkpoint."""
+    """One drawing a row: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins at this checkpoint."""
     return draw((row.checkpoint_id, row.parent_checkpoint_id) for row in history)
 
 
 def table(history: Sequence[Row], notes: Mapping[str, str]) -> Table:
-    """The table, for 80 columns; of long runs of `read` it shows the ends and what has a note.
+    """The table, for 80 columns. Of a long run of `read` it shows only the ends and the rows with a note.
 
     Args:
         history: The rows, newest first.
-        notes: What to say of some of them, by checkpoint id.
+        notes: Remarks on some of the rows, by checkpoint id.
     """
     result = Table(box=SIMPLE_HEAD, padding=0)
     for name in ("", "id", "step", "source", "node", "docs", "next", "parent", "note"):
@@ -97,5 +97,5 @@ def table(history: Sequence[Row], notes: Mapping[str, str]) -> Table:
 
 
 def short(identifier: str) -> str:
-    """The end of a checkpoint id, which is random; the beginning is the time."""
+    """The end of a checkpoint id, because it is random. The beginning is the time."""
     return identifier[-6:]

@@ -1,4 +1,4 @@
-"""What `langgraph-gcs demo` plays: an agent is killed, resumed, asked, taken back and forked, and all is checked."""
+"""What `langgraph-gcs demo` plays: kill an agent, resume it, answer its question, fork its past, and check it all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def play(store: str | None, cipher: str, documents: int, *, keep: bool, ask: boo
         as_json: Whether to print one JSON document and nothing else.
 
     Raises:
-        CommandError: Something that it claims is not true.
+        CommandError: A claim of the demo is not true.
     """
     console = Console(quiet=as_json, highlight=False)
     with _folder(keep=keep) as folder:
@@ -68,17 +68,17 @@ def _folder(*, keep: bool) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Plot:
-    """What is to happen, and where.
+    """What will happen, and where.
 
     Attributes:
         store: Connection string.
         cipher: As `--cipher` names it; empty for none.
         ledger: The file that counts what was read.
-        thread_id: A new thread's.
+        thread_id: The id of a new thread.
         queue: The documents to read.
-        instead: Those that the fork reads in place of what is left at `fork_at`; none is in `queue`.
-        kill_after: So many documents are checkpointed when the first process is killed.
-        fork_at: So many documents are read at the checkpoint that the fork begins from.
+        instead: The documents that the fork reads in place of the rest at `fork_at`; none is in `queue`.
+        kill_after: How many documents are checkpointed when the first process is killed.
+        fork_at: How many documents are read at the checkpoint where the fork begins.
     """
 
     store: str
@@ -97,7 +97,7 @@ class _Plot:
         if len(found) < documents + more:
             raise CommandError(
                 f"the standard library in {sys.prefix} has source for {len(found)} modules, not {documents + more}; "
-                "take fewer --documents, or another Python",
+                "use fewer --documents, or another Python",
                 2,
             )
         return cls(
@@ -113,7 +113,7 @@ class _Plot:
 
 
 class _Demo:
-    """Plays the plot and narrates it: looks at the thread from this process, runs the agent only in others."""
+    """Plays the plot and narrates it. It reads the thread in this process, and runs the agent only in others."""
 
     def __init__(self, plot: _Plot, console: Console, *, ask: bool) -> None:
         self._plot = plot
@@ -123,11 +123,11 @@ class _Demo:
         self._tally = Tally()
 
     def run(self) -> dict[str, Any]:
-        """Play all of it; returns what happened, with the statements of `proof` that a caller should check."""
+        """Play all of it. Returns what happened, with the statements of `proof` that a caller should check."""
         with open_saver(
             self._plot.store, self._plot.cipher, may_create=True, serde=SERDE, on_event=self._tally
         ) as saver:
-            # setup() prints what it may not do, and standard output may be for JSON only.
+            # setup() prints missing permissions, but standard output may be for JSON only.
             with redirect_stdout(sys.stderr):
                 report = saver.setup()
             return self._run(build(saver), report)
@@ -154,7 +154,7 @@ class _Demo:
         resumed = self._read(plot.queue, plot.kill_after)
         say(f"Process {resumed.pid} read {_span(resumed.read)}, then asked a human and ended.")
 
-        self._act(3, "A human approves, another process goes on with Command(resume=...)")
+        self._act(3, "A human approves, another process continues with Command(resume=...)")
         approval = self._approve(agent)
         original = agent.get_state(self._config)
         self._show_report(original)
@@ -184,7 +184,7 @@ class _Demo:
         parents = {row.checkpoint_id: row.parent_checkpoint_id for row in history}
         proof = {
             "the first process was killed": _was_killed(killed.returncode),
-            f"exactly {plot.kill_after} documents were durable when it died": durable == plot.kill_after,
+            f"exactly {plot.kill_after} documents were durable when it was killed": durable == plot.kill_after,
             f"the next one resumed at document {plot.kill_after + 1}": resumed.read == plot.queue[plot.kill_after :],
             "every document was read, in order, none twice": read == plot.queue + plot.instead,
             "the fork's parent is the checkpoint that it goes back to": (
@@ -259,7 +259,7 @@ class _Demo:
             answer = _ask(question["question"])
         else:
             answer = "yes"
-            self._say("  yes (automatic; with --ask it is you who answers)")
+            self._say("  yes (automatic; with --ask, you answer)")
         ended = self._run_process(lambda _: None, answer=answer)
         self._say(f"Process {ended.pid} resumed with {answer!r}.")
         return {"question": question["question"], "answer": answer, "process": asdict(ended)}
@@ -284,12 +284,12 @@ class _Demo:
 
 
 def _ask(question: str) -> str:
-    """The human's `yes` or `no`; asked on standard error, for typer's prompts write a blank to standard output."""
+    """The human's `yes` or `no`. Asked on standard error, because typer's prompts write a blank to standard output."""
     while True:
         print(f"{printable(question)} [Y/n] ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
-            raise CommandError("nobody answers: standard input is at its end")
+            raise CommandError("no answer: standard input has ended")
         answer = line.strip().lower() or "yes"
         if answer in {"y", "yes", "n", "no"}:
             return "yes" if answer.startswith("y") else "no"
@@ -300,7 +300,7 @@ def _span(names: list[str]) -> str:
 
 
 def _was_killed(returncode: int) -> bool:
-    # Windows has no signals: TerminateProcess gives its victim an exit code.
+    # Windows has no signals: TerminateProcess sets an exit code.
     return returncode == -signal.SIGKILL if sys.platform != "win32" else returncode != 0
 
 

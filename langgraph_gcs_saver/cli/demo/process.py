@@ -1,4 +1,4 @@
-"""The demo's processes: each runs the agent on its thread once, and tells the parent how far it is."""
+"""The demo's processes. Each runs the agent on its thread once, and reports its progress to the parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
 
 _SAFE_PATH = "PYTHONSAFEPATH"
-"""The variable of the environment that keeps the working directory out of a new interpreter's path."""
+"""The environment variable that keeps the working directory out of a new interpreter's path."""
 
 
 def append(ledger: Path, name: str) -> None:
@@ -48,10 +48,10 @@ class Task:
     Attributes:
         store: Connection string of the saver.
         thread_id: The thread to run on.
-        ledger: A file outside the store, that gets a line for each document before it is read.
-        start: The first state of a new thread; None to go on with the thread's latest checkpoint.
-        answer: What the human said to the pending interrupt; None if nobody was asked.
-        halt_before: Stop for good at the start of the step that reads this document, and wait to be killed.
+        ledger: A file outside of the store. It gets a line for each document before the document is read.
+        start: The first state of a new thread; None to continue from the thread's latest checkpoint.
+        answer: The human's answer to the pending interrupt; None if there was no question.
+        halt_before: Stop at the start of the step that reads this document, and wait to be killed.
         cipher: As `--cipher` names it; empty for none.
     """
 
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Reading:
-    """From the process: document `number` is about to be read, so the checkpoint after the one before is durable."""
+    """From the process: it will now read document `number`, so the checkpoint of the document before is durable."""
 
     number: int
     name: str
@@ -75,7 +75,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Finished:
-    """From the process: the run came to its end, or to an interrupt."""
+    """From the process: the run ended, or reached an interrupt."""
 
     stored_bytes: int
 
@@ -90,7 +90,7 @@ class Failed:
 
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
-    # An interrupt from the keyboard reaches the whole group; the parent is who ends this process.
+    # An interrupt from the keyboard reaches the whole group, but only the parent may end this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ignore_notices()
     tally = Tally()
@@ -118,7 +118,7 @@ def work(task: Task, pipe: Connection) -> None:
 
 
 class Tally:
-    """Adds up what a saver's events say was stored."""
+    """Adds up the stored bytes that a saver's events report."""
 
     def __init__(self) -> None:
         self.stored_bytes = 0
@@ -134,12 +134,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process after its end.
+    """A process that has ended.
 
     Attributes:
         pid: Its process id.
-        returncode: As `multiprocessing` tells it: negative for the signal that killed it.
-        read: The documents that the ledger says it read, in order.
+        returncode: As `multiprocessing` reports it: negative for the signal that killed the process.
+        read: The documents that it read, in order, by the ledger.
         stored_bytes: Bytes of state that it is known to have stored.
     """
 
@@ -150,9 +150,9 @@ class Ended:
 
 
 def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
-    """Run the task in a new interpreter until it ends; kill it at once where it halts.
+    """Run the task in a new interpreter until it ends. If it halts, kill it at once.
 
-    A new interpreter ("spawn", not "fork"): nothing but the store connects one process to the next.
+    A new interpreter ("spawn", not "fork") shares nothing with the one before except for the store.
 
     Raises:
         CommandError: The process failed.
@@ -162,7 +162,7 @@ def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
     process = context.Process(target=work, args=(task, theirs), daemon=True)
     with _safe_path():
         process.start()
-    # Or a process that dies would never be noticed: this end would keep the pipe open.
+    # Otherwise this end would keep the pipe open, and a crash of the process would never be noticed.
     theirs.close()
     try:
         last = _follow(task, ours, on_reading)
@@ -183,7 +183,7 @@ def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Keep interpreters that start meanwhile from importing what lies in the working directory, from Python 3.11 on."""
+    """Keep interpreters that start meanwhile from importing what is in the working directory, from Python 3.11 on."""
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -196,7 +196,7 @@ def _safe_path() -> Iterator[None]:
 
 
 def _follow(task: Task, pipe: Connection, on_reading: Callable[[Reading], None]) -> Reading | Finished | Failed | None:
-    """Pass on what the process reports; its last report, or where it halted, or None if it died without one."""
+    """Pass on what the process reports. Returns its last report, where it halted, or None if it crashed without one."""
     while True:
         try:
             message = pipe.recv()

@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from itertools import count, islice
 
 LANES = 20
-"""Branches that are drawn side by side; of more there is their number."""
+"""How many branches are drawn side by side. The others are only counted."""
 
 
 def draw(line: Iterable[tuple[str, str | None]]) -> list[str]:
-    """A drawing a row, newest first: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins here.
+    """One drawing a row, newest first: `*` is the checkpoint, `|` a branch that passes by, `/` one that begins here.
 
-    A branch ends at a checkpoint without a parent, and where the parent is not further down: it was removed, or a
-    clock went back. `+5` is five branches for which there is no room; a checkpoint of theirs stands before it.
+    A branch ends at a checkpoint without a parent. It also ends if the parent is not further down, because the parent
+    was removed or a clock went back.
+
+    `+5` stands for five branches that do not fit. A `*` just before it is a checkpoint of one of them.
 
     Args:
         line: The checkpoints' ids, each with its parent's, newest first.
@@ -21,7 +23,7 @@ def draw(line: Iterable[tuple[str, str | None]]) -> list[str]:
     rows = list(line)
     places = {checkpoint_id: place for place, (checkpoint_id, _) in enumerate(rows)}
     numbers = count()
-    lanes: dict[int, str] = {}  # from left to right: the checkpoint that each leads to
+    lanes: dict[int, str] = {}  # From left to right: the checkpoint that each leads to.
     leading: dict[str, list[int]] = {}
     drawn = []
     for place, (checkpoint_id, parent_id) in enumerate(rows):

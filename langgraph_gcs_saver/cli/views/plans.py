@@ -1,4 +1,4 @@
-"""How every command that changes a store goes: show the plan, ask, do it, tell what was done."""
+"""How every command that changes a store works: show the plan, ask, carry it out, report what was done."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, kw_only=True)
 class Work(Generic[P]):
-    """What a command means to do, and how it is shown.
+    """What a command plans to do, and how to show it.
 
     Attributes:
         plans: The plans of a dry run, one for each thread.
         show: Prints a plan for people.
         as_dict: A plan as it is in JSON.
-        act: Does what plans say, one after the other as it takes them; returns what was done, in a sentence.
+        act: Carries out plans one after the other as it takes them; returns what was done, in a sentence.
         doing: What the progress bar says.
-        question: What is asked before; `None` for what destroys nothing.
+        question: What to ask first; `None` if the work destroys nothing.
     """
 
     plans: Sequence[P]
@@ -37,15 +37,15 @@ class Work(Generic[P]):
 
 
 def carry_out(work: Work[P], *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Show the plans and, but for a dry run, ask and do them.
+    """Show the plans. Unless it is a dry run, ask, and carry them out.
 
     Raises:
-        CommandError: The answer is no, or nobody is there to ask.
-        GCSSaverError: One of them could not be done; those before it are.
+        CommandError: The answer is no, or there is no terminal to ask at.
+        GCSSaverError: A plan could not be carried out. Those before it were.
     """
     is_asking = work.question is not None and not yes and not dry_run
     if not as_json or is_asking:
-        # Who is to answer must see what is asked about; standard output is the JSON document's.
+        # The person who answers must see the plans, but standard output belongs to the JSON document.
         out = Console(stderr=True, highlight=False, markup=False, emoji=False) if as_json else console()
         for plan in work.plans:
             work.show(out, plan)
@@ -56,7 +56,7 @@ def carry_out(work: Work[P], *, dry_run: bool, yes: bool, as_json: bool) -> None
         with progress(work.doing, len(work.plans)) as advance:
             result = work.act(_ticking(work.plans, advance))
     if as_json:
-        # A scheduler takes what is not done for a failure; nothing to do is none.
+        # A scheduler treats false as a failure. Having nothing to do is not one.
         is_done = not (work.plans and dry_run)
         print_json({"done": is_done, "result": result, "plans": [work.as_dict(plan) for plan in work.plans]})
     else:
@@ -70,7 +70,7 @@ def _ticking(plans: Iterable[P], advance: Bar) -> Iterator[P]:
 
 
 def table(*columns: str) -> Table:
-    """A table that folds what does not fit, and cuts nothing off."""
+    """A table that folds cells that do not fit, and cuts nothing off."""
     result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in columns:
         result.add_column(name, overflow="fold")

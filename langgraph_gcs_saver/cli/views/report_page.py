@@ -1,4 +1,4 @@
-"""The page of `langgraph-gcs report`: the same bytes for the same report; no script, and nothing from a network."""
+"""The page of `langgraph-gcs report`: no script, nothing from a network, and the same bytes for the same report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CheckpointInfo, Finding, StoredValue, not_checked
 
 FINDINGS = 100
-"""Findings of `verify` that are listed; the rest is counted."""
+"""How many findings of `verify` are listed. The rest are counted."""
 
 COLUMNS = 240
-"""Columns of the chart of stored bytes; with more checkpoints, a column is several of them."""
+"""How many columns the chart of stored bytes has. With more checkpoints, each column stands for several."""
 
 _LANES = 6
 _LANE = 14
@@ -38,14 +38,14 @@ def key(info: CheckpointInfo) -> Key:
 
 @record(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the page tells.
+    """What the page shows.
 
     Attributes:
         thread_id: The thread.
-        checkpoints: Its checkpoints, newest first, of all namespaces; at least one. Their damage is all that is known.
+        checkpoints: Its checkpoints of all namespaces, newest first; at least one. They carry all damage that is known.
         findings: What `verify` found, at depth `metadata`.
-        changes: What steps changed, by namespace and checkpoint id, of those whose values were read.
-        read: Of how many checkpoints the values were read, damaged ones included.
+        changes: What each step changed, by namespace and checkpoint id, for the steps whose values were read.
+        read: How many checkpoints had their values read, damaged ones included.
         shown: How many of the newest checkpoints the timeline shows.
     """
 
@@ -58,14 +58,14 @@ class Report:
 
     @property
     def damaged(self) -> int:
-        """Number of damaged checkpoints, missing ones included."""
+        """Number of damaged checkpoints, including missing ones."""
         found = {key(info) for info in self.checkpoints if info.damage is not None}
         found.update((one.checkpoint_ns, name) for one in self.findings if one.is_damage for name in one.affects)
         return len(found)
 
     @property
     def not_checked(self) -> tuple[str, ...]:
-        """What may be damaged unnoticed."""
+        """What was not checked for damage."""
         if self.read == len(self.checkpoints):
             return ()
         if self.read == 0:
@@ -114,7 +114,7 @@ def _section(name: str, *children: Child) -> Html:
 
 
 def _name(value: str) -> Html:
-    """Text of a store within a line: its direction stays its own."""
+    """Text from a store within a line. Its direction does not affect the text around it."""
     return tag("bdi", value)
 
 
@@ -143,10 +143,10 @@ def _summary(report: Report) -> Html:
         ("Runs", f"{len(runs):,}"),
         ("First checkpoint", _time(min(info.time for info in infos)) or "unknown"),
         ("Last checkpoint", _time(max(info.time for info in infos)) or "unknown"),
-        ("State, serialised", size(_states(infos[::-1])[-1])),
+        ("State, serialized", size(_states(infos[::-1])[-1])),
         ("Stored for all steps", size(stored)),
         ("Incremental frames save", f"about {size(sum(map(_saved, infos)))}"),
-        ("Every step whole, serialised", size(whole)),
+        ("Every step whole, serialized", size(whole)),
         ("Waiting for an answer", f"{sum(info.is_waiting for info in infos):,}"),
         ("Pinned", f"{sum(info.pin is not None for info in infos):,}"),
         ("Damaged checkpoints", f"{report.damaged:,}"),
@@ -160,7 +160,7 @@ def _saved(info: CheckpointInfo) -> int:
 
 
 def _attention(steps: _Steps) -> Html | None:
-    """Links to the steps that somebody should look at."""
+    """Links to the steps that need attention."""
     wanted = [info for info in steps.report.checkpoints if info.damage is not None or info.is_waiting]
     if not wanted:
         return None
@@ -190,7 +190,11 @@ def _findings(report: Report) -> Html:
             ": ",
             _name(finding.reason),
             *(() if finding.channel is None else (" Channel ", _name(finding.channel), ".")),
-            *((f" {_count(len(finding.affects), 'checkpoint')} cannot be read for it.",) if finding.affects else ()),
+            *(
+                (f" {_count(len(finding.affects), 'checkpoint')} cannot be read because of it.",)
+                if finding.affects
+                else ()
+            ),
             tag("code", finding.name, class_="id"),
         )
         for finding in findings[:FINDINGS]
@@ -251,14 +255,14 @@ def _charts(newest_first: Sequence[CheckpointInfo]) -> Iterator[Html]:
     ]
     title = "Stored bytes so far, and the size of the state"
     told = (
-        f"In the end {size(total[-1])} are stored, and the serialised state of the newest step has {size(state[-1])}."
+        f"In the end {size(total[-1])} are stored, and the serialized state of the newest step has {size(state[-1])}."
     )
-    legend = [("total", f"stored so far, {size(total[-1])}"), ("state", f"state, serialised, {size(state[-1])}")]
+    legend = [("total", f"stored so far, {size(total[-1])}"), ("state", f"state, serialized, {size(state[-1])}")]
     yield _figure("lines", title, told, shapes=lines, legend=legend, top=top, ends=ends)
 
 
 def _states(infos: Sequence[CheckpointInfo]) -> list[int]:
-    """The size of the graph's own state at each checkpoint; those of subgraphs have states of their own."""
+    """The size of the graph's own state at each checkpoint. The states of subgraphs do not count."""
     own = "" if any(info.checkpoint_ns == "" for info in infos) else infos[-1].checkpoint_ns
     sizes, known = [], 0
     for info in infos:
@@ -277,17 +281,17 @@ def _figure(
     top: int,
     ends: tuple[Html | None, Html | None],
 ) -> Html:
-    # Words stay out of the drawing, which is stretched to the screen's width.
+    # Words stay out of the drawing, because it is stretched to the screen's width.
     drawing = tag(
         "svg",
         tag("title", title, id=f"{name}-name"),
-        tag("desc", told, id=f"{name}-told"),
+        tag("desc", told, id=f"{name}-desc"),
         tag("path", d=f"M0 0H{_WIDTH}M0 {_HEIGHT // 2}H{_WIDTH}M0 {_HEIGHT}H{_WIDTH}", class_="grid"),
         *shapes,
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         preserveAspectRatio="none",
         role="img",
-        aria_labelledby=f"{name}-name {name}-told",
+        aria_labelledby=f"{name}-name {name}-desc",
     )
     keys = (tag("li", tag("span", class_=f"key {key}", aria_hidden="true"), label) for key, label in legend)
     return tag(
@@ -320,7 +324,7 @@ def _line(values: Sequence[int], top: int) -> str:
 
 
 class _Steps:
-    """The checkpoints, as far as the timeline shows them, and what they are to each other."""
+    """The checkpoints that the timeline shows, and how they are related."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -346,7 +350,7 @@ class _Steps:
         return self._children.get(key(info), ())
 
     def is_fork(self, info: CheckpointInfo) -> bool:
-        """Whether an older checkpoint continues the same parent already."""
+        """Whether an older checkpoint already continues the same parent."""
         parent = self.parent(info)
         return parent is not None and self.children(parent)[0] is not info
 
@@ -370,7 +374,7 @@ def _timeline(steps: _Steps) -> Iterator[Html]:
     elif len(report.changes) < len(steps.shown):
         yield tag(
             "p",
-            f"Values are shown of {len(report.changes):,} steps, the newest ones that could be read.",
+            f"Values are shown for {len(report.changes):,} steps, the newest ones that could be read.",
             class_="note",
         )
     for space in sorted({info.checkpoint_ns for info in steps.shown}):
@@ -401,7 +405,7 @@ def _step(info: CheckpointInfo, drawn: Html, steps: _Steps) -> Html:
     return tag(
         "li",
         drawn,
-        tag("details", summary, tag("div", *told, class_="told"), open="" if is_open else None),
+        tag("details", summary, tag("div", *told, class_="body"), open="" if is_open else None),
         id=steps.anchor(info),
         class_="step",
     )
@@ -460,7 +464,7 @@ def _details(info: CheckpointInfo, steps: _Steps) -> Html:
     if parent is not None:
         rows.append(("continues", steps.link(parent, _title(parent))))
     elif info.parent_id is not None:
-        rows.append(("continues", join(tag("code", info.parent_id, class_="id"), " which is not there any more")))
+        rows.append(("continues", join(tag("code", info.parent_id, class_="id"), " which no longer exists")))
     children = steps.children(info)
     if len(children) > 1:
         rows.append(("branches", joined([steps.link(child, _title(child)) for child in children], ", ")))
@@ -473,7 +477,7 @@ def _details(info: CheckpointInfo, steps: _Steps) -> Html:
 
 
 def _graph(rows: Sequence[CheckpointInfo]) -> list[Html]:
-    """The branches beside each row, newest first: a dot for the checkpoint, lines to what it continues."""
+    """The branches beside each row, newest first: a dot for the checkpoint, and lines to its parent."""
     places = {info.checkpoint_id: i for i, info in enumerate(rows)}
     awaited: list[str] = []
     drawings, width = [], 1
@@ -482,7 +486,7 @@ def _graph(rows: Sequence[CheckpointInfo]) -> list[Html]:
         if own_id not in awaited:
             awaited.append(own_id)
         own = awaited.index(own_id)
-        # A parent that is gone, or listed above because a clock went back, ends the line.
+        # The line ends if the parent was removed, or is listed above because a clock went back.
         goes_on = info.parent_id is not None and places.get(info.parent_id, -1) > i
         below = [other for lane, other in enumerate(awaited) if (lane == own and goes_on) or other != own_id]
         if goes_on:
@@ -512,7 +516,7 @@ def _graph(rows: Sequence[CheckpointInfo]) -> list[Html]:
 
 
 def _later(awaited: Sequence[str], lane: int, own: int, own_id: str, *, goes_on: bool) -> int:
-    """Where a lane that passes by is below the row: those that end here make room."""
+    """The place, below the row, of a lane that passes by. Lanes that end in the row make room."""
     ended = sum(other == own_id and (place != own or not goes_on) for place, other in enumerate(awaited[:lane]))
     return lane - ended
 
@@ -521,14 +525,14 @@ def _passing(lane: int, later: int) -> Iterator[Html]:
     if lane == later:
         yield _lane(lane, "0", lane, "100%")
         return
-    # It moves below the dot, or it would seem to lead to it.
+    # The lane moves below the dot. Otherwise it would seem to lead to the dot.
     yield _lane(lane, "0", lane, str(_DOT))
     yield _lane(lane, str(_DOT), later, str(2 * _DOT))
     yield _lane(later, str(2 * _DOT), later, "100%")
 
 
 def _x(lane: int) -> int:
-    # What there is no room for shares the last lane.
+    # Lanes without room share the last one.
     return _LANE // 2 + 2 + min(lane, _LANES - 1) * _LANE
 
 
@@ -609,7 +613,7 @@ details[open] > summary > .what::before { content: "\\25BE\\00A0"; }
 .badge { border: 1px solid; border-radius: 1rem; padding: 0 .6rem; font-size: .8125rem; max-width: 100%; }
 .badge.damage { color: var(--bad); } .badge.interrupt { color: var(--warn); }
 .badge.pin { color: var(--pin); } .badge.fork { color: var(--fork); }
-.told { padding: .25rem .25rem 1rem 1.25rem; }
+.body { padding: .25rem .25rem 1rem 1.25rem; }
 .change { margin-bottom: .75rem; }
 .piece { display: block; text-decoration: none; border-left: 3px solid var(--edge); border-radius: .25rem;
   padding: .3rem .6rem; margin: .25rem 0; background: var(--card); font-size: .875rem; }
@@ -633,7 +637,7 @@ footer { margin-top: 2rem; }
 
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
-# A hash and not 'unsafe-inline': even a style that found its way into the page would do nothing.
+# A hash instead of 'unsafe-inline': even a style that was injected into the page would have no effect.
 _HEAD = f"""<!doctype html>
 <html lang="en">
 <head>

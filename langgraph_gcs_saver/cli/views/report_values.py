@@ -1,4 +1,4 @@
-"""What a step did to the values of its channels, as `PortableSerializer` reads them, in a few short pieces of text."""
+"""What a step did to the values of its channels, as a few short pieces of text, read by `PortableSerializer`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CheckpointInfo
 
 PIECES = 8
-"""Pieces of a change that are shown: messages, items, keys."""
+"""How many pieces of a change are shown: messages, items, keys."""
 
 LENGTH = 600
-"""Characters of a piece."""
+"""How many characters of a piece are shown."""
 
 _WRITES = {"__interrupt__": "asks", "__error__": "error", "__resume__": "answer"}
 
@@ -29,9 +29,9 @@ class Piece:
     """A part of a change.
 
     Attributes:
-        mark: Whether it is new, gone, or there now while nobody looked at what was before.
-        label: Whose message it is, or which key of a mapping.
-        text: The value, perhaps of several lines, cut.
+        mark: `new`, `gone`, or `now` for what is there now if the value before was not read.
+        label: The author of a message, or the key of a mapping.
+        text: The value, cut; it may have several lines.
         cut: How many characters are left out.
     """
 
@@ -48,7 +48,7 @@ class Change:
     Attributes:
         channel: The channel, or what was written while the step's tasks ran: a question, an answer, an error.
         pieces: What is new, and what is gone.
-        more: Number of pieces before them that are left out.
+        more: How many pieces before them are left out.
     """
 
     channel: str
@@ -57,11 +57,11 @@ class Change:
 
 
 def changes(info: CheckpointInfo, after: CheckpointTuple, before: CheckpointTuple | None) -> tuple[Change, ...]:
-    """What a checkpoint changed, against its parent.
+    """What a checkpoint changed, compared with its parent.
 
     Args:
         info: The checkpoint.
-        after: It, read.
+        after: The checkpoint, read.
         before: Its parent, read; `None` if there is none, or if it could not be read.
     """
     values = after.checkpoint["channel_values"]
@@ -76,7 +76,7 @@ def changes(info: CheckpointInfo, after: CheckpointTuple, before: CheckpointTupl
         found.append(_change(channel, _pieces(values[channel], known, channel)))
     for channel, label in _WRITES.items():
         written = [value for _, own, value in after.pending_writes or () if own == channel]
-        # LangGraph keeps an answer twice: for the task that asked, and for whichever asks next.
+        # LangGraph keeps an answer twice: for the task that asked, and for the next task that asks.
         found.append(_change(label, list(dict.fromkeys(_piece("now", "", _asked(value)) for value in written))))
     return tuple(change for change in found if change.pieces)
 
@@ -100,7 +100,7 @@ def _question(value: Any) -> Any:
 def _pieces(value: Any, known: Mapping[str, Any] | None, channel: str) -> list[Piece]:
     value = without_delta(value)
     if known is None:
-        # The end of a list is what is most likely new.
+        # The end of a list is most likely new.
         return [_piece("now", *one) for one in _by_key(value[-1:] if isinstance(value, list) else [value]).values()]
     before = without_delta(known.get(channel))
     if isinstance(value, list) and isinstance(before, list | None):
@@ -114,7 +114,7 @@ def _pieces(value: Any, known: Mapping[str, Any] | None, channel: str) -> list[P
 
 
 def _of_items(before: Iterable[Any], after: Iterable[Any]) -> list[Piece]:
-    """Items that came, went or changed: messages are told apart by their ids, others by their text."""
+    """Items that came, went or changed. Messages are matched by their ids, other items by their text."""
     old, new = _by_key(before), _by_key(after)
     pieces = [_piece("gone", *item) for key, item in old.items() if key not in new]
     for key, item in new.items():
@@ -126,7 +126,7 @@ def _of_items(before: Iterable[Any], after: Iterable[Any]) -> list[Piece]:
 
 
 def _by_key(items: Iterable[Any]) -> dict[tuple[str, int], tuple[str, str]]:
-    """The label and text of each item, by what it is known by and how many before it are known by the same."""
+    """The label and text of each item, by its id or text and by how many items before it share that."""
     found = {}
     times: Counter[str] = Counter()
     for item in items:
@@ -183,5 +183,5 @@ def _piece(mark: Mark, label: str, value: Any) -> Piece:
 
 
 def readable(value: Any) -> str:
-    """A value as text: a string as it is, other things as JSON; the same for the same value, in every process."""
+    """A value as text: a string as it is, other values as JSON. Equal values give the same text in every process."""
     return value if isinstance(value, str) else json_of(value)

@@ -1,4 +1,4 @@
-"""What every command prints and asks with, and the options that they share."""
+"""How every command prints and asks, and the options that commands share."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     A = TypeVar("A", bound=Connection)
 
 STORE_VARIABLE = "LANGGRAPH_GCS_STORE"
-"""The variable of the environment that names the store when no option does."""
+"""The environment variable that names the store if no option does."""
 
 CIPHER_VARIABLE = "LANGGRAPH_GCS_CIPHER"
-"""The variable of the environment that names the store's cipher when no option does."""
+"""The environment variable that names the store's cipher if no option does."""
 
 ACCEPT_CLEAR_VARIABLE = "LANGGRAPH_GCS_ACCEPT_CLEAR"
-"""The variable of the environment that stands for `--accept-clear`."""
+"""The environment variable that stands for `--accept-clear`."""
 
 StoreOption = Annotated[
     str | None,
-    # Without typer's `envvar`: the variable would then count as given after the command's name, and win over what was
-    # typed before it.
+    # Without typer's `envvar`: the variable would then count as given after the command's name, and override an option
+    # before the name.
     typer.Option(
         "--store",
         metavar="URI",
@@ -73,7 +73,7 @@ ImportClassesOption = Annotated[
 ]
 ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
 OptionalThreadArgument = Annotated[
-    str | None, typer.Argument(metavar="THREAD", help="The thread's id; all threads of the store if not given.")
+    str | None, typer.Argument(metavar="THREAD", help="The thread's id. The default is all threads of the store.")
 ]
 
 global_store: ContextVar[str | None] = ContextVar("global_store", default=None)
@@ -87,7 +87,7 @@ global_cipher: ContextVar[str | None] = ContextVar("global_cipher", default=None
 
 
 class CommandError(Exception):
-    """A command could not do what it was asked, for a reason that is not the library's."""
+    """A command failed, for a reason that is not the library's."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -95,23 +95,23 @@ class CommandError(Exception):
 
 
 def store_named(store: str | None) -> str | None:
-    """The store that `--store` names after the command's name, else before it, else the environment."""
+    """The store: from `--store` after the command's name, else before it, else from the environment."""
     named = (store, global_store.get(), os.environ.get(STORE_VARIABLE))
     return next((one for one in named if one is not None), None)
 
 
 def cipher_named(cipher: str | None) -> CipherProtocol | None:
-    """The cipher that `--cipher` names after the command's name, else before it, else the environment.
+    """The cipher: from `--cipher` after the command's name, else before it, else from the environment.
 
     Raises:
-        CommandError: What is named is no cipher.
+        CommandError: What the option or the environment names is not a cipher.
     """
     typed = cipher if cipher is not None else global_cipher.get()
     name, origin = (os.environ.get(CIPHER_VARIABLE), CIPHER_VARIABLE) if typed is None else (typed, "--cipher")
     return _cipher(name, origin) if name else None
 
 
-@cache  # A command may open two stores, and who makes a cipher may ask somebody for the key.
+@cache  # A command may open two stores, and making the cipher may ask the user for its key.
 def _cipher(name: str, origin: str) -> CipherProtocol:
     try:
         found = find(name)
@@ -124,7 +124,7 @@ def _cipher(name: str, origin: str) -> CipherProtocol:
             raise CommandError(f"{origin} {name}: calling it without arguments raises {raised(error)}.", 2) from error
     if not _is_cipher(found):
         raise CommandError(
-            f"{origin} {name}: a {type(found).__name__} is no cipher: that has the methods encrypt and decrypt "
+            f"{origin} {name}: a {type(found).__name__} is not a cipher. A cipher has the methods encrypt and decrypt "
             "(LangGraph's CipherProtocol).",
             2,
         )
@@ -136,21 +136,21 @@ def _is_cipher(found: object) -> bool:
 
 
 def open_admin(store: str | None, cipher: str | None = None, *, may_create: bool = False, **options: Any) -> Admin:
-    """What looks after the store that was named by option or environment; use it as a context manager.
+    """Open the store that an option or the environment names, for its upkeep; use the result as a context manager.
 
-    It does not import LangGraph. A command that reads whole checkpoints calls `open_saver`. Both read what is stored
-    without importing or calling anything that it names.
+    This does not import LangGraph. A command that reads whole checkpoints calls `open_saver`. Neither function imports
+    or calls anything that stored values name.
 
     Args:
         store: What `--store` says.
         cipher: What `--cipher` says.
-        may_create: Whether an embedded store is made where there is none. A mistyped path must not look like a healthy,
+        may_create: Whether to create an embedded store if there is none. A mistyped path must not look like a healthy,
             empty store.
         **options: The saver's.
 
     Raises:
-        CommandError: None was named, or what `--cipher` names is no cipher.
-        GCSSaverError: It cannot be opened, or does not exist.
+        CommandError: No store was named, or `--cipher` does not name a cipher.
+        GCSSaverError: The store cannot be opened, or does not exist.
     """
     from langgraph_gcs_saver.saver.admin import Admin
 
@@ -165,13 +165,13 @@ def open_saver(
     serde: SerializerProtocol | None = None,
     **options: Any,
 ) -> GCSSaver:
-    """As `open_admin`: a saver, for which LangGraph is imported.
+    """Open a saver, as `open_admin` opens a store. This imports LangGraph.
 
     Args:
         store: As for `open_admin`.
         cipher: As for `open_admin`.
         may_create: As for `open_admin`.
-        serde: What makes objects of values, for a command that was told to, or that reads its own state only.
+        serde: What makes objects of values, for a command with `--import-classes` or one that reads only its own state.
         **options: The saver's.
     """
     from langgraph_gcs_saver.portable import PortableSerializer
@@ -181,7 +181,7 @@ def open_saver(
 
 
 def importing(import_classes: bool) -> SerializerProtocol | None:
-    """The `serde` that `--import-classes` asks for: LangGraph's, which makes objects of values."""
+    """The `serde` for `--import-classes`, LangGraph's, which makes objects of values; `None` without the option."""
     if not import_classes:
         return None
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -210,13 +210,15 @@ def _check_exists(address: Address) -> None:
         try:
             (address.path / "documents.sqlite3").stat()
         except FileNotFoundError:
-            raise StoreNotFoundError(f"There is no store in {str(address.path)!r}; setup makes one.") from None
+            raise StoreNotFoundError(
+                f"There is no store in {str(address.path)!r}. Create one with `langgraph-gcs setup`."
+            ) from None
         except OSError:
-            return  # Opening it tells what is wrong.
+            return  # Opening the store reports what is wrong.
 
 
 def check_thread(saver: Admin, thread: str) -> None:
-    """Raise for a thread that the store has nothing of; for a command that has found nothing to do.
+    """Raise an error if the store holds nothing of a thread; for a command that found nothing to do.
 
     Raises:
         CommandError: There is no such thread.
@@ -226,17 +228,17 @@ def check_thread(saver: Admin, thread: str) -> None:
 
 
 def no_thread(*threads: str) -> CommandError:
-    """The error for threads that the store has nothing of."""
+    """The error for threads of which the store holds nothing."""
     return CommandError(f"there is no thread {', '.join(map(repr, threads))} in the store.")
 
 
 def print_json(value: Any) -> None:
-    r"""Print one JSON document; everything outside of ASCII as `\u001b`, so that no terminal acts on it."""
+    r"""Print one JSON document. Characters outside of ASCII are escaped as `\u001b`: no terminal acts on them."""
     print(indented_json(value, ensure_ascii=True))
 
 
 _LEVELS = 20
-"""How deeply JSON is indented: with a line an item at any depth, a text would be depth times the value."""
+"""How many levels of JSON are indented. Without a limit, the text of a deep value could be depth times its size."""
 
 
 def indented_json(value: Any, *, ensure_ascii: bool = False) -> str:
@@ -261,27 +263,27 @@ def _pieces(value: Any, ensure_ascii: bool, level: int) -> Iterator[str]:
 
 
 _UNLIMITED = 1 << 16
-"""Columns of what is no terminal: whoever reads a pipe or a file looks for whole lines."""
+"""The width of output that is not a terminal, because pipes and files get whole lines."""
 
 _WHOLE = 72
-"""Longest id that is kept in one line of a terminal; a user may have chosen one of hundreds of characters."""
+"""The longest id that a terminal shows in one line. Users may choose ids of hundreds of characters."""
 
 _LEAST = 4
-"""Columns that others keep beside ids."""
+"""The least width of a column beside ids."""
 
 
 def console(*, is_quiet: bool = False) -> Console:
-    """Standard output; give it text by `plain`, for what a store holds may look like markup."""
+    """Standard output. Print text through `plain`, because text from a store may look like markup."""
     is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = None if is_limited else _UNLIMITED
     return Console(quiet=is_quiet, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_table(out: Console, table: Table) -> None:
-    """Print a table in which columns that do not wrap have the first line of each cell, an id, whole; others give way.
+    """Print a table. Columns that do not wrap keep the first line of each cell, an id, whole; the others give way.
 
-    What does not fit into a narrow terminal then goes beyond its edge: the terminal breaks that line, and a copy of the
-    id has no break.
+    In a narrow terminal a line may then extend beyond the edge. The terminal breaks that line, and a copy of the id has
+    no break.
     """
     width = out.width
     if width >= _UNLIMITED:
@@ -307,13 +309,13 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is destroyed; return if the answer is yes.
 
     Raises:
-        CommandError: The answer is no, or nobody is there to ask.
+        CommandError: The answer is no, or there is no terminal to ask at.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError("nobody is there to ask: give --yes, or --dry-run to see what would be done.", 2)
-    # typer.confirm writes a blank to standard output, whatever it is told: there it would spoil a JSON document's file.
+        raise CommandError("there is no terminal to ask at: give --yes, or --dry-run to see what would be done.", 2)
+    # typer.confirm always writes a blank to standard output, where it would spoil the file of a JSON document.
     print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError("nothing was done.")
@@ -327,13 +329,13 @@ class Bar:
         self._task = None if progress is None else progress.add_task(what, total=total)
 
     def __call__(self, done: int = 1) -> None:
-        """Tell that so many more pieces are done."""
+        """Report that so many more pieces are done."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, done)
 
 
 class Late:
-    """An error that comes when what could be done for other threads was shown."""
+    """Delays an error until the results for other threads were shown."""
 
     def __init__(self) -> None:
         self._error: GCSSaverError | None = None
@@ -356,7 +358,7 @@ class Late:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Bar]:
-    """A progress bar on standard error while the block runs, if that is a terminal; it leaves nothing behind."""
+    """A progress bar on standard error while the block runs, if that is a terminal. It is erased at the end."""
     err = Console(stderr=True, highlight=False)
     if not err.is_terminal:
         yield Bar(None, total, what)
@@ -373,9 +375,9 @@ def progress(what: str, total: int | None = None) -> Iterator[Bar]:
 
 
 def printable(text: str) -> str:
-    r"""One line that no terminal acts on: control, bidirectional and line-breaking characters as `\x1b`.
+    r"""One line that no terminal acts on: control, bidirectional and line-breaking characters are shown as `\x1b`.
 
-    What comes out of a store was written by an agent, and perhaps by whoever talked to it.
+    The text in a store was written by an agent, and perhaps by people who talked to it.
     """
     if text.isprintable():
         return text
@@ -383,5 +385,5 @@ def printable(text: str) -> str:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """`printable` text for rich, which interprets none of it as markup."""
+    """`printable` text for rich, with no markup in it."""
     return Text(printable(text), style=style)
