@@ -11,11 +11,11 @@ class TestMyStore(StoreContract):
     def blobs(self) -> Iterator[BlobStore]: ...
 ```
 
-Both must be empty at the start of every test. Needs pytest and hypothesis. What differs between services (the largest
-commit, the resolution of times) is not in the contract.
+Both must be empty at the start of every test. The tests need pytest and hypothesis. The contract leaves out what
+differs between services: the largest commit and the resolution of times.
 """
 
-# ruff: noqa: D102 - the name and body of a test tell what it checks
+# ruff: noqa: D102 - the name and body of a test say what it checks
 
 from __future__ import annotations
 
@@ -161,13 +161,13 @@ def _ids(docs: list[Doc]) -> list[str]:
 
 
 def _exact(value: object) -> object:
-    """A value to compare by, where 1, 1.0 and True differ and NaN is itself."""
+    """A value to compare by: 1, 1.0 and True differ, and NaN equals itself."""
     if isinstance(value, Mapping):
         return {name: _exact(inner) for name, inner in value.items()}
     return (type(value).__name__, repr(value))
 
 
-# In order: `!`, `%`, `-` and `.` sort before `/`, which joins the segments of a name but is no part of their order.
+# In order: `!`, `%`, `-` and `.` sort before `/`. That joins the segments of a name, but does not count in their order.
 IDS = ("!", "%2F", "-", "-!", "0", "0!", "0%", "0-", "0.x", "00", "A", "Z", "_x", "a", "a!b", "a-b", "aa", "b", "~")
 
 FILTERED: dict[str, dict[str, Any]] = {
@@ -219,7 +219,7 @@ _fresh = count()
 
 
 class DocumentContract:
-    """Tests of a `DocumentStore`, each through both faces; provide the fixture `documents`."""
+    """Tests of a `DocumentStore`, each through both faces. Provide the fixture `documents`."""
 
     @pytest.fixture(params=[Documents, AsyncDocuments], ids=["sync", "async"])
     def docs(self, request: pytest.FixtureRequest, documents: DocumentStore) -> Iterator[Documents]:
@@ -436,7 +436,7 @@ class DocumentContract:
 
     def test_query_is_in_order_of_names(self, docs: Documents) -> None:
         for name in reversed(IDS):
-            # Decoys: a subcollection, one of the same id, and neighbours of the collection's name.
+            # Decoys: a subcollection, one of the same id, and collections whose names are close to this one's.
             docs.commit(
                 Create(f"c/x/d/{name}", {}),
                 Create(f"c/x/d/{name}/e/0", {}),
@@ -542,7 +542,7 @@ class DocumentContract:
             ]
 
     def test_query_of_a_collection_group(self, docs: Documents) -> None:
-        # Segments compare one by one: `x` before `x!` and `x-`, although `x/` sorts after them as text.
+        # Segments are compared one by one: `x` comes before `x!` and `x-`, although `x/` sorts after them as text.
         parents = ["!", "x", "x!", "x-", "x.y", "x0", "~"]
         for i, parent in enumerate(parents):
             docs.commit(
@@ -565,7 +565,7 @@ class DocumentContract:
         assert _names(docs.query("c", **everything, after=expected[4], limit=3)) == expected[5:8]
 
     def test_queries_of_a_collection_group_that_need_an_index_do_not_exist(self) -> None:
-        # An emulator would answer them; in production, automatic indexes serve single collections only.
+        # An emulator would answer them. In production, automatic indexes serve only single collections.
         for bounds in ({}, {"start": "t/!"}, {"end": "t/~"}, {"start": "t/!", "end": "t/~", "where": (("odd", True),)}):
             with pytest.raises(ValueError, match="no filter"):
                 QueryDocs("c", group=True, **bounds)
@@ -587,7 +587,7 @@ class DocumentContract:
             Create("t/x/b/2", {}),
             Create("t/x/B/1", {}),
             Create("t/x/é/1", {}),
-            Create("t/x/deep/1/b/1", {}),  # of `deep`, which holds no document itself
+            Create("t/x/deep/1/b/1", {}),  # Below `deep`, which holds no document itself.
             Create("t/x/deep/1/only/1", {}),
             Create("t/x-/c/1", {}),
             Create("t/y/d/1", {}),  # below a document that does not exist
@@ -633,7 +633,7 @@ BLOB_ORDER = tuple(sorted(BLOBS, key=str.encode))
 
 
 class BlobContract:
-    """Tests of a `BlobStore`; provide the fixture `blobs`."""
+    """Tests of a `BlobStore`. Provide the fixture `blobs`."""
 
     @pytest.mark.parametrize("size", [0, 1, 8192, 12_000_000])
     def test_blobs_round_trip(self, blobs: BlobStore, size: int) -> None:
@@ -683,7 +683,7 @@ class BlobContract:
         assert blobs.hash_blob(HashBlob("t")) is None
         assert blobs.hash_blob(HashBlob("t/a/b")) is None
         blobs.delete_blobs(DeleteBlobs(("t/a",)))
-        assert blobs.hash_blob(HashBlob("t/a")) is None, "of what is stored now, not of what was"
+        assert blobs.hash_blob(HashBlob("t/a")) is None, "the hash is that of the current content"
 
     def test_put_blob_without_a_checksum(self, blobs: BlobStore) -> None:
         for name, data in (("t/a", b"one"), ("t/empty", b""), ("t/large", bytes(9_000_000))):
@@ -794,4 +794,4 @@ class BlobContract:
 
 
 class StoreContract(DocumentContract, BlobContract):
-    """The whole contract: provide the fixtures `documents` and `blobs`."""
+    """The whole contract. Provide the fixtures `documents` and `blobs`."""

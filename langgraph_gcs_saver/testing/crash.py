@@ -1,4 +1,4 @@
-"""Crash everywhere: stop a call at every effect, look at what it left, and go on from there.
+"""Crash everywhere: stop a call at every effect, look at what it left, and continue from there.
 
 ```python
 for operation in OPERATIONS:
@@ -6,22 +6,23 @@ for operation in OPERATIONS:
 ```
 
 `new_store` returns the connection string of a fresh, empty store each time: a directory, or a project of the emulator.
-For each stop the operation's history is written to such a store, the call is made, and its process dies right after the
-n-th effect that reaches a service, or before the first one. (Dying before another one leaves the same store as dying
-after the one before it.) What a service may do in any order, the effects of a `Gather` and the names of one
-`DeleteBlobs`, is done one by one, first to last, and in runs of their own last to first.
+For each stop, the operation's history is written to such a store and the call is made. Its process crashes right after
+the n-th effect that reaches a service, or before the first one. (A crash before a later effect leaves the same store as
+a crash after the effect before it.) A service may perform the effects of a `Gather`, and the names of one
+`DeleteBlobs`, in any order. They are performed one by one, first to last, and in runs of their own last to first.
 
-Then, each time from a saver without caches, as another process would have it:
+Then these are checked, each time with a saver without caches, as in another process:
 
-1. Every checkpoint that is listed loads, by its id and as the latest of its namespace, and is what LangGraph's
+1. Every checkpoint that is listed loads, by its id and as the latest of its namespace. It equals what LangGraph's
    `InMemorySaver` has of it, either before the call or after it. An `atomic` call is there as a whole or not at all.
-2. The same call, made again, succeeds, and then everything is as after the call.
-3. Made once more it changes no document, and no object that was there.
-4. Documents and objects of other threads are byte by byte what they were, though these threads have the same checkpoint
-   ids, and ids that begin like the thread's. Of threads that are deleted, no document and no object is left.
-5. The thread goes on: another checkpoint can be stored, and reads back.
+2. The same call, made again, succeeds. Then everything is as after the call.
+3. A third call changes no document, and no object that was there.
+4. Documents and objects of other threads are unchanged byte by byte, although these threads have the same checkpoint
+   ids, and ids that begin like the thread's. Of deleted threads, no document and no object is left.
+5. The thread continues: another checkpoint can be stored, and reads back.
 
-Another operation takes an `Operation`: a name, the call, and the same call for the model, if that has no such method.
+To check another operation, pass an `Operation`: a name, the call, and the same call for the model, if the model has no
+such method.
 """
 
 from __future__ import annotations
@@ -73,26 +74,26 @@ RUNS_PER_PAGE = 200
 
 
 class Crashed(BaseException):
-    """The process is dead: whatever it tries, nothing of it reaches a service any more."""
+    """The process has crashed: nothing that it tries reaches a service any more."""
 
 
 class CrashTestError(AssertionError):
-    """Something is not as it must be after a crash; the message tells where the call stopped, and what is wrong."""
+    """A check failed after a crash. The message says where the call stopped, and what is wrong."""
 
 
-# Dying
+# Crashing
 
 
 @dataclass(slots=True)
 class Plan:
-    """When a process dies, and what it did until then.
+    """When a process crashes, and what it did until then.
 
     Attributes:
-        stop_after: Number of effects after which it dies; `None` for never.
-        is_reverse: Whether effects that may happen in any order are done last to first.
+        stop_after: Number of effects after which it crashes; `None` for never.
+        is_reverse: Whether effects that may happen in any order are performed last to first.
         done: Effects that reached a service, in order.
-        orders: Groups of these that could have been done in another order.
-        is_dead: Whether it has died.
+        orders: Groups of these effects that could have been performed in another order.
+        is_dead: Whether it has crashed.
     """
 
     stop_after: int | None = None
@@ -102,13 +103,13 @@ class Plan:
     is_dead: bool = False
 
     def live(self) -> None:
-        """Raise `Crashed` if the process is dead, or dies now."""
+        """Raise `Crashed` if the process has crashed, or crashes now."""
         self.is_dead = self.is_dead or len(self.done) == self.stop_after
         if self.is_dead:
             raise Crashed
 
     def arranged(self, effects: Sequence[Effect[Any]]) -> list[int]:
-        """The order, as indices, in which to perform effects that may be performed in any."""
+        """The order, as indices, in which to perform effects that may happen in any order."""
         if len(effects) > 1:
             self.orders.append(effects)
         found = list(range(len(effects)))
@@ -116,13 +117,13 @@ class Plan:
 
 
 class Dying(GatherInterceptor):
-    """Has the process die as `plan` tells. Every effect but local acts counts, and each is performed by itself."""
+    """Crashes the process by its `plan`. Every effect but local acts counts, and each is performed by itself."""
 
     def __init__(self) -> None:
         self.plan = Plan()
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
-        """Perform one effect, or die."""
+        """Perform one effect, or crash."""
         if isinstance(effect, LOCAL):
             return perform(effect)
         parts = _parts(effect)
@@ -137,7 +138,7 @@ class Dying(GatherInterceptor):
         return result
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
-        """Perform one effect on the event loop, or die."""
+        """Perform one effect on the event loop, or crash."""
         if isinstance(effect, LOCAL):
             return await perform(effect)
         parts = _parts(effect)
@@ -163,14 +164,14 @@ class Dying(GatherInterceptor):
 
 
 def _parts(effect: Effect[Any]) -> tuple[Effect[Any], ...] | None:
-    """The effects that `effect` consists of; `None` for one that happens as a whole."""
+    """The effects that `effect` consists of; `None` if it happens as a whole."""
     if isinstance(effect, DeleteBlobs) and len(effect.names) != 1:
         return tuple(DeleteBlobs((name,)) for name in effect.names)
     return None
 
 
 class CrashingSaver(GCSSaver):
-    """A saver whose process dies as its `plan` tells; by default it lives on."""
+    """A saver whose process crashes by its `plan`. By default it never does."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._dying = Dying()
@@ -179,7 +180,7 @@ class CrashingSaver(GCSSaver):
 
     @property
     def plan(self) -> Plan:
-        """When it dies, and what it has done."""
+        """When the process crashes, and what it has done."""
         return self._dying.plan
 
     @plan.setter
@@ -187,9 +188,9 @@ class CrashingSaver(GCSSaver):
         self._dying.plan = plan
 
     def raw(self) -> Raw:
-        """Everything in the store. No interceptor sees the reads: they do not count, and happen after a death too."""
+        """Everything in the store. Interceptors do not see the reads: they do not count, and work after a crash too."""
         perform = Backend(self._backend.documents, self._backend.blobs).perform
-        # Of this library's collections; whatever else lies in the database is none of its business.
+        # Only this library's collections: the database may hold others.
         end = keys.all_checkpoints_range()[1]
         found = Raw({}, {})
         for collection in (keys.THREADS, *(entry.id for entry in registry.every())):
@@ -206,7 +207,7 @@ class CrashingSaver(GCSSaver):
         return found
 
 
-# What lies in a store
+# What a store holds
 
 
 @record(frozen=True, slots=True)
@@ -217,11 +218,11 @@ class Raw:
     objects: dict[str, bytes]
 
     def of(self, threads: Iterable[str]) -> Raw:
-        """What belongs to some threads."""
+        """The part that belongs to some threads."""
         return self._where({keys.spread(thread) for thread in threads}, is_in=True)
 
     def without(self, threads: Iterable[str]) -> Raw:
-        """What belongs to none of some threads."""
+        """The part that belongs to none of some threads."""
         return self._where({keys.spread(thread) for thread in threads}, is_in=False)
 
     def _where(self, threads: set[str], *, is_in: bool) -> Raw:
@@ -231,7 +232,7 @@ class Raw:
         )
 
     def changes(self, later: Raw) -> list[str]:
-        """Names of what was changed or removed since, and of documents that were added; objects may be added."""
+        """Names of what was changed or removed since, and of documents that were added. Objects may be added."""
         documents = self.documents.keys() | later.documents.keys()
         found = {name for name in documents if self.documents.get(name) != later.documents.get(name)}
         return sorted(found | {name for name, data in self.objects.items() if later.objects.get(name) != data})
@@ -248,7 +249,7 @@ Key = tuple[str, str, str]
 
 @record(frozen=True, slots=True)
 class Record:
-    """A checkpoint as a reader gets it; pending writes in an order that all savers share."""
+    """A checkpoint as a reader gets it, with its pending writes in an order that all savers share."""
 
     parent: str | None
     checkpoint: Checkpoint
@@ -263,7 +264,7 @@ class Record:
         return cls(parent, found.checkpoint, found.metadata, writes)
 
     def unflagged(self) -> Record:
-        """The record without the flag of a fallback."""
+        """The record without a fallback's flag."""
         metadata = {key: value for key, value in self.metadata.items() if key != "recovered_from"}
         return replace(self, metadata=cast("CheckpointMetadata", metadata))
 
@@ -286,7 +287,7 @@ def _key(config: RunnableConfig) -> Key:
 
 THREAD = "t"
 NEIGHBOURS = ("t_b", "t/n")
-"""Threads with the same checkpoint ids, whose own ids begin as that of the thread under test."""
+"""Threads with the same checkpoint ids, whose own ids begin like that of the thread under test."""
 
 NEWEST = 4
 """The newest checkpoint of the thread under test."""
@@ -295,7 +296,7 @@ DEFAULT: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
 
 
 def cid(number: int) -> str:
-    """A checkpoint id; those of greater numbers are newer."""
+    """A checkpoint id. A greater number makes a newer one."""
     return f"1f000000-0000-6000-8000-{number:012}"
 
 
@@ -306,7 +307,7 @@ def config_of(number: int | None, *, thread: str = THREAD, ns: str = "") -> Runn
 
 
 def state(number: int, *, salt: int = 0) -> dict[str, Any]:
-    """State of step `number`: small, growing, large and constant values; another `salt` makes other content."""
+    """State of step `number`: small, growing, large and constant values. Another `salt` makes other content."""
     return {
         "number": number,
         "nothing": None,
@@ -323,7 +324,7 @@ PutArguments = tuple[RunnableConfig, Checkpoint, CheckpointMetadata, dict[str, s
 def put_arguments(
     number: int, parent: int | None, *, thread: str = THREAD, ns: str = "", salt: int = 0, run: str = "run"
 ) -> PutArguments:
-    """Arguments of a `put` of step `number`; what is constant keeps its parent's version, if there is a parent."""
+    """Arguments of a `put` of step `number`. Constant values keep their parent's version, if there is a parent."""
     values = state(number, salt=salt)
     versions: dict[str, str | int | float] = dict.fromkeys(values, f"{number:032}.{salt}")
     if parent is not None:
@@ -343,7 +344,7 @@ def put_arguments(
 
 
 def write_history(saver: Saver) -> None:
-    """The standard history: a thread with a fork, a second namespace and pending writes, and its neighbours."""
+    """The standard history: a thread with a fork, a second namespace and pending writes, and similar threads."""
     for number, parent in ((1, None), (2, 1), (3, 2), (NEWEST, 2)):
         saver.put(*put_arguments(number, parent))
     saver.put(*put_arguments(1, None, ns="sub:graph", run="run of a subgraph"))
@@ -355,25 +356,25 @@ def write_history(saver: Saver) -> None:
 
 
 def read_newest(saver: Saver) -> None:
-    """What LangGraph does before a step: afterwards the saver's caches are warm."""
+    """Read as LangGraph does before a step. Afterwards the saver's caches are warm."""
     saver.get_tuple(config_of(None))
 
 
 @record(frozen=True, slots=True)
 class Operation:
-    """A call that may be stopped anywhere.
+    """A call that may be stopped at any effect.
 
     Attributes:
-        name: What it is called in messages.
-        call: Makes the call; also with the model, if `model` does not.
-        acall: Makes it asynchronously instead, but not with the model.
+        name: Its name in messages.
+        call: Makes the call. Also makes it on the model, if `model` is not given.
+        acall: Makes the call asynchronously instead, but never on the model.
         model: Does to the model what the call does to the store.
-        before: What the process did with its saver before, which is not stopped.
-        history: Writes what is in the store before.
+        before: What the process did with its saver before. It is not stopped.
+        history: Writes what the store holds before the call.
         threads: Threads that the call may change.
         gone: Threads of which nothing may be left.
         is_atomic: Whether the call must be there as a whole or not at all; otherwise each checkpoint must be.
-        is_same_again: Whether the call made again changes no document at all.
+        is_same_again: Whether the call, made again, changes no document at all.
         options: Options of the saver that makes the call.
     """
 
@@ -422,14 +423,14 @@ _DELETION: Mapping[str, Any] = {"gone": (THREAD,), "is_atomic": False}
 
 
 def _write_more(saver: Saver) -> None:
-    """The standard history; what is pruned has large pending writes, and was asked something."""
+    """The standard history. The checkpoint that is pruned has large pending writes and an interrupt."""
     write_history(saver)
     saver.put_writes(config_of(2), [("noise", random.Random(2).randbytes(150_000))], "early", "path")  # noqa: S311
     saver.put_writes(config_of(2), [("__interrupt__", "answered")], "early", "path")
 
 
 def _write_runs(saver: Saver) -> None:
-    """Checkpoints of a run between those of another one that build on them; in another thread all are of the run."""
+    """Checkpoints of a run between those of another run that build on them. In another thread, all are of the run."""
     for number, parent, run in ((1, None, "gone"), (2, 1, "kept"), (3, 2, "gone"), (NEWEST, 3, "kept"), (5, 4, "gone")):
         saver.put(*put_arguments(number, parent, run=run))
     saver.put(*put_arguments(1, None, ns="sub:graph", run="gone"))
@@ -441,7 +442,7 @@ def _write_runs(saver: Saver) -> None:
 
 
 def _drop(model: InMemorySaver, *gone: Key) -> None:
-    """Take checkpoints and their pending writes from the model."""
+    """Remove checkpoints and their pending writes from the model."""
     for thread, ns, checkpoint_id in gone:
         model.storage[thread][ns].pop(checkpoint_id)
         model.writes.pop((thread, ns, checkpoint_id), None)
@@ -472,7 +473,7 @@ def _copy_once(saver: Saver) -> None:
 
 
 def _pin_and_prune(saver: Saver) -> None:
-    """Wherever it dies, made again it keeps what it pins."""
+    """Wherever it crashes, the same call made again keeps the checkpoint that it pins."""
     cast("GCSSaver", saver).admin.pin(config_of(2), "a label")
     saver.prune([THREAD])
 
@@ -484,7 +485,7 @@ def _write_pinned(saver: Saver) -> None:
 
 
 def _unpin_and_prune(saver: Saver) -> None:
-    with suppress(InvalidConfigError):  # made again, there is no such checkpoint any more
+    with suppress(InvalidConfigError):  # The call made again finds no such checkpoint.
         cast("GCSSaver", saver).admin.unpin(config_of(2))
     saver.prune([THREAD])
 
@@ -513,7 +514,7 @@ OPERATIONS: tuple[Operation, ...] = (
     putting("put of other content", *put_arguments(3, 2, salt=1)),
     putting("put of other content with objects", *put_arguments(2, 1, salt=1), options=_OBJECTS),
     writing("put_writes", *_WRITES),
-    # Special writes are merged: made again, they point to another object with the same content.
+    # Special writes are merged. Made again, they point to another object with the same content.
     writing("put_writes with objects", *_WRITES, options=_OBJECTS, is_same_again=False),
     writing("put_writes before the checkpoint", config_of(9), [("messages", ["c"])], "task"),
     Operation("delete_thread", lambda saver: saver.delete_thread(THREAD), **_DELETION),
@@ -537,7 +538,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("pin", lambda saver: cast("GCSSaver", saver).admin.pin(config_of(2), "a label"), model=contents),
     Operation("pin and prune", _pin_and_prune, **{**_PRUNING, "model": _drop_unpinned}),
     Operation("unpin and prune", _unpin_and_prune, **{**_PRUNING, "history": _write_pinned}),
-    # Of a fork both ends stay, and what they are made of.
+    # Both ends of a fork stay, and what they are made of.
     Operation(
         "prune to the last two",
         lambda saver: cast("GCSSaver", saver).prune([THREAD], strategy=KeepLast(2)),
@@ -549,7 +550,7 @@ OPERATIONS: tuple[Operation, ...] = (
         model=lambda model: model.delete_thread(THREAD),
         **_DELETION,
     ),
-    # The next step goes to the first of the threads: to one with checkpoints left, then to one without.
+    # The next step goes to the first thread: once to one with checkpoints left, once to one without.
     Operation("delete_for_runs", lambda saver: saver.delete_for_runs(["gone"]), threads=(THREAD, "all"), **_RUNS),
     Operation(
         "adelete_for_runs",
@@ -558,7 +559,7 @@ OPERATIONS: tuple[Operation, ...] = (
         threads=("all", THREAD),
         **_RUNS,
     ),
-    # A second copy to the same target is refused, as it is not empty any more.
+    # A second copy to the same target is an error, because the target is no longer empty.
     Operation("copy_thread", _copy_once, **_COPY),
 )
 
@@ -572,8 +573,8 @@ class Report:
 
     Attributes:
         operation: The operation's name.
-        effects: Effects that the undisturbed call makes.
-        stops: Times that it was stopped, each somewhere else or in another order.
+        effects: How many effects the undisturbed call makes.
+        stops: How often it was stopped, each time at another effect or in another order.
     """
 
     operation: str
@@ -592,17 +593,17 @@ def crash_everywhere(
     saver_class: type[CrashingSaver] = CrashingSaver,
     **options: Any,
 ) -> Report:
-    """Stop an operation at every effect, in both orders, and check what it left.
+    """Stop an operation at every effect, in both orders, and check what the crash left.
 
     Args:
         new_store: Returns the connection string of a fresh, empty store each time.
         operation: The operation.
-        every_effect: Whether to stop after reads too, which leave the store as they found it.
-        saver_class: The saver that makes the call and the same call again; others read.
+        every_effect: Whether to stop after reads too, which do not change the store.
+        saver_class: The saver that makes the call and the same call again. Other savers read.
         options: Options of all savers.
 
     Raises:
-        CrashTestError: Something was not as it must be.
+        CrashTestError: A check failed.
     """
     driver = _Driver(new_store, operation, saver_class, options)
     stops = effects = 0
@@ -646,7 +647,7 @@ class _Driver:
         self.further = contents(model)[_key(stored)]
 
     def attempt(self, plan: Plan, whole: Sequence[Effect[Any]] = ()) -> Plan:
-        """Make the call in a fresh store as `plan` tells, then everything else; returns the plan, carried out."""
+        """Make the call in a fresh store as `plan` says, then check everything else. Returns the plan, carried out."""
         try:
             self._attempt(plan, whole)
         except Exception as error:
@@ -678,7 +679,9 @@ class _Driver:
             self._check(uri, "after the same call, twice", self.after)
         for raw in (first, again):
             left = raw.of(operation.gone)
-            _demand(not left.documents and not left.objects, f"there are left {[*left.documents, *left.objects]}")
+            _demand(
+                not left.documents and not left.objects, f"these were not deleted: {[*left.documents, *left.objects]}"
+            )
         changes = others.changes(again.without(operation.threads))
         _demand(not changes, f"other threads were changed: {changes}")
         with CrashingSaver.from_conn_string(uri, **self.options) as saver:
@@ -692,7 +695,7 @@ class _Driver:
             return saver.raw()
 
     def _call(self, uri: str, plan: Plan, whole: Sequence[Effect[Any]] = ()) -> None:
-        """Make the call in a process of its own, which dies as `plan` tells."""
+        """Make the call in a process of its own, which crashes as `plan` says."""
         operation = self.operation
         saver = self.saver_class.from_conn_string(uri, **{**self.options, **operation.options})
         with closing(saver):
@@ -707,14 +710,14 @@ class _Driver:
             except Crashed:
                 pass
             else:
-                _demand(not plan.is_dead, "the call returned, though its process was dead")
-                _demand(plan.stop_after is None, f"the call made {len(plan.done)} effects only")
+                _demand(not plan.is_dead, "the call returned, although its process had crashed")
+                _demand(plan.stop_after is None, f"the call made only {len(plan.done)} effects")
         if plan.stop_after is not None:
             expected = [type(effect) for effect in whole[: plan.stop_after]]
             _demand([type(effect) for effect in plan.done] == expected, "the call made other effects than before")
 
     def _check(self, uri: str, when: str, *allowed: Contents) -> None:
-        """Read everything in every way as another process, and compare."""
+        """Read everything in every way, as another process would, and compare."""
         events: list[Event] = []
         with CrashingSaver.from_conn_string(uri, **self.options, on_event=events.append) as saver:
             found = contents(saver)
@@ -726,7 +729,7 @@ class _Driver:
             ]
             _demand(not wrong, f"{when}, {'; '.join(wrong)}")
             if self.operation.is_atomic:
-                _demand(found in allowed, f"{when}, a part of the call is there, and a part is not")
+                _demand(found in allowed, f"{when}, only a part of the call is there")
             for thread in sorted({thread for thread, _, _ in ids}):
                 listed = {one.checkpoint["id"] for one in saver.list({"configurable": {"thread_id": thread}})}
                 there = {checkpoint_id for t, _, checkpoint_id in found if t == thread}
@@ -737,7 +740,7 @@ class _Driver:
                 except CheckpointCorruptError as error:
                     raise CrashTestError(f"{when}, {_id(key)} is damaged: {error.reason}") from error
                 by_id = None if one is None else Record.of(one)
-                _demand(by_id == found.get(key), f"{when}, {_id(key)} reads in two ways by its id and in a list")
+                _demand(by_id == found.get(key), f"{when}, {_id(key)} reads differently by its id and in a list")
             _silent(events, when)
             is_partial = len(allowed) > 1 and not self.operation.is_atomic
             for thread, ns in sorted({key[:2] for key in (*ids, *self.before)}):
@@ -752,7 +755,7 @@ class _Driver:
 def _check_latest(
     saver: GCSSaver, config: RunnableConfig, which: str, expected: Record | None, *, is_partial: bool
 ) -> None:
-    """Compare the latest; a call that removes things may leave one that is flagged, or none that can be read."""
+    """Compare the latest checkpoint. After a call that removes, it may be flagged, or may not be readable."""
     try:
         one = saver.get_tuple(config)
     except DamageError as error:
@@ -796,4 +799,4 @@ def _difference(found: Record | None, allowed: Sequence[Record | None]) -> str:
         return "is there, and must not be"
     fields = ("parent", "checkpoint", "metadata", "writes")
     differing = [name for name in fields if getattr(found, name) != getattr(wanted, name)]
-    return f"has another {' and '.join(differing)}" if differing else "is there still"
+    return f"has another {' and '.join(differing)}" if differing else "is still there"

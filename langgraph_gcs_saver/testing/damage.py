@@ -1,36 +1,38 @@
-"""Flip everything: each stored document and object of a thread is damaged in turn, and everything is read.
+"""Flip everything: damage each stored document and object of a thread in turn, and read everything.
 
 ```python
 with DamagedThread(documents, blobs, "thread", donor_id="another thread") as thread:
     tally = flip_everything(thread)
 ```
 
-It works on any pair of stores, through effects alone. Each damage is done behind the saver's back; then a saver without
-caches reads every checkpoint by its id, the latest of every namespace (falling back and raising), and lists the whole
-thread, each namespace, and by metadata. From what is stored follows what each of these reads must answer: the exact
-tuple, a typed error, or for the latest an older exact tuple with a flag. Everything else raises an `AssertionError`:
+It works on any pair of stores, through effects alone. Each damage is done behind the saver's back. Then a saver without
+caches reads every checkpoint by its id, and the latest of every namespace (falling back and raising). It lists the
+whole thread, each namespace, and by metadata. What is stored determines what each of these reads must answer: the exact
+tuple, a typed error, or, for the latest, an older exact tuple with a flag. Any other answer raises an `AssertionError`:
 
-- `WrongAnswer`: something that was never written, an error that does not say what is the case, or one for a checkpoint
-  that the damage does not touch;
-- `Unnoticed`: the exact tuple, although what it is made of is damaged. Then the reader, or this checker, is broken.
+- `WrongAnswer`: the read gave something that was never written, or an error that does not fit the damage, or an error
+  for a checkpoint that the damage does not touch;
+- `Unnoticed`: the read gave the exact tuple, although its parts are damaged. Then the reader or this checker has a bug.
 
-Then the damage is mended, and everything must read as before.
+Then the damage is undone, and everything must read as before.
 
-What no reader can notice, and why:
+No reader can notice these damages:
 
-- A document of pending writes that is gone, or a field of special writes that is gone while another one is left:
-  nothing says how many there were. The checkpoint reads without writes of that task, all else being exact.
-- A checkpoint that is gone and is asked for by its id: it reads as one that never was, with `None`, and lists lack it.
-  The latest of a namespace is the newest that remains, then. That is flagged if it names the lost one as its child (its
+- A missing document of pending writes, or a missing field of special writes while another one is left: nothing says how
+  many there were. The checkpoint reads without writes of that task. All else is exact.
+- A missing checkpoint that is read by its id: it reads as one that never existed, with `None`, and lists lack it. The
+  latest of a namespace is then the newest that remains. It is flagged if it names the lost one as its child (its
   `heir`), so not if the lost one is a fork of another checkpoint. A thread whose root namespace has lost its only
-  checkpoint raises; of another namespace nobody knows that it was there.
-- The field `ns` of a checkpoint: by its id it is damaged. Queries for its namespace do not find it, as if it were gone.
-- The fields `filter`, `run_id`, `former_runs` and `heir`, the thread's own document and those of its runs: hints, for
-  queries and for deleting. What a list with a filter returns is exact, but it may lack a checkpoint whose hints are
-  damaged, and the latest, exact, may be flagged for a child that never was, if it is its `heir` that is damaged.
+  checkpoint raises. If another namespace has lost its only checkpoint, nothing shows that it existed.
+- The field `ns` of a checkpoint. By its id, the checkpoint is damaged. Queries for its namespace do not find it, as if
+  it were missing.
+- The fields `filter`, `run_id`, `former_runs` and `heir`, the thread's own document and those of its runs. They are
+  hints, for queries and for deleting. A list with a filter returns exact tuples, but may lack a checkpoint whose hints
+  are damaged. If the `heir` of the latest is damaged, the latest is exact, but may be flagged for a child that never
+  existed.
 - Bytes of `frames`, or of an object of packed frames, that no manifest refers to.
-- Bits of a frame that say nothing of its content, such as the size of its window: it decodes to the very same bytes.
-  Manifests and pending writes in documents are covered by digests of their stored bytes: there each bit counts.
+- Bits of a frame that do not affect its content, such as the size of its window: it decodes to the very same bytes. In
+  manifests and pending writes in documents every bit counts, because digests cover their stored bytes.
 """
 
 from __future__ import annotations
@@ -90,11 +92,11 @@ Key = tuple[str, str]
 
 
 class WrongAnswer(AssertionError):  # noqa: N818 - what happened, as test reports show it
-    """A read gave something that it must not give."""
+    """A read gave an answer that it must not give."""
 
 
 class Unnoticed(AssertionError):  # noqa: N818 - likewise
-    """A read gave the exact tuple, although what it is made of is damaged."""
+    """A read gave the exact tuple, although its parts are damaged."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ class Damage:
     """What is done to a thread.
 
     Attributes:
-        what: In words, for a test that fails.
-        docs: Fields of the documents that change, by name; `None` deletes one.
-        blobs: Bytes of the objects that change; likewise.
+        what: A description, for a test that fails.
+        docs: Fields of the documents that change, by name; `None` deletes a document.
+        blobs: Bytes of the objects that change, by name; `None` deletes an object.
         is_deletion: Whether it deletes a document or an object.
     """
 
@@ -116,13 +118,13 @@ class Damage:
 
 @dataclass(frozen=True)
 class Image:
-    """What is stored of a thread: documents and objects by name."""
+    """What is stored of a thread: its documents and objects, by name."""
 
     docs: Mapping[str, Doc]
     blobs: Mapping[str, bytes]
 
     def damaged(self, damage: Damage) -> Image:
-        """What is stored with the damage."""
+        """What is stored after the damage."""
         docs = {name: replace(doc, fields=damage.docs.get(name, doc.fields) or {}) for name, doc in self.docs.items()}
         return Image(
             {name: doc for name, doc in docs.items() if damage.docs.get(name, ()) is not None},
@@ -132,15 +134,15 @@ class Image:
 
 @dataclass
 class Fates:
-    """What reads must find; every checkpoint that is in none of these reads exactly.
+    """What reads must find. Every checkpoint that is in none of these reads exactly.
 
     Attributes:
-        damaged: Checkpoints of which something is damaged, with the channels that are (`None`: not only a channel).
-        gone: Checkpoints that have no document any more.
+        damaged: Checkpoints with a damaged part, with the channels that are damaged (`None`: not only a channel).
+        gone: Checkpoints that no longer have a document.
         newer: Checkpoints that read as written by a newer version.
         hidden: Checkpoints that queries for their namespace do not find.
         hinted: Checkpoints that queries for metadata may not find.
-        fewer: Checkpoints that may lack pending writes, with the tasks that made these.
+        fewer: Checkpoints that may lack pending writes, with the tasks that made those writes.
     """
 
     damaged: dict[Key, set[str | None]] = field(default_factory=dict)
@@ -151,7 +153,7 @@ class Fates:
     fewer: dict[Key, set[str | None]] = field(default_factory=dict)
 
     def settle(self) -> Fates:
-        """Of several fates of a checkpoint leave the one that readers see first."""
+        """Of several fates of a checkpoint, keep the one that readers see first."""
         self.newer -= self.gone
         for key in self.gone | self.newer:
             self.damaged.pop(key, None)
@@ -163,8 +165,8 @@ class Tally:
     """What `flip_everything` did.
 
     Attributes:
-        tried: Damages done.
-        noticed: Damages that some read told of, by an error, an event, a flag, or by leaving something out.
+        tried: How many damages were done.
+        noticed: How many damages some read noticed: by an error, an event, a flag, or by leaving something out.
     """
 
     tried: int
@@ -184,14 +186,14 @@ def flip_everything(
 
     Args:
         thread: What to damage.
-        flips: Bits flipped in each run of bytes: the first byte, the last, and between them.
-        every: Do one in so many; a prime number meets all ways to damage.
-        every_deletion: Of documents and objects delete one in so many.
-        every_async: One in so many is read asynchronously too.
-        every_verify: For one in so many `GCSSaver.verify` must find it too.
+        flips: How many bits to flip in each run of bytes: in the first byte, in the last, and between them.
+        every: Do one damage of this many. A prime number covers all kinds of damage.
+        every_deletion: Delete one document or object of this many.
+        every_async: Read one damage of this many asynchronously too.
+        every_verify: For one damage of this many, `GCSSaver.verify` must find it too.
 
     Raises:
-        WrongAnswer: A read gave something that it must not give.
+        WrongAnswer: A read gave an answer that it must not give.
         Unnoticed: A read gave an exact tuple made of damaged parts.
     """
     tried = noticed = numbers = deletions = 0
@@ -211,10 +213,10 @@ def flip_everything(
 
 
 class DamagedThread:
-    """A thread of some stores, what it must read as, and ways to damage it.
+    """A thread of some stores, what reads of it must give, and ways to damage it.
 
-    The stores are closed with it. Nobody may write to the thread meanwhile. Ids must not be longer than 200 bytes, for
-    names of documents and objects tell which checkpoint they belong to.
+    Closing it closes the stores. No other process may write to the thread meanwhile. Ids must not be longer than 200
+    bytes, because the names of documents and objects show which checkpoint they belong to.
 
     Args:
         documents: The store of its documents.
@@ -224,10 +226,10 @@ class DamagedThread:
         options: Options of the savers that read, such as `cipher` and `serde`.
 
     Attributes:
-        expected: What each checkpoint reads as, newest first.
-        manifests: What the stored manifest of each says.
-        image: What is stored of it, undamaged.
-        filters: Metadata that it is listed by.
+        expected: What a read of each checkpoint gives, newest first.
+        manifests: What the stored manifest of each checkpoint says.
+        image: What is stored of the thread, undamaged.
+        filters: Metadata to list it by.
         cipher: The cipher of the savers that read.
     """
 
@@ -302,12 +304,12 @@ class DamagedThread:
             for info in page:
                 data = self._blobs.get_blob(GetBlob(info.name))
                 if data is None:
-                    raise WrongAnswer(f"{info.name!r} is listed and cannot be read")
+                    raise WrongAnswer(f"{info.name!r} is listed, but cannot be read")
                 blobs[info.name] = data
         return Image(docs, blobs)
 
     def _some_filters(self) -> list[dict[str, Any]]:
-        """Metadata to list by: what the oldest checkpoint's says of its source, and a run."""
+        """Metadata to list by: the source of the oldest checkpoint, and a run."""
         metadata: list[Mapping[str, Any]] = [dict(found.metadata) for found in self.expected.values()]
         wanted = [{"source": metadata[-1]["source"]}] if "source" in metadata[-1] else []
         runs = [found[filters.RUN_ID] for found in metadata if filters.RUN_ID in found]
@@ -316,7 +318,7 @@ class DamagedThread:
     # Every damage
 
     def damages(self, flips: int = 4) -> Iterator[Damage]:
-        """Every damage, each of which changes what is stored; `flips` as in `flip_everything`."""
+        """Every damage. Each changes what is stored; `flips` is as in `flip_everything`."""
         for name, doc in sorted(self.image.docs.items()):
             kind = _kind(name)
             siblings = [self.image.docs[other] for other in _past(name, self.image.docs) if _kind(other) == kind]
@@ -328,7 +330,7 @@ class DamagedThread:
 
     @contextmanager
     def damaged(self, damage: Damage) -> Iterator[None]:
-        """The stores with the damage; mended at the end."""
+        """The stores with the damage, which is undone at the end."""
         writes = [_change(self.image.docs[name], fields) for name, fields in damage.docs.items()]
         self._commit(writes)
         for name, data in damage.blobs.items():
@@ -340,7 +342,7 @@ class DamagedThread:
 
     def _commit(self, writes: Sequence[Write]) -> None:
         if writes and self._documents.commit(Commit(tuple(writes))) is None:
-            raise WrongAnswer(f"somebody else writes to thread {self.thread_id!r}")
+            raise WrongAnswer(f"another process writes to thread {self.thread_id!r}")
 
     def _set_blob(self, name: str, data: bytes | None) -> None:
         self._blobs.delete_blobs(DeleteBlobs((name,)))
@@ -361,12 +363,12 @@ class DamagedThread:
             self._set_blob(name, self.image.blobs[name])
         mended = self._documents.get_docs(GetDocs(tuple(damage.docs))) if damage.docs else {}
         if any(name not in mended or mended[name].fields != self.image.docs[name].fields for name in damage.docs):
-            raise WrongAnswer(f"{damage.what}: a document was mended and is not as it was")
+            raise WrongAnswer(f"{damage.what}: a document was restored, but is not as it was")
         if any(self._blobs.get_blob(GetBlob(name)) != self.image.blobs[name] for name in damage.blobs):
-            raise WrongAnswer(f"{damage.what}: an object was mended and is not as it was")
+            raise WrongAnswer(f"{damage.what}: an object was restored, but is not as it was")
 
     def _write_again(self, name: str) -> None:
-        """Write pending writes anew, with those of the same checkpoint: the first for a task and number wins."""
+        """Write all pending writes of a checkpoint again, because the first for a task and number wins."""
         beginning = name.rsplit("!", 2)[0]
         docs = [doc for doc in self.image.docs.values() if doc.name.rsplit("!", 2)[0] == beginning]
         self._commit([Delete(doc.name) for doc in docs])
@@ -376,47 +378,47 @@ class DamagedThread:
     # Reading
 
     def check_whole(self) -> None:
-        """Read everything, undamaged.
+        """Read everything without any damage.
 
         Raises:
-            WrongAnswer: Something does not read as it did at first.
+            WrongAnswer: A read differs from the first one.
         """
         nothing = Damage("nothing")
         for asynchronous in (False, True):
             if _Check(self, nothing, asynchronous=asynchronous).read():
-                raise WrongAnswer(f"thread {self.thread_id!r} has no damage, and a read tells of some")
+                raise WrongAnswer(f"thread {self.thread_id!r} has no damage, but a read reports some")
         _Check(self, nothing).verify()
 
     def check(self, damage: Damage, *, asynchronous: bool = False, verify: bool = False) -> int:
-        """Do a damage, read everything as `read` does, and mend it; returns how many reads told of it."""
+        """Do a damage, read everything as `read` does, and undo it. Returns how many reads noticed it."""
         with self.damaged(damage):
             noticed = self.read(damage, asynchronous=asynchronous, verify=verify)
         if None in damage.docs.values():
-            # All else is compared when it is mended; a document that was created again has another time of creation.
-            self.read(Damage(f"{damage.what}, mended"))
+            # Undoing it compared all else. A document that was created again has another time of creation.
+            self.read(Damage(f"{damage.what}, restored"))
         return noticed
 
     def read(self, damage: Damage, *, asynchronous: bool = False, verify: bool = False) -> int:
-        """Read everything while the stores have a damage; returns how many reads told of it.
+        """Read everything while the stores have a damage. Returns how many reads noticed it.
 
         Args:
             damage: What was done.
-            asynchronous: Read everything by the asynchronous methods too.
-            verify: `GCSSaver.verify` must find it too.
+            asynchronous: Whether to read everything by the asynchronous methods too.
+            verify: Whether `GCSSaver.verify` must find it too.
 
         Raises:
-            WrongAnswer: A read gave something that it must not give.
+            WrongAnswer: A read gave an answer that it must not give.
             Unnoticed: A read gave an exact tuple made of damaged parts.
         """
         noticed = _Check(self, damage).read()
         if asynchronous and _Check(self, damage, asynchronous=True).read() != noticed:
-            raise WrongAnswer(f"{damage.what}: asynchronous reads tell something else than synchronous ones")
+            raise WrongAnswer(f"{damage.what}: asynchronous reads notice something else than synchronous ones")
         if verify:
             _Check(self, damage).verify()
         return noticed
 
     def reader(self, **options: Any) -> GCSSaver:
-        """A saver without caches; to close it leaves the stores open."""
+        """A saver without caches. Closing it leaves the stores open."""
         return GCSSaver(stores=self._lent, **self._options, **options)
 
     def config(self, ns: str | None = None, checkpoint_id: str | None = None) -> RunnableConfig:
@@ -494,7 +496,7 @@ class _Check:
             self._order.setdefault(key[0], []).append(key)
 
     def read(self) -> int:
-        """Read everything; how many reads told of the damage."""
+        """Read everything. Returns how many reads noticed the damage."""
         noticed = 0
         with self._reader() as reader:
             for key in self._thread.expected:
@@ -550,12 +552,12 @@ class _Check:
             raise WrongAnswer(f"{self._damage.what}: {what} {answer}")
 
     def _demand_exact(self, found: object, key: Key, what: str, recovered_from: str | None = None) -> int:
-        """The tuple of a checkpoint, with a flag or without; whether it tells of the damage."""
+        """Demand the tuple of a checkpoint, with a flag or without. Returns 1 if it shows the damage, else 0."""
         expected = self._thread.expected[key]
         if not isinstance(found, CheckpointTuple):
-            raise WrongAnswer(f"{self._damage.what}: {what} gave {found!r}, and the damage does not touch it")
+            raise WrongAnswer(f"{self._damage.what}: {what} gave {found!r}, but the damage does not touch it")
         told = {event.recovered_from for event in self._events if isinstance(event, CheckpointRecovered)}
-        self._demand(told == ({recovered_from} - {None}), f"{what}, of which events told {told},", found)
+        self._demand(told == ({recovered_from} - {None}), f"{what}, with events for {told},", found)
         if recovered_from is not None:
             metadata: Any = {**expected.metadata, "recovered_from": recovered_from}
             expected = expected._replace(metadata=metadata)
@@ -574,7 +576,7 @@ class _Check:
     def _demand_corrupt(self, found: object, key: Key, what: str) -> None:
         if isinstance(found, CheckpointTuple) and _key(found) == key:
             if found == self._thread.expected[key]:
-                raise Unnoticed(f"{self._damage.what}: {what}: no error found, the checker or the reader is broken")
+                raise Unnoticed(f"{self._damage.what}: {what}: no error found, so the checker or the reader has a bug")
             self._demand(holds=False, what=what, found=found)
         if not isinstance(found, CheckpointCorruptError):
             raise WrongAnswer(f"{self._damage.what}: {what} gave {found!r}, not that it is damaged")
@@ -605,7 +607,7 @@ class _Check:
                 self._demand_corrupt(found, first, what)
             self._demand_exact(found, whole, what, first[1])
             told = {event.checkpoint_id for event in self._events if isinstance(event, CheckpointDamaged)}
-            self._demand(first[1] in told, f"{what}, of which events told {told},", found)
+            self._demand(first[1] in told, f"{what}, with events for {told},", found)
         elif (lost_id := self._lost_heir(first)) is None:
             return self._demand_exact(found, first, what)
         elif falls_back:
@@ -615,7 +617,7 @@ class _Check:
         return 1
 
     def _lost_heir(self, key: Key) -> str | None:
-        """The id of a newer child that the first checkpoint found names; a query would have found it first."""
+        """The id of a newer child that the found checkpoint names. A query would have found that child first."""
         heir = manifest.heir_of(self._image.docs[keys.checkpoint_doc(self._thread.thread_id, *key)])
         return heir if heir is not None and heir > key[1] else None
 
@@ -664,7 +666,7 @@ class _Check:
     # Verifying
 
     def verify(self) -> None:
-        """`GCSSaver.verify` must find, at each depth, what is damaged, and blame nothing else."""
+        """Demand that `GCSSaver.verify` finds at each depth what is damaged, and blames nothing else."""
         fates, damage, expected = self._fates, self._damage, self._thread.expected
         with self._reader() as reader:
             metadata, existence, data = (self._verified(reader, depth) for depth in DEPTHS)
@@ -679,20 +681,20 @@ class _Check:
         if not damage.blobs:
             self._demand_found({key for key in wanted if None in fates.damaged.get(key, ())}, metadata, "metadata")
         if not any(key[0] == "" and key not in fates.hidden for key in expected):
-            self._demand(any(found.is_damage for found in metadata or ()), "verify, of an emptied thread,", metadata)
+            self._demand(any(found.is_damage for found in metadata or ()), "verify of an emptied thread", metadata)
         if self._thread.cipher is None:
             hinted = {keys.checkpoint_doc(self._thread.thread_id, *key) for key in fates.hinted - fates.damaged.keys()}
             missed = hinted - {found.name for found in metadata or ()} - damage.docs.keys()
-            self._demand(not missed, f"verify, of the hints of {missed},", metadata)
+            self._demand(not missed, f"verify of the hints of {missed}", metadata)
         for name, changed in damage.blobs.items():
             found = [one for one in existence or () if one.name == name or self._is_owned(name, one)]
             if changed is None or len(changed) < len(self._thread.image.blobs[name]):
-                self._demand(bool(found), f"verify to the depth of existence, of {name},", existence)
+                self._demand(bool(found), f"verify to the depth of existence of {name}", existence)
             if changed is None:
-                self._demand(any(one.kind == "missing" for one in found), f"verify, of {name},", existence)
+                self._demand(any(one.kind == "missing" for one in found), f"verify of {name}", existence)
 
     def _is_owned(self, blob: str, finding: Finding) -> bool:
-        """Whether a finding is about a checkpoint whose name an object has."""
+        """Whether a finding is about a checkpoint that an object belongs to by its name."""
         thread_id = self._thread.thread_id
         return any(
             blob.startswith(keys.blob(thread_id, finding.checkpoint_ns, affected, "", "").removesuffix("-.zst"))
@@ -700,7 +702,7 @@ class _Check:
         )
 
     def _verified(self, reader: GCSSaver, depth: Depth) -> list[Finding] | None:
-        """What `verify` finds, if it is no false alarm; `None` when it meets what a newer version wrote."""
+        """What `verify` finds, if it is no false alarm; `None` if it meets what a newer version wrote."""
         what, thread_id = f"verify to the depth of {depth}", self._thread.thread_id
         found: list[Finding] | GCSSaverError
         if self._asynchronous:
@@ -721,7 +723,7 @@ class _Check:
         may = self._fates.damaged.keys() | self._fates.gone
         others = self._thread.image.docs.keys() | self._thread.image.blobs.keys()
         others -= {keys.checkpoint_doc(thread_id, *key) for key in may}
-        # Of a document that is gone, or of a field that is, the objects are left.
+        # If a document or a field is missing, its objects are still there.
         docs = self._thread.image.docs
         has_lost = any(
             left is None or left.keys() < docs[name].fields.keys() for name, left in self._damage.docs.items()
@@ -778,7 +780,7 @@ def _lacks_only(found: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]
 
 
 def _plains(known: Manifest, channel: str, image: Image, codec: Codec) -> tuple[bytes, ...] | None:
-    """What the frames of a channel decode to, without a look at digests; `None` when one of them does not."""
+    """What the frames of a channel decode to, without checks of digests; `None` if one of them does not decode."""
     ref = known.channels[channel]
     found: list[bytes] = []
     for number, frame in enumerate(ref.chain):
@@ -800,7 +802,7 @@ def _plains(known: Manifest, channel: str, image: Image, codec: Codec) -> tuple[
 
 
 def _opened(data: bytes | None, codec: Codec) -> bytes | None:
-    """What an object that a stub points to decodes to, or `None`."""
+    """What the object that a stub points to decodes to, or `None`."""
     try:
         return None if data is None else codec.decode_bounded(data)
     except (FrameError, WrongKeyError):
@@ -811,13 +813,13 @@ def _opened(data: bytes | None, codec: Codec) -> bytes | None:
 
 
 def _kind(name: str) -> str:
-    """Documents of one kind have the same fields."""
+    """The kind of a document. Documents of one kind have the same fields."""
     collection = name.split("/")[-2]
     return f"{collection}, special" if collection == keys.WRITES and name.endswith("!s") else collection
 
 
 def _past(name: str, names: Collection[str]) -> list[str]:
-    """The other names, beginning with the one past `name`."""
+    """The other names, beginning with the one after `name`."""
     return sorted((other for other in names if other != name), key=lambda other: (other < name, other))
 
 
@@ -886,7 +888,7 @@ def _document_damages(doc: Doc, siblings: Sequence[Doc], strangers: Sequence[Doc
         stranger = next((one for one in strangers if one.fields.get(key, value) != value), None)
         if stranger is not None:
             yield damage(f", {key} copied from {stranger.name}", {**fields, key: stranger.fields[key]})
-    yield damage(", with a field more", {**fields, "extra": b"extra"})
+    yield damage(", with an extra field", {**fields, "extra": b"extra"})
     yield damage(" emptied", {})
     yield damage(" deleted", None)
     other = next((one for one in siblings if one.fields != fields), None)

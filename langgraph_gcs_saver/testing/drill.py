@@ -1,14 +1,14 @@
-"""A recovery rehearsal: a copy of a thread is damaged in one way after the other, and recovered, against the clock.
+"""A recovery rehearsal: a copy of a thread is damaged in one way after another, and recovered, against the clock.
 
 ```python
 report = drill(saver, "my-thread", rto=30, directory=Path(empty_directory))
 assert report.ok, report.problems
 ```
 
-The thread is moved to an embedded store in the directory; the store that it comes from is only read. Each trial works
-on a fresh copy of that: it damages what is stored, asks for the latest checkpoint as a resumed agent does, has the
-thread repaired, asks again, and reads the whole history. What is given must be what the source gives for the same
-checkpoint, and an older one must say that it is.
+The thread is copied to an embedded store in the directory. The store that it comes from is only read. Each trial works
+on a fresh copy. It damages what is stored, reads the latest checkpoint as a resumed agent does, repairs the thread,
+reads the latest again, and reads the whole history. Each value must be what the source gives for the same checkpoint,
+and an older checkpoint must say that it is one.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ Key = tuple[str, str]
 """A checkpoint: its namespace and its id."""
 
 Contents = Mapping[str, str]
-"""Digests of a checkpoint's values by channel, and of the rest of it, by what it is."""
+"""Digests of a checkpoint's values by channel, and of its other parts by name."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What asking for the latest checkpoint gave.
+    """What a read of the latest checkpoint gave.
 
     Attributes:
         kind: `exact` (the latest, as it was), `older, flagged`, `older, unflagged`, `error`, `nothing` or `wrong`.
-        checkpoint_id: The checkpoint that came.
-        behind: How many newer ones the thread had.
+        checkpoint_id: The checkpoint that the read gave.
+        behind: How many newer checkpoints the thread had.
         error: The error's kind and message.
     """
 
@@ -74,15 +74,15 @@ class Trial:
 
     Attributes:
         damage: What was done.
-        name: The document or object that it was done to.
-        checkpoint_id: The checkpoint that wrote it.
-        skipped: Why it was not tried, if it was not.
-        at_once: What asking for the latest checkpoint gave.
+        name: The document or object that was damaged.
+        checkpoint_id: The newest checkpoint that needs it.
+        skipped: Why the damage was not tried, if it was not.
+        at_once: What a read of the latest checkpoint gave.
         repair: How often `repair` took which action.
-        after: What asking gave after the repair.
+        after: What a read gave after the repair.
         readable: How many checkpoints can be read in the end.
-        expected: How many there were.
-        seconds: Time from the first question to the answer after the repair.
+        expected: How many checkpoints there were.
+        seconds: Time of the first read, the repair, and the read after it.
         problems: Why the trial failed; none if it did not.
     """
 
@@ -105,11 +105,11 @@ class DrillReport:
 
     Attributes:
         thread_id: The thread.
-        rto: The objective: most seconds that a recovery may take.
-        checkpoints: How many the thread has.
-        copied_in: Seconds to move the thread to the scratch store, compared and decoded.
+        rto: The objective: the longest a recovery may take, in seconds.
+        checkpoints: How many checkpoints the thread has.
+        copied_in: Seconds to copy the thread to the scratch store, compared and decoded.
         trials: What was tried.
-        problems: Values of the scratch copy that are not those of the source.
+        problems: Values of the scratch copy that differ from those of the source.
     """
 
     thread_id: str
@@ -134,19 +134,19 @@ def drill(
     step: Callable[[str], object] | None = None,
     **options: Any,
 ) -> DrillReport:
-    """Rehearse the recovery of a thread; nothing is tried, if it has no checkpoint.
+    """Rehearse the recovery of a thread. If it has no checkpoint, nothing is tried.
 
     Args:
-        saver: A saver of the store that the thread is in; nothing is written there.
+        saver: A saver of the thread's store. Nothing is written there.
         thread_id: The thread.
-        rto: Most seconds that a recovery may take.
+        rto: The longest a recovery may take, in seconds.
         directory: An empty directory for copies of the thread.
-        step: Called before each part, with what it is.
+        step: Called before each part, with a description of it.
         options: Options of the savers of the copies, such as `cipher`.
 
     Raises:
-        DamageError: The thread is damaged as it is.
-        WrongKeyError: It is encrypted, and `options` have not the right cipher.
+        DamageError: The thread is already damaged.
+        WrongKeyError: The thread is encrypted, and `options` do not have the right cipher.
     """
     tell = step or _ignore
     options = {"serde": saver.serde, **options}
@@ -158,7 +158,7 @@ def drill(
         copied_in = time.perf_counter() - begun
         damage = [finding for finding in moved.findings if finding.is_damage]
         if damage:
-            raise DamageError(f"Thread {thread_id!r} is damaged as it is: {damage[0]}. Repair it first.")
+            raise DamageError(f"Thread {thread_id!r} is already damaged: {damage[0]}. Repair it first.")
         tell("reading the copy")
         expected = {_key(found): _contents(found, copy) for found in copy.list(_config(thread_id, None))}
     if not expected:
@@ -203,7 +203,7 @@ def _key(found: CheckpointTuple) -> Key:
 
 
 def _contents(found: CheckpointTuple, saver: GCSSaver) -> Contents:
-    """Digests of a checkpoint's parts as the reader gave them, serialised anew; channels are not called `~…`."""
+    """Digests of a checkpoint's parts as the reader gave them, serialized again. No channel is called `~…`."""
 
     def digest(value: object) -> str:
         written = dumps(saver.serde, value, f"A value of checkpoint {checkpoint['id']!r}")
@@ -223,7 +223,7 @@ def _without_writes(contents: Contents) -> dict[str, str]:
 
 
 class _Scratch:
-    """A copy of the thread that is to be damaged behind the saver's back."""
+    """A copy of the thread, to be damaged behind the saver's back."""
 
     def __init__(self, path: Path, codec: Codec) -> None:
         self.documents = LocalDocuments(path, timeout=_TIMEOUT)
@@ -262,10 +262,10 @@ def _flipped(data: bytes, at: int) -> bytes:
 
 
 Done = tuple[str, str]
-"""The document or object that was damaged, and the checkpoint whose document says so."""
+"""The document or object that was damaged, and the document of the newest checkpoint that needs it."""
 
 Choose = Callable[["_Scratch", list[str]], "Done | None"]
-"""Does a damage to one of some checkpoints, whose documents are named newest first."""
+"""Damages one of some checkpoints. Their documents are named newest first."""
 
 
 def _drop_newest(scratch: _Scratch, names: list[str]) -> Done | None:
@@ -295,7 +295,7 @@ def _remove_object(scratch: _Scratch, names: list[str]) -> Done | None:
 
 
 def _largest(scratch: _Scratch, names: list[str], *, is_object: bool) -> tuple[Step, str] | None:
-    """The largest frame of the newest checkpoint that has one of its kind, its own before those of others."""
+    """The largest frame of a kind, of the newest checkpoint that has one. Its own frames come before inherited ones."""
     for name in names:
         frames = [one for one in scratch.steps(name) if (one.frame.attempt is not None) is is_object]
         if frames:
@@ -326,7 +326,7 @@ class _Rehearsal:
         self._ids = sorted((one for ns, one in expected if ns == self._ns), key=str.encode, reverse=True)
 
     def trial(self, what: str, choose: Choose, path: Path) -> Trial:
-        """Damage a fresh copy, recover it, and judge."""
+        """Damage a fresh copy, recover it, and judge the recovery."""
         shutil.copytree(self._base, path)
         try:
             scratch = _Scratch(path, self._codec)
@@ -337,7 +337,7 @@ class _Rehearsal:
                 scratch.close()
             if done is None:
                 where = "a document" if "inline" in what else "an object"
-                return Trial(damage=what, skipped=f"no value of the thread lies in {where}")
+                return Trial(damage=what, skipped=f"no value of the thread is in {where}")
             return self._recover(what, done, path)
         finally:
             shutil.rmtree(path)
@@ -391,7 +391,7 @@ class _Rehearsal:
         return _contents(found, saver) == self._expected.get(_key(found))
 
     def _ask(self, saver: GCSSaver) -> Answer:
-        """Ask for the latest checkpoint, as a resumed agent does."""
+        """Read the latest checkpoint, as a resumed agent does."""
         try:
             found = saver.get_tuple(_config(self._thread_id, self._ns))
         except GCSSaverError as error:

@@ -1,4 +1,4 @@
-"""A proxy before Firestore that is ill as planned: answers get lost, come late or never, connections are reset.
+"""A proxy in front of Firestore that fails as planned: answers are lost, late or never sent, connections are reset.
 
 ```python
 with FirestoreProxy("127.0.0.1:8080") as proxy:  # the emulator's address
@@ -8,17 +8,17 @@ with FirestoreProxy("127.0.0.1:8080") as proxy:  # the emulator's address
     assert proxy.faults.happened == {("Commit", "lost"): 1}
 ```
 
-Messages pass as the bytes that they are, in both directions, with their metadata. `http_proxy` is the same for Cloud
-Storage. What a client must stand:
+Messages pass as the bytes that they are, in both directions, with their metadata. `storage_proxy` does the same for
+Cloud Storage. A client must withstand:
 
-- `lost`: the request was carried out, and the answer says that the service is unavailable.
-- `lost-reset`: it was carried out, and then the connection is reset, with all that goes on in it.
-- `silent`: it was carried out, and no answer comes for as long as the client waits.
-- `stall`: it was not carried out, and no answer comes.
-- `late`: it is carried out after the client has given up waiting, and perhaps has tried again.
+- `lost`: the request was carried out, but the answer says that the service is unavailable.
+- `lost-reset`: the request was carried out, then the connection is reset, with all requests that are under way on it.
+- `silent`: the request was carried out, but no answer comes for as long as the client waits.
+- `stall`: the request was not carried out, and no answer comes.
+- `late`: the request is carried out after the client has given up waiting, and perhaps has retried.
 - `reset`: the connection is reset, and nothing was carried out.
 - `cut` (of streams): only some of the answers come, then the error.
-- a status, such as `unavailable`: an answer without anything being carried out.
+- a status, such as `unavailable`: the proxy answers, and nothing is carried out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STREAM_KINDS = (*KINDS, "cut")
 """Faults of an RPC that answers with a stream."""
 
 STREAMS = frozenset({"BatchGetDocuments", "RunQuery", "RunAggregationQuery"})
-"""RPCs that answer with a stream; others are forwarded as one answer to one request."""
+"""RPCs that answer with a stream. Others are forwarded as one answer to one request."""
 
 LATE_SECONDS = 0.2
 """How long after the client gave up a late request arrives."""
@@ -70,7 +70,7 @@ _RESET = struct.pack("ii", 1, 0)
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A service that was killed and started again must not seem gone for longer.
+    # A service that was killed and started again must not seem gone for longer than it is.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
@@ -80,13 +80,13 @@ _OPTIONS = (
 
 @record(frozen=True, slots=True)
 class Fault:
-    """What goes wrong, and with which requests.
+    """A fault, and the requests that it affects.
 
     Attributes:
-        call: Their kind: an RPC's name (`Commit`), or one of `http_proxy.CALLS`.
+        call: The kind of the requests: an RPC's name (`Commit`), or one of `storage_proxy.CALLS`.
         kind: What goes wrong.
-        nth: The first one that it hits, counted from 1 in the order of arrival.
-        times: How many one after the other.
+        nth: The first request that it affects, counted from 1 in the order of arrival.
+        times: How many requests in a row it affects.
     """
 
     call: str
@@ -95,18 +95,18 @@ class Fault:
     times: int = 1
 
     def hits(self, call: str, number: int) -> bool:
-        """Whether it hits the `number`th request of a kind."""
+        """Whether it affects the `number`th request of a kind."""
         return self.call == call and self.nth <= number < self.nth + self.times
 
 
 class Faults:
-    """Decides what goes wrong, and counts: requests by kind, and faults that have happened. Safe for threads.
+    """Decides what goes wrong, and counts requests by kind, and faults that have happened. Safe for threads.
 
     Args:
-        planned: These happen; of several that hit the same request, the first.
-        probability: That anything goes wrong with a request that nothing is planned for.
-        kinds: What may go wrong then; everything if not given.
-        seed: Of the random choices. Which request meets which choice still depends on the order of arrival.
+        planned: These faults happen. If several affect the same request, the first one happens.
+        probability: The probability of a fault for a request without a planned one.
+        kinds: What may then go wrong; everything if not given.
+        seed: Seed of the random choices. The order of arrival still decides which request gets which choice.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class Faults:
         self._lock = threading.Lock()
 
     def choose(self, call: str, possible: tuple[str, ...]) -> str | None:
-        """Count a request, and tell what goes wrong with it.
+        """Count a request, and return what goes wrong with it.
 
         Raises:
-            ValueError: A fault is planned that cannot happen to such a request.
+            ValueError: The planned fault cannot happen to such a request.
         """
         with self._lock:
             self.requests[call] += 1
@@ -144,7 +144,7 @@ class Faults:
 
 
 class Latecomers:
-    """Requests that are carried out after their clients gave up."""
+    """Requests that are carried out after their clients have given up."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -162,10 +162,10 @@ class Latecomers:
             self._changed.notify_all()
 
     def settle(self, seconds: float) -> None:
-        """Wait until all have been carried out.
+        """Wait until all of them have been carried out.
 
         Raises:
-            TimeoutError: Some have not after so many seconds.
+            TimeoutError: Some are still under way after this many seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: not self._count, seconds):
@@ -174,18 +174,18 @@ class Latecomers:
 
 @record(frozen=True, slots=True)
 class _Outcome:
-    """What the service answered: messages, and a status when they did not end well."""
+    """What the service answered: messages, and a status if they did not end well."""
 
     answers: list[bytes]
     error: tuple[grpc.StatusCode, str] | None = None
 
 
 class FirestoreProxy:
-    """Forwards every RPC to a Firestore emulator, but for what `faults` says. A context manager.
+    """Forwards every RPC to a Firestore emulator, except for what `faults` says. A context manager.
 
     Args:
-        target: `host:port` of the emulator, which need not run.
-        faults: What goes wrong; nothing if not given. May be replaced at any time.
+        target: `host:port` of the emulator. It need not run.
+        faults: What goes wrong; nothing if not given. You can replace it at any time.
 
     Attributes:
         host: `host:port` to set FIRESTORE_EMULATOR_HOST to.
@@ -208,12 +208,12 @@ class FirestoreProxy:
         """Wait until late requests have been carried out.
 
         Raises:
-            TimeoutError: Some have not after so many seconds.
+            TimeoutError: Some are still under way after this many seconds.
         """
         self._late.settle(seconds)
 
     def close(self) -> None:
-        """End all connections; requests under way end as unavailable."""
+        """End all connections. Requests under way end as unavailable."""
         self._server.stop(None).wait()
         self._relay.close()
         self._channel.close()
@@ -275,7 +275,7 @@ class FirestoreProxy:
 
 
 class _Handler(grpc.GenericRpcHandler):
-    """Serves every method with one function, without reading messages."""
+    """Serves every method with one function, without parsing messages."""
 
     def __init__(self, answer: Callable[[str, bytes, Any], Iterator[bytes]]) -> None:
         self._answer = answer
@@ -299,7 +299,7 @@ def _await_end(context: Any) -> None:
 
 
 class _Relay:
-    """Hands bytes to and fro between clients and a port, for grpc cannot reset a client's connection itself."""
+    """Passes bytes between clients and a port, because grpc cannot reset a client's connection itself."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -317,9 +317,9 @@ class _Relay:
         with self._lock:
             client = self._clients.get(number)
             if client is None:
-                return  # another request of the same connection was first
+                return  # Another request of the same connection was first.
             self._broken.add(number)
-        # Only reading ends here: to end writing would be a civil goodbye before the reset.
+        # Only reading ends here. Ending writing would close the connection in an orderly way before the reset.
         with suppress(OSError):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             client.shutdown(socket.SHUT_RD)

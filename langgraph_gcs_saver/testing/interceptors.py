@@ -1,4 +1,4 @@
-"""Interceptors for tests and benchmarks: count the requests of a saver, and make each of them slower.
+"""Interceptors for tests and benchmarks: count a saver's requests, and make each of them slower.
 
 ```python
 count = CountingInterceptor()
@@ -33,13 +33,13 @@ KINDS = tuple(kind.__name__ for kind in REQUESTS)
 """Names of the kinds of requests."""
 
 _open: ContextVar[Mapping[CountingInterceptor, list[str]]] = ContextVar("langgraph-gcs-rounds")
-"""The round that each interceptor counts in this context, where requests are made at the same time."""
+"""The open round of each interceptor in this context, where requests are made at the same time."""
 
 
 class CountingInterceptor(GatherInterceptor):
     """Counts requests, and the sequential rounds that they take.
 
-    Requests that are made at the same time are one round. A request is one effect: a store may need several RPCs for a
+    Requests that are made at the same time are one round. A request is one effect. A store may need several RPCs for a
     `DeleteBlobs` of many names, and for a retry.
 
     Attributes:
@@ -103,14 +103,14 @@ class CountingInterceptor(GatherInterceptor):
 
 
 class LatencyInterceptor(Interceptor):
-    """Waits before each request, as a network would; requests at the same time wait at the same time.
+    """Waits before each request, as a network would. Requests at the same time wait at the same time.
 
     Args:
-        seconds: How long, for all requests, or by kind such as `{"Commit": 0.05, "GetBlob": 0.03}`; other kinds do not
-            wait.
+        seconds: How long to wait, for all requests, or by kind such as `{"Commit": 0.05, "GetBlob": 0.03}`. Other kinds
+            do not wait.
 
     Raises:
-        InvalidOptionError: A time is negative, or a kind unknown.
+        InvalidOptionError: A time is negative, or a kind is unknown.
     """
 
     def __init__(self, seconds: float | Mapping[str, float]) -> None:
@@ -123,11 +123,11 @@ class LatencyInterceptor(Interceptor):
         self._seconds = dict(by_kind)
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
-        """Wait, and perform one effect."""
+        """Wait, then perform one effect."""
         time.sleep(self._seconds.get(type(effect).__name__, 0))
         return perform(effect)
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
-        """Wait, and perform one effect."""
+        """Wait, then perform one effect."""
         await asyncio.sleep(self._seconds.get(type(effect).__name__, 0))
         return await perform(effect)

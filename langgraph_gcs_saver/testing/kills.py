@@ -1,18 +1,18 @@
-"""Real kills: a process that runs a graph is killed at random moments, and its successor goes on.
+"""Real kills: a process that runs a graph is killed at random moments, and its successor continues.
 
 ```
 python -m langgraph_gcs_saver.testing.kills file:///tmp/kills --kills 100
 100 kills on 24 threads, 61 of them in the middle of a run: 812 checkpoints and 1580 tasks acknowledged, 0 lost
 ```
 
-The graph has two nodes that run at the same time and one that joins them, in rounds, with a state of small, growing and
-large values; it runs with `invoke` or `ainvoke`, as chance has it. Its saver writes a line to a ledger after each `put`
+The graph runs two nodes at the same time and then one that joins them, in rounds, with a state of small, growing and
+large values. It runs with `invoke` or `ainvoke`, chosen at random. Its saver writes a line to a ledger after each `put`
 and `put_writes` that returned. After each kill (SIGKILL: nothing is cleaned up) this process checks that everything in
-the ledger is there, exactly, and that nothing else of the thread is damaged; then a new process resumes the thread. In
-the end the state of each thread must be the one that an undisturbed run gives.
+the ledger is stored, exactly, and that nothing else of the thread is damaged. Then a new process resumes the thread. In
+the end, the state of each thread must equal that of an undisturbed run.
 
-Threads have ids that nobody else uses, and are deleted when all is well. Needs an operating system with `fork`. The
-graph's processes get the addresses of emulators, and everything else of the environment, from this one.
+The threads' ids are unique, and the threads are deleted if all checks pass. An operating system with `fork` is needed.
+The graph's processes get the addresses of emulators, and everything else of the environment, from this one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess  # not on Windows
 
 STEPS = 20
-"""Rounds of the graph; each makes two checkpoints."""
+"""Rounds of the graph. Each makes two checkpoints."""
 
 LINES_A_ROUND = 5
 """Calls that a round acknowledges: two checkpoints, and the writes of three tasks."""
@@ -62,7 +62,7 @@ EMULATORS = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
 
 
 class KillTestError(AssertionError):
-    """Something that was acknowledged is lost or differs, or a graph did not come to its end."""
+    """Something that was acknowledged is lost or differs, or a graph did not finish."""
 
 
 # Processes
@@ -72,7 +72,7 @@ def context() -> ForkServerContext:
     """Processes that start fast, from one that has imported everything and used nothing."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
-        # Not this module: as a program it is run once more in every process, which warns if it was imported already.
+        # Not this module: as a program it runs again in every process, with a warning if it was imported before.
         ["langgraph.graph", "langgraph_gcs_saver.stores.google.clients", "langgraph_gcs_saver.stores.local"]
     )
     return found
@@ -80,9 +80,9 @@ def context() -> ForkServerContext:
 
 @contextmanager
 def process(target: Callable[..., None], *args: Any) -> Iterator[tuple[ForkServerProcess, Connection]]:
-    """A process that runs `target(*args, pipe)`, and the other end of the pipe. It is killed at the end."""
+    """A process that runs `target(*args, pipe)`, and the other end of the pipe. The process is killed at the end."""
     ours, theirs = context().Pipe()
-    # The server of forks has the environment of the moment when it was started.
+    # The fork server keeps the environment of the moment when it was started.
     environment = {name: os.environ[name] for name in EMULATORS if name in os.environ}
     started = context().Process(target=_enter, args=(environment, target, *args, theirs), daemon=True)
     started.start()
@@ -106,7 +106,7 @@ def _enter(environment: Mapping[str, str], target: Callable[..., None], *args: A
 
 
 class State(TypedDict):
-    """What the graph's nodes share."""
+    """The state that the graph's nodes share."""
 
     seen: Annotated[list[Any], operator.add]
     text: str
@@ -148,17 +148,17 @@ def _digest(value: Any) -> str:
 
 
 def _digest_of(values: Mapping[str, Any]) -> str:
-    """A digest of channel values; neither the order of channels counts nor that of sets, which processes differ in."""
+    """A digest of channel values. The order of channels does not count, nor that of sets, which differs by process."""
     return _digest(sorted((c, sorted(v) if isinstance(v, set) else v) for c, v in values.items()))
 
 
 class Acknowledging(GCSSaver):
-    """Writes a line to a ledger after each call that returned: what it says must never be lost."""
+    """Writes a line to a ledger after each call that returned. What the ledger says must never be lost."""
 
     ledger = -1
 
     def _note(self, *words: str) -> None:
-        # One write to a file opened for appending: lines of several threads never mix, and SIGKILL cannot halve one.
+        # One write to a file opened for appending: lines of several threads never mix, and SIGKILL cannot split one.
         os.write(self.ledger, f"{' '.join(words)}\n".encode())
 
     def _note_put(self, stored: RunnableConfig, checkpoint: Checkpoint) -> RunnableConfig:
@@ -176,7 +176,7 @@ class Acknowledging(GCSSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint, and note it."""
+        """Store a checkpoint, and note it in the ledger."""
         return self._note_put(super().put(config, checkpoint, metadata, new_versions), checkpoint)
 
     async def aput(
@@ -192,7 +192,7 @@ class Acknowledging(GCSSaver):
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Store pending writes, and note them."""
+        """Store pending writes, and note them in the ledger."""
         super().put_writes(config, writes, task_id, task_path)
         self._note_writes(config, writes, task_id)
 
@@ -206,14 +206,14 @@ class Acknowledging(GCSSaver):
 
 @record(frozen=True, slots=True)
 class Run:
-    """What one process is to do.
+    """What one process must do.
 
     Attributes:
         uri: The store.
         thread_id: The thread.
         steps: Rounds of the graph.
-        ledger: The file that tells what was acknowledged.
-        is_async: Whether it runs with `ainvoke`.
+        ledger: The file that says what was acknowledged.
+        is_async: Whether to run with `ainvoke`.
     """
 
     uri: str
@@ -224,7 +224,7 @@ class Run:
 
 
 def run_graph(order: Run, pipe: Connection) -> None:
-    """Run the graph on a thread from where it is to its end; tells the pipe when it starts and when it is done."""
+    """Run the graph on a thread from where it is to its end. Reports through the pipe when it starts and is done."""
     config: RunnableConfig = {"configurable": {"thread_id": order.thread_id}, "recursion_limit": 10 * order.steps}
     descriptor = os.open(order.ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -261,11 +261,11 @@ class Report:
     """What happened.
 
     Attributes:
-        kills: Processes killed.
-        threads: Threads that came to their end.
-        midway: Kills that left a thread which had begun and not ended.
-        checkpoints: Calls of `put` that returned, and whose checkpoints were there.
-        tasks: Calls of `put_writes` that returned, and whose writes were there.
+        kills: How many processes were killed.
+        threads: How many threads finished.
+        midway: How many kills left a thread that had begun but not finished.
+        checkpoints: How many calls of `put` returned. Their checkpoints were all stored.
+        tasks: How many calls of `put_writes` returned. Their writes were all stored.
     """
 
     kills: int = 0
@@ -286,12 +286,12 @@ def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int =
 
     Args:
         uri: The connection string of the store.
-        kills: Kills, each at a moment of the run that comes after up to a third of what it acknowledges.
+        kills: How many kills. Each comes after up to a third of what a run acknowledges.
         steps: Rounds of the graph.
-        seed: Of the moments, and of the choice between `invoke` and `ainvoke`.
+        seed: Seed of the moments, and of the choice between `invoke` and `ainvoke`.
 
     Raises:
-        KillTestError: Something that was acknowledged is not there, or a graph did not come to its right end.
+        KillTestError: Something that was acknowledged is not stored, or a graph did not finish in the right state.
     """
     with tempfile.TemporaryDirectory(prefix="langgraph-gcs-kills-") as folder:
         killer = _Killer(uri, steps, Path(folder), random.Random(seed))  # noqa: S311 - a seed repeats the moments
@@ -304,7 +304,7 @@ def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int =
 
 
 class _Killer:
-    """Runs the graph in processes that are killed, on one thread after the other."""
+    """Runs the graph in processes that are killed, on one thread after another."""
 
     def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random) -> None:
         self.uri = uri
@@ -314,9 +314,9 @@ class _Killer:
         self.report = Report()
         self.name = f"kills {uuid.uuid4().hex}"
         self.pace = 0.0
-        """Seconds between two lines of the ledger in the first run, which was not disturbed."""
+        """Seconds between two lines of the ledger in the first run, which is not disturbed."""
         self.checked = 0
-        """Lines of the ledger that were checked."""
+        """How many lines of the ledger were checked."""
 
     @property
     def thread_id(self) -> str:
@@ -329,12 +329,12 @@ class _Killer:
     def finish_undisturbed(self) -> None:
         """Run the thread's graph to its end."""
         if not self._run(None):
-            raise self._error(f"the graph did not come to its end in {PATIENCE:g} seconds")
+            raise self._error(f"the graph did not finish in {PATIENCE:g} seconds")
         self._finish()
 
     def kill(self) -> None:
-        """Run the thread's graph, kill it, and check what it left; it may come to its end before."""
-        # Counted in lines, and only then in seconds: a machine that is slower now still comes as far.
+        """Run the thread's graph, kill it, and check what it left. The graph may finish before the kill."""
+        # Counted in lines, and only then in seconds: a machine that is slower now still gets as far.
         if self._run(self.chance.randrange(LINES_A_ROUND * self.steps // 3)):
             self._finish()
         else:
@@ -342,13 +342,13 @@ class _Killer:
             self._check(self.checked)
 
     def delete(self) -> None:
-        """Delete the threads, which are finished."""
+        """Delete the threads, which have finished."""
         with GCSSaver.from_conn_string(self.uri) as saver:
             for number in range(self.report.threads):
                 saver.delete_thread(f"{self.name} {number}")
 
     def _run(self, lines: int | None) -> bool:
-        """Run the thread's graph, and kill it soon after so many more lines; tells whether it came to its end."""
+        """Run the thread's graph, and kill it soon after this many more lines. Returns whether it finished."""
         is_async = self.chance.random() < 0.5
         order = Run(self.uri, self.thread_id, self.steps, self.ledger, is_async)
         with process(run_graph, order) as (child, pipe):
@@ -369,13 +369,13 @@ class _Killer:
         return False
 
     def _wait(self, pipe: Connection, lines: int) -> bool:
-        """Wait for so many lines of the ledger; tells whether the graph came to its end before."""
+        """Wait for this many lines of the ledger. Returns whether the graph finished before."""
         deadline = time.monotonic() + PATIENCE
         while len(self._lines()) < lines:
             if pipe.poll(POLL):
                 return True
             if time.monotonic() > deadline:
-                raise self._error(f"the graph acknowledged less than {lines} calls in {PATIENCE:g} seconds")
+                raise self._error(f"the graph acknowledged fewer than {lines} calls in {PATIENCE:g} seconds")
         return False
 
     def _lines(self) -> list[str]:
@@ -390,7 +390,7 @@ class _Killer:
             raise self._error(f"the graph's process said {told!r}, not {word!r}")
 
     def _check(self, begin: int) -> None:
-        """Everything that was acknowledged is there; exactly, from line `begin` of the ledger on."""
+        """Check that everything acknowledged is stored: exactly, from line `begin` of the ledger on."""
         lines = [line.split() for line in self._lines()]
         config: RunnableConfig = {"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}}
         events: list[Event] = []
@@ -402,7 +402,7 @@ class _Killer:
                     found[checkpoint_id] = saver.get_tuple({"configurable": ids})
                 one = found[checkpoint_id]
                 if one is None:
-                    raise self._error(f"checkpoint {checkpoint_id} was acknowledged and is lost")
+                    raise self._error(f"checkpoint {checkpoint_id} was acknowledged, but is lost")
                 if kind == "put":
                     there = {_digest_of(one.checkpoint["channel_values"])}
                 else:
@@ -414,7 +414,7 @@ class _Killer:
             self._demand(is_newest or not newest, f"the latest is older than {newest}, which was acknowledged")
             listed = {one.checkpoint["id"] for one in saver.list(config)}
             lost = {line[1] for line in lines if line[0] == "put"} - listed
-            self._demand(not lost, f"checkpoints {lost} were acknowledged and are not listed")
+            self._demand(not lost, f"checkpoints {lost} were acknowledged, but are not listed")
         warnings = [event for event in events if event.level >= logging.WARNING]
         self._demand(not warnings, f"reading warns of {warnings}")
         seen = [] if latest is None else latest.checkpoint["channel_values"].get("seen", [])
@@ -426,9 +426,9 @@ class _Killer:
         with GCSSaver.from_conn_string(self.uri) as saver:
             state = build(self.steps, saver).get_state({"configurable": {"thread_id": self.thread_id}})
         self._demand(state.values == final_state(self.steps), "the graph ended in another state than undisturbed")
-        # Not `next`, which is empty while a step's writes wait for its checkpoint.
+        # Not `next`, because it is empty while a step's writes wait for its checkpoint.
         tasks = tuple(task.name for task in state.tasks)
-        self._demand(tasks == (), f"the graph has not ended: {tasks} are due")
+        self._demand(tasks == (), f"the graph has not finished: {tasks} are due")
         kinds = [line.split()[0] for line in self._lines()]
         self.report.checkpoints += kinds.count("put")
         self.report.tasks += kinds.count("writes")
@@ -450,9 +450,9 @@ def main() -> None:
         description="Kill processes that run a graph on a store, and check that nothing acknowledged is lost.",
     )
     parser.add_argument("uri", metavar="URI", help="the store: gs://BUCKET/PREFIX?… or file:///DIRECTORY")
-    parser.add_argument("--kills", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=10, help="how many kills (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="rounds of the graph (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     given = parser.parse_args()
     try:
         report = kill_at_random(given.uri, kills=given.kills, steps=given.steps, seed=given.seed)

@@ -1,4 +1,4 @@
-"""A proxy before Cloud Storage that is ill as planned, like `proxy` before Firestore.
+"""A proxy in front of Cloud Storage that fails as planned, like `firestore_proxy` in front of Firestore.
 
 ```python
 with StorageProxy("http://127.0.0.1:9023") as proxy:  # the emulator's address
@@ -6,11 +6,11 @@ with StorageProxy("http://127.0.0.1:9023") as proxy:  # the emulator's address
     proxy.faults = Faults(Fault("upload", "lost"), Fault("download", "flip", nth=2))
 ```
 
-Faults that `proxy` has too mean the same; after `lost` the connection ends without a word. Besides, statuses are
-numbers, and bodies suffer:
+Faults that `firestore_proxy` has too mean the same, but after `lost` the connection ends without an answer. Statuses
+are numbers, and bodies can be damaged:
 
-- `cut`: of a download half the body comes, then the connection ends; of an upload half the body reaches the service.
-- `flip`: one bit of the body is another one, on the way down or up.
+- `cut`: half the body of a download comes, then the connection ends; half the body of an upload reaches the service.
+- `flip`: one bit of the body is changed, on the way down or up.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def call_of(method: str, target: str) -> str:
         return "batch"
     if method == "GET" and first == "download":
         return "download"
-    # .../b, .../b/BUCKET, .../b/BUCKET/o, .../b/BUCKET/o/NAME; names are quoted, so they hold no slash.
+    # .../b, .../b/BUCKET, .../b/BUCKET/o, .../b/BUCKET/o/NAME. Names are quoted, so they contain no slash.
     below = [one for one in parts[parts.index("b") + 1 :] if one] if "b" in parts else None
     match method, below:
         case "GET", [_, "o", _]:
@@ -79,14 +79,14 @@ def call_of(method: str, target: str) -> str:
 
 
 class StorageProxy:
-    """Forwards every request to a Cloud Storage emulator, but for what `faults` says. A context manager.
+    """Forwards every request to a Cloud Storage emulator, except for what `faults` says. A context manager.
 
     Args:
-        target: The emulator's URL; it need not run.
-        faults: What goes wrong; nothing if not given. May be replaced at any time.
+        target: The emulator's URL. The emulator need not run.
+        faults: What goes wrong; nothing if not given. You can replace it at any time.
 
     Attributes:
-        url: What to set STORAGE_EMULATOR_HOST to.
+        url: The value for STORAGE_EMULATOR_HOST.
     """
 
     def __init__(self, target: str, faults: Faults | None = None) -> None:
@@ -101,9 +101,9 @@ class StorageProxy:
         self._thread.start()
 
     def forward(self, request: _Request, sent: int | None = None) -> _Answer:
-        """The service's answer; with `sent` it gets only so many bytes of the body, and no answer is awaited.
+        """The service's answer. With `sent`, it gets only this many bytes of the body, and no answer is awaited.
 
-        All that goes on passes here, so a subclass can count it.
+        All requests pass through here, so a subclass can count them.
         """
         connection = http.client.HTTPConnection(self.target, timeout=PATIENCE)
         headers = request.headers | {"Content-Length": str(len(request.body)), "Connection": "close"}
@@ -114,7 +114,7 @@ class StorageProxy:
             response = connection.getresponse()
             return _Answer(response.status, response.getheaders(), response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise _HangUp from error  # the service is not there
+            raise _HangUp from error  # The service is not there.
         finally:
             connection.close()
 
@@ -122,7 +122,7 @@ class StorageProxy:
         """Wait until late requests have been carried out.
 
         Raises:
-            TimeoutError: Some have not after so many seconds.
+            TimeoutError: Some are still under way after this many seconds.
         """
         self.late.settle(seconds)
 
@@ -158,11 +158,11 @@ class _Answer:
 
 
 class _HangUp(Exception):  # noqa: N818 - the connection ends as planned
-    """No word more on this connection."""
+    """The connection ends without another word."""
 
 
 class _Connection(BaseHTTPRequestHandler):
-    """One client's connection; each request is read whole before anything is done with it."""
+    """One client's connection. Each request is read whole before anything is done with it."""
 
     protocol_version = "HTTP/1.1"
     wbufsize: ClassVar[int] = -1  # headers and body leave in one packet
@@ -184,8 +184,8 @@ class _Connection(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if len(body) < length:
-            raise _HangUp  # the client went away
-        # The Host header stays the client's: the address of a resumable upload's session is made of it.
+            raise _HangUp  # The client went away.
+        # The Host header stays the client's, because the URL of a resumable upload's session is made of it.
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         request = _Request(self.command, self.path, headers, body)
         call = call_of(self.command, self.path)
@@ -259,20 +259,20 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        # All that hold the socket: it is then closed for good, without the goodbye that the server sends otherwise.
+        # Once all that hold the socket are closed, it is closed for good, without the server's usual orderly shutdown.
         for end in (self.rfile, self.wfile, self.connection):
             end.close()
         raise _HangUp
 
 
 def _flipped(body: bytes) -> bytes:
-    """The body with one bit of its middle changed."""
+    """The body with one bit in its middle changed."""
     middle = len(body) // 2
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :] if body else body
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """A thread for each connection. Not http.server's, which looks its own address up in DNS."""
+    """A server with a thread for each connection. http.server's own would look up its address in DNS."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -296,7 +296,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
-        """End all connections, as their clients see it; their threads follow."""
+        """End all connections, as their clients see it. Their threads end after that."""
         with self._lock:
             for connection in self._open:
                 with suppress(OSError):

@@ -338,7 +338,7 @@ class Sealing(CrashingSaver):
         ),
         (with_fault(TornCommits), "put_writes", r"effect 1 \(Commit\).*after the crash.* has another writes"),
         (with_fault(DroppedWrite), "put_writes", "not stopped.*after the call.* has another writes"),
-        (with_fault(DroppedObject), "delete_thread", "there are left"),
+        (with_fault(DroppedObject), "delete_thread", "these were not deleted"),
         (with_fault(Unstripped), "prune", "after the call, checkpoint .*04' of thread 't', .* is missing"),
         (with_fault(Unguarded), "prune", "after the crash, .* is damaged"),
         (with_fault(Shallow), "copy_thread", "after the call, .* of thread 'copy', .* is missing"),
@@ -347,7 +347,7 @@ class Sealing(CrashingSaver):
         (Littering, "delete_thread", "other threads were changed"),
         (Counting, "put", "made again, changed"),
         (Hasty, "put", "not stopped.*after the call.* is missing"),
-        (Undying, "put", "the call returned, though its process was dead"),
+        (Undying, "put", "the call returned, although its process had crashed"),
         (Sealing, "put", "it is there already"),
     ],
 )
