@@ -141,7 +141,8 @@ class RepairPlan:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"Thread {self.thread_id!r}: {len(self.findings)} damages, {len(self.steps)} steps"
+        findings, steps = _counted(len(self.findings), "finding"), _counted(len(self.steps), "step")
+        yield f"Thread {self.thread_id!r}: {findings}, {steps}"
         for finding in self.findings:
             yield f"  found {finding}"
         for step in self.steps:
