@@ -1,8 +1,9 @@
 """What the saver does, as flows: generators that yield effects. They import no store, no runner, and nothing of Google.
 
-A flow never logs, sleeps, or reads a clock: it asks for that by effects too, so that every schedule can be replayed.
+A flow never logs, sleeps, or reads a clock. It yields effects for these too, so that every schedule can be replayed.
 
-Modules are imported when they are first used, as `flows.repair`: most processes save and load, and need a few of them.
+A module is imported when it is first used, as in `flows.repair`. Most processes only save and load, and need few of
+the modules.
 """
 
 from __future__ import annotations

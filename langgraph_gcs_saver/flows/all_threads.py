@@ -1,4 +1,4 @@
-"""All threads of a store, one after the other: what commands for a whole store loop over."""
+"""Iterates over all threads of a store, for commands that handle a whole store."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from langgraph_gcs_saver.format.manifest import DamagedError
 T = TypeVar("T")
 
 Pages = Callable[[], Flow[Sequence[T] | None]]
-"""Each call performs the next page of results; `None` is the end."""
+"""Each call returns the next page of results; `None` is the end."""
 
 Cursor = tuple[str, str]
-"""The last thread that was seen, and the last one in the names of objects: the two are not in the same order."""
+"""The last thread seen among documents, and the last one seen among objects: the two are in different orders."""
 
 START: Cursor = ("", "")
 
@@ -34,13 +34,13 @@ def each_thread(
     *,
     reports: bool = True,
 ) -> Pages[T]:
-    """Pages of what `work` returns for threads, one page for each.
+    """Pages of what `work` returns for threads, one page for each thread.
 
-    What is raised because a thread cannot be read, is raised when all others are done.
+    If a thread cannot be read, the error is raised after all other threads are done.
 
     Args:
-        thread_ids: The threads; all threads of the store if not given.
-        work: What is done with a thread.
+        thread_ids: The threads; all threads of the store if `None`.
+        work: Handles a thread.
         context: Options and caches.
         reports: Whether an event reports each thread that cannot be read.
     """
@@ -76,10 +76,11 @@ def all_of(pages: Pages[T]) -> Flow[list[T]]:
 
 
 def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Cursor] | None]:
-    """The next thread of the store, and where to go on; `None` at the end.
+    """The next thread of the store, and the cursor for the call after this one; `None` at the end.
 
-    Threads are found by their documents; by their checkpoints, should the document be lost; by their objects, should
-    nothing else be left. A thread whose id is too long for a name, and that nothing tells any more, comes without it.
+    A thread is found by its document. If the document is missing, it is found by its checkpoints or pending writes. If
+    these are missing too, it is found by its objects. A thread's id may be too long for a name. If no document contains
+    such an id either, the thread is returned without an id.
     """
     segment, blob_segment = cursor
     start, end = keys.all_threads_range(segment)
@@ -100,7 +101,7 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
                 try:
                     thread_id = (yield from read_manifest(doc, context.codec)).thread_id
                 except (DamagedError, *UNREADABLE) as error:
-                    # No document says the thread's id: it is skipped by the name that stands for it.
+                    # No readable document contains the thread's id, so the event has the segment of its name.
                     yield from Emit(ThreadSkipped(thread_id=segment, reason=str(error)))
         return thread_id, (segment, blob_segment)
     blobs = yield from ListBlobs(

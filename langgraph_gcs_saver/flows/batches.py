@@ -1,4 +1,4 @@
-"""Batches: as many items as may be handled at once, and batch after batch."""
+"""Splits items into batches that can be handled at once, and handles one batch after the other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def in_batches(items: Iterable[T], size_of: Callable[[T], int], *, most: int, mo
     Args:
         items: The items.
         size_of: The bytes that an item takes.
-        most: Most items of a batch.
-        most_bytes: Most bytes of a batch that has more than one item.
+        most: The maximum number of items in a batch.
+        most_bytes: The maximum size of a batch that has more than one item.
     """
     batch: list[T] = []
     size = 0
@@ -41,13 +41,13 @@ def in_turn(
     *,
     fit: Callable[[S, S], bool] = lambda _, __: True,
 ) -> Flow[bool]:
-    """Read and write pages in their order; each is read while the one before it is written.
+    """Read and write pages in their order. Each page is read while the page before it is written.
 
     Args:
         pages: The pages.
         read: Reads a page.
-        write: Writes a page; false to end here.
-        fit: Whether memory holds a page and the next one.
+        write: Writes a page. It returns false to stop there.
+        fit: Whether a page and the next one fit into memory together.
 
     Returns:
         Whether all pages were written.

@@ -1,4 +1,7 @@
-"""A cache that is bounded in bytes, least recently used first out. Never a source of truth: all of it can be lost."""
+"""A cache with a limit in bytes, which drops the least recently used values first.
+
+It is never a source of truth: any value may be dropped at any time.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ V = TypeVar("V")
 
 
 class ByteCache(Generic[K, V]):
-    """Maps keys to values of a stated size; safe to use from many threads.
+    """Maps keys to values of a stated size. Many threads can use it at the same time.
 
     Args:
-        max_bytes: Most bytes of all values together; 0 keeps nothing.
+        max_bytes: The maximum size of all values together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -28,7 +31,7 @@ class ByteCache(Generic[K, V]):
         self._turn = Turn()
 
     def get(self, key: K) -> V | None:
-        """The value, which becomes the most recently used one."""
+        """The value of a key, which becomes the most recently used one; `None` if there is none."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -37,7 +40,7 @@ class ByteCache(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keep `value`, of `size` bytes, and drop the least recently used until everything fits."""
+        """Keep `value`, of `size` bytes, and drop the least recently used values until everything fits."""
         self._turn.run(partial(self._put, key, value, size))
 
     def drop(self, key: K) -> None:
@@ -54,13 +57,13 @@ class ByteCache(Generic[K, V]):
         self._is_counted = True
         while self._bytes > self._max_bytes:
             self._is_counted = False
-            # In one step, because `get` takes no turn and changes the order.
+            # A single step, because `get` changes the order without taking a turn.
             _, (_, oldest) = self._entries.popitem(last=False)
             self._bytes -= oldest
             self._is_counted = True
 
     def _drop(self, key: K) -> None:
-        if not self._is_counted:  # an exception struck between a change and its count
+        if not self._is_counted:  # an exception was raised between a change and its count
             self._bytes = sum(size for _, size in list(self._entries.values()))
         self._is_counted = False
         entry = self._entries.pop(key, None)

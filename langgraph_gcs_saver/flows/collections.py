@@ -1,4 +1,4 @@
-"""Reading the collections below a thread, by the registry."""
+"""Reads the collections below a thread that the registry lists."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Listed = tuple[Collection, Doc]
 """A document, and the entry of its collection."""
 
 DOCS_PER_PAGE = 50
-"""Documents read whole at once; each may have a megabyte."""
+"""How many whole documents are read at once; each may have a megabyte."""
 
 
 def check_known(thread_id: str) -> Flow[None]:
-    """See that every collection of this library below a thread has an entry.
+    """Check that the registry has an entry for every collection of this library below a thread.
 
     Raises:
-        UnsupportedFormatError: One has none; see `registry.check`.
+        UnsupportedFormatError: A collection has no entry; see `registry.check`.
     """
     registry.check(thread_id, (yield from ListCollections(keys.thread_doc(thread_id))))
 
@@ -43,13 +43,13 @@ def list_docs(
     mask: tuple[str, ...] = (),
     among: Iterable[Collection] | None = None,
 ) -> Flow[list[Listed]]:
-    """All documents of some collections below a document, each followed by those that are nested below it.
+    """All documents of some collections below a document. Each is followed by the documents nested below it.
 
     Args:
         document: The document, such as a thread's.
         wanted: Chooses the collections.
         mask: Fields to read.
-        among: The collections that there may be; those of a thread if not given.
+        among: The collections to choose from; those of a thread if `None`.
     """
     entries = tuple(filter(wanted, registry.COLLECTIONS if among is None else among))
     if not entries:
@@ -64,13 +64,13 @@ def list_docs(
 
 
 def pages(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
-    """Some documents at a time."""
+    """The documents in pages."""
     for at in range(0, len(listed), DOCS_PER_PAGE):
         yield listed[at : at + DOCS_PER_PAGE]
 
 
 def read_docs(page: Sequence[Listed]) -> Flow[list[Listed]]:
-    """Some documents whole, as they are now, without those that are gone."""
+    """The whole documents of a page as they are now, without those that have been deleted."""
     now = yield from GetDocs(tuple(doc.name for _, doc in page))
     return [(entry, now[doc.name]) for entry, doc in page if doc.name in now]
 
@@ -79,7 +79,7 @@ def objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
     """Names of the objects that a document of a plain collection refers to.
 
     Raises:
-        DamagedError: The document is not what was written.
+        DamagedError: The document is corrupt.
     """
     if entry.objects is None:
         return set()
@@ -88,10 +88,10 @@ def objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
 
 
 def whole_objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
-    """As `objects_of`, for a call that ends if a document is damaged.
+    """Like `objects_of`, for a call that ends if a document is damaged.
 
     Raises:
-        DamageError: The document is not what was written.
+        DamageError: The document is corrupt.
     """
     try:
         return (yield from objects_of(entry, doc, context))

@@ -3,12 +3,12 @@
 A writer's lease is a companion with a precondition: the fence is still the one that the lease got. A region's role is
 another. A mirror's companion adds a write: an entry that says what to ship. Each is part of the one commit that makes a
 checkpoint or pending writes visible, so either all of it is stored or nothing is. A companion costs no round of its own
-unless it asks for documents before the first attempt, and then only if the call reads nothing else at that point.
+unless it reads documents before the first attempt, and then only if the call reads nothing else at that point.
 
 `Context.companions` holds a process's companions. `flows.save.put` and `flows.writes.put_writes` ask them, and so does
 each flow that stores a checkpoint through these. Other commits carry none: pruning, pinning, repairing, copying,
-deleting, the making of a thread's document before an upload (`flows.threads.guard`), and withdrawals of what did not
-read back as it was written. See docs/explanation/design/011-companions.md.
+deleting, creating a thread's document before an upload (`flows.threads.guard`), and withdrawing data that did not read
+back as it was written. See docs/explanation/design/011-companions.md.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Attempt:
         thread_id: The thread.
         ns: The namespace.
         checkpoint_id: The checkpoint, or the one that the pending writes are for.
-        call: A name that no other call has. All attempts of this call have it.
-        number: Which attempt it is, from 1.
+        call: A name that all attempts of this call have, and no other call.
+        number: The number of the attempt, from 1.
     """
 
     kind: Literal["put", "put_writes"]
@@ -47,19 +47,19 @@ class Companion(Protocol):
 
     A companion is asked at each attempt, first for the documents that it needs, then for its writes. The attempts after
     the first one follow a conflict, a lost answer, or a withdrawal. So a companion that creates a document has to
-    expect its own from an earlier attempt. Names that hold `Attempt.call` make it recognizable. A call that finds that
-    what it stores is there already returns without another attempt.
+    expect its own document from an earlier attempt. Put `Attempt.call` into its name to make it recognizable. A call
+    whose data is already stored returns without another attempt.
 
     Three rules keep a companion safe:
 
-    - It touches only documents of its own. What the flow writes itself has the flow's preconditions.
+    - It touches only documents of its own. The flow's own writes have the flow's preconditions.
     - It checks by a precondition, such as `Merge(name, {}, update_time=seen)`. A document that it has read may change
       before the commit.
     - It creates (`Create`) only documents that belong to this call. A withdrawal of the checkpoint, or of the pending
-      writes, deletes them. What it merges or deletes stays so.
+      writes, deletes them. It does not undo what a companion merges or deletes.
 
     All companions of a commit share its limits: 10 MiB, of which the flows use about 1 MiB at most. Firestore does not
-    limit the number of writes, but some emulators refuse more than 500. A store refuses a larger commit as a whole.
+    limit the number of writes, but some emulators reject more than 500. A store rejects a larger commit as a whole.
     """
 
     def reads(self, attempt: Attempt, /) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Companion(Protocol):
 
         Args:
             attempt: The attempt. Nothing of it is uploaded or committed yet.
-            docs: The documents that the companions asked for, with all their fields, as far as they exist.
+            docs: Those documents of the companions' `reads` that exist, with all their fields.
 
         Raises:
             GCSSaverError: The call must not store anything, and ends with this error. No attempt was committed, except
@@ -99,20 +99,20 @@ class Companions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Documents that the next attempt needs and no read has brought: a flow that reads asks for these as well."""
+        """Documents that the next attempt still needs: a flow that reads documents reads these as well."""
         if self._names is None:
             asked = (name for companion in self._companions for name in companion.reads(self._attempt))
             self._names = tuple(dict.fromkeys(asked))
         return self._names
 
     def take(self, docs: Mapping[str, Doc]) -> None:
-        """Take from a read what was asked for by `names`."""
+        """Take the documents of `names` from a read."""
         if self.names:
             self._docs = {name: docs[name] for name in self.names if name in docs}
             self._names = ()
 
     def writes(self) -> Flow[tuple[Write, ...]]:
-        """Ask for what rides in the next attempt's commit. This begins the attempt after it."""
+        """The writes that ride in the next attempt's commit. Calling this also begins the attempt after it."""
         if not self._companions:
             return ()
         if self.names:
@@ -124,9 +124,9 @@ class Companions:
         return found
 
     def withdrawals(self) -> tuple[Write, ...]:
-        """The writes that remove what the last attempt's commit has created for its companions."""
+        """The writes that delete what the last attempt's commit created for its companions."""
         return self._created
 
 
 NO_COMPANIONS = Companions((), Attempt("put", "", "", "", ""))
-"""The companions of a call that has none: they ask for nothing, keep nothing, and are the same for all."""
+"""The companions of a call that has none. They read and keep nothing, so all such calls share them."""

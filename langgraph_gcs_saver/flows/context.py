@@ -1,4 +1,4 @@
-"""What the flows of one saver share: options, and caches that may be lost at any time."""
+"""What the flows of one saver share: options, and caches whose content may be dropped at any time."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from langgraph_gcs_saver.format.manifest import Manifest, Serialized, heir_of
 from langgraph_gcs_saver.records import record
 
 Loads = Callable[[Serialized], object]
-"""Deserialise a value."""
+"""Deserializes a value."""
 
 ATTEMPT_DEADLINE_SECONDS = 3600.0
-"""A put that finds itself older than this starts over instead of committing.
+"""A put whose uploads took longer than this starts over instead of committing.
 
-A frozen Cloud Run instance can thaw after days, when the objects that it uploaded may have been collected as orphans.
-Collecting waits for 24 hours, so an hour leaves a wide margin between two machines' clocks.
+A frozen Cloud Run instance can thaw after days. By then, the objects that it uploaded may have been collected as
+orphans. Collecting waits for 24 hours, so one hour leaves a wide margin between two machines' clocks.
 """
 
 MAX_TRIES = 16
-"""Commits that a call tries before it gives up with `ConflictError`."""
+"""How many commits a call tries before it raises `ConflictError`."""
 
 _HEADS_BYTES = 32 << 20
 
 
 @record(frozen=True, slots=True)
 class Head:
-    """A checkpoint as last seen: what a child inherits from (an outline), and the precondition for doing so.
+    """A checkpoint as last seen: what a child inherits from it, and the precondition for inheriting.
 
     Attributes:
-        manifest: What it says.
-        update_time: When its document changed last.
+        manifest: An outline of its manifest.
+        update_time: When its document last changed.
         heir: The id of its latest child.
         run_id: The run that wrote it.
-        is_bare: Whether there is nothing to inherit, only the precondition.
-        is_clear: Whether its manifest is in clear, and so all that it stores.
+        is_bare: Whether the head is a precondition only, and there is nothing to inherit.
+        is_clear: Whether its manifest, and so everything that it stores, is in clear.
     """
 
     manifest: Manifest
@@ -53,12 +53,12 @@ class Head:
     is_clear: bool = False
 
     def bare(self) -> Head:
-        """The precondition alone: a child that inherits nothing, and whose DeltaChannels need what ancestors wrote."""
+        """The precondition alone, for a child that inherits nothing, but has DeltaChannels that need its ancestors."""
         return replace(self, manifest=replace(self.manifest, channels={}), is_bare=True)
 
     @classmethod
     def of(cls, manifest: Manifest, doc: Doc) -> Head:
-        """The head that `doc`, whose manifest is `manifest`, shows."""
+        """The head of the document `doc`, whose manifest is `manifest`."""
         run_id = doc.fields.get("run_id")
         return cls(
             manifest.outline(),
@@ -87,13 +87,13 @@ class Place:
 
 @dataclass(slots=True)
 class Binding:
-    """The place that a saver was given, and what this process knows of whether it is the store's.
+    """The place that a saver was given, and whether this process has seen that it belongs to the store.
 
     Attributes:
         place: The place.
-        is_bound: Whether the store's document was seen to name it.
-        has_looked: Whether the threads of a store without that document were looked at, and name no other bucket.
-        is_empty: Whether it had no threads then.
+        is_bound: Whether this process has read the store's document, and it names this place.
+        has_looked: Whether this process has found no such document, and no thread that names another bucket.
+        is_empty: Whether the store had no threads at that time.
     """
 
     place: Place
@@ -107,22 +107,22 @@ class Context:
     """Options and caches.
 
     Attributes:
-        inline_max_bytes: Largest frame that lies in a document.
+        inline_max_bytes: The size of the largest frame that is stored in a document.
         codec: Makes and reads frames.
         incremental: Whether to write incremental frames.
-        full_every: Versions, or time, after which a full frame is due.
-        values: Serialised values with their digests, by the place of their frame: a document's or object's name, and
-            the offset there.
-        clear_metadata: With a cipher, the metadata that may be stored in clear, for queries; `None` is all.
-        verify: Whether what was written is read back, or its checksum goes along, or neither.
-        falls_back: Whether a damaged latest checkpoint gives the newest whole one.
-        timeout: Seconds to wait for others, such as a deletion that is under way.
+        full_every: The number of versions, or the time, after which a full frame is due.
+        values: Serialized values with their digests, by the place of their frame: the name of a document or object, and
+            the offset in it.
+        clear_metadata: With a cipher, the metadata that may be stored in clear, for queries; `None` allows all.
+        verify: Whether written data is read back, or sent with a checksum, or neither.
+        falls_back: Whether a read falls back to the newest whole checkpoint if the latest one is damaged.
+        timeout: Seconds to wait for other calls, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
-        binding: The place of objects; `None` where documents and objects cannot be parted.
+        binding: The place of objects; `None` for a store whose documents and objects cannot be separated.
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
-        steps: The last step stored, by thread and namespace, as far as retention is asked for.
+        steps: The last step stored, by thread and namespace, if the saver has a retention.
     """
 
     inline_max_bytes: int
@@ -143,11 +143,11 @@ class Context:
 
     @property
     def reads_back(self) -> bool:
-        """Whether what was written is read back."""
+        """Whether written data is read back."""
         return self.verify == "readback"
 
     def upload(self, name: str, data: bytes) -> PutBlob:
-        """The effect that creates an object, with its checksum unless nothing is verified."""
+        """The effect that creates an object, with its checksum unless `verify` is off."""
         return PutBlob(name, data, checked=self.verify != "off")
 
     def companions_of(
@@ -159,20 +159,20 @@ class Context:
         return Companions(self.companions, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))
 
     def value(self, name: str, at: int, digest: str, size: int) -> Digested | None:
-        """The value of the frame at a place, if it is at hand, has that size, and its digest begins with `digest`.
+        """The cached value of the frame at a place, if it has that size, and its digest begins with `digest`.
 
-        Ids can come again with other content, so the place alone says nothing. Nor does the digest alone: a value that
-        is made of the digests of another one's blocks has the same.
+        The place alone proves nothing, because an id can be used again with other content. The digest alone proves
+        nothing either, because a value that consists of the digests of another value's blocks has the same digest.
         """
         found = self.values.get((name, at))
         return found if found is not None and found.is_of(digest, size) else None
 
     def keep(self, name: str, at: int, value: Digested) -> None:
-        """Keep a value for later versions to build on, and for reads."""
+        """Keep a value, for later versions that build on it and for reads."""
         if len(value.data) >= MIN_BYTES:
             self.values.put((name, at), value, len(value.data))
 
     def remember(self, head: Head) -> None:
-        """Keep a head for the next put; its size in memory is estimated."""
+        """Keep a head for the next put. Its size in memory is estimated."""
         size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
         self.heads.put(head.manifest.name, head, size)

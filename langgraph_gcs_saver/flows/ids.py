@@ -1,4 +1,4 @@
-"""Ids: those of a namespace's checkpoints, and the id of the thread that a document stands for."""
+"""Finds ids: of a namespace's checkpoints, and of the thread that a document belongs to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from langgraph_gcs_saver.engine.effects import Doc, Flow, QueryDocs
 from langgraph_gcs_saver.format import keys
 
 IDS_PER_PAGE = 1000
-"""Names read at once."""
+"""How many names are read at once."""
 
 
 def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
@@ -23,9 +23,10 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
 
 
 def thread_id_of(doc: Doc) -> str | None:
-    """The thread that a document stands for, a thread's own or a run's: what it says, if that is what its name says.
+    """The thread that a thread's or a run's document belongs to.
 
-    `None` if nothing says it, or another program put the document there.
+    The id is taken from the document's field if it matches the document's name, and else from the name. It is `None` if
+    neither contains it, or if another program created the document.
     """
-    segment, told = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
-    return told if isinstance(told, str) and keys.spread(told) == segment else keys.thread_id_of(segment)
+    segment, stated = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
+    return stated if isinstance(stated, str) and keys.spread(stated) == segment else keys.thread_id_of(segment)

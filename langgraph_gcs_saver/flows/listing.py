@@ -1,9 +1,8 @@
-"""Listing objects: those of the store, and nothing else that lies among them.
+"""Lists the store's objects, and no other objects that have the same prefix.
 
-Below a store's prefix there may be objects of others: of a store whose prefix begins with this one's, or, in a bucket
-that is used without a prefix, of anybody. An object belongs to the store only if its name has the form that
-`keys.is_blob` knows. Every flow lists through this module, so that what is not the store's is never deleted, counted,
-copied or reported.
+Objects below a store's prefix may belong to a store whose prefix begins with this one's. In a bucket that is used
+without a prefix, they may belong to any other program. An object is the store's only if `keys.is_blob` recognizes its
+name. Every flow lists through this module, so that foreign objects are never deleted, counted, copied or reported.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from langgraph_gcs_saver.format import keys
 def list_page(
     prefix: str, after: str | None = None, *, limit: int = limits.LIST_OBJECTS, checksums: bool = False
 ) -> Flow[list[BlobInfo]]:
-    """A page of objects as `ListBlobs` gives it, without what is not the store's. An empty one is the end.
+    """A page of objects as `ListBlobs` returns it, without foreign objects. An empty page is the end.
 
     Args:
         prefix: What names begin with.
-        after: The name past which the page begins.
-        limit: Most objects of a page, if the first of them is the store's.
-        checksums: Whether objects are read for them, as `ListBlobs` says.
+        after: The page begins after this name.
+        limit: The maximum number of objects. If the first page has foreign objects only, the next ones may be larger.
+        checksums: Whether objects are read for their checksums, as `ListBlobs` says.
     """
     while True:
         found = yield from ListBlobs(prefix, after, limit, checksums)
@@ -33,7 +32,7 @@ def list_page(
 
 
 def list_all(prefix: str, *, checksums: bool = False) -> Flow[dict[str, BlobInfo]]:
-    """All objects of the store whose names begin with `prefix`, by name; arguments as of `list_page`."""
+    """All objects of the store whose names begin with `prefix`, by name; for the arguments see `list_page`."""
     found: dict[str, BlobInfo] = {}
     after: str | None = None
     while blobs := (yield from list_page(prefix, after, checksums=checksums)):

@@ -1,4 +1,4 @@
-"""Manifests and other envelopes out of their documents, or out of the objects that stubs point to."""
+"""Reads manifests and other envelopes from their documents, or from the objects that stubs point to."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ FIELD = "manifest"
 """The field of a checkpoint's document that holds its manifest."""
 
 LOST_ANCESTOR = "it is gone, and a DeltaChannel's value is made of it"
-"""What is wrong with an ancestor that is not there."""
+"""The reason that is reported for a missing ancestor."""
 
 LOST_HEIR = "its document is gone, or no query finds it"
 """What is wrong with a newest checkpoint that is not there."""
 
 _PARSING = 8
-"""Parsing a compressed manifest takes an event loop as long as handling so many times its bytes."""
+"""Parsing a compressed manifest takes as long as handling so many times its bytes."""
 
 
 def read_manifest(doc: Doc, codec: Codec) -> Flow[Manifest]:
     """The manifest of a checkpoint's document, checked by digest.
 
     Raises:
-        DamagedError: The document, or the object that it points to, is not what was written, or not where it was.
+        DamagedError: The document, or the object that it points to, is damaged, or was written for another place.
         UnsupportedFormatError: A newer version wrote it.
     """
     return (yield from locate_manifest(doc, codec))[0]
 
 
 def locate_manifest(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
-    """As `read_manifest`, and the name of the object that it lies in, if it is not in the document."""
+    """Like `read_manifest`, with the name of the object that holds the manifest, if the document does not."""
     try:
         return (yield from _locate(doc, codec))
     except DamagedError as damage:
         alone = damage.alone()
-    raise alone  # Not in the handler, where the other one would be its context.
+    raise alone  # Outside of the handler, because there the first error would become its context.
 
 
 def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
@@ -75,16 +75,16 @@ def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
 
 
 def report_clear(codec: Codec) -> Flow[None]:
-    """Report each thread of which something was accepted that the cipher does not vouch for, once a process."""
+    """Report each thread with accepted data that the cipher does not vouch for, once per process."""
     if codec.accept_clear:
         for segment in codec.newly_accepted():
             yield from Emit(ClearTextAccepted(thread_id=keys.told_thread_id(segment)))
 
 
 def report_encrypting(thread_id: str, documents: int) -> Flow[None]:
-    """Report that so many documents of a thread are about to be encrypted that the cipher did not protect.
+    """Report how many documents of a thread, so far not protected by the cipher, are about to be encrypted.
 
-    A flow that encrypts stored documents calls this first, because afterwards they look like any others.
+    A flow that encrypts stored documents calls this first, because encrypted documents all look alike.
     """
     if documents:
         yield from Emit(ClearTextEncrypted(thread_id=thread_id, documents=documents))
@@ -94,8 +94,8 @@ def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
     """A checkpoint's metadata, deserialized.
 
     Raises:
-        DamagedError: They are not as LangGraph's.
-        SerializationError: The serializer refuses them, or another one wrote them.
+        DamagedError: They do not have the shape of LangGraph's metadata.
+        SerializationError: The serializer cannot read them, or another one wrote them.
     """
     return _fields(loads, known.metadata, "The metadata", known, shapes.wrong_in_metadata)
 
@@ -132,10 +132,10 @@ def deserialize(
         value: The value.
         what: What it is, for the error's message.
         known: The checkpoint.
-        channel: The channel that `what` speaks of.
+        channel: The channel that the value belongs to.
 
     Raises:
-        SerializationError: The serializer refuses it; the message says which value it is.
+        SerializationError: The serializer cannot read it; the message says which value it is.
     """
     try:
         return loads(value)
@@ -162,7 +162,7 @@ def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
 
 
 def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec) -> bytes:
-    """The envelope in an object's bytes, `None` for a missing one; raises as `read_stub` does."""
+    """The envelope in an object's bytes, which are `None` for a missing object; raises as `read_stub` does."""
     if stored is None:
         raise DamagedError("an object is missing", frame=name, missing=True)
     try:
@@ -177,13 +177,13 @@ def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec
 
 
 def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes, PutBlob | None]:
-    """A manifest's bytes for a document that has `room` for them; if they are more, a stub's, and what to upload."""
+    """A manifest's bytes, if a document has `room` for them; else the bytes of a stub, and what to upload."""
     plain = manifest.envelope(known)
     if len(plain) > frames.ENVELOPE_MAX_BYTES:
         raise ValueTooLargeError(
-            f"Checkpoint {known.checkpoint_id!r} of thread {known.thread_id!r} has metadata and fields beside its "
-            f"channels of {len(plain):,} bytes; at most {frames.ENVELOPE_MAX_BYTES:,} can be stored. Nothing was "
-            "stored: put such data into the state."
+            f"The metadata of checkpoint {known.checkpoint_id!r}, thread {known.thread_id!r}, and its fields other "
+            f"than channels take {len(plain):,} bytes; at most {frames.ENVELOPE_MAX_BYTES:,} can be stored. Nothing "
+            "was stored: put such data into the state."
         )
     place = known.name, FIELD
     body = context.codec.encode_envelope(plain, place)
@@ -196,7 +196,7 @@ def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes
 
 
 def make_stub(plain: bytes, attempt: str, codec: Codec) -> tuple[manifest.Stub, bytes]:
-    """The stub for an envelope, and the frame to upload."""
+    """The stub that replaces an envelope, and the frame to upload."""
     stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
     return manifest.Stub(attempt, len(stored), len(plain), hashlib.sha256(plain).hexdigest()), stored
 
@@ -208,7 +208,7 @@ def unreadable(
     if not damage.clear:
         return corrupt(damage, thread_id, ns, checkpoint_id)
     return ClearTextError(
-        f"With a cipher this is not read: {damage.reason}",
+        f"A saver with a cipher does not read this: {damage.reason}",
         thread_id=thread_id,
         checkpoint_ns=ns,
         checkpoint_id=checkpoint_id,
