@@ -185,7 +185,7 @@ def _collect(path: list[Manifest], found: Mapping[str, _Channel], remaining: set
 
 
 def _load(found: Mapping[str, _Channel], loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
-    """Fetch the stored values, and deserialise everything."""
+    """Fetch the stored values, and deserialize everything."""
     seeds: dict[str, Manifest] = {}
     for channel, one in found.items():
         if one.seed is not None:

@@ -43,7 +43,7 @@ CHECKPOINTS_PER_PAGE = 50
 """Checkpoints read at once by a listing."""
 
 PAGE_BYTES = 64 << 20
-"""Most bytes of serialised values and metadata that a page may hold, if it has more than one checkpoint."""
+"""Most bytes of serialized values and metadata that a page may hold, if it has more than one checkpoint."""
 
 _VALUE = 1000
 """Reading a value, however small, takes an event loop as long as handling so many bytes."""
@@ -51,7 +51,7 @@ _VALUE = 1000
 
 @record(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint with everything that belongs to it, deserialised."""
+    """A checkpoint with everything that belongs to it, deserialized."""
 
     manifest: Manifest
     values: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Loaded:
     rest: Mapping[str, Any]
     writes: tuple[tuple[str, str, Any], ...]
     size: int
-    """Bytes of the serialised values and pending writes."""
+    """Bytes of the serialized values and pending writes."""
 
     inline_bytes: int
     """Bytes of frames in its document."""
@@ -108,7 +108,7 @@ def get_tuple(
         DamageError: The root namespace had checkpoints, and has none any more.
         WrongStoreError: An object is missing because the store was bound to another place since.
         UnsupportedFormatError: A newer version wrote it.
-        SerializationError: The serialiser refuses what it once wrote.
+        SerializationError: The serializer refuses what it once wrote.
     """
     newest: CheckpointCorruptError | None = None
     after: str | None = None
@@ -117,9 +117,9 @@ def get_tuple(
             loaded, lost = yield from _get(thread_id, ns, checkpoint_id, loads, context, after=after)
             if lost is not None:
                 newest = corrupt(lost.damage, thread_id, ns, lost.heir)
-                yield from _tell(newest)
+                yield from _report(newest)
         except CheckpointCorruptError as error:
-            yield from _tell(error)
+            yield from _report(error)
             if checkpoint_id is not None or not context.falls_back:
                 raise
             newest = newest or error
@@ -135,7 +135,7 @@ def get_tuple(
         return replace(loaded, metadata=metadata, recovered_from=newest.checkpoint_id)
 
 
-def _tell(error: CheckpointCorruptError) -> Flow[None]:
+def _report(error: CheckpointCorruptError) -> Flow[None]:
     yield from Emit(
         CheckpointDamaged(
             thread_id=error.thread_id,
@@ -251,7 +251,7 @@ def list_page(
         search: What is wanted.
         after: Where the page before ended.
         limit: Most checkpoints wanted, after filtering.
-        loads: Deserialises a value.
+        loads: Deserializes a value.
         context: Options and caches.
     """
     # The service filters only where every wanted key is one that it knows; otherwise matches may be few and far.
@@ -406,7 +406,7 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
 
 
 def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
-    """Fetch, verify and deserialise the values and pending writes of checkpoints.
+    """Fetch, verify and deserialize the values and pending writes of checkpoints.
 
     Returns:
         All of them, or the first ones only, when pending writes of the rest would be too much to hold at once.
@@ -461,7 +461,7 @@ def _deserialize(
 
 
 def _cost(known: Manifest, writes: list[PendingWrite]) -> int:
-    """How long deserialising takes, in bytes handled in the same time."""
+    """How long deserializing takes, in bytes handled in the same time."""
     values = known.size + _VALUE * len(known.channels)
     return values + sum(len(write.value.data) + _VALUE for write in writes)
 

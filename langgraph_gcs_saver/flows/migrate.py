@@ -56,7 +56,7 @@ class Given:
         put: What to store of it.
         writes: What to store of its pending writes, a task's in as few calls as possible.
         pending: Its pending writes in their order.
-        same: Whether two serialised values are the same; asked if their bytes differ.
+        same: Whether two serialized values are the same; asked if their bytes differ.
     """
 
     put: save.Put
@@ -189,7 +189,7 @@ def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> 
 
 
 def _as_it_is(value: Serialized) -> Serialized:
-    """Instead of deserialising: the bytes are what is compared."""
+    """Instead of deserializing: the bytes are what is compared."""
     return value
 
 

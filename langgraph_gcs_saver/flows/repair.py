@@ -51,7 +51,7 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Action, RepairPlan, RepairStep
 
 Dumps = Callable[[Any], Serialized]
-"""Serialise a value."""
+"""Serialize a value."""
 
 PASSES = 16
 """A damaged frame can hide another one that builds on it; and others may write meanwhile."""
@@ -59,7 +59,7 @@ PASSES = 16
 _DOCS_PER_PAGE = 100
 """Documents read at once."""
 
-_NEIGHBOURS = 3
+_NEIGHBORS = 3
 """Later versions of a value that are looked into, and earlier ones."""
 
 _CACHE_BYTES = 64 << 20
@@ -73,7 +73,7 @@ _EMPTY: tuple[Any, ...] = ([], {})
 """What DeltaChannels begin with."""
 
 _Make = Callable[[Any, Dumps], Iterator[Any]]
-"""Candidates that are made of a value; the function serialises one, for its size."""
+"""Candidates that are made of a value; the function serializes one, for its size."""
 
 
 @dataclass(slots=True)
@@ -301,10 +301,10 @@ class _Search:
         self._names: dict[str, dict[str, list[str]]] = {}
         """Documents of pending writes that can be read, by encoded namespace and checkpoint."""
         self._pending: ByteCache[tuple[str, str], list[PendingWrite]] = ByteCache(_CACHE_BYTES)
-        self._digests: dict[str, dict[_Told, list[_Written]]] = {}
+        self._digests: dict[str, dict[_Key, list[_Written]]] = {}
         self._whole: dict[str, dict[str, ChannelRef]] = {}
         """The channels of each checkpoint whose values can be read."""
-        self._values: dict[_Told, list[tuple[str, str]]] = {}
+        self._values: dict[_Key, list[tuple[str, str]]] = {}
         """Checkpoints and channels by what tells their values apart: no search goes through all of them."""
         self._versions: dict[str, list[str]] = {}
         """Checkpoints of each namespace, newest first."""
@@ -315,7 +315,7 @@ class _Search:
             refs = entry.manifest.channels.items()
             self._whole[name] = {channel: ref for channel, ref in refs if channel not in damaged}
             for channel, ref in self._whole[name].items():
-                self._values.setdefault(_told(ref.size, ref.sha256), []).append((name, channel))
+                self._values.setdefault(_key_of(ref.size, ref.sha256), []).append((name, channel))
         for name in found.order:
             if name in found.entries:
                 ns = found.entries[name].manifest.ns
@@ -331,7 +331,7 @@ class _Search:
     def find(self, broken: Broken) -> Flow[tuple[bytes | None, str]]:
         """The value that a broken frame should give, and where it was found."""
         wanted = _Wanted.of(broken, self._found)
-        told = _told(wanted.size, wanted.digest)
+        told = _key_of(wanted.size, wanted.digest)
         for name, channel in self._values.get(told, ()):
             if self._whole[name][channel].sha256.startswith(wanted.digest):
                 value = yield from self._value(name, channel)
@@ -346,7 +346,7 @@ class _Search:
                         return write.value.data, f"a pending write of checkpoint {checkpoint_id}"
         having = self._having.get((ns, channel), [])
         newer = bisect_left(having, self._places[owner.doc.name])
-        for place in reversed(having[max(newer - _NEIGHBOURS, 0) : newer]):
+        for place in reversed(having[max(newer - _NEIGHBORS, 0) : newer]):
             name = self._versions[ns][place]
             values = yield from self._serialized(name, channel)
             made = yield from self._derive(values, partial(_beginnings, wanted.size))
@@ -405,7 +405,7 @@ class _Search:
         return () if data is None else (Serialized(self._found.entries[name].manifest.channels[channel].type, data),)
 
     def _derive(self, values: Sequence[Serialized], make: _Make, more: int = 0) -> Flow[list[bytes]]:
-        """Serialised values that can be made of others, and of so many bytes more."""
+        """Serialized values that can be made of others, and of so many bytes more."""
         size = 10 * (more + sum(len(value.data) for value in values))
         return (yield from Compute(partial(self._made, values, make), size=size))
 
@@ -451,10 +451,10 @@ class _Search:
         except DamagedError:
             return []  # Damaged or deleted since the survey: nothing can be had from them.
 
-    def _digests_of(self, ns: str) -> Flow[dict[_Told, list[_Written]]]:
+    def _digests_of(self, ns: str) -> Flow[dict[_Key, list[_Written]]]:
         """The pending writes of a namespace; all are read once to tell them apart."""
         if ns not in self._digests:
-            found: dict[_Told, list[_Written]] = {}
+            found: dict[_Key, list[_Written]] = {}
             for checkpoint_id in self.written(ns):
                 pending = yield from self.writes_of(ns, checkpoint_id)
                 size = sum(len(write.value.data) for write in pending)
@@ -464,22 +464,22 @@ class _Search:
         return self._digests[ns]
 
 
-_Told = tuple[int, str]
+_Key = tuple[int, str]
 """What tells values apart: the size, and the begin of the digest."""
 
 _Written = tuple[str, str, str]
 """A pending write: its checkpoint, its channel, and the digest of its value."""
 
 
-def _told(size: int, digest: str) -> _Told:
+def _key_of(size: int, digest: str) -> _Key:
     return size, digest[: manifest.DIGEST_DIGITS]
 
 
-def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[tuple[_Told, _Written]]:
+def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[tuple[_Key, _Written]]:
     found = []
     for write in pending:
         digest = Digested.of(write.value.data).digest
-        found.append((_told(len(write.value.data), digest), (checkpoint_id, write.channel, digest)))
+        found.append((_key_of(len(write.value.data), digest), (checkpoint_id, write.channel, digest)))
     return found
 
 
@@ -509,7 +509,7 @@ def _first(wanted: _Wanted, candidates: list[bytes]) -> bytes | None:
 
 
 def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
-    """The begin of a value whose serialised form has a given size: of a list, a text, a mapping that has grown."""
+    """The begin of a value whose serialized form has a given size: of a list, a text, a mapping that has grown."""
     if isinstance(value, dict):
         items = list(value.items())
         cut: Callable[[int], Any] = lambda count: type(value)(items[:count])  # noqa: E731
@@ -529,7 +529,7 @@ def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
 
 
 def _beginning() -> list[Serialized]:
-    """Snapshots of DeltaChannels without any write, as LangGraph's serialiser has them."""
+    """Snapshots of DeltaChannels without any write, as LangGraph's serializer has them."""
     return [Serialized(*portable.PortableSerializer().dumps_typed(portable.delta(value))) for value in _EMPTY]
 
 
@@ -570,7 +570,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
     found = plan.found
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
-    if not (yield from _mend(found, times)):
+    if not (yield from _restore_documents(found, times)):
         return
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
@@ -617,7 +617,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
             return
 
 
-def _mend(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
+def _restore_documents(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
     """Write the thread's own document, and those of its runs, if they are gone; false if something has changed."""
     mended: list[Write] = [
         Merge(name, {"run_id": run, "thread_id": found.thread_id}) for name, run in found.runs.items()

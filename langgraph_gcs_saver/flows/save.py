@@ -1,4 +1,4 @@
-"""Writing a checkpoint: frames first, then one commit that makes it visible."""
+"""Writes a checkpoint: frames first, then one commit that makes it visible."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameR
 from langgraph_gcs_saver.records import record
 
 NOTE_SECONDS = 60.0
-"""A thread's document, which says when it was last active, is written at most so often by one process."""
+"""A process updates the time of activity in a thread's document at most once in so many seconds."""
 
 _FORKS = 2
-"""Lost races for a parent's document after which a put encodes in full: a hundred forks would queue up for it."""
+"""After losing so many races for a parent's document, a put encodes in full.
+
+Otherwise a hundred forks would queue up for that document.
+"""
 
 _UNKNOWN_SIZE = 1 << 62
 
@@ -62,15 +65,15 @@ class Put:
         checkpoint_id: The checkpoint.
         parent_id: The checkpoint that it continues, if any.
         checkpoint: Its plain fields, without `id` and `channel_values`.
-        rest: Its other fields, serialised.
-        metadata: Its metadata, serialised.
+        rest: Its other fields, serialized.
+        metadata: Its metadata, serialized.
         run_id: The run that writes it.
-        index: The metadata that queries may ask for.
+        index: The metadata that queries can filter by.
         versions: The version of each channel.
-        fresh: Channels that have a new version. Their values were serialised when the call was made.
-        values: Gives each channel's value at hand, serialised; channels that are not fresh only when needed.
-        now: The wall clock, seconds since the epoch.
-        history: DeltaChannels whose value is made of what ancestors wrote.
+        fresh: Channels that have a new version. Their values were serialized when the call was made.
+        values: Returns each available channel's value, serialized. It is called for other channels only when needed.
+        now: The wall clock, in seconds since the epoch.
+        history: DeltaChannels whose value is made of their ancestors' writes.
     """
 
     thread_id: str
@@ -90,32 +93,40 @@ class Put:
 
     @property
     def name(self) -> str:
-        """Name of the checkpoint's document."""
+        """The name of the checkpoint's document."""
         return keys.checkpoint_doc(self.thread_id, self.ns, self.checkpoint_id)
 
     @property
     def parent(self) -> str | None:
-        """Name of the document to inherit from; a checkpoint that names itself as its parent has none."""
+        """The name of the document to inherit from; `None` for a checkpoint that names itself as its parent."""
         if self.parent_id is None or self.parent_id == self.checkpoint_id:
             return None
         return keys.checkpoint_doc(self.thread_id, self.ns, self.parent_id)
 
     def is_out_of_order(self) -> bool:
-        """Whether the id sorts before the parent's, as after a step back of the clock."""
+        """Whether the id sorts before the parent's id, as it does after a clock was set back."""
         return self.parent_id is not None and self.checkpoint_id < self.parent_id
 
     def blob(self, what: str, attempt: str) -> str:
-        """Name of an object of this checkpoint."""
+        """The name of an object of this checkpoint."""
         return keys.blob(self.thread_id, self.ns, self.checkpoint_id, what, attempt)
 
     def ids(self) -> dict[str, str]:
-        """Whose event this is."""
+        """The ids that events of this put have."""
         return {"thread_id": self.thread_id, "checkpoint_ns": self.ns, "checkpoint_id": self.checkpoint_id}
 
 
 @dataclass(slots=True)
 class _Layout:
-    """What one attempt stores and where: refs, frames in the document, objects, the manifest's bytes, all fields."""
+    """What one attempt stores and where.
+
+    Attributes:
+        channels: The refs of all channels.
+        inner: The frames in the document.
+        uploads: The objects.
+        body: The manifest's bytes.
+        fields: All fields of the document.
+    """
 
     channels: dict[str, ChannelRef]
     inner: bytes
@@ -125,12 +136,12 @@ class _Layout:
 
 
 def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
-    """Whether a document that this call committed at `update_time` reads as it was written."""
+    """Whether a document that this call committed at `update_time` reads back as it was written."""
     if all(found.fields.get(key) == value for key, value in layout.fields.items()):
         return True
     if found.update_time == update_time:
         return False
-    # Others have replaced the content since, or stripped it: it was there. Is theirs whole?
+    # Another writer has stripped or replaced the content since, so it was stored. Is the new content whole?
     if manifest.kind_of(found) is manifest.DocumentKind.STRIPPED:
         return True
     try:
@@ -144,10 +155,11 @@ def put(request: Put, context: Context) -> Flow[Stored]:
     """Store a checkpoint; it is durable and visible when this returns.
 
     Raises:
+        CheckpointVerificationError: Written data reads back differently, several times in a row.
         ConflictError: Other writers won every race, or the parent was deleted with values that only it had.
-        GCSSaverError: A companion refused.
-        SerializationError: A value that is not fresh was needed and cannot be serialised.
-        ValueTooLargeError: The values together, or what else the checkpoint says, are larger than is read.
+        GCSSaverError: A companion raised it.
+        SerializationError: A value that is not fresh was needed and cannot be serialized.
+        ValueTooLargeError: The values together, or the checkpoint's other content, are larger than a read allows.
     """
     if request.is_out_of_order():
         yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
@@ -155,18 +167,18 @@ def put(request: Put, context: Context) -> Flow[Stored]:
 
 
 class _Attempts:
-    """The tries of one put, and what each learns for the next.
+    """The tries of one put, and what each try learns for the next.
 
     Attributes:
         head: The parent as last seen, while the manifest inherits from it.
-        own: The checkpoint's own document, when it is there already with other content.
-        encoded: Values encoded so far; they stay as they are while the parent has what they build on.
+        own: The checkpoint's own document, if it exists already with other content.
+        encoded: Values encoded so far. They stay valid while the parent has the frames that they build on.
         inherited: Refs taken from the parent in this try.
-        heir: What this try writes to the parent.
-        forks: Races for the parent's document lost so far.
+        heir: The heir that this try writes to the parent.
+        forks: The number of races for the parent's document lost so far.
         seen: The parent as last seen, whether or not the manifest inherits from it.
-        sibling: The parent's other child that was told of.
-        mismatches: How often something did not read as it was written.
+        sibling: The parent's other child that was reported.
+        mismatches: How often something did not read back as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
         companions: What rides in the commit.
     """
@@ -217,27 +229,28 @@ class _Attempts:
             times = yield from Commit((*self._writes(plan, layout, thread), *beside))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, times)
-                yield from self._tell_fork()
+                yield from self._report_fork()
                 if self.own is None:
-                    yield from self._tell_second_root(thread)
+                    yield from self._report_second_root(thread)
                 inline, uploads = (layout.inner,), layout.uploads
                 return Stored(number, is_new=True, channels=plan.channels, inline=inline, uploads=uploads)
             if (yield from self._look_again(plan, layout, thread)):
                 return Stored(number, is_new=False, channels=plan.channels)
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
-            f"stored: others changed its document, its parent's, its thread's or another that its commit depends on "
-            f"{MAX_TRIES} times in a row. Call again."
+            f"stored: other writers changed its document, its parent's, its thread's or another document that its "
+            f"commit depends on {MAX_TRIES} times in a row. Call again."
         )
 
     # What the checkpoint inherits
 
     def _guard(self, layout: _Layout) -> Flow[Guard | None]:
-        """What keeps a deletion of the thread and this attempt apart: the parent, or else the thread's document."""
+        """The guard that keeps a deletion of the thread and this attempt apart; `None` if the parent does so."""
         if self.head is not None:
             return None
         if self.is_new and not layout.uploads:
-            # One round for the first step of a thread: demand that it is new. If not, the next try asks.
+            # The first step of a thread takes one round: its commit requires a new thread. If it fails, the next try
+            # reads the thread's document.
             self.is_new = False
             return Guard(keys.thread_doc(self.request.thread_id), None, is_bare=True)
         found = yield from guard(self.request.thread_id, self.context, beside=self.companions.names)
@@ -255,7 +268,7 @@ class _Attempts:
             self.head = yield from self._head_of(docs.get(request.parent))
 
     def _head_of(self, doc: Doc | None) -> Flow[Head | None]:
-        """The head that the parent's document shows; `None` when nothing can be inherited from it."""
+        """The head of the parent's document; `None` if nothing can be inherited from it."""
         request = self.request
         if doc is None or manifest.kind_of(doc) is manifest.DocumentKind.STRIPPED:
             return None
@@ -264,14 +277,14 @@ class _Attempts:
         except DamagedError as damage:
             if not request.history and request.versions.keys() <= request.fresh | request.values.keys():
                 return None
-            # Some channel may have its only value there: it must not become absent without a word.
+            # A channel may have its only value there. It must not vanish silently.
             yield from recheck(self.context, is_missing=damage.missing)
             raise unreadable(damage, request.thread_id, request.ns, str(request.parent_id)) from None
         self.context.remember(head)
         return head
 
     def _inherit(self) -> None:
-        """Take the parent's refs of channels without a new version, whose version is the parent's."""
+        """Take the parent's refs of all channels that are not fresh and have the parent's version."""
         request, found = self.request, dict[str, ChannelRef]()
         if self.head is not None:
             self.seen = self.head
@@ -285,20 +298,20 @@ class _Attempts:
         if gone:
             raise ConflictError(
                 f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was "
-                f"not stored: its parent {request.parent_id!r} was deleted or replaced, and with it the only values of "
-                f"{gone}."
+                f"not stored: its parent {request.parent_id!r} was deleted or replaced, and only the parent had the "
+                f"values of {gone}."
             )
         if request.history and request.parent is not None and self.head is None:
             raise ConflictError(
                 f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was "
-                f"not stored: its parent {request.parent_id!r} is not there, and the values of its DeltaChannels "
-                f"{sorted(request.history)} are made of what that and its ancestors wrote."
+                f"not stored: its parent {request.parent_id!r} is missing, and the values of its DeltaChannels "
+                f"{sorted(request.history)} are made of the writes of its ancestors."
             )
-        # A deletion goes from greater ids to smaller ones: of two out of order it would take the parent first.
+        # A deletion goes from greater ids to smaller ones. If the two are out of order, it deletes the parent first.
         is_alone = request.is_out_of_order() or (self.forks >= _FORKS and not request.history)
         if is_alone and found.keys() <= request.values.keys():
             self.head, found = (self.head.bare() if self.head is not None and request.history else None), {}
-        # What is inherited from a checkpoint in clear would be so for as long as the thread goes on.
+        # Values inherited from a checkpoint in clear would stay in clear for the whole life of the thread.
         is_first = self.context.codec.cipher is not None and self.head is not None and self.head.is_clear
         if is_first and self.head is not None and found.keys() <= request.values.keys():
             self.head, found = self.head.bare(), {}
@@ -307,7 +320,7 @@ class _Attempts:
     # Frames
 
     def _encode(self) -> Flow[None]:
-        """Encode the values that are not inherited, on what the parent has of them."""
+        """Encode the values that are not inherited, on top of the parent's frames."""
         request = self.request
         missing = [c for c in request.values if c not in self.inherited and not self._is_encoded(c)]
         if not missing:
@@ -315,12 +328,12 @@ class _Attempts:
         if request.fresh.issuperset(missing):
             size = sum(len(request.values[channel]().data) for channel in missing)
         else:
-            size = _UNKNOWN_SIZE  # Some are serialised only now: off the event loop with them.
+            size = _UNKNOWN_SIZE  # Some are serialized only now, which belongs off the event loop.
         earlier = {channel: self._earlier(channel) for channel in missing}
         self.encoded.update((yield from Compute(partial(self._encode_now, earlier), size=size)))
 
     def _is_encoded(self, channel: str) -> bool:
-        """Whether an earlier try encoded it, on frames that the parent as now seen still refers to."""
+        """Whether an earlier try encoded the value, on frames that the parent still refers to."""
         known = self.encoded.get(channel)
         if known is None or not known.links:
             return known is not None
@@ -335,7 +348,7 @@ class _Attempts:
         if ref is None or not ref.chain:
             return None
         links = ref.links(parent.checkpoint_id)
-        # The base last, so that it is the most recently used: the next version can always build on it.
+        # The base comes last and so is the most recently used value: the next version can always build on it.
         found = [
             self.context.value(parent.place(channel, link), link.at, str(link.digest), link.size or 0)
             for link in reversed(links)
@@ -352,8 +365,8 @@ class _Attempts:
         }
 
     def _lay_out(self) -> _Layout:
-        """Give every frame its place: this document, an object of its own, or an object shared by small ones."""
-        # Frames of an earlier content of this document stay where they are: children may build on them.
+        """Give every frame its place: this document, an object of its own, or an object shared by small frames."""
+        # Frames from earlier content of this document keep their places, because children may build on them.
         layout = _Layout(dict(self.inherited), self._own_frames())
         attempt = self.context.new_attempt()
         small: list[tuple[str, Encoded]] = []
@@ -397,16 +410,16 @@ class _Attempts:
         )
 
     def _equal(self, channel: str, value: Encoded) -> ChannelRef | None:
-        """The parent's ref under the new version, if the value is the same: then nothing is written for it.
+        """The parent's ref under the new version, if the value is the same, so that nothing is written for it.
 
-        Without compression sizes are to say nothing about values, not even that two are equal.
+        Without compression, sizes must reveal nothing about values, not even that two are equal.
         """
         if self.head is None or self.context.codec.level is None:
             return None
         parent = self.head.manifest
         before = parent.channels.get(channel)
-        told = value.type, value.value.digest, len(value.value.data)
-        if before is None or (before.type, before.sha256, before.size) != told:
+        new = value.type, value.value.digest, len(value.value.data)
+        if before is None or (before.type, before.sha256, before.size) != new:
             return None
         return replace(before.inherited(parent.checkpoint_id), version=self.request.versions.get(channel))
 
@@ -426,7 +439,7 @@ class _Attempts:
         )
 
     def _write_body(self, plan: Manifest, layout: _Layout) -> None:
-        """Make the manifest's bytes for the document; one that is too large becomes an upload and leaves a stub."""
+        """Make the manifest's bytes for the document. A manifest that is too large is uploaded and leaves a stub."""
         room = manifest.PAYLOAD_BYTES - len(layout.inner) - filters.size(self.request.index)
         layout.body, blob = encode_manifest(plan, room, self.context)
         if blob is not None:
@@ -450,20 +463,20 @@ class _Attempts:
             writes.append(Merge(self.head.manifest.name, {"heir": self.heir}, update_time=self.head.update_time))
         note = note_thread(request.thread_id, request.now, has_root=not request.ns)
         if thread is not None:
-            # As a rule it changes nothing: parallel namespaces must not fight for the thread's document.
+            # It usually changes nothing, because parallel namespaces must not compete for the thread's document.
             is_due = thread.is_bare or self._note_is_due() or not (request.ns or thread.has_root)
             writes.append(thread.write(note if is_due else {}))
         elif self._note_is_due():
             writes.append(Merge(keys.thread_doc(request.thread_id), note))
-        # Whoever removes the last checkpoint of a run removes the run's document, unless it has moved. A parent of the
-        # same run, in a commit that demands that it is unchanged, shows that nobody has.
+        # Removing the last checkpoint of a run also removes the run's document, unless that has changed. If the commit
+        # requires an unchanged parent of the same run, the run's document still exists.
         if request.run_id is not None and (self.head is None or self.head.run_id != request.run_id):
             writes.append(note_run(request.run_id, request.thread_id, self.context))
         return tuple(writes)
 
     @property
     def _note(self) -> str:
-        """What is remembered of a note: one of the root namespace says more than others."""
+        """The key that a note is remembered by. A note of the root namespace says more than one of another."""
         thread = keys.thread_doc(self.request.thread_id)
         return f"{thread}!" if self.request.ns else thread
 
@@ -472,7 +485,7 @@ class _Attempts:
         return noted is None or not 0 <= self.request.now - noted < NOTE_SECONDS
 
     def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
-        """Keep what the commit taught: the next put needs no read."""
+        """Keep what the commit showed, so that the next put needs no read."""
         request, noted = self.request, self.context.noted
         self.context.remember(Head(plan.outline(), times[0], None, request.run_id))
         if self.head is not None and self.head.is_bare:
@@ -489,7 +502,7 @@ class _Attempts:
             noted.put(self._note, request.now, len(self._note))
 
     def _forget(self, channel: str) -> None:
-        """Give the memory back of a chain that a new base has ended."""
+        """Free the memory of a chain that a new base has ended."""
         if self.head is not None:
             parent = self.head.manifest
             ref = parent.channels.get(channel)
@@ -499,7 +512,7 @@ class _Attempts:
     # Reading back
 
     def _reads_back(self, layout: _Layout, times: tuple[int, ...], thread: Guard | None) -> Flow[bool]:
-        """Whether the document reads as it was written; if not, it is withdrawn."""
+        """Whether the document reads back as it was written. If it does not, it is withdrawn."""
         if not self.context.reads_back:
             return True
         former, name = self.own, self.request.name
@@ -511,27 +524,27 @@ class _Attempts:
             return True
         withdrawn: list[Write] = [*self.companions.withdrawals()]
         if found is not None and former is not None:
-            # Children may build on what was there before: it comes back.
+            # Children may build on the former content, so it is restored.
             gone = tuple(sorted(found.fields.keys() - former.fields.keys()))
             withdrawn.append(Merge(name, former.fields, remove=gone, update_time=found.update_time))
         elif found is not None:
             withdrawn.append(Delete(name, update_time=found.update_time))
-        told = self._told(times[1:], thread)
-        if told is not None:
-            done = yield from Commit((*withdrawn, told))
+        undo = self._undo_note(times[1:], thread)
+        if undo is not None:
+            done = yield from Commit((*withdrawn, undo))
             if done is not None:
                 self.head = None if self.head is None else replace(self.head, update_time=done[-1])
                 withdrawn = []
-            # Else another checkpoint has come, and what was told is true.
+            # Otherwise another checkpoint was stored, and the note about a child or a root is true.
         if withdrawn:
             yield from Commit(tuple(withdrawn))
         yield from self._count_mismatch(name)
         return False
 
     def _was_deleted(self) -> Flow[bool]:
-        """Whether others have deleted the checkpoint since: it was there, and what was asked for is done.
+        """Whether another call has deleted the checkpoint since. Then it was stored, and this call has succeeded.
 
-        A deletion of the thread has marked it, or is over; a pruner clears the heir, or the parent is gone too.
+        A deletion marks the thread, or has removed its document. A pruner clears the heir, or has removed the parent.
         """
         thread, parent = keys.thread_doc(self.request.thread_id), self.head
         names = (thread,) if parent is None else (thread, parent.manifest.name)
@@ -542,10 +555,10 @@ class _Attempts:
             return False
         return parent.manifest.name not in docs or docs[parent.manifest.name].fields.get("heir") != self.heir
 
-    def _told(self, times: tuple[int, ...], thread: Guard | None) -> Write | None:
-        """The write that takes back what the commit told of the checkpoint in its second document, at `times[0]`."""
+    def _undo_note(self, times: tuple[int, ...], thread: Guard | None) -> Write | None:
+        """The write that undoes the commit's note about the checkpoint in a second document, made at `times[0]`."""
         if self.head is not None:
-            # The heir tells that a child was stored, and none was.
+            # The heir says that a child was stored, which is not true.
             if self.head.heir is None:
                 return Merge(self.head.manifest.name, {}, remove=("heir",), update_time=times[0])
             heir = manifest.heir_field(self.head.heir, self.context.new_attempt())
@@ -555,7 +568,11 @@ class _Attempts:
         return None
 
     def _count_mismatch(self, name: str) -> Flow[None]:
-        """Tell of it, and give up after some of them."""
+        """Report a mismatch, and raise after several.
+
+        Raises:
+            CheckpointVerificationError: This was the last mismatch allowed.
+        """
         request = self.request
         self.mismatches += 1
         yield from Emit(VerificationFailed(**request.ids(), name=name, attempt=self.mismatches))
@@ -566,41 +583,42 @@ class _Attempts:
     # After a conflict
 
     def _look_again(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> Flow[bool]:
-        """See what moved; true when this very checkpoint is there: an earlier try whose answer was lost."""
+        """Find out what changed; true if this very checkpoint is stored, as after a try whose answer was lost."""
         request, before = self.request, self.head
         names = (request.name,) if before is None else (request.name, before.manifest.name)
         docs = yield from GetDocs((*names, *self.companions.names))
         self.companions.take(docs)
         self.own = docs.get(request.name)
         if self.own is not None and (yield from self._is_stored(self.own, plan, layout)):
-            # An earlier call's checkpoint may itself be what was seen: only what is older than it was there before.
+            # A call may repeat an earlier one, and then have seen that call's own changes. Only what is older than the
+            # checkpoint existed before it.
             if self.seen is not None and self.seen.update_time < self.own.create_time:
-                yield from self._tell_fork()
+                yield from self._report_fork()
             if thread is not None and (thread.update_time or 0) < self.own.create_time:
-                yield from self._tell_second_root(thread)
+                yield from self._report_second_root(thread)
             return True
         self.head = None
         if before is not None:
             self.head = yield from self._head_of(docs.get(before.manifest.name))
             if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
-                # Replaced: what it says now is not what this checkpoint continues. What its ancestors wrote is.
+                # The parent was replaced, so this checkpoint does not continue its content. Its ancestors' writes remain.
                 self.head = self.head.bare() if request.history else None
         if before is not None and self.head is not None and self.head.update_time != before.update_time:
             self.forks += 1
             self.seen = self.head
-            yield from self._tell_fork()
+            yield from self._report_fork()
         return False
 
-    def _tell_fork(self) -> Flow[None]:
-        """Tell of another child that the parent has, once."""
+    def _report_fork(self) -> Flow[None]:
+        """Report another child of the parent, once."""
         request = self.request
         sibling = None if self.seen is None else self.seen.heir
         if sibling is not None and sibling not in {self.sibling, request.checkpoint_id}:
             self.sibling = sibling
             yield from Emit(ParentForked(**request.ids(), parent_id=request.parent_id, sibling_id=sibling))
 
-    def _tell_second_root(self, thread: Guard | None) -> Flow[None]:
-        """Tell that a new checkpoint has no parent, if the thread's root namespace had a checkpoint before."""
+    def _report_second_root(self, thread: Guard | None) -> Flow[None]:
+        """Report that a new checkpoint has no parent, if the thread's root namespace had a checkpoint before."""
         request = self.request
         if request.parent is None and not request.ns and thread is not None and thread.has_root:
             yield from Emit(ParentForked(**request.ids(), parent_id=None, sibling_id=None))
@@ -611,14 +629,14 @@ class _Attempts:
         try:
             stored = yield from read_manifest(own, self.context.codec)
         except DamagedError:
-            return False  # What is wanted replaces it.
+            return False  # The new checkpoint replaces it.
         if not stored.same_content(plan):
             yield from Emit(CheckpointReplaced(**self.request.ids()))
             return False
         if not self.context.codec.vouches_for(manifest.encoded_of(own)):
-            return False  # The same in clear, which is read and does not stay.
+            return False  # The same content, but in clear: it is replaced by encrypted content.
         if not (yield from self._has_frames(own, stored, plan, layout)):
-            # This call's own commit, whose answer was lost, or an earlier call: the frames are not what was written.
+            # The frames that this call, whose answer was lost, or an earlier call has written are damaged.
             if self.context.reads_back:
                 yield from self._count_mismatch(own.name)
             return False
@@ -626,12 +644,12 @@ class _Attempts:
         return True
 
     def _has_frames(self, own: Doc, stored: Manifest, plan: Manifest, layout: _Layout) -> Flow[bool]:
-        """Whether a document whose manifest says the same as this call's has the frames that it refers to."""
+        """Whether a document whose manifest equals this call's has the frames that it refers to."""
         if stored == plan:
             return _own_frames(plan, manifest.inner_frames(own)) == _own_frames(plan, layout.inner)
         if not self.context.reads_back:
             return True
-        # Laid out in another way: by another try, or by another process.
+        # Another try or another process has laid out the frames in another way.
         sources = Sources([Found(own, stored)], replace(self.context, values=ByteCache(0)))
         sources.fill((yield from Gather(tuple(sources.fetches()))))
         try:

@@ -116,7 +116,7 @@ def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list
         try:
             laid = yield from SetLifecycle(rules, bucket.metageneration)
         except StoreError as error:
-            missing.append(f"{_told(error)} {by_hand}")
+            missing.append(f"{_described(error)} {by_hand}")
             return bucket
         if laid:
             added = rules[len(bucket.rules) :]
@@ -141,7 +141,7 @@ def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
         for pair in [pair for pair, indexing in state.items() if indexing == "automatic"]:
             yield from ExemptField(*pair)
     except StoreError as error:
-        missing.append(f"{_told(error)} {_BY_HAND.format(provisioning.INDEXES_FILE)}")
+        missing.append(f"{_described(error)} {_BY_HAND.format(provisioning.INDEXES_FILE)}")
         return
     for indexing, what in (
         ("automatic", "Now exempt from single-field indexes"),
@@ -153,6 +153,6 @@ def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
             done.append(f"{what}: {', '.join(names)}.")
 
 
-def _told(error: StoreError) -> str:
+def _described(error: StoreError) -> str:
     """The error, and the service's own words where the error only points to them."""
     return str(error) if isinstance(error, PermissionDeniedError) else f"{error} ({error.__cause__})"

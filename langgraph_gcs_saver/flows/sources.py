@@ -163,7 +163,7 @@ class Sources:
                     self._bytes[name] = (0, manifest.inner_frames(doc))
 
     def plain(self, known: Manifest, channel: str) -> bytes:
-        """A channel's serialised value, checked by its digest, as are the values that it builds on; given out once.
+        """A channel's serialized value, checked by its digest, as are the values that it builds on; given out once.
 
         Raises:
             DamagedError: A frame is missing, or a value differs from what was written.

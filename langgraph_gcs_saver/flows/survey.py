@@ -340,7 +340,7 @@ def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow
     Raises:
         WrongKeyError: It is encrypted, with another key or while the saver has none.
         UnsupportedFormatError: A newer version wrote some of it, or has added a collection to it.
-        SerializationError: The serialiser refuses metadata that it once wrote.
+        SerializationError: The serializer refuses metadata that it once wrote.
         WrongStoreError: Objects are missing because the store was bound to another place since.
     """
     before: set[tuple[str, str, str, str]] = set()

@@ -151,7 +151,7 @@ def look(thread_id: str) -> Flow[Listing]:
         others = yield from list_docs(keys.thread_doc(thread_id), _is_plain)
         # A deletion or a copy that began before the queries has left them a part of the thread, and its mark.
         before, thread = thread, (yield from _read_thread(thread_id))
-        if _told(before) == _told(thread):
+        if _identity(before) == _identity(thread):
             break
     else:
         raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
@@ -185,7 +185,7 @@ def _read_thread(thread_id: str) -> Flow[Doc | None]:
     return thread
 
 
-def _told(thread: Doc | None) -> object:
+def _identity(thread: Doc | None) -> object:
     """What changes in a thread's document when the thread is not any more what it was, or has got or lost its root."""
     return None if thread is None else (thread.create_time, thread.fields.get("root"), thread.fields.get("claim"))
 
@@ -461,7 +461,7 @@ class _Move:
         yield from Gather(tuple(uploads))
         size = sum(len(upload.data) for upload in uploads)
         self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
-        yield from _tell(self.progress, len(page))
+        yield from _count(self.progress, len(page))
         return True
 
     # Documents
@@ -497,7 +497,7 @@ class _Move:
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
             if not (yield from self._commit([*(note for note in notes if note.name in read.runs), *batch])):
                 return False
-        yield from _tell(self.progress, len(page))
+        yield from _count(self.progress, len(page))
         return True
 
     def _again(self, doc: Doc, copied: Doc) -> Merge:
@@ -518,7 +518,7 @@ class _Move:
             for name in names:
                 if name not in docs or fingerprint(docs[name].fields) != self.documents[name]:
                     raise self._differs(name)
-            yield from _tell(self.progress, len(names))
+            yield from _count(self.progress, len(names))
 
     def _compare_blobs(self) -> Flow[None]:
         """Have the target hash all objects again."""
@@ -527,7 +527,7 @@ class _Move:
             for blob, sha256 in zip(blobs, hashes, strict=True):
                 if sha256 != self.hashes[blob.name]:
                     raise self._differs(blob.name)
-            yield from _tell(self.progress, len(blobs))
+            yield from _count(self.progress, len(blobs))
 
     def _differs(self, name: str) -> CheckpointVerificationError:
         return CheckpointVerificationError(
@@ -562,7 +562,7 @@ def _is_carried(data: bytes | None) -> TypeGuard[bytes]:
     return data is not None and begins_like_a_frame(data)
 
 
-def _tell(progress: Progress, number: int) -> Flow[None]:
+def _count(progress: Progress, number: int) -> Flow[None]:
     if progress is not None:
         yield from Compute(partial(progress, number))
 
@@ -631,7 +631,7 @@ def _export(found: Listing, archive: ArchiveWriter, progress: Progress) -> Flow[
         for blob, data in zip(blobs, datas, strict=True):
             if _is_carried(data):
                 yield from Compute(partial(archive.add_blob, blob.name, data), size=len(data))
-        yield from _tell(progress, len(blobs))
+        yield from _count(progress, len(blobs))
     runs: dict[str, Doc] = {}
     for page in pages(found.docs):
         runs.update({doc.name: doc for doc in (yield from read_runs(found.thread_id, page))})
@@ -640,7 +640,7 @@ def _export(found: Listing, archive: ArchiveWriter, progress: Progress) -> Flow[
             return False
         for doc in docs:
             yield from Compute(partial(archive.add_doc, doc), size=len(manifest.inner_frames(doc)))
-        yield from _tell(progress, len(page))
+        yield from _count(progress, len(page))
     for doc in runs.values():
         yield from Compute(partial(archive.add_doc, doc))
     if found.thread is not None:

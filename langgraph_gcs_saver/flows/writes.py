@@ -1,10 +1,11 @@
-"""Pending writes: what tasks wrote before the checkpoint that includes it.
+"""Stores and reads pending writes: what tasks wrote before the checkpoint that includes it.
 
-Regular writes of one call are one document, named by the task and by which writes they are, and created: the first
-call wins, and a repeated one changes nothing. A document that is damaged, or for which the cipher does not vouch, is
-no earlier call's, and is replaced. Special writes (errors, interrupts, resumes) are one document a task, with a field
-each, and the last one wins. All documents of a call appear in one commit: a task that is half there would
-be taken for finished.
+The regular writes of a call form one document. Its name says the task and which writes they are. The document is
+created, so the first call wins, and a repeated call changes nothing. If a stored document is damaged, or the cipher
+does not vouch for it, no earlier call counts as its writer, and it is replaced.
+
+The special writes (errors, interrupts, resumes) of a task form one document, with a field for each, and the last write
+wins. All documents of a call appear in one commit, because a task that is half stored would look finished.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized
 from langgraph_gcs_saver.records import record
 
 INLINE_BYTES = 128 << 10
-"""Most bytes of one document of pending writes; more goes to an object, which costs a round."""
+"""The maximum size of pending writes in a document; larger ones go to an object, which costs a round."""
 
 
 WHICH_DIGITS = 16
-"""Hex digits of the sha256 over numbers and channels of a call's writes; only calls of one task must not collide."""
+"""Hex digits of the sha256 over numbers and channels of a call's writes. Only calls of the same task must differ."""
 
 
 @record(frozen=True, slots=True)
@@ -61,9 +62,9 @@ class PendingWrite:
     Attributes:
         idx: Its number within the call; negative for special channels (`WRITES_IDX_MAP`).
         task_id: The task.
-        task_path: The task's path; with the id and the number it gives the order.
+        task_path: The task's path. Path, id and number determine the order.
         channel: The channel.
-        value: The value, serialised.
+        value: The value, serialized.
     """
 
     idx: int
@@ -75,7 +76,7 @@ class PendingWrite:
 
 @record(frozen=True, slots=True)
 class PutWrites:
-    """What to store: one call's writes for one checkpoint, which need not exist yet."""
+    """What to store: one call's writes for one checkpoint. The checkpoint need not exist yet."""
 
     thread_id: str
     ns: str
@@ -99,11 +100,11 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     """Store pending writes; they are durable and visible together when this returns.
 
     Raises:
-        CheckpointVerificationError: What was written reads differently, time and again.
-        ConflictError: The thread was being deleted for as long as this call tries.
-        GCSSaverError: A companion refused.
+        CheckpointVerificationError: Written data reads back differently, several times in a row.
+        ConflictError: A document that the commit depends on, such as the thread's, changed in every try.
+        GCSSaverError: A companion raised it.
         UnsupportedFormatError: A newer version has stored them.
-        WrongKeyError: What lies there was encrypted with another key: it may be an earlier call's.
+        WrongKeyError: The stored document was encrypted with another key. It may be from an earlier call.
     """
     if not request.writes:
         return Stored(0, is_new=False, channels={})
@@ -119,12 +120,12 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         created = tuple(one.doc for one in records if one.idx >= 0)
         thread: Guard | None = None
         if uploads:
-            # Objects of a commit that inherits nothing: a deletion of the thread must not pass between.
+            # This commit inherits nothing. So nothing else would show a deletion of the thread after the uploads.
             thread = yield from guard(request.thread_id, context, beside=(*created, *companions.names))
             companions.take(thread.beside)
             found = thread.beside.get(created[0]) if created else None
             if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
-                # LangGraph repeats calls. What would be uploaded for nothing would stay.
+                # LangGraph repeats calls. Uploads of a repeated call would only become orphans.
                 beside, wanted = _rest(request, found)
                 if not wanted:
                     return Stored(number, is_new=False, channels={})
@@ -158,7 +159,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         companions.take(docs)
         found = docs.get(created[0]) if created else None
         if context.reads_back and found is not None and not _is_whole(found) and not _is_newer(found):
-            # This call's own, as it seems: the answer was lost, and it is not what was written.
+            # This is probably this call's own document. The answer was lost, and the document is damaged.
             yield from Commit((Delete(found.name, update_time=found.update_time), *companions.withdrawals()))
             mismatches = yield from _count_mismatch(request, found.name, mismatches)
             continue
@@ -172,16 +173,16 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         replaced = found
     raise ConflictError(
         f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
-        f"{request.thread_id!r} were not stored: the thread's document, or another that their commit depends on, "
-        f"changed {MAX_TRIES} times in a row. Call again."
+        f"{request.thread_id!r} were not stored: the thread's document, or another document that their commit depends "
+        f"on, changed {MAX_TRIES} times in a row. Call again."
     )
 
 
 def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], thread: Guard) -> Flow[None]:
-    """Delete what was uploaded for a commit that failed, once it is certain that it neither was nor will be applied.
+    """Delete the uploads of a failed commit, once it is certain that it was not applied, and will not be.
 
-    A commit whose answer did not come in time may still be on its way; it cannot be applied any more when the thread's
-    document has changed. Other objects are left to be collected.
+    A commit whose answer was late may still be on its way. When the thread's document has changed, the commit can no
+    longer be applied. In other cases, the objects are left to be collected.
     """
     docs = yield from GetDocs((thread.name, *dict.fromkeys(one.doc for one in records)))
     if thread.name in docs and docs[thread.name].update_time == thread.update_time:
@@ -191,10 +192,11 @@ def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], threa
 
 
 def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, codec: Codec) -> Flow[bool]:
-    """Whether regular writes that are there are an earlier call's, or an earlier try's whose answer was lost.
+    """Whether stored regular writes are from an earlier call, or from an earlier try whose answer was lost.
 
-    Names of documents are made of ids, so whoever may write to the store can have put something else there. With
-    `accept_clear` what the cipher does not vouch for is read, but does not stay. Of `replaced` it was seen before.
+    Names of documents are made of ids, so any program with access to the store can have created the document. With
+    `accept_clear`, writes that the cipher does not vouch for are read, but then replaced. `replaced` is a document that
+    was already found not to be from an earlier call.
     """
     if replaced is not None and found.update_time == replaced.update_time:
         return False
@@ -208,19 +210,21 @@ def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, codec: Cod
 
 
 def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[PendingWrite]]:
-    """What remains when an earlier call, or an earlier try whose answer was lost, has written `earlier`.
+    """What remains to do when an earlier call, or an earlier try whose answer was lost, has written `earlier`.
 
-    Special writes remain, and go in only beside it: a deletion of the thread may be about to take it.
+    The special writes remain. They are committed only while `earlier` exists, because a deletion of the thread may be
+    about to delete it.
     """
     beside: list[Write] = [Merge(earlier.name, {}, update_time=earlier.update_time)]
     return beside, [write for write in request.writes if write.idx < 0]
 
 
 def _withdraw_damaged(records: Sequence[_Record], created: int | None, companions: Companions) -> Flow[str | None]:
-    """Read back what was committed; if anything differs, withdraw the call's writes, and return that document's name.
+    """Read back what was committed. If a document differs, withdraw the call's writes, and return its name.
 
-    Documents that the commit made anew, at `created` if it did so for sure, go as a whole: half of a call would be
-    taken for a finished task. Of others, which hold what earlier calls wrote, only what differs goes.
+    Documents that the commit created, at `created` if that is certain, are deleted as a whole, because half of a call
+    would look like a finished task. From other documents, which hold earlier calls' writes, only the fields that differ
+    are removed.
     """
     docs = yield from GetDocs(tuple(dict.fromkeys(one.doc for one in records)))
     damaged: dict[str, set[str]] = {}
@@ -228,11 +232,11 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None, companion
         name = keys.thread_of(records[0].doc)
         thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
         if thread is None or "deleting" in thread.fields:
-            return None  # They were there, and the thread has been deleted since.
+            return None  # The writes were stored, and the thread has been deleted since.
     for one in records:
         doc = docs.get(one.doc)
         stored = None if doc is None else doc.fields.get(one.field)
-        # What another call has put there since is as good, if it is whole.
+        # A field that another call has written since is as good, if it is whole.
         if (
             doc is None
             or doc.fields.get("format") != FORMAT
@@ -257,12 +261,16 @@ def _withdraw_damaged(records: Sequence[_Record], created: int | None, companion
 
 
 def _ids(request: PutWrites) -> dict[str, str]:
-    """Whose event it is."""
+    """The ids that events of this call have."""
     return {"thread_id": request.thread_id, "checkpoint_ns": request.ns, "checkpoint_id": request.checkpoint_id}
 
 
 def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
-    """Tell of a mismatch, and give up after some of them; returns their number."""
+    """Report a mismatch, and return the number of mismatches.
+
+    Raises:
+        CheckpointVerificationError: This was the last mismatch allowed.
+    """
     yield from Emit(VerificationFailed(**_ids(request), name=name, attempt=before + 1))
     if before + 1 >= TIMES:
         what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
@@ -279,7 +287,7 @@ def _commit(records: Sequence[_Record], replaced: Doc | None) -> list[Write]:
 
 
 def _store(name: str, fields: dict[str, Any], replaced: Doc | None) -> Write:
-    """The write of a document that must not be there, or only as it was seen and found to be nobody's."""
+    """The write of a document that must not exist, or must be unchanged since it was found to be replaceable."""
     if replaced is None:
         return Create(name, fields)
     return Merge(name, fields, remove=tuple(sorted(replaced.fields.keys() - fields)), update_time=replaced.update_time)
@@ -332,11 +340,11 @@ SEAL_BYTES = 32
 """Bytes of the digest before each field's frame."""
 
 _OPENING = 8
-"""Opening a document of pending writes takes an event loop as long as handling so many times its bytes."""
+"""Opening a document of pending writes takes as long as handling so many times its bytes."""
 
 
 def _seal(doc: str, field: str, stored: bytes) -> bytes:
-    """The digest before each field's frame, bound to where it lies; of the stored bytes, which tell nothing."""
+    """The digest before each field's frame, bound to its place. It covers the stored bytes, which reveal nothing."""
     return hashlib.sha256(b"%s\0%s\0%s" % (doc.encode(), field.encode(), stored)).digest()
 
 
@@ -374,17 +382,17 @@ def read_writes(
 
     Args:
         wanted: The checkpoints.
-        docs: Documents of pending writes, theirs and others.
+        docs: Documents of pending writes, of these checkpoints and of others.
         codec: Reads frames.
-        most: Bytes after which no more checkpoints are read, in the order of `wanted`; the first one always is.
+        most: Once so many bytes were read, no more checkpoints of `wanted` are. The first one is always read.
 
     Returns:
         A list for each checkpoint that was read, empty for one without pending writes.
 
     Raises:
-        DamagedError: A document, or the object that it points to, is not what was written.
+        DamagedError: A document, or the object that it points to, is damaged.
         UnsupportedFormatError: A newer version wrote it.
-        ValueTooLargeError: Those of one checkpoint are larger together than may be read.
+        ValueTooLargeError: The writes of one checkpoint together are larger than a read allows.
     """
     by_id: dict[str, list[Doc]] = {checkpoint_id: [] for checkpoint_id in wanted}
     # The first regular write for a task and number wins.
@@ -414,7 +422,7 @@ def read_writes(
 def _merged(opened: list[_Opened]) -> list[PendingWrite]:
     found: dict[tuple[str, int], PendingWrite] = {}
     opened.reverse()
-    while opened:  # What was parsed goes at once.
+    while opened:  # Each item is freed as soon as it is parsed.
         for write in _parse(*opened.pop()):
             found.setdefault((write.task_id, write.idx), write)
     return sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
@@ -445,7 +453,7 @@ def read_stubs(doc: Doc, codec: Codec) -> Flow[dict[str, Stub]]:
     """The objects that a document of pending writes refers to, by name.
 
     Raises:
-        DamagedError: The document is not what was written.
+        DamagedError: The document is damaged.
         UnsupportedFormatError: A newer version wrote it.
     """
     size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
@@ -466,15 +474,15 @@ def _stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
 
 
 def is_clear(doc: Doc, codec: Codec) -> bool:
-    """Whether a document of pending writes, which is whole, has any for which the cipher does not vouch."""
+    """Whether a whole document of pending writes has any that the cipher does not vouch for."""
     return any(not codec.vouches_for(data[SEAL_BYTES:]) for field, data in doc.fields.items() if field != "format")
 
 
 def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> dict[str, Any]:
-    """The fields of a document of pending writes, which is whole, as the document `name` has them.
+    """The fields of a whole document of pending writes, as the document `name` would have them.
 
-    Each is sealed to its place, with a cipher also bound to it, and the objects that it refers to have the attempt in
-    their names that `attempt` gives.
+    Each field is sealed to its place. With a cipher it is also bound to it. The names of the objects that it refers to
+    contain the attempt that `attempt` returns.
     """
     fields: dict[str, Any] = {"format": doc.fields["format"]}
     for field, plain in _plain(doc, codec):
@@ -487,7 +495,7 @@ def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -
 
 
 def _renamed(plain: bytes, attempt: Callable[[str], str]) -> tuple[bytes, bool]:
-    """An envelope whose object has another attempt in its name, and whether it has an object."""
+    """An envelope with another attempt in its object's name, and whether it has an object."""
     stub = stub_of(frames.open_envelope(plain)[0])
     if stub is None:
         return plain, False
@@ -495,11 +503,11 @@ def _renamed(plain: bytes, attempt: Callable[[str], str]) -> tuple[bytes, bool]:
 
 
 def lacks(doc: Doc, there: Doc, attempt: Callable[[str], str], codec: Codec) -> set[str] | None:
-    """The fields that a copy of pending writes still lacks; `None` if it holds anything but a part of that copy.
+    """The fields that a copy of pending writes still lacks; `None` if it is not a part of that copy.
 
     Args:
-        doc: What is copied; it is whole.
-        there: What the copy has so far.
+        doc: The document that is copied. It is whole.
+        there: The copy so far.
         attempt: As for `moved_to`.
         codec: Reads frames.
     """
