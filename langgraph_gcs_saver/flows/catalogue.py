@@ -1,4 +1,4 @@
-"""What a store holds, told from manifests and names alone: no payload is read, however large the states are."""
+"""Lists what a store holds, from manifests and names alone: no payload is read, however large the states are."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
 
 DOCS_PER_PAGE = 300
-"""Documents of checkpoints read at once, without their frames: about a KB each."""
+"""How many documents of checkpoints are read at once, without their frames: about a KB each."""
 
 _TOGETHER = 32
-"""Queries, or threads, that are looked at together."""
+"""How many queries, or threads, are handled together."""
 
 _NEAR = 30
-"""Checkpoints read at once by who looks for one of a time, which often is one of the newest."""
+"""How many checkpoints `find_checkpoint` reads at once. It often finds one of the newest."""
 
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "pin", "objects")
 
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadFilter:
-    """Which threads are asked for: those that all of this is true of.
+    """Which threads to list. A thread must match all conditions.
 
     Attributes:
         prefix: What their ids begin with.
-        since: When they were last used, at the earliest, in seconds since the epoch.
-        limit: Most threads; the last used ones.
-        waiting: Only those that wait for an answer.
-        unfinished: Only those with work to do.
-        damaged: Only those with a checkpoint whose document is damaged.
+        since: Only threads used at this time or later, in seconds since the epoch.
+        limit: The maximum number of threads; the most recently used ones are kept.
+        waiting: Only threads that wait for an answer.
+        unfinished: Only threads with work to do.
+        damaged: Only threads with a checkpoint whose document is damaged.
     """
 
     prefix: str = ""
@@ -52,22 +52,22 @@ class ThreadFilter:
 
     @property
     def reads_tips(self) -> bool:
-        """Whether the newest checkpoint of a thread decides."""
+        """Whether the filter depends on the newest checkpoint of a thread."""
         return self.waiting or self.unfinished
 
     @property
     def reads_manifests(self) -> bool:
-        """Whether a manifest decides."""
+        """Whether the filter depends on manifests."""
         return self.reads_tips or self.damaged
 
     def may_have(self, thread: ThreadInfo) -> bool:
-        """Whether a thread may be asked for, as far as its own document tells."""
+        """Whether a thread may match, judging from its own document."""
         return (thread.thread_id is None or thread.thread_id.startswith(self.prefix)) and (
             self.since is None or (thread.active or 0.0) >= self.since
         )
 
     def of(self, threads: Mapping[str, ThreadInfo]) -> list[ThreadInfo]:
-        """Those that are asked for, the last used first, of threads whose manifests were read."""
+        """The matching ones of threads whose manifests were read, the most recently used first."""
         found = [
             thread
             for thread in threads.values()
@@ -80,18 +80,19 @@ class ThreadFilter:
         return sorted(found, key=_newest_first)
 
     def lacks(self, found: Sequence[ThreadInfo]) -> bool:
-        """Whether more are asked for than were found."""
+        """Whether the limit allows more threads than were found."""
         return self.limit is None or len(found) < self.limit
 
 
 def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo]]:
     """Threads of the store, the most recently used first.
 
-    Read are the documents of all threads that the prefix allows, which are small, then the manifests: with `since` or
-    `limit` of the threads that these leave, the last used first, until there are enough; else of all.
+    First, the documents of all threads with the prefix are read, which are small. Then manifests are read. With `since`
+    or `limit`, these are the manifests of threads that may match, the most recently used first, until enough threads
+    are found. Otherwise all manifests are read.
 
     Raises:
-        WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
+        WrongKeyError: Manifests are encrypted with another key, or the saver has none.
     """
     ranges = keys.thread_ranges(wanted.prefix)
     known = yield from _threads(ranges)
@@ -101,13 +102,13 @@ def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo
     found: list[ThreadInfo] = []
     pending = [info for info in sorted(known.values(), key=_newest_first) if wanted.may_have(info)]
     while pending and wanted.lacks(found):
-        # If a manifest decides whether a thread is asked for, nobody knows how many have to be read.
+        # If the filter depends on manifests, the number of threads to read is unknown.
         number = _TOGETHER if wanted.limit is None or wanted.reads_manifests else wanted.limit - len(found)
         some, pending = pending[:number], pending[number:]
         queries = [_manifests_of(info.segment) for info in some]
         found += wanted.of((yield from _look({info.segment: info for info in some}, queries, wanted, context)))
     if wanted.since is None and wanted.lacks(found):
-        # Threads without a document come last, for nothing tells when they were used.
+        # Threads without a document come last, because the time of their last use is unknown.
         queries = [_manifests_of(segment) for segment in (yield from _without_document(known, ranges))]
         found += wanted.of((yield from _look({}, queries, wanted, context)))
     return found[: wanted.limit]
@@ -120,7 +121,7 @@ def _newest_first(info: ThreadInfo) -> tuple[float, str]:
 def _look(
     known: Mapping[str, ThreadInfo], queries: list[QueryDocs], wanted: ThreadFilter, context: Context
 ) -> Flow[dict[str, ThreadInfo]]:
-    """Threads by segment, with what the manifests that the queries find tell of them."""
+    """Threads by segment, with facts from the manifests that the queries find."""
     found = dict(known)
     with_tip: set[str] = set()
     while queries:
@@ -145,7 +146,7 @@ def _look(
 
 
 def _page(queries: list[QueryDocs]) -> Flow[tuple[list[Doc], list[QueryDocs]]]:
-    """The next documents that some queries find, and what is left of the queries."""
+    """The next documents that some queries find, and the queries for the rest."""
     now, later = queries[:_TOGETHER], queries[_TOGETHER:]
     pages = yield from Gather(tuple(now))
     more = [
@@ -178,7 +179,7 @@ def _without_document(known: Collection[str], ranges: Iterable[tuple[str, str]])
 
 
 def store_stats(context: Context) -> Flow[StoreStats]:
-    """What the whole store takes; raises as `list_threads` does."""
+    """The size of the whole store, by threads and channels; raises as `list_threads` does."""
     (everything,) = keys.thread_ranges("")
     found = yield from _threads([everything])
     channels: dict[str, ChannelStats] = {}
@@ -244,7 +245,7 @@ def _read(doc: Doc, context: Context) -> Flow[Manifest | DamagedError]:
 
 
 def _read_any(doc: Doc, context: Context) -> Flow[Manifest | DamagedError | UnsupportedFormatError]:
-    """As `_read`; one checkpoint of a newer version must not keep all other threads from being listed."""
+    """Like `_read`, but a newer format is no error: it must not prevent the listing of other threads."""
     try:
         return (yield from _read(doc, context))
     except UnsupportedFormatError as newer:
@@ -269,12 +270,12 @@ def _count(found: dict[str, ThreadInfo], doc: Doc, known: Manifest | DamagedErro
 
 
 def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[list[CheckpointInfo]]:
-    """All checkpoints of a thread, newest first, those of all namespaces; damaged ones say so.
+    """All checkpoints of a thread in all namespaces, newest first. Damaged ones have a `damage`.
 
-    Damage is what manifests, names of objects and documents show; values are not read.
+    Only damage that shows in manifests and in the names of objects and documents is found. Values are not read.
 
     Raises:
-        WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
+        WrongKeyError: Manifests are encrypted with another key, or the saver has none.
         UnsupportedFormatError: A newer version wrote some of it.
     """
     docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=_MASK)
@@ -283,7 +284,7 @@ def list_checkpoints(thread_id: str, loads: Loads, context: Context) -> Flow[lis
     for doc in docs:
         if kind_of(doc) is DocumentKind.CHECKPOINT:
             manifests[doc.name] = yield from _read(doc, context)
-    # After the manifests: what they refer to was there before them.
+    # Objects are listed after the manifests, because they existed before the manifests that refer to them.
     blobs = yield from list_all(keys.thread_blobs(thread_id))
     pending: dict[tuple[str, str], list[Doc]] = {}
     for doc in writes:
@@ -302,11 +303,11 @@ class _Thread:
 
     Attributes:
         thread_id: The thread.
-        manifests: Manifests by document name, or what is wrong with them.
-        parents: Namespace and id of checkpoints that others continue.
+        manifests: Manifests by document name, or their damage.
+        parents: Namespace and id of each checkpoint that has children.
         spaces: Namespaces that manifests name.
         there: Names of all objects and documents that may hold frames.
-        writes: Documents of pending writes by encoded namespace and checkpoint; all they have is what interrupts.
+        writes: Documents of pending writes by encoded namespace and checkpoint. Only the field of interrupts is read.
     """
 
     thread_id: str
@@ -356,12 +357,12 @@ class _Thread:
         )
 
     def _nodes(self, known: Manifest) -> tuple[str, ...]:
-        """Nodes that have seen newer versions than at the parent: these have run."""
+        """Nodes that have seen newer versions than at the parent. These have run."""
         before: Mapping[str, Any] = {}
         if known.parent_id is not None:
             parent = self.manifests.get(keys.checkpoint_doc(self.thread_id, known.ns, known.parent_id))
             if not isinstance(parent, Manifest):
-                return ()  # Of all that have seen something, nobody can tell those of this step.
+                return ()  # Without the parent, the nodes of this step cannot be distinguished from earlier ones.
             before = parent.checkpoint.get("versions_seen", {})
         seen = known.checkpoint.get("versions_seen", {})
         return tuple(sorted(node for node in seen if not node.startswith("__") and seen[node] != before.get(node)))
@@ -370,17 +371,17 @@ class _Thread:
         for channel in known.channels:
             for step in known.steps(channel):
                 if step.name not in self.there:
-                    return f"channel {channel!r}: what holds a frame of it is gone"
+                    return f"channel {channel!r}: the document or object that holds a frame of it is missing"
         return None
 
 
 def find_checkpoint(thread_id: str, ns: str, made_by: float, context: Context) -> Flow[str | None]:
-    """The id of the newest checkpoint of a namespace that was made at a time or before; `None` if there is none.
+    """The id of the newest checkpoint of a namespace that was made at a given time or before; `None` without one.
 
-    Manifests are read, from the newest on. For one that is damaged counts when it was stored.
+    Manifests are read, beginning with the newest. For a damaged one, the time when it was stored counts.
 
     Raises:
-        WrongKeyError: Manifests are encrypted, with another key or while the saver has none.
+        WrongKeyError: Manifests are encrypted with another key, or the saver has none.
         UnsupportedFormatError: A newer version wrote some of it.
     """
     where = (("ns", keys.enc(ns, "namespace")),)
@@ -403,7 +404,7 @@ def _manifest_bytes(doc: Doc) -> int:
 
 
 def _stored(known: Manifest) -> Iterator[StoredValue]:
-    """The values whose own frame the checkpoint holds."""
+    """The values that the checkpoint stores a frame of its own for."""
     for channel, ref in known.channels.items():
         if not ref.chain or ref.chain[-1].owner is not None:
             continue

@@ -1,4 +1,4 @@
-"""What a DeltaChannel's value is made of: the nearest stored value among the ancestors, and the writes since."""
+"""Reads what a DeltaChannel's value is made of: the nearest ancestor's stored value, and the writes since then."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Mani
 from langgraph_gcs_saver.records import record
 
 ANCESTORS_PER_PAGE = 200
-"""Ancestors read at once, without their frames: 100 to 200 KB."""
+"""How many ancestors are read at once, without their frames: 100 to 200 KB."""
 
 _WRITES_BYTES = 64 << 20
-"""Pending writes read at once, if they are those of more than one ancestor; those to other channels are dropped."""
+"""Bytes of pending writes of more than one ancestor read at once. Writes to other channels are then dropped."""
 
-_LOST_TARGET = "it is gone, and with it what its DeltaChannels are made of"
-"""What is wrong with a checkpoint that is asked for, and is not there."""
+_LOST_TARGET = "it is gone, and its DeltaChannels cannot be read without it"
+"""The reason that is reported for a requested checkpoint that is missing."""
 
 _MASK = ("format", "ns", "manifest", "digest")
 
 
 @dataclass(slots=True)
 class _Channel:
-    """What the walk has found of a channel: writes, newest first, and the checkpoint whose stored value they follow."""
+    """What was found of a channel: writes, newest first, and the checkpoint with the stored value before them."""
 
     writes: list[tuple[str, str, Serialized]] = field(default_factory=list)
     seed: Manifest | None = None
@@ -40,7 +40,7 @@ class _Channel:
 
 @record(frozen=True, slots=True)
 class History:
-    """Whose history is wanted, of which channels; without an id the latest checkpoint's."""
+    """Which history to read: of which checkpoint, or of the latest one without an id, and of which channels."""
 
     thread_id: str
     ns: str
@@ -49,15 +49,15 @@ class History:
 
 
 def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict[str, dict[str, Any]]]:
-    """For each channel the writes that led to a checkpoint, oldest first, and the stored value before them, if any.
+    """For each channel, the writes that led to a checkpoint, oldest first, and the stored value before them, if any.
 
-    A namespace without checkpoints has no history. A checkpoint that is asked for by its id has been read before, for
-    LangGraph asks of what it has loaded: if it is not there, it is gone since. An ancestor that is needed and not there
-    is lost. In both cases the value would silently be another one. Ancestors from before a channel's first version are
-    not needed: nobody had written it.
+    A namespace without checkpoints has no history. LangGraph requests a history by id only for a checkpoint that it has
+    loaded. So if that checkpoint is missing, it was lost since. A needed ancestor that is missing was lost too. Without
+    an error, the value would silently be wrong in both cases. Ancestors from before a channel's first version are not
+    needed, because the channel had no writes.
 
     Raises:
-        CheckpointCorruptError: The checkpoint is damaged or gone, or an ancestor, or a write, or the stored value.
+        CheckpointCorruptError: The checkpoint, an ancestor, a write or the stored value is damaged.
     """
     before: object = None
     while True:
@@ -70,7 +70,7 @@ def delta_history(request: History, loads: Loads, context: Context) -> Flow[dict
         found = yield from _try(request, checkpoint_id, loads, context)
         if not isinstance(found, _AncestorError):
             return found
-        # Missing is not damage: what was hidden for a moment may be back, and another checkpoint may be the latest.
+        # Read again before reporting damage: the data may have been changing, and the latest checkpoint may be another.
         seen = (found.checkpoint_id, found.damage.reason, found.damage.frame)
         if seen == before:
             yield from recheck(context, is_missing=found.damage.missing)
@@ -122,9 +122,10 @@ def _history(request: History, checkpoint_id: str, loads: Loads, context: Contex
 
 
 def _page(thread_id: str, ns: str, checkpoint_id: str) -> Flow[dict[str, Doc]]:
-    """A checkpoint and those before it, by id: as a rule they are its ancestors.
+    """A checkpoint and those before it, by id. They usually are its ancestors.
 
-    The query goes by a field in clear, which no digest covers. The checkpoint itself is there if its document is.
+    The query filters by a field in clear, which no digest covers. So a checkpoint that the query does not find is also
+    looked up by its name.
     """
     where = (("ns", keys.enc(ns, "namespace")),)
     start = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
@@ -147,7 +148,7 @@ def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
 def _walk(
     page: Mapping[str, Doc], wanted: str, remaining: set[str], seen: set[str], context: Context
 ) -> Flow[list[Manifest]]:
-    """Ancestors within a page, which `wanted` is in, nearest first, as far as they are needed."""
+    """The needed ancestors within a page, nearest first, from `wanted` on, which is in the page."""
     path: list[Manifest] = []
     needed = set(remaining)
     following: str | None = wanted
@@ -163,7 +164,7 @@ def _walk(
 
 
 def _collect(path: list[Manifest], found: Mapping[str, _Channel], remaining: set[str], context: Context) -> Flow[None]:
-    """Take the writes of some ancestors, nearest first, and note where a channel has a stored value."""
+    """Collect the writes of some ancestors, nearest first, and note which one has a stored value of a channel."""
     ids = [known.checkpoint_id for known in path]
     docs = yield from query(path[0].thread_id, path[0].ns, max(ids), min(ids))
     while path:

@@ -1,4 +1,4 @@
-"""Reading checkpoints: one by id, the latest of a namespace, or a page of a listing."""
+"""Reads checkpoints: one by id, the latest of a namespace, or a page of a listing."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serializ
 from langgraph_gcs_saver.records import record
 
 RESTARTS = 8
-"""Times that a read starts over because the checkpoint changed while it was read."""
+"""How often a read starts over because the checkpoint changed while it was read."""
 
 CHECKPOINTS_PER_PAGE = 50
-"""Checkpoints read at once by a listing."""
+"""How many checkpoints a listing reads at once."""
 
 PAGE_BYTES = 64 << 20
-"""Most bytes of serialized values and metadata that a page may hold, if it has more than one checkpoint."""
+"""The maximum size of serialized values and metadata in a page that has more than one checkpoint."""
 
 _VALUE = 1000
-"""Reading a value, however small, takes an event loop as long as handling so many bytes."""
+"""Reading a value, however small, takes as long as handling so many bytes."""
 
 
 @record(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint with everything that belongs to it, deserialized."""
+    """A whole checkpoint, deserialized."""
 
     manifest: Manifest
     values: Mapping[str, Any]
@@ -65,10 +65,10 @@ class Loaded:
     """Bytes of frames in its document."""
 
     object_bytes: int
-    """Bytes of objects that were read for it, and for those loaded together with it that follow it."""
+    """Bytes of objects that were read; of checkpoints loaded together, the first one counts the objects of all."""
 
     recovered_from: str | None = None
-    """The damaged latest checkpoint in whose place it is given."""
+    """The id of the damaged latest checkpoint that it replaces."""
 
 
 _WriteDocs = dict[tuple[str, str], list[Doc]]
@@ -77,13 +77,13 @@ _WriteDocs = dict[tuple[str, str], list[Doc]]
 
 @record(frozen=True, slots=True)
 class Search:
-    """What a listing wants.
+    """Which checkpoints to list.
 
     Attributes:
         thread_id: One thread, or `None` for all, thread by thread.
         ns: One namespace, or `None` for all.
-        checkpoint_id: One checkpoint id.
-        before: Checkpoints whose id sorts before this one.
+        checkpoint_id: One checkpoint id, or `None` for all.
+        before: Only checkpoints whose id sorts before this one, if it is not `None`.
         wanted: Metadata that must be equal.
     """
 
@@ -97,18 +97,19 @@ class Search:
 def get_tuple(
     thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context
 ) -> Flow[Loaded | None]:
-    """A checkpoint by its id, or the latest of its namespace; `None` when there is none.
+    """A checkpoint by its id, or the latest of its namespace; `None` if there is none.
 
-    Instead of a latest one that is damaged or gone, the newest whole one with `recovered_from` in its metadata, unless
-    the context says otherwise. Nothing but damage makes it fall back.
+    If the latest checkpoint is damaged or missing, the read falls back to the newest whole one, and puts
+    `recovered_from` into its metadata. It does not fall back if `context.falls_back` is false, or for any other reason.
 
     Raises:
-        CheckpointCorruptError: The checkpoint is damaged, and it was asked for by its id, or there is no whole one.
+        CheckpointCorruptError: The checkpoint is damaged, and it was requested by its id, or no whole one exists, or
+            the saver does not fall back.
         ClearTextError: It is in clear, and the saver has a cipher.
-        DamageError: The root namespace had checkpoints, and has none any more.
+        DamageError: The root namespace had checkpoints, and they are missing.
         WrongStoreError: An object is missing because the store was bound to another place since.
         UnsupportedFormatError: A newer version wrote it.
-        SerializationError: The serializer refuses what it once wrote.
+        SerializationError: The serializer cannot read what it once wrote.
     """
     newest: CheckpointCorruptError | None = None
     after: str | None = None
@@ -150,17 +151,17 @@ def _report(error: CheckpointCorruptError) -> Flow[None]:
 
 @record(frozen=True, slots=True)
 class _Lost:
-    """A checkpoint that is not there, though the newest one says that it was stored after it."""
+    """A missing checkpoint, which the newest document names as its child."""
 
     heir: str
     damage: DamagedError
 
 
 def _lost_heir(thread_id: str, ns: str, doc: Doc) -> Flow[_Lost | bool]:
-    """What the newest document of a namespace says of a newer child; true when it must be read again to tell.
+    """The missing child that the newest document of a namespace names, if any; true if that must be read again.
 
-    Parent and child are written in one commit, so the child was there. A deletion takes children first; then the thread
-    is marked.
+    Parent and child are written in one commit, so the child existed. A deletion deletes children first, but it marks
+    the thread before.
     """
     heir = heir_of(doc)
     if heir is None or heir <= keys.checkpoint_id_of(doc.name):
@@ -176,7 +177,7 @@ def _lost_heir(thread_id: str, ns: str, doc: Doc) -> Flow[_Lost | bool]:
 
 
 def _emptied(thread_id: str, ns: str) -> Flow[int | None]:
-    """When the document of a thread without checkpoints was updated, if its root namespace has had some."""
+    """When the document of a thread without checkpoints was updated, if its root namespace once had some."""
     if ns:
         return None
     name = keys.thread_doc(thread_id)
@@ -188,9 +189,9 @@ def _emptied(thread_id: str, ns: str) -> Flow[int | None]:
 def _get(
     thread_id: str, ns: str, checkpoint_id: str | None, loads: Loads, context: Context, *, after: str | None
 ) -> Flow[tuple[Loaded | None, _Lost | None]]:
-    """A checkpoint by its id, or the newest past document `after`; and a newer one that is lost.
+    """A checkpoint by its id, or the newest one after the document `after`; and a newer checkpoint that is missing.
 
-    Missing is not damage: whatever does not fit is read again, and only what stays wrong is damage.
+    The data may change between two reads. So a mismatch is read again, and only one that stays is damage.
     """
     before: object = None
     for _ in range(RESTARTS):
@@ -198,7 +199,7 @@ def _get(
         if doc is None:
             time = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
             if time is not None:
-                # A deletion in between would have moved the time.
+                # A deletion in between would have changed the time.
                 if before == time:
                     raise emptied(thread_id)
                 before = time
@@ -218,13 +219,12 @@ def _get(
             if lost is not True:
                 return loaded[0], lost or None
     raise ConflictError(
-        f"The checkpoint of thread {thread_id!r}, namespace {ns!r} changed each of the {RESTARTS} times that it was "
-        "read. Call again."
+        f"The checkpoint of thread {thread_id!r}, namespace {ns!r} changed during each of {RESTARTS} reads. Call again."
     )
 
 
 def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
-    """The checkpoint's document; by id also the documents of its pending writes, in the same round."""
+    """The checkpoint's document. With an id, also the documents of its pending writes, in the same round."""
     if checkpoint_id is None:
         where = (("ns", keys.enc(ns, "namespace")),)
         while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
@@ -243,18 +243,19 @@ def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None)
 def list_page(
     search: Search, after: str | None, limit: int | None, loads: Loads, context: Context
 ) -> Flow[tuple[list[Loaded], str | None]]:
-    """One page of a listing, newest first, and where the next begins (`None`: there is none).
+    """One page of a listing, newest first, and where the next page begins (`None` if there is none).
 
-    Damaged checkpoints are stepped over, with an event. Without a thread so are those in clear and of a newer format.
+    Damaged checkpoints are skipped, with an event. A listing of all threads also skips checkpoints that are in clear or
+    of a newer format.
 
     Args:
-        search: What is wanted.
+        search: Which checkpoints to list.
         after: Where the page before ended.
-        limit: Most checkpoints wanted, after filtering.
+        limit: The maximum number of checkpoints, after filtering.
         loads: Deserializes a value.
         context: Options and caches.
     """
-    # The service filters only where every wanted key is one that it knows; otherwise matches may be few and far.
+    # If the service can filter by every wanted key, most results match. Otherwise few may match.
     narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
     size = CHECKPOINTS_PER_PAGE if limit is None or not narrow else max(1, min(CHECKPOINTS_PER_PAGE, limit))
     docs = yield from _query_page(search, after, size, context)
@@ -286,11 +287,11 @@ def list_page(
 
 
 def _look_at_newest(search: Search, context: Context) -> Flow[None]:
-    """Look at the newest checkpoint, whatever its metadata: encrypted ones have none that Firestore could find.
+    """Read the newest checkpoint without a filter, because Firestore cannot find encrypted metadata.
 
     Raises:
-        WrongKeyError: It is encrypted, with another key or while the saver has none.
-        ClearTextError: It is one thread's, and in clear although the saver has a cipher.
+        WrongKeyError: It is encrypted with another key, or the saver has none.
+        ClearTextError: It is in clear although the saver has a cipher, and the search is for one thread.
         UnsupportedFormatError: A newer version wrote it.
     """
     for doc in (yield from _query_page(replace(search, wanted=None), None, 1, context)):
@@ -298,7 +299,8 @@ def _look_at_newest(search: Search, context: Context) -> Flow[None]:
             try:
                 yield from read_manifest(doc, context.codec)
             except DamagedError as damage:
-                # Reading it reports damage. What is in clear was not indexed as this saver would have done it.
+                # A later read reports damage. A checkpoint in clear is different: it was not indexed as this saver
+                # would have done it.
                 ns = keys.told_id(keys.ns_segment_of(doc.name), () if search.ns is None else (search.ns,))
                 if damage.clear and search.thread_id is not None:
                     raise unreadable(damage, search.thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
@@ -328,15 +330,15 @@ def _where(search: Search, context: Context) -> tuple[tuple[str, Any], ...]:
 
 
 def _is_wanted(search: Search, doc: Doc) -> bool:
-    """What the query could not say.
+    """Whether a document matches those conditions of a search that a query cannot have.
 
     Raises:
-        DamageError: A document lies among the thread's checkpoints that no checkpoint's is called like.
+        DamageError: The thread's collection of checkpoints has a document whose name cannot be a checkpoint's.
     """
     if not (keys.is_direct(doc.name) and manifest.kind_of(doc) is not manifest.DocumentKind.STRIPPED):
         return False
     if search.thread_id is None and not keys.is_checkpoint_doc(doc.name):
-        return False  # One thread's strange document stops no listing of all threads.
+        return False  # A strange document of one thread must not stop a listing of all threads.
     if search.ns is not None and not keys.is_in_ns(doc.name, search.ns):
         return False
     found = keys.checkpoint_id_of(doc.name)
@@ -348,17 +350,17 @@ def _is_wanted(search: Search, doc: Doc) -> bool:
 def _load_page(
     search: Search, page: list[tuple[Doc, Manifest | None]], loads: Loads, context: Context
 ) -> Flow[tuple[list[Loaded], int]]:
-    """Load as many as may be held at once; if anything is damaged, one by one, stepping over what stays damaged.
+    """Load as many checkpoints as memory may hold; if one is damaged, load each alone, and skip damaged ones.
 
     Returns:
-        What was loaded, and of how many items.
+        The loaded checkpoints, and how many items of the page they cover.
     """
     found = [Found(doc, known) for doc, known in page if known is not None]
     if len(found) == len(page):
         try:
             loaded = yield from _load(found, {}, loads, context)
         except (DamagedError, UnsupportedFormatError):
-            pass  # One by one tells which.
+            pass  # Loading each alone shows which one is damaged.
         else:
             return loaded, len(loaded)
     loaded = []
@@ -377,22 +379,22 @@ def _load_page(
             except (ClearTextError, UnsupportedFormatError) as error:
                 if search.thread_id is not None:
                     raise
-                # The other threads are listed all the same.
+                # A listing of all threads continues with the other threads.
                 reason = error.reason if isinstance(error, ClearTextError) else str(error)
             else:
                 if one is not None and (not search.wanted or filters.matches(one.metadata, search.wanted)):
                     loaded.append(one)
                     total += one.size
                 continue
-        told = doc.name if thread_id is None else thread_id, keys.ns_segment_of(doc.name) if ns is None else ns
+        ids = doc.name if thread_id is None else thread_id, keys.ns_segment_of(doc.name) if ns is None else ns
         yield from Emit(
-            CheckpointSkipped(thread_id=told[0], checkpoint_ns=told[1], checkpoint_id=checkpoint_id, reason=reason)
+            CheckpointSkipped(thread_id=ids[0], checkpoint_ns=ids[1], checkpoint_id=checkpoint_id, reason=reason)
         )
     return loaded, len(page)
 
 
 def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, str | None]:
-    """Thread and namespace of a document, damaged or not; `None` for one that nobody can tell."""
+    """Thread and namespace of a document, damaged or not; `None` for an unknown one."""
     if known is not None:
         return known.thread_id, known.ns
     thread, _ = keys.split_checkpoint_doc(doc.name)
@@ -409,11 +411,11 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     """Fetch, verify and deserialize the values and pending writes of checkpoints.
 
     Returns:
-        All of them, or the first ones only, when pending writes of the rest would be too much to hold at once.
+        All of them, or only the first ones, if the pending writes of the rest would take too much memory.
 
     Raises:
-        DamagedError: Something is missing or differs.
-        ValueTooLargeError: Values are larger than may be read, one or those of one checkpoint together.
+        DamagedError: A value or a pending write is damaged.
+        ValueTooLargeError: A value, or all values of one checkpoint together, are larger than a read allows.
     """
     ids: dict[tuple[str, str], list[str]] = {}
     for item in found:
@@ -426,7 +428,7 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     results = yield from Gather((*queries.values(), *fetches))
     sources.fill(results[len(queries) :])
     write_docs = {**write_docs, **dict(zip(queries, results, strict=False))}
-    del results  # Large states count: the sources drop what they have decoded.
+    del results  # Saves memory with large states, because the sources drop what they have decoded.
     writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
     left = PAGE_BYTES
     for group, own_ids in ids.items():
@@ -461,7 +463,7 @@ def _deserialize(
 
 
 def _cost(known: Manifest, writes: list[PendingWrite]) -> int:
-    """How long deserializing takes, in bytes handled in the same time."""
+    """How long deserializing takes, as the number of bytes that could be handled in the same time."""
     values = known.size + _VALUE * len(known.channels)
     return values + sum(len(write.value.data) + _VALUE for write in writes)
 

@@ -1,9 +1,9 @@
-"""Taking a thread over from another checkpointer: whatever that lists is put here, and read here again.
+"""Migrates a thread from another checkpointer: all its checkpoints are put into this store, and then compared.
 
-Another checkpointer stores in a form of its own, so nothing is carried over byte for byte, as a transfer does. Each of
-its checkpoints is put as a run would have put it: after its parent, on whose values it is built, and after its pending
-writes, so that it never shows without them. A call that died is taken up again by the next one, which puts what is
-missing. At the end all of it is read from both sides, here without caches, and compared.
+Another checkpointer has its own stored form, so nothing is copied byte for byte, as a transfer does. Each checkpoint is
+put as a run would have put it. It comes after its parent, so that it can build on the parent's values, and after its
+pending writes, so that it is never visible without them. If a call crashes, the next one resumes and puts what is
+missing. At the end everything is read from both sides and compared. Reads of this store then use no earlier caches.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Migration
 
 Progress = Callable[[int], object] | None
-"""Called with a number of checkpoints that were put, or compared."""
+"""Called with the number of checkpoints that were just put or compared."""
 
 _CACHE_BYTES = 64 << 20
-"""Values kept while all checkpoints are read again; they come from the store first."""
+"""The size of a new cache for reading all checkpoints again, so that each value is read from the store once."""
 
 
 @record(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class Listed:
 
 @record(frozen=True, slots=True)
 class Given:
-    """A checkpoint as another checkpointer gives it.
+    """A checkpoint as another checkpointer returns it.
 
     Attributes:
-        put: What to store of it.
-        writes: What to store of its pending writes, a task's in as few calls as possible.
+        put: The put that stores it.
+        writes: The calls that store its pending writes, as few as possible for each task.
         pending: Its pending writes in their order.
-        same: Whether two serialized values are the same; asked if their bytes differ.
+        same: Whether two serialized values are the same. It is called if their bytes differ.
     """
 
     put: save.Put
@@ -78,7 +78,7 @@ class Source(Protocol):
         """All its checkpoints, in any order."""
 
     def given(self, one: Listed) -> AskSaver[Given | None]:
-        """One of them; `None` if it is gone."""
+        """One of them; `None` if it no longer exists."""
 
 
 def migrate(
@@ -89,20 +89,20 @@ def migrate(
     progress: Progress = None,
     context: Context,
 ) -> Flow[Migration]:
-    """Put what another checkpointer has of a thread and this store has not, oldest first; then compare all of it.
+    """Put those checkpoints of another checkpointer's thread that this store lacks, oldest first; then compare all.
 
     Raises:
-        InvalidInputError: The thread is here already, and is another one, or has gone on here as well as there.
-        CheckpointVerificationError: What is read here is not what the other one gives.
+        InvalidInputError: The store has a different thread of this id, or both sides have checkpoints of their own.
+        CheckpointVerificationError: This store's checkpoints differ from the other checkpointer's.
     """
     listed = in_order((yield from source.listed()))
     present = yield from _present(thread_id)
     names = {keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) for one in listed}
     if listed and not present <= names and not names <= present:
         raise InvalidInputError(
-            f"Thread {thread_id!r} was not migrated: {len(present - names)} of its checkpoints here are not in the "
-            f"source, and {len(names - present)} in the source are not here. Two histories are not mixed: copy the "
-            "thread here to another id, and delete it."
+            f"Thread {thread_id!r} was not migrated: {len(present - names)} of its checkpoints in this store are not "
+            f"in the source, and {len(names - present)} in the source are not in this store. Two histories are not "
+            "mixed: copy this store's thread to another id, and delete it."
         )
     plan = Migration(
         thread_id=thread_id,
@@ -126,13 +126,13 @@ def migrate(
 
 
 def in_order(listed: Iterable[Listed]) -> list[Listed]:
-    """By id, but each after its parent; ids come in the order of time, unless a clock went back."""
+    """By id, but each after its parent. Ids are in the order of time, unless a clock was set back."""
     by_key = {(one.ns, one.checkpoint_id): one for one in listed}
     found: dict[tuple[str, str], Listed] = {}
     for one in sorted(by_key.values(), key=lambda one: (one.checkpoint_id, one.ns)):
         line = dict[tuple[str, str], Listed]()
         above: Listed | None = one
-        # A line that leads back to itself ends where it began.
+        # The walk up ends at a known checkpoint, even if a checkpoint is its own ancestor.
         while above is not None and (key := (above.ns, above.checkpoint_id)) not in found and key not in line:
             line[key] = above
             above = None if above.parent_id is None else by_key.get((above.ns, above.parent_id))
@@ -148,10 +148,10 @@ def _present(thread_id: str) -> Flow[set[str]]:
 def _put(one: Listed, source: Source, present: set[str], context: Context) -> Flow[None]:
     given = yield from source.given(one)
     if given is None:
-        return  # The source has pruned it meanwhile.
+        return  # The source has pruned it since.
     request = given.put
     if request.parent in present and context.heads.get(str(request.parent)) is None:
-        # Its values come to be at hand, to build on.
+        # Loading the parent puts its values into the cache, so that this checkpoint can build on them.
         yield from load.get_tuple(request.thread_id, request.ns, request.parent_id, _as_it_is, context)
     yield from _put_writes(given, context)
     yield from save.put(request, context)
@@ -163,7 +163,7 @@ def _put_writes(given: Given, context: Context) -> Flow[None]:
 
 
 def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> Flow[None]:
-    """Compare a checkpoint; pending writes that the source has got since an earlier call are put.
+    """Compare a checkpoint, and put pending writes that the source has received since an earlier call.
 
     Raises:
         CheckpointVerificationError: It differs.
@@ -182,49 +182,49 @@ def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> 
             yield from _put_writes(given, context)
             continue
         raise CheckpointVerificationError(
-            f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} is not "
-            f"what the source gives: {wrong or lacks}. If the source was written to meanwhile, call again when its "
-            "runs have ended; else delete the thread here first."
+            f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} differs "
+            f"from the source: {wrong or lacks}. If a run wrote to the source meanwhile, call again when its runs have "
+            "ended. Otherwise delete this store's thread first."
         )
 
 
 def _as_it_is(value: Serialized) -> Serialized:
-    """Instead of deserializing: the bytes are what is compared."""
+    """Takes the place of deserializing, because the bytes are compared."""
     return value
 
 
 def _difference(given: Given, found: load.Loaded | None) -> str | None:
-    """In which way a checkpoint that was read differs from what was given; `None` if in none."""
+    """How a checkpoint that was read differs from the source's; `None` if it does not."""
     if found is None:
-        return "it is not there"
+        return "it is missing"
     request, known = given.put, found.manifest
     if known.parent_id != request.parent_id:
         return "its parent differs"
     if known.checkpoint != request.checkpoint or not _same(given, known.rest, request.rest):
         return "its versions or other fields differ"
     if not _same(given, known.metadata, request.metadata):
-        return "its metadata differ"
+        return "its metadata differs"
     values: Mapping[str, Serialized] = found.values
     for channel in sorted(values.keys() | request.values.keys()):
         if channel not in values or channel not in request.values:
-            return f"the channel {channel!r} is on one side only"
+            return f"only one side has the channel {channel!r}"
         if not _same(given, values[channel], request.values[channel]()):
             return f"the value of channel {channel!r} differs"
     return None
 
 
 def _lacking(given: Given, found: load.Loaded | None, *, is_ahead: bool) -> str | None:
-    """What is wrong with the pending writes that were read; `None` if nothing.
+    """What is wrong with the pending writes that were read; `None` if nothing is.
 
-    Where the thread has gone on here, others have joined them, and answers have replaced some of the special ones.
+    If the thread has continued in this store, more writes may exist, and answers may have replaced special writes.
     """
     own = [] if found is None else list(found.writes)
     for number, write in enumerate(given.pending):
         at = next((i for i, one in enumerate(own) if _is_write(given, one, write)), None)
         if at is None and not (is_ahead and write.idx < 0):
-            return f"of {len(given.pending)} pending writes number {number} is not there"
+            return f"of {len(given.pending)} pending writes, number {number} is missing"
         if at and not is_ahead:
-            return f"the pending writes come in another order, from number {number} on"
+            return f"the pending writes are in another order, from number {number} on"
         if at is not None:
             del own[at]
     return f"there are {len(own)} more pending writes" if own and not is_ahead else None

@@ -1,10 +1,10 @@
-"""Which bucket and prefix a store has: its own document names them, and no flow reaches a store without looking at it.
+"""Binds a store to its bucket and prefix: a document names them, and every flow checks it before it reaches the store.
 
-Documents name no bucket, and objects name no documents. A saver that was given the documents of one store and the
-bucket of another would take every object for lost. It would answer with older states, set aside what is whole, and
-delete documents whose objects it cannot see. So a store is its database, root, bucket and prefix. The first writer
-creates the document `lg_store/place`. `admit` lets a flow reach a store only once that document was seen to name the
-saver's place. Later calls of the process pay nothing.
+Documents name no bucket, and objects name no documents. With the documents of one store and the bucket of another, a
+saver would find every object missing. It would return older states, quarantine whole documents, and delete documents
+whose objects it cannot see. So a store consists of its database, root, bucket and prefix. The first writer creates the
+document `lg_store/place`. `admit` lets a flow reach a store only when that document names the saver's place. After the
+first check, later calls of the process pay nothing.
 """
 
 from __future__ import annotations
@@ -42,41 +42,41 @@ from langgraph_gcs_saver.format import keys
 T = TypeVar("T")
 
 _LOCAL = (AskSaver, Compute, Emit, Now, Pause)
-"""What does not reach the store at all."""
+"""Effects that do not reach the store."""
 
 _READS_DOCS = (GetDocs, QueryDocs, ListCollections)
-"""What reaches the database at any rate: the store's document can be read beside it, in one round."""
+"""Effects that read documents: the store's document can be read in the same round."""
 
 _READS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing)
-"""What may be read beside it as well: of another store's bucket nothing is returned."""
+"""Effects that may be in the same round as well: nothing read from another store's bucket is returned."""
 
 _LOOKS = (*_READS, EnsureBucket)
-"""What may be done in a store that nobody has written to yet. Everything else, what is new included, is a write."""
+"""Effects that are allowed before the store is bound. All others, including new kinds, count as writes."""
 
 _SAMPLE = 200
-"""Threads looked at in a store that names no place. Their names begin with a hash, so a page is a fair sample."""
+"""How many threads are read in a store without a place. Their names begin with a hash, so a page is a fair sample."""
 
 _ADVICE = (
-    "Nothing was changed. Name the bucket and prefix that the documents belong to. For a store of its own, choose "
-    "another prefix, root or database. If the objects were moved on purpose, call `rebind` (`langgraph-gcs rebind`)."
+    "Nothing was changed. Pass the bucket and prefix that the documents belong to. For a separate store, choose "
+    "another prefix, root or database. If you moved the objects on purpose, call `rebind` (`langgraph-gcs rebind`)."
 )
 
 
 def admit(flow: Flow[T], binding: Binding | None) -> Flow[T]:
-    """The flow, which reaches the store only if that is the binding's; its effects fail before they are performed.
+    """A flow that reaches the store only if the binding is right. Otherwise its effects fail before they are performed.
 
-    The check rides along with the flow's first read of documents, so it takes no round of its own. A flow that begins
-    with a write waits for it.
+    The check rides in the flow's first read of documents, so it takes no round of its own. A flow that begins with a
+    write waits for it.
     """
     return flow if binding is None or binding.is_bound else through(flow, partial(_perform, binding=binding))
 
 
 def check(binding: Binding | None) -> Flow[None]:
-    """See whether a store is the binding's, unless that is known.
+    """Check that the binding is the store's, unless that is known.
 
     Raises:
         DamageError: The store's document names no place.
-        WrongStoreError: It names another one; or it is not there, and threads name another bucket.
+        WrongStoreError: It names another place; or it does not exist, and threads name another bucket.
     """
     if binding is not None and not binding.is_bound:
         docs = yield from GetDocs((keys.PLACE,))
@@ -84,10 +84,10 @@ def check(binding: Binding | None) -> Flow[None]:
 
 
 def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
-    """Before damage is reported: if something is missing, see again whether the store is still bound to this place.
+    """Before damage is reported: if something is missing, check again that the store is bound to this place.
 
     Raises:
-        WrongStoreError: The store was bound to another one since.
+        WrongStoreError: The store was bound to another place since.
     """
     if is_missing and context.binding is not None:
         context.binding.is_bound = False
@@ -95,7 +95,7 @@ def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
 
 
 def place_of(doc: Doc) -> Place | None:
-    """The place that the store's document names; `None` for a document that is not what was written."""
+    """The place that the store's document names; `None` for a corrupt document."""
     bucket, prefix = doc.fields.get("bucket"), doc.fields.get("prefix")
     return Place(bucket, prefix) if isinstance(bucket, str) and isinstance(prefix, str) else None
 
@@ -106,9 +106,9 @@ def fields_of(place: Place) -> dict[str, str]:
 
 
 def look_for_bucket() -> Flow[None]:
-    """See that the bucket is there, and that these credentials may read it.
+    """Check that the bucket exists, and that these credentials may read it.
 
-    By a read, which costs less than a listing.
+    This reads an object, which costs less than a listing.
 
     Raises:
         StoreNotFoundError: There is no such bucket.
@@ -133,17 +133,17 @@ def _are(effects: tuple[Effect[Any], ...], kinds: tuple[type, ...]) -> bool:
 
 
 def _bind(binding: Binding) -> Flow[None]:
-    """See that the store is the binding's, and make it so if it is nobody's."""
+    """Check that the binding is the store's. A store without a place is bound."""
     for _ in range(MAX_TRIES):
         yield from check(binding)
         if binding.is_bound:
             return
-        # A bucket that is missing is noticed now, not at the first value that needs it.
+        # A missing bucket is noticed now, not at the first value that needs it.
         if not binding.is_empty:
             yield from look_for_bucket()
         elif (yield from _look_at_objects(binding)):
             return
-        # Only if nobody else has: of two first writers with two buckets one learns the other's.
+        # `Create` fails if another first writer was faster. That writer may have another bucket.
         if (yield from Commit((Create(keys.PLACE, fields_of(binding.place)),))) is not None:
             binding.is_bound = True
             return
@@ -162,14 +162,14 @@ def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
         )
     if found != binding.place:
         raise WrongStoreError(
-            f"These documents belong to the objects in {str(found)!r}, and this saver was given "
+            f"These documents belong to the objects in {str(found)!r}, but this saver was given "
             f"{str(binding.place)!r}. {_ADVICE}"
         )
     binding.is_bound = True
 
 
 def _look_at_threads(binding: Binding) -> Flow[None]:
-    """In a store without a place, refuse what threads say that were written before stores had one."""
+    """In a store without a place, raise if threads from earlier versions name another bucket."""
     if binding.has_looked:
         return
     docs = yield from QueryDocs(keys.THREADS, limit=_SAMPLE, mask=("thread_id", "bucket"))
@@ -179,13 +179,13 @@ def _look_at_threads(binding: Binding) -> Flow[None]:
         if isinstance(bucket, str) and bucket != binding.place.bucket:
             raise WrongStoreError(
                 f"Thread {doc.fields.get('thread_id')!r} was last written to with its objects in the bucket {bucket!r}"
-                f", and this saver was given {str(binding.place)!r}. {_ADVICE}"
+                f", but this saver was given {str(binding.place)!r}. {_ADVICE}"
             )
     binding.has_looked = True
 
 
 def _look_at_objects(binding: Binding) -> Flow[bool]:
-    """Refuse a place with objects for a store without threads: they are those of another root or database.
+    """Raise if the place has objects but the store has no threads: they belong to another root or database.
 
     Returns:
         Whether another first writer has bound the store to this place meanwhile.
@@ -193,19 +193,19 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
     try:
         blobs = yield from ListBlobs("", checksums=False)
     except PermissionDeniedError:
-        # Who may not list objects can delete none that others have stored.
+        # Credentials that cannot list objects cannot delete another store's objects by mistake.
         yield from look_for_bucket()
         return False
     if not any(keys.is_blob(blob.name) for blob in blobs):
         return False
-    # Another first writer may have stored them, after it had named this very place.
+    # Another first writer may have named this very place, and then stored them.
     binding.has_looked = False
     yield from check(binding)
     if binding.is_empty and not binding.is_bound:
         raise WrongStoreError(
-            f"There are objects of threads in {str(binding.place)!r}, and no documents of threads below this root of "
-            "this database. The objects belong to another store, which would lose them to `collect` and "
-            "`delete_thread`. Nothing was changed. Name the root and database of that store, or choose another bucket "
-            "or prefix. If the documents were lost, call `rebind` (`langgraph-gcs rebind`)."
+            f"There are objects of threads in {str(binding.place)!r}, but no documents of threads below this root of "
+            "this database. The objects belong to another store, and `collect` and `delete_thread` would delete them. "
+            "Nothing was changed. Pass the root and database of that store, or choose another bucket or prefix. If the "
+            "documents were lost, call `rebind` (`langgraph-gcs rebind`)."
         )
     return binding.is_bound

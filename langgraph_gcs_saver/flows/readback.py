@@ -1,4 +1,4 @@
-"""Reading back what was written, before anybody is told that it is stored."""
+"""Reads back what was written, before a call reports that it is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langgraph_gcs_saver.errors import CheckpointVerificationError
 from langgraph_gcs_saver.records import record
 
 TIMES = 3
-"""How often a call writes what does not read as it was written."""
+"""How often a call tries to write data that does not read back as it was written."""
 
 
 @record(frozen=True, slots=True)
@@ -27,8 +27,8 @@ def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[Mismatch | N
     """Create objects, and read them back.
 
     Returns:
-        `None`, or an object that is not as it was written. Then none of them is left: their names were this attempt's
-        own, and nobody refers to them yet.
+        `None`, or an object that does not read back as it was written. In that case, all of the objects are deleted:
+        their names belong to this attempt, and nothing refers to them yet.
     """
     yield from Gather(tuple(uploads))
     if not reads_back or not uploads:
@@ -44,7 +44,7 @@ def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[Mismatch | N
 
 
 def discard(uploads: Sequence[PutBlob]) -> Flow[None]:
-    """Delete what an attempt has uploaded that no document refers to, or will."""
+    """Delete an attempt's uploads, which no document refers to, or will refer to."""
     for at in range(0, len(uploads), limits.BATCH_CALLS):
         yield from DeleteBlobs(tuple(effect.name for effect in uploads[at : at + limits.BATCH_CALLS]))
 
@@ -54,8 +54,9 @@ def _hashes(uploads: Sequence[PutBlob]) -> list[str]:
 
 
 def failed(what: str, name: str) -> CheckpointVerificationError:
-    """The error of a call whose writes do not read as they were written."""
+    """The error of a call whose writes do not read back as they were written."""
     return CheckpointVerificationError(
-        f"{what} was not stored: {name!r} was written {TIMES} times, and the service gave back something else. "
-        "Each time it was withdrawn. Call again; does a proxy or a function of the bucket change data?"
+        f"{what} was not stored: {name!r} was written {TIMES} times, and each time the service returned something "
+        "else. Each write was withdrawn. Check whether a proxy or a function of the bucket changes data, and call "
+        "again."
     )

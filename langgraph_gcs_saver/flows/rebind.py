@@ -1,4 +1,4 @@
-"""Binding a store to another bucket or prefix on purpose, once its objects are there."""
+"""Binds a store to another bucket or prefix on purpose, once its objects are there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import RebindPlan
 
 EXAMPLES = 5
-"""Names of missing objects that a plan tells."""
+"""How many names of missing objects a plan contains."""
 
 
 def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flow[RebindPlan]:
-    """Bind the store to the context's place, once every object that is referred to is there. No object is touched.
+    """Bind the store to the context's place, if every object that documents refer to is there. No object is touched.
 
     Raises:
         ConflictError: Another process bound the store meanwhile.
-        InvalidInputError: Objects are missing at the new place, and `force` is not given; or the store is embedded.
+        InvalidInputError: Objects are missing at the new place, and `force` is false; or the store is embedded.
         StoreNotFoundError: There is no such bucket.
     """
     binding = context.binding
@@ -38,8 +38,8 @@ def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flo
         if plan.missing and not force:
             raise InvalidInputError(
                 f"{plan.missing} of the {plan.objects} objects that the store refers to are not in {plan.place!r}, "
-                f"such as {plan.examples[0]!r}. Copy them there first; or pass `force=True` (`--force`) and take them "
-                "for lost. Nothing was changed."
+                f"such as {plan.examples[0]!r}. Nothing was changed. Copy them there first, or pass `force=True` "
+                "(`--force`) to give them up."
             )
         fields = fields_of(binding.place)
         write = Create(keys.PLACE, fields) if note is None else Merge(keys.PLACE, fields, update_time=note.update_time)

@@ -1,4 +1,4 @@
-"""Setting up a store: making what is missing, proving that the saver may write, laying what the platform offers."""
+"""Sets up a store: creates what is missing, proves that the saver may write, and applies settings of the platform."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import SetupReport
 
 TRIES = 5
-"""So often the bucket's rules are read anew when somebody else changes its settings meanwhile."""
+"""How often the bucket's rules are read again because another program changed its settings meanwhile."""
 
-_BY_HAND = "Or have someone who may apply {} (`setup(write_settings=…)`; docs/guides/platform-settings.md says how)."
+_BY_HAND = "Or ask an administrator to apply {} (`setup(write_settings=…)`; see docs/guides/platform-settings.md)."
 
 
 def setup(location: str | None, context: Context, *, platform: bool = False) -> Flow[SetupReport]:
     """Create the bucket if it is missing, then write, read and delete a document and an object.
 
-    With `platform`, also lay what the platform offers; what it refuses of that is told, not raised.
+    With `platform`, also apply settings of the platform. If the platform refuses one, the report says so, and no error
+    is raised.
 
     Raises:
         PermissionDeniedError: Documents or objects cannot be written.
-        StoreNotFoundError: The database does not exist, or the bucket does not and may not be created.
+        StoreNotFoundError: The database does not exist; or the bucket does not, and these credentials cannot create it.
     """
     done: list[str] = []
     missing: list[str] = []
@@ -49,7 +50,7 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
     try:
         done.append((yield from EnsureBucket(location)))
     except PermissionDeniedError as error:
-        # Who may write objects needs no right to look at the bucket; the probe below decides.
+        # The saver needs no permission to look at the bucket. Writing the probe below decides.
         missing.append(str(error))
     probe = f"lg_setup/{context.new_attempt()}"
     blob = f"{keys.PROBES}/{context.new_attempt()}"
@@ -77,36 +78,42 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
     if bucket is not None:
         files = provisioning.settings_files(bucket)
         warnings += [
-            f"The bucket's lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need: old ones "
-            "hold what later steps build on. Remove the rule, or keep it off this prefix; `prune` and `delete_thread` "
-            "know what may go."
+            f"The bucket's lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need, because "
+            "later steps build on old objects. Remove the rule, or exclude this prefix from it. To delete old data, "
+            "use `prune` and `delete_thread`."
             for rule in provisioning.deleting(bucket)
         ]
     return SetupReport(tuple(done), tuple(missing), tuple(warnings), files)
 
 
 def ping() -> Flow[None]:
-    """Read a name of the database and an object that need not exist, at the same time.
+    """Query the database and read an object, at the same time. Neither needs to exist.
 
-    A query, because a read of one missing document takes a second request to rule out a missing database.
+    The database gets a query, because reading one missing document takes a second request to rule out a missing
+    database.
 
     Raises:
-        StoreError: The database or the bucket is missing, refuses, or does not answer.
+        StoreError: The database or the bucket is missing, denies access, or does not answer.
     """
     yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), GetBlob(f"{keys.PROBES}/ping")))
 
 
 def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:
-    """Add the lifecycle rules that the bucket lacks, and leave its own; returns its settings as last read."""
+    """Add the lifecycle rules that the bucket lacks, and keep its own.
+
+    Returns:
+        The bucket's settings as last read.
+    """
     by_hand = _BY_HAND.format(provisioning.LIFECYCLE_FILE)
     for _ in range(TRIES):
         if bucket is None:
-            done.append("The store of objects is no bucket: there are no lifecycle rules to set.")
+            done.append("Objects are not stored in a bucket: there are no lifecycle rules to set.")
             return bucket
         if bucket.rules is None:
             missing.append(
-                "The bucket's lifecycle rules cannot be seen, and so were left alone. Grant the credentials the role "
-                f"roles/storage.admin on the bucket. {by_hand} That file replaces all of the bucket's rules: add these."
+                "The bucket's lifecycle rules cannot be read, and so were not changed. Grant the credentials the role "
+                f"roles/storage.admin on the bucket. {by_hand} That file replaces all of the bucket's rules, so add "
+                "the existing ones to it."
             )
             return bucket
         rules = provisioning.merged(bucket)
@@ -124,13 +131,14 @@ def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list
             return bucket
         bucket = yield from ReadBucket()
     missing.append(
-        f"Others kept changing the bucket's settings, so its lifecycle rules were left alone. Call again. {by_hand}"
+        "Other programs kept changing the bucket's settings, so its lifecycle rules were not changed. Call again. "
+        f"{by_hand}"
     )
     return bucket
 
 
 def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
-    """Take the large fields out of the single-field indexes, but where somebody has chosen other ones."""
+    """Exempt the large fields from single-field indexes, except where an administrator has chosen indexes for them."""
     pairs = provisioning.unindexed()
     try:
         found = yield from Gather(tuple(ReadIndexing(*pair) for pair in pairs))
@@ -146,7 +154,7 @@ def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
     for indexing, what in (
         ("automatic", "Now exempt from single-field indexes"),
         ("exempt", "Exempt from single-field indexes already"),
-        ("chosen", "Left with the indexes that somebody chose for them"),
+        ("chosen", "Left with the indexes that an administrator chose"),
     ):
         names = [f"{collection}.{name}" for (collection, name), is_now in state.items() if is_now == indexing]
         if names:
@@ -154,5 +162,5 @@ def _exempt_fields(done: list[str], missing: list[str]) -> Flow[None]:
 
 
 def _described(error: StoreError) -> str:
-    """The error, and the service's own words where the error only points to them."""
+    """The error's message, with the service's own message if the error only refers to it."""
     return str(error) if isinstance(error, PermissionDeniedError) else f"{error} ({error.__cause__})"

@@ -1,4 +1,4 @@
-"""Stored bytes that hold frames, fetched once and decoded once, each value checked by its digest."""
+"""Fetches and decodes stored frames, each of them once, and checks each value by its digest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from langgraph_gcs_saver.format.manifest import DIGEST_DIGITS, DamagedError, Fra
 from langgraph_gcs_saver.records import record
 
 _DOCS_PER_PAGE = 100
-"""Documents fetched in one batched get."""
+"""How many documents one batched get fetches."""
 
 _NOTHING = Digested.of(b"").digest
 
 
 @record(frozen=True, slots=True)
 class Found:
-    """A checkpoint's document, with its frames or without, and what it says."""
+    """A checkpoint's document, with or without its frames, and its manifest."""
 
     doc: Doc
     manifest: Manifest
@@ -32,10 +32,11 @@ class _Node:
 
     Attributes:
         step: The frame.
-        before: The frame that it builds on, until it is decoded; `None` for a full one, and if the cache had the value.
-        uses: How many frames that build on this one are still to be decoded, and how many values are still to be given
-            out. Without any the value is dropped.
-        value: The value, while it is at hand.
+        before: The frame that it builds on, until it is decoded. It is `None` for a full frame, or if the cache had the
+            value.
+        uses: How many frames that build on this one still have to be decoded, plus how many times its value still has
+            to be returned. At zero, the value is dropped.
+        value: The value, while it is in memory.
         damage: Why there is no value.
     """
 
@@ -55,18 +56,18 @@ class _Node:
             self.value = None
 
     def forget_base(self) -> None:
-        """Note that the frame before is not needed for this one any more."""
+        """Note that this frame no longer needs the frame before it."""
         if self.before is not None:
             self.before.release()
             self.before = None
 
 
 class Sources:
-    """Stored bytes that hold the frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
+    """The stored frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
 
-    Each is fetched once, however many checkpoints refer to it, and each frame is decoded once. What the cache has needs
-    neither. A value is held until the last frame that builds on it is decoded: so of one checkpoint there are never
-    more than two at once, and of several at most one more for each (`Manifest.held`).
+    Each piece is fetched once, however many checkpoints refer to it, and each frame is decoded once. A value in the
+    cache needs neither. A value stays in memory until the last frame that builds on it is decoded. So memory never
+    holds more than two values of one checkpoint, and one more for each further checkpoint (`Manifest.held`).
     """
 
     def __init__(self, found: list[Found], context: Context) -> None:
@@ -74,16 +75,16 @@ class Sources:
         self._bytes: dict[str, tuple[int, bytes]] = {}
         """Where each piece starts in its document or object, and the piece, by name."""
         self._needs: dict[str, int] = {}
-        """How many frames of each document or object are still to be decoded."""
+        """How many frames of each document or object still have to be decoded."""
         self._nodes: dict[tuple[_Node | None, str, int, int, int, str], _Node] = {}
-        """All frames, by what they build on, where they lie, and what a manifest says of them."""
+        """All frames, by the frame that they build on, their place, and a manifest's description of them."""
         self._cached: dict[tuple[str, int], _Node] = {}
-        """Values of the cache, held here so that it cannot evict them before their use."""
+        """Values of the cache, kept here so that the cache cannot drop them before their use."""
         self._targets: dict[tuple[str, str, str], dict[str, tuple[_Node, Step]]] = {}
-        """By checkpoint and channel, each value that was not given out yet: its last frame, and what it must be."""
+        """By checkpoint and channel, each value that was not returned yet: its last frame, and what it must match."""
         self._docs: set[str] = set()
         self._blobs: dict[str, tuple[int, int]] = {}
-        """Start and end of what is needed of each object."""
+        """Start and end of the part of each object that is needed."""
         self._effects: list[GetDocs | GetBlob] = []
         self.object_bytes = 0
         """Bytes of objects that were fetched."""
@@ -98,7 +99,7 @@ class Sources:
                     own[channel] = self._plan(steps), steps[-1]
 
     def _plan(self, steps: list[Step]) -> _Node:
-        """The last of the frames that a value is made of; it has a use more."""
+        """The last of the frames that a value is made of, with one more use."""
         node, first = self._start(steps)
         for step in steps[first:]:
             frame = step.frame
@@ -115,7 +116,7 @@ class Sources:
         return found
 
     def _start(self, steps: list[Step]) -> tuple[_Node | None, int]:
-        """The last frame whose value the cache has, and the number of those that follow it."""
+        """The last frame whose value the cache has, and the index of the frame after it."""
         for number in range(len(steps) - 1, -1, -1):
             step = steps[number]
             place = step.name, step.frame.at
@@ -138,11 +139,11 @@ class Sources:
             start, end = self._blobs.get(name, (frame.at, 0))
             self._blobs[name] = (min(start, frame.at), max(end, frame.at + frame.stored))
         else:
-            # One byte more shows an object that is longer than it was; a far longer one is not fetched.
+            # One more byte shows that an object is too long, without fetching all of it.
             self._blobs[name] = (0, max(self._blobs.get(name, (0, 0))[1], frame.stored + 1))
 
     def fetches(self) -> list[GetDocs | GetBlob]:
-        """The effects that fetch what is not at hand."""
+        """The effects that fetch what is not in memory."""
         names = sorted(self._docs)
         self._effects = [
             GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]), mask=("frames",))
@@ -163,7 +164,9 @@ class Sources:
                     self._bytes[name] = (0, manifest.inner_frames(doc))
 
     def plain(self, known: Manifest, channel: str) -> bytes:
-        """A channel's serialized value, checked by its digest, as are the values that it builds on; given out once.
+        """A channel's serialized value. It and the values that it builds on are checked by their digests.
+
+        It can be called once for each value.
 
         Raises:
             DamagedError: A frame is missing, or a value differs from what was written.
@@ -176,7 +179,8 @@ class Sources:
         target, last = self._targets[_key(known)].pop(channel)
         value = self._value(target, channel)
         target.release()
-        _compare(value, last, channel)  # Another checkpoint, for which the frame was decoded, may know less of it.
+        # The frame may have been decoded for another checkpoint, whose manifest knows less of its digest.
+        _compare(value, last, channel)
         return value.data
 
     def _value(self, target: _Node, channel: str) -> Digested:
@@ -192,7 +196,7 @@ class Sources:
         return cast("Digested", target.value)
 
     def _decode(self, node: _Node, channel: str) -> None:
-        """Make a frame's value, of the value before it, and drop what nothing needs any more then."""
+        """Make a frame's value from the value before it, and drop what is no longer needed then."""
         try:
             node.value = self._made(node, channel)
         except DamagedError as damage:
@@ -221,7 +225,7 @@ class Sources:
                 f"a value is {error}", channel=channel, frame=name, at=frame.at, clear=error.clear
             ) from None
         except WrongKeyError:
-            # A frame may be older than its checkpoint's key.
+            # The frame may have been encrypted with an older key than its checkpoint. A whole frame is not damaged.
             whole = frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c
             if whole or not self._context.codec.has_key(stored):
                 raise

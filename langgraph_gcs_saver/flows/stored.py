@@ -1,4 +1,4 @@
-"""What a write says of itself when it has succeeded."""
+"""The result of a successful put."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from langgraph_gcs_saver.records import record
 
 @record(frozen=True, slots=True)
 class Stored:
-    """What a put, or a put of pending writes, has stored. Sizes are counted only when they are read.
+    """What a put of a checkpoint or of pending writes has stored. Sizes are computed only when they are read.
 
     Attributes:
-        attempts: Commits tried.
-        is_new: Whether this call stored it. If not, it was there already: an earlier call's, or this one's whose answer
-            was lost.
+        attempts: The number of commits tried.
+        is_new: Whether this call stored it, as far as it knows. If false, it was stored by an earlier call, or by a
+            commit of this call whose answer was lost.
         channels: Where the checkpoint's values are.
         inline: What was stored in documents.
         uploads: What was uploaded.

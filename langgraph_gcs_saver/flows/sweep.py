@@ -1,4 +1,4 @@
-"""Sweeping: deleting the threads that nobody has used for a time to live."""
+"""Sweeps: deletes the threads that were idle for longer than a time to live."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import IdleThread
 
 THREADS_PER_PAGE = 200
-"""Documents of threads read at once."""
+"""How many documents of threads are read at once."""
 
 
 def idle_threads(ttl: float) -> Pages[IdleThread]:
-    """The threads that have got no checkpoint for `ttl` seconds.
+    """The threads that have received no checkpoint for `ttl` seconds.
 
     A thread's document changes with every checkpoint, but at most once a minute. A thread with a pinned checkpoint is
     never idle.
@@ -45,10 +45,10 @@ def idle_threads(ttl: float) -> Pages[IdleThread]:
 
 
 def sweep_thread(thread: IdleThread, context: Context) -> Flow[IdleThread | None]:
-    """Delete a thread, if nothing has used it since it was seen idle: a checkpoint or a pin moves its document.
+    """Delete a thread, unless it was used since it was found idle: a checkpoint or a pin changes its document.
 
     Returns:
-        The thread; `None` if it stays.
+        The thread; `None` if it was not deleted.
     """
     try:
         return thread if (yield from delete_thread(thread.thread_id, context, seen=thread.seen)) else None

@@ -1,4 +1,4 @@
-"""Threads as a whole: the guard that keeps a deletion and a writer apart, and the deletion."""
+"""Handles threads as a whole: the guard that keeps a deletion and a writer apart, and the deletion."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
 
 _RUNS_PER_PAGE = 5000
-"""Documents whose names and runs are read at once, and nothing else: well within one call's deadline."""
+"""How many documents are read at once, only by name and runs: well within one call's deadline."""
 
 _POLL_SECONDS = 0.25
 
@@ -47,10 +47,10 @@ class Guard:
 
     Attributes:
         name: The document's name.
-        update_time: When it changed last; `None` to demand that it does not exist.
-        is_bare: Whether it lacks, or may lack, what a thread's document says.
+        update_time: When it last changed; `None` to require that it does not exist.
+        is_bare: Whether it lacks, or may lack, a thread's note (`note_thread`).
         has_root: Whether it says that the root namespace has had a checkpoint.
-        beside: Other documents that were asked for, as far as they exist.
+        beside: Those of the other requested documents that exist.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Guard:
 
 
 def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> Flow[Guard]:
-    """The thread's guard, once no deletion is under way; makes the thread's document if it does not exist.
+    """The thread's guard, once no deletion is under way. The thread's document is created if it does not exist.
 
-    Without a document there would be nothing to hold on to: a whole deletion could pass unseen between an upload and
-    its commit.
+    Without a document, a commit would have no precondition. A whole deletion could then pass unnoticed between an
+    upload and its commit.
 
-    Waits for a deletion of the thread. One that has shown no sign of life for `context.timeout` seconds has died: its
-    mark is removed, and if it lives after all, it notices and starts over.
+    This waits for a deletion of the thread. If the deletion's mark does not change for `context.timeout` seconds, the
+    deletion counts as crashed, and its mark is removed. If it is still running, it notices and starts over.
     """
     name = keys.thread_doc(thread_id)
     mark: object = None
@@ -94,7 +94,7 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
         if doc.fields["deleting"] != mark:
             mark, met = doc.fields["deleting"], now
         if now - met > context.timeout:
-            # What the deletion left may be anything: the thread starts anew, with the next checkpoint's note.
+            # The deletion may have left any part of the thread. The next checkpoint's note starts the thread again.
             gone = ("deleting", "active", "root", "copying")
             yield from Commit((Merge(name, {}, remove=gone, update_time=doc.update_time),))
         else:
@@ -109,19 +109,19 @@ def is_being_deleted(thread_id: str) -> Flow[bool]:
 
 
 def note_thread(thread_id: str, now: float, *, has_root: bool) -> dict[str, Any]:
-    """What a thread's document says of it when something is stored: its id and the time.
+    """The fields that a thread's document gets when something is stored: its id and the time.
 
     Args:
         thread_id: The thread.
         now: Seconds since the epoch.
-        has_root: Whether its root namespace has a checkpoint: one that has lost them all must not look new.
+        has_root: Whether its root namespace has a checkpoint. A thread that has lost them all must not look new.
     """
     note: dict[str, Any] = {"thread_id": thread_id, "active": int(now)}
     return note | {"root": True} if has_root else note
 
 
 def note_run(run_id: str, thread_id: str, context: Context) -> Merge:
-    """The write that says that a run wrote to a thread; with digits that are new each time, or it would not move."""
+    """The write that notes that a run wrote to a thread. Its token is new each time, so that the document changes."""
     token = context.new_attempt()[:6]
     return Merge(keys.run_doc(run_id, thread_id), {"run_id": run_id, "thread_id": thread_id, "token": token})
 
@@ -155,12 +155,12 @@ def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
 
 
 def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) -> Flow[bool]:
-    """Delete every document and object of a thread; what others write to it meanwhile may stay, whole.
+    """Delete every document and object of a thread. A checkpoint stored meanwhile may remain, whole.
 
-    First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints go, newest first
-    and each only as last seen, so that none goes while a document that inherits from it can still get a child. All goes
-    only while the mark has held without a break: who uploaded objects can then no longer commit, and who misses a
-    checkpoint sees why.
+    First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints are deleted,
+    newest first, and each only if it is as last seen. So no checkpoint is deleted while a document that inherits from
+    it can still get a child. Everything is deleted only while the mark has held without a break. Then a writer that
+    uploaded objects before can no longer commit, and a reader that misses a checkpoint sees the mark.
 
     Args:
         thread_id: The thread.
@@ -168,10 +168,10 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         seen: Begin only if the thread's document has this update time.
 
     Returns:
-        False if it had not.
+        False if the thread's document has another update time than `seen`, else true.
 
     Raises:
-        ConflictError: Others kept writing to the thread for as long as this call tries.
+        ConflictError: Other writers changed the thread in every try.
         UnsupportedFormatError: The thread has a collection that only a newer version knows. Nothing was deleted.
     """
     thread = keys.thread_doc(thread_id)
@@ -180,13 +180,13 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     runs: set[str] = set()
     for _ in range(MAX_TRIES):
         if mark is None:
-            # As seen: a mark that arrives late, after the deletion, would keep writers waiting for nobody.
+            # The mark has a precondition, because a mark that arrives after the deletion would block writers for nothing.
             docs, ids = yield from Gather((GetDocs((thread,), mask=()), ListCollections(thread)))
             doc = docs.get(thread)
             if seen is not None and (doc is None or doc.update_time != seen):
                 return False
             registry.check(thread_id, ids)
-            # A new mark each time: a write that changes nothing would not move the document's time.
+            # The mark is new each time, because a write that changes nothing would not change the document's time.
             fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
             marked = yield from Commit(
                 (Create(thread, fields) if doc is None else Merge(thread, fields, update_time=doc.update_time),)
@@ -204,35 +204,36 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
             objects += count
         context.noted.drop(thread)
         context.noted.drop(f"{thread}!")
-        # Conditional: whoever wrote to the thread's document since then may have written a checkpoint too.
+        # This has a precondition, because a write to the thread's document may have come with a checkpoint.
         gone = held and mark is not None and (yield from Commit((Delete(thread, update_time=mark),))) is not None
         if not gone:
             doc = (yield from GetDocs((thread,))).get(thread)
-            gone = doc is None  # Another deletion has come to its end.
-            # Two deletions share a mark: each with a mark of its own would break the other's time and again.
+            gone = doc is None  # Another deletion has finished.
+            # Two deletions share a mark. With a mark of its own, each would keep breaking the other's.
             mark = doc.update_time if doc is not None and "deleting" in doc.fields else None
         if gone:
             yield from Emit(ThreadDeleted(thread_id=thread_id, documents=documents, objects=objects))
             return True
     raise ConflictError(
-        f"Thread {thread_id!r} was written to all the time while it was being deleted. Its runs must stop first; "
-        "then call again, which goes on where this call ended."
+        f"Thread {thread_id!r} was not deleted completely, because runs kept writing to it. Stop its runs, and call "
+        "again to continue the deletion."
     )
 
 
 def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[int, bool]]:
-    """Delete all documents that tell of runs, checkpoints in order, and those of the runs, while the mark holds.
+    """Delete all documents that name runs, checkpoints in order, and the runs' own documents, while the mark holds.
 
-    A run's document goes with the last checkpoint that it wrote: should this call crash, `delete_for_runs` finds the
-    others. What a pruner has stripped is none of them: that may lose the run's name while this call works.
+    A run's document is deleted with the last checkpoint that names it. So if this call crashes, `delete_for_runs` finds
+    the other checkpoints. A document that a pruner has stripped does not count, because it may lose the run's name at
+    any time.
 
     Args:
         thread_id: The thread.
         mark: The update time of the thread's document.
-        runs: Runs that earlier tries have seen, and whose documents may be there; those of this one are added.
+        runs: Runs that earlier tries have seen, and whose documents may exist. Those of this try are added.
 
     Returns:
-        Their number, and false after a conflict, to look again.
+        The number of deleted documents, and false after a conflict that requires another look.
     """
     deleted = 0
     while True:
@@ -260,7 +261,7 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
 
 
 def _delete_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[bool]:
-    """Delete the documents of runs whose last checkpoint a pruner has removed, or stripped of the run, meanwhile."""
+    """Delete the documents of runs whose last checkpoint a pruner has meanwhile removed or stripped."""
     names = [keys.run_doc(run, thread_id) for run in sorted(runs)]
     for at in range(0, len(names), limits.COMMIT_WRITES):
         writes = tuple(Delete(name) for name in names[at : at + limits.COMMIT_WRITES])
@@ -292,14 +293,18 @@ def _delete_all(document: str, entry: Collection) -> Flow[int]:
         for doc in docs:
             for nested in entry.below:
                 deleted += yield from _delete_all(doc.name, nested)
-        # Each only as last seen: a call that adds to one of them adds to others too, and goes as a whole or stays so.
+        # Each document has a precondition: a call that adds to one adds to others too, and must go or stay as a whole.
         times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
         deleted += 0 if times is None else len(docs)
     return deleted
 
 
 def _delete_blobs(thread_id: str, mark: int, context: Context) -> Flow[tuple[int, int | None]]:
-    """Delete all objects of a thread; the number, and the mark as it is now, `None` when somebody else changed it."""
+    """Delete all objects of a thread.
+
+    Returns:
+        Their number, and the mark's update time, which is `None` if another writer changed the thread's document.
+    """
     deleted = 0
     while blobs := (yield from list_page(keys.thread_blobs(thread_id))):
         times = yield from Commit(

@@ -1,4 +1,4 @@
-"""Looking at many threads: one that cannot be read, or is busy, does not stop the others."""
+"""Handles many threads: one that cannot be read, or is busy, does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class Tries:
-    """Performs flows one by one, and raises the first error that a thread has caused when all are done."""
+    """Performs flows one by one. When all are done, it raises the first error that a thread has caused."""
 
     def __init__(self) -> None:
         self._first: GCSSaverError | None = None
 
     def of(self, flow: Flow[T], thread_id: str | None = None) -> Flow[T | None]:
-        """What a flow returns; `None` if it meets what cannot be read, or others are in its way.
+        """The result of a flow; `None` if it cannot read something, or ends with a conflict.
 
-        An event reports a flow of one thread.
+        With `thread_id`, an event reports that the thread was skipped.
         """
         try:
             return (yield from flow)

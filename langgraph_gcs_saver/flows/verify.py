@@ -1,4 +1,4 @@
-"""Verifying a thread: what a survey of it finds."""
+"""Verifies a thread: reports the findings of a survey."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from langgraph_gcs_saver.results import Depth, Finding
 
 
 def verify(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Sequence[Finding]]:
-    """What is wrong with a thread; raises as `survey` does."""
+    """The findings of a thread; raises as `survey` does."""
     return (yield from survey(thread_id, depth, loads, context)).findings()

@@ -326,13 +326,13 @@ def changed(**parts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(metadata=metadata(step=7)), "its metadata differ"),
+        (changed(metadata=metadata(step=7)), "its metadata differs"),
         (changed(parent_config=cfg(n=5)), "its parent differs"),
         (changed(checkpoint=checkpoint(10, {"a": 2})), "the value of channel 'a' differs"),
         (changed(checkpoint=checkpoint(10, {"a": 1, "b": 1})), "its versions or other fields differ"),
-        (changed(checkpoint=checkpoint(10, {}, {"a": version(10)})), "fields differ|one side only"),
+        (changed(checkpoint=checkpoint(10, {}, {"a": version(10)})), "fields differ|only one side has"),
         (changed(pending_writes=[]), "there are 2 more pending writes"),
-        (changed(pending_writes=[("task", "a", 2), ("task", "a", 1)]), "come in another order, from number 0 on"),
+        (changed(pending_writes=[("task", "a", 2), ("task", "a", 1)]), "are in another order, from number 0 on"),
     ],
 )
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)

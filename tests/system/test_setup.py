@@ -187,7 +187,7 @@ def test_indexes_that_somebody_chose_are_left(saver: GCSSaver, admin: FirestoreA
     report = saver.setup(platform=True)
     assert admin.called("UpdateField") == [found for found in NAMES if not found.endswith("heir")]
     assert len(admin.fields[name].index_config.indexes) == 1
-    assert "Left with the indexes that somebody chose for them: lg_checkpoints.heir." in report.done
+    assert "Left with the indexes that an administrator chose: lg_checkpoints.heir." in report.done
 
 
 # What these credentials may not do
@@ -240,7 +240,7 @@ def test_the_embedded_store_has_nothing_to_set(tmp_path: Path, call: Callable[..
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
         report = call(saver, platform=True, write_settings=tmp_path / "files")
         assert (report.missing, report.warnings, report.settings) == ((), (), {})
-        assert "The store of objects is no bucket: there are no lifecycle rules to set." in report.done
+        assert "Objects are not stored in a bucket: there are no lifecycle rules to set." in report.done
         assert "The store of documents has no index settings: there are no fields to exempt." in report.done
         documents, blobs = saver._backend.documents, saver._backend.blobs
         for refused in (
@@ -418,7 +418,7 @@ def test_endless_races_are_given_up() -> None:
     report = world.setup()
     assert world.rules == (LOGS,)
     assert world.sets == TRIES
-    assert "Others kept changing" in report.missing[0]
+    assert "Other programs kept changing" in report.missing[0]
 
 
 def test_a_rule_that_deletes_and_came_in_a_race_is_a_warning() -> None:

@@ -477,7 +477,7 @@ def empty(model):
 def test_a_thread_that_has_lost_all_checkpoints(model, falls_back):
     """A thread that has checkpoints never reads as `None`, because its conversation would start over silently."""
     empty(model)
-    with pytest.raises(DamageError, match=r"Thread 't' had checkpoints.*none any more") as caught:
+    with pytest.raises(DamageError, match="thread 't' are missing, and no deletion") as caught:
         model.drive(get(None, make_context(falls_back=falls_back)))
     assert not isinstance(caught.value, CheckpointCorruptError), "there is no checkpoint to name"
     assert model.drive(get(4)) is None
