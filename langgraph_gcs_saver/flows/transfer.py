@@ -1,14 +1,17 @@
-"""Moving a thread to another store: all its documents and objects, byte for byte, without a key.
+"""Transfers a thread to another store: all its documents and objects, byte for byte, without a key.
 
-The stored form is the same in every store, so nothing is decoded on the way. What reads the source is `at(SOURCE, …)`,
-and everything else acts on the target. What is referred to comes before what refers to it: objects,
-pending writes, plain collections, then checkpoints, older ones first, for frames are inherited from parents only. Each
-commit carries the target's own document as its guard, as a copy within a store does. A transfer that crashes leaves its
-claim there, and one from the same source continues. By the rule of copies it overwrites only what the same call wrote.
+The stored form is the same in every store, so nothing is decoded on the way. Effects on the source are wrapped in
+`at(SOURCE, …)`, and all others act on the target. Data is transferred before the documents that refer to it: objects,
+pending writes, plain collections, then checkpoints. Older checkpoints come first, because frames are inherited from
+parents only.
 
-The source may be written to meanwhile: what is carried over is what one query showed. Objects are read before the
-documents that refer to them, and they go after these; so when a document is still as the query showed it, its objects
-were there. Otherwise everything is looked at anew, and what is there already stays.
+Each commit carries the target's own document as its guard, as a copy within a store does. A transfer that crashes
+leaves its claim in that document, and a new transfer from the same source continues it. Like a copy, a transfer
+overwrites only what the same call wrote.
+
+Writers may change the source meanwhile. The transfer takes the documents that one query showed. It reads objects before
+the documents that refer to them, and a deletion deletes objects after their documents. So if a document is still as
+the query showed it, its objects existed. Otherwise the transfer starts over, and keeps what the target already has.
 """
 
 from __future__ import annotations
@@ -69,36 +72,36 @@ T = TypeVar("T")
 
 SOURCE = "source"
 TARGET = "target"
-"""The two stores of a transfer; the target is its home."""
+"""The two stores of a transfer. Effects act on the target unless they are wrapped."""
 
 _SHOWN = ("ns", "format", "digest")
-"""What changes with a checkpoint's content, and goes when it is stripped."""
+"""Fields that change with a checkpoint's content, and are removed when it is stripped."""
 
 _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
-"""What others write to a checkpoint that stays as it is; carried over as the query showed it."""
+"""Fields that may change while a checkpoint's content stays; they are transferred as the query showed them."""
 
 _FIXED = (*_SHOWN, "pin")
-"""What a listing has of a checkpoint that no later call overwrites."""
+"""The listed fields of a checkpoint that no later call overwrites."""
 
 _OWN = ("deleting", "copying", "claim", "bucket")
-"""What a thread's document says of its own store only."""
+"""Fields of a thread's document that concern its own store only."""
 
 _BLOBS = 32
 _BLOB_BYTES = 64 << 20
-"""Objects, and bytes of them, in memory at the same time; a larger one goes alone."""
+"""The maximum number and size of objects in memory at the same time. A larger object is transferred alone."""
 
 Progress = Callable[[int], object] | None
-"""Called with a number of documents and objects that were carried over, or compared."""
+"""Called with the number of documents and objects that were just transferred or compared."""
 
 
 @dataclass(slots=True)
 class Listing:
-    """What a source has of a thread.
+    """A thread as the source has it.
 
     Attributes:
         thread_id: The thread.
         thread: Its own document.
-        checkpoints: Documents of checkpoints as one query showed them, without manifests and frames, oldest first.
+        checkpoints: Documents of checkpoints as one query showed them, oldest first, without manifests and frames.
         writes: Documents of pending writes without their fields, in levels.
         others: Documents of plain collections, without their fields.
         blobs: Objects, by name.
@@ -113,17 +116,17 @@ class Listing:
 
     @property
     def docs(self) -> list[Doc]:
-        """All documents but the thread's own and those of its runs, in the order in which they are carried over."""
+        """All documents except the thread's own and those of its runs, in the order of their transfer."""
         return [*(doc for level in self.writes for doc in level), *self.others, *self.checkpoints]
 
     @property
     def claim(self) -> str:
-        """Digits that tell the thread, as long as it lives in its store, from all others."""
+        """Digits that distinguish the thread from all others, until it is deleted from its store."""
         first = self.docs[0].create_time if self.thread is None else self.thread.create_time
         return hashlib.sha256(f"{self.thread_id} {first}".encode()).hexdigest()[:16]
 
     def plan(self) -> Transfer:
-        """What there is to move."""
+        """What there is to transfer."""
         aside = sum(f"/{keys.ASIDE}/" in doc.name for doc in self.others)
         return Transfer(
             thread_id=self.thread_id,
@@ -137,11 +140,11 @@ class Listing:
 
 
 def look(thread_id: str) -> Flow[Listing]:
-    """List what the source has of a thread: documents first, for what they refer to is older.
+    """List a thread in the source: documents first, because the objects that they refer to are older.
 
     Raises:
-        ConflictError: The thread is being deleted, or was deleted or begun anew all the time.
-        InvalidInputError: A copy or a transfer to it has not come to its end.
+        ConflictError: The thread is being deleted, or was deleted or recreated in every try.
+        InvalidInputError: A copy or a transfer to it is unfinished.
         UnsupportedFormatError: The thread has a collection that only a newer version knows.
     """
     thread = yield from _read_thread(thread_id)
@@ -149,12 +152,12 @@ def look(thread_id: str) -> Flow[Listing]:
         docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS))
         writes = yield from QueryDocs(keys.writes(thread_id), mask=())
         others = yield from list_docs(keys.thread_doc(thread_id), _is_plain)
-        # A deletion or a copy that began before the queries has left them a part of the thread, and its mark.
+        # If a deletion or a copy began before the queries, they show only a part of the thread. Its mark shows too.
         before, thread = thread, (yield from _read_thread(thread_id))
         if _identity(before) == _identity(thread):
             break
     else:
-        raise ConflictError(f"Thread {thread_id!r} was deleted or begun anew all the time. Call again.")
+        raise ConflictError(f"Thread {thread_id!r} was deleted or recreated {MAX_TRIES} times in a row. Call again.")
     found = Listing(thread_id, thread, docs[::-1], in_levels(writes), [doc for _, doc in others])
     after: str | None = None
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after, checksums=True)):
@@ -177,21 +180,21 @@ def _read_thread(thread_id: str) -> Flow[Doc | None]:
     registry.check(thread_id, ids)
     thread: Doc | None = docs.get(name)
     if thread is not None and "deleting" in thread.fields:
-        raise ConflictError(f"Thread {thread_id!r} is being deleted from the store that it is to be read from.")
+        raise ConflictError(f"Thread {thread_id!r} is being deleted from the source.")
     if thread is not None and "copying" in thread.fields:
         raise InvalidInputError(
-            f"Thread {thread_id!r} is a copy that has not come to its end: call again what makes it, and then this."
+            f"Thread {thread_id!r} is an unfinished copy. Finish it by repeating the call that makes it, and call again."
         )
     return thread
 
 
 def _identity(thread: Doc | None) -> object:
-    """What changes in a thread's document when the thread is not any more what it was, or has got or lost its root."""
+    """Parts of a thread's document that change when the thread is replaced, or gets or loses its root."""
     return None if thread is None else (thread.create_time, thread.fields.get("root"), thread.fields.get("claim"))
 
 
 def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
-    """Some documents of a listing, whole; `None` if one is not any more as it was listed."""
+    """Some documents of a listing, whole; `None` if one has changed since it was listed."""
     docs = yield from GetDocs(tuple(doc.name for doc in page))
     found: list[Doc] = []
     for listed in page:
@@ -212,9 +215,9 @@ def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
 
 
 def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
-    """The documents of the runs that some checkpoints tell of, as far as the source has them.
+    """The documents of the runs that some checkpoints name, as far as the source has them.
 
-    They go with or after the checkpoints, so they are read before these.
+    They are deleted with or after the checkpoints, so they are read before them.
     """
     docs = [doc for doc in page if f"/{keys.CHECKPOINTS}/" in doc.name]
     names = sorted({keys.run_doc(run, thread_id) for doc in docs for run in runs_of(doc)})
@@ -222,13 +225,13 @@ def read_runs(thread_id: str, page: Iterable[Doc]) -> Flow[list[Doc]]:
 
 
 def pages(docs: Sequence[T], size: int = CHECKPOINTS_PER_PAGE) -> Iterator[Sequence[T]]:
-    """Some documents at a time."""
+    """The documents in pages."""
     for start in range(0, len(docs), size):
         yield docs[start : start + size]
 
 
 def blob_pages(blobs: Iterable[BlobInfo]) -> Iterator[list[BlobInfo]]:
-    """Some objects at a time, that memory holds."""
+    """The objects in pages that fit into memory."""
     return in_batches(blobs, lambda blob: blob.size, most=_BLOBS, most_bytes=_BLOB_BYTES)
 
 
@@ -259,14 +262,14 @@ def transfer(
     loads: Loads,
     context: Context,
 ) -> Flow[Transfer]:
-    """Move everything of a thread as it is now to another store, in which it is empty; nothing, if there is nothing.
+    """Copy a whole thread as it is now to another store, in which it must be empty. An empty thread changes nothing.
 
-    At the end all that was carried over is read from the target again and compared, and then decoded, if it can be.
+    At the end all transferred data is read from the target and compared, and then decoded, if that is possible.
 
     Raises:
         InvalidInputError: The target is neither empty nor a part of the source as it is now.
-        CheckpointVerificationError: The target gives back something else than was carried over.
-        ConflictError: The source was replaced, or the target written to or deleted, all the time.
+        CheckpointVerificationError: The target returns something else than was transferred.
+        ConflictError: In every try, the source was replaced, or the target was changed or deleted.
     """
     written: dict[str, int] = {}
     for _ in range(MAX_TRIES):
@@ -277,7 +280,7 @@ def transfer(
             return plan
         if not plan:
             return plan
-        move = _Move(found, progress, written, context)
+        move = _Transfer(found, progress, written, context)
         if (yield from move.flow()):
             plan = replace(plan, present=move.present)
             try:
@@ -286,19 +289,19 @@ def transfer(
                 return replace(plan, undecoded=str(error))
             return replace(plan, findings=tuple(findings))
     raise ConflictError(
-        f"Thread {thread_id!r} was not moved to the end: it was replaced or pruned where it comes from, or written to "
-        f"or deleted where it goes, {MAX_TRIES} times in a row. Call again when its runs have ended."
+        f"The transfer of thread {thread_id!r} is unfinished: the thread was replaced or pruned in the source, or "
+        f"written to or deleted in the target, {MAX_TRIES} times in a row. Call again when its runs have ended."
     )
 
 
 @record(frozen=True, slots=True)
 class _Page:
-    """Documents to carry over.
+    """Documents to transfer.
 
     Attributes:
-        docs: What the source has.
-        there: What the target has of them, by name.
-        runs: Names of the documents of their runs that the source has.
+        docs: The source's documents.
+        there: Those that the target has, by name.
+        runs: Names of their runs' documents that the source has.
     """
 
     docs: list[Doc]
@@ -306,18 +309,18 @@ class _Page:
     runs: set[str]
 
 
-class _Move:
+class _Transfer:
     """One try at a transfer.
 
     Attributes:
-        written: Documents of the target that this call, in all its tries, has written, and when they changed by that.
-        time: When the target's document changed last.
-        times: When documents in the target changed last, as this try has left or accepted them.
-        is_resumed: Whether an earlier try may have moved something.
-        is_whole: Whether an earlier call came to its end: then nothing is written.
-        present: Documents and objects that were there.
-        documents: Digests of what was carried over, by name.
-        hashes: Those of objects.
+        written: Documents of the target that all tries of this call have written, and when those writes changed them.
+        time: When the thread's document in the target last changed.
+        times: When other documents in the target last changed, as this try has left or accepted them.
+        is_resumed: Whether an earlier try may have transferred something.
+        is_whole: Whether an earlier call has finished the transfer. Then nothing is written.
+        present: The number of documents and objects that the target already had.
+        documents: Digests of transferred documents, by name.
+        hashes: Digests of transferred objects, by name.
     """
 
     def __init__(self, found: Listing, progress: Progress, written: dict[str, int], context: Context) -> None:
@@ -335,14 +338,14 @@ class _Move:
         self.hashes: dict[str, str] = {}
 
     def flow(self) -> Flow[bool]:
-        """Move everything; false when the source was changed meanwhile, or the target moved."""
+        """Transfer everything; false if the source or the target was changed meanwhile."""
         if not (yield from self._begin()):
             return False
         prefix = keys.thread_blobs(self.found.thread_id)
         there = (yield from list_all(prefix, checksums=True)) if self.is_resumed else {}
         read_blobs = partial(self._read_blobs, there)
         yield from in_turn(blob_pages(self.found.blobs.values()), read_blobs, self._write_blobs, fit=_fit)
-        # Of one task's pending writes the first counts: each level is committed before the next.
+        # The first of a task's pending writes wins, so each level is committed before the next.
         levels = (page for level in self.found.writes for page in pages(level, limits.COMMIT_WRITES))
         rest = pages([*self.found.others, *self.found.checkpoints])
         if not (yield from in_turn(chain(levels, rest), self._read_docs, self._write_docs)):
@@ -351,7 +354,7 @@ class _Move:
         return (yield from self._end())
 
     def _begin(self) -> Flow[bool]:
-        """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
+        """Claim the target. It must be empty, unless an earlier call has claimed it for the same source."""
         thread_id = self.found.thread_id
         held = yield from guard(thread_id, self.context)
         (thread, ids), blobs = yield from together(
@@ -377,9 +380,9 @@ class _Move:
         return (yield from self._commit([], {"copying": thread_id, "claim": self.found.claim}))
 
     def _check_part(self) -> Flow[None]:
-        """Raise for anything in the target that this call has not written, and that is no part of what the source has.
+        """Raise if the target has anything that this call has not written, and that is not a part of the source.
 
-        Only frames of checkpoints are not compared yet: that takes place when it is their turn.
+        Frames of checkpoints are compared later, when it is their turn.
         """
         known = {doc.name: doc for doc in self.found.docs}
         checkpoints = {doc.name for doc in self.found.checkpoints}
@@ -401,30 +404,30 @@ class _Move:
                 self._check_kept(theirs[name], there[name])
 
     def _check_kept(self, doc: Doc, copied: Doc) -> None:
-        """Raise if a document of the target has a field otherwise than the source, and this call has not written it."""
+        """Raise if a field of a target's document differs from the source, and this call has not written it."""
         kept = copied.fields.keys() - (set(_HINTS) - set(_FIXED) | {"frames"})
         if not self._is_ours(copied) and any(copied.fields[key] != doc.fields.get(key) for key in kept):
             raise self._has_other(doc.name)
 
     def _docs(self, mask: tuple[str, ...]) -> Flow[list[Doc]]:
-        """All documents of the target but its own and those of its runs."""
+        """All documents of the thread in the target, except its own and those of its runs."""
         return [doc for _, doc in (yield from list_docs(self.thread, _is_moved, mask=mask))]
 
     def _is_ours(self, doc: Doc) -> bool:
-        """Whether a document of the target is as this call has written it."""
+        """Whether a document of the target is unchanged since this call wrote it."""
         return self.written.get(doc.name) == doc.update_time
 
     def _has_other(self, name: str) -> InvalidInputError:
         thread_id = self.found.thread_id
         return InvalidInputError(
-            f"Thread {thread_id!r} is marked, where it is to go, as a part of a transfer, but holds {name!r}, which it "
-            "does not have where it comes from, or not any more, or has with other content. Nothing that it held where "
-            "it is to go was overwritten. Delete it there first."
+            f"Thread {thread_id!r} is marked in the target as a part of a transfer, but contains {name!r}. The source "
+            "does not have this document, or has it with other content. Nothing in the target was overwritten. Delete "
+            "the thread in the target first."
         )
 
     def _not_empty(self) -> InvalidInputError:
         return InvalidInputError(
-            f"Thread {self.found.thread_id!r} is not empty where it is to go: delete it there first. Nothing was moved."
+            f"Thread {self.found.thread_id!r} is not empty in the target: delete it there first. Nothing was moved."
         )
 
     def _commit(self, writes: Sequence[Write], fields: Mapping[str, Any] | None = None) -> Flow[bool]:
@@ -438,13 +441,17 @@ class _Move:
         return True
 
     def _is_below(self, name: str) -> bool:
-        """Whether a document is one of the thread's, not the note of a run."""
+        """Whether a document is below the thread's document, and not a run's."""
         return name.startswith(f"{self.thread}/")
 
     # Objects
 
     def _read_blobs(self, there: Mapping[str, BlobInfo], page: Sequence[BlobInfo]) -> Flow[list[PutBlob]]:
-        """Read objects of the source, and hash there what the target has; returns the uploads of the others."""
+        """Read objects of the source that the target lacks, and have the source hash the others.
+
+        Returns:
+            The uploads.
+        """
         present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
         missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
         hashes, datas = yield from together(
@@ -467,7 +474,7 @@ class _Move:
     # Documents
 
     def _read_docs(self, page: Sequence[Doc]) -> Flow[_Page | None]:
-        """Read documents of the source, whole, and what the target has of them; `None` if the source has changed."""
+        """Read whole documents of the source, and those that the target has; `None` if the source has changed."""
         runs = yield from at(SOURCE, read_runs(self.found.thread_id, page))
         names = tuple(doc.name for doc in page) if self.is_resumed else ()
         docs, there = yield from together(at(SOURCE, read_page(page)), _docs(names))
@@ -491,9 +498,9 @@ class _Move:
                 writes.append(self._again(doc, copied))
         if writes and self.is_whole:
             raise self._not_empty()
-        told = {doc.name: sorted(runs_of(doc)) for doc in read.docs if f"/{keys.CHECKPOINTS}/" in doc.name}
+        runs = {doc.name: sorted(runs_of(doc)) for doc in read.docs if f"/{keys.CHECKPOINTS}/" in doc.name}
         for batch in batches(writes):
-            ids = {run for write in batch for run in told.get(write.name, ())}
+            ids = {run for write in batch for run in runs.get(write.name, ())}
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
             if not (yield from self._commit([*(note for note in notes if note.name in read.runs), *batch])):
                 return False
@@ -501,10 +508,10 @@ class _Move:
         return True
 
     def _again(self, doc: Doc, copied: Doc) -> Merge:
-        """The write that makes a document anew, which has changed in the source since it was carried over."""
+        """The write that updates a document that has changed in the source since its transfer."""
         self._check_kept(doc, copied)
         if not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
-            # Others that were carried over before may build on the frames that are there.
+            # Checkpoints that were transferred before may build on the frames in the target.
             raise self._has_other(doc.name)
         gone = tuple(sorted(copied.fields.keys() - doc.fields.keys()))
         return Merge(doc.name, doc.fields, remove=gone, update_time=copied.update_time)
@@ -512,7 +519,7 @@ class _Move:
     # The end
 
     def _compare_docs(self) -> Flow[None]:
-        """Read all documents from the target again."""
+        """Read all documents from the target, and compare them."""
         for names in pages(list(self.documents)):
             docs = yield from GetDocs(tuple(names))
             for name in names:
@@ -521,7 +528,7 @@ class _Move:
             yield from _count(self.progress, len(names))
 
     def _compare_blobs(self) -> Flow[None]:
-        """Have the target hash all objects again."""
+        """Have the target hash all objects, and compare the hashes."""
         for blobs in blob_pages(blob for name, blob in self.found.blobs.items() if name in self.hashes):
             hashes = yield from Gather(tuple(HashBlob(blob.name) for blob in blobs))
             for blob, sha256 in zip(blobs, hashes, strict=True):
@@ -531,16 +538,16 @@ class _Move:
 
     def _differs(self, name: str) -> CheckpointVerificationError:
         return CheckpointVerificationError(
-            f"{name!r} reads differently than it was carried over: the store changed it, or somebody else did, who "
-            f"must not write to thread {self.found.thread_id!r} before it is there. Delete it where it goes, and "
-            "call again."
+            f"{name!r} reads differently from what was transferred: the target store, or another writer, changed it. "
+            f"Nothing may write to thread {self.found.thread_id!r} before its transfer is finished. Delete the thread "
+            "in the target, and call again."
         )
 
     def _end(self) -> Flow[bool]:
         if {doc.name: doc.update_time for doc in (yield from self._docs(()))} != self.times:
             if self.is_whole:
-                raise self._not_empty()  # It has more: used since, or anyone's with a forged claim.
-            return False  # Written to since: the next try will see.
+                raise self._not_empty()  # The thread was used since its transfer, or its claim is forged.
+            return False  # Another writer changed the thread. The next try decides.
         if self.is_whole:
             return True
         kept: Fields = {} if self.found.thread is None else self.found.thread.fields
@@ -554,10 +561,10 @@ class _Move:
 
 
 def _is_carried(data: bytes | None) -> TypeGuard[bytes]:
-    """Whether an object goes along.
+    """Whether an object is transferred.
 
-    One that is gone by now was referred to by none of the documents that are carried over. What is no frame is no
-    object of a store, but may be a file that a hard link has put in the place of one.
+    An object that no longer exists is not referred to by the transferred documents. Data that is not a frame is not a
+    store's object. It may be a foreign file that a hard link has put in the place of an object.
     """
     return data is not None and begins_like_a_frame(data)
 
@@ -589,13 +596,13 @@ def _hashes(uploads: Iterable[PutBlob]) -> dict[str, str]:
 
 @record(frozen=True, slots=True, kw_only=True)
 class ArchiveWriter:
-    """What writes an archive.
+    """The functions that write an archive.
 
     Attributes:
-        begin: Begins a file for a thread; again, it drops what was written.
+        begin: Begins a file for a thread. If it is called again, it drops what was written.
         add_blob: Adds an object.
         add_doc: Adds a document.
-        finish: Gives the file its name, once all of it was read again and compared.
+        finish: Reads the whole file back, compares it, and gives it its name.
     """
 
     begin: Callable[[str], object]
@@ -605,10 +612,10 @@ class ArchiveWriter:
 
 
 def export(thread_id: str, archive: ArchiveWriter, progress: Progress = None) -> Flow[Transfer]:
-    """Write everything of a thread as it is now to an archive; nothing, if there is nothing.
+    """Write a whole thread as it is now to an archive. An empty thread makes no archive.
 
     Raises:
-        ConflictError: The thread was replaced or pruned all the time.
+        ConflictError: The thread was replaced or pruned in every try.
     """
     for _ in range(MAX_TRIES):
         found = yield from look(thread_id)
@@ -620,8 +627,8 @@ def export(thread_id: str, archive: ArchiveWriter, progress: Progress = None) ->
             yield from Compute(archive.finish, size=plan.bytes)
             return plan
     raise ConflictError(
-        f"Thread {thread_id!r} was not exported to the end: it was replaced or pruned {MAX_TRIES} times in a row. "
-        "Call again when its runs have ended."
+        f"The export of thread {thread_id!r} is unfinished: the thread was replaced or pruned {MAX_TRIES} times in a "
+        "row. Call again when its runs have ended."
     )
 
 

@@ -266,6 +266,6 @@ def test_what_was_planted_beside_all_that_a_transfer_moves(store_uri, tmp_path, 
         plant(raw, target)
         raw.set_document(keys.thread_doc("copy"), ended)
         before = raw.snapshot()
-        with pytest.raises(InvalidInputError, match="not empty where it is to go"):
+        with pytest.raises(InvalidInputError, match="not empty in the target"):
             source.admin.transfer_thread("copy", target)
         assert raw.snapshot() == before
