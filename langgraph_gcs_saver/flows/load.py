@@ -255,7 +255,7 @@ def list_page(
         loads: Deserializes a value.
         context: Options and caches.
     """
-    # If the service can filter by every wanted key, most results match. Otherwise few may match.
+    # If the service can filter by every key of the search, most results match. Otherwise few may match.
     narrow = search.thread_id is not None and len(_where(search, context)) == len(search.wanted or ())
     size = CHECKPOINTS_PER_PAGE if limit is None or not narrow else max(1, min(CHECKPOINTS_PER_PAGE, limit))
     docs = yield from _query_page(search, after, size, context)

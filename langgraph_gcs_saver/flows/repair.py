@@ -1,9 +1,9 @@
-"""Repair: values found elsewhere are stored again for who lost them; what cannot be had again is set aside.
+"""Repairs a thread: lost values that are found elsewhere are stored again, and other damage is quarantined.
 
-A value that comes back is proven: its digest is the one that was stored. Where it comes from does not matter then, so
-candidates are made freely: the same value elsewhere, a pending write, the first items of a longer list, a shorter list
-and the writes that followed it. A DeltaChannel's snapshot needs the same proof. LangGraph could rebuild it from the
-snapshot before and the writes since, but nothing says whether those writes are all there.
+A digest proves that a recovered value is the one that was stored. Its origin then does not matter, so there are many
+kinds of candidates: the same value elsewhere, a pending write, the first items of a longer list, or a shorter list and
+the writes that followed it. A DeltaChannel's snapshot needs the same proof. LangGraph could rebuild it from the
+snapshot before and the writes since, but it could not see whether some of those writes are missing.
 """
 
 from __future__ import annotations
@@ -51,34 +51,37 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Action, RepairPlan, RepairStep
 
 Dumps = Callable[[Any], Serialized]
-"""Serialize a value."""
+"""Serializes a value."""
 
 PASSES = 16
-"""A damaged frame can hide another one that builds on it; and others may write meanwhile."""
+"""The maximum number of passes.
+
+One may not be enough: a damaged frame can hide another one that builds on it, and writers may change the thread.
+"""
 
 _DOCS_PER_PAGE = 100
-"""Documents read at once."""
+"""How many documents are read at once."""
 
 _NEIGHBORS = 3
-"""Later versions of a value that are looked into, and earlier ones."""
+"""How many later versions of a value are searched for its beginning."""
 
 _CACHE_BYTES = 64 << 20
 
 _WRITE_BYTES = 500
-"""Memory that a pending write takes beside its value."""
+"""The memory that a pending write takes in addition to its value."""
 
 _FROM_BEFORE = "the cipher protects nothing of the thread: open the saver with accept_clear=True, or delete the thread"
 
 _EMPTY: tuple[Any, ...] = ([], {})
-"""What DeltaChannels begin with."""
+"""The values that DeltaChannels begin with."""
 
 _Make = Callable[[Any, Dumps], Iterator[Any]]
-"""Candidates that are made of a value; the function serializes one, for its size."""
+"""Makes candidates from a value. It can serialize one to learn its size."""
 
 
 @dataclass(slots=True)
 class _Plan:
-    """Steps, and what is needed to take them."""
+    """The steps of a repair, and the data that they need."""
 
     found: Survey
     steps: list[RepairStep] = field(default_factory=list)
@@ -91,7 +94,7 @@ class _Plan:
         return RepairPlan(thread_id=self.found.thread_id, findings=findings, steps=tuple(self.steps), clear=clear)
 
     def rewrites(self, name: str) -> bool:
-        """Whether a checkpoint stays, and its manifest will refer to a value that is stored again."""
+        """Whether a checkpoint stays, and its manifest will refer to a recovered value."""
         known = self.found.entries[name].manifest
         return name not in self.aside and any(
             step.place in self.recovered for channel in known.channels for step in known.steps(channel)
@@ -103,14 +106,14 @@ class _Plan:
 
 
 def repair(thread_id: str, *, dry_run: bool, loads: Loads, dumps: Dumps, context: Context) -> Flow[RepairPlan]:
-    """Plan, and do what the plan says, until nothing is left to do.
+    """Plan a repair and carry it out, until nothing is left to do.
 
     Returns:
-        All that was found and done; of a dry run, what would be.
+        All findings and steps; for a dry run, the steps of the first plan.
 
     Raises:
-        CheckpointVerificationError: What was written anew reads differently.
-        ConflictError: Others kept writing what had to be changed.
+        CheckpointVerificationError: A repaired value reads back differently.
+        ConflictError: Other writers kept changing the thread.
     """
     first: RepairPlan | None = None
     steps: dict[RepairStep, None] = {}
@@ -127,8 +130,8 @@ def repair(thread_id: str, *, dry_run: bool, loads: Loads, dumps: Dumps, context
         yield from report_encrypting(thread_id, shown.clear)
         yield from _carry_out(plan, context)
     raise ConflictError(
-        f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair: is somebody writing to it? Stop its "
-        "runs and call again."
+        f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair, perhaps because runs write to it. "
+        "Stop its runs and call again."
     )
 
 
@@ -158,7 +161,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     renewed = {(found.entries[found.broken[p].users[-1]].manifest.ns, found.broken[p].channel) for p in plan.recovered}
     for name, entry in found.entries.items():
         lost = {c: b for c, b in found.damaged_channels(name).items() if b.step.place not in plan.recovered}
-        # What comes back in this pass may be what the others are made of: the next one tells.
+        # Other values may be made of those recovered in this pass. The next pass shows that.
         if lost and not any((entry.manifest.ns, channel) in renewed for channel in lost):
             channel, broken = next(iter(lost.items()))
             plan.aside[name] = broken.reason
@@ -190,30 +193,30 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         for name, run in found.runs.items()
     ]
     if found.thread is None and found.order:
-        plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is gone"))
+        plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
     for name, heir in found.lost.items():
         if name not in plan.aside:
-            plan.steps.append(_step(found, name, action="forget", reason=f"its child {heir!r} is gone for good"))
+            plan.steps.append(_step(found, name, action="forget", reason=f"its child {heir!r} cannot be recovered"))
     for name in found.severed:
         plan.steps.append(_step(found, name, action="leave", reason=f"{LOST_ANCESTOR}: restore it"))
     if found.emptied:
-        reason = "all checkpoints of the root namespace are gone: restore them, or call delete_thread"
+        reason = "all checkpoints of the root namespace are missing: restore them, or call delete_thread"
         plan.steps.append(RepairStep(action="leave", name=keys.thread_doc(found.thread_id), reason=reason))
     return plan
 
 
 def _is_from_before(found: Survey, damage: DamagedError) -> bool:
-    """Whether something is in clear in a thread of which nothing is encrypted.
+    """Whether the damage is data in clear in a thread that has no encrypted data.
 
-    The saver lacks `accept_clear` then, or should have no cipher: a whole thread is not set aside for that.
+    Then the saver lacks `accept_clear`, or should have no cipher. A whole thread is not quarantined for that.
     """
     return damage.clear and not found.entries and found.writes.keys() <= found.damaged_writes.keys()
 
 
 def _plan_writes(plan: _Plan, deltas: Mapping[str, set[str]], gaps: set[str]) -> None:
-    """Damaged pending writes are set aside, and their tasks run again, unless later values may be made of them.
+    """Quarantine damaged pending writes, whose tasks then run again, unless later values may be made of them.
 
-    Behind a gap it is unknown which checkpoints a later one descends from, and what is missing may be restored.
+    If an ancestor is missing, the ancestors before it are unknown. The missing one may be restored from a backup.
     """
     found = plan.found
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
@@ -252,9 +255,10 @@ def _step(
 
 
 def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> tuple[list[str], set[str]]:
-    """Documents that are to be set aside, and that DeltaChannels of checkpoints which stay are made of.
+    """Find the documents planned for quarantine that DeltaChannels of remaining checkpoints are made of.
 
-    And the encoded namespaces in which such a DeltaChannel is made of a checkpoint that is gone or cannot be read.
+    Returns:
+        Their names, and the encoded namespaces with a DeltaChannel that is made of a missing or unreadable checkpoint.
     """
     entries = plan.found.entries
     needed: dict[str, None] = {}
@@ -282,13 +286,13 @@ def _needed(plan: _Plan, deltas: Mapping[str, set[str]]) -> tuple[list[str], set
 
 
 def _parent(found: Survey, name: str) -> str | None:
-    """Name of the document of a checkpoint's parent."""
+    """The name of the document of a checkpoint's parent; `None` without a parent."""
     known = found.entries[name].manifest
     return None if known.parent_id is None else keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id)
 
 
 class _Search:
-    """Looks for values that are lost where they should be."""
+    """Looks for lost values in other places."""
 
     def __init__(
         self, found: Survey, deltas: Mapping[str, set[str]], loads: Loads, dumps: Dumps, context: Context
@@ -299,17 +303,17 @@ class _Search:
         self._dumps = dumps
         self._context = context
         self._names: dict[str, dict[str, list[str]]] = {}
-        """Documents of pending writes that can be read, by encoded namespace and checkpoint."""
+        """Readable documents of pending writes, by encoded namespace and checkpoint."""
         self._pending: ByteCache[tuple[str, str], list[PendingWrite]] = ByteCache(_CACHE_BYTES)
         self._digests: dict[str, dict[_Key, list[_Written]]] = {}
         self._whole: dict[str, dict[str, ChannelRef]] = {}
-        """The channels of each checkpoint whose values can be read."""
+        """The readable channels of each checkpoint."""
         self._values: dict[_Key, list[tuple[str, str]]] = {}
-        """Checkpoints and channels by what tells their values apart: no search goes through all of them."""
+        """Checkpoints and channels by the keys of their values, so that no search goes through all of them."""
         self._versions: dict[str, list[str]] = {}
         """Checkpoints of each namespace, newest first."""
         self._having: dict[tuple[str, str], list[int]] = {}
-        """Where among these a channel of a namespace can be read."""
+        """The positions in that list at which a channel of a namespace is readable."""
         for name, entry in found.entries.items():
             damaged = found.damaged_channels(name)
             refs = entry.manifest.channels.items()
@@ -331,15 +335,15 @@ class _Search:
     def find(self, broken: Broken) -> Flow[tuple[bytes | None, str]]:
         """The value that a broken frame should give, and where it was found."""
         wanted = _Wanted.of(broken, self._found)
-        told = _key_of(wanted.size, wanted.digest)
-        for name, channel in self._values.get(told, ()):
+        key = _key_of(wanted.size, wanted.digest)
+        for name, channel in self._values.get(key, ()):
             if self._whole[name][channel].sha256.startswith(wanted.digest):
                 value = yield from self._value(name, channel)
                 if value is not None and wanted.is_met_by(value):
                     return value, f"checkpoint {keys.checkpoint_id_of(name)}"
         owner = self._found.entries[broken.users[-1]]
         ns, channel = owner.manifest.ns, broken.channel
-        for checkpoint_id, written, digest in (yield from self._digests_of(ns)).get(told, ()):
+        for checkpoint_id, written, digest in (yield from self._digests_of(ns)).get(key, ()):
             if written == channel and digest.startswith(wanted.digest):
                 for write in (yield from self.writes_of(ns, checkpoint_id)):
                     if write.channel == channel and wanted.is_met_by(write.value.data):
@@ -369,8 +373,8 @@ class _Search:
     def _before(self, broken: Broken) -> tuple[Sequence[str], bool]:
         """The ancestors whose writes made a value, nearest first, and whether the last one has the value before them.
 
-        Of a DeltaChannel it may be far back, and there is none before the channel's first version. Others have it at
-        the parent. There are no ancestors if something is in the way.
+        A DeltaChannel may have that value far back, or no value before its first version. Other channels have it at
+        the parent. If an ancestor or the value cannot be read, the result has no ancestors.
         """
         entries, channel = self._found.entries, broken.channel
         ns = entries[broken.users[-1]].manifest.ns
@@ -397,26 +401,26 @@ class _Search:
         try:
             return (yield from Compute(partial(sources.plain, known, channel), size=known.size))
         except DamagedError:
-            return None  # It has been damaged, or deleted, since the survey.
+            return None  # It was damaged or deleted since the survey.
 
     def _serialized(self, name: str, channel: str) -> Flow[Sequence[Serialized]]:
-        """A checkpoint's value; none if it cannot be had any more."""
+        """A checkpoint's value; empty if it can no longer be read."""
         data = yield from self._value(name, channel)
         return () if data is None else (Serialized(self._found.entries[name].manifest.channels[channel].type, data),)
 
     def _derive(self, values: Sequence[Serialized], make: _Make, more: int = 0) -> Flow[list[bytes]]:
-        """Serialized values that can be made of others, and of so many bytes more."""
+        """Serialized candidates made from `values`, and from `more` other bytes."""
         size = 10 * (more + sum(len(value.data) for value in values))
         return (yield from Compute(partial(self._made, values, make), size=size))
 
     def _made(self, values: Sequence[Serialized], make: _Make) -> list[bytes]:
         made: list[bytes] = []
         for value in values:
-            with suppress(SerializationError):  # Nothing can be made of what this serializer does not read.
+            with suppress(SerializationError):  # A value that this serializer cannot read gives no candidates.
                 plain, wrap = _unwrapped(self._loads(value))
                 dumps = partial(self._dump, wrap)
                 for candidate in make(plain, dumps):
-                    # A reducer may have made of it what this serializer never reads, such as messages of texts.
+                    # A reducer may make values that this serializer cannot handle, such as messages from texts.
                     with suppress(SerializationError, TypeError):
                         made.append(dumps(candidate).data)
         return made
@@ -428,11 +432,11 @@ class _Search:
         return _reductions([self._loads(update) for update in updates], value)
 
     def written(self, ns: str) -> list[str]:
-        """The checkpoints of a namespace that have pending writes which can be read."""
+        """The checkpoints of a namespace that have readable pending writes."""
         return list(self._names.get(keys.enc(ns), ()))
 
     def writes_of(self, ns: str, checkpoint_id: str) -> Flow[list[PendingWrite]]:
-        """The pending writes of a checkpoint. Only some are kept: a thread's together may be more than memory holds."""
+        """The pending writes of a checkpoint. Only some are kept, because all of a thread's may not fit into memory."""
         kept = self._pending.get((ns, checkpoint_id))
         if kept is not None:
             return kept
@@ -449,23 +453,23 @@ class _Search:
         try:
             return (yield from read_writes((checkpoint_id,), docs, self._context.codec))[checkpoint_id]
         except DamagedError:
-            return []  # Damaged or deleted since the survey: nothing can be had from them.
+            return []  # They were damaged or deleted since the survey.
 
     def _digests_of(self, ns: str) -> Flow[dict[_Key, list[_Written]]]:
-        """The pending writes of a namespace; all are read once to tell them apart."""
+        """The pending writes of a namespace by the keys of their values; all are read once for that."""
         if ns not in self._digests:
             found: dict[_Key, list[_Written]] = {}
             for checkpoint_id in self.written(ns):
                 pending = yield from self.writes_of(ns, checkpoint_id)
                 size = sum(len(write.value.data) for write in pending)
-                for told, written in (yield from Compute(partial(_digests, checkpoint_id, pending), size=size)):
-                    found.setdefault(told, []).append(written)
+                for key, written in (yield from Compute(partial(_digests, checkpoint_id, pending), size=size)):
+                    found.setdefault(key, []).append(written)
             self._digests[ns] = found
         return self._digests[ns]
 
 
 _Key = tuple[int, str]
-"""What tells values apart: the size, and the begin of the digest."""
+"""What distinguishes values: the size, and the beginning of the digest."""
 
 _Written = tuple[str, str, str]
 """A pending write: its checkpoint, its channel, and the digest of its value."""
@@ -485,7 +489,7 @@ def _digests(checkpoint_id: str, pending: Iterable[PendingWrite]) -> list[tuple[
 
 @record(frozen=True, slots=True)
 class _Wanted:
-    """What proves that a value is the lost one: its size, and its digest, of which inner frames tell the begin only."""
+    """What proves that a value is the lost one: its size, and its digest, or only the beginning of the digest."""
 
     size: int
     digest: str
@@ -509,7 +513,7 @@ def _first(wanted: _Wanted, candidates: list[bytes]) -> bytes | None:
 
 
 def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
-    """The begin of a value whose serialized form has a given size: of a list, a text, a mapping that has grown."""
+    """The beginning of a grown list, text or mapping, so long that its serialized form has a given size."""
     if isinstance(value, dict):
         items = list(value.items())
         cut: Callable[[int], Any] = lambda count: type(value)(items[:count])  # noqa: E731
@@ -529,12 +533,12 @@ def _beginnings(size: int, value: Any, dumps: Dumps) -> Iterator[Any]:
 
 
 def _beginning() -> list[Serialized]:
-    """Snapshots of DeltaChannels without any write, as LangGraph's serializer has them."""
+    """Snapshots of DeltaChannels without any write, as LangGraph's serializer writes them."""
     return [Serialized(*portable.PortableSerializer().dumps_typed(portable.delta(value))) for value in _EMPTY]
 
 
 def _unwrapped(value: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A value, a DeltaChannel's out of its snapshot, and what makes of another one the same."""
+    """A value, taken out of a DeltaChannel's snapshot if it is one, and the function that wraps another value alike."""
     if portable.is_delta(value):
         return portable.without_delta(value), portable.delta
     if isinstance(value, _DeltaSnapshot):
@@ -551,14 +555,15 @@ def _appended(value: Sequence[Any], update: Any) -> list[Any]:
 
 
 def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
-    """A value with the updates that followed it, as the reducers would that people use.
+    """A value with the updates that followed it, as each of the common reducers would combine them.
 
-    LangGraph's `add_messages` takes messages as objects, that of `portable` as a `PortableSerializer` reads them.
+    LangGraph's `add_messages` takes messages as objects. That of `portable` takes them as a `PortableSerializer` reads
+    them.
     """
     from langgraph.graph.message import add_messages  # noqa: PLC0415 - most processes never repair anything
 
     for reducer in (operator.add, operator.or_, _appended, portable.add_messages, add_messages):
-        with suppress(Exception):  # no reducer of such values: they may raise anything
+        with suppress(Exception):  # A reducer may raise any error for values that it is not made for.
             yield reduce(cast("Callable[[Any, Any], Any]", reducer), updates, value)
 
 
@@ -566,7 +571,7 @@ def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
 
 
 def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
-    """Take the steps; one that meets another's write changes nothing, and is planned again."""
+    """Take the steps. A step that conflicts with another writer changes nothing, and is planned again."""
     found = plan.found
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
@@ -606,8 +611,8 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
         if done is None:
             return
         times[name] = done[0]
-    # As a deletion does it: newest first, and no further than to the first that has changed, for it may have a child
-    # by now that needs what comes after.
+    # As in a deletion, the newest come first. The first that has changed ends the loop, because it may have a new
+    # child that needs the documents after it.
     needed = _still_needed(plan)
     parents = _by_heir(found)
     for name in sorted(plan.aside):
@@ -618,26 +623,26 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
 
 
 def _restore_documents(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
-    """Write the thread's own document, and those of its runs, if they are gone; false if something has changed."""
-    mended: list[Write] = [
+    """Recreate the thread's own document and those of its runs, if they are missing; false after a conflict."""
+    restored: list[Write] = [
         Merge(name, {"run_id": run, "thread_id": found.thread_id}) for name, run in found.runs.items()
     ]
     if found.thread is None and found.order:
         now = yield from Now()
         has_root = any(keys.ns_segment_of(name) == keys.enc("") for name in found.order)
         note = note_thread(found.thread_id, now, has_root=has_root)
-        mended.append(Create(keys.thread_doc(found.thread_id), note))
-    for at in range(0, len(mended), limits.COMMIT_WRITES):
-        # Only while the thread is there: a deletion may have passed since it was looked at.
+        restored.append(Create(keys.thread_doc(found.thread_id), note))
+    for at in range(0, len(restored), limits.COMMIT_WRITES):
+        # This requires that the thread still exists: it may have been deleted since the survey.
         newest = found.order[0]
         still = Merge(newest, {}, update_time=times[newest])
-        if (yield from Commit((*mended[at : at + limits.COMMIT_WRITES], still))) is None:
+        if (yield from Commit((*restored[at : at + limits.COMMIT_WRITES], still))) is None:
             return False
     return True
 
 
 def _uploads(plan: _Plan, context: Context) -> tuple[list[PutBlob], dict[Place, FrameRef]]:
-    """An object for each value that was found, and the ref of its frame."""
+    """An object for each recovered value, and the ref of its frame."""
     uploads, moved = [], {}
     for place, value in plan.recovered.items():
         broken = plan.found.broken[place]
@@ -652,7 +657,7 @@ def _uploads(plan: _Plan, context: Context) -> tuple[list[PutBlob], dict[Place, 
 
 
 def _read_again(name: str, time: int, context: Context) -> Flow[tuple[Doc, Manifest] | None]:
-    """A checkpoint's document and whole manifest, of which a survey keeps the refs; `None` if it has changed."""
+    """A checkpoint's document and whole manifest, because a survey keeps only its refs; `None` if it has changed."""
     doc = (yield from GetDocs((name,))).get(name)
     if doc is None or doc.update_time != time:
         return None
@@ -663,7 +668,7 @@ def _read_again(name: str, time: int, context: Context) -> Flow[tuple[Doc, Manif
 
 
 def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
-    """A manifest that refers to what was stored again."""
+    """A manifest that refers to the recovered values."""
     channels = dict(known.channels)
     for channel, ref in known.channels.items():
         steps = known.steps(channel)
@@ -683,7 +688,7 @@ def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
 
 
 def _still_needed(plan: _Plan) -> set[str]:
-    """Documents and objects that hold frames of checkpoints which stay."""
+    """Documents and objects with frames of checkpoints that stay."""
     return {
         step.name
         for name, entry in plan.found.entries.items()
@@ -697,18 +702,18 @@ def _still_needed(plan: _Plan) -> set[str]:
 def _set_aside(
     plan: _Plan, name: str, times: dict[str, int], context: Context, *, stays: bool, parents: Iterable[str]
 ) -> Flow[bool]:
-    """Copy a document to where nothing lists it, and delete it, or what others do not need of it.
+    """Copy a document to the quarantine, and delete it, or those fields that no other checkpoint needs.
 
-    Pending writes go only while their checkpoint is as it was: one that has a child by now may be what DeltaChannels
-    are made of.
+    Pending writes are quarantined only while their checkpoint is unchanged. If it has a new child, DeltaChannels may be
+    made of them.
 
     Args:
         plan: The plan.
         name: The document.
         times: When each document was last written.
-        context: What flows need.
-        stays: Whether others need its frames.
-        parents: Checkpoints that forget it: it is not lost, it was put away.
+        context: Options and caches.
+        stays: Whether other checkpoints need its frames.
+        parents: Checkpoints whose heir it is. Their heir is removed, because a quarantined child is not missing.
 
     Returns:
         False if it has changed.
@@ -739,7 +744,7 @@ def _set_aside(
 
 
 def _by_heir(found: Survey) -> dict[tuple[str, str], list[str]]:
-    """The checkpoints whose newest child is said to be one, by what tells that."""
+    """The checkpoints that name an heir, by the heir's encoded namespace and id."""
     parents: dict[tuple[str, str], list[str]] = {}
     for name, entry in found.entries.items():
         heir = heir_of(entry.doc)

@@ -1,7 +1,7 @@
-"""A survey of one thread: all that it stores, and what of it is missing, damaged or not referred to.
+"""Surveys one thread: everything that it stores, and what of it is missing, corrupt or orphaned.
 
-`verify` tells what a survey finds, `repair` plans from it. Writers may be at work meanwhile: whatever does not fit is
-looked at again before it is told, and what has changed since is left to its writer.
+`verify` reports what a survey finds, and `repair` plans from it. Writers may change the thread meanwhile. So a mismatch
+is checked again before it is reported, and data that has changed since is left to its writer.
 """
 
 from __future__ import annotations
@@ -59,44 +59,44 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Depth, Finding
 
 DOCS_PER_PAGE = 50
-"""Documents read at once; each may hold half a megabyte of frames."""
+"""How many documents are read at once; each may have half a megabyte of frames."""
 
 LOOKS = 5
-"""How often a thread is looked at, at most, until two looks in a row agree."""
+"""The maximum number of looks at a thread, which ends when two looks in a row agree."""
 
 _TOGETHER = 20
-"""Checkpoints whose values are decoded together."""
+"""The maximum number of checkpoints whose values are decoded together."""
 
 _TOGETHER_BYTES = 256 << 20
-"""Most bytes of values that decoding them may have to hold, if they are more than one."""
+"""The maximum memory for values while more than one checkpoint is decoded."""
 
 _NAMES_PER_PAGE = 200
-"""Documents looked for at once."""
+"""How many documents are looked up at once."""
 
 _CACHE_BYTES = 64 << 20
-"""Values kept while a thread is decoded from its oldest checkpoint on."""
+"""The size of the cache while a thread is decoded, oldest checkpoint first."""
 
-LEFT_CLEAR = "frames in clear are left in it that no checkpoint refers to"
-"""What is wrong with a document that was in clear before its checkpoint was stored again."""
+LEFT_CLEAR = "it still has frames in clear that no checkpoint refers to"
+"""The reason for a document that was in clear before its checkpoint was stored again."""
 
 _FIELDS = ("digest", "run_id", "former_runs", "heir")
-"""What is kept of a checkpoint's document; manifests are compared by the digest."""
+"""The fields kept of a checkpoint's document. Manifests are compared by the digest."""
 
 Place = tuple[str, int]
-"""Where a frame lies: a document's or an object's name, and the offset there."""
+"""Where a frame is: the name of a document or object, and the offset in it."""
 
 Kind = Literal["missing", "corrupt", "clear"]
 
 
 @record(frozen=True, slots=True)
 class Entry:
-    """A checkpoint that can be listed, without its metadata and fields: a thread's may be more than memory holds.
+    """A readable checkpoint, without its metadata and fields, because a whole thread's may not fit into memory.
 
     Attributes:
         doc: Its document, with the fields of `_FIELDS` only.
         manifest: Its ids and refs.
-        blob: The object that its manifest lies in, if it is not in the document.
-        deltas: The DeltaChannels that its metadata count.
+        blob: The object that holds its manifest, if the document does not.
+        deltas: The DeltaChannels that its metadata counts.
         written: The channels that have a version.
         is_clear: Whether the cipher does not vouch for its manifest.
     """
@@ -119,12 +119,12 @@ class Broken:
     """A frame that does not give its value.
 
     Attributes:
-        kind: Missing, corrupt, or in clear where a cipher is.
+        kind: Missing, corrupt, or in clear although the saver has a cipher.
         reason: What is wrong.
         channel: The channel.
         step: The frame, as one of its users refers to it.
-        writer: Id of the checkpoint that wrote the frame.
-        users: Documents of the checkpoints whose value needs it.
+        writer: The id of the checkpoint that wrote the frame.
+        users: Documents of the checkpoints whose values need it.
     """
 
     kind: Kind
@@ -137,7 +137,7 @@ class Broken:
 
 @record(frozen=True, slots=True)
 class Unreadable:
-    """A document that is not what was written."""
+    """A damaged document."""
 
     doc: Doc
     damage: DamagedError
@@ -145,34 +145,34 @@ class Unreadable:
 
 @dataclass(slots=True)
 class Survey:
-    """What a thread stores.
+    """Everything that a thread stores.
 
     Attributes:
         thread_id: The thread.
         thread: Its document.
         order: Names of the documents of checkpoints, newest first.
-        entries: Checkpoints that can be listed, by document name.
-        unreadable: Those whose manifest is damaged.
-        inner: Bytes of frames in each document, those of stripped ones included.
-        stripped: Documents of which only the frames are left.
+        entries: Readable checkpoints, by document name.
+        unreadable: Documents of checkpoints with a damaged manifest, by name.
+        inner: Bytes of frames in each document, including stripped ones.
+        stripped: Documents that have only their frames left.
         writes: Documents of pending writes, without their fields, and the objects that each refers to.
-        damaged_writes: Those that are not what was written.
+        damaged_writes: Damaged documents of pending writes, by name.
         plain: Documents of plain collections, without their fields, and the objects that each refers to.
-        damaged_plain: Those that are not what was written.
+        damaged_plain: Damaged documents of plain collections, by name.
         blobs: All objects.
         broken: Frames that do not give their value.
-        left_clear: Documents with bytes of frames in clear that no checkpoint refers to, where a cipher is: what a
-            checkpoint said before it was stored again.
-        hints: Fields that queries use and that say something else than the manifest, with what they should say.
-        exposed: Keys in the field `filter` of documents that say something else than the metadata, and that the saver
-            must not set right: with a cipher it writes in clear what `clear_metadata` names, and nothing else.
-        lost: Newest checkpoints whose newer child is gone, and the child's id.
-        severed: Ancestors that are gone and that DeltaChannels are made of, by their documents' names, with the
-            documents of the checkpoints that need them.
-        runs: Names of run documents that are missing, or name another run or thread.
-        misnamed: Those of them that are there.
-        emptied: Whether the root namespace had checkpoints and has none.
-        unreferenced: Objects and stripped documents that nothing refers to.
+        left_clear: With a cipher, documents with frames in clear that no checkpoint refers to. They are from before the
+            checkpoint was stored again.
+        hints: Fields for queries that differ from the manifest, by document name, with the right values.
+        exposed: Keys in the field `filter` that differ from the metadata, and that the saver must not correct, by
+            document name. With a cipher it writes only what `clear_metadata` names in clear.
+        lost: The newest checkpoints of namespaces whose newer child is missing, and the child's id.
+        severed: Missing ancestors that DeltaChannels are made of, by their documents' names, with the documents of the
+            checkpoints that need them.
+        runs: The runs whose documents are missing, or name another run or thread, by document name.
+        misnamed: Those of these documents that exist.
+        emptied: Whether the root namespace had checkpoints, and all are missing.
+        unreferenced: Orphans: objects and stripped documents that nothing refers to.
     """
 
     thread_id: str
@@ -200,7 +200,7 @@ class Survey:
 
     @property
     def documents(self) -> int:
-        """Number of documents that were read: of the thread, and of all its collections."""
+        """The number of documents that were read: the thread's own, and those of its collections."""
         groups = self.order, self.stripped, self.writes, self.damaged_writes, self.plain, self.damaged_plain
         return sum(map(len, groups)) + (self.thread is not None)
 
@@ -210,7 +210,7 @@ class Survey:
         return self.thread is not None and "deleting" in self.thread.fields
 
     def damaged_channels(self, name: str) -> dict[str, Broken]:
-        """The channels of a checkpoint that cannot be read, and the first frame that is in the way."""
+        """The unreadable channels of a checkpoint, each with its first broken frame."""
         known = self.entries[name].manifest
         found = {}
         for channel in known.channels:
@@ -229,7 +229,7 @@ class Survey:
         return found
 
     def referenced(self) -> set[str]:
-        """Names of all documents and objects that hold something which is referred to."""
+        """Names of all documents and objects that something refers to."""
         found: set[str] = set()
         for entry in self.entries.values():
             for channel in entry.manifest.channels:
@@ -243,7 +243,7 @@ class Survey:
         return found
 
     def findings(self) -> list[Finding]:
-        """All that is not as it should be."""
+        """All findings."""
         make = partial(Finding, thread_id=self.thread_id)
         found: list[Finding] = []
         for name, one in (self.unreadable | self.damaged_writes).items():
@@ -294,7 +294,7 @@ class Survey:
                     checkpoint_ns=ns,
                     checkpoint_id=heir,
                     name=keys.checkpoint_doc(self.thread_id, ns, heir),
-                    reason=f"it was stored as the child of {parent!r}, and it is gone",
+                    reason=f"it was stored as the child of {parent!r}, and is missing",
                     affects=(heir,),
                 )
             )
@@ -316,10 +316,10 @@ class Survey:
                 reason = "the run wrote to the thread, and delete_for_runs would not find it"
                 found.append(make(kind="missing", name=name, reason=reason))
         if self.emptied:
-            reason = "the root namespace had checkpoints, and they are gone"
+            reason = "the root namespace had checkpoints, and all are missing"
             found.append(make(kind="missing", name=keys.checkpoints(self.thread_id), reason=reason))
-        if self.thread is None and self.order:  # pending writes may come first, and write none
-            reason = "the thread's own document is gone; the next checkpoint writes it anew"
+        if self.thread is None and self.order:  # pending writes may be stored first, without a thread's document
+            reason = "the thread's own document is missing; the next checkpoint recreates it"
             found.append(make(kind="missing", name=keys.thread_doc(self.thread_id), reason=reason))
         found += [make(kind="unreferenced", name=name, reason="nothing refers to it") for name in self.unreferenced]
         return found
@@ -330,17 +330,17 @@ class Survey:
         return self.ns_of(keys.ns_segment_of(name)), keys.checkpoint_id_of(name)
 
     def ns_of(self, segment: str) -> str:
-        """The namespace that a segment of a name stands for; the segment, if it is too long and nothing tells it."""
+        """The namespace that a segment of a name stands for; the segment itself if the namespace is unknown."""
         return keys.told_id(segment, (entry.manifest.ns for entry in self.entries.values()))
 
 
 def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
-    """Look at everything that a thread stores; again, if anything is wrong: only what stays wrong is damage.
+    """Look at everything that a thread stores. If anything is wrong, look again: only what stays wrong is damage.
 
     Raises:
-        WrongKeyError: It is encrypted, with another key or while the saver has none.
+        WrongKeyError: It is encrypted with another key, or the saver has none.
         UnsupportedFormatError: A newer version wrote some of it, or has added a collection to it.
-        SerializationError: The serializer refuses metadata that it once wrote.
+        SerializationError: The serializer cannot read metadata that it once wrote.
         WrongStoreError: Objects are missing because the store was bound to another place since.
     """
     before: set[tuple[str, str, str, str]] = set()
@@ -358,7 +358,7 @@ def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow
 def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
     found = Survey(thread_id)
     if depth != "metadata":
-        # Before the documents: what is uploaded later belongs to checkpoints that may not have been seen.
+        # Objects are listed before documents. Otherwise objects of checkpoints stored meanwhile would look orphaned.
         found.blobs.update((yield from list_all(keys.thread_blobs(thread_id))))
     for collection, take in ((keys.checkpoints(thread_id), _take_checkpoint), (keys.writes(thread_id), _take_writes)):
         after: str | None = None
@@ -392,7 +392,7 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     try:
         known, blob = yield from locate_manifest(doc, context.codec)
         metadata = metadata_of(known, loads)
-        with suppress(SerializationError):  # Whether the serializer reads what a checkpoint holds is not checked.
+        with suppress(SerializationError):  # A survey does not check whether the serializer can read the values.
             rest_of(known, loads)
     except DamagedError as damage:
         found.unreadable[doc.name] = Unreadable(bare, damage.alone())
@@ -403,13 +403,14 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
     kept = doc.fields.get("filter")
     there = kept if isinstance(kept, Mapping) else {}
     right = filters.index(metadata)
-    # Only an object itself tells what of it is indexed, such as an enum's number; a serializer that does not import its
-    # class cannot judge that.
+    # The index of an object, such as an enum's number, depends on its class. A serializer that does not import the
+    # class cannot check it.
     unknown = {key for key, value in metadata.items() if isinstance(value, Stored)}
     right |= {key: there[key] for key in unknown if key in there}
     if (clear := context.clear_metadata) is not None:
-        # Which names were clear may have been another choice then; what is there must be right. What is not clear now
-        # stays as it is, right or wrong: an attacker who put it there could learn from what becomes of it.
+        # The checkpoint may have been stored with other names in `clear_metadata`, but its filter must be right. Keys
+        # that are not in clear now stay as they are, right or wrong. Otherwise an attacker who added a key could learn
+        # from its correction.
         others = there.keys() - clear
         wrong_ones = sorted(key for key in others if key not in right or not _same(there[key], right[key]))
         if wrong_ones:
@@ -423,14 +424,14 @@ def _take_checkpoint(found: Survey, doc: Doc, loads: Loads, context: Context) ->
 
 
 def _same(found: Any, right: Any) -> bool:
-    """Whether both are the same to a query: a truth value is no number."""
+    """Whether both are the same to a query, for which a boolean is not a number."""
     if isinstance(found, Mapping) and isinstance(right, Mapping):
         return found.keys() == right.keys() and all(_same(found[key], value) for key, value in right.items())
     return isinstance(found, bool) == isinstance(right, bool) and bool(found == right)
 
 
 def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Flow[None]:
-    bare = replace(doc, fields={})  # A thread may have thousands: what they hold is read again where it is needed.
+    bare = replace(doc, fields={})  # A thread may have thousands, so their content is read again where it is needed.
     try:
         stubs = yield from read_stubs(doc, context.codec)
     except DamagedError as damage:
@@ -454,7 +455,7 @@ def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Fl
 
 
 def _look_at_thread(found: Survey) -> Flow[None]:
-    """The documents of the thread and of its runs, and children that are gone."""
+    """Look at the documents of the thread and of its runs, and for children that are missing."""
     name = keys.thread_doc(found.thread_id)
     runs = {
         keys.run_doc(run, found.thread_id): run
@@ -485,7 +486,7 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         lost = keys.checkpoint_doc(found.thread_id, found.entries[user].manifest.ns, ancestor)
         if lost not in found.unreadable:
             found.severed.setdefault(lost, []).append(user)
-    # As reading has it: one that is stripped is not there.
+    # As in a read, a stripped child counts as missing.
     found.lost = {
         doc_name: heir for child, (doc_name, heir) in heirs.items() if child not in docs or child in found.stripped
     }
@@ -540,7 +541,7 @@ def _wrong_writes(
         if info is None:
             return DamagedError("an object is missing", frame=blob, missing=True)
         if info.size != stub.stored:
-            return DamagedError(f"the object has {info.size} bytes, not those that were written", frame=blob)
+            return DamagedError(f"the object has {info.size} bytes, not as many as were written", frame=blob)
         if depth == "data":
             stored = yield from GetBlob(blob, length=stub.fetched)
             damage = yield from Compute(partial(_open, blob, stub, stored, context), size=stub.size)
@@ -560,14 +561,14 @@ def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> Dama
 
 
 def _info(found: Survey, name: str) -> Flow[BlobInfo | None]:
-    """An object as it is listed, or as it is now."""
+    """An object as it was listed, or as it is now."""
     if name not in found.blobs:
         yield from _list_one(found, name, checksums=False)
     return found.blobs.get(name)
 
 
 def _checksum(found: Survey, name: str) -> Flow[str | None]:
-    """The checksum of an object that is listed, which some stores have to read it for; `None` if it is gone by now."""
+    """The checksum of a listed object, which some stores must read the object for; `None` if it no longer exists."""
     if found.blobs[name].crc32c is None:
         yield from _list_one(found, name, checksums=True)
     return found.blobs[name].crc32c
@@ -579,7 +580,7 @@ def _list_one(found: Survey, name: str, *, checksums: bool) -> Flow[None]:
 
 
 def _look_at_frames(found: Survey, depth: Depth) -> Flow[None]:
-    """Whether each frame is where its refs say."""
+    """Check whether each frame is where its refs say."""
     whole: set[Place] = set()
     for name, entry in found.entries.items():
         for channel in entry.manifest.channels:
@@ -601,23 +602,23 @@ def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | N
     frame = step.frame
     if frame.attempt is None:
         if step.name not in found.inner:
-            return "missing", "the document that holds a frame is gone"
+            return "missing", "the document that holds a frame is missing"
         cut = frame.at + frame.stored > found.inner[step.name]
         return ("corrupt", "the frames in the document are cut off") if cut else None
     if depth == "metadata":
         return None
     info = yield from _info(found, step.name)
     if info is None:
-        return "missing", "the object that holds a frame is gone"
+        return "missing", "the object that holds a frame is missing"
     if info.size < frame.at + frame.stored or (not frame.packed and info.size != frame.stored):
-        return "corrupt", f"the object has {info.size} bytes, not those that were written"
+        return "corrupt", f"the object has {info.size} bytes, not as many as were written"
     if frame.crc32c is not None and frame.crc32c != (yield from _checksum(found, step.name)):
-        return "corrupt", "the object's checksum is another"
+        return "corrupt", "the object's checksum differs"
     return None
 
 
 def _decode_all(found: Survey, context: Context) -> Flow[None]:
-    """Decode every value, from the oldest checkpoint on, so that what a value builds on is still at hand."""
+    """Decode every value, oldest checkpoint first, so that the values that others build on are still in memory."""
     fresh = replace(context, values=ByteCache(_CACHE_BYTES))
     for batch in _batches(found):
         items = []
@@ -627,7 +628,7 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
             good = {channel: ref for channel, ref in entry.manifest.channels.items() if channel not in bad}
             items.append(Found(entry.doc, replace(entry.manifest, channels=good)))
         damaged = {name for name, _, _ in (yield from _decode_batch(items, fresh))}
-        # Whatever does not fit is read again; only what stays wrong is damage.
+        # A mismatch is read again, and only one that stays is damage.
         for name, channel, damage in (
             yield from _decode_batch([item for item in items if item.doc.name in damaged], fresh)
         ):
@@ -651,7 +652,7 @@ def _batches(found: Survey) -> Iterator[list[str]]:
 
 
 def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
-    """Fetch and decode values; returns those that are damaged."""
+    """Fetch and decode values, and return the damaged ones."""
     if not items:
         return []
     sources = Sources(items, fresh)
@@ -676,9 +677,9 @@ def _try(item: Found, channel: str, sources: Sources) -> DamagedError | None:
 
 
 def _look_at_rests(found: Survey, context: Context) -> Flow[None]:
-    """Whether documents have bytes in clear that no checkpoint refers to: no value's decoding would meet them.
+    """Find documents with bytes in clear that no checkpoint refers to, and that decoding therefore cannot find.
 
-    What a checkpoint refers to that cannot be read is unknown; that is told, and comes first.
+    If a checkpoint cannot be read, its refs are unknown. Then only that is reported.
     """
     if context.codec.cipher is None or context.codec.accept_clear or found.unreadable:
         return
@@ -695,7 +696,7 @@ def _look_at_rests(found: Survey, context: Context) -> Flow[None]:
         for name, doc in docs.items():
             seen = found.entries[name].doc if name in found.entries else found.stripped[name]
             inner = manifest.inner_frames(doc)
-            # What has changed since is its writer's.
+            # A document that has changed since is left to its writer.
             if doc.update_time == seen.update_time and not all(
                 frames.is_encrypted(inner[at : at + 1]) for at in rests[name]
             ):
@@ -703,7 +704,7 @@ def _look_at_rests(found: Survey, context: Context) -> Flow[None]:
 
 
 def _gaps(parts: list[tuple[int, int]], size: int) -> list[int]:
-    """Where bytes begin that are in none of some parts, which are in order."""
+    """Where each gap between parts begins. The parts are in order."""
     starts, end = [], 0
     for start, stop in [*parts, (size, size)]:
         if start > end:
@@ -716,7 +717,7 @@ def _gaps(parts: list[tuple[int, int]], size: int) -> list[int]:
 
 
 def _confirm(found: Survey) -> Flow[None]:
-    """Drop what has been changed or deleted since it was read: its writer knows more."""
+    """Drop findings about data that was changed or deleted since it was read."""
     users = {user for broken in found.broken.values() for user in broken.users if user in found.entries}
     now = yield from _get(sorted(users), ("digest",))
     moved = {
@@ -749,7 +750,7 @@ def _confirm(found: Survey) -> Flow[None]:
 
 
 def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Context) -> Flow[None]:
-    """What nothing refers to, in the documents as read, and in those that have come or changed since."""
+    """Find the orphans: nothing refers to them, neither documents as read, nor those created or changed since."""
     found.unreferenced = sorted((found.blobs.keys() | found.stripped.keys()) - found.referenced())
     if not found.unreferenced:
         return
@@ -777,7 +778,7 @@ def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Conte
     there = set(found.stripped)
     if depth != "metadata":
         there.update((yield from list_all(keys.thread_blobs(found.thread_id))))
-    # Nobody can tell what a document that cannot be read refers to: a manifest to whatever its ancestors wrote.
+    # The refs of an unreadable document are unknown. A manifest may refer to anything that its ancestors wrote.
     spaces = {keys.ns_segment_of(name) for name in found.unreadable | later.unreadable}
     owners = {
         (keys.writes_ns_of(name), keys.enc(keys.writes_checkpoint_id_of(name)))

@@ -180,7 +180,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     runs: set[str] = set()
     for _ in range(MAX_TRIES):
         if mark is None:
-            # The mark has a precondition, because a mark that arrives after the deletion would block writers for nothing.
+            # The precondition matters: a mark that arrives after the deletion would block writers for nothing.
             docs, ids = yield from Gather((GetDocs((thread,), mask=()), ListCollections(thread)))
             doc = docs.get(thread)
             if seen is not None and (doc is None or doc.update_time != seen):

@@ -183,7 +183,7 @@ def _read_thread(thread_id: str) -> Flow[Doc | None]:
         raise ConflictError(f"Thread {thread_id!r} is being deleted from the source.")
     if thread is not None and "copying" in thread.fields:
         raise InvalidInputError(
-            f"Thread {thread_id!r} is an unfinished copy. Finish it by repeating the call that makes it, and call again."
+            f"Thread {thread_id!r} is an unfinished copy. Repeat the call that makes it, and then call again."
         )
     return thread
 

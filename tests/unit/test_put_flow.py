@@ -703,7 +703,7 @@ def test_a_parent_that_was_gone_before(model, context, parent, go):
 def test_values_that_go_with_the_parent_are_named(model, context, parent, go):
     race(model, 1, lambda n: go(model, doc(1)))
     with pytest.raises(
-        ConflictError, match=r"parent '.*0001' was deleted or replaced, and with it the only values of \['b'\]"
+        ConflictError, match=r"parent '.*0001' was deleted or replaced, and only the parent had the values of \['b'\]"
     ):
         put(model, context, 2, 1, {"a": "two"}, fresh=["a"], versions={"b": v(1)})
     assert doc(2) not in model.docs
