@@ -1,11 +1,12 @@
-"""Collecting what nothing refers to: what dead calls left of stripped documents, and objects and writes of dead calls.
+"""Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
-attempt that has not committed, or by one whose manifest is gone. Of the latter nothing can refer to it later: a later
-manifest inherits only from a parent that is there, unchanged, when it commits. Of the former something can, as long as
-the attempt may still commit: an object younger than `orphan_age` stays, and an attempt starts over when it is older
-than its own, much shorter deadline (`ATTEMPT_DEADLINE_SECONDS`). A copy that crashed may be resumed after any time:
-while a thread is marked as being copied to, nothing of it is collected.
+attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
+the object later: a later manifest inherits only from a parent that is unchanged when it commits.
+
+If the attempt has not committed, it still may. So an object younger than `orphan_age` stays, and an attempt starts over
+when it is older than its own, much shorter deadline (`ATTEMPT_DEADLINE_SECONDS`). A crashed copy may be resumed after
+any time. So while a thread is marked as the target of a copy, nothing of it is collected.
 """
 
 from __future__ import annotations
@@ -43,25 +44,27 @@ from langgraph_gcs_saver.results import CollectPlan
 
 
 def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, context: Context) -> Flow[CollectPlan]:
-    """Delete what nothing in a thread refers to, if it is from before a time; others may write meanwhile.
+    """Delete those orphans of a thread that are from before a given time. Runs may write to the thread meanwhile.
 
-    A thread with a checkpoint that is damaged, in clear or of a newer version is left alone, with an event, because
-    what it refers to is unknown. So is one with a collection that only a newer version knows. So is one that has lost
-    its newest checkpoint, or an ancestor of which DeltaChannels are made: should its document be restored, it needs its
-    pending writes and objects, and the frames that it builds on. A thread to which something is being copied is left
-    alone too, with an event: a live copy ends by itself.
+    Some threads are skipped, with an event:
+
+    - A thread with a checkpoint that is damaged, in clear or of a newer version, because its references are unknown.
+    - A thread with a collection that only a newer version knows.
+    - A thread that lacks its newest checkpoint, or an ancestor that DeltaChannels are made of. If its document is
+      restored, that checkpoint needs its pending writes and objects, and the frames that it builds on.
+    - A thread that is the target of a copy. A running copy ends by itself.
     """
     cutoff = before * 1e9
     old = yield from _list_old(thread_id, cutoff)
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
         yield from check_known(thread_id)
-        # After the objects were listed: of a copy that has ended in between, the snapshot shows all.
+        # The snapshot comes after the list of objects. So if a copy has ended in between, the snapshot shows all of it.
         found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
         free = old.keys() - found.objects(found.entries)
-        left_over = yield from unreferenced(thread_id, free, context, orphans=writes.keys())
-        objects = {name: old[name] for name in sorted(left_over)}
+        orphans = yield from unreferenced(thread_id, free, context, orphans=writes.keys())
+        objects = {name: old[name] for name in sorted(orphans)}
         left = [doc.name for doc in leftovers(found)]
         if left or writes or objects:
             yield from check_ancestors(found, loads)
@@ -69,7 +72,7 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
     except ConflictError as error:
-        # No reason for anyone to act, as long as the copy is under way.
+        # While the copy is under way, there is nothing to do about it.
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
     needed = found.needed(found.entries)
@@ -91,7 +94,7 @@ def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], co
     for docs in _by_task(writes.values()):
         batch = tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs)
         if (yield from Commit(batch)) is None:
-            return  # One has changed, and what it refers to stays: the next time decides anew.
+            return  # A document has changed, so its objects stay. The next call decides again.
     names = sorted(plan.objects)
     for at in range(0, len(names), limits.BATCH_CALLS):
         yield from DeleteBlobs(tuple(names[at : at + limits.BATCH_CALLS]))
@@ -106,7 +109,7 @@ def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], co
 
 
 def _by_task(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
-    """Batches that hold all documents of a task, or none: half of a call would be taken for a finished task."""
+    """Batches that have all documents of a task or none, because half of a call would look like a finished task."""
     batch: list[Doc] = []
     for _, group in groupby(docs, lambda doc: _task(doc.name)):
         task = list(group)
@@ -119,7 +122,7 @@ def _by_task(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
 
 
 def _task(name: str) -> str:
-    """The name of a document of pending writes without which writes of the task it has."""
+    """The part of a name that all documents of a task's pending writes have in common."""
     return name.rpartition("!")[0]
 
 
@@ -133,10 +136,10 @@ def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
 
 
 def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:
-    """Documents of pending writes whose checkpoint is not there, in a namespace that has gone on without it.
+    """Documents of pending writes whose checkpoint is missing, in a namespace that has newer checkpoints.
 
-    Writes may come before their checkpoint, so those of one that is still to come stay. So do those of a checkpoint
-    that another one continues: it was stored, whatever became of it.
+    Writes may be stored before their checkpoint, so writes for a future checkpoint stay. Writes of a checkpoint with
+    children stay too, because that checkpoint was stored once.
     """
     newest: dict[str, str] = {}
     stored = {(keys.ns_segment_of(name), keys.checkpoint_id_of(name)) for name in (*found.entries, *found.stripped)}

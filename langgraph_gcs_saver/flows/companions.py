@@ -2,8 +2,8 @@
 
 A writer's lease is a companion with a precondition: the fence is still the one that the lease got. A region's role is
 another. A mirror's companion adds a write: an entry that says what to ship. Each is part of the one commit that makes a
-checkpoint or pending writes visible, so either all of it is stored or nothing is. A companion costs no round of its own
-unless it reads documents before the first attempt, and then only if the call reads nothing else at that point.
+checkpoint or pending writes visible, so either all of it is stored or nothing is. A companion costs a
+round of its own only if it reads documents before the first attempt, and the call reads nothing else at that point.
 
 `Context.companions` holds a process's companions. `flows.save.put` and `flows.writes.put_writes` ask them, and so does
 each flow that stores a checkpoint through these. Other commits carry none: pruning, pinning, repairing, copying,

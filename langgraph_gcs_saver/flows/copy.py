@@ -1,14 +1,14 @@
-"""Copying a thread: its checkpoints with all their history, its pending writes, and its objects, on the server.
+"""Copies a thread on the server: its checkpoints with all their history, its pending writes, and its objects.
 
-What the source refers to is copied before what refers to it, so a copy that crashes half-way is whole as far as it got.
-Each commit carries the target's own document as its guard, so a deletion of the target and the copy keep apart as a
-deletion and a put do. Objects get names that no other copy gives: a deletion of the target that has listed names, and
-stalls, would else delete the objects of a later copy. When the source changes meanwhile, what has vanished is left out,
-and what has been replaced is replanned.
+Data is copied before the documents that refer to it, so all checkpoints of an unfinished copy are whole. Each commit
+carries the target's own document as its guard. It keeps the copy and a deletion of the target apart, like a put and a
+deletion. Objects get names that no other copy uses. Otherwise a deletion of the target that has listed names, and then
+stalls, would delete the objects of a later copy. If the source changes meanwhile, the copy leaves out documents that
+were deleted, and starts over if one was replaced.
 
-Anyone may write to the target, or forge the mark of an unfinished copy. So each try looks at everything there.
-Documents that this call wrote, unchanged since, may be written again. Others must be a part of what the source has now,
-and are only completed. At the end the target must hold exactly what the try left or accepted, unchanged since.
+Another program may write to the target, or forge the mark of an unfinished copy. So each try looks at everything there.
+Documents that are unchanged since this call wrote them may be overwritten. Others must be a part of the source as it is
+now, and are only completed. At the end the target must have exactly what the try left or accepted, unchanged since.
 """
 
 from __future__ import annotations
@@ -74,50 +74,51 @@ from langgraph_gcs_saver.format.registry import Collection, Copied
 from langgraph_gcs_saver.results import CopyPlan
 
 CHECKPOINTS_PER_PAGE = 20
-"""Documents read at once, with their frames."""
+"""How many documents are read at once, with their frames."""
 
 COMMIT_BYTES = limits.EMULATOR_REQUEST_BYTES - (1 << 20)
-"""Most bytes of documents in one commit; the rest is for what goes along with them."""
+"""The maximum size of documents in one commit. The rest of a request is for the commit's other writes."""
 
 _SHOWN = (*manifest.LISTED_BY, "digest")
-"""What a manifest is read from."""
+"""The fields that a manifest is read from."""
 
 _BLOBS = 32
-"""Objects copied at the same time."""
+"""How many objects are copied at the same time."""
 
 
 def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) -> Flow[CopyPlan]:
-    """Copy everything of a thread as it is now to a thread that is empty; nothing, if there is nothing.
+    """Copy a whole thread as it is now to an empty thread. An empty source changes nothing.
 
-    A target that holds a part of what the source has now is completed. Anything else there makes the call fail, and is
-    neither overwritten nor removed.
+    If the target has a part of what the source has now, it is completed. If it has anything else, the call fails, and
+    nothing in the target is overwritten or removed.
 
     Raises:
         InvalidInputError: The target is the source, or is neither empty nor a part of the source as it is now.
-        CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged, or the newest of a namespace
-            is gone. Repair it first.
-        DamageError: A document of another collection is damaged, or all checkpoints of the root namespace are gone.
+        CheckpointCorruptError: A checkpoint of the source, or a pending write, is damaged, or the newest checkpoint of
+            a namespace is missing. Repair it first.
+        DamageError: A document of another collection is damaged, or all checkpoints of the root namespace are missing.
         UnsupportedFormatError: One of the threads has a collection that only a newer version knows.
-        ConflictError: The source is being deleted, was deleted when a part of it was copied, or was replaced all the
-            time, or the target written to or deleted.
+        ConflictError: The source is being deleted, or was deleted after a part of it was copied. Or in every try, the
+            source was replaced, or the target was changed or deleted.
     """
     if source == target:
         raise InvalidInputError(f"Thread {source!r} cannot be copied to itself.")
     since = yield from _read_source(source)
     written: dict[str, int] = {}
-    told = 0
+    reported = 0
     for _ in range(MAX_TRIES):
         found = yield from snapshot(source, context)
         _check_frames(found)
         levels, clear = yield from _writes(source, context)
         plain = yield from list_docs(keys.thread_doc(source), lambda entry: entry.copied is not None)
-        # A deletion that began before the snapshot has left it a part of the thread, and its mark, or nothing at last.
+        # If a deletion began before the snapshot, that shows only a part of the thread. The deletion's mark shows too,
+        # unless the deletion has finished.
         before, since = since, (yield from _read_source(source))
         if _created(before) != _created(since):
             if written:
                 raise ConflictError(
-                    f"Thread {source!r} was deleted or begun again while it was copied. Thread {target!r} "
-                    "holds a part of what it was: delete that."
+                    f"Thread {source!r} was deleted or recreated while it was copied. Thread {target!r} "
+                    "has a part of the old thread: delete it."
                 )
             continue
         if not (yield from is_whole(found, before)):
@@ -135,19 +136,19 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
         if dry_run:
             yield from copy.check_target()
             return plan
-        # What is gone by now may have been copied in part.
+        # A source that is empty by now may have been copied in part.
         if not (found.entries or levels or plain) and not (yield from copy.is_claimed()):
             return plan
-        # All of it is as it was when it was counted, or the copy is planned again.
-        if plan.clear > told:
+        # If a document has changed since it was counted, the copy is planned again.
+        if plan.clear > reported:
             yield from report_encrypting(target, plan.clear)
-            told = plan.clear
+            reported = plan.clear
         if (yield from copy.flow()):
             return plan
         yield from copy.discard()
     raise ConflictError(
-        f"Thread {source!r} was not copied to the end: its checkpoints were replaced, or {target!r} was written to or "
-        f"deleted, {MAX_TRIES} times in a row. Call again when their runs have ended."
+        f"The copy of thread {source!r} is unfinished: its checkpoints were replaced, or {target!r} was written to or "
+        f"deleted, {MAX_TRIES} times in a row. Call again when the runs of both have ended."
     )
 
 
@@ -158,14 +159,14 @@ def _read_source(thread_id: str) -> Flow[Doc | None]:
     doc: Doc | None = docs.get(name)
     if doc is not None and "deleting" in doc.fields:
         raise ConflictError(
-            f"Thread {thread_id!r} is being deleted, or a deletion of it died half-way: what is left of it is not "
-            "copied. Delete it to the end."
+            f"Thread {thread_id!r} is being deleted, or its deletion crashed, so it cannot be copied. Call "
+            "delete_thread again to finish the deletion."
         )
     return doc
 
 
 def _created(thread: Doc | None) -> int | None:
-    """When a thread's document was created, which tells the thread from a later one of the same id."""
+    """When a thread's document was created, which distinguishes the thread from a later one of the same id."""
     return None if thread is None else thread.create_time
 
 
@@ -174,7 +175,7 @@ def _is_copied(entry: Collection) -> bool:
 
 
 def _has_any(thread_id: str, ids: Iterable[str]) -> bool:
-    """Whether a target that has the given collections has anything in the way of a copy."""
+    """Whether one of a target's collections prevents a copy."""
     registry.check(thread_id, ids)
     return registry.holds(ids, _is_copied)
 
@@ -186,11 +187,11 @@ def _not_empty(thread_id: str) -> InvalidInputError:
 
 
 def _check_frames(found: Snapshot) -> None:
-    """Raise for a checkpoint whose frames were in a document that is gone; all were seen at one instant."""
+    """Raise if a checkpoint's frames were in a document that is missing from the same snapshot."""
     for entry in found.entries.values():
         gone = sorted(entry.docs - found.entries.keys() - found.stripped.keys())
         if gone:
-            damage = DamagedError("the document that holds a frame is gone", frame=gone[0], missing=True)
+            damage = DamagedError("the document that holds a frame is missing", frame=gone[0], missing=True)
             raise corrupt(damage, found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
 
 
@@ -205,16 +206,17 @@ def _clear_manifests(found: Snapshot, context: Context) -> Flow[int]:
 
 
 def _writes(thread_id: str, context: Context) -> Flow[tuple[list[list[Doc]], int]]:
-    """Documents of pending writes, all of which are whole, in levels to be copied one after the other.
+    """List the documents of pending writes, and check that all are whole.
 
-    And how many of them the cipher does not vouch for.
+    Returns:
+        The documents, in levels to be copied one after the other, and how many the cipher does not vouch for.
     """
     clear: set[str] = set()
     docs = yield from QueryDocs(keys.writes(thread_id), mask=())
     names = [doc.name for doc in docs]
     for at in range(0, len(names), limits.COMMIT_WRITES):
         damaged = yield from _damaged(names[at : at + limits.COMMIT_WRITES], clear, context)
-        # Missing is not damage: only what is damaged twice, and unchanged, is.
+        # The data may change between two reads, so only damage that shows twice in an unchanged document counts.
         again = yield from _damaged(list(damaged), clear, context)
         for name, (time, damage) in again.items():
             if damaged[name][0] == time:
@@ -226,8 +228,8 @@ def _writes(thread_id: str, context: Context) -> Flow[tuple[list[list[Doc]], int
 def in_levels(docs: Iterable[Doc]) -> list[list[Doc]]:
     """Documents of pending writes in levels, to be copied one after the other.
 
-    Of the documents of one task the first that came wins, and those of one commit come at the same time: each level has
-    at most one of a task. Special writes have a document that competes with no other.
+    The first document of a task wins, and documents of one commit have the same time. So each level has at most one
+    document of each task. The document of a task's special writes competes with no other.
     """
     levels: list[list[Doc]] = []
     ranks: dict[str, int] = {}
@@ -248,7 +250,7 @@ def _unreadable_writes(thread_id: str, name: str, damage: DamagedError) -> Check
 
 
 def _damaged(names: Sequence[str], clear: set[str], context: Context) -> Flow[dict[str, tuple[int, DamagedError]]]:
-    """Those of some documents of pending writes that are damaged, and when they changed last.
+    """The damaged ones of some documents of pending writes, and when they last changed.
 
     The names of those that the cipher does not vouch for are added to `clear`.
     """
@@ -263,7 +265,7 @@ def _damaged(names: Sequence[str], clear: set[str], context: Context) -> Flow[di
 
 
 def _stubs(doc: Doc, context: Context) -> Flow[set[str] | DamagedError]:
-    """The objects that a document of pending writes refers to, or what is wrong with it."""
+    """The objects that a document of pending writes refers to, or its damage."""
     try:
         return set((yield from read_stubs(doc, context.codec)))
     except DamagedError as damage:
@@ -276,16 +278,16 @@ class _Copy:
     Attributes:
         levels: Documents of the source's pending writes, in levels.
         plain: Documents of the source's plain collections.
-        written: Documents of the target that this call, in all its tries, has written, and when they changed by that.
-        time: When the target's document changed last.
-        claim: Digits that tell this copy, all of its tries, from any other.
+        written: Documents of the target that all tries of this call have written, and when those writes changed them.
+        time: When the target's own document last changed.
+        claim: Digits that all tries of this copy have, and no other copy.
         is_resumed: Whether an earlier try may have copied something.
-        done: Documents of the source that have been copied, in this try or before.
-        blobs: Objects of the source by whether their copy exists.
-        heirs: By the document of a child in the target, its parent's, and what that says of its heir.
-        times: When documents in the target changed last, as this try has left or accepted them.
-        runs: The runs of checkpoints that this try copies, by their documents in the target.
-        made: Objects of the target that this try has made, or found.
+        done: Documents of the source that were copied, in this try or before.
+        blobs: Objects of the source, and whether their copies exist.
+        heirs: By the document of a child in the target: its parent's document, and the parent's heir.
+        times: When documents in the target last changed, as this try has left or accepted them.
+        runs: The runs of checkpoints that this try copies, by the checkpoints' documents in the target.
+        made: Objects of the target that this try has made or found.
     """
 
     def __init__(
@@ -320,10 +322,10 @@ class _Copy:
         self.made: list[str] = []
 
     def flow(self) -> Flow[bool]:
-        """Copy everything; false when the source was replaced meanwhile, or the target moved."""
+        """Copy everything; false if the source was replaced meanwhile, or the target was changed."""
         if not (yield from self._begin()):
             return False
-        # Pending writes first: a checkpoint is not to be seen without them.
+        # Pending writes come first, so that no checkpoint is visible without them.
         for level in self.levels:
             for at in range(0, len(level), limits.COMMIT_WRITES):
                 if not (yield from self._copy_writes(level[at : at + limits.COMMIT_WRITES])):
@@ -338,12 +340,12 @@ class _Copy:
         return (yield from self._end())
 
     def is_claimed(self) -> Flow[bool]:
-        """Whether a copy from the same source has not come to its end."""
+        """Whether the target is an unfinished copy from the same source."""
         doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
         return self._claim(doc) is not None
 
     def check_target(self) -> Flow[None]:
-        """Raise for a target that a copy would refuse, as far as a look shows."""
+        """Raise if a look at the target shows that a copy to it would fail."""
         doc = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
         claim = self._claim(doc)
         if claim is not None:
@@ -355,15 +357,14 @@ class _Copy:
             raise _not_empty(self.target)
 
     def _claim(self, doc: Doc | None) -> str | None:
-        """The claim of a copy from the same source that has not come to its end, by the target's document."""
+        """The claim in the target's document of an unfinished copy from the same source."""
         claim = None if doc is None or doc.fields.get("copying") != self.found.thread_id else doc.fields.get("claim")
         return claim if isinstance(claim, str) and keys.ATTEMPT.match(claim) else None
 
     def _check_part(self) -> Flow[None]:
-        """Raise for anything in the target that this call has not written, and that is no part of what the source has.
+        """Raise if the target has anything that this call has not written, and that is not a part of the source.
 
-        Only frames of checkpoints and documents of plain collections are not compared yet: that takes place when it is
-        their turn.
+        Frames of checkpoints and documents of plain collections are compared later, when it is their turn.
         """
         writes = {doc.name for level in self.levels for doc in level}
         plain = {doc.name for _, doc in self.plain}
@@ -390,7 +391,7 @@ class _Copy:
             theirs = yield from GetDocs(tuple(others[at : at + CHECKPOINTS_PER_PAGE]))
             there = yield from self._read(theirs)
             for name, copied in there.items():
-                # One that is damaged by now was whole a moment ago: copying it will show.
+                # A document that was damaged only now is left to the copying, which will report it.
                 if not isinstance((yield from _stubs(theirs[name], self.context)), DamagedError):
                     yield from self._lacks(theirs[name], copied)
 
@@ -399,18 +400,18 @@ class _Copy:
         return [doc for _, doc in (yield from list_docs(self.thread, _is_copied, mask=mask))]
 
     def _is_ours(self, doc: Doc) -> bool:
-        """Whether a document of the target is as this call has written it."""
+        """Whether a document of the target is unchanged since this call wrote it."""
         return self.written.get(doc.name) == doc.update_time
 
     def _differs(self, name: str) -> InvalidInputError:
         return InvalidInputError(
-            f"Thread {self.target!r} is marked as a part of a copy of {self.found.thread_id!r}, but holds {name!r}, "
-            f"which {self.found.thread_id!r} does not have, or not any more, or has with other content. Nothing that "
-            f"{self.target!r} held was overwritten. Delete {self.target!r} first, or copy to another thread."
+            f"Thread {self.target!r} is marked as a part of a copy of {self.found.thread_id!r}, but contains {name!r}. "
+            f"Now {self.found.thread_id!r} does not have this document, or has it with other content. Nothing in "
+            f"{self.target!r} was overwritten. Delete {self.target!r} first, or copy to another thread."
         )
 
     def _begin(self) -> Flow[bool]:
-        """Claim the target, which must be empty, unless an earlier call has claimed it for the same source."""
+        """Claim the target. It must be empty, unless an earlier call has claimed it for the same source."""
         held = yield from guard(self.target, self.context)
         thread, ids = yield from Gather((GetDocs((self.thread,)), ListCollections(self.thread)))
         doc = thread.get(self.thread)
@@ -439,16 +440,16 @@ class _Copy:
         return True
 
     def _is_below(self, name: str) -> bool:
-        """Whether a document is one of the target's, not the note of a run."""
+        """Whether a document is below the target's document, and not a run's."""
         return name.startswith(f"{self.thread}/")
 
     def _end(self) -> Flow[bool]:
         docs = yield from self._docs(("ns", "heir"))
         if {doc.name: doc.update_time for doc in docs} != self.times:
-            return False  # Pruned or written to since: the next try will see.
+            return False  # Another call has changed the target. The next try decides.
         docs = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
         names = {doc.name for doc in docs if "ns" in doc.fields}
-        # A child that vanished before it was copied was not lost.
+        # A child that was deleted before it was copied is not missing.
         notes = [
             Merge(doc.name, {}, remove=("heir",), update_time=doc.update_time)
             for doc in docs
@@ -468,20 +469,20 @@ class _Copy:
         return thread is not None and thread.fields == {"claim": self.claim}
 
     def discard(self) -> Flow[None]:
-        """Delete the objects of a try that failed, if its claim is lost: no commit can come that refers to them."""
+        """Delete the objects of a failed try if its claim is lost, because then no commit can refer to them."""
         thread = (yield from GetDocs((self.thread,), mask=("claim",))).get(self.thread)
         if thread is None or thread.fields.get("claim") != self.claim:
             for at in range(0, len(self.made), _BLOBS):
                 yield from DeleteBlobs(tuple(self.made[at : at + _BLOBS]))
 
     def _there(self, names: Iterable[str]) -> Flow[dict[str, Doc]]:
-        """What an earlier try has made of some documents of the source, by their names there."""
+        """Copies that an earlier try has made of some documents of the source, by the source's names."""
         found = (yield from self._read(names)) if self.is_resumed else {}
         self.times.update({doc.name: doc.update_time for doc in found.values()})
         return found
 
     def _read(self, names: Iterable[str], mask: tuple[str, ...] | None = None) -> Flow[dict[str, Doc]]:
-        """What the target has of some documents of the source, by their names there."""
+        """Copies of some documents of the source that the target has, by the source's names."""
         targets = {self._name(name): name for name in names}
         docs = (yield from GetDocs(tuple(targets), mask=mask)) if targets else {}
         return {targets[name]: doc for name, doc in docs.items()}
@@ -489,7 +490,7 @@ class _Copy:
     # Checkpoints
 
     def _order(self) -> list[str]:
-        """Documents of checkpoints, what is referred to before what refers to it, older ones first."""
+        """Documents of checkpoints, each after the documents that it refers to, and otherwise older ones first."""
         found = self.found
         names = sorted([*found.entries, *(found.needed(found.entries) & found.stripped.keys())], reverse=True)
         # Not `TopologicalSorter[str](…)`, which Python 3.10 does not know.
@@ -510,7 +511,8 @@ class _Copy:
         there = yield from self._there(docs)
         entries: dict[str, Entry] = {}
         for name, doc in docs.items():
-            # One that was stripped is copied as such, even if it was stored again since: its frames are still there.
+            # A document that was stripped in the snapshot is copied as a stripped one. If its checkpoint was stored
+            # again since, it still has its frames.
             if name in self.found.entries and kind_of(doc) is not DocumentKind.STRIPPED:
                 entries[name] = self.found.entries[name]
                 if doc.fields.get("manifest") != entries[name].doc.fields.get("manifest"):
@@ -521,9 +523,9 @@ class _Copy:
         for name in (name for name in names if name in docs):
             doc, entry = docs[name], entries.get(name)
             if entry is not None and not self._has_blobs(entry):
-                continue  # It vanished meanwhile, and what refers to it goes with it.
+                continue  # It was deleted meanwhile, and so were the checkpoints that need it.
             if entry is not None and not entry.docs <= self.done | {name}:
-                return False  # What it needed has vanished, and it has not: it was replaced.
+                return False  # It exists, but a document that it needed was deleted. So it was replaced.
             self.done.add(name)
             copied = there.get(name)
             if copied is None or not (yield from self._is_copied(doc, entry, copied)):
@@ -534,7 +536,7 @@ class _Copy:
         return all(self.blobs[blob] for blob in entry.manifest.blobs())
 
     def _check_blobs(self, entries: Mapping[str, Entry]) -> Flow[None]:
-        """Raise for a checkpoint that is there still, and its object is not."""
+        """Raise if a checkpoint still exists but its object is missing."""
         suspects = {name: entry for name, entry in entries.items() if not self._has_blobs(entry)}
         docs = (yield from GetDocs(tuple(suspects), mask=("manifest",))) if suspects else {}
         for name, doc in docs.items():
@@ -546,13 +548,13 @@ class _Copy:
                 raise corrupt(damage, self.found.thread_id, entry.manifest.ns, entry.manifest.checkpoint_id)
 
     def _is_copied(self, doc: Doc, entry: Entry | None, copied: Doc) -> Flow[bool]:
-        """Whether an earlier try has copied a document as it is now; it may have been stripped since then."""
+        """Whether an earlier try has copied a document as it is now. It may have been stripped since then."""
         if manifest.inner_frames(doc) != manifest.inner_frames(copied):
             return False
         return entry is None or (yield from self._has(copied, entry))
 
     def _has(self, copied: Doc, entry: Entry) -> Flow[bool]:
-        """Whether a document of the target has the manifest that a checkpoint of the source has there."""
+        """Whether a document of the target has the manifest that the copy of a checkpoint must have."""
         try:
             known = yield from read_manifest(copied, self.context.codec)
         except DamagedError:
@@ -560,7 +562,7 @@ class _Copy:
         return known == self._moved(entry.manifest)
 
     def _write(self, doc: Doc, entry: Entry | None, copied: Doc | None) -> Flow[Create | Merge]:
-        """The write that makes a document's copy, or makes it again; what its objects need is uploaded."""
+        """The write that makes or updates a document's copy. A manifest that is too large for it is uploaded."""
         name = self._name(doc.name)
         if entry is None:
             fields: dict[str, Any] = {"objects": "[]"}
@@ -575,14 +577,18 @@ class _Copy:
         if copied is None:
             return Create(name, fields)
         is_open = self._is_ours(copied) or "manifest" not in copied.fields
-        # Others that were copied before may build on the frames that are there.
+        # Checkpoints that were copied before may build on the frames in the target.
         if not is_open or not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
             raise self._differs(name)
         gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir"}))
         return Merge(name, fields, remove=gone, update_time=copied.update_time)
 
     def _is_rewritten(self, entry: Entry) -> bool:
-        """Whether a manifest refers to objects, says the thread, whose id is too long for a name, or is bound to it."""
+        """Whether the copy needs a new manifest.
+
+        It does if the manifest refers to objects, or a cipher binds it to its place. It also does if the manifest
+        contains the thread's id, because that is too long for a name.
+        """
         return (
             self.context.codec.cipher is not None
             or bool(entry.objects)
@@ -618,7 +624,7 @@ class _Copy:
     # Pending writes
 
     def _copy_writes(self, seen: Sequence[Doc]) -> Flow[bool]:
-        """Copy pending writes as they were at one instant: of a call that came since, a part may be missing."""
+        """Copy pending writes as they were at one instant, because only a part of a later call's may be here."""
         docs = yield from GetDocs(tuple(doc.name for doc in seen))
         if any(doc.name in docs and docs[doc.name].update_time != doc.update_time for doc in seen):
             return False
@@ -627,7 +633,7 @@ class _Copy:
         for name, doc in docs.items():
             found = yield from _stubs(doc, self.context)
             if isinstance(found, DamagedError):
-                return False  # It was whole a moment ago; the next try will see.
+                return False  # It was whole when it was listed. The next try decides.
             stubs[name] = found
         yield from self._copy_blobs(blob for blobs in stubs.values() for blob in blobs)
         suspects = {name for name, blobs in stubs.items() if not all(self.blobs[blob] for blob in blobs)}
@@ -643,7 +649,7 @@ class _Copy:
         for name, doc in docs.items():
             target, copied = self._name(name), there.get(name)
             if name in suspects:
-                continue  # It has gone, and then its objects.
+                continue  # It was deleted, and then its objects.
             size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
             fields = yield from Compute(partial(moved_to, doc, target, self._attempt, self.context.codec), size=size)
             yield from report_clear(self.context.codec)
@@ -660,10 +666,10 @@ class _Copy:
         return (yield from self._apply(writes))
 
     def _lacks(self, doc: Doc, copied: Doc) -> Flow[set[str] | None]:
-        """The fields that a copy of pending writes lacks still; `None` for other content, which this call has written.
+        """The fields that a copy of pending writes still lacks; `None` if this call wrote it with other content.
 
         Raises:
-            InvalidInputError: It has other content, which another call has written.
+            InvalidInputError: Another call wrote it with other content.
         """
         size = 8 * sum(len(data) for one in (doc, copied) for data in one.fields.values() if isinstance(data, bytes))
         found = yield from Compute(partial(lacks, doc, copied, self._attempt, self.context.codec), size=size)
@@ -708,7 +714,7 @@ class _Copy:
         return (yield from self._apply(writes))
 
     def _plain_fields(self, copied: Copied, doc: Doc) -> Flow[Fields | None]:
-        """The fields of a document's copy; `None` if it stays behind."""
+        """The fields of a document's copy; `None` if it is not copied."""
         copy = partial(copied, doc, self._name(doc.name), self._attempt, self.context.codec)
         return (
             yield from Compute(copy, size=sum(len(data) for data in doc.fields.values() if isinstance(data, bytes)))
@@ -721,7 +727,7 @@ class _Copy:
         return f"{collection}/{self.segment}/{rest.partition('/')[2]}"
 
     def _attempt(self, attempt: str) -> str:
-        """What tells an object of this copy from those of all other calls; the same in each of its tries."""
+        """The attempt in the name of a copied object: unique to this copy, and the same in each of its tries."""
         return hashlib.sha256(f"{self.claim} {attempt}".encode()).hexdigest()[: len(self.claim)]
 
     def _blob(self, name: str) -> str:
@@ -737,9 +743,9 @@ class _Copy:
             self.made += [self._blob(name) for name in batch if self.blobs[name]]
 
     def _apply(self, writes: Sequence[Create | Merge]) -> Flow[bool]:
-        """Make writes, in commits that are not too large; a parent names its heir once that is there.
+        """Make writes, in commits within the limits. A parent gets its heir in the commit of that child.
 
-        The notes of a checkpoint's runs are written with it: a later try would not know that they are missing.
+        The notes of a checkpoint's runs are in the same commit, because a later try would not notice missing notes.
         """
         for batch in batches(writes):
             runs = {run for write in batch for run in self.runs.get(write.name, ())}
@@ -750,24 +756,24 @@ class _Copy:
 
     def _with_heirs(self, batch: Sequence[Create | Merge]) -> list[Write]:
         children = [write for write in batch if write.name in self.heirs and "manifest" in write.fields]
-        told = dict(self.heirs[child.name] for child in children)
+        heirs = dict(self.heirs[child.name] for child in children)
         writes: list[Write] = []
         for write in batch:
-            heir = told.pop(write.name, None)
+            heir = heirs.pop(write.name, None)
             writes.append(write if heir is None else replace(write, fields={**write.fields, "heir": heir}))
-        for parent, heir in told.items():
+        for parent, heir in heirs.items():
             if parent in self.times:
                 writes.append(Merge(parent, {"heir": heir}, update_time=self.times[parent]))
         return writes
 
 
 def _child(doc: Doc, heir: str) -> str:
-    """The document of another checkpoint of the same namespace."""
+    """The name of the document of another checkpoint in the same namespace."""
     return f"{doc.name.rpartition('/')[0]}/{keys.inv(heir)}!{keys.ns_segment_of(doc.name)}"
 
 
 def batches(writes: Sequence[Create | Merge]) -> Iterator[list[Create | Merge]]:
-    """Writes in commits that are not too large."""
+    """Writes in batches that fit into commits."""
     return in_batches(writes, _size, most=limits.COMMIT_WRITES, most_bytes=COMMIT_BYTES)
 
 

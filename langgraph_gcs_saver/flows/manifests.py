@@ -29,8 +29,8 @@ FIELD = "manifest"
 LOST_ANCESTOR = "it is gone, and a DeltaChannel's value is made of it"
 """The reason that is reported for a missing ancestor."""
 
-LOST_HEIR = "its document is gone, or no query finds it"
-"""What is wrong with a newest checkpoint that is not there."""
+LOST_HEIR = "its document is missing, or no query finds it"
+"""The reason that is reported for a missing newest checkpoint."""
 
 _PARSING = 8
 """Parsing a compressed manifest takes as long as handling so many times its bytes."""
@@ -220,8 +220,8 @@ def unreadable(
 def emptied(thread_id: str) -> DamageError:
     """The public error for a root namespace that has lost all of its checkpoints."""
     return DamageError(
-        f"Thread {thread_id!r} had checkpoints in its root namespace and has none any more, and no deletion took them. "
-        "Restore its documents from a backup, or call delete_thread to start anew."
+        f"All checkpoints of the root namespace of thread {thread_id!r} are missing, and no deletion removed them. "
+        "Restore its documents from a backup, or call delete_thread to start over."
     )
 
 

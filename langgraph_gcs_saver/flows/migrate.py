@@ -1,8 +1,8 @@
 """Migrates a thread from another checkpointer: all its checkpoints are put into this store, and then compared.
 
 Another checkpointer has its own stored form, so nothing is copied byte for byte, as a transfer does. Each checkpoint is
-put as a run would have put it. It comes after its parent, so that it can build on the parent's values, and after its
-pending writes, so that it is never visible without them. If a call crashes, the next one resumes and puts what is
+put as a run would have put it. It comes after its parent, to build on the parent's values. It also comes after
+its pending writes, so that it is never visible without them. If a call crashes, the next one resumes and puts what is
 missing. At the end everything is read from both sides and compared. Reads of this store then use no earlier caches.
 """
 

@@ -1,14 +1,16 @@
-"""Removing checkpoints while others write: prune, retention, and the checkpoints of runs.
+"""Removes checkpoints while runs write to the thread: by rule (prune, retention), or those of a run.
 
-A plan is made from one consistent snapshot, the answer to one query. A document that goes is deleted only as it was
-seen, and only after all that refer to its frames: whoever could still hand its frames on to a child is gone by then, or
-has changed, and then the plan is made anew. One whose frames are still needed is *stripped* to them. One that has
-objects or pending writes, or is the last that tells of a run, is stripped first too, with the names of its objects and
-runs, so that a call that dies leaves a list of what remains to be done. What a second snapshot shows nobody refers to
-is then deleted for good: a later manifest inherits only from a parent that is there, unchanged, when it commits.
+A plan is made from one consistent snapshot, the answer to one query. A document is deleted only if it is as it was
+seen, and only after all documents that refer to its frames. So no checkpoint is left that could hand its frames on to a
+child. If a document has changed, the plan is made again.
 
-A copy is the one writer that commits references without touching what they lead to. So nothing goes from its target
-until it has ended (`settled`).
+A document whose frames are still needed is *stripped* to them. A document that has objects or pending writes, or is the
+last that names a run, is stripped first too. It then lists the names of its objects and runs, so that after a crash the
+next call knows what remains to be done. A second snapshot shows which of these nothing refers to, and they are deleted.
+This is safe because a later manifest inherits only from a parent that is unchanged when it commits.
+
+Only a copy commits references without changing the documents that they lead to. So nothing is removed from the target
+of a copy until the copy has ended (`settled`).
 """
 
 from __future__ import annotations
@@ -62,28 +64,28 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import PrunePlan, RunPlan
 
 DOCS_PER_PAGE = 200
-"""Documents of pending writes or of runs read at once."""
+"""How many documents of pending writes or of runs are read at once."""
 
 _FRAMES_PER_PAGE = 20
-"""Documents whose frames are read at once, up to half a megabyte each."""
+"""How many documents are read at once with their frames, up to half a megabyte each."""
 
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects")
 _LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin")
-"""What a document has that is listed; the runs go only when nothing remains to be done."""
+"""The fields that stripping removes. The runs' names stay until nothing remains to be done."""
 
 _LEFT = ("objects", "run_id", "former_runs")
-"""What tells of what remains to be done."""
+"""The fields of a stripped document that show what remains to be done."""
 
 _FORKS = ("update", "fork")
-"""Sources of checkpoints that LangGraph replays as their parent: they came after what the parent's subgraphs did."""
+"""Sources of checkpoints that LangGraph replays like their parent: they are newer than the parent's subgraphs."""
 
 Choose = Callable[[list[Row]], list[Decision]]
-"""Decides what goes."""
+"""Decides which checkpoints to keep."""
 
 
 @record(frozen=True, slots=True)
 class Entry:
-    """A checkpoint's document without its frames, what it says, and the objects and documents that it refers to."""
+    """A checkpoint's document without its frames, its manifest, and the objects and documents that it refers to."""
 
     doc: Doc
     manifest: Manifest
@@ -97,8 +99,8 @@ class Snapshot:
 
     Attributes:
         thread_id: The thread.
-        entries: Checkpoints that are listed, by document name.
-        stripped: Documents that are not.
+        entries: Checkpoints, by document name.
+        stripped: Stripped documents, by name.
         written: Checkpoints that have pending writes: encoded namespace and id.
     """
 
@@ -120,8 +122,8 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
     """Read what all checkpoints of a thread refer to.
 
     Raises:
-        CheckpointCorruptError: One is damaged: nobody can tell what it refers to.
-        ClearTextError: One is in clear, and the saver has a cipher.
+        CheckpointCorruptError: A checkpoint is damaged, so its references are unknown.
+        ClearTextError: A checkpoint is in clear, and the saver has a cipher.
     """
     before: object = None
     while True:
@@ -140,21 +142,21 @@ def snapshot(thread_id: str, context: Context) -> Flow[Snapshot]:
 
 
 def settled(thread_id: str, context: Context) -> Flow[Snapshot]:
-    """`snapshot`, of a thread that has lost no newest checkpoint, and to which nothing is being copied.
+    """A `snapshot` of a thread that lacks no newest checkpoint, and that is not the target of a running copy.
 
-    A copy commits what is referred to before what refers to it. In a snapshot from its middle, documents look as if
+    A copy commits data before the documents that refer to it. In a snapshot taken during a copy, documents look as if
     nothing needed them.
 
     Raises:
         CheckpointCorruptError: As for `snapshot` and `is_whole`.
         ClearTextError: As for `snapshot`.
-        ConflictError: A copy to the thread has not ended.
+        ConflictError: A copy to the thread is unfinished.
         DamageError: As for `is_whole`.
     """
     before = yield from _thread(thread_id)
     while True:
         found = yield from snapshot(thread_id, context)
-        # The snapshot is from the middle of a copy, too, if that began after the first look and ended before the next.
+        # A copy may have begun after the first look and ended before this one. Then the snapshot shows a part of it.
         after = yield from _thread(thread_id)
         if _last_copy(after) == _last_copy(before) and (yield from is_whole(found, before)):
             return found
@@ -162,18 +164,18 @@ def settled(thread_id: str, context: Context) -> Flow[Snapshot]:
 
 
 def is_whole(found: Snapshot, before: Doc | None) -> Flow[bool]:
-    """See that no namespace has lost its newest checkpoint, by what reading goes by; false when to look again.
+    """Check, as a read does, that no namespace has lost its newest checkpoint; false if another look is needed.
 
-    Should the lost one be restored, it needs its pending writes and objects, and what belongs to it in other
-    namespaces. Until then, none of those that are left is the latest.
+    If the lost checkpoint is restored, it needs its pending writes and objects, and its data in other namespaces. Until
+    then, none of the remaining checkpoints is the latest.
 
     Args:
         found: All checkpoints.
         before: The thread's document, as it was before that snapshot.
 
     Raises:
-        CheckpointCorruptError: The newest of a namespace has a newer child, which is gone.
-        DamageError: The root namespace had checkpoints, and has none any more.
+        CheckpointCorruptError: The newest checkpoint of a namespace has a newer child, which is missing.
+        DamageError: The root namespace had checkpoints, and all are missing.
     """
     newest: dict[str, Entry] = {}
     for entry in found.entries.values():
@@ -188,7 +190,7 @@ def is_whole(found: Snapshot, before: Doc | None) -> Flow[bool]:
     docs = yield from GetDocs(names, mask=("deleting",))
     thread = docs.get(name)
     if thread is not None and "deleting" in thread.fields:
-        return True  # A deletion takes children first.
+        return True  # A deletion deletes children first.
     seen = before if parent is None else parent.doc
     if seen is None or names[-1] not in docs or docs[names[-1]].update_time != seen.update_time:
         return False
@@ -205,19 +207,19 @@ def _newer_child(entry: Entry) -> str | None:
 
 
 def _thread(thread_id: str) -> Flow[Doc | None]:
-    """A thread's document, unless a copy to it has not ended."""
+    """A thread's document; raises `ConflictError` if a copy to the thread is unfinished."""
     name = keys.thread_doc(thread_id)
     thread: Doc | None = (yield from GetDocs((name,), mask=("copying", "claim", "root"))).get(name)
     if thread is not None and "copying" in thread.fields:
         raise ConflictError(
-            f"Thread {thread_id!r} holds a part of a copy that has not ended, so what it needs is unknown. Wait for "
-            "the call that copies. If that has crashed, repeat it, or delete the thread. Then call again."
+            f"Thread {thread_id!r} is the target of an unfinished copy, so it is unknown what it needs. Wait for the "
+            "call that copies. If that has crashed, repeat it, or delete the thread. Then call again."
         )
     return thread
 
 
 def _last_copy(thread: Doc | None) -> object:
-    """What differs between two copies to a thread, by its document."""
+    """A value that distinguishes copies to a thread, from its document."""
     # Two transfers of one thread have the same claim; between them, the target was deleted.
     return None if thread is None else (thread.create_time, thread.fields.get("claim"))
 
@@ -241,7 +243,7 @@ def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[
 
 
 def _bare(docs: Sequence[Doc]) -> Flow[Doc | None]:
-    """A document that has lost everything: what was stripped has its frames, or its list."""
+    """A document that has lost all its content; `None` if there is none. A stripped one has frames or its list."""
     unsure = {doc.name: doc for doc in docs if kind_of(doc) is DocumentKind.EMPTIED}
     names = list(unsure)
     for at in range(0, len(names), _FRAMES_PER_PAGE):
@@ -260,16 +262,16 @@ def prune(
     loads: Loads,
     context: Context,
 ) -> Flow[PrunePlan]:
-    """Remove the checkpoints of a thread that `choose` does not keep, with all that only they need.
+    """Remove the checkpoints of a thread that `choose` does not keep, with everything that only they need.
 
     Returns:
-        What was decided for each checkpoint.
+        The decision for each checkpoint.
 
     Raises:
-        CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one is gone, or the newest of a
-            namespace: nobody can tell what is needed. Repair or restore it first.
-        DamageError: The root namespace had checkpoints, and has none any more. Restore them first.
-        ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
+        CheckpointCorruptError: A checkpoint is damaged, or an ancestor of a kept one or the newest of a namespace is
+            missing. Then it is unknown what is needed. Repair or restore it first.
+        DamageError: The root namespace had checkpoints, and all are missing. Restore them first.
+        ConflictError: Other writers changed the checkpoints in every try, or a copy to the thread is unfinished.
     """
     for _ in range(MAX_TRIES):
         found = yield from settled(thread_id, context)
@@ -290,28 +292,28 @@ def prune(
                 yield from Emit(ThreadPruned(thread_id=thread_id, checkpoints=len(dropped), objects=objects))
             return plan
     raise ConflictError(
-        f"Thread {thread_id!r} was not pruned to the end: others changed its checkpoints {MAX_TRIES} times in a row. "
-        "What was done is whole; call again."
+        f"Pruning thread {thread_id!r} is unfinished: other writers changed its checkpoints {MAX_TRIES} times in a "
+        "row. The remaining checkpoints are whole. Call again to continue."
     )
 
 
 def prune_by(
     rule: Retention, thread_id: str, *, dry_run: bool = False, loads: Loads, context: Context
 ) -> Flow[PrunePlan]:
-    """Remove the checkpoints of a thread that a rule does not keep; as `prune`."""
+    """Remove the checkpoints of a thread that a rule does not keep, like `prune`."""
     choose = partial(decide, rule=rule, now=(yield from Now()))
     return (yield from prune(thread_id, choose, dry_run=dry_run, loads=loads, context=context))
 
 
 def check_ancestors(found: Snapshot, loads: Loads) -> Flow[None]:
-    """See that everything is there that DeltaChannels of checkpoints are made of.
+    """Check that no ancestor is missing that DeltaChannels are made of.
 
-    Metadata say which channels these are. They are read only if some parent is not there, as after pruning: there are
-    serializers that do not read them.
+    The metadata says which channels are DeltaChannels. It is read only if a parent is missing, as after pruning,
+    because some serializers cannot read it.
 
     Raises:
-        CheckpointCorruptError: An ancestor is gone, so what else is needed is unknown.
-        SerializationError: The serializer refuses metadata.
+        CheckpointCorruptError: An ancestor is missing, so it is unknown what else is needed.
+        SerializationError: The serializer cannot read metadata.
     """
     ids = {(entry.manifest.ns, entry.manifest.checkpoint_id) for entry in found.entries.values()}
     parents = {(entry.manifest.ns, entry.manifest.parent_id) for entry in found.entries.values()}
@@ -328,7 +330,7 @@ def _lost(thread_id: str, ns: str, checkpoint_id: str) -> CheckpointCorruptError
 
 
 def _rows(found: Snapshot, loads: Loads) -> Flow[list[Row]]:
-    # A special write's field says that there is one; who has a child was answered.
+    # The field of an interrupt shows that a task was interrupted. A checkpoint with a child was answered.
     docs = yield from QueryDocs(keys.writes(found.thread_id), mask=(keys.INTERRUPT,))
     found.written = {_owner(doc.name) for doc in docs}
     waiting = {_owner(doc.name) for doc in docs if keys.INTERRUPT in doc.fields}
@@ -384,7 +386,7 @@ def _make_rows(
 
 
 def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]:
-    """Delete or strip documents, each only as it was seen; false after a conflict."""
+    """Delete or strip documents, each only if it is as it was seen; false after a conflict."""
     kept = found.entries.keys() - set(dropped)
     used = found.objects(kept)
     stay = _stay(found, dropped)
@@ -403,7 +405,7 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
             known = found.entries[name].manifest
             parent = keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id or "")
             if parent in times and heir_of(found.entries[parent].doc) == known.checkpoint_id:
-                # The child is not lost, it was dropped; its parent is the latest now, if only for a while.
+                # The child is not missing but removed. Until it is removed too, its parent is the latest checkpoint.
                 writes.append(Merge(parent, {}, remove=("heir",), update_time=times[parent]))
         if unmark and roots[-1] in batch:
             writes += unmark
@@ -417,9 +419,9 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
 
 
 def _order(found: Snapshot, dropped: list[str]) -> list[str]:
-    """Children before those whose frames they hand on, whatever their ids say; else as given, newest first.
+    """The order of removal: each document before those whose frames it hands on, and else as given, newest first.
 
-    Between two commits nothing may lack its ancestors: somebody may continue it, and its DeltaChannels need them.
+    Between two commits no checkpoint may lack its ancestors. A run may continue it, and its DeltaChannels need them.
     """
     going = set(dropped)
     # Not `TopologicalSorter[str](…)`, which Python 3.10 does not know.
@@ -441,10 +443,10 @@ def _order(found: Snapshot, dropped: list[str]) -> list[str]:
 
 
 def prepare(order: TopologicalSorter[str], found: Snapshot) -> None:
-    """Get documents of checkpoints sorted.
+    """Prepare the sorting of checkpoints' documents.
 
     Raises:
-        CheckpointCorruptError: One needs its own frames by way of others, as no writer makes it.
+        CheckpointCorruptError: A checkpoint builds on itself by way of others, which no writer does.
     """
     try:
         order.prepare()
@@ -455,35 +457,35 @@ def prepare(order: TopologicalSorter[str], found: Snapshot) -> None:
 
 
 def _stay(found: Snapshot, dropped: Sequence[str]) -> set[str]:
-    """Documents that are stripped, not deleted: more hangs on them."""
+    """Documents that are stripped instead of deleted, because they are needed, or list what remains to be done."""
     going = set(dropped)
     kept = found.entries.keys() - going
     needed, used = found.needed(kept), found.objects(kept)
-    told = {run for name in kept for run in runs_of(found.entries[name].doc)}
+    named = {run for name in kept for run in runs_of(found.entries[name].doc)}
     stay: set[str] = set()
     for name in dropped:
         entry = found.entries[name]
         is_written = (keys.enc(entry.manifest.ns), entry.manifest.checkpoint_id) in found.written
         if name in needed or is_written or not entry.objects <= used:
             stay.add(name)
-            told |= runs_of(entry.doc)
+            named |= runs_of(entry.doc)
     for name in dropped:
-        # One is enough to tell that the run's document is to go.
+        # One document that names the run is enough to have the run's document deleted.
         runs = runs_of(found.entries[name].doc)
-        if not runs <= told:
+        if not runs <= named:
             stay.add(name)
-            told |= runs
+            named |= runs
     return stay
 
 
 def _empties_root(found: Snapshot, dropped: Iterable[str]) -> bool:
-    """Whether the root namespace had checkpoints, and all of them go."""
+    """Whether the root namespace had checkpoints, and all of them are removed."""
     roots = {name for name, entry in found.entries.items() if not entry.manifest.ns}
     return bool(roots) and roots <= set(dropped)
 
 
 def _unmark_root(thread_id: str, context: Context) -> Flow[list[Write]]:
-    """The write by which the thread's document says no more that the root namespace has a checkpoint, if it does."""
+    """The write that removes the note of a root checkpoint from the thread's document, if there is one."""
     name = keys.thread_doc(thread_id)
     thread = (yield from GetDocs((name,), mask=("root",))).get(name)
     context.noted.drop(name)
@@ -493,7 +495,7 @@ def _unmark_root(thread_id: str, context: Context) -> Flow[list[Write]]:
 
 
 def _note_root(thread_id: str) -> Flow[None]:
-    """Say again that the root namespace has a checkpoint, if one came just before it was unmarked."""
+    """Restore the note that the root namespace has a checkpoint, if one was stored just before its removal."""
     name = keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
         if not (yield from QueryDocs(keys.checkpoints(thread_id), (("ns", keys.enc("")),), limit=1, mask=())):
@@ -506,37 +508,40 @@ def _note_root(thread_id: str) -> Flow[None]:
 
 
 def _removal(name: str, objects: list[str], time: int, *, is_bare: bool) -> Write:
-    """Delete a document that nothing else hangs on; strip another one to its frames and what remains to be done."""
+    """Delete a document; or strip it to its frames, and list what remains to be done."""
     if is_bare:
         return Delete(name, update_time=time)
     return Merge(name, {"objects": json.dumps(objects)}, remove=_LISTED, update_time=time)
 
 
-# What is left of what was taken off
+# Deleting what removed checkpoints leave
 
 
 def clean(thread_id: str, context: Context) -> Flow[int]:
-    """Delete what only stripped documents lead to, and those that nobody refers to; the number of objects.
+    """Delete what only stripped documents refer to, and the stripped documents that nothing refers to.
 
-    These are pending writes, objects, frames, and documents of runs of which nothing is left in the thread.
+    These are pending writes, objects, frames, and documents of runs that have nothing left in the thread.
+
+    Returns:
+        The number of deleted objects.
 
     Raises:
-        CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is gone: nobody can tell what it
-            needs.
-        ConflictError: Others changed what was to go, time and again, or a copy to the thread has not ended.
-        DamageError: The root namespace had checkpoints, and has none any more.
+        CheckpointCorruptError: A checkpoint is damaged, or the newest of a namespace is missing, so it is unknown what
+            is needed.
+        ConflictError: Other writers changed the documents in every try, or a copy to the thread is unfinished.
+        DamageError: The root namespace had checkpoints, and all are missing.
     """
     return (yield from clean_up((yield from settled(thread_id, context)), context))
 
 
 def leftovers(found: Snapshot) -> list[Doc]:
-    """Stripped documents that nobody refers to, or that list what remains to be done."""
+    """Stripped documents that nothing refers to, or that list what remains to be done."""
     needed = found.needed(found.entries)
     return [doc for doc in found.stripped.values() if "objects" in doc.fields or doc.name not in needed]
 
 
 def clean_up(found: Snapshot, context: Context) -> Flow[int]:
-    """As `clean`, by a snapshot at hand; after a conflict by a new one."""
+    """Like `clean`, with a given snapshot, and after a conflict with a new one."""
     deleted = 0
     for _ in range(MAX_TRIES):
         cleaning = _Cleaning(found, context)
@@ -546,23 +551,23 @@ def clean_up(found: Snapshot, context: Context) -> Flow[int]:
             return deleted
         found = yield from settled(found.thread_id, context)
     raise ConflictError(
-        f"Thread {found.thread_id!r} was not cleaned to the end: others changed its documents {MAX_TRIES} times in a "
-        "row. What was done is whole; call again."
+        f"Cleaning thread {found.thread_id!r} is unfinished: other writers changed its documents {MAX_TRIES} times in "
+        "a row. The remaining checkpoints are whole. Call again to continue."
     )
 
 
 class _Cleaning:
     """One try.
 
-    A checkpoint may be stored again under a stripped document's name, and get pending writes, so what belongs to a
-    document goes only while that is as it was seen. What tells of something goes after it: objects after the names of
-    them were noted, and after the pending writes that refer to them.
+    A checkpoint may be stored again under a stripped document's name, and get pending writes. So data that belongs to a
+    document is deleted only while the document is as it was seen. Objects are deleted after their names were noted in
+    the document, and after the pending writes that refer to them.
 
     Attributes:
-        needed: Documents whose frames are referred to.
-        used: Objects that are referred to.
-        times: When each stripped document changed last.
-        deleted: Number of objects deleted so far.
+        needed: Documents whose frames a checkpoint refers to.
+        used: Objects that a checkpoint refers to.
+        times: When each stripped document last changed.
+        deleted: The number of objects deleted so far.
     """
 
     def __init__(self, found: Snapshot, context: Context) -> None:
@@ -574,12 +579,12 @@ class _Cleaning:
         self.deleted = 0
 
     def flow(self) -> Flow[bool]:
-        """Do it; false after a conflict."""
+        """Clean everything; false after a conflict."""
         found = self.found
         todo = leftovers(found)
         runs = {run for doc in todo for run in runs_of(doc)}
         idle = yield from _idle_runs(found.thread_id, runs)
-        # With the last document that tells of it.
+        # A run's document is deleted with the last document that names the run.
         last = {run: doc.name for doc in todo for run in runs_of(doc)}
         ends: dict[str, list[Write]] = {}
         for run, write in idle.items():
@@ -605,7 +610,7 @@ class _Cleaning:
                 return False
             self.times.update(zip((note.name for note in notes), times, strict=True))
         listed = set[str]().union(*objects.values()) - self.used
-        # Anybody may have forged the list.
+        # No digest covers the list, so another program may have forged it.
         gone = sorted((yield from unreferenced(self.found.thread_id, listed, self.context)))
         if gone:
             checked = [self._with_check(doc.name, pending.pop(doc.name)) for doc in batch if doc.name in pending]
@@ -623,7 +628,7 @@ class _Cleaning:
     def _stubs(self, docs: Sequence[Doc]) -> Flow[set[str]]:
         found: set[str] = set()
         for doc in docs:
-            with suppress(DamagedError):  # nobody can tell its objects; they wait to be collected
+            with suppress(DamagedError):  # Its objects are unknown. They are orphans to collect.
                 found.update((yield from read_stubs(doc, self.context.codec)))
         return found
 
@@ -639,7 +644,7 @@ class _Cleaning:
         return Delete(name, update_time=self.times[name])
 
     def _commit(self, groups: Sequence[list[Write]]) -> Flow[bool]:
-        """Commit groups of writes, each with its document's at the end, which also guards a part of the others."""
+        """Commit groups of writes. Each ends with the write of its document, which guards the writes before it."""
         for batch in _packed(groups, self._check):
             if (yield from Commit(tuple(batch))) is None:
                 return False
@@ -664,13 +669,13 @@ def _packed(groups: Iterable[list[Write]], check: Callable[[str], Write]) -> Ite
 def _listed_objects(doc: Doc) -> set[str]:
     """The objects that a stripped document lists, all below its own thread's name.
 
-    An object of pending writes belongs to one checkpoint. That of another checkpoint stays, whatever the list says.
+    An object of pending writes belongs to one checkpoint. Other checkpoints' objects of this kind are ignored.
     """
     text = doc.fields.get("objects")
     try:
         listed = json.loads(text) if isinstance(text, str) else []
     except (ValueError, RecursionError):
-        listed = []  # No digest covers it: the objects wait to be collected.
+        listed = []  # No digest covers the list, so another program may have changed it. The objects are orphans.
     thread = f"{doc.name.split('/')[1]}/"
     pending = keys.blob_beside(doc.name, keys.WRITES_BLOB, "").removesuffix(".zst")
     names = listed if isinstance(listed, list) else []
@@ -680,7 +685,7 @@ def _listed_objects(doc: Doc) -> set[str]:
 
 
 def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
-    """Documents of the pending writes of stripped checkpoints, by these documents' names."""
+    """Documents of the pending writes of stripped checkpoints, by the names of the checkpoints' documents."""
     owners = {(keys.ns_segment_of(doc.name), keys.checkpoint_id_of(doc.name)): doc.name for doc in docs}
     spaces: dict[str, list[str]] = {}
     for ns, checkpoint_id in owners:
@@ -691,7 +696,7 @@ def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
         start, end = keys.writes_span(keys.spread(thread_id, "thread id"), ns, max(ids), min(ids))
         queries.append(QueryDocs(collection, start=start, end=end, mask=()))
     results = yield from Gather(tuple(queries))
-    # Between two stripped checkpoints there may be many that are kept: only the names of their writes are read.
+    # Between two stripped checkpoints, many may be kept. Only the names of their writes are read.
     names = [doc.name for found in results for doc in found if _owner(doc.name) in owners]
     pending: dict[str, list[Doc]] = {}
     for at in range(0, len(names), DOCS_PER_PAGE):
@@ -701,10 +706,10 @@ def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:
 
 
 def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
-    """For each of some runs of which no checkpoint of the thread tells, the write that deletes its document.
+    """The write that deletes a run's document, for each of some runs that no checkpoint of the thread names.
 
-    Who stores a checkpoint writes its run's document anew, or continues one of the same run. So a checkpoint that the
-    query does not show either makes this write fail, or has a parent that the query did not show.
+    A put of a checkpoint updates its run's document, or continues a checkpoint of the same run. So if the query misses
+    a checkpoint, either this write fails, or the query also missed the checkpoint's parent.
     """
     names = {run: keys.run_doc(run, thread_id) for run in sorted(runs)}
     docs: dict[str, Doc] = {}
@@ -729,12 +734,12 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
     """Remove every checkpoint that a run wrote, in every thread, with its pending writes.
 
     Raises:
-        CheckpointCorruptError: A checkpoint of one of the threads is damaged, or the newest of a namespace is gone.
-            Repair it first; the others are done.
-        ClearTextError: One is in clear, and the saver has a cipher; likewise.
-        SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: One cannot be read; likewise.
-        ConflictError: Others changed what was to go, time and again, or a copy to one has not ended; likewise.
-        DamageError: All checkpoints of the root namespace of one are gone; likewise.
+        CheckpointCorruptError: A checkpoint of a thread is damaged, or the newest of a namespace is missing. Repair it
+            first. This error, like the following ones, is raised after the other threads are done.
+        ClearTextError: A checkpoint is in clear, and the saver has a cipher.
+        SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: A checkpoint cannot be read.
+        ConflictError: Other writers changed a thread in every try, or a copy to it is unfinished.
+        DamageError: All checkpoints of the root namespace of a thread are missing.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()
@@ -744,7 +749,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
         for doc in docs:
             thread_id = thread_id_of(doc)
             if thread_id is None:
-                continue  # Another program's document: a thread's says its id.
+                continue  # Another program's document, because a thread's contains the thread's id.
             flow = prune(thread_id, choose, dry_run=dry_run, loads=loads, context=context)
             plan = yield from tries.of(flow, thread_id)
             if plan is not None:
@@ -757,7 +762,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
 
 
 def _forget_run(run_id: str, thread_id: str) -> Flow[None]:
-    """Delete the run's document of a thread that has nothing of it: what it told of went in another way."""
+    """Delete a run's document of a thread that has no checkpoints of it: they were removed in another way."""
     for write in (yield from _idle_runs(thread_id, (run_id,))).values():
         yield from Commit((write,))
 
@@ -766,13 +771,13 @@ def _forget_run(run_id: str, thread_id: str) -> Flow[None]:
 
 
 def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context: Context) -> Flow[bool]:
-    """Pin a checkpoint, or with `None` take its pin off; false when there is no such checkpoint.
+    """Pin a checkpoint, or with `None` remove its pin; false if there is no such checkpoint.
 
-    A pin is a use of the thread: whoever deletes it because it is idle, and has not seen the pin, meets a thread that
-    has moved. Taking one off is none.
+    Pinning counts as a use of the thread. So a sweep that has not seen the pin finds that the thread has changed, and
+    does not delete it. Removing a pin does not count as a use.
 
     Raises:
-        ConflictError: Others kept changing its document.
+        ConflictError: Other writers kept changing its document.
     """
     name, thread = keys.checkpoint_doc(thread_id, ns, checkpoint_id), keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
@@ -792,8 +797,8 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
         if done is not None:
             return True
     raise ConflictError(
-        f"Checkpoint {checkpoint_id!r} of thread {thread_id!r} was not pinned: others changed its document {MAX_TRIES} "
-        "times in a row. Call again."
+        f"The pin of checkpoint {checkpoint_id!r}, thread {thread_id!r}, was not changed: other writers changed its "
+        f"document {MAX_TRIES} times in a row. Call again."
     )
 
 

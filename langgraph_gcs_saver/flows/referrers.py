@@ -1,4 +1,4 @@
-"""What documents other than checkpoints refer to: pending writes, what was set aside, and plain collections."""
+"""Finds what documents other than checkpoints refer to: pending writes, quarantined ones, and plain collections."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest
 
 _DOCS_PER_PAGE = 50
-"""Documents of pending writes, or set aside, read at once; each of the former may hold 128 KiB."""
+"""How many documents of pending writes, of 128 KiB at most, or quarantined documents are read at once."""
 
 
 def objects_of(known: Manifest, blob: str | None) -> set[str]:
-    """Names of the objects that a manifest refers to, and of the one that it lies in itself, if it does."""
+    """Names of the objects that a manifest refers to, and of the object that holds the manifest, if there is one."""
     return known.blobs() if blob is None else known.blobs() | {blob}
 
 
 def unreferenced(
     thread_id: str, names: Iterable[str], context: Context, *, orphans: Collection[str] | None = None
 ) -> Flow[set[str]]:
-    """Objects to which nothing refers that was set aside, nor a document of a plain collection.
+    """Those of some objects that no quarantined document, and no document of a plain collection, refers to.
 
     Args:
         thread_id: The thread.
         names: The objects.
         context: Options and caches.
-        orphans: If given, pending writes count as well, but for documents of these names.
+        orphans: If given, documents of pending writes count as well, except those with these names.
 
     Raises:
         DamageError: A document of a plain collection is damaged.
@@ -53,7 +53,7 @@ def unreferenced(
 
 
 def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[str]]:
-    """The objects that a document of pending writes, or one that was set aside, refers to."""
+    """The objects that a document of pending writes, or a quarantined document, refers to."""
     is_checkpoint = False
     if f"/{keys.ASIDE}/" in doc.name:
         source, is_checkpoint = keys.set_aside(doc.name, doc.fields.get("from"))
@@ -64,7 +64,7 @@ def _objects_of(doc: Doc, names: Iterable[str], context: Context) -> Flow[set[st
             return objects_of(known, blob)
         return set((yield from read_stubs(doc, context.codec)))
     except DamagedError:
-        # Nobody can tell; what was written for the same checkpoint stays, for whoever repairs or inspects it.
+        # The references are unknown. All objects of the same checkpoint stay, so that it can be repaired or inspected.
         owner = (
             (keys.ns_segment_of(doc.name), keys.enc(keys.checkpoint_id_of(doc.name)))
             if is_checkpoint

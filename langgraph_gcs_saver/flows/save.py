@@ -601,7 +601,7 @@ class _Attempts:
         if before is not None:
             self.head = yield from self._head_of(docs.get(before.manifest.name))
             if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
-                # The parent was replaced, and this checkpoint does not continue its new content. Ancestors' writes remain.
+                # The parent was replaced. This checkpoint continues its ancestors, but not its new content.
                 self.head = self.head.bare() if request.history else None
         if before is not None and self.head is not None and self.head.update_time != before.update_time:
             self.forks += 1

@@ -1,8 +1,8 @@
-"""What the newest checkpoints of threads say about what comes next, without the threads' graphs.
+"""Finds out from the newest checkpoints of threads what comes next, without the threads' graphs.
 
-LangGraph has a channel for each edge, and a node is due when such a channel has a value in a version that the node has
-not seen. So the names and versions in a manifest tell; a value is read only where a name cannot tell: of a join, which
-waits for several nodes, and of the list of packets that `Send` makes.
+LangGraph has a channel for each edge. A node is due if such a channel has a value in a version that the node has not
+seen. So the names and versions in a manifest usually suffice. Only two kinds of values are read: those of joins, which
+wait for several nodes, and the list of packets that `Send` makes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SENDS = "__pregel_tasks"
 
 @record(frozen=True, slots=True)
 class Tip:
-    """The newest checkpoint of a namespace: the document's name, and what it says."""
+    """The newest checkpoint of a namespace: the document's name, and its manifest."""
 
     name: str
     manifest: Manifest
@@ -38,8 +38,8 @@ class State:
     """What comes next at a tip.
 
     Attributes:
-        is_waiting: Whether a task asked for an answer, and has not finished.
-        is_unfinished: Whether work is due; `None` if a value that decides cannot be read.
+        is_waiting: Whether a task waits for an answer.
+        is_unfinished: Whether work is due; `None` if a value that decides this cannot be read.
     """
 
     is_waiting: bool
@@ -47,9 +47,9 @@ class State:
 
 
 def is_waiting(writes: Iterable[Doc]) -> bool:
-    """Whether a task of a checkpoint asked for an answer and has not finished since, by the documents of its writes.
+    """Whether a task of a checkpoint was interrupted and has not finished since, by the documents of its writes.
 
-    A task that has finished has regular writes, if only one that says that it wrote nothing.
+    A finished task always has regular writes. A task that wrote nothing has one that says so.
     """
     asked, finished = set(), set()
     for doc in writes:
@@ -62,10 +62,12 @@ def is_waiting(writes: Iterable[Doc]) -> bool:
 
 
 def read_states(tips: Sequence[Tip], context: Context) -> Flow[list[State]]:
-    """What comes next at each of some tips, of any threads: their pending writes, and values that decide.
+    """What comes next at each of some tips, which may be of different threads.
+
+    This reads the names of their pending writes, and the values that decide.
 
     Raises:
-        WrongKeyError: A value is encrypted, with another key or while the saver has none.
+        WrongKeyError: A value is encrypted with another key, or the saver has none.
     """
     writes = yield from Gather(tuple(map(_writes_at, tips)))
     found = [Found(Doc(tip.name, {}, 0, 0), replace(tip.manifest, channels=_deciding(tip.manifest))) for tip in tips]
@@ -87,7 +89,7 @@ def _writes_at(tip: Tip) -> QueryDocs:
 
 
 def _deciding(known: Manifest) -> dict[str, ChannelRef]:
-    """The channels whose value says whether a node is due: packets, and joins with something new for their node."""
+    """The channels whose values decide whether a node is due: packets, and joins that are new to their node."""
     return {
         name: ref
         for name, ref in known.channels.items()
@@ -101,7 +103,7 @@ def _has_seen(known: Manifest, node: str, channel: str) -> bool:
 
 
 def _values(known: Manifest, sources: Sources) -> dict[str, Any]:
-    """The values that decide, by channel; `Opaque` for what is damaged or was written by another serializer."""
+    """The values that decide, by channel; `Opaque` for one that is damaged or that another serializer wrote."""
     return {name: _value(known, name, sources) for name in known.channels}
 
 
@@ -129,16 +131,16 @@ def _is_due(known: Manifest, values: Mapping[str, Any]) -> bool | None:
 def _is_full(name: str, value: Any) -> bool:
     """Whether all nodes that a join waits for have written."""
     waits_for = name.removeprefix(_JOIN).rpartition(":")[0]
-    # A node's name may have a plus, so the names are not told apart: some of them are all when they are as long.
+    # Nodes' names may contain a plus, so the join's name cannot be split. All have written when the lengths match.
     return bool(waits_for) and len("+".join(map(str, _items(value)))) == len(waits_for)
 
 
 def _items(value: Any) -> Sequence[Any]:
-    """What a list or a set holds, that of a deferred node included; nothing for another value."""
+    """The items of a list or a set, or of a deferred node's list or set; empty for any other value."""
     while True:
         if isinstance(value, Stored) and value.parts is not None:
             value = value.parts[2]
         elif isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], bool):
-            value = value[0]  # A node that waits for the end of all others: what is there, and whether it is time.
+            value = value[0]  # A deferred node's channel holds the items, and whether all other nodes have ended.
         else:
             return value if isinstance(value, list | tuple) else ()

@@ -222,9 +222,9 @@ def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[Pendi
 def _withdraw_damaged(records: Sequence[_Record], created: int | None, companions: Companions) -> Flow[str | None]:
     """Read back what was committed. If a document differs, withdraw the call's writes, and return its name.
 
-    Documents that the commit created, at `created` if that is certain, are deleted as a whole, because half of a call
-    would look like a finished task. From other documents, which hold earlier calls' writes, only the fields that differ
-    are removed.
+    Documents that the commit created, at `created` if that is certain, are deleted as a whole. Half of a call would
+    look like a finished task. From other documents, which have earlier calls' writes, only the fields that differ are
+    removed.
     """
     docs = yield from GetDocs(tuple(dict.fromkeys(one.doc for one in records)))
     damaged: dict[str, set[str]] = {}
