@@ -57,6 +57,6 @@ def failed(what: str, name: str) -> CheckpointVerificationError:
     """The error of a call whose writes do not read back as they were written."""
     return CheckpointVerificationError(
         f"{what} was not stored: {name!r} was written {TIMES} times, and each time the service returned something "
-        "else. Each write was withdrawn. Check whether a proxy or a function of the bucket changes data, and call "
-        "again."
+        "else. Each write was withdrawn. Call again. If that fails too, check whether a proxy or a function of the "
+        "bucket changes data."
     )
