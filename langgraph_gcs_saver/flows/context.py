@@ -20,7 +20,7 @@ Loads = Callable[[Serialized], object]
 """Deserializes a value."""
 
 ATTEMPT_DEADLINE_SECONDS = 3600.0
-"""A put whose uploads took longer than this starts over instead of committing.
+"""An attempt whose uploads took longer than this starts over instead of committing.
 
 A frozen Cloud Run instance can thaw after days. By then, the objects that it uploaded may have been collected as
 orphans. Collecting waits for 24 hours, so one hour leaves a wide margin between two machines' clocks.

@@ -94,8 +94,8 @@ def metadata_of(known: Manifest, loads: Loads) -> Mapping[str, Any]:
     """A checkpoint's metadata, deserialized.
 
     Raises:
-        DamagedError: They do not have the shape of LangGraph's metadata.
-        SerializationError: The serializer cannot read them, or another one wrote them.
+        DamagedError: It does not have the shape of LangGraph's metadata.
+        SerializationError: The serializer cannot read it, or another one wrote it.
     """
     return _fields(loads, known.metadata, "The metadata", known, shapes.wrong_in_metadata)
 

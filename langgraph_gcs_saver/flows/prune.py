@@ -77,7 +77,7 @@ _LEFT = ("objects", "run_id", "former_runs")
 """The fields of a stripped document that show what remains to be done."""
 
 _FORKS = ("update", "fork")
-"""Sources of checkpoints that LangGraph replays like their parent: they are newer than the parent's subgraphs."""
+"""Sources of checkpoints that LangGraph replays as their parent, because they are newer than its subgraphs."""
 
 Choose = Callable[[list[Row]], list[Decision]]
 """Decides which checkpoints to keep."""
@@ -405,7 +405,7 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
             known = found.entries[name].manifest
             parent = keys.checkpoint_doc(found.thread_id, known.ns, known.parent_id or "")
             if parent in times and heir_of(found.entries[parent].doc) == known.checkpoint_id:
-                # The child is not missing but removed. Until it is removed too, its parent is the latest checkpoint.
+                # The child was removed, and is not missing. Its parent may now be the latest checkpoint.
                 writes.append(Merge(parent, {}, remove=("heir",), update_time=times[parent]))
         if unmark and roots[-1] in batch:
             writes += unmark

@@ -66,8 +66,9 @@ class Sources:
     """The stored frames of some checkpoints: documents' `frames` fields, and objects or parts of them.
 
     Each piece is fetched once, however many checkpoints refer to it, and each frame is decoded once. A value in the
-    cache needs neither. A value stays in memory until the last frame that builds on it is decoded. So memory never
-    holds more than two values of one checkpoint, and one more for each further checkpoint (`Manifest.held`).
+    cache needs neither. A value stays in memory until the last frame that builds on it is decoded. So for one
+    checkpoint, memory never holds more than two values at once. With several, it may also hold one value of each chain
+    (`Manifest.held`).
     """
 
     def __init__(self, found: list[Found], context: Context) -> None:

@@ -155,7 +155,7 @@ def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
 
 
 def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) -> Flow[bool]:
-    """Delete every document and object of a thread. A checkpoint stored meanwhile may remain, whole.
+    """Delete every document and object of a thread. Data stored meanwhile may remain, whole.
 
     First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints are deleted,
     newest first, and each only if it is as last seen. So no checkpoint is deleted while a document that inherits from
