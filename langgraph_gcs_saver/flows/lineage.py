@@ -24,7 +24,7 @@ ANCESTORS_PER_PAGE = 200
 _WRITES_BYTES = 64 << 20
 """Bytes of pending writes of more than one ancestor read at once. Writes to other channels are then dropped."""
 
-_LOST_TARGET = "it is gone, and its DeltaChannels cannot be read without it"
+_LOST_TARGET = "it is missing, and its DeltaChannels cannot be read without it"
 """The reason that is reported for a requested checkpoint that is missing."""
 
 _MASK = ("format", "ns", "manifest", "digest")

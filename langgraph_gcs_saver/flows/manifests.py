@@ -26,7 +26,7 @@ from langgraph_gcs_saver.portable import Opaque
 FIELD = "manifest"
 """The field of a checkpoint's document that holds its manifest."""
 
-LOST_ANCESTOR = "it is gone, and a DeltaChannel's value is made of it"
+LOST_ANCESTOR = "it is missing, and a DeltaChannel's value is made of it"
 """The reason that is reported for a missing ancestor."""
 
 LOST_HEIR = "its document is missing, or no query finds it"

@@ -196,7 +196,8 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
     for name, heir in found.lost.items():
         if name not in plan.aside:
-            plan.steps.append(_step(found, name, action="forget", reason=f"its child {heir!r} cannot be recovered"))
+            reason = f"its child {heir!r} is missing and cannot be recovered"
+            plan.steps.append(_step(found, name, action="forget", reason=reason))
     for name in found.severed:
         plan.steps.append(_step(found, name, action="leave", reason=f"{LOST_ANCESTOR}: restore it"))
     if found.emptied:

@@ -123,7 +123,7 @@ async def test_a_checkpoint_that_is_not_there(make_saver, mode):
         await chain(api, 3)
         for config in (cfg(n=77), cfg(thread="none", n=1)):
             assert await api.get(config) is None
-            with pytest.raises(CheckpointCorruptError, match="it is gone") as caught:
+            with pytest.raises(CheckpointCorruptError, match="it is missing") as caught:
                 await api.delta_history(config, ["a"])
             assert caught.value.checkpoint_id == config["configurable"]["checkpoint_id"]
 

@@ -41,7 +41,7 @@ def test_what_is_hidden_is_told(make_saver, raw, how, n):
     saver = make_saver()
     fill(saver)
     HIDE[how](raw, name_of(n), raw.documents()[name_of(n)])
-    reason = "not that of its name" if how == "another namespace" else "it is gone"
+    reason = "not that of its name" if how == "another namespace" else "it is missing"
     with pytest.raises(CheckpointCorruptError, match=reason) as caught:
         history(saver, 4)
     assert caught.value.checkpoint_id == cid(n)
@@ -84,7 +84,7 @@ def test_an_honest_deletion_between_the_two_reads(make_saver, take):
     put(saver, 5, {"log": ["snapshot"], "v": 5}, log=5)
     config = saver.get_tuple(cfg(4)).config
     other.prune(["t"]) if take == "prune" else other.delete_thread("t")
-    with pytest.raises(CheckpointCorruptError, match="gone"):
+    with pytest.raises(CheckpointCorruptError, match="missing"):
         saver.get_delta_channel_history(config=config, channels=["log"])
 
 
