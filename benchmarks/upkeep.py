@@ -2,9 +2,10 @@
 
 python -m benchmarks.upkeep [--checkpoints N ...] [--json]
 
-Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own. Every
-checkpoint has a document and a document of pending writes, every tenth an object. Rounds must grow with the documents
-divided by the size of a batch, not with the documents.
+Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own. Each checkpoint
+has a document and a document of pending writes. Every tenth has an object for its file, and the chat's large frames are
+objects too. `collect` and `delete_thread` follow `KeepLast(half)`, on the same thread. Rounds must grow with the
+documents divided by the size of a batch, not with the documents.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Row:
 
     Attributes:
         operation: What was called.
-        checkpoints: Checkpoints of the thread.
+        checkpoints: Checkpoints of the thread, before.
         documents: Documents of the thread, before.
         objects: Its objects, before.
         rounds: Requests one after another.
@@ -84,7 +85,7 @@ def measure(uri: str, checkpoints: int) -> list[Row]:
             call()
             seconds = time.perf_counter() - begin
             documents = plans[0].checkpoints + plans[0].writes
-            rows.append(Row(operation, checkpoints, documents, plans[0].objects, *take(count), seconds))
+            rows.append(Row(operation, plans[0].checkpoints, documents, plans[0].objects, *take(count), seconds))
 
         none = timedelta(0)
         took("copy_thread", name, lambda: saver.copy_thread(name, copy))

@@ -47,7 +47,7 @@ NOT_RUN = {
 PROSE = {"", "text", "dockerfile", "html", "ini"}
 """Languages of blocks that show something: trees, outputs, tables of cron. Command lines in them are parsed."""
 
-KNOWN = PROSE | {"python", "console", "bash", "sh", "json", "yaml", "toml", "sql"}
+KNOWN = PROSE | {"python", "pycon", "console", "bash", "sh", "json", "yaml", "toml", "sql"}
 
 
 _FIRST_PROGRAM = "from langgraph_gcs_saver import GCSSaver\n\nwith GCSSaver"
@@ -235,8 +235,6 @@ STAGES = {"docs/guides/keep-storage-small.md": _five_checkpoints, "docs/guides/v
 
 @pytest.mark.parametrize("block", _of("console", "bash", "sh"))
 def test_command_lines_can_be_typed(block):
-    if block.text.startswith(">>> "):
-        return  # a transcript, which the test above plays
     found = list(shell.command_lines(block.text, prompt=block.language == "console"))
     assert found, f"{block}: no command; a console shows them after '$ '"
     for words in found:
