@@ -309,7 +309,7 @@ def test_a_transfer_that_writes_nothing_looks_at_its_target(open_in, buckets, tm
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as source:
         put(source, 1, "text")
         with pytest.raises(WrongStoreError, match=r"^Store 'target': These documents .* rebind"):
-            source.transfer_thread(thread, open_in(wrong), dry_run=True)
+            source.admin.transfer_thread(thread, open_in(wrong), dry_run=True)
 
 
 def test_a_thread_that_was_moved_in_is_bound_as_well(open_in, buckets, tmp_path):
