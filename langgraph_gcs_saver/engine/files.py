@@ -159,6 +159,10 @@ class Directory:
             found = [(entry, entry.is_dir(follow_symlinks=False)) for entry in entries]
             return [(entry.name, is_dir) for entry, is_dir in found if is_dir or entry.is_file(follow_symlinks=False)]
 
+    def entries(self) -> list[str]:
+        """The names of everything in it."""
+        return os.listdir(self.path if self._handle is None else self._handle)  # noqa: PTH208 - of a handle
+
     def sync(self) -> None:
         """Make its entries durable."""
         if self._handle is not None:  # NTFS logs them

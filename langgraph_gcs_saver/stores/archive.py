@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -111,13 +112,16 @@ class NewArchive:
         """Begin a file for a thread. If a file was begun before, discard it.
 
         Raises:
-            InvalidInputError: The path is a pipe, a device or a directory, which a file must not replace.
+            InvalidInputError: The path is a link, a pipe, a device or a directory, which a file must not replace.
         """
         self.discard()
         with _os_errors(self._path):
-            is_other = self._path.exists() and not self._path.is_file()
+            is_other = os.path.lexists(self._path) and not stat.S_ISREG(self._path.lstat().st_mode)
         if is_other:
-            raise InvalidInputError(f"{str(self._path)!r} is not a file, so it is not replaced. Name a file.")
+            raise InvalidInputError(
+                f"{str(self._path)!r} is a link, a directory or a device, and is not a file, so it is not replaced. "
+                "Name a file."
+            )
         with _os_errors(self._part):
             self._file = files.create_file(self._part)
         self._index = {"objects": [], "documents": []}

@@ -4,7 +4,7 @@
 {path}/documents.sqlite3     all documents (with -wal and -shm beside it while in use)
 {path}/objects/{name}        an object, under its name as `_fold` writes it
 {path}/tmp/                  objects that are being written
-{path}/.new-*/               a new database, which becomes `documents.sqlite3.*.part` before it gets its name
+{path}/.new-*/new.sqlite3    a new database, which becomes `documents.sqlite3.*.part` before it gets its name
 ```
 
 A killed process leaves files of the last two kinds. They are removed a day later.
@@ -70,7 +70,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     SetLifecycle,
 )
-from langgraph_gcs_saver.engine.per_process import AtFork
+from langgraph_gcs_saver.engine.per_process import AtFork, PerProcess
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.errors import (
     DamageError,
@@ -116,8 +116,16 @@ _JOURNAL = "-journal"
 _COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
 """The endings of the names of SQLite's files."""
 
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_WITH_LOG = bytes((2, 2))
+"""Bytes 18 and 19 of the header of a database with a write-ahead log (https://www.sqlite.org/fileformat.html#database_header)."""
+
 _NEW = re.compile(r"\.new-[a-z0-9_]{8}\Z")
 """Names of directories in which databases are created, as `tempfile` makes them."""
+
+_NEW_NAMES = {f"new.sqlite3{ending}" for ending in _COMPANIONS}
+"""Names of the files there. No store in use has these, so a store in a directory with such a name is never removed."""
 
 _PART = re.compile(r"documents\.sqlite3\.[0-9a-f]{16}\.part\Z")
 """Names of new databases before they get their own name, as `files.beside` makes them."""
@@ -499,12 +507,11 @@ class LocalDocuments:
     def _open(self, number: int) -> None:
         with _os_errors(self._directory):
             _make_store(self._directory)
-            self._tidy()
             if not self._file.exists():
                 self._make()
             before = self._look()
-            if not before.st_size:
-                self._refuse_lost()  # before SQLite opens it, which would remove the log of an empty file
+            self._refuse_header(before)
+        self._refuse_without_log(before)
         db = self._connect(before)
         try:
             try:
@@ -518,6 +525,8 @@ class LocalDocuments:
                 db = self._connect(before, "?immutable=1")
                 self._prepare(db, frozen=True)
                 self._frozen[number] = stamp
+            with _os_errors(self._directory):
+                self._tidy()  # only after the checks, because the directory might not be a store's
             self._cursors[number] = db.cursor()
         except BaseException:
             db.close()
@@ -537,12 +546,17 @@ class LocalDocuments:
         self._is_tidy = True
 
     def _empty(self, store: files.Directory, name: str) -> None:
-        """Remove a directory in which a database was created, unless it holds other files."""
+        """Remove a directory in which a database was created, unless it holds anything else."""
         with store.directory(name) as made:
-            for companion in _COMPANIONS:
-                with suppress(FileNotFoundError):
-                    made.unlink(self._file.name + companion)
-        store.remove_empty(name)
+            found = made.entries()
+            if files.is_trusted(made.status()) and all(self._is_new(made, one) for one in found):
+                for one in found:
+                    made.unlink(one)
+                store.remove_empty(name)
+
+    def _is_new(self, directory: files.Directory, name: str) -> bool:
+        found = directory.look(name) if name in _NEW_NAMES else None
+        return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
     def _stamp(self) -> tuple[int, ...] | None:
         """The state of a database in a directory where this process may not write, and SQLite cannot keep its locks.
@@ -558,21 +572,71 @@ class LocalDocuments:
         found = self._file.stat()
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
-    def _refuse_lost(self) -> None:
-        """Check that an empty database is not the remains of a store.
+    def _refuse_lost(self, state: str, is_begun: Callable[[], bool]) -> None:
+        """Check that a missing or empty database does not mean that a store was lost.
+
+        Args:
+            state: What the database is.
+            is_begun: Whether another process has begun the store since.
 
         Raises:
             StoreError: There is a log, or there are objects, so the documents of a store are lost.
         """
         objects = self._directory / "objects"
-        for path in (self._log, objects):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                if path.lstat().st_size if path is self._log else next(path.iterdir(), None):
-                    raise StoreError(
-                        f"{self._file} is empty, but {path} is not. So a store was here, and its documents are lost. "
-                        f"Restore {self._file.name} from a backup. To begin an empty store, choose another directory, "
-                        f"or remove {self._directory}. Nothing was read or written."
+        if _size(self._log):
+            path = self._log
+            advice = "First move the log away, because SQLite would write it into any database. Then restore"
+        elif _holds_objects(objects):
+            path, advice = objects, "Restore"
+        else:
+            return
+        if not is_begun():
+            raise StoreError(
+                f"{self._file} is {state}, but {path} is not. So a store was here, and its documents are lost. "
+                f"{advice} {self._file.name} from a backup. To begin an empty store, choose another directory, or "
+                f"remove {self._directory}. Nothing was read or written."
+            )
+
+    def _refuse_header(self, looked_at: os.stat_result) -> None:
+        """Check a database's header before SQLite opens it. SQLite may write to any file, or remove the log beside it.
+
+        A process that closes a file loses all its locks on it, and so do SQLite's connections in that process
+        (https://www.sqlite.org/howtocorrupt.html, 2.2). So a file is read only before the first connection to it.
+
+        Raises:
+            StoreError: It is not an SQLite database, or there is a log that does not belong to it.
+        """
+        key = (looked_at.st_dev, looked_at.st_ino)
+        with _header_lock.get():
+            if not looked_at.st_size:
+                self._refuse_lost("empty", lambda: _size(self._file) > 0)
+            elif looked_at.st_size < _HEADER_BYTES or key not in _opened:
+                has_log = _size(self._log) > 0  # asked first, because another process may begin the store right now
+                with files.open_file(self._file) as file:
+                    header = file.read(_HEADER_BYTES)
+                if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+                    raise self._no_database("file is not a database")
+                if has_log and header[18:20] != _WITH_LOG:
+                    raise self._no_log(
+                        f"Yet {self._log} is beside it, which SQLite would write into it. Move that file away first. "
                     )
+            _opened.add(key)
+
+    def _refuse_without_log(self, looked_at: os.stat_result) -> None:
+        """Check the schema of the database file alone, because the first connection may write the log into it.
+
+        `immutable` makes SQLite ignore all other files, and write nothing.
+        """
+        if not _size(self._log):
+            return
+        with closing(self._connect(looked_at, "?mode=ro&immutable=1")) as db, _bounded(db, self._timeout):
+            try:
+                db.execute("PRAGMA trusted_schema = OFF")
+                if self._is_begun(db):  # otherwise all of the store may still be in the log
+                    self._check_schema(db)
+            except sqlite3.DatabaseError as error:
+                if "malformed" not in str(error):  # The file may lack pages that the log has.
+                    raise
 
     def _look(self) -> os.stat_result:
         """The status of the database file. Raises what `_refuse_strange` raises."""
@@ -645,19 +709,11 @@ class LocalDocuments:
             raise StoreError(f"{self._file} was replaced while it was being opened. Nothing was read. Try again.")
 
     def _make(self) -> None:
-        """Create the database elsewhere, and then give it its name. So the file there never has a rollback journal.
-
-        Raises:
-            StoreError: There is a log of a database that is gone. SQLite would write it into the new database.
-        """
+        """Create the database elsewhere, and then give it its name. So the file there never has a rollback journal."""
         self._refuse_strange()
-        if self._log.exists() and self._log.stat().st_size and not self._file.exists():
-            raise StoreError(
-                f"{self._log} is the log of a database that is gone. Restore {self._file.name} from a backup. To begin "
-                f"an empty store, remove {self._directory}. Nothing was written."
-            )
+        self._refuse_lost("missing", self._file.exists)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=self._directory) as directory:
-            made = Path(directory, self._file.name)
+            made = Path(directory, "new.sqlite3")
             with closing(sqlite3.connect(made, isolation_level=None)) as db:
                 # The log comes last, because the file would lack changes that are still in a log.
                 for statement in (*_SCHEMA, "PRAGMA journal_mode = WAL"):
@@ -678,10 +734,7 @@ class LocalDocuments:
             db.execute("PRAGMA temp_store = MEMORY")
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
         if mode != "wal" and not frozen:  # a frozen database is read as it is
-            raise StoreError(
-                f"{self._file} has no write-ahead log. Choose a directory on a local disk. If another program has "
-                f'changed it, run `sqlite3 {self._file.name} "PRAGMA journal_mode = WAL"` there. Nothing was read.'
-            )
+            raise self._no_log()
 
     def _is_begun(self, db: sqlite3.Connection) -> bool:
         """Whether a database has a version or any table."""
@@ -698,7 +751,7 @@ class LocalDocuments:
                 f"{self._file} is empty, and this process may not begin a store there. Give its user write permission "
                 "on the file and on its directory, or choose another directory."
             )
-        self._refuse_lost()
+        self._refuse_lost("empty", lambda: self._is_begun(db))
         if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             db.execute("PRAGMA journal_mode = MEMORY")  # A crash leaves no rollback journal, and nothing is lost.
             db.execute("PRAGMA journal_mode = WAL")
@@ -749,11 +802,21 @@ class LocalDocuments:
         if "full" in text:
             return StoreError(f"The disk of {self._file} is full. Nothing was written. Free some space and try again.")
         if "not a database" in text or "malformed" in text:
-            return StoreError(
-                f"{self._file} is not a whole SQLite database ({text}). Restore it from a backup, or choose another "
-                "directory."
-            )
+            return self._no_database(text)
         return StoreError(f"SQLite failed on {self._file}: {text}.")
+
+    def _no_database(self, reason: str) -> StoreError:
+        log = f"First move {self._log.name} away. " if _size(self._log) else ""
+        return StoreError(
+            f"{self._file} is not a whole SQLite database ({reason}). {log}Restore it from a backup, or choose another "
+            "directory."
+        )
+
+    def _no_log(self, beside: str = "") -> StoreError:
+        return StoreError(
+            f"{self._file} has no write-ahead log. {beside}Choose a directory on a local disk. If another program has "
+            f'changed it, run `sqlite3 {self._file.name} "PRAGMA journal_mode = WAL"` there. Nothing was read.'
+        )
 
     def _accessible(self) -> bool:
         return os.access(self._directory, os.R_OK | os.W_OK | os.X_OK) and (
@@ -782,6 +845,35 @@ _at_fork = AtFork(
     after_in_parent=LocalDocuments._after_fork_in_parent,  # noqa: SLF001
     after_in_child=LocalDocuments._after_fork_in_child,  # noqa: SLF001
 )
+
+
+_opened: set[tuple[int, int]] = set()
+"""Devices and inodes of the databases to which this process may have connections."""
+
+_header_lock = PerProcess(threading.Lock)
+"""Held while a header is read, so that no thread opens the database meanwhile."""
+
+
+def _size(path: Path) -> int:
+    """The size of a file, and 0 if there is none."""
+    try:
+        return path.lstat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _holds_objects(directory: Path) -> bool:
+    """Whether a file below a directory has the ending of objects. Follows no link."""
+    waiting = [directory]
+    while waiting:
+        path = waiting.pop()
+        with suppress(FileNotFoundError, NotADirectoryError), files.Directory.at(str(path)) as opened:
+            for name, is_directory in opened.names():
+                if is_directory:
+                    waiting.append(path / name)
+                elif name.endswith(".zst"):
+                    return True
+    return False
 
 
 @contextmanager
@@ -1052,6 +1144,7 @@ class LocalBlobs:
             with suppress(FileNotFoundError):
                 return self._own(self._tmp)
         _make_store(self._directory)
+        _ = self._folds  # creates the database, because objects without one are the remains of a store
         files.make_directory(self._objects)
         self._own(self._objects).close()
         files.make_directory(self._tmp)

@@ -2,8 +2,10 @@
 
 If there is a rollback journal beside a database, SQLite changes the database when it opens it, and deletes the file
 that the journal names. If a database is opened for reading only, SQLite raises an error instead. Even then it writes to
-a file beside the database, the memory that it shares with other processes. So that file must not be a hard link. Views,
-computed columns and statistics would run in this process, so only the tables that the SQLite saver makes are accepted.
+a file beside the database, the memory that it shares with other processes (`-shm`), and may leave it there. So that
+file must not be a hard link. SQLite removes the log beside an empty file, and takes a file of one byte for empty. So
+the file must begin as databases do. Views, computed columns and statistics would run in this process, so only the
+tables that the SQLite saver makes are accepted.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
+from langgraph_gcs_saver.engine import files
 from langgraph_gcs_saver.errors import SourceError
 
 _TABLES = {"checkpoints", "writes"}
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
 _SMALL_BYTES = 1 << 20
 """Most bytes that a value may always have, however small the files are."""
 
@@ -59,7 +64,7 @@ def _look(file: Path) -> int:
     """The size of a database and the files beside it, in bytes.
 
     Raises:
-        SourceError: A file is not a regular file, or has more than one name.
+        SourceError: A file is not a regular file or has more than one name, or the database is none.
     """
     size = 0
     for companion in _COMPANIONS:
@@ -72,6 +77,14 @@ def _look(file: Path) -> int:
                     "Nothing was read. Copy the database, and its log if it has one, to a directory of their own."
                 )
             size += found.st_size
+    with suppress(OSError), files.open_file(file) as database:  # SQLite reports why it cannot be opened
+        header = database.read(_HEADER_BYTES)
+        if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+            raise SourceError(
+                f"{file} is empty or is not an SQLite database, so it has no checkpoints of LangGraph's SQLite saver. "
+                "Nothing was read or changed. Restore the file before you open it. SQLite removes a log beside an "
+                "empty file."
+            )
     return size
 
 

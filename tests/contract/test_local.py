@@ -613,14 +613,14 @@ def test_an_empty_file_beside_what_a_store_left(empty: Path, path: Path, left: s
     """SQLite would remove the log of a file of no bytes, as soon as it looks at it."""
     if left != "objects":
         empty.write_bytes(b"")
-    beside = path / left / "aa-t" if left == "objects" else path / left
-    beside.parent.mkdir(exist_ok=True)
+    beside = path / left / "aa-t" / "~" / "v-0123456789ab.zst" if left == "objects" else path / left
+    beside.parent.mkdir(parents=True, exist_ok=True)
     beside.write_bytes(b"the last commits, or an object")
     before = empty.read_bytes()
     with closing(LocalDocuments(path, timeout=PATIENCE)) as documents:
         for call in (lambda: value(documents, "c/a"), lambda: create(documents, "c/a")):
             with pytest.raises(
-                StoreError, match=rf"sqlite3 is empty, but \S.*{left} is not\. .* Restore .* choose another"
+                StoreError, match=rf"sqlite3 is empty, but \S.*{left} is not\. .* [Rr]estore .* choose another"
             ):
                 call()
     assert (empty.read_bytes(), beside.read_bytes()) == (before, b"the last commits, or an object")

@@ -245,7 +245,8 @@ os._exit(1)
     (path / "documents.sqlite3").unlink()
     ended = command("setup", "--store", store_uri)
     assert ended.code == StoreError.exit_code
-    assert "is the log of a database that is gone" in ended.err
+    assert "is missing, but" in ended.err
+    assert "First move the log away" in ended.err
     for beside in ("-wal", "-shm"):
         (path / f"documents.sqlite3{beside}").unlink(missing_ok=True)
     assert command("setup", "--store", store_uri).code == 0

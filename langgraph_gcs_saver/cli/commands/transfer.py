@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +99,7 @@ def export(
         if dry_run:
             _show(plan, dry_run=True, as_json=as_json)
             return
-        if file.exists():
+        if os.path.lexists(file):
             confirm(f"{file} exists. Replace it?", yes=yes)
         with progress(f"exporting {thread}", plan.total) as bar:
             done = saver.export_thread(thread, file, progress=bar)
