@@ -540,7 +540,7 @@ def test_a_conflict_that_does_not_end(make_saver):
             other.admin.unpin(cfg(n=10))
 
         rounds.call(before)
-        with pytest.raises(ConflictError, match="call again"):
+        with pytest.raises(ConflictError, match="Call again"):
             saver.prune(["t"])
         rounds.call(None)
         saver.prune(["t"])

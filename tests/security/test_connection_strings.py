@@ -14,7 +14,7 @@ from google.oauth2.credentials import Credentials
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.address import GoogleAddress, parse
-from langgraph_gcs_saver.cli.commands.migrate import _told
+from langgraph_gcs_saver.cli.commands.migrate import _quoted
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidURIError
 from langgraph_gcs_saver.stores.google.clients import bucket_name
 
@@ -94,8 +94,8 @@ def test_nor_as_the_source_of_a_migration(source, tmp_path):
 
 def test_what_another_checkpointer_says_of_the_source():
     name = f"postgresql://me:pass/{SECRET}@host:5432/db"
-    assert _told(ValueError(f'invalid port "{SECRET}"'), name) == ""
-    assert _told(ValueError('authentication failed for user "me"'), name) == ': authentication failed for user "me"'
+    assert _quoted(ValueError(f'invalid port "{SECRET}"'), name) == ""
+    assert _quoted(ValueError('authentication failed for user "me"'), name) == ': authentication failed for user "me"'
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_what_another_checkpointer_says_of_the_source():
     ],
 )
 def test_nor_where_a_password_stands_elsewhere_in_it(name, said):
-    assert _told(ValueError(said), name) == ""
+    assert _quoted(ValueError(said), name) == ""
 
 
-def test_what_names_a_server_is_told():
+def test_what_names_a_server_is_quoted():
     said = 'connection to server at "db.local", port 5432 failed: no "me" for database "db"'
     for name in ("me:pass@db.local:5432/db", "db.local:5432/db?user=me&password=pass", "db.local/db?user=me", "/db"):
-        assert _told(ValueError(said), f"postgresql://{name}") == f": {said}"
+        assert _quoted(ValueError(said), f"postgresql://{name}") == f": {said}"
 
 
 def test_the_other_ways_to_name_a_bucket():
