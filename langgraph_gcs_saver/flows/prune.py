@@ -761,6 +761,22 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
     return RunPlan(run_id=run_id, threads=tuple(plans))
 
 
+def delete_planned(planned: RunPlan, loads: Loads, context: Context) -> Flow[RunPlan]:
+    """Remove those checkpoints of a run that a plan of `delete_for_run` showed; raises as that does."""
+    tries = Tries()
+    plans: list[PrunePlan] = []
+    for thread in planned.threads:
+        names = frozenset(decision.row.name for decision in thread.decisions if decision.reason is None)
+        choose = partial(decide_for_runs, runs=frozenset((planned.run_id,)), planned=names)
+        flow = prune(thread.thread_id, choose, dry_run=False, loads=loads, context=context)
+        plan = yield from tries.of(flow, thread.thread_id)
+        if plan is not None:
+            plans.append(plan)
+            yield from _forget_run(planned.run_id, thread.thread_id)
+    tries.end()
+    return RunPlan(run_id=planned.run_id, threads=tuple(plans))
+
+
 def _forget_run(run_id: str, thread_id: str) -> Flow[None]:
     """Delete a run's document of a thread that has no checkpoints of it: they were removed in another way."""
     for write in (yield from _idle_runs(thread_id, (run_id,))).values():

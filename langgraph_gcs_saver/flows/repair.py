@@ -40,13 +40,22 @@ from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.survey import LEFT_CLEAR, Broken, Place, Survey, survey
+from langgraph_gcs_saver.flows.survey import LEFT_CLEAR, Broken, Survey, survey
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import crc32c
-from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized, heir_of
+from langgraph_gcs_saver.format.manifest import (
+    ChannelRef,
+    DamagedError,
+    FrameRef,
+    Manifest,
+    Place,
+    Serialized,
+    Step,
+    heir_of,
+)
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Action, RepairPlan, RepairStep
 
@@ -97,42 +106,76 @@ class _Plan:
         """Whether a checkpoint stays, and its manifest will refer to a recovered value."""
         known = self.found.entries[name].manifest
         return name not in self.aside and any(
-            step.place in self.recovered for channel in known.channels for step in known.steps(channel)
+            self.replaces(name, step) for channel in known.channels for step in known.steps(channel)
         )
+
+    def replaces(self, name: str, step: Step) -> bool:
+        """Whether a checkpoint needs a recovered value in place of a frame."""
+        return step.place in self.recovered and name in self.found.broken[step.place].users
 
     @property
     def is_idle(self) -> bool:
         return all(step.action == "leave" for step in self.steps)
 
 
-def repair(thread_id: str, *, dry_run: bool, loads: Loads, dumps: Dumps, context: Context) -> Flow[RepairPlan]:
+def repair(
+    thread_id: str,
+    *,
+    dry_run: bool,
+    planned: RepairPlan | None = None,
+    loads: Loads,
+    dumps: Dumps,
+    context: Context,
+) -> Flow[RepairPlan]:
     """Plan a repair and carry it out, until nothing is left to do.
+
+    With `planned`, only steps of that plan are carried out. Later steps, for damage that they bring to light, are not.
 
     Returns:
         All findings and steps; for a dry run, the steps of the first plan.
 
     Raises:
         CheckpointVerificationError: A repaired value reads back differently.
-        ConflictError: Other writers kept changing the thread.
+        ConflictError: Other writers kept changing the thread, or it needs other steps than `planned` has.
     """
     first: RepairPlan | None = None
     steps: dict[RepairStep, None] = {}
     clear = 0
+    is_done = False
     for _ in range(PASSES):
         found = yield from survey(thread_id, "data", loads, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
         first = first or shown
+        if is_done:
+            steps.update(dict.fromkeys(step for step in shown.steps if step.action == "leave"))
+            return replace(first, steps=tuple(steps), clear=clear)
+        if planned is not None:
+            _check_planned(shown, planned)
         steps.update(dict.fromkeys(shown.steps))
         clear += shown.clear
         if dry_run or plan.is_idle:
             return replace(first, steps=tuple(steps), clear=clear)
         yield from report_encrypting(thread_id, shown.clear)
-        yield from _carry_out(plan, context)
+        is_done = (yield from _carry_out(plan, context)) and planned is not None
     raise ConflictError(
         f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair, perhaps because runs write to it. "
         "Stop its runs and call again."
     )
+
+
+def _check_planned(shown: RepairPlan, planned: RepairPlan) -> None:
+    """Raise if a repair would do more than its plan showed.
+
+    Raises:
+        ConflictError: It would.
+    """
+    more = {step for step in shown.steps if step.action != "leave"} - set(planned.steps)
+    if more or shown.clear > planned.clear:
+        raise ConflictError(
+            f"Thread {shown.thread_id!r} has changed since its repair was planned, and needs other steps. Only planned "
+            "steps were taken. Plan the repair again."
+        )
 
 
 # Planning
@@ -150,7 +193,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
             plan.recovered[place] = value
             affects = f"for {len(broken.users)} checkpoints" if len(broken.users) > 1 else "for it"
             reason = f"its value was found in {source}, and is stored again {affects}"
-            step = partial(_step, found, broken.users[-1], channel=broken.channel, target=broken.step.name)
+            step = partial(_step, found, broken.oldest, channel=broken.channel, target=broken.step.name)
             plan.steps.append(step(action="re-encode", reason=reason))
     for name, damaged in found.unreadable.items():
         if _is_from_before(found, damaged.damage):
@@ -158,7 +201,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         else:
             plan.aside[name] = damaged.damage.reason
     channels: dict[str, str] = {}
-    renewed = {(found.entries[found.broken[p].users[-1]].manifest.ns, found.broken[p].channel) for p in plan.recovered}
+    renewed = {(found.entries[found.broken[p].oldest].manifest.ns, found.broken[p].channel) for p in plan.recovered}
     for name, entry in found.entries.items():
         lost = {c: b for c, b in found.damaged_channels(name).items() if b.step.place not in plan.recovered}
         # Other values may be made of those recovered in this pass. The next pass shows that.
@@ -342,7 +385,7 @@ class _Search:
                 value = yield from self._value(name, channel)
                 if value is not None and wanted.is_met_by(value):
                     return value, f"checkpoint {keys.checkpoint_id_of(name)}"
-        owner = self._found.entries[broken.users[-1]]
+        owner = self._found.entries[broken.oldest]
         ns, channel = owner.manifest.ns, broken.channel
         for checkpoint_id, written, digest in (yield from self._digests_of(ns)).get(key, ()):
             if written == channel and digest.startswith(wanted.digest):
@@ -378,7 +421,7 @@ class _Search:
         the parent. If an ancestor or the value cannot be read, the result has no ancestors.
         """
         entries, channel = self._found.entries, broken.channel
-        ns = entries[broken.users[-1]].manifest.ns
+        ns = entries[broken.oldest].manifest.ns
         path: dict[str, None] = {}
         following: str | None = keys.checkpoint_doc(self._found.thread_id, ns, broken.writer)
         while following in entries:
@@ -500,9 +543,10 @@ class _Wanted:
         digest = broken.step.digest
         for user in broken.users:
             known = found.entries[user].manifest
-            last = known.steps(broken.channel)[-1]
-            if last.place == broken.step.place:
-                digest = last.digest
+            for channel in known.channels:
+                for step in known.steps(channel):
+                    if step.place == broken.step.place and len(step.digest) > len(digest):
+                        digest = step.digest
         return cls(broken.step.size, digest)
 
     def is_met_by(self, value: bytes) -> bool:
@@ -571,13 +615,16 @@ def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
 # Doing
 
 
-def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
-    """Take the steps. A step that conflicts with another writer changes nothing, and is planned again."""
+def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
+    """Take the steps; false after a conflict.
+
+    A step that conflicts with another writer changes nothing, and is planned again, like the steps after it.
+    """
     found = plan.found
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
     if not (yield from _restore_documents(found, times)):
-        return
+        return False
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
     if wrong is not None:
@@ -588,14 +635,14 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
         fields: dict[str, Any] = {}
         extra: list[PutBlob] = []
         right = found.hints.get(name, {})
-        if _rewritten(entry.manifest, moved) != entry.manifest:
+        if _rewritten(plan, entry.manifest, moved) != entry.manifest:
             again = yield from _read_again(name, times[name], context)
             if again is None:
-                return
+                return False
             doc, known = again
             index = right["filter"] if "filter" in right else doc.fields.get("filter")
             room = manifest.PAYLOAD_BYTES - found.inner[name] - filters.size(index or {})
-            body, blob = yield from Compute(partial(encode_manifest, _rewritten(known, moved), room, context))
+            body, blob = yield from Compute(partial(encode_manifest, _rewritten(plan, known, moved), room, context))
             fields = {"manifest": body, "digest": manifest.digest(name, body)}
             extra = [] if blob is None else [blob]
         fields.update({key: value for key, value in right.items() if value is not None})
@@ -610,7 +657,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
         context.heads.drop(name)
         done = yield from Commit((Merge(name, fields, remove=tuple(gone), update_time=times[name]),))
         if done is None:
-            return
+            return False
         times[name] = done[0]
     # As in a deletion, the newest come first. The first that has changed ends the loop, because it may have a new
     # child that needs the documents after it.
@@ -620,7 +667,8 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[None]:
         context.heads.drop(name)
         heirs = [] if name in found.damaged_writes else parents.get(_segments(name), [])
         if not (yield from _set_aside(plan, name, times, context, stays=name in needed, parents=heirs)):
-            return
+            return False
+    return True
 
 
 def _restore_documents(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
@@ -647,7 +695,7 @@ def _uploads(plan: _Plan, context: Context) -> tuple[list[PutBlob], dict[Place, 
     uploads, moved = [], {}
     for place, value in plan.recovered.items():
         broken = plan.found.broken[place]
-        known = plan.found.entries[broken.users[-1]].manifest
+        known = plan.found.entries[broken.oldest].manifest
         owner = broken.writer
         attempt = context.new_attempt()
         stored = context.codec.encode(value)
@@ -668,13 +716,13 @@ def _read_again(name: str, time: int, context: Context) -> Flow[tuple[Doc, Manif
         return None
 
 
-def _rewritten(known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
-    """A manifest that refers to the recovered values."""
+def _rewritten(plan: _Plan, known: Manifest, moved: Mapping[Place, FrameRef]) -> Manifest:
+    """A manifest that refers to the recovered values that it needs."""
     channels = dict(known.channels)
     for channel, ref in known.channels.items():
         steps = known.steps(channel)
         for number, step in reversed(list(enumerate(steps))):
-            if step.place in moved:
+            if plan.replaces(known.name, step):
                 link = ref.chain[number]
                 owner = moved[step.place].owner
                 full = replace(
@@ -696,7 +744,7 @@ def _still_needed(plan: _Plan) -> set[str]:
         if name not in plan.aside
         for channel in entry.manifest.channels
         for step in entry.manifest.steps(channel)
-        if step.place not in plan.recovered
+        if not plan.replaces(name, step)
     }
 
 

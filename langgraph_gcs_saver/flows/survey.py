@@ -47,6 +47,7 @@ from langgraph_gcs_saver.format.manifest import (
     DamagedError,
     DocumentKind,
     Manifest,
+    Place,
     Step,
     Stub,
     heir_of,
@@ -81,9 +82,6 @@ LEFT_CLEAR = "it still has frames in clear that no checkpoint refers to"
 
 _FIELDS = ("digest", "run_id", "former_runs", "heir")
 """The fields kept of a checkpoint's document. Manifests are compared by the digest."""
-
-Place = tuple[str, int]
-"""Where a frame is: the name of a document or object, and the offset in it."""
 
 Kind = Literal["missing", "corrupt", "clear"]
 
@@ -124,7 +122,7 @@ class Broken:
         channel: The channel.
         step: The frame, as one of its users refers to it.
         writer: The id of the checkpoint that wrote the frame.
-        users: Documents of the checkpoints whose values need it.
+        users: Documents of the checkpoints whose values need it, newest first.
     """
 
     kind: Kind
@@ -132,7 +130,12 @@ class Broken:
     channel: str
     step: Step
     writer: str
-    users: list[str] = field(default_factory=list)
+    users: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def oldest(self) -> str:
+        """The oldest of its users."""
+        return next(reversed(self.users))
 
 
 @record(frozen=True, slots=True)
@@ -216,7 +219,8 @@ class Survey:
         for channel in known.channels:
             for step in known.steps(channel):
                 broken = self.broken.get(step.place)
-                if broken is not None:
+                # Another manifest may decode the same frame on another base. Its damage does not concern this one.
+                if broken is not None and name in broken.users:
                     found[channel] = broken
                     break
         return found
@@ -265,7 +269,7 @@ class Survey:
             found.append(
                 make(
                     kind=broken.kind,
-                    checkpoint_ns=self._ids(broken.users[0])[0],
+                    checkpoint_ns=self._ids(broken.oldest)[0],
                     checkpoint_id=broken.writer,
                     channel=broken.channel,
                     name=broken.step.name,
@@ -594,7 +598,7 @@ def _look_at_frames(found: Survey, depth: Depth) -> Flow[None]:
                     writer = step.frame.owner or entry.manifest.checkpoint_id
                     broken = found.broken[step.place] = Broken(*wrong, channel, step, writer)
                 if broken is not None:
-                    broken.users.append(name)
+                    broken.users[name] = None
                     break
 
 
@@ -633,16 +637,15 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
             yield from _decode_batch([item for item in items if item.doc.name in damaged], fresh)
         ):
             steps = found.entries[name].manifest.steps(channel)
-            step = next((s for s in steps if s.place == (damage.frame, damage.at)), steps[-1] if steps else None)
+            step = next((s for s in steps if s.place[:2] == (damage.frame, damage.at)), steps[-1] if steps else None)
             if step is None:
                 found.unreadable[name] = Unreadable(found.entries.pop(name).doc, damage)
                 break
             writer = step.frame.owner or keys.checkpoint_id_of(name)
             broken = found.broken.setdefault(step.place, Broken(damage.kind, damage.reason, channel, step, writer))
-            if name not in broken.users:
-                broken.users.append(name)
+            broken.users[name] = None
     for broken in found.broken.values():
-        broken.users.sort()  # newest first, as documents are
+        broken.users = dict.fromkeys(sorted(broken.users))  # in the order of documents
 
 
 def _batches(found: Survey) -> Iterator[list[str]]:
@@ -726,7 +729,7 @@ def _confirm(found: Survey) -> Flow[None]:
         if name not in now or now[name].fields.get("digest") != found.entries[name].doc.fields.get("digest")
     }
     for place, broken in list(found.broken.items()):
-        broken.users = [user for user in broken.users if user in found.entries and user not in moved]
+        broken.users = {user: None for user in broken.users if user in found.entries and user not in moved}
         if not broken.users:
             del found.broken[place]
     for group in (found.unreadable, found.damaged_writes, found.damaged_plain):

@@ -164,6 +164,13 @@ class ChannelRef:
         return (*inner, replace(last, size=self.size, digest=self.sha256[:DIGEST_DIGITS]))
 
 
+Place = tuple[str, int, int, int, str]
+"""A frame as a manifest describes it: its document or object, offset and size, and the size and digest of its value.
+
+Another manifest may describe the same bytes otherwise, because it is forged, or from before they were replaced.
+"""
+
+
 @record(frozen=True, slots=True)
 class Step:
     """One frame of a value's chain.
@@ -181,9 +188,9 @@ class Step:
     size: int
 
     @property
-    def place(self) -> tuple[str, int]:
-        """A key that no other frame has."""
-        return self.name, self.frame.at
+    def place(self) -> Place:
+        """A key that no other frame has, nor any other description of this one."""
+        return self.name, self.frame.at, self.frame.stored, self.size, self.digest[:DIGEST_DIGITS]
 
 
 @record(frozen=True, slots=True)

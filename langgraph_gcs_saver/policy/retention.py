@@ -141,6 +141,9 @@ class AnyOf(_Rule):
         return found
 
 
+_NOT_PLANNED = "not planned to go"
+
+
 @dataclass(frozen=True, slots=True)
 class KeepAllBut(_Rule):
     """Keep all documents but some: the rule that carries out a plan, which drops nothing that the plan did not show."""
@@ -149,7 +152,7 @@ class KeepAllBut(_Rule):
 
     def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
         """See `Retention`."""
-        return {row.name: "not planned to go" for row in rows if row.name not in self.names}
+        return {row.name: _NOT_PLANNED for row in rows if row.name not in self.names}
 
 
 def _check_time(what: str, time: object) -> None:
@@ -283,7 +286,12 @@ def _end(
     return end
 
 
-def decide_for_runs(rows: Iterable[Row], runs: frozenset[str]) -> list[Decision]:
-    """Drop the checkpoints of some runs, even if others need them."""
-    ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
-    return [Decision(row, None if row.run_id in runs else "of another run") for row in ordered]
+def decide_for_runs(rows: Iterable[Row], runs: frozenset[str], planned: frozenset[str] | None = None) -> list[Decision]:
+    """Drop the checkpoints of some runs, even if others need them; with `planned`, only those of these names."""
+
+    def reason(row: Row) -> str | None:
+        if row.run_id not in runs:
+            return "of another run"
+        return _NOT_PLANNED if planned is not None and row.name not in planned else None
+
+    return [Decision(row, reason(row)) for row in sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)]

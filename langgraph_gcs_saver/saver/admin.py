@@ -305,10 +305,11 @@ class Admin(Connection):
         plan = yield from self._repair(thread_id, dry_run)
         return [plan] if plan.findings else []
 
-    def _repair(self, thread_id: str, dry_run: bool) -> Flow[RepairPlan]:
+    def _repair(self, thread_id: str, dry_run: bool, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
         return flows.repair.repair(
             thread_id,
             dry_run=dry_run,
+            planned=planned,
             loads=self._loads,
             dumps=partial(dumps, self.serde, what="A value that is looked for"),
             context=self._context,
@@ -561,7 +562,8 @@ class Admin(Connection):
     def carry_out(self, plan: Plan) -> Plan | None:
         """Do what a plan says, and nothing else.
 
-        Data that has become needed since the plan was made stays.
+        Data that has become needed since the plan was made stays. So do checkpoints of the run that the plan does not
+        show. A repair ends after the planned steps, even if they bring more damage to light: plan again.
 
         Args:
             plan: A plan from `plan_prune`, `plan_delete_thread`, `plan_delete_for_runs`, `plan_collect`, `plan_sweep`
@@ -572,6 +574,7 @@ class Admin(Connection):
 
         Raises:
             InvalidInputError: The argument is not such a plan.
+            ConflictError: A thread needs other steps than its planned repair has. No other step was taken.
             GCSSaverError: An error of the method that does the same without a plan, such as `prune`.
         """
         return cast("Plan | None", run(self._carry_out(plan), self._backend))
@@ -590,7 +593,7 @@ class Admin(Connection):
                 gone = frozenset(decision.row.name for decision in plan.decisions if decision.reason is None)
                 return self._prune(plan.thread_id, retention.KeepAllBut(gone))
             case results.RunPlan():
-                return self._delete_for_run(plan.run_id, dry_run=False)
+                return flows.prune.delete_planned(plan, self._loads, self._context)
             case results.DeletePlan():
                 return self._delete_thread(plan.thread_id)
             case results.CollectPlan():
@@ -598,7 +601,7 @@ class Admin(Connection):
             case results.IdleThread():
                 return flows.sweep.sweep_thread(plan, self._context)
             case results.RepairPlan():
-                return self._repair(plan.thread_id, dry_run=False)
+                return self._repair(plan.thread_id, dry_run=False, planned=plan)
             case _:
                 raise InvalidInputError(
                     f"carry_out() got a {type(plan).__name__}. Pass one plan from plan_prune, plan_delete_thread, "

@@ -358,3 +358,34 @@ async def test_rounds(make_saver, mode):
             await call(saver, mode, "delete_for_runs", [run])
             counts.append(len(count.rounds))
     assert counts[1] - counts[0] <= 6 * 13
+
+
+@MOSTLY_LOCAL
+async def test_a_plan_deletes_only_what_it_shows(make_saver, raw, mode):
+    """Neither what the run has written since, nor what a changed field now says to be the run's."""
+    async with make_saver() as saver:
+        put(saver, "t", 10, run="other")
+        put(saver, "t", 20, 10, run="run")
+        put(saver, "t", 30, 20, run="run")
+        (plan,) = await call(saver, mode, "plan_delete_for_runs", ["run"])
+        assert plan.threads[0].dropped == (cid(30), cid(20))
+        put(saver, "t", 40, 30, run="run")
+        put(saver, "u", 10, run="run")
+    before = {thread: everything(make_saver(), thread) for thread in ("t", "u")}
+
+    def rename(n, run):
+        name = keys.checkpoint_doc("t", "", cid(n))
+        raw.set_document(name, {**raw.documents()[name], "run_id": run})
+
+    rename(10, "run")
+    rename(20, "other")
+    async with make_saver() as saver:
+        done = await call(saver, mode, "carry_out", plan)
+        assert done.threads[0].dropped == (cid(30),), "of the planned ones, what is still the run's"
+        rename(10, "other")
+        rename(20, "run")
+        check(make_saver, "t", {key: one for key, one in before["t"].items() if key != ("", 30)})
+        check(make_saver, "u", before["u"])
+        assert len(run_docs(raw, "run")) == 2, "it has written to both threads, and is found again"
+        await call(saver, mode, "delete_for_runs", ["run"])
+        assert run_docs(raw, "run") == []

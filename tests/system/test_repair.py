@@ -15,7 +15,7 @@ from langgraph.types import Overwrite
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, PutBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.testing.crash import READS, Crashed, CrashingSaver, Plan
@@ -1147,3 +1147,93 @@ def test_a_snapshot_after_an_overwrite(store_uri, raw):
     spoil(raw, newest)
     repaired(raw)
     never_wrong(raw, before)
+
+
+# What other checkpoints say of the same bytes
+
+
+@MORE
+@pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["no cipher", "cipher"])
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["lost", "found elsewhere"])
+def test_a_checkpoint_that_is_stored_again_does_not_suffer_from_its_child(make_saver, raw, cipher, is_elsewhere):
+    """Frame 1 was lost, and was replaced by another in its place. Only checkpoint 2 still describes the old one."""
+    make = partial(make_saver, cipher=cipher)
+    with make() as saver:
+        put(saver, 1, {"v": ["from before"]})
+        put(saver, 2, {"v": ["from before"], "w": 1}, parent=1, changed=["w"])
+        if is_elsewhere:
+            put(saver, 3, {"v": ["from before"]})
+    fields = raw.documents()[name_of(1)]
+    raw.set_document(name_of(1), {key: value for key, value in fields.items() if key != "frames"})
+    with make() as saver:
+        put(saver, 1, {"v": ["the only copy"]})
+    with make() as saver:
+        saver.get_tuple(cfg(1))
+        put(saver, 4, {"v": ["the only copy"], "w": 2}, parent=1, changed=["w"])
+    before = read_all(raw, cipher=cipher)
+    (finding,) = damages(raw, cipher=cipher)
+    assert finding.affects == (cid(2),)
+    (plan,) = repaired(raw, cipher=cipher)
+    assert actions(plan) == [("re-encode" if is_elsewhere else "set aside", 2, "v")]
+    after = read_all(raw, cipher=cipher)
+    assert {ids: found for ids, found in after.items() if ids != ("", cid(2))} == before
+    assert (("", cid(2)) in after) == is_elsewhere
+    if is_elsewhere:
+        assert after["", cid(2)].checkpoint["channel_values"] == {"v": ["from before"], "w": 1}
+
+
+# Carrying out a plan
+
+
+@MORE
+def test_a_plan_is_not_carried_out_if_other_steps_are_needed_since(make_saver, raw):
+    with make_saver() as saver:
+        for n in (1, 2, 3):
+            put(saver, n, {"v": [f"v{n}"]}, parent=n - 1 or None)
+    flip_field(raw, name_of(1), "frames")
+    (plan,) = repaired(raw, dry_run=True)
+    assert actions(plan) == [("set aside", 1, "v")]
+    flip_field(raw, name_of(3), "frames")
+    before = raw.snapshot()
+    with raw.reader() as saver, pytest.raises(ConflictError, match="Plan the repair again"):
+        saver.admin.carry_out(plan)
+    assert raw.snapshot() == before
+    (plan,) = repaired(raw, dry_run=True)
+    with raw.reader() as saver:
+        assert actions(saver.admin.carry_out(plan)) == [("set aside", 3, "v"), ("set aside", 1, "v")]
+        assert number(saver.get_tuple(cfg())) == 2
+    assert damages(raw) == []
+
+
+@MORE
+def test_a_plan_that_is_no_longer_needed_changes_nothing(make_saver, raw):
+    with make_saver() as saver:
+        put(saver, 1, {"v": ["v1"]})
+    whole = raw.documents()[name_of(1)]
+    flip_field(raw, name_of(1), "frames")
+    (plan,) = repaired(raw, dry_run=True)
+    raw.set_document(name_of(1), whole)
+    before = raw.snapshot()
+    with raw.reader() as saver:
+        assert saver.admin.carry_out(plan).steps == ()
+    assert raw.snapshot() == before
+
+
+@MORE
+def test_a_plan_ends_before_the_damage_that_it_brings_to_light(make_saver, raw):
+    """The damage of frame 2 shows only when frame 1, on which it builds, is whole."""
+    lists = [[noise(2000, seed) for seed in range(n)] for n in (20, 21)]
+    with make_saver() as saver:
+        for root in (10, 0):
+            put(saver, root + 1, {"v": lists[0]})
+            put(saver, root + 2, {"v": lists[1]}, parent=root + 1)
+    before = read_all(raw)
+    for n in (2, 1):
+        flip_frame(raw, n, "v")
+    for user in (1, 2):
+        (plan,) = repaired(raw, dry_run=True)
+        assert actions(plan) == [("re-encode", user, "v")]
+        with raw.reader() as saver:
+            assert saver.admin.carry_out(plan).steps == plan.steps
+    assert damages(raw) == []
+    assert read_all(raw) == before

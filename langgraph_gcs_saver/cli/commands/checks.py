@@ -148,7 +148,7 @@ def repair(
             for plan in plans:
                 done = saver.admin.carry_out(plan)
                 left.extend([done] if done and any(step.action == "leave" for step in done.steps) else [])
-            return "Repaired. Check the result with `langgraph-gcs verify --depth data`."
+            return "Repaired. Check with `langgraph-gcs verify --depth data`, and repair again if it finds more."
 
         def show(out: Console, plan: RepairPlan) -> None:
             _show_repair(out, plan)
