@@ -338,10 +338,11 @@ class ClearTextAccepted(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ClearTextEncrypted(Event):
-    """With `accept_clear`, a copy or a repair is about to encrypt documents that the cipher did not vouch for.
+    """A copy, a repair or a migration is about to encrypt documents that the cipher did not vouch for.
 
-    From then on the cipher vouches for them, so a planted document no longer differs from the others. Each call reports
-    its own documents, even if they were accepted before. The event's thread is the one in which they are encrypted.
+    A saver with `accept_clear` has read them. From then on the cipher vouches for them, so a planted document no longer
+    differs from the others. Each call reports its own documents, even if they were accepted before. The event's thread
+    is the one in which they are encrypted. A migration counts the source's documents, and the target reports them.
 
     Attributes:
         documents: How many of its documents were stored in clear, or encrypted and not bound to their place.

@@ -519,6 +519,8 @@ class Migration:
         namespaces: Number of namespaces, that of the graph itself included.
         writes: Number of pending writes.
         present: Number of checkpoints that an earlier call had stored already.
+        clear: Number of the source's documents that its cipher does not protect, and whose content the call encrypts.
+            This store's cipher vouches for it afterwards. 0 if one of the stores has no cipher.
     """
 
     thread_id: str
@@ -526,15 +528,17 @@ class Migration:
     namespaces: int = 0
     writes: int = 0
     present: int = 0
+    clear: int = 0
 
     def __bool__(self) -> bool:
         return self.checkpoints > 0
 
     def __str__(self) -> str:
         there = f", {self.present} of them here already" if self.present else ""
+        clear = f"; {_ENCRYPTS.format(self.clear)}" if self.clear else ""
         return (
             f"Thread {self.thread_id!r}: {_counted(self.checkpoints, 'checkpoint')} in "
-            f"{_counted(self.namespaces, 'namespace')}{there}, {_counted(self.writes, 'pending write')}"
+            f"{_counted(self.namespaces, 'namespace')}{there}, {_counted(self.writes, 'pending write')}{clear}"
         )
 
 

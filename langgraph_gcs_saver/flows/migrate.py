@@ -18,6 +18,7 @@ from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInput
 from langgraph_gcs_saver.flows import load, save, writes
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.manifests import report_encrypting
 from langgraph_gcs_saver.flows.writes import PendingWrite
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
@@ -40,12 +41,14 @@ class Listed:
         checkpoint_id: Its id.
         parent_id: Its parent's id, if it has one.
         writes: How many pending writes it has.
+        clear: How many of its documents the other checkpointer's cipher does not vouch for.
     """
 
     ns: str
     checkpoint_id: str
     parent_id: str | None
     writes: int
+    clear: int = 0
 
 
 @record(frozen=True, slots=True)
@@ -110,9 +113,11 @@ def migrate(
         namespaces=len({one.ns for one in listed}),
         writes=sum(one.writes for one in listed),
         present=len(names & present),
+        clear=0 if context.codec.cipher is None else sum(one.clear for one in listed),
     )
     if dry_run:
         return plan
+    yield from report_encrypting(thread_id, plan.clear)
     for one in listed:
         if keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) not in present:
             yield from _put(one, source, present, context)

@@ -6,6 +6,7 @@ is checked again before it is reported, and data that has changed since is left 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ from langgraph_gcs_saver.flows.manifests import (
 )
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.flows.writes import read_stubs
+from langgraph_gcs_saver.flows.writes import is_clear, read_stubs
 from langgraph_gcs_saver.format import filters, frames, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
@@ -159,6 +160,7 @@ class Survey:
         inner: Bytes of frames in each document, including stripped ones.
         stripped: Documents that have only their frames left.
         writes: Documents of pending writes, without their fields, and the objects that each refers to.
+        clear_writes: Readable documents of pending writes that the cipher does not vouch for.
         damaged_writes: Damaged documents of pending writes, by name.
         plain: Documents of plain collections, without their fields, and the objects that each refers to.
         damaged_plain: Damaged documents of plain collections, by name.
@@ -186,6 +188,7 @@ class Survey:
     inner: dict[str, int] = field(default_factory=dict)
     stripped: dict[str, Doc] = field(default_factory=dict)
     writes: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
+    clear_writes: list[str] = field(default_factory=list)
     damaged_writes: dict[str, Unreadable] = field(default_factory=dict)
     plain: dict[str, tuple[Doc, set[str]]] = field(default_factory=dict)
     damaged_plain: dict[str, Unreadable] = field(default_factory=dict)
@@ -244,6 +247,16 @@ class Survey:
             found.update(stubs)
         for _, objects in self.plain.values():
             found.update(objects)
+        return found
+
+    def clear(self) -> Counter[tuple[str, str]]:
+        """How many documents the cipher does not vouch for, by encoded namespace and checkpoint."""
+        found = Counter(
+            (keys.ns_segment_of(name), entry.manifest.checkpoint_id)
+            for name, entry in self.entries.items()
+            if entry.is_clear
+        )
+        found.update((keys.writes_ns_of(name), keys.writes_checkpoint_id_of(name)) for name in self.clear_writes)
         return found
 
     def findings(self) -> list[Finding]:
@@ -442,6 +455,8 @@ def _take_writes(found: Survey, doc: Doc, _loads: Loads, context: Context) -> Fl
         found.damaged_writes[doc.name] = Unreadable(bare, damage.alone())
     else:
         found.writes[doc.name] = bare, stubs
+        if is_clear(doc, context.codec):
+            found.clear_writes.append(doc.name)
 
 
 def _list_plain(thread_id: str) -> Flow[list[Listed]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows.all_threads import Pages
     from langgraph_gcs_saver.flows.catalogue import ThreadFilter
+    from langgraph_gcs_saver.flows.survey import Survey
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter
     from langgraph_gcs_saver.policy.retention import Retention
     from langgraph_gcs_saver.results import (
@@ -951,8 +952,19 @@ def _one_or_all(thread_id: str | None) -> tuple[str, ...] | None:
     return None if thread_id is None else (thread_id,)
 
 
-def _admin_of(checkpointer: BaseCheckpointSaver[Any]) -> Admin | None:
-    return beside(checkpointer, Admin) if isinstance(checkpointer, Connection) else None
+class SourceAdmin(Admin):
+    """The admin of a store that a migration reads."""
+
+    def surveys(self, thread_id: str) -> Each[Survey]:
+        """The survey of a thread, with every value; raises as `verify` does."""
+        return self._each((thread_id,), self._survey_page)
+
+    def _survey_page(self, thread_id: str) -> Flow[Sequence[Survey]]:
+        return [(yield from flows.survey.survey(thread_id, "data", self._loads, self._context))]
+
+
+def _admin_of(checkpointer: BaseCheckpointSaver[Any]) -> SourceAdmin | None:
+    return beside(checkpointer, SourceAdmin) if isinstance(checkpointer, Connection) else None
 
 
 def _seconds(orphan_age: timedelta) -> float:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,14 +28,16 @@ from langgraph_gcs_saver.errors import GCSSaverError, SerializationError, Source
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.migrate import Given, Listed
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
+from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
-from langgraph_gcs_saver.results import Finding, ThreadInfo
+from langgraph_gcs_saver.results import ThreadInfo
 from langgraph_gcs_saver.saver import arguments, configs
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.saver.admin import Admin
+    from langgraph_gcs_saver.flows.survey import Survey
+    from langgraph_gcs_saver.saver.admin import SourceAdmin
 
 T = TypeVar("T")
 
@@ -68,13 +71,15 @@ class Foreign:
         saver: The checkpointer.
         serde: The serializer of the target. A `PortableSerializer` makes no objects from values, and then no serializer
             of the checkpointer is called to make any.
-        admin_of: Returns the `Admin` of a store of this library, and `None` for any other checkpointer.
+        admin_of: Returns the admin of a store of this library, and `None` for any other checkpointer.
 
     Raises:
         SerializationError: `serde` is a `PortableSerializer`, but the checkpointer may read with another serializer.
     """
 
-    def __init__(self, saver: Reader, serde: SerializerProtocol, admin_of: Callable[[Reader], Admin | None]) -> None:
+    def __init__(
+        self, saver: Reader, serde: SerializerProtocol, admin_of: Callable[[Reader], SourceAdmin | None]
+    ) -> None:
         self.serde = serde
         self.admin_of = admin_of
         self._ways: list[tuple[Reader, SerializerProtocol]] = []
@@ -171,14 +176,18 @@ class ForeignThread:
         thread_id = str(self._thread_id)
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            clear: Counter[tuple[str, str]] = Counter()
             if (admin := self._foreign.admin_of(reader)) is not None:
-                _check_whole(thread_id, admin.verify(thread_id, depth="data"))
-            return [_listed(one) for one in reader.list(config)]
+                for survey in admin.surveys(thread_id):
+                    clear.update(_clear_if_whole(thread_id, survey))
+            return [_listed(one, clear) for one in reader.list(config)]
 
         async def aask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
+            clear: Counter[tuple[str, str]] = Counter()
             if (admin := self._foreign.admin_of(reader)) is not None:
-                _check_whole(thread_id, [one async for one in admin.verify(thread_id, depth="data")])
-            return [_listed(one) async for one in reader.alist(config)]
+                async for survey in admin.surveys(thread_id):
+                    clear.update(_clear_if_whole(thread_id, survey))
+            return [_listed(one, clear) async for one in reader.alist(config)]
 
         return self._foreign.asking(ask, aask)
 
@@ -305,11 +314,15 @@ def _id_of(thread: ThreadInfo) -> str:
     return thread.thread_id
 
 
-def _check_whole(thread_id: str, findings: Iterable[Finding]) -> None:
-    """Raise if a thread in a store of ours is damaged, because `list` would skip what cannot be read."""
-    wrong = [one for one in findings if one.is_damage]
+def _clear_if_whole(thread_id: str, survey: Survey) -> Counter[tuple[str, str]]:
+    """How much of a thread in a store of ours is in clear, by namespace and checkpoint.
+
+    Raises:
+        SourceError: The thread is damaged, so `list` would skip what cannot be read.
+    """
+    wrong = [one for one in survey.findings() if one.is_damage]
     if not wrong:
-        return
+        return survey.clear()
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     if any(one.kind == "clear" for one in wrong):
         advice = "To migrate data that is in clear, pass `accept_clear=True` to the source, and call again."
@@ -329,12 +342,13 @@ def _parent_of(found: CheckpointTuple) -> str | None:
     return None if found.parent_config is None else configs.checkpoint_id_of(found.parent_config)
 
 
-def _listed(found: CheckpointTuple) -> Listed:
+def _listed(found: CheckpointTuple, clear: Counter[tuple[str, str]]) -> Listed:
     _, ns = configs.thread_and_ns(found.config)
     checkpoint_id = configs.checkpoint_id_of(found.config)
     if checkpoint_id is None:
         raise SourceError("The checkpointer lists a checkpoint without a checkpoint_id in its config.")
-    return Listed(ns, checkpoint_id, _parent_of(found), len(found.pending_writes or ()))
+    writes = len(found.pending_writes or ())
+    return Listed(ns, checkpoint_id, _parent_of(found), writes, clear[keys.enc(ns), checkpoint_id])
 
 
 @contextmanager

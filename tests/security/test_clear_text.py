@@ -19,6 +19,8 @@ from langgraph_gcs_saver.events import (
     ThreadSkipped,
 )
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.digests import Digested
+from langgraph_gcs_saver.format.frames import Codec, envelope
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.compat.xor_cipher import XorCipher
 from tests.incremental.eax import Eax
@@ -688,3 +690,77 @@ def test_what_is_set_aside_names_no_channel(make_saver, raw):
     assert (plan.steps[0].action, plan.steps[0].channel) == ("set aside", PLANTED)
     assert any("/lg_aside/" in name for name in raw.documents())
     assert PLANTED not in repr(raw.documents())
+
+
+@LOCAL
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_migration_tells_of_what_it_encrypts(make_saver, tmp_path, mode):
+    """Also of what was planted after the source's thread was reported, because the target encrypts it."""
+    line(make_saver(), 1)
+    events = []
+    with (
+        make_saver(cipher=KEY, accept_clear=True) as source,
+        GCSSaver.from_conn_string(f"file://{tmp_path}/target", cipher=KEY, on_event=events.append) as target,
+        GCSSaver.from_conn_string(f"file://{tmp_path}/plain") as plain,
+    ):
+        source.get_tuple(cfg())
+        line(source, 2)
+        stranger = make_saver()
+        put(stranger, 9, {"v": [PLANTED]})
+        stranger.put_writes(cfg(2), [("__resume__", PLANTED)], "task")
+        stranger.put_writes(cfg(8), [("__resume__", "of a checkpoint that does not exist")], "task")
+
+        async def migrate(admin, **more):
+            return await admin.amigrate(source, **more) if mode == "async" else admin.migrate(source, **more)
+
+        (shown,) = await migrate(target.admin, dry_run=True)
+        assert encrypted(events) == [], "nothing was encrypted yet"
+        assert shown.clear == 3, "checkpoints 1 and 9, and the answer"
+        assert "encrypts 3 documents" in str(shown)
+        assert PLANTED not in str(shown)
+        assert await migrate(target.admin) == [shown]
+        assert encrypted(events) == [("t", 3)]
+        (unprotected,) = await migrate(plain.admin)
+        assert unprotected.clear == 0, "nothing is encrypted there"
+        assert list(target.admin.verify("t", depth="data")) == []
+
+
+@LOCAL
+def test_a_migration_of_encrypted_or_unprotected_data_tells_nothing(make_saver, tmp_path):
+    events = []
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/target", cipher=KEY, on_event=events.append) as target:
+        line(make_saver(cipher=KEY), 1, 2)
+        (done,) = target.admin.migrate(make_saver(cipher=KEY, accept_clear=True))
+        put(make_saver(), 1, {"v": "x"}, thread="u")
+        (unprotected,) = target.admin.migrate(make_saver(), ["u"])
+        assert (done.clear, unprotected.clear, encrypted(events)) == (0, 0, [])
+
+
+@LOCAL
+@pytest.mark.parametrize("is_found", [True, False], ids=["found", "lost"])
+def test_a_planted_manifest_cannot_make_a_repair_change_another_checkpoint(make_saver, raw, is_found):
+    """It claims that a frame of checkpoint 2 decodes to something else, which it may contain itself."""
+    saver = make_saver(cipher=KEY)
+    line(saver, 1, 2)
+    before = raw.documents()
+    serde, codec = saver.serde, Codec(3)
+    kind, data = serde.dumps_typed([PLANTED])
+    frame = codec.encode(data)
+    value = {"type": kind, "sha256": Digested.of(data).digest, "size": len(data)}
+    channels = {"v": {**value, "chain": [{"k": 0, "in": cid(2), "stored": len(before[name_of(2)]["frames"])}]}}
+    if is_found:
+        channels["w"] = {**value, "chain": [{"k": 0, "stored": len(frame)}]}
+    of_metadata, metadata = serde.dumps_typed({"source": "loop", "step": 0, "parents": {}})
+    fields = {"v": 4, "ts": "2026-01-01T00:00:00+00:00", "versions_seen": {}}
+    head = {
+        "checkpoint": {**fields, "channel_versions": dict.fromkeys(channels, version(1))},
+        "parent": None,
+        "metadata": [of_metadata, len(metadata)],
+        "channels": channels,
+    }
+    planted = codec.encode(envelope(head, metadata))
+    put_checkpoint(raw, name_of(0), {"format": 1, "manifest": planted, "frames": frame})
+    (plan,) = make_saver(cipher=KEY, accept_clear=True).admin.repair("t")
+    assert {step.checkpoint_id for step in plan.steps} == {cid(0)}
+    assert {name: raw.documents()[name] for name in before} == before
+    assert values(make_saver(cipher=KEY).get_tuple(cfg(2)))["v"] == ["v 2"]
