@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from doctest import DocTestParser
 from types import SimpleNamespace
 from typing import Any
 
@@ -178,9 +179,8 @@ def test_a_transcript_is_what_python_shows(block, tmp_path, capsys):
 
 
 def _steps(block: Block) -> Iterator[tuple[str, str]]:
-    for step in re.split(r"^>>> ", block.text, flags=re.MULTILINE)[1:]:
-        command, _, shown = step.partition("\n")
-        yield command + "\n", shown
+    for example in DocTestParser().get_examples(block.text):
+        yield example.source, example.want
 
 
 def _checkpoint(saver: GCSSaver, thread: str, number: int, before: Any, value: Any) -> Any:
