@@ -1,8 +1,8 @@
 """Stores and reads pending writes: what tasks wrote before the checkpoint that includes it.
 
 The regular writes of a call form one document. Its name says the task and which writes they are. The document is
-created, so the first call wins, and a repeated call changes nothing. If a stored document or its object is damaged, or
-the cipher does not vouch for the document, no earlier call counts as its writer, and the document is replaced.
+created, so the first call wins, and a repeated call changes nothing. If a stored document is damaged, or the cipher
+does not vouch for it, no earlier call counts as its writer, and it is replaced.
 
 The special writes (errors, interrupts, resumes) of a task form one document, with a field for each, and the last write
 wins. All documents of a call appear in one commit, because a task that is half stored would look finished.
@@ -124,7 +124,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             thread = yield from guard(request.thread_id, context, beside=(*created, *companions.names))
             companions.take(thread.beside)
             found = thread.beside.get(created[0]) if created else None
-            if found is not None and (yield from _is_earlier(request, found, replaced, context)):
+            if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
                 # LangGraph repeats calls. Uploads of a repeated call would only become orphans.
                 beside, wanted = _rest(request, found)
                 if not wanted:
@@ -166,7 +166,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         if thread is not None:
             yield from _discard_stale(records, uploads, thread)
         beside, wanted = [], request.writes
-        if found is not None and (yield from _is_earlier(request, found, replaced, context)):
+        if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
             beside, wanted = _rest(request, found)
             if not wanted:
                 return Stored(number, is_new=False, channels={})
@@ -191,27 +191,22 @@ def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], threa
         yield from discard(uploads)
 
 
-def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, context: Context) -> Flow[bool]:
+def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, codec: Codec) -> Flow[bool]:
     """Whether stored regular writes are from an earlier call, or from an earlier try whose answer was lost.
 
     Names of documents are made of ids, so any program with access to the store can have created the document. With
-    `accept_clear`, writes that the cipher does not vouch for are read, but then replaced. A saver that reads back what
-    it writes also reads the objects of the document. `replaced` is a document that was already found not to be from an
-    earlier call.
+    `accept_clear`, writes that the cipher does not vouch for are read, but then replaced. `replaced` is a document that
+    was already found not to be from an earlier call.
     """
     if replaced is not None and found.update_time == replaced.update_time:
         return False
     try:
-        stubs = yield from read_stubs(found, context.codec)
-        if is_clear(found, context.codec):
-            return False
-        if stubs and context.reads_back:
-            yield from read_writes((request.checkpoint_id,), (found,), context.codec)
+        yield from read_stubs(found, codec)
     except DamagedError as damage:
-        name = damage.frame or found.name
-        yield from Emit(CheckpointDamaged(**_ids(request), reason=damage.reason, channel=None, name=name))
+        event = CheckpointDamaged(**_ids(request), reason=damage.reason, channel=None, name=found.name)
+        yield from Emit(event)
         return False
-    return True
+    return not is_clear(found, codec)
 
 
 def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[PendingWrite]]:

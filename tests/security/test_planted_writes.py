@@ -1,7 +1,6 @@
 """A call that stores pending writes must be able to read what it takes for its own earlier call."""
 
 import itertools
-from functools import partial
 
 import pytest
 
@@ -167,49 +166,3 @@ def test_the_same_in_clear_is_stored_again(make_saver, raw):
     assert list(strict.admin.verify("t", depth="existence")) == []
     # The frames in clear stay where they are, and are reported until the checkpoint is pruned.
     assert [found.kind for found in strict.admin.verify("t", depth="data")] == ["clear"]
-
-
-# Objects of an earlier call
-
-
-def gone(raw, blob):
-    raw.delete_object(blob)
-
-
-def flipped(raw, blob):
-    data = raw.objects()[blob]
-    raw.set_object(blob, data[:-1] + bytes([data[-1] ^ 1]))
-
-
-def in_clear(raw, blob):
-    raw.set_object(blob, Codec(3).encode(FORGED))
-
-
-@pytest.mark.parametrize("verify", ["readback", "checksum", "off"])
-@pytest.mark.parametrize("cipher", [None, KEY], ids=["no cipher", "cipher"])
-@pytest.mark.parametrize("spoil", [gone, flipped, in_clear])
-def test_an_earlier_call_whose_object_is_damaged_is_replaced(make_saver, raw, cipher, spoil, verify):
-    """A saver that reads back what it writes also reads what it would take for its own."""
-    make = partial(make_saver, cipher=cipher)
-    put(make(), 1, {"v": "x"})
-    make().put_writes(cfg(1), [("v", SIZES["in an object"])], "task")
-    (blob,) = raw.objects()
-    spoil(raw, blob)
-    before, events = raw.documents(), []
-    make(verify=verify, on_event=events.append).put_writes(cfg(1), [("v", SIZES["in an object"])], "task")
-    if verify == "readback":
-        assert [one.name for one in events if isinstance(one, CheckpointDamaged)] == [blob]
-        assert make().get_tuple(cfg(1)).pending_writes == [("task", "v", SIZES["in an object"])]
-    else:
-        assert raw.documents() == before
-
-
-def test_an_earlier_call_with_an_object_is_read_once(make_saver):
-    """The guard finds its document, and then its object is read."""
-    put(make_saver(), 1, {"v": "x"})
-    count = CountingInterceptor()
-    saver = make_saver(interceptors=[count])
-    saver.put_writes(cfg(1), [("v", SIZES["in an object"])], "task")
-    count.clear()
-    saver.put_writes(cfg(1), [("v", SIZES["in an object"])], "task")
-    assert count.rounds == [("GetDocs",), ("GetBlob",)]
