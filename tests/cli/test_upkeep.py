@@ -255,7 +255,7 @@ def test_sweep(make_saver, raw, command, monkeypatch):
 
     def meanwhile(question, *, yes):
         fill(saver, "new", 1)
-        saver.admin.pin(cfg("used", n=1), "evidence")
+        make_saver(interceptors=[Later(HOUR)]).admin.pin(cfg("used", n=1), "evidence")
         confirm(question, yes=yes)
 
     monkeypatch.setattr(plans, "confirm", meanwhile)
