@@ -25,8 +25,8 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import LISTED_BY
 from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
 from langgraph_gcs_saver.portable import PortableSerializer, edits
-from langgraph_gcs_saver.saver import admin
 from langgraph_gcs_saver.saver import checkpointer as savers
+from langgraph_gcs_saver.saver import connection
 from langgraph_gcs_saver.saver.checkpointer import RETENTION_STEPS
 from langgraph_gcs_saver.stores import local
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -212,9 +212,9 @@ class Life(RuleBasedStateMachine):
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         # Hypothesis reports what failed. Thousands of logged events would add nothing.
         patch.setattr(logging.getLogger("langgraph_gcs_saver"), "disabled", True)
-        for module in (admin, savers, runner, local):
+        for module in (savers, runner, local):
             patch.setattr(module, "time", self.clock)
-        patch.setattr(admin, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
+        patch.setattr(connection, "secrets", SimpleNamespace(token_hex=lambda size: self.rng.randbytes(size).hex()))
         for module, limit in (
             (limits, "COMMIT_WRITES"),
             (prune, "DOCS_PER_PAGE"),
