@@ -122,7 +122,7 @@ class RepairStep:
 
 @record(frozen=True, slots=True, kw_only=True)
 class RepairPlan:
-    """The repair of a thread; its text is for people.
+    """The repair of a thread; its text is for people. It is false if nothing was found.
 
     Attributes:
         thread_id: The thread.
@@ -136,6 +136,9 @@ class RepairPlan:
     findings: tuple[Finding, ...]
     steps: tuple[RepairStep, ...]
     clear: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.findings)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

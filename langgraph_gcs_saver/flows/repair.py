@@ -146,7 +146,7 @@ def repair(
         found = yield from survey(thread_id, "data", loads, context)
         plan = yield from _plan(found, loads, dumps, context)
         shown = plan.shown()
-        first = first or shown
+        first = shown if first is None else first
         if is_done:
             steps.update(dict.fromkeys(step for step in shown.steps if step.action == "leave"))
             return replace(first, steps=tuple(steps), clear=clear)

@@ -269,7 +269,7 @@ class Admin(Connection):
         Raises:
             WrongKeyError, StoreError: As in `repair`; raised by the iteration.
         """
-        return self._each(_one_or_all(thread_id), partial(self._repair_page, dry_run=True))
+        return self._each(_one_or_all(thread_id), lambda one: _page(self._repair(one, dry_run=True)))
 
     def repair(self, thread_id: str | None = None) -> Sequence[RepairPlan]:
         """Make damaged threads readable again.
@@ -296,17 +296,13 @@ class Admin(Connection):
                 about a thread's stored data are raised after all other threads were repaired.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(self._all(_one_or_all(thread_id), partial(self._repair_page, dry_run=False)), self._backend)
+        return run(self._all(_one_or_all(thread_id), lambda one: _page(self._repair(one))), self._backend)
 
     async def arepair(self, thread_id: str | None = None) -> Sequence[RepairPlan]:
         """Asynchronous twin of `repair`."""
-        return await arun(self._all(_one_or_all(thread_id), partial(self._repair_page, dry_run=False)), self._backend)
+        return await arun(self._all(_one_or_all(thread_id), lambda one: _page(self._repair(one))), self._backend)
 
-    def _repair_page(self, thread_id: str, dry_run: bool) -> Flow[Sequence[RepairPlan]]:
-        plan = yield from self._repair(thread_id, dry_run)
-        return [plan] if plan.findings else []
-
-    def _repair(self, thread_id: str, dry_run: bool, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
+    def _repair(self, thread_id: str, *, dry_run: bool = False, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
         return flows.repair.repair(
             thread_id,
             dry_run=dry_run,
@@ -328,7 +324,8 @@ class Admin(Connection):
         Raises:
             InvalidOptionError: There is no such strategy. The iteration raises what `prune` raises.
         """
-        return self._each(thread_ids, partial(self._prune_page, rule=rule_of(strategy), dry_run=True))
+        rule = _rule_of(strategy)
+        return self._each(thread_ids, lambda one: _page(self._prune(one, rule, dry_run=True)))
 
     def prune(self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest") -> Sequence[PrunePlan]:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
@@ -357,18 +354,15 @@ class Admin(Connection):
             WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
             ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
         """
-        work = partial(self._prune_page, rule=rule_of(strategy), dry_run=False)
-        return run(self._all(thread_ids, work), self._backend)
+        rule = _rule_of(strategy)
+        return run(self._all(thread_ids, lambda one: _page(self._prune(one, rule))), self._backend)
 
     async def aprune(
         self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest"
     ) -> Sequence[PrunePlan]:
         """Asynchronous twin of `prune`."""
-        work = partial(self._prune_page, rule=rule_of(strategy), dry_run=False)
-        return await arun(self._all(thread_ids, work), self._backend)
-
-    def _prune_page(self, thread_id: str, rule: Retention, dry_run: bool) -> Flow[Sequence[PrunePlan]]:
-        return [(yield from self._prune(thread_id, rule, dry_run=dry_run))]
+        rule = _rule_of(strategy)
+        return await arun(self._all(thread_ids, lambda one: _page(self._prune(one, rule))), self._backend)
 
     def _prune(self, thread_id: str, rule: Retention, *, dry_run: bool = False) -> Flow[PrunePlan]:
         return flows.prune.prune_by(rule, thread_id, dry_run=dry_run, loads=self._loads, context=self._context)
@@ -383,7 +377,7 @@ class Admin(Connection):
             CheckpointCorruptError, ClearTextError, UnsupportedFormatError, WrongKeyError: As in `delete_for_runs`;
                 raised by the iteration.
         """
-        return self._each(run_ids, partial(self._delete_for_run_page, dry_run=True), reports=False)
+        return self._each(run_ids, lambda one: _page(self._delete_for_run(one, dry_run=True)), reports=False)
 
     def delete_for_runs(self, run_ids: Iterable[str]) -> Sequence[RunPlan]:
         """Delete every checkpoint that runs wrote, in every thread, with its pending writes.
@@ -407,18 +401,15 @@ class Admin(Connection):
             WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
             ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
         """
-        return run(self._all(run_ids, partial(self._delete_for_run_page, dry_run=False), reports=False), self._backend)
+        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one)), reports=False)
+        return run(deletion, self._backend)
 
     async def adelete_for_runs(self, run_ids: Iterable[str]) -> Sequence[RunPlan]:
         """Asynchronous twin of `delete_for_runs`."""
-        return await arun(
-            self._all(run_ids, partial(self._delete_for_run_page, dry_run=False), reports=False), self._backend
-        )
+        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one)), reports=False)
+        return await arun(deletion, self._backend)
 
-    def _delete_for_run_page(self, run_id: str, dry_run: bool) -> Flow[Sequence[RunPlan]]:
-        return [(yield from self._delete_for_run(run_id, dry_run))]
-
-    def _delete_for_run(self, run_id: str, dry_run: bool) -> Flow[RunPlan]:
+    def _delete_for_run(self, run_id: str, *, dry_run: bool = False) -> Flow[RunPlan]:
         return flows.prune.delete_for_run(run_id, dry_run=dry_run, loads=self._loads, context=self._context)
 
     def plan_delete_thread(self, thread_id: str) -> DeletePlan:
@@ -472,8 +463,8 @@ class Admin(Connection):
         Raises:
             InvalidOptionError: The age is negative. The iteration raises what `collect` raises.
         """
-        work = partial(self._collect_page, orphan_age=_seconds(orphan_age), dry_run=True)
-        return self._each(_one_or_all(thread_id), work)
+        age = _seconds(orphan_age)
+        return self._each(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age, dry_run=True)))
 
     def collect(self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE) -> Sequence[CollectPlan]:
         """Delete orphans: objects and documents of crashed calls, and objects that lost a race.
@@ -501,20 +492,21 @@ class Admin(Connection):
                 which DeltaChannels the thread has. It is raised at the same point.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        work = partial(self._collect_page, orphan_age=_seconds(orphan_age), dry_run=False)
-        return run(self._all(_one_or_all(thread_id), work), self._backend)
+        age = _seconds(orphan_age)
+        work = self._all(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age)))
+        return run(work, self._backend)
 
     async def acollect(
         self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE
     ) -> Sequence[CollectPlan]:
         """Asynchronous twin of `collect`."""
-        work = partial(self._collect_page, orphan_age=_seconds(orphan_age), dry_run=False)
-        return await arun(self._all(_one_or_all(thread_id), work), self._backend)
+        age = _seconds(orphan_age)
+        work = self._all(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age)))
+        return await arun(work, self._backend)
 
-    def _collect_page(self, thread_id: str, orphan_age: float, dry_run: bool) -> Flow[Sequence[CollectPlan]]:
+    def _collect_older(self, thread_id: str, orphan_age: float, *, dry_run: bool = False) -> Flow[CollectPlan]:
         before = (yield from Now()) - orphan_age
-        plan = yield from self._collect(thread_id, before, dry_run)
-        return [plan] if plan else []
+        return (yield from self._collect(thread_id, before, dry_run))
 
     def _collect(self, thread_id: str, before: float, dry_run: bool) -> Flow[CollectPlan]:
         return flows.collect.collect(thread_id, before, dry_run=dry_run, loads=self._loads, context=self._context)
@@ -948,6 +940,12 @@ class Admin(Connection):
         return all_threads.all_of(self._pages(ids, work, reports))
 
 
+def _page(flow: Flow[T]) -> Flow[Sequence[T]]:
+    """A page with the result of a flow, unless that is false: it says that there is nothing."""
+    found = yield from flow
+    return [found] if found else []
+
+
 def _one_or_all(thread_id: str | None) -> tuple[str, ...] | None:
     return None if thread_id is None else (thread_id,)
 
@@ -957,10 +955,7 @@ class SourceAdmin(Admin):
 
     def surveys(self, thread_id: str) -> Each[Survey]:
         """The survey of a thread, with every value; raises as `verify` does."""
-        return self._each((thread_id,), self._survey_page)
-
-    def _survey_page(self, thread_id: str) -> Flow[Sequence[Survey]]:
-        return [(yield from flows.survey.survey(thread_id, "data", self._loads, self._context))]
+        return self._each((thread_id,), lambda one: _page(flows.survey.survey(one, "data", self._loads, self._context)))
 
 
 def _admin_of(checkpointer: BaseCheckpointSaver[Any]) -> SourceAdmin | None:
@@ -1004,7 +999,7 @@ def _thread_filter(
     )
 
 
-def rule_of(strategy: str | Retention) -> Retention:
+def _rule_of(strategy: str | Retention) -> Retention:
     """The rule of a strategy.
 
     Raises:

@@ -83,6 +83,7 @@ from langgraph_gcs_saver.errors import (
     UnsupportedFormatError,
 )
 from langgraph_gcs_saver.stores import rows
+from langgraph_gcs_saver.stores.sqlite_files import COMPANIONS, HEADER_BYTES, JOURNAL, header_of
 
 T = TypeVar("T")
 
@@ -112,19 +113,13 @@ _FOLDING = 2
 _CACHE_KIB = 2000
 """Memory of each connection for pages of the database, which is SQLite's default."""
 
-_JOURNAL = "-journal"
-_COMPANIONS = ("", "-wal", "-shm", _JOURNAL)
-"""The endings of the names of SQLite's files."""
-
-_MAGIC = b"SQLite format 3\0"
-_HEADER_BYTES = 100
 _WITH_LOG = bytes((2, 2))
 """Bytes 18 and 19 of the header of a database with a write-ahead log (https://www.sqlite.org/fileformat.html#database_header)."""
 
 _NEW = re.compile(r"\.new-[a-z0-9_]{8}\Z")
 """Names of directories in which databases are created, as `tempfile` makes them."""
 
-_NEW_NAMES = {f"new.sqlite3{ending}" for ending in _COMPANIONS}
+_NEW_NAMES = {f"new.sqlite3{ending}" for ending in COMPANIONS}
 """Names of the files there. No store in use has these, so a store in a directory with such a name is never removed."""
 
 _PART = re.compile(r"documents\.sqlite3\.[0-9a-f]{16}\.part\Z")
@@ -610,11 +605,10 @@ class LocalDocuments:
         with _header_lock.get():
             if not looked_at.st_size:
                 self._refuse_lost("empty", lambda: _size(self._file) > 0)
-            elif looked_at.st_size < _HEADER_BYTES or key not in _opened:
+            elif looked_at.st_size < HEADER_BYTES or key not in _opened:
                 has_log = _size(self._log) > 0  # asked first, because another process may begin the store right now
-                with files.open_file(self._file) as file:
-                    header = file.read(_HEADER_BYTES)
-                if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+                header = header_of(self._file)
+                if header is None:
                     raise self._no_database("file is not a database")
                 if has_log and header[18:20] != _WITH_LOG:
                     raise self._no_log(
@@ -650,7 +644,7 @@ class LocalDocuments:
             PermissionDeniedError: A file belongs to another user.
             StoreError: One is a link or not a file, or there is a rollback journal.
         """
-        for companion in _COMPANIONS:
+        for companion in COMPANIONS:
             path = self._file.with_name(self._file.name + companion)
             with suppress(FileNotFoundError):
                 found = path.lstat()
@@ -669,7 +663,7 @@ class LocalDocuments:
                         "open the copy."
                     )
                 _refuse_owner(path, found)
-                if companion == _JOURNAL and found.st_size:
+                if companion == JOURNAL and found.st_size:
                     raise StoreError(
                         f"{path} is a rollback journal. This library's databases never have one, and SQLite would "
                         "change or delete files because of it. Nothing was read. Move it away, or restore both from a "

@@ -16,13 +16,10 @@ import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
-from langgraph_gcs_saver.engine import files
 from langgraph_gcs_saver.errors import SourceError
+from langgraph_gcs_saver.stores.sqlite_files import COMPANIONS, header_of
 
 _TABLES = {"checkpoints", "writes"}
-_COMPANIONS = ("", "-wal", "-shm", "-journal")
-_MAGIC = b"SQLite format 3\0"
-_HEADER_BYTES = 100
 _SMALL_BYTES = 1 << 20
 """Most bytes that a value may always have, however small the files are."""
 
@@ -67,7 +64,7 @@ def _look(file: Path) -> int:
         SourceError: A file is not a regular file or has more than one name, or the database is none.
     """
     size = 0
-    for companion in _COMPANIONS:
+    for companion in COMPANIONS:
         path = file.with_name(file.name + companion)
         with suppress(FileNotFoundError):
             found = path.lstat()
@@ -77,9 +74,8 @@ def _look(file: Path) -> int:
                     "Nothing was read. Copy the database, and its log if it has one, to a directory of their own."
                 )
             size += found.st_size
-    with suppress(OSError), files.open_file(file) as database:  # SQLite reports why it cannot be opened
-        header = database.read(_HEADER_BYTES)
-        if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+    with suppress(OSError):  # SQLite reports why it cannot be opened
+        if header_of(file) is None:
             raise SourceError(
                 f"{file} is empty or is not an SQLite database, so it has no checkpoints of LangGraph's SQLite saver. "
                 "Nothing was read or changed. Restore the file before you open it. SQLite removes a log beside an "
