@@ -48,6 +48,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.collections import Listed, damaged, list_docs, pages, read_docs, whole_objects_of
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.ids import claim_of
 from langgraph_gcs_saver.flows.manifests import (
     corrupt,
     encode_manifest,
@@ -358,8 +359,7 @@ class _Copy:
 
     def _claim(self, doc: Doc | None) -> str | None:
         """The claim in the target's document of an unfinished copy from the same source."""
-        claim = None if doc is None or doc.fields.get("copying") != self.found.thread_id else doc.fields.get("claim")
-        return claim if isinstance(claim, str) and keys.ATTEMPT.match(claim) else None
+        return None if doc is None or doc.fields.get("copying") != self.found.thread_id else claim_of(doc)
 
     def _check_part(self) -> Flow[None]:
         """Raise if the target has anything that this call has not written, and that is not a part of the source.
@@ -471,7 +471,7 @@ class _Copy:
     def discard(self) -> Flow[None]:
         """Delete the objects of a failed try if its claim is lost, because then no commit can refer to them."""
         thread = (yield from GetDocs((self.thread,), mask=("claim",))).get(self.thread)
-        if thread is None or thread.fields.get("claim") != self.claim:
+        if thread is None or claim_of(thread) != self.claim:
             for at in range(0, len(self.made), _BLOBS):
                 yield from DeleteBlobs(tuple(self.made[at : at + _BLOBS]))
 

@@ -1,4 +1,4 @@
-"""Finds ids: of a namespace's checkpoints, and of the thread that a document belongs to."""
+"""Finds ids: of a namespace's checkpoints, of the thread that a document belongs to, and of a copy to a thread."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def thread_id_of(doc: Doc) -> str | None:
     """
     segment, stated = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
     return stated if isinstance(stated, str) and keys.spread(stated) == segment else keys.thread_id_of(segment)
+
+
+def claim_of(thread: Doc) -> str | None:
+    """The claim of the last copy to a thread, in the thread's document; `None` if there is none that a copy writes."""
+    claim = thread.fields.get("claim")
+    return claim if isinstance(claim, str) and keys.ATTEMPT.match(claim) else None

@@ -42,7 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.flows.ids import claim_of, thread_id_of
 from langgraph_gcs_saver.flows.manifests import (
     LOST_ANCESTOR,
     LOST_HEIR,
@@ -221,7 +221,7 @@ def _thread(thread_id: str) -> Flow[Doc | None]:
 def _last_copy(thread: Doc | None) -> object:
     """A value that distinguishes copies to a thread, from its document."""
     # Two transfers of one thread have the same claim; between them, the target was deleted.
-    return None if thread is None else (thread.create_time, thread.fields.get("claim"))
+    return None if thread is None else (thread.create_time, claim_of(thread))
 
 
 def _read(docs: Sequence[Doc], found: Snapshot, context: Context) -> Flow[tuple[Doc, DamagedError] | None]:

@@ -57,6 +57,7 @@ from langgraph_gcs_saver.flows.batches import in_batches, in_turn
 from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
+from langgraph_gcs_saver.flows.ids import claim_of
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.places import check
 from langgraph_gcs_saver.flows.threads import guard, note_run
@@ -190,7 +191,7 @@ def _read_thread(thread_id: str) -> Flow[Doc | None]:
 
 def _identity(thread: Doc | None) -> object:
     """Parts of a thread's document that change when the thread is replaced, or gets or loses its root."""
-    return None if thread is None else (thread.create_time, thread.fields.get("root"), thread.fields.get("claim"))
+    return None if thread is None else (thread.create_time, thread.fields.get("root") is True, claim_of(thread))
 
 
 def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
@@ -367,7 +368,7 @@ class _Transfer:
         if doc is None or doc.update_time != held.update_time:
             return False
         self.time = doc.update_time
-        is_ours = doc.fields.get("claim") == self.found.claim
+        is_ours = claim_of(doc) == self.found.claim
         if is_ours and doc.fields.get("copying") == thread_id:
             yield from self._check_part()
             self.is_resumed = True

@@ -533,7 +533,7 @@ class LocalDocuments:
             return
         with files.Directory.at(str(self._directory.resolve())) as store:
             for name, is_directory in store.names():
-                found = store.look(name) if (_NEW if is_directory else _PART).match(name) else None
+                found = store.look(name) if (_NEW.match if is_directory else _PART.match)(name) else None
                 if found is not None and time.time() - found.st_mtime > ABANDONED_AFTER:
                     # Nothing depends on these files, so a failure to remove one must not prevent opening the store.
                     with suppress(OSError):

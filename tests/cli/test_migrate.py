@@ -64,7 +64,7 @@ def test_a_file_of_sqlite(command, make_saver, file):
         fill(source, last=5)
     ended = command("migrate", "--from", f"sqlite://{file}", "t", "t", "--json")
     assert json.loads(ended.out) == {
-        "threads": [{"thread_id": "t", "checkpoints": 5, "namespaces": 1, "writes": 5, "present": 4}],
+        "threads": [{"thread_id": "t", "checkpoints": 5, "namespaces": 1, "writes": 5, "present": 4, "clear": 0}],
         "dry_run": False,
     }
     assert numbers(make_saver()) == [5, 4, 3, 2, 1]
@@ -158,7 +158,7 @@ def test_threads_that_are_not_there(command, store_uri, file, tmp_path):
     (tmp_path / "other").write_text("no database, and long enough to be told from an empty one" * 20)
     ended = command("migrate", "--from", f"sqlite://{tmp_path}/other")
     assert ended.code == 7
-    assert "file is not a database" in ended.err
+    assert "is not an SQLite database" in ended.err
     assert open_raw(store_uri).snapshot() == ({}, {})
 
 

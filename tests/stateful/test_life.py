@@ -512,6 +512,8 @@ class Life(RuleBasedStateMachine):
         if HISTORY in told:
             told[HISTORY] = {channel: list(counts) for channel, counts in told[HISTORY].items()}
         one = One(parent, values, made.checkpoint["channel_versions"], told, self.clock.now)
+        # The command puts with the saver that has read. One that knows a parent from before it was replaced refuses.
+        self.savers[self.names[process]].get_tuple(cfg(*found))
         self._store(process, thread, ns, n, one, made.new_versions, stop, given=made.checkpoint)
 
     @rule(which=chances, stop=halts, is_taken_up=st.booleans())
