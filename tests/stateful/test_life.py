@@ -643,7 +643,7 @@ class Life(RuleBasedStateMachine):
         }
 
         def call(saver):
-            with pytest.raises(ConflictError, match="part of a copy") if is_refused else nullcontext():
+            with pytest.raises(ConflictError, match="unfinished copy") if is_refused else nullcontext():
                 saver.delete_for_runs(sorted(runs))
 
         self._call(process, stop, call, sorted(self.touched), stage)
@@ -807,9 +807,9 @@ class Life(RuleBasedStateMachine):
     def everything_reads(self):
         if not hasattr(self, "model"):
             return
-        # Of a thread that has lost what DeltaChannels are made of, or that is a part of a copy, upkeep says so.
+        # Of a thread that has lost what DeltaChannels are made of, or to which a copy is unfinished, upkeep says so.
         skipped = [event for event in self.events if isinstance(event, ThreadSkipped)]
-        reasons = ("DeltaChannel", "part of a copy")
+        reasons = ("DeltaChannel", "unfinished copy")
         assert not [event for event in skipped if not any(reason in event.reason for reason in reasons)]
         warm = self.savers[self.names[0]]
         with self.open() as cold:
