@@ -938,7 +938,7 @@ def _listing(effect: ListCollections) -> Operation[list[str]]:
                 found.add(segment)
                 start = first + segment + b"\1"
             group = _next_id(db, group)
-        return sorted(segment.decode(errors="replace") for segment in found)
+        return sorted(segment.decode() for segment in found if rows.is_segment(segment))
 
     return list_ids
 
@@ -955,7 +955,7 @@ def _next_id(db: sqlite3.Cursor, before: str) -> str | None:
 
 
 def _in_order(query: rows.Query, found: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    """The paths and rows that a query finds, in ascending order.
+    """The paths and rows that a query finds, in ascending order, except rows that no document has.
 
     Raises:
         DamageError: Paths do not ascend, or a row occurs twice. Such an index could give more than the file holds.
@@ -966,7 +966,8 @@ def _in_order(query: rows.Query, found: Iterable[Any]) -> Iterator[tuple[Any, ..
             raise _damaged_index()
         before = path
         seen.add(number)
-        if query.includes((query.collection_id, path)):
+        key = query.collection_id, path
+        if query.includes(key) and rows.is_document(key):
             yield path, *row
 
 
@@ -1231,7 +1232,7 @@ class LocalBlobs:
                     yield from self._entries(deeper, written[:-1], where)
                 continue
             segment = _unfold(written) if self._folds else written
-            if where == self._written(segment):  # otherwise no object has this name
+            if rows.is_segment(segment) and where == self._written(segment):  # otherwise no object has this name
                 yield (segment + b"/" if is_directory else segment), where
 
     # Names

@@ -68,6 +68,23 @@ def name_of(path: bytes) -> str:
     return path.replace(b"\0", b"/").decode(errors="replace")
 
 
+def is_document(key: Key) -> bool:
+    """Whether a document can have this key. A forged row may have any, and no name would lead back to that row."""
+    try:
+        return key_of(name_of(key[1])) == key
+    except InvalidIdError:
+        return False
+
+
+def is_segment(segment: bytes) -> bool:
+    """Whether bytes are text, and so can be a segment of a name."""
+    try:
+        segment.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"/" not in segment
+
+
 def _path_of(name: str) -> tuple[list[bytes], bytes]:
     segments = segments_of(name)
     path = b"\0".join(segments)

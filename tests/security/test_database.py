@@ -6,11 +6,13 @@ import struct
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, SourceError, StoreError
 from tests.cli.conftest import command  # noqa: F401 - a fixture
 from tests.docs.fences import ROOT
@@ -369,6 +371,56 @@ def test_a_name_that_is_no_text(change, make_saver):
     saver = make_saver()
     found = {one.config["configurable"]["thread_id"] for one in saver.list(None)}
     assert found == {"a", "z"}
+
+
+class Bounded(Interceptor):
+    """Ends a call that does not end."""
+
+    left = 5000
+
+    def around(self, effect, perform):
+        self.left -= 1
+        assert self.left, "this call does not end"
+        return perform(effect)
+
+
+NAMES = {
+    "a byte that is no text": "name || x'ff'",
+    "a slash": "name || CAST('/a/b' AS BLOB)",
+    "a segment too many": "name || x'0061'",
+    "an empty segment": "name || x'00'",
+}
+CALLS = {
+    "verify all": lambda saver: list(saver.admin.verify()),
+    "repair all": lambda saver: list(saver.admin.plan_repair()),
+    "collect all": lambda saver: list(saver.admin.plan_collect(orphan_age=timedelta())),
+    "sweep": lambda saver: saver.admin.plan_sweep(),
+    "list": lambda saver: list(saver.list(cfg(thread="m"))),
+    "prune": lambda saver: saver.admin.prune(["m"]),
+    "copy": lambda saver: saver.copy_thread("m", "copy"),
+    "delete": lambda saver: saver.delete_thread("m"),
+}
+
+
+@pytest.mark.parametrize("collection", ["lg_threads", "lg_checkpoints", "lg_writes"])
+@pytest.mark.parametrize("what", NAMES)
+def test_a_row_whose_name_no_document_has(change, make_saver, what, collection):
+    """Such rows are beside sound ones. Each is in the place where a page of documents ends."""
+    with make_saver() as saver:
+        saver.put_writes(cfg(1, thread="m"), [("v", "w")], "task")
+    columns = "fields, create_time, update_time"
+    change(
+        f"INSERT INTO documents (collection_id, name, {columns}) "
+        f"SELECT collection_id, CAST({NAMES[what]} AS BLOB), {columns} "
+        f"FROM documents WHERE collection_id = '{collection}' AND instr(name, CAST('-m' AS BLOB))"
+    )
+    for name, call in CALLS.items():
+        with make_saver(interceptors=[Bounded()], ttl=timedelta(days=1)) as saver:
+            assert name == "delete" or values(saver.get_tuple(cfg(thread="m"))) == {"v": "m"}
+            call(saver)
+    with make_saver() as saver:
+        assert saver.get_tuple(cfg(thread="m")) is None
+        assert {one.thread_id for one in saver.admin.threads()} == {"a", "copy", "z"}
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,20 @@ def test_something_else_in_the_place_of_an_object(path, blobs, elsewhere, call, 
     assert not list((path / "tmp").glob("*"))
 
 
+@pytest.mark.parametrize("where", ["=ff", "e3-t/=ff", "e3-t/~/=ff"])
+def test_an_object_whose_name_is_no_text(path, where):
+    """No object has such a name."""
+    store(path)
+    place = path / "objects" / where
+    place.mkdir(parents=True, mode=0o700)
+    (place / "aaaaaaaa.zst").write_bytes(b"x")
+    with GCSSaver.from_conn_string(f"file://{path}") as saver:
+        assert list(saver.admin.verify()) == []
+        assert [one.thread_id for one in saver.admin.stats().threads] == ["t"]
+        saver.delete_thread("t")
+        assert saver.admin.threads() == []
+
+
 def test_a_thread_with_a_linked_object_is_damaged_and_carries_nothing_out(path, tmp_path, elsewhere):
     store(path)
     (place,) = (one for one in (path / "objects").rglob("*.zst"))
