@@ -422,7 +422,8 @@ class CollectPlan:
         trimmed: Documents of removed checkpoints that stay, because other checkpoints need their frames. They lose the
             list of what was still to be deleted with them.
         writes: Documents of pending writes whose checkpoint was never stored, although the thread has continued.
-        objects: Objects that nothing refers to, with their sizes in bytes.
+        objects: Objects that nothing refers to, with their sizes in bytes. Those that documents of removed checkpoints
+            list may be newer.
         skipped: Why the thread was left alone, if it was.
     """
 

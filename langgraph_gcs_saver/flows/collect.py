@@ -17,6 +17,7 @@ from itertools import groupby
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
+    BlobInfo,
     Commit,
     Delete,
     DeleteBlobs,
@@ -36,6 +37,7 @@ from langgraph_gcs_saver.flows.prune import (
     check_ancestors,
     clean_up,
     leftovers,
+    listed_objects,
     settled,
 )
 from langgraph_gcs_saver.flows.referrers import unreferenced
@@ -43,8 +45,19 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import CollectPlan
 
 
-def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, context: Context) -> Flow[CollectPlan]:
+def collect(
+    thread_id: str,
+    before: float,
+    *,
+    dry_run: bool,
+    planned: CollectPlan | None = None,
+    loads: Loads,
+    context: Context,
+) -> Flow[CollectPlan]:
     """Delete those orphans of a thread that are from before a given time. Runs may write to the thread meanwhile.
+
+    With `planned`, only orphans that this plan shows are deleted. A checkpoint may have been lost since, and then more
+    looks like orphans.
 
     Some threads are skipped, with an event:
 
@@ -55,17 +68,25 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
     - A thread that is the target of a copy. A running copy ends by itself.
     """
     cutoff = before * 1e9
-    old = yield from _list_old(thread_id, cutoff)
+    blobs = yield from _list(thread_id)
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
         yield from check_known(thread_id)
         # The snapshot comes after the list of objects. So if a copy has ended in between, the snapshot shows all of it.
         found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
-        free = old.keys() - found.objects(found.entries)
+        todo = leftovers(found)
+        # What a removed checkpoint's document lists was committed once, so its age does not matter.
+        listed = {name for doc in todo for name in listed_objects(doc)}
+        free = {name for name, blob in blobs.items() if blob.create_time <= cutoff or name in listed}
+        left = [doc.name for doc in todo]
+        if planned is not None:
+            writes = {name: writes[name] for name in planned.writes if name in writes}
+            free &= planned.objects.keys()
+            left = [name for name in left if name in (*planned.stripped, *planned.trimmed)]
+        free -= found.objects(found.entries)
         orphans = yield from unreferenced(thread_id, free, context, orphans=writes.keys())
-        objects = {name: old[name] for name in sorted(orphans)}
-        left = [doc.name for doc in leftovers(found)]
+        objects = {name: blobs[name].size for name in sorted(orphans)}
         if left or writes or objects:
             yield from check_ancestors(found, loads)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
@@ -76,6 +97,8 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return plan
     needed = found.needed(found.entries)
+    if planned is not None:
+        needed.update(planned.trimmed)
     plan = CollectPlan(
         thread_id=thread_id,
         before=before,
@@ -90,7 +113,7 @@ def collect(thread_id: str, before: float, *, dry_run: bool, loads: Loads, conte
 
 
 def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], context: Context) -> Flow[None]:
-    yield from clean_up(found, context)
+    yield from clean_up(found, context, plan)
     for docs in _by_task(writes.values()):
         batch = tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs)
         if (yield from Commit(batch)) is None:
@@ -126,11 +149,11 @@ def _task(name: str) -> str:
     return name.rpartition("!")[0]
 
 
-def _list_old(thread_id: str, cutoff: float) -> Flow[dict[str, int]]:
-    found: dict[str, int] = {}
+def _list(thread_id: str) -> Flow[dict[str, BlobInfo]]:
+    found: dict[str, BlobInfo] = {}
     after: str | None = None
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
-        found.update({blob.name: blob.size for blob in blobs if blob.create_time <= cutoff})
+        found.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
     return found
 

@@ -61,7 +61,7 @@ from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Mani
 from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import PrunePlan, RunPlan
+from langgraph_gcs_saver.results import CollectPlan, PrunePlan, RunPlan
 
 DOCS_PER_PAGE = 200
 """How many documents of pending writes or of runs are read at once."""
@@ -540,11 +540,11 @@ def leftovers(found: Snapshot) -> list[Doc]:
     return [doc for doc in found.stripped.values() if "objects" in doc.fields or doc.name not in needed]
 
 
-def clean_up(found: Snapshot, context: Context) -> Flow[int]:
-    """Like `clean`, with a given snapshot, and after a conflict with a new one."""
+def clean_up(found: Snapshot, context: Context, plan: CollectPlan | None = None) -> Flow[int]:
+    """Like `clean`, with a given snapshot, and after a conflict with a new one. With a plan, nothing else goes."""
     deleted = 0
     for _ in range(MAX_TRIES):
-        cleaning = _Cleaning(found, context)
+        cleaning = _Cleaning(found, context, plan)
         is_done = yield from cleaning.flow()
         deleted += cleaning.deleted
         if is_done:
@@ -564,15 +564,18 @@ class _Cleaning:
     the document, and after the pending writes that refer to them.
 
     Attributes:
+        plan: If given, the only documents and objects that go. Pending writes, and their objects, go with the document
+            of the removed checkpoint that they belong to.
         needed: Documents whose frames a checkpoint refers to.
         used: Objects that a checkpoint refers to.
         times: When each stripped document last changed.
         deleted: The number of objects deleted so far.
     """
 
-    def __init__(self, found: Snapshot, context: Context) -> None:
+    def __init__(self, found: Snapshot, context: Context, plan: CollectPlan | None) -> None:
         self.found = found
         self.context = context
+        self.plan = plan
         self.needed = found.needed(found.entries)
         self.used = found.objects(found.entries)
         self.times = {doc.name: doc.update_time for doc in found.stripped.values()}
@@ -582,6 +585,9 @@ class _Cleaning:
         """Clean everything; false after a conflict."""
         found = self.found
         todo = leftovers(found)
+        if self.plan is not None:
+            planned = {*self.plan.stripped, *self.plan.trimmed}
+            todo = [doc for doc in todo if doc.name in planned]
         runs = {run for doc in todo for run in runs_of(doc)}
         idle = yield from _idle_runs(found.thread_id, runs)
         # A run's document is deleted with the last document that names the run.
@@ -596,7 +602,7 @@ class _Cleaning:
 
     def _clean(self, batch: Sequence[Doc], ends: Mapping[str, list[Write]]) -> Flow[bool]:
         pending = yield from _pending(self.found.thread_id, batch)
-        objects = {doc.name: _listed_objects(doc) for doc in batch}
+        objects = {doc.name: self._listed(doc) for doc in batch}
         notes: list[Write] = []
         for doc in batch:
             more = (yield from self._stubs(pending.get(doc.name, ()))) - objects[doc.name]
@@ -625,6 +631,10 @@ class _Cleaning:
             groups.append([*writes, *ends.get(doc.name, ()), self._end(doc.name)])
         return (yield from self._commit(groups))
 
+    def _listed(self, doc: Doc) -> set[str]:
+        plan, listed = self.plan, listed_objects(doc)
+        return listed if plan is None else {name for name in listed if name in plan.objects or _is_of_writes(name)}
+
     def _stubs(self, docs: Sequence[Doc]) -> Flow[set[str]]:
         found: set[str] = set()
         for doc in docs:
@@ -639,7 +649,7 @@ class _Cleaning:
         return [*(Delete(doc.name) for doc in docs), self._check(name)]
 
     def _end(self, name: str) -> Write:
-        if name in self.needed:
+        if name in self.needed or (self.plan is not None and name in self.plan.trimmed):
             return Merge(name, {}, remove=_LEFT, update_time=self.times[name])
         return Delete(name, update_time=self.times[name])
 
@@ -666,7 +676,11 @@ def _packed(groups: Iterable[list[Write]], check: Callable[[str], Write]) -> Ite
         yield batch
 
 
-def _listed_objects(doc: Doc) -> set[str]:
+def _is_of_writes(name: str) -> bool:
+    return f"/{keys.WRITES_BLOB}-" in name
+
+
+def listed_objects(doc: Doc) -> set[str]:
     """The objects that a stripped document lists, all below its own thread's name.
 
     An object of pending writes belongs to one checkpoint. Other checkpoints' objects of this kind are ignored.
@@ -681,7 +695,7 @@ def _listed_objects(doc: Doc) -> set[str]:
     names = listed if isinstance(listed, list) else []
     mine = (name for name in names if isinstance(name, str) and name.startswith(thread))
     blobs = (name for name in mine if keys.BLOB.match(name.removeprefix(thread)))
-    return {name for name in blobs if f"/{keys.WRITES_BLOB}-" not in name or name.startswith(pending)}
+    return {name for name in blobs if not _is_of_writes(name) or name.startswith(pending)}
 
 
 def _pending(thread_id: str, docs: Sequence[Doc]) -> Flow[dict[str, list[Doc]]]:

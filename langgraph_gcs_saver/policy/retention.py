@@ -144,23 +144,14 @@ class AnyOf(_Rule):
 _NOT_PLANNED = "not planned to go"
 
 
-@dataclass(frozen=True, slots=True)
-class KeepAllBut(_Rule):
-    """Keep all documents but some: the rule that carries out a plan, which drops nothing that the plan did not show."""
-
-    names: frozenset[str]
-
-    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
-        """See `Retention`."""
-        return {row.name: _NOT_PLANNED for row in rows if row.name not in self.names}
-
-
 def _check_time(what: str, time: object) -> None:
     if not isinstance(time, timedelta) or time <= timedelta():
         raise InvalidOptionError(f"{what}({time!r}): the time must be a positive timedelta.")
 
 
-def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Decision]:
+def decide(
+    rows: Iterable[Row], rule: Retention | None, now: float, planned: frozenset[str] | None = None
+) -> list[Decision]:
     """Decide which checkpoints of a thread to keep.
 
     These are always kept: the latest of a namespace, one that waits for an answer, and a pinned one. Also kept are the
@@ -171,6 +162,8 @@ def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Deci
         rows: All checkpoints of the thread.
         rule: What else to keep. Without a rule, nothing at all is kept.
         now: The wall clock, seconds since the epoch.
+        planned: If given, the only documents that may be removed: those of a plan that is carried out. Other
+            checkpoints may have been lost since the plan was made, so everything else stays, whatever it belongs to.
 
     Returns:
         A decision for each checkpoint, newest first.
@@ -184,12 +177,20 @@ def decide(rows: Iterable[Row], rule: Retention | None, now: float) -> list[Deci
     reasons: dict[str, str] = {}
     # The root comes first, because the others refer to it.
     for ns in sorted(spaces):
-        _keep(spaces[ns], rule, now, reasons, spaces.get("", []))
+        _keep(spaces[ns], rule, now, reasons, spaces.get("", []), planned=planned)
     lost = lost_ancestors(row for row in ordered if row.name in reasons)
     return [Decision(row, reasons.get(row.name), lost.get(row.name)) for row in ordered]
 
 
-def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str], roots: list[Row]) -> None:
+def _keep(
+    rows: list[Row],
+    rule: Retention,
+    now: float,
+    reasons: dict[str, str],
+    roots: list[Row],
+    *,
+    planned: frozenset[str] | None,
+) -> None:
     by_id = {row.checkpoint_id: row for row in rows}
     kept_roots = {row.checkpoint_id for row in roots if row.name in reasons}
     found: dict[str, str] = {}
@@ -202,6 +203,10 @@ def _keep(rows: list[Row], rule: Retention, now: float, reasons: dict[str, str],
         found.setdefault(rows[0].name, "the latest")
         for name, reason in rule.keeps(rows, now).items():
             found.setdefault(name, reason)
+    if planned is not None:
+        for row in rows:
+            if row.name not in planned:
+                found.setdefault(row.name, _NOT_PLANNED)
     if rows[0].ns and rows[0].root_id is None:
         _keep_replayed(rows, [row for row in roots if row.name in reasons], found)
     _keep_ancestors([row for row in rows if row.name in found], by_id, found)

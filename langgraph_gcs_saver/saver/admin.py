@@ -584,13 +584,18 @@ class Admin(Connection):
                 from langgraph_gcs_saver.policy import retention  # noqa: PLC0415 - likewise
 
                 gone = frozenset(decision.row.name for decision in plan.decisions if decision.reason is None)
-                return self._prune(plan.thread_id, retention.KeepAllBut(gone))
+                choose = partial(retention.decide, rule=retention.AnyOf(()), now=0, planned=gone)
+                return flows.prune.prune(
+                    plan.thread_id, choose, dry_run=False, loads=self._loads, context=self._context
+                )
             case results.RunPlan():
                 return flows.prune.delete_planned(plan, self._loads, self._context)
             case results.DeletePlan():
                 return self._delete_thread(plan.thread_id)
             case results.CollectPlan():
-                return self._collect(plan.thread_id, plan.before, dry_run=False)
+                return flows.collect.collect(
+                    plan.thread_id, plan.before, dry_run=False, planned=plan, loads=self._loads, context=self._context
+                )
             case results.IdleThread():
                 return flows.sweep.sweep_thread(plan, self._context)
             case results.RepairPlan():
