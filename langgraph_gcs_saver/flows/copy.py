@@ -284,6 +284,7 @@ class _Copy:
         claim: Digits that all tries of this copy have, and no other copy.
         is_resumed: Whether an earlier try may have copied something.
         done: Documents of the source that were copied, in this try or before.
+        gone: Documents of the source that were planned to be copied, and that had been deleted when it was their turn.
         blobs: Objects of the source, and whether their copies exist.
         heirs: By the document of a child in the target: its parent's document, and the parent's heir.
         times: When documents in the target last changed, as this try has left or accepted them.
@@ -313,6 +314,7 @@ class _Copy:
         self.claim = ""
         self.is_resumed = False
         self.done: set[str] = set()
+        self.gone: set[str] = set()
         self.blobs: dict[str, bool] = {}
         self.times: dict[str, int] = {}
         self.runs: dict[str, set[str]] = {}
@@ -447,6 +449,8 @@ class _Copy:
         docs = yield from self._docs(("ns", "heir"))
         if {doc.name: doc.update_time for doc in docs} != self.times:
             return False  # Another call has changed the target. The next try decides.
+        if (yield from self._is_missing()):
+            return False
         docs = [doc for doc in docs if f"/{keys.CHECKPOINTS}/" in doc.name]
         names = {doc.name for doc in docs if "ns" in doc.fields}
         # A child that was deleted before it was copied is not missing.
@@ -467,6 +471,22 @@ class _Copy:
         # This call's own commit, whose answer was lost?
         thread = (yield from GetDocs((self.thread,), mask=("copying", "claim"))).get(self.thread)
         return thread is not None and thread.fields == {"claim": self.claim}
+
+    def _is_missing(self) -> Flow[bool]:
+        """Whether a document that seemed deleted is only hidden: it is there again, or its parent still names it.
+
+        Pruning a checkpoint also removes its name from its parent.
+        """
+        parents = {_child(entry.doc, heir_of(entry.doc) or ""): name for name, entry in self.found.entries.items()}
+        heirs = {parents[name]: name for name in self.gone if name in parents}
+        names = sorted({*self.gone, *heirs})
+        for at in range(0, len(names), limits.COMMIT_WRITES):
+            docs = yield from GetDocs(tuple(names[at : at + limits.COMMIT_WRITES]), mask=("heir",))
+            for name, doc in docs.items():
+                heir = heir_of(doc)
+                if name in self.gone or (heir is not None and _child(doc, heir) == heirs[name]):
+                    return True
+        return False
 
     def discard(self) -> Flow[None]:
         """Delete the objects of a failed try if its claim is lost, because then no commit can refer to them."""
@@ -508,6 +528,7 @@ class _Copy:
 
     def _copy_checkpoints(self, names: Sequence[str]) -> Flow[bool]:
         docs = yield from GetDocs(tuple(names))
+        self.gone.update(set(names) - docs.keys())
         there = yield from self._there(docs)
         entries: dict[str, Entry] = {}
         for name, doc in docs.items():
@@ -523,7 +544,8 @@ class _Copy:
         for name in (name for name in names if name in docs):
             doc, entry = docs[name], entries.get(name)
             if entry is not None and not self._has_blobs(entry):
-                continue  # It was deleted meanwhile, and so were the checkpoints that need it.
+                self.gone.add(name)  # It was deleted meanwhile, and so were the checkpoints that need it.
+                continue
             if entry is not None and not entry.docs <= self.done | {name}:
                 return False  # It exists, but a document that it needed was deleted. So it was replaced.
             self.done.add(name)
@@ -628,6 +650,7 @@ class _Copy:
         docs = yield from GetDocs(tuple(doc.name for doc in seen))
         if any(doc.name in docs and docs[doc.name].update_time != doc.update_time for doc in seen):
             return False
+        self.gone.update({doc.name for doc in seen} - docs.keys())
         there = yield from self._there(docs)
         stubs: dict[str, set[str]] = {}
         for name, doc in docs.items():
@@ -649,7 +672,8 @@ class _Copy:
         for name, doc in docs.items():
             target, copied = self._name(name), there.get(name)
             if name in suspects:
-                continue  # It was deleted, and then its objects.
+                self.gone.add(name)  # It was deleted, and then its objects.
+                continue
             size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
             fields = yield from Compute(partial(moved_to, doc, target, self._attempt, self.context.codec), size=size)
             yield from report_clear(self.context.codec)
@@ -685,6 +709,7 @@ class _Copy:
         times = {doc.name: doc.update_time for _, doc in page}
         if any(doc.update_time != times[doc.name] for _, doc in now):
             return False
+        self.gone.update(times.keys() - {doc.name for _, doc in now})
         made: dict[str, Fields] = {}
         objects: dict[str, set[str]] = {}
         for entry, doc in now:

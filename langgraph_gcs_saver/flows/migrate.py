@@ -8,13 +8,13 @@ missing. At the end everything is read from both sides and compared. Reads of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from langgraph_gcs_saver.engine.effects import AskSaver, Compute, Flow, QueryDocs
-from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError
+from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError, SourceError
 from langgraph_gcs_saver.flows import load, save, writes
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
@@ -49,6 +49,11 @@ class Listed:
     parent_id: str | None
     writes: int
     clear: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its namespace and id."""
+        return self.ns, self.checkpoint_id
 
 
 @record(frozen=True, slots=True)
@@ -97,6 +102,7 @@ def migrate(
     Raises:
         InvalidInputError: The store has a different thread of this id, or both sides have checkpoints of their own.
         CheckpointVerificationError: This store's checkpoints differ from the other checkpointer's.
+        SourceError: A checkpoint was hidden when it was read, and is listed again at the end.
     """
     listed = in_order((yield from source.listed()))
     present = yield from _present(thread_id)
@@ -107,27 +113,45 @@ def migrate(
             f"in the source, and {len(names - present)} in the source are not in this store. Two histories are not "
             "mixed: copy this store's thread to another id, and delete it."
         )
-    plan = Migration(
+    plan = _plan(thread_id, listed, names & present, context)
+    if dry_run:
+        return plan
+    yield from report_encrypting(thread_id, plan.clear)
+    gone: set[tuple[str, str]] = set()
+    for one in listed:
+        is_present = keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) in present
+        if not is_present and not (yield from _put(one, source, present, context)):
+            gone.add(one.key)
+        _count(progress)
+    migrated = [one for one in listed if one.key not in gone]
+    fresh = replace(context, values=ByteCache(_CACHE_BYTES), heads=ByteCache(_CACHE_BYTES))
+    is_ahead = bool(present - names)
+    for one in listed:
+        if not (yield from _check(one, source, fresh, is_ahead=is_ahead)):
+            gone.add(one.key)
+        _count(progress)
+    if not gone:
+        return plan
+    returned = sorted(gone & {one.key for one in (yield from source.listed())})
+    if returned:
+        ns, checkpoint_id = returned[0]
+        raise SourceError(
+            f"The migration of thread {thread_id!r} is unfinished: the source did not return checkpoint "
+            f"{checkpoint_id!r}, namespace {ns!r}, but lists it again. Nothing that was migrated before is lost. Call "
+            "again to continue."
+        )
+    return _plan(thread_id, migrated, names & present, context)
+
+
+def _plan(thread_id: str, listed: Sequence[Listed], present: Collection[str], context: Context) -> Migration:
+    return Migration(
         thread_id=thread_id,
         checkpoints=len(listed),
         namespaces=len({one.ns for one in listed}),
         writes=sum(one.writes for one in listed),
-        present=len(names & present),
+        present=len(present),
         clear=0 if context.codec.cipher is None else sum(one.clear for one in listed),
     )
-    if dry_run:
-        return plan
-    yield from report_encrypting(thread_id, plan.clear)
-    for one in listed:
-        if keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) not in present:
-            yield from _put(one, source, present, context)
-        _count(progress)
-    fresh = replace(context, values=ByteCache(_CACHE_BYTES), heads=ByteCache(_CACHE_BYTES))
-    is_ahead = bool(present - names)
-    for one in listed:
-        yield from _check(one, source, fresh, is_ahead=is_ahead)
-        _count(progress)
-    return plan
 
 
 def in_order(listed: Iterable[Listed]) -> list[Listed]:
@@ -150,16 +174,18 @@ def _present(thread_id: str) -> Flow[set[str]]:
     return {doc.name for doc in docs if "ns" in doc.fields}
 
 
-def _put(one: Listed, source: Source, present: set[str], context: Context) -> Flow[None]:
+def _put(one: Listed, source: Source, present: set[str], context: Context) -> Flow[bool]:
+    """Put a checkpoint; false if the source no longer has it."""
     given = yield from source.given(one)
     if given is None:
-        return  # The source has pruned it since.
+        return False
     request = given.put
     if request.parent in present and context.heads.get(str(request.parent)) is None:
         # Loading the parent puts its values into the cache, so that this checkpoint can build on them.
         yield from load.get_tuple(request.thread_id, request.ns, request.parent_id, _as_it_is, context)
     yield from _put_writes(given, context)
     yield from save.put(request, context)
+    return True
 
 
 def _put_writes(given: Given, context: Context) -> Flow[None]:
@@ -167,15 +193,20 @@ def _put_writes(given: Given, context: Context) -> Flow[None]:
         yield from writes.put_writes(task, context)
 
 
-def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> Flow[None]:
+def _check(one: Listed, source: Source, context: Context, *, is_ahead: bool) -> Flow[bool]:
+    """Compare a checkpoint; false if the source no longer has it. Raises as `_compare` does."""
+    given = yield from source.given(one)
+    if given is not None:
+        yield from _compare(given, context, is_ahead=is_ahead)
+    return given is not None
+
+
+def _compare(given: Given, context: Context, *, is_ahead: bool) -> Flow[None]:
     """Compare a checkpoint, and put pending writes that the source has received since an earlier call.
 
     Raises:
         CheckpointVerificationError: It differs.
     """
-    given = yield from source.given(one)
-    if given is None:
-        return
     request = given.put
     for is_first in (True, False):
         found = yield from load.get_tuple(request.thread_id, request.ns, request.checkpoint_id, _as_it_is, context)

@@ -176,18 +176,20 @@ class ForeignThread:
         thread_id = str(self._thread_id)
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
-            clear: Counter[tuple[str, str]] = Counter()
+            clear, surveyed = Counter[tuple[str, str]](), set[str]()
             if (admin := self._foreign.admin_of(reader)) is not None:
                 for survey in admin.surveys(thread_id):
                     clear.update(_clear_if_whole(thread_id, survey))
-            return [_listed(one, clear) for one in reader.list(config)]
+                    surveyed.update(survey.entries)
+            return _all_of(thread_id, surveyed, [_listed(one, clear) for one in reader.list(config)])
 
         async def aask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
-            clear: Counter[tuple[str, str]] = Counter()
+            clear, surveyed = Counter[tuple[str, str]](), set[str]()
             if (admin := self._foreign.admin_of(reader)) is not None:
                 async for survey in admin.surveys(thread_id):
                     clear.update(_clear_if_whole(thread_id, survey))
-            return [_listed(one, clear) async for one in reader.alist(config)]
+                    surveyed.update(survey.entries)
+            return _all_of(thread_id, surveyed, [_listed(one, clear) async for one in reader.alist(config)])
 
         return self._foreign.asking(ask, aask)
 
@@ -332,6 +334,22 @@ def _clear_if_whole(thread_id: str, survey: Survey) -> Counter[tuple[str, str]]:
         f"Thread {thread_id!r} was not migrated, because the source cannot read all of it. `verify` reports there: "
         f"{wrong[0]}{more}. {advice}"
     )
+
+
+def _all_of(thread_id: str, surveyed: set[str], listed: list[Listed]) -> list[Listed]:
+    """Check that a listing has all checkpoints that the survey before it found, because `list` skips damaged ones.
+
+    Raises:
+        SourceError: It lacks one.
+    """
+    lacking = surveyed - {keys.checkpoint_doc(thread_id, one.ns, one.checkpoint_id) for one in listed}
+    if lacking:
+        raise SourceError(
+            f"Thread {thread_id!r} was not migrated: {len(lacking)} of its checkpoints were whole, such as "
+            f"{keys.checkpoint_id_of(min(lacking))!r}, but then the source did not list them. If it was pruned "
+            "meanwhile, call again. Otherwise `verify` it first."
+        )
+    return listed
 
 
 def _thread_of(found: CheckpointTuple) -> Any:

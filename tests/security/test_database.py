@@ -374,7 +374,7 @@ def test_a_name_that_is_no_text(change, make_saver):
 
 
 class Bounded(Interceptor):
-    """Ends a call that does not end."""
+    """Fails a call that would not end by itself."""
 
     left = 5000
 
