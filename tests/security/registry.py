@@ -157,7 +157,6 @@ NO_STATE = {
     "get_next_version",
     "serde",
     "subscribe",
-    "thread",
     "with_allowlist",
 }
 """What else a saver has: it does nothing with a store."""
