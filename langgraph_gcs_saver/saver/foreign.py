@@ -176,7 +176,8 @@ class ForeignThread:
         thread_id = str(self._thread_id)
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
-            clear, surveyed = Counter[tuple[str, str]](), set[str]()
+            clear: Counter[tuple[str, str]] = Counter()
+            surveyed: set[str] = set()
             if (admin := self._foreign.admin_of(reader)) is not None:
                 for survey in admin.surveys(thread_id):
                     clear.update(_clear_if_whole(thread_id, survey))
@@ -184,7 +185,8 @@ class ForeignThread:
             return _all_of(thread_id, surveyed, [_listed(one, clear) for one in reader.list(config)])
 
         async def aask(reader: Reader, _: SerializerProtocol) -> list[Listed]:
-            clear, surveyed = Counter[tuple[str, str]](), set[str]()
+            clear: Counter[tuple[str, str]] = Counter()
+            surveyed: set[str] = set()
             if (admin := self._foreign.admin_of(reader)) is not None:
                 async for survey in admin.surveys(thread_id):
                     clear.update(_clear_if_whole(thread_id, survey))

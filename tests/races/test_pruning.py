@@ -16,6 +16,7 @@ import pytest
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
+    BlobInfo,
     Commit,
     Delete,
     DeleteBlobs,
@@ -248,8 +249,12 @@ def _copies_go_on_with_anything(patch: pytest.MonkeyPatch) -> None:
 
 
 def _collects_what_is_young(patch: pytest.MonkeyPatch) -> None:
-    whole = collecting._list_old
-    patch.setattr(collecting, "_list_old", lambda thread_id, _: whole(thread_id, float("inf")))
+    whole = collecting._list
+
+    def listed(thread_id: str) -> Flow[dict[str, BlobInfo]]:
+        return {name: replace(blob, create_time=0) for name, blob in (yield from whole(thread_id)).items()}
+
+    patch.setattr(collecting, "_list", listed)
 
 
 def _writers_without_a_deadline(patch: pytest.MonkeyPatch) -> None:
