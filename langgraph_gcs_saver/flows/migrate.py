@@ -156,14 +156,14 @@ def _plan(thread_id: str, listed: Sequence[Listed], present: Collection[str], co
 
 def in_order(listed: Iterable[Listed]) -> list[Listed]:
     """By id, but each after its parent. Ids are in the order of time, unless a clock was set back."""
-    by_key = {(one.ns, one.checkpoint_id): one for one in listed}
+    by_key = {one.key: one for one in listed}
     found: dict[tuple[str, str], Listed] = {}
     for one in sorted(by_key.values(), key=lambda one: (one.checkpoint_id, one.ns)):
         line = dict[tuple[str, str], Listed]()
         above: Listed | None = one
         # The walk up ends at a known checkpoint, even if a checkpoint is its own ancestor.
-        while above is not None and (key := (above.ns, above.checkpoint_id)) not in found and key not in line:
-            line[key] = above
+        while above is not None and above.key not in found and above.key not in line:
+            line[above.key] = above
             above = None if above.parent_id is None else by_key.get((above.ns, above.parent_id))
         found.update(reversed(line.items()))
     return list(found.values())

@@ -566,7 +566,7 @@ class _Cleaning:
     Attributes:
         plan: If given, the only documents and objects that go. Pending writes, and their objects, go with the document
             of the removed checkpoint that they belong to.
-        needed: Documents whose frames a checkpoint refers to.
+        needed: Documents whose frames a checkpoint refers to, or did when the plan was made.
         used: Objects that a checkpoint refers to.
         times: When each stripped document last changed.
         deleted: The number of objects deleted so far.
@@ -576,7 +576,7 @@ class _Cleaning:
         self.found = found
         self.context = context
         self.plan = plan
-        self.needed = found.needed(found.entries)
+        self.needed = found.needed(found.entries) | set(() if plan is None else plan.trimmed)
         self.used = found.objects(found.entries)
         self.times = {doc.name: doc.update_time for doc in found.stripped.values()}
         self.deleted = 0
@@ -649,7 +649,7 @@ class _Cleaning:
         return [*(Delete(doc.name) for doc in docs), self._check(name)]
 
     def _end(self, name: str) -> Write:
-        if name in self.needed or (self.plan is not None and name in self.plan.trimmed):
+        if name in self.needed:
             return Merge(name, {}, remove=_LEFT, update_time=self.times[name])
         return Delete(name, update_time=self.times[name])
 

@@ -6,8 +6,7 @@ store acts in its own way: the embedded store with SQL in a transaction, the sto
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -27,7 +26,7 @@ Row = tuple[bytes, int, int]
 
 # Names
 
-_ILLEGAL = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|\0")
+_NO_SEGMENTS = frozenset((b"", b".", b".."))
 
 
 def segments_of(name: str) -> list[bytes]:
@@ -40,9 +39,10 @@ def segments_of(name: str) -> list[bytes]:
         encoded = name.encode()
     except UnicodeEncodeError:
         raise InvalidIdError(f"The name {name[:200]!r} holds a lone surrogate, which is not Unicode text.") from None
-    if _ILLEGAL.search(encoded):
+    segments = encoded.split(b"/")
+    if b"\0" in encoded or not _NO_SEGMENTS.isdisjoint(segments):
         raise InvalidIdError(f"The name {name[:200]!r} is illegal: a part of it is empty, `.`, `..` or holds a NUL.")
-    return encoded.split(b"/")
+    return segments
 
 
 def object_segments_of(name: str) -> list[bytes]:
@@ -70,30 +70,34 @@ def name_of(path: bytes) -> str:
 
 def is_document(key: Key) -> bool:
     """Whether a document can have this key. A forged row may have any, and no name would lead back to that row."""
-    try:
-        return key_of(name_of(key[1])) == key
-    except InvalidIdError:
-        return False
+    collection_id, path = key
+    segments = path.split(b"\0")
+    is_name = is_segment(path) and _NO_SEGMENTS.isdisjoint(segments) and _fits(path, segments)
+    return is_name and len(segments) % 2 == 0 and segments[-2] == collection_id.encode()
 
 
-def is_segment(segment: bytes) -> bool:
-    """Whether bytes are text, and so can be a segment of a name."""
+def is_segment(data: bytes) -> bool:
+    """Whether bytes can be in a segment of a name: they are text without a slash."""
     try:
-        segment.decode()
+        data.decode()
     except UnicodeDecodeError:
         return False
-    return b"/" not in segment
+    return b"/" not in data
 
 
 def _path_of(name: str) -> tuple[list[bytes], bytes]:
     segments = segments_of(name)
     path = b"\0".join(segments)
-    if len(path) > limits.NAME_BYTES or max(map(len, segments)) > limits.SEGMENT_BYTES:
+    if not _fits(path, segments):
         raise InvalidIdError(
             f"The name {name[:80]!r}… has {len(path)} bytes. Firestore allows {limits.NAME_BYTES} bytes, and "
             f"{limits.SEGMENT_BYTES} bytes in each part."
         )
     return segments, path
+
+
+def _fits(path: bytes, segments: Sequence[bytes]) -> bool:
+    return len(path) <= limits.NAME_BYTES and max(map(len, segments)) <= limits.SEGMENT_BYTES
 
 
 # Reading
