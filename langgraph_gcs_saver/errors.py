@@ -15,6 +15,9 @@
     ├── ClearTextError                      not protected by the `cipher`: see its origin; `accept_clear` or repair
     ├── UnsupportedFormatError              stored by a newer version: upgrade this library
     ├── ConflictError                       lost too many races for one document: call again
+    ├── ThreadBusyError (RuntimeError)      another process holds the thread's lease: wait, or take it over
+    ├── FencedError (RuntimeError)          this process has lost the thread's lease: stop; nothing was stored
+    ├── LeaseMismatchError (RuntimeError)   the config's lease is for another thread: use the config of its own lease
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
@@ -225,6 +228,52 @@ class ConflictError(GCSSaverError):
 
     kind = "conflict"
     exit_code = 6
+
+
+class ThreadBusyError(GCSSaverError, RuntimeError):
+    """Another process holds the thread's lease, or another call of this process does. Nothing was stored.
+
+    Attributes:
+        thread_id: The thread.
+        owner: The name of the holder.
+    """
+
+    kind = "thread-busy"
+    exit_code = 10
+
+    def __init__(self, message: str, *, thread_id: str, owner: str | None = None) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.owner = owner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException.__reduce__ would call the class with the message only.
+        return partial(type(self), thread_id=self.thread_id, owner=self.owner), self.args
+
+
+class FencedError(GCSSaverError, RuntimeError):
+    """This process has lost the thread's lease, so nothing of this call was stored. Stop the run.
+
+    Attributes:
+        thread_id: The thread.
+    """
+
+    kind = "fenced"
+    exit_code = 10
+
+    def __init__(self, message: str, *, thread_id: str) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id), self.args
+
+
+class LeaseMismatchError(GCSSaverError, RuntimeError):
+    """A config has the lease of one thread and the id of another. Nothing was stored."""
+
+    kind = "lease-mismatch"
+    exit_code = 2
 
 
 class StoreError(GCSSaverError):

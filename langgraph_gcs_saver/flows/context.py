@@ -10,6 +10,7 @@ from typing import Literal
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Attempt, Companion, Companions
+from langgraph_gcs_saver.flows.fences import Fence, Fences
 from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
@@ -123,6 +124,7 @@ class Context:
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         steps: The last step stored, by thread and namespace, if the saver has a retention.
+        fences: The leases that this process holds. A forked child holds none.
     """
 
     inline_max_bytes: int
@@ -140,6 +142,7 @@ class Context:
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
+    fences: Fences = field(default_factory=dict)
 
     @property
     def reads_back(self) -> bool:
@@ -151,12 +154,18 @@ class Context:
         return PutBlob(name, data, checked=self.verify != "off")
 
     def companions_of(
-        self, kind: Literal["put", "put_writes"], thread_id: str, ns: str, checkpoint_id: str
+        self,
+        kind: Literal["put", "put_writes"],
+        thread_id: str,
+        ns: str,
+        checkpoint_id: str,
+        fence: Fence | None = None,
     ) -> Companions:
-        """The companions of one call."""
-        if not self.companions:
+        """The companions of one call: those of the process, and the lease under which the call is made."""
+        found = self.companions if fence is None else (*self.companions, fence)
+        if not found:
             return NO_COMPANIONS
-        return Companions(self.companions, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))
+        return Companions(found, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))
 
     def value(self, name: str, at: int, digest: str, size: int) -> Digested | None:
         """The cached value of the frame at a place, if it has that size, and its digest begins with `digest`.

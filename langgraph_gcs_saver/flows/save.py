@@ -32,6 +32,7 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
+from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
@@ -74,6 +75,7 @@ class Put:
         values: Returns each available channel's value, serialized. It is called for other channels only when needed.
         now: The wall clock, in seconds since the epoch.
         history: DeltaChannels whose value is made of their ancestors' writes.
+        fence: The lease under which the call is made, if any.
     """
 
     thread_id: str
@@ -90,6 +92,7 @@ class Put:
     values: Mapping[str, Callable[[], Serialized]]
     now: float
     history: frozenset[str] = frozenset()
+    fence: Fence | None = None
 
     @property
     def name(self) -> str:
@@ -197,7 +200,9 @@ class _Attempts:
         self.mismatches = 0
         thread = keys.thread_doc(request.thread_id)
         self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
-        self.companions = context.companions_of("put", request.thread_id, request.ns, request.checkpoint_id)
+        self.companions = context.companions_of(
+            "put", request.thread_id, request.ns, request.checkpoint_id, request.fence
+        )
 
     def flow(self) -> Flow[Stored]:
         request = self.request

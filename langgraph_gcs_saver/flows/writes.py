@@ -38,6 +38,7 @@ from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, Va
 from langgraph_gcs_saver.events import CheckpointDamaged, VerificationFailed
 from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
+from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.stored import Stored
@@ -76,13 +77,17 @@ class PendingWrite:
 
 @record(frozen=True, slots=True)
 class PutWrites:
-    """What to store: one call's writes for one checkpoint. The checkpoint need not exist yet."""
+    """What to store: one call's writes for one checkpoint. The checkpoint need not exist yet.
+
+    `fence` is the lease under which the call is made, if any.
+    """
 
     thread_id: str
     ns: str
     checkpoint_id: str
     task_id: str
     writes: Sequence[PendingWrite]
+    fence: Fence | None = None
 
 
 @record(frozen=True, slots=True)
@@ -113,7 +118,9 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     beside: list[Write] = []
     replaced: Doc | None = None
     mismatches = 0
-    companions = context.companions_of("put_writes", request.thread_id, request.ns, request.checkpoint_id)
+    companions = context.companions_of(
+        "put_writes", request.thread_id, request.ns, request.checkpoint_id, request.fence
+    )
     for number in range(1, MAX_TRIES + 1):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)
         uploads = tuple(one.upload for one in records if one.upload is not None)

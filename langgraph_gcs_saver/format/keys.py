@@ -5,6 +5,8 @@ lg_threads/{thread}                                            the thread
 lg_threads/{thread}/lg_checkpoints/{inv(id)}!{enc(ns)}         a checkpoint
 lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
 lg_threads/{thread}/lg_aside/{the document's id}!{attempt}     damaged documents, kept for inspection
+lg_threads/{thread}/lg_lease/fence-0                           the lease of the thread: who may write to it
+lg_threads/{thread}/lg_lease/beat                              the last sign of life of the lease's holder
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -36,6 +38,7 @@ CHECKPOINTS = "lg_checkpoints"
 WRITES = "lg_writes"
 RUNS = "lg_runs"
 ASIDE = "lg_aside"
+LEASES = "lg_lease"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
@@ -414,6 +417,16 @@ def _not_writes(name: str) -> DamageError:
 def aside(thread_id: str) -> str:
     """Name of the collection of documents that repair has set aside."""
     return f"{thread_doc(thread_id)}/{ASIDE}"
+
+
+def fence_doc(thread_id: str) -> str:
+    """Name of the document that says who holds a thread's lease. It changes only when the holder changes."""
+    return f"{thread_doc(thread_id)}/{LEASES}/fence-0"
+
+
+def beat_doc(thread_id: str) -> str:
+    """Name of the document that the holder of a thread's lease writes from time to time."""
+    return f"{thread_doc(thread_id)}/{LEASES}/beat"
 
 
 def aside_doc(name: str, attempt: str) -> str:

@@ -32,11 +32,13 @@ from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
+from langgraph_gcs_saver.format.keys import thread_doc
 from langgraph_gcs_saver.saver import arguments, configs
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
 from langgraph_gcs_saver.saver.connection import Connection, beside
+from langgraph_gcs_saver.saver.thread import Thread
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -147,6 +149,15 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         It shares the saver's store, options and serializer, and is closed with the saver.
         """
         return beside(self, Admin)
+
+    def thread(self, thread_id: str) -> Thread:
+        """The handle of a thread. This reads nothing; the thread need not exist.
+
+        Raises:
+            InvalidIdError: The id cannot be stored.
+        """
+        thread_doc(thread_id)
+        return Thread(self, thread_id)
 
     # Reading
 

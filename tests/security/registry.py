@@ -157,6 +157,7 @@ NO_STATE = {
     "get_next_version",
     "serde",
     "subscribe",
+    "thread",
     "with_allowlist",
 }
 """What else a saver has: it does nothing with a store."""

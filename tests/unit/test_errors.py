@@ -6,7 +6,14 @@ import re
 import pytest
 
 from langgraph_gcs_saver import errors
-from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError, GCSSaverError, InvalidConfigError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    FencedError,
+    GCSSaverError,
+    InvalidConfigError,
+    ThreadBusyError,
+)
 
 # name: parents, kind, exit code. Kinds and exit codes are part of the API: only ever added to.
 TREE = {
@@ -25,6 +32,9 @@ TREE = {
     "ClearTextError": ("GCSSaverError", "clear-text", 9),
     "UnsupportedFormatError": ("GCSSaverError", "unsupported-format", 5),
     "ConflictError": ("GCSSaverError", "conflict", 6),
+    "ThreadBusyError": ("GCSSaverError RuntimeError", "thread-busy", 10),
+    "FencedError": ("GCSSaverError RuntimeError", "fenced", 10),
+    "LeaseMismatchError": ("GCSSaverError RuntimeError", "lease-mismatch", 2),
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
     "StoreNotFoundError": ("StoreError", "store-not-found", 7),
@@ -35,10 +45,17 @@ TREE = {
 }
 CLASSES = {name: found for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)}
 CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channel": "a", "frame": "b"}
+WHERE = {
+    CheckpointCorruptError: CORRUPT,
+    ClearTextError: CORRUPT,
+    ThreadBusyError: {"thread_id": "t", "owner": "o"},
+    FencedError: {"thread_id": "t"},
+}
+"""What the constructors of these need besides a message."""
 
 
 def make(found, text="What happened. What to do."):
-    return found(text, **CORRUPT) if found in {CheckpointCorruptError, ClearTextError} else found(text)
+    return found(text, **WHERE.get(found, {}))
 
 
 def test_the_tree():

@@ -84,7 +84,7 @@ def test_types_are_shipped():
 
 def test_the_savers_own_methods():
     own = {name for kind, *pair in TWINS for name in pair if kind is GCSSaver}
-    own |= {"from_conn_string", "get_next_version", "subscribe", "admin"}
+    own |= {"from_conn_string", "get_next_version", "subscribe", "admin", "thread"}
     assert {name for kind, name in PUBLIC if kind is not Admin} == own
     assert len(own - set(dir(BaseCheckpointSaver))) <= 30
     assert issubclass(GCSSaver, BaseCheckpointSaver)
