@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidOptionError
@@ -576,6 +576,31 @@ class RebindPlan:
             f"Its {self.threads} threads refer to {self.objects} objects, of which {self.missing} are missing there.",
         ]
         return "\n".join([*lines, *(f"  missing: {name}" for name in self.examples)])
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class LeaseInfo:
+    """A lease that a process holds, or held when it crashed.
+
+    Attributes:
+        thread_id: The thread.
+        owner: The holder's name.
+        token: Counts the changes of the thread's holder.
+        since: When the holder acquired it.
+        ttl: Seconds after which it expires without a beat.
+        last_beat: The holder's last sign of life.
+        is_expired: Whether it has expired, as after a crash of the holder.
+        node: The node that the holder was running at its last beat, if it said so.
+    """
+
+    thread_id: str
+    owner: str
+    token: int
+    since: datetime
+    ttl: float
+    last_beat: datetime
+    is_expired: bool
+    node: str | None = None
 
 
 @record(frozen=True, slots=True)

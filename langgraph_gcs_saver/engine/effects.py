@@ -7,13 +7,13 @@ retried.
 
 Names of documents are relative to the store's root, and names of objects to its prefix: a flow cannot reach beyond.
 Times are integers, nanoseconds since the epoch, by the service's clock. Flows compare them and pass them back as
-preconditions, but never compute with them.
+preconditions. Only the age of a lease's beat is computed from them, and a wrong age endangers no data.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from langgraph_gcs_saver.engine import limits
@@ -80,6 +80,20 @@ class Doc:
     update_time: int
 
 
+class Docs(dict[str, Doc]):
+    """Documents by name, as one read found them.
+
+    Attributes:
+        read_time: When they were read, by the service's clock; 0 if the service did not say it, as for a single name.
+    """
+
+    __slots__ = ("read_time",)
+
+    def __init__(self, docs: Iterable[Doc] = (), read_time: int = 0) -> None:
+        super().__init__({doc.name: doc for doc in docs})
+        self.read_time = read_time
+
+
 @record(frozen=True, slots=True)
 class Create:
     """Create a document, which must not exist yet."""
@@ -116,7 +130,7 @@ Write = Create | Merge | Delete
 
 
 @record(frozen=True, slots=True)
-class GetDocs(DocumentRequest[dict[str, Doc]]):
+class GetDocs(DocumentRequest[Docs]):
     """Read documents by name in one batch; names that do not exist are absent from the result.
 
     `mask` limits the fields that come back.
@@ -125,11 +139,11 @@ class GetDocs(DocumentRequest[dict[str, Doc]]):
     names: tuple[str, ...]
     mask: tuple[str, ...] | None = None
 
-    def perform(self, store: DocumentStore) -> dict[str, Doc]:
+    def perform(self, store: DocumentStore) -> Docs:
         """Perform this."""
         return store.get_docs(self)
 
-    def aperform(self, store: DocumentStore) -> Awaitable[dict[str, Doc]]:
+    def aperform(self, store: DocumentStore) -> Awaitable[Docs]:
         """Perform this without blocking the event loop."""
         return store.aget_docs(self)
 

@@ -20,6 +20,7 @@ from langgraph_gcs_saver.engine.effects import (
     CopyBlob,
     DeleteBlobs,
     Doc,
+    Docs,
     EnsureBucket,
     ExemptField,
     GetBlob,
@@ -39,7 +40,7 @@ from langgraph_gcs_saver.engine.effects import (
 class DocumentStore(Protocol):
     """Documents with atomic, conditional commits. Safe to call from many threads at once."""
 
-    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    def get_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
@@ -51,7 +52,7 @@ class DocumentStore(Protocol):
     def commit(self, effect: Commit) -> tuple[int, ...] | None:
         """Perform `Commit`."""
 
-    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    async def aget_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs` without blocking the event loop."""
 
     async def aquery_docs(self, effect: QueryDocs) -> list[Doc]:

@@ -94,11 +94,17 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
         if doc.fields["deleting"] != mark:
             mark, met = doc.fields["deleting"], now
         if now - met > context.timeout:
-            # The deletion may have left any part of the thread. The next checkpoint's note starts the thread again.
-            gone = ("deleting", "active", "root", "copying")
-            yield from Commit((Merge(name, {}, remove=gone, update_time=doc.update_time),))
+            yield from Commit((unmarked(doc),))
         else:
             yield from Pause(_POLL_SECONDS)
+
+
+def unmarked(thread: Doc) -> Write:
+    """The write that removes the mark of a crashed deletion from a thread's document.
+
+    The deletion may have left any part of the thread. The next checkpoint's note starts the thread again.
+    """
+    return Merge(thread.name, {}, remove=("deleting", "active", "root", "copying"), update_time=thread.update_time)
 
 
 def is_being_deleted(thread_id: str) -> Flow[bool]:

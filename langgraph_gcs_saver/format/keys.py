@@ -39,6 +39,7 @@ WRITES = "lg_writes"
 RUNS = "lg_runs"
 ASIDE = "lg_aside"
 LEASES = "lg_lease"
+_FENCE, _BEAT = "fence-0", "beat"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
@@ -421,12 +422,27 @@ def aside(thread_id: str) -> str:
 
 def fence_doc(thread_id: str) -> str:
     """Name of the document that says who holds a thread's lease. It changes only when the holder changes."""
-    return f"{thread_doc(thread_id)}/{LEASES}/fence-0"
+    return lease_docs(spread(thread_id, "thread id"))[0]
 
 
 def beat_doc(thread_id: str) -> str:
     """Name of the document that the holder of a thread's lease writes from time to time."""
-    return f"{thread_doc(thread_id)}/{LEASES}/beat"
+    return lease_docs(spread(thread_id, "thread id"))[1]
+
+
+def lease_docs(segment: str) -> tuple[str, str]:
+    """Names of the fence and of the beat of a thread, whose document has the id `segment`."""
+    return f"{THREADS}/{segment}/{LEASES}/{_FENCE}", f"{THREADS}/{segment}/{LEASES}/{_BEAT}"
+
+
+def is_fence_doc(name: str) -> bool:
+    """Whether a name is that of a fence."""
+    return name.endswith(f"/{LEASES}/{_FENCE}")
+
+
+def is_lease_doc(leaf: str) -> bool:
+    """Whether the last segment of a name can be that of a document of a lease."""
+    return leaf in (_FENCE, _BEAT)
 
 
 def aside_doc(name: str, attempt: str) -> str:

@@ -23,6 +23,7 @@ import re
 import stat
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import count
@@ -38,6 +39,7 @@ from langgraph_gcs_saver.engine.effects import (
     CopyBlob,
     DeleteBlobs,
     Doc,
+    Docs,
     EnsureBucket,
     ExemptField,
     GetBlob,
@@ -355,9 +357,9 @@ class Archive:
         except DecodeError:
             raise self._refuse("it holds a document that does not parse") from None
 
-    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    def get_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
-        return {name: self._doc(name, effect.mask) for name in effect.names if name in self._docs}
+        return Docs((self._doc(name, effect.mask) for name in effect.names if name in self._docs), time.time_ns())
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs` of a whole collection."""
@@ -371,7 +373,7 @@ class Archive:
         below = f"{effect.document}/"
         return sorted({name.removeprefix(below).split("/")[0] for name in self._docs if name.startswith(below)})
 
-    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    async def aget_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs` without blocking the event loop."""
         return await asyncio.to_thread(self.get_docs, effect)
 

@@ -57,6 +57,7 @@ from langgraph_gcs_saver.engine.effects import (
     CopyBlob,
     DeleteBlobs,
     Doc,
+    Docs,
     EnsureBucket,
     ExemptField,
     GetBlob,
@@ -272,7 +273,7 @@ class LocalDocuments:
         self._forks: list[None] = []  # one entry for each fork under way
         self._waiting: WeakSet[_Call] = WeakSet()  # calls between two attempts
 
-    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    def get_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
         return self._perform(partial(self._read, _reading(effect)))
 
@@ -288,7 +289,7 @@ class LocalDocuments:
         """Perform `Commit`."""
         return self._perform(partial(self._write, _committing(effect)))
 
-    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    async def aget_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs` without blocking the event loop."""
         return await self._aperform(partial(self._read, _reading(effect)))
 
@@ -901,11 +902,11 @@ def _read_version(db: sqlite3.Cursor) -> int:
     return int(version)
 
 
-def _reading(effect: GetDocs) -> Operation[dict[str, Doc]]:
+def _reading(effect: GetDocs) -> Operation[Docs]:
     keys = {name: rows.key_of(name) for name in effect.names}
 
-    def read(db: sqlite3.Cursor) -> dict[str, Doc]:
-        docs: dict[str, Doc] = {}
+    def read(db: sqlite3.Cursor) -> Docs:
+        docs = Docs(read_time=time.time_ns())
         for name, key in keys.items():
             row = db.execute(_GET, key).fetchone()
             if row is not None:

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.engine.effects import (
     CopyBlob,
     DeleteBlobs,
     Doc,
+    Docs,
     EnsureBucket,
     ExemptField,
     GetBlob,
@@ -41,10 +42,10 @@ from langgraph_gcs_saver.stores import rows
 Rows = Mapping[rows.Key, rows.Row]
 
 
-def get_docs(table: Rows, effect: GetDocs) -> dict[str, Doc]:
-    """Perform `GetDocs` on rows."""
+def get_docs(table: Rows, effect: GetDocs, now: int) -> Docs:
+    """Perform `GetDocs` on rows, at the time `now`."""
     found = ((name, table.get(rows.key_of(name))) for name in effect.names)
-    return {name: rows.read(name, row, effect.mask) for name, row in found if row is not None}
+    return Docs((rows.read(name, row, effect.mask) for name, row in found if row is not None), now)
 
 
 def query_docs(table: Rows, effect: QueryDocs) -> list[Doc]:
@@ -106,9 +107,9 @@ class MemoryDocuments:
         """The current rows. The table never changes, because a commit makes a new one."""
         return self._latest().table
 
-    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    def get_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
-        return get_docs(self.table, effect)
+        return get_docs(self.table, effect, time.time_ns())
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
@@ -134,7 +135,7 @@ class MemoryDocuments:
             if state.following.setdefault(None, after) is after:
                 return times
 
-    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    async def aget_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
         return self.get_docs(effect)
 

@@ -28,6 +28,7 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     DeleteBlobs,
     Doc,
+    Docs,
     Effect,
     Emit,
     Flow,
@@ -149,7 +150,7 @@ class World:
         """The answer and the world after it; `stamp` becomes the update time of what is written."""
         match effect:
             case GetDocs():
-                return {name: self._dated(doc) for name, doc in memory.get_docs(self.table, effect).items()}, self
+                return Docs(self._dated(doc) for doc in memory.get_docs(self.table, effect, 0).values()), self
             case QueryDocs():
                 return [self._dated(doc) for doc in memory.query_docs(self.table, effect)], self
             case ListCollections():

@@ -43,6 +43,7 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     Delete,
     Doc,
+    Docs,
     ExemptField,
     GetDocs,
     Indexing,
@@ -293,19 +294,19 @@ class FirestoreDocuments:
 
     # The effects
 
-    def get_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    def get_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs`."""
         patience = self._patience()
         if len(set(effect.names)) == 1 and (found := self._perform(self._get_one(effect), patience)) is not None:
             return found
-        return self._perform(self._get(effect), patience) if effect.names else {}
+        return self._perform(self._get(effect), patience) if effect.names else Docs()
 
-    async def aget_docs(self, effect: GetDocs) -> dict[str, Doc]:
+    async def aget_docs(self, effect: GetDocs) -> Docs:
         """Perform `GetDocs` without blocking the event loop."""
         patience = self._patience()
         if len(set(effect.names)) == 1 and (found := await self._aperform(self._get_one(effect), patience)) is not None:
             return found
-        return await self._aperform(self._get(effect), patience) if effect.names else {}
+        return await self._aperform(self._get(effect), patience) if effect.names else Docs()
 
     def query_docs(self, effect: QueryDocs) -> list[Doc]:
         """Perform `QueryDocs`."""
@@ -359,7 +360,7 @@ class FirestoreDocuments:
 
     # Requests and answers
 
-    def _get_one(self, effect: GetDocs) -> _Call[dict[str, Doc] | None]:
+    def _get_one(self, effect: GetDocs) -> _Call[Docs | None]:
         """A read of one document without a stream, which is cheaper for the client and the service.
 
         Its result is `None` for NOT_FOUND: the document or the database is missing, and only the text says which. A
@@ -369,20 +370,23 @@ class FirestoreDocuments:
         if effect.mask is not None:
             request.mask.field_paths.extend(map(_path, effect.mask or (_NAME,)))
 
-        def parse(answers: list[Any] | None) -> dict[str, Doc] | None:
-            return None if answers is None else {effect.names[0]: self._doc(answers[0])}
+        def parse(answers: list[Any] | None) -> Docs | None:
+            return None if answers is None else Docs((self._doc(answers[0]),))
 
         return _Call(_GET, request, parse, "to read a document", lambda code, _: code is grpc.StatusCode.NOT_FOUND)
 
-    def _get(self, effect: GetDocs) -> _Call[dict[str, Doc]]:
+    def _get(self, effect: GetDocs) -> _Call[Docs]:
         request = _BATCH_GET.request(database=self._database)
         request.documents.extend(f"{self._base}/{name}" for name in dict.fromkeys(effect.names))
         if effect.mask is not None:
             request.mask.field_paths.extend(map(_path, effect.mask or (_NAME,)))
 
-        def parse(answers: list[Any] | None) -> dict[str, Doc]:
-            docs = [self._doc(answer.found) for answer in answers or () if answer.HasField("found")]
-            return {doc.name: doc for doc in docs}
+        def parse(answers: list[Any] | None) -> Docs:
+            found = answers or ()
+            times = [_nanoseconds(answer.read_time) for answer in found if answer.HasField("read_time")]
+            return Docs(
+                (self._doc(answer.found) for answer in found if answer.HasField("found")), max(times, default=0)
+            )
 
         return _Call(_BATCH_GET, request, parse, f"to read {len(request.documents)} documents")
 

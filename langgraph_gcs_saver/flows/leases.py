@@ -1,0 +1,572 @@
+"""Leases: one writer of a thread at a time.
+
+`lg_lease/fence-0` says who holds a thread's lease. It changes only when the holder changes, so its update time is the
+lease (`flows.fences.Fence`). `lg_lease/beat` changes every few seconds while the holder is alive. Without a fence, or
+with one that has no owner, the lease is free.
+
+Acquiring takes two commits. The first takes the fence, and names the acquisition in the thread's document. The second
+names it in the newest checkpoint. In one commit, the two would compete with each put of the holder whose lease is taken
+over. A writer without a lease reads the fence if its parent, or the thread's document, names an acquisition.
+
+A lease has expired when its beat is older than the holder's `ttl`. A wrong guess about that fences a holder that is
+alive, but no stale write is ever applied: each commit of a holder requires the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Create,
+    Delete,
+    Doc,
+    Docs,
+    Flow,
+    GetDocs,
+    Merge,
+    Pause,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError, ThreadBusyError
+from langgraph_gcs_saver.flows.all_threads import Pages
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.flows.threads import unmarked
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import LeaseInfo
+
+POLL_SECONDS = 0.25
+"""How often a call that waits for a lease looks at it."""
+
+DEFAULT_TTL = 60.0
+"""Seconds for which a lease lasts whose document does not say it, as only damage can cause."""
+
+_MARGIN = 4 / 3
+"""By the service's times, a lease has expired when its beat is older than the `ttl`, and a third of it."""
+
+_PER_PAGE = 100
+
+_TIP_FIELDS = (*RUNS_BY, "fence")
+
+WISH = "pause"
+"""What `pause` writes into the beat."""
+
+
+@record(frozen=True, slots=True)
+class Acquire:
+    """A request for a thread's lease.
+
+    Attributes:
+        thread_id: The thread.
+        owner: The holder's name. A lease of the same owner is taken back at once, as after a crash.
+        nonce: Digits that no other request has. An acquisition whose answer was lost recognizes itself by them.
+        ttl: Seconds after which the lease expires if its beat does not change.
+        take_over: Whether to take the lease from a holder that is alive.
+    """
+
+    thread_id: str
+    owner: str
+    nonce: str
+    ttl: float
+    take_over: bool = False
+
+
+@record(frozen=True, slots=True)
+class Beat:
+    """A lease's beat as its holder last saw it.
+
+    Attributes:
+        time: The update time of its document.
+        counter: Counts the beats.
+        wish: What others ask of the holder: `WISH`, to end its run at the next boundary; or nothing.
+    """
+
+    time: int
+    counter: int = 0
+    wish: str | None = None
+
+
+@record(frozen=True, slots=True)
+class Former:
+    """The lease that an acquisition took from a holder that had not released it.
+
+    Attributes:
+        owner: The holder's name.
+        token: Its token.
+        nonce: Digits that the holder's checkpoints contain.
+        downtime: Seconds since its last sign of life, by the service's clock.
+        is_expired: Whether it had expired, as after a crash of its holder.
+        note: What its last beat said.
+    """
+
+    owner: str
+    token: int
+    nonce: str
+    downtime: float
+    is_expired: bool
+    note: Mapping[str, Any]
+
+
+@record(frozen=True, slots=True)
+class Acquired:
+    """A lease that this process holds now."""
+
+    fence: Fence
+    beat: Beat
+    taken_over: Former | None = None
+
+
+@record(frozen=True, slots=True)
+class Lease:
+    """A thread's lease as its documents describe it.
+
+    Attributes:
+        thread_id: The thread.
+        fence: The fence's document, if it exists.
+        beat: The beat's document, if it exists.
+        now: When the two were read, by the service's clock.
+    """
+
+    thread_id: str
+    fence: Doc | None
+    beat: Doc | None
+    now: int
+
+    @property
+    def owner(self) -> str | None:
+        """The holder's name; `None` if the lease is free."""
+        found = self._field(self.fence, "owner")
+        return found if isinstance(found, str) else None
+
+    @property
+    def nonce(self) -> str:
+        """Digits of the last acquisition."""
+        return str(self._field(self.fence, "nonce"))
+
+    @property
+    def token(self) -> int:
+        """Counts the changes of the holder."""
+        found = self._field(self.fence, "token")
+        return found if type(found) is int else 0
+
+    @property
+    def ttl(self) -> float:
+        """Seconds for which the holder's beat counts."""
+        found = self._field(self.fence, "ttl")
+        return float(found) if type(found) in (int, float) and found > 0 else DEFAULT_TTL
+
+    @property
+    def note(self) -> Mapping[str, Any]:
+        """What the last beat said."""
+        found = self._field(self.beat, "note")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def node(self) -> str | None:
+        """The node that the holder was running at its last beat."""
+        found = self.note.get("node")
+        return found if isinstance(found, str) else None
+
+    @property
+    def since(self) -> int:
+        """When the holder changed last."""
+        return 0 if self.fence is None else self.fence.update_time
+
+    @property
+    def seen(self) -> int:
+        """The time of the holder's last sign of life."""
+        return max(self.since, 0 if self.beat is None else self.beat.update_time)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since then."""
+        return max(0, self.now - self.seen) / 1e9
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the lease is held, and has expired by the service's clock."""
+        return self.owner is not None and self.silence > self.ttl * _MARGIN
+
+    @staticmethod
+    def _field(doc: Doc | None, name: str) -> Any:
+        return None if doc is None else doc.fields.get(name)
+
+
+def _of(thread_id: str, docs: Docs) -> Lease:
+    return Lease(thread_id, docs.get(keys.fence_doc(thread_id)), docs.get(keys.beat_doc(thread_id)), docs.read_time)
+
+
+def look(thread_id: str) -> Flow[Lease]:
+    """A thread's lease."""
+    return _of(thread_id, (yield from GetDocs((keys.fence_doc(thread_id), keys.beat_doc(thread_id)))))
+
+
+def busy(lease: Lease) -> ThreadBusyError:
+    """The error for a lease that another holder has."""
+    at = f" at node {lease.node!r}" if lease.node else ""
+    return ThreadBusyError(
+        f"Thread {lease.thread_id!r} is busy: {lease.owner!r} has held its lease since {_told(lease.since)}, and gave "
+        f"its last sign of life {lease.silence:.0f} s ago{at}. Nothing was stored. Wait for the lease with `wait=`, or "
+        "take it over with `take_over=True`, which fences the holder.",
+        thread_id=lease.thread_id,
+        owner=lease.owner,
+    )
+
+
+def at_time(time: int) -> datetime:
+    """A time of the service."""
+    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=time // 1000)
+
+
+def _told(time: int) -> str:
+    return at_time(time).isoformat(" ", "seconds")
+
+
+# Acquiring
+
+
+def acquire(request: Acquire, context: Context) -> Flow[Acquired]:
+    """Take a thread's lease, or raise at once.
+
+    Raises:
+        ConflictError: Writers without a lease changed the thread in every try. The lease was released.
+        ThreadBusyError: Another holder has it, or the thread is being deleted.
+    """
+    return acquire_within(request, 0, context)
+
+
+def acquire_within(request: Acquire, wait: float, context: Context) -> Flow[Acquired]:
+    """Take a thread's lease, and wait for it for so many seconds.
+
+    Raises:
+        ConflictError: Writers without a lease changed the thread in every try. The lease was released.
+        ThreadBusyError: Another holder has it, or the thread is being deleted.
+    """
+    return _Acquisition(request, wait, context).flow()
+
+
+class _Acquisition:
+    """One acquisition.
+
+    Attributes:
+        waited: The seconds that it has waited.
+        tries: Commits that failed.
+        mark: What it waits for: the lease and the deletion as last seen.
+        stood: The seconds for which that has not changed.
+    """
+
+    def __init__(self, request: Acquire, wait: float, context: Context) -> None:
+        self.request = request
+        self.context = context
+        self.wait = wait
+        self.waited = 0.0
+        self.tries = 0
+        self.mark: object = None
+        self.stood = 0.0
+
+    def flow(self) -> Flow[Acquired]:
+        acquired = yield from self._take()
+        fence = acquired.fence
+        yield from self._mark_tips(fence)
+        self.context.fences[fence.thread_id, fence.token] = fence
+        return acquired
+
+    def _take(self) -> Flow[Acquired]:
+        """Make the fence one's own."""
+        request = self.request
+        thread = keys.thread_doc(request.thread_id)
+        former: Former | None = None
+        while True:
+            docs = yield from GetDocs((keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id), thread))
+            lease, doc = _of(request.thread_id, docs), docs.get(thread)
+            if self.tries and lease.owner is not None and lease.nonce == request.nonce:
+                # An earlier try was applied, and its answer was lost.
+                return Acquired(self._fence(lease.token, lease.since), Beat(lease.seen), former)
+            refused = self._refusal(lease, doc)
+            if refused is not None:
+                if doc is not None and "deleting" in doc.fields and self.stood > self.context.timeout:
+                    # As every writer does, take the deletion for crashed. If it still runs, it starts over.
+                    yield from Commit((unmarked(doc),))
+                    continue
+                if self.waited >= self.wait:
+                    raise refused
+                pause = min(POLL_SECONDS, self.wait - self.waited)
+                yield from Pause(pause)
+                self.waited += pause
+                self.stood += pause
+                continue
+            former = self._former(lease)
+            own = [fence.token for fence in self.context.fences.values() if fence.thread_id == request.thread_id]
+            # The tokens of a deleted thread start over. Those that this process holds must differ.
+            token = max(lease.token, *own, 0) + 1
+            times = yield from Commit(self._writes(lease, doc, token))
+            if times is not None:
+                return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
+            yield from self._count()
+
+    def _refusal(self, lease: Lease, thread: Doc | None) -> ThreadBusyError | None:
+        """The error that this acquisition meets now, if any."""
+        deleting = None if thread is None else thread.fields.get("deleting")
+        beat = None if lease.beat is None else lease.beat.update_time
+        mark = (deleting, lease.since, beat)
+        if mark != self.mark:
+            self.mark, self.stood = mark, 0.0
+        if deleting is not None:
+            return ThreadBusyError(
+                f"Thread {lease.thread_id!r} is being deleted. Nothing was stored. Wait until that has finished, "
+                "with `wait=`. If it crashed, complete it with `delete_thread`.",
+                thread_id=lease.thread_id,
+            )
+        if lease.owner is None or self.request.take_over or self._is_over(lease):
+            return None
+        is_own = any(
+            fence.thread_id == lease.thread_id and fence.time == lease.since for fence in self.context.fences.values()
+        )
+        return None if lease.owner == self.request.owner and not is_own else busy(lease)
+
+    def _is_over(self, lease: Lease) -> bool:
+        """Whether the lease has expired, by the service's times, or because its beat stood still meanwhile."""
+        return lease.is_expired or self.stood > lease.ttl
+
+    def _former(self, lease: Lease) -> Former | None:
+        if lease.owner is None:
+            return None
+        is_expired = self._is_over(lease)
+        return Former(lease.owner, lease.token, lease.nonce, lease.silence, is_expired, lease.note)
+
+    def _writes(self, lease: Lease, thread: Doc | None, token: int) -> tuple[Write, ...]:
+        request = self.request
+        fields = {"token": token, "nonce": request.nonce, "owner": request.owner, "ttl": float(request.ttl)}
+        fence, beat = keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id)
+        # A lease that seems to have expired is taken only if its holder is still silent.
+        seen = lease.beat.update_time if lease.beat is not None and self._is_over(lease) else None
+        name = keys.thread_doc(request.thread_id)
+        note = {"fence": request.nonce}
+        return (
+            Create(fence, fields) if lease.fence is None else Merge(fence, fields, update_time=lease.since),
+            Merge(beat, {"nonce": request.nonce, "counter": 0}, remove=("note", "wish"), update_time=seen),
+            Create(name, {"thread_id": request.thread_id, **note})
+            if thread is None
+            else Merge(name, note, update_time=thread.update_time),
+        )
+
+    def _fence(self, token: int, time: int) -> Fence:
+        request = self.request
+        return Fence(request.thread_id, token, request.nonce, time, request.ttl)
+
+    def _mark_tips(self, fence: Fence) -> Flow[None]:
+        """Name the acquisition in the newest checkpoints. A writer without a lease that commits meanwhile is met."""
+        while True:
+            for writes in (yield from self._marks()):
+                if (yield from Commit((*writes, fence.check()))) is None:
+                    break
+            else:
+                return
+            lease = yield from look(fence.thread_id)
+            if lease.since != fence.time:
+                raise busy(lease)
+            try:
+                yield from self._count()
+            except ConflictError:
+                yield from release(fence, self.context)
+                raise
+
+    def _marks(self) -> Flow[list[tuple[Write, ...]]]:
+        """The writes that name the acquisition in the newest checkpoint of the root namespace, and in newer tips."""
+        tips: dict[str, Doc] = {}
+        root, after = keys.enc(""), None
+        while root not in tips:
+            collection = keys.checkpoints(self.request.thread_id)
+            docs = yield from QueryDocs(collection, after=after, limit=_PER_PAGE, mask=_TIP_FIELDS)
+            for doc in docs:
+                if root not in tips and kind_of(doc) is DocumentKind.CHECKPOINT:
+                    tips.setdefault(keys.ns_segment_of(doc.name), doc)
+            if len(docs) < _PER_PAGE:
+                break
+            after = docs[-1].name
+        nonce = self.request.nonce
+        writes = [
+            Merge(doc.name, {"fence": nonce}, update_time=doc.update_time)
+            for doc in tips.values()
+            if doc.fields.get("fence") != nonce
+        ]
+        size = limits.COMMIT_WRITES - 1
+        return [tuple(writes[at : at + size]) for at in range(0, len(writes), size)]
+
+    def _count(self) -> Flow[None]:
+        """Count a conflict.
+
+        Raises:
+            ConflictError: There were too many, and the time to wait is over.
+        """
+        self.tries += 1
+        if self.tries < MAX_TRIES:
+            return
+        if self.waited >= self.wait:
+            raise ConflictError(
+                f"The lease of thread {self.request.thread_id!r} was not acquired: other writers changed the thread "
+                f"in each of {self.tries} tries. Stop the writers without a lease, or call again with `wait=`."
+            )
+        yield from Pause(POLL_SECONDS)
+        self.waited += POLL_SECONDS
+
+
+# Holding
+
+
+def beat(fence: Fence, seen: Beat, note: Mapping[str, Any] | None, context: Context) -> Flow[Beat]:  # noqa: ARG001
+    """Show that the holder is alive, and find out what others ask of it.
+
+    The beat is written only as it was last seen. Otherwise a fenced process would keep its successor's lease alive.
+
+    Args:
+        fence: The lease.
+        seen: The beat as it was last seen.
+        note: What the holder is doing; `None` leaves the former note.
+        context: Options and caches.
+
+    Raises:
+        ConflictError: Others changed the beat in every try.
+        FencedError: The lease is lost.
+    """
+    name = keys.beat_doc(fence.thread_id)
+    for _ in range(MAX_TRIES):
+        fields = {"nonce": fence.nonce, "counter": seen.counter + 1, **({} if note is None else {"note": note})}
+        times = yield from Commit((Merge(name, fields, update_time=seen.time),))
+        if times is not None:
+            return Beat(times[0], seen.counter + 1, seen.wish)
+        docs = yield from GetDocs((fence.name, name))
+        fence.require(docs.get(fence.name))
+        doc = docs.get(name)
+        if doc is None:  # Only damage removes it alone.
+            yield from Commit((Create(name, {"nonce": fence.nonce, "counter": seen.counter}), fence.check()))
+            continue
+        wish = doc.fields.get("wish")
+        counter = doc.fields.get("counter")
+        seen = Beat(
+            doc.update_time,
+            counter if type(counter) is int else seen.counter,
+            wish if isinstance(wish, str) else None,
+        )
+    raise ConflictError(
+        f"The beat of the lease of thread {fence.thread_id!r} was not written: other processes changed it "
+        f"{MAX_TRIES} times in a row. The lease is unchanged. Call again."
+    )
+
+
+def release(fence: Fence, context: Context) -> Flow[bool]:
+    """Give a lease back; false if it was lost before."""
+    writes = (Merge(fence.name, {"owner": None}, update_time=fence.time), Delete(keys.beat_doc(fence.thread_id)))
+    released = (yield from Commit(writes)) is not None
+    if not released:
+        lease = yield from look(fence.thread_id)
+        # After a release whose answer was lost, the fence has no owner, and still the holder's nonce.
+        released = lease.fence is not None and lease.owner is None and lease.nonce == fence.nonce
+    context.fences.pop((fence.thread_id, fence.token), None)
+    return released
+
+
+def broken(lease: Lease, context: Context) -> tuple[Write, ...]:
+    """The writes that end a lease, so that its holder is fenced; none if it is free."""
+    if lease.fence is None or lease.owner is None:
+        return ()
+    fields = {"token": lease.token + 1, "nonce": context.new_attempt(), "owner": None}
+    return (Merge(lease.fence.name, fields, update_time=lease.since),)
+
+
+def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
+    """Make sure that no process holds a thread's lease. One that has expired is ended.
+
+    Returns:
+        The check that fails once a process acquires the lease, if there is a fence to check.
+
+    Raises:
+        ConflictError: The lease changed in every try.
+        ThreadBusyError: A process holds the lease.
+    """
+    for _ in range(MAX_TRIES):
+        lease = yield from look(thread_id)
+        if lease.fence is None:
+            return ()
+        if lease.owner is None:
+            return (Merge(lease.fence.name, {}, update_time=lease.since),)
+        if not lease.is_expired:
+            raise busy(lease)
+        # If the holder is alive after all, its beat has changed.
+        gone = () if lease.beat is None else (Delete(lease.beat.name, update_time=lease.beat.update_time),)
+        yield from Commit((*broken(lease, context), *gone))
+    raise ConflictError(f"The lease of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
+
+
+# Operators
+
+
+def pause(thread_id: str, cancel: bool, context: Context) -> Flow[bool]:  # noqa: ARG001
+    """Ask the holder of a lease to end its run at the next boundary, or withdraw that.
+
+    Returns:
+        Whether there is a holder.
+
+    Raises:
+        ConflictError: The beat changed in every try.
+    """
+    for _ in range(MAX_TRIES):
+        lease = yield from look(thread_id)
+        if lease.owner is None or lease.beat is None or lease.is_expired:
+            return False
+        fields, gone = ({}, ("wish",)) if cancel else ({"wish": WISH}, ())
+        write = Merge(lease.beat.name, fields, remove=gone, update_time=lease.beat.update_time)
+        if (yield from Commit((write,))) is not None:
+            return True
+    raise ConflictError(f"The beat of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
+
+
+def leases(context: Context) -> Pages[LeaseInfo]:
+    """Pages of all leases that are held, expired ones included."""
+    after: str | None = ""
+    start, end = keys.all_threads_range("")
+
+    def page() -> Flow[Sequence[LeaseInfo] | None]:
+        nonlocal after
+        if after is None:
+            return None
+        query = QueryDocs(keys.LEASES, start=start, after=after or None, end=end, limit=_PER_PAGE, mask=(), group=True)
+        names = [doc.name for doc in (yield from query)]
+        after = names[-1] if len(names) == _PER_PAGE else None
+        segments = dict.fromkeys(map(keys.thread_segment_of, filter(keys.is_fence_doc, names)))
+        return (yield from _infos(segments)) if segments else ()
+
+    return page
+
+
+def _infos(segments: Iterable[str]) -> Flow[list[LeaseInfo]]:
+    found = []
+    names = [name for segment in segments for name in (f"{keys.THREADS}/{segment}", *keys.lease_docs(segment))]
+    docs = yield from GetDocs(tuple(names))
+    for segment in segments:
+        fence, beat = keys.lease_docs(segment)
+        thread = docs.get(f"{keys.THREADS}/{segment}")
+        thread_id = None if thread is None else thread_id_of(thread)
+        lease = Lease(thread_id or segment, docs.get(fence), docs.get(beat), docs.read_time)
+        if lease.owner is not None:
+            found.append(
+                LeaseInfo(
+                    thread_id=lease.thread_id,
+                    owner=lease.owner,
+                    token=lease.token,
+                    since=at_time(lease.since),
+                    ttl=lease.ttl,
+                    last_beat=at_time(lease.seen),
+                    is_expired=lease.is_expired,
+                    node=lease.node,
+                )
+            )
+    return found
