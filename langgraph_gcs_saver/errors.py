@@ -17,7 +17,7 @@
     ├── ConflictError                       lost too many races for one document: call again
     ├── ThreadBusyError (RuntimeError)      another process holds the thread's lease: wait, or take it over
     ├── FencedError (RuntimeError)          this process has lost the thread's lease: stop; nothing was stored
-    ├── LeaseMismatchError (RuntimeError)   the config's lease is for another thread: use the config of its own lease
+    ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
@@ -270,7 +270,7 @@ class FencedError(GCSSaverError, RuntimeError):
 
 
 class LeaseMismatchError(GCSSaverError, RuntimeError):
-    """A config has the lease of one thread and the id of another. Nothing was stored."""
+    """A config has another thread's lease, or none although the saver has `writers="leased"`. Nothing was stored."""
 
     kind = "lease-mismatch"
     exit_code = 2

@@ -413,6 +413,29 @@ class ThreadSkipped(Event):
     reason: str
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class LeaseTakenOver(Event):
+    """A lease was acquired that its holder had not released: it expired after a crash, or was taken from a live holder.
+
+    Attributes:
+        owner: The new holder.
+        token: The number of the new holder.
+        former: The former holder.
+        former_run_id: What the former holder's checkpoints have as `run_id`, unless its configs named their own.
+        downtime: Seconds since the former holder's last sign of life, by the service's clock.
+        is_expired: Whether the lease had expired, so its holder has crashed, or cannot reach the store.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    owner: str
+    token: int
+    former: str
+    former_run_id: str
+    downtime: float
+    is_expired: bool
+
+
 EventHandler = Callable[[Event], object]
 """Called with an event, on the thread that does the work, between two steps: keep it short."""
 

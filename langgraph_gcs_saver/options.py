@@ -61,6 +61,9 @@ class Options:
             the background on a separate thread. `prune` says what is never removed. `None` keeps everything.
         ttl: How long a thread may be idle before `sweep` deletes it, at least an hour. With `None`, `sweep` raises
             `InvalidOptionError`.
+        writers: Whether each run needs a lease (`saver.thread(…).lease()`). With `"any"`, every process may write to a
+            thread, unless another one holds its lease. With `"leased"`, `put` and `put_writes` raise
+            `LeaseMismatchError` if the config has no lease.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -81,6 +84,7 @@ class Options:
     max_value_bytes: int = 1 << 30
     retention: Retention | None = None
     ttl: timedelta | None = None
+    writers: Literal["any", "leased"] = "any"
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None
@@ -94,6 +98,7 @@ class Options:
         self._check_int("max_value_bytes", 1 << 10, 1 << 40)
         self._check_word("verify", "readback", "checksum", "off")
         self._check_word("on_corruption", "fallback", "raise")
+        self._check_word("writers", "any", "leased")
         for name in ("incremental", "accept_clear"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; it must be True or False.")

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.cli.commands.demo import demo
 from langgraph_gcs_saver.cli.commands.diff import diff
 from langgraph_gcs_saver.cli.commands.drill import drill_command
 from langgraph_gcs_saver.cli.commands.edit import edit
+from langgraph_gcs_saver.cli.commands.leases import leases, pause
 from langgraph_gcs_saver.cli.commands.migrate import migrate
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
@@ -58,6 +59,8 @@ for command in (
     repair,
     pin,
     unpin,
+    leases,
+    pause,
     prune,
     copy,
     delete,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Depth,
         Finding,
         IdleThread,
+        LeaseInfo,
         Migration,
         PrunePlan,
         RebindPlan,
@@ -660,6 +661,52 @@ class Admin(Connection):
     async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
         """Asynchronous twin of `pins`."""
         return await arun(flows.prune.pins(*configs.thread_and_ns(config)), self._backend)
+
+    # Leases
+
+    def leases(self, *, expired: bool = False) -> Each[LeaseInfo]:
+        """The leases of all threads that a process holds or held when it crashed, for `for` and `async for`.
+
+        Args:
+            expired: Only those that have expired: their holders gave no sign of life for their `ttl`.
+
+        Raises:
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return Each(lambda: self._leases_page(expired=expired), self._backend)
+
+    def _leases_page(self, *, expired: bool) -> Pages[LeaseInfo]:
+        next_page = flows.leases.leases(self._context)
+
+        def page() -> Flow[Sequence[LeaseInfo] | None]:
+            found = yield from next_page()
+            return None if found is None else [one for one in found if one.is_expired or not expired]
+
+        return page
+
+    def pause(self, thread_id: str, *, cancel: bool = False) -> bool:
+        """Ask the holder of a thread's lease to end its run at the next boundary between two steps.
+
+        This only leaves a wish. The holder finds it with its next beat, at the latest after a third of the lease's
+        `ttl`.
+
+        Args:
+            thread_id: The thread.
+            cancel: Withdraw the wish. A run that has been asked already ends nevertheless.
+
+        Returns:
+            Whether the lease has a holder.
+
+        Raises:
+            ConflictError: Other writers kept changing the lease.
+            InvalidIdError: The id cannot be stored.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
+
+    async def apause(self, thread_id: str, *, cancel: bool = False) -> bool:
+        """Asynchronous twin of `pause`."""
+        return await arun(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
 
     # Copying threads
 

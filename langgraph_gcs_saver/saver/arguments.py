@@ -23,6 +23,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.load import Loaded, Search
 from langgraph_gcs_saver.flows.save import Put
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites
@@ -66,6 +67,7 @@ def put_request(
     serde: SerializerProtocol,
     context: Context,
     now: float,
+    fence: Fence | None = None,
 ) -> Put:
     """The request for `put`.
 
@@ -86,6 +88,8 @@ def put_request(
         raise InvalidConfigError(
             "'configurable' and 'metadata' in the config must be mappings whose keys are of type str."
         ) from None
+    if fence is not None:
+        whole.setdefault("run_id", fence.nonce)
     wrong = shapes.wrong_in_metadata(whole)
     if wrong is not None:
         raise InvalidInputError(f"These are not metadata of LangGraph, and nothing was stored: {wrong}.")
@@ -122,6 +126,7 @@ def put_request(
         values=values,
         now=now,
         history=frozenset(deltas - values.keys()),
+        fence=fence,
     )
 
 
@@ -173,6 +178,7 @@ def put_writes_request(
     task_path: str,
     *,
     serde: SerializerProtocol,
+    fence: Fence | None = None,
 ) -> PutWrites:
     """The request for `put_writes`. All values are serialized here.
 
@@ -205,6 +211,7 @@ def put_writes_request(
             )
             for number, (channel, value) in enumerate(writes)
         ],
+        fence=fence,
     )
 
 

@@ -38,6 +38,7 @@ from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
 from langgraph_gcs_saver.saver.connection import Connection, beside
+from langgraph_gcs_saver.saver.lease import Leases
 from langgraph_gcs_saver.saver.thread import Thread
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
-            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `timeout`, `max_threads`, `on_event`,
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `timeout`, `max_threads`, `on_event`,
             `interceptors`.
 
     Raises:
@@ -124,6 +125,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             **options,
         )
         self._background = Background()
+        self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
         self._call = partial(Call, self._subscribers)
 
     def close(self) -> None:
@@ -157,7 +159,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             InvalidIdError: The id cannot be stored.
         """
         thread_doc(thread_id)
-        return Thread(self, thread_id)
+        return Thread(self, self._leases, thread_id)
 
     # Reading
 
@@ -189,6 +191,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
     def _get(self, config: RunnableConfig) -> Flow[load.Loaded | None]:
         thread_id, ns = configs.thread_and_ns(config)
+        self._leases.meet(config)
         return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
 
     def list(
@@ -317,12 +320,15 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             CheckpointVerificationError: The service returns other data than was written; nothing is visible.
             ConflictError: Other writers kept changing the same documents: call again. Or the parent is gone, and with
                 it the only values of some channels, or the history of DeltaChannels.
+            FencedError: The config has a lease that this process does not hold any more.
             InvalidConfigError: The config names no thread.
             InvalidIdError: An id cannot be stored.
+            LeaseMismatchError: The config has another thread's lease, or none although `writers="leased"`.
             SerializationError: A value cannot be serialized.
             StoreError: A service rejected a request, or did not answer before the deadline.
+            ThreadBusyError: Another process holds the thread's lease, and the config has none.
         """
-        with self._call("put", config, checkpoint) as call:
+        with self._call("put", config, checkpoint) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = run(save.put(request, self._context), self._backend)
         call.put(request, stored)
@@ -337,7 +343,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Asynchronous twin of `put`."""
-        with self._call("put", config, checkpoint) as call:
+        with self._call("put", config, checkpoint) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = await arun(save.put(request, self._context), self._backend)
         call.put(request, stored)
@@ -351,9 +357,20 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> save.Put:
-        return arguments.put_request(
-            config, checkpoint, metadata, new_versions, serde=self.serde, context=self._context, now=time.time()
+        fence = self._leases.fence_of(config)
+        request = arguments.put_request(
+            config,
+            checkpoint,
+            metadata,
+            new_versions,
+            serde=self.serde,
+            context=self._context,
+            now=time.time(),
+            fence=fence,
         )
+        if fence is not None and not request.ns:
+            self._leases.note(fence, checkpoint, metadata)
+        return request
 
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
         """Prune the thread in the background, if there is a rule and pruning is due."""
@@ -405,14 +422,18 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
         Raises:
             CheckpointVerificationError: The service returns other data than was written; nothing is visible.
+            FencedError: The config has a lease that this process does not hold any more.
             InvalidConfigError: The config names no checkpoint.
+            LeaseMismatchError: The config has another thread's lease, or none although `writers="leased"`.
             SerializationError: A value cannot be serialized.
             StoreError: A service rejected a request, or did not answer before the deadline.
             UnsupportedFormatError: A newer version has stored writes of this task.
             WrongKeyError: Writes of this task were encrypted with another key.
         """
-        with self._call("put_writes", config) as call:
-            request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
+        with self._call("put_writes", config) as call, self._leases.watching(config):
+            request = arguments.put_writes_request(
+                config, writes, task_id, task_path, serde=self.serde, fence=self._leases.fence_of(config)
+            )
             stored = run(store_writes(request, self._context), self._backend)
         call.put_writes(request, stored)
 
@@ -424,8 +445,10 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Asynchronous twin of `put_writes`."""
-        with self._call("put_writes", config) as call:
-            request = arguments.put_writes_request(config, writes, task_id, task_path, serde=self.serde)
+        with self._call("put_writes", config) as call, self._leases.watching(config):
+            request = arguments.put_writes_request(
+                config, writes, task_id, task_path, serde=self.serde, fence=self._leases.fence_of(config)
+            )
             stored = await arun(store_writes(request, self._context), self._backend)
         call.put_writes(request, stored)
 

@@ -65,9 +65,9 @@ def checkpoint_id_of(config: RunnableConfig) -> str | None:
 
 def named(config: object) -> dict[str, Any]:
     """The thread, namespace, checkpoint and run that a config names, even if the config is otherwise invalid."""
-    found = _part(config, "configurable")
+    found = part(config, "configurable")
     # In the order in which LangGraph merges them into a checkpoint's metadata.
-    runs = (_part(config, "metadata").get("run_id"), found.get("run_id"))
+    runs = (part(config, "metadata").get("run_id"), found.get("run_id"))
     ids = {key: found.get(key) for key in ("thread_id", "checkpoint_ns", "checkpoint_id")}
     return {
         **{key: str(value) if isinstance(value, _ID_TYPES) else "" for key, value in ids.items()},
@@ -75,9 +75,10 @@ def named(config: object) -> dict[str, Any]:
     }
 
 
-def _part(config: object, name: str) -> Mapping[Any, Any]:
-    part = config.get(name) if isinstance(config, Mapping) else None
-    return part if isinstance(part, Mapping) else {}
+def part(config: object, name: str) -> Mapping[Any, Any]:
+    """A part of a config; empty if the config is invalid, or has none."""
+    found = config.get(name) if isinstance(config, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def config_of(thread_id: Any, ns: str, checkpoint_id: str) -> RunnableConfig:
@@ -111,6 +112,18 @@ def seconds_of(what: str, time: datetime) -> float:
         ) from error
 
 
+def check_unicode(what: str, text: str) -> None:
+    """Raise for text that no service stores.
+
+    Raises:
+        InvalidInputError: It has lone surrogates.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{what} {text!r} cannot be stored: it is not valid Unicode.") from None
+
+
 def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str | None]:
     """The request of `pin`.
 
@@ -121,10 +134,7 @@ def pin_request(config: RunnableConfig, label: str) -> tuple[str, str, str, str 
     check_type("label", label, str)
     if len(label) > 500:
         raise InvalidInputError(f"The label has {len(label)} characters; it must have at most 500.")
-    try:
-        label.encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"The label {label!r} cannot be stored: it is not valid Unicode.") from None
+    check_unicode("The label", label)
     return (*_named(config), label)
 
 

@@ -111,6 +111,8 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "threads": lambda _: _call(waiting=True, unfinished=False),
     "stats": lambda _: _call(),
     "pins": lambda a: _call(a.at()),
+    "leases": lambda _: _call(),
+    "pause": lambda a: _call(a.thread),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),
@@ -145,7 +147,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
 DESTROY = {"carry_out", "delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
 """Methods that delete what others read, or need its place."""
 
-WRITE = DESTROY | {"copy_thread", "collect", "pin", "put", "put_writes", "rebind", "repair", "setup", "unpin"}
+WRITE = DESTROY | {"copy_thread", "collect", "pause", "pin", "put", "put_writes", "rebind", "repair", "setup", "unpin"}
 """Methods that change the store."""
 
 NO_STATE = {

@@ -210,6 +210,8 @@ CALLS = {
     "pin": lambda tools: ((cfg(1), "label"), {}),
     "unpin": lambda tools: ((cfg(1),), {}),
     "pins": lambda tools: ((cfg(),), {}),
+    "leases": lambda tools: ((), {}),
+    "pause": lambda tools: (("t",), {}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
@@ -227,7 +229,7 @@ CALLS = {
 }
 """A call of each method that reaches a store."""
 
-REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe"}
+REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread"}
 BIND = {"rebind", "arebind"}
 
 

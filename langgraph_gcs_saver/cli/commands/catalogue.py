@@ -53,7 +53,14 @@ def moment(seconds: float | None) -> str:
     return "" if not seconds else datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+def table_of(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        columns: Headings.
+        right: Those with numbers.
+        whole: Those whose cells are not broken into lines.
+    """
     # Without edges, a terminal of 80 columns shows a UUID, the usual thread id, in one line.
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in columns:
@@ -137,7 +144,7 @@ def threads(
             ]
         )
         return
-    table = _table(
+    table = table_of(
         "thread", "last used (UTC)", "checkpoints", "stored", "", right=("checkpoints", "stored"), whole=("thread",)
     )
     for thread in shown:
@@ -226,7 +233,7 @@ def _as_json(info: CheckpointInfo) -> dict[str, Any]:
 
 def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
     columns = ("", "checkpoint", "made (UTC)", "step", "source", "node", "changed", "stored", "note")
-    table = _table(*columns, right=("step", "stored"), whole=("", "checkpoint", "step"))
+    table = table_of(*columns, right=("step", "stored"), whole=("", "checkpoint", "step"))
     drawn = draw((info.checkpoint_id, info.parent_id) for info in rows)
     for info, lines in list(zip(rows, drawn, strict=True))[:limit]:
         changed = [value.channel for value in info.stored if not value.channel.startswith("__")]
@@ -285,14 +292,14 @@ def stats(
     out = console()
     for line in _summary(found, cost):
         out.print(line)
-    table = _table("thread", "checkpoints", "stored", right=("checkpoints", "stored"), whole=("thread",))
+    table = table_of("thread", "checkpoints", "stored", right=("checkpoints", "stored"), whole=("thread",))
     for thread in found.threads[:limit]:
         table.add_row(plain(_name(thread)), str(thread.checkpoints), size(thread.stored_bytes))
     out.print()
     print_table(out, table)
     out.print()
     columns = ("channel", "values", "serialized", "full", "incremental", "saved (estimate)")
-    table = _table(*columns, right=columns[1:])
+    table = table_of(*columns, right=columns[1:])
     for sums in found.channels[:limit]:
         sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
         table.add_row(plain(sums.channel), str(sums.values), *map(size, sizes))
