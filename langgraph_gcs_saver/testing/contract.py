@@ -41,6 +41,7 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     DeleteBlobs,
     Doc,
+    Docs,
     EnsureBucket,
     GetBlob,
     GetDocs,
@@ -72,7 +73,7 @@ class Documents:
     def __init__(self, store: DocumentStore) -> None:
         self.store = store
 
-    def get(self, *names: str, mask: tuple[str, ...] | None = None) -> dict[str, Doc]:
+    def get(self, *names: str, mask: tuple[str, ...] | None = None) -> Docs:
         """Perform a `GetDocs`."""
         return self.store.get_docs(GetDocs(names, mask))
 
@@ -107,7 +108,7 @@ class AsyncDocuments(Documents):
         super().__init__(store)
         self._loop = asyncio.new_event_loop()
 
-    def get(self, *names: str, mask: tuple[str, ...] | None = None) -> dict[str, Doc]:
+    def get(self, *names: str, mask: tuple[str, ...] | None = None) -> Docs:
         """Perform a `GetDocs`."""
         return self._loop.run_until_complete(self.store.aget_docs(GetDocs(names, mask)))
 
@@ -240,6 +241,16 @@ class DocumentContract:
         }
         assert all(doc.name == name for name, doc in found.items())
         assert docs.get("c/missing") == {}
+
+    def test_reads_of_several_names_say_when(self, docs: Documents) -> None:
+        """The age of a document is measured by the service's own times, whether or not the others exist."""
+        first = docs.commit(Create("c/a", {"x": 1}))
+        read = docs.get("c/a", "c/missing").read_time
+        assert first is not None
+        assert first[0] <= read
+        second = docs.commit(Merge("c/a", {"x": 2}))
+        assert second is not None
+        assert read <= second[0] <= docs.get("c/missing", "c/a", mask=()).read_time <= docs.get("c/b", "c/c").read_time
 
     def test_get_limits_fields_to_the_mask(self, docs: Documents) -> None:
         docs.commit(Create("c/a", {"x": 1, "y": None, "filter": {"step": 3, "more": 4}}))
