@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidOptionError
@@ -619,6 +619,11 @@ class SetupReport:
     missing: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def at_time(nanoseconds: int) -> datetime:
+    """A time of the service, as people read it."""
+    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
 
 
 def _counted(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Attempt, Companion, Companions
-from langgraph_gcs_saver.flows.fences import Fence, Fences
+from langgraph_gcs_saver.flows.fences import Fence, Fences, fence_of
 from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
@@ -44,6 +44,7 @@ class Head:
         run_id: The run that wrote it.
         is_bare: Whether the head is a precondition only, and there is nothing to inherit.
         is_clear: Whether its manifest, and so everything that it stores, is in clear.
+        fence: Digits of the last acquisition of the thread's lease that it names, if any.
     """
 
     manifest: Manifest
@@ -52,6 +53,7 @@ class Head:
     run_id: str | None = None
     is_bare: bool = False
     is_clear: bool = False
+    fence: str | None = None
 
     def bare(self) -> Head:
         """The precondition alone, for a child that inherits nothing, but has DeltaChannels that need its ancestors."""
@@ -67,6 +69,7 @@ class Head:
             heir_of(doc),
             run_id if isinstance(run_id, str) else None,
             is_clear=not is_encrypted(doc.fields["manifest"]),
+            fence=fence_of(doc),
         )
 
 

@@ -49,6 +49,7 @@ from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.collections import Listed, damaged, list_docs, pages, read_docs, whole_objects_of
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.ids import claim_of
+from langgraph_gcs_saver.flows.leases import respect
 from langgraph_gcs_saver.flows.manifests import (
     corrupt,
     encode_manifest,
@@ -83,6 +84,9 @@ COMMIT_BYTES = limits.EMULATOR_REQUEST_BYTES - (1 << 20)
 _SHOWN = (*manifest.LISTED_BY, "digest")
 """The fields that a manifest is read from."""
 
+_LEFT_OUT = ("pin", "objects", "heir", "filter", "fence")
+"""Fields of a checkpoint that its copy does not take as they are."""
+
 _BLOBS = 32
 """How many objects are copied at the same time."""
 
@@ -99,6 +103,7 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
             a namespace is missing. Repair it first.
         DamageError: A document of another collection is damaged, or all checkpoints of the root namespace are missing.
         UnsupportedFormatError: One of the threads has a collection that only a newer version knows.
+        ThreadBusyError: A process holds the target's lease.
         ConflictError: The source is being deleted, or was deleted after a part of it was copied. Or in every try, the
             source was replaced, or the target was changed or deleted.
     """
@@ -419,6 +424,9 @@ class _Copy:
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
+        if held.fence is not None:
+            yield from respect(self.target, self.context)
+        # Each commit requires that the thread's document is unchanged. An acquisition changes it.
         self.time = doc.update_time
         claim = self._claim(doc)
         if claim is not None:
@@ -602,7 +610,7 @@ class _Copy:
         # Checkpoints that were copied before may build on the frames in the target.
         if not is_open or not manifest.inner_frames(doc).startswith(manifest.inner_frames(copied)):
             raise self._differs(name)
-        gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir"}))
+        gone = tuple(sorted(copied.fields.keys() - fields.keys() - {"heir", "fence"}))
         return Merge(name, fields, remove=gone, update_time=copied.update_time)
 
     def _is_rewritten(self, entry: Entry) -> bool:
@@ -638,7 +646,7 @@ class _Copy:
             room = manifest.PAYLOAD_BYTES - len(manifest.inner_frames(doc)) - filters.size(index)
             body, blob = encode_manifest(known, room, self.context)
             extra = [] if blob is None else [blob]
-        fields = {key: value for key, value in doc.fields.items() if key not in ("pin", "objects", "heir", "filter")}
+        fields = {key: value for key, value in doc.fields.items() if key not in _LEFT_OUT}
         if index:
             fields["filter"] = index
         return {**fields, "manifest": body, "digest": manifest.digest(name, body)}, extra

@@ -42,6 +42,11 @@ class Fence:
         """The write that makes a commit fail once the lease is lost. It changes nothing, not even the update time."""
         return Merge(self.name, {}, update_time=self.time)
 
+    @property
+    def mark(self) -> dict[str, str]:
+        """The field of a checkpoint that the holder stores. It leads a writer without a lease to the fence."""
+        return {"fence": self.nonce}
+
     def require(self, doc: Doc | None) -> None:
         """Check the fence's document as it was read.
 
@@ -75,3 +80,9 @@ class Fence:
 
 Fences = dict[tuple[str, int], Fence]
 """The leases that this process holds, by thread and token."""
+
+
+def fence_of(doc: Doc) -> str | None:
+    """Digits of the last acquisition that a checkpoint's or a thread's document names, if any."""
+    found = doc.fields.get("fence")
+    return found if isinstance(found, str) else None

@@ -15,8 +15,8 @@ alive, but no stale write is ever applied: each commit of a holder requires the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -25,6 +25,7 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     Doc,
     Docs,
+    Effect,
     Flow,
     GetDocs,
     Merge,
@@ -32,16 +33,19 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, ThreadBusyError
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.threads import unmarked
+from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import LeaseInfo
+from langgraph_gcs_saver.results import LeaseInfo, at_time
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.25
 """How often a call that waits for a lease looks at it."""
@@ -55,6 +59,9 @@ _MARGIN = 4 / 3
 _PER_PAGE = 100
 
 _TIP_FIELDS = (*RUNS_BY, "fence")
+
+LEASED_BY = ("token", "nonce", "owner", "ttl", "note")
+"""The fields of a fence and of a beat that describe a lease."""
 
 WISH = "pause"
 """What `pause` writes into the beat."""
@@ -200,20 +207,22 @@ class Lease:
         return None if doc is None else doc.fields.get(name)
 
 
-def _of(thread_id: str, docs: Docs) -> Lease:
+def lease_in(thread_id: str, docs: Docs) -> Lease:
+    """A thread's lease, from a read of its two documents."""
     return Lease(thread_id, docs.get(keys.fence_doc(thread_id)), docs.get(keys.beat_doc(thread_id)), docs.read_time)
 
 
 def look(thread_id: str) -> Flow[Lease]:
     """A thread's lease."""
-    return _of(thread_id, (yield from GetDocs((keys.fence_doc(thread_id), keys.beat_doc(thread_id)))))
+    return lease_in(thread_id, (yield from GetDocs((keys.fence_doc(thread_id), keys.beat_doc(thread_id)))))
 
 
 def busy(lease: Lease) -> ThreadBusyError:
     """The error for a lease that another holder has."""
     at = f" at node {lease.node!r}" if lease.node else ""
+    since = at_time(lease.since).isoformat(" ", "seconds")
     return ThreadBusyError(
-        f"Thread {lease.thread_id!r} is busy: {lease.owner!r} has held its lease since {_told(lease.since)}, and gave "
+        f"Thread {lease.thread_id!r} is busy: {lease.owner!r} has held its lease since {since}, and gave "
         f"its last sign of life {lease.silence:.0f} s ago{at}. Nothing was stored. Wait for the lease with `wait=`, or "
         "take it over with `take_over=True`, which fences the holder.",
         thread_id=lease.thread_id,
@@ -221,13 +230,13 @@ def busy(lease: Lease) -> ThreadBusyError:
     )
 
 
-def at_time(time: int) -> datetime:
-    """A time of the service."""
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=time // 1000)
-
-
-def _told(time: int) -> str:
-    return at_time(time).isoformat(" ", "seconds")
+def overtaken(thread_id: str) -> ThreadBusyError:
+    """The error for a writer without a lease that continues from a state that a lease's holder may have continued."""
+    return ThreadBusyError(
+        f"Another process has acquired the lease of thread {thread_id!r} since this process read its checkpoint. "
+        "Nothing was stored. Read the thread again, under a lease of its own, and continue from there.",
+        thread_id=thread_id,
+    )
 
 
 # Acquiring
@@ -250,10 +259,10 @@ def acquire_within(request: Acquire, wait: float, context: Context) -> Flow[Acqu
         ConflictError: Writers without a lease changed the thread in every try. The lease was released.
         ThreadBusyError: Another holder has it, or the thread is being deleted.
     """
-    return _Acquisition(request, wait, context).flow()
+    return Acquisition(request, wait, context).flow()
 
 
-class _Acquisition:
+class Acquisition:
     """One acquisition.
 
     Attributes:
@@ -273,6 +282,7 @@ class _Acquisition:
         self.stood = 0.0
 
     def flow(self) -> Flow[Acquired]:
+        """Take the lease, and put it in force."""
         acquired = yield from self._take()
         fence = acquired.fence
         yield from self._mark_tips(fence)
@@ -286,8 +296,8 @@ class _Acquisition:
         former: Former | None = None
         while True:
             docs = yield from GetDocs((keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id), thread))
-            lease, doc = _of(request.thread_id, docs), docs.get(thread)
-            if self.tries and lease.owner is not None and lease.nonce == request.nonce:
+            lease, doc = lease_in(request.thread_id, docs), docs.get(thread)
+            if self.tries and self._is_mine(lease):
                 # An earlier try was applied, and its answer was lost.
                 return Acquired(self._fence(lease.token, lease.since), Beat(lease.seen), former)
             refused = self._refusal(lease, doc)
@@ -311,6 +321,10 @@ class _Acquisition:
             if times is not None:
                 return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
             yield from self._count()
+
+    def _is_mine(self, lease: Lease) -> bool:
+        """Whether this request has made the fence. The owner's name does not say that, because two may have it."""
+        return lease.owner is not None and lease.nonce == self.request.nonce
 
     def _refusal(self, lease: Lease, thread: Doc | None) -> ThreadBusyError | None:
         """The error that this acquisition meets now, if any."""
@@ -506,6 +520,49 @@ def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
     raise ConflictError(f"The lease of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
+def fenced(flow: Flow[T], fence: Fence) -> Flow[T]:
+    """A flow of a lease's holder, with the check of the lease in each of its commits.
+
+    The flow raises `FencedError` once the lease is lost.
+    """
+    return through(flow, partial(_fenced, fence))
+
+
+def _fenced(fence: Fence, effect: Effect[Any]) -> Flow[Any]:
+    if not isinstance(effect, Commit):
+        return (yield from effect)
+    times = yield from Commit((*effect.writes, fence.check()))
+    if times is None:
+        fence.require((yield from GetDocs((fence.name,))).get(fence.name))
+        return None
+    return times[:-1]
+
+
+def while_free(thread_id: str, flow: Flow[T], context: Context) -> Flow[T]:
+    """A flow that changes a thread without a lease. None of its commits is applied once a process acquires the lease.
+
+    Before the thread's first lease there is no fence to check. Then the flow finds an acquisition at its next conflict,
+    which the acquisition causes if both change the same document.
+
+    Raises:
+        ConflictError: The lease changed in every try.
+        ThreadBusyError: A process holds the lease.
+    """
+    checks = yield from respect(thread_id, context)
+
+    def perform(effect: Effect[Any]) -> Flow[Any]:
+        nonlocal checks
+        if not isinstance(effect, Commit):
+            return (yield from effect)
+        times = yield from Commit((*effect.writes, *checks))
+        if times is None:
+            checks = yield from respect(thread_id, context)
+            return None
+        return times[: len(effect.writes)]
+
+    return (yield from through(flow, perform))
+
+
 # Operators
 
 
@@ -529,7 +586,7 @@ def pause(thread_id: str, cancel: bool, context: Context) -> Flow[bool]:  # noqa
     raise ConflictError(f"The beat of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
-def leases(context: Context) -> Pages[LeaseInfo]:
+def leases(context: Context) -> Pages[LeaseInfo]:  # noqa: ARG001
     """Pages of all leases that are held, expired ones included."""
     after: str | None = ""
     start, end = keys.all_threads_range("")

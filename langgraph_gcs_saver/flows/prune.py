@@ -70,7 +70,7 @@ _FRAMES_PER_PAGE = 20
 """How many documents are read at once with their frames, up to half a megabyte each."""
 
 _MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects")
-_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin")
+_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin", "fence")
 """The fields that stripping removes. The runs' names stay until nothing remains to be done."""
 
 _LEFT = ("objects", "run_id", "former_runs")

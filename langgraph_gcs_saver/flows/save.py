@@ -32,7 +32,8 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
-from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.fences import Fence, fence_of
+from langgraph_gcs_saver.flows.leases import overtaken, respect
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
@@ -162,6 +163,7 @@ def put(request: Put, context: Context) -> Flow[Stored]:
         ConflictError: Other writers won every race, or the parent was deleted with values that only it had.
         GCSSaverError: A companion raised it.
         SerializationError: A value that is not fresh was needed and cannot be serialized.
+        ThreadBusyError: The call has no lease, and a process holds the thread's, or has acquired it meanwhile.
         ValueTooLargeError: The values together, or the checkpoint's other content, are larger than a read allows.
     """
     if request.is_out_of_order():
@@ -199,7 +201,9 @@ class _Attempts:
         self.sibling: str | None = None
         self.mismatches = 0
         thread = keys.thread_doc(request.thread_id)
-        self.is_new = context.noted.get(thread) is None and context.noted.get(f"{thread}!") is None
+        is_noted = context.noted.get(thread) is not None or context.noted.get(f"{thread}!") is not None
+        # An acquisition has made the thread's document.
+        self.is_new = request.fence is None and not is_noted
         self.companions = context.companions_of(
             "put", request.thread_id, request.ns, request.checkpoint_id, request.fence
         )
@@ -215,6 +219,7 @@ class _Attempts:
             self.context.codec.refuse_large_state(plan.size, plan.values)
             yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
             thread = yield from self._guard(layout)
+            yield from self._respect_lease(thread)
             beside = yield from self.companions.writes()
             if layout.uploads:
                 started = yield from Now()
@@ -258,9 +263,24 @@ class _Attempts:
             # reads the thread's document.
             self.is_new = False
             return Guard(keys.thread_doc(self.request.thread_id), None, is_bare=True)
-        found = yield from guard(self.request.thread_id, self.context, beside=self.companions.names)
+        found = yield from guard(
+            self.request.thread_id, self.context, beside=self.companions.names, fence=self.request.fence
+        )
         self.companions.take(found.beside)
         return found
+
+    def _respect_lease(self, thread: Guard | None) -> Flow[None]:
+        """Without a lease, make sure that no process holds one, if a document of this commit names an acquisition.
+
+        Raises:
+            ThreadBusyError: A process holds the lease.
+        """
+        if self.request.fence is None and (
+            (self.head is not None and self.head.fence is not None)
+            or (thread is not None and thread.fence is not None)
+            or (self.own is not None and fence_of(self.own) is not None)
+        ):
+            yield from respect(self.request.thread_id, self.context)
 
     def _find_head(self) -> Flow[None]:
         request = self.request
@@ -453,6 +473,8 @@ class _Attempts:
     def _writes(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> tuple[Write, ...]:
         request = self.request
         fields = manifest.to_fields(plan, layout.body, layout.inner, run_id=request.run_id, index=request.index)
+        if request.fence is not None:
+            fields.update(request.fence.mark)
         writes: list[Write] = []
         if self.own is None:
             writes.append(Create(request.name, fields))
@@ -492,7 +514,15 @@ class _Attempts:
     def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
         """Keep what the commit showed, so that the next put needs no read."""
         request, noted = self.request, self.context.noted
-        self.context.remember(Head(plan.outline(), times[0], None, request.run_id))
+        self.context.remember(
+            Head(
+                plan.outline(),
+                times[0],
+                None,
+                request.run_id,
+                fence=None if request.fence is None else request.fence.nonce,
+            )
+        )
         if self.head is not None and self.head.is_bare:
             self.context.heads.drop(self.head.manifest.name)
         elif self.head is not None:
@@ -605,6 +635,8 @@ class _Attempts:
         self.head = None
         if before is not None:
             self.head = yield from self._head_of(docs.get(before.manifest.name))
+            if self._is_overtaken(before):
+                raise overtaken(request.thread_id)
             if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
                 # The parent was replaced. This checkpoint continues its ancestors, but not its new content.
                 self.head = self.head.bare() if request.history else None
@@ -613,6 +645,11 @@ class _Attempts:
             self.seen = self.head
             yield from self._report_fork()
         return False
+
+    def _is_overtaken(self, before: Head) -> bool:
+        """Whether a process has acquired the lease since this call, which has none, has read the parent."""
+        after = None if self.head is None else self.head.fence
+        return self.request.fence is None and after is not None and after != before.fence
 
     def _report_fork(self) -> Flow[None]:
         """Report another child of the parent, once."""

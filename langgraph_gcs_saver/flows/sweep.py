@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from langgraph_gcs_saver.engine.effects import Emit, Flow, Now, QueryDocs
-from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError
+from langgraph_gcs_saver.errors import ConflictError, ThreadBusyError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import Context
@@ -52,7 +52,7 @@ def sweep_thread(thread: IdleThread, context: Context) -> Flow[IdleThread | None
     """
     try:
         return thread if (yield from delete_thread(thread.thread_id, context, seen=thread.seen)) else None
-    except (ConflictError, UnsupportedFormatError) as error:
+    except (ConflictError, ThreadBusyError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread.thread_id, reason=str(error)))
         return None
 

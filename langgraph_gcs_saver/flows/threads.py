@@ -28,7 +28,10 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.fences import Fence, fence_of
+from langgraph_gcs_saver.flows.leases import LEASED_BY, broken, busy, lease_in
 from langgraph_gcs_saver.flows.listing import list_page
+from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.format import keys, registry
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of, runs_of
 from langgraph_gcs_saver.format.registry import Collection
@@ -50,6 +53,7 @@ class Guard:
         update_time: When it last changed; `None` to require that it does not exist.
         is_bare: Whether it lacks, or may lack, a thread's note (`note_thread`).
         has_root: Whether it says that the root namespace has had a checkpoint.
+        fence: Digits of the last acquisition of the thread's lease, if any.
         beside: Those of the other requested documents that exist.
     """
 
@@ -57,6 +61,7 @@ class Guard:
     update_time: int | None
     is_bare: bool = False
     has_root: bool = False
+    fence: str | None = None
     beside: Mapping[str, Doc] = field(default_factory=dict)
 
     def write(self, fields: dict[str, object]) -> Write:
@@ -66,7 +71,7 @@ class Guard:
         return Merge(self.name, fields, update_time=self.update_time)
 
 
-def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> Flow[Guard]:
+def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fence: Fence | None = None) -> Flow[Guard]:
     """The thread's guard, once no deletion is under way. The thread's document is created if it does not exist.
 
     Without a document, a commit would have no precondition. A whole deletion could then pass unnoticed between an
@@ -74,12 +79,16 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
 
     This waits for a deletion of the thread. If the deletion's mark does not change for `context.timeout` seconds, the
     deletion counts as crashed, and its mark is removed. If it is still running, it notices and starts over.
+
+    Raises:
+        FencedError: The call's lease, `fence`, is lost: the deletion has ended it.
     """
     name = keys.thread_doc(thread_id)
+    wanted = (name, *beside) if fence is None else (name, fence.name, *beside)
     mark: object = None
     met = 0.0
     while True:
-        docs = yield from GetDocs((name, *beside))
+        docs = yield from GetDocs(wanted)
         others = {other: docs[other] for other in beside if other in docs}
         doc = docs.get(name)
         if doc is None:
@@ -89,7 +98,9 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
             continue
         if "deleting" not in doc.fields:
             bare, root = "active" not in doc.fields, doc.fields.get("root") is True
-            return Guard(name, doc.update_time, is_bare=bare, has_root=root, beside=others)
+            return Guard(name, doc.update_time, is_bare=bare, has_root=root, fence=fence_of(doc), beside=others)
+        if fence is not None:
+            fence.require(docs.get(fence.name))
         now = yield from Now()
         if doc.fields["deleting"] != mark:
             mark, met = doc.fields["deleting"], now
@@ -97,14 +108,6 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = ()) -> 
             yield from Commit((unmarked(doc),))
         else:
             yield from Pause(_POLL_SECONDS)
-
-
-def unmarked(thread: Doc) -> Write:
-    """The write that removes the mark of a crashed deletion from a thread's document.
-
-    The deletion may have left any part of the thread. The next checkpoint's note starts the thread again.
-    """
-    return Merge(thread.name, {}, remove=("deleting", "active", "root", "copying"), update_time=thread.update_time)
 
 
 def is_being_deleted(thread_id: str) -> Flow[bool]:
@@ -160,7 +163,7 @@ def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
     )
 
 
-def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) -> Flow[bool]:
+def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, force: bool = False) -> Flow[bool]:
     """Delete every document and object of a thread. Data stored meanwhile may remain, whole.
 
     First the thread's document is marked, so that writers that inherit nothing wait. Then checkpoints are deleted,
@@ -172,12 +175,14 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         thread_id: The thread.
         context: Options and caches.
         seen: Begin only if the thread's document has this update time.
+        force: Whether to end the lease of a process that is alive, which fences it.
 
     Returns:
         False if the thread's document has another update time than `seen`, else true.
 
     Raises:
         ConflictError: Other writers changed the thread in every try.
+        ThreadBusyError: A process holds the thread's lease.
         UnsupportedFormatError: The thread has a collection that only a newer version knows. Nothing was deleted.
     """
     thread = keys.thread_doc(thread_id)
@@ -187,15 +192,21 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
     for _ in range(MAX_TRIES):
         if mark is None:
             # The precondition matters: a mark that arrives after the deletion would block writers for nothing.
-            docs, ids = yield from Gather((GetDocs((thread,), mask=()), ListCollections(thread)))
-            doc = docs.get(thread)
+            names = (thread, keys.fence_doc(thread_id), keys.beat_doc(thread_id))
+            docs, ids = yield from Gather((GetDocs(names, mask=LEASED_BY), ListCollections(thread)))
+            doc, lease = docs.get(thread), lease_in(thread_id, docs)
             if seen is not None and (doc is None or doc.update_time != seen):
                 return False
             registry.check(thread_id, ids)
+            if lease.owner is not None and not (force or lease.is_expired):
+                raise busy(lease)
             # The mark is new each time, because a write that changes nothing would not change the document's time.
             fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
             marked = yield from Commit(
-                (Create(thread, fields) if doc is None else Merge(thread, fields, update_time=doc.update_time),)
+                (
+                    Create(thread, fields) if doc is None else Merge(thread, fields, update_time=doc.update_time),
+                    *broken(lease, context),
+                )
             )
             if marked is None:
                 continue
@@ -204,14 +215,18 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         documents += count
         if held:
             for entry in registry.COLLECTIONS:
-                if not entry.tells_runs:
+                if not (entry.tells_runs or entry.ends):
                     documents += yield from _delete_all(thread, entry)
             count, mark = yield from _delete_blobs(thread_id, mark, context)
             objects += count
         context.noted.drop(thread)
         context.noted.drop(f"{thread}!")
         # This has a precondition, because a write to the thread's document may have come with a checkpoint.
-        gone = held and mark is not None and (yield from Commit((Delete(thread, update_time=mark),))) is not None
+        gone = False
+        if held and mark is not None:
+            last = yield from _last(thread)
+            gone = (yield from Commit((*last, Delete(thread, update_time=mark)))) is not None
+            documents += len(last) if gone else 0
         if not gone:
             doc = (yield from GetDocs((thread,))).get(thread)
             gone = doc is None  # Another deletion has finished.
@@ -224,6 +239,18 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None) 
         f"Thread {thread_id!r} was not deleted completely, because runs kept writing to it. Stop its runs, and call "
         "again to continue the deletion."
     )
+
+
+def _last(thread: str) -> Flow[list[Delete]]:
+    """The writes that delete what ends with the thread's document.
+
+    No process acquires the lease of a thread while its mark holds. So they need no precondition but that of the mark.
+    """
+    found: list[Delete] = []
+    for entry in registry.COLLECTIONS:
+        if entry.ends:
+            found += [Delete(doc.name) for doc in (yield from QueryDocs(f"{thread}/{entry.id}", mask=()))]
+    return found
 
 
 def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[int, bool]]:

@@ -58,6 +58,7 @@ from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, batches, in_levels
 from langgraph_gcs_saver.flows.ids import claim_of
+from langgraph_gcs_saver.flows.leases import respect
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.places import check
 from langgraph_gcs_saver.flows.threads import guard, note_run
@@ -84,7 +85,7 @@ _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
 _FIXED = (*_SHOWN, "pin")
 """The listed fields of a checkpoint that no later call overwrites."""
 
-_OWN = ("deleting", "copying", "claim", "bucket")
+_OWN = ("deleting", "copying", "claim", "bucket", "fence")
 """Fields of a thread's document that concern its own store only."""
 
 _BLOBS = 32
@@ -209,7 +210,7 @@ def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
             continue
         if any(doc.fields.get(key) != listed.fields.get(key) for key in _SHOWN):
             return None
-        fields = {key: value for key, value in doc.fields.items() if key not in _HINTS}
+        fields = {key: value for key, value in doc.fields.items() if key not in (*_HINTS, "fence")}
         fields |= {key: listed.fields[key] for key in _HINTS if key in listed.fields}
         found.append(replace(doc, fields=fields))
     return found
@@ -367,6 +368,9 @@ class _Transfer:
         doc = thread.get(self.thread)
         if doc is None or doc.update_time != held.update_time:
             return False
+        if held.fence is not None:
+            yield from respect(thread_id, self.context)
+        # Each commit requires that the thread's document is unchanged. An acquisition changes it.
         self.time = doc.update_time
         is_ours = claim_of(doc) == self.found.claim
         if is_ours and doc.fields.get("copying") == thread_id:

@@ -39,6 +39,7 @@ from langgraph_gcs_saver.events import CheckpointDamaged, VerificationFailed
 from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.leases import respect
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.stored import Stored
@@ -108,6 +109,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         CheckpointVerificationError: Written data reads back differently, several times in a row.
         ConflictError: A document that the commit depends on, such as the thread's, changed in every try.
         GCSSaverError: A companion raised it.
+        ThreadBusyError: The call has no lease, its writes need an object, and a process holds the thread's lease.
         UnsupportedFormatError: A newer version has stored them.
         WrongKeyError: The stored document was encrypted with another key. It may be from an earlier call.
     """
@@ -128,7 +130,9 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         thread: Guard | None = None
         if uploads:
             # This commit inherits nothing. So nothing else would show a deletion of the thread after the uploads.
-            thread = yield from guard(request.thread_id, context, beside=(*created, *companions.names))
+            thread = yield from guard(
+                request.thread_id, context, beside=(*created, *companions.names), fence=request.fence
+            )
             companions.take(thread.beside)
             found = thread.beside.get(created[0]) if created else None
             if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
@@ -138,6 +142,8 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
                     return Stored(number, is_new=False, channels={})
                 continue
             replaced = found
+            if request.fence is None and thread.fence is not None:
+                yield from respect(request.thread_id, context)
         writes = [*beside, *_commit(records, replaced)]
         if thread is not None:
             writes.append(thread.write({}))

@@ -2,6 +2,7 @@
 
 A document holds `format`, `ns`, `run_id` and `filter` for queries, `manifest` and `frames` (bytes), and `digest`, the
 sha256 of name and manifest. `heir`, the id of the latest child, is the only field that children change.
+`fence` names a lease. Neither is covered by the digest.
 """
 
 from __future__ import annotations

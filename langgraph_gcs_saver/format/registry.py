@@ -44,6 +44,7 @@ class Collection:
         is_plain: Whether it has no flows of its own. If it has, these flows do what `copied` and `objects` would.
         tells_runs: Whether its documents say which runs wrote them. A deletion removes these documents first. With the
             last document that names a run, it removes that run's entry for the thread.
+        ends: Whether its documents are deleted in the commit that deletes the thread's document, and not before.
         moved: Whether transfers and archives carry its documents, unchanged.
         copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
@@ -55,6 +56,7 @@ class Collection:
     is_name: Callable[[str], bool]
     is_plain: bool = True
     tells_runs: bool = False
+    ends: bool = False
     moved: bool = True
     copied: Copied | None = None
     objects: Objects | None = None
@@ -85,6 +87,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     ),
     Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
     Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),
+    Collection(id=keys.LEASES, is_name=keys.is_lease_doc, ends=True, moved=False),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 

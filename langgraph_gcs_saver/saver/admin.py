@@ -428,13 +428,14 @@ class Admin(Connection):
         """Asynchronous twin of `plan_delete_thread`."""
         return await arun(threads.plan_deletion(str(thread_id)), self._backend)
 
-    def delete_thread(self, thread_id: str) -> DeletePlan:
+    def delete_thread(self, thread_id: str, *, force: bool = False) -> DeletePlan:
         """Delete every checkpoint, pending write and object of a thread.
 
         Idempotent: call it again after a crash, and it continues.
 
         Args:
             thread_id: The thread.
+            force: Whether to end the lease of a process that is alive. That process is fenced: it stores nothing more.
 
         Returns:
             What the thread consisted of.
@@ -442,16 +443,17 @@ class Admin(Connection):
         Raises:
             ConflictError: Other writers kept writing to the thread.
             StoreError: A service rejected a request, or did not answer before the deadline.
+            ThreadBusyError: A process holds the thread's lease.
         """
-        return run(self._delete_thread(str(thread_id)), self._backend)
+        return run(self._delete_thread(str(thread_id), force=force), self._backend)
 
-    async def adelete_thread(self, thread_id: str) -> DeletePlan:
+    async def adelete_thread(self, thread_id: str, *, force: bool = False) -> DeletePlan:
         """Asynchronous twin of `delete_thread`."""
-        return await arun(self._delete_thread(str(thread_id)), self._backend)
+        return await arun(self._delete_thread(str(thread_id), force=force), self._backend)
 
-    def _delete_thread(self, thread_id: str) -> Flow[DeletePlan]:
+    def _delete_thread(self, thread_id: str, *, force: bool = False) -> Flow[DeletePlan]:
         plan = yield from threads.plan_deletion(thread_id)
-        yield from threads.delete_thread(thread_id, self._context)
+        yield from threads.delete_thread(thread_id, self._context, force=force)
         return plan
 
     def plan_collect(self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE) -> Each[CollectPlan]:

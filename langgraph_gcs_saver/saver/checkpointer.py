@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
 
+    from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.policy.retention import Retention
 
 RETENTION_STEPS = 16
@@ -377,7 +378,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         rule, step = self._options.retention, metadata.get("step")
         if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
             return
-        prune = partial(self._prune_in_background, request.thread_id, rule)
+        prune = partial(self._prune_in_background, request.thread_id, rule, request.fence)
         if not self._background.submit(RETENTION, request.thread_id, prune):
             reason = f"It was not pruned: the saver was being closed, or {RETENTION.most:,} other threads were waiting."
             self._subscribers.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
@@ -391,10 +392,10 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         # Each call of a subgraph begins at step 0, and a thread at step 0 has nothing to prune.
         return step > 0 and (step - 1 if before is None else before) // RETENTION_STEPS < step // RETENTION_STEPS
 
-    def _prune_in_background(self, thread_id: str, rule: Retention) -> None:
+    def _prune_in_background(self, thread_id: str, rule: Retention, fence: Fence | None) -> None:
         try:
             pruning = flows.prune.prune_by(rule, thread_id, loads=self._loads, context=self._context)
-            run(pruning, self._backend)
+            run(pruning if fence is None else flows.leases.fenced(pruning, fence), self._backend)
         except Exception as error:  # noqa: BLE001 - no caller waits for it; the event reports it
             reason = f"It was not pruned: {type(error).__name__}: {error}"
             self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
@@ -462,6 +463,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         Raises:
             ConflictError: Other writers kept writing to the thread.
             StoreError: A service rejected a request, or did not answer before the deadline.
+            ThreadBusyError: A process holds the thread's lease. `admin.delete_thread(…, force=True)` ends it.
         """
         run(threads.delete_thread(str(thread_id), self._context), self._backend)
 

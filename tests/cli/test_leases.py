@@ -75,3 +75,14 @@ def test_pause_without_a_holder_says_so(saver, command):
     ended = command("pause", "t")
     assert ended.code == 1
     assert "no process holds a lease of thread 't'" in ended.err
+
+
+def test_a_deletion_ends_a_lease_only_by_force(saver, command):
+    with saver.thread("t").lease(owner="job 7") as lease:
+        refused = command("delete", "t", "--yes")
+        assert refused.code == 10
+        assert "job 7" in refused.err
+        assert not lease.lost
+        assert command("delete", "t", "--yes", "--force").code == 0
+        assert command("leases").out == "There are no leases.\n"
+        assert not lease.release()

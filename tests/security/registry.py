@@ -48,6 +48,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.CHECKPOINTS: lambda thread: f"{keys.checkpoints(thread)}/",
     keys.WRITES: lambda thread: f"{keys.writes(thread)}/",
     keys.ASIDE: lambda thread: f"{keys.aside(thread)}/",
+    keys.LEASES: lambda thread: keys.fence_doc(thread).rpartition("/")[0] + "/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     "lg_store": lambda _: keys.PLACE,
 }

@@ -13,6 +13,7 @@ NAMES = {
     "lg_checkpoints": keys.checkpoint_doc("t", "ns", "1f0"),
     "lg_writes": keys.special_writes_doc("t", "ns", "1f0", "task"),
     "lg_aside": keys.aside_doc(keys.checkpoint_doc("t", "ns", "1f0"), "attempt0"),
+    "lg_lease": keys.fence_doc("t"),
 }
 """A name in each collection."""
 
@@ -51,6 +52,7 @@ def test_names_lead_to_entries(id_):
         ["lg_writes", f"~!{keys.inv('1f0')}!task!s!s"],
         ["lg_writes", "~!not inverted!task!s"],
         ["lg_aside", ""],
+        ["lg_lease", "fence"],
         ["lg_unheard", "a"],
         ["feedback", "a"],
         [*path(NAMES["lg_aside"]), "lg_nested"],

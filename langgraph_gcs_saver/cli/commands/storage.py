@@ -249,6 +249,9 @@ def delete(
     cipher: CipherOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="End the lease of a process that writes to the thread.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete threads: every checkpoint, pending write and object.
@@ -269,7 +272,7 @@ def delete(
 
         def act(plans: Iterable[DeletePlan]) -> str:
             for plan in plans:
-                saver.carry_out(plan)
+                saver.delete_thread(plan.thread_id, force=force)
             return f"{count} deleted."
 
         count = counted(len(plans), "thread")

@@ -15,6 +15,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.flows import leases
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
@@ -167,6 +169,8 @@ def make(directory: Path, kind: Kind) -> Seed:
         saver.setup()
         for thread in ("t", "u"):
             fill(saver, thread)
+        held = run(leases.acquire(leases.Acquire("t", "owner", "nonce", 60.0), saver._context), saver._backend)
+        run(leases.release(held.fence, saver._context), saver._backend)
         raw = LocalRaw(directory)
         # A flipped bit in a write, which `repair` sets aside.
         name = next(name for name in sorted(raw.rows()) if name.startswith(keys.writes("t")))

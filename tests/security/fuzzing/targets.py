@@ -321,6 +321,7 @@ class Forged:
             "root",
         }
         known |= {"thread_id", "deleting", "copying", "claim", "bucket", "prefix", "token", "from", "reason"}
+        known |= {"fence", "nonce", "owner", "ttl"}
         fields = self.doc(name)
         for _ in range(rng.choice((1, 1, 2))):
             field = rng.choice(sorted(known | fields.keys()))

@@ -1,0 +1,367 @@
+"""What the holder of a thread's lease may do, what others may not, and what a lease costs."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs, Merge, Pause
+from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
+from langgraph_gcs_saver.flows import leases, prune, save, sweep, writes
+from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy.retention import KeepLast
+from langgraph_gcs_saver.results import IdleThread
+from langgraph_gcs_saver.saver import arguments
+from langgraph_gcs_saver.testing.crash import config_of, put_arguments
+from tests.system.raw import LocalRaw
+
+T = "t"
+LARGE = random.Random(1).randbytes(200_000)
+
+
+class Seen(Interceptor):
+    """Notes the effects that reach the store. Pauses take no time, and `before` runs before each commit."""
+
+    def __init__(self) -> None:
+        self.effects: list[Effect[Any]] = []
+        self.before: Any = None
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        self.effects.append(effect)
+        if isinstance(effect, Pause):
+            return None
+        if isinstance(effect, Commit) and self.before is not None:
+            act, self.before = self.before, None
+            act()
+        return perform(effect)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(effect).__name__ for effect in self.effects if isinstance(effect, (Commit, GetDocs))]
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def saver(tmp_path: Path, seen: Seen) -> Iterator[GCSSaver]:
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store", interceptors=[seen]) as saver:
+        yield saver
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[GCSSaver]:
+    """A saver of another process on the same store, as far as the store knows."""
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
+        yield saver
+
+
+def perform(saver: GCSSaver, flow: Any) -> Any:
+    return run(flow, saver._backend)
+
+
+def acquire(saver: GCSSaver, nonce: str = "n", wait: float = 0, **more: Any) -> leases.Acquired:
+    request = leases.Acquire(**{"thread_id": T, "owner": nonce, "nonce": nonce, "ttl": 60.0, **more})
+    return perform(saver, leases.acquire_within(request, wait, saver._context))
+
+
+def put(saver: GCSSaver, number: int, parent: int | None, fence: Fence | None, ns: str = "") -> None:
+    config, checkpoint, metadata, versions = put_arguments(number, parent, ns=ns)
+    request = arguments.put_request(
+        config, checkpoint, metadata, versions, serde=saver.serde, context=saver._context, now=time.time()
+    )
+    perform(saver, save.put(replace(request, fence=fence), saver._context))
+
+
+def put_writes(saver: GCSSaver, number: int, values: list[tuple[str, Any]], fence: Fence | None) -> None:
+    request = arguments.put_writes_request(config_of(number), values, "task", "", serde=saver.serde)
+    perform(saver, writes.put_writes(replace(request, fence=fence), saver._context))
+
+
+def step(saver: GCSSaver) -> int:
+    return int(saver.get_tuple(config_of(None)).metadata["step"])
+
+
+def age(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the service's clock be ahead: the embedded store's is this process's."""
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + int(seconds * 1e9))
+
+
+# The holder
+
+
+def test_a_put_with_a_lease_costs_one_write_and_no_round(saver, seen):
+    put(saver, 1, None, None)
+    put(saver, 2, 1, None)
+    seen.effects.clear()
+    put(saver, 3, 2, None)
+    without = [effect for effect in seen.effects if isinstance(effect, (Commit, GetDocs))]
+    fence = acquire(saver).fence
+    put(saver, 4, None, fence)  # From here on, the parent is in memory.
+    seen.effects.clear()
+    put(saver, 5, 4, fence)
+    within = [effect for effect in seen.effects if isinstance(effect, (Commit, GetDocs))]
+    assert [type(one) for one in within] == [type(one) for one in without]
+    sizes = [len(one.writes) for one in within if isinstance(one, Commit)]
+    assert sizes == [len(one.writes) + 1 for one in without if isinstance(one, Commit)]
+
+
+def test_an_acquisition_is_two_reads_and_two_commits(saver, seen):
+    put(saver, 1, None, None)
+    put(saver, 2, 1, None, ns="newer")
+    put(saver, 1, None, None, ns="older")
+    put(saver, 1, None, None, ns="oldest")
+    put(saver, 2, None, None)
+    seen.effects.clear()
+    acquire(saver)
+    assert [type(effect).__name__ for effect in seen.effects] == ["GetDocs", "Commit", "QueryDocs", "Commit"]
+
+
+def test_tips_of_other_namespaces_are_marked_if_they_are_newer(saver, other):
+    put(saver, 1, None, None, ns="older")
+    put(saver, 2, None, None)
+    put(saver, 3, None, None, ns="newer")
+    put(saver, 4, 3, None, ns="newer")
+    acquire(other)
+    for number, parent, ns in ((5, 2, ""), (6, 4, "newer")):
+        with pytest.raises(ThreadBusyError):
+            put(saver, number, parent, None, ns=ns)
+    put(saver, 7, 1, None, ns="older")
+
+
+def test_a_holder_that_lost_its_lease_stores_nothing(saver, other):
+    put(saver, 1, None, None)
+    fence = acquire(saver).fence
+    put(saver, 2, 1, fence)
+    acquire(other, "m", take_over=True)
+    with pytest.raises(FencedError, match="'m' holds it now"):
+        put(saver, 3, 2, fence)
+    for values in ([("number", 1)], [("number", LARGE)], [("__interrupt__", "i")]):
+        with pytest.raises(FencedError):
+            put_writes(saver, 2, values, fence)
+    found = other.get_tuple(config_of(None))
+    assert (found.metadata["step"], found.pending_writes) == (2, [])
+
+
+def test_the_holders_background_prune_stops_with_its_lease(saver, other):
+    for number in range(1, 6):
+        put(saver, number, number - 1 or None, None)
+    fence = acquire(saver).fence
+    pruning = prune.prune_by(KeepLast(1), T, loads=saver._loads, context=saver._context)
+    acquire(other, "m", take_over=True)
+    with pytest.raises(FencedError):
+        perform(saver, leases.fenced(pruning, fence))
+    assert len(list(other.list(config_of(None)))) == 5
+
+
+def test_a_lease_of_another_thread_of_the_process_stays_busy(saver):
+    acquire(saver, "n", owner="pod-0")
+    with pytest.raises(ThreadBusyError, match=r"'pod-0' has held its lease since 20.*last sign of life"):
+        acquire(saver, "m", owner="pod-0")
+
+
+def test_a_restarted_holder_takes_its_lease_back(saver, other):
+    acquire(saver, "n", owner="pod-0")
+    found = acquire(other, "m", owner="pod-0")
+    assert (found.taken_over.nonce, found.taken_over.is_expired, found.fence.token) == ("n", False, 2)
+
+
+def test_beats_bring_wishes(saver, other):
+    found = acquire(saver)
+    assert perform(other, leases.pause(T, False, other._context))
+    seen = perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}, saver._context))
+    assert (seen.wish, seen.counter) == (leases.WISH, 1)
+    assert perform(other, leases.pause(T, True, other._context))
+    assert perform(saver, leases.beat(found.fence, seen, None, saver._context)).wish is None
+    (info,) = perform(other, leases.leases(other._context)())
+    assert (info.thread_id, info.owner, info.node, info.is_expired) == (T, "n", "agent", False)
+    perform(saver, leases.release(found.fence, saver._context))
+    assert not perform(other, leases.pause(T, False, other._context))
+    assert perform(other, leases.leases(other._context)()) == []
+
+
+# Expiry
+
+
+def test_an_expired_lease_is_taken_and_was_a_crash(saver, other, monkeypatch):
+    found = acquire(saver)
+    perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}, saver._context))
+    age(monkeypatch, 70)
+    with pytest.raises(ThreadBusyError):
+        acquire(other, "m")
+    age(monkeypatch, 20)
+    former = acquire(other, "m").taken_over
+    assert (former.owner, former.is_expired, former.note) == ("n", True, {"node": "agent"})
+    assert former.downtime > 80
+
+
+def test_who_waits_takes_a_lease_whose_beat_stands_still(saver, other, seen):
+    put(other, 1, None, None)
+    acquire(other, "m")
+    with pytest.raises(ThreadBusyError):
+        acquire(saver, wait=50)
+    assert sum(effect.seconds for effect in seen.effects if isinstance(effect, Pause)) == 50
+    assert acquire(saver, wait=70).taken_over.is_expired
+
+
+def test_an_expired_lease_does_not_stop_a_writer_without_one(saver, other, monkeypatch):
+    put(saver, 1, None, None)
+    fence = acquire(other, "m").fence
+    with pytest.raises(ThreadBusyError):
+        put(saver, 2, None, None)
+    age(monkeypatch, 100)
+    put(saver, 2, None, None)
+    with pytest.raises(FencedError, match="it has no holder now"):
+        put(other, 3, 1, fence)
+    assert step(other) == 2
+
+
+# Writers without a lease
+
+
+def test_large_pending_writes_without_a_lease_wait_for_its_end(saver, other):
+    put(saver, 1, None, None)
+    fence = acquire(other).fence
+    with pytest.raises(ThreadBusyError):
+        put_writes(saver, 1, [("number", LARGE)], None)
+    perform(other, leases.release(fence, other._context))
+    put_writes(saver, 1, [("number", LARGE)], None)
+
+
+def test_a_writer_that_read_before_the_lease_is_stopped_after_its_release(saver, other):
+    put(saver, 1, None, None)
+    perform(other, leases.release(acquire(other).fence, other._context))
+    with pytest.raises(ThreadBusyError, match="since this process read its checkpoint"):
+        put(saver, 2, 1, None)
+    assert step(saver) == 1
+    put(saver, 2, 1, None)
+
+
+def test_a_thread_that_is_being_deleted_gives_no_lease(saver, other):
+    put(saver, 1, None, None)
+    perform(saver, iter(Commit((Merge(keys.thread_doc(T), {"deleting": "mark"}),))))
+    with pytest.raises(ThreadBusyError, match="is being deleted"):
+        acquire(other)
+    assert acquire(saver, wait=saver._context.timeout + 5).fence.token == 1, "the deletion has crashed"
+
+
+@pytest.mark.parametrize("wait", [0, 1])
+def test_writers_without_a_lease_can_keep_one_from_being_acquired(saver, other, seen, monkeypatch, wait):
+    put(other, 1, None, None)
+    monkeypatch.setattr(leases, "MAX_TRIES", 3)
+    numbers = iter(range(2, 100))
+
+    def interfere() -> None:
+        number = next(numbers)
+        perform(
+            other,
+            iter(Commit((Merge(keys.checkpoint_doc(T, "", put_arguments(1, None)[1]["id"]), {"pin": str(number)}),))),
+        )
+        seen.before = interfere
+
+    seen.before = interfere
+    with pytest.raises(ConflictError, match="was not acquired"):
+        acquire(saver, wait=wait)
+    seen.before = None
+    assert acquire(other, "m").taken_over is None, "it was released"
+
+
+# Others who change a thread
+
+
+def test_a_deletion_needs_force(saver, other):
+    put(saver, 1, None, None)
+    fence = acquire(saver).fence
+    for delete in (lambda: other.delete_thread(T), lambda: other.admin.delete_thread(T)):
+        with pytest.raises(ThreadBusyError):
+            delete()
+    assert step(other) == 1
+    other.admin.delete_thread(T, force=True)
+    with pytest.raises(FencedError):
+        put(saver, 2, 1, fence)
+    assert other.get_tuple(config_of(None)) is None
+
+
+def test_a_deletion_ends_an_expired_lease(saver, other, monkeypatch, tmp_path):
+    put(saver, 1, None, None)
+    acquire(saver)
+    age(monkeypatch, 100)
+    other.delete_thread(T)
+    assert LocalRaw(tmp_path / "store").documents() == {}
+
+
+def test_a_sweep_skips_a_thread_with_a_lease(saver, other, tmp_path):
+    put(saver, 1, None, None)
+    acquire(saver)
+    (doc,) = perform(other, iter(GetDocs((keys.thread_doc(T),)))).values()
+    idle = IdleThread(thread_id=T, idle=timedelta(days=1), seen=doc.update_time)
+    assert perform(other, sweep.sweep_thread(idle, other._context)) is None
+    assert step(other) == 1
+
+
+def test_a_copy_respects_the_lease_of_its_target_and_carries_none(saver, other, tmp_path):
+    put(saver, 1, None, acquire(saver).fence)
+    acquire(saver, "m", thread_id="copy")
+    with pytest.raises(ThreadBusyError):
+        other.copy_thread(T, "copy")
+    other.copy_thread(T, "another")
+    found = LocalRaw(tmp_path / "store").documents()
+    mine = [name for name in found if name.startswith(keys.thread_doc("another"))]
+    assert len(mine) == 2
+    assert not any("fence" in found[name] for name in mine)
+
+
+def test_an_import_respects_the_lease_of_its_target_and_carries_none(saver, other, tmp_path):
+    put(saver, 1, None, acquire(saver).fence)
+    saver.admin.export_thread(T, tmp_path / "archive.tar")
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/target") as target:
+        held = acquire(target)
+        with pytest.raises(ThreadBusyError):
+            target.admin.import_thread(tmp_path / "archive.tar")
+        perform(target, leases.release(held.fence, target._context))
+        target.admin.import_thread(tmp_path / "archive.tar")
+        assert step(target) == 1
+    found = LocalRaw(tmp_path / "target").documents()
+    assert not any("fence" in fields for name, fields in found.items() if f"/{keys.CHECKPOINTS}/" in name)
+
+
+def test_a_repair_respects_the_lease(saver, other, tmp_path):
+    put(saver, 1, None, None)
+    put(saver, 2, 1, None)
+    raw = LocalRaw(tmp_path / "store")
+    name = keys.checkpoint_doc(T, "", put_arguments(1, None)[1]["id"])
+    raw.set_document(name, raw.documents()[name] | {"frames": b"damaged"})
+    held = acquire(saver)
+    with pytest.raises(ThreadBusyError):
+        other.admin.repair(T)
+    perform(saver, leases.release(held.fence, saver._context))
+    before = raw.documents()
+    other.admin.repair(T)
+    assert raw.documents() != before
+
+
+def test_no_commit_of_a_flow_is_applied_once_a_lease_is_acquired_meanwhile(saver, other):
+    perform(saver, leases.release(acquire(saver).fence, saver._context))
+
+    def two_commits() -> Any:
+        yield from Commit((Merge("lg_apps/one", {"n": 1}),))
+        acquire(other, "m")
+        yield from Commit((Merge("lg_apps/two", {"n": 2}),))
+
+    with pytest.raises(ThreadBusyError):
+        perform(saver, leases.while_free(T, two_commits(), saver._context))
+    assert set(perform(saver, iter(GetDocs(("lg_apps/one", "lg_apps/two"))))) == {"lg_apps/one"}
