@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from langgraph_gcs_saver.engine.effects import Emit, Flow, Gather, GetDocs, ListBlobs, QueryDocs
-from langgraph_gcs_saver.errors import UNREADABLE
-from langgraph_gcs_saver.events import ThreadSkipped
+from langgraph_gcs_saver.engine.effects import Flow, Gather, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.flows.manifests import read_manifest, unreadable
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, kind_of
 
 T = TypeVar("T")
 
@@ -25,6 +24,9 @@ Cursor = tuple[str, str]
 """The last thread seen among documents, and the last one seen among objects: the two are in different orders."""
 
 START: Cursor = ("", "")
+
+_PER_PAGE = 50
+"""How many checkpoints are read at once; each may have half a megabyte of frames."""
 
 
 def each_thread(
@@ -51,7 +53,7 @@ def each_thread(
     def page() -> Flow[Sequence[T] | None]:
         nonlocal cursor
         if given is None:
-            found = yield from next_thread(cursor, context)
+            found = yield from next_thread(cursor, tries, context)
             thread_id, cursor = (None, cursor) if found is None else found
             is_end = found is None
         else:
@@ -75,12 +77,13 @@ def all_of(pages: Pages[T]) -> Flow[list[T]]:
     return found
 
 
-def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Cursor] | None]:
+def next_thread(cursor: Cursor, tries: Tries, context: Context) -> Flow[tuple[str | None, Cursor] | None]:
     """The next thread of the store, and the cursor for the call after this one; `None` at the end.
 
     A thread is found by its document. If the document is missing, it is found by its checkpoints or pending writes. If
     these are missing too, it is found by its objects. A thread's id may be too long for a name. If no document contains
-    such an id either, the thread is returned without an id.
+    such an id either, the thread is returned without an id. If that is because its checkpoints cannot be read, `tries`
+    keeps the error.
     """
     segment, blob_segment = cursor
     start, end = keys.all_threads_range(segment)
@@ -96,13 +99,9 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
         segment = found[0]
         own = next((doc for doc in threads if keys.thread_segment_of(doc.name) == segment), None)
         thread_id = keys.thread_id_of(segment) if own is None else thread_id_of(own)
-        for doc in checkpoints:
-            if thread_id is None and keys.thread_segment_of(doc.name) == segment:
-                try:
-                    thread_id = (yield from read_manifest(doc, context.codec)).thread_id
-                except (DamagedError, *UNREADABLE) as error:
-                    # No readable document contains the thread's id, so the event has the segment of its name.
-                    yield from Emit(ThreadSkipped(thread_id=segment, reason=str(error)))
+        if thread_id is None:
+            # If no readable document contains the thread's id, the event has the segment of its name.
+            thread_id = yield from tries.of(_id_in_checkpoints(segment, context), segment)
         return thread_id, (segment, blob_segment)
     blobs = yield from ListBlobs(
         "", keys.past_thread_blobs(blob_segment) if blob_segment else None, limit=1, checksums=False
@@ -119,3 +118,28 @@ def next_thread(cursor: Cursor, context: Context) -> Flow[tuple[str | None, Curs
     )
     known = bool(thread or docs)
     return (None if known else keys.thread_id_of(blob_segment)), (segment, blob_segment)
+
+
+def _id_in_checkpoints(segment: str, context: Context) -> Flow[str | None]:
+    """The id of a thread, from its newest readable checkpoint; `None` if it has no checkpoints.
+
+    Raises:
+        CheckpointCorruptError: All checkpoints are damaged, and other errors if they cannot be read.
+    """
+    first: GCSSaverError | None = None
+    after: str | None = None
+    while docs := (yield from QueryDocs(f"{keys.THREADS}/{segment}/{keys.CHECKPOINTS}", after=after, limit=_PER_PAGE)):
+        for doc in docs:
+            if kind_of(doc) is DocumentKind.STRIPPED:
+                continue
+            try:
+                return (yield from read_manifest(doc, context.codec)).thread_id
+            except DamagedError as damage:
+                ns = keys.told_id(keys.ns_segment_of(doc.name))
+                first = first or unreadable(damage, segment, ns, keys.checkpoint_id_of(doc.name))
+            except UNREADABLE as error:
+                first = first or error
+        after = docs[-1].name
+    if first is not None:
+        raise first
+    return None

@@ -39,7 +39,7 @@ from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.marks import unmarked
+from langgraph_gcs_saver.flows.marks import mark_of, unmark
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
 from langgraph_gcs_saver.records import record
@@ -304,7 +304,7 @@ class Acquisition:
             if refused is not None:
                 if doc is not None and "deleting" in doc.fields and self.stood > self.context.timeout:
                     # As every writer does, take the deletion for crashed. If it still runs, it starts over.
-                    yield from Commit((unmarked(doc),))
+                    yield from Commit((unmark(doc),))
                     continue
                 if self.waited >= self.wait:
                     raise refused
@@ -328,7 +328,7 @@ class Acquisition:
 
     def _refusal(self, lease: Lease, thread: Doc | None) -> ThreadBusyError | None:
         """The error that this acquisition meets now, if any."""
-        deleting = None if thread is None else thread.fields.get("deleting")
+        deleting = None if thread is None else mark_of(thread)
         beat = None if lease.beat is None else lease.beat.update_time
         mark = (deleting, lease.since, beat)
         if mark != self.mark:

@@ -57,7 +57,15 @@ from langgraph_gcs_saver.flows.referrers import objects_of, unreferenced
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest
-from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, heir_of, kind_of, runs_of
+from langgraph_gcs_saver.format.manifest import (
+    LISTED_BY,
+    DamagedError,
+    DocumentKind,
+    Manifest,
+    heir_of,
+    kind_of,
+    runs_of,
+)
 from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
@@ -174,36 +182,37 @@ def is_whole(found: Snapshot, before: Doc | None) -> Flow[bool]:
         before: The thread's document, as it was before that snapshot.
 
     Raises:
-        CheckpointCorruptError: The newest checkpoint of a namespace has a newer child, which is missing.
+        CheckpointCorruptError: A checkpoint has a child that is newer than all of its namespace, and missing.
+        ConflictError: A checkpoint is missing, and the thread is marked as being deleted.
         DamageError: The root namespace had checkpoints, and all are missing.
     """
-    newest: dict[str, Entry] = {}
+    newest: dict[str, str] = {}
     for entry in found.entries.values():
         ns = entry.manifest.ns
-        newest[ns] = max(newest.get(ns, entry), entry, key=lambda one: one.manifest.checkpoint_id)
-    parent = next((entry for entry in newest.values() if _newer_child(entry) is not None), None)
+        newest[ns] = max(newest.get(ns, ""), entry.manifest.checkpoint_id)
+    # The lost one may be a fork of any checkpoint.
+    parent = next((one for one in found.entries.values() if (heir_of(one.doc) or "") > newest[one.manifest.ns]), None)
     had_root = before is not None and before.fields.get("root") is True
     if parent is None and ("" in newest or not had_root):
         return True
     name = keys.thread_doc(found.thread_id)
-    names = (name,) if parent is None else (name, parent.doc.name)
-    docs = yield from GetDocs(names, mask=("deleting",))
-    thread = docs.get(name)
-    if thread is not None and "deleting" in thread.fields:
-        return True  # A deletion deletes children first.
+    heir = "" if parent is None else heir_of(parent.doc) or ""
+    child = "" if parent is None else keys.checkpoint_doc(found.thread_id, parent.manifest.ns, heir)
+    names = (name,) if parent is None else (name, child, parent.doc.name)
+    docs = yield from GetDocs(names, mask=("deleting", *LISTED_BY))
     seen = before if parent is None else parent.doc
     if seen is None or names[-1] not in docs or docs[names[-1]].update_time != seen.update_time:
         return False
+    if child in docs and kind_of(docs[child]) is DocumentKind.CHECKPOINT:
+        return False  # It was stored during the snapshot.
+    if name in docs and "deleting" in docs[name].fields:
+        raise ConflictError(
+            f"Thread {found.thread_id!r} is marked as being deleted, and checkpoints are missing. If the deletion has "
+            "crashed, delete the thread again, or call repair to keep what is left. Then call again."
+        )
     if parent is None:
         raise emptied(found.thread_id)
-    known, heir = parent.manifest, _newer_child(parent) or ""
-    damage = DamagedError(LOST_HEIR, frame=keys.checkpoint_doc(found.thread_id, known.ns, heir))
-    raise corrupt(damage, found.thread_id, known.ns, heir)
-
-
-def _newer_child(entry: Entry) -> str | None:
-    heir = heir_of(entry.doc)
-    return heir if heir is not None and heir > entry.manifest.checkpoint_id else None
+    raise corrupt(DamagedError(LOST_HEIR, frame=child), found.thread_id, parent.manifest.ns, heir)
 
 
 def _thread(thread_id: str) -> Flow[Doc | None]:

@@ -10,6 +10,7 @@ from langgraph_gcs_saver.flows.all_threads import START, next_thread
 from langgraph_gcs_saver.flows.context import Context, Loads, Place
 from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_of
 from langgraph_gcs_saver.flows.survey import survey
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import RebindPlan
 
@@ -58,8 +59,9 @@ def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flo
 def _plan(bound: Place | None, place: Place, loads: Loads, context: Context) -> Flow[RebindPlan]:
     threads = objects = 0
     missing: list[str] = []
+    tries = Tries()
     cursor = START
-    while (step := (yield from next_thread(cursor, context))) is not None:
+    while (step := (yield from next_thread(cursor, tries, context))) is not None:
         thread_id, cursor = step
         if thread_id is None:
             continue
@@ -70,6 +72,7 @@ def _plan(bound: Place | None, place: Place, loads: Loads, context: Context) -> 
         objects += len(wanted)
         # A survey reports the first missing frame of each value only, so later ones are looked for here.
         missing += sorted(damaged | (wanted - found.blobs.keys()))
+    tries.end()
     return RebindPlan(
         bound=None if bound is None else str(bound),
         place=str(place),

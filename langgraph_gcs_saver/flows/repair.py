@@ -32,6 +32,7 @@ from langgraph_gcs_saver.engine.effects import (
     Merge,
     Now,
     PutBlob,
+    QueryDocs,
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
@@ -39,6 +40,7 @@ from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.leases import while_free
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
+from langgraph_gcs_saver.flows.marks import unmark
 from langgraph_gcs_saver.flows.readback import failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.survey import LEFT_CLEAR, Broken, Survey, survey
@@ -186,6 +188,9 @@ def _check_planned(shown: RepairPlan, planned: RepairPlan) -> None:
 def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_Plan]:
     plan = _Plan(found)
     if found.deleting:
+        if found.is_abandoned:  # The next pass plans the rest.
+            step = partial(RepairStep, action="mend", name=keys.thread_doc(found.thread_id))
+            plan.steps.append(step(reason="the mark of a deletion that crashed or never began is removed"))
         return plan
     deltas = found.deltas()
     search = _Search(found, deltas, loads, dumps, replace(context, values=ByteCache(_CACHE_BYTES)))
@@ -239,6 +244,9 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     ]
     if found.thread is None and found.order:
         plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
+    if found.names_another:
+        reason = "it names another thread"
+        plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason=reason))
     for name, heir in found.lost.items():
         if name not in plan.aside:
             reason = f"its child {heir!r} is missing and cannot be recovered"
@@ -623,10 +631,16 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
     A step that conflicts with another writer changes nothing, and is planned again, like the steps after it.
     """
     found = plan.found
+    if found.thread is not None and found.is_abandoned:
+        return (yield from _remove_mark(found.thread, found.thread_id))
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     times.update({name: one.doc.update_time for name, one in found.unreadable.items()})
     if not (yield from _restore_documents(found, times)):
         return False
+    if found.thread is not None and found.names_another:
+        own = Merge(found.thread.name, {"thread_id": found.thread_id}, update_time=found.thread.update_time)
+        if (yield from Commit((own,))) is None:
+            return False
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
     if wrong is not None:
@@ -671,6 +685,13 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
         if not (yield from _set_aside(plan, name, times, context, stays=name in needed, parents=heirs)):
             return False
     return True
+
+
+def _remove_mark(thread: Doc, thread_id: str) -> Flow[bool]:
+    """Remove the mark of a deletion that crashed or never began; false after a conflict."""
+    root = yield from QueryDocs(keys.checkpoints(thread_id), (("ns", keys.enc("")),), limit=1, mask=())
+    note = note_thread(thread_id, (yield from Now()), has_root=True) if root else {}
+    return (yield from Commit((unmark(thread, note),))) is not None
 
 
 def _restore_documents(found: Survey, times: Mapping[str, int]) -> Flow[bool]:

@@ -39,6 +39,7 @@ from langgraph_gcs_saver.flows.manifests import (
     report_clear,
     rest_of,
 )
+from langgraph_gcs_saver.flows.marks import mark_of, unmarked
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import is_clear, read_stubs
@@ -77,6 +78,12 @@ _NAMES_PER_PAGE = 200
 
 _CACHE_BYTES = 64 << 20
 """The size of the cache while a thread is decoded, oldest checkpoint first."""
+
+MARKED = (
+    "a deletion of the thread crashed, or its mark is forged, so checkpoints may be missing: call delete_thread to "
+    "delete the rest, or repair to keep it"
+)
+"""The reason for a thread's document with the mark of a deletion that crashed or never began."""
 
 LEFT_CLEAR = "it still has frames in clear that no checkpoint refers to"
 """The reason for a document that was in clear before its checkpoint was stored again."""
@@ -171,12 +178,13 @@ class Survey:
         hints: Fields for queries that differ from the manifest, by document name, with the right values.
         exposed: Keys in the field `filter` that differ from the metadata, and that the saver must not correct, by
             document name. With a cipher it writes only what `clear_metadata` names in clear.
-        lost: The newest checkpoints of namespaces whose newer child is missing, and the child's id.
+        lost: Checkpoints with a child that is newer than all of their namespace, and missing; and the child's id.
         severed: Missing ancestors that DeltaChannels are made of, by their documents' names, with the documents of the
             checkpoints that need them.
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
         emptied: Whether the root namespace had checkpoints, and all are missing.
+        is_abandoned: Whether the thread has the mark of a deletion that crashed or never began.
         unreferenced: Orphans: objects and stripped documents that nothing refers to.
     """
 
@@ -202,6 +210,7 @@ class Survey:
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
+    is_abandoned: bool = False
     unreferenced: list[str] = field(default_factory=list)
 
     @property
@@ -212,8 +221,13 @@ class Survey:
 
     @property
     def deleting(self) -> bool:
-        """Whether the thread is being deleted."""
+        """Whether the thread is marked as being deleted."""
         return self.thread is not None and "deleting" in self.thread.fields
+
+    @property
+    def names_another(self) -> bool:
+        """Whether the thread's document names another thread."""
+        return self.thread is not None and self.thread.fields.get("thread_id") != self.thread_id
 
     def damaged_channels(self, name: str) -> dict[str, Broken]:
         """The unreadable channels of a checkpoint, each with its first broken frame."""
@@ -338,6 +352,10 @@ class Survey:
         if self.thread is None and self.order:  # pending writes may be stored first, without a thread's document
             reason = "the thread's own document is missing; the next checkpoint recreates it"
             found.append(make(kind="missing", name=keys.thread_doc(self.thread_id), reason=reason))
+        if self.names_another:
+            found.append(make(kind="corrupt", name=keys.thread_doc(self.thread_id), reason="it names another thread"))
+        if self.is_abandoned:
+            found.append(make(kind="corrupt", name=keys.thread_doc(self.thread_id), reason=MARKED))
         found += [make(kind="unreferenced", name=name, reason="nothing refers to it") for name in self.unreferenced]
         return found
 
@@ -354,6 +372,8 @@ class Survey:
 def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[Survey]:
     """Look at everything that a thread stores. If anything is wrong, look again: only what stays wrong is damage.
 
+    This waits for a deletion of the thread, as writers do. The mark of one that has crashed is damage.
+
     Raises:
         WrongKeyError: It is encrypted with another key, or the saver has none.
         UnsupportedFormatError: A newer version wrote some of it, or has added a collection to it.
@@ -361,8 +381,15 @@ def survey(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow
         WrongStoreError: Objects are missing because the store was bound to another place since.
     """
     before: set[tuple[str, str, str, str]] = set()
+    crashed: str | None = None
     for _ in range(LOOKS):
         found = yield from _look(thread_id, depth, loads, context)
+        if found.thread is not None and found.deleting:
+            found.is_abandoned = mark_of(found.thread) == crashed
+            if not found.is_abandoned:
+                docs = yield from unmarked(thread_id, context, removes=False)
+                crashed = mark_of(docs[found.thread.name]) if found.thread.name in docs else None
+                continue
         damage = {(str(one.kind), one.name, one.channel or "", one.reason) for one in found.findings() if one.is_damage}
         if not before:
             yield from recheck(context, is_missing=any(kind == "missing" for kind, *_ in damage))
@@ -481,36 +508,40 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         for doc_name, entry in found.entries.items()
         for run in runs_of(replace(entry.doc, fields={**entry.doc.fields, **found.hints.get(doc_name, {})}))
     }
-    heirs: dict[str, tuple[str, str]] = {}
-    seen: set[str] = set()
+    newest: dict[str, str] = {}
     for doc_name in found.order:
-        segment = keys.ns_segment_of(doc_name)
-        if segment in seen:
-            continue
-        seen.add(segment)
-        entry = found.entries.get(doc_name)
-        heir = None if entry is None else heir_of(entry.doc)
-        if entry is not None and heir is not None and heir > entry.manifest.checkpoint_id:
-            heirs[keys.checkpoint_doc(found.thread_id, entry.manifest.ns, heir)] = doc_name, heir
-    docs = yield from _get((name, *heirs, *runs), ("run_id", "thread_id"))
+        newest.setdefault(keys.ns_segment_of(doc_name), keys.checkpoint_id_of(doc_name))
+    # The newest checkpoint of a namespace may be a fork of any other.
+    heirs = {
+        doc_name: heir
+        for doc_name, entry in found.entries.items()
+        if (heir := heir_of(entry.doc)) is not None and heir > newest[keys.ns_segment_of(doc_name)]
+    }
+    children = {
+        doc_name: keys.checkpoint_doc(found.thread_id, found.entries[doc_name].manifest.ns, heir)
+        for doc_name, heir in heirs.items()
+    }
+    docs = yield from _get({*children.values(), *runs}, ("run_id", "thread_id"))
     thread, ids = yield from Gather((GetDocs((name,)), ListCollections(name)))
     registry.check(found.thread_id, ids)
     found.thread = thread.get(name)
-    if found.deleting:
-        return
-    written = {name: {"run_id": run, "thread_id": found.thread_id} for name, run in runs.items()}
-    found.runs = {name: run for name, run in runs.items() if name not in docs or docs[name].fields != written[name]}
-    found.misnamed = found.runs.keys() & docs.keys()
     for user, ancestor in lost_ancestors(map(_row, found.entries.values())).items():
         lost = keys.checkpoint_doc(found.thread_id, found.entries[user].manifest.ns, ancestor)
         if lost not in found.unreadable:
             found.severed.setdefault(lost, []).append(user)
+    if found.deleting:
+        return  # A deletion removes runs and children first. The finding about its mark covers what is missing.
+    written = {name: {"run_id": run, "thread_id": found.thread_id} for name, run in runs.items()}
+    found.runs = {name: run for name, run in runs.items() if name not in docs or docs[name].fields != written[name]}
+    found.misnamed = found.runs.keys() & docs.keys()
     # As in a read, a stripped child counts as missing.
     found.lost = {
-        doc_name: heir for child, (doc_name, heir) in heirs.items() if child not in docs or child in found.stripped
+        doc_name: heir
+        for doc_name, heir in heirs.items()
+        if children[doc_name] not in docs or children[doc_name] in found.stripped
     }
     root = found.thread is not None and found.thread.fields.get("root") is True
-    if root and keys.enc("") not in seen:
+    if root and keys.enc("") not in newest:
         again = yield from QueryDocs(keys.checkpoints(found.thread_id), (("ns", keys.enc("")),), limit=1, mask=())
         found.emptied = not again
 

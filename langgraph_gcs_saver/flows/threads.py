@@ -19,8 +19,6 @@ from langgraph_gcs_saver.engine.effects import (
     GetDocs,
     ListCollections,
     Merge,
-    Now,
-    Pause,
     QueryDocs,
     Write,
 )
@@ -40,8 +38,6 @@ from langgraph_gcs_saver.results import DeletePlan
 
 _RUNS_PER_PAGE = 5000
 """How many documents are read at once, only by name and runs: well within one call's deadline."""
-
-_POLL_SECONDS = 0.25
 
 
 @record(frozen=True, slots=True)
@@ -77,18 +73,14 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
     Without a document, a commit would have no precondition. A whole deletion could then pass unnoticed between an
     upload and its commit.
 
-    This waits for a deletion of the thread. If the deletion's mark does not change for `context.timeout` seconds, the
-    deletion counts as crashed, and its mark is removed. If it is still running, it notices and starts over.
+    This waits for a deletion of the thread, as `unmarked` does.
 
     Raises:
         FencedError: The call's lease, `fence`, is lost: the deletion has ended it.
     """
     name = keys.thread_doc(thread_id)
-    wanted = (name, *beside) if fence is None else (name, fence.name, *beside)
-    mark: object = None
-    met = 0.0
     while True:
-        docs = yield from GetDocs(wanted)
+        docs = yield from unmarked(thread_id, context, beside=beside, fence=fence)
         others = {other: docs[other] for other in beside if other in docs}
         doc = docs.get(name)
         if doc is None:
@@ -96,18 +88,8 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
             if times is not None:
                 return Guard(name, times[0], is_bare=True, beside=others)
             continue
-        if "deleting" not in doc.fields:
-            bare, root = "active" not in doc.fields, doc.fields.get("root") is True
-            return Guard(name, doc.update_time, is_bare=bare, has_root=root, fence=fence_of(doc), beside=others)
-        if fence is not None:
-            fence.require(docs.get(fence.name))
-        now = yield from Now()
-        if doc.fields["deleting"] != mark:
-            mark, met = doc.fields["deleting"], now
-        if now - met > context.timeout:
-            yield from Commit((unmarked(doc),))
-        else:
-            yield from Pause(_POLL_SECONDS)
+        bare, root = "active" not in doc.fields, doc.fields.get("root") is True
+        return Guard(name, doc.update_time, is_bare=bare, has_root=root, fence=fence_of(doc), beside=others)
 
 
 def is_being_deleted(thread_id: str) -> Flow[bool]:

@@ -886,6 +886,7 @@ def prune_and_deletion() -> Scenario:
         Process("D", (delete(),), lost=1),
         rule=LATEST,
         empty=True,
+        errors=(ConflictError,),
     )
 
 
@@ -899,6 +900,7 @@ def prune_deletion_and_a_writer() -> Scenario:
         rule=LATEST,
         may_vanish="A",
         batch=2,
+        errors=(ConflictError,),
     )
 
 
@@ -1225,6 +1227,7 @@ def two_collectors_and_a_deletion() -> Scenario:
         Process("D", (delete(),)),
         empty=True,
         batch=2,
+        errors=(ConflictError,),
     )
 
 

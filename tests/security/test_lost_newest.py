@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, DamageError
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
+from tests.kit.impatience import impatient
 from tests.system.build import cfg, cid, put, values
 
 from .forging import name_of
@@ -129,11 +130,52 @@ def test_after_a_repair_the_older_one_is_the_newest(make_saver, raw, heir):
 
 
 @pytest.mark.parametrize("gone", [{name_of(3)}, {name_of(n) for n in (1, 2, 3)}], ids=["the newest", "all"])
-def test_what_a_dead_deletion_left_is_not_lost(make_saver, raw, gone):
-    saver = make_saver(inline_max_bytes=0)
+def test_what_a_crashed_deletion_left_is_deleted_or_kept_by_choice(make_saver, raw, gone):
+    events = []
+    saver = impatient(make_saver(inline_max_bytes=0, on_event=events.append))
     fill(saver)
     without(raw, gone)
     thread = keys.thread_doc("t")
     raw.set_document(thread, {**raw.documents()[thread], "deleting": "1"})
-    assert saver.admin.collect(orphan_age=NOW)[0].skipped is None
+    left = raw.snapshot()
+    events.clear()
+    assert saver.admin.collect(orphan_age=NOW) == []
+    assert [(type(one).__name__, one.thread_id) for one in events] == [("ThreadSkipped", "t")]
+    with pytest.raises(ConflictError, match="marked as being deleted"):
+        saver.prune(["t"], strategy=KeepLast(1))
+    assert raw.snapshot() == left
+    assert thread in {one.name for one in saver.admin.verify("t") if one.is_damage}
+    saver.admin.repair("t")
+    assert not [one for one in saver.admin.verify("t", depth="data") if one.is_damage]
     saver.prune(["t"], strategy=KeepLast(1))
+    raw.set_document(thread, {**raw.documents()[thread], "deleting": "1"})
+    saver.delete_thread("t")
+    assert not [name for name in raw.documents() if name.startswith(thread)]
+
+
+def test_a_lost_fork_of_an_older_one_is_noticed(make_saver, raw):
+    saver = make_saver(inline_max_bytes=0)
+    fill(saver)
+    put(saver, 9, {"v": noise(9)}, parent=1)
+    saver.put_writes(cfg(9), [("__resume__", "denied")], "task")
+    restore = without(raw, {name_of(9)})
+    left = raw.snapshot()
+    (finding,) = (one for one in saver.admin.verify("t", depth="data") if one.is_damage)
+    assert (finding.kind, finding.checkpoint_id) == ("missing", cid(9))
+    assert [cid(9) in plan.skipped for plan in saver.admin.collect(orphan_age=NOW)] == [True]
+    with pytest.raises(CheckpointCorruptError, match=cid(9)):
+        saver.prune(["t"], strategy=KeepLast(1))
+    with pytest.raises(CheckpointCorruptError, match=cid(9)):
+        saver.copy_thread("t", "u")
+    assert raw.snapshot() == left
+    restore()
+    assert list(saver.admin.verify("t", depth="data")) == []
+    assert values(saver.get_tuple(cfg(9))) == {"v": noise(9)}
+    # One that is given up is forgotten, and one that a rule removes is not missing.
+    without(raw, {name_of(9)})
+    saver.admin.repair("t")
+    assert not [one for one in saver.admin.verify("t", depth="data") if one.is_damage]
+    put(saver, 9, {"v": noise(9)}, parent=1, metadata={"run_id": "late"})
+    saver.delete_for_runs(["late"])
+    assert not [one for one in saver.admin.verify("t", depth="data") if one.is_damage]
+    saver.copy_thread("t", "u")

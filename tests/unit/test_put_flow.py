@@ -849,7 +849,7 @@ def test_more_metadata_than_any_document_holds_is_refused_at_once_or_stored(mode
 # Deletions
 
 
-def deleting(model, mark="a deletion"):
+def deleting(model, mark="0" * 12):
     model.perform(Commit((Merge(THREAD, {"deleting": mark}),)))
 
 
@@ -896,7 +896,7 @@ def test_a_deletion_that_shows_signs_of_life_is_waited_for(model, context, paren
         if isinstance(effect, Pause):
             pauses.append(effect.seconds)
             if len(pauses) % 30 == 0 and len(pauses) < 200:
-                deleting(model, f"batch {len(pauses)}")
+                deleting(model, f"{len(pauses):012}")
             if len(pauses) == 200:
                 model.aside(delete_thread("t", make_context()))
 
