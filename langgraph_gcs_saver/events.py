@@ -354,6 +354,30 @@ class ClearTextEncrypted(Event):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class OperationLate(Event):
+    """An attempt at an operation has ended after another attempt, or a person, had taken its place.
+
+    Its outcome is stored beside the other one. Find out whether the operation took effect twice.
+
+    Attributes:
+        thread_id: The thread; empty if all threads share the operation.
+        key: The operation's key.
+        operation: The operation's name.
+        attempt: The number of the late attempt.
+        outcome: Its outcome.
+        state: The state of the operation, which stays.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    key: str
+    operation: str
+    attempt: int
+    outcome: str
+    state: str
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class ThreadDeleted(Event):
     """`delete_thread` removed everything of a thread.
 

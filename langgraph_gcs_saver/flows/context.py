@@ -126,6 +126,7 @@ class Context:
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
+        guards: When threads' own documents last changed, by name, as claims of operations have seen them.
         steps: The last step stored, by thread and namespace, if the saver has a retention.
         fences: The leases that this process holds. A forked child holds none.
     """
@@ -144,6 +145,7 @@ class Context:
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
+    guards: ByteCache[str, int] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
     fences: Fences = field(default_factory=dict)
 

@@ -7,9 +7,13 @@ lg_threads/{thread}/lg_writes/{enc(ns)}!{inv(id)}!{task}!…     pending writes
 lg_threads/{thread}/lg_aside/{the document's id}!{attempt}     damaged documents, kept for inspection
 lg_threads/{thread}/lg_lease/fence-0                           the lease of the thread: who may write to it
 lg_threads/{thread}/lg_lease/beat                              the last sign of life of the lease's holder
+lg_threads/{thread}/lg_operations/{sha256(key)}                a recorded side effect
+lg_store/operations/lg_operations/{sha256(key)}                a recorded side effect that all threads share
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
+{thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
+~operations/{sha256(key)}/result-{attempt}.zst                 a large result of an operation that all threads share
 ```
 
 Every mapping from ids to names is injective. Names are legal in both services:
@@ -40,9 +44,16 @@ RUNS = "lg_runs"
 ASIDE = "lg_aside"
 LEASES = "lg_lease"
 _FENCE, _BEAT = "fence-0", "beat"
+OPERATIONS = "lg_operations"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
+
+SHARED = "lg_store/operations"
+"""Name of the document above the operations that all threads share.
+
+A collection at the root would have the same name as the operations of a thread whose document is a store's root.
+"""
 
 PROBES = "~setup"
 """Prefix of the names of objects that prove something and hold no state."""
@@ -52,6 +63,9 @@ MAX_ENCODED = 200
 
 MAX_CHECKPOINT_ID = 500
 """Longest checkpoint id, in bytes. Encoded, it takes up to twice as many of a name's 1,500 bytes."""
+
+MAX_KEY = 2000
+"""Longest key of an operation, in bytes. Names contain its digest, and the operation's document has the key itself."""
 
 _KNOWN = 1024
 """Names that are cached, because a put builds the same few names a dozen times."""
@@ -445,6 +459,47 @@ def is_lease_doc(leaf: str) -> bool:
     return leaf in (_FENCE, _BEAT)
 
 
+def operations(thread_id: str | None) -> str:
+    """Name of the collection of a thread's operations; `None` for those that all threads share."""
+    return f"{SHARED if thread_id is None else thread_doc(thread_id)}/{OPERATIONS}"
+
+
+def operation_segment(key: str) -> str:
+    """The last segment of the name of an operation's document."""
+    data = _utf8("key", key)
+    if len(data) > MAX_KEY:
+        raise InvalidIdError(
+            f"The key {key[:40]!r}… of an operation has {len(data):,} bytes, and at most {MAX_KEY:,} are stored. "
+            "Use a digest of it."
+        )
+    return _sha256(data)
+
+
+def operation_doc(thread_id: str | None, key: str) -> str:
+    """Name of an operation's document."""
+    return f"{operations(thread_id)}/{operation_segment(key)}"
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def is_operation_doc(name: str) -> bool:
+    """Whether a document in a collection of operations has the name of an operation."""
+    return _SHA256.match(name.rpartition("/")[2]) is not None
+
+
+def operation_thread_segment(name: str) -> str | None:
+    """The thread's segment in the name of an operation's document; `None` if all threads share the operation."""
+    return None if name.startswith(f"{SHARED}/") else thread_segment_of(name)
+
+
+def operation_blob(doc: str, attempt: str) -> str:
+    """Name of an object that an operation's document refers to."""
+    segment = operation_thread_segment(doc)
+    owner = OPERATION_BLOBS if segment is None else f"{segment}/{OPERATION_BLOBS}"
+    return f"{owner}/{doc.rpartition('/')[2]}/result-{attempt}.zst"
+
+
 def aside_doc(name: str, attempt: str) -> str:
     """Name under which a document of a checkpoint or of pending writes is set aside. Each `attempt` has its own name.
 
@@ -530,6 +585,9 @@ def blob_owner(name: str) -> tuple[str, str]:
 MANIFEST = "~manifest"
 FRAMES = "~frames"
 WRITES_BLOB = "~writes"
+
+OPERATION_BLOBS = "~operations"
+"""In an object's name, it takes the place of the namespace. No namespace has this encoding either."""
 
 ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
 """A random, lower-case name for one try of one call, which distinguishes its objects from all others."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, operations
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.records import record
 
@@ -88,6 +88,13 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
     Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),
     Collection(id=keys.LEASES, is_name=keys.is_lease_doc, ends=True, moved=False),
+    Collection(
+        id=keys.OPERATIONS,
+        is_name=keys.is_operation_doc,
+        copied=operations.copied,
+        objects=operations.objects,
+        unindexed=("digest", operations.LATE, operations.OPERATION, operations.RESULT),
+    ),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 

@@ -4,6 +4,7 @@ import pickle
 import re
 
 import pytest
+from langgraph.errors import GraphBubbleUp
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.errors import (
@@ -34,6 +35,13 @@ TREE = {
     "ConflictError": ("GCSSaverError", "conflict", 6),
     "ThreadBusyError": ("GCSSaverError RuntimeError", "thread-busy", 10),
     "FencedError": ("GCSSaverError RuntimeError", "fenced", 10),
+    "OperationFencedError": ("FencedError GraphBubbleUp", "operation-fenced", 10),
+    "OperationError": ("GCSSaverError GraphBubbleUp", "operation", 1),
+    "OperationInProgressError": ("OperationError", "operation-in-progress", 10),
+    "OperationMismatchError": ("OperationError", "operation-mismatch", 2),
+    "OutcomeUnknownError": ("OperationError", "outcome-unknown", 11),
+    "NotDurableError": ("OperationError", "not-durable", 2),
+    "ResultNotStoredError": ("OperationError", "result-not-stored", 3),
     "LeaseMismatchError": ("GCSSaverError RuntimeError", "lease-mismatch", 2),
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
@@ -50,6 +58,8 @@ WHERE = {
     ClearTextError: CORRUPT,
     ThreadBusyError: {"thread_id": "t", "owner": "o"},
     FencedError: {"thread_id": "t"},
+    errors.OperationFencedError: {"thread_id": "t"},
+    **{found: {"thread_id": "t", "key": "k"} for found in CLASSES.values() if issubclass(found, errors.OperationError)},
 }
 """What the constructors of these need besides a message."""
 
@@ -64,6 +74,19 @@ def test_the_tree():
         for name, error in CLASSES.items()
     }
     assert found == TREE
+
+
+def test_what_bubbles_up_in_a_graph_is_not_caught_as_a_mistake_of_a_tool():
+    bubbling = {name for name, error in CLASSES.items() if issubclass(error, GraphBubbleUp)}
+    assert bubbling == {
+        "NotDurableError",
+        "OperationError",
+        "OperationFencedError",
+        "OperationInProgressError",
+        "OperationMismatchError",
+        "OutcomeUnknownError",
+        "ResultNotStoredError",
+    }
 
 
 def test_kinds_are_unique_words():
@@ -92,7 +115,8 @@ def test_the_tree_is_drawn_as_it_is():
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_error_is_documented(name):
     assert CLASSES[name].__doc__.strip().endswith(".") or "Attributes:" in CLASSES[name].__doc__
-    assert CLASSES[name].__module__ == "langgraph_gcs_saver.errors"
+    assert CLASSES[name].__module__ in {"langgraph_gcs_saver.errors", "langgraph_gcs_saver.errors.bubbling"}
+    assert getattr(errors, name) is CLASSES[name]
 
 
 @pytest.mark.parametrize("name", CLASSES)

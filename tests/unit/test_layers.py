@@ -90,6 +90,7 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
     assert {name for name in MODULES if COMPUTED in of(name)} == {
         PACKAGE,
         f"{PACKAGE}.flows",
+        f"{PACKAGE}.errors",
         f"{PACKAGE}.cli.commands.migrate",  # an optional checkpointer
         f"{PACKAGE}.cli.modules",  # what the person at the command line names
     }

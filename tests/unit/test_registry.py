@@ -14,6 +14,7 @@ NAMES = {
     "lg_writes": keys.special_writes_doc("t", "ns", "1f0", "task"),
     "lg_aside": keys.aside_doc(keys.checkpoint_doc("t", "ns", "1f0"), "attempt0"),
     "lg_lease": keys.fence_doc("t"),
+    "lg_operations": keys.operation_doc("t", "key"),
 }
 """A name in each collection."""
 
@@ -53,6 +54,7 @@ def test_names_lead_to_entries(id_):
         ["lg_writes", "~!not inverted!task!s"],
         ["lg_aside", ""],
         ["lg_lease", "fence"],
+        ["lg_operations", "key"],
         ["lg_unheard", "a"],
         ["feedback", "a"],
         [*path(NAMES["lg_aside"]), "lg_nested"],

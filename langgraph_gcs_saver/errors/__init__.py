@@ -17,6 +17,13 @@
     ├── ConflictError                       lost too many races for one document: call again
     ├── ThreadBusyError (RuntimeError)      another process holds the thread's lease: wait, or take it over
     ├── FencedError (RuntimeError)          this process has lost the thread's lease: stop; nothing was stored
+    │   └── OperationFencedError (GraphBubbleUp)   … and so has not started an operation
+    ├── OperationError (GraphBubbleUp)      an operation was not started; it ends the run of a node or tool
+    │   ├── OperationInProgressError        another call performs it: wait, and call again
+    │   ├── OperationMismatchError          its key belongs to another operation: use another key
+    │   ├── OutcomeUnknownError             an earlier attempt may have taken effect: find out, and call `resolve`
+    │   ├── NotDurableError                 the checkpoint that ordered it is not stored: see `durability`
+    │   └── ResultNotStoredError            it is done, and its result could not be stored
     ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
@@ -33,7 +40,19 @@ name threads, checkpoints and channels, never state content or credentials.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.errors.bubbling import (  # isort: skip
+        NotDurableError as NotDurableError,
+        OperationError as OperationError,
+        OperationFencedError as OperationFencedError,
+        OperationInProgressError as OperationInProgressError,
+        OperationMismatchError as OperationMismatchError,
+        OutcomeUnknownError as OutcomeUnknownError,
+        ResultNotStoredError as ResultNotStoredError,
+    )
 
 
 class GCSSaverError(Exception):
@@ -338,3 +357,25 @@ UNREADABLE = (
     WrongKeyError,
 )
 """Errors that a method raises because of the stored data of one thread; the other threads remain usable."""
+
+_BUBBLING = (
+    "NotDurableError",
+    "OperationError",
+    "OperationFencedError",
+    "OperationInProgressError",
+    "OperationMismatchError",
+    "OutcomeUnknownError",
+    "ResultNotStoredError",
+)
+"""Classes of `errors.bubbling`, which imports LangGraph. That takes a second, so it is done on first use."""
+
+
+def __getattr__(name: str) -> type[GCSSaverError]:
+    if name in _BUBBLING:
+        found: type[GCSSaverError] = getattr(import_module(f"{__name__}.bubbling"), name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BUBBLING})

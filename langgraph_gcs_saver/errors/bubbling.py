@@ -1,0 +1,92 @@
+"""The errors that end a run when a node or a tool raises them, because nothing may catch them as a tool's mistake.
+
+Handlers of tool errors show every other exception to the model, which then calls the tool again. LangGraph lets a
+`GraphBubbleUp` pass. `langgraph_gcs_saver.errors` offers these classes, and imports them on first use.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from langgraph.errors import GraphBubbleUp
+
+from langgraph_gcs_saver.errors import FencedError, GCSSaverError
+
+__all__ = [
+    "NotDurableError",
+    "OperationError",
+    "OperationFencedError",
+    "OperationInProgressError",
+    "OperationMismatchError",
+    "OutcomeUnknownError",
+    "ResultNotStoredError",
+]
+
+
+class OperationError(GCSSaverError, GraphBubbleUp):
+    """Base of the errors about one operation. Nothing was started.
+
+    Attributes:
+        thread_id: The thread; `None` if all threads share the operation.
+        key: The operation's key.
+    """
+
+    kind = "operation"
+
+    def __init__(self, message: str, *, thread_id: str | None, key: str) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException.__reduce__ would call the class with the message only.
+        return partial(type(self), thread_id=self.thread_id, key=self.key), self.args
+
+
+class OperationInProgressError(OperationError):
+    """Another call has claimed the operation, and may still be performing it. Wait, and call again."""
+
+    kind = "operation-in-progress"
+    exit_code = 10
+
+
+class OperationMismatchError(OperationError):
+    """The key belongs to an operation with another name or another request. Nothing was started."""
+
+    kind = "operation-mismatch"
+    exit_code = 2
+
+
+class OutcomeUnknownError(OperationError):
+    """An earlier attempt may or may not have taken effect. Find out, and call `resolve`."""
+
+    kind = "outcome-unknown"
+    exit_code = 11
+
+
+class NotDurableError(OperationError):
+    """The checkpoint that ordered the operation is not stored, so a crash would order it again under another key.
+
+    Nothing was started. Use `durability="sync"` or `"async"`, and a checkpointer, or give the operation a key.
+    """
+
+    kind = "not-durable"
+    exit_code = 2
+
+
+class ResultNotStoredError(OperationError):
+    """The operation is done, but its result could not be stored. It is not performed again."""
+
+    kind = "result-not-stored"
+    exit_code = 3
+
+
+class OperationFencedError(FencedError, GraphBubbleUp):
+    """This process has lost the thread's lease, so it did not start the operation. Stop the run.
+
+    Attributes:
+        thread_id: The thread of the lease.
+    """
+
+    kind = "operation-fenced"

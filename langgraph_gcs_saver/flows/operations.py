@@ -1,0 +1,684 @@
+"""Operations: side effects that are recorded, so that they are not repeated.
+
+A call claims its operation, performs it, and records the outcome. The claim is one commit: it creates the operation's
+document, requires the caller's lease, and requires that no deletion of the thread has begun. The outcome is one commit
+too, but it requires no lease, because the process that knows the outcome must be able to record it.
+
+An attempt begins with its claim, because a frozen process can act at any time after it. So an attempt whose process
+may have crashed has an *unknown* outcome, and no other attempt begins unless somebody has allowed it: the caller by
+`may_repeat` or `over`, or a person by `resolve`.
+
+- A claim has a nonce of its own call. It recognizes the claim whose answer was lost, and no other call's claim.
+- Every commit is conditional on the operation's document as last seen.
+- An outcome is recorded over the call's own attempt, whatever state others have put that attempt in. If something else
+  has taken the attempt's place, the outcome is added to it as a late one.
+- A claim under a lease is lost when the lease is no longer the fence's. Another claim is lost when its document has
+  stood for `timeout` seconds.
+
+`tests/races/test_operations.py` tries every order of steps, and removes each rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from langgraph_gcs_saver import errors
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Compute,
+    Create,
+    Delete,
+    Doc,
+    Emit,
+    Flow,
+    GetDocs,
+    Merge,
+    Now,
+    PutBlob,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, ValueTooLargeError
+from langgraph_gcs_saver.events import OperationLate
+from langgraph_gcs_saver.flows.collections import damaged
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
+from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.threads import guard
+from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format.frames import FrameError
+from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Serialized, Stub, kind_of
+from langgraph_gcs_saver.format.operations import (
+    ALL_FIELDS,
+    ENDED,
+    RESULT,
+    Attempt,
+    Holder,
+    Late,
+    Operation,
+    Value,
+    encode,
+    encode_stub,
+    envelope,
+    field_of_late,
+    fields_of,
+    parse,
+    stub_in,
+    value_in,
+)
+from langgraph_gcs_saver.records import record
+
+INLINE_BYTES = 900 << 10
+"""The maximum size of a result in a document. Larger ones go to an object, which costs a round."""
+
+LATE_INLINE_BYTES = 4 << 10
+"""The same for a late outcome, because a document has room for several."""
+
+LATE_OUTCOMES = 16
+"""The maximum number of late outcomes that are stored. Others are only reported."""
+
+KEEP_SECONDS = 30 * 86_400.0
+TIMEOUT_SECONDS = 60.0
+
+_OPENING = 8
+"""Opening a document takes as long as handling so many times its bytes."""
+
+
+@record(frozen=True, slots=True)
+class Call:
+    """A request to perform an operation once.
+
+    Attributes:
+        thread_id: The thread; `None` if all threads share the operation.
+        key: Distinguishes the operation from all others of the thread.
+        name: What the operation does.
+        request: A digest of its request.
+        nonce: Digits that only this call has.
+        fence: The lease under which the call is made, if any.
+        ordered_by: The namespace and the id of the checkpoint that ordered the operation. It must be stored.
+        mode: Whether an operation with an unknown outcome may be performed again.
+        keep: Seconds for which the outcome is kept.
+        timeout: Seconds for which the claim is in progress, if there is no lease.
+    """
+
+    thread_id: str | None
+    key: str
+    name: str
+    request: str
+    nonce: str
+    fence: Fence | None = None
+    ordered_by: tuple[str, str] | None = None
+    mode: Literal["at_most_once", "at_least_once"] = "at_most_once"
+    keep: float = KEEP_SECONDS
+    timeout: float = TIMEOUT_SECONDS
+
+    @property
+    def document(self) -> str:
+        """Name of the operation's document."""
+        return keys.operation_doc(self.thread_id, self.key)
+
+
+@record(frozen=True, slots=True)
+class Claim:
+    """An operation that this process has claimed, and now performs. Record its outcome, or withdraw it.
+
+    Attributes:
+        operation: The operation as it was claimed.
+    """
+
+    operation: Operation
+
+
+@record(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        state: `done` and `failed` are final. A `paused` operation is performed again. `unknown` is any other exception.
+        value: The result, or the exception that is an answer; `None` if it cannot be serialized, or there is none.
+    """
+
+    state: Literal["done", "failed", "paused", "unknown"]
+    value: Serialized | None = None
+
+
+# Claiming
+
+
+@record(frozen=True, slots=True)
+class _Look:
+    """What a claim has seen: documents, and what its commit requires besides.
+
+    Attributes:
+        operation: The operation; `None` if there is none.
+        docs: The documents that were read; `None` if none were.
+        holds: Writes that make the claim's commit fail if the thread is being deleted, or its order is gone.
+    """
+
+    operation: Operation | None
+    docs: Mapping[str, Doc] | None
+    holds: tuple[Write, ...]
+
+
+def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[Claim | Operation]:
+    """Claim an operation.
+
+    Args:
+        call: The call.
+        context: Options and caches.
+        over: An operation with an unknown outcome. The caller knows that it did not take effect, or may repeat it.
+
+    Returns:
+        The claim, after which the caller performs the operation. Or the operation, if it is `done`, `failed`, or
+        `unknown`.
+
+    Raises:
+        NotDurableError: The checkpoint that ordered the operation is not stored.
+        OperationFencedError: The lease is lost.
+        OperationInProgressError: Another call has claimed it, and may be performing it.
+        OperationMismatchError: The key belongs to another operation.
+    """
+    look = None if over is not None else _remembered(call, context)
+    for _ in range(MAX_TRIES):
+        if look is None:
+            look = yield from _look(call, context)
+        seen = look.operation
+        if seen is not None:
+            _check_request(call, seen)
+            if seen.state in ENDED:
+                return seen
+            if seen.state == "claimed":
+                if seen.attempt.nonce == call.nonce:
+                    return Claim(seen)  # This call's own claim, whose answer was lost.
+                if (yield from _is_in_progress(seen, look.docs or {})):
+                    raise in_progress(seen)
+        if look.docs is not None:
+            _require_fence(call, look.docs)
+        if seen is not None and seen.state == "claimed":
+            lost = yield from _store(seen, seen.with_state("unknown"), context)
+            if lost is None:
+                look = None
+                continue
+            seen = lost
+        if seen is not None and seen.state == "unknown" and not _may_repeat(call, seen, over):
+            return seen
+        made = yield from _claim(call, seen, look.holds, context)
+        if made is not None:
+            return Claim(made)
+        look = None
+    raise in_progress(_new(call, None))
+
+
+def _may_repeat(call: Call, seen: Operation, over: Operation | None) -> bool:
+    """Whether somebody has allowed another attempt at an operation with an unknown outcome."""
+    if call.mode == "at_least_once":
+        return True
+    return over is not None and over.attempt.nonce == seen.attempt.nonce and over.time == seen.time
+
+
+def _remembered(call: Call, context: Context) -> _Look | None:
+    """What this process knows without a read, for the first try at an operation that is probably new."""
+    holds: list[Write] = []
+    if call.thread_id is not None:
+        thread = keys.thread_doc(call.thread_id)
+        time = context.guards.get(thread)
+        if time is None:
+            return None
+        holds.append(Merge(thread, {}, update_time=time))
+        if call.ordered_by is not None:
+            checkpoint = keys.checkpoint_doc(call.thread_id, *call.ordered_by)
+            head = context.heads.get(checkpoint)
+            if head is None:
+                return None
+            holds.append(Merge(checkpoint, {}, update_time=head.update_time))
+    return _Look(None, None, tuple(holds))
+
+
+def _look(call: Call, context: Context) -> Flow[_Look]:
+    """Read the operation, the fence, and what the claim's commit requires."""
+    holds: list[Write] = []
+    if call.thread_id is not None and call.ordered_by is not None:
+        holds.append((yield from _order(call, call.thread_id, call.ordered_by)))
+    names = [call.document]
+    if call.thread_id is not None:
+        names.append(keys.fence_doc(call.thread_id))
+    if call.fence is not None:
+        names.append(call.fence.name)
+    beside = tuple(dict.fromkeys(names))
+    if call.thread_id is None:
+        docs: Mapping[str, Doc] = yield from GetDocs(beside)
+    else:
+        thread = yield from guard(call.thread_id, context, beside=beside)
+        holds.append(thread.write({}))
+        if thread.update_time is not None:
+            context.guards.put(thread.name, thread.update_time, len(thread.name))
+        docs = thread.beside
+    found = docs.get(call.document)
+    operation = None if found is None else (yield from _parsed(found, context))
+    return _Look(operation, docs, tuple(holds))
+
+
+def _order(call: Call, thread_id: str, ordered_by: tuple[str, str]) -> Flow[Write]:
+    """The precondition that the checkpoint that ordered an operation is stored."""
+    name = keys.checkpoint_doc(thread_id, *ordered_by)
+    doc = (yield from GetDocs((name,), mask=("format", "ns"))).get(name)
+    if doc is None or kind_of(doc) is not DocumentKind.CHECKPOINT:
+        raise errors.NotDurableError(
+            f"Operation {call.key!r} of thread {thread_id!r} was not started, because checkpoint {ordered_by[1]!r}, "
+            'which ordered it, is not stored. Run the graph with durability "sync" or "async", or give the operation a '
+            "key of its own.",
+            thread_id=thread_id,
+            key=call.key,
+        )
+    return Merge(name, {}, update_time=doc.update_time)
+
+
+def _require_fence(call: Call, docs: Mapping[str, Doc]) -> None:
+    if call.fence is None:
+        return
+    doc = docs.get(call.fence.name)
+    if doc is None or doc.update_time != call.fence.time:
+        raise fenced(call, call.fence.thread_id)
+
+
+def fenced(call: Call, thread_id: str) -> errors.OperationFencedError:
+    """The error of a call whose lease is lost."""
+    return errors.OperationFencedError(
+        f"This process has lost its lease of thread {thread_id!r}, so operation {call.key!r} was not started. End the "
+        "run. A process that acquires the lease continues the thread.",
+        thread_id=thread_id,
+    )
+
+
+def _check_request(call: Call, seen: Operation) -> None:
+    if (call.name, call.request) == (seen.name, seen.request):
+        return
+    what = "another request" if call.name == seen.name else f"the operation {seen.name!r}"
+    raise errors.OperationMismatchError(
+        f"Key {call.key!r} of {_whose(call.thread_id)} belongs to {what}, so {call.name!r} was not started. Use "
+        "another key, or repeat the request as it was.",
+        thread_id=call.thread_id,
+        key=call.key,
+    )
+
+
+def _whose(thread_id: str | None) -> str:
+    return "all threads" if thread_id is None else f"thread {thread_id!r}"
+
+
+def in_progress(operation: Operation) -> errors.OperationInProgressError:
+    """The error of a call that meets another call's claim."""
+    return errors.OperationInProgressError(
+        f"Operation {operation.key!r} ({operation.name}) of {_whose(operation.thread_id)} was not started, because "
+        "another call has claimed it. Wait until that call has ended, and call again.",
+        thread_id=operation.thread_id,
+        key=operation.key,
+    )
+
+
+def outcome_unknown(operation: Operation) -> errors.OutcomeUnknownError:
+    """The error of a call that meets an operation with an unknown outcome."""
+    return errors.OutcomeUnknownError(
+        f"Operation {operation.key!r} ({operation.name}) of {_whose(operation.thread_id)} was not started again, "
+        "because an earlier attempt may have taken effect. Find out whether it did, and call `resolve`.",
+        thread_id=operation.thread_id,
+        key=operation.key,
+    )
+
+
+def _is_in_progress(seen: Operation, docs: Mapping[str, Doc]) -> Flow[bool]:
+    """Whether the holder of a claim may still be performing the operation."""
+    holder = seen.attempt.holder
+    if holder is None:
+        return (yield from Now()) - seen.time / 1e9 <= seen.attempt.timeout
+    name = keys.fence_doc(holder.thread_id)
+    if name not in docs:
+        # The fence is read after the claim, so a fence with another time shows that the lease is over.
+        docs = yield from GetDocs((name,))
+    return holder.holds(docs.get(name))
+
+
+def _new(call: Call, seen: Operation | None) -> Operation:
+    """The operation with a claim of this call."""
+    fence = call.fence
+    attempt = Attempt(
+        number=1 if seen is None else seen.attempt.number + 1,
+        nonce=call.nonce,
+        state="claimed",
+        holder=None if fence is None else Holder(fence.thread_id, fence.nonce, fence.time),
+        timeout=call.timeout,
+    )
+    if seen is None:
+        return Operation(
+            call.document, call.thread_id, call.key, call.name, call.request, keep=call.keep, attempt=attempt
+        )
+    return replace(seen, keep=call.keep, attempt=attempt, before=seen.attempt, result=None, finished=None)
+
+
+def _claim(call: Call, seen: Operation | None, holds: tuple[Write, ...], context: Context) -> Flow[Operation | None]:
+    """Commit a claim; `None` after a conflict."""
+    check = () if call.fence is None else (call.fence.check(),)
+    made = yield from _store(seen, _new(call, seen), context, (*check, *holds))
+    if made is None and call.thread_id is not None:
+        context.guards.drop(keys.thread_doc(call.thread_id))
+        if call.ordered_by is not None:
+            context.heads.drop(keys.checkpoint_doc(call.thread_id, *call.ordered_by))
+    return made
+
+
+def _store(
+    seen: Operation | None, operation: Operation, context: Context, beside: tuple[Write, ...] = ()
+) -> Flow[Operation | None]:
+    """Store an operation as last seen, with other writes; `None` after a conflict."""
+    size = sum(len(value.stored) for value in operation.values.values())
+    fields = yield from Compute(partial(fields_of, operation, context.codec), size=size)
+    name = operation.document
+    own: Write = Create(name, fields)
+    if seen is not None:
+        gone = tuple([one for one in ALL_FIELDS if one not in fields])
+        own = Merge(name, fields, remove=gone, update_time=seen.time)
+    times = yield from Commit((own, *beside))
+    if times is None:
+        return None
+    attempt = operation.attempt
+    if attempt.claimed is None:
+        attempt = replace(attempt, claimed=times[0])
+    finished = times[0] if operation.finished is None and attempt.state in ENDED else operation.finished
+    return replace(operation, attempt=attempt, finished=finished, time=times[0])
+
+
+def _parsed(doc: Doc, context: Context) -> Flow[Operation]:
+    """The operation of a document.
+
+    Raises:
+        DamageError: The document is damaged.
+    """
+    size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    try:
+        found = yield from Compute(partial(parse, doc, context.codec), size=size)
+    except DamagedError as damage:
+        raise damaged(doc.name, damage) from None
+    yield from report_clear(context.codec)
+    return found
+
+
+# Recording
+
+
+def record_outcome(claimed: Claim, outcome: Outcome, context: Context) -> Flow[Operation | None]:
+    """Record how a claimed operation ended. No lease is needed.
+
+    Returns:
+        The operation as it is now. If another attempt or a person has taken this attempt's place, that is another
+        operation's state and result, and this outcome was added as a late one. `None` if the operation was deleted,
+        as with its thread.
+
+    Raises:
+        CheckpointVerificationError: The result reads back differently, several times in a row.
+        ConflictError: The operation changed in every try. Call again.
+    """
+    mine = claimed.operation
+    stored = _Stored(mine.document, outcome, context)
+    yield from stored.make(RESULT, INLINE_BYTES)
+    seen: Operation = mine
+    for _ in range(MAX_TRIES):
+        ended = replace(
+            seen.with_state(outcome.state, by=mine.attempt.nonce),
+            result=stored.value,
+            finished=None,
+        )
+        made = yield from _store(seen, ended, context)
+        if made is not None:
+            return made
+        now = yield from _read(mine.document, context)
+        if now is None:
+            yield from stored.discard()  # A commit that has not arrived yet will not find its document.
+            return None
+        seen = now
+        if _is_recorded(mine, seen, outcome):
+            return seen
+        if not _is_open(mine, seen):
+            return (yield from _record_late(mine, seen, outcome, stored, context))
+    raise _kept_changing(mine)
+
+
+def _is_recorded(mine: Operation, seen: Operation, outcome: Outcome) -> bool:
+    """Whether an outcome is on record, by a commit whose answer was lost, or has nothing to add."""
+    nonce = mine.attempt.nonce
+    if seen.attempt.nonce == nonce:
+        if seen.attempt.by == nonce:
+            return True
+        # Somebody may have looked into it, and knows more than that the outcome is unknown.
+        return outcome.state == "unknown" and seen.state in ("unknown", "not-done")
+    return any(one.nonce == nonce for one in seen.late)
+
+
+def _is_open(mine: Operation, seen: Operation) -> bool:
+    """Whether the latest attempt is this call's, and nothing final is known about it."""
+    return seen.attempt.nonce == mine.attempt.nonce and seen.state not in ENDED
+
+
+def _record_late(
+    mine: Operation, seen: Operation, outcome: Outcome, stored: _Stored, context: Context
+) -> Flow[Operation | None]:
+    """Add an outcome to an operation in which something else has taken the attempt's place."""
+    attempt = mine.attempt
+    for _ in range(MAX_TRIES):
+        if outcome.state not in ENDED or len(seen.late) >= LATE_OUTCOMES:
+            made: Operation | None = seen
+        else:
+            yield from stored.make(field_of_late(seen), LATE_INLINE_BYTES)
+            late = (*seen.late, Late(attempt.number, attempt.nonce, outcome.state, stored.value))
+            made = yield from _store(seen, replace(seen, late=late), context)
+        if made is not None:
+            if outcome.state in ENDED:
+                yield from Emit(
+                    OperationLate(
+                        thread_id=seen.thread_id or "",
+                        key=seen.key,
+                        operation=seen.name,
+                        attempt=attempt.number,
+                        outcome=outcome.state,
+                        state=seen.state,
+                    )
+                )
+            return made
+        now = yield from _read(mine.document, context)
+        if now is None:
+            yield from stored.discard()
+            return None
+        seen = now
+        if _is_recorded(mine, seen, outcome):
+            return seen
+    raise _kept_changing(mine)
+
+
+def _kept_changing(operation: Operation) -> ConflictError:
+    return ConflictError(
+        f"The outcome of operation {operation.key!r} of {_whose(operation.thread_id)} was not recorded: the operation "
+        f"changed {MAX_TRIES} times in a row. Call again."
+    )
+
+
+class _Stored:
+    """An outcome's value as it is stored: in the document, or in an object, which is uploaded once.
+
+    Attributes:
+        value: What the document holds; `None` if there is no value, or it is too large.
+    """
+
+    def __init__(self, document: str, outcome: Outcome, context: Context) -> None:
+        self._document = document
+        self._context = context
+        self._plain = None if outcome.value is None else envelope(outcome.value)
+        self._stub: Stub | None = None
+        self._upload: PutBlob | None = None
+        self.value: Value | None = None
+
+    def make(self, name: str, most: int) -> Flow[None]:
+        """Make the value for the field `name`, which has room for `most` bytes."""
+        plain, context = self._plain, self._context
+        if plain is None:
+            return
+        if self._stub is None and len(plain) <= frames.ENVELOPE_MAX_BYTES and context.inline_max_bytes:
+            made = partial(encode, plain, self._document, name, context.codec)
+            self.value = yield from Compute(made, size=len(plain))
+            if len(self.value.stored) <= most:
+                return
+        if self._stub is None:
+            try:
+                yield from self._put(plain)
+            except ValueTooLargeError:
+                # The operation is done, so its record must not fail. A repeat says that the result was not stored.
+                self._plain = self.value = None
+                return
+        if self._stub is not None:
+            self.value = encode_stub(self._stub, self._document, name, context.codec)
+
+    def _put(self, plain: bytes) -> Flow[None]:
+        context = self._context
+        for _ in range(TIMES):
+            attempt = context.new_attempt()
+            stub, data = yield from Compute(partial(make_stub, plain, attempt, context.codec), size=len(plain))
+            effect = context.upload(keys.operation_blob(self._document, attempt), data)
+            if (yield from upload((effect,), reads_back=context.reads_back)) is None:
+                self._stub, self._upload = stub, effect
+                return
+        raise failed(f"The result of operation {self._document!r}", effect.name)
+
+    def discard(self) -> Flow[None]:
+        """Delete what was uploaded."""
+        if self._upload is not None:
+            yield from discard((self._upload,))
+
+
+def withdraw(claimed: Claim, context: Context) -> Flow[None]:
+    """Undo a claim, because it is certain that the operation did not begin. What was there before is restored.
+
+    If another attempt or a person has taken this attempt's place, nothing changes.
+    """
+    seen = mine = claimed.operation
+    for _ in range(MAX_TRIES):
+        if seen.attempt.number == 1:
+            done = (yield from Commit((Delete(seen.document, update_time=seen.time),))) is not None
+        else:
+            # Without the attempt before, another attempt's outcome may be unknown, and so it stays.
+            before = seen.before or replace(seen.attempt, state="unknown")
+            restored = replace(seen, attempt=before, before=None)
+            done = (yield from _store(seen, restored, context)) is not None
+        if done:
+            return
+        now = yield from _read(mine.document, context)
+        if now is None:
+            return
+        seen = now
+        if not _is_open(mine, seen) or (seen.before is None and seen.attempt.number > 1):
+            return
+    raise _kept_changing(mine)
+
+
+# Unknown outcomes
+
+
+def read(thread_id: str | None, key: str, context: Context) -> Flow[Operation | None]:
+    """An operation as it is stored; `None` if there is none."""
+    return (yield from _read(keys.operation_doc(thread_id, key), context))
+
+
+def _read(name: str, context: Context) -> Flow[Operation | None]:
+    doc = (yield from GetDocs((name,))).get(name)
+    return None if doc is None else (yield from _parsed(doc, context))
+
+
+def read_result(operation: Operation, context: Context) -> Flow[Serialized | None]:
+    """The result of an operation, or the exception that is its answer; `None` if none could be stored.
+
+    Raises:
+        DamageError: It is missing or damaged.
+    """
+    if operation.result is None:
+        return None
+    name = operation.document
+    try:
+        size = _OPENING * len(operation.result.stored)
+        found = yield from Compute(partial(stub_in, operation, RESULT, context.codec), size=size)
+        if isinstance(found, Stub):
+            name = keys.operation_blob(operation.document, found.attempt)
+            found = yield from read_stub(name, found, context.codec)
+        return value_in(found, name)
+    except FrameError as error:
+        raise damaged(name, DamagedError(f"an operation's value is {error}")) from None
+    except DamagedError as damage:
+        raise damaged(name, damage) from None
+
+
+def settle(seen: Operation, outcome: Outcome | None, context: Context) -> Flow[Operation | None]:
+    """Give an operation with an unknown outcome the outcome that was found out.
+
+    Args:
+        seen: The operation as last seen.
+        outcome: The outcome; `None` if it did not take effect, so that it may be performed again.
+        context: Options and caches.
+
+    Returns:
+        The operation as it is now; `None` if it is no longer as it was seen. Then nothing has changed.
+    """
+    by = context.new_attempt()
+    if outcome is None:
+        ended = seen.with_state("not-done", by=by)
+    else:
+        stored = _Stored(seen.document, outcome, context)
+        yield from stored.make(RESULT, INLINE_BYTES)
+        ended = replace(seen.with_state(outcome.state, by=by), result=stored.value, before=None)
+    made = yield from _store(seen, ended, context)
+    if made is None:
+        found = yield from _read(seen.document, context)
+        made = found if found is not None and found.attempt.by == by else None  # an answer that was lost
+    return made
+
+
+def resolve(thread_id: str | None, key: str, outcome: Outcome | None, context: Context) -> Flow[Operation]:
+    """Give an operation with an unknown outcome the outcome that a person has found out; see `settle`.
+
+    Raises:
+        ConflictError: Its outcome is known, or it changed meanwhile. The message says what it is now.
+        InvalidInputError: There is no such operation.
+        OperationInProgressError: A call may still be performing it.
+    """
+    seen = yield from read(thread_id, key, context)
+    if seen is None:
+        raise InvalidInputError(
+            f"There is no operation {key!r} of {_whose(thread_id)}. `langgraph-gcs operations list` shows all."
+        )
+    if seen.state == "claimed" and (yield from _is_in_progress(seen, {})):
+        raise in_progress(seen)
+    made = None
+    if seen.state in ("claimed", "unknown"):
+        made = yield from settle(seen, outcome, context)
+        if made is None:
+            seen = (yield from read(thread_id, key, context)) or seen
+    if made is None:
+        raise ConflictError(
+            f"Operation {key!r} ({seen.name}) of {_whose(thread_id)} is {seen.state!r} now, so nothing was changed. "
+            "Only an operation with an unknown outcome can be resolved."
+        )
+    return made
+
+
+def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]:
+    """The operations whose outcome is unknown, those with a lost claim included.
+
+    Raises:
+        DamageError: One of them is damaged.
+    """
+    found: list[Operation] = []
+    for state in ("unknown", "claimed"):
+        for doc in (yield from QueryDocs(keys.operations(thread_id), where=(("state", state),))):
+            operation = yield from _parsed(doc, context)
+            if state == "unknown" or not (yield from _is_in_progress(operation, {})):
+                found.append(operation)
+    return sorted(found, key=lambda one: one.attempt.claimed or 0)
