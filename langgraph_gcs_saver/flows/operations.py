@@ -5,8 +5,8 @@ document, requires the caller's lease, and requires that no deletion of the thre
 too, but it requires no lease, because the process that knows the outcome must be able to record it.
 
 An attempt begins with its claim, because a frozen process can act at any time after it. So an attempt whose process
-may have crashed has an *unknown* outcome, and no other attempt begins unless somebody has allowed it: the caller by
-`may_repeat` or `over`, or a person by `resolve`.
+may have crashed has an *unknown* outcome. No other attempt begins until the caller allows it (`mode`, `over`), or a
+person does (`resolve`).
 
 - A claim has a nonce of its own call. It recognizes the claim whose answer was lost, and no other call's claim.
 - Every commit is conditional on the operation's document as last seen.
@@ -26,11 +26,13 @@ from functools import partial
 from typing import Literal
 
 from langgraph_gcs_saver import errors
+from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
     Delete,
+    DeleteBlobs,
     Doc,
     Emit,
     Flow,
@@ -66,6 +68,7 @@ from langgraph_gcs_saver.format.operations import (
     envelope,
     field_of_late,
     fields_of,
+    objects,
     parse,
     stub_in,
     value_in,
@@ -214,7 +217,7 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
 
 
 def _may_repeat(call: Call, seen: Operation, over: Operation | None) -> bool:
-    """Whether somebody has allowed another attempt at an operation with an unknown outcome."""
+    """Whether the caller allows another attempt at an operation with an unknown outcome."""
     if call.mode == "at_least_once":
         return True
     return over is not None and over.attempt.nonce == seen.attempt.nonce and over.time == seen.time
@@ -452,7 +455,7 @@ def _is_recorded(mine: Operation, seen: Operation, outcome: Outcome) -> bool:
     if seen.attempt.nonce == nonce:
         if seen.attempt.by == nonce:
             return True
-        # Somebody may have looked into it, and knows more than that the outcome is unknown.
+        # A person may have looked into it, and knows more than that the outcome is unknown.
         return outcome.state == "unknown" and seen.state in ("unknown", "not-done")
     return any(one.nonce == nonce for one in seen.late)
 
@@ -682,3 +685,48 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
             if state == "unknown" or not (yield from _is_in_progress(operation, {})):
                 found.append(operation)
     return sorted(found, key=lambda one: one.attempt.claimed or 0)
+
+
+def expire(
+    thread_id: str | None, cutoff: float, context: Context, *, dry_run: bool = False
+) -> Flow[tuple[Operation, ...]]:
+    """Delete the operations whose outcome need not be kept any longer, with their objects.
+
+    Only operations that are `done` or `failed` expire. The others still have to be settled.
+
+    Args:
+        thread_id: The thread; `None` for the operations that all threads share.
+        cutoff: Nanoseconds since the epoch.
+        context: Options and caches.
+        dry_run: Whether to delete nothing.
+
+    Returns:
+        The operations that were deleted, or would be.
+
+    Raises:
+        DamageError: One of them is damaged. Nothing was deleted.
+    """
+    found: list[tuple[Operation, set[str]]] = []
+    for state in ENDED:
+        for doc in (yield from QueryDocs(keys.operations(thread_id), where=(("state", state),))):
+            operation = yield from _parsed(doc, context)
+            if operation.has_expired(cutoff):
+                found.append((operation, (yield from _objects_of(doc, context))))
+    if dry_run:
+        return tuple([operation for operation, _ in found])
+    deleted: list[Operation] = []
+    for operation, blobs in found:
+        # It may have changed since: a late outcome is kept for as long as its operation.
+        if (yield from Commit((Delete(operation.document, update_time=operation.time),))) is not None:
+            deleted.append(operation)
+            names = sorted(blobs)
+            for at in range(0, len(names), limits.BATCH_CALLS):
+                yield from DeleteBlobs(tuple(names[at : at + limits.BATCH_CALLS]))
+    return tuple(deleted)
+
+
+def _objects_of(doc: Doc, context: Context) -> Flow[set[str]]:
+    try:
+        return (yield from Compute(partial(objects, doc, context.codec)))
+    except DamagedError as damage:
+        raise damaged(doc.name, damage) from None

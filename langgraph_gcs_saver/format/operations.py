@@ -38,7 +38,7 @@ LATE = "late"
 
 @record(frozen=True, slots=True)
 class Holder:
-    """The lease under which an operation was claimed. It tells anyone whether the claim is still held.
+    """The lease under which an operation was claimed. It shows whether the claim is still held.
 
     Attributes:
         thread_id: The thread of the lease.
