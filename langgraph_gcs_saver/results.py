@@ -424,6 +424,7 @@ class CollectPlan:
         writes: Documents of pending writes whose checkpoint was never stored, although the thread has continued.
         objects: Objects that nothing refers to, with their sizes in bytes. Those that documents of removed checkpoints
             list may be newer.
+        operations: Documents of operations whose outcome need not be kept any longer. Their objects go with them.
         skipped: Why the thread was left alone, if it was.
     """
 
@@ -433,19 +434,21 @@ class CollectPlan:
     trimmed: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     objects: Mapping[str, int]
+    operations: tuple[str, ...] = ()
     skipped: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.stripped or self.trimmed or self.writes or self.objects or self.skipped)
+        return bool(self.stripped or self.trimmed or self.writes or self.objects or self.operations or self.skipped)
 
     def __str__(self) -> str:
         if self.skipped is not None:
             return f"Thread {self.thread_id!r}: skipped. {self.skipped}"
         smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
+        expired = f"; {len(self.operations)} operations have expired" if self.operations else ""
         return (
             f"Thread {self.thread_id!r}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
-            f"{smaller}"
+            f"{smaller}{expired}"
         )
 
 

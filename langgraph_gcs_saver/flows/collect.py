@@ -1,5 +1,7 @@
 """Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
+Operations whose outcome need not be kept any longer go too.
+
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
 attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
 the object later: a later manifest inherits only from a parent that is unchanged when it commits.
@@ -31,6 +33,7 @@ from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_page
+from langgraph_gcs_saver.flows.operations import expire
 from langgraph_gcs_saver.flows.prune import (
     DOCS_PER_PAGE,
     Snapshot,
@@ -89,6 +92,7 @@ def collect(
         objects = {name: blobs[name].size for name in sorted(orphans)}
         if left or writes or objects:
             yield from check_ancestors(found, loads)
+        expired = yield from expire(thread_id, cutoff, context, dry_run=True)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
@@ -106,9 +110,12 @@ def collect(
         trimmed=tuple(name for name in left if name in needed),
         writes=tuple(writes),
         objects=objects,
+        operations=tuple([operation.document for operation in expired]),
     )
     if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
+        if expired:
+            yield from expire(thread_id, cutoff, context)
     return plan
 
 

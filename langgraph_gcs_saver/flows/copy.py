@@ -719,12 +719,13 @@ class _Copy:
             return False
         self.gone.update(times.keys() - {doc.name for _, doc in now})
         made: dict[str, Fields] = {}
+        entries: dict[str, Collection] = {}
         objects: dict[str, set[str]] = {}
         for entry, doc in now:
             needed = yield from whole_objects_of(entry, doc, self.context)
             fields = None if entry.copied is None else (yield from self._plain_fields(entry.copied, doc))
             if fields is not None:
-                made[doc.name], objects[doc.name] = fields, needed
+                made[doc.name], objects[doc.name], entries[doc.name] = fields, needed, entry
         yield from self._copy_blobs(blob for needed in objects.values() for blob in needed)
         lacking = sorted(name for name, needed in objects.items() if not all(self.blobs[blob] for blob in needed))
         if lacking:
@@ -739,7 +740,7 @@ class _Copy:
             copied = there.get(name)
             if copied is None:
                 writes.append(Create(self._name(name), fields))
-            elif copied.fields != fields:
+            elif not (yield from Compute(partial(entries[name].equal, copied, fields, self.context.codec))):
                 if not self._is_ours(copied):
                     raise self._differs(copied.name)
                 gone = tuple(sorted(copied.fields.keys() - fields.keys()))

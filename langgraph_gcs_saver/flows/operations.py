@@ -38,7 +38,6 @@ from langgraph_gcs_saver.engine.effects import (
     Flow,
     GetDocs,
     Merge,
-    Now,
     PutBlob,
     QueryDocs,
     Write,
@@ -337,7 +336,12 @@ def _is_in_progress(seen: Operation, docs: Mapping[str, Doc]) -> Flow[bool]:
     """Whether the holder of a claim may still be performing the operation."""
     holder = seen.attempt.holder
     if holder is None:
-        return (yield from Now()) - seen.time / 1e9 <= seen.attempt.timeout
+        # A read of several documents says its time. A wrong guess delays a call, or marks a claim as unknown that is
+        # recorded all the same.
+        now = yield from GetDocs((seen.document, keys.PLACE), mask=())
+        doc = now.get(seen.document)
+        is_same = doc is not None and doc.update_time == seen.time
+        return not is_same or now.read_time - seen.time <= seen.attempt.timeout * 1e9
     name = keys.fence_doc(holder.thread_id)
     if name not in docs:
         # The fence is read after the claim, so a fence with another time shows that the lease is over.

@@ -30,6 +30,9 @@ Attempts = Callable[[str], str]
 Copied = Callable[[Doc, str, Attempts, Codec], Fields | None]
 """Makes the fields of a document's copy, which has the given name; `None` if the document is not copied."""
 
+Equal = Callable[[Doc, Fields, Codec], bool]
+"""Whether a document has the content of the given fields."""
+
 Objects = Callable[[Doc, Codec], set[str]]
 """Names of the objects that a document refers to; raises `DamagedError` if the document is damaged."""
 
@@ -47,6 +50,7 @@ class Collection:
         ends: Whether its documents are deleted in the commit that deletes the thread's document, and not before.
         moved: Whether transfers and archives carry its documents, unchanged.
         copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
+        equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
         unindexed: Fields that no query filters by; `*` stands for every field.
         below: Collections nested below its documents. A document exists as long as anything exists below it.
@@ -59,6 +63,7 @@ class Collection:
     ends: bool = False
     moved: bool = True
     copied: Copied | None = None
+    equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
     unindexed: tuple[str, ...] = ("*",)
     below: tuple[Collection, ...] = ()
@@ -92,6 +97,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         id=keys.OPERATIONS,
         is_name=keys.is_operation_doc,
         copied=operations.copied,
+        equal=operations.equal,
         objects=operations.objects,
         unindexed=("digest", operations.LATE, operations.OPERATION, operations.RESULT),
     ),

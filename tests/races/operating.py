@@ -37,6 +37,9 @@ FENCE = keys.fence_doc(THREAD)
 EFFECT = "effect/"
 """Begins the names of documents that stand for the side effect itself, outside of the store."""
 
+LATE = "clock/late"
+"""Once this document exists, the service's clock is far ahead of all documents."""
+
 GIVEN = "given/"
 TOLD = "told/"
 _GHOSTS = "ghosts/all"
@@ -51,6 +54,8 @@ class Watched(World):
             ghosts = self.ghosts
             return (0,), self if ghosts["over"] else self._noted(_OUTSIDE[kind](self, ghosts, what))
         answer, after = super().perform(effect, stamp)
+        if isinstance(effect, GetDocs) and self.doc(LATE) is not None:
+            answer.read_time = 1 << 70
         watched = Watched(after.table, after.blobs)
         if isinstance(effect, Commit) and answer is not None:
             watched = watched._noted(_judge(self, watched, self.ghosts))
@@ -258,6 +263,13 @@ def expiry() -> Call:
     return Call("expire", lambda context: operations.expire(THREAD, float("inf"), context))
 
 
+def let_time_pass() -> Call:
+    def start(_: Context) -> Flow[None]:
+        yield from Commit((Merge(LATE, {"is": "late"}),))
+
+    return Call("let time pass", start)
+
+
 # Scenarios
 
 Scenario = tuple[Watched, tuple[Process, ...]]
@@ -297,8 +309,12 @@ def two_calls_without_a_lease() -> tuple[Process, ...]:
 
 
 @_named
-def a_call_without_a_lease_and_an_impatient_one() -> tuple[Process, ...]:
-    return Process("A", (unleased(),), lost=1, dies=True), Process("B", (unleased(),), lost=1, clock=1e12)
+def a_call_without_a_lease_that_takes_too_long() -> tuple[Process, ...]:
+    return (
+        Process("A", (unleased(),), lost=1, dies=True),
+        Process("B", (unleased(),), lost=1),
+        Process("T", (let_time_pass(),)),
+    )
 
 
 @_named
