@@ -453,6 +453,33 @@ class CollectPlan:
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class OperationInfo:
+    """A recorded side effect; its text is for people.
+
+    Attributes:
+        thread_id: The thread; `None` if all threads share the operation.
+        key: Its key.
+        name: What it does.
+        state: What is known about its outcome. `unknown` includes an operation whose process has lost its claim.
+        attempts: How often it was claimed.
+        late: Outcomes of earlier attempts that came after another one was recorded.
+        changed: When its document last changed, in nanoseconds since the epoch, by the service's clock.
+    """
+
+    thread_id: str | None
+    key: str
+    name: str
+    state: Literal["claimed", "paused", "done", "failed", "unknown", "not-done"]
+    attempts: int
+    late: int
+    changed: int
+
+    def __str__(self) -> str:
+        late = f", {self.late} late outcomes" if self.late else ""
+        return f"{self.key}: {self.name} is {self.state} (attempt {self.attempts}{late})"
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class IdleThread:
     """A thread that has not been used for longer than the time to live; its text is for people.
 

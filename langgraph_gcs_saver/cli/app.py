@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cli.commands.drill import drill_command
 from langgraph_gcs_saver.cli.commands.edit import edit
 from langgraph_gcs_saver.cli.commands.leases import leases, pause
 from langgraph_gcs_saver.cli.commands.migrate import migrate
+from langgraph_gcs_saver.cli.commands.operations import operations
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
 from langgraph_gcs_saver.cli.commands.report import report
@@ -77,6 +78,7 @@ for command in (
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.command("drill")(drill_command)
+app.add_typer(operations)
 
 
 def _show_version(wanted: bool) -> None:

@@ -73,6 +73,7 @@ from langgraph_gcs_saver.format.operations import (
     value_in,
 )
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import OperationInfo
 
 INLINE_BYTES = 900 << 10
 """The maximum size of a result in a document. Larger ones go to an object, which costs a round."""
@@ -689,6 +690,36 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
             if state == "unknown" or not (yield from _is_in_progress(operation, {})):
                 found.append(operation)
     return sorted(found, key=lambda one: one.attempt.claimed or 0)
+
+
+def listed(thread_id: str | None, context: Context, *, only_unresolved: bool = False) -> Flow[list[OperationInfo]]:
+    """The operations of a thread, or those that all threads share, in the order of their last claims.
+
+    Raises:
+        DamageError: One of them is damaged.
+    """
+    found = yield from unresolved(thread_id, context)
+    lost = {operation.document for operation in found}
+    if not only_unresolved:
+        docs = yield from QueryDocs(keys.operations(thread_id))
+        for doc in docs:
+            if doc.name not in lost:
+                found.append((yield from _parsed(doc, context)))
+    found.sort(key=lambda one: (one.attempt.claimed or 0, one.document))
+    return [info(operation, is_lost=operation.document in lost) for operation in found]
+
+
+def info(operation: Operation, *, is_lost: bool = False) -> OperationInfo:
+    """What people see of an operation."""
+    return OperationInfo(
+        thread_id=operation.thread_id,
+        key=operation.key,
+        name=operation.name,
+        state="unknown" if is_lost else operation.state,
+        attempts=operation.attempt.number,
+        late=len(operation.late),
+        changed=operation.time,
+    )
 
 
 def expire(

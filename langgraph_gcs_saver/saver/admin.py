@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         IdleThread,
         LeaseInfo,
         Migration,
+        OperationInfo,
         PrunePlan,
         RebindPlan,
         RepairPlan,
@@ -709,6 +710,58 @@ class Admin(Connection):
     async def apause(self, thread_id: str, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
         return await arun(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
+    # Operations
+
+    def operations(self, thread_id: str | None, *, unresolved: bool = False) -> Sequence[OperationInfo]:
+        """The recorded side effects of a thread, in the order in which they were last claimed.
+
+        Args:
+            thread_id: The thread; `None` for the operations that all threads share.
+            unresolved: Whether to list only those whose outcome is unknown.
+
+        Raises:
+            DamageError: The document of one of them is damaged.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(self._operations(thread_id, unresolved), self._backend)
+
+    async def aoperations(self, thread_id: str | None, *, unresolved: bool = False) -> Sequence[OperationInfo]:
+        """Asynchronous twin of `operations`."""
+        return await arun(self._operations(thread_id, unresolved), self._backend)
+
+    def _operations(self, thread_id: str | None, unresolved: bool) -> Flow[Sequence[OperationInfo]]:
+        return flows.operations.listed(thread_id, self._context, only_unresolved=unresolved)
+
+    def resolve_operation(
+        self, thread_id: str | None, key: str, *, result: Any = None, not_done: bool = False
+    ) -> OperationInfo:
+        """Settle an operation whose outcome is unknown. Find out first whether it took effect.
+
+        Args:
+            thread_id: The thread; `None` for an operation that all threads share.
+            key: The operation's key.
+            result: The result, if the operation took effect. Later calls with the same key return it.
+            not_done: Whether the operation did not take effect. Then the next call performs it.
+
+        Raises:
+            ConflictError: Its outcome is known, or it changed meanwhile. The message says its state.
+            InvalidInputError: There is no such operation.
+            OperationInProgressError: A call may still be performing it.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(self._resolve_operation(thread_id, key, result, not_done), self._backend)
+
+    async def aresolve_operation(
+        self, thread_id: str | None, key: str, *, result: Any = None, not_done: bool = False
+    ) -> OperationInfo:
+        """Asynchronous twin of `resolve_operation`."""
+        return await arun(self._resolve_operation(thread_id, key, result, not_done), self._backend)
+
+    def _resolve_operation(self, thread_id: str | None, key: str, result: Any, not_done: bool) -> Flow[OperationInfo]:
+        outcome = None
+        if not not_done:
+            outcome = flows.operations.Outcome("done", dumps(self.serde, result, "The result of an operation"))
+        return flows.operations.info((yield from flows.operations.resolve(thread_id, key, outcome, self._context)))
 
     # Copying threads
 

@@ -49,6 +49,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.WRITES: lambda thread: f"{keys.writes(thread)}/",
     keys.ASIDE: lambda thread: f"{keys.aside(thread)}/",
     keys.LEASES: lambda thread: keys.fence_doc(thread).rpartition("/")[0] + "/",
+    keys.OPERATIONS: lambda thread: f"{keys.operations(thread)}/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     "lg_store": lambda _: keys.PLACE,
 }
@@ -114,6 +115,8 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "pins": lambda a: _call(a.at()),
     "leases": lambda _: _call(),
     "pause": lambda a: _call(a.thread),
+    "operations": lambda a: _call(a.thread),
+    "resolve_operation": lambda a: _call(a.thread, "key", not_done=True),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),
@@ -148,7 +151,19 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
 DESTROY = {"carry_out", "delete_thread", "delete_for_runs", "sweep", "prune", "import_thread"}
 """Methods that delete what others read, or need its place."""
 
-WRITE = DESTROY | {"copy_thread", "collect", "pause", "pin", "put", "put_writes", "rebind", "repair", "setup", "unpin"}
+WRITE = DESTROY | {
+    "copy_thread",
+    "collect",
+    "pause",
+    "pin",
+    "put",
+    "put_writes",
+    "rebind",
+    "repair",
+    "resolve_operation",
+    "setup",
+    "unpin",
+}
 """Methods that change the store."""
 
 NO_STATE = {

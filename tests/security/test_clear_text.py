@@ -213,6 +213,8 @@ def outcomes(tmp_path):
         "pause": (lambda found: found is False, "t"),
         "pin": (None, cfg(9), "label"),
         "unpin": (None, cfg(9)),
+        "operations": (lambda found: found == [], "t"),
+        "resolve_operation": (InvalidInputError, "t", "key"),
         "plan_sweep": (None,),
         "plan_prune": (ClearTextError, ["t", "u"]),
         "plan_delete_for_runs": (ClearTextError, ["run"]),
@@ -289,6 +291,9 @@ COMMANDS = {
     "unpin": (0, ["t", cid(9)]),
     "leases": (0, []),
     "pause": (1, ["t"]),  # no process holds its lease
+    "operations list": (0, ["t"]),
+    "operations show": (1, ["t", "key"]),
+    "operations resolve": (2, ["t", "key", "--not-done"]),
     "prune": (9, ["t", "--keep-last", "1", "--dry-run"]),
     "copy": (9, ["t", "copy"]),
     "collect": (4, ["t", "--dry-run"]),
@@ -304,7 +309,7 @@ COMMANDS = {
 }
 """How each command ends on a thread with a checkpoint in clear, and its arguments."""
 
-SAME = {"rebind", "drill", "pause"}
+SAME = {"rebind", "drill", "pause", "operations show", "operations resolve"}
 """Commands that end in the same way if what is in clear is accepted."""
 
 SHOWS_STATE = {"show", "report", "diff"}
@@ -336,7 +341,7 @@ def test_every_command(command, make_saver, store_uri, tmp_path):  # noqa: F811
                 one.replace("STORE", store_uri).replace("OTHER", other).replace("SQLITE", f"sqlite://{tmp_path}/file")
                 for one in arguments
             ]
-            ended = command(*accept, "--cipher", XOR, name, *words, *(["--yes"] if name == "export" else []))
+            ended = command(*accept, "--cipher", XOR, *name.split(), *words, *(["--yes"] if name == "export" else []))
             # An embedded store has no bucket. No parent names the planted checkpoint as its child, so a drill that
             # drops it does not report that.
             assert ended.code == (0 if accept and name not in SAME else code), (name, ended)

@@ -57,6 +57,9 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "unpin": [f"t {cid(2)}"],
     "leases": ["", "--expired --json"],
     "pause": [("t", 1), ("tagged --cancel", 1)],
+    "operations list": ["t", "t --unresolved --json"],
+    "operations show": [("t key", 1)],
+    "operations resolve": [("t key --not-done", 2)],
     "prune": ["t --keep-last 1 --dry-run", "t --keep-last 1 --yes"],
     "copy": ["t t2", "tagged tagged2 --json"],
     "delete": ["t --dry-run", "t --yes"],
@@ -247,6 +250,11 @@ def _rebind(admin: Admin) -> None:
         admin.rebind()
 
 
+def _resolve(admin: Admin) -> None:
+    with pytest.raises(InvalidInputError):
+        admin.resolve_operation("t", "key", not_done=True)
+
+
 # What each public method of `Admin` is called with; test_every_method.py has the asynchronous twins.
 METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
@@ -274,6 +282,8 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "plan_sweep": lambda admin, _, __: [*admin.plan_sweep()],
     "pin": lambda admin, _, __: admin.pin(cfg(2), "label"),
     "ping": lambda admin, _, __: admin.ping(),
+    "operations": lambda admin, _, __: admin.operations("t"),
+    "resolve_operation": lambda admin, _, __: _resolve(admin),
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "leases": lambda admin, _, __: [*admin.leases()],
     "pause": lambda admin, _, __: admin.pause("t"),

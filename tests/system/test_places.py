@@ -212,6 +212,8 @@ CALLS = {
     "pins": lambda tools: ((cfg(),), {}),
     "leases": lambda tools: ((), {}),
     "pause": lambda tools: (("t",), {}),
+    "operations": lambda tools: (("t",), {}),
+    "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),

@@ -32,6 +32,7 @@ ADMINS = (
     *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "pause"),
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
+    *("operations", "resolve_operation"),
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 STREAMS = {"alist"}

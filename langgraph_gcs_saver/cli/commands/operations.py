@@ -1,0 +1,134 @@
+"""`langgraph-gcs operations`: list recorded side effects, show one, and settle one whose outcome is unknown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from langgraph_gcs_saver.cli.durations import iso
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    JsonOption,
+    StoreOption,
+    console,
+    open_admin,
+    plain,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.results import OperationInfo
+
+operations = typer.Typer(
+    name="operations",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List recorded side effects, and settle those with an unknown outcome.\n\n"
+    "Example: langgraph-gcs operations list my-thread --unresolved",
+)
+
+ThreadOrShared = Annotated[
+    str, typer.Argument(metavar="THREAD", help="The thread's id; - for the operations that all threads share.")
+]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The operation's key.")]
+
+
+def _thread(thread: str) -> str | None:
+    return None if thread == "-" else thread
+
+
+@operations.command("list")
+def list_(
+    thread: ThreadOrShared,
+    *,
+    unresolved: Annotated[
+        bool, typer.Option("--unresolved", help="List only operations whose outcome is unknown.")
+    ] = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the operations of a thread: key, name, state, number of attempts.
+
+    Example: langgraph-gcs operations list my-thread --unresolved
+    """
+    with open_admin(store, cipher) as admin:
+        found = admin.operations(_thread(thread), unresolved=unresolved)
+    if as_json:
+        print_json([_shown(one) for one in found])
+        return
+    for one in found:
+        console().print(plain(str(one)), soft_wrap=True)
+    if not found:
+        console().print(plain("No operations."))
+
+
+@operations.command("show")
+def show_operation(
+    thread: ThreadOrShared,
+    key: KeyArgument,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one operation. Its result is not read.
+
+    Example: langgraph-gcs operations show my-thread order-17
+    """
+    with open_admin(store, cipher) as admin:
+        found = [one for one in admin.operations(_thread(thread)) if one.key == key]
+    if not found:
+        raise CommandError(f"there is no operation {key!r} of {thread!r}.")
+    _print(found[0], as_json=as_json)
+
+
+@operations.command("resolve")
+def resolve(
+    thread: ThreadOrShared,
+    key: KeyArgument,
+    *,
+    result: Annotated[
+        str | None, typer.Option("--result", metavar="JSON", help="It took effect, and this is its result.")
+    ] = None,
+    not_done: Annotated[
+        bool, typer.Option("--not-done", help="It did not take effect, so it may be performed again.")
+    ] = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle an operation whose outcome is unknown. Find out first whether it took effect.
+
+    Example: langgraph-gcs operations resolve my-thread order-17 --not-done
+    """
+    if (result is None) is not not_done:
+        raise CommandError("give either --result JSON or --not-done.", 2)
+    with open_admin(store, cipher) as admin:
+        if not_done:
+            found = admin.resolve_operation(_thread(thread), key, not_done=True)
+        else:
+            found = admin.resolve_operation(_thread(thread), key, result=_value(result or ""))
+    _print(found, as_json=as_json)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"--result is not JSON: {error}.", 2) from None
+
+
+def _shown(found: OperationInfo) -> dict[str, Any]:
+    return asdict(found) | {"changed": iso(found.changed / 1e9)}
+
+
+def _print(found: OperationInfo, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_shown(found))
+    else:
+        console().print(plain(str(found)), soft_wrap=True)
