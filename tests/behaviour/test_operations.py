@@ -113,7 +113,7 @@ def test_a_thread_is_copied_moved_and_deleted_with_its_operations(make_saver, ra
 
 
 @pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["clear", "encrypted"])
-def test_a_copy_that_crashes_anywhere_is_completed(make_saver, store_uri, cipher):
+def test_a_copy_that_crashes_anywhere_is_completed(make_saver, raw, store_uri, cipher):
     with make_saver(cipher=cipher) as saver:
         fill(saver)
     for stop in count():
@@ -130,6 +130,8 @@ def test_a_copy_that_crashes_anywhere_is_completed(make_saver, store_uri, cipher
                 saver.copy_thread("t", "copy")
             assert states(saver, "copy") == STATES | {"claimed": "unknown"}
             assert result(saver, "large", "copy") == LARGE
+            assert saver.get_tuple(cfg("copy")) is not None
+            assert "copying" not in raw.documents()[keys.thread_doc("copy")]
             saver.delete_thread("copy")
     assert stop > 8
 
