@@ -454,8 +454,12 @@ class On(Effect[T]):
 
 
 @record(frozen=True, slots=True)
-class AskSaver(Effect[T]):
-    """Read from another checkpointer: with `ask` in a synchronous call, with `aask` on an event loop."""
+class Ask(Effect[T]):
+    """Call code outside of this library: with `ask` in a synchronous call, with `aask` on an event loop.
+
+    It runs in the caller's thread or task, with the caller's context variables. Examples are another checkpointer, which
+    a migration reads, and the function that an operation performs.
+    """
 
     ask: Callable[[], T]
     aask: Callable[[], Awaitable[T]]

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
-    AskSaver,
+    Ask,
     BlobRequest,
     Compute,
     DocumentRequest,
@@ -156,7 +156,7 @@ class Backend:
                     (result,) = self._apart(self._threads().main, self._ask, effect)
                     return result
                 return self._ask(effect)
-            case AskSaver():
+            case Ask():
                 return effect.ask()
             case Pause():
                 time.sleep(effect.seconds)
@@ -208,7 +208,7 @@ class Backend:
                 if effect.size < OFFLOAD_BYTES:
                     return effect.function()
                 return await self._threads().beside.aperform(effect.function)
-            case AskSaver():
+            case Ask():
                 return await effect.aask()
             case Pause():
                 return await asyncio.sleep(effect.seconds)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from langgraph_gcs_saver.engine.effects import AskSaver, Compute, Flow, QueryDocs
+from langgraph_gcs_saver.engine.effects import Ask, Compute, Flow, QueryDocs
 from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError, SourceError
 from langgraph_gcs_saver.flows import load, save, writes
 from langgraph_gcs_saver.flows.cache import ByteCache
@@ -82,10 +82,10 @@ class Given:
 class Source(Protocol):
     """A thread in another checkpointer."""
 
-    def listed(self) -> AskSaver[list[Listed]]:
+    def listed(self) -> Ask[list[Listed]]:
         """All its checkpoints, in any order."""
 
-    def given(self, one: Listed) -> AskSaver[Given | None]:
+    def given(self, one: Listed) -> Ask[Given | None]:
         """One of them; `None` if it no longer exists."""
 
 

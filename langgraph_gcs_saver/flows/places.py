@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
-    AskSaver,
+    Ask,
     Commit,
     Compute,
     Create,
@@ -41,7 +41,7 @@ from langgraph_gcs_saver.format import keys
 
 T = TypeVar("T")
 
-_LOCAL = (AskSaver, Compute, Emit, Now, Pause)
+_LOCAL = (Ask, Compute, Emit, Now, Pause)
 """Effects that do not reach the store."""
 
 _READS_DOCS = (GetDocs, QueryDocs, ListCollections)

@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, Check
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver.engine.effects import AskSaver
+from langgraph_gcs_saver.engine.effects import Ask
 from langgraph_gcs_saver.errors import GCSSaverError, SerializationError, SourceError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.migrate import Given, Listed
@@ -99,7 +99,7 @@ class Foreign:
         self,
         ask: Callable[[Reader, SerializerProtocol], T],
         aask: Callable[[Reader, SerializerProtocol], Awaitable[T]],
-    ) -> AskSaver[T]:
+    ) -> Ask[T]:
         """Read in each possible way until one works.
 
         The first way does not work for a saver that keeps the serializer that it was made with. It also does not work
@@ -120,7 +120,7 @@ class Foreign:
             with _as_source_errors():
                 return await aask(*self._ways[-1])
 
-        return AskSaver(asked, aasked)
+        return Ask(asked, aasked)
 
     def check_makes_objects(self, what: str) -> None:
         """Raise for data that can only be read by making objects, if this migration makes none.
@@ -136,7 +136,7 @@ class Foreign:
         what = f"The checkpointer returns {checkpoint_id!r} in a form that is not a checkpoint's"
         return SourceError(f"{what}.") if self.makes_objects else SerializationError(f"{what}: {_NEEDS_OBJECTS}")
 
-    def thread_ids(self) -> AskSaver[list[Any]]:
+    def thread_ids(self) -> Ask[list[Any]]:
         """The ids of all threads, in the order of the listing. Some may have no checkpoints."""
 
         def ask(reader: Reader, _: SerializerProtocol) -> list[Any]:
@@ -170,7 +170,7 @@ class ForeignThread:
         self._thread_id = thread_id
         self._context = context
 
-    def listed(self) -> AskSaver[list[Listed]]:
+    def listed(self) -> Ask[list[Listed]]:
         """All its checkpoints, in the order of the listing."""
         config: RunnableConfig = {"configurable": {"thread_id": self._thread_id}}
         thread_id = str(self._thread_id)
@@ -195,7 +195,7 @@ class ForeignThread:
 
         return self._foreign.asking(ask, aask)
 
-    def given(self, one: Listed) -> AskSaver[Given | None]:
+    def given(self, one: Listed) -> Ask[Given | None]:
         """One of its checkpoints; `None` if it is gone."""
         config = configs.config_of(self._thread_id, one.ns, one.checkpoint_id)
 
