@@ -34,10 +34,14 @@ if TYPE_CHECKING:
         Transfer,
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+    from langgraph_gcs_saver.saver.operations import NOT_DONE, UNKNOWN, operations
+    from langgraph_gcs_saver.saver.tools import RunToolsOnce
 
     __version__: str
 
 __all__ = [
+    "NOT_DONE",
+    "UNKNOWN",
     "ChannelStats",
     "CheckpointInfo",
     "CollectPlan",
@@ -59,6 +63,7 @@ __all__ = [
     "RepairPlan",
     "RepairStep",
     "RunPlan",
+    "RunToolsOnce",
     "SetupReport",
     "StoreStats",
     "StoredValue",
@@ -67,6 +72,7 @@ __all__ = [
     "__version__",
     "errors",
     "events",
+    "operations",
     "write_settings",
 ]
 
@@ -97,6 +103,8 @@ _LATER = {
         "Transfer",
     ),
     "saver.checkpointer": ("GCSSaver",),
+    "saver.operations": ("NOT_DONE", "UNKNOWN", "operations"),
+    "saver.tools": ("RunToolsOnce",),
 }
 """Names that are imported on first use.
 

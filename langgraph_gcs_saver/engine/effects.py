@@ -457,8 +457,8 @@ class On(Effect[T]):
 class Ask(Effect[T]):
     """Call code outside of this library: with `ask` in a synchronous call, with `aask` on an event loop.
 
-    It runs in the caller's thread or task, with the caller's context variables. Examples are another checkpointer, which
-    a migration reads, and the function that an operation performs.
+    It runs in the caller's thread or task, with the caller's context variables. Examples are the checkpointer that a
+    migration reads, and the function that an operation performs.
     """
 
     ask: Callable[[], T]

@@ -295,6 +295,23 @@ class LeaseMismatchError(GCSSaverError, RuntimeError):
     exit_code = 2
 
 
+class OperationFailedError(GCSSaverError, RuntimeError):
+    """An operation has failed with an exception that is an answer, whose class the repeated call does not name.
+
+    Attributes:
+        key: The operation's key.
+    """
+
+    kind = "operation-failed"
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), key=self.key), self.args
+
+
 class StoreError(GCSSaverError):
     """Firestore, Cloud Storage or the embedded store rejected a request."""
 

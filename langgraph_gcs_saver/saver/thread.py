@@ -9,6 +9,7 @@ from langgraph_gcs_saver.saver.lease import Lease
 if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
+    from langgraph_gcs_saver.saver.operations import Operations
 
 
 class Thread:
@@ -22,6 +23,13 @@ class Thread:
         self._saver = saver
         self._leases = leases
         self.id = thread_id
+
+    @property
+    def operations(self) -> Operations:
+        """Side effects that are not repeated: perform one, and settle those with an unknown outcome."""
+        from langgraph_gcs_saver.saver.operations import Operations  # noqa: PLC0415 - most processes need none
+
+        return Operations(self._saver, self.id)
 
     def __repr__(self) -> str:
         return f"Thread({self.id!r})"

@@ -1,0 +1,594 @@
+"""`Operations`: side effects that are not repeated, in the nodes, tasks and tools of a graph, and for a thread.
+
+`flows.once` decides. This module knows the user's functions: how they are called, what their exceptions mean, how their
+results are serialized, and which key a call without one gets.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from langgraph_gcs_saver import errors as all_errors
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.engine.effects import Ask, Flow
+from langgraph_gcs_saver.engine.per_process import PerProcess
+from langgraph_gcs_saver.engine.runner import arun, run
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SerializationError
+from langgraph_gcs_saver.flows.once import Order, Performed, Settled, Work
+from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call, Outcome
+from langgraph_gcs_saver.format.keys import operation_segment
+from langgraph_gcs_saver.format.requests import request_digest
+from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.saver import place_in_run
+from langgraph_gcs_saver.saver.outcomes import Errors, dump_error, load_error
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from langgraph_gcs_saver.flows.context import Context
+    from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.format.manifest import Serialized
+    from langgraph_gcs_saver.format.operations import Operation
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+    from langgraph_gcs_saver.saver.place_in_run import PlaceInRun
+
+Mode = Literal["at_most_once", "at_least_once"]
+Scope = Literal["thread", "store"]
+
+
+class _Verdict:
+    """A value that a result cannot be mistaken for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+NOT_DONE = _Verdict("NOT_DONE")
+"""What `reconcile` returns if the operation did not take effect. Then it is performed again, with the same key."""
+
+UNKNOWN = _Verdict("UNKNOWN")
+"""What `reconcile` returns if it cannot find out whether the operation took effect."""
+
+
+@record(frozen=True, slots=True)
+class Rules:
+    """What the exceptions of an operation mean, and how an unknown outcome is settled.
+
+    Attributes:
+        not_sent: Exceptions that prove that nothing left the process.
+        errors: Exceptions that are an answer.
+        reconcile: Asks the provider about a key; returns the result, `NOT_DONE` or `UNKNOWN`.
+        ask: Whether a person settles an unknown outcome, by an interrupt.
+    """
+
+    not_sent: Errors = ()
+    errors: Errors = ()
+    reconcile: Callable[[str], Any] | None = None
+    ask: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("not_sent", self.not_sent), ("errors", self.errors)):
+            if not isinstance(kinds, tuple) or not all(
+                isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+            ):
+                raise InvalidOptionError(f"{name} must be a tuple of classes of exceptions.")
+        if self.reconcile is not None and not callable(self.reconcile):
+            raise InvalidOptionError("reconcile must be callable with the key.")
+
+    def state_of(self, error: BaseException) -> Literal["failed", "not_sent", "paused", "unknown"]:
+        """What an exception says about the outcome."""
+        from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - a thread's handle is made without it
+
+        if isinstance(error, GraphBubbleUp):
+            return "paused"
+        if isinstance(error, self.not_sent):
+            return "not_sent"
+        return "failed" if isinstance(error, self.errors) else "unknown"
+
+
+class Operations:
+    """Performs side effects once, and lists and settles those with an unknown outcome.
+
+    You get one from `operations()` in a node, task or tool, and from `saver.thread(id).operations` anywhere.
+
+    Attributes:
+        serde: The saver's serializer.
+    """
+
+    def __init__(self, saver: GCSSaver, thread_id: str, place: PlaceInRun | None = None) -> None:
+        self.serde = saver.serde
+        self._contexts = saver._contexts  # noqa: SLF001 - this handle is a part of the saver
+        self._backend = saver._backend  # noqa: SLF001 - as above
+        self._thread_id = thread_id
+        self._place = place
+
+    @property
+    def _context(self) -> Context:
+        return self._contexts.get()
+
+    def once(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *,
+        request: Any = None,
+        key: str | None = None,
+        scope: Scope = "thread",
+        mode: Mode = "at_most_once",
+        reconcile: Callable[[str], Any] | None = None,
+        not_sent: Errors = (),
+        errors: Errors = (),
+        keep: timedelta | None = None,
+        timeout: float | None = None,
+        ask: bool = False,
+    ) -> Any:
+        """Perform a side effect, unless it has been performed before. Then its recorded result is returned.
+
+        The call first stores that it is about to begin, and later what came of it. If the process crashes in between,
+        the outcome is unknown. The effect is then not started again, unless you allow it by `reconcile`, `mode`, `ask`
+        or `resolve`.
+
+        A recorded result is what the saver's serializer returns. By default, a dataclass returns as a dict.
+
+        Args:
+            name: What the operation does, such as `"charge"`.
+            fn: Performs it. It is called without arguments, or with the key, for the provider's idempotency key.
+            request: Plain data that identifies what is done. A repeat with the same key must have an equal request.
+            key: Identifies the operation in the thread. Without one, a call in a run derives a key from its task, which
+                is the same when the task runs again after a crash. Such calls must follow one another.
+            scope: `"thread"`, or `"store"` for one key in all threads of the store, which needs a `key`.
+            mode: `"at_least_once"` performs an operation with an unknown outcome again, with the same key.
+            reconcile: Asks the provider about an unknown outcome. It is called with the key, and returns the result,
+                `NOT_DONE` or `UNKNOWN`.
+            not_sent: Exceptions that prove that nothing left the process. The operation can then be started again.
+            errors: Exceptions that are an answer, such as a declined card. They are stored, and raised at a repeat.
+            keep: For how long the outcome is kept; 30 days if not given.
+            timeout: Seconds after which a claim without a lease counts as crashed; 60 if not given. Choose more than
+                `fn` can take.
+            ask: Whether an unknown outcome interrupts the graph. Resume it with `Command(resume={"done": result})` or
+                `Command(resume={"not_done": True})`. LangGraph numbers a task's interrupts, so a task that asks has no
+                other interrupts after this call, except those of `fn`.
+
+        Returns:
+            The result of `fn`, or the recorded one.
+
+        Raises:
+            InvalidInputError: An argument is invalid, or the call needs a `key`. Nothing was started.
+            NotDurableError: The call has no `key`, and the checkpoint that ordered it is not stored.
+            OperationFencedError: The process has lost the thread's lease. Nothing was started.
+            OperationInProgressError: Another call may be performing the operation.
+            OperationMismatchError: The key belongs to another name or request.
+            OutcomeUnknownError: An earlier attempt may have taken effect, or this one's outcome was not recorded.
+            ResultNotStoredError: The operation is done, but its result could not be stored.
+            StoreError: A service rejected a request, or did not answer before the deadline. Nothing was started.
+        """
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(reconcile):
+            raise InvalidInputError(f"Operation {name!r} has a coroutine function. Call `aonce`, and await it.")
+        rules = Rules(not_sent, errors, reconcile, ask)
+        with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
+            return self.perform(call, FunctionWork(self.serde, call, rules, fn), order)
+
+    async def aonce(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *,
+        request: Any = None,
+        key: str | None = None,
+        scope: Scope = "thread",
+        mode: Mode = "at_most_once",
+        reconcile: Callable[[str], Any] | None = None,
+        not_sent: Errors = (),
+        errors: Errors = (),
+        keep: timedelta | None = None,
+        timeout: float | None = None,
+        ask: bool = False,
+    ) -> Any:
+        """Asynchronous twin of `once`. `fn` and `reconcile` may be coroutine functions."""
+        rules = Rules(not_sent, errors, reconcile, ask)
+        with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
+            return await self.aperform(call, FunctionWork(self.serde, call, rules, fn), order)
+
+    def unresolved(self) -> list[Operation]:
+        """The thread's operations with an unknown outcome, oldest first: `resolve` settles them.
+
+        Raises:
+            DamageError: One of them is damaged.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(flows.operations.unresolved(self._thread_id, self._context), self._backend)
+
+    async def aunresolved(self) -> list[Operation]:
+        """Asynchronous twin of `unresolved`."""
+        return await arun(flows.operations.unresolved(self._thread_id, self._context), self._backend)
+
+    def resolve(self, key: str, *, result: Any = None, not_done: bool = False, scope: Scope = "thread") -> None:
+        """Settle an operation with an unknown outcome, as you have found it out.
+
+        A process that was suspended may still send its request after you say `not_done`. Only the provider's own
+        idempotency key excludes that.
+
+        Args:
+            key: The operation's key.
+            result: The result, which the next call of `once` returns.
+            not_done: Say that it did not take effect, so that the next call of `once` performs it.
+            scope: The scope of the operation.
+
+        Raises:
+            ConflictError: Its outcome is known, or it changed meanwhile. The message says what it is now.
+            InvalidInputError: There is no such operation, or both a result and `not_done` are given.
+            OperationInProgressError: A call may still be performing it.
+            SerializationError: The result cannot be serialized.
+        """
+        run(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
+
+    async def aresolve(self, key: str, *, result: Any = None, not_done: bool = False, scope: Scope = "thread") -> None:
+        """Asynchronous twin of `resolve`."""
+        await arun(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
+
+    def _resolution(self, key: str, result: Any, *, not_done: bool, scope: Scope) -> Flow[Operation]:
+        if not_done and result is not None:
+            raise InvalidInputError(f"Operation {key!r} was not changed: pass a `result` or `not_done=True`, not both.")
+        thread_id = self._thread_id if _checked_scope(scope) == "thread" else None
+        outcome = None
+        if not not_done:
+            outcome = Outcome("done", dumps(self.serde, result, f"The result of operation {_text(key)!r}"))
+        return flows.operations.resolve(thread_id, _text(key), outcome, self._context)
+
+    # The call, of a function or of a tool
+
+    def perform(self, call: Call, work: Work, order: Order | None) -> Any:
+        """Perform the work, or return the recorded result."""
+        return run(flows.once.once(call, work, order, self._context), self._backend)
+
+    async def aperform(self, call: Call, work: Work, order: Order | None) -> Any:
+        """Asynchronous twin of `perform`."""
+        return await arun(flows.once.once(call, work, order, self._context), self._backend)
+
+    @contextmanager
+    def call(
+        self,
+        name: str,
+        request: Any,
+        key: str | None,
+        chosen: tuple[Scope, Mode, timedelta | None, float | None],
+        tool_call: str | None = None,
+    ) -> Iterator[tuple[Call, Order | None]]:
+        """The call, and what must be durable first. A derived key is taken until the end of the block.
+
+        Args:
+            name: The operation.
+            request: Its request.
+            key: The explicit key.
+            chosen: The options `scope`, `mode`, `keep` and `timeout`.
+            tool_call: The id of the tool call, which is the key if no other was given.
+        """
+        if not isinstance(name, str) or not name:
+            raise InvalidInputError("The name of an operation must be a str that is not empty.")
+        place = self._place
+        if key is None and place is None:
+            raise InvalidInputError(f"Operation {name!r} needs a `key`, because the call is not made in a run.")
+        if key is not None:
+            yield self._call(name, request, _text(key), chosen), None
+            return
+        if chosen[0] != "thread":
+            raise InvalidInputError(f'Operation {name!r} needs a `key`, because it has scope="store".')
+        place = cast("PlaceInRun", place)
+        order = Order(place.checkpoints, place.why_never_durable)
+        if tool_call is not None:
+            yield self._call(name, request, _text(tool_call), chosen, order), order
+            return
+        with _DERIVED.get().next_key(place, name) as derived:
+            yield self._call(name, request, derived, chosen, order), order
+
+    def _call(
+        self,
+        name: str,
+        request: Any,
+        key: str,
+        chosen: tuple[Scope, Mode, timedelta | None, float | None],
+        order: Order | None = None,
+    ) -> Call:
+        scope, mode, keep, timeout = chosen
+        if mode not in ("at_most_once", "at_least_once"):
+            raise InvalidInputError(f'mode is {mode!r}; it must be "at_most_once" or "at_least_once".')
+        if keep is not None and (not isinstance(keep, timedelta) or keep <= timedelta(0)):
+            raise InvalidInputError("keep must be a timedelta of more than 0.")
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0):
+            raise InvalidInputError("timeout must be a number of seconds, more than 0.")
+        operation_segment(key)
+        return Call(
+            thread_id=self._thread_id if _checked_scope(scope) == "thread" else None,
+            key=key,
+            name=name,
+            request=request_digest(request, name),
+            nonce=self._context.new_attempt(),
+            fence=self._fence(key),
+            ordered_by=None if order is None else order.checkpoints[-1],
+            mode=mode,
+            keep=KEEP_SECONDS if keep is None else keep.total_seconds(),
+            timeout=TIMEOUT_SECONDS if timeout is None else float(timeout),
+        )
+
+    def _fence(self, key: str) -> Fence | None:
+        """The lease under which a call is made: the config's, or the one that this process holds."""
+        fences = self._context.fences
+        lease = None if self._place is None else self._place.lease
+        if lease is None:
+            held = [fence for (thread_id, _), fence in fences.items() if thread_id == self._thread_id]
+            return max(held, key=lambda fence: fence.token, default=None)
+        found = fences.get(lease) if lease[0] == self._thread_id else None
+        if found is None:
+            raise all_errors.OperationFencedError(
+                f"Operation {key!r} of thread {self._thread_id!r} was not started, because this process does not hold "
+                f"the lease of its config: that of thread {lease[0]!r}. End the run. A process that acquires the lease "
+                "continues the thread.",
+                thread_id=self._thread_id,
+            )
+        return found
+
+
+def operations(config: RunnableConfig | None = None, *, saver: GCSSaver | None = None) -> Operations:
+    """The operations of the thread that the calling node, task or tool belongs to.
+
+    Args:
+        config: The config that LangGraph gave to the node or tool. It is only needed in coroutines before Python 3.11.
+        saver: The saver, if the graph's checkpointer is not a `GCSSaver`. Then each call needs a `key`.
+
+    Raises:
+        InvalidConfigError: The call is made outside of a run.
+        InvalidInputError: The graph has no `GCSSaver`, and none was given.
+    """
+    place = place_in_run.place_of(place_in_run.current_config() if config is None else config)
+    return operations_at(place, saver)
+
+
+def operations_at(place: PlaceInRun, saver: GCSSaver | None) -> Operations:
+    """The operations of a place in a run; see `operations`."""
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver  # noqa: PLC0415 - it imports this module
+
+    found = place.checkpointer if saver is None else saver
+    if not isinstance(found, GCSSaver):
+        raise InvalidInputError(
+            f"The checkpointer of the graph is of type {type(found).__name__}, so there is no store for operations. "
+            "Compile the graph with a GCSSaver, or pass `saver=`."
+        )
+    return Operations(found, place.thread_id, place)
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str) or not key:
+        raise InvalidInputError(f"The key of an operation must be a str that is not empty, not {type(key).__name__}.")
+    return key
+
+
+def _checked_scope(scope: Any) -> Scope:
+    if scope not in ("thread", "store"):
+        raise InvalidInputError(f'scope is {scope!r}; it must be "thread" or "store".')
+    return cast("Scope", scope)
+
+
+# Keys of calls without one
+
+
+class _Derived:
+    """How many operations of each name an execution of a task has done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: OrderedDict[tuple[object, ...], Counter[str]] = OrderedDict()
+        self._running: set[tuple[object, ...]] = set()
+
+    @contextmanager
+    def next_key(self, place: PlaceInRun, name: str) -> Iterator[str]:
+        """The key of the next operation of that name in this execution, which ends with the block.
+
+        Raises:
+            InvalidInputError: Another one is under way. Which of the two is the first would be chance.
+        """
+        part = place_in_run.TOOL_CALL.get()
+        execution = (*place.execution, part)
+        with self._lock:
+            if (execution, name) in self._running:
+                raise InvalidInputError(
+                    f"Two operations {name!r} of one task run at the same time, so neither can derive its key. Nothing "
+                    "was started for the second one. Give each a `key`."
+                )
+            done = self._done.setdefault(execution, Counter())
+            self._done.move_to_end(execution)
+            number = done[name]
+            self._running.add((execution, name))
+            while len(self._done) > _MOST_EXECUTIONS:
+                self._done.popitem(last=False)
+        try:
+            yield f"{place.task_ns if part is None else part}:{name}:{number}"
+            # Only after a result. A call that is made again because the first one raised is the same operation.
+            done[name] += 1
+        finally:
+            with self._lock:
+                self._running.discard((execution, name))
+
+
+_MOST_EXECUTIONS = 100_000
+"""Executions whose operations are counted. An older one has ended, because its task would run beside all others."""
+
+_DERIVED = PerProcess(_Derived)
+
+
+# The user's code
+
+
+class FunctionWork:
+    """A function as an operation."""
+
+    def __init__(self, serde: SerializerProtocol, call: Call, rules: Rules, fn: Callable[..., Any]) -> None:
+        self.serde = serde
+        self._call = call
+        self._rules = rules
+        self._fn = _with_key(fn, call)
+
+    def clock(self) -> float:
+        """Seconds of a monotonic clock."""
+        return time.monotonic()
+
+    def perform(self) -> Ask[Performed]:
+        """Call the function."""
+        return Ask(self._perform, self._aperform)
+
+    def _perform(self) -> Performed:
+        try:
+            result = self._fn()
+        except BaseException as error:  # noqa: BLE001 - `end` raises it, once the outcome is recorded
+            return self._raised(error)
+        return self._returned(result)
+
+    async def _aperform(self) -> Performed:
+        try:
+            result = await _awaited(self._fn())
+        except BaseException as error:  # noqa: BLE001 - `end` raises it, once the outcome is recorded
+            return self._raised(error)
+        return self._returned(result)
+
+    def _returned(self, result: Any) -> Performed:
+        return Performed("done", self._dumped(result), partial(same, result))
+
+    def _raised(self, error: BaseException) -> Performed:
+        return self.ended_by(error, partial(raise_, error))
+
+    def ended_by(self, error: BaseException, end: Callable[[], Any]) -> Performed:
+        """What an exception of the user's code is recorded as."""
+        state = self._rules.state_of(error)
+        value = None
+        if state == "failed":
+            value = dump_error(self.serde, error, f"The exception of operation {self._call.key!r}")
+        return Performed(state, value, end)
+
+    def _dumped(self, result: Any) -> Serialized | None:
+        """A result as it is recorded; `None` if the serializer rejects it, because the operation is done anyway."""
+        try:
+            return dumps(self.serde, result, f"The result of operation {self._call.key!r}")
+        except SerializationError:
+            return None
+
+    def settle(self, seen: Operation) -> Ask[Settled]:
+        """Ask `reconcile`, and then a person."""
+        return Ask(partial(self._settle, seen), partial(self._asettle, seen))
+
+    def _settle(self, seen: Operation) -> Settled:
+        reconcile = self._rules.reconcile
+        return self._settled(seen, UNKNOWN if reconcile is None else reconcile(self._call.key))
+
+    async def _asettle(self, seen: Operation) -> Settled:
+        reconcile = self._rules.reconcile
+        return self._settled(seen, UNKNOWN if reconcile is None else await _awaited(reconcile(self._call.key)))
+
+    def _settled(self, seen: Operation, found: Any) -> Settled:
+        if found is NOT_DONE:
+            return Settled("not_done")
+        if found is not UNKNOWN:
+            return Settled("done", self._dumped(found))
+        return self._ask(seen) if self._rules.ask else Settled("unknown")
+
+    def _ask(self, seen: Operation) -> Settled:
+        from langgraph.types import interrupt  # noqa: PLC0415 - few processes ask
+
+        answer = interrupt(
+            {
+                "type": "operation_outcome_unknown",
+                "operation": seen.name,
+                "key": seen.key,
+                "question": "Did this take effect? Answer {'done': result} or {'not_done': True}.",
+            }
+        )
+        if isinstance(answer, Mapping) and answer.keys() == {"done"}:
+            return Settled("done", self._dumped(answer["done"]), asked=True)
+        if isinstance(answer, Mapping) and answer.keys() == {"not_done"} and answer["not_done"] is True:
+            return Settled("not_done", asked=True)
+        raise all_errors.OutcomeUnknownError(
+            f"The answer to the question about operation {seen.key!r} ({seen.name}) is neither {{'done': result}} nor "
+            "{'not_done': True}, so nothing was started. Call `resolve`, or fork the thread to answer again.",
+            thread_id=seen.thread_id,
+            key=seen.key,
+        )
+
+    def repeat(self, seen: Operation, value: Serialized | None) -> Ask[Any]:
+        """Return the recorded result, or raise the recorded exception."""
+        again = partial(self._again, seen, value)
+        return Ask(again, partial(_as_coroutine, again))
+
+    def _again(self, seen: Operation, value: Serialized | None) -> Any:
+        if seen.state == "failed":
+            raise self._recorded_error(seen, value)
+        return self._recorded_result(seen, value)
+
+    def _recorded_result(self, seen: Operation, value: Serialized | None) -> Any:
+        if value is None:
+            raise all_errors.ResultNotStoredError(
+                f"Operation {seen.key!r} ({seen.name}) is done and was not started again, but its result could not be "
+                "stored. Return plain data from it, or store the result elsewhere under its key.",
+                thread_id=seen.thread_id,
+                key=seen.key,
+            )
+        return loads(self.serde, value)
+
+    def _recorded_error(self, seen: Operation, value: Serialized | None) -> BaseException:
+        if value is None:
+            return all_errors.OperationFailedError(
+                f"Operation {seen.key!r} ({seen.name}) has failed and was not started again, but its exception could "
+                "not be stored.",
+                key=seen.key,
+            )
+        return load_error(self.serde, value, self._rules.errors, seen.key)
+
+
+def _with_key(fn: Callable[..., Any], call: Call) -> Callable[[], Any]:
+    """The function as a call without arguments. It gets the key if it has a parameter for it."""
+    if not callable(fn):
+        raise InvalidInputError(f"Operation {call.name!r} needs a function, not {type(fn).__name__}.")
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # a function in C that has none
+        return fn
+    if "key" in signature.parameters and signature.parameters["key"].kind is not inspect.Parameter.POSITIONAL_ONLY:
+        return partial(fn, key=call.key)
+    for arguments in ((), (call.key,)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return partial(fn, *arguments)
+    raise InvalidInputError(
+        f"The function of operation {call.name!r} cannot be called without arguments, nor with the key alone. Bind its "
+        "other arguments, for example with functools.partial."
+    )
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _as_coroutine(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def same(result: Any) -> Any:
+    """The result of an operation, as its end."""
+    return result
+
+
+def raise_(error: BaseException) -> Any:
+    """The exception of an operation, as its end."""
+    raise error
