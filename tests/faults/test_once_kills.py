@@ -47,7 +47,7 @@ def test_kills_around_the_side_effects(tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("kind", "is_async", "durability"), product(KINDS, (False, True), ("sync", "async")))
+@pytest.mark.parametrize(("kind", "is_async", "durability"), list(product(KINDS, (False, True), ("sync", "async"))))
 def test_kills_at_every_effect(tmp_path, kind, is_async, durability):
     options = [{}]
     if kind == "tool-node":
