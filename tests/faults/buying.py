@@ -323,9 +323,9 @@ def main(directory, scenario, number, seed):
     acts = [point for point in points if point[0][0] == "Ask"]
     assert acts
     chosen = points
-    if number < len(points):  # half of them around the side effects, which is where it matters
-        around = Random(seed).sample(acts, min(len(acts), number // 2))
-        chosen = around + Random(seed).sample(points, number - len(around))
+    if number < len(points):
+        # After the first side effect, and before the second one, which is where it matters most.
+        chosen = [acts[1], acts[2], *Random(seed).sample(points, number - 2)]
     found = Counter()
     for place, (at, when) in enumerate(chosen):
         Path(directory, str(place)).mkdir()

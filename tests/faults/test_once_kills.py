@@ -37,11 +37,11 @@ def test_kills_around_the_side_effects(tmp_path):
         scenario("agent", True, "async"),
         scenario("agent", False, "sync", retry="outside"),
     ]
-    found = kills(tmp_path, chosen, number=4, seed=1)
-    assert [one["ended"] for one in found] == [4] * len(chosen)
+    found = kills(tmp_path, chosen, number=3, seed=1)
+    assert [one["ended"] for one in found] == [3] * len(chosen)
     # The kills did hit side effects that had happened, and some that had not begun.
     total = sum(found, Counter())
-    assert total["killed"] > 10
+    assert total["killed"] >= 2 * len(chosen)
     assert total["resolved"] > 0
     assert total["allowed"] > 0
 

@@ -1,14 +1,14 @@
 """The digest of a request: equal for what a serializer may return for it, and different for what differs."""
 
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 import itertools
 import subprocess
 import sys
-from collections import namedtuple
 from decimal import Decimal
 from pathlib import PurePosixPath
+from typing import NamedTuple
 from uuid import UUID
 
 import pytest
@@ -29,7 +29,9 @@ class Data:
     b: list
 
 
-Named = namedtuple("Named", ["a", "b"])
+class Named(NamedTuple):
+    a: int
+    b: list
 
 
 class Color(enum.Enum):
@@ -84,10 +86,10 @@ DIFFERENT = [
     float("inf"),
     "",
     "\ud800",
-    datetime.date(2026, 11, 29),
-    datetime.datetime(2026, 11, 29, tzinfo=datetime.timezone.utc),
-    datetime.datetime(2026, 11, 29),  # noqa: DTZ001 - one without a zone is another request
-    datetime.timedelta(1),
+    dt.date(2026, 11, 29),
+    dt.datetime(2026, 11, 29, tzinfo=dt.timezone.utc),
+    dt.datetime(2026, 11, 29),  # noqa: DTZ001 - one without a zone is another request
+    dt.timedelta(1),
     UUID(int=1),
     PurePosixPath("1"),
     "2026-11-29",
