@@ -25,6 +25,7 @@
     │   ├── NotDurableError                 the checkpoint that ordered it is not stored: see `durability`
     │   └── ResultNotStoredError            it is done, and its result could not be stored
     ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
+    ├── OperationFailedError (RuntimeError)   an operation has failed for good: name its exception in `errors`
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names

@@ -29,6 +29,7 @@ from langgraph_gcs_saver.format.requests import request_digest
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import place_in_run
+from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.outcomes import Errors, dump_error, load_error
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Operations:
         serde: The saver's serializer.
     """
 
-    def __init__(self, saver: GCSSaver, thread_id: str, place: PlaceInRun | None = None) -> None:
+    def __init__(self, saver: Connection, thread_id: str, place: PlaceInRun | None = None) -> None:
         self.serde = saver.serde
         self._contexts = saver._contexts  # noqa: SLF001 - this handle is a part of the saver
         self._backend = saver._backend  # noqa: SLF001 - as above
@@ -358,10 +359,8 @@ def operations(config: RunnableConfig | None = None, *, saver: GCSSaver | None =
 
 def operations_at(place: PlaceInRun, saver: GCSSaver | None) -> Operations:
     """The operations of a place in a run; see `operations`."""
-    from langgraph_gcs_saver.saver.checkpointer import GCSSaver  # noqa: PLC0415 - it imports this module
-
     found = place.checkpointer if saver is None else saver
-    if not isinstance(found, GCSSaver):
+    if not isinstance(found, Connection):
         raise InvalidInputError(
             f"The checkpointer of the graph is of type {type(found).__name__}, so there is no store for operations. "
             "Compile the graph with a GCSSaver, or pass `saver=`."

@@ -66,7 +66,7 @@ class RunToolsOnce(_Base):
     ToolNode(tools, wrap_tool_call=once.wrap_tool_call, awrap_tool_call=once.awrap_tool_call)
     ```
 
-    A call is identified by its `tool_call_id`. A model that asks for the same payment twice gives two ids. So give
+    A call is identified by its `tool_call_id`. A model that orders the same payment twice gives two ids. So give
     payments a key of your business by `keys`. A call without such a key waits until the checkpoint that ordered it is
     durable. With `durability="exit"` that is never the case, and the call raises `NotDurableError`.
 

@@ -572,7 +572,7 @@ def test_subgraphs(saver, provider, checkpointer):
 
 
 def test_the_order_of_a_subgraph_includes_that_of_its_parent(saver, provider):
-    """The parent's checkpoint is lost in a crash, so its task runs again, and orders the subgraph's nodes anew."""
+    """The parent's checkpoint is lost in a crash, so its task runs again, and orders the subgraph's nodes again."""
     may_put = threading.Event()
 
     class Held(GCSSaver):

@@ -42,6 +42,7 @@ TREE = {
     "OutcomeUnknownError": ("OperationError", "outcome-unknown", 11),
     "NotDurableError": ("OperationError", "not-durable", 2),
     "ResultNotStoredError": ("OperationError", "result-not-stored", 3),
+    "OperationFailedError": ("GCSSaverError RuntimeError", "operation-failed", 1),
     "LeaseMismatchError": ("GCSSaverError RuntimeError", "lease-mismatch", 2),
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
@@ -59,6 +60,7 @@ WHERE = {
     ThreadBusyError: {"thread_id": "t", "owner": "o"},
     FencedError: {"thread_id": "t"},
     errors.OperationFencedError: {"thread_id": "t"},
+    errors.OperationFailedError: {"key": "k"},
     **{found: {"thread_id": "t", "key": "k"} for found in CLASSES.values() if issubclass(found, errors.OperationError)},
 }
 """What the constructors of these need besides a message."""

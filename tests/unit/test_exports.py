@@ -63,8 +63,10 @@ def test_public_names():
         "DeletePlan",
     }
     reports |= {"IdleThread", "Transfer", "Migration", "KeepLast", "KeepFor", "KeepEvery"}
+    reports |= {"NOT_DONE", "UNKNOWN", "RunToolsOnce", "operations"}
     assert {"GCSSaver", "__version__", "errors", "events", *reports} <= set(langgraph_gcs_saver.__all__)
-    assert langgraph_gcs_saver.__all__ == sorted(langgraph_gcs_saver.__all__)
+    in_order = sorted(langgraph_gcs_saver.__all__, key=lambda name: (not name.isupper(), name))
+    assert langgraph_gcs_saver.__all__ == in_order
     for name in langgraph_gcs_saver.__all__:
         assert getattr(langgraph_gcs_saver, name) is not None
 
