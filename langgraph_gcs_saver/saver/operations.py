@@ -7,7 +7,6 @@ results are serialized, and which key a call without one gets.
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Ask, Flow
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import arun, run
+from langgraph_gcs_saver.engine.turn import Turn
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SerializationError
 from langgraph_gcs_saver.flows.once import Order, Performed, Settled, Work
 from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call, Outcome
@@ -331,12 +331,13 @@ class Operations:
         if lease is None:
             held = [fence for (thread_id, _), fence in fences.items() if thread_id == self._thread_id]
             return max(held, key=lambda fence: fence.token, default=None)
-        found = fences.get(lease) if lease[0] == self._thread_id else None
-        if found is None:
+        found = fences.get(lease[:2]) if isinstance(lease, tuple) else None
+        # A config also has the nonce, because the tokens of a deleted thread start again.
+        if found is None or found.thread_id != self._thread_id or lease[2:] not in ((), (found.nonce,)):
             raise all_errors.OperationFencedError(
                 f"Operation {key!r} of thread {self._thread_id!r} was not started, because this process does not hold "
-                f"the lease of its config: that of thread {lease[0]!r}. End the run. A process that acquires the lease "
-                "continues the thread.",
+                f"the lease of its config, {lease!r}. End the run. A process that acquires the lease continues the "
+                "thread.",
                 thread_id=self._thread_id,
             )
         return found
@@ -387,9 +388,9 @@ class _Derived:
     """How many operations of each name an execution of a task has done."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._turn = Turn()
         self._done: OrderedDict[tuple[object, ...], Counter[str]] = OrderedDict()
-        self._running: set[tuple[object, ...]] = set()
+        self._running: set[tuple[tuple[object, ...], str]] = set()
 
     @contextmanager
     def next_key(self, place: PlaceInRun, name: str) -> Iterator[str]:
@@ -400,25 +401,26 @@ class _Derived:
         """
         part = place_in_run.TOOL_CALL.get()
         execution = (*place.execution, part)
-        with self._lock:
-            if (execution, name) in self._running:
-                raise InvalidInputError(
-                    f"Two operations {name!r} of one task run at the same time, so neither can derive its key. Nothing "
-                    "was started for the second one. Give each a `key`."
-                )
-            done = self._done.setdefault(execution, Counter())
-            self._done.move_to_end(execution)
-            number = done[name]
-            self._running.add((execution, name))
-            while len(self._done) > _MOST_EXECUTIONS:
-                self._done.popitem(last=False)
+        number = self._turn.run(partial(self._begin, execution, name))
         try:
             yield f"{place.task_ns if part is None else part}:{name}:{number}"
             # Only after a result. A call that is made again because the first one raised is the same operation.
-            done[name] += 1
+            self._done.setdefault(execution, Counter())[name] = number + 1
         finally:
-            with self._lock:
-                self._running.discard((execution, name))
+            self._running.discard((execution, name))
+
+    def _begin(self, execution: tuple[object, ...], name: str) -> int:
+        if (execution, name) in self._running:
+            raise InvalidInputError(
+                f"Two operations {name!r} of one task run at the same time, so neither can derive its key. Nothing was "
+                "started for the second one. Give each a `key`."
+            )
+        self._running.add((execution, name))
+        done = self._done.setdefault(execution, Counter())
+        self._done.move_to_end(execution)
+        while len(self._done) > _MOST_EXECUTIONS:
+            self._done.popitem(last=False)
+        return done[name]
 
 
 _MOST_EXECUTIONS = 100_000

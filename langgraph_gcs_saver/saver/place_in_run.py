@@ -40,7 +40,7 @@ class PlaceInRun:
         execution: Differs between two executions of one task, even in one process.
         checkpoints: Namespace and id of the checkpoint that ordered the task, and of those that ordered the subgraphs
             around it; outermost first.
-        lease: The thread and the token of the lease in the config, if it has one.
+        lease: The lease in the config, if it has one: its thread, its token, and its nonce.
         checkpointer: The graph's checkpointer; `None` if LangGraph does not say.
         why_never_durable: Why one of the checkpoints will not be stored while the task runs, if that is known.
     """
@@ -49,7 +49,7 @@ class PlaceInRun:
     task_ns: str
     execution: tuple[object, ...]
     checkpoints: tuple[tuple[str, str], ...]
-    lease: tuple[str, int] | None
+    lease: Any
     checkpointer: object
     why_never_durable: str | None
 
@@ -84,13 +84,12 @@ def place_of(config: RunnableConfig) -> PlaceInRun:
             "The config is not one of a running node, task or tool, so an operation cannot derive its key from it. Use "
             "saver.thread(id).operations with a `key`."
         )
-    lease = found.get(LEASE)
     return PlaceInRun(
         thread_id=configs.text_of(found, "thread_id"),
         task_ns=info.checkpoint_ns,
         execution=(info.checkpoint_ns, info.task_id, info.node_attempt, info.node_first_attempt_time),
         checkpoints=_checkpoints(found, info.checkpoint_ns, info.checkpoint_id),
-        lease=lease if isinstance(lease, tuple) else None,
+        lease=found.get(LEASE),
         checkpointer=found.get(CHECKPOINTER),
         why_never_durable=_why_never_durable(found),
     )

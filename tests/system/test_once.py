@@ -363,7 +363,7 @@ def take(saver, thread_id="thread-1"):
 
 
 def leased(fence):
-    return {"configurable": {"thread_id": "thread-1", "__lg_lease": (fence.thread_id, fence.token)}}
+    return {"configurable": {"thread_id": "thread-1", "__lg_lease": (fence.thread_id, fence.token, fence.nonce)}}
 
 
 def test_a_lost_lease_starts_nothing(saver, ops, provider):
@@ -393,8 +393,9 @@ def test_a_claim_of_a_lost_lease_is_unknown_at_once(saver, ops):
     assert ops.once("charge", lambda: "third", key="k") == "first"
 
 
-@pytest.mark.parametrize("lease", [("thread-1", 7), ("thread-2", 1)])
+@pytest.mark.parametrize("lease", [("thread-1", 7), ("thread-2", 1), ("thread-1", 1, "another nonce"), "thread-1"])
 def test_a_config_with_another_lease_starts_nothing(saver, provider, lease):
+    take(saver)
     take(saver, "thread-2")
     graph = graph_of(saver, lambda state: operations().once("charge", lambda: provider.charge("card"), key="k"))
     config = {"configurable": {"thread_id": "thread-1", "__lg_lease": lease}}
