@@ -170,7 +170,7 @@ class ToolWork(FunctionWork):
         bound: tuple[BaseTool, ToolCallRequest, Callable[[ToolCallRequest], Any]],
     ) -> None:
         self._tool, self._request, self._handler = bound
-        self._watched = WatchedTool(self._tool, call, rules.not_sent)
+        self._watched = WatchedTool(self._tool, call, rules)
         super().__init__(serde, call, rules, self._run)
 
     def _run(self) -> Any:
@@ -178,8 +178,6 @@ class ToolWork(FunctionWork):
 
     def _returned(self, result: Any) -> Performed:
         watched, end = self._watched, partial(same, result)
-        if watched.is_repeated:
-            return Performed("unknown", None, end)
         if watched.error is not None:  # a handler has made a message of it
             return self.ended_by(watched.error, end)
         if watched.knows and not watched.has_run and getattr(result, "status", None) == "error":
@@ -188,11 +186,9 @@ class ToolWork(FunctionWork):
 
     def _raised(self, error: BaseException) -> Performed:
         watched, end = self._watched, partial(raise_, error)
-        if watched.is_repeated:
-            return Performed("unknown", None, end)
         if watched.error is not None:
             return self.ended_by(watched.error, end)
-        if watched.knows:
+        if watched.knows or watched.has_run:
             # Raised around the tool: before it ran, for example by a check of its arguments, or after it.
             return Performed("unknown" if watched.has_run else "not_sent", None, end)
         return super()._raised(error)

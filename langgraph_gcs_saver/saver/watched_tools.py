@@ -22,7 +22,7 @@ from langgraph_gcs_saver.saver.place_in_run import TOOL_CALL
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.operations import Call
-    from langgraph_gcs_saver.saver.outcomes import Errors
+    from langgraph_gcs_saver.saver.operations import Rules
 
 
 class WatchedTool:
@@ -31,20 +31,18 @@ class WatchedTool:
     Attributes:
         tool: The copy.
         has_run: Whether the tool itself was called, so that its arguments were accepted.
-        is_repeated: Whether a wrapper has called the tool again after a call that may have had an effect.
         error: What the last call raised.
         knows: Whether every call of the tool is seen. A class that overrides more than the tool's functions can call
             them in other ways.
     """
 
-    def __init__(self, tool: BaseTool, call: Call, not_sent: Errors) -> None:
+    def __init__(self, tool: BaseTool, call: Call, rules: Rules) -> None:
         self.tool = copy.copy(tool)
         self.has_run = False
-        self.is_repeated = False
         self.error: BaseException | None = None
         self.knows = _is_called_as_usual(type(tool))
         self._call = call
-        self._not_sent = not_sent
+        self._rules = rules
         run, arun = _functions_of(tool)
         vars(self.tool).update(_run=self._watch(run), _arun=self._awatch(arun))
 
@@ -66,8 +64,9 @@ class WatchedTool:
 
     @contextmanager
     def _one_call(self) -> Iterator[None]:
-        if self.has_run and not isinstance(self.error, self._not_sent):
-            self.is_repeated = True
+        if self.has_run and not isinstance(self.error, self._rules.not_sent):
+            if isinstance(self.error, self._rules.errors):
+                raise self.error  # its answer
             raise errors.OutcomeUnknownError(
                 f"Tool {self.tool.name!r} was about to run twice for one call ({self._call.key!r}), and the first run "
                 "may have had an effect. Put RunToolsOnce last in the list of middleware, inside of what retries, or "

@@ -393,6 +393,51 @@ def test_a_claim_of_a_lost_lease_is_unknown_at_once(saver, ops):
     assert ops.once("charge", lambda: "third", key="k") == "first"
 
 
+def test_a_lease_that_is_given_up_between_claim_and_function_starts_nothing(provider):
+    class GivingUp(CountingInterceptor):
+        def around(self, effect, perform):
+            result = perform(effect)
+            if isinstance(effect, Commit) and any("/lg_operations/" in one.name for one in effect.writes):
+                saver._context.fences.clear()
+            return result
+
+    with GCSSaver.from_conn_string("memory:", interceptors=[GivingUp()]) as saver:
+        take(saver)
+        ops = saver.thread("thread-1").operations
+        with pytest.raises(OperationFencedError):
+            ops.once("charge", lambda: provider.charge("card"), key="k")
+        assert provider.calls() == []
+        assert ops.once("charge", lambda: 1, key="k") == 1  # the claim was withdrawn
+
+
+def test_a_late_outcome_does_not_change_the_result_that_was_given(saver, ops):
+    take(saver)
+
+    def stolen():
+        take(saver)
+        ops.resolve("k", result="by hand")
+        return "late"
+
+    assert ops.once("charge", stolen, key="k") == ops.once("charge", lambda: 1, key="k") == "by hand"
+
+
+def test_a_late_outcome_beside_another_attempt_is_unknown(saver, ops):
+    take(saver)
+
+    def stolen():
+        take(saver)
+        with pytest.raises(OSError, match=CRASH):
+            ops.once("charge", crash, key="k", mode="at_least_once")
+        return "late"
+
+    def crash():
+        raise OSError(CRASH)
+
+    with pytest.raises(OutcomeUnknownError):
+        ops.once("charge", stolen, key="k")
+    assert [one.late[0].state for one in ops.unresolved()] == ["done"]
+
+
 @pytest.mark.parametrize("lease", [("thread-1", 7), ("thread-2", 1), ("thread-1", 1, "another nonce"), "thread-1"])
 def test_a_config_with_another_lease_starts_nothing(saver, provider, lease):
     take(saver)

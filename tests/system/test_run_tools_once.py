@@ -358,6 +358,36 @@ def test_a_retry_repeats_what_was_not_sent(saver, provider, is_async, place):
     assert saver.thread("thread-1").operations.unresolved() == []
 
 
+@pytest.mark.parametrize("place", ["outside", "inside"])
+def test_a_retry_gets_an_answer_again(saver, provider, is_async, place):
+    def decline(receipt):
+        raise ValueError("declined")
+
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0.0, on_failure=str)
+    once = RunToolsOnce(errors=(ValueError,))
+    tools = [charging(provider, then=decline, is_async=is_async)]
+    agent = agent_of(saver, tools, [retry, once] if place == "outside" else [once, retry], "call-1")
+    answers = [one.content for one in invoke(agent, ASK, is_async=is_async) if isinstance(one, ToolMessage)]
+    assert answers == ["declined"]
+    assert len(provider.calls()) == 1
+    assert saver.thread("thread-1").operations.unresolved() == []
+
+
+class Twice(AgentMiddleware):
+    """Runs a tool again although it has succeeded."""
+
+    def wrap_tool_call(self, request, handler):
+        handler(request)
+        return handler(request)
+
+
+def test_middleware_that_runs_a_tool_twice(saver, provider):
+    agent = agent_of(saver, [charging(provider)], [RunToolsOnce(), Twice()], "call-1")
+    with pytest.raises(OutcomeUnknownError, match="was about to run twice"):
+        invoke(agent, ASK)
+    assert len(provider.calls()) == 1
+
+
 # Unknown outcomes
 
 
