@@ -28,7 +28,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from langgraph_gcs_saver import GCSSaver, Interceptor, RunToolsOnce, errors, operations
-from langgraph_gcs_saver.engine.effects import Commit, Create, Now
+from langgraph_gcs_saver.engine.effects import Commit, Create, GetDocs
 from tests.kit.provider import Provider
 
 THREAD = "buyer"
@@ -71,14 +71,18 @@ class KillAt(Interceptor):
 
 
 class Later(Interceptor):
-    """A clock that is two minutes ahead, so that a claim without a lease counts as crashed."""
+    """A service whose clock is two minutes ahead, so that a claim without a lease counts as crashed."""
 
     def around(self, effect, perform):
-        return perform(effect) + 120 if isinstance(effect, Now) else perform(effect)
+        return self._later(effect, perform(effect))
 
     async def aaround(self, effect, perform):
-        result = await perform(effect)
-        return result + 120 if isinstance(effect, Now) else result
+        return self._later(effect, await perform(effect))
+
+    def _later(self, effect, result):
+        if isinstance(effect, GetDocs) and result.read_time:
+            result.read_time += 120 * 10**9
+        return result
 
 
 class SlowPuts(Interceptor):
