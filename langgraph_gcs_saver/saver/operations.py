@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
     from langgraph_gcs_saver.format.operations import Operation
+    from langgraph_gcs_saver.results import OperationInfo
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.place_in_run import PlaceInRun
 
@@ -203,18 +204,18 @@ class Operations:
         with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
             return await self.aperform(call, FunctionWork(self.serde, call, rules, fn), order)
 
-    def unresolved(self) -> list[Operation]:
+    def unresolved(self) -> Sequence[OperationInfo]:
         """The thread's operations with an unknown outcome, oldest first: `resolve` settles them.
 
         Raises:
             DamageError: One of them is damaged.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(flows.operations.unresolved(self._thread_id, self._context), self._backend)
+        return run(flows.operations.listed(self._thread_id, self._context, only_unresolved=True), self._backend)
 
-    async def aunresolved(self) -> list[Operation]:
+    async def aunresolved(self) -> Sequence[OperationInfo]:
         """Asynchronous twin of `unresolved`."""
-        return await arun(flows.operations.unresolved(self._thread_id, self._context), self._backend)
+        return await arun(flows.operations.listed(self._thread_id, self._context, only_unresolved=True), self._backend)
 
     def resolve(self, key: str, *, result: Any = None, not_done: bool = False, scope: Scope = "thread") -> None:
         """Settle an operation with an unknown outcome, as you have found it out.
