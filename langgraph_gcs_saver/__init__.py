@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
     from langgraph_gcs_saver.results import (
+        BatchInfo,
+        BatchProgress,
         ChannelStats,
         CheckpointInfo,
         CollectPlan,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         DeletePlan,
         Finding,
         IdleThread,
+        ItemFailure,
         LeaseInfo,
         Migration,
         OperationInfo,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_DONE",
     "UNKNOWN",
+    "BatchInfo",
+    "BatchProgress",
     "ChannelStats",
     "CheckpointInfo",
     "CollectPlan",
@@ -52,6 +57,7 @@ __all__ = [
     "GatherInterceptor",
     "IdleThread",
     "Interceptor",
+    "ItemFailure",
     "KeepEvery",
     "KeepFor",
     "KeepLast",
@@ -81,6 +87,8 @@ _LATER = {
     "policy.retention": ("KeepEvery", "KeepFor", "KeepLast"),
     "provisioning": ("write_settings",),
     "results": (
+        "BatchInfo",
+        "BatchProgress",
         "ChannelStats",
         "CheckpointInfo",
         "CollectPlan",
@@ -88,6 +96,7 @@ _LATER = {
         "DeletePlan",
         "Finding",
         "IdleThread",
+        "ItemFailure",
         "LeaseInfo",
         "Migration",
         "OperationInfo",

@@ -651,6 +651,72 @@ class SetupReport:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
+@record(frozen=True, slots=True)
+class ItemFailure:
+    """What is known about an item that has failed; its text is for people.
+
+    Attributes:
+        attempts: How often it has failed.
+        error: The text of an error; empty if processes crashed while they handled the item.
+    """
+
+    attempts: int
+    error: str
+
+    def __str__(self) -> str:
+        return f"failed {_counted(self.attempts, 'time')}: {self.error or 'the process crashed'}"
+
+
+@record(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch is, as far as this process knows; its text is for people.
+
+    Attributes:
+        done: Number of items that were done.
+        failed: Number of items that have failed and were not done.
+        items: Number of items.
+    """
+
+    done: int
+    failed: int
+    items: int
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done} of {_counted(self.items, 'item')} done{failed}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class BatchInfo:
+    """A batch of items; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        batch_id: The batch.
+        state: `open` while items are left; `closing` while its final operation runs; `done`.
+        items: Number of items.
+        done: Number of items that were done.
+        failed: Items that have failed and were not done, by key.
+        context: What the first caller gave as `context`.
+    """
+
+    thread_id: str
+    batch_id: str
+    state: Literal["open", "closing", "done"]
+    items: int
+    done: int
+    failed: Mapping[str, ItemFailure]
+    context: object = None
+
+    @property
+    def progress(self) -> BatchProgress:
+        """How far it is."""
+        return BatchProgress(self.done, len(self.failed), self.items)
+
+    def __str__(self) -> str:
+        return f"Batch {self.batch_id!r} of thread {self.thread_id!r}: {self.state}, {self.progress}"
+
+
 def at_time(nanoseconds: int) -> datetime:
     """A time of the service, as people read it."""
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=nanoseconds // 1000)

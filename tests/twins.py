@@ -22,10 +22,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "langgraph_gcs_saver"
 
-SOURCES = ("saver/admin.py", "saver/connection.py", "saver/checkpointer.py", "saver/lease.py")
+SOURCES = ("saver/admin.py", "saver/batch.py", "saver/connection.py", "saver/checkpointer.py", "saver/lease.py")
 
-BY_HAND = {"close"}
-"""Closing is not the same thing twice: the pools of a process, and the connections of an event loop."""
+BY_HAND = {"close", "finish"}
+"""Closing is not the same thing twice: the pools of a process, and the connections of an event loop.
+
+The end of a batch calls another object's twin.
+"""
 
 
 def with_twins(source: str, known: frozenset[str]) -> str:

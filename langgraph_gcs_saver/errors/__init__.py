@@ -26,6 +26,9 @@
     │   └── ResultNotStoredError            it is done, and its result could not be stored
     ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
     ├── OperationFailedError (RuntimeError)   an operation has failed for good: name its exception in `errors`
+    ├── BatchError (GraphBubbleUp)          a batch cannot be opened or continued; no item was skipped
+    │   ├── BatchChangedError               it has other items: pass the same ones, or `changed="merge"`
+    │   └── BatchDoneError                  it is done: skip or restart it
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
@@ -46,6 +49,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.errors.bubbling import (  # isort: skip
+        BatchChangedError as BatchChangedError,
+        BatchDoneError as BatchDoneError,
+        BatchError as BatchError,
         NotDurableError as NotDurableError,
         OperationError as OperationError,
         OperationFencedError as OperationFencedError,
@@ -377,6 +383,9 @@ UNREADABLE = (
 """Errors that a method raises because of the stored data of one thread; the other threads remain usable."""
 
 _BUBBLING = (
+    "BatchChangedError",
+    "BatchDoneError",
+    "BatchError",
     "NotDurableError",
     "OperationError",
     "OperationFencedError",

@@ -14,6 +14,9 @@ from langgraph.errors import GraphBubbleUp
 from langgraph_gcs_saver.errors import FencedError, GCSSaverError
 
 __all__ = [
+    "BatchChangedError",
+    "BatchDoneError",
+    "BatchError",
     "NotDurableError",
     "OperationError",
     "OperationFencedError",
@@ -90,3 +93,60 @@ class OperationFencedError(FencedError, GraphBubbleUp):
     """
 
     kind = "operation-fenced"
+
+
+class BatchError(GCSSaverError, GraphBubbleUp):
+    """Base of the errors about a batch of items. No item was skipped, and what was flushed stays.
+
+    Attributes:
+        thread_id: The thread.
+        batch_id: The batch.
+    """
+
+    kind = "batch"
+
+    def __init__(self, message: str, *, thread_id: str, batch_id: str) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.batch_id = batch_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, batch_id=self.batch_id), self.args
+
+
+class BatchChangedError(BatchError):
+    """A batch has other items than the caller, or another process has restarted or deleted it.
+
+    Attributes:
+        thread_id: The thread.
+        batch_id: The batch.
+        added: Keys of the caller's items that the batch does not have.
+        removed: Keys of the batch's items that the caller does not have.
+    """
+
+    kind = "batch-changed"
+    exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        thread_id: str,
+        batch_id: str,
+        added: tuple[str, ...] = (),
+        removed: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, thread_id=thread_id, batch_id=batch_id)
+        self.added = added
+        self.removed = removed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        ids = {"thread_id": self.thread_id, "batch_id": self.batch_id}
+        return partial(type(self), added=self.added, removed=self.removed, **ids), self.args
+
+
+class BatchDoneError(BatchError):
+    """A batch is done. Open it with `on_done="skip"` to read its outputs, or with `on_done="restart"`."""
+
+    kind = "batch-done"
+    exit_code = 2

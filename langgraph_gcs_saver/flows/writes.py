@@ -47,6 +47,7 @@ from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.format.seals import SEAL_BYTES, seal
 from langgraph_gcs_saver.records import record
 
 INLINE_BYTES = 128 << 10
@@ -338,7 +339,7 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
         stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
-    return _Record(idx, doc, field, _seal(doc, field, stored) + stored, upload)
+    return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload)
 
 
 def _envelope(writes: Sequence[PendingWrite]) -> bytes:
@@ -349,16 +350,8 @@ def _envelope(writes: Sequence[PendingWrite]) -> bytes:
     return frames.envelope(head, b"".join(w.value.data for w in writes))
 
 
-SEAL_BYTES = 32
-"""Bytes of the digest before each field's frame."""
-
 _OPENING = 8
 """Opening a document of pending writes takes as long as handling so many times its bytes."""
-
-
-def _seal(doc: str, field: str, stored: bytes) -> bytes:
-    """The digest before each field's frame, bound to its place. It covers the stored bytes, which reveal nothing."""
-    return hashlib.sha256(b"%s\0%s\0%s" % (doc.encode(), field.encode(), stored)).digest()
 
 
 def _is_whole(doc: Doc) -> bool:
@@ -376,7 +369,7 @@ def _is_newer(doc: Doc) -> bool:
 
 
 def _is_sealed(doc: str, field: str, data: bytes) -> bool:
-    return data[:SEAL_BYTES] == _seal(doc, field, data[SEAL_BYTES:])
+    return data[:SEAL_BYTES] == seal((doc, field), data[SEAL_BYTES:])
 
 
 # Reading
@@ -503,7 +496,7 @@ def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -
         moved, is_stub = _renamed(plain, attempt)
         if is_stub or codec.cipher is not None:
             stored = codec.encode_envelope(moved, (name, field))
-        fields[field] = _seal(name, field, stored) + stored
+        fields[field] = seal((name, field), stored) + stored
     return fields
 
 

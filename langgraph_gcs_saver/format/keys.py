@@ -9,6 +9,9 @@ lg_threads/{thread}/lg_lease/fence-0                           the lease of the 
 lg_threads/{thread}/lg_lease/beat                              the last sign of life of the lease's holder
 lg_threads/{thread}/lg_operations/{sha256(key)}                a recorded side effect
 lg_store/operations/lg_operations/{sha256(key)}                a recorded side effect that all threads share
+lg_threads/{thread}/lg_batches/{batch}                         a batch: its list of items
+lg_threads/{thread}/lg_done/{batch}!{chunk}-{attempt}          items of a batch that were done or failed
+lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim of a chunk of items
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -45,6 +48,9 @@ ASIDE = "lg_aside"
 LEASES = "lg_lease"
 _FENCE, _BEAT = "fence-0", "beat"
 OPERATIONS = "lg_operations"
+BATCHES = "lg_batches"
+DONE = "lg_done"
+CHUNKS = "lg_chunks"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
@@ -500,6 +506,78 @@ def operation_blob(doc: str, attempt: str) -> str:
     return f"{owner}/{doc.rpartition('/')[2]}/result-{attempt}.zst"
 
 
+def batches(thread_id: str) -> str:
+    """Name of the collection of a thread's batches."""
+    return f"{thread_doc(thread_id)}/{BATCHES}"
+
+
+def batch_doc(thread_id: str, batch_id: str) -> str:
+    """Name of a batch's document."""
+    return f"{batches(thread_id)}/{enc(batch_id, 'batch id')}"
+
+
+def done_doc(batch: str, chunk: int, attempt: str) -> str:
+    """Name of a document that says which items of a chunk were done or failed, from the name of its batch."""
+    return f"{_of_batch(batch, DONE)}{chunk}-{attempt}"
+
+
+def done_range(batch: str, chunk: int | None = None) -> tuple[str, str, str]:
+    """The collection and the range of names [start, end) of such documents, of a batch or of one of its chunks."""
+    start = _of_batch(batch, DONE)
+    collection = start.rpartition("/")[0]
+    if chunk is None:
+        return collection, start, f'{start[:-1]}"'
+    return collection, f"{start}{chunk}-", f"{start}{chunk}."
+
+
+def chunk_doc(batch: str, chunk: int) -> str:
+    """Name of the document that says which worker handles a chunk."""
+    return f"{_of_batch(batch, CHUNKS)}{chunk}"
+
+
+def chunk_range(batch: str) -> tuple[str, str, str]:
+    """The collection and the range of names [start, end) of the claims of a batch's chunks."""
+    start = _of_batch(batch, CHUNKS)
+    return start.rpartition("/")[0], start, f'{start[:-1]}"'
+
+
+def _of_batch(batch: str, collection: str) -> str:
+    """The beginning of the names of a batch's documents in another collection of the thread."""
+    _, thread, _, leaf = batch.split("/")
+    return f"{THREADS}/{thread}/{collection}/{leaf}!"
+
+
+def chunk_of(name: str) -> int:
+    """The number of the chunk in the name of a document that says which of its items were done."""
+    return int(name.rpartition("!")[2].partition("-")[0])
+
+
+_SEGMENT = "[A-Za-z0-9_%-]{1,200}|~(?:[0-9a-f]{64})?"
+_BATCH = re.compile(rf"(?:{_SEGMENT})\Z")
+_CHUNK = re.compile(rf"(?:{_SEGMENT})!(?:0|[1-9][0-9]{{0,8}})\Z")
+
+
+def is_batch_doc(name: str) -> bool:
+    """Whether a document in a thread's collection of batches has the name of a batch."""
+    return _BATCH.match(name.rpartition("/")[2]) is not None
+
+
+def is_done_doc(name: str) -> bool:
+    """Whether a document in a thread's collection of done items has such a document's name."""
+    chunk, _, attempt = name.rpartition("/")[2].rpartition("-")
+    return _CHUNK.match(chunk) is not None and ATTEMPT.match(attempt) is not None
+
+
+def is_chunk_doc(name: str) -> bool:
+    """Whether a document in a thread's collection of claims has the name of a chunk's claim."""
+    return _CHUNK.match(name.rpartition("/")[2]) is not None
+
+
+def batch_segment_of(name: str) -> str:
+    """The encoded batch id in the name of a batch's document, or of a document of its items."""
+    return name.rpartition("/")[2].partition("!")[0]
+
+
 def aside_doc(name: str, attempt: str) -> str:
     """Name under which a document of a checkpoint or of pending writes is set aside. Each `attempt` has its own name.
 
@@ -568,6 +646,11 @@ def writes_blob(doc: str, attempt: str) -> str:
     return f"{thread}/{ns}/{enc(uninv(inverted))}/{WRITES_BLOB}-{attempt}.zst"
 
 
+def batch_blob(doc: str, attempt: str) -> str:
+    """Name of an object that a document of a batch, or of its items, refers to."""
+    return f"{thread_segment_of(doc)}/{BATCH_BLOBS}/{batch_segment_of(doc)}/{WRITES_BLOB}-{attempt}.zst"
+
+
 def writes_checkpoint_doc(doc: str) -> str:
     """Name of the document of the checkpoint that a document of pending writes belongs to."""
     _, thread, _, leaf = doc.split("/")
@@ -585,6 +668,8 @@ def blob_owner(name: str) -> tuple[str, str]:
 MANIFEST = "~manifest"
 FRAMES = "~frames"
 WRITES_BLOB = "~writes"
+BATCH_BLOBS = "~batches"
+"""The segment that objects of batches have in place of a namespace's."""
 
 OPERATION_BLOBS = "~operations"
 """In an object's name, it takes the place of the namespace. No namespace has this encoding either."""

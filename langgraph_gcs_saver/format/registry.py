@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import keys, operations
+from langgraph_gcs_saver.format import item_batches, keys, operations
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.records import record
 
@@ -101,6 +101,19 @@ COLLECTIONS: tuple[Collection, ...] = (
         objects=operations.objects,
         unindexed=("digest", operations.LATE, operations.OPERATION, operations.RESULT),
     ),
+    Collection(
+        id=keys.BATCHES,
+        is_name=keys.is_batch_doc,
+        copied=item_batches.copied,
+        objects=item_batches.batch_objects,
+    ),
+    Collection(
+        id=keys.DONE,
+        is_name=keys.is_done_doc,
+        copied=item_batches.copied,
+        objects=item_batches.done_objects,
+    ),
+    Collection(id=keys.CHUNKS, is_name=keys.is_chunk_doc, moved=False),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 

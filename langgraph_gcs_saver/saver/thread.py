@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.engine.runner import arun, run
+from langgraph_gcs_saver.saver.batch import Batch
 
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
+    from langgraph_gcs_saver.engine.runner import Backend
+    from langgraph_gcs_saver.flows.context import Context
+    from langgraph_gcs_saver.results import BatchInfo
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
     from langgraph_gcs_saver.saver.operations import Operations
+
+T = TypeVar("T")
 
 
 class Thread:
@@ -82,3 +92,87 @@ class Thread:
     async def apause(self, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
         return await self._saver.admin.apause(self.id, cancel=cancel)
+    def batch(
+        self,
+        batch_id: str,
+        items: Iterable[T],
+        *,
+        key: Callable[[T], str] | None = None,
+        chunk: int | None = None,
+        flush: int = 1,
+        attempts: int = 3,
+        changed: Literal["raise", "merge"] = "raise",
+        on_done: Literal["raise", "skip", "restart"] = "raise",
+        context: Any = None,
+        timeout: float = 60.0,
+        owner: str | None = None,
+        progress: bool = False,
+    ) -> Batch[T]:
+        """A loop over items that resumes after the last item that was stored, and that several processes can share.
+
+        Use the result in a `with` or `async with` block, and iterate over it there. This reads nothing yet.
+
+        With `flush=1`, an item is durable before the next one is handed out. So a crash repeats nothing but the item
+        that the process handled at that moment. With a greater number, up to `flush - 1` finished items are repeated.
+
+        Args:
+            batch_id: Identifies the batch in the thread. Pass the same id to resume it.
+            items: The items, in order.
+            key: Makes the key of an item: text that is unique in the batch. Items that are text are their own keys.
+            chunk: Number of items that a process claims at once, if the batch is new; 100, or 20 times `flush` if that
+                is more. With several processes, choose a fraction of the items for each.
+            flush: Number of items that are stored together.
+            attempts: After so many failures, an item is not handed out again. A crash counts if it ended a process that
+                stored each item, at the same item as the crash before.
+            changed: What to do if the batch began with other items: `"raise"` an error, or `"merge"` them. New items
+                then follow the others, and missing ones are no longer handed out.
+            on_done: What to do if the batch is done: `"raise"` an error, `"skip"` all items, or `"restart"` it. A
+                restart forgets what was done, and the outputs.
+            context: JSON to store with a new batch, such as an agent's id. Later callers get it as `batch.context`.
+            timeout: Seconds after which a silent process counts as crashed, so that another one takes its chunk. Choose
+                more than an item can take. A process of the same machine that has ended is noticed at once on Linux.
+            owner: A name of this process that stays the same when it is started again, such as a pod's. It gets its
+                chunk back at once after a crash. Two processes must not have the same name.
+            progress: Whether to draw a progress bar on standard error.
+
+        Raises:
+            InvalidIdError: The id cannot be stored.
+            InvalidInputError: A key is not text, or two items have the same one.
+            InvalidOptionError: An option is outside its range.
+        """
+        return Batch(
+            self._saver,
+            self.id,
+            batch_id,
+            items,
+            operations=lambda: self.operations,
+            key=key,
+            chunk=chunk,
+            flush=flush,
+            attempts=attempts,
+            changed=changed,
+            on_done=on_done,
+            context=context,
+            timeout=timeout,
+            owner=owner,
+            progress=progress,
+        )
+
+    def batches(self) -> list[BatchInfo]:
+        """The batches of the thread, with how far each of them is.
+
+        Raises:
+            DamageError: A document of a batch is damaged.
+            WrongKeyError: It was encrypted with another key.
+        """
+        return run(flows.item_batches.batches(self.id, self._context()), self._backend())
+
+    async def abatches(self) -> list[BatchInfo]:
+        """Asynchronous twin of `batches`."""
+        return await arun(flows.item_batches.batches(self.id, self._context()), self._backend())
+
+    def _context(self) -> Context:
+        return self._saver._context  # noqa: SLF001 - this handle is a part of the saver
+
+    def _backend(self) -> Backend:
+        return self._saver._backend  # noqa: SLF001 - as above

@@ -50,6 +50,9 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.ASIDE: lambda thread: f"{keys.aside(thread)}/",
     keys.LEASES: lambda thread: keys.fence_doc(thread).rpartition("/")[0] + "/",
     keys.OPERATIONS: lambda thread: f"{keys.operations(thread)}/",
+    keys.BATCHES: lambda thread: f"{keys.batches(thread)}/",
+    keys.DONE: lambda thread: f"{keys.thread_doc(thread)}/{keys.DONE}/",
+    keys.CHUNKS: lambda thread: f"{keys.thread_doc(thread)}/{keys.CHUNKS}/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     "lg_store": lambda _: keys.PLACE,
 }

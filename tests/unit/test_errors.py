@@ -43,6 +43,9 @@ TREE = {
     "NotDurableError": ("OperationError", "not-durable", 2),
     "ResultNotStoredError": ("OperationError", "result-not-stored", 3),
     "OperationFailedError": ("GCSSaverError RuntimeError", "operation-failed", 1),
+    "BatchError": ("GCSSaverError GraphBubbleUp", "batch", 1),
+    "BatchChangedError": ("BatchError", "batch-changed", 6),
+    "BatchDoneError": ("BatchError", "batch-done", 2),
     "LeaseMismatchError": ("GCSSaverError RuntimeError", "lease-mismatch", 2),
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
@@ -62,6 +65,9 @@ WHERE = {
     errors.OperationFencedError: {"thread_id": "t"},
     errors.OperationFailedError: {"key": "k"},
     **{found: {"thread_id": "t", "key": "k"} for found in CLASSES.values() if issubclass(found, errors.OperationError)},
+    **{
+        found: {"thread_id": "t", "batch_id": "b"} for found in CLASSES.values() if issubclass(found, errors.BatchError)
+    },
 }
 """What the constructors of these need besides a message."""
 
@@ -81,6 +87,9 @@ def test_the_tree():
 def test_what_bubbles_up_in_a_graph_is_not_caught_as_a_mistake_of_a_tool():
     bubbling = {name for name, error in CLASSES.items() if issubclass(error, GraphBubbleUp)}
     assert bubbling == {
+        "BatchChangedError",
+        "BatchDoneError",
+        "BatchError",
         "NotDurableError",
         "OperationError",
         "OperationFencedError",

@@ -15,6 +15,9 @@ NAMES = {
     "lg_aside": keys.aside_doc(keys.checkpoint_doc("t", "ns", "1f0"), "attempt0"),
     "lg_lease": keys.fence_doc("t"),
     "lg_operations": keys.operation_doc("t", "key"),
+    "lg_batches": keys.batch_doc("t", "batch"),
+    "lg_done": keys.done_doc(keys.batch_doc("t", "batch"), 12, "attempt0"),
+    "lg_chunks": keys.chunk_doc(keys.batch_doc("t", "batch"), 12),
 }
 """A name in each collection."""
 
@@ -55,6 +58,11 @@ def test_names_lead_to_entries(id_):
         ["lg_aside", ""],
         ["lg_lease", "fence"],
         ["lg_operations", "key"],
+        ["lg_batches", "a!1"],
+        ["lg_done", "a!1"],
+        ["lg_done", "a!01-attempt0"],
+        ["lg_done", "1-attempt0"],
+        ["lg_chunks", "a"],
         ["lg_unheard", "a"],
         ["feedback", "a"],
         [*path(NAMES["lg_aside"]), "lg_nested"],

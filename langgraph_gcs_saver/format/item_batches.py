@@ -1,0 +1,272 @@
+"""Documents of batches: the list of items, and the items that were done or have failed.
+
+The list gives each item a position, which never becomes that of another item. A list that changes gets longer at its
+end, and marks the items that it has lost. So a document of done items, which names positions, keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+from langgraph_gcs_saver.engine.effects import Doc, Fields
+from langgraph_gcs_saver.format import frames, keys, seals
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.records import record
+
+State = Literal["open", "closing", "done"]
+
+STATES: tuple[State, ...] = ("open", "closing", "done")
+"""The states of a batch: items may remain; all are settled and the final operation may have begun; it has ended."""
+
+LIST = "list"
+"""The field of a batch's document with the list of items."""
+
+ITEMS = "items"
+"""The field of a document of done items that names them."""
+
+OUTPUTS = "outputs"
+"""The field of a document of done items with their outputs. It is absent if no item has one."""
+
+INLINE_BYTES = 128 << 10
+"""Largest sealed list or outputs in a document; larger ones are in an object."""
+
+
+@record(frozen=True, slots=True)
+class Listing:
+    """The list of a batch's items.
+
+    Attributes:
+        batch_id: The batch.
+        epoch: Distinguishes the batch from earlier ones with the same id: before a restart, or before a deletion.
+        chunk: Number of items in a chunk, which a worker claims as a whole.
+        keys: The items' keys, by position.
+        removed: Positions of items that the list has lost.
+        context: JSON that the first caller gave.
+    """
+
+    batch_id: str
+    epoch: str
+    chunk: int
+    keys: tuple[str, ...]
+    removed: frozenset[int] = frozenset()
+    context: Any = None
+
+    def envelope(self) -> bytes:
+        """The stored form.
+
+        Raises:
+            ValueTooLargeError: Readers would not parse it.
+        """
+        head = {
+            "batch": self.batch_id,
+            "epoch": self.epoch,
+            "chunk": self.chunk,
+            "keys": self.keys,
+            "removed": sorted(self.removed),
+            "context": self.context,
+        }
+        return frames.envelope(head)
+
+    def positions(self) -> dict[str, int]:
+        """Positions of the items that are on the list, by key."""
+        return {key: at for at, key in enumerate(self.keys) if at not in self.removed}
+
+
+@record(frozen=True, slots=True)
+class Failure:
+    """A failed attempt at an item, or several.
+
+    Attributes:
+        position: The item.
+        reason: The error's text; empty if the workers of the item crashed.
+        times: Number of attempts.
+    """
+
+    position: int
+    reason: str
+    times: int = 1
+
+
+@record(frozen=True, slots=True)
+class Settled:
+    """A document of done items.
+
+    Attributes:
+        epoch: The epoch of the batch.
+        done: Positions of items that were done.
+        failed: Failed attempts.
+    """
+
+    epoch: str
+    done: tuple[int, ...]
+    failed: tuple[Failure, ...] = ()
+
+    def envelope(self) -> bytes:
+        """The stored form."""
+        failed = [[one.position, one.reason, one.times] for one in self.failed]
+        return frames.envelope({"epoch": self.epoch, "done": self.done, "failed": failed})
+
+
+Outputs = Sequence[tuple[int, Serialized]]
+"""Outputs of items by position."""
+
+
+def outputs_envelope(outputs: Outputs) -> bytes:
+    """The stored form of outputs."""
+    head = {"outputs": [[at, value.type, len(value.data)] for at, value in outputs]}
+    return frames.envelope(head, b"".join(value.data for _, value in outputs))
+
+
+# Reading
+
+
+def state_of(doc: Doc) -> State:
+    """The state of a batch.
+
+    Raises:
+        DamagedError: The document is not one of a batch.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    seals.check_format(doc, "Batch")
+    state = doc.fields.get("state")
+    if state not in STATES:
+        raise DamagedError("a batch has an unknown state", frame=doc.name)
+    return cast("State", state)
+
+
+def listing_of(name: str, head: Any) -> Listing:
+    """Parse the head of a list.
+
+    Args:
+        name: Name of the batch's document.
+        head: The head.
+
+    Raises:
+        DamagedError: It does not parse.
+    """
+    try:
+        found = Listing(
+            _check(head["batch"], str),
+            _epoch(head["epoch"]),
+            _natural(head["chunk"]),
+            tuple([_check(key, str) for key in head["keys"]]),
+            frozenset([_natural(at) for at in head["removed"]]),
+            head["context"],
+        )
+        _require(keys.enc(found.batch_id) == keys.batch_segment_of(name))
+        _require(found.chunk > 0 and len(set(found.keys)) == len(found.keys))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"a batch does not parse: {type(error).__name__}", frame=name) from None
+    return found
+
+
+def settled_of(doc: Doc, codec: Codec) -> Settled:
+    """Read a document of done items, without their outputs.
+
+    Raises:
+        DamagedError: It is damaged.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    seals.check_format(doc, "Items of a batch")
+    if not keys.is_done_doc(doc.name):
+        raise DamagedError("it does not have the name of a batch's items", frame=doc.name)
+    head, _ = seals.opened(doc.name, seals.plain_of(doc, ITEMS, codec))
+    try:
+        failed = [Failure(_natural(at), _check(reason, str), _natural(times)) for at, reason, times in head["failed"]]
+        return Settled(_epoch(head["epoch"]), tuple([_natural(at) for at in head["done"]]), tuple(failed))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"items of a batch do not parse: {type(error).__name__}", frame=doc.name) from None
+
+
+def outputs_of(name: str, plain: bytes) -> Outputs:
+    """Parse outputs.
+
+    Args:
+        name: Name of the document or object that holds them.
+        plain: Their envelope.
+
+    Raises:
+        DamagedError: They do not parse.
+    """
+    head, tail = seals.opened(name, plain)
+    found = []
+    start = 0
+    try:
+        for at, kind, size in head["outputs"]:
+            end = start + _natural(size)
+            _require(end <= len(tail))
+            found.append((_natural(at), Serialized(_check(kind, str), tail[start:end])))
+            start = end
+        _require(start == len(tail))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"outputs of a batch do not parse: {type(error).__name__}", frame=name) from None
+    return found
+
+
+def _require(is_right: bool) -> None:
+    if not is_right:
+        raise ValueError("not as any writer makes it")
+
+
+def _check(value: Any, kind: type) -> Any:
+    _require(type(value) is kind)
+    return value
+
+
+def _natural(value: Any) -> int:
+    _require(type(value) is int and 0 <= value < 1 << 53)
+    return int(value)
+
+
+def _epoch(value: Any) -> str:
+    _require(keys.ATTEMPT.match(_check(value, str)) is not None)
+    return str(value)
+
+
+# The registry
+
+
+def batch_objects(doc: Doc, codec: Codec) -> set[str]:
+    """The object of a batch's list, if it has one.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    state_of(doc)
+    head, _ = seals.opened(doc.name, seals.plain_of(doc, LIST, codec))
+    found = stub_of(head)
+    if found is None:
+        listing_of(doc.name, head)
+    return _blobs(doc, found)
+
+
+def done_objects(doc: Doc, codec: Codec) -> set[str]:
+    """The object of the outputs in a document of done items, if it has one.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    settled_of(doc, codec)
+    if OUTPUTS not in doc.fields:
+        return set()
+    plain = seals.plain_of(doc, OUTPUTS, codec)
+    found = stub_of(seals.opened(doc.name, plain)[0])
+    if found is None:
+        outputs_of(doc.name, plain)
+    return _blobs(doc, found)
+
+
+def _blobs(doc: Doc, found: Stub | None) -> set[str]:
+    return set() if found is None else {keys.batch_blob(doc.name, found.attempt)}
+
+
+def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
+    """The fields of the copy `name` of a document.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    sealed = [field for field in (LIST, ITEMS, OUTPUTS) if field in doc.fields]
+    return {**doc.fields, **{field: seals.moved(doc, field, name, attempt, codec) for field in sealed}}

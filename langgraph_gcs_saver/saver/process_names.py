@@ -1,0 +1,51 @@
+"""Names of processes, by which another process on the same machine finds out that one has ended.
+
+A process id alone is not enough: it is used again, and containers count their own. The name also has the machine's
+boot, the container, and the time when the process began. Only Linux has all of these. Elsewhere a name says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+_PREFIX = "linux"
+
+
+def own_name() -> str:
+    """A name of this process, another one at each call."""
+    pid, token = os.getpid(), secrets.token_hex(8)
+    machine, began = _machine(), _began(pid)
+    if machine is None or began is None:
+        return f"{pid}:{token}"
+    return f"{_PREFIX}:{machine}:{pid}:{began}:{token}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether the process with this name has certainly ended. False if this machine cannot know."""
+    parts = name.split(":")
+    if len(parts) != 6 or parts[0] != _PREFIX or not parts[3].isdecimal():
+        return False
+    machine = _machine()
+    return machine is not None and machine == f"{parts[1]}:{parts[2]}" and _began(int(parts[3])) != parts[4]
+
+
+def _machine() -> str | None:
+    """What all processes have in common that see each other by the same ids; `None` if the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = Path("/proc/self/ns/pid").readlink()
+    except (OSError, ValueError):
+        return None
+    return f"{boot}:{str(space).removeprefix('pid:[').removesuffix(']')}"
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in the system's ticks; `None` if there is none with this id, or it has ended."""
+    try:
+        # The name of the program comes second, in parentheses, and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
