@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import shutil
-import signal
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from langgraph.types import StateSnapshot
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from langgraph_gcs_saver import SetupReport
 from langgraph_gcs_saver.cli.demo.agent import RANKINGS, SERDE, Agent, build, modules, thread_config
 from langgraph_gcs_saver.cli.demo.history import checkpoint_id, rows, short, table
 from langgraph_gcs_saver.cli.demo.process import Ended, Reading, Tally, Task, entries, run_process
+from langgraph_gcs_saver.cli.demo.stage import Stage, ending, present, was_killed
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver, plain, printable
 
 
@@ -41,29 +37,11 @@ def play(store: str | None, cipher: str, documents: int, *, keep: bool, ask: boo
     Raises:
         CommandError: A claim of the demo is not true.
     """
-    console = Console(quiet=as_json, highlight=False)
-    with _folder(keep=keep) as folder:
-        plot = _Plot.of(
-            (folder / "store").as_uri() if store is None else store, cipher, folder / "ledger.txt", documents
-        )
-        result = _Demo(plot, console, ask=ask).run()
-        if as_json:
-            print(json.dumps(result | {"kept": str(folder) if keep else None}, indent=2))
-        elif keep:
-            console.print(plain(f"kept       {folder}"), soft_wrap=True)
-    broken = [statement for statement, holds in result["proof"].items() if not holds]
-    if broken:
-        raise CommandError(f"the demo failed; this is not true: {'; '.join(broken)}")
 
+    def story(stage: Stage) -> dict[str, Any]:
+        return _Demo(_Plot.of(stage.store, stage.cipher, stage.folder / "ledger.txt", documents), stage, ask=ask).run()
 
-@contextmanager
-def _folder(*, keep: bool) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="langgraph-gcs-demo-"))
-    try:
-        yield folder
-    finally:
-        if not keep:
-            shutil.rmtree(folder)
+    present(story, store, cipher, keep=keep, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -115,9 +93,11 @@ class _Plot:
 class _Demo:
     """Plays the plot and narrates it. It reads the thread in this process, and runs the agent only in others."""
 
-    def __init__(self, plot: _Plot, console: Console, *, ask: bool) -> None:
+    def __init__(self, plot: _Plot, stage: Stage, *, ask: bool) -> None:
         self._plot = plot
-        self._console = console
+        self._console = stage.console
+        self._say, self._act = stage.say, stage.act
+        self._show_proof = stage.show
         self._ask = ask
         self._config = thread_config(plot.thread_id)
         self._tally = Tally()
@@ -147,7 +127,7 @@ class _Demo:
         killed = self._read(plot.queue, 0, start=start, halt_before=plot.kill_after + 1)
         at_kill = agent.get_state(self._config)
         durable = len(at_kill.values["findings"])
-        say(f"Process {killed.pid} ended: {_ending(killed.returncode)}. The store holds {durable} documents' findings.")
+        say(f"Process {killed.pid} ended: {ending(killed.returncode)}. The store holds {durable} documents' findings.")
         say("(Killed just before a step's work, for an exact count: a step killed half-way rightly runs again.)", "dim")
 
         self._act(2, f"A new process resumes the thread at document {plot.kill_after + 1}")
@@ -183,7 +163,7 @@ class _Demo:
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
         parents = {row.checkpoint_id: row.parent_checkpoint_id for row in history}
         proof = {
-            "the first process was killed": _was_killed(killed.returncode),
+            "the first process was killed": was_killed(killed.returncode),
             f"exactly {plot.kill_after} documents were durable when it was killed": durable == plot.kill_after,
             f"the next one resumed at document {plot.kill_after + 1}": resumed.read == plot.queue[plot.kill_after :],
             "every document was read, in order, none twice": read == plot.queue + plot.instead,
@@ -204,8 +184,7 @@ class _Demo:
         }
         self._act(5, "The thread's history, newest first")
         self._console.print(table(history, notes))
-        for statement, holds in proof.items():
-            say(f"{'proved' if holds else 'NOT TRUE':10} {statement}", "" if holds else "bold red")
+        self._show_proof(proof)
         say(f"documents  {len(plot.queue)} read, and {len(in_fork.read)} in the fork; read twice: {len(twice)}")
         say(f"stored     {len(history)} checkpoints, {self._tally.stored_bytes:,} bytes of state")
         return {
@@ -275,13 +254,6 @@ class _Demo:
         for line in (state.values.get("report") or "Not published.").splitlines()[:4]:
             self._console.print(plain(f"  {line}"), no_wrap=True, overflow="ellipsis")
 
-    def _act(self, number: int, title: str) -> None:
-        self._say("")
-        self._say(f"{number}. {title}", "bold")
-
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(plain(text, style), soft_wrap=True)
-
 
 def _ask(question: str) -> str:
     """The human's `yes` or `no`. Asked on standard error, because typer's prompts write a blank to standard output."""
@@ -297,14 +269,3 @@ def _ask(question: str) -> str:
 
 def _span(names: list[str]) -> str:
     return f"{len(names)} documents, {names[0]} to {names[-1]}" if names else "nothing"
-
-
-def _was_killed(returncode: int) -> bool:
-    # Windows has no signals: TerminateProcess sets an exit code.
-    return returncode == -signal.SIGKILL if sys.platform != "win32" else returncode != 0
-
-
-def _ending(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exit code {returncode}"
-    return f"{signal.Signals(-returncode).name}, exit status {returncode}"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +12,10 @@ from typing import Any, cast
 from langgraph.types import Command
 
 from langgraph_gcs_saver.cli.demo.agent import SERDE, Context, build, thread_config
-from langgraph_gcs_saver.cli.notices import ignore_notices
+from langgraph_gcs_saver.cli.demo.child import Child, begin, started
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
-
-_SAFE_PATH = "PYTHONSAFEPATH"
-"""The environment variable that keeps the working directory out of a new interpreter's path."""
 
 
 def append(ledger: Path, name: str) -> None:
@@ -90,9 +84,7 @@ class Failed:
 
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
-    # An interrupt from the keyboard reaches the whole group, but only the parent may end this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ignore_notices()
+    begin()
     tally = Tally()
 
     def before_reading(number: int, name: str) -> None:
@@ -152,28 +144,14 @@ class Ended:
 def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
     """Run the task in a new interpreter until it ends. If it halts, kill it at once.
 
-    A new interpreter ("spawn", not "fork") shares nothing with the one before except for the store.
-
     Raises:
         CommandError: The process failed.
     """
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(task, theirs), daemon=True)
-    with _safe_path():
-        process.start()
-    # Otherwise this end would keep the pipe open, and a crash of the process would never be noticed.
-    theirs.close()
-    try:
-        last = _follow(task, ours, on_reading)
+    with started(work, task) as child:
+        last = _follow(task, child, on_reading)
         if isinstance(last, Reading):
-            process.kill()
-        process.join()
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    pid, returncode = cast("int", process.pid), cast("int", process.exitcode)
+            child.kill()
+        pid, returncode = child.pid, child.wait()
     if isinstance(last, Failed):
         raise CommandError(last.message, last.exit_code)
     if last is None:
@@ -181,29 +159,10 @@ def run_process(task: Task, on_reading: Callable[[Reading], None]) -> Ended:
     return Ended(pid, returncode, [name for reader, name in entries(task.ledger) if reader == pid], last.stored_bytes)
 
 
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep interpreters that start meanwhile from importing what is in the working directory, from Python 3.11 on."""
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_SAFE_PATH]
-        else:
-            os.environ[_SAFE_PATH] = before
-
-
-def _follow(task: Task, pipe: Connection, on_reading: Callable[[Reading], None]) -> Reading | Finished | Failed | None:
+def _follow(task: Task, child: Child, on_reading: Callable[[Reading], None]) -> Reading | Finished | Failed | None:
     """Pass on what the process reports. Returns its last report, where it halted, or None if it crashed without one."""
-    while True:
-        try:
-            message = pipe.recv()
-        except EOFError:
-            return None
-        if not isinstance(message, Reading):
-            return cast("Finished | Failed", message)
+    while isinstance(message := child.receive(), Reading):
         on_reading(message)
         if message.number == task.halt_before:
             return message
+    return cast("Finished | Failed | None", message)

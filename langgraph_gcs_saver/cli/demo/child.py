@@ -1,0 +1,94 @@
+"""A process of the demo: a new interpreter that reports through a pipe."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar, cast
+
+from langgraph_gcs_saver.cli.notices import ignore_notices
+
+T = TypeVar("T")
+
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""The environment variable that keeps the working directory out of a new interpreter's path."""
+
+
+class Child:
+    """The parent's side of a process."""
+
+    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
+        self._process = process
+        self._pipe = pipe
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return cast("int", self._process.pid)
+
+    def receive(self) -> Any:
+        """Wait for its next report. Returns None if it ended without another one."""
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            return None
+
+    def answer(self, message: Any = None) -> None:
+        """Let it continue after a report that it waits at."""
+        self._pipe.send(message)
+
+    def kill(self) -> None:
+        """Kill it. It cannot catch the signal."""
+        self._process.kill()
+
+    def wait(self) -> int:
+        """Wait for its end. Returns its exit code, which is negative for the signal that killed it."""
+        self._process.join()
+        return cast("int", self._process.exitcode)
+
+
+@contextmanager
+def started(work: Callable[[T, Connection], None], task: T) -> Iterator[Child]:
+    """Call `work` in a new interpreter. At the end of the block, the process is killed if it still runs.
+
+    A new interpreter ("spawn", not "fork") shares nothing with the one before except for the store.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(task, theirs), daemon=True)
+    with _safe_path():
+        process.start()
+    # Otherwise this end would keep the pipe open, and a crash of the process would never be noticed.
+    theirs.close()
+    try:
+        yield Child(process, ours)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def begin() -> None:
+    """Prepare a process of the demo, as the first call of its `work`."""
+    # An interrupt from the keyboard reaches the whole group, but only the parent may end this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_notices()
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep interpreters that start meanwhile from importing what is in the working directory, from Python 3.11 on."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
