@@ -19,7 +19,7 @@ import pytest
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.commands import demo
-from langgraph_gcs_saver.cli.demo import play
+from langgraph_gcs_saver.cli.demo import payment, play, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo.history import Row, graph
 from langgraph_gcs_saver.cli.demo.process import Task, entries, run_process
@@ -382,3 +382,77 @@ def test_nothing_that_is_shown_moves_a_terminal():
     shown = printable(hostile)
     assert shown.isprintable()
     assert shown == r"a\x1b]0;title\x07b\nc\u202ed\x9be\ud800 [bold]f"
+
+
+# The other stories
+
+
+@pytest.mark.parametrize("where", ["embedded_uri", "emulators_uri"])
+def test_an_agent_that_is_killed_while_it_pays(where, request, environment, tmp_path):
+    uri = request.getfixturevalue(where)
+    ended = run_command("demo", "once", "--json", "--keep", "--store", uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert all(result["proof"].values())
+    assert len(result["proof"]) == 7
+    assert (result["without"]["charge"], result["without"]["e-mail"]) == (2, 2)
+    assert [one["ended"] for one in result["processes"]] == [
+        *("before charge", "during charge", "after charge"),
+        *("before e-mail", "unknown", "during e-mail", "unknown", "after e-mail", "finished"),
+    ]
+    assert [one["returncode"] == -signal.SIGKILL for one in result["processes"]] == [
+        *(True, True, True),
+        *(True, False, True, False, True, False),
+    ]
+    assert len({one["pid"] for one in result["processes"]}) == 9
+
+    # The provider's own file, which only the agent's processes write.
+    (ledger,) = (tmp_path / "tmp").glob(f"*/{result['thread_id']}.ledger")
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [line["what"] for line in lines] == ["charge", "e-mail"]
+    # The thread itself, by a saver of this process.
+    with GCSSaver.from_conn_string(uri) as saver:
+        state = payment.build(saver).get_state(payment.thread_config(result["thread_id"]))
+        assert state.next == ()
+        assert [state.values["charged"], state.values["mailed"]] == [line["receipt"] for line in lines]
+        assert [one for one in saver.admin.verify(result["thread_id"], depth="data") if one.is_damage] == []
+
+
+def test_a_worker_that_is_stopped_and_wakes_up(environment, embedded_uri):
+    ended = run_command("demo", "workers", "--json", "--store", embedded_uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert all(result["proof"].values())
+    assert len(result["proof"]) == 5
+    steps = [f"{number} by {'Ada' if number < 4 else 'Bob'}" for number in range(1, 9)]
+    assert result["leased"]["done_after"] == steps
+    assert (result["without"]["ada"], result["leased"]["ada"]) == ("finished", "fenced")
+    with GCSSaver.from_conn_string(embedded_uri) as saver:
+        state = turns.build(saver).get_state(turns.thread_config(result["leased"]["thread_id"]))
+        assert (state.values["done"], state.next) == (steps, ())
+        # What it tried, to find out that it can write, is gone.
+        assert {thread.thread_id for thread in saver.admin.threads()} == {
+            result[name]["thread_id"] for name in ("without", "leased")
+        }
+
+
+@pytest.mark.parametrize("story", ["once", "workers"])
+def test_options_of_one_story_are_not_those_of_another(story, environment):
+    for options in (["--ask"], ["--documents", "20"]):
+        ended = run_command("demo", story, *options, environment=environment)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert f"options of the story resume, not of {story}" in ended.stderr
+
+
+def test_the_stories_are_told_in_a_terminal(environment, tmp_path):
+    returncode, shown = run_in_terminal("demo", "once", environment=environment, answers=[])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert returncode == 0, text
+    assert "was killed during the charge: SIGKILL, exit status -9." in text
+    assert "A person finds no e-mail in the outbox" in text
+    assert "A person finds the e-mail in the outbox" in text
+    assert text.count("proved ") == 7
+    assert "NOT TRUE" not in text
+    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files stayed"

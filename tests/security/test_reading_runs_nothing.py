@@ -80,7 +80,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         ("t --from sources:encrypting --store file://FILES/of-encrypting", 3),
     ],
     "setup": ["", "--json"],
-    "demo": ["--store STORE --documents 5"],
+    "demo": ["--store STORE --documents 5", "once --store STORE", "workers --store STORE"],
     "drill": ["t", "tagged --json", "deep"],
     "rebind": [("--dry-run", 2), ("--yes", 2)],  # An embedded store is bound to no bucket.
 }

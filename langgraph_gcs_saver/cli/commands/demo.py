@@ -1,18 +1,30 @@
-"""`langgraph-gcs demo`: kill an agent, resume it, answer its question, fork its past, and check all of it."""
+"""`langgraph-gcs demo`: kill an agent, resume it, fork its past; kill one that pays; stop one that holds a lease."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
 
-from langgraph_gcs_saver.cli.views.terminal import JsonOption, global_cipher, global_store
+from langgraph_gcs_saver.cli.views.terminal import CommandError, JsonOption, global_cipher, global_store
+
+DOCUMENTS = 50
 
 MAX_DOCUMENTS = 100
 """With the modules that the fork reads, 110. The smallest standard library so far, 3.13's, has source for 130."""
 
 
+class Story(str, Enum):
+    """What the demo can play."""
+
+    RESUME = "resume"
+    ONCE = "once"
+    WORKERS = "workers"
+
+
 def demo(
+    story: Annotated[Story, typer.Argument(metavar="STORY", help="What to play.")] = Story.RESUME,
     *,
     store: Annotated[
         str | None,
@@ -23,22 +35,50 @@ def demo(
         str | None, typer.Option("--cipher", metavar="MODULE:NAME", help="Encrypt what is stored with this cipher.")
     ] = None,
     documents: Annotated[
-        int, typer.Option(min=5, max=MAX_DOCUMENTS, metavar="N", help="How many modules the agent reads.")
-    ] = 50,
+        int | None,
+        typer.Option(
+            min=5,
+            max=MAX_DOCUMENTS,
+            metavar="N",
+            help=f"How many modules the agent reads, in the story resume: {DOCUMENTS} by default.",
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary directory and print its path.")] = False,
-    ask: Annotated[bool, typer.Option("--ask", help="Answer the agent's questions yourself.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Answer the agent's questions yourself, in the story resume.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Kill an agent, resume it, approve its report and fork its past, on real documents.
+    """Play a story about crashes, and check all that it claims.
+
+    resume, the default: an agent reads real documents. It is killed and resumed, a person approves its report, and its
+    past is forked.
+
+    once: an agent charges a card and sends an e-mail, by a fake provider that counts. It is killed before, during and
+    after each, and the counts stay one.
+
+    workers: a worker is stopped in the middle of a step, and another one takes its thread over. The first one wakes up,
+    and can store nothing.
 
     The demo ignores LANGGRAPH_GCS_STORE and LANGGRAPH_GCS_CIPHER. Without --store, everything is in a temporary
     directory. A gs:// store may be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
 
-    Example: langgraph-gcs demo --documents 20
+    Example: langgraph-gcs demo once
     """
-    from langgraph_gcs_saver.cli.demo.play import play
-
     store = global_store.get() if store is None else store
     # Not from the environment either. An empty name means no cipher.
     cipher = (global_cipher.get() or "") if cipher is None else cipher
-    play(store, cipher, documents, keep=keep, ask=ask, as_json=as_json)
+    if story is not Story.RESUME and (ask or documents is not None):
+        raise CommandError(f"--ask and --documents are options of the story resume, not of {story.value}", 2)
+    if story is Story.ONCE:
+        from langgraph_gcs_saver.cli.demo import play_once
+
+        play_once.play(store, cipher, keep=keep, as_json=as_json)
+    elif story is Story.WORKERS:
+        from langgraph_gcs_saver.cli.demo import play_workers
+
+        play_workers.play(store, cipher, keep=keep, as_json=as_json)
+    else:
+        from langgraph_gcs_saver.cli.demo.play import play
+
+        play(store, cipher, DOCUMENTS if documents is None else documents, keep=keep, ask=ask, as_json=as_json)

@@ -26,7 +26,7 @@ class Stage:
         store: Connection string.
         cipher: As `--cipher` names it; empty for none.
         folder: A directory outside of the store.
-        console: Where the story is told. It is quiet with `--json`.
+        console: Where the story is printed. It is quiet with `--json`.
     """
 
     store: str
