@@ -22,6 +22,8 @@ NAMES = [
     "03-time-travel",
     "04-crash-and-recovery",
     "05-what-it-stores",
+    "06-side-effects",
+    "07-two-workers",
 ]
 PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3}
 
