@@ -33,7 +33,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 
 def test_there_is_something_to_try():
-    assert [path.stem for path in GUIDES] == ["cloud-run", "fastapi", "langgraph-server", "migrating"]
+    assert [path.stem for path in GUIDES] == ["cloud-run", "fastapi", "langgraph-server", "migrating", "two-workers"]
     assert {(block.language, block.title is None) for block in BLOCKS} == {
         ("console", True),
         ("python", True),
@@ -49,6 +49,7 @@ def test_there_is_something_to_try():
         ("fastapi", "console"),  # test_fastapi
         ("cloud-run", "console"),  # test_what_is_typed_to_google_cloud
         ("langgraph-server", "console"),  # test_langgraph_server.py
+        ("two-workers", "console"),  # test_two_workers.py
     }
 
 
