@@ -69,7 +69,9 @@ def reference() -> str:
     """The document. It covers every registered command, in the order of `--help`."""
     found = dict(commands())
     parts = [_HEAD, _section("Exit codes", _exit_codes()), _section("JSON", _JSON.splitlines())]
-    listed = [f"| [`{name}`](#{name}) | {first_line(command)} |" for name, (command, _) in found.items()]
+    listed = [
+        f"| [`{name}`](#{name.replace(' ', '-')}) | {first_line(command)} |" for name, (command, _) in found.items()
+    ]
     parts.append(_section("Commands", ["| command | what it does |", "|---|---|", *listed]))
     parts += [_section(f"`{name}`", _of_command(command, context)) for name, (command, context) in found.items()]
     return "\n".join(parts)

@@ -553,13 +553,13 @@ def chunk_of(name: str) -> int:
 
 
 _SEGMENT = "[A-Za-z0-9_%-]{1,200}|~(?:[0-9a-f]{64})?"
-_BATCH = re.compile(rf"(?:{_SEGMENT})\Z")
+_BATCH_ID = re.compile(rf"(?:{_SEGMENT})\Z")
 _CHUNK = re.compile(rf"(?:{_SEGMENT})!(?:0|[1-9][0-9]{{0,8}})\Z")
 
 
 def is_batch_doc(name: str) -> bool:
     """Whether a document in a thread's collection of batches has the name of a batch."""
-    return _BATCH.match(name.rpartition("/")[2]) is not None
+    return _BATCH_ID.match(name.rpartition("/")[2]) is not None
 
 
 def is_done_doc(name: str) -> bool:

@@ -710,6 +710,7 @@ class Admin(Connection):
     async def apause(self, thread_id: str, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
         return await arun(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
+
     # Operations
 
     def operations(self, thread_id: str | None, *, unresolved: bool = False) -> Sequence[OperationInfo]:

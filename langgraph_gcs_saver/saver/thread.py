@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.batch import Batch
-
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
@@ -92,6 +91,7 @@ class Thread:
     async def apause(self, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
         return await self._saver.admin.apause(self.id, cancel=cancel)
+
     def batch(
         self,
         batch_id: str,

@@ -85,7 +85,7 @@ async def workers(tmp_path):
         "PATIENCE": str(PATIENCE),
     }
     with ExitStack() as stack:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             found = []
             for number in (1, 2):
                 port = free_port()

@@ -96,11 +96,11 @@ class SlowPuts(Interceptor):
         return self._seconds if is_put and isinstance(effect.writes[0], Create) else 0
 
     def around(self, effect, perform):
-        time.sleep(self._pause_of(effect))
+        time.sleep(self._pause_of(effect))  # clock: puts are slow; no outcome depends on it
         return perform(effect)
 
     async def aaround(self, effect, perform):
-        await asyncio.sleep(self._pause_of(effect))
+        await asyncio.sleep(self._pause_of(effect))  # clock: as above
         return await perform(effect)
 
 

@@ -123,7 +123,7 @@ def test_the_same_owner_gets_its_chunk_back_at_once(saver):
 
 def test_a_silent_worker_is_taken_for_dead_after_the_timeout(saver):
     clock = count(0, 20)
-    lost, batch = (saver.thread("t").batch("b", FIFTY, timeout=30) for _ in range(2))
+    lost, batch = (saver.thread("t").batch("b", FIFTY, timeout=30) for _ in range(2))  # clock: it has its own
     for one in (lost, batch):
         one._worker = replace(one._worker, clock=lambda: float(next(clock)))
     lost.__enter__()

@@ -633,7 +633,7 @@ def test_the_order_of_a_subgraph_includes_that_of_its_parent(saver, provider):
         finally:
             may_put.set()  # the run waits for it at its end
 
-    with Held.from_conn_string("memory:", timeout=0.1) as held:
+    with Held.from_conn_string("memory:", timeout=0.1) as held:  # clock: how long to wait in vain
         graph = graph_of(held, graph_of(None, node))
 
         with pytest.raises(NotDurableError, match="was not stored within"):

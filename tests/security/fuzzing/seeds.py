@@ -29,6 +29,9 @@ MAX_VALUE_BYTES = 1 << 20
 
 ACTIVE = 1767225600
 
+LATER = 4102444800 * 10**9
+"""A time after that of every document, in nanoseconds."""
+
 PLAIN = PortableSerializer()
 
 
@@ -142,6 +145,24 @@ def fill(saver: GCSSaver, thread: str) -> None:
     saver.admin.pin(cfg(2, thread=thread), "pinned")
 
 
+def handle(saver: GCSSaver, raw: LocalRaw) -> None:
+    """A side effect that is done, and a batch with an item of each kind, whose process has crashed."""
+    thread = saver.thread("t")
+    with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
+        thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
+    with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:
+        for item in batch:
+            if item == "a":
+                batch.done(item, output=[1])
+            elif item == "b":
+                batch.fail(item, ValueError("no"))
+            else:
+                break
+        claims = {name: fields for name, fields in raw.documents().items() if f"/{keys.CHUNKS}/" in name}
+    for name, fields in claims.items():
+        raw.set_document(name, fields)
+
+
 @dataclass(frozen=True)
 class Seed:
     """The contents of a store.
@@ -172,6 +193,7 @@ def make(directory: Path, kind: Kind) -> Seed:
         held = run(leases.acquire(leases.Acquire("t", "owner", "nonce", 60.0), saver._context), saver._backend)
         run(leases.release(held.fence, saver._context), saver._backend)
         raw = LocalRaw(directory)
+        handle(saver, raw)
         # A flipped bit in a write, which `repair` sets aside.
         name = next(name for name in sorted(raw.rows()) if name.startswith(keys.writes("t")))
         fields = raw.documents()[name]
