@@ -14,6 +14,9 @@ from langgraph_gcs_saver.flows.companions import Attempt
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.records import record
 
+MAX_OWNER = 200
+"""Most characters in the name of an owner."""
+
 
 @record(frozen=True, slots=True)
 class Fence:
@@ -56,7 +59,7 @@ class Fence:
         if doc is not None and doc.update_time == self.time:
             return
         owner = None if doc is None else doc.fields.get("owner")
-        holder = f"{owner!r} holds it now" if isinstance(owner, str) else "it has no holder now"
+        holder = f"{owner[:MAX_OWNER]!r} holds it now" if isinstance(owner, str) else "it has no holder now"
         raise FencedError(
             f"This process has lost its lease of thread {self.thread_id!r}, and {holder}. Nothing of this call was "
             "stored. End the run. A process that acquires the lease continues the thread.",

@@ -37,7 +37,7 @@ from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, ThreadBusyError
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.fences import MAX_OWNER, Fence
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.marks import mark_of, unmark
 from langgraph_gcs_saver.format import keys
@@ -50,13 +50,21 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 """How often a call that waits for a lease looks at it."""
 
+MAX_TTL = 86_400.0
+"""Longest ttl, in seconds. After a crash of its holder, a lease stays held for that long."""
+
 DEFAULT_TTL = 60.0
 """Seconds for which a lease lasts whose document does not say it, as only damage can cause."""
+
+_MAX_TOKEN = 1 << 62
+"""Greater tokens are damage. Firestore's integers have 63 bits, and the next holder's token is greater."""
 
 _MARGIN = 4 / 3
 """By the service's times, a lease has expired when its beat is older than the `ttl`, and a third of it."""
 
 _PER_PAGE = 100
+
+_USE_OWN = "Use the lease's own config: graph.with_config(lease.config)."
 
 _TIP_FIELDS = (*RUNS_BY, "fence")
 
@@ -151,24 +159,25 @@ class Lease:
     def owner(self) -> str | None:
         """The holder's name; `None` if the lease is free."""
         found = self._field(self.fence, "owner")
-        return found if isinstance(found, str) else None
+        return found[:MAX_OWNER] if isinstance(found, str) else None
 
     @property
     def nonce(self) -> str:
         """Digits of the last acquisition."""
-        return str(self._field(self.fence, "nonce"))
+        found = self._field(self.fence, "nonce")
+        return found if isinstance(found, str) else ""
 
     @property
     def token(self) -> int:
         """Counts the changes of the holder."""
         found = self._field(self.fence, "token")
-        return found if type(found) is int else 0
+        return found if type(found) is int and 0 <= found < _MAX_TOKEN else 0
 
     @property
     def ttl(self) -> float:
         """Seconds for which the holder's beat counts."""
         found = self._field(self.fence, "ttl")
-        return float(found) if type(found) in (int, float) and found > 0 else DEFAULT_TTL
+        return float(found) if type(found) in (int, float) and 0 < found <= MAX_TTL else DEFAULT_TTL
 
     @property
     def note(self) -> Mapping[str, Any]:
@@ -180,7 +189,7 @@ class Lease:
     def node(self) -> str | None:
         """The node that the holder was running at its last beat."""
         found = self.note.get("node")
-        return found if isinstance(found, str) else None
+        return found[:MAX_OWNER] if isinstance(found, str) else None
 
     @property
     def since(self) -> int:
@@ -217,25 +226,41 @@ def look(thread_id: str) -> Flow[Lease]:
     return lease_in(thread_id, (yield from GetDocs((keys.fence_doc(thread_id), keys.beat_doc(thread_id)))))
 
 
-def busy(lease: Lease) -> ThreadBusyError:
-    """The error for a lease that another holder has."""
+def busy(lease: Lease, context: Context) -> ThreadBusyError:
+    """The error for a lease that another holder, or another call of this process, has."""
     at = f" at node {lease.node!r}" if lease.node else ""
     since = at_time(lease.since).isoformat(" ", "seconds")
+    advice = (
+        f"The holder is this process. {_USE_OWN}"
+        if _is_own(lease, context)
+        else "Wait for the lease with `wait=`, or take it over with `take_over=True`, which fences the holder."
+    )
     return ThreadBusyError(
         f"Thread {lease.thread_id!r} is busy: {lease.owner!r} has held its lease since {since}, and gave "
-        f"its last sign of life {lease.silence:.0f} s ago{at}. Nothing was stored. Wait for the lease with `wait=`, or "
-        "take it over with `take_over=True`, which fences the holder.",
+        f"its last sign of life {lease.silence:.0f} s ago{at}. Nothing was stored. {advice}",
         thread_id=lease.thread_id,
         owner=lease.owner,
     )
 
 
-def overtaken(thread_id: str) -> ThreadBusyError:
+def _is_own(lease: Lease, context: Context) -> bool:
+    """Whether this process holds a lease."""
+    return any(fence.thread_id == lease.thread_id and fence.time == lease.since for fence in context.fences.values())
+
+
+def overtaken(thread_id: str, context: Context) -> ThreadBusyError:
     """The error for a writer without a lease that continues from a state that a lease's holder may have continued."""
+    is_own = any(held == thread_id for held, _ in context.fences)
+    what, advice = (
+        ("This process has acquired the lease of thread", _USE_OWN)
+        if is_own
+        else (
+            "Another process has acquired the lease of thread",
+            "Read the thread again, under a lease of its own, and continue from there.",
+        )
+    )
     return ThreadBusyError(
-        f"Another process has acquired the lease of thread {thread_id!r} since this process read its checkpoint. "
-        "Nothing was stored. Read the thread again, under a lease of its own, and continue from there.",
-        thread_id=thread_id,
+        f"{what} {thread_id!r} since the checkpoint was read. Nothing was stored. {advice}", thread_id=thread_id
     )
 
 
@@ -270,6 +295,7 @@ class Acquisition:
         tries: Commits that failed.
         mark: What it waits for: the lease and the deletion as last seen.
         stood: The seconds for which that has not changed.
+        is_open: Whether the lease may be this acquisition's, as far as it knows.
     """
 
     def __init__(self, request: Acquire, wait: float, context: Context) -> None:
@@ -280,6 +306,7 @@ class Acquisition:
         self.tries = 0
         self.mark: object = None
         self.stood = 0.0
+        self.is_open = False
 
     def flow(self) -> Flow[Acquired]:
         """Take the lease, and put it in force."""
@@ -299,7 +326,9 @@ class Acquisition:
             lease, doc = lease_in(request.thread_id, docs), docs.get(thread)
             if self.tries and self._is_mine(lease):
                 # An earlier try was applied, and its answer was lost.
-                return Acquired(self._fence(lease.token, lease.since), Beat(lease.seen), former)
+                seen = Beat(lease.since) if lease.beat is None else _seen(lease.beat, 0)
+                return Acquired(self._fence(lease.token, lease.since), seen, former)
+            self.is_open = False
             refused = self._refusal(lease, doc)
             if refused is not None:
                 if doc is not None and "deleting" in doc.fields and self.stood > self.context.timeout:
@@ -317,6 +346,7 @@ class Acquisition:
             own = [fence.token for fence in self.context.fences.values() if fence.thread_id == request.thread_id]
             # The tokens of a deleted thread start over. Those that this process holds must differ.
             token = max(lease.token, *own, 0) + 1
+            self.is_open = True
             times = yield from Commit(self._writes(lease, doc, token))
             if times is not None:
                 return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
@@ -339,19 +369,21 @@ class Acquisition:
                 "with `wait=`. If it crashed, complete it with `delete_thread`.",
                 thread_id=lease.thread_id,
             )
-        if lease.owner is None or self.request.take_over or self._is_over(lease):
+        if self._is_free(lease) or self.request.take_over or self._is_over(lease):
             return None
-        is_own = any(
-            fence.thread_id == lease.thread_id and fence.time == lease.since for fence in self.context.fences.values()
-        )
-        return None if lease.owner == self.request.owner and not is_own else busy(lease)
+        is_own = _is_own(lease, self.context)
+        return None if lease.owner == self.request.owner and not is_own else busy(lease, self.context)
 
     def _is_over(self, lease: Lease) -> bool:
         """Whether the lease has expired, by the service's times, or because its beat stood still meanwhile."""
         return lease.is_expired or self.stood > lease.ttl
 
+    def _is_free(self, lease: Lease) -> bool:
+        """Whether the lease has no holder, or is one that this process is about to give back."""
+        return lease.owner is None or lease.nonce in self.context.given_up
+
     def _former(self, lease: Lease) -> Former | None:
-        if lease.owner is None:
+        if lease.owner is None or self._is_free(lease):
             return None
         is_expired = self._is_over(lease)
         return Former(lease.owner, lease.token, lease.nonce, lease.silence, is_expired, lease.note)
@@ -386,12 +418,21 @@ class Acquisition:
                 return
             lease = yield from look(fence.thread_id)
             if lease.since != fence.time:
-                raise busy(lease)
+                self.is_open = False
+                raise self._lost()
             try:
                 yield from self._count()
             except ConflictError:
                 yield from release(fence, self.context)
                 raise
+
+    def _lost(self) -> ThreadBusyError:
+        thread_id = self.request.thread_id
+        return ThreadBusyError(
+            f"Another process ended or took over the lease of thread {thread_id!r} while this one was acquiring it. "
+            "Nothing was stored. Call again.",
+            thread_id=thread_id,
+        )
 
     def _marks(self) -> Flow[list[tuple[Write, ...]]]:
         """The writes that name the acquisition in the newest checkpoint of the root namespace, and in newer tips."""
@@ -463,29 +504,46 @@ def beat(fence: Fence, seen: Beat, note: Mapping[str, Any] | None, context: Cont
         if doc is None:  # Only damage removes it alone.
             yield from Commit((Create(name, {"nonce": fence.nonce, "counter": seen.counter}), fence.check()))
             continue
-        wish = doc.fields.get("wish")
-        counter = doc.fields.get("counter")
-        seen = Beat(
-            doc.update_time,
-            counter if type(counter) is int else seen.counter,
-            wish if isinstance(wish, str) else None,
-        )
+        seen = _seen(doc, seen.counter)
     raise ConflictError(
         f"The beat of the lease of thread {fence.thread_id!r} was not written: other processes changed it "
         f"{MAX_TRIES} times in a row. The lease is unchanged. Call again."
     )
 
 
+def _seen(doc: Doc, counter: int) -> Beat:
+    """A beat as its document says, with another counter if that is damaged."""
+    wish, found = doc.fields.get("wish"), doc.fields.get("counter")
+    if type(found) is int and 0 <= found < _MAX_TOKEN:
+        counter = found
+    return Beat(doc.update_time, counter, wish if isinstance(wish, str) else None)
+
+
 def release(fence: Fence, context: Context) -> Flow[bool]:
     """Give a lease back; false if it was lost before."""
-    writes = (Merge(fence.name, {"owner": None}, update_time=fence.time), Delete(keys.beat_doc(fence.thread_id)))
-    released = (yield from Commit(writes)) is not None
+    released = (yield from Commit(_end(fence.thread_id, fence.time))) is not None
     if not released:
         lease = yield from look(fence.thread_id)
         # After a release whose answer was lost, the fence has no owner, and still the holder's nonce.
         released = lease.fence is not None and lease.owner is None and lease.nonce == fence.nonce
     context.fences.pop((fence.thread_id, fence.token), None)
     return released
+
+
+def give_back(thread_id: str, nonce: str) -> Flow[bool]:
+    """Release the lease of an acquisition that nobody will use, if it was applied; false if it may still be.
+
+    Its commit may be on its way, even though the call that sent it was cut off.
+    """
+    lease = yield from look(thread_id)
+    if lease.fence is None or lease.nonce != nonce:
+        return False
+    return lease.owner is None or (yield from Commit(_end(thread_id, lease.since))) is not None
+
+
+def _end(thread_id: str, time: int) -> tuple[Write, ...]:
+    """The writes that release a lease."""
+    return Merge(keys.fence_doc(thread_id), {"owner": None}, update_time=time), Delete(keys.beat_doc(thread_id))
 
 
 def broken(lease: Lease, context: Context) -> tuple[Write, ...]:
@@ -513,7 +571,7 @@ def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
         if lease.owner is None:
             return (Merge(lease.fence.name, {}, update_time=lease.since),)
         if not lease.is_expired:
-            raise busy(lease)
+            raise busy(lease, context)
         # If the holder is alive after all, its beat has changed.
         gone = () if lease.beat is None else (Delete(lease.beat.name, update_time=lease.beat.update_time),)
         yield from Commit((*broken(lease, context), *gone))

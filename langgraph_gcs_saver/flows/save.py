@@ -636,7 +636,7 @@ class _Attempts:
         if before is not None:
             self.head = yield from self._head_of(docs.get(before.manifest.name))
             if self._is_overtaken(before):
-                raise overtaken(request.thread_id)
+                raise overtaken(request.thread_id, self.context)
             if self.head is not None and (before.is_bare or self.head.manifest != before.manifest):
                 # The parent was replaced. This checkpoint continues its ancestors, but not its new content.
                 self.head = self.head.bare() if request.history else None

@@ -181,7 +181,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
                 return False
             registry.check(thread_id, ids)
             if lease.owner is not None and not (force or lease.is_expired):
-                raise busy(lease)
+                raise busy(lease, context)
             # The mark is new each time, because a write that changes nothing would not change the document's time.
             fields = {"thread_id": thread_id, "deleting": context.new_attempt()}
             marked = yield from Commit(

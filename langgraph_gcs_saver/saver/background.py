@@ -23,6 +23,9 @@ from langgraph_gcs_saver.records import record
 Job = Callable[[], object]
 """A job reports its own failure with an event. If it raises nevertheless, the exception is only logged."""
 
+_LOOK_SECONDS = 3600.0
+"""How often the thread looks, at least. The system cannot wait for any length of time."""
+
 logger = logging.getLogger("langgraph_gcs_saver")
 
 
@@ -173,7 +176,7 @@ class _Queue:
                     self._is_working = False
                     return
                 with suppress(Empty):
-                    self._woken.get(timeout=found)
+                    self._woken.get(timeout=min(found, _LOOK_SECONDS))
                 continue
             try:
                 found()

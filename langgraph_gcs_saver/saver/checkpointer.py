@@ -156,9 +156,13 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def thread(self, thread_id: str) -> Thread:
         """The handle of a thread. This reads nothing; the thread need not exist.
 
+        An id of another type, such as a UUID, is made text, as in configs.
+
         Raises:
+            InvalidConfigError: The id is `None`.
             InvalidIdError: The id cannot be stored.
         """
+        thread_id = configs.text_of({"thread_id": thread_id}, "thread_id")
         thread_doc(thread_id)
         return Thread(self, self._leases, thread_id)
 

@@ -7,10 +7,10 @@ the background writes its beats, and a lost lease ends the runs that need it.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import socket
+import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -33,6 +33,8 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import LeaseTakenOver, Subscribers
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.fences import MAX_OWNER
+from langgraph_gcs_saver.flows.leases import MAX_TTL
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.langgraph_private import Control, control_of
@@ -50,14 +52,14 @@ KEY = "__lg_lease"
 MIN_TTL = 5.0
 """Shortest ttl, in seconds. Beats are written every third of it, and a process may be slow for a second or two."""
 
-MAX_OWNER = 200
-"""Most characters in the name of an owner."""
-
 BEATS = Kind("beats", most=10_000, wait=0.0)
 """Beats of leases: a repeated job for each lease that a process holds."""
 
 MOST_CONTROLS = 64
 """Runs of one lease that are asked to end when it is lost: those that stored or read something most recently."""
+
+_LOOKS = 12
+"""How often, within the ttl, it is tried to give back a lease whose acquisition or release was cut off."""
 
 _POLL_SECONDS = 0.1
 """How often a call looks whether another call of this process has released its lease."""
@@ -186,7 +188,7 @@ class Leases:
             LeaseMismatchError: It is another thread's, or a lease is required and the config has none.
         """
         found = configs.configurable(config)
-        if KEY not in found and not self._is_required:
+        if found.get(KEY) is None and not self._is_required:
             return None
         held = self._held_of(found)
         held.meet(config)
@@ -239,8 +241,8 @@ class Leases:
                 "Nothing was stored. Use the lease's own config: graph.with_config(lease.config). A config that "
                 "get_state or update_state returned has lost it."
             )
-        if not isinstance(key, tuple) or len(key) != 3 or key[0] != thread_id:
-            of = repr(key[0]) if isinstance(key, tuple) and key and isinstance(key[0], str) else "no thread"
+        if not _is_key(key) or key[0] != thread_id:
+            of = repr(key[0]) if _is_key(key) else "no thread"
             raise LeaseMismatchError(
                 f"The config names thread {thread_id!r}, and its lease is that of {of}. Nothing was stored. Use the "
                 "config of a lease for the thread that it names."
@@ -255,9 +257,9 @@ class Leases:
             thread_id=thread_id,
         )
 
-    def _find(self, key: object) -> Held | None:
+    def _find(self, key: Any) -> Held | None:
         """The lease of this process that a config's `__lg_lease` is. A deleted thread's tokens start again."""
-        if not isinstance(key, tuple) or len(key) != 3:
+        if not _is_key(key):
             return None
         held = self._processes.get().held.get(key[:2])
         return held if held is not None and held.fence.nonce == key[2] else None
@@ -275,12 +277,14 @@ class Leases:
             ThreadBusyError: Another call of this process, or another process, held the lease for too long.
         """
         process, context, place = self._processes.get(), self._contexts.get(), object()
+        request = flows.leases.Acquire(
+            lease.thread_id, lease.owner, str(uuid4()), lease.ttl, take_over=lease.takes_over
+        )
+        acquisition: flows.leases.Acquisition | None = None
         try:
             left = yield from self._take_place(process, lease, place)
-            request = flows.leases.Acquire(
-                lease.thread_id, lease.owner, str(uuid4()), lease.ttl, take_over=lease.takes_over
-            )
-            found = yield from flows.leases.acquire_within(request, left, context)
+            acquisition = flows.leases.Acquisition(request, left, context)
+            found = yield from acquisition.flow()
             held = Held(found)
             for other in tuple(process.held.values()):
                 if other.fence.thread_id == lease.thread_id and other.fence.token < held.fence.token:
@@ -289,10 +293,14 @@ class Leases:
             context.fences[held.key] = held.fence
             if process.places.get(lease.thread_id) is place:
                 process.places[lease.thread_id] = held
+            beat = partial(self._beat, held, weakref.ref(lease))
+            self._background.repeat(BEATS, request.nonce, lease.ttl / 3, beat)
+        except BaseException:
+            if acquisition is not None and acquisition.is_open:
+                self._give_back(request.thread_id, request.nonce, request.ttl)
+            raise
         finally:
             process.leave(lease.thread_id, place)
-        beat = partial(self._beat, held, weakref.ref(lease))
-        self._background.repeat(BEATS, held.fence.nonce, lease.ttl / 3, beat)
         if found.taken_over is not None:
             former = found.taken_over
             self._subscribers.emit(
@@ -338,6 +346,35 @@ class Leases:
         self.forget(held)
         return released
 
+    def _give_back(self, thread_id: str, nonce: str, ttl: float) -> None:
+        """Release, in the background, a lease that no block will: its acquisition or its release was cut off.
+
+        What was cut off may still be applied for a while, so this looks several times. After the ttl, the lease has
+        expired.
+        """
+        process, context, name = self._processes.get(), self._contexts.get(), f"{nonce} ends"
+        for held in tuple(process.held.values()):
+            if held.fence.nonce == nonce:
+                self.forget(held)
+        for key, fence in tuple(context.fences.items()):
+            if fence.nonce == nonce:
+                context.fences.pop(key, None)
+        context.given_up.add(nonce)
+        until = time.monotonic() + ttl
+
+        def job() -> None:
+            is_done = False
+            try:
+                is_done = run(flows.leases.give_back(thread_id, nonce), self.backend)
+            except GCSSaverError as error:
+                logger.info("The lease of thread %r was not given back yet: %s", thread_id, error)
+            if is_done or time.monotonic() > until:
+                self._background.stop(BEATS, name)
+                context.given_up.discard(nonce)
+
+        self._background.submit(BEATS, name, job)
+        self._background.repeat(BEATS, name, ttl / _LOOKS, job)
+
     def forget(self, held: Held) -> None:
         """Write no more beats of a lease, and let no put use it. Without a release, it expires. Idempotent."""
         if not self.has(held):
@@ -380,17 +417,27 @@ class Leases:
     @contextmanager
     def leaving(self, held: Held) -> Iterator[None]:
         """A block that releases a lease at its end. If that fails, the lease expires, and the log says so."""
+        fence = held.fence
         try:
             yield
         except GCSSaverError as error:
+            self._give_back(fence.thread_id, fence.nonce, fence.ttl)
             logger.warning(
-                "The lease of thread %r was not released. It expires in %g s: %s",
-                held.fence.thread_id,
-                held.fence.ttl,
+                "The lease of thread %r was not released. This is tried again, and it expires in %g s: %s",
+                fence.thread_id,
+                fence.ttl,
                 error,
             )
+        except BaseException:
+            self._give_back(fence.thread_id, fence.nonce, fence.ttl)
+            raise
         finally:
             self.forget(held)
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a config's lease has the form that `Lease.config` gives it."""
+    return isinstance(key, tuple) and [type(one) for one in key] == [str, int, str]
 
 
 class _Watching:
@@ -436,15 +483,13 @@ class Lease:
     def __init__(
         self, leases: Leases, thread_id: str, *, ttl: float, wait: float, owner: str | None, take_over: bool
     ) -> None:
-        _check_seconds("ttl", ttl, MIN_TTL)
-        _check_seconds("wait", wait, 0.0)
+        self.ttl = _seconds("ttl", ttl, MIN_TTL, MAX_TTL)
+        self.wait = _seconds("wait", wait, 0.0, sys.float_info.max)
         configs.check_type("take_over", take_over, bool)
         if owner is None:
-            owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+            owner = f"{_host()}/{os.getpid()}/{secrets.token_hex(4)}"
         _check_owner(owner)
         self.thread_id = thread_id
-        self.ttl = float(ttl)
-        self.wait = float(wait)
         self.owner = owner
         self.takes_over = take_over
         self._leases = leases
@@ -551,10 +596,17 @@ class Lease:
         return await arun(self._leases.releasing(self._acquired()), self._leases.backend)
 
 
-def _check_seconds(what: str, seconds: object, least: float) -> None:
+def _seconds(what: str, seconds: object, least: float, most: float) -> float:
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not least <= float(seconds) < math.inf:  # type: ignore[arg-type]  # a number by now
-        raise InvalidInputError(f"{what} is {seconds!r}; it must be a number of seconds, at least {least:g}.")
+    if not is_number or not least <= seconds <= most:  # type: ignore[operator]  # a number by now
+        limit = "" if most == sys.float_info.max else f" and at most {most:g}"
+        raise InvalidInputError(f"{what} must be a number of seconds, at least {least:g}{limit}.")
+    return float(seconds)  # type: ignore[arg-type]  # as above
+
+
+def _host() -> str:
+    """The name of this machine, as far as it is text that can be stored, and leaves room for the rest of an owner."""
+    return socket.gethostname().encode(errors="replace").decode()[:100]
 
 
 def _check_owner(owner: object) -> None:

@@ -332,7 +332,8 @@ class Operations:
         if lease is None:
             held = [fence for (thread_id, _), fence in fences.items() if thread_id == self._thread_id]
             return max(held, key=lambda fence: fence.token, default=None)
-        found = fences.get(lease[:2]) if isinstance(lease, tuple) else None
+        is_key = isinstance(lease, tuple) and [type(one) for one in lease[:2]] == [str, int]
+        found = fences.get(lease[:2]) if is_key else None
         # A config also has the nonce, because the tokens of a deleted thread start again.
         if found is None or found.thread_id != self._thread_id or lease[2:] not in ((), (found.nonce,)):
             raise all_errors.OperationFencedError(

@@ -57,8 +57,8 @@ class Thread:
         lease. If its holder crashed, the lease can be acquired once it has given no sign of life for its `ttl`.
 
         Args:
-            ttl: Seconds without a sign of life after which the lease expires, at least 5. A beat is written every third
-                of it.
+            ttl: Seconds without a sign of life after which the lease expires, from 5 to 86,400. A beat is written every
+                third of it.
             wait: Seconds to wait for another holder; with 0, a held lease raises at once.
             owner: The holder's name, in at most 200 characters; by default host, process and random digits. A process
                 with the same name takes the lease back at once, without waiting for the `ttl`. So pass a name that only

@@ -365,3 +365,106 @@ def test_no_commit_of_a_flow_is_applied_once_a_lease_is_acquired_meanwhile(saver
     with pytest.raises(ThreadBusyError):
         perform(saver, leases.while_free(T, two_commits(), saver._context))
     assert set(perform(saver, iter(GetDocs(("lg_apps/one", "lg_apps/two"))))) == {"lg_apps/one"}
+
+
+# Damage
+
+FORGED = [
+    {"token": float("nan")},
+    {"token": (1 << 63) - 1},
+    {"token": -5},
+    {"token": "7"},
+    {"ttl": float("nan")},
+    {"ttl": float("inf")},
+    {"ttl": 1e308},
+    {"ttl": -1},
+    {"ttl": "60"},
+    {"nonce": float("nan")},
+    {"nonce": None},
+    {"owner": "x" * 900_000},
+]
+
+
+@pytest.mark.parametrize("fields", FORGED, ids=lambda fields: str(fields)[:30])
+def test_a_forged_fence_expires_is_listed_and_can_be_taken_over(saver, other, monkeypatch, tmp_path, fields):
+    name = keys.fence_doc(T)
+
+    def forge() -> Any:
+        yield from Commit((Merge(name, fields | {"forged": random.random()}),))
+
+    put(saver, 1, None, None)
+    held = acquire(saver, owner="me")
+    perform(saver, forge())
+    (listed,) = other.admin.leases()
+    assert len(listed.owner) <= 200
+    assert 0 <= listed.token < 1 << 62
+    assert listed.ttl <= 86_400
+    with pytest.raises(FencedError) as fenced:
+        put(saver, 2, 1, held.fence)
+    with pytest.raises(ThreadBusyError) as busy:
+        put(other, 2, 1, None)
+    assert max(map(len, (str(fenced.value), str(busy.value)))) < 1000
+    assert acquire(other, "second", take_over=True).fence.token >= 1
+    perform(saver, forge())
+    age(monkeypatch, 120)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as third:
+        put(third, 2, 1, None)  # It has expired, and is ended.
+    assert list(other.admin.leases()) == []
+    acquire(saver, "third")
+    perform(saver, forge())
+    other.admin.delete_thread(T, force=True)
+
+
+@pytest.mark.parametrize("counter", [(1 << 63) - 1, float("nan"), "1", None, -1])
+def test_a_forged_beat_is_written_again(saver, counter):
+    def forge() -> Any:
+        yield from Commit((Merge(keys.beat_doc(T), {"counter": counter, "note": 5, "wish": 5}),))
+
+    held = acquire(saver)
+    perform(saver, forge())
+    (listed,) = saver.admin.leases()
+    assert listed.node is None
+    seen = perform(saver, leases.beat(held.fence, held.beat, {}, saver._context))
+    assert (seen.counter, seen.wish) == (1, None)
+
+
+# What is said
+
+
+def test_an_acquisition_whose_lease_is_ended_meanwhile_says_so(saver, other, seen):
+    def end() -> Any:
+        yield from Commit((Merge(keys.fence_doc(T), {"owner": None}),))
+
+    put(saver, 1, None, None)
+    # Before the second commit, which marks the tip.
+    seen.before = lambda: setattr(seen, "before", lambda: perform(other, end()))
+    with pytest.raises(ThreadBusyError, match="ended or took over the lease"):
+        acquire(saver)
+
+
+def test_a_put_without_the_lease_of_its_own_process_is_told_to_use_it(saver, other):
+    put(saver, 1, None, None)
+    acquire(saver)
+    for why in ("This process has acquired the lease", "The holder is this process"):
+        with pytest.raises(ThreadBusyError, match=rf"{why}.*lease\.config"):
+            put(saver, 2, 1, None)
+    with pytest.raises(ThreadBusyError, match="take it over"):
+        put(other, 2, 1, None)
+
+
+def test_a_wish_that_comes_before_a_lost_answer_is_met(saver, other, seen):
+    """The holder does not know its beat's time yet, and must not take the wish's for it without the wish."""
+    lost = []
+
+    class Lost(Interceptor):
+        def around(self, effect: Effect[Any], perform: Perform) -> Any:
+            done = perform(effect)
+            if isinstance(effect, Commit) and not lost:
+                lost.append(other.thread(T).pause())
+                return None
+            return done
+
+    with GCSSaver(stores=(saver._backend.documents, saver._backend.blobs), interceptors=[Lost()]) as mine:
+        held = acquire(mine)
+        assert lost == [True]
+        assert perform(mine, leases.beat(held.fence, held.beat, {}, mine._context)).wish == leases.WISH

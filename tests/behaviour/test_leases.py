@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from typing import Annotated, TypedDict
 
 import pytest
@@ -18,10 +19,12 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import get_runtime
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Compute, Emit, Merge, Now, Pause
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     FencedError,
+    InvalidConfigError,
     InvalidInputError,
     InvalidOptionError,
     LeaseMismatchError,
@@ -417,6 +420,92 @@ def test_a_lease_that_no_block_can_release_is_released(saver):
         pass
 
 
+CUTS = [
+    (error, is_async, at, when)
+    for error, is_async in [
+        (asyncio.CancelledError, True),
+        (KeyboardInterrupt, False),
+        (StoreUnavailableError, False),
+        (StoreUnavailableError, True),
+    ]
+    # Reading, taking, listing the tips, marking the tip, releasing.
+    for at in range(1, 5)
+    for when in ("before", "after")
+]
+
+
+class Cut(Interceptor):
+    """Raises before or after one request of those that follow `begin`, of whichever thread."""
+
+    def __init__(self, error, at, when):
+        self.error, self.at, self.when = error, at, when
+        self.count = None
+
+    def begin(self):
+        self.count = 0
+
+    def is_now(self, effect, when):
+        if self.count is None or isinstance(effect, (Compute, Emit, Now, Pause)):
+            return False
+        at, self.count = self.count, self.count + (when == "after")
+        return at == self.at and when == self.when
+
+    def strike(self):
+        self.count = None
+        raise self.error("cut off")
+
+    def around(self, effect, perform):
+        if self.is_now(effect, "before"):
+            self.strike()
+        result = perform(effect)
+        if self.is_now(effect, "after"):
+            self.strike()
+        return result
+
+    async def aaround(self, effect, perform):
+        if self.is_now(effect, "before"):
+            self.strike()
+        result = await perform(effect)
+        if self.is_now(effect, "after"):
+            self.strike()
+        return result
+
+
+@pytest.mark.parametrize(("error", "is_async", "at", "when"), CUTS)
+def test_a_lease_that_is_cut_off_is_given_back(uri, error, is_async, at, when):
+    cut = Cut(error, at, when)
+    with GCSSaver.from_conn_string(uri, interceptors=[cut]) as saver:
+        put(saver, cfg())
+        lease = saver.thread("t").lease(ttl=1000)
+
+        async def ablock():
+            async with lease:
+                pass
+
+        def block():
+            with lease:
+                pass
+
+        cut.begin()
+        with suppress(error):  # the end of a block does not raise
+            asyncio.run(ablock()) if is_async else block()
+        assert cut.count is None, "nothing was cut off"
+        events = []
+        saver.subscribe(events.append)
+        with saver.thread("t").lease():  # at once, and not as from a crashed process
+            assert not [event for event in events if isinstance(event, LeaseTakenOver)]
+        assert eventually(lambda: list(saver.admin.leases()) == [])
+
+
+def test_what_was_cut_off_and_is_applied_later_is_given_back(saver, other):
+    """The commit of an acquisition may be on its way when the call that sent it is cancelled."""
+    request = flows_of_leases.Acquire("t", "gone", "nonce", 5.0)
+    saver._leases._give_back("t", request.nonce, request.ttl)
+    run(flows_of_leases.acquire(request, other._context), other._backend)
+    assert eventually(lambda: list(saver.admin.leases()) == [])
+    eventually(lambda: not saver._context.given_up)
+
+
 def test_a_failed_release_does_not_hide_what_the_block_did(uri, other, caplog):
     closed = GCSSaver.from_conn_string(uri)
     with closed.thread("t").lease(owner="gone"):
@@ -603,17 +692,30 @@ def test_the_config_of_another_thread_stores_nothing(uri, saver, is_async):
         assert mine.invoke({"done": []}) == {"done": NAMES}, "the mistake cost the lease"
 
 
-@pytest.mark.parametrize("found", ["t", ("t",), ("t", 1), (1, 2, 3), 5])
+@pytest.mark.parametrize(
+    "found", ["t", ("t",), ("t", 1), (1, 2, 3), 5, ("t", [1], "n"), ("t", 1, []), ([], 1, "n"), ("t", 1.0, "n"), ["t"]]
+)
 def test_a_lease_of_another_form_stores_nothing(uri, saver, found):
     before = stored(uri)
     with pytest.raises((FencedError, LeaseMismatchError)):
         put(saver, {"configurable": {"thread_id": "t", "checkpoint_ns": "", "__lg_lease": found}})
+    assert saver.get_tuple({"configurable": {"thread_id": "t", "__lg_lease": found}}) is None
     assert stored(uri) == before
 
 
-def test_a_number_as_thread_id(saver):
+def test_an_id_that_is_not_text_is_made_text_as_in_configs(saver):
     with saver.thread("17").lease() as lease:
         put(saver, {"configurable": {**config_of(lease)["configurable"], "thread_id": 17}})
+    with saver.thread(17).lease() as lease:
+        assert (lease.token, saver.thread(17).id) == (2, "17")
+    with pytest.raises(InvalidConfigError, match="thread_id"):
+        saver.thread(None)
+
+
+def test_a_machine_with_a_strange_name_can_hold_leases(saver, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "\udcff" + "x" * 253)
+    with saver.thread("t").lease() as lease:
+        assert lease.owner.startswith("?xxx")
 
 
 def test_writers_leased(uri):
@@ -641,6 +743,9 @@ def test_writers_leased(uri):
         {"ttl": float("nan")},
         {"ttl": float("inf")},
         {"ttl": "60"},
+        {"ttl": 86401},
+        {"ttl": 10**400},
+        {"wait": 10**400},
         {"ttl": True},
         {"wait": -1},
         {"wait": None},

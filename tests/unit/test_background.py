@@ -339,3 +339,15 @@ def test_where_no_thread_can_be_started_nobody_waits_for_a_repeated_job(backgrou
     assert "b" in done
     background.submit(KIND, "c", partial(done.append, "c"))
     eventually(lambda: {"a", "c"} <= set(done))
+
+
+def test_a_job_that_is_due_in_ages_keeps_no_other_from_being_done(background):
+    """The system cannot wait for any length of time."""
+    done = []
+    assert background.repeat(KIND, "ages", 1e300, partial(done.append, "ages"))
+    assert background.repeat(KIND, "soon", SOON, partial(done.append, "soon"))
+    eventually(lambda: len(done) > 2)
+    background.stop(KIND, "soon")
+    assert background.submit(KIND, "now", partial(done.append, "now"))
+    eventually(lambda: "now" in done)
+    assert "ages" not in done
