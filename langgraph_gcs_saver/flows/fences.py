@@ -85,6 +85,13 @@ Fences = dict[tuple[str, int], Fence]
 """The leases that this process holds, by thread and token."""
 
 
+def held_by(fences: Fences, thread_id: str) -> Fence | None:
+    """The lease of a thread that this process holds; `None` if it holds none."""
+    # Other threads change the leases meanwhile, so this looks at a copy.
+    held = [fence for fence in tuple(fences.values()) if fence.thread_id == thread_id]
+    return max(held, key=lambda fence: fence.token, default=None)
+
+
 def fence_of(doc: Doc) -> str | None:
     """Digits of the last acquisition that a checkpoint's or a thread's document names, if any."""
     found = doc.fields.get("fence")

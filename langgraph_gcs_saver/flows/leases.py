@@ -14,7 +14,7 @@ alive, but no stale write is ever applied: each commit of a holder requires the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,10 +34,10 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.engine.steps import through
-from langgraph_gcs_saver.errors import ConflictError, ThreadBusyError
+from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.fences import MAX_OWNER, Fence
+from langgraph_gcs_saver.flows.fences import MAX_OWNER, Fence, held_by
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.marks import mark_of, unmark
 from langgraph_gcs_saver.format import keys
@@ -547,11 +547,15 @@ def _end(thread_id: str, time: int) -> tuple[Write, ...]:
 
 
 def broken(lease: Lease, context: Context) -> tuple[Write, ...]:
-    """The writes that end a lease, so that its holder is fenced; none if it is free."""
+    """The writes that end a lease, so that its holder is fenced; none if it is free.
+
+    They require the beat as it was read: a holder that is alive after all has changed it.
+    """
     if lease.fence is None or lease.owner is None:
         return ()
     fields = {"token": lease.token + 1, "nonce": context.new_attempt(), "owner": None}
-    return (Merge(lease.fence.name, fields, update_time=lease.since),)
+    gone = () if lease.beat is None else (Delete(lease.beat.name, update_time=lease.beat.update_time),)
+    return (Merge(lease.fence.name, fields, update_time=lease.since), *gone)
 
 
 def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
@@ -572,9 +576,7 @@ def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
             return (Merge(lease.fence.name, {}, update_time=lease.since),)
         if not lease.is_expired:
             raise busy(lease, context)
-        # If the holder is alive after all, its beat has changed.
-        gone = () if lease.beat is None else (Delete(lease.beat.name, update_time=lease.beat.update_time),)
-        yield from Commit((*broken(lease, context), *gone))
+        yield from Commit(broken(lease, context))
     raise ConflictError(f"The lease of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
@@ -619,6 +621,27 @@ def while_free(thread_id: str, flow: Flow[T], context: Context) -> Flow[T]:
         return times[: len(effect.writes)]
 
     return (yield from through(flow, perform))
+
+
+def as_writer(thread_id: str, make: Callable[[], Flow[T]], context: Context) -> Flow[T]:
+    """A flow of a process that held a thread's lease, and may have released it since.
+
+    Args:
+        thread_id: The thread.
+        make: Makes the flow, each time that it begins.
+        context: The leases that this process holds.
+
+    Raises:
+        ConflictError: The lease changed in every try.
+        ThreadBusyError: Another process holds the lease.
+    """
+    fence = held_by(context.fences, thread_id)
+    if fence is not None:
+        try:
+            return (yield from fenced(make(), fence))
+        except FencedError:
+            pass  # It was released or lost in between.
+    return (yield from while_free(thread_id, make(), context))
 
 
 # Operators

@@ -40,7 +40,7 @@ def unmarked(
     is removed, unless `removes` is false. If it is still running, it notices and starts over.
 
     Raises:
-        FencedError: The call's lease, `fence`, is lost: the deletion has ended it.
+        FencedError: The call's lease, `fence`, is lost. A deletion that was demanded ends it.
     """
     name = keys.thread_doc(thread_id)
     wanted = (name, *beside) if fence is None else (name, fence.name, *beside)
@@ -48,12 +48,12 @@ def unmarked(
     met = 0.0
     while True:
         docs = yield from GetDocs(wanted)
+        if fence is not None:
+            fence.require(docs.get(fence.name))
         doc = docs.get(name)
         seen = None if doc is None else mark_of(doc)
         if doc is None or seen is None:
             return docs
-        if fence is not None:
-            fence.require(docs.get(fence.name))
         now = yield from Now()
         if seen != mark:
             mark, met = seen, now

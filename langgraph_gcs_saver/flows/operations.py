@@ -42,7 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, ValueTooLargeError
+from langgraph_gcs_saver.errors import ConflictError, FencedError, InvalidInputError, ValueTooLargeError
 from langgraph_gcs_saver.events import OperationLate
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
@@ -255,7 +255,11 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     if call.thread_id is None:
         docs: Mapping[str, Doc] = yield from GetDocs(beside)
     else:
-        thread = yield from guard(call.thread_id, context, beside=beside)
+        own = call.fence if call.fence is not None and call.fence.thread_id == call.thread_id else None
+        try:
+            thread = yield from guard(call.thread_id, context, beside=beside, fence=own)
+        except FencedError:
+            raise fenced(call, call.thread_id) from None
         holds.append(thread.write({}))
         if thread.update_time is not None:
             context.guards.put(thread.name, thread.update_time, len(thread.name))

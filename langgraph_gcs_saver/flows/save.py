@@ -219,8 +219,8 @@ class _Attempts:
             self.context.codec.refuse_large_state(plan.size, plan.values)
             yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
             thread = yield from self._guard(layout)
-            yield from self._respect_lease(thread)
-            beside = yield from self.companions.writes()
+            checks = yield from self._respect_lease(thread)
+            beside = (*checks, *(yield from self.companions.writes()))
             if layout.uploads:
                 started = yield from Now()
                 wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
@@ -269,8 +269,12 @@ class _Attempts:
         self.companions.take(found.beside)
         return found
 
-    def _respect_lease(self, thread: Guard | None) -> Flow[None]:
+    def _respect_lease(self, thread: Guard | None) -> Flow[tuple[Write, ...]]:
         """Without a lease, make sure that no process holds one, if a document of this commit names an acquisition.
+
+        Returns:
+            The check that fails once a process acquires the lease. An acquisition changes only the newest checkpoints,
+            so it would not be noticed by a commit that changes others.
 
         Raises:
             ThreadBusyError: A process holds the lease.
@@ -280,7 +284,8 @@ class _Attempts:
             or (thread is not None and thread.fence is not None)
             or (self.own is not None and fence_of(self.own) is not None)
         ):
-            yield from respect(self.request.thread_id, self.context)
+            return (yield from respect(self.request.thread_id, self.context))
+        return ()
 
     def _find_head(self) -> Flow[None]:
         request = self.request

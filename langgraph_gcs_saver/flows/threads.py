@@ -76,7 +76,7 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
     This waits for a deletion of the thread, as `unmarked` does.
 
     Raises:
-        FencedError: The call's lease, `fence`, is lost: the deletion has ended it.
+        FencedError: The call's lease, `fence`, is lost. Then nothing is created either.
     """
     name = keys.thread_doc(thread_id)
     while True:
@@ -84,7 +84,8 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
         others = {other: docs[other] for other in beside if other in docs}
         doc = docs.get(name)
         if doc is None:
-            times = yield from Commit((Create(name, {"thread_id": thread_id}),))
+            check = () if fence is None else (fence.check(),)
+            times = yield from Commit((Create(name, {"thread_id": thread_id}), *check))
             if times is not None:
                 return Guard(name, times[0], is_bare=True, beside=others)
             continue

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
 
-    from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.policy.retention import Retention
 
 RETENTION_STEPS = 16
@@ -382,7 +381,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         rule, step = self._options.retention, metadata.get("step")
         if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
             return
-        prune = partial(self._prune_in_background, request.thread_id, rule, request.fence)
+        prune = partial(self._prune_in_background, request.thread_id, rule, request.fence is not None)
         if not self._background.submit(RETENTION, request.thread_id, prune):
             reason = f"It was not pruned: the saver was being closed, or {RETENTION.most:,} other threads were waiting."
             self._subscribers.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
@@ -396,10 +395,10 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         # Each call of a subgraph begins at step 0, and a thread at step 0 has nothing to prune.
         return step > 0 and (step - 1 if before is None else before) // RETENTION_STEPS < step // RETENTION_STEPS
 
-    def _prune_in_background(self, thread_id: str, rule: Retention, fence: Fence | None) -> None:
+    def _prune_in_background(self, thread_id: str, rule: Retention, is_leased: bool) -> None:
         try:
-            pruning = flows.prune.prune_by(rule, thread_id, loads=self._loads, context=self._context)
-            run(pruning if fence is None else flows.leases.fenced(pruning, fence), self._backend)
+            make = partial(flows.prune.prune_by, rule, thread_id, loads=self._loads, context=self._context)
+            run(flows.leases.as_writer(thread_id, make, self._context) if is_leased else make(), self._backend)
         except Exception as error:  # noqa: BLE001 - no caller waits for it; the event reports it
             reason = f"It was not pruned: {type(error).__name__}: {error}"
             self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))

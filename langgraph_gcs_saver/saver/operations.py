@@ -22,6 +22,7 @@ from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.engine.turn import Turn
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SerializationError
+from langgraph_gcs_saver.flows.fences import held_by
 from langgraph_gcs_saver.flows.once import Order, Performed, Settled, Work
 from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call, Outcome
 from langgraph_gcs_saver.format.keys import operation_segment
@@ -330,8 +331,7 @@ class Operations:
         fences = self._context.fences
         lease = None if self._place is None else self._place.lease
         if lease is None:
-            held = [fence for (thread_id, _), fence in fences.items() if thread_id == self._thread_id]
-            return max(held, key=lambda fence: fence.token, default=None)
+            return None if self._thread_id is None else held_by(fences, self._thread_id)
         is_key = isinstance(lease, tuple) and [type(one) for one in lease[:2]] == [str, int]
         found = fences.get(lease[:2]) if is_key else None
         # A config also has the nonce, because the tokens of a deleted thread start again.

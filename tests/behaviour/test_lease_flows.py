@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs, Merge, Pause
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.engine.runner import run
-from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
-from langgraph_gcs_saver.flows import leases, prune, save, sweep, writes
+from langgraph_gcs_saver.errors import ConflictError, FencedError, OperationFencedError, ThreadBusyError
+from langgraph_gcs_saver.flows import leases, prune, save, sweep, threads, writes
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
@@ -168,6 +169,68 @@ def test_the_holders_background_prune_stops_with_its_lease(saver, other):
     assert len(list(other.list(config_of(None)))) == 5
 
 
+def test_a_prune_of_a_holder_that_has_released_its_lease_is_that_of_any_writer(saver, other):
+    for number in range(1, 6):
+        put(saver, number, number - 1 or None, None)
+    pruning = partial(prune.prune_by, KeepLast(1), T, loads=saver._loads, context=saver._context)
+    perform(saver, leases.release(acquire(saver).fence, saver._context))
+    acquire(other, "m")
+    with pytest.raises(ThreadBusyError):
+        perform(saver, leases.as_writer(T, pruning, saver._context))
+    assert len(list(other.list(config_of(None)))) == 5
+    perform(other, leases.release(next(iter(other._context.fences.values())), other._context))
+    perform(saver, leases.as_writer(T, pruning, saver._context))
+    assert len(list(other.list(config_of(None)))) == 1
+
+
+def test_a_prune_begins_under_a_lease_and_ends_after_its_release(saver, other, seen):
+    for number in range(1, 6):
+        put(saver, number, number - 1 or None, None)
+    fence = acquire(saver).fence
+    seen.before = lambda: perform(other, leases.release(fence, saver._context))
+    pruning = partial(prune.prune_by, KeepLast(1), T, loads=saver._loads, context=saver._context)
+    perform(saver, leases.as_writer(T, pruning, saver._context))
+    assert len(list(other.list(config_of(None)))) == 1
+
+
+def test_a_fork_of_an_older_checkpoint_finds_an_acquisition_before_its_commit(saver, other, seen):
+    fence = acquire(other).fence
+    for number in (1, 2, 3):
+        put(other, number, number - 1 or None, fence)
+    perform(other, leases.release(fence, other._context))
+    seen.before = lambda: acquire(other, "m")
+    with pytest.raises(ThreadBusyError, match="'m' has held its lease"):
+        put(saver, 9, 1, None)
+    assert len(list(other.list(config_of(None)))) == 3
+
+
+def test_a_holder_whose_thread_was_deleted_by_force_creates_nothing(saver, other, tmp_path):
+    fence = acquire(saver).fence
+    put(saver, 1, None, fence)
+    perform(other, threads.delete_thread(T, other._context, force=True))
+    with pytest.raises(FencedError):
+        put(saver, 2, None, fence)
+    with pytest.raises(FencedError):
+        put_writes(saver, 1, [("number", 1)], fence)
+    with pytest.raises(OperationFencedError):
+        saver.thread(T).operations.once("charge", lambda: 1, key="order-17")
+    assert LocalRaw(tmp_path / "store").documents() == {}
+
+
+def test_a_demanded_deletion_ends_the_former_holders_beats(saver, other, seen):
+    found = acquire(other)
+    put(other, 1, None, found.fence)
+
+    def crash() -> None:
+        raise KeyboardInterrupt
+
+    seen.before = lambda: setattr(seen, "before", crash)  # the commit after the one that marks the thread
+    with pytest.raises(KeyboardInterrupt):
+        perform(saver, threads.delete_thread(T, saver._context, force=True))
+    with pytest.raises(FencedError):
+        perform(other, leases.beat(found.fence, found.beat, None, other._context))
+
+
 def test_a_lease_of_another_thread_of_the_process_stays_busy(saver):
     acquire(saver, "n", owner="pod-0")
     with pytest.raises(ThreadBusyError, match=r"'pod-0' has held its lease since 20.*last sign of life"):
@@ -245,7 +308,7 @@ def test_large_pending_writes_without_a_lease_wait_for_its_end(saver, other):
 def test_a_writer_that_read_before_the_lease_is_stopped_after_its_release(saver, other):
     put(saver, 1, None, None)
     perform(other, leases.release(acquire(other).fence, other._context))
-    with pytest.raises(ThreadBusyError, match="since this process read its checkpoint"):
+    with pytest.raises(ThreadBusyError, match="since the checkpoint was read"):
         put(saver, 2, 1, None)
     assert step(saver) == 1
     put(saver, 2, 1, None)

@@ -73,7 +73,11 @@ def _refreshed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _by_token(patch: pytest.MonkeyPatch) -> None:
-    """After a conflict the holder recognizes its fence by the token."""
+    """After a conflict, and before it creates the thread, the holder recognizes its fence by the token."""
+
+    def require(fence: Any, doc: Any) -> None:
+        if doc is None or doc.fields["token"] != fence.token:
+            demanded(fence, doc)
 
     def writes(fence: Any, attempt: Any, docs: Any) -> Any:
         doc = docs.get(fence.name)
@@ -81,8 +85,9 @@ def _by_token(patch: pytest.MonkeyPatch) -> None:
             return whole(fence, attempt, docs)
         return (Merge(fence.name, {}, update_time=doc.update_time),)
 
-    whole = Fence.writes
+    whole, demanded = Fence.writes, Fence.require
     patch.setattr(Fence, "writes", writes)
+    patch.setattr(Fence, "require", require)
 
 
 def _by_owner(patch: pytest.MonkeyPatch) -> None:
