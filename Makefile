@@ -16,6 +16,9 @@ STORE ?= file://$(CURDIR)/.server-store
 # Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
 PARALLEL := -n 2 --dist loadfile
 
+# Tests start hundreds of interpreters, and each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lint format soak notebooks docs bench server dist test-dist test-oldest test-newest test-storage emulators lock clean
 
 demo: .venv/installed
