@@ -13,8 +13,9 @@ LANE_OPTIONS := --ignore=tests/cli/test_reference.py
 # Where `make server` listens, and what it stores in.
 PORT ?= 2024
 STORE ?= file://$(CURDIR)/.server-store
-# Two processes, with emulators of their own: tests of one file share what they set up, and stay together.
-PARALLEL := -n 2 --dist loadfile
+# Two processes, with emulators of their own: tests of one file share what they set up, and stay together. Files run in the
+# order of their names, so the short ones of tests/unit come last, and both processes end at about the same time.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Tests start hundreds of interpreters, and each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
