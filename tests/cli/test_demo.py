@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from importlib.metadata import version
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
 from langgraph_gcs_saver.cli.demo import payment, play, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
@@ -72,7 +74,9 @@ def run_command(*arguments, environment):
 @pytest.mark.parametrize("where", ["embedded_uri", "emulators_uri"])
 def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     uri = request.getfixturevalue(where)
-    ended = run_command("demo", "--json", "--keep", "--store", uri, environment=environment)
+    # The demo does not use the variable of the cipher.
+    variables = environment() | {"LANGGRAPH_GCS_CIPHER": "no_such:cipher"}
+    ended = run_command("demo", "--json", "--keep", "--store", uri, environment=lambda: variables)
     assert (ended.returncode, ended.stderr) == (0, "")
     result = json.loads(ended.stdout)
     queue, instead = modules(55)[:50], modules(55)[50:]
@@ -245,6 +249,10 @@ def _members(group):
     return True
 
 
+WEIRD = "weird\x1b[31m://x\ny"
+"""A store whose name acts on terminals."""
+
+
 @pytest.mark.parametrize(
     ("uri", "code"),
     [
@@ -254,14 +262,25 @@ def _members(group):
         ("file://relative/path", 2),
         ("", 2),
         ("gs://bucket/a?project=p&colour=red", 2),
-        ("weird\x1b[31m://x\ny", 2),
+        (WEIRD, 2),
         ("file:///dev/null/store", 7),
     ],
 )
-def test_a_bad_store_is_one_line_and_an_exit_code(uri, code, environment, tmp_path):
-    ended = run_command("demo", "--store", uri, environment=environment)
-    assert ended.returncode == code
-    assert ended.stdout == ""
+def test_a_bad_store_is_one_line_and_an_exit_code(uri, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["langgraph-gcs", "demo", "--store", uri])
+    with pytest.raises(SystemExit, match=f"^{code}$"):
+        run()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"langgraph-gcs: [^\n]+\n", err)
+    assert "\x1b" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_store_in_a_process(environment, tmp_path):
+    ended = run_command("demo", "--store", WEIRD, environment=environment)
+    assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(r"langgraph-gcs: [^\n]+\n", ended.stderr)
     assert "\x1b" not in ended.stderr
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -25,6 +25,19 @@ datetime.date = Later
 """
 """As `sitecustomize`: a time when this Python is an old one."""
 
+PROCESS_OF_THE_DEMO = f"""
+from pathlib import Path
+from langgraph_gcs_saver.cli.demo.process import Task, run_process
+from langgraph_gcs_saver.cli.views.terminal import CommandError
+from langgraph_gcs_saver.errors import PermissionDeniedError
+
+try:
+    run_process(Task(store={GOOGLE[-1]!r}, thread_id="t", ledger=Path("none")), print)
+except CommandError as error:
+    assert error.exit_code == PermissionDeniedError.exit_code, error
+"""
+"""The process in which the demo's agent runs. It imports Google's packages, too."""
+
 IGNORED = {"PYTHONWARNINGS", "FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"}
 
 support = pytest.importorskip("google.api_core._python_version_support", reason="google-api-core says nothing yet")
@@ -48,10 +61,11 @@ def run(tmp_path):
 def test_no_command_repeats_it(run, tmp_path):
     library = run(sys.executable, "-c", "import google.cloud.firestore")
     assert "FutureWarning: You are using a non-supported Python version" in library[1]
+    keyless = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none")}
     store = (tmp_path / "store").as_uri()
     assert run(*LANGGRAPH_GCS, "setup", "--store", store) == (0, "")
-    assert run(*LANGGRAPH_GCS, "demo", "--documents", "5") == (0, "")
-    code, told = run(*LANGGRAPH_GCS, *GOOGLE, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none"))
+    assert run(sys.executable, "-c", PROCESS_OF_THE_DEMO, **keyless) == (0, "")
+    code, told = run(*LANGGRAPH_GCS, *GOOGLE, **keyless)
     assert (code, told.count("\n")) == (PermissionDeniedError.exit_code, 1)
 
 
