@@ -174,8 +174,9 @@ def test_filters_of_threads(make_saver, store_uri):
         return [one["thread_id"] for one in call_json(store_uri, "threads", *arguments)]
 
     everything = found()
-    assert found("--prefix", "chat-") == [thread for thread in everything if thread.startswith("chat-")]
-    assert found("--prefix", "chat-", "--limit", "1") == found("--prefix", "chat-")[:1]
+    chats = [thread for thread in everything if thread.startswith("chat-")]
+    assert found("--prefix", "chat-") == chats
+    assert found("--prefix", "chat-", "--limit", "1") == chats[:1]
     assert found("--waiting") == ["chat-2"]
     assert sorted(found("--unfinished")) == ["chat-2", "job-2"]
     assert found("--damaged") == ["job-1"]
