@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from langgraph_gcs_saver.cli.commands.batches import batches
 from langgraph_gcs_saver.cli.commands.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.commands.checks import repair, verify
 from langgraph_gcs_saver.cli.commands.demo import demo
@@ -79,6 +80,7 @@ for command in (
     app.command(command.__name__.rstrip("_"))(command)
 app.command("drill")(drill_command)
 app.add_typer(operations)
+app.add_typer(batches)
 
 
 def _show_version(wanted: bool) -> None:

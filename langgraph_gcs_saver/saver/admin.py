@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter
     from langgraph_gcs_saver.policy.retention import Retention
     from langgraph_gcs_saver.results import (
+        BatchInfo,
         CheckpointInfo,
         CollectPlan,
         CopyPlan,
@@ -763,6 +764,24 @@ class Admin(Connection):
         if not not_done:
             outcome = flows.operations.Outcome("done", dumps(self.serde, result, "The result of an operation"))
         return flows.operations.info((yield from flows.operations.resolve(thread_id, key, outcome, self._context)))
+
+    # Batches
+
+    def batches(self, thread_id: str) -> Sequence[BatchInfo]:
+        """The batches of a thread, with how far each of them is, in the order of their ids' encodings.
+
+        Args:
+            thread_id: The thread.
+
+        Raises:
+            DamageError: A document of one of them is damaged.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(flows.item_batches.batches(str(thread_id), self._context), self._backend)
+
+    async def abatches(self, thread_id: str) -> Sequence[BatchInfo]:
+        """Asynchronous twin of `batches`."""
+        return await arun(flows.item_batches.batches(str(thread_id), self._context), self._backend)
 
     # Copying threads
 

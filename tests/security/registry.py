@@ -120,6 +120,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "pause": lambda a: _call(a.thread),
     "operations": lambda a: _call(a.thread),
     "resolve_operation": lambda a: _call(a.thread, "key", not_done=True),
+    "batches": lambda a: _call(a.thread),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),

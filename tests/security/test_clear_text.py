@@ -215,6 +215,7 @@ def outcomes(tmp_path):
         "unpin": (None, cfg(9)),
         "operations": (lambda found: found == [], "t"),
         "resolve_operation": (InvalidInputError, "t", "key"),
+        "batches": (lambda found: found == [], "t"),
         "plan_sweep": (None,),
         "plan_prune": (ClearTextError, ["t", "u"]),
         "plan_delete_for_runs": (ClearTextError, ["run"]),

@@ -284,6 +284,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "ping": lambda admin, _, __: admin.ping(),
     "operations": lambda admin, _, __: admin.operations("t"),
     "resolve_operation": lambda admin, _, __: _resolve(admin),
+    "batches": lambda admin, _, __: admin.batches("t"),
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "leases": lambda admin, _, __: [*admin.leases()],
     "pause": lambda admin, _, __: admin.pause("t"),

@@ -214,6 +214,7 @@ CALLS = {
     "pause": lambda tools: (("t",), {}),
     "operations": lambda tools: (("t",), {}),
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
+    "batches": lambda tools: (("t",), {}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
