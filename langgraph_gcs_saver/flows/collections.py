@@ -54,13 +54,23 @@ def list_docs(
     entries = tuple(filter(wanted, registry.COLLECTIONS if among is None else among))
     if not entries:
         return []
-    pages = yield from Gather(tuple(QueryDocs(f"{document}/{entry.id}", mask=mask) for entry in entries))
+    pages = yield from _query(document, entries, mask)
+    # A batch is set to done after its items. So a list that has it as done must have all of its items.
+    late = [entry for entry in entries if pages.get(entry.follows)]
+    if late:
+        pages |= yield from _query(document, late, mask)
     found: list[Listed] = []
-    for entry, docs in zip(entries, pages, strict=True):
-        for doc in docs:
+    for entry in entries:
+        for doc in pages[entry.id]:
             found.append((entry, doc))
             found += yield from list_docs(doc.name, wanted, mask=mask, among=entry.below)
     return found
+
+
+def _query(document: str, entries: Sequence[Collection], mask: tuple[str, ...]) -> Flow[dict[str | None, list[Doc]]]:
+    """The documents of some collections below a document, by the collection."""
+    found = yield from Gather(tuple(QueryDocs(f"{document}/{entry.id}", mask=mask) for entry in entries))
+    return dict(zip([entry.id for entry in entries], found, strict=True))
 
 
 def pages(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:

@@ -715,9 +715,8 @@ class _Copy:
         """Copy documents of plain collections as they were when the copy was planned."""
         now = yield from read_docs(page)
         times = {doc.name: doc.update_time for _, doc in page}
-        if any(doc.update_time != times[doc.name] for _, doc in now):
+        if {doc.name: doc.update_time for _, doc in now} != times:
             return False
-        self.gone.update(times.keys() - {doc.name for _, doc in now})
         made: dict[str, Fields] = {}
         entries: dict[str, Collection] = {}
         objects: dict[str, set[str]] = {}

@@ -53,6 +53,7 @@ class Collection:
         equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
         unindexed: Fields that no query filters by; `*` stands for every field.
+        follows: A collection whose documents speak of this one's. Lists show at least what those documents speak of.
         below: Collections nested below its documents. A document exists as long as anything exists below it.
     """
 
@@ -66,6 +67,7 @@ class Collection:
     equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
     unindexed: tuple[str, ...] = ("*",)
+    follows: str | None = None
     below: tuple[Collection, ...] = ()
 
     @property
@@ -112,6 +114,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         is_name=keys.is_done_doc,
         copied=item_batches.copied,
         objects=item_batches.done_objects,
+        follows=keys.BATCHES,
     ),
     Collection(id=keys.CHUNKS, is_name=keys.is_chunk_doc, moved=False),
 )

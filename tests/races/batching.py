@@ -13,6 +13,7 @@ from typing import Any
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.engine.effects import Flow, GetDocs
+from langgraph_gcs_saver.flows import copy
 from langgraph_gcs_saver.flows import item_batches as flows
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import item_batches, keys
@@ -25,6 +26,7 @@ from .world import Rules as CommonRules
 BATCH = "b"
 NAME = keys.batch_doc(THREAD, BATCH)
 LABEL = "work"
+COPY = "copy"
 
 
 @dataclass(slots=True)
@@ -226,6 +228,27 @@ class Rules(CommonRules):
         return f"changed after it was closed: {closed}" if closed - {tuple(found.listing.positions())} else None
 
 
+class Copied(Rules):
+    """A process copies the thread."""
+
+    def check_end(self, world: World, runs: tuple[Run, ...]) -> str | None:
+        name = keys.batch_doc(COPY, BATCH)
+        doc = world.doc(name)
+        if doc is not None:
+            found, _ = play(flows.read_batch(COPY, doc, new_context("zz")), world)
+            known = flows.Known()
+            try:
+                found, _ = play(flows.look(found, known, new_context("zz")), world)
+            except errors.GCSSaverError as error:
+                return f"the copy cannot be read: {error!r}"
+            wanted = {*found.listing.positions().values()}
+            if found.state != "open" and wanted - known.done:
+                return f"skipped: the copy is {found.state} without {wanted - known.done}"
+            if known.done - {*range(len(found.listing.keys))}:
+                return f"skipped: the copy has done {known.done}, and its list {found.listing.keys}"
+        return Rules.check_end(self, world, runs)
+
+
 class Unended(Rules):
     """Nothing ends the batch."""
 
@@ -345,3 +368,26 @@ def an_item_that_fails() -> Scenario:
 def large_outputs_and_a_deletion() -> Scenario:
     processes = (Process("A", (works("A", "a", size=400),)), Process("D", (delete(),)))
     return Scenario(opened("a"), processes, Rules(deletes=True), 1)
+
+
+def _copies() -> Call:
+    return Call("copy_thread", lambda context: copy.copy_thread(THREAD, COPY, dry_run=False, context=context))
+
+
+@_named
+def a_copy_of_a_batch_that_ends() -> Scenario:
+    return Scenario(opened("a"), (Process("A", (works("A", "a"),)), Process("C", (_copies(),))), Copied(), 1)
+
+
+@_named
+def a_copy_of_a_batch_that_starts_again() -> Scenario:
+    world = opened("a", work("0", "a", new_context("88")))
+    processes = (Process("A", (works("A", "a", on_done="restart"),)), Process("C", (_copies(),)))
+    return Scenario(world, processes, Copied(restarts=True), 1)
+
+
+@_named
+def a_copy_of_a_list_that_gets_longer() -> Scenario:
+    world = opened("a", work("0", "a", new_context("88"), ends=False))
+    processes = (Process("A", (works("A", "xa", changed="merge"),)), Process("C", (_copies(),)))
+    return Scenario(world, processes, Copied(before="a"), 1)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver.engine.effects import Create, Flow, GetDocs, Merge
+from langgraph_gcs_saver.flows import collections
 from langgraph_gcs_saver.flows import item_batches as flows
 from langgraph_gcs_saver.flows.threads import Guard
-from langgraph_gcs_saver.format import item_batches, keys
+from langgraph_gcs_saver.format import item_batches, keys, registry
 
 from . import world
 from .batching import BATCHING, NAME
@@ -31,6 +32,7 @@ SAMPLE = 2_000
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(item_batches, "INLINE_BYTES", 300)
+    monkeypatch.setattr(collections, "DOCS_PER_PAGE", 1)
 
 
 BUDGETS = pytest.mark.parametrize("budget", [SAMPLE, pytest.param(BUDGET, marks=pytest.mark.soak)])
@@ -58,6 +60,20 @@ def test_no_order_breaks_anything_with_read_back(name: str, budget: int, monkeyp
     assert report.failure is None, report.failure
     assert report.ends
     assert report.complete or budget < BUDGET, "there are more orders than were tried"
+
+
+COPIES = [name for name in BATCHING if name.startswith("a_copy_")]
+
+
+@BUDGETS
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_is_whole_if_collections_are_listed_in_another_order(
+    name: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "COLLECTIONS", registry.COLLECTIONS[::-1])
+    report = _explored(name, budget)
+    assert report.failure is None, report.failure
+    assert report.ends
 
 
 # The rules, each removed in turn
