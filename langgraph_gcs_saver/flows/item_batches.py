@@ -69,6 +69,9 @@ OUTPUTS_PER_PAGE = 40
 POLL_SECONDS = 1.0
 """How often a worker looks whether a chunk that it waits for is free or done."""
 
+NOTE_SECONDS = 600.0
+"""How often a worker notes that the thread is in use. A sweep deletes threads that were idle for an hour at least."""
+
 CLAIMS = 30
 """How many claims a worker looks at together."""
 
@@ -600,6 +603,13 @@ def renew(claim: Claim, worker: Worker, context: Context) -> Flow[Claim | None]:
     """Show that the worker of a claim is alive; `None` if it has lost the claim."""
     times = yield from Commit((_beat(claim, context),))
     return (yield from _still(claim, None if times is None else times[0], worker))
+
+
+def note(opened: Opened) -> Flow[None]:
+    """Note that the thread is in use, so that no sweep deletes it. This does nothing if the batch has changed."""
+    now = yield from Now()
+    used = Merge(keys.thread_doc(opened.thread_id), note_thread(opened.thread_id, now, has_root=False))
+    yield from Commit((used, Merge(opened.name, {}, update_time=opened.update_time)))
 
 
 def is_due(claim: Claim, now: float, worker: Worker) -> bool:

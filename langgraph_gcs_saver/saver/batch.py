@@ -125,6 +125,7 @@ class Batch(Generic[T]):
             own_name() if owner is None else f"owner:{owner}", attempts, timeout, flush == 1, time.monotonic, is_gone
         )
         self._draws = progress
+        self._noted = 0.0
         self._process: int | None = None
         self._found: flows.Opened | None = None
         self._known = flows.Known()
@@ -334,6 +335,7 @@ class Batch(Generic[T]):
         if self._process is not None:
             raise InvalidInputError(f"Batch {self.id!r} was opened before. Make another one with `thread.batch`.")
         self._process = os.getpid()
+        self._noted = self._worker.clock()
         self._found, self._known = yield from flows.open_batch(self._request, self._context)
         self.already_done = len(self._known.done.intersection(self._mine()))
         self.context = self._found.listing.context
@@ -357,8 +359,12 @@ class Batch(Generic[T]):
                 f"The last item of batch {self.id!r} is neither done nor failed. Call `done` or `fail` before the loop "
                 "continues."
             )
+        now = self._worker.clock()
+        if now - self._noted >= flows.NOTE_SECONDS:
+            self._noted = now
+            yield from flows.note(found)
         claim = self._claim
-        if claim is not None and self._queue and flows.is_due(claim, self._worker.clock(), self._worker):
+        if claim is not None and self._queue and flows.is_due(claim, now, self._worker):
             if self._results:
                 yield from self._store(release=False)
             else:

@@ -130,7 +130,8 @@ class Thread:
                 restart forgets what was done, and the outputs.
             context: JSON to store with a new batch, such as an agent's id. Later callers get it as `batch.context`.
             timeout: Seconds after which a silent process counts as crashed, so that another one takes its chunk. Choose
-                at least twice what an item can take. A process of the same machine that has ended is noticed at once on Linux.
+                at least twice what an item can take. A process of the same Linux machine that has ended is noticed at
+                once.
             owner: A name of this process that stays the same when it is started again, such as a pod's. It gets its
                 chunk back at once after a crash. Two processes must not have the same name.
             progress: Whether to draw a progress bar on standard error.

@@ -1,7 +1,7 @@
 """Every order in which the workers of a batch can act, crash, and be taken for dead, and in which answers can get lost.
 
-No item is handled twice unless its worker was taken for dead, and no batch ends while an item is left. `make soak` tries
-all orders, and other runs some thousand. The tests at the end remove one rule each.
+No item is handled twice unless its worker was taken for dead, and no batch ends while an item is left. `make soak`
+tries all orders, and other runs some thousand. The tests at the end remove one rule each.
 """
 
 from __future__ import annotations
