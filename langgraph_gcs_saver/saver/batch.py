@@ -21,7 +21,7 @@ from langgraph_gcs_saver.format.item_batches import Failure, State
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.results import BatchProgress, ItemFailure
-from langgraph_gcs_saver.saver.process_names import is_gone, own_name
+from langgraph_gcs_saver.saver.process_names import check_owner, is_gone, own_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -95,6 +95,8 @@ class Batch(Generic[T]):
             raise InvalidOptionError(f"changed is {changed!r}; it must be 'raise' or 'merge'.")
         if on_done not in ("raise", "skip", "restart"):
             raise InvalidOptionError(f"on_done is {on_done!r}; it must be 'raise', 'skip' or 'restart'.")
+        if owner is not None:
+            check_owner(owner)
         if not frames.is_json(context):
             raise InvalidInputError("context cannot be stored: it must consist of JSON's types.")
         self.id = batch_id

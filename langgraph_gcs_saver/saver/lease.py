@@ -7,9 +7,6 @@ the background writes its beats, and a lost lease ends the runs that need it.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import sys
 import time
 import weakref
@@ -38,6 +35,7 @@ from langgraph_gcs_saver.flows.leases import MAX_TTL
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.langgraph_private import Control, control_of
+from langgraph_gcs_saver.saver.process_names import check_owner, name_for_people
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -487,8 +485,8 @@ class Lease:
         self.wait = _seconds("wait", wait, 0.0, sys.float_info.max)
         configs.check_type("take_over", take_over, bool)
         if owner is None:
-            owner = f"{_host()}/{os.getpid()}/{secrets.token_hex(4)}"
-        _check_owner(owner)
+            owner = name_for_people()
+        check_owner(owner)
         self.thread_id = thread_id
         self.owner = owner
         self.takes_over = take_over
@@ -602,15 +600,3 @@ def _seconds(what: str, seconds: object, least: float, most: float) -> float:
         limit = "" if most == sys.float_info.max else f" and at most {most:g}"
         raise InvalidInputError(f"{what} must be a number of seconds, at least {least:g}{limit}.")
     return float(seconds)  # type: ignore[arg-type]  # as above
-
-
-def _host() -> str:
-    """The name of this machine, as far as it is text that can be stored, and leaves room for the rest of an owner."""
-    return socket.gethostname().encode(errors="replace").decode()[:100]
-
-
-def _check_owner(owner: object) -> None:
-    configs.check_type("owner", owner, str)
-    if not isinstance(owner, str) or not 0 < len(owner) <= MAX_OWNER:
-        raise InvalidInputError(f"owner must have 1 to {MAX_OWNER} characters.")
-    configs.check_unicode("The owner", owner)

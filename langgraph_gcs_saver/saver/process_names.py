@@ -1,6 +1,6 @@
-"""Names of processes, by which another process on the same machine finds out that one has ended.
+"""Names of processes: for people, and for other processes, which find out by it that one has ended.
 
-A process id alone is not enough: it is used again, and containers count their own. The name also has the machine's
+A process id alone does not show that: it is used again, and containers count their own. The name also has the machine's
 boot, the container, and the time when the process began. Only Linux has all of these. Elsewhere a name says nothing.
 """
 
@@ -8,18 +8,42 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
+
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.flows.fences import MAX_OWNER
+from langgraph_gcs_saver.saver import configs
 
 _PREFIX = "linux"
 
 
+def name_for_people() -> str:
+    """Host, process and random digits: another name at each call."""
+    # As far as the host is text that can be stored, and leaves room for the rest.
+    host = socket.gethostname().encode(errors="replace").decode()[:100]
+    return f"{host}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
 def own_name() -> str:
-    """A name of this process, another one at each call."""
-    pid, token = os.getpid(), secrets.token_hex(8)
+    """A name by which `is_gone` knows this process, another one at each call."""
+    pid = os.getpid()
     machine, began = _machine(), _began(pid)
     if machine is None or began is None:
-        return f"{pid}:{token}"
-    return f"{_PREFIX}:{machine}:{pid}:{began}:{token}"
+        return name_for_people()
+    return f"{_PREFIX}:{machine}:{pid}:{began}:{secrets.token_hex(8)}"
+
+
+def check_owner(owner: object) -> None:
+    """Check a name that a user gives.
+
+    Raises:
+        InvalidInputError: It is not text of 1 to 200 characters, or cannot be stored.
+    """
+    configs.check_type("owner", owner, str)
+    if not isinstance(owner, str) or not 0 < len(owner) <= MAX_OWNER:
+        raise InvalidInputError(f"owner must have 1 to {MAX_OWNER} characters.")
+    configs.check_unicode("The owner", owner)
 
 
 def is_gone(name: str) -> bool:

@@ -138,7 +138,7 @@ class Thread:
 
         Raises:
             InvalidIdError: The id cannot be stored.
-            InvalidInputError: A key is not text, or two items have the same one.
+            InvalidInputError: A key or the owner is not text that can be stored, or two items have the same key.
             InvalidOptionError: An option is outside its range.
         """
         return Batch(

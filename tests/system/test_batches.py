@@ -435,6 +435,8 @@ def test_a_damaged_document_is_found_and_never_read_as_no_items(saver):
         (["a"], {"changed": "skip"}, InvalidOptionError, "changed is 'skip'"),
         (["a"], {"on_done": "merge"}, InvalidOptionError, "on_done is 'merge'"),
         (["a"], {"context": {1, 2}}, InvalidInputError, "context"),
+        (["a"], {"owner": ""}, InvalidInputError, "owner must have 1 to 200"),
+        (["a"], {"owner": "\ud800"}, InvalidInputError, "The owner"),
     ],
 )
 def test_bad_input_is_an_error_and_writes_nothing(saver, items, options, error, text):
