@@ -32,6 +32,7 @@ from langgraph_gcs_saver.engine.effects import (
     Doc,
     Emit,
     Flow,
+    Gather,
     GetBlob,
     GetDocs,
     Merge,
@@ -443,13 +444,17 @@ def _now(opened: Opened, doc: Doc | None, context: Context) -> Flow[Opened]:
     current = None if doc is None else (yield from read_batch(opened.thread_id, doc, context))
     if current is None or current.listing.epoch != opened.listing.epoch:
         what = "deleted" if current is None else "restarted"
-        batch_id = opened.listing.batch_id
-        raise errors.BatchChangedError(
-            f"Batch {batch_id!r} of thread {opened.thread_id!r} was {what} by another process. Open it again.",
-            thread_id=opened.thread_id,
-            batch_id=batch_id,
-        )
+        raise _changed_by_another(opened, what)
     return current
+
+
+def _changed_by_another(opened: Opened, what: str) -> errors.BatchChangedError:
+    batch_id = opened.listing.batch_id
+    return errors.BatchChangedError(
+        f"Batch {batch_id!r} of thread {opened.thread_id!r} was {what} by another process. Open it again.",
+        thread_id=opened.thread_id,
+        batch_id=batch_id,
+    )
 
 
 def _discard(docs: Sequence[Doc], context: Context) -> Flow[None]:
@@ -521,12 +526,18 @@ def take(
         claim = yield from _claim(chunk, docs.get(name), found[0], opened, worker=worker, context=context)
         if claim is None:
             continue
-        # Another worker may have flushed between the look and the claim. What it flushed before the claim shows now.
-        opened = yield from look(opened, known, context, chunk)
+        try:
+            # Another worker may have flushed between the look and the claim. What it flushed shows now.
+            opened = yield from look(opened, known, context, chunk)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from release(claim)
+            raise
         found = _of(chunk, _left(wanted, opened, known, worker), opened, known)
         if found:
             return opened, claim, found
-        yield from Commit((Delete(claim.name, update_time=claim.update_time),))
+        yield from release(claim)
 
 
 def _left(wanted: Iterable[int], opened: Opened, known: Known, worker: Worker) -> list[int]:
@@ -660,6 +671,7 @@ def flush(
         The claim as it is now; `None` if it was released or is lost.
 
     Raises:
+        BatchChangedError: The batch was deleted. What was stored for it is deleted again.
         CheckpointVerificationError: Written data reads back differently, several times in a row.
         ConflictError: The thread's document changed in every try.
     """
@@ -696,10 +708,17 @@ def flush(
         elif claim is not None and is_due(claim, now, worker):
             writes.append(_beat(claim, context))
         times = yield from Commit((Create(name, fields), *writes))
-        there: Doc | None = None
+        # The commit does not require the batch's document, so that a flush costs one write. A deletion removes that
+        # document first. If it is still there now, the deletion finds the new document too.
+        reads = [GetDocs((opened.name,), mask=())]
         if times is None or context.reads_back:
-            docs = yield from GetDocs((name, opened.name))
-            there = docs.get(name)
+            reads.append(GetDocs((name,)))
+        batch, *stored = yield from Gather(tuple(reads))
+        if opened.name not in batch:
+            yield from Commit((Delete(name),))
+            raise _changed_by_another(opened, "deleted")
+        if stored:
+            there = stored[0].get(name)
             is_stored = there is not None and dict(there.fields) == fields
             if times is None and there is None:
                 # The claim is lost, or the thread's document has changed.
@@ -804,8 +823,10 @@ def _discard_claims(batch: str) -> Flow[None]:
 # Reading
 
 
-def outputs(opened: Opened, context: Context) -> Flow[dict[int, Serialized]]:
-    """The outputs of all items that have one, by position. Of several workers' outputs, the first that was stored.
+def outputs(opened: Opened, context: Context) -> Flow[dict[str, Serialized]]:
+    """The outputs of all items on the list that have one, by key, in the list's order.
+
+    Of several workers' outputs, it is the first that was stored.
 
     Raises:
         BatchChangedError: The batch was restarted or deleted.
@@ -828,7 +849,8 @@ def outputs(opened: Opened, context: Context) -> Flow[dict[int, Serialized]]:
                 for position, value in (yield from _outputs(whole[name], context)):
                     values.setdefault(position, value)
     yield from report_clear(context.codec)
-    return values
+    listing = opened.listing
+    return {listing.keys[at]: values[at] for at in sorted(values) if at not in listing.removed}
 
 
 def _outputs(doc: Doc, context: Context) -> Flow[Outputs]:

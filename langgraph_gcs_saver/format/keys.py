@@ -547,11 +547,6 @@ def _of_batch(batch: str, collection: str) -> str:
     return f"{THREADS}/{thread}/{collection}/{leaf}!"
 
 
-def chunk_of(name: str) -> int:
-    """The number of the chunk in the name of a document that says which of its items were done."""
-    return int(name.rpartition("!")[2].partition("-")[0])
-
-
 _SEGMENT = "[A-Za-z0-9_%-]{1,200}|~(?:[0-9a-f]{64})?"
 _BATCH_ID = re.compile(rf"(?:{_SEGMENT})\Z")
 _CHUNK = re.compile(rf"(?:{_SEGMENT})!(?:0|[1-9][0-9]{{0,8}})\Z")

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import InvalidIdError, InvalidInputError, InvalidOptionError
@@ -46,6 +47,9 @@ _MAX_ERROR = 2000
 """Characters of an error's text that are stored."""
 
 _BAR = 30
+
+_DRAW_SECONDS = 0.1
+"""How often the progress bar is drawn, at most."""
 
 
 class Batch(Generic[T]):
@@ -127,6 +131,7 @@ class Batch(Generic[T]):
             own_name() if owner is None else f"owner:{owner}", attempts, timeout, flush == 1, time.monotonic, is_gone
         )
         self._draws = progress
+        self._drawn = -_DRAW_SECONDS
         self._noted = 0.0
         self._process: int | None = None
         self._found: flows.Opened | None = None
@@ -346,6 +351,7 @@ class Batch(Generic[T]):
         if self._process != os.getpid():
             return  # A forked child has no claim.
         self._process = -1
+        self._draw(is_last=True)
         if self._draws:
             sys.stderr.write("\n")
         if self._results:
@@ -361,6 +367,8 @@ class Batch(Generic[T]):
                 f"The last item of batch {self.id!r} is neither done nor failed. Call `done` or `fail` before the loop "
                 "continues."
             )
+        if self._results and not self._queue:  # Storing them failed.
+            yield from self._store(release=True)
         now = self._worker.clock()
         if now - self._noted >= flows.NOTE_SECONDS:
             self._noted = now
@@ -414,16 +422,20 @@ class Batch(Generic[T]):
             yield from self._store(release=not self._queue)
 
     def _store(self, *, release: bool) -> Flow[None]:
-        self._claim = yield from flows.flush(
-            self._opened(),
-            self._chunk,
-            self._claim,
-            tuple(self._results),
-            release=release,
-            known=self._known,
-            worker=self._worker,
-            context=self._context,
-        )
+        try:
+            self._claim = yield from flows.flush(
+                self._opened(),
+                self._chunk,
+                self._claim,
+                tuple(self._results),
+                release=release,
+                known=self._known,
+                worker=self._worker,
+                context=self._context,
+            )
+        except errors.BatchChangedError:
+            self._results, self._claim = [], None  # There is nothing left that they could be stored for.
+            raise
         self._results = []
 
     def _final_key(self) -> str:
@@ -435,12 +447,13 @@ class Batch(Generic[T]):
         self._found = yield from flows.close(self._working(), self._known, self._worker, to, self._context)
         return self._found.state == to
 
-    def _loaded(self, found: dict[int, Serialized]) -> dict[str, Any]:
-        names = self._opened().listing.keys
-        return {names[at]: loads(self._serde, value) for at, value in sorted(found.items())}
+    def _loaded(self, found: dict[str, Serialized]) -> dict[str, Any]:
+        return {name: loads(self._serde, value) for name, value in found.items()}
 
-    def _draw(self) -> None:
-        if self._draws:
+    def _draw(self, *, is_last: bool = False) -> None:
+        # Counting looks at all items, so it does not happen after each.
+        if self._draws and (is_last or time.monotonic() - self._drawn > _DRAW_SECONDS):
+            self._drawn = time.monotonic()
             now = self.progress
             filled = _BAR * (now.done + now.failed) // max(now.items, 1)
             bar = f"\r{self.id} [{'#' * filled}{'-' * (_BAR - filled)}] {now}"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.runner import arun, run
-from langgraph_gcs_saver.saver.batch import Batch
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.engine.runner import Backend
     from langgraph_gcs_saver.flows.context import Context
     from langgraph_gcs_saver.results import BatchInfo
+    from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
     from langgraph_gcs_saver.saver.operations import Operations
@@ -141,6 +141,8 @@ class Thread:
             InvalidInputError: A key or the owner is not text that can be stored, or two items have the same key.
             InvalidOptionError: An option is outside its range.
         """
+        from langgraph_gcs_saver.saver.batch import Batch  # noqa: PLC0415 - most processes need none
+
         return Batch(
             self._saver,
             self.id,

@@ -17,7 +17,13 @@ import pytest
 from langgraph_gcs_saver import GCSSaver, errors
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.errors import InvalidIdError, InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.errors import (
+    BatchChangedError,
+    InvalidIdError,
+    InvalidInputError,
+    InvalidOptionError,
+    StoreUnavailableError,
+)
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import process_names
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -485,7 +491,71 @@ def test_the_list_of_batches(saver):
         assert (found[0].context, found[0].failed["item 3"].attempts) == ("c", 1)
 
 
+class Fails(Interceptor):
+    """Lets one flush fail before it reaches the store."""
+
+    failed = False
+
+    def around(self, effect, perform):
+        is_flush = isinstance(effect, Commit) and any("/lg_done/" in write.name for write in effect.writes)
+        if is_flush and not self.failed:
+            self.failed = True
+            raise StoreUnavailableError("no answer")
+        return perform(effect)
+
+
+def test_items_whose_flush_failed_are_not_handed_out_again(store):
+    with GCSSaver.from_conn_string(store, interceptors=[Fails()]) as saver:
+        handled = []
+        with saver.thread("t").batch("b", FIFTY[:5], flush=5) as batch:
+            for item in batch:
+                handled.append(item)
+                with suppress(StoreUnavailableError):
+                    batch.done(item)
+        assert (handled, batch.progress.done) == (FIFTY[:5], 5)
+        assert saver.thread("t").batches()[0].done == 5
+
+
+@pytest.mark.parametrize("verify", ["readback", "off"])
+def test_a_loop_whose_thread_was_deleted_ends_and_leaves_nothing(store, verify):
+    with GCSSaver.from_conn_string(store, verify=verify) as saver, saver.thread("t").batch("b", FIFTY) as batch:
+        item = next(iter(batch))
+        saver.delete_thread("t")
+        with pytest.raises(BatchChangedError, match="was deleted"):
+            batch.done(item, output=item)
+    assert open_raw(store).documents() == {}
+
+
+def test_outputs_of_a_list_that_another_process_has_changed(saver):
+    with saver.thread("t").batch("b", ["a", "b"]) as batch:
+        loop(batch, [])
+    with saver.thread("t").batch("b", ["b", "c"], changed="merge") as other:
+        loop(other, [])
+    assert list(batch.outputs()) == ["b", "c"]
+
+
+def test_an_interrupted_claim_is_given_back(store):
+    class Interrupts(Interceptor):
+        claimed = False
+
+        def around(self, effect, perform):
+            if self.claimed and isinstance(effect, QueryDocs):
+                self.claimed = False
+                raise KeyboardInterrupt
+            found = perform(effect)
+            if isinstance(effect, Commit):
+                self.claimed = any("/lg_chunks/" in write.name for write in effect.writes)
+            return found
+
+    with GCSSaver.from_conn_string(store, interceptors=[Interrupts()]) as saver:
+        with pytest.raises(KeyboardInterrupt), saver.thread("t").batch("b", FIFTY) as batch:
+            next(iter(batch))
+        assert not [name for name in open_raw(store).documents() if "lg_chunks" in name]
+
+
 def test_a_progress_bar(saver, capsys):
     with saver.thread("t").batch("b", ["a", "b"], progress=True) as batch:
         loop(batch, [])
-    assert "[###############---------------] 1 of 2 items done" in capsys.readouterr().err
+    drawn = capsys.readouterr().err
+    assert drawn.startswith("\rb [------------------------------] 0 of 2 items done\r")
+    assert drawn.endswith("\rb [##############################] 2 of 2 items done\n")
