@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from langgraph_gcs_saver import flows
-from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.engine.runner import Backend
-    from langgraph_gcs_saver.flows.context import Context
     from langgraph_gcs_saver.results import BatchInfo
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -161,21 +157,15 @@ class Thread:
             progress=progress,
         )
 
-    def batches(self) -> list[BatchInfo]:
+    def batches(self) -> Sequence[BatchInfo]:
         """The batches of the thread, with how far each of them is.
 
         Raises:
             DamageError: A document of a batch is damaged.
             WrongKeyError: It was encrypted with another key.
         """
-        return run(flows.item_batches.batches(self.id, self._context()), self._backend())
+        return self._saver.admin.batches(self.id)
 
-    async def abatches(self) -> list[BatchInfo]:
+    async def abatches(self) -> Sequence[BatchInfo]:
         """Asynchronous twin of `batches`."""
-        return await arun(flows.item_batches.batches(self.id, self._context()), self._backend())
-
-    def _context(self) -> Context:
-        return self._saver._context  # noqa: SLF001 - this handle is a part of the saver
-
-    def _backend(self) -> Backend:
-        return self._saver._backend  # noqa: SLF001 - as above
+        return await self._saver.admin.abatches(self.id)
