@@ -30,11 +30,13 @@ def split(command):
 @contextmanager
 def served(words, port, *, path, log, cwd, environment, stop=signal.SIGTERM):
     """A server's process, while it answers; ended by a signal, and by force if it does not end."""
+    # Servers that log to one directory share their bytecode, because most of their start is compiling LangGraph.
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode")}
     with log.open("ab") as output:
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env=os.environ | bytecode | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
