@@ -127,8 +127,9 @@ class _Demo:
         killed = self._read(plot.queue, 0, start=start, halt_before=plot.kill_after + 1)
         at_kill = agent.get_state(self._config)
         durable = len(at_kill.values["findings"])
-        say(f"Process {killed.pid} ended: {ending(killed.returncode)}. The store holds {durable} documents' findings.")
-        say("(Killed just before a step's work, for an exact count: a step killed half-way rightly runs again.)", "dim")
+        say(f"Process {killed.pid} ended: {ending(killed.returncode)}.")
+        say(f"The store holds the findings of {durable} documents.")
+        say("(For an exact count, it was killed at the start of a step, which runs again.)", "dim")
 
         self._act(2, f"A new process resumes the thread at document {plot.kill_after + 1}")
         resumed = self._read(plot.queue, plot.kill_after)

@@ -72,7 +72,7 @@ def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
 def _story(stage: Stage) -> dict[str, Any]:
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver:
         say = stage.say
-        say("An agent charges a card, and confirms by e-mail. A fake provider counts what it does.")
+        say("An agent charges a card, and confirms by e-mail. A fake provider counts.")
         say(f"store      {stage.store}")
 
         stage.act(1, "Without operations: killed after each side effect")
@@ -80,14 +80,14 @@ def _story(stage: Stage) -> dict[str, Any]:
         plain_run.run(CHARGE, AFTER)
         plain_run.run(MAIL, AFTER)
         plain_run.run()
-        say("A step whose process was killed runs again, and so does what it does outside.")
+        say("A step runs again if its process was killed. The customer paid twice.")
 
         stage.act(2, "With operations: killed before, during and after each side effect")
         thread = _Thread(stage, saver, once=True)
-        say("The provider can say whether a charge was made, so the agent asks it (reconcile=).")
+        say("The provider can say whether it made a charge. The agent asks (reconcile=).")
         for moment in (BEFORE, DURING, AFTER):
             thread.run(CHARGE, moment)
-        say("No program can say whether an e-mail was sent, so a person looks and says so (resolve).")
+        say("No program can say whether an e-mail was sent. A person looks (resolve).")
         for moment in (BEFORE, DURING):
             thread.run(MAIL, moment)
             thread.run()  # which finds that the outcome is unknown
@@ -100,13 +100,13 @@ def _story(stage: Stage) -> dict[str, Any]:
         state = build(saver).get_state(thread_config(thread.id)).values
         killed = [one for one in thread.ran if was_killed(one.returncode)]
         proof = {
-            "without operations, the card was charged twice, and two e-mails were sent": (
+            "without operations, two charges were made, and two e-mails sent": (
                 plain_run.counts() == {CHARGE: 2, MAIL: 2}
             ),
             "with operations, six processes were killed": len(killed) == 6,
             "the card was charged once": len(thread.provider.done(CHARGE)) == 1,
             "one e-mail was sent": len(thread.provider.done(MAIL)) == 1,
-            "two unknown outcomes were reported, and nothing was started again by itself": (
+            "two unknown outcomes were reported, and not tried again": (
                 [one.ended for one in thread.ran].count("unknown") == 2
             ),
             "the run finished, and its state has both receipts": (
@@ -167,7 +167,7 @@ class _Thread:
                 stage.say(f"Process {pid} was killed {moment} the {what}: {ending(returncode)}.")
             case Unknown():
                 ended = "unknown"
-                stage.say(f"Process {pid} found an unknown outcome, and did not try again: {report.kind}.")
+                stage.say(f"Process {pid} raised OutcomeUnknownError, and did not try again.")
             case Finished():
                 ended = "finished"
                 stage.say(f"Process {pid} finished the run.")
@@ -185,10 +185,10 @@ class _Thread:
             receipt = self.provider.find(MAIL, unknown.key)
             if receipt is None:
                 operations.resolve(unknown.key, not_done=True)
-                self.stage.say(f"A person finds no e-mail in the outbox: resolve({unknown.key!r}, not_done=True)")
+                self.stage.say("A person finds no e-mail in the outbox: resolve(…, not_done=True)")
             else:
                 operations.resolve(unknown.key, result=receipt)
-                self.stage.say(f"A person finds the e-mail in the outbox: resolve({unknown.key!r}, result=…)")
+                self.stage.say("A person finds the e-mail in the outbox: resolve(…, result=receipt)")
 
 
 def _table(ran: list[Ran]) -> Table:

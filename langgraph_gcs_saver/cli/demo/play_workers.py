@@ -28,6 +28,10 @@ STOPS = 5
 """How many moments are tried."""
 
 
+_TOLD = {"finished": "finished it", "fenced": "could store nothing: put raised FencedError"}
+"""How a worker ended, for people."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a round of the story ended.
@@ -72,20 +76,22 @@ def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
 
 def _story(stage: Stage) -> dict[str, Any]:
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver:
-        stage.say(f"Two workers, Ada and Bob, run one thread of {STEPS} steps. SIGSTOP stops Ada in step {STOP_AT}.")
+        stage.say(f"Ada and Bob are workers. They run one thread of {STEPS} steps.")
+        stage.say(f"SIGSTOP stops Ada in step {STOP_AT}, and Bob continues. Then Ada wakes up.")
         stage.say(f"store      {stage.store}")
         stage.act(1, "Without a lease")
         without = _round(stage, saver, leased=False)
         stage.act(2, "With a lease")
         leased = _round(stage, saver, leased=True)
         stage.act(3, "What happened")
-        stage.say(f"Without a lease, the state is: {', '.join(without.done_after)}")
-        stage.say(f"With a lease, it is:           {', '.join(leased.done_after)}")
+        stage.say(f"Who took steps 1 to {STEPS} of the thread's state:")
+        stage.say(f"  without a lease  {_workers(without)}")
+        stage.say(f"  with a lease     {_workers(leased)}")
         proof = {
-            "without a lease, Ada stored her steps too, and the thread has a fork": (
+            "without a lease, Ada stored her steps too, and forked the thread": (
                 (without.ada, without.forks) == ("finished", 1) and len(without.checkpoints_after) > STEPS + 2
             ),
-            "with a lease, Bob took the thread over and finished it": (
+            "with a lease, Bob took the thread over, and finished it": (
                 leased.bob == "finished" and leased.done == _expected()
             ),
             "Ada found that she had lost the lease": leased.ada == "fenced",
@@ -104,6 +110,10 @@ def _story(stage: Stage) -> dict[str, Any]:
         }
 
 
+def _workers(ended: Ended) -> str:
+    return " ".join(step.rpartition(" ")[2] for step in ended.done_after)
+
+
 def _expected() -> list[str]:
     return [f"{number} by {'Ada' if number < STOP_AT else 'Bob'}" for number in range(1, STEPS + 1)]
 
@@ -120,15 +130,15 @@ def _round(stage: Stage, saver: GCSSaver, *, leased: bool) -> Ended:
         _stop(ada, stage, thread_id)
         say(f"Ada (process {ada.pid}) took {STOP_AT - 1} steps, and is stopped in the next one.")
         if leased:
-            say(f"Bob waits until Ada's lease has expired: about {TTL} seconds without a beat.")
+            say(f"Bob waits until Ada's lease has expired, {TTL} seconds after its last beat.")
         with started(work, task("Bob")) as bob:
             bob_ended = _report(bob, Finished, Fenced)
-            say(f"Bob (process {bob.pid}) continued the thread: {bob_ended}.")
+            say(f"Bob (process {bob.pid}) continued the thread, and {_TOLD[bob_ended]}.")
         done, checkpoints = _done(saver, thread_id), _checkpoints(saver, thread_id)
         os.kill(ada.pid, signal.SIGCONT)
         ada.answer()
         ada_ended = _report(ada, Finished, Fenced)
-        say(f"Ada woke up, and tried to store the end of her step: {ada_ended}.")
+        say(f"Ada woke up, and {_TOLD[ada_ended]}.")
     after = _checkpoints(saver, thread_id)
     children = Counter(after.values())
     return Ended(
