@@ -10,6 +10,7 @@ import typer
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.errors import bubbling
 
 NAME = "langgraph-gcs"
 WIDTH = 120
@@ -69,12 +70,15 @@ def reference() -> str:
     """The document. It covers every registered command, in the order of `--help`."""
     found = dict(commands())
     parts = [_HEAD, _section("Exit codes", _exit_codes()), _section("JSON", _JSON.splitlines())]
-    listed = [
-        f"| [`{name}`](#{name.replace(' ', '-')}) | {first_line(command)} |" for name, (command, _) in found.items()
-    ]
+    listed = [f"| [`{name}`](#{anchor(name)}) | {first_line(command)} |" for name, (command, _) in found.items()]
     parts.append(_section("Commands", ["| command | what it does |", "|---|---|", *listed]))
     parts += [_section(f"`{name}`", _of_command(command, context)) for name, (command, context) in found.items()]
     return "\n".join(parts)
+
+
+def anchor(name: str) -> str:
+    """The anchor of a command's section, as GitHub and MkDocs make it."""
+    return name.replace(" ", "-")
 
 
 def first_line(command: Any) -> str:
@@ -113,8 +117,11 @@ def _of_command(command: Any, context: typer.Context) -> Iterator[str]:
 
 def _exit_codes() -> Iterator[str]:
     by_code: dict[int, list[str]] = {}
-    for error in errors.GCSSaverError.__subclasses__():
-        by_code.setdefault(error.exit_code, []).append(f"`{error.__name__}`")
+    for error in (vars(errors) | vars(bubbling)).values():
+        is_ours = isinstance(error, type) and issubclass(error, errors.GCSSaverError)
+        # An error with the code of its parent is not named.
+        if is_ours and error.exit_code != getattr(error.mro()[1], "exit_code", 0):
+            by_code.setdefault(error.exit_code, []).append(f"`{error.__name__}`")
     by_code[1] = ["what you named does not exist, or the answer was no"]
     by_code[2] = ["the command line is wrong", *by_code[2]]
     yield from ("| code | what it means |", "|---|---|", "| 0 | it is done, or nothing is wrong |")

@@ -1,5 +1,6 @@
 """docs/reference/cli.md is the help of the commands, and each command has enough help."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.cli import reference
 from tests.patience import PATIENCE
 
@@ -27,6 +29,20 @@ def test_the_terminal_has_no_say(columns, monkeypatch):
     monkeypatch.setenv("TERMINAL_WIDTH", columns)
     monkeypatch.setenv("LANGGRAPH_GCS_STORE", "file:///elsewhere")
     assert reference.reference() == DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_links_lead_to_sections():
+    text = reference.reference()
+    sections = {line[3:].replace("`", "").replace(" ", "-").lower() for line in text.splitlines() if line[:3] == "## "}
+    assert set(re.findall(r"\(#([^)]*)\)", text)) <= sections
+
+
+def test_every_exit_code_is_listed():
+    table = reference.reference().partition("## Exit codes")[2].partition("## ")[0]
+    listed = {name: int(line.split("|")[1]) for line in table.splitlines() for name in re.findall(r"`(\w+)`", line)}
+    known = {name: getattr(errors, name).exit_code for name in dir(errors) if name.endswith("Error")}
+    assert listed.items() <= known.items()
+    assert set(listed.values()) == set(known.values()) - {1}
 
 
 def test_it_is_printed():

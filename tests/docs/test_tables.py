@@ -14,11 +14,13 @@ import pytest
 
 from benchmarks import cost
 from benchmarks.compare import prices
-from langgraph_gcs_saver import GCSSaver, errors, events
+from langgraph_gcs_saver import GCSSaver, RunToolsOnce, errors, events, operations
 from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
+from langgraph_gcs_saver.saver.operations import Operations
+from langgraph_gcs_saver.saver.thread import Thread
 from tests.docs import options
 from tests.docs.fences import ROOT
 from tests.kit import methods
@@ -86,10 +88,37 @@ def test_the_reference_has_every_method(cls: type) -> None:
     assert {name for name in own if f"a{name}" not in names} == single
 
 
+def _written(heading: str) -> set[str]:
+    return {name for row in rows(REFERENCE, heading) for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def _own(cls: type) -> set[str]:
+    names = {name for name in vars(cls) if name[0] != "_"}
+    return {name for name in names if not (name.startswith("a") and name[1:] in names)}
+
+
+def test_the_reference_has_everything_about_one_thread() -> None:
+    expected = {_call(name, getattr(Thread, name)) for name in _own(Thread) - {"operations"}} | {"operations"}
+    assert _written("Methods of a thread") == expected
+    assert {name for name in _own(Thread) if not hasattr(Thread, f"a{name}")} == {"operations", "lease", "batch"}
+
+
+def test_the_reference_has_everything_about_operations() -> None:
+    known = {name: getattr(Operations, name) for name in ("once", "unresolved", "resolve")}
+    known |= {"operations": operations, "RunToolsOnce": RunToolsOnce}
+    expected = {_call(name, function) for name, function in known.items()}
+    written = _written("Operations")
+    assert {name for name in written if "(" in name} == expected
+    assert {"NOT_DONE", "UNKNOWN"} <= written
+    assert all(hasattr(Operations, f"a{name}") for name in ("once", "unresolved", "resolve"))
+
+
 def test_the_reference_has_every_error():
     importlib.import_module("langgraph_gcs_saver.errors.bubbling")  # otherwise imported at the first use of a class
     written = {row[0].strip("`"): row[1].strip("`") for row in rows(REFERENCE, "What a handler does")}
-    assert written == {cls.__name__: cls.kind for cls in _classes(errors.GCSSaverError)}
+    # Some are imported on first use, which `getattr` is.
+    known = {name: getattr(errors, name) for name in dir(errors) if name.endswith("Error")}
+    assert written == {name: error.kind for name, error in known.items() if error is not errors.GCSSaverError}
 
 
 # Costs
