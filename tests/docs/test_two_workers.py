@@ -46,7 +46,7 @@ async def reply(text):
         raise kind("What happened.", **{one.name: "x" for one in parameters if one.kind is one.KEYWORD_ONLY})
     if text == "no lease":
         config = {"configurable": {"thread_id": "no-lease"}}
-        await service.app.state.agent.aupdate_state(config, {"messages": []})
+        await service.app.state.agent.aupdate_state(config, {"draft": text}, as_node="answer")
     return await ORIGINAL[0](text)
 
 async def charge(key):

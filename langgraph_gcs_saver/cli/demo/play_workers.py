@@ -130,7 +130,7 @@ def _round(stage: Stage, saver: GCSSaver, *, leased: bool) -> Ended:
         _stop(ada, stage, thread_id)
         say(f"Ada (process {ada.pid}) took {STOP_AT - 1} steps, and is stopped in the next one.")
         if leased:
-            say(f"Bob waits until Ada's lease has expired, {TTL} seconds after its last beat.")
+            say(f"Bob waits until Ada's lease has expired, {TTL} seconds after her last beat.")
         with started(work, task("Bob")) as bob:
             bob_ended = _report(bob, Finished, Fenced)
             say(f"Bob (process {bob.pid}) continued the thread, and {_TOLD[bob_ended]}.")
