@@ -133,7 +133,7 @@ class _Demo:
 
         self._act(2, f"A new process resumes the thread at document {plot.kill_after + 1}")
         resumed = self._read(plot.queue, plot.kill_after)
-        say(f"Process {resumed.pid} read {_span(resumed.read)}, then asked a human and ended.")
+        say(f"Process {resumed.pid} read {_span(resumed.read)}, and asked a human.")
 
         self._act(3, "A human approves, another process continues with Command(resume=...)")
         approval = self._approve(agent)
