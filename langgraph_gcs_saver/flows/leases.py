@@ -62,6 +62,9 @@ _MAX_TOKEN = 1 << 62
 _MARGIN = 4 / 3
 """By the service's times, a lease has expired when its beat is older than the `ttl`, and a third of it."""
 
+_GRAIN = 0.001
+"""Seconds by which two times may seem closer than they are, because services round them."""
+
 _PER_PAGE = 100
 
 _USE_OWN = "Use the lease's own config: graph.with_config(lease.config)."
@@ -291,6 +294,8 @@ class Acquisition:
     """One acquisition.
 
     Attributes:
+        began: When it looked first, by the service's clock.
+        paused: The seconds of its pauses.
         waited: The seconds that it has waited.
         tries: Commits that failed.
         mark: What it waits for: the lease and the deletion as last seen.
@@ -302,9 +307,12 @@ class Acquisition:
         self.request = request
         self.context = context
         self.wait = wait
+        self.began = 0
+        self.paused = 0.0
         self.waited = 0.0
         self.tries = 0
         self.mark: object = None
+        self.marked = (0, 0.0)
         self.stood = 0.0
         self.is_open = False
 
@@ -324,6 +332,8 @@ class Acquisition:
         while True:
             docs = yield from GetDocs((keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id), thread))
             lease, doc = lease_in(request.thread_id, docs), docs.get(thread)
+            self.began = self.began or lease.now
+            self.waited = self._since(self.began, 0.0, lease)
             if self.tries and self._is_mine(lease):
                 # An earlier try was applied, and its answer was lost.
                 seen = Beat(lease.since) if lease.beat is None else _seen(lease.beat, 0)
@@ -337,10 +347,7 @@ class Acquisition:
                     continue
                 if self.waited >= self.wait:
                     raise refused
-                pause = min(POLL_SECONDS, self.wait - self.waited)
-                yield from Pause(pause)
-                self.waited += pause
-                self.stood += pause
+                yield from self._pause(min(POLL_SECONDS, self.wait - self.waited, self._left(lease)))
                 continue
             former = self._former(lease)
             own = [fence.token for fence in self.context.fences.values() if fence.thread_id == request.thread_id]
@@ -352,6 +359,19 @@ class Acquisition:
                 return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
             yield from self._count()
 
+    def _pause(self, seconds: float) -> Flow[None]:
+        yield from Pause(seconds)
+        self.paused += seconds
+
+    def _since(self, then: int, paused: float, lease: Lease) -> float:
+        """Seconds since a look: those of the pauses, and of the requests between them if the service's clock counts."""
+        return max(self.paused - paused, (lease.now - then) / 1e9)
+
+    def _left(self, lease: Lease) -> float:
+        """Seconds until the lease has expired if its holder stays silent."""
+        times = (lease.ttl - self.stood, lease.ttl * _MARGIN - lease.silence)
+        return min((time + _GRAIN for time in times if time > 0), default=POLL_SECONDS)
+
     def _is_mine(self, lease: Lease) -> bool:
         """Whether this request has made the fence. The owner's name does not say that, because two may have it."""
         return lease.owner is not None and lease.nonce == self.request.nonce
@@ -362,7 +382,8 @@ class Acquisition:
         beat = None if lease.beat is None else lease.beat.update_time
         mark = (deleting, lease.since, beat)
         if mark != self.mark:
-            self.mark, self.stood = mark, 0.0
+            self.mark, self.marked = mark, (lease.now, self.paused)
+        self.stood = self._since(*self.marked, lease)
         if deleting is not None:
             return ThreadBusyError(
                 f"Thread {lease.thread_id!r} is being deleted. Nothing was stored. Wait until that has finished, "
@@ -376,7 +397,7 @@ class Acquisition:
 
     def _is_over(self, lease: Lease) -> bool:
         """Whether the lease has expired, by the service's times, or because its beat stood still meanwhile."""
-        return lease.is_expired or self.stood > lease.ttl
+        return lease.is_expired or self.stood >= lease.ttl
 
     def _is_free(self, lease: Lease) -> bool:
         """Whether the lease has no holder, or is one that this process is about to give back."""
@@ -470,7 +491,7 @@ class Acquisition:
                 f"The lease of thread {self.request.thread_id!r} was not acquired: other writers changed the thread "
                 f"in each of {self.tries} tries. Stop the writers without a lease, or call again with `wait=`."
             )
-        yield from Pause(POLL_SECONDS)
+        yield from self._pause(POLL_SECONDS)
         self.waited += POLL_SECONDS
 
 

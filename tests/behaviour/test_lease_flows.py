@@ -281,6 +281,56 @@ def test_who_waits_takes_a_lease_whose_beat_stands_still(saver, other, seen):
     assert acquire(saver, wait=70).taken_over.is_expired
 
 
+class Slow(Interceptor):
+    """Lets the service's clock run: requests take `ROUND` seconds, and pauses as long as they should.
+
+    Attributes:
+        passed: Seconds so far.
+        looked: When the first read of a fence was answered.
+        committed: When the last commit was.
+    """
+
+    ROUND = 0.1
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0.0
+        self.looked = self.committed = 0.0
+        began = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: began + int(self.passed * 1e9))
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        if isinstance(effect, Pause):
+            self.passed += effect.seconds
+            return None
+        if not isinstance(effect, (Commit, GetDocs)):
+            return perform(effect)
+        answer = perform(effect)
+        self.passed += self.ROUND
+        if isinstance(effect, Commit):
+            self.committed = self.passed
+        elif keys.fence_doc(T) in effect.names:
+            self.looked = self.looked or self.passed
+        return answer
+
+
+def test_a_silent_holder_is_replaced_two_rounds_after_its_ttl(tmp_path, other, monkeypatch):
+    acquire(other, "m", ttl=60.0)
+    slow = Slow(monkeypatch)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store", interceptors=[slow]) as saver:
+        assert acquire(saver, wait=100).taken_over.is_expired
+    # The thread has no checkpoint in which the acquisition must be named, so its first commit is its last.
+    assert 60 <= slow.committed - slow.looked < 60 + 2 * slow.ROUND + 0.01
+
+
+def test_a_wait_for_a_live_holder_ends_in_time(tmp_path, other, monkeypatch):
+    acquire(other, "m", ttl=600.0)
+    slow = Slow(monkeypatch)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store", interceptors=[slow]) as saver:
+        with pytest.raises(ThreadBusyError):
+            acquire(saver, wait=30)
+        assert 30 <= slow.passed < 31
+
+
 def test_an_expired_lease_does_not_stop_a_writer_without_one(saver, other, monkeypatch):
     put(saver, 1, None, None)
     fence = acquire(other, "m").fence
