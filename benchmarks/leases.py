@@ -4,7 +4,8 @@ python -m benchmarks.leases [--runs N] [--store URI] [--json]
 
 Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own; or the store of
 `--store`. A call with a lease and one without take turns, on two threads that grow alike. A ratio is that of the two
-medians. The lease is acquired before, and its beats run in the background. Exit code 1 when a bar is missed.
+medians. The lease is acquired before, and its beats run in the background. The last row is how long a call waits for
+the lease of a holder that fell silent: from its first look to its first commit. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Commit, Effect
+from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
-from langgraph_gcs_saver.saver.lease import Lease
+from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.flows import leases
+from langgraph_gcs_saver.saver.lease import MIN_TTL, Lease
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 TURNS = 20
@@ -45,13 +48,14 @@ class Bar:
     """A figure with a lease and without one, and what the former must not exceed."""
 
     measure: str
-    without: float
+    without: float | None
     leased: float
     most: float
 
     def __str__(self) -> str:
         missed = "  MISSED" if self.leased > self.most else ""
-        return f"| {self.measure} | {self.without:.4g} | {self.leased:.4g} | {self.most:.4g} |{missed}"
+        without = "" if self.without is None else f"{self.without:.4g}"
+        return f"| {self.measure} | {without} | {self.leased:.4g} | {self.most:.4g} |{missed}"
 
 
 class Writes(Interceptor):
@@ -64,6 +68,21 @@ class Writes(Interceptor):
         if isinstance(effect, Commit):
             self.count += len(effect.writes)
         return perform(effect)
+
+
+class Stopwatch(Interceptor):
+    """Notes how long each read and each commit took, and when it ended."""
+
+    def __init__(self) -> None:
+        self.rounds: list[tuple[bool, float, float]] = []
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        begin = time.perf_counter()
+        answer = perform(effect)
+        if isinstance(effect, (Commit, GetDocs)):
+            end = time.perf_counter()
+            self.rounds.append((isinstance(effect, Commit), end - begin, end))
+        return answer
 
 
 class Leased(Thread):
@@ -86,10 +105,10 @@ class Leased(Thread):
 def taking_turns(one: Callable[[int], object], other: Callable[[int], object], runs: int) -> tuple[float, float]:
     """The median times of two calls that take turns, each first as often as the other."""
     times: tuple[list[float], list[float]] = ([], [])
-    for run in range(WARM + runs):
-        for which in (0, 1) if run % 2 else (1, 0):
+    for turn in range(WARM + runs):
+        for which in (0, 1) if turn % 2 else (1, 0):
             begin = time.perf_counter()
-            (one, other)[which](run)
+            (one, other)[which](turn)
             times[which].append(time.perf_counter() - begin)
     first, second = (statistics.median(found[WARM:]) * 1000 for found in times)
     return first, second
@@ -139,6 +158,27 @@ def measure(uri: str, runs: int) -> list[Bar]:
         ]
 
 
+def takeover(uri: str) -> Bar:
+    """The seconds from the first look at a silent holder to the first commit of who replaces it."""
+    watch = Stopwatch()
+    with (
+        GCSSaver.from_conn_string(uri) as silent,
+        GCSSaver.from_conn_string(uri, interceptors=[watch]) as saver,
+    ):
+        with saver.thread("connected").lease():
+            pass
+        # By the flow, because a `Lease` would send beats.
+        request = leases.Acquire("silent", "silent", "a nonce", MIN_TTL)
+        run(leases.acquire(request, silent._context), silent._backend)
+        watch.rounds.clear()
+        with saver.thread("silent").lease(wait=10 * MIN_TTL):
+            pass
+    looked = watch.rounds[0][2]
+    committed = next(end for is_commit, _, end in watch.rounds if is_commit)
+    slowest = max(seconds for _, seconds, _ in watch.rounds)
+    return Bar("takeover from a silent holder: seconds", None, committed - looked, MIN_TTL + 2 * slowest)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--runs", type=int, default=200)
@@ -146,7 +186,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     with ExitStack() as stack:
-        bars = measure(options.store or stack.enter_context(emulators()), options.runs)
+        uri = options.store or stack.enter_context(emulators())
+        bars = [*measure(uri, options.runs), takeover(uri)]
     if options.json:
         print(json.dumps([asdict(bar) for bar in bars], indent=1))
     else:
