@@ -645,7 +645,9 @@ def while_free(thread_id: str, flow: Flow[T], context: Context) -> Flow[T]:
 
 
 def as_writer(thread_id: str, make: Callable[[], Flow[T]], context: Context) -> Flow[T]:
-    """A flow of a process that held a thread's lease, and may have released it since.
+    """A flow that changes a thread while no other process holds its lease: under the lease of this one, if it has it.
+
+    This process may have lost or released its lease meanwhile.
 
     Args:
         thread_id: The thread.

@@ -43,6 +43,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.ids import claim_of, thread_id_of
+from langgraph_gcs_saver.flows.leases import as_writer
 from langgraph_gcs_saver.flows.manifests import (
     LOST_ANCESTOR,
     LOST_HEIR,
@@ -763,6 +764,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
         SerializationError, UnsupportedFormatError, ValueTooLargeError, WrongKeyError: A checkpoint cannot be read.
         ConflictError: Other writers changed a thread in every try, or a copy to it is unfinished.
         DamageError: All checkpoints of the root namespace of a thread are missing.
+        ThreadBusyError: Another process holds the lease of a thread.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()
@@ -773,8 +775,8 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
             thread_id = thread_id_of(doc)
             if thread_id is None:
                 continue  # Another program's document, because a thread's contains the thread's id.
-            flow = prune(thread_id, choose, dry_run=dry_run, loads=loads, context=context)
-            plan = yield from tries.of(flow, thread_id)
+            make = partial(prune, thread_id, choose, dry_run=dry_run, loads=loads, context=context)
+            plan = yield from tries.of(make() if dry_run else as_writer(thread_id, make, context), thread_id)
             if plan is not None:
                 plans.append(plan)
                 if not dry_run:
@@ -791,8 +793,8 @@ def delete_planned(planned: RunPlan, loads: Loads, context: Context) -> Flow[Run
     for thread in planned.threads:
         names = frozenset(decision.row.name for decision in thread.decisions if decision.reason is None)
         choose = partial(decide_for_runs, runs=frozenset((planned.run_id,)), planned=names)
-        flow = prune(thread.thread_id, choose, dry_run=False, loads=loads, context=context)
-        plan = yield from tries.of(flow, thread.thread_id)
+        make = partial(prune, thread.thread_id, choose, dry_run=False, loads=loads, context=context)
+        plan = yield from tries.of(as_writer(thread.thread_id, make, context), thread.thread_id)
         if plan is not None:
             plans.append(plan)
             yield from _forget_run(planned.run_id, thread.thread_id)

@@ -38,7 +38,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.leases import while_free
+from langgraph_gcs_saver.flows.leases import as_writer
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.marks import unmark
 from langgraph_gcs_saver.flows.readback import failed, upload
@@ -140,7 +140,7 @@ def repair(
     Raises:
         CheckpointVerificationError: A repaired value reads back differently.
         ConflictError: Other writers kept changing the thread, or it needs other steps than `planned` has.
-        ThreadBusyError: A process holds the thread's lease.
+        ThreadBusyError: Another process holds the thread's lease.
     """
     first: RepairPlan | None = None
     steps: dict[RepairStep, None] = {}
@@ -161,7 +161,7 @@ def repair(
         if dry_run or plan.is_idle:
             return replace(first, steps=tuple(steps), clear=clear)
         yield from report_encrypting(thread_id, shown.clear)
-        is_done = (yield from while_free(thread_id, _carry_out(plan, context), context)) and planned is not None
+        is_done = (yield from as_writer(thread_id, partial(_carry_out, plan, context), context)) and planned is not None
     raise ConflictError(
         f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair, perhaps because runs write to it. "
         "Stop its runs and call again."

@@ -295,6 +295,7 @@ class Admin(Connection):
         Raises:
             CheckpointVerificationError: The service returns other data than was written.
             ConflictError: Other writers kept changing documents that had to be repaired; call again when they are done.
+            ThreadBusyError: Another process holds the lease of a thread that needs a repair.
             WrongKeyError: Something is encrypted with another key, or the saver has no key. As in `verify`, errors
                 about a thread's stored data are raised after all other threads were repaired.
             StoreError: A service rejected a request, or did not answer before the deadline.
@@ -403,6 +404,7 @@ class Admin(Connection):
             UnsupportedFormatError: A newer version stored a checkpoint.
             WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
             ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
+            ThreadBusyError: Another process holds the lease of a thread. End the runs, or take the lease over first.
         """
         deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one)), reports=False)
         return run(deletion, self._backend)

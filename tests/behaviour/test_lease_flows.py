@@ -467,6 +467,52 @@ def test_a_repair_respects_the_lease(saver, other, tmp_path):
     assert raw.documents() != before
 
 
+def test_deleting_the_checkpoints_of_runs_respects_the_lease(saver, other, tmp_path):
+    """Otherwise the holder's next put would find its parent gone."""
+
+    def leased(where: GCSSaver, n: int, parent: int | None, **more: Any) -> Any:
+        lease = where.thread(T).lease(**more).__enter__()
+        config, checkpoint, _, versions = put_arguments(n, parent)
+        config = {"configurable": {**config["configurable"], **lease.config["configurable"]}}
+        where.put(config, checkpoint, {"source": "loop", "step": n}, versions)
+        return lease
+
+    def stored() -> list[str]:
+        return [found.metadata["run_id"] for found in saver.list(config_of(None))]
+
+    first = leased(saver, 1, None)
+    second = leased(other, 2, 1, take_over=True)
+    both = stored()
+    assert both == [second.run_id, first.run_id]
+    for run_id in both:
+        with pytest.raises(ThreadBusyError):  # `saver` does not know yet that it has lost its lease
+            saver.delete_for_runs([run_id])
+    assert not first.release()
+    for run_id in both:
+        (plan,) = saver.admin.plan_delete_for_runs([run_id])
+        with pytest.raises(ThreadBusyError):
+            saver.delete_for_runs([run_id])
+        with pytest.raises(ThreadBusyError):
+            saver.admin.carry_out(plan)
+    assert stored() == both
+    other.delete_for_runs([first.run_id])  # by the holder itself
+    assert stored() == [second.run_id]
+    assert second.release()
+    saver.delete_for_runs([second.run_id])
+    assert stored() == []
+
+
+def test_the_holder_repairs_its_own_thread(saver, tmp_path):
+    put(saver, 1, None, None)
+    raw = LocalRaw(tmp_path / "store")
+    name = keys.checkpoint_doc(T, "", put_arguments(1, None)[1]["id"])
+    raw.set_document(name, raw.documents()[name] | {"frames": b"damaged"})
+    held = acquire(saver)
+    (plan,) = saver.admin.repair(T)
+    assert plan.steps
+    assert raw.documents()[held.fence.name]["owner"] == "n"
+
+
 def test_no_commit_of_a_flow_is_applied_once_a_lease_is_acquired_meanwhile(saver, other):
     perform(saver, leases.release(acquire(saver).fence, saver._context))
 
