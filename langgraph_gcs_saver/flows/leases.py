@@ -601,6 +601,32 @@ def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
     raise ConflictError(f"The lease of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
+def faults(fence: Doc | None) -> str | None:
+    """What is wrong with a fence's document, if anything. Readers take such a field for absent."""
+    if fence is None:
+        return None
+    lease, fields = Lease("", fence, None, 0), fence.fields
+    right = {"token": lease.token, "nonce": lease.nonce, "ttl": lease.ttl, "owner": lease.owner or None}
+    wrong = sorted(key for key, value in right.items() if key not in fields or fields[key] != value)
+    return f"{', '.join(wrong)}: missing, of another type, or out of range" if wrong else None
+
+
+def mend(thread_id: str, context: Context) -> Flow[bool]:
+    """End a lease whose fence is damaged; false after a conflict.
+
+    Raises:
+        ThreadBusyError: It has a holder, as far as it can be read, and has not expired.
+    """
+    lease = yield from look(thread_id)
+    if lease.fence is None or faults(lease.fence) is None:
+        return True
+    if lease.owner is not None and not lease.is_expired:
+        raise busy(lease, context)
+    fields = {"token": lease.token + 1, "nonce": context.new_attempt(), "ttl": lease.ttl, "owner": None}
+    writes = Merge(lease.fence.name, fields, update_time=lease.since), Delete(keys.beat_doc(thread_id))
+    return (yield from Commit(writes)) is not None
+
+
 def fenced(flow: Flow[T], fence: Fence) -> Flow[T]:
     """A flow of a lease's holder, with the check of the lease in each of its commits.
 

@@ -38,7 +38,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.leases import as_writer
+from langgraph_gcs_saver.flows.leases import as_writer, mend
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.marks import unmark
 from langgraph_gcs_saver.flows.readback import failed, upload
@@ -161,7 +161,7 @@ def repair(
         if dry_run or plan.is_idle:
             return replace(first, steps=tuple(steps), clear=clear)
         yield from report_encrypting(thread_id, shown.clear)
-        is_done = (yield from as_writer(thread_id, partial(_carry_out, plan, context), context)) and planned is not None
+        is_done = (yield from _carry_out_alone(plan, context)) and planned is not None
     raise ConflictError(
         f"Thread {thread_id!r} still shows damage after {PASSES} passes of repair, perhaps because runs write to it. "
         "Stop its runs and call again."
@@ -247,6 +247,9 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     if found.names_another:
         reason = "it names another thread"
         plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason=reason))
+    if found.fence is not None:
+        reason = f"{found.fence}: the lease is ended"
+        plan.steps.append(RepairStep(action="mend", name=keys.fence_doc(found.thread_id), reason=reason))
     for name, heir in found.lost.items():
         if name not in plan.aside:
             reason = f"its child {heir!r} is missing and cannot be recovered"
@@ -623,6 +626,14 @@ def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
 
 
 # Doing
+
+
+def _carry_out_alone(plan: _Plan, context: Context) -> Flow[bool]:
+    """Take the steps while no other process holds the thread's lease; false after a conflict."""
+    found = plan.found
+    if found.fence is not None and not (yield from mend(found.thread_id, context)):
+        return False
+    return (yield from as_writer(found.thread_id, partial(_carry_out, plan, context), context))
 
 
 def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:

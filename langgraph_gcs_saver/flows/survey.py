@@ -30,6 +30,7 @@ from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.collections import Listed, list_docs, objects_of, pages, read_docs
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.leases import faults
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import (
     LOST_ANCESTOR,
@@ -184,6 +185,7 @@ class Survey:
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
         emptied: Whether the root namespace had checkpoints, and all are missing.
+        fence: What is wrong with the fence of the thread's lease, if anything.
         is_abandoned: Whether the thread has the mark of a deletion that crashed or never began.
         unreferenced: Orphans: objects and stripped documents that nothing refers to.
     """
@@ -210,6 +212,7 @@ class Survey:
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
+    fence: str | None = None
     is_abandoned: bool = False
     unreferenced: list[str] = field(default_factory=list)
 
@@ -356,6 +359,8 @@ class Survey:
             found.append(make(kind="corrupt", name=keys.thread_doc(self.thread_id), reason="it names another thread"))
         if self.is_abandoned:
             found.append(make(kind="corrupt", name=keys.thread_doc(self.thread_id), reason=MARKED))
+        if self.fence is not None:
+            found.append(make(kind="corrupt", name=keys.fence_doc(self.thread_id), reason=self.fence))
         found += [make(kind="unreferenced", name=name, reason="nothing refers to it") for name in self.unreferenced]
         return found
 
@@ -522,9 +527,11 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         for doc_name, heir in heirs.items()
     }
     docs = yield from _get({*children.values(), *runs}, ("run_id", "thread_id"))
-    thread, ids = yield from Gather((GetDocs((name,)), ListCollections(name)))
+    fence = keys.fence_doc(found.thread_id)
+    thread, ids = yield from Gather((GetDocs((name, fence)), ListCollections(name)))
     registry.check(found.thread_id, ids)
     found.thread = thread.get(name)
+    found.fence = faults(thread.get(fence))
     for user, ancestor in lost_ancestors(map(_row, found.entries.values())).items():
         lost = keys.checkpoint_doc(found.thread_id, found.entries[user].manifest.ns, ancestor)
         if lost not in found.unreadable:

@@ -363,7 +363,7 @@ async def test_rounds(make_saver, mode):
             count.clear()
             await call(saver, mode, "delete_for_runs", [run])
             counts.append(len(count.rounds))
-    assert counts[1] - counts[0] <= 6 * 13
+    assert counts[1] - counts[0] <= 6 * 15
 
 
 @MOSTLY_LOCAL

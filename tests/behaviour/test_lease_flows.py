@@ -571,7 +571,28 @@ def test_a_forged_fence_expires_is_listed_and_can_be_taken_over(saver, other, mo
     assert list(other.admin.leases()) == []
     acquire(saver, "third")
     perform(saver, forge())
+    assert [finding.name for finding in other.admin.verify(T)] == [name]
+    with pytest.raises(ThreadBusyError):
+        other.admin.repair(T)
     other.admin.delete_thread(T, force=True)
+
+
+def test_a_repair_ends_a_lease_whose_fence_is_damaged(saver, other, tmp_path):
+    put(saver, 1, None, None)
+    held = acquire(saver)
+    raw = LocalRaw(tmp_path / "store")
+    raw.set_document(held.fence.name, {"owner": 5, "token": 7, "more": 1})
+    (finding,) = other.admin.verify(T)
+    assert (finding.kind, finding.name) == ("corrupt", held.fence.name)
+    assert finding.reason == "nonce, owner, ttl: missing, of another type, or out of range"
+    (plan,) = other.admin.repair(T)
+    assert [(step.action, step.name) for step in plan.steps] == [("mend", held.fence.name)]
+    assert list(other.admin.verify(T)) == []
+    assert raw.documents()[held.fence.name]["token"] == 8
+    with pytest.raises(FencedError):
+        put(saver, 2, 1, held.fence)
+    assert acquire(other, "m").fence.token == 9
+    assert list(other.admin.verify(T)) == []
 
 
 @pytest.mark.parametrize("counter", [(1 << 63) - 1, float("nan"), "1", None, -1])
