@@ -1,13 +1,21 @@
-"""Private names of LangGraph, each behind a function that also works with a LangGraph that has not got it.
+"""Private names of LangGraph in a run's config, each behind a function that also works where they are absent.
 
-No other module uses one. `tests/compat/test_langgraph_private.py` tries them on the installed LangGraph.
+No other module reads them. `tests/compat/test_langgraph_private.py` tries them on the installed LangGraph.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from langgraph.runtime import ExecutionInfo
 
 _RUNTIME = "__pregel_runtime"
+_CHECKPOINTER = "__pregel_checkpointer"
+_DURABILITY = "__pregel_durability"
+_CALL = "__pregel_call"
+_CHECKPOINTS = "checkpoint_map"
 
 
 class Control(Protocol):
@@ -23,8 +31,39 @@ def control_of(config: Any) -> Control | None:
     `None` outside a run, as in `update_state` and `get_state`, and with a LangGraph that does not pass it. Such a run
     ends at its next put, which raises. A caller can also pass a `RunControl` of its own (`invoke(…, control=…)`).
     """
+    control = getattr(_part(config, _RUNTIME), "control", None)
+    return control if callable(getattr(control, "request_drain", None)) else None
+
+
+def execution_of(config: Any) -> ExecutionInfo | None:
+    """What LangGraph says about the task that runs with a config; `None` outside of a task."""
+    return getattr(_part(config, _RUNTIME), "execution_info", None)
+
+
+def checkpointer_of(config: Any) -> object:
+    """The checkpointer of the graph to which a task's config belongs; `None` if LangGraph does not say."""
+    return _part(config, _CHECKPOINTER)
+
+
+def checkpoints_of(config: Any) -> Mapping[str, str]:
+    """By namespace, the ids of the checkpoints of the graphs around a task, as far as LangGraph says."""
+    found = _part(config, _CHECKPOINTS)
+    return found if isinstance(found, Mapping) else {}
+
+
+def why_never_durable(config: Any) -> str | None:
+    """Why the checkpoint that ordered a task will not be stored while the task runs; `None` if that is not known."""
+    if _part(config, _DURABILITY) == "exit":
+        return 'the run has durability="exit", which stores nothing before the run ends'
+    schedule = getattr(_part(config, _CALL), "keywords", {}).get("schedule_task")
+    loop = getattr(schedule, "__self__", None)
+    if loop is not None and getattr(loop, "checkpointer", loop) is None:
+        return "the graph that runs the task was compiled with checkpointer=False"
+    return None
+
+
+def _part(config: Any, name: str) -> Any:
     try:
-        control = config["configurable"][_RUNTIME].control
+        return config["configurable"].get(name)
     except (AttributeError, KeyError, TypeError):
         return None
-    return control if callable(getattr(control, "request_drain", None)) else None

@@ -332,10 +332,8 @@ class Operations:
         lease = None if self._place is None else self._place.lease
         if lease is None:
             return None if self._thread_id is None else held_by(fences, self._thread_id)
-        is_key = isinstance(lease, tuple) and [type(one) for one in lease[:2]] == [str, int]
-        found = fences.get(lease[:2]) if is_key else None
-        # A config also has the nonce, because the tokens of a deleted thread start again.
-        if found is None or found.thread_id != self._thread_id or lease[2:] not in ((), (found.nonce,)):
+        found = next((one for one in tuple(fences.values()) if (one.thread_id, one.token, one.nonce) == lease), None)
+        if found is None or found.thread_id != self._thread_id:
             raise all_errors.OperationFencedError(
                 f"Operation {key!r} of thread {self._thread_id!r} was not started, because this process does not hold "
                 f"the lease of its config, {lease!r}. End the run. A process that acquires the lease continues the "

@@ -1,29 +1,23 @@
 """Where code runs inside of LangGraph: in which task, ordered by which checkpoints, under which lease.
 
-This reads the private keys of a config that operations need: `__pregel_checkpointer`, `__pregel_durability`, and
-through `__pregel_call` whether a subgraph was compiled with `checkpointer=False`. Each may be absent. Then `saver=`
-names the saver, and a wait for the checkpoint decides in place of the other two.
+`langgraph_private` reads most of it, and each part may be absent. Without the checkpointer, `saver=` names the saver.
+Without the durability, a wait for the checkpoint decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver.errors import InvalidConfigError
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver import configs, langgraph_private
+from langgraph_gcs_saver.saver.lease import KEY
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
-    from langgraph.runtime import ExecutionInfo
+    from collections.abc import Mapping
 
-CHECKPOINTER = "__pregel_checkpointer"
-DURABILITY = "__pregel_durability"
-CALL = "__pregel_call"
-RUNTIME = "__pregel_runtime"
-LEASE = "__lg_lease"
+    from langchain_core.runnables import RunnableConfig
 
 TOOL_CALL: ContextVar[str | None] = ContextVar("langgraph_gcs_saver_tool_call", default=None)
 """The key of the tool call that this context works for. Operations inside of the tool derive their keys from it."""
@@ -78,7 +72,7 @@ def place_of(config: RunnableConfig) -> PlaceInRun:
         InvalidConfigError: The config names no thread, or is not one of a running task.
     """
     found = configs.configurable(config)
-    info: ExecutionInfo | None = getattr(found.get(RUNTIME), "execution_info", None)
+    info = langgraph_private.execution_of(config)
     if info is None:
         raise InvalidConfigError(
             "The config is not one of a running node, task or tool, so an operation cannot derive its key from it. Use "
@@ -88,30 +82,19 @@ def place_of(config: RunnableConfig) -> PlaceInRun:
         thread_id=configs.text_of(found, "thread_id"),
         task_ns=info.checkpoint_ns,
         execution=(info.checkpoint_ns, info.task_id, info.node_attempt, info.node_first_attempt_time),
-        checkpoints=_checkpoints(found, info.checkpoint_ns, info.checkpoint_id),
-        lease=found.get(LEASE),
-        checkpointer=found.get(CHECKPOINTER),
-        why_never_durable=_why_never_durable(found),
+        checkpoints=_checkpoints(langgraph_private.checkpoints_of(config), info.checkpoint_ns, info.checkpoint_id),
+        lease=found.get(KEY),
+        checkpointer=langgraph_private.checkpointer_of(config),
+        why_never_durable=langgraph_private.why_never_durable(config),
     )
 
 
-def _checkpoints(found: Mapping[str, Any], task_ns: str, checkpoint_id: str) -> tuple[tuple[str, str], ...]:
+def _checkpoints(known: Mapping[str, str], task_ns: str, checkpoint_id: str) -> tuple[tuple[str, str], ...]:
     """The checkpoints of the graphs around the task's graph, and last its own."""
     # LangGraph notes a node's own namespace too, with the checkpoint of its graph, while the node calls tasks. Ids are
     # unique, so the shortest namespace with an id is the graph's.
     by_id: dict[str, str] = {}
-    known = found.get("checkpoint_map")
-    for ns, id_ in sorted(known.items() if isinstance(known, Mapping) else (), key=lambda item: len(item[0])):
+    for ns, id_ in sorted(known.items(), key=lambda item: len(item[0])):
         by_id.setdefault(id_, ns)
     own = by_id.pop(checkpoint_id, task_ns.rpartition("|")[0])
     return (*((ns, id_) for id_, ns in by_id.items()), (own, checkpoint_id))
-
-
-def _why_never_durable(found: Mapping[str, Any]) -> str | None:
-    if found.get(DURABILITY) == "exit":
-        return 'the run has durability="exit", which stores nothing before the run ends'
-    schedule = getattr(found.get(CALL), "keywords", {}).get("schedule_task")
-    loop = getattr(schedule, "__self__", None)
-    if loop is not None and getattr(loop, "checkpointer", loop) is None:
-        return "the graph that runs the task was compiled with checkpointer=False"
-    return None

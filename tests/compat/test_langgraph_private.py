@@ -1,8 +1,10 @@
-"""What leases need of LangGraph, on the release that is installed: its private names, and what a drain does."""
+"""What leases and operations need of LangGraph, on the release that is installed: its private names, and drains."""
 
 import asyncio
 import operator
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -12,6 +14,7 @@ from langgraph.runtime import RunControl, get_runtime
 from langgraph.types import Send
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.saver import langgraph_private
 from langgraph_gcs_saver.saver.langgraph_private import control_of
 from tests.patience import eventually
 
@@ -179,6 +182,25 @@ def test_a_control_of_the_caller_is_the_one_that_put_sees(saver):
 )
 def test_a_config_without_a_control_has_none(config):
     assert control_of(config) is None
+
+
+NAMES_OF_CONFIGS = re.compile(r"""["']((?:__pregel_(?!tasks|push|pull)\w+)|checkpoint_map)["']""")
+
+
+def test_one_module_reads_the_private_names_of_a_config():
+    own = Path(langgraph_private.__file__)
+    found = {path: set(NAMES_OF_CONFIGS.findall(path.read_text("utf-8"))) for path in own.parents[1].rglob("*.py")}
+    assert [path.name for path, names in found.items() if names] == [own.name]
+    assert found[own] == {"__pregel_runtime", "__pregel_checkpointer", "__pregel_durability", "__pregel_call"} | {
+        "checkpoint_map"
+    }
+
+
+@pytest.mark.parametrize("config", [None, {}, {"configurable": {}}, {"configurable": {"__pregel_call": object()}}])
+def test_without_a_private_name_nothing_is_known(config):
+    found = [langgraph_private.execution_of(config), langgraph_private.checkpointer_of(config)]
+    assert [*found, langgraph_private.why_never_durable(config)] == [None, None, None]
+    assert langgraph_private.checkpoints_of(config) == {}
 
 
 def test_a_control_of_another_form_is_not_taken_for_one():

@@ -121,9 +121,9 @@ def test_what_will_never_be_durable(saver, places):
 
 
 def test_the_lease_of_the_config_reaches_the_task_and_never_the_metadata(saver, places):
-    config = {"configurable": {**CONFIG["configurable"], "__lg_lease": ("thread-1", 3)}}
-    graph_of(saver, graph_of(None, note(places))).invoke({"seen": []}, config)
-    assert places[0].lease == ("thread-1", 3)
+    with saver.thread("thread-1").lease() as lease:
+        graph_of(saver, graph_of(None, note(places))).invoke({"seen": []}, lease.config)
+    assert places[0].lease == ("thread-1", lease.token, lease.run_id)
     assert not [one for one in saver.list(CONFIG) if "__lg_lease" in str(one.metadata)]
 
 
