@@ -416,7 +416,7 @@ class CollectPlan:
     """The orphans of a thread; its text is for people.
 
     Attributes:
-        thread_id: The thread.
+        thread_id: The thread; `None` for the operations that all threads share.
         before: Only orphans from before this time are collected, in seconds since the epoch, by the service's clock.
         stripped: Documents of removed checkpoints that go, because no checkpoint needs their frames any more.
         trimmed: Documents of removed checkpoints that stay, because other checkpoints need their frames. They lose the
@@ -428,7 +428,7 @@ class CollectPlan:
         skipped: Why the thread was left alone, if it was.
     """
 
-    thread_id: str
+    thread_id: str | None
     before: float
     stripped: tuple[str, ...] = ()
     trimmed: tuple[str, ...] = ()
@@ -441,12 +441,13 @@ class CollectPlan:
         return bool(self.stripped or self.trimmed or self.writes or self.objects or self.operations or self.skipped)
 
     def __str__(self) -> str:
+        of = "Shared operations" if self.thread_id is None else f"Thread {self.thread_id!r}"
         if self.skipped is not None:
-            return f"Thread {self.thread_id!r}: skipped. {self.skipped}"
+            return f"{of}: skipped. {self.skipped}"
         smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
         expired = f"; {len(self.operations)} operations have expired" if self.operations else ""
         return (
-            f"Thread {self.thread_id!r}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
+            f"{of}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
             f"{smaller}{expired}"
         )

@@ -35,6 +35,7 @@ def each_thread(
     context: Context,
     *,
     reports: bool = True,
+    shared: Callable[[], Flow[Sequence[T]]] | None = None,
 ) -> Pages[T]:
     """Pages of what `work` returns for threads, one page for each thread.
 
@@ -45,13 +46,18 @@ def each_thread(
         work: Handles a thread.
         context: Options and caches.
         reports: Whether an event reports each thread that cannot be read.
+        shared: Handles what belongs to no thread. It comes first, and only if all threads are handled.
     """
     tries = Tries()
     given = None if thread_ids is None else iter(thread_ids)
     cursor = START
+    first = None if thread_ids is not None else shared
 
     def page() -> Flow[Sequence[T] | None]:
-        nonlocal cursor
+        nonlocal cursor, first
+        if first is not None:
+            work_once, first = first, None
+            return (yield from tries.of(work_once())) or ()
         if given is None:
             found = yield from next_thread(cursor, tries, context)
             thread_id, cursor = (None, cursor) if found is None else found

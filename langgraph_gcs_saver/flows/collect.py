@@ -1,6 +1,6 @@
 """Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
-Operations whose outcome need not be kept any longer go too.
+Operations whose outcome need not be kept any longer go too, those that all threads share included.
 
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
 attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
@@ -13,13 +13,12 @@ any time. So while a thread is marked as the target of a copy, nothing of it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
-    BlobInfo,
     Commit,
     Delete,
     DeleteBlobs,
@@ -32,8 +31,8 @@ from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageErro
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
 from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.listing import list_page
-from langgraph_gcs_saver.flows.operations import expire
+from langgraph_gcs_saver.flows.listing import list_all
+from langgraph_gcs_saver.flows.operations import Kept, expire, kept
 from langgraph_gcs_saver.flows.prune import (
     DOCS_PER_PAGE,
     Snapshot,
@@ -71,7 +70,7 @@ def collect(
     - A thread that is the target of a copy. A running copy ends by itself.
     """
     cutoff = before * 1e9
-    blobs = yield from _list(thread_id)
+    blobs = yield from list_all(keys.thread_blobs(thread_id))
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
         yield from check_known(thread_id)
@@ -92,7 +91,9 @@ def collect(
         objects = {name: blobs[name].size for name in sorted(orphans)}
         if left or writes or objects:
             yield from check_ancestors(found, loads)
-        expired = yield from expire(thread_id, cutoff, context, dry_run=True)
+        operations = yield from kept(thread_id, cutoff, context)
+        if planned is not None:
+            _keep_unplanned(operations, planned)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
@@ -110,13 +111,50 @@ def collect(
         trimmed=tuple(name for name in left if name in needed),
         writes=tuple(writes),
         objects=objects,
-        operations=tuple([operation.document for operation in expired]),
+        operations=tuple(operations.expired),
     )
     if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
-        if expired:
-            yield from expire(thread_id, cutoff, context)
+        yield from expire(operations)
     return plan
+
+
+def collect_shared(
+    before: float, *, dry_run: bool, planned: CollectPlan | None = None, context: Context
+) -> Flow[CollectPlan]:
+    """Delete the expired ones of the operations that all threads share, and old objects that none of them refers to.
+
+    For the arguments, see `collect`. If an operation is damaged or cannot be read, all are left alone, with an event.
+    """
+    cutoff = before * 1e9
+    # As for a thread: a later commit refers only to an object that is younger than its deadline.
+    blobs = yield from list_all(f"{keys.OPERATION_BLOBS}/")
+    plan = CollectPlan(thread_id=None, before=before, objects={})
+    try:
+        operations = yield from kept(None, cutoff, context)
+    except (DamageError, ClearTextError, UnsupportedFormatError) as error:
+        yield from Emit(ThreadSkipped(thread_id="", reason=str(error)))
+        return replace(plan, skipped=str(error))
+    needed = operations.objects.union(*(names for _, names in operations.expired.values()))
+    objects = {name: blob.size for name, blob in blobs.items() if blob.create_time <= cutoff and name not in needed}
+    if planned is not None:
+        _keep_unplanned(operations, planned)
+        objects = {name: size for name, size in objects.items() if name in planned.objects}
+    plan = replace(plan, objects=objects, operations=tuple(operations.expired))
+    if not dry_run:
+        yield from _delete(sorted(objects))
+        yield from expire(operations)
+    return plan
+
+
+def _keep_unplanned(operations: Kept, planned: CollectPlan) -> None:
+    for name in operations.expired.keys() - set(planned.operations):
+        del operations.expired[name]
+
+
+def _delete(objects: Sequence[str]) -> Flow[None]:
+    for at in range(0, len(objects), limits.BATCH_CALLS):
+        yield from DeleteBlobs(tuple(objects[at : at + limits.BATCH_CALLS]))
 
 
 def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], context: Context) -> Flow[None]:
@@ -125,14 +163,12 @@ def _carry_out(found: Snapshot, plan: CollectPlan, writes: Mapping[str, Doc], co
         batch = tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs)
         if (yield from Commit(batch)) is None:
             return  # A document has changed, so its objects stay. The next call decides again.
-    names = sorted(plan.objects)
-    for at in range(0, len(names), limits.BATCH_CALLS):
-        yield from DeleteBlobs(tuple(names[at : at + limits.BATCH_CALLS]))
+    yield from _delete(sorted(plan.objects))
     yield from Emit(
         ThreadCollected(
-            thread_id=plan.thread_id,
+            thread_id=found.thread_id,
             documents=len(plan.stripped) + len(plan.writes),
-            objects=len(names),
+            objects=len(plan.objects),
             bytes=sum(plan.objects.values()),
         )
     )
@@ -154,15 +190,6 @@ def _by_task(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
 def _task(name: str) -> str:
     """The part of a name that all documents of a task's pending writes have in common."""
     return name.rpartition("!")[0]
-
-
-def _list(thread_id: str) -> Flow[dict[str, BlobInfo]]:
-    found: dict[str, BlobInfo] = {}
-    after: str | None = None
-    while blobs := (yield from list_page(keys.thread_blobs(thread_id), after)):
-        found.update({blob.name: blob for blob in blobs})
-        after = blobs[-1].name
-    return found
 
 
 def _old_writes(found: Snapshot, cutoff: float) -> Flow[dict[str, Doc]]:

@@ -82,7 +82,7 @@ class Work(Protocol):
         ...
 
     def settle(self, seen: Operation) -> Ask[Settled]:
-        """Find out about an unknown outcome. An interrupt, or an exception of the user's code, is raised."""
+        """Find out about an unknown outcome. An interrupt is raised."""
         ...
 
     def repeat(self, seen: Operation, value: Serialized | None) -> Ask[Any]:
@@ -159,11 +159,12 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
         # the same answer, before the function gets the answers to its own interrupts.
         state = "unknown"
     mine = claimed.operation
+    now: Operation | None = None
     try:
         if state == "not_sent":
             yield from operations.withdraw(claimed, context)
-            return performed.end()
-        now = yield from operations.record_outcome(claimed, Outcome(state, performed.value), context)
+        else:
+            now = yield from operations.record_outcome(claimed, Outcome(state, performed.value), context)
     except GCSSaverError as error:
         # Not the error itself, because a handler of tool errors would show it to the model, which then tries again.
         raise errors.OutcomeUnknownError(

@@ -5,8 +5,8 @@ document, requires the caller's lease, and requires that no deletion of the thre
 too, but it requires no lease, because the process that knows the outcome must be able to record it.
 
 An attempt begins with its claim, because a frozen process can act at any time after it. So an attempt whose process
-may have crashed has an *unknown* outcome. No other attempt begins until the caller allows it (`mode`, `over`), or a
-person does (`resolve`).
+may have crashed has an *unknown* outcome. No other attempt begins until the caller allows it (`over`), or a person does
+(`resolve`).
 
 - A claim has a nonce of its own call. It recognizes the claim whose answer was lost, and no other call's claim.
 - Every commit is conditional on the operation's document as last seen.
@@ -20,7 +20,7 @@ person does (`resolve`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -38,6 +38,7 @@ from langgraph_gcs_saver.engine.effects import (
     Flow,
     GetDocs,
     Merge,
+    Now,
     PutBlob,
     QueryDocs,
     Write,
@@ -45,11 +46,11 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, FencedError, InvalidInputError, ValueTooLargeError
 from langgraph_gcs_saver.events import OperationLate
 from langgraph_gcs_saver.flows.collections import damaged
-from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
-from langgraph_gcs_saver.flows.threads import guard
+from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Serialized, Stub, kind_of
@@ -61,6 +62,7 @@ from langgraph_gcs_saver.format.operations import (
     Holder,
     Late,
     Operation,
+    State,
     Value,
     encode,
     encode_stub,
@@ -87,6 +89,9 @@ LATE_OUTCOMES = 16
 KEEP_SECONDS = 30 * 86_400.0
 TIMEOUT_SECONDS = 60.0
 
+DOCS_PER_PAGE = 50
+"""How many operations are read at once; each may have most of a megabyte."""
+
 _OPENING = 8
 """Opening a document takes as long as handling so many times its bytes."""
 
@@ -103,7 +108,6 @@ class Call:
         nonce: Digits that only this call has.
         fence: The lease under which the call is made, if any.
         ordered_by: The namespace and the id of the checkpoint that ordered the operation. It must be stored.
-        mode: Whether an operation with an unknown outcome may be performed again.
         keep: Seconds for which the outcome is kept.
         timeout: Seconds for which the claim is in progress, if there is no lease.
     """
@@ -115,7 +119,6 @@ class Call:
     nonce: str
     fence: Fence | None = None
     ordered_by: tuple[str, str] | None = None
-    mode: Literal["at_most_once", "at_least_once"] = "at_most_once"
     keep: float = KEEP_SECONDS
     timeout: float = TIMEOUT_SECONDS
 
@@ -159,12 +162,14 @@ class _Look:
     Attributes:
         operation: The operation; `None` if there is none.
         docs: The documents that were read; `None` if none were.
-        holds: Writes that make the claim's commit fail if the thread is being deleted, or its order is gone.
+        thread: When the thread's document last changed; `None` if all threads share the operation.
+        order: Makes the claim's commit fail if the checkpoint that ordered the operation is gone.
     """
 
     operation: Operation | None
     docs: Mapping[str, Doc] | None
-    holds: tuple[Write, ...]
+    thread: int | None = None
+    order: Write | None = None
 
 
 def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[Claim | Operation]:
@@ -207,66 +212,60 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
                 look = None
                 continue
             seen = lost
-        if seen is not None and seen.state == "unknown" and not _may_repeat(call, seen, over):
+        if seen is not None and seen.state == "unknown" and not _may_repeat(seen, over):
             return seen
-        made = yield from _claim(call, seen, look.holds, context)
+        made = yield from _claim(call, seen, look, context)
         if made is not None:
             return Claim(made)
         look = None
     raise in_progress(_new(call, None))
 
 
-def _may_repeat(call: Call, seen: Operation, over: Operation | None) -> bool:
+def _may_repeat(seen: Operation, over: Operation | None) -> bool:
     """Whether the caller allows another attempt at an operation with an unknown outcome."""
-    if call.mode == "at_least_once":
-        return True
     return over is not None and over.attempt.nonce == seen.attempt.nonce and over.time == seen.time
 
 
 def _remembered(call: Call, context: Context) -> _Look | None:
     """What this process knows without a read, for the first try at an operation that is probably new."""
-    holds: list[Write] = []
-    if call.thread_id is not None:
-        thread = keys.thread_doc(call.thread_id)
-        time = context.guards.get(thread)
-        if time is None:
-            return None
-        holds.append(Merge(thread, {}, update_time=time))
-        if call.ordered_by is not None:
-            checkpoint = keys.checkpoint_doc(call.thread_id, *call.ordered_by)
-            head = context.heads.get(checkpoint)
-            if head is None:
-                return None
-            holds.append(Merge(checkpoint, {}, update_time=head.update_time))
-    return _Look(None, None, tuple(holds))
+    if call.thread_id is None:
+        return _Look(None, None)
+    time = context.guards.get(keys.thread_doc(call.thread_id))
+    if time is None:
+        return None
+    if call.ordered_by is None:
+        return _Look(None, None, time)
+    checkpoint = keys.checkpoint_doc(call.thread_id, *call.ordered_by)
+    head = context.heads.get(checkpoint)
+    return None if head is None else _Look(None, None, time, Merge(checkpoint, {}, update_time=head.update_time))
 
 
 def _look(call: Call, context: Context) -> Flow[_Look]:
     """Read the operation, the fence, and what the claim's commit requires."""
-    holds: list[Write] = []
+    order = None
     if call.thread_id is not None and call.ordered_by is not None:
-        holds.append((yield from _order(call, call.thread_id, call.ordered_by)))
+        order = yield from _order(call, call.thread_id, call.ordered_by)
     names = [call.document]
     if call.thread_id is not None:
         names.append(keys.fence_doc(call.thread_id))
     if call.fence is not None:
         names.append(call.fence.name)
     beside = tuple(dict.fromkeys(names))
+    thread: int | None = None
     if call.thread_id is None:
         docs: Mapping[str, Doc] = yield from GetDocs(beside)
     else:
         own = call.fence if call.fence is not None and call.fence.thread_id == call.thread_id else None
         try:
-            thread = yield from guard(call.thread_id, context, beside=beside, fence=own)
+            found = yield from guard(call.thread_id, context, beside=beside, fence=own)
         except FencedError:
             raise fenced(call, call.thread_id) from None
-        holds.append(thread.write({}))
-        if thread.update_time is not None:
-            context.guards.put(thread.name, thread.update_time, len(thread.name))
-        docs = thread.beside
-    found = docs.get(call.document)
-    operation = None if found is None else (yield from _parsed(found, context))
-    return _Look(operation, docs, tuple(holds))
+        docs, thread = found.beside, found.update_time
+        if thread is not None:
+            context.guards.put(found.name, thread, len(found.name))
+    doc = docs.get(call.document)
+    operation = None if doc is None else (yield from _parsed(doc, context))
+    return _Look(operation, docs, thread, order)
 
 
 def _order(call: Call, thread_id: str, ordered_by: tuple[str, str]) -> Flow[Write]:
@@ -371,14 +370,26 @@ def _new(call: Call, seen: Operation | None) -> Operation:
     return replace(seen, keep=call.keep, attempt=attempt, before=seen.attempt, result=None, finished=None)
 
 
-def _claim(call: Call, seen: Operation | None, holds: tuple[Write, ...], context: Context) -> Flow[Operation | None]:
+def _claim(call: Call, seen: Operation | None, look: _Look, context: Context) -> Flow[Operation | None]:
     """Commit a claim; `None` after a conflict."""
-    check = () if call.fence is None else (call.fence.check(),)
-    made = yield from _store(seen, _new(call, seen), context, (*check, *holds))
-    if made is None and call.thread_id is not None:
-        context.guards.drop(keys.thread_doc(call.thread_id))
+    beside: list[Write] = [] if call.fence is None else [call.fence.check()]
+    beside += [] if look.order is None else [look.order]
+    if call.thread_id is None or look.thread is None:
+        return (yield from _store(seen, _new(call, seen), context, tuple(beside)))
+    name = keys.thread_doc(call.thread_id)
+    now = yield from Now()
+    # An operation is a use of its thread, which a sweep then leaves alone. Usually it changes nothing, because parallel
+    # operations must not compete for the thread's document.
+    is_due = abs(now - look.thread / 1e9) >= NOTE_SECONDS
+    note = note_thread(call.thread_id, now, has_root=False) if is_due else {}
+    beside.append(Merge(name, note, update_time=look.thread))
+    made = yield from _store(seen, _new(call, seen), context, tuple(beside))
+    if made is None:
+        context.guards.drop(name)
         if call.ordered_by is not None:
             context.heads.drop(keys.checkpoint_doc(call.thread_id, *call.ordered_by))
+    elif is_due:
+        context.guards.put(name, made.time, len(name))
     return made
 
 
@@ -557,9 +568,14 @@ class _Stored:
             attempt = context.new_attempt()
             stub, data = yield from Compute(partial(make_stub, plain, attempt, context.codec), size=len(plain))
             effect = context.upload(keys.operation_blob(self._document, attempt), data)
-            if (yield from upload((effect,), reads_back=context.reads_back)) is None:
-                self._stub, self._upload = stub, effect
-                return
+            started = yield from Now()
+            if (yield from upload((effect,), reads_back=context.reads_back)) is not None:
+                continue
+            if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:  # `collect` may take it for an orphan
+                yield from discard((effect,))
+                continue
+            self._stub, self._upload = stub, effect
+            return
         raise failed(f"The result of operation {self._document!r}", effect.name)
 
     def discard(self) -> Flow[None]:
@@ -688,12 +704,29 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
         DamageError: One of them is damaged.
     """
     found: list[Operation] = []
+
+    def note(_: Doc, operation: Operation) -> Flow[None]:
+        if operation.state == "unknown" or not (yield from _is_in_progress(operation, {})):
+            found.append(operation)
+
     for state in ("unknown", "claimed"):
-        for doc in (yield from QueryDocs(keys.operations(thread_id), where=(("state", state),))):
-            operation = yield from _parsed(doc, context)
-            if state == "unknown" or not (yield from _is_in_progress(operation, {})):
-                found.append(operation)
+        yield from _visit(thread_id, state, note, context)
     return sorted(found, key=lambda one: one.attempt.claimed or 0)
+
+
+def _visit(
+    thread_id: str | None, state: State | None, visit: Callable[[Doc, Operation], Flow[None]], context: Context
+) -> Flow[None]:
+    """Visit a thread's operations that are in a state, or all; page by page, because results may be large.
+
+    Raises:
+        DamageError: One of them is damaged.
+    """
+    where, after = () if state is None else (("state", state),), None
+    while docs := (yield from QueryDocs(keys.operations(thread_id), where=where, after=after, limit=DOCS_PER_PAGE)):
+        for doc in docs:
+            yield from visit(doc, (yield from _parsed(doc, context)))
+        after = docs[-1].name
 
 
 def listed(thread_id: str | None, context: Context, *, only_unresolved: bool = False) -> Flow[list[OperationInfo]]:
@@ -702,15 +735,17 @@ def listed(thread_id: str | None, context: Context, *, only_unresolved: bool = F
     Raises:
         DamageError: One of them is damaged.
     """
-    found = yield from unresolved(thread_id, context)
-    lost = {operation.document for operation in found}
+    found: dict[str, tuple[int, OperationInfo]] = {}
+    for operation in (yield from unresolved(thread_id, context)):
+        found[operation.document] = operation.attempt.claimed or 0, info(operation, is_lost=True)
+
+    def note(doc: Doc, operation: Operation) -> Flow[None]:
+        found.setdefault(doc.name, (operation.attempt.claimed or 0, info(operation)))
+        yield from ()
+
     if not only_unresolved:
-        docs = yield from QueryDocs(keys.operations(thread_id))
-        for doc in docs:
-            if doc.name not in lost:
-                found.append((yield from _parsed(doc, context)))
-    found.sort(key=lambda one: (one.attempt.claimed or 0, one.document))
-    return [info(operation, is_lost=operation.document in lost) for operation in found]
+        yield from _visit(thread_id, None, note, context)
+    return [one for _, (_, one) in sorted(found.items(), key=lambda item: (item[1][0], item[0]))]
 
 
 def info(operation: Operation, *, is_lost: bool = False) -> OperationInfo:
@@ -726,10 +761,21 @@ def info(operation: Operation, *, is_lost: bool = False) -> OperationInfo:
     )
 
 
-def expire(
-    thread_id: str | None, cutoff: float, context: Context, *, dry_run: bool = False
-) -> Flow[tuple[Operation, ...]]:
-    """Delete the operations whose outcome need not be kept any longer, with their objects.
+@record(frozen=True, slots=True)
+class Kept:
+    """The operations of a thread, as `collect` sees them.
+
+    Attributes:
+        expired: Those whose outcome need not be kept any longer: their update times and their objects, by document.
+        objects: The objects of all others.
+    """
+
+    expired: dict[str, tuple[int, set[str]]]
+    objects: set[str]
+
+
+def kept(thread_id: str | None, cutoff: float, context: Context) -> Flow[Kept]:
+    """Find the operations whose outcome need not be kept any longer.
 
     Only operations that are `done` or `failed` expire. The others still have to be settled.
 
@@ -737,35 +783,31 @@ def expire(
         thread_id: The thread; `None` for the operations that all threads share.
         cutoff: Nanoseconds since the epoch.
         context: Options and caches.
-        dry_run: Whether to delete nothing.
-
-    Returns:
-        The operations that were deleted, or would be.
 
     Raises:
-        DamageError: One of them is damaged. Nothing was deleted.
+        DamageError: One of them is damaged.
     """
-    found: list[tuple[Operation, set[str]]] = []
-    for state in ENDED:
-        for doc in (yield from QueryDocs(keys.operations(thread_id), where=(("state", state),))):
-            operation = yield from _parsed(doc, context)
-            if operation.has_expired(cutoff):
-                found.append((operation, (yield from _objects_of(doc, context))))
-    if dry_run:
-        return tuple([operation for operation, _ in found])
-    deleted: list[Operation] = []
-    for operation, blobs in found:
+    found = Kept({}, set())
+
+    def note(doc: Doc, operation: Operation) -> Flow[None]:
+        try:
+            needed = yield from Compute(partial(objects, doc, context.codec))
+        except DamagedError as damage:
+            raise damaged(doc.name, damage) from None
+        if operation.state in ENDED and operation.has_expired(cutoff):
+            found.expired[doc.name] = operation.time, needed
+        else:
+            found.objects.update(needed)
+
+    yield from _visit(thread_id, None, note, context)
+    return found
+
+
+def expire(found: Kept) -> Flow[None]:
+    """Delete operations that have expired, with their objects. One that has changed since stays."""
+    for name, (time, blobs) in found.expired.items():
         # It may have changed since: a late outcome is kept for as long as its operation.
-        if (yield from Commit((Delete(operation.document, update_time=operation.time),))) is not None:
-            deleted.append(operation)
+        if (yield from Commit((Delete(name, update_time=time),))) is not None:
             names = sorted(blobs)
             for at in range(0, len(names), limits.BATCH_CALLS):
                 yield from DeleteBlobs(tuple(names[at : at + limits.BATCH_CALLS]))
-    return tuple(deleted)
-
-
-def _objects_of(doc: Doc, context: Context) -> Flow[set[str]]:
-    try:
-        return (yield from Compute(partial(objects, doc, context.codec)))
-    except DamagedError as damage:
-        raise damaged(doc.name, damage) from None

@@ -39,14 +39,11 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.stored import Stored
-from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted, note_run, note_thread
+from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, is_being_deleted, note_run, note_thread
 from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
 from langgraph_gcs_saver.format.chains import Earlier, Encoded
 from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
 from langgraph_gcs_saver.records import record
-
-NOTE_SECONDS = 60.0
-"""A process updates the time of activity in a thread's document at most once in so many seconds."""
 
 _FORKS = 2
 """After losing so many races for a parent's document, a put encodes in full.
@@ -236,9 +233,10 @@ class _Attempts:
                     if (yield from self._look_again(plan, layout, thread)):
                         return Stored(number, is_new=False, channels=plan.channels)
                     continue
-            times = yield from Commit((*self._writes(plan, layout, thread), *beside))
+            writes = self._writes(plan, layout, thread)
+            times = yield from Commit((*writes, *beside))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
-                self._remember(plan, times)
+                self._remember(plan, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
                     yield from self._report_second_root(thread)
@@ -516,7 +514,7 @@ class _Attempts:
         noted = self.context.noted.get(self._note)
         return noted is None or not 0 <= self.request.now - noted < NOTE_SECONDS
 
-    def _remember(self, plan: Manifest, times: tuple[int, ...]) -> None:
+    def _remember(self, plan: Manifest, writes: tuple[Write, ...], times: tuple[int, ...]) -> None:
         """Keep what the commit showed, so that the next put needs no read."""
         request, noted = self.request, self.context.noted
         self.context.remember(
@@ -540,6 +538,10 @@ class _Attempts:
                 self.context.keep(plan.place(channel, last), last.at, self.encoded[channel].value)
         if self._note_is_due():
             noted.put(self._note, request.now, len(self._note))
+            name = keys.thread_doc(request.thread_id)
+            for write, time in zip(writes, times, strict=False):
+                if write.name == name:
+                    self.context.guards.put(name, time, len(name))  # Operations begin without a read of it.
 
     def _forget(self, channel: str) -> None:
         """Free the memory of a chain that a new base has ended."""

@@ -36,6 +36,9 @@ from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
 
+NOTE_SECONDS = 60.0
+"""A process updates the time of activity in a thread's document at most once in so many seconds."""
+
 _RUNS_PER_PAGE = 5000
 """How many documents are read at once, only by name and runs: well within one call's deadline."""
 

@@ -675,10 +675,14 @@ ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
 BLOB = re.compile(r"(?:[A-Za-z0-9_%~-]{1,200}/){2}[A-Za-z0-9_%~-]{1,200}-[0-9a-z]{8,40}\.zst\Z")
 """The part of an object's name that follows the thread's prefix."""
 
+_SHARED_BLOB = re.compile(r"[0-9a-f]{64}/result-[0-9a-z]{8,40}\.zst\Z")
+
 
 def is_blob(name: str) -> bool:
     """Whether an object has a name that stores use. Objects with other names below the prefix are not the store's."""
     thread, _, rest = name.partition("/")
+    if thread == OPERATION_BLOBS:
+        return _SHARED_BLOB.match(rest) is not None
     return is_thread_segment(thread) and BLOB.match(rest) is not None
 
 

@@ -24,6 +24,8 @@ from langgraph_gcs_saver.errors import InvalidInputError
 _AS_TEXT = (date, datetime, time, timedelta, Decimal, UUID, PurePath)
 """Types whose text, beside the type's name, says everything."""
 
+_INT_BITS = 64
+
 
 def request_digest(request: Any, name: str) -> str:
     """The digest of a request.
@@ -86,7 +88,12 @@ def _text(plain: Any) -> str:
 
 
 _CONVERSIONS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Any]], ...] = (
-    (lambda value: value is None or type(value) in (bool, int, float, str), lambda value, _: value),
+    (lambda value: value is None or type(value) in (bool, float, str), lambda value, _: value),
+    # Python turns no int of thousands of digits into decimal ones.
+    (
+        lambda value: type(value) is int,
+        lambda value, _: value if value.bit_length() <= _INT_BITS else {"int": hex(value)},
+    ),
     (lambda value: isinstance(value, Enum), lambda value, where: _plain(value.value, where)),
     (
         lambda value: isinstance(value, (bytes, bytearray, memoryview)),
@@ -108,7 +115,7 @@ _CONVERSIONS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str], Any]], ...
     # Subclasses of the plain types, such as a str that marks its origin.
     (
         lambda value: isinstance(value, (int, float, str)),
-        lambda value, _: next(kind(value) for kind in (int, float, str) if isinstance(value, kind)),
+        lambda value, where: _plain(next(kind(value) for kind in (int, float, str) if isinstance(value, kind)), where),
     ),
 )
 """The first kind that a value belongs to decides. Enums come before their base types, and datetimes are one case."""

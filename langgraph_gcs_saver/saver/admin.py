@@ -26,6 +26,7 @@ from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import Connection, beside
 from langgraph_gcs_saver.saver.each import Each
+from langgraph_gcs_saver.saver.outcomes import NOT_GIVEN, found_out
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -471,10 +472,14 @@ class Admin(Connection):
             InvalidOptionError: The age is negative. The iteration raises what `collect` raises.
         """
         age = _seconds(orphan_age)
-        return self._each(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age, dry_run=True)))
+        work = partial(self._collect_older, age, True)
+        return self._each(_one_or_all(thread_id), work, shared=partial(work, None))
 
     def collect(self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE) -> Sequence[CollectPlan]:
         """Delete orphans: objects and documents of crashed calls, and objects that lost a race.
+
+        Operations whose outcome need not be kept any longer go too. Without `thread_id`, so do those that all threads
+        share.
 
         Schedule it once a day. Other processes may write, prune, copy and read meanwhile.
 
@@ -500,23 +505,30 @@ class Admin(Connection):
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
         age = _seconds(orphan_age)
-        work = self._all(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age)))
-        return run(work, self._backend)
+        work = partial(self._collect_older, age, False)
+        return run(self._all(_one_or_all(thread_id), work, shared=partial(work, None)), self._backend)
 
     async def acollect(
         self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE
     ) -> Sequence[CollectPlan]:
         """Asynchronous twin of `collect`."""
         age = _seconds(orphan_age)
-        work = self._all(_one_or_all(thread_id), lambda one: _page(self._collect_older(one, age)))
-        return await arun(work, self._backend)
+        work = partial(self._collect_older, age, False)
+        return await arun(self._all(_one_or_all(thread_id), work, shared=partial(work, None)), self._backend)
 
-    def _collect_older(self, thread_id: str, orphan_age: float, *, dry_run: bool = False) -> Flow[CollectPlan]:
+    def _collect_older(self, orphan_age: float, dry_run: bool, thread_id: str | None) -> Flow[Sequence[CollectPlan]]:
         before = (yield from Now()) - orphan_age
-        return (yield from self._collect(thread_id, before, dry_run))
+        return (yield from _page(self._collect(thread_id, before, dry_run)))
 
-    def _collect(self, thread_id: str, before: float, dry_run: bool) -> Flow[CollectPlan]:
-        return flows.collect.collect(thread_id, before, dry_run=dry_run, loads=self._loads, context=self._context)
+    def _collect(
+        self, thread_id: str | None, before: float, dry_run: bool, planned: CollectPlan | None = None
+    ) -> Flow[CollectPlan]:
+        context = self._context
+        if thread_id is None:
+            return flows.collect.collect_shared(before, dry_run=dry_run, planned=planned, context=context)
+        return flows.collect.collect(
+            thread_id, before, dry_run=dry_run, planned=planned, loads=self._loads, context=context
+        )
 
     def plan_sweep(self) -> Each[IdleThread]:
         """The threads that `sweep` would delete. Changes nothing.
@@ -528,7 +540,7 @@ class Admin(Connection):
         return Each(self._idle_threads(), self._backend)
 
     def sweep(self) -> Sequence[IdleThread]:
-        """Delete the threads that have received no checkpoint for longer than the option `ttl`.
+        """Delete the threads that have received no checkpoint, and begun no operation, for longer than `ttl`.
 
         Schedule it, for example as a Cloud Run job. A thread that is used meanwhile, or that has a pinned checkpoint,
         stays. Idempotent: call it again after a crash, and it continues.
@@ -600,9 +612,7 @@ class Admin(Connection):
             case results.DeletePlan():
                 return self._delete_thread(plan.thread_id)
             case results.CollectPlan():
-                return flows.collect.collect(
-                    plan.thread_id, plan.before, dry_run=False, planned=plan, loads=self._loads, context=self._context
-                )
+                return self._collect(plan.thread_id, plan.before, False, plan)
             case results.IdleThread():
                 return flows.sweep.sweep_thread(plan, self._context)
             case results.RepairPlan():
@@ -737,34 +747,33 @@ class Admin(Connection):
         return flows.operations.listed(thread_id, self._context, only_unresolved=unresolved)
 
     def resolve_operation(
-        self, thread_id: str | None, key: str, *, result: Any = None, not_done: bool = False
+        self, thread_id: str | None, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False
     ) -> OperationInfo:
         """Settle an operation whose outcome is unknown. Find out first whether it took effect.
 
         Args:
             thread_id: The thread; `None` for an operation that all threads share.
             key: The operation's key.
-            result: The result, if the operation took effect. Later calls with the same key return it.
+            result: The result, if the operation took effect; it may be `None`. Later calls with the same key return it.
             not_done: Whether the operation did not take effect. Then the next call performs it.
 
         Raises:
             ConflictError: Its outcome is known, or it changed meanwhile. The message says its state.
-            InvalidInputError: There is no such operation.
+            InvalidInputError: There is no such operation, or not exactly one of `result` and `not_done` is given.
             OperationInProgressError: A call may still be performing it.
+            SerializationError: The result cannot be serialized.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
         return run(self._resolve_operation(thread_id, key, result, not_done), self._backend)
 
     async def aresolve_operation(
-        self, thread_id: str | None, key: str, *, result: Any = None, not_done: bool = False
+        self, thread_id: str | None, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False
     ) -> OperationInfo:
         """Asynchronous twin of `resolve_operation`."""
         return await arun(self._resolve_operation(thread_id, key, result, not_done), self._backend)
 
     def _resolve_operation(self, thread_id: str | None, key: str, result: Any, not_done: bool) -> Flow[OperationInfo]:
-        outcome = None
-        if not not_done:
-            outcome = flows.operations.Outcome("done", dumps(self.serde, result, "The result of an operation"))
+        outcome = found_out(self.serde, key, result, not_done=not_done)
         return flows.operations.info((yield from flows.operations.resolve(thread_id, key, outcome, self._context)))
 
     # Batches
@@ -1047,26 +1056,43 @@ class Admin(Connection):
 
     # The common part of methods for many threads
 
-    def _pages(self, ids: Iterable[str] | None, work: Callable[[str], Flow[Sequence[T]]], reports: bool) -> Pages[T]:
+    def _pages(
+        self,
+        ids: Iterable[str] | None,
+        work: Callable[[str], Flow[Sequence[T]]],
+        *,
+        reports: bool,
+        shared: Callable[[], Flow[Sequence[T]]] | None = None,
+    ) -> Pages[T]:
         from langgraph_gcs_saver.flows import all_threads  # noqa: PLC0415 - few processes need it
 
         if isinstance(ids, str):
             raise InvalidInputError("A single id was passed where several are expected. Pass a list of ids.")
         given = None if ids is None else map(str, ids)
-        return all_threads.each_thread(given, work, self._context, reports=reports)
+        return all_threads.each_thread(given, work, self._context, reports=reports, shared=shared)
 
     def _each(
-        self, ids: Iterable[str] | None, work: Callable[[str], Flow[Sequence[T]]], *, reports: bool = True
+        self,
+        ids: Iterable[str] | None,
+        work: Callable[[str], Flow[Sequence[T]]],
+        *,
+        reports: bool = True,
+        shared: Callable[[], Flow[Sequence[T]]] | None = None,
     ) -> Each[T]:
         known = ids if ids is None or isinstance(ids, str) else tuple(ids)
-        return Each(lambda: self._pages(known, work, reports), self._backend)
+        return Each(lambda: self._pages(known, work, reports=reports, shared=shared), self._backend)
 
     def _all(
-        self, ids: Iterable[str] | None, work: Callable[[str], Flow[Sequence[T]]], *, reports: bool = True
+        self,
+        ids: Iterable[str] | None,
+        work: Callable[[str], Flow[Sequence[T]]],
+        *,
+        reports: bool = True,
+        shared: Callable[[], Flow[Sequence[T]]] | None = None,
     ) -> Flow[list[T]]:
         from langgraph_gcs_saver.flows import all_threads  # noqa: PLC0415 - few processes need it
 
-        return all_threads.all_of(self._pages(ids, work, reports))
+        return all_threads.all_of(self._pages(ids, work, reports=reports, shared=shared))
 
 
 def _page(flow: Flow[T]) -> Flow[Sequence[T]]:

@@ -24,14 +24,14 @@ from langgraph_gcs_saver.engine.turn import Turn
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SerializationError
 from langgraph_gcs_saver.flows.fences import held_by
 from langgraph_gcs_saver.flows.once import Order, Performed, Settled, Work
-from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call, Outcome
+from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call
 from langgraph_gcs_saver.format.keys import operation_segment
 from langgraph_gcs_saver.format.requests import request_digest
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.saver import place_in_run
+from langgraph_gcs_saver.saver import configs, place_in_run
 from langgraph_gcs_saver.saver.connection import Connection
-from langgraph_gcs_saver.saver.outcomes import Errors, dump_error, load_error
+from langgraph_gcs_saver.saver.outcomes import NOT_GIVEN, Errors, Verdict, dump_error, found_out, load_error
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -47,22 +47,17 @@ if TYPE_CHECKING:
 
 Mode = Literal["at_most_once", "at_least_once"]
 Scope = Literal["thread", "store"]
+Chosen = tuple[Scope, Mode, "timedelta | None", "float | None"]
+"""The options `scope`, `mode`, `keep` and `timeout` of a call, as given."""
+
+MAX_TIMEOUT = 10**9
+"""Longest timeout of a claim, in seconds."""
 
 
-class _Verdict:
-    """A value that a result cannot be mistaken for."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-NOT_DONE = _Verdict("NOT_DONE")
+NOT_DONE = Verdict("NOT_DONE")
 """What `reconcile` returns if the operation did not take effect. Then it is performed again, with the same key."""
 
-UNKNOWN = _Verdict("UNKNOWN")
+UNKNOWN = Verdict("UNKNOWN")
 """What `reconcile` returns if it cannot find out whether the operation took effect."""
 
 
@@ -75,12 +70,14 @@ class Rules:
         errors: Exceptions that are an answer.
         reconcile: Asks the provider about a key; returns the result, `NOT_DONE` or `UNKNOWN`.
         ask: Whether a person settles an unknown outcome, by an interrupt.
+        repeats: Whether an operation is performed again if its outcome stays unknown.
     """
 
     not_sent: Errors = ()
     errors: Errors = ()
     reconcile: Callable[[str], Any] | None = None
     ask: bool = False
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         for name, kinds in (("not_sent", self.not_sent), ("errors", self.errors)):
@@ -90,11 +87,14 @@ class Rules:
                 raise InvalidOptionError(f"{name} must be a tuple of classes of exceptions.")
         if self.reconcile is not None and not callable(self.reconcile):
             raise InvalidOptionError("reconcile must be callable with the key.")
+        configs.check_type("ask", self.ask, bool)
 
     def state_of(self, error: BaseException) -> Literal["failed", "not_sent", "paused", "unknown"]:
         """What an exception says about the outcome."""
-        from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - a thread's handle is made without it
+        from langgraph.errors import GraphBubbleUp, ParentCommand  # noqa: PLC0415 - a handle is made without them
 
+        if isinstance(error, ParentCommand):  # the end of the work: the run goes on elsewhere
+            return "failed"
         if isinstance(error, GraphBubbleUp):
             return "paused"
         if isinstance(error, self.not_sent):
@@ -180,7 +180,7 @@ class Operations:
         """
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(reconcile):
             raise InvalidInputError(f"Operation {name!r} has a coroutine function. Call `aonce`, and await it.")
-        rules = Rules(not_sent, errors, reconcile, ask)
+        rules = Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once")
         with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
             return self.perform(call, FunctionWork(self.serde, call, rules, fn), order)
 
@@ -201,7 +201,7 @@ class Operations:
         ask: bool = False,
     ) -> Any:
         """Asynchronous twin of `once`. `fn` and `reconcile` may be coroutine functions."""
-        rules = Rules(not_sent, errors, reconcile, ask)
+        rules = Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once")
         with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
             return await self.aperform(call, FunctionWork(self.serde, call, rules, fn), order)
 
@@ -218,7 +218,7 @@ class Operations:
         """Asynchronous twin of `unresolved`."""
         return await arun(flows.operations.listed(self._thread_id, self._context, only_unresolved=True), self._backend)
 
-    def resolve(self, key: str, *, result: Any = None, not_done: bool = False, scope: Scope = "thread") -> None:
+    def resolve(self, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False, scope: Scope = "thread") -> None:
         """Settle an operation with an unknown outcome, as you have found it out.
 
         A process that was suspended may still send its request after you say `not_done`. Only the provider's own
@@ -226,30 +226,28 @@ class Operations:
 
         Args:
             key: The operation's key.
-            result: The result, which the next call of `once` returns.
+            result: Say that it took effect, with its result, which the next call of `once` returns. It may be `None`.
             not_done: Say that it did not take effect, so that the next call of `once` performs it.
             scope: The scope of the operation.
 
         Raises:
             ConflictError: Its outcome is known, or it changed meanwhile. The message says what it is now.
-            InvalidInputError: There is no such operation, or both a result and `not_done` are given.
+            InvalidInputError: There is no such operation, or not exactly one of `result` and `not_done` is given.
             OperationInProgressError: A call may still be performing it.
             SerializationError: The result cannot be serialized.
         """
         run(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
 
-    async def aresolve(self, key: str, *, result: Any = None, not_done: bool = False, scope: Scope = "thread") -> None:
+    async def aresolve(
+        self, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False, scope: Scope = "thread"
+    ) -> None:
         """Asynchronous twin of `resolve`."""
         await arun(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
 
     def _resolution(self, key: str, result: Any, *, not_done: bool, scope: Scope) -> Flow[Operation]:
-        if not_done and result is not None:
-            raise InvalidInputError(f"Operation {key!r} was not changed: pass a `result` or `not_done=True`, not both.")
+        outcome = found_out(self.serde, _text(key), result, not_done=not_done)
         thread_id = self._thread_id if _checked_scope(scope) == "thread" else None
-        outcome = None
-        if not not_done:
-            outcome = Outcome("done", dumps(self.serde, result, f"The result of operation {_text(key)!r}"))
-        return flows.operations.resolve(thread_id, _text(key), outcome, self._context)
+        return flows.operations.resolve(thread_id, key, outcome, self._context)
 
     # The call, of a function or of a tool
 
@@ -267,7 +265,7 @@ class Operations:
         name: str,
         request: Any,
         key: str | None,
-        chosen: tuple[Scope, Mode, timedelta | None, float | None],
+        chosen: Chosen,
         tool_call: str | None = None,
     ) -> Iterator[tuple[Call, Order | None]]:
         """The call, and what must be durable first. A derived key is taken until the end of the block.
@@ -279,6 +277,7 @@ class Operations:
             chosen: The options `scope`, `mode`, `keep` and `timeout`.
             tool_call: The id of the tool call, which is the key if no other was given.
         """
+        check_options(chosen)
         if not isinstance(name, str) or not name:
             raise InvalidInputError("The name of an operation must be a str that is not empty.")
         place = self._place
@@ -302,26 +301,19 @@ class Operations:
         name: str,
         request: Any,
         key: str,
-        chosen: tuple[Scope, Mode, timedelta | None, float | None],
+        chosen: Chosen,
         order: Order | None = None,
     ) -> Call:
-        scope, mode, keep, timeout = chosen
-        if mode not in ("at_most_once", "at_least_once"):
-            raise InvalidInputError(f'mode is {mode!r}; it must be "at_most_once" or "at_least_once".')
-        if keep is not None and (not isinstance(keep, timedelta) or keep <= timedelta(0)):
-            raise InvalidInputError("keep must be a timedelta of more than 0.")
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0):
-            raise InvalidInputError("timeout must be a number of seconds, more than 0.")
+        scope, _, keep, timeout = chosen
         operation_segment(key)
         return Call(
-            thread_id=self._thread_id if _checked_scope(scope) == "thread" else None,
+            thread_id=self._thread_id if scope == "thread" else None,
             key=key,
             name=name,
             request=request_digest(request, name),
             nonce=self._context.new_attempt(),
             fence=self._fence(key),
             ordered_by=None if order is None else order.checkpoints[-1],
-            mode=mode,
             keep=KEEP_SECONDS if keep is None else keep.total_seconds(),
             timeout=TIMEOUT_SECONDS if timeout is None else float(timeout),
         )
@@ -369,6 +361,23 @@ def operations_at(place: PlaceInRun, saver: GCSSaver | None) -> Operations:
     return Operations(found, place.thread_id, place)
 
 
+def check_options(chosen: Chosen) -> None:
+    """Check `scope`, `mode`, `keep` and `timeout`.
+
+    Raises:
+        InvalidOptionError: One is of the wrong type, or outside its range.
+    """
+    scope, mode, keep, timeout = chosen
+    _checked_scope(scope)
+    if mode not in ("at_most_once", "at_least_once"):
+        raise InvalidOptionError(f'mode is {mode!r}; it must be "at_most_once" or "at_least_once".')
+    if keep is not None and (not isinstance(keep, timedelta) or keep <= timedelta(0)):
+        raise InvalidOptionError("keep must be a timedelta of more than 0.")
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout <= MAX_TIMEOUT):
+        raise InvalidOptionError(f"timeout must be a number of seconds, more than 0 and at most {MAX_TIMEOUT:,}.")
+
+
 def _text(key: Any) -> str:
     if not isinstance(key, str) or not key:
         raise InvalidInputError(f"The key of an operation must be a str that is not empty, not {type(key).__name__}.")
@@ -377,7 +386,7 @@ def _text(key: Any) -> str:
 
 def _checked_scope(scope: Any) -> Scope:
     if scope not in ("thread", "store"):
-        raise InvalidInputError(f'scope is {scope!r}; it must be "thread" or "store".')
+        raise InvalidOptionError(f'scope is {scope!r}; it must be "thread" or "store".')
     return cast("Scope", scope)
 
 
@@ -454,6 +463,8 @@ class FunctionWork:
             result = self._fn()
         except BaseException as error:  # noqa: BLE001 - `end` raises it, once the outcome is recorded
             return self._raised(error)
+        if inspect.isawaitable(result):
+            return self._is_async(result)
         return self._returned(result)
 
     async def _aperform(self) -> Performed:
@@ -465,6 +476,17 @@ class FunctionWork:
 
     def _returned(self, result: Any) -> Performed:
         return Performed("done", self._dumped(result), partial(same, result))
+
+    def _is_async(self, result: Any) -> Performed:
+        """The function returned what nobody awaits. A coroutine has not begun; anything else may have."""
+        has_begun = not inspect.iscoroutine(result)
+        if not has_begun:
+            result.close()
+        error = InvalidInputError(
+            f"The function of operation {self._call.name!r} returned a {type(result).__name__}. Call `aonce`, which "
+            "awaits it."
+        )
+        return Performed("unknown" if has_begun else "not_sent", None, partial(raise_, error))
 
     def _raised(self, error: BaseException) -> Performed:
         return self.ended_by(error, partial(raise_, error))
@@ -489,19 +511,51 @@ class FunctionWork:
         return Ask(partial(self._settle, seen), partial(self._asettle, seen))
 
     def _settle(self, seen: Operation) -> Settled:
-        reconcile = self._rules.reconcile
-        return self._settled(seen, UNKNOWN if reconcile is None else reconcile(self._call.key))
+        with self._reconciling(seen):
+            found = self._reconcile()
+            if inspect.isawaitable(found):
+                if inspect.iscoroutine(found):
+                    found.close()
+                raise TypeError("only aonce awaits what reconcile returns")
+        return self._settled(seen, found)
 
     async def _asettle(self, seen: Operation) -> Settled:
+        with self._reconciling(seen):
+            found = await _awaited(self._reconcile())
+        return self._settled(seen, found)
+
+    def _reconcile(self) -> Any:
         reconcile = self._rules.reconcile
-        return self._settled(seen, UNKNOWN if reconcile is None else await _awaited(reconcile(self._call.key)))
+        return UNKNOWN if reconcile is None else reconcile(self._call.key)
+
+    @contextmanager
+    def _reconciling(self, seen: Operation) -> Iterator[None]:
+        """A block that asks the provider. If that fails, the outcome stays unknown.
+
+        The exception itself would look like one of the tool: a handler would show it to the model, which tries again.
+        """
+        from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - as in `state_of`
+
+        try:
+            yield
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            raise all_errors.OutcomeUnknownError(
+                f"Operation {seen.key!r} ({seen.name}) was not started again, because an earlier attempt may have "
+                f"taken effect, and `reconcile` raised {type(error).__name__}: {error}. Call again, or call `resolve`.",
+                thread_id=seen.thread_id,
+                key=seen.key,
+            ) from error
 
     def _settled(self, seen: Operation, found: Any) -> Settled:
         if found is NOT_DONE:
             return Settled("not_done")
         if found is not UNKNOWN:
             return Settled("done", self._dumped(found))
-        return self._ask(seen) if self._rules.ask else Settled("unknown")
+        if self._rules.ask:
+            return self._ask(seen)
+        return Settled("not_done" if self._rules.repeats else "unknown")
 
     def _ask(self, seen: Operation) -> Settled:
         from langgraph.types import interrupt  # noqa: PLC0415 - few processes ask
@@ -552,7 +606,9 @@ class FunctionWork:
                 "not be stored.",
                 key=seen.key,
             )
-        return load_error(self.serde, value, self._rules.errors, seen.key)
+        from langgraph.errors import ParentCommand  # noqa: PLC0415 - as in `state_of`
+
+        return load_error(self.serde, value, (*self._rules.errors, ParentCommand), seen.key)
 
 
 def _with_key(fn: Callable[..., Any], call: Call) -> Callable[[], Any]:

@@ -5,16 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langgraph_gcs_saver.errors import OperationFailedError, SerializationError
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.errors import InvalidInputError, OperationFailedError, SerializationError
 from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.saver import configs
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
+    from langgraph_gcs_saver.flows.operations import Outcome
     from langgraph_gcs_saver.format.manifest import Serialized
 
 Errors = tuple[type[BaseException], ...]
 """Classes of exceptions, as `except` takes them."""
+
+
+class Verdict:
+    """A value that a result cannot be mistaken for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+NOT_GIVEN = Verdict("NOT_GIVEN")
+"""The default of a result that a person may give, because a result can be `None`."""
+
+
+def found_out(serde: SerializerProtocol, key: str, result: Any, *, not_done: bool) -> Outcome | None:
+    """What a person has found out about an operation; `None` if it did not take effect.
+
+    Raises:
+        InvalidInputError: Not exactly one of `result` and `not_done` is given.
+        SerializationError: The result cannot be serialized.
+    """
+    configs.check_type("not_done", not_done, bool)
+    if not_done is not (result is NOT_GIVEN):
+        raise InvalidInputError(f"Operation {key!r} was not changed. Pass either `result` or `not_done=True`.")
+    return (
+        None if not_done else flows.operations.Outcome("done", dumps(serde, result, f"The result of operation {key!r}"))
+    )
 
 
 def dump_error(serde: SerializerProtocol, error: BaseException, what: str) -> Serialized:

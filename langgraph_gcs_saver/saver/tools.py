@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver.engine.effects import Ask
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows.once import Order, Performed
+from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import (
+    Chosen,
     FunctionWork,
-    Mode,
     Operations,
     Rules,
-    Scope,
+    check_options,
     operations_at,
     raise_,
     same,
@@ -46,6 +47,7 @@ else:
 
 Handler = Callable[["ToolCallRequest"], Any]
 AsyncHandler = Callable[["ToolCallRequest"], Awaitable[Any]]
+F = TypeVar("F", bound=Callable[..., Any])
 KeyOf = Callable[[dict[str, Any], Any], str]
 """Makes the key of a tool call from its arguments and the state."""
 
@@ -105,15 +107,15 @@ class RunToolsOnce(_Base):
         saver: GCSSaver | None = None,
     ) -> None:
         super().__init__()
-        for name, names in (("only", only), ("read_only", read_only)):
-            if isinstance(names, str):
-                raise InvalidOptionError(f"{name} must be a collection of names of tools, not one str.")
-        self._only = None if only is None else frozenset(only)
-        self._read_only = frozenset(read_only)
-        self._keys = dict(keys or {})
-        self._reconcile = dict(reconcile or {})
+        self._only = None if only is None else _names("only", only)
+        self._read_only = _names("read_only", read_only)
+        self._keys = _by_tool("keys", keys or {})
+        self._reconcile = _by_tool("reconcile", reconcile or {})
         self._rules = Rules(not_sent, errors, None, ask)
-        self._chosen: tuple[Scope, Mode, timedelta | None, float | None] = ("thread", "at_most_once", keep, timeout)
+        self._chosen: Chosen = ("thread", "at_most_once", keep, timeout)
+        check_options(self._chosen)
+        if saver is not None and not isinstance(saver, Connection):
+            raise InvalidOptionError(f"saver is of type {type(saver).__name__}; it must be a GCSSaver.")
         self._saver = saver
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> Any:
@@ -157,6 +159,20 @@ class RunToolsOnce(_Base):
     def _work(self, found: Operations, call: Call, bound: tuple[BaseTool, ToolCallRequest, Handler]) -> ToolWork:
         rules = replace(self._rules, reconcile=self._reconcile.get(bound[0].name))
         return ToolWork(found.serde, call, rules, bound)
+
+
+def _names(option: str, names: Collection[str]) -> frozenset[str]:
+    if not isinstance(names, Collection) or isinstance(names, str) or not all(isinstance(one, str) for one in names):
+        raise InvalidOptionError(f"{option} must be a collection of names of tools.")
+    return frozenset(names)
+
+
+def _by_tool(option: str, functions: Mapping[str, F]) -> dict[str, F]:
+    if not isinstance(functions, Mapping) or not all(
+        isinstance(name, str) and callable(one) for name, one in functions.items()
+    ):
+        raise InvalidOptionError(f"{option} must map names of tools to functions.")
+    return dict(functions)
 
 
 class ToolWork(FunctionWork):

@@ -1,14 +1,16 @@
 """Operations in real stores: what other methods do with them, and crashes before and after every effect."""
 
 import random
+import time
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 
 import pytest
 
-from langgraph_gcs_saver.engine.effects import REQUESTS, Commit, Delete, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import REQUESTS, Commit, Delete, GetDocs, Merge, Now
 from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import (
     ConflictError,
     DamageError,
@@ -25,6 +27,7 @@ from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.operations import Call, Claim, Outcome
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
+from langgraph_gcs_saver.results import IdleThread
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.incremental.eax import Eax
@@ -156,6 +159,61 @@ def test_collect_keeps_what_is_open_and_deletes_what_has_expired(make_saver, raw
     assert len(objects_of(raw)) == 1
 
 
+def test_collect_keeps_to_its_plan_and_includes_what_all_threads_share(make_saver, raw):
+    saver = make_saver()
+    for thread in ("t", None):
+        record(saver, claim(saver, "one", keep=0.0, thread_id=thread), value=LARGE)
+        record(saver, claim(saver, "kept", thread_id=thread), value=LARGE)
+    plans = {plan.thread_id: plan for plan in saver.admin.plan_collect(orphan_age=NOW)}
+    for thread in ("t", None):
+        record(saver, claim(saver, "two", keep=0.0, thread_id=thread))
+        done = saver.admin.carry_out(plans[thread])
+        assert done.operations == (keys.operation_doc(thread, "one"),)
+        assert read(saver, "one", thread) is None
+    # The answer of a commit was lost, or a crash followed the upload: nothing refers to the object.
+    orphan = keys.operation_blob(keys.operation_doc(None, "kept"), "0123456789abcdef")
+    run(saver._context.upload(orphan, b"orphan").__iter__(), saver._backend)
+    found = {plan.thread_id: plan for plan in saver.admin.collect(orphan_age=NOW)}
+    assert found[None].objects.keys() == {orphan}
+    assert "Shared operations: " in str(found[None])
+    for thread in ("t", None):
+        assert read(saver, "two", thread) is None
+        assert result(saver, "kept", thread) == LARGE
+    assert len(objects_of(raw)) == 2
+    assert list(saver.admin.collect(orphan_age=NOW)) == []
+
+
+def test_an_operation_is_a_use_of_its_thread(make_saver):
+    """A sweep would otherwise delete a thread that has only operations, and then they could be performed again."""
+    saver = make_saver(ttl=timedelta(hours=1))
+    record(saver, claim(saver, "old"))
+    name = keys.thread_doc("t")
+
+    (doc,) = saver._backend.documents.get_docs(GetDocs((name,))).values()
+    seen = IdleThread(thread_id="t", idle=timedelta(hours=2), seen=doc.update_time)
+    later = time.time() + 7200
+
+    def two_hours_later(effect):
+        if isinstance(effect, Now):
+            return later
+        return (yield from effect)
+
+    record(saver, do(saver, through(operations.claim(call("new", "n2"), saver._context), two_hours_later)))
+    assert saver.admin.carry_out(seen) is None
+    assert read(saver, "old").state == read(saver, "new").state == "done"
+
+
+def test_a_sweep_takes_operations_with_their_thread_and_repair_leaves_them(make_saver, raw):
+    saver = make_saver(ttl=timedelta(hours=1))
+    fill(saver)
+    assert list(saver.admin.repair("t")) == []
+    assert states(saver, "t") == STATES
+    (doc,) = saver._backend.documents.get_docs(GetDocs((keys.thread_doc("t"),))).values()
+    assert saver.admin.carry_out(IdleThread(thread_id="t", idle=timedelta(hours=2), seen=doc.update_time)) is not None
+    assert objects_of(raw) == []
+    assert not [name for name in raw.documents() if "lg_operations" in name]
+
+
 def test_verify_finds_damage_and_collect_leaves_the_thread_alone(make_saver):
     saver = make_saver()
     fill(saver)
@@ -241,7 +299,7 @@ def test_what_was_not_sent_leaves_what_was_there(make_saver):
     do(saver, operations.withdraw(claim(saver), saver._context))
     assert read(saver, "key") is None
     record(saver, claim(saver), "unknown", None)
-    again = claim(saver, nonce="other", mode="at_least_once")
+    again = do(saver, operations.claim(call(nonce="other"), saver._context, over=read(saver, "key")))
     do(saver, operations.withdraw(again, saver._context))
     assert (read(saver, "key").state, read(saver, "key").attempt.nonce) == ("unknown", "nonce")
 

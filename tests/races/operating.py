@@ -176,11 +176,12 @@ def once(context: Context, fence: Fence | None, *, repeats: bool = False, sends:
         "request",
         nonce.upper() if repeats else nonce,
         fence=fence,
-        mode="at_least_once" if repeats else "at_most_once",
         keep=0.0,
     )
     try:
         found = yield from operations.claim(call, context)
+        if repeats and isinstance(found, Operation) and found.state == "unknown":
+            found = yield from operations.claim(call, context, over=found)
     except OperationInProgressError:
         return "in progress"
     except OperationFencedError:
@@ -260,7 +261,11 @@ def person(*, done: bool) -> Call:
 
 
 def expiry() -> Call:
-    return Call("expire", lambda context: operations.expire(THREAD, float("inf"), context))
+    def start(context: Context) -> Flow[None]:
+        found = yield from operations.kept(THREAD, float("inf"), context)
+        yield from operations.expire(found)
+
+    return Call("expire", start)
 
 
 def let_time_pass() -> Call:

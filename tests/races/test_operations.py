@@ -113,8 +113,8 @@ def _never_in_progress(patch: pytest.MonkeyPatch) -> None:
 def _without_the_thread(patch: pytest.MonkeyPatch) -> None:
     whole = operations._claim
 
-    def claimed(call: Any, seen: Any, holds: Any, context: Any) -> Flow[Any]:
-        return whole(call, seen, (), context)
+    def claimed(call: Any, seen: Any, look: Any, context: Any) -> Flow[Any]:
+        return whole(call, seen, replace(look, thread=None), context)
 
     patch.setattr(operations, "_claim", claimed)
 

@@ -146,6 +146,21 @@ def test_a_call_costs_two_commits_and_two_rounds():
     assert count.rounds == [("Commit",), ("Commit",)]
 
 
+def test_so_does_the_first_call_in_a_graph():
+    """The run's own puts have told the process about the thread, and the checkpoint that ordered the call."""
+    count = CountingInterceptor()
+
+    def node(state):
+        count.clear()
+        operations().once("charge", lambda: 1)
+        seen.extend(count.rounds)
+
+    seen = []
+    with GCSSaver.from_conn_string("memory:", interceptors=[count]) as saver:
+        graph_of(saver, node).invoke({"seen": []}, CONFIG, durability="sync")
+    assert seen == [("Commit",), ("Commit",)]
+
+
 class DeclinedError(Exception):
     def __init__(self, code, *, hint):
         super().__init__(f"declined: {code}")
@@ -231,7 +246,7 @@ def test_an_unknown_outcome_is_not_started_again(ops):
     assert [(one.key, one.name, one.state) for one in ops.unresolved()] == [("k", "charge", "unknown")]
 
 
-def test_a_person_resolves_it(ops, is_async):
+def test_a_person_resolves_it(saver, ops, is_async):
     def resolve(key, **verdict):
         return asyncio.run(ops.aresolve(key, **verdict)) if is_async else ops.resolve(key, **verdict)
 
@@ -246,8 +261,15 @@ def test_a_person_resolves_it(ops, is_async):
     assert (asyncio.run(ops.aunresolved()) if is_async else ops.unresolved()) == []
     with pytest.raises(InvalidInputError, match="no operation 'missing'"):
         resolve("missing", not_done=True)
-    with pytest.raises(InvalidInputError, match="not both"):
-        resolve("k", result=1, not_done=True)
+    crashing(ops, "third")
+    for verdict in ({}, {"result": 1, "not_done": True}, {"not_done": "no"}):
+        with pytest.raises(InvalidInputError, match=r"was not changed|must be a bool"):
+            resolve("third", **verdict)
+        with pytest.raises(InvalidInputError, match=r"was not changed|must be a bool"):
+            saver.admin.resolve_operation("thread-1", "third", **verdict)
+    assert [one.state for one in ops.unresolved()] == ["unknown"]
+    resolve("third", result=None)
+    assert ops.once("charge", lambda: 1, key="third") is None
 
 
 @pytest.mark.parametrize("verdict", [("receipt-9", "receipt-9", 0), (NOT_DONE, "receipt-1", 1), (UNKNOWN, None, 0)])
@@ -283,6 +305,52 @@ def test_at_least_once_repeats_with_the_same_key(ops, provider):
     receipt = ops.once("charge", lambda key: provider.charge("card", key), key="k", mode="at_least_once")
     assert [one["key"] for one in provider.calls()] == ["k"]
     assert ops.once("charge", lambda: 1, key="k") == receipt
+
+
+@pytest.mark.parametrize(("found", "result"), [("receipt-9", "receipt-9"), (NOT_DONE, 1), (UNKNOWN, 1)])
+def test_reconcile_is_asked_before_an_operation_is_repeated(ops, found, result):
+    crashing(ops, "k")
+    assert ops.once("charge", lambda: 1, key="k", mode="at_least_once", reconcile=lambda key: found) == result
+
+
+async def _coroutine(key=None):
+    return "receipt"
+
+
+def test_a_reconcile_that_fails_leaves_the_outcome_unknown(ops, is_async):
+    crashing(ops, "k")
+
+    def down(key):
+        raise ConnectionError("the provider is down")
+
+    async def adown(key):
+        down(key)
+
+    for reconcile in (down, adown):
+        with pytest.raises(OutcomeUnknownError, match="`reconcile` raised"):
+            if is_async:
+                asyncio.run(ops.aonce("charge", lambda: 1, key="k", reconcile=reconcile))
+            else:
+                ops.once("charge", lambda: 1, key="k", reconcile=lambda key, found=reconcile: found(key))
+    assert [one.state for one in ops.unresolved()] == ["unknown"]
+
+
+def test_a_coroutine_that_nobody_awaits_has_not_begun(ops):
+    with pytest.raises(InvalidInputError, match="`aonce`"):
+        ops.once("charge", lambda: _coroutine(), key="k")
+    assert ops.once("charge", lambda: 1, key="k") == 1
+    crashing(ops, "other")
+    with pytest.raises(OutcomeUnknownError, match="only aonce awaits"):
+        ops.once("charge", lambda: 1, key="other", reconcile=lambda key: _coroutine(key))
+
+
+def test_an_error_of_this_library_may_prove_that_nothing_was_sent(ops):
+    def refused():
+        raise StoreUnavailableError("no answer")
+
+    with pytest.raises(StoreUnavailableError):
+        ops.once("charge", refused, key="k", not_sent=(StoreUnavailableError,))
+    assert ops.once("charge", lambda: 1, key="k") == 1
 
 
 def test_an_outcome_that_cannot_be_recorded_is_unknown_and_bubbles():
@@ -698,6 +766,35 @@ def test_an_answer_and_the_function_s_own_interrupt_are_not_mistaken(saver, ops)
     assert graph.invoke(Command(resume="1234"), CONFIG)["seen"] == ["1234"]
 
 
+def test_a_subgraph_that_hands_over_to_another_node_is_not_called_twice(saver, provider):
+    """Its exception ends the work. An interrupt's lets the function run again."""
+    inner = StateGraph(State)
+    inner.add_node("inner", lambda state: Command(goto="other", graph=Command.PARENT, update={"seen": ["handed over"]}))
+    inner.add_edge(START, "inner")
+    called, failures = inner.compile(), iter([True, False])
+
+    def work():
+        provider.charge("card")
+        return called.invoke({"seen": []})
+
+    def node(state):
+        try:
+            operations().once("charge", work)
+        finally:
+            if next(failures):
+                raise OSError(CRASH)
+
+    graph = StateGraph(State)
+    graph.add_node("node", node)
+    graph.add_node("other", lambda state: {"seen": ["other"]})
+    graph.add_edge(START, "node")
+    app = graph.compile(checkpointer=saver)
+    with pytest.raises(OSError, match=CRASH):
+        app.invoke({"seen": []}, CONFIG)
+    assert app.invoke(None, CONFIG)["seen"] == ["handed over", "other"]
+    assert len(provider.calls()) == 1
+
+
 # Bad input
 
 
@@ -717,6 +814,10 @@ def test_an_answer_and_the_function_s_own_interrupt_are_not_mistaken(saver, ops)
         ({"key": "k", "errors": [ValueError]}, InvalidOptionError),
         ({"key": "k", "not_sent": (1,)}, InvalidOptionError),
         ({"key": "k", "reconcile": 1}, InvalidOptionError),
+        ({"key": "k", "timeout": float("nan")}, InvalidOptionError),
+        ({"key": "k", "timeout": float("inf")}, InvalidOptionError),
+        ({"key": "k", "timeout": "60"}, InvalidOptionError),
+        ({"key": "k", "ask": "no"}, InvalidInputError),
     ],
 )
 def test_bad_options_start_nothing(saver, ops, provider, options, kind):
@@ -724,10 +825,6 @@ def test_bad_options_start_nothing(saver, ops, provider, options, kind):
         ops.once("charge", lambda: provider.charge("card"), **options)
     assert provider.calls() == []
     assert run(GetDocs((keys.operation_doc("thread-1", "k"),)).__iter__(), saver._backend) == {}
-
-
-async def _coroutine():
-    return 1
 
 
 @pytest.mark.parametrize("function", [None, lambda a, b: 1, _coroutine])

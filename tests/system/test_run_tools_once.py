@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from langgraph_gcs_saver import NOT_DONE, GCSSaver, RunToolsOnce, errors, operations
 from langgraph_gcs_saver.errors import (
     InvalidInputError,
-    InvalidOptionError,
     NotDurableError,
     OperationMismatchError,
     OutcomeUnknownError,
@@ -214,9 +213,25 @@ def test_keys_are_text(saver, provider, key):
     assert provider.calls() == []
 
 
-@pytest.mark.parametrize("options", [{"only": "card"}, {"read_only": "card"}, {"errors": ValueError}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"only": "card"},
+        {"only": 3},
+        {"only": [1]},
+        {"read_only": "card"},
+        {"errors": ValueError},
+        {"keys": ["card"]},
+        {"keys": {"card": "order"}},
+        {"reconcile": {"card": 1}},
+        {"keep": 30},
+        {"timeout": 0},
+        {"ask": 1},
+        {"saver": object()},
+    ],
+)
 def test_bad_options(options):
-    with pytest.raises(InvalidOptionError):
+    with pytest.raises(InvalidInputError):
         RunToolsOnce(**options)
 
 
@@ -407,6 +422,19 @@ def test_reconcile_answers(saver, provider, is_async, expected):
     assert (answer.content, answer.status, answer.tool_call_id) == (content, "success", "call-1")
     assert asked == ["call-1"]
     assert len(provider.calls()) == calls
+
+
+def test_the_model_does_not_see_that_reconcile_failed(saver, provider, is_async):
+    """It would take it for an error of the tool, and order the payment again, with another id."""
+
+    def reconcile(key):
+        raise ConnectionError("the provider is down")
+
+    once = RunToolsOnce(reconcile={"card": reconcile})
+    graph = graph_of(saver, [charging(provider, then=lose)], once, handle_tool_errors=True)
+    invoke(graph, ordering(), is_async=is_async)
+    with pytest.raises(OutcomeUnknownError, match="`reconcile` raised ConnectionError"):
+        invoke(graph, ordering(), is_async=is_async)
 
 
 @pytest.mark.parametrize(("answer", "content"), [({"done": "by hand"}, "by hand"), ({"not_done": True}, "receipt-2")])

@@ -131,3 +131,8 @@ def test_a_request_that_contains_itself():
     request.append(request)
     with pytest.raises(InvalidInputError, match="contains itself"):
         digest(request)
+
+
+def test_large_integers():
+    one, other = request_digest(10**5000, "charge"), request_digest(10**5000 + 1, "charge")
+    assert len({one, other, request_digest({"int": hex(10**5000)}, "charge")}) == 3

@@ -121,9 +121,10 @@ def collect(
 ) -> None:
     """Delete orphans: objects and documents that no checkpoint refers to.
 
-    Crashed calls left them. Other processes may write meanwhile. A thread with a damaged checkpoint is left alone,
-    because what that checkpoint refers to is unknown: repair it first. A thread that has lost a checkpoint that
-    DeltaChannels need is left alone too: restore that checkpoint. If a thread is left alone, the exit code is 4.
+    Crashed calls left them. Operations whose outcome need not be kept any longer go too. Other processes may write
+    meanwhile. A thread with a damaged checkpoint is left alone, because what that checkpoint refers to is unknown:
+    repair it first. A thread that has lost a checkpoint that DeltaChannels need is left alone too: restore that
+    checkpoint. If a thread is left alone, the exit code is 4.
 
     Example: langgraph-gcs collect --yes
     """
@@ -145,7 +146,7 @@ def collect(
             return f"{what} deleted{f', {smaller} made smaller' if trimmed else ''}."
 
         objects = sum(len(plan.objects) for plan in found)
-        documents = sum(len(plan.stripped) + len(plan.writes) for plan in found)
+        documents = sum(len(plan.stripped) + len(plan.writes) + len(plan.operations) for plan in found)
         trimmed = sum(len(plan.trimmed) for plan in found)
         smaller = counted(trimmed, "document")
         what = f"{counted(objects, 'object')} and {counted(documents, 'document')}"
@@ -161,7 +162,7 @@ def collect(
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
     late.end()
     if skipped := [plan.thread_id for plan in found if plan.skipped is not None]:
-        named = ", ".join(map(repr, skipped))
+        named = ", ".join("the shared operations" if one is None else repr(one) for one in skipped)
         raise CommandError(f"left alone, because a checkpoint cannot be read: {named}", DamageError.exit_code)
 
 
