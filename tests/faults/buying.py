@@ -158,15 +158,16 @@ def node_graph(saver, provider, is_async, options):
     def buy(what):
         return lambda key: provider.charge(what, key)
 
+    chosen = {"request": {"order": 17}, "mode": options.get("mode", "at_most_once")}
     if is_async:
 
         async def node(state):
             found = operations()
-            return {"bought": [await found.aonce(what, buy(what), request={"order": 17}) for what in WHAT]}
+            return {"bought": [await found.aonce(what, buy(what), **chosen) for what in WHAT]}
     else:
 
         def node(state):
-            return {"bought": [operations().once(what, buy(what), request={"order": 17}) for what in WHAT]}
+            return {"bought": [operations().once(what, buy(what), **chosen) for what in WHAT]}
 
     graph = StateGraph(State)
     graph.add_node("buy", node)
@@ -231,7 +232,8 @@ def one_run(directory, scenario, interceptors) -> Any:
     """Begin or resume the thread, and run it to its end."""
     slow = SlowPuts(scenario.get("slow", 0))
     with GCSSaver.from_conn_string(f"file://{directory}/store", interceptors=[*interceptors, slow]) as saver:
-        provider = Provider(f"{directory}/calls")
+        # An operation that may be repeated relies on a provider that knows its keys.
+        provider = Provider(f"{directory}/calls", known_keys=scenario.get("mode") == "at_least_once")
         graph, inputs = GRAPHS[scenario["kind"]](saver, provider, scenario["is_async"], scenario)
         given = inputs if saver.get_tuple(CONFIG) is None else None
         durability = scenario["durability"]
