@@ -93,7 +93,7 @@ class Rules:
         """What an exception says about the outcome."""
         from langgraph.errors import GraphBubbleUp, ParentCommand  # noqa: PLC0415 - a handle is made without them
 
-        if isinstance(error, ParentCommand):  # the end of the work: the run goes on elsewhere
+        if isinstance(error, ParentCommand):  # the end of the work: the run continues in another node
             return "failed"
         if isinstance(error, GraphBubbleUp):
             return "paused"
@@ -478,7 +478,7 @@ class FunctionWork:
         return Performed("done", self._dumped(result), partial(same, result))
 
     def _is_async(self, result: Any) -> Performed:
-        """The function returned what nobody awaits. A coroutine has not begun; anything else may have."""
+        """The function returned something to await. A coroutine has not begun; anything else may have."""
         has_begun = not inspect.iscoroutine(result)
         if not has_begun:
             result.close()

@@ -34,7 +34,6 @@ def scenario(kind, is_async, durability, **options):
 def test_kills_around_the_side_effects(tmp_path):
     chosen = [
         scenario("node", False, "async"),
-        scenario("tool-node", False, "async", handle=True),
         scenario("agent", True, "async"),
     ]
     found = kills(tmp_path, chosen, number=2, seed=1)

@@ -35,9 +35,8 @@ from langgraph_gcs_saver.events import (
 from langgraph_gcs_saver.flows import load
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES
 from langgraph_gcs_saver.flows.manifests import read_manifest
-from langgraph_gcs_saver.flows.threads import NOTE_SECONDS
 from langgraph_gcs_saver.flows.save import put as put_flow
-from langgraph_gcs_saver.flows.threads import delete_thread
+from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, delete_thread
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
