@@ -552,7 +552,7 @@ def release(fence: Fence, context: Context) -> Flow[bool]:
 
 
 def give_back(thread_id: str, nonce: str) -> Flow[bool]:
-    """Release the lease of an acquisition that nobody will use, if it was applied; false if it may still be.
+    """Release the lease of an acquisition that no block will use, if it was applied; false if it may still be.
 
     Its commit may be on its way, even though the call that sent it was cut off.
     """
