@@ -6,6 +6,7 @@ Handlers of tool errors show every other exception to the model, which then call
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -62,7 +63,14 @@ class OperationMismatchError(OperationError):
 
 
 class OutcomeUnknownError(OperationError):
-    """An earlier attempt may or may not have taken effect. Find out, and call `resolve`."""
+    """An earlier attempt may or may not have taken effect. Find out, and call `resolve`.
+
+    Attributes:
+        performed: Returns or raises what the operation returned or raised, if only its record failed. `None` in any
+            other case, and after pickling.
+    """
+
+    performed: Callable[[], Any] | None = None
 
     kind = "outcome-unknown"
     exit_code = 11
@@ -79,7 +87,7 @@ class NotDurableError(OperationError):
 
 
 class ResultNotStoredError(OperationError):
-    """The operation is done, but its result could not be stored. It is not performed again."""
+    """The operation has ended, but its result could not be stored, or cannot be read. It is not performed again."""
 
     kind = "result-not-stored"
     exit_code = 3

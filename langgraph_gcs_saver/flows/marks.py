@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, GetDocs, Merge, Now, Pause
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Docs, Flow, GetDocs, Merge, Now, Pause
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.format import keys
@@ -33,7 +33,7 @@ def unmarked(
     beside: tuple[str, ...] = (),
     fence: Fence | None = None,
     removes: bool = True,
-) -> Flow[Mapping[str, Doc]]:
+) -> Flow[Docs]:
     """The thread's document and others, those that exist, once no deletion of the thread is under way.
 
     If the deletion's mark does not change for `context.timeout` seconds, the deletion counts as crashed, and its mark

@@ -6,6 +6,7 @@ code: the function, what its exceptions mean, and how an unknown outcome is sett
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -20,6 +21,8 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import ENDED, Operation
 from langgraph_gcs_saver.records import record
+
+logger = logging.getLogger("langgraph_gcs_saver")
 
 _POLL_SECONDS = 0.02
 
@@ -127,18 +130,26 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
             call = replace(call, nonce=context.new_attempt())
             continue
         if found.state in ENDED:
-            return (yield from work.repeat(found, (yield from operations.read_result(found, context))))
+            return (yield from _repeat(found, work, context))
         settled = yield from work.settle(found)
         if settled.state == "unknown":
             raise operations.outcome_unknown(found)
         was_asked = was_asked or settled.asked
         if settled.state == "not_done":
             over = found
-        elif (now := (yield from operations.settle(found, Outcome("done", settled.value), context))) is not None:
-            return (yield from work.repeat(now, settled.value))
-    raise ConflictError(
-        f"Operation {call.key!r} ({call.name}) was not started: it changed {MAX_TRIES} times in a row. Call again."
-    )
+        else:
+            with operations.existing(found):
+                now = yield from operations.settle(found, Outcome("done", settled.value), context)
+            if now is not None:
+                return (yield from work.repeat(now, settled.value))
+    with operations.existing(call):
+        raise ConflictError(f"it changed {MAX_TRIES} times in a row. Call again.")
+
+
+def _repeat(found: Operation, work: Work, context: Context) -> Flow[Any]:
+    with operations.existing(found):
+        value = yield from operations.read_result(found, context)
+    return (yield from work.repeat(found, value))
 
 
 def _limit(call: Call) -> float:
@@ -159,25 +170,31 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
         # the same answer, before the function gets the answers to its own interrupts.
         state = "unknown"
     mine = claimed.operation
-    now: Operation | None = None
     try:
         if state == "not_sent":
             yield from operations.withdraw(claimed, context)
+            now = None
         else:
             now = yield from operations.record_outcome(claimed, Outcome(state, performed.value), context)
     except GCSSaverError as error:
+        if state not in ENDED:
+            # The caller's exception says more, and the claim counts as lost later.
+            logger.warning("What is known of operation %r was not recorded: %s", mine.key, error)
+            return performed.end()
         # Not the error itself, because a handler of tool errors would show it to the model, which then tries again.
-        raise errors.OutcomeUnknownError(
-            f"The outcome of operation {mine.key!r} ({mine.name}) was not recorded: {error} Find out whether it took "
-            "effect, and call `resolve`.",
+        unknown = errors.OutcomeUnknownError(
+            f"The outcome of operation {mine.key!r} ({mine.name}) was not recorded: {error} The attribute `performed` "
+            "has what it returned or raised. Call `resolve`.",
             thread_id=mine.thread_id,
             key=mine.key,
-        ) from error
+        )
+        unknown.performed = performed.end
+        raise unknown from error
     if now is None or state not in ENDED or now.attempt.by == mine.attempt.nonce:
         return performed.end()
     # Another attempt, or a person, has taken this attempt's place.
     if now.state in ENDED:
-        return (yield from work.repeat(now, (yield from operations.read_result(now, context))))
+        return (yield from _repeat(now, work, context))
     raise operations.outcome_unknown(now)
 
 

@@ -20,7 +20,9 @@ may have crashed has an *unknown* outcome. No other attempt begins until the cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -34,6 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     DeleteBlobs,
     Doc,
+    Docs,
     Emit,
     Flow,
     GetDocs,
@@ -76,6 +79,8 @@ from langgraph_gcs_saver.format.operations import (
 )
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import OperationInfo
+
+logger = logging.getLogger("langgraph_gcs_saver")
 
 INLINE_BYTES = 900 << 10
 """The maximum size of a result in a document. Larger ones go to an object, which costs a round."""
@@ -167,7 +172,7 @@ class _Look:
     """
 
     operation: Operation | None
-    docs: Mapping[str, Doc] | None
+    docs: Docs | None
     thread: int | None = None
     order: Write | None = None
 
@@ -189,36 +194,107 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
         OperationFencedError: The lease is lost.
         OperationInProgressError: Another call has claimed it, and may be performing it.
         OperationMismatchError: The key belongs to another operation.
+        ConflictError: The thread, or the checkpoint that ordered the operation, changed in every try.
+        OutcomeUnknownError: There is an operation, and it cannot be read, or a request failed.
+        ResultNotStoredError: The same, for an operation that has ended.
     """
+    seen: Operation | None = None
     look = None if over is not None else _remembered(call, context)
     for _ in range(MAX_TRIES):
         if look is None:
             look = yield from _look(call, context)
         seen = look.operation
-        if seen is not None:
-            _check_request(call, seen)
-            if seen.state in ENDED:
-                return seen
-            if seen.state == "claimed":
-                if seen.attempt.nonce == call.nonce:
-                    return Claim(seen)  # This call's own claim, whose answer was lost.
-                if (yield from _is_in_progress(seen, look.docs or {})):
-                    raise in_progress(seen)
-        if look.docs is not None:
-            _require_fence(call, look.docs)
-        if seen is not None and seen.state == "claimed":
-            lost = yield from _store(seen, seen.with_state("unknown"), context)
-            if lost is None:
-                look = None
-                continue
-            seen = lost
-        if seen is not None and seen.state == "unknown" and not _may_repeat(seen, over):
-            return seen
-        made = yield from _claim(call, seen, look, context)
-        if made is not None:
-            return Claim(made)
+        with existing(seen):
+            found = yield from _try(call, look, over, context)
+        if found is not None:
+            return found
         look = None
-    raise in_progress(_new(call, None))
+    with existing(seen):
+        raise ConflictError(
+            f"Operation {call.key!r} ({call.name}) of {_whose(call.thread_id)} was not started: other writers changed "
+            f"it, its thread, or the checkpoint that ordered it {MAX_TRIES} times in a row. Call again."
+        )
+
+
+def _try(call: Call, look: _Look, over: Operation | None, context: Context) -> Flow[Claim | Operation | None]:
+    """One try of `claim`; `None` after a conflict."""
+    seen = look.operation
+    if seen is not None:
+        _check_request(call, seen)
+        if seen.state in ENDED:
+            return seen
+        if seen.state == "claimed":
+            if seen.attempt.nonce == call.nonce:
+                return Claim(seen)  # This call's own claim, whose answer was lost.
+            if (yield from _is_in_progress(seen, look.docs)):
+                raise in_progress(seen)
+    if look.docs is not None:
+        _require_fence(call, look.docs)
+    if seen is not None and seen.state == "claimed":
+        seen = yield from _store(seen, seen.with_state("unknown"), context)
+        if seen is None:
+            return None
+    if seen is not None and seen.state == "unknown" and not _may_repeat(seen, over):
+        return seen
+    try:
+        made = yield from _claim(call, seen, look, context)
+    except GeneratorExit:  # No effect can follow.
+        raise
+    except BaseException as error:
+        with existing((yield from _undo(call, error, context))):
+            raise
+    return None if made is None else Claim(made)
+
+
+def _undo(call: Call, error: BaseException, context: Context) -> Flow[Operation | None]:
+    """Withdraw a claim whose commit was cut off or failed, because it may have been applied all the same.
+
+    Returns:
+        Another call's attempt, if there is one.
+    """
+    try:
+        found = yield from _read(call.document, context)
+        if found is None or found.attempt.nonce != call.nonce:
+            return found
+        yield from withdraw(Claim(found), context)
+    except Exception as second:  # noqa: BLE001 - the caller gets the first error
+        # The claim, if there is one, counts as lost later.
+        second.__cause__ = error
+        logger.warning("A claim of operation %r may be left: %s", call.key, second)
+    return None
+
+
+@contextmanager
+def existing(seen: Call | Operation | None, *, has_ended: bool = False) -> Iterator[None]:
+    """A block about an operation that exists. Its errors end the run.
+
+    A handler of tool errors would show any other to the model, which then orders the operation again under another key.
+
+    Args:
+        seen: The operation, or the call that met it; `None` if there is none, as far as is known.
+        has_ended: Whether it is `done` or `failed`.
+    """
+    from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - a handle is made without it
+
+    try:
+        yield
+    except GraphBubbleUp:
+        raise
+    except Exception as error:
+        if seen is None:
+            raise
+        what = f"Operation {seen.key!r} ({seen.name}) of {_whose(seen.thread_id)}"
+        if has_ended or (isinstance(seen, Operation) and seen.state in ENDED):
+            raise errors.ResultNotStoredError(
+                f"{what} has ended and was not started again, but its result cannot be read: {error}",
+                thread_id=seen.thread_id,
+                key=seen.key,
+            ) from error
+        raise errors.OutcomeUnknownError(
+            f"{what} was not started again. An earlier attempt may have taken effect, and this call failed: {error}",
+            thread_id=seen.thread_id,
+            key=seen.key,
+        ) from error
 
 
 def _may_repeat(seen: Operation, over: Operation | None) -> bool:
@@ -253,7 +329,7 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     beside = tuple(dict.fromkeys(names))
     thread: int | None = None
     if call.thread_id is None:
-        docs: Mapping[str, Doc] = yield from GetDocs(beside)
+        docs = yield from GetDocs(beside)
     else:
         own = call.fence if call.fence is not None and call.fence.thread_id == call.thread_id else None
         try:
@@ -264,7 +340,8 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         if thread is not None:
             context.guards.put(found.name, thread, len(found.name))
     doc = docs.get(call.document)
-    operation = None if doc is None else (yield from _parsed(doc, context))
+    with existing(None if doc is None else call):
+        operation = None if doc is None else (yield from _parsed(doc, context))
     return _Look(operation, docs, thread, order)
 
 
@@ -336,18 +413,23 @@ def outcome_unknown(operation: Operation) -> errors.OutcomeUnknownError:
     )
 
 
-def _is_in_progress(seen: Operation, docs: Mapping[str, Doc]) -> Flow[bool]:
-    """Whether the holder of a claim may still be performing the operation."""
+def _is_in_progress(seen: Operation, docs: Docs | None = None) -> Flow[bool]:
+    """Whether the holder of a claim may still be performing the operation.
+
+    Args:
+        seen: The operation.
+        docs: What was read together with it, if anything was.
+    """
     holder = seen.attempt.holder
     if holder is None:
         # A read of several documents says its time. A wrong guess delays a call, or marks a claim as unknown that is
         # recorded all the same.
-        now = yield from GetDocs((seen.document, keys.PLACE), mask=())
+        now = docs if docs and docs.read_time else (yield from GetDocs((seen.document, keys.PLACE), mask=()))
         doc = now.get(seen.document)
         is_same = doc is not None and doc.update_time == seen.time
         return not is_same or now.read_time - seen.time <= seen.attempt.timeout * 1e9
     name = keys.fence_doc(holder.thread_id)
-    if name not in docs:
+    if docs is None or name not in docs:
         # The fence is read after the claim, so a fence with another time shows that the lease is over.
         docs = yield from GetDocs((name,))
     return holder.holds(docs.get(name))
@@ -682,7 +764,7 @@ def resolve(thread_id: str | None, key: str, outcome: Outcome | None, context: C
         raise InvalidInputError(
             f"There is no operation {key!r} of {_whose(thread_id)}. `langgraph-gcs operations list` shows all."
         )
-    if seen.state == "claimed" and (yield from _is_in_progress(seen, {})):
+    if seen.state == "claimed" and (yield from _is_in_progress(seen)):
         raise in_progress(seen)
     made = None
     if seen.state in ("claimed", "unknown"):
@@ -706,7 +788,7 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
     found: list[Operation] = []
 
     def note(_: Doc, operation: Operation) -> Flow[None]:
-        if operation.state == "unknown" or not (yield from _is_in_progress(operation, {})):
+        if operation.state == "unknown" or not (yield from _is_in_progress(operation)):
             found.append(operation)
 
     for state in ("unknown", "claimed"):

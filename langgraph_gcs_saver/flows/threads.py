@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
@@ -13,6 +12,7 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     DeleteBlobs,
     Doc,
+    Docs,
     Emit,
     Flow,
     Gather,
@@ -61,7 +61,7 @@ class Guard:
     is_bare: bool = False
     has_root: bool = False
     fence: str | None = None
-    beside: Mapping[str, Doc] = field(default_factory=dict)
+    beside: Docs = field(default_factory=Docs)
 
     def write(self, fields: dict[str, object]) -> Write:
         """The write that carries the guard, and sets `fields`."""
@@ -84,7 +84,7 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
     name = keys.thread_doc(thread_id)
     while True:
         docs = yield from unmarked(thread_id, context, beside=beside, fence=fence)
-        others = {other: docs[other] for other in beside if other in docs}
+        others = Docs((docs[other] for other in beside if other in docs), docs.read_time)
         doc = docs.get(name)
         if doc is None:
             check = () if fence is None else (fence.check(),)

@@ -326,10 +326,10 @@ class Operations:
             return None if self._thread_id is None else held_by(fences, self._thread_id)
         found = next((one for one in tuple(fences.values()) if (one.thread_id, one.token, one.nonce) == lease), None)
         if found is None or found.thread_id != self._thread_id:
+            # Not with the lease itself, because its nonce would let others act for its holder.
             raise all_errors.OperationFencedError(
                 f"Operation {key!r} of thread {self._thread_id!r} was not started, because this process does not hold "
-                f"the lease of its config, {lease!r}. End the run. A process that acquires the lease continues the "
-                "thread.",
+                "the lease of its config. End the run. A process that acquires the lease continues the thread.",
                 thread_id=self._thread_id,
             )
         return found
@@ -432,7 +432,7 @@ class _Derived:
         return done[name]
 
 
-_MOST_EXECUTIONS = 100_000
+_MOST_EXECUTIONS = 8192
 """Executions whose operations are counted. An older one has ended, because its task would run beside all others."""
 
 _DERIVED = PerProcess(_Derived)
@@ -597,7 +597,8 @@ class FunctionWork:
                 thread_id=seen.thread_id,
                 key=seen.key,
             )
-        return loads(self.serde, value)
+        with flows.operations.existing(seen, has_ended=True):
+            return loads(self.serde, value)
 
     def _recorded_error(self, seen: Operation, value: Serialized | None) -> BaseException:
         if value is None:
@@ -608,18 +609,21 @@ class FunctionWork:
             )
         from langgraph.errors import ParentCommand  # noqa: PLC0415 - as in `state_of`
 
-        return load_error(self.serde, value, (*self._rules.errors, ParentCommand), seen.key)
+        with flows.operations.existing(seen, has_ended=True):
+            return load_error(self.serde, value, (*self._rules.errors, ParentCommand), seen.key)
 
 
 def _with_key(fn: Callable[..., Any], call: Call) -> Callable[[], Any]:
-    """The function as a call without arguments. It gets the key if it has a parameter for it."""
+    """The function as a call without arguments. It gets the key if it has a parameter for it, without a default."""
     if not callable(fn):
         raise InvalidInputError(f"Operation {call.name!r} needs a function, not {type(fn).__name__}.")
     try:
         signature = inspect.signature(fn)
     except ValueError:  # a function in C that has none
         return fn
-    if "key" in signature.parameters and signature.parameters["key"].kind is not inspect.Parameter.POSITIONAL_ONLY:
+    own = signature.parameters.get("key")
+    # One with a default is bound already, or means something else.
+    if own is not None and own.kind is not own.POSITIONAL_ONLY and own.default is own.empty:
         return partial(fn, key=call.key)
     for arguments in ((), (call.key,)):
         try:

@@ -20,6 +20,7 @@ from langgraph_gcs_saver.errors import (
     OperationFencedError,
     OperationInProgressError,
     OperationMismatchError,
+    OutcomeUnknownError,
     UnsupportedFormatError,
 )
 from langgraph_gcs_saver.flows import operations
@@ -223,11 +224,12 @@ def test_verify_finds_damage_and_collect_leaves_the_thread_alone(make_saver):
     assert (finding.kind, finding.name) == ("corrupt", name)
     (plan,) = saver.admin.collect("t", orphan_age=NOW)
     assert name in plan.skipped
-    with pytest.raises(DamageError, match="does not match its digest"):
+    with pytest.raises(OutcomeUnknownError, match="does not match its digest"):
         claim(saver, "done", "another")
     assert saver._backend.documents.commit(Commit((Merge(name, {"format": 2}),)))
-    with pytest.raises(UnsupportedFormatError):
+    with pytest.raises(OutcomeUnknownError) as caught:
         claim(saver, "done", "another")
+    assert isinstance(caught.value.__cause__, UnsupportedFormatError)
 
 
 def test_a_result_of_another_operation_is_not_taken_for_its_own(make_saver):

@@ -377,8 +377,10 @@ def check(world: World, runs: tuple[Run, ...]) -> str | None:
     if world.ghosts["bad"]:
         return str(world.ghosts["bad"])
     for run in runs:
-        if run.node.error is not None and not isinstance(run.node.error, StoreUnavailableError):
-            return f"{run.process.name} raised {type(run.node.error).__name__}: {run.node.error}"
+        error = run.node.error
+        # Without an answer, a call ends; about an existing operation, with an error that has this one as its cause.
+        if error is not None and not isinstance(error.__cause__ or error, StoreUnavailableError):
+            return f"{run.process.name} raised {type(error).__name__}: {error}"
     return None
 
 

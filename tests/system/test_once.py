@@ -4,6 +4,7 @@ import asyncio
 import operator
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, TypedDict
 
 import pytest
@@ -126,7 +127,7 @@ def test_a_repeat_returns_the_recorded_result(ops, provider, is_async):
         (lambda: "without", "without"),
         (lambda key: key, "k"),
         (lambda *, key: key, "k"),
-        (lambda key="default": key, "k"),
+        (lambda key="default": key, "default"),
         (lambda other="default": other, "default"),
         (lambda *arguments: arguments, ()),
         (dict, {}),
@@ -857,3 +858,75 @@ def test_cancellation_leaves_an_unknown_outcome(ops):
 
     asyncio.run(main())
     assert [one.state for one in ops.unresolved()] == ["unknown"]
+
+
+# Requests that fail, before the function begins and after it has ended
+
+
+class Failing(CountingInterceptor):
+    """Fails the first commits from now on, which may still be applied."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+        self.applies = False
+        self.error = StoreUnavailableError
+
+    def around(self, effect, perform):
+        if self.times and isinstance(effect, Commit):
+            self.times -= 1
+            if self.applies:
+                perform(effect)
+            raise self.error("no answer")
+        return perform(effect)
+
+
+@pytest.fixture
+def failing():
+    return Failing()
+
+
+@pytest.fixture
+def failing_ops(failing):
+    with GCSSaver.from_conn_string("memory:", interceptors=[failing], timeout=PATIENCE) as saver:
+        ops = saver.thread("thread-1").operations
+        ops.once("charge", lambda: 0, key="first")
+        yield ops
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError, KeyboardInterrupt])
+def test_a_claim_whose_commit_is_cut_off_is_withdrawn(failing, failing_ops, error):
+    failing.times, failing.applies, failing.error = 1, True, error
+    with pytest.raises(error):
+        failing_ops.once("charge", lambda: 1, key="k")
+    assert failing_ops.once("charge", lambda: 2, key="k") == 2
+
+
+def test_an_error_about_an_existing_operation_bubbles(failing, failing_ops):
+    crashing(failing_ops, "k")
+    failing.times = 1
+    with pytest.raises(OutcomeUnknownError, match="no answer"):
+        failing_ops.once("charge", lambda: 1, key="k", mode="at_least_once")
+
+
+def test_a_failed_record_loses_neither_the_exception_nor_the_result(failing, failing_ops):
+    def not_sent():
+        failing.times = 1
+        raise LookupError(CRASH)
+
+    with pytest.raises(LookupError, match=CRASH):
+        failing_ops.once("charge", not_sent, key="a", not_sent=(LookupError,))
+
+    def charge():
+        failing.times = 1
+        return "receipt"
+
+    with pytest.raises(OutcomeUnknownError) as caught:
+        failing_ops.once("charge", charge, key="b")
+    assert caught.value.performed() == "receipt"
+
+
+def test_a_bound_key_stays():
+    with GCSSaver.from_conn_string("memory:") as saver:
+        bound = partial(lambda key: key, key="mine")
+        assert saver.thread("t").operations.once("charge", bound, key="k") == "mine"
