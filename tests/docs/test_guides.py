@@ -33,7 +33,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 
 def test_there_is_something_to_try():
-    assert [path.stem for path in GUIDES] == ["cloud-run", "fastapi", "langgraph-server", "migrating", "two-workers"]
+    assert [path.stem for path in GUIDES] == ["batches", "cloud-run", "fastapi", "langgraph-server", "migrating", "two-workers"]
     assert {(block.language, block.title is None) for block in BLOCKS} == {
         ("console", True),
         ("python", True),
@@ -44,6 +44,8 @@ def test_there_is_something_to_try():
     }
     # Those without a title, and where they are typed.
     assert {(block.document, block.language) for block in BLOCKS if block.title is None} == {
+        ("batches", "console"),  # test_batches.py
+        ("batches", "python"),
         ("migrating", "console"),  # test_migrating
         ("migrating", "python"),
         ("fastapi", "console"),  # test_fastapi
