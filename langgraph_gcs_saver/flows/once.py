@@ -6,7 +6,6 @@ code: the function, what its exceptions mean, and how an unknown outcome is sett
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -21,8 +20,6 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import ENDED, Operation
 from langgraph_gcs_saver.records import record
-
-logger = logging.getLogger("langgraph_gcs_saver")
 
 _POLL_SECONDS = 0.02
 
@@ -178,8 +175,7 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
             now = yield from operations.record_outcome(claimed, Outcome(state, performed.value), context)
     except GCSSaverError as error:
         if state not in ENDED:
-            # The caller's exception says more, and the claim counts as lost later.
-            logger.warning("What is known of operation %r was not recorded: %s", mine.key, error)
+            # The function's exception says more. Its traceback also shows this one. The claim counts as lost later.
             return performed.end()
         # Not the error itself, because a handler of tool errors would show it to the model, which then tries again.
         unknown = errors.OutcomeUnknownError(

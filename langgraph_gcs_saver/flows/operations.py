@@ -20,7 +20,6 @@ may have crashed has an *unknown* outcome. No other attempt begins until the cal
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,8 +78,6 @@ from langgraph_gcs_saver.format.operations import (
 )
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import OperationInfo
-
-logger = logging.getLogger("langgraph_gcs_saver")
 
 INLINE_BYTES = 900 << 10
 """The maximum size of a result in a document. Larger ones go to an object, which costs a round."""
@@ -257,10 +254,9 @@ def _undo(call: Call, error: BaseException, context: Context) -> Flow[Operation 
         if found is None or found.attempt.nonce != call.nonce:
             return found
         yield from withdraw(Claim(found), context)
-    except Exception as second:  # noqa: BLE001 - the caller gets the first error
+    except Exception as second:  # noqa: BLE001 - the caller gets the first error, with this one as its context
         # The claim, if there is one, counts as lost later.
-        second.__cause__ = error
-        logger.warning("A claim of operation %r may be left: %s", call.key, second)
+        error.__context__ = second
     return None
 
 

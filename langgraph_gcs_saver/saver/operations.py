@@ -106,21 +106,10 @@ class Operations:
     """Performs side effects once, and lists and settles those with an unknown outcome.
 
     You get one from `operations()` in a node, task or tool, and from `saver.thread(id).operations` anywhere.
-
-    Attributes:
-        serde: The saver's serializer.
     """
 
-    def __init__(self, saver: Connection, thread_id: str, place: PlaceInRun | None = None) -> None:
-        self.serde = saver.serde
-        self._contexts = saver._contexts  # noqa: SLF001 - this handle is a part of the saver
-        self._backend = saver._backend  # noqa: SLF001 - as above
-        self._thread_id = thread_id
-        self._place = place
-
-    @property
-    def _context(self) -> Context:
-        return self._contexts.get()
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     def once(
         self,
@@ -181,8 +170,8 @@ class Operations:
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(reconcile):
             raise InvalidInputError(f"Operation {name!r} has a coroutine function. Call `aonce`, and await it.")
         rules = Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once")
-        with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
-            return self.perform(call, FunctionWork(self.serde, call, rules, fn), order)
+        with self._calls.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
+            return self._calls.perform(call, FunctionWork(self._calls.serde, call, rules, fn), order)
 
     async def aonce(
         self,
@@ -202,8 +191,8 @@ class Operations:
     ) -> Any:
         """Asynchronous twin of `once`. `fn` and `reconcile` may be coroutine functions."""
         rules = Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once")
-        with self.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
-            return await self.aperform(call, FunctionWork(self.serde, call, rules, fn), order)
+        with self._calls.call(name, request, key, (scope, mode, keep, timeout)) as (call, order):
+            return await self._calls.aperform(call, FunctionWork(self._calls.serde, call, rules, fn), order)
 
     def unresolved(self) -> Sequence[OperationInfo]:
         """The thread's operations with an unknown outcome, oldest first: `resolve` settles them.
@@ -212,11 +201,17 @@ class Operations:
             DamageError: One of them is damaged.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(flows.operations.listed(self._thread_id, self._context, only_unresolved=True), self._backend)
+        return run(
+            flows.operations.listed(self._calls.thread_id, self._calls.context, only_unresolved=True),
+            self._calls.backend,
+        )
 
     async def aunresolved(self) -> Sequence[OperationInfo]:
         """Asynchronous twin of `unresolved`."""
-        return await arun(flows.operations.listed(self._thread_id, self._context, only_unresolved=True), self._backend)
+        return await arun(
+            flows.operations.listed(self._calls.thread_id, self._calls.context, only_unresolved=True),
+            self._calls.backend,
+        )
 
     def resolve(self, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False, scope: Scope = "thread") -> None:
         """Settle an operation with an unknown outcome, as you have found it out.
@@ -236,28 +231,48 @@ class Operations:
             OperationInProgressError: A call may still be performing it.
             SerializationError: The result cannot be serialized.
         """
-        run(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
+        run(self._resolution(key, result, not_done=not_done, scope=scope), self._calls.backend)
 
     async def aresolve(
         self, key: str, *, result: Any = NOT_GIVEN, not_done: bool = False, scope: Scope = "thread"
     ) -> None:
         """Asynchronous twin of `resolve`."""
-        await arun(self._resolution(key, result, not_done=not_done, scope=scope), self._backend)
+        await arun(self._resolution(key, result, not_done=not_done, scope=scope), self._calls.backend)
 
     def _resolution(self, key: str, result: Any, *, not_done: bool, scope: Scope) -> Flow[Operation]:
-        outcome = found_out(self.serde, _text(key), result, not_done=not_done)
-        thread_id = self._thread_id if _checked_scope(scope) == "thread" else None
-        return flows.operations.resolve(thread_id, key, outcome, self._context)
+        outcome = found_out(self._calls.serde, _text(key), result, not_done=not_done)
+        thread_id = self._calls.thread_id if _checked_scope(scope) == "thread" else None
+        return flows.operations.resolve(thread_id, key, outcome, self._calls.context)
 
-    # The call, of a function or of a tool
+
+class Calls:
+    """The calls of operations in a thread, whether a function or a tool performs them.
+
+    Attributes:
+        serde: The saver's serializer.
+        thread_id: The thread.
+        backend: Performs the flows.
+    """
+
+    def __init__(self, saver: Connection, thread_id: str, place: PlaceInRun | None = None) -> None:
+        self.serde = saver.serde
+        self.thread_id = thread_id
+        self.backend = saver._backend  # noqa: SLF001 - these calls are a part of the saver
+        self._contexts = saver._contexts  # noqa: SLF001 - as above
+        self._place = place
+
+    @property
+    def context(self) -> Context:
+        """Options and caches of this process."""
+        return self._contexts.get()
 
     def perform(self, call: Call, work: Work, order: Order | None) -> Any:
         """Perform the work, or return the recorded result."""
-        return run(flows.once.once(call, work, order, self._context), self._backend)
+        return run(flows.once.once(call, work, order, self.context), self.backend)
 
     async def aperform(self, call: Call, work: Work, order: Order | None) -> Any:
         """Asynchronous twin of `perform`."""
-        return await arun(flows.once.once(call, work, order, self._context), self._backend)
+        return await arun(flows.once.once(call, work, order, self.context), self.backend)
 
     @contextmanager
     def call(
@@ -307,11 +322,11 @@ class Operations:
         scope, _, keep, timeout = chosen
         operation_segment(key)
         return Call(
-            thread_id=self._thread_id if scope == "thread" else None,
+            thread_id=self.thread_id if scope == "thread" else None,
             key=key,
             name=name,
             request=request_digest(request, name),
-            nonce=self._context.new_attempt(),
+            nonce=self.context.new_attempt(),
             fence=self._fence(key),
             ordered_by=None if order is None else order.checkpoints[-1],
             keep=KEEP_SECONDS if keep is None else keep.total_seconds(),
@@ -320,17 +335,17 @@ class Operations:
 
     def _fence(self, key: str) -> Fence | None:
         """The lease under which a call is made: the config's, or the one that this process holds."""
-        fences = self._context.fences
+        fences = self.context.fences
         lease = None if self._place is None else self._place.lease
         if lease is None:
-            return None if self._thread_id is None else held_by(fences, self._thread_id)
+            return None if self.thread_id is None else held_by(fences, self.thread_id)
         found = next((one for one in tuple(fences.values()) if (one.thread_id, one.token, one.nonce) == lease), None)
-        if found is None or found.thread_id != self._thread_id:
+        if found is None or found.thread_id != self.thread_id:
             # Not with the lease itself, because its nonce would let others act for its holder.
             raise all_errors.OperationFencedError(
-                f"Operation {key!r} of thread {self._thread_id!r} was not started, because this process does not hold "
+                f"Operation {key!r} of thread {self.thread_id!r} was not started, because this process does not hold "
                 "the lease of its config. End the run. A process that acquires the lease continues the thread.",
-                thread_id=self._thread_id,
+                thread_id=self.thread_id,
             )
         return found
 
@@ -347,18 +362,18 @@ def operations(config: RunnableConfig | None = None, *, saver: GCSSaver | None =
         InvalidInputError: The graph has no `GCSSaver`, and none was given.
     """
     place = place_in_run.place_of(place_in_run.current_config() if config is None else config)
-    return operations_at(place, saver)
+    return Operations(calls_at(place, saver))
 
 
-def operations_at(place: PlaceInRun, saver: GCSSaver | None) -> Operations:
-    """The operations of a place in a run; see `operations`."""
+def calls_at(place: PlaceInRun, saver: GCSSaver | None) -> Calls:
+    """The calls of operations at a place in a run; see `operations`."""
     found = place.checkpointer if saver is None else saver
     if not isinstance(found, Connection):
         raise InvalidInputError(
             f"The checkpointer of the graph is of type {type(found).__name__}, so there is no store for operations. "
             "Compile the graph with a GCSSaver, or pass `saver=`."
         )
-    return Operations(found, place.thread_id, place)
+    return Calls(found, place.thread_id, place)
 
 
 def check_options(chosen: Chosen) -> None:

@@ -32,9 +32,9 @@ class Thread:
     @property
     def operations(self) -> Operations:
         """Side effects that are not repeated: perform one, and settle those with an unknown outcome."""
-        from langgraph_gcs_saver.saver.operations import Operations  # noqa: PLC0415 - most processes need none
+        from langgraph_gcs_saver.saver.operations import Calls, Operations  # noqa: PLC0415 - most processes need none
 
-        return Operations(self._saver, self.id)
+        return Operations(Calls(self._saver, self.id))
 
     def __repr__(self) -> str:
         return f"Thread({self.id!r})"

@@ -14,12 +14,12 @@ from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows.once import Order, Performed
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import (
+    Calls,
     Chosen,
     FunctionWork,
-    Operations,
     Rules,
+    calls_at,
     check_options,
-    operations_at,
     raise_,
     same,
 )
@@ -142,7 +142,7 @@ class RunToolsOnce(_Base):
         return tool
 
     @contextmanager
-    def _call(self, request: ToolCallRequest, tool: BaseTool) -> Iterator[tuple[Operations, Call, Order | None]]:
+    def _call(self, request: ToolCallRequest, tool: BaseTool) -> Iterator[tuple[Calls, Call, Order | None]]:
         args, key = request.tool_call["args"], None
         key_of = self._keys.get(tool.name)
         if key_of is not None:
@@ -152,11 +152,11 @@ class RunToolsOnce(_Base):
                     f"The function in `keys` for tool {tool.name!r} returned a {type(key).__name__}. It must return a "
                     "str that is not empty."
                 )
-        found = operations_at(place_of(request.runtime.config), self._saver)
+        found = calls_at(place_of(request.runtime.config), self._saver)
         with found.call(tool.name, args, key, self._chosen, request.tool_call["id"]) as (call, order):
             yield found, call, order
 
-    def _work(self, found: Operations, call: Call, bound: tuple[BaseTool, ToolCallRequest, Handler]) -> ToolWork:
+    def _work(self, found: Calls, call: Call, bound: tuple[BaseTool, ToolCallRequest, Handler]) -> ToolWork:
         rules = replace(self._rules, reconcile=self._reconcile.get(bound[0].name))
         return ToolWork(found.serde, call, rules, bound)
 

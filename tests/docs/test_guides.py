@@ -33,7 +33,14 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 
 def test_there_is_something_to_try():
-    assert [path.stem for path in GUIDES] == ["batches", "cloud-run", "fastapi", "langgraph-server", "migrating", "two-workers"]
+    assert [path.stem for path in GUIDES] == [
+        "batches",
+        "cloud-run",
+        "fastapi",
+        "langgraph-server",
+        "migrating",
+        "two-workers",
+    ]
     assert {(block.language, block.title is None) for block in BLOCKS} == {
         ("console", True),
         ("python", True),
