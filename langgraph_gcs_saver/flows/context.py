@@ -129,7 +129,7 @@ class Context:
         guards: When threads' own documents last changed, by name, as claims of operations have seen them.
         steps: The last step stored, by thread and namespace, if the saver has a retention.
         fences: The leases that this process holds. A forked child holds none.
-        given_up: Digits of acquisitions of this process that it is about to give back.
+        given_up: Digits of acquisitions of this process that it gives back in the background, or has given back.
     """
 
     inline_max_bytes: int
@@ -149,7 +149,7 @@ class Context:
     guards: ByteCache[str, int] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
     fences: Fences = field(default_factory=dict)
-    given_up: set[str] = field(default_factory=set)
+    given_up: ByteCache[str, bool] = field(default_factory=lambda: ByteCache(1 << 20))
 
     @property
     def reads_back(self) -> bool:

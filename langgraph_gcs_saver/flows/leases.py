@@ -401,7 +401,7 @@ class Acquisition:
 
     def _is_free(self, lease: Lease) -> bool:
         """Whether the lease has no holder, or is one that this process is about to give back."""
-        return lease.owner is None or lease.nonce in self.context.given_up
+        return lease.owner is None or self.context.given_up.get(lease.nonce) is True
 
     def _former(self, lease: Lease) -> Former | None:
         if lease.owner is None or self._is_free(lease):

@@ -357,7 +357,7 @@ class Leases:
         for key, fence in tuple(context.fences.items()):
             if fence.nonce == nonce:
                 context.fences.pop(key, None)
-        context.given_up.add(nonce)
+        context.given_up.put(nonce, True, len(nonce))
         until = time.monotonic() + ttl
 
         def job() -> None:
@@ -368,7 +368,6 @@ class Leases:
                 logger.info("The lease of thread %r was not given back yet: %s", thread_id, error)
             if is_done or time.monotonic() > until:
                 self._background.stop(BEATS, name)
-                context.given_up.discard(nonce)
 
         self._background.submit(BEATS, name, job)
         self._background.repeat(BEATS, name, ttl / _LOOKS, job)

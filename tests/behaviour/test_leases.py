@@ -503,7 +503,6 @@ def test_what_was_cut_off_and_is_applied_later_is_given_back(saver, other):
     saver._leases._give_back("t", request.nonce, request.ttl)
     run(flows_of_leases.acquire(request, other._context), other._backend)
     assert eventually(lambda: list(saver.admin.leases()) == [])
-    eventually(lambda: not saver._context.given_up)
 
 
 def test_a_failed_release_does_not_hide_what_the_block_did(uri, other, caplog):
@@ -592,7 +591,8 @@ def test_a_process_that_was_stopped_stores_nothing_after_a_takeover(uri, saver, 
                 assert pipe.recv() == "left"
                 assert [one.owner for one in saver.admin.leases()] == ["second"], "the first one released it"
         finally:
-            os.kill(holder.pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(holder.pid, signal.SIGCONT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")

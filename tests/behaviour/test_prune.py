@@ -596,8 +596,8 @@ def lengthy(saver, length, thread="t", *, write=True):
             saver.put_writes(cfg(thread, n=n), [("a", n)], "task")
 
 
-ROUNDS_PER_BATCH = 6
-"""A commit that strips, a query for names of pending writes, a read of these, and three commits.
+ROUNDS_PER_BATCH = 7
+"""A commit that strips, queries for names of pending writes and for other collections, a read, and three commits.
 
 The commits are for the pending writes, for runs, and for what is left.
 """
