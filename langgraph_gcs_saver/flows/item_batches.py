@@ -53,7 +53,18 @@ from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_cle
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
 from langgraph_gcs_saver.flows.threads import guard, note_thread
 from langgraph_gcs_saver.format import frames, item_batches, keys, seals
-from langgraph_gcs_saver.format.item_batches import ITEMS, LIST, OUTPUTS, Failure, Listing, Outputs, Settled, State
+from langgraph_gcs_saver.format.item_batches import (
+    ITEMS,
+    LIST,
+    OUTPUTS,
+    STATE,
+    Claimed,
+    Failure,
+    Listing,
+    Outputs,
+    Settled,
+    State,
+)
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import BatchInfo, ItemFailure
@@ -297,7 +308,8 @@ def _write_list(thread_id: str, name: str, listing: Listing, seen: Doc | None, c
         thread = yield from guard(thread_id, context)
         spoilt = yield from _upload(blob, context)
         if spoilt is None:
-            fields = {"format": FORMAT, "state": "open", LIST: stored}
+            state = item_batches.state_field("open", listing.epoch, name, context.codec)
+            fields = {"format": FORMAT, STATE: state, LIST: stored}
             write = Create(name, fields) if seen is None else Merge(name, fields, update_time=seen.update_time)
             now = yield from Now()
             times = yield from Commit((write, thread.write(note_thread(thread_id, now, has_root=False))))
@@ -350,10 +362,11 @@ def read_batch(thread_id: str, doc: Doc, context: Context) -> Flow[Opened]:
         WrongKeyError: It was encrypted with another key.
     """
     try:
-        state = item_batches.state_of(doc)
+        item_batches.state_of(doc, context.codec)
         plain = yield from _envelope(doc, LIST, context)
         head, _ = seals.opened(doc.name, plain)
         listing = yield from Compute(partial(item_batches.listing_of, doc.name, head), size=_OPENING * len(plain))
+        state = item_batches.state_of(doc, context.codec, listing.epoch)
     except DamagedError as damage:
         now = (yield from GetDocs((doc.name,))).get(doc.name)
         if now is not None and now.update_time != doc.update_time:
@@ -396,12 +409,23 @@ def look(opened: Opened, known: Known, context: Context, chunk: int | None = Non
     current = yield from _now(opened, (yield from GetDocs((opened.name,))).get(opened.name), context)
     stale = []
     for doc, settled in found:
-        if settled.epoch == current.listing.epoch:
-            known.take(doc.name, settled)
-        else:
+        if settled.epoch != current.listing.epoch:
             stale.append(doc)
+            continue
+        _require_fit(doc, settled, current)
+        known.take(doc.name, settled)
     yield from _discard(stale, context)
     return current
+
+
+def _require_fit(doc: Doc, settled: Settled, opened: Opened) -> None:
+    """Check that a document of done items names only items of the list, which was read after it.
+
+    Raises:
+        DamageError: It names others. The list is damaged, or an older one.
+    """
+    if not settled.fits(opened.listing):
+        raise damaged(doc.name, DamagedError("it names items that the list of its batch does not have"))
 
 
 def _settled_docs(batch: str, chunk: int | None, mask: tuple[str, ...] | None, limit: int) -> Flow[list[Doc]]:
@@ -514,7 +538,7 @@ def take(
             # Another worker has found all items settled. Its limit of attempts may be lower.
             return (yield from look(opened, known, context)), None, []
         for chunk, name in zip(chunks, names, strict=True):
-            if (yield from _is_free(chunk, docs.get(name), opened, known, worker)):
+            if (yield from _is_free(chunk, docs.get(name), opened, known, worker=worker, context=context)):
                 break
         else:
             yield from Pause(POLL_SECONDS)
@@ -551,14 +575,28 @@ def _of(chunk: int, left: Iterable[int], opened: Opened, known: Known) -> list[i
     return sorted((at for at in left if at // opened.listing.chunk == chunk), key=lambda at: (known.tried(at), at))
 
 
-def _is_free(chunk: int, doc: Doc | None, opened: Opened, known: Known, worker: Worker) -> Flow[bool]:
+def _claim_of(doc: Doc | None, context: Context) -> Flow[Claimed | None]:
+    """What the document of a claim says; `None` if there is none, or if it is damaged, such as a forged one."""
+    if doc is None:
+        return None
+    try:
+        found = item_batches.claim_of(doc, context.codec)
+    except DamagedError:
+        return None
+    yield from report_clear(context.codec)
+    return found
+
+
+def _is_free(
+    chunk: int, doc: Doc | None, opened: Opened, known: Known, *, worker: Worker, context: Context
+) -> Flow[bool]:
     """Whether a worker may claim a chunk: it has no claim, or one whose worker has ended or is silent."""
-    if doc is None or doc.fields.get("epoch") != opened.listing.epoch:
+    if doc is None:
         return True
-    owner = doc.fields.get("owner")
-    if owner == worker.owner:
+    found = yield from _claim_of(doc, context)
+    if found is not None and (found.epoch != opened.listing.epoch or found.owner == worker.owner):
         return True
-    if isinstance(owner, str) and (yield from Compute(partial(worker.is_gone, owner))):
+    if found is not None and (yield from Compute(partial(worker.is_gone, found.owner))):
         return True
     now = yield from Compute(worker.clock)
     update_time, since = known.met.get(chunk, (None, now))
@@ -573,20 +611,15 @@ def _claim(
 ) -> Flow[Claim | None]:
     """Claim a chunk, or take over the claim `doc`; `None` after a conflict. `first` is the first item that is left."""
     name, nonce = keys.chunk_doc(opened.name, chunk), context.new_attempt()
-    before = {} if doc is None or doc.fields.get("epoch") != opened.listing.epoch else doc.fields
+    before = yield from _claim_of(doc, context)
+    if before is not None and before.epoch != opened.listing.epoch:
+        before = None
     # If the worker flushed each item, it crashed at the first one that is left.
     crashes = 0
-    if before.get("careful") is True:
-        crashes = 1 + (_number(before.get("crashes")) if before.get("suspect") == first else 0)
-    fields = {
-        "format": FORMAT,
-        "epoch": opened.listing.epoch,
-        "nonce": nonce,
-        "owner": worker.owner,
-        "careful": worker.careful or bool(before),
-        "suspect": first,
-        "crashes": crashes,
-    }
+    if before is not None and before.careful:
+        crashes = 1 + (before.crashes if before.suspect == first else 0)
+    careful = worker.careful or before is not None
+    fields = Claimed(opened.listing.epoch, nonce, worker.owner, careful, first, crashes).fields(name, context.codec)
     writes: list[Write] = [
         Create(name, fields) if doc is None else Merge(name, fields, update_time=doc.update_time),
         Merge(opened.name, {}, update_time=opened.update_time),
@@ -599,21 +632,23 @@ def _claim(
     times = yield from Commit(tuple(writes))
     if times is None:
         now = (yield from GetDocs((name,))).get(name)
-        if now is None or now.fields.get("nonce") != nonce:
+        if now is None or not (yield from _is_of(nonce, now, context)):
             return None
         times = (now.update_time,)
     since = yield from Compute(worker.clock)
-    return Claim(name, chunk, times[0], nonce, worker.careful or bool(before), since)
+    return Claim(name, chunk, times[0], nonce, careful, since)
 
 
-def _number(value: object) -> int:
-    return value if type(value) is int else 0
+def _is_of(nonce: str, doc: Doc, context: Context) -> Flow[bool]:
+    """Whether a document of a claim is of the claim with that nonce."""
+    found = yield from _claim_of(doc, context)
+    return found is not None and found.nonce == nonce
 
 
 def renew(claim: Claim, worker: Worker, context: Context) -> Flow[Claim | None]:
     """Show that the worker of a claim is alive; `None` if it has lost the claim."""
     times = yield from Commit((_beat(claim, context),))
-    return (yield from _still(claim, None if times is None else times[0], worker))
+    return (yield from _still(claim, None if times is None else times[0], worker, context))
 
 
 def note(opened: Opened) -> Flow[None]:
@@ -632,11 +667,11 @@ def _beat(claim: Claim, context: Context) -> Merge:
     return Merge(claim.name, {"beat": context.new_attempt()}, update_time=claim.update_time)
 
 
-def _still(claim: Claim, time: int | None, worker: Worker) -> Flow[Claim | None]:
+def _still(claim: Claim, time: int | None, worker: Worker, context: Context) -> Flow[Claim | None]:
     """A claim with a new update time; if that is not known, as its document is now. `None` if it is lost."""
     if time is None:
         doc = (yield from GetDocs((claim.name,))).get(claim.name)
-        if doc is None or doc.fields.get("nonce") != claim.nonce:
+        if doc is None or not (yield from _is_of(claim.nonce, doc, context)):
             return None
         time = doc.update_time
     return replace(claim, update_time=time, since=(yield from Compute(worker.clock)))
@@ -682,8 +717,8 @@ def flush(
             times_before = 0 if before is None else before.times
             failed_ones[one.position] = replace(one.failure, times=one.failure.times + times_before)
     done = tuple(one.position for one in results if one.failure is None)
-    settled = Settled(opened.listing.epoch, done, tuple(failed_ones.values()))
     outputs = [(one.position, one.output) for one in results if one.output is not None]
+    settled = Settled(opened.listing.epoch, done, tuple(failed_ones.values()), has_outputs=bool(outputs))
     mismatches = 0
     for _ in range(MAX_TRIES):
         name = keys.done_doc(opened.name, chunk, context.new_attempt())
@@ -729,13 +764,13 @@ def flush(
             if there is not None and not is_stored:
                 yield from Commit((Delete(name, update_time=there.update_time),))
                 mismatches = yield from _count(opened, name, mismatches)
-                claim = None if claim is None or release else (yield from _still(claim, None, worker))
+                claim = None if claim is None or release else (yield from _still(claim, None, worker, context))
                 continue
         known.take(name, settled)
         if claim is None or release:
             return None
         if times is None or len(times) > 1 + (blob is not None):
-            return (yield from _still(claim, None if times is None else times[-1], worker))
+            return (yield from _still(claim, None if times is None else times[-1], worker, context))
         return claim
     raise ConflictError(
         f"{len(results)} items of batch {opened.listing.batch_id!r} of thread {opened.thread_id!r} were not stored: "
@@ -795,7 +830,8 @@ def close(opened: Opened, known: Known, worker: Worker, to: State, context: Cont
                     f"Batch {opened.listing.batch_id!r} of thread {opened.thread_id!r} has {len(left)} items left. "
                     "Finish it after a loop over all of its items has ended."
                 )
-        times = yield from Commit((Merge(opened.name, {"state": to}, update_time=opened.update_time),))
+        state = item_batches.state_field(to, opened.listing.epoch, opened.name, context.codec)
+        times = yield from Commit((Merge(opened.name, {STATE: state}, update_time=opened.update_time),))
         if times is not None:
             opened = replace(opened, update_time=times[0], state=to)
             break
@@ -835,17 +871,18 @@ def outputs(opened: Opened, context: Context) -> Flow[dict[str, Serialized]]:
     docs = yield from _settled_docs(opened.name, None, ("format", ITEMS), DOCS_PER_PAGE)
     found = yield from _read_settled(docs, context)
     opened = yield from _now(opened, (yield from GetDocs((opened.name,))).get(opened.name), context)
-    names = [
-        doc.name
-        for doc, settled in sorted(found, key=lambda one: (one[0].create_time, one[0].name))
-        if settled.epoch == opened.listing.epoch and settled.done
-    ]
+    names = []
+    for doc, settled in sorted(found, key=lambda one: (one[0].create_time, one[0].name)):
+        if settled.epoch == opened.listing.epoch:
+            _require_fit(doc, settled, opened)
+            if settled.has_outputs:
+                names.append(doc.name)
     values: dict[int, Serialized] = {}
     for at in range(0, len(names), OUTPUTS_PER_PAGE):
         page = names[at : at + OUTPUTS_PER_PAGE]
         whole = yield from GetDocs(tuple(page))
         for name in page:
-            if name in whole and OUTPUTS in whole[name].fields:
+            if name in whole:
                 for position, value in (yield from _outputs(whole[name], context)):
                     values.setdefault(position, value)
     yield from report_clear(context.codec)

@@ -12,13 +12,16 @@ from typing import Any, Literal, cast
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.format import frames, keys, seals
 from langgraph_gcs_saver.format.frames import Codec
-from langgraph_gcs_saver.format.manifest import DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
 
 State = Literal["open", "closing", "done"]
 
 STATES: tuple[State, ...] = ("open", "closing", "done")
 """The states of a batch: items may remain; all are settled and the final operation may have begun; it has ended."""
+
+STATE = "state"
+"""The field of a batch's document with its state."""
 
 LIST = "list"
 """The field of a batch's document with the list of items."""
@@ -28,6 +31,9 @@ ITEMS = "items"
 
 OUTPUTS = "outputs"
 """The field of a document of done items with their outputs. It is absent if no item has one."""
+
+CLAIM = "claim"
+"""The field of a claim's document that says who has claimed a chunk."""
 
 INLINE_BYTES = 128 << 10
 """Largest sealed list or outputs in a document; larger ones are in an object."""
@@ -97,16 +103,57 @@ class Settled:
         epoch: The epoch of the batch.
         done: Positions of items that were done.
         failed: Failed attempts.
+        has_outputs: Whether the document has outputs of these items.
     """
 
     epoch: str
     done: tuple[int, ...]
     failed: tuple[Failure, ...] = ()
+    has_outputs: bool = False
 
     def envelope(self) -> bytes:
         """The stored form."""
         failed = [[one.position, one.reason, one.times] for one in self.failed]
-        return frames.envelope({"epoch": self.epoch, "done": self.done, "failed": failed})
+        head = {"epoch": self.epoch, "done": self.done, "failed": failed, "outputs": self.has_outputs}
+        return frames.envelope(head)
+
+    def fits(self, listing: Listing) -> bool:
+        """Whether all of its items have a position in a list."""
+        positions = (*self.done, *(one.position for one in self.failed))
+        return max(positions, default=-1) < len(listing.keys)
+
+
+@record(frozen=True, slots=True)
+class Claimed:
+    """What the document of a claim says.
+
+    Attributes:
+        epoch: The epoch of the batch.
+        nonce: Distinguishes the claim from all others.
+        owner: The process that has it.
+        careful: Whether that process flushes each item on its own.
+        suspect: The first item that was left when it claimed the chunk.
+        crashes: How often in a row a careful process has crashed at that item.
+    """
+
+    epoch: str
+    nonce: str
+    owner: str
+    careful: bool
+    suspect: int
+    crashes: int
+
+    def fields(self, name: str, codec: Codec) -> dict[str, Any]:
+        """The fields of its document."""
+        head = {
+            "epoch": self.epoch,
+            "nonce": self.nonce,
+            "owner": self.owner,
+            "careful": self.careful,
+            "suspect": self.suspect,
+            "crashes": self.crashes,
+        }
+        return {"format": FORMAT, CLAIM: seals.close(frames.envelope(head), (name, CLAIM), codec)}
 
 
 Outputs = Sequence[tuple[int, Serialized]]
@@ -122,18 +169,30 @@ def outputs_envelope(outputs: Outputs) -> bytes:
 # Reading
 
 
-def state_of(doc: Doc) -> State:
+def state_field(state: State, epoch: str, name: str, codec: Codec) -> bytes:
+    """The field `STATE` of the batch's document `name`. Nobody without the key can set a batch to done."""
+    return seals.close(frames.envelope({"state": state, "epoch": epoch}), (name, STATE), codec)
+
+
+def state_of(doc: Doc, codec: Codec, epoch: str | None = None) -> State:
     """The state of a batch.
+
+    Args:
+        doc: The batch's document.
+        codec: Reads frames.
+        epoch: The epoch of its list, if that is known. The state must be of the same one.
 
     Raises:
         DamagedError: The document is not one of a batch.
         UnsupportedFormatError: A newer version wrote it.
     """
     seals.check_format(doc, "Batch")
-    state = doc.fields.get("state")
-    if state not in STATES:
-        raise DamagedError("a batch has an unknown state", frame=doc.name)
-    return cast("State", state)
+    head, _ = seals.opened(doc.name, seals.plain_of(doc, STATE, codec))
+    try:
+        _require(head["state"] in STATES and _epoch(head["epoch"]) == (epoch or head["epoch"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"the state of a batch does not parse: {type(error).__name__}", frame=doc.name) from None
+    return cast("State", head["state"])
 
 
 def listing_of(name: str, head: Any) -> Listing:
@@ -175,9 +234,42 @@ def settled_of(doc: Doc, codec: Codec) -> Settled:
     head, _ = seals.opened(doc.name, seals.plain_of(doc, ITEMS, codec))
     try:
         failed = [Failure(_natural(at), _check(reason, str), _natural(times)) for at, reason, times in head["failed"]]
-        return Settled(_epoch(head["epoch"]), tuple([_natural(at) for at in head["done"]]), tuple(failed))
+        done = tuple([_natural(at) for at in head["done"]])
+        return Settled(_epoch(head["epoch"]), done, tuple(failed), _check(head["outputs"], bool))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"items of a batch do not parse: {type(error).__name__}", frame=doc.name) from None
+
+
+def claim_of(doc: Doc, codec: Codec) -> Claimed:
+    """Read the document of a claim.
+
+    Raises:
+        DamagedError: It is damaged.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    seals.check_format(doc, "Claim")
+    head, _ = seals.opened(doc.name, seals.plain_of(doc, CLAIM, codec))
+    try:
+        return Claimed(
+            epoch=_epoch(head["epoch"]),
+            nonce=_check(head["nonce"], str),
+            owner=_check(head["owner"], str),
+            careful=_check(head["careful"], bool),
+            suspect=_natural(head["suspect"]),
+            crashes=_natural(head["crashes"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"a claim does not parse: {type(error).__name__}", frame=doc.name) from None
+
+
+def check_outputs(doc: Doc, settled: Settled) -> None:
+    """Check that a document has outputs if it says so.
+
+    Raises:
+        DamagedError: It does not.
+    """
+    if (OUTPUTS in doc.fields) is not settled.has_outputs:
+        raise DamagedError("it has no outputs, or has some that it does not name", frame=doc.name)
 
 
 def outputs_of(name: str, plain: bytes) -> Outputs:
@@ -234,11 +326,11 @@ def batch_objects(doc: Doc, codec: Codec) -> set[str]:
     Raises:
         DamagedError: The document is damaged.
     """
-    state_of(doc)
+    state_of(doc, codec)
     head, _ = seals.opened(doc.name, seals.plain_of(doc, LIST, codec))
     found = stub_of(head)
     if found is None:
-        listing_of(doc.name, head)
+        state_of(doc, codec, listing_of(doc.name, head).epoch)
     return _blobs(doc, found)
 
 
@@ -248,7 +340,7 @@ def done_objects(doc: Doc, codec: Codec) -> set[str]:
     Raises:
         DamagedError: The document is damaged.
     """
-    settled_of(doc, codec)
+    check_outputs(doc, settled_of(doc, codec))
     if OUTPUTS not in doc.fields:
         return set()
     plain = seals.plain_of(doc, OUTPUTS, codec)
@@ -268,5 +360,5 @@ def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> 
     Raises:
         DamagedError: The document is damaged.
     """
-    sealed = [field for field in (LIST, ITEMS, OUTPUTS) if field in doc.fields]
+    sealed = [field for field in (STATE, LIST, ITEMS, OUTPUTS) if field in doc.fields]
     return {**doc.fields, **{field: seals.moved(doc, field, name, attempt, codec) for field in sealed}}

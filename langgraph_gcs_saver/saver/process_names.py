@@ -7,6 +7,7 @@ boot, the container, and the time when the process began. Only Linux has all of 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -16,6 +17,8 @@ from langgraph_gcs_saver.flows.fences import MAX_OWNER
 from langgraph_gcs_saver.saver import configs
 
 _PREFIX = "linux"
+
+_PID = re.compile(r"[0-9]{1,10}\Z")
 
 
 def name_for_people() -> str:
@@ -49,7 +52,7 @@ def check_owner(owner: object) -> None:
 def is_gone(name: str) -> bool:
     """Whether the process with this name has certainly ended. False if this machine cannot know."""
     parts = name.split(":")
-    if len(parts) != 6 or parts[0] != _PREFIX or not parts[3].isdecimal():
+    if len(parts) != 6 or parts[0] != _PREFIX or _PID.match(parts[3]) is None:
         return False
     machine = _machine()
     return machine is not None and machine == f"{parts[1]}:{parts[2]}" and _began(int(parts[3])) != parts[4]

@@ -193,9 +193,11 @@ class Rules(CommonRules):
                 if gone:
                     return f"I1: missing: {gone}"
         doc = world.doc(NAME)
-        if doc is None or doc.fields["state"] == "open":
+        if doc is None:
             return None
         opened, _ = play(flows.read_batch(THREAD, doc, new_context("zz")), world)
+        if opened.state == "open":
+            return None
         _, done, failed = settled(world)
         for key, at in opened.listing.positions().items():
             if at not in done and failed[at] < self.attempts:
@@ -218,7 +220,7 @@ class Rules(CommonRules):
         doc = world.doc(NAME)
         assert doc is not None
         found, _ = play(flows.read_batch(THREAD, doc, new_context("zz")), world)
-        if doc.fields["state"] == "done":
+        if found.state == "done":
             handled = handled_by(runs)
             wanted = found.listing.positions().keys() - {*self.before}
             lacking = sorted(key for key in wanted if not handled[found.listing.epoch, key])

@@ -114,7 +114,8 @@ def test_a_process_that_is_gone_is_noticed_and_one_that_lives_is_not():
     ).stdout.strip()  # fmt: skip
     assert process_names.is_gone(name) is name.startswith("linux:")
     assert not process_names.is_gone(process_names.own_name())
-    for unknown in ("", "owner:pod-1", "123-abc", name.replace("linux:", "linux:another-"), "linux:a:b:c:d:e"):
+    huge = f"linux:{process_names._machine()}:{'9' * 5000}:1:0"  # more digits than Python reads
+    for unknown in ("", "owner:pod-1", "123-abc", name.replace("linux:", "linux:another-"), "linux:a:b:c:d:e", huge):
         assert not process_names.is_gone(unknown)
 
 
