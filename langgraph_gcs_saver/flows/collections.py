@@ -14,10 +14,10 @@ from langgraph_gcs_saver.engine.effects import (
     ListCollections,
     QueryDocs,
 )
-from langgraph_gcs_saver.errors import DamageError
+from langgraph_gcs_saver.errors import ClearTextError, DamageError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys, registry
-from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.format.manifest import DamagedError, Stub
 from langgraph_gcs_saver.format.registry import Collection, Wanted
 
 Listed = tuple[Collection, Doc]
@@ -85,32 +85,42 @@ def read_docs(page: Sequence[Listed]) -> Flow[list[Listed]]:
     return [(entry, now[doc.name]) for entry, doc in page if doc.name in now]
 
 
-def objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
-    """Names of the objects that a document of a plain collection refers to.
+def objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[dict[str, Stub]]:
+    """The objects that a document of a plain collection refers to, by name.
 
     Raises:
         DamagedError: The document is corrupt.
     """
     if entry.objects is None:
-        return set()
+        return {}
     size = 8 * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
     return (yield from Compute(partial(entry.objects, doc, context.codec), size=size))
 
 
 def whole_objects_of(entry: Collection, doc: Doc, context: Context) -> Flow[set[str]]:
-    """Like `objects_of`, for a call that ends if a document is damaged.
+    """The names of these objects, for a call that ends if a document is damaged.
 
     Raises:
+        ClearTextError: The saver has a cipher, and the document is in clear.
         DamageError: The document is corrupt.
     """
     try:
-        return (yield from objects_of(entry, doc, context))
+        return set((yield from objects_of(entry, doc, context)))
     except DamagedError as damage:
         raise damaged(doc.name, damage) from None
 
 
-def damaged(name: str, damage: DamagedError) -> DamageError:
-    """The error for a damaged document of a plain collection."""
+def damaged(name: str, damage: DamagedError) -> DamageError | ClearTextError:
+    """The error for a damaged document of a plain collection, or one in clear that a saver with a cipher met."""
+    if damage.clear:
+        segment = "" if name.startswith(f"{keys.SHARED}/") else keys.told_thread_id(keys.thread_segment_of(name))
+        return ClearTextError(
+            f"A saver with a cipher does not read this: {damage.reason}",
+            thread_id=segment,
+            checkpoint_ns="",
+            checkpoint_id="",
+            frame=name,
+        )
     return DamageError(
         f"Document {name!r} is damaged: {damage.reason}. Restore it from a backup, or delete it, and call again."
     )

@@ -136,7 +136,7 @@ def copy_thread(source: str, target: str, *, dry_run: bool, context: Context) ->
             writes=sum(map(len, levels)),
             others=len(plain),
             objects=len(found.objects(found.entries)),
-            clear=clear + (yield from _clear_manifests(found, context)),
+            clear=clear + (yield from _clear_manifests(found, context)) + (yield from _clear_plain(plain, context)),
         )
         copy = _Copy(found, levels, target, written, context, plain=plain)
         if dry_run:
@@ -209,6 +209,22 @@ def _clear_manifests(found: Snapshot, context: Context) -> Flow[int]:
             lambda: sum(not context.codec.vouches_for(m) for m in manifests), size=sum(map(len, manifests))
         )
     )
+
+
+def _clear_plain(plain: Sequence[Listed], context: Context) -> Flow[int]:
+    """How many documents of plain collections the cipher does not vouch for.
+
+    Raises:
+        DamageError: A document is damaged.
+    """
+    if context.codec.cipher is None or not context.codec.accept_clear:
+        return 0
+    clear = 0
+    for page in pages(plain):
+        for entry, doc in (yield from read_docs(page)):
+            yield from whole_objects_of(entry, doc, context)
+            clear += yield from Compute(partial(entry.is_clear, doc, context.codec))
+    return clear
 
 
 def _writes(thread_id: str, context: Context) -> Flow[tuple[list[list[Doc]], int]]:

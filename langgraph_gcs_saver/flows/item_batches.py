@@ -489,13 +489,13 @@ def _discard(docs: Sequence[Doc], context: Context) -> Flow[None]:
             continue
         blobs: set[str] = set()
         for doc in whole.values():
-            blobs |= yield from Compute(partial(_objects, doc, context))
+            blobs.update((yield from Compute(partial(_objects, doc, context))))
         writes = tuple(Delete(doc.name, update_time=doc.update_time) for doc in whole.values())
         if (yield from Commit(writes)) is not None and blobs:
             yield from DeleteBlobs(tuple(sorted(blobs)))
 
 
-def _objects(doc: Doc, context: Context) -> set[str]:
+def _objects(doc: Doc, context: Context) -> dict[str, Stub]:
     try:
         return item_batches.done_objects(doc, context.codec)
     except DamagedError as damage:

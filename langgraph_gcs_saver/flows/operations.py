@@ -869,7 +869,7 @@ def kept(thread_id: str | None, cutoff: float, context: Context) -> Flow[Kept]:
 
     def note(doc: Doc, operation: Operation) -> Flow[None]:
         try:
-            needed = yield from Compute(partial(objects, doc, context.codec))
+            needed = set((yield from Compute(partial(objects, doc, context.codec))))
         except DamagedError as damage:
             raise damaged(doc.name, damage) from None
         if operation.state in ENDED and operation.has_expired(cutoff):

@@ -200,7 +200,7 @@ class Survey:
     writes: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
     clear_writes: list[str] = field(default_factory=list)
     damaged_writes: dict[str, Unreadable] = field(default_factory=dict)
-    plain: dict[str, tuple[Doc, set[str]]] = field(default_factory=dict)
+    plain: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
     damaged_plain: dict[str, Unreadable] = field(default_factory=dict)
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
     broken: dict[Place, Broken] = field(default_factory=dict)
@@ -418,7 +418,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
     yield from _take_plain(found, (yield from _list_plain(thread_id)), context)
     yield from _look_at_thread(found)
     if depth != "metadata":
-        yield from _look_at_writes(found, depth, context)
+        yield from _look_at_objects(found, depth, context)
     yield from _look_at_frames(found, depth)
     if depth == "data":
         yield from _decode_all(found, context)
@@ -578,19 +578,15 @@ def _get(names: Iterable[str], mask: tuple[str, ...] | None) -> Flow[dict[str, D
 # Objects and frames
 
 
-def _look_at_writes(found: Survey, depth: Depth, context: Context) -> Flow[None]:
-    for name, (doc, stubs) in found.writes.items():
-        damage = yield from _wrong_writes(found, stubs, depth, context)
-        if damage is not None:
-            found.damaged_writes[name] = Unreadable(doc, damage)
-    for name, (doc, objects) in found.plain.items():
-        for blob in sorted(objects):
-            if (yield from _info(found, blob)) is None:
-                damage = DamagedError("an object is missing", frame=blob, missing=True)
-                found.damaged_plain[name] = Unreadable(doc, damage)
+def _look_at_objects(found: Survey, depth: Depth, context: Context) -> Flow[None]:
+    for docs, damaged in ((found.writes, found.damaged_writes), (found.plain, found.damaged_plain)):
+        for name, (doc, stubs) in docs.items():
+            damage = yield from _wrong_objects(found, stubs, depth, context)
+            if damage is not None:
+                damaged[name] = Unreadable(doc, damage)
 
 
-def _wrong_writes(
+def _wrong_objects(
     found: Survey, stubs: Mapping[str, Stub], depth: Depth, context: Context
 ) -> Flow[DamagedError | None]:
     for blob, stub in stubs.items():
@@ -611,7 +607,7 @@ def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> Dama
     try:
         frames.open_envelope(open_stub(name, stub, stored, context.codec))
     except FrameError as error:
-        return DamagedError(f"pending writes are {error}", frame=name, clear=error.clear)
+        return DamagedError(f"an envelope is {error}", frame=name, clear=error.clear)
     except DamagedError as damage:
         return damage
     return None

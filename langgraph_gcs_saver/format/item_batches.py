@@ -320,8 +320,8 @@ def _epoch(value: Any) -> str:
 # The registry
 
 
-def batch_objects(doc: Doc, codec: Codec) -> set[str]:
-    """The object of a batch's list, if it has one.
+def batch_objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
+    """The object of a batch's list, if it has one, by name.
 
     Raises:
         DamagedError: The document is damaged.
@@ -334,15 +334,15 @@ def batch_objects(doc: Doc, codec: Codec) -> set[str]:
     return _blobs(doc, found)
 
 
-def done_objects(doc: Doc, codec: Codec) -> set[str]:
-    """The object of the outputs in a document of done items, if it has one.
+def done_objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
+    """The object of the outputs in a document of done items, if it has one, by name.
 
     Raises:
         DamagedError: The document is damaged.
     """
     check_outputs(doc, settled_of(doc, codec))
     if OUTPUTS not in doc.fields:
-        return set()
+        return {}
     plain = seals.plain_of(doc, OUTPUTS, codec)
     found = stub_of(seals.opened(doc.name, plain)[0])
     if found is None:
@@ -350,8 +350,17 @@ def done_objects(doc: Doc, codec: Codec) -> set[str]:
     return _blobs(doc, found)
 
 
-def _blobs(doc: Doc, found: Stub | None) -> set[str]:
-    return set() if found is None else {keys.batch_blob(doc.name, found.attempt)}
+def _blobs(doc: Doc, found: Stub | None) -> dict[str, Stub]:
+    return {} if found is None else {keys.batch_blob(doc.name, found.attempt): found}
+
+
+def _sealed_fields(doc: Doc) -> list[str]:
+    return [field for field in (STATE, LIST, ITEMS, OUTPUTS) if field in doc.fields]
+
+
+def is_clear(doc: Doc, codec: Codec) -> bool:
+    """Whether the cipher does not vouch for all of a document of a batch, which can be read."""
+    return not all(codec.vouches_for(doc.fields[field][seals.SEAL_BYTES :]) for field in _sealed_fields(doc))
 
 
 def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
@@ -360,5 +369,4 @@ def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> 
     Raises:
         DamagedError: The document is damaged.
     """
-    sealed = [field for field in (STATE, LIST, ITEMS, OUTPUTS) if field in doc.fields]
-    return {**doc.fields, **{field: seals.moved(doc, field, name, attempt, codec) for field in sealed}}
+    return {**doc.fields, **{field: seals.moved(doc, field, name, attempt, codec) for field in _sealed_fields(doc)}}

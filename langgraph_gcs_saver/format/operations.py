@@ -390,15 +390,22 @@ def value_in(plain: bytes, name: str) -> Serialized:
 # What other calls do with operations
 
 
-def objects(doc: Doc, codec: Codec) -> set[str]:
-    """Names of the objects that an operation's document refers to.
+def objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
+    """The objects that an operation's document refers to, by name.
 
     Raises:
         DamagedError: The document is damaged.
     """
     operation = parse(doc, codec)
     stubs = [stub_in(operation, field, codec) for field in operation.values]
-    return {keys.operation_blob(doc.name, stub.attempt) for stub in stubs if isinstance(stub, Stub)}
+    return {keys.operation_blob(doc.name, stub.attempt): stub for stub in stubs if isinstance(stub, Stub)}
+
+
+def is_clear(doc: Doc, codec: Codec) -> bool:
+    """Whether the cipher does not vouch for all of an operation's document, which can be read."""
+    late = doc.fields.get(LATE, {}).values()
+    stored = [doc.fields[OPERATION], *(doc.fields[field] for field in (RESULT,) if field in doc.fields), *late]
+    return not all(codec.vouches_for(one) for one in stored)
 
 
 def copied(doc: Doc, name: str, attempts: Callable[[str], str], codec: Codec) -> dict[str, Any]:

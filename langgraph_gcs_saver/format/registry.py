@@ -16,6 +16,7 @@ from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.format import item_batches, keys, operations
 from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import Stub
 from langgraph_gcs_saver.records import record
 
 RESERVED = "lg_"
@@ -33,8 +34,11 @@ Copied = Callable[[Doc, str, Attempts, Codec], Fields | None]
 Equal = Callable[[Doc, Fields, Codec], bool]
 """Whether a document has the content of the given fields."""
 
-Objects = Callable[[Doc, Codec], set[str]]
-"""Names of the objects that a document refers to; raises `DamagedError` if the document is damaged."""
+Objects = Callable[[Doc, Codec], dict[str, Stub]]
+"""The objects that a document refers to, by name; raises `DamagedError` if the document is damaged."""
+
+IsClear = Callable[[Doc, Codec], bool]
+"""Whether a document holds an envelope that the cipher does not vouch for."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Collection:
         copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
         equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
+        is_clear: Whether a copy encrypts anything of a document that was in clear.
         unindexed: Fields that no query filters by; `*` stands for every field.
         follows: A collection whose documents speak of this one's. Lists show at least what those documents speak of.
         below: Collections nested below its documents. A document exists as long as anything exists below it.
@@ -66,6 +71,7 @@ class Collection:
     copied: Copied | None = None
     equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
+    is_clear: IsClear = lambda *_: False
     unindexed: tuple[str, ...] = ("*",)
     follows: str | None = None
     below: tuple[Collection, ...] = ()
@@ -101,6 +107,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         copied=operations.copied,
         equal=operations.equal,
         objects=operations.objects,
+        is_clear=operations.is_clear,
         unindexed=("digest", operations.LATE, operations.OPERATION, operations.RESULT),
     ),
     Collection(
@@ -108,12 +115,14 @@ COLLECTIONS: tuple[Collection, ...] = (
         is_name=keys.is_batch_doc,
         copied=item_batches.copied,
         objects=item_batches.batch_objects,
+        is_clear=item_batches.is_clear,
     ),
     Collection(
         id=keys.DONE,
         is_name=keys.is_done_doc,
         copied=item_batches.copied,
         objects=item_batches.done_objects,
+        is_clear=item_batches.is_clear,
         follows=keys.BATCHES,
     ),
     Collection(id=keys.CHUNKS, is_name=keys.is_chunk_doc, moved=False),

@@ -13,7 +13,8 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Merge, PutBlob
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.format import keys, registry
+from langgraph_gcs_saver.flows.manifests import make_stub
+from langgraph_gcs_saver.format import frames, keys, registry
 from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.provisioning import unindexed
@@ -24,6 +25,7 @@ from tests.system.raw import open_raw
 
 NOW = timedelta(0)
 LONG = "long thread id, " * 20
+NOTE = frames.envelope({"note": "a"})
 
 
 def note_blob(name, attempt):
@@ -32,10 +34,12 @@ def note_blob(name, attempt):
 
 def objects(doc, codec):
     """The object of a note, which is damaged without a state."""
-    del codec
     if "state" not in doc.fields:
         raise DamagedError("a note lacks its state")
-    return {note_blob(doc.name, doc.fields["attempt"])} if "attempt" in doc.fields else set()
+    if "attempt" not in doc.fields:
+        return {}
+    stub, _ = make_stub(NOTE, doc.fields["attempt"], codec)
+    return {note_blob(doc.name, stub.attempt): stub}
 
 
 def copied(doc, name, attempt, codec):
@@ -86,7 +90,7 @@ def fill(saver, thread="t"):
         saver.put(cfg(thread, n=n - 1 or None), checkpoint(n, {"v": n}), metadata(step=n), {"v": version(n)})
     saver.put_writes(cfg(thread, n=2), [("v", 3)], "task")
     blob = note_blob(notes(thread, "large"), "attempt0")
-    saver._backend.blobs.put_blob(PutBlob(blob, saver._context.codec.encode(b"x")))
+    saver._backend.blobs.put_blob(PutBlob(blob, make_stub(NOTE, "attempt0", saver._context.codec)[1]))
     commit(
         saver,
         Create(notes(thread, "open"), {"state": "open", "text": "a"}),

@@ -187,7 +187,7 @@ class Rules(CommonRules):
             entry = item_batches.batch_objects if name == NAME else item_batches.done_objects
             if name == NAME or f"/{keys.DONE}/" in name:
                 try:
-                    gone = entry(stored.doc, CODEC) - world.blobs.keys()
+                    gone = entry(stored.doc, CODEC).keys() - world.blobs.keys()
                 except DamagedError as damage:
                     return f"damaged: {damage.reason}"
                 if gone:
