@@ -26,6 +26,9 @@ STATES: tuple[State, ...] = ("claimed", "paused", "done", "failed", "unknown", "
 ENDED: tuple[State, ...] = ("done", "failed")
 """States with an outcome that never changes. Only these expire."""
 
+MAX_SECONDS = 1e14
+"""Longest time for which an outcome is kept: that of a `timedelta`, rounded up."""
+
 OPERATION = "operation"
 """The field that holds everything about an operation, except its values."""
 
@@ -345,8 +348,8 @@ def _natural(value: Any) -> int:
 
 
 def _seconds(value: Any) -> float:
-    _check(type(value) in (int, float) and value >= 0)
-    return cast("float", value)
+    _check(type(value) in (int, float) and 0 <= value <= MAX_SECONDS)
+    return float(value)
 
 
 def _check(is_right: bool) -> None:

@@ -1,10 +1,14 @@
 """Operations and batches of an encrypted store: their objects are verified, and data in clear are told of."""
 
+import hashlib
+import struct
+
 import pytest
 
-from langgraph_gcs_saver.errors import ClearTextError, OutcomeUnknownError
+from langgraph_gcs_saver.errors import ClearTextError, DamageError, OutcomeUnknownError
 from langgraph_gcs_saver.events import ClearTextEncrypted
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.frames import Codec
 from tests.incremental.eax import Eax
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -64,3 +68,27 @@ def test_a_copy_tells_of_what_it_encrypts(make_saver):
     saver.copy_thread("t", "copy")
     assert [one.documents for one in events if isinstance(one, ClearTextEncrypted)] == [3]
     assert list(make_saver(cipher=KEY).admin.verify("copy", depth="data")) == []
+
+
+@pytest.mark.parametrize("seconds", [10**400, 1e15, "Infinity", "NaN", -1], ids=["huge", "1e15", "inf", "nan", "-1"])
+@pytest.mark.parametrize("place", ["keep", "timeout"])
+def test_impossible_times_of_an_operation_are_damage(make_saver, raw, seconds, place):
+    saver, name = make_saver(), keys.operation_doc("t", "order-17")
+    handle(saver)
+    times = {"keep": 1, "timeout": 1, place: seconds}
+    state = "done" if place == "keep" else "claimed"
+    head = (
+        f'{{"key": "order-17", "name": "charge", "request": "", "keep": {times["keep"]}, '
+        f'"attempt": [1, "nonce", "{state}", null, {times["timeout"]}, null, ""]}}'
+    ).encode()
+    stored = Codec(3).encode_envelope(struct.pack(">I", len(head)) + head, (name, "operation"))
+    digest = hashlib.sha256(b"%s\0%s\0%s" % (name.encode(), state.encode(), stored)).digest()
+    raw.set_document(name, {"format": 1, "state": state, "operation": stored, "digest": digest})
+    for call in (
+        lambda: saver.admin.operations("t"),
+        lambda: saver.thread("t").operations.resolve("order-17", not_done=True),
+    ):
+        with pytest.raises(DamageError):
+            call()
+    assert [one.name for one in saver.admin.verify("t")] == [name]
+    assert [one.thread_id for one in saver.admin.plan_collect("t") if one.skipped] == ["t"]
