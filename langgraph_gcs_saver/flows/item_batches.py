@@ -394,10 +394,12 @@ def _envelope(doc: Doc, name: str, context: Context) -> Flow[bytes]:
     return (yield from Compute(partial(open_stub, blob, stub, stored, codec), size=stub.size))
 
 
-def look(opened: Opened, known: Known, context: Context, chunk: int | None = None) -> Flow[Opened]:
+def look(
+    opened: Opened, known: Known, context: Context, chunk: int | None = None, *, discards: bool = True
+) -> Flow[Opened]:
     """Learn which items were done, of a batch or of one of its chunks; the batch as it is after that.
 
-    Documents of earlier epochs are deleted.
+    Documents of earlier epochs are deleted, if `discards` is true.
 
     Raises:
         BatchChangedError: The batch was restarted or deleted.
@@ -414,7 +416,8 @@ def look(opened: Opened, known: Known, context: Context, chunk: int | None = Non
             continue
         _require_fit(doc, settled, current)
         known.take(doc.name, settled)
-    yield from _discard(stale, context)
+    if discards:
+        yield from _discard(stale, context)
     return current
 
 
@@ -918,7 +921,7 @@ def batches(thread_id: str, context: Context) -> Flow[list[BatchInfo]]:
     for doc in (yield from QueryDocs(keys.batches(thread_id))):
         opened, known = (yield from read_batch(thread_id, doc, context)), Known()
         try:
-            opened = yield from look(opened, known, context)
+            opened = yield from look(opened, known, context, discards=False)
         except errors.BatchChangedError:
             continue  # It was deleted, or is restarted right now.
         listing = opened.listing

@@ -112,12 +112,12 @@ def _closed_not_as_seen(patch: pytest.MonkeyPatch) -> None:
 def _no_look_after_a_claim(patch: pytest.MonkeyPatch) -> None:
     whole = flows.look
 
-    def look(opened: Any, known: Any, context: Any, chunk: int | None = None) -> Flow[Any]:
+    def look(opened: Any, known: Any, context: Any, chunk: int | None = None, **options: Any) -> Flow[Any]:
         if chunk is not None and known.met.pop(~chunk, None):
             return opened
         if chunk is not None:
             known.met[~chunk] = 1, 1.0
-        return (yield from whole(opened, known, context, chunk))
+        return (yield from whole(opened, known, context, chunk, **options))
 
     patch.setattr(flows, "look", look)
 
@@ -140,11 +140,11 @@ def _the_batch_read_first(patch: pytest.MonkeyPatch) -> None:
         while True:
             effect = flow.send(early if effect == GetDocs((name,)) else (yield effect))
 
-    def look(opened: Any, known: Any, context: Any, chunk: int | None = None) -> Flow[Any]:
+    def look(opened: Any, known: Any, context: Any, chunk: int | None = None, **options: Any) -> Flow[Any]:
         found: list[Any] = []
 
         def kept() -> Flow[Any]:
-            found.append((yield from whole(opened, known, context, chunk)))
+            found.append((yield from whole(opened, known, context, chunk, **options)))
             yield Ended
 
         Ended = GetDocs(("ended",))  # noqa: N806 - a mark
