@@ -170,7 +170,7 @@ def outputs_envelope(outputs: Outputs) -> bytes:
 
 
 def state_field(state: State, epoch: str, name: str, codec: Codec) -> bytes:
-    """The field `STATE` of the batch's document `name`. Nobody without the key can set a batch to done."""
+    """The field `STATE` of the batch's document `name`. It is sealed, because a batch that is done is not handled."""
     return seals.close(frames.envelope({"state": state, "epoch": epoch}), (name, STATE), codec)
 
 

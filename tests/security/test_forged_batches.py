@@ -1,4 +1,4 @@
-"""Without the key, nobody can have items of a batch skipped, counted as failed, or handled again."""
+"""An attacker without the key cannot have items of a batch skipped, counted as failed, or handled again."""
 
 from dataclasses import replace
 from itertools import count
