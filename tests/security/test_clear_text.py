@@ -292,6 +292,8 @@ COMMANDS = {
     "unpin": (0, ["t", cid(9)]),
     "leases": (0, []),
     "pause": (1, ["t"]),  # no process holds its lease
+    "batches list": (0, ["t"]),
+    "batches show": (1, ["t", "b"]),
     "operations list": (0, ["t"]),
     "operations show": (1, ["t", "key"]),
     "operations resolve": (2, ["t", "key", "--not-done"]),
@@ -310,7 +312,7 @@ COMMANDS = {
 }
 """How each command ends on a thread with a checkpoint in clear, and its arguments."""
 
-SAME = {"rebind", "drill", "pause", "operations show", "operations resolve"}
+SAME = {"rebind", "drill", "pause", "batches show", "operations show", "operations resolve"}
 """Commands that end in the same way if what is in clear is accepted."""
 
 SHOWS_STATE = {"show", "report", "diff"}

@@ -57,6 +57,8 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "unpin": [f"t {cid(2)}"],
     "leases": ["", "--expired --json"],
     "pause": [("t", 1), ("tagged --cancel", 1)],
+    "batches list": ["t", "t --json"],
+    "batches show": [("t b", 1)],
     "operations list": ["t", "t --unresolved --json"],
     "operations show": [("t key", 1)],
     "operations resolve": [("t key --not-done", 2)],
