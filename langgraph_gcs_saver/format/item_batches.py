@@ -7,6 +7,7 @@ end, and marks the items that it has lost. So a document of done items, which na
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
@@ -370,3 +371,15 @@ def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> 
         DamagedError: The document is damaged.
     """
     return {**doc.fields, **{field: seals.moved(doc, field, name, attempt, codec) for field in _sealed_fields(doc)}}
+
+
+def equal(doc: Doc, fields: Fields, codec: Codec) -> bool:
+    """Whether a document has the content of the given fields, although a cipher encrypts it differently each time."""
+    other = replace(doc, fields=fields)
+    sealed = _sealed_fields(doc)
+    if sealed != _sealed_fields(other) or any(doc.fields[key] != fields.get(key) for key in doc.fields.keys() - sealed):
+        return False
+    try:
+        return all(seals.plain_of(doc, field, codec) == seals.plain_of(other, field, codec) for field in sealed)
+    except DamagedError:
+        return False

@@ -27,6 +27,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import process_names
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
+from tests.incremental.eax import Eax
 from tests.kit.interceptors import Later
 from tests.system.raw import open_raw
 
@@ -408,6 +409,30 @@ def test_other_methods_know_a_batch(filled, store, tmp_path):
     assert [name for name in raw.documents() if name.startswith(keys.THREADS)] == []
     assert raw.objects() == {}
     raw.close()
+
+
+@pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["clear", "encrypted"])
+def test_a_copy_that_crashes_anywhere_is_completed(store, cipher):
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver, saver.thread("t").batch("b", ["a"]) as batch:
+        loop(batch, [])
+    for stop in count(0, 3):
+        with CrashingSaver.from_conn_string(store, cipher=cipher) as saver:
+            saver.plan = Plan(stop)
+            try:
+                saver.copy_thread("t", "copy")
+            except Crashed:
+                pass
+            else:
+                break
+        with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+            with suppress(InvalidInputError):  # it had ended, and only the answer was lost
+                saver.copy_thread("t", "copy")
+            raw = open_raw(store)
+            assert "copying" not in raw.documents()[keys.thread_doc("copy")]
+            raw.close()
+            assert str(saver.admin.batches("copy")[0]) == "Batch 'b' of thread 'copy': open, 1 of 1 item done"
+            saver.delete_thread("copy")
+    assert stop > 8
 
 
 def test_a_damaged_document_is_found_and_never_read_as_no_items(saver):
