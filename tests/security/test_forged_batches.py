@@ -86,7 +86,7 @@ def test_a_forged_claim_fails_no_item(saver, raw, crashes):
     claimed = item_batches.Claimed(epoch, epoch, "owner:pod-1", careful=True, suspect=1, crashes=crashes)
     forge(raw, CLAIM, careful=True, suspect=1, crashes=crashes, **claimed.fields(CLAIM, Codec(3)))
     clock = count(0, 20)
-    with saver.thread("t").batch("b", ITEMS, timeout=5) as batch:
+    with saver.thread("t").batch("b", ITEMS, timeout=5) as batch:  # clock: it has its own
         # The claim says nothing about its worker. So it ends when it has stood still for the timeout.
         batch._worker = replace(batch._worker, clock=lambda: float(next(clock)))
         handled = []

@@ -10,7 +10,7 @@ from langgraph_gcs_saver import GCSSaver, SetupReport, events
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
-from langgraph_gcs_saver.saver.operations import Operations
+from langgraph_gcs_saver.saver.operations import Calls, Operations
 from tests.kit import methods
 
 LANGGRAPHS = (
@@ -36,7 +36,8 @@ ADMINS = (
     *("operations", "resolve_operation", "batches"),
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
-TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve", "perform")]
+TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
+TWINS += [(Calls, "perform", "aperform")]
 STREAMS = {"alist"}
 PUBLIC = [
     (kind, name)
