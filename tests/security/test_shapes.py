@@ -30,6 +30,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from tests.kit.impatience import impatient
 from tests.security.forging import name_of
 from tests.security.sealing import opened, seal, seal_writes
 from tests.security.test_reading_runs_nothing import COMMANDS
@@ -121,7 +122,8 @@ QUICK = {"get_tuple by id", "list", "verify", "history", "repair", "prune", "get
 
 
 def open_reader(store, serde=PLAIN, **options):
-    return GCSSaver.from_conn_string(f"file://{store}", serde=serde, verify="off", ttl=timedelta(days=1), **options)
+    saver = GCSSaver.from_conn_string(f"file://{store}", serde=serde, verify="off", ttl=timedelta(days=1), **options)
+    return impatient(saver)
 
 
 def everything(store, only=tuple(METHODS), serde=PLAIN):

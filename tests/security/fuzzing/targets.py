@@ -32,6 +32,7 @@ from langgraph_gcs_saver.portable import PortableSerializer, from_json, objects,
 from langgraph_gcs_saver.stores.archive import Archive
 from langgraph_gcs_saver.stores.messages import PbMapValue
 from langgraph_gcs_saver.stores.values import from_fields, to_map
+from tests.kit.impatience import impatient
 from tests.security import registry
 from tests.security.fuzzing import mutations, seeds
 from tests.security.fuzzing.seeds import NEWEST, Kind, Seed
@@ -602,8 +603,8 @@ class Store(_OnSeeds):
         is_async = rng.random() < 0.2
         ns = rng.choice(("", "sub:1", None))
         with (
-            GCSSaver.from_conn_string(f"file://{seed.directory}", **options) as saver,
-            GCSSaver.from_conn_string(f"file://{self.other}", **options) as other,
+            impatient(GCSSaver.from_conn_string(f"file://{seed.directory}", **options)) as saver,
+            impatient(GCSSaver.from_conn_string(f"file://{self.other}", **options)) as other,
         ):
             around = _Around(self.directory, other, channels=("messages", "deltas"), newest=NEWEST, ns=ns)
             try:
@@ -681,9 +682,8 @@ class Archives(_OnSeeds):
             return "opened"
         target = self.directory / "taken"
         try:
-            with GCSSaver.from_conn_string(
-                f"file://{target}", serde=PORTABLE, max_threads=2, **seed.kind.options
-            ) as saver:
+            options = {"serde": PORTABLE, "max_threads": 2, **seed.kind.options}
+            with impatient(GCSSaver.from_conn_string(f"file://{target}", **options)) as saver:
                 around = Around(self.directory, archive=path, newest=NEWEST)
                 registry.perform(saver, "import_thread", around)
                 for name in rng.sample(("get_tuple", "list", "verify", "history", "export_thread"), 2):
