@@ -290,7 +290,7 @@ BLIND_VERIFY = {
     "nothing is found": ("digest", Survey, "findings", lambda self: []),
     "values are not decoded": (", frames", survey, "_decode_all", nothing),
     "objects are not looked at": ("chat", survey, "_look_at_frames", nothing),
-    "objects of writes are not looked at": ("~writes", survey, "_look_at_writes", nothing),
+    "objects of writes are not looked at": ("~writes", survey, "_look_at_objects", nothing),
     "a lost heir is not missed": ("lg_checkpoints", survey, "heir_of", lambda doc: None),
     "hints are not compared": ("filter", filters, "index", lambda metadata, clear=None: {}),
 }

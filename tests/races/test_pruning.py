@@ -249,12 +249,12 @@ def _copies_go_on_with_anything(patch: pytest.MonkeyPatch) -> None:
 
 
 def _collects_what_is_young(patch: pytest.MonkeyPatch) -> None:
-    whole = collecting._list
+    whole = collecting.list_all
 
-    def listed(thread_id: str) -> Flow[dict[str, BlobInfo]]:
-        return {name: replace(blob, create_time=0) for name, blob in (yield from whole(thread_id)).items()}
+    def listed(prefix: str) -> Flow[dict[str, BlobInfo]]:
+        return {name: replace(blob, create_time=0) for name, blob in (yield from whole(prefix)).items()}
 
-    patch.setattr(collecting, "_list", listed)
+    patch.setattr(collecting, "list_all", listed)
 
 
 def _writers_without_a_deadline(patch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,14 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver.engine.effects import PutBlob
-from langgraph_gcs_saver.errors import ClearTextError, DamageError, GCSSaverError, UnsupportedFormatError, WrongKeyError
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ClearTextError,
+    DamageError,
+    GCSSaverError,
+    UnsupportedFormatError,
+    WrongKeyError,
+)
 from langgraph_gcs_saver.events import CheckpointSkipped, ThreadSkipped
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
@@ -221,7 +228,7 @@ LONG = "a thread with an id that is too long to be in the names of its documents
 
 @pytest.mark.parametrize("what", ["newer", "another key", "damaged"])
 def test_a_thread_whose_id_cannot_be_told_stops_no_other(make_saver, raw, what):
-    """Its own document is lost, and the checkpoint that holds the id cannot be read."""
+    """Its own document is lost, and the checkpoint that holds the id cannot be read. All others are handled first."""
     with make_saver() as saver:
         fill(saver, BEFORE, AFTER)
     with make_saver(**({"cipher": Eax("another")} if what == "another key" else {})) as saver:
@@ -232,8 +239,14 @@ def test_a_thread_whose_id_cannot_be_told_stops_no_other(make_saver, raw, what):
         raw.set_document(name, {**raw.documents()[name], **changed})
     events = []
     saver = make_saver(on_event=events.append)
-    assert list(saver.admin.verify(depth="data")) == []
-    assert saver.admin.repair() == []
-    assert {plan.thread_id for plan in saver.admin.collect(orphan_age=timedelta())} <= {BEFORE, AFTER}
+    error = {"newer": UnsupportedFormatError, "another key": WrongKeyError, "damaged": CheckpointCorruptError}[what]
+    checked = []
+    with pytest.raises(error):
+        list(saver.admin.verify(depth="data", progress=checked.append))
+    assert len(checked) == 2
+    with pytest.raises(error):
+        saver.admin.repair()
+    with pytest.raises(error):
+        saver.admin.collect(orphan_age=timedelta())
     skipped = {event.thread_id for event in events if isinstance(event, ThreadSkipped)}
     assert skipped == {keys.spread(LONG)}
