@@ -90,9 +90,9 @@ def test_objects_of_dead_attempts(make_saver, store_uri, raw, thread):
 def test_what_a_dead_prune_left(make_saver, store_uri, raw):
     """Wherever prune crashed, collect completes it: what the rule keeps is whole, and nothing else is left.
 
-    The emulators are slow, and get every third crash.
+    The emulators are slow, and get every eighth crash.
     """
-    for stop in range(0, 40, 1 if store_uri.startswith("file:") else 3):
+    for stop in range(0, 40, 1 if store_uri.startswith("file:") else 8):
         saver = make_saver()
         thread = f"t{stop}"
         fill(saver, thread)

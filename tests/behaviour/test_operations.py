@@ -33,6 +33,7 @@ from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.incremental.eax import Eax
 from tests.kit.performing import rounds_of
+from tests.stateful.threads import MOSTLY_LOCAL
 from tests.system.raw import open_raw
 
 NOW = timedelta(0)
@@ -116,6 +117,7 @@ def test_a_thread_is_copied_moved_and_deleted_with_its_operations(make_saver, ra
     assert result(saver, "large") == LARGE
 
 
+@MOSTLY_LOCAL
 @pytest.mark.parametrize("cipher", [None, Eax("the key")], ids=["clear", "encrypted"])
 def test_a_copy_that_crashes_anywhere_is_completed(make_saver, raw, store_uri, cipher):
     with make_saver(cipher=cipher) as saver:

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.provisioning import unindexed
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.kit.interceptors import Later
+from tests.stateful.threads import MOSTLY_LOCAL
 from tests.system.raw import open_raw
 
 NOW = timedelta(0)
@@ -148,6 +149,7 @@ def test_copy(registered, make_saver, raw, source):
     assert blobs(raw) == {note_blob(notes("copy", "large"), attempt)}
 
 
+@MOSTLY_LOCAL
 def test_a_copy_that_crashes_anywhere_is_completed(registered, make_saver, raw, store_uri):
     with make_saver() as saver:
         fill(saver)
