@@ -71,7 +71,7 @@ def run_command(*arguments, environment):
     )
 
 
-@pytest.mark.parametrize("where", ["embedded_uri", "emulators_uri"])
+@pytest.mark.parametrize("where", ["embedded_uri", pytest.param("emulators_uri", marks=pytest.mark.soak)])
 def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     uri = request.getfixturevalue(where)
     # The demo does not use the variable of the cipher.
