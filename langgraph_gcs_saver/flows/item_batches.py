@@ -30,7 +30,6 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     DeleteBlobs,
     Doc,
-    Emit,
     Flow,
     Gather,
     GetBlob,
@@ -46,11 +45,10 @@ from langgraph_gcs_saver.errors import (
     ConflictError,
     InvalidInputError,
 )
-from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
-from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
 from langgraph_gcs_saver.flows.threads import guard, note_thread
 from langgraph_gcs_saver.format import frames, item_batches, keys, seals
 from langgraph_gcs_saver.format.item_batches import (
@@ -303,7 +301,8 @@ def _write_list(thread_id: str, name: str, listing: Listing, seen: Doc | None, c
         CheckpointVerificationError: Written data reads back differently, several times in a row.
     """
     plain = yield from Compute(listing.envelope, size=100 * len(listing.keys))
-    for number in range(TIMES):
+    mismatches = 0
+    while True:
         stored, blob = yield from _sealed(plain, (name, LIST), context)
         thread = yield from guard(thread_id, context)
         spoilt = yield from _upload(blob, context)
@@ -319,8 +318,8 @@ def _write_list(thread_id: str, name: str, listing: Listing, seen: Doc | None, c
             if seen is None or seen.update_time != times[0] or dict(seen.fields) == fields:
                 return Opened(thread_id, name, times[0], "open", listing)
             spoilt = name
-        yield from Emit(VerificationFailed(thread_id=thread_id, name=spoilt, attempt=number + 1))
-    raise failed(f"Batch {listing.batch_id!r} of thread {thread_id!r}", name)
+        what = f"Batch {listing.batch_id!r} of thread {thread_id!r}"
+        mismatches = yield from mismatched(what, spoilt, mismatches, thread_id=thread_id)
 
 
 def _sealed(plain: bytes, place: frames.Place, context: Context) -> Flow[tuple[bytes, PutBlob | None]]:
@@ -797,10 +796,8 @@ def _count(opened: Opened, name: str, before: int) -> Flow[int]:
     Raises:
         CheckpointVerificationError: This was the last mismatch allowed.
     """
-    yield from Emit(VerificationFailed(thread_id=opened.thread_id, name=name, attempt=before + 1))
-    if before + 1 >= TIMES:
-        raise failed(f"Items of batch {opened.listing.batch_id!r} of thread {opened.thread_id!r}", name)
-    return before + 1
+    what = f"Items of batch {opened.listing.batch_id!r} of thread {opened.thread_id!r}"
+    return (yield from mismatched(what, name, before, thread_id=opened.thread_id))
 
 
 def release(claim: Claim) -> Flow[None]:

@@ -270,26 +270,6 @@ def overtaken(thread_id: str, context: Context) -> ThreadBusyError:
 # Acquiring
 
 
-def acquire(request: Acquire, context: Context) -> Flow[Acquired]:
-    """Take a thread's lease, or raise at once.
-
-    Raises:
-        ConflictError: Writers without a lease changed the thread in every try. The lease was released.
-        ThreadBusyError: Another holder has it, or the thread is being deleted.
-    """
-    return acquire_within(request, 0, context)
-
-
-def acquire_within(request: Acquire, wait: float, context: Context) -> Flow[Acquired]:
-    """Take a thread's lease, and wait for it for so many seconds.
-
-    Raises:
-        ConflictError: Writers without a lease changed the thread in every try. The lease was released.
-        ThreadBusyError: Another holder has it, or the thread is being deleted.
-    """
-    return Acquisition(request, wait, context).flow()
-
-
 class Acquisition:
     """One acquisition.
 
@@ -317,7 +297,12 @@ class Acquisition:
         self.is_open = False
 
     def flow(self) -> Flow[Acquired]:
-        """Take the lease, and put it in force."""
+        """Take the lease, and put it in force.
+
+        Raises:
+            ConflictError: Writers without a lease changed the thread in every try. The lease was released.
+            ThreadBusyError: Another holder has it, or the thread is being deleted.
+        """
         acquired = yield from self._take()
         fence = acquired.fence
         yield from self._mark_tips(fence)
@@ -498,7 +483,7 @@ class Acquisition:
 # Holding
 
 
-def beat(fence: Fence, seen: Beat, note: Mapping[str, Any] | None, context: Context) -> Flow[Beat]:  # noqa: ARG001
+def beat(fence: Fence, seen: Beat, note: Mapping[str, Any] | None) -> Flow[Beat]:
     """Show that the holder is alive, and find out what others ask of it.
 
     The beat is written only as it was last seen. Otherwise a fenced process would keep its successor's lease alive.
@@ -611,7 +596,7 @@ def faults(fence: Doc | None) -> str | None:
     return f"{', '.join(wrong)}: missing, of another type, or out of range" if wrong else None
 
 
-def mend(thread_id: str, context: Context) -> Flow[bool]:
+def end_damaged(thread_id: str, context: Context) -> Flow[bool]:
     """End a lease whose fence is damaged; false after a conflict.
 
     Raises:
@@ -696,7 +681,7 @@ def as_writer(thread_id: str, make: Callable[[], Flow[T]], context: Context) -> 
 # Operators
 
 
-def pause(thread_id: str, cancel: bool, context: Context) -> Flow[bool]:  # noqa: ARG001
+def pause(thread_id: str, cancel: bool) -> Flow[bool]:
     """Ask the holder of a lease to end its run at the next boundary, or withdraw that.
 
     Returns:
@@ -716,7 +701,7 @@ def pause(thread_id: str, cancel: bool, context: Context) -> Flow[bool]:  # noqa
     raise ConflictError(f"The beat of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
-def leases(context: Context) -> Pages[LeaseInfo]:  # noqa: ARG001
+def leases() -> Pages[LeaseInfo]:
     """Pages of all leases that are held, expired ones included."""
     after: str | None = ""
     start, end = keys.all_threads_range("")

@@ -51,7 +51,7 @@ from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
-from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, mismatched, upload
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import FrameError
@@ -523,7 +523,7 @@ def record_outcome(claimed: Claim, outcome: Outcome, context: Context) -> Flow[O
         ConflictError: The operation changed in every try. Call again.
     """
     mine = claimed.operation
-    stored = _Stored(mine.document, outcome, context)
+    stored = _Stored(mine, outcome, context)
     yield from stored.make(RESULT, INLINE_BYTES)
     seen: Operation = mine
     for _ in range(MAX_TRIES):
@@ -612,8 +612,9 @@ class _Stored:
         value: What the document holds; `None` if there is no value, or it is too large.
     """
 
-    def __init__(self, document: str, outcome: Outcome, context: Context) -> None:
-        self._document = document
+    def __init__(self, operation: Operation, outcome: Outcome, context: Context) -> None:
+        self._operation = operation
+        self._document = operation.document
         self._context = context
         self._plain = None if outcome.value is None else envelope(outcome.value)
         self._stub: Stub | None = None
@@ -641,20 +642,24 @@ class _Stored:
             self.value = encode_stub(self._stub, self._document, name, context.codec)
 
     def _put(self, plain: bytes) -> Flow[None]:
-        context = self._context
+        context, of = self._context, self._operation
+        what = f"The result of operation {of.key!r} of {_whose(of.thread_id)}"
+        mismatches = 0
         for _ in range(TIMES):
             attempt = context.new_attempt()
             stub, data = yield from Compute(partial(make_stub, plain, attempt, context.codec), size=len(plain))
             effect = context.upload(keys.operation_blob(self._document, attempt), data)
             started = yield from Now()
-            if (yield from upload((effect,), reads_back=context.reads_back)) is not None:
+            wrong = yield from upload((effect,), reads_back=context.reads_back)
+            if wrong is not None:
+                mismatches = yield from mismatched(what, wrong.name, mismatches, thread_id=of.thread_id or "")
                 continue
             if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:  # `collect` may take it for an orphan
                 yield from discard((effect,))
                 continue
             self._stub, self._upload = stub, effect
             return
-        raise failed(f"The result of operation {self._document!r}", effect.name)
+        raise failed(what, effect.name)
 
     def discard(self) -> Flow[None]:
         """Delete what was uploaded."""
@@ -737,7 +742,7 @@ def settle(seen: Operation, outcome: Outcome | None, context: Context) -> Flow[O
     if outcome is None:
         ended = seen.with_state("not-done", by=by)
     else:
-        stored = _Stored(seen.document, outcome, context)
+        stored = _Stored(seen, outcome, context)
         yield from stored.make(RESULT, INLINE_BYTES)
         ended = replace(seen.with_state(outcome.state, by=by), result=stored.value, before=None)
     made = yield from _store(seen, ended, context)

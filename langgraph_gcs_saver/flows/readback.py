@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from langgraph_gcs_saver.engine import limits
-from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Flow, Gather, HashBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Emit, Flow, Gather, HashBlob, PutBlob
 from langgraph_gcs_saver.errors import CheckpointVerificationError
+from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.records import record
 
 TIMES = 3
@@ -51,6 +52,27 @@ def discard(uploads: Sequence[PutBlob]) -> Flow[None]:
 
 def _hashes(uploads: Sequence[PutBlob]) -> list[str]:
     return [hashlib.sha256(effect.data).hexdigest() for effect in uploads]
+
+
+def mismatched(what: str, name: str, before: int, **ids: str) -> Flow[int]:
+    """Report that something does not read back as it was written.
+
+    Args:
+        what: What a call stores, for the error.
+        name: The document or object.
+        before: The mismatches that the call has met before.
+        ids: The ids of the event.
+
+    Returns:
+        The number of mismatches.
+
+    Raises:
+        CheckpointVerificationError: This was the last mismatch allowed.
+    """
+    yield from Emit(VerificationFailed(name=name, attempt=before + 1, **ids))
+    if before + 1 >= TIMES:
+        raise failed(what, name)
+    return before + 1
 
 
 def failed(what: str, name: str) -> CheckpointVerificationError:

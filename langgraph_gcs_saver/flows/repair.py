@@ -38,7 +38,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.flows.leases import as_writer, mend
+from langgraph_gcs_saver.flows.leases import as_writer, end_damaged
 from langgraph_gcs_saver.flows.manifests import LOST_ANCESTOR, encode_manifest, read_manifest, report_encrypting
 from langgraph_gcs_saver.flows.marks import unmark
 from langgraph_gcs_saver.flows.readback import failed, upload
@@ -631,7 +631,7 @@ def _reductions(updates: Sequence[Any], value: Any) -> Iterator[Any]:
 def _carry_out_alone(plan: _Plan, context: Context) -> Flow[bool]:
     """Take the steps while no other process holds the thread's lease; false after a conflict."""
     found = plan.found
-    if found.fence is not None and not (yield from mend(found.thread_id, context)):
+    if found.fence is not None and not (yield from end_damaged(found.thread_id, context)):
         return False
     return (yield from as_writer(found.thread_id, partial(_carry_out, plan, context), context))
 

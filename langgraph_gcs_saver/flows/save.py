@@ -28,7 +28,6 @@ from langgraph_gcs_saver.events import (
     CheckpointOutOfOrder,
     CheckpointReplaced,
     ParentForked,
-    VerificationFailed,
 )
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
@@ -36,7 +35,7 @@ from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.leases import overtaken, respect
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, is_being_deleted, note_run, note_thread
@@ -616,11 +615,8 @@ class _Attempts:
             CheckpointVerificationError: This was the last mismatch allowed.
         """
         request = self.request
-        self.mismatches += 1
-        yield from Emit(VerificationFailed(**request.ids(), name=name, attempt=self.mismatches))
-        if self.mismatches >= TIMES:
-            what = f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r}"
-            raise failed(what, name)
+        what = f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r}"
+        self.mismatches = yield from mismatched(what, name, self.mismatches, **request.ids())
 
     # After a conflict
 

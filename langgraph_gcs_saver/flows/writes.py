@@ -35,13 +35,13 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
-from langgraph_gcs_saver.events import CheckpointDamaged, VerificationFailed
+from langgraph_gcs_saver.events import CheckpointDamaged
 from langgraph_gcs_saver.flows.companions import Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.leases import respect
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
-from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, upload
+from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
 from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
 from langgraph_gcs_saver.format import frames, keys
@@ -285,11 +285,8 @@ def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
     Raises:
         CheckpointVerificationError: This was the last mismatch allowed.
     """
-    yield from Emit(VerificationFailed(**_ids(request), name=name, attempt=before + 1))
-    if before + 1 >= TIMES:
-        what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
-        raise failed(f"{what}{request.thread_id!r}", name)
-    return before + 1
+    what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
+    return (yield from mismatched(f"{what}{request.thread_id!r}", name, before, **_ids(request)))
 
 
 def _commit(records: Sequence[_Record], replaced: Doc | None) -> list[Write]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.format import frames, keys, seals
+from langgraph_gcs_saver.format.checks import natural, require, typed
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
@@ -190,7 +191,7 @@ def state_of(doc: Doc, codec: Codec, epoch: str | None = None) -> State:
     seals.check_format(doc, "Batch")
     head, _ = seals.opened(doc.name, seals.plain_of(doc, STATE, codec))
     try:
-        _require(head["state"] in STATES and _epoch(head["epoch"]) == (epoch or head["epoch"]))
+        require(head["state"] in STATES and _epoch(head["epoch"]) == (epoch or head["epoch"]))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"the state of a batch does not parse: {type(error).__name__}", frame=doc.name) from None
     return cast("State", head["state"])
@@ -208,15 +209,15 @@ def listing_of(name: str, head: Any) -> Listing:
     """
     try:
         found = Listing(
-            _check(head["batch"], str),
+            typed(head["batch"], str),
             _epoch(head["epoch"]),
-            _natural(head["chunk"]),
-            tuple([_check(key, str) for key in head["keys"]]),
-            frozenset([_natural(at) for at in head["removed"]]),
+            natural(head["chunk"]),
+            tuple([typed(key, str) for key in head["keys"]]),
+            frozenset([natural(at) for at in head["removed"]]),
             head["context"],
         )
-        _require(keys.enc(found.batch_id) == keys.batch_segment_of(name))
-        _require(found.chunk > 0 and len(set(found.keys)) == len(found.keys))
+        require(keys.enc(found.batch_id) == keys.batch_segment_of(name))
+        require(found.chunk > 0 and len(set(found.keys)) == len(found.keys))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"a batch does not parse: {type(error).__name__}", frame=name) from None
     return found
@@ -234,9 +235,9 @@ def settled_of(doc: Doc, codec: Codec) -> Settled:
         raise DamagedError("it does not have the name of a batch's items", frame=doc.name)
     head, _ = seals.opened(doc.name, seals.plain_of(doc, ITEMS, codec))
     try:
-        failed = [Failure(_natural(at), _check(reason, str), _natural(times)) for at, reason, times in head["failed"]]
-        done = tuple([_natural(at) for at in head["done"]])
-        return Settled(_epoch(head["epoch"]), done, tuple(failed), _check(head["outputs"], bool))
+        failed = [Failure(natural(at), typed(reason, str), natural(times)) for at, reason, times in head["failed"]]
+        done = tuple([natural(at) for at in head["done"]])
+        return Settled(_epoch(head["epoch"]), done, tuple(failed), typed(head["outputs"], bool))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"items of a batch do not parse: {type(error).__name__}", frame=doc.name) from None
 
@@ -253,11 +254,11 @@ def claim_of(doc: Doc, codec: Codec) -> Claimed:
     try:
         return Claimed(
             epoch=_epoch(head["epoch"]),
-            nonce=_check(head["nonce"], str),
-            owner=_check(head["owner"], str),
-            careful=_check(head["careful"], bool),
-            suspect=_natural(head["suspect"]),
-            crashes=_natural(head["crashes"]),
+            nonce=typed(head["nonce"], str),
+            owner=typed(head["owner"], str),
+            careful=typed(head["careful"], bool),
+            suspect=natural(head["suspect"]),
+            crashes=natural(head["crashes"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"a claim does not parse: {type(error).__name__}", frame=doc.name) from None
@@ -288,33 +289,18 @@ def outputs_of(name: str, plain: bytes) -> Outputs:
     start = 0
     try:
         for at, kind, size in head["outputs"]:
-            end = start + _natural(size)
-            _require(end <= len(tail))
-            found.append((_natural(at), Serialized(_check(kind, str), tail[start:end])))
+            end = start + natural(size)
+            require(end <= len(tail))
+            found.append((natural(at), Serialized(typed(kind, str), tail[start:end])))
             start = end
-        _require(start == len(tail))
+        require(start == len(tail))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"outputs of a batch do not parse: {type(error).__name__}", frame=name) from None
     return found
 
 
-def _require(is_right: bool) -> None:
-    if not is_right:
-        raise ValueError("not as any writer makes it")
-
-
-def _check(value: Any, kind: type) -> Any:
-    _require(type(value) is kind)
-    return value
-
-
-def _natural(value: Any) -> int:
-    _require(type(value) is int and 0 <= value < 1 << 53)
-    return int(value)
-
-
 def _epoch(value: Any) -> str:
-    _require(keys.ATTEMPT.match(_check(value, str)) is not None)
+    require(keys.ATTEMPT.match(typed(value, str)) is not None)
     return str(value)
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
-from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format import frames, keys, seals
+from langgraph_gcs_saver.format.checks import natural, require, typed
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
@@ -262,15 +262,10 @@ def parse(doc: Doc, codec: Codec) -> Operation:
 
 
 def _checked(doc: Doc) -> tuple[bytes, str]:
-    version = doc.fields.get("format")
-    if type(version) is int and version > FORMAT:
-        raise UnsupportedFormatError(
-            f"Operation {doc.name!r} has format {version}. This version of langgraph-gcs-saver reads up to {FORMAT}. "
-            'The operation is not damaged. To read it, upgrade with `pip install -U "langgraph-gcs-saver"`.'
-        )
+    seals.check_format(doc, "Operation")
     stored, state = doc.fields.get(OPERATION), doc.fields.get("state")
-    if version != FORMAT or not isinstance(stored, bytes) or not isinstance(state, str):
-        raise DamagedError("an operation lacks its format, its state or its content", frame=doc.name)
+    if not isinstance(stored, bytes) or not isinstance(state, str):
+        raise DamagedError("an operation lacks its state or its content", frame=doc.name)
     if not keys.is_text(state) or doc.fields.get("digest") != _digest(doc.name, state, stored):
         raise DamagedError("an operation does not match its digest", frame=doc.name)
     return stored, state
@@ -284,26 +279,26 @@ def _open(codec: Codec, stored: bytes, place: frames.Place) -> tuple[Any, bytes]
 
 
 def _parsed(doc: Doc, head: Any) -> Operation:
-    key = _text(head["key"])
-    _check(keys.operation_segment(key) == doc.name.rpartition("/")[2])
+    key = typed(head["key"], str)
+    require(keys.operation_segment(key) == doc.name.rpartition("/")[2])
     attempt, finished = _attempt(head["attempt"]), head.get("finished")
     if attempt.claimed is None:
         attempt = replace(attempt, claimed=doc.update_time)
     if finished is None and attempt.state in ENDED:
         finished = doc.update_time
     stored, segment = doc.fields.get(LATE, {}), keys.operation_thread_segment(doc.name)
-    _check(isinstance(stored, Mapping))
+    require(isinstance(stored, Mapping))
     return Operation(
         document=doc.name,
         thread_id=None if segment is None else keys.told_thread_id(segment),
         key=key,
-        name=_text(head["name"]),
-        request=_text(head["request"]),
+        name=typed(head["name"], str),
+        request=typed(head["request"], str),
         keep=_seconds(head["keep"]),
         attempt=attempt,
         before=_attempt(head["before"]) if "before" in head else None,
         late=tuple([_late(one, stored.get(f"v{at}")) for at, one in enumerate(head.get("late", ()))]),
-        finished=None if finished is None else _natural(finished),
+        finished=None if finished is None else _time(finished),
         result=_value(doc.fields.get(RESULT), head.get("result")),
         time=doc.update_time,
     )
@@ -311,50 +306,39 @@ def _parsed(doc: Doc, head: Any) -> Operation:
 
 def _attempt(found: Any) -> Attempt:
     number, nonce, state, lease, timeout, claimed, by = found
-    _check(state in STATES)
+    require(state in STATES)
     return Attempt(
-        number=_natural(number),
-        nonce=_text(nonce),
+        number=natural(number),
+        nonce=typed(nonce, str),
         state=cast("State", state),
-        holder=None if lease is None else Holder(_text(lease[0]), _text(lease[1]), _natural(lease[2])),
+        holder=None if lease is None else Holder(typed(lease[0], str), typed(lease[1], str), _time(lease[2])),
         timeout=_seconds(timeout),
-        claimed=None if claimed is None else _natural(claimed),
-        by=_text(by),
+        claimed=None if claimed is None else _time(claimed),
+        by=typed(by, str),
     )
 
 
 def _late(found: Any, stored: Any) -> Late:
     number, nonce, state, sha256 = found
-    _check(state in ENDED)
-    return Late(_natural(number), _text(nonce), cast("State", state), _value(stored, sha256))
+    require(state in ENDED)
+    return Late(natural(number), typed(nonce, str), cast("State", state), _value(stored, sha256))
 
 
 def _value(stored: Any, sha256: Any) -> Value | None:
     """A value. A value without a digest, or a digest without a value, is no writer's."""
     if stored is None and sha256 is None:
         return None
-    _check(isinstance(stored, bytes))
-    return Value(cast("bytes", stored), _text(sha256))
+    require(isinstance(stored, bytes))
+    return Value(cast("bytes", stored), typed(sha256, str))
 
 
-def _text(value: Any) -> str:
-    _check(isinstance(value, str))
-    return cast("str", value)
-
-
-def _natural(value: Any) -> int:
-    _check(type(value) is int and 0 <= value < 1 << 63)
-    return cast("int", value)
+def _time(value: Any) -> int:
+    return natural(value, bits=63)
 
 
 def _seconds(value: Any) -> float:
-    _check(type(value) in (int, float) and 0 <= value <= MAX_SECONDS)
+    require(type(value) in (int, float) and 0 <= value <= MAX_SECONDS)
     return float(value)
-
-
-def _check(is_right: bool) -> None:
-    if not is_right:
-        raise ValueError("not as any writer makes it")
 
 
 def stub_in(operation: Operation, field: str, codec: Codec) -> Stub | bytes:
@@ -385,7 +369,7 @@ def value_in(plain: bytes, name: str) -> Serialized:
     """
     try:
         head, data = frames.open_envelope(plain)
-        return Serialized(_text(head["type"]), data)
+        return Serialized(typed(head["type"], str), data)
     except (FrameError, KeyError, ValueError, TypeError):
         raise DamagedError("an operation's value does not parse", frame=name) from None
 

@@ -692,7 +692,7 @@ class Admin(Connection):
         return Each(lambda: self._leases_page(expired=expired), self._backend)
 
     def _leases_page(self, *, expired: bool) -> Pages[LeaseInfo]:
-        next_page = flows.leases.leases(self._context)
+        next_page = flows.leases.leases()
 
         def page() -> Flow[Sequence[LeaseInfo] | None]:
             found = yield from next_page()
@@ -718,11 +718,11 @@ class Admin(Connection):
             InvalidIdError: The id cannot be stored.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
+        return run(flows.leases.pause(str(thread_id), cancel), self._backend)
 
     async def apause(self, thread_id: str, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
-        return await arun(flows.leases.pause(str(thread_id), cancel, self._context), self._backend)
+        return await arun(flows.leases.pause(str(thread_id), cancel), self._backend)
 
     # Operations
 

@@ -395,7 +395,7 @@ class Leases:
             return
         began = time.monotonic()
         try:
-            seen = run(flows.leases.beat(held.fence, held.seen, held.note, self._contexts.get()), self.backend)
+            seen = run(flows.leases.beat(held.fence, held.seen, held.note), self.backend)
         except FencedError:
             self._lose(held)
         except GCSSaverError as error:

@@ -76,7 +76,7 @@ def perform(saver: GCSSaver, flow: Any) -> Any:
 
 def acquire(saver: GCSSaver, nonce: str = "n", wait: float = 0, **more: Any) -> leases.Acquired:
     request = leases.Acquire(**{"thread_id": T, "owner": nonce, "nonce": nonce, "ttl": 60.0, **more})
-    return perform(saver, leases.acquire_within(request, wait, saver._context))
+    return perform(saver, leases.Acquisition(request, wait, saver._context).flow())
 
 
 def put(saver: GCSSaver, number: int, parent: int | None, fence: Fence | None, ns: str = "") -> None:
@@ -228,7 +228,7 @@ def test_a_demanded_deletion_ends_the_former_holders_beats(saver, other, seen):
     with pytest.raises(KeyboardInterrupt):
         perform(saver, threads.delete_thread(T, saver._context, force=True))
     with pytest.raises(FencedError):
-        perform(other, leases.beat(found.fence, found.beat, None, other._context))
+        perform(other, leases.beat(found.fence, found.beat, None))
 
 
 def test_a_lease_of_another_thread_of_the_process_stays_busy(saver):
@@ -245,16 +245,16 @@ def test_a_restarted_holder_takes_its_lease_back(saver, other):
 
 def test_beats_bring_wishes(saver, other):
     found = acquire(saver)
-    assert perform(other, leases.pause(T, False, other._context))
-    seen = perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}, saver._context))
+    assert perform(other, leases.pause(T, False))
+    seen = perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}))
     assert (seen.wish, seen.counter) == (leases.WISH, 1)
-    assert perform(other, leases.pause(T, True, other._context))
-    assert perform(saver, leases.beat(found.fence, seen, None, saver._context)).wish is None
-    (info,) = perform(other, leases.leases(other._context)())
+    assert perform(other, leases.pause(T, True))
+    assert perform(saver, leases.beat(found.fence, seen, None)).wish is None
+    (info,) = perform(other, leases.leases()())
     assert (info.thread_id, info.owner, info.node, info.is_expired) == (T, "n", "agent", False)
     perform(saver, leases.release(found.fence, saver._context))
-    assert not perform(other, leases.pause(T, False, other._context))
-    assert perform(other, leases.leases(other._context)()) == []
+    assert not perform(other, leases.pause(T, False))
+    assert perform(other, leases.leases()()) == []
 
 
 # Expiry
@@ -262,7 +262,7 @@ def test_beats_bring_wishes(saver, other):
 
 def test_an_expired_lease_is_taken_and_was_a_crash(saver, other, monkeypatch):
     found = acquire(saver)
-    perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}, saver._context))
+    perform(saver, leases.beat(found.fence, found.beat, {"node": "agent"}))
     age(monkeypatch, 70)
     with pytest.raises(ThreadBusyError):
         acquire(other, "m")
@@ -604,7 +604,7 @@ def test_a_forged_beat_is_written_again(saver, counter):
     perform(saver, forge())
     (listed,) = saver.admin.leases()
     assert listed.node is None
-    seen = perform(saver, leases.beat(held.fence, held.beat, {}, saver._context))
+    seen = perform(saver, leases.beat(held.fence, held.beat, {}))
     assert (seen.counter, seen.wish) == (1, None)
 
 
@@ -647,4 +647,4 @@ def test_a_wish_that_comes_before_a_lost_answer_is_met(saver, other, seen):
     with GCSSaver(stores=(saver._backend.documents, saver._backend.blobs), interceptors=[Lost()]) as mine:
         held = acquire(mine)
         assert lost == [True]
-        assert perform(mine, leases.beat(held.fence, held.beat, {}, mine._context)).wish == leases.WISH
+        assert perform(mine, leases.beat(held.fence, held.beat, {})).wish == leases.WISH

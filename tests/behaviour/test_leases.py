@@ -501,7 +501,7 @@ def test_what_was_cut_off_and_is_applied_later_is_given_back(saver, other):
     """The commit of an acquisition may be on its way when the call that sent it is canceled."""
     request = flows_of_leases.Acquire("t", "gone", "nonce", 5.0)
     saver._leases._give_back("t", request.nonce, request.ttl)
-    run(flows_of_leases.acquire(request, other._context), other._backend)
+    run(flows_of_leases.Acquisition(request, 0.0, other._context).flow(), other._backend)
     assert eventually(lambda: list(saver.admin.leases()) == [])
 
 

@@ -439,7 +439,7 @@ def test_an_agent_that_is_killed_while_it_pays(where, request, environment, tmp_
     assert [line["what"] for line in lines] == ["charge", "e-mail"]
     # The thread itself, by a saver of this process.
     with GCSSaver.from_conn_string(uri) as saver:
-        state = payment.build(saver).get_state(payment.thread_config(result["thread_id"]))
+        state = payment.build(saver).get_state(thread_config(result["thread_id"]))
         assert state.next == ()
         assert [state.values["charged"], state.values["mailed"]] == [line["receipt"] for line in lines]
         assert [one for one in saver.admin.verify(result["thread_id"], depth="data") if one.is_damage] == []
@@ -456,7 +456,7 @@ def test_a_worker_that_is_stopped_and_wakes_up(environment, embedded_uri):
     assert result["leased"]["done_after"] == steps
     assert (result["without"]["ada"], result["leased"]["ada"]) == ("finished", "fenced")
     with GCSSaver.from_conn_string(embedded_uri) as saver:
-        state = turns.build(saver).get_state(turns.thread_config(result["leased"]["thread_id"]))
+        state = turns.build(saver).get_state(thread_config(result["leased"]["thread_id"]))
         assert (state.values["done"], state.next) == (steps, ())
         # What it tried, to find out that it can write, is gone.
         assert {thread.thread_id for thread in saver.admin.threads()} == {

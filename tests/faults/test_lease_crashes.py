@@ -31,7 +31,7 @@ def perform(saver: CrashingSaver, flow: Any) -> Any:
 
 def acquire(saver: CrashingSaver, nonce: str, *, take_over: bool = False, owner: str = "") -> leases.Acquired:
     request = leases.Acquire(THREAD, owner or nonce, nonce, 60.0, take_over)
-    return perform(saver, leases.acquire(request, saver._context))
+    return perform(saver, leases.Acquisition(request, 0.0, saver._context).flow())
 
 
 def put(saver: CrashingSaver, number: int, parent: int | None, fence: Fence | None) -> None:

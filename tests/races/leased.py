@@ -69,7 +69,7 @@ class LeasedWorld(World):
 
     def _wrong(self, commit: Commit) -> str | None:
         if self.owner is not None and any(isinstance(w, Delete) and w.name == FENCE for w in commit.writes):
-            return f"liveness: the fence of {self.nonce} is deleted, and nobody has ended the lease"
+            return f"liveness: the fence of {self.nonce} is deleted, and no process has ended the lease"
         for write in commit.writes:
             found = None
             if isinstance(write, Create) and f"/{keys.CHECKPOINTS}/" in write.name:
@@ -149,7 +149,7 @@ def _fence(context: Context) -> Fence | None:
 
 def _acquire(letter: str, owner: str, *, take_over: bool, context: Context) -> Flow[None]:
     request = leases.Acquire(THREAD, owner, letter, 60.0, take_over)
-    yield from leases.acquire(request, context)
+    yield from leases.Acquisition(request, 0.0, context).flow()
     yield from QueryDocs(f"ghost/{letter}")
 
 
@@ -224,7 +224,7 @@ def _beats(letter: str, times: int, context: Context) -> Flow[None]:
         return
     seen = leases.Beat(doc.update_time)
     for _ in range(times):
-        seen = yield from leases.beat(fence, seen, None, context)
+        seen = yield from leases.beat(fence, seen, None)
 
 
 def beats(letter: str, times: int) -> Call:
@@ -264,7 +264,7 @@ def _world(holder: str = "", *, released: bool = False, checkpoints: int = 1) ->
     if checkpoints == 0:
         _, world = play(iter(Commit((Create(keys.thread_doc(THREAD), {"thread_id": THREAD}),))), world)
     if holder:
-        flow = leases.acquire(leases.Acquire(THREAD, holder, holder, 60.0), context)
+        flow = leases.Acquisition(leases.Acquire(THREAD, holder, holder, 60.0), 0.0, context).flow()
         found, world = play(flow, world)
         if released:
             _, world = play(leases.release(found.fence, context), world)

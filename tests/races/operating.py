@@ -91,7 +91,9 @@ def _judge(before: Watched, after: Watched, ghosts: dict[str, Any]) -> dict[str,
             bad = bad or f"I7: {nonce}, which is fenced, starts"
         may = nonce[0].isupper() or (was is not None and was.state == "not-done")
         if open_ and not may:
-            bad = bad or f"I8: {nonce} starts while the outcome of {sorted(open_)} is unknown, and nobody allowed that"
+            bad = (
+                bad or f"I8: {nonce} starts while the outcome of {sorted(open_)} is unknown, and no caller allowed that"
+            )
         ghosts = ghosts | {"allowed": sorted({*ghosts["allowed"], *([nonce] if may else [])})}
         open_.add(nonce)
     if was is not None and was.state == "claimed" and now is not None and now.state == "unknown" and not now.attempt.by:
@@ -129,7 +131,7 @@ def _judge(before: Watched, after: Watched, ghosts: dict[str, Any]) -> dict[str,
 def _took_effect(_: Watched, ghosts: dict[str, Any], what: str) -> dict[str, Any]:
     effects = sorted({*ghosts["effects"], what})
     others = [one for one in effects if one.split()[0] not in ghosts["allowed"]]
-    bad = ghosts["bad"] or (f"I8: it took effect by {others}, and nobody allowed that" if len(others) > 1 else "")
+    bad = ghosts["bad"] or (f"I8: it took effect by {others}, and no caller allowed that" if len(others) > 1 else "")
     return ghosts | {"effects": effects, "bad": bad}
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar, cast
 
 from langgraph_gcs_saver.cli.notices import ignore_notices
+from langgraph_gcs_saver.cli.views.terminal import CommandError
+from langgraph_gcs_saver.errors import GCSSaverError
 
 T = TypeVar("T")
 
@@ -73,11 +76,28 @@ def started(work: Callable[[T, Connection], None], task: T) -> Iterator[Child]:
         ours.close()
 
 
+@dataclass(frozen=True)
+class Failed:
+    """From the process: an error of the library stopped the run."""
+
+    message: str
+    exit_code: int
+
+
 def begin() -> None:
     """Prepare a process of the demo, as the first call of its `work`."""
     # An interrupt from the keyboard reaches the whole group, but only the parent may end this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ignore_notices()
+
+
+@contextmanager
+def reporting(pipe: Connection) -> Iterator[None]:
+    """The block in which a process works. An error of the library is reported to the parent."""
+    try:
+        yield
+    except (GCSSaverError, CommandError) as error:
+        pipe.send(Failed(str(error), error.exit_code))
 
 
 @contextmanager

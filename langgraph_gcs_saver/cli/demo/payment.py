@@ -9,7 +9,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypedDict
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -17,10 +16,10 @@ from langgraph.runtime import Runtime
 
 from langgraph_gcs_saver import NOT_DONE, operations
 from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import begin
+from langgraph_gcs_saver.cli.demo.child import begin, reporting
 from langgraph_gcs_saver.cli.demo.provider import Provider
-from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
-from langgraph_gcs_saver.errors import GCSSaverError, OutcomeUnknownError
+from langgraph_gcs_saver.cli.views.terminal import open_saver
+from langgraph_gcs_saver.errors import OutcomeUnknownError
 
 OWNER = "langgraph-gcs-demo"
 """All processes use one name, so each takes the lease of the one before it at once."""
@@ -95,11 +94,6 @@ def build(saver: BaseCheckpointSaver[Any]) -> Payer:
     return builder.compile(checkpointer=saver)
 
 
-def thread_config(thread_id: str) -> RunnableConfig:
-    """The config of the thread."""
-    return {"configurable": {"thread_id": thread_id}}
-
-
 # A process
 
 
@@ -143,14 +137,6 @@ class Unknown:
     kind: str
 
 
-@dataclass(frozen=True)
-class Failed:
-    """From the process: an error of the library stopped the run."""
-
-    message: str
-    exit_code: int
-
-
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     begin()
@@ -162,15 +148,14 @@ def work(task: Task, pipe: Connection) -> None:
             pipe.recv()
 
     context = Context(Provider(task.ledger), task.once, reach)
-    try:
+    report: Finished | Unknown = Finished()
+    with reporting(pipe):
         with (
             open_saver(task.store, task.cipher, may_create=True, serde=SERDE) as saver,
             saver.thread(task.thread_id).lease(owner=OWNER) as lease,
         ):
-            build(saver).invoke(task.start, lease.config, context=context, durability="sync")
-    except OutcomeUnknownError as error:
-        pipe.send(Unknown(error.kind))
-    except (GCSSaverError, CommandError) as error:
-        pipe.send(Failed(str(error), error.exit_code))
-    else:
-        pipe.send(Finished())
+            try:
+                build(saver).invoke(task.start, lease.config, context=context, durability="sync")
+            except OutcomeUnknownError as error:
+                report = Unknown(error.kind)
+        pipe.send(report)

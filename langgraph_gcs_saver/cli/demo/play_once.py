@@ -10,22 +10,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import started
+from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
+from langgraph_gcs_saver.cli.demo.child import Failed, started
 from langgraph_gcs_saver.cli.demo.payment import (
     AFTER,
     BEFORE,
     CHARGE,
     DURING,
     MAIL,
-    Failed,
     Finished,
     Halted,
     Order,
     Task,
     Unknown,
     build,
-    thread_config,
     work,
 )
 from langgraph_gcs_saver.cli.demo.provider import Provider

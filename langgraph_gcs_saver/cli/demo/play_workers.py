@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import Child, started
+from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
 from langgraph_gcs_saver.cli.demo.stage import Stage, present
-from langgraph_gcs_saver.cli.demo.turns import TTL, Failed, Fenced, Finished, Task, Turns, Waiting, build, work
+from langgraph_gcs_saver.cli.demo.turns import TTL, Fenced, Finished, Task, Turns, Waiting, build, work
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import StoreUnavailableError
 

@@ -12,9 +12,8 @@ from typing import Any, cast
 from langgraph.types import Command
 
 from langgraph_gcs_saver.cli.demo.agent import SERDE, Context, build, thread_config
-from langgraph_gcs_saver.cli.demo.child import Child, begin, started
+from langgraph_gcs_saver.cli.demo.child import Child, Failed, begin, reporting, started
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
-from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.events import CheckpointSaved, Event
 
 
@@ -74,14 +73,6 @@ class Finished:
     stored_bytes: int
 
 
-@dataclass(frozen=True)
-class Failed:
-    """From the process: an error of the library stopped the run."""
-
-    message: str
-    exit_code: int
-
-
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     begin()
@@ -95,7 +86,7 @@ def work(task: Task, pipe: Connection) -> None:
         append(task.ledger, name)
 
     value: Any = task.start if task.answer is None else Command(resume=task.answer)
-    try:
+    with reporting(pipe):
         with open_saver(task.store, task.cipher, may_create=True, serde=SERDE, on_event=tally) as saver:
             build(saver).invoke(
                 value,
@@ -103,9 +94,6 @@ def work(task: Task, pipe: Connection) -> None:
                 context=Context(before_reading),
                 durability="sync",
             )
-    except (GCSSaverError, CommandError) as error:
-        pipe.send(Failed(str(error), error.exit_code))
-    else:
         pipe.send(Finished(tally.stored_bytes))
 
 

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 
-from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import begin
-from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
-from langgraph_gcs_saver.errors import FencedError, GCSSaverError
+from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
+from langgraph_gcs_saver.cli.demo.child import begin, reporting
+from langgraph_gcs_saver.cli.views.terminal import open_saver
+from langgraph_gcs_saver.errors import FencedError
 
 TTL = 5
 """Seconds without a beat after which a lease has expired: the least that there is, so that the story is short."""
@@ -69,11 +68,6 @@ def build(saver: BaseCheckpointSaver[Any]) -> Counter:
     return builder.compile(checkpointer=saver)
 
 
-def thread_config(thread_id: str) -> RunnableConfig:
-    """The config of the thread, for a run without a lease."""
-    return {"configurable": {"thread_id": thread_id}}
-
-
 # A worker
 
 
@@ -117,14 +111,6 @@ class Fenced:
     kind: str
 
 
-@dataclass(frozen=True)
-class Failed:
-    """From the worker: an error of the library stopped the run."""
-
-    message: str
-    exit_code: int
-
-
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     begin()
@@ -135,20 +121,19 @@ def work(task: Task, pipe: Connection) -> None:
             pipe.send(Waiting())
             pipe.recv()
 
-    try:
+    report: Finished | Fenced = Finished()
+    with reporting(pipe):
         with open_saver(task.store, task.cipher, may_create=True, serde=SERDE) as saver:
             config = thread_config(task.thread_id)
             thread = saver.thread(task.thread_id)
             with thread.lease(ttl=TTL, wait=PATIENCE) if task.leased else nullcontext() as lease:
-                build(saver).invoke(
-                    task.start,
-                    config if lease is None else lease.config,
-                    context=Context(task.worker, before_step),
-                    durability="sync",
-                )
-    except FencedError as error:
-        pipe.send(Fenced(error.kind))
-    except (GCSSaverError, CommandError) as error:
-        pipe.send(Failed(str(error), error.exit_code))
-    else:
-        pipe.send(Finished())
+                try:
+                    build(saver).invoke(
+                        task.start,
+                        config if lease is None else lease.config,
+                        context=Context(task.worker, before_step),
+                        durability="sync",
+                    )
+                except FencedError as error:
+                    report = Fenced(error.kind)
+        pipe.send(report)

@@ -190,7 +190,8 @@ def make(directory: Path, kind: Kind) -> Seed:
         saver.setup()
         for thread in ("t", "u"):
             fill(saver, thread)
-        held = run(leases.acquire(leases.Acquire("t", "owner", "nonce", 60.0), saver._context), saver._backend)
+        request = leases.Acquire("t", "owner", "nonce", 60.0)
+        held = run(leases.Acquisition(request, 0.0, saver._context).flow(), saver._backend)
         run(leases.release(held.fence, saver._context), saver._backend)
         raw = LocalRaw(directory)
         handle(saver, raw)
