@@ -14,7 +14,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from langgraph_gcs_saver import NOT_DONE, UNKNOWN, GCSSaver, operations
-from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, HashBlob, Merge
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     ConflictError,
@@ -31,6 +32,7 @@ from langgraph_gcs_saver.errors import (
     ResultNotStoredError,
     StoreUnavailableError,
 )
+from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
@@ -930,3 +932,27 @@ def test_a_bound_key_stays():
     with GCSSaver.from_conn_string("memory:") as saver:
         bound = partial(lambda key: key, key="mine")
         assert saver.thread("t").operations.once("charge", bound, key="k") == "mine"
+
+
+class Misreads(Interceptor):
+    """Reads the first object otherwise than it was written."""
+
+    number = 0
+
+    def around(self, effect, perform):
+        found = perform(effect)
+        if isinstance(effect, HashBlob):
+            self.number += 1
+            return "0" * 64 if self.number == 1 else found
+        return found
+
+
+def test_a_result_that_reads_back_otherwise_is_reported_and_written_again():
+    events, large = [], "x" * (1 << 20)
+    with GCSSaver.from_conn_string(
+        "memory:", interceptors=[Misreads()], on_event=events.append, zstd_level=None
+    ) as saver:
+        operations = saver.thread("t").operations
+        assert operations.once("charge", lambda: large, key="order-17") == large
+        assert operations.once("charge", lambda: "again", key="order-17") == large
+    assert [(one.thread_id, one.attempt) for one in events if isinstance(one, VerificationFailed)] == [("t", 1)]
