@@ -413,7 +413,7 @@ def test_nothing_that_is_shown_moves_a_terminal():
 # The other stories
 
 
-@pytest.mark.parametrize("where", ["embedded_uri", "emulators_uri"])
+@pytest.mark.parametrize("where", ["embedded_uri", pytest.param("emulators_uri", marks=pytest.mark.soak)])
 def test_an_agent_that_is_killed_while_it_pays(where, request, environment, tmp_path):
     uri = request.getfixturevalue(where)
     ended = run_command("demo", "once", "--json", "--keep", "--store", uri, environment=environment)

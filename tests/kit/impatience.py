@@ -2,6 +2,6 @@
 
 
 def impatient(saver):
-    """The saver, which takes a deletion for crashed after half a second. Its requests keep all their time."""
-    saver._context.timeout = 0.5
+    """The saver, which takes a deletion for crashed at the second look. Its requests keep all their time."""
+    saver._context.timeout = 0.1
     return saver
