@@ -166,10 +166,12 @@ class Context:
         thread_id: str,
         ns: str,
         checkpoint_id: str,
+        *,
         fence: Fence | None = None,
+        own: tuple[Companion, ...] = (),
     ) -> Companions:
-        """The companions of one call: those of the process, and the lease under which the call is made."""
-        found = self.companions if fence is None else (*self.companions, fence)
+        """The companions of one call: those of the process, its own, and the lease under which the call is made."""
+        found = (*self.companions, *own) if fence is None else (*self.companions, *own, fence)
         if not found:
             return NO_COMPANIONS
         return Companions(found, Attempt(kind, thread_id, ns, checkpoint_id, self.new_attempt()))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -140,6 +140,46 @@ class Acquired:
     fence: Fence
     beat: Beat
     taken_over: Former | None = None
+
+
+class Riders(Protocol):
+    """Documents that change in the commits that take and release a lease. They take no rounds of their own."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Documents that `taking` needs. They join the read before each try."""
+        ...
+
+    def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:
+        """Writes for the commit that takes the lease. A retry asks again, with the documents as they are then.
+
+        A precondition on a document of `docs` is fine. A commit that fails is tried again.
+        """
+        ...
+
+    def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:
+        """Writes for the commit that releases the lease, at the end of a block that raised `error`, if any.
+
+        They must not have preconditions, because a release whose commit fails counts as lost.
+        """
+        ...
+
+
+class NoRiders:
+    """The riders of a lease that has none."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """No documents."""
+        return ()
+
+    def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:  # noqa: ARG002 - there are none
+        """No writes."""
+        return ()
+
+    def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:  # noqa: ARG002 - there are none
+        """No writes."""
+        return ()
 
 
 @record(frozen=True, slots=True)
@@ -283,9 +323,10 @@ class Acquisition:
         is_open: Whether the lease may be this acquisition's, as far as it knows.
     """
 
-    def __init__(self, request: Acquire, wait: float, context: Context) -> None:
+    def __init__(self, request: Acquire, wait: float, context: Context, riders: Riders | None = None) -> None:
         self.request = request
         self.context = context
+        self.riders = riders or NoRiders()
         self.wait = wait
         self.began = 0
         self.paused = 0.0
@@ -315,7 +356,8 @@ class Acquisition:
         thread = keys.thread_doc(request.thread_id)
         former: Former | None = None
         while True:
-            docs = yield from GetDocs((keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id), thread))
+            names = (keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id), thread)
+            docs = yield from GetDocs((*names, *self.riders.names))
             lease, doc = lease_in(request.thread_id, docs), docs.get(thread)
             self.began = self.began or lease.now
             self.waited = self._since(self.began, 0.0, lease)
@@ -339,7 +381,7 @@ class Acquisition:
             # The tokens of a deleted thread start over. Those that this process holds must differ.
             token = max(lease.token, *own, 0) + 1
             self.is_open = True
-            times = yield from Commit(self._writes(lease, doc, token))
+            times = yield from Commit((*self._writes(lease, doc, token), *self.riders.taking(docs)))
             if times is not None:
                 return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
             yield from self._count()
@@ -525,9 +567,9 @@ def _seen(doc: Doc, counter: int) -> Beat:
     return Beat(doc.update_time, counter, wish if isinstance(wish, str) else None)
 
 
-def release(fence: Fence, context: Context) -> Flow[bool]:
-    """Give a lease back; false if it was lost before."""
-    released = (yield from Commit(_end(fence.thread_id, fence.time))) is not None
+def release(fence: Fence, context: Context, beside: tuple[Write, ...] = ()) -> Flow[bool]:
+    """Give a lease back; false if it was lost before. The writes `beside` happen only if it was not."""
+    released = (yield from Commit((*_end(fence.thread_id, fence.time), *beside))) is not None
     if not released:
         lease = yield from look(fence.thread_id)
         # After a release whose answer was lost, the fence has no owner, and still the holder's nonce.

@@ -30,6 +30,7 @@ from langgraph_gcs_saver.events import (
     ParentForked,
 )
 from langgraph_gcs_saver.flows.cache import ByteCache
+from langgraph_gcs_saver.flows.companions import Companion
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
 from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.leases import overtaken, respect
@@ -73,6 +74,7 @@ class Put:
         now: The wall clock, in seconds since the epoch.
         history: DeltaChannels whose value is made of their ancestors' writes.
         fence: The lease under which the call is made, if any.
+        companions: What else rides in the commit of this call.
     """
 
     thread_id: str
@@ -90,6 +92,7 @@ class Put:
     now: float
     history: frozenset[str] = frozenset()
     fence: Fence | None = None
+    companions: tuple[Companion, ...] = ()
 
     @property
     def name(self) -> str:
@@ -201,7 +204,7 @@ class _Attempts:
         # An acquisition has made the thread's document.
         self.is_new = request.fence is None and not is_noted
         self.companions = context.companions_of(
-            "put", request.thread_id, request.ns, request.checkpoint_id, request.fence
+            "put", request.thread_id, request.ns, request.checkpoint_id, fence=request.fence, own=request.companions
         )
 
     def flow(self) -> Flow[Stored]:

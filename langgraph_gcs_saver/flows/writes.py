@@ -36,7 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import CheckpointDamaged
-from langgraph_gcs_saver.flows.companions import Companions
+from langgraph_gcs_saver.flows.companions import Companion, Companions
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.leases import respect
@@ -81,7 +81,7 @@ class PendingWrite:
 class PutWrites:
     """What to store: one call's writes for one checkpoint. The checkpoint need not exist yet.
 
-    `fence` is the lease under which the call is made, if any.
+    `fence` is the lease under which the call is made, if any. `companions` also ride in the call's commit.
     """
 
     thread_id: str
@@ -90,6 +90,7 @@ class PutWrites:
     task_id: str
     writes: Sequence[PendingWrite]
     fence: Fence | None = None
+    companions: tuple[Companion, ...] = ()
 
 
 @record(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     replaced: Doc | None = None
     mismatches = 0
     companions = context.companions_of(
-        "put_writes", request.thread_id, request.ns, request.checkpoint_id, request.fence
+        "put_writes", request.thread_id, request.ns, request.checkpoint_id, fence=request.fence, own=request.companions
     )
     for number in range(1, MAX_TRIES + 1):
         records = yield from Compute(partial(_records, request, wanted, context), size=size)

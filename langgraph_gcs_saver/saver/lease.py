@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from langgraph_gcs_saver import flows
-from langgraph_gcs_saver.engine.effects import Flow, Pause
+from langgraph_gcs_saver.engine.effects import Flow, Pause, Write
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import Backend, arun, run
 from langgraph_gcs_saver.errors import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from langgraph_gcs_saver.flows.fences import Fence
-    from langgraph_gcs_saver.flows.leases import Acquired, Beat
+    from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
 
 KEY = "__lg_lease"
 """Where a config's `configurable` has its lease: thread, token and nonce. LangGraph stores no key with this prefix."""
@@ -200,12 +200,16 @@ class Leases:
             if held is not None:
                 held.meet(config)
 
+    def held_of(self, fence: Fence | None) -> Held | None:
+        """What this process knows about a lease that it has acquired; `None` after its release."""
+        return None if fence is None else self._processes.get().held.get((fence.thread_id, fence.token))
+
     def note(self, fence: Fence | None, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Let the next beat say which step a checkpoint of the root graph has, and which nodes run after it.
 
         With a cipher, the beat has neither, unless `clear_metadata` names it.
         """
-        held = None if fence is None else self._processes.get().held.get((fence.thread_id, fence.token))
+        held = self.held_of(fence)
         if held is None:
             return
         nodes = sorted(name[len(_NODES) :] for name in checkpoint["channel_values"] if name.startswith(_NODES))
@@ -281,7 +285,7 @@ class Leases:
         acquisition: flows.leases.Acquisition | None = None
         try:
             left = yield from self._take_place(process, lease, place)
-            acquisition = flows.leases.Acquisition(request, left, context)
+            acquisition = flows.leases.Acquisition(request, left, context, lease.riders)
             found = yield from acquisition.flow()
             held = Held(found)
             for other in tuple(process.held.values()):
@@ -332,15 +336,19 @@ class Leases:
             left -= pause
         return left
 
-    def releasing(self, held: Held) -> Flow[bool]:
+    def releasing(self, held: Held, beside: tuple[Write, ...] = ()) -> Flow[bool]:
         """End a lease of this process, and ask the runs that still use it to end.
+
+        Args:
+            held: The lease.
+            beside: What else the commit that releases it writes.
 
         Returns:
             Whether this process still had it.
         """
         if not self.has(held):
             return False
-        released = yield from flows.leases.release(held.fence, self._contexts.get())
+        released = yield from flows.leases.release(held.fence, self._contexts.get(), beside)
         self.forget(held)
         return released
 
@@ -475,10 +483,19 @@ class Lease:
         wait: Seconds to wait for another holder.
         owner: The name of the holder.
         takes_over: Whether it takes the lease from a live holder.
+        riders: What else the commits that take and release it write.
     """
 
     def __init__(
-        self, leases: Leases, thread_id: str, *, ttl: float, wait: float, owner: str | None, take_over: bool
+        self,
+        leases: Leases,
+        thread_id: str,
+        *,
+        ttl: float,
+        wait: float,
+        owner: str | None,
+        take_over: bool,
+        riders: Riders | None = None,
     ) -> None:
         self.ttl = _seconds("ttl", ttl, MIN_TTL, MAX_TTL)
         self.wait = _seconds("wait", wait, 0.0, sys.float_info.max)
@@ -489,6 +506,7 @@ class Lease:
         self.thread_id = thread_id
         self.owner = owner
         self.takes_over = take_over
+        self.riders = riders or flows.leases.NoRiders()
         self._leases = leases
         self._held: Held | None = None
 
@@ -505,7 +523,7 @@ class Lease:
     ) -> None:
         held = self._acquired()
         with self._leases.leaving(held):
-            run(self._leases.releasing(held), self._leases.backend)
+            run(self._leases.releasing(held, self.riders.ending(error)), self._leases.backend)
 
     async def __aenter__(self) -> Self:
         self._held = await arun(self._leases.acquiring(self), self._leases.backend)
@@ -516,7 +534,7 @@ class Lease:
     ) -> None:
         held = self._acquired()
         with self._leases.leaving(held):
-            await arun(self._leases.releasing(held), self._leases.backend)
+            await arun(self._leases.releasing(held, self.riders.ending(error)), self._leases.backend)
 
     def _acquired(self) -> Held:
         if self._held is None:

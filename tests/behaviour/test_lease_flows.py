@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs, Merge, Pause
+from langgraph_gcs_saver.engine.effects import Commit, Delete, Effect, GetDocs, Merge, Pause
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import ConflictError, FencedError, OperationFencedError, ThreadBusyError
@@ -24,6 +25,7 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.results import IdleThread
 from langgraph_gcs_saver.saver import arguments
+from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.testing.crash import config_of, put_arguments
 from tests.system.raw import LocalRaw
 
@@ -100,6 +102,59 @@ def age(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the service's clock be ahead: the embedded store's is this process's."""
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() + int(seconds * 1e9))
+
+
+class Riding:
+    """Counts in a document of its own when a lease is taken, and deletes it when the lease is released."""
+
+    names = ("lg_notes/t",)
+
+    def taking(self, docs: Any, /) -> tuple[Any, ...]:
+        doc = docs.get(self.names[0])
+        count = 0 if doc is None else doc.fields["count"]
+        time = None if doc is None else doc.update_time
+        return (Merge(self.names[0], {"count": count + 1}, update_time=time),)
+
+    def ending(self, error: BaseException | None, /) -> tuple[Any, ...]:
+        return () if error is not None else (Delete(self.names[0]),)
+
+
+def test_riders_change_documents_in_the_commits_of_a_lease_and_take_no_rounds(saver, seen):
+    def notes() -> Any:
+        return perform(saver, iter(GetDocs(Riding.names))).get(Riding.names[0])
+
+    def lease(riders: Any) -> Lease:
+        options: dict[str, Any] = {"ttl": 60.0, "wait": 0.0, "owner": None, "take_over": False}
+        return Lease(saver._leases, T, riders=riders, **options)
+
+    with lease(None):
+        pass
+    plain = list(seen.kinds)
+    seen.effects.clear()
+    with lease(Riding()):
+        assert notes().fields == {"count": 1}
+        seen.effects.pop()
+    assert seen.kinds == plain
+    assert notes() is None
+    for count in (1, 2):
+        with suppress(ConflictError), lease(Riding()):
+            raise ConflictError("the block fails")
+        assert notes().fields == {"count": count}
+
+
+def test_a_rider_that_loses_a_race_is_asked_again(saver, seen):
+    perform(saver, iter(Commit((Merge(Riding.names[0], {"count": 1}),))))
+    seen.before = lambda: perform(saver, iter(Commit((Merge(Riding.names[0], {"count": 5}),))))
+    request = leases.Acquire(T, "n", "n", 60.0)
+    perform(saver, leases.Acquisition(request, 0.0, saver._context, Riding()).flow())
+    assert perform(saver, iter(GetDocs(Riding.names)))[Riding.names[0]].fields == {"count": 6}
+
+
+def test_the_riders_of_a_lost_lease_write_nothing(saver, other):
+    fence = acquire(saver).fence
+    acquire(other, "o", take_over=True)
+    assert not perform(saver, leases.release(fence, saver._context, (Merge("lg_notes/t", {"count": 1}),)))
+    assert perform(saver, iter(GetDocs(("lg_notes/t",)))) == {}
 
 
 # The holder
