@@ -12,6 +12,7 @@ lg_store/operations/lg_operations/{sha256(key)}                a recorded side e
 lg_threads/{thread}/lg_batches/{batch}                         a batch: its list of items
 lg_threads/{thread}/lg_done/{batch}!{chunk}-{attempt}          items of a batch that were done or failed
 lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim of a chunk of items
+lg_threads/{thread}/lg_resume/current                          the turn that a run has begun and not finished
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -51,6 +52,8 @@ OPERATIONS = "lg_operations"
 BATCHES = "lg_batches"
 DONE = "lg_done"
 CHUNKS = "lg_chunks"
+RESUMES = "lg_resume"
+_CURRENT = "current"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
@@ -391,6 +394,12 @@ def writes_field(idx: int) -> str:
 INTERRUPT = writes_field(-3)
 """The field that holds a task's interrupts; -3 is LangGraph's number of that channel (`WRITES_IDX_MAP`)."""
 
+FAILED = writes_field(-1)
+"""The field that holds a task's error; -1 is LangGraph's number of that channel."""
+
+ANSWERED = writes_field(-4)
+"""The field that holds the answers that a task has got; -4 is LangGraph's number of that channel."""
+
 
 def writes_checkpoint_id_of(name: str) -> str:
     """The checkpoint id in the name of a document of pending writes."""
@@ -463,6 +472,16 @@ def is_fence_doc(name: str) -> bool:
 def is_lease_doc(leaf: str) -> bool:
     """Whether the last segment of a name can be that of a document of a lease."""
     return leaf in (_FENCE, _BEAT)
+
+
+def resume_doc(thread_id: str) -> str:
+    """Name of the document of the turn that a run has begun on a thread and not finished."""
+    return f"{thread_doc(thread_id)}/{RESUMES}/{_CURRENT}"
+
+
+def is_resume_doc(leaf: str) -> bool:
+    """Whether the last segment of a name can be that of the document of a turn."""
+    return leaf == _CURRENT
 
 
 def operations(thread_id: str | None) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import item_batches, keys, operations
+from langgraph_gcs_saver.format import item_batches, keys, operations, turns
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import Stub
 from langgraph_gcs_saver.records import record
@@ -128,6 +128,14 @@ COLLECTIONS: tuple[Collection, ...] = (
         follows=keys.BATCHES,
     ),
     Collection(id=keys.CHUNKS, is_name=keys.is_chunk_doc, moved=False),
+    Collection(
+        id=keys.RESUMES,
+        is_name=keys.is_resume_doc,
+        copied=turns.copied,
+        equal=turns.equal,
+        objects=turns.objects,
+        is_clear=turns.is_clear,
+    ),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 

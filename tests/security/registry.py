@@ -53,6 +53,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.BATCHES: lambda thread: f"{keys.batches(thread)}/",
     keys.DONE: lambda thread: f"{keys.thread_doc(thread)}/{keys.DONE}/",
     keys.CHUNKS: lambda thread: f"{keys.thread_doc(thread)}/{keys.CHUNKS}/",
+    keys.RESUMES: lambda thread: keys.resume_doc(thread).rpartition("/")[0] + "/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     "lg_store": lambda _: keys.PLACE,
 }

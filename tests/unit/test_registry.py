@@ -18,6 +18,7 @@ NAMES = {
     "lg_batches": keys.batch_doc("t", "batch"),
     "lg_done": keys.done_doc(keys.batch_doc("t", "batch"), 12, "attempt0"),
     "lg_chunks": keys.chunk_doc(keys.batch_doc("t", "batch"), 12),
+    "lg_resume": keys.resume_doc("t"),
 }
 """A name in each collection."""
 
@@ -63,6 +64,7 @@ def test_names_lead_to_entries(id_):
         ["lg_done", "a!01-attempt0"],
         ["lg_done", "1-attempt0"],
         ["lg_chunks", "a"],
+        ["lg_resume", "a"],
         ["lg_unheard", "a"],
         ["feedback", "a"],
         [*path(NAMES["lg_aside"]), "lg_nested"],

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
 from tests.system.build import cfg, checkpoint, noise, version
 from tests.system.raw import LocalRaw
@@ -146,10 +147,12 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 
 def handle(saver: GCSSaver, raw: LocalRaw) -> None:
-    """A side effect that is done, and a batch with an item of each kind, whose process has crashed."""
+    """A side effect that is done, a turn that has not finished, and a batch whose process has crashed."""
     thread = saver.thread("t")
     with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
+    turn = keys.resume_doc("t")
+    raw.set_document(turn, fields_of(Turn("run", "request", "graph", 25, 30), turn, saver._context.codec))
     with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:
         for item in batch:
             if item == "a":

@@ -1,0 +1,152 @@
+"""The document of the turn that a run has begun on a thread, and not finished.
+
+A turn is one request: its input, and all steps until the graph has finished. The document has what a process needs to
+resume the turn that has neither the caller's arguments nor the process that crashed. The checkpoints of the turn have
+its id in their metadata, as `lg_run`. A document of another turn is out of date and means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langgraph_gcs_saver.engine.effects import Doc, Fields
+from langgraph_gcs_saver.errors import ValueTooLargeError
+from langgraph_gcs_saver.format import frames, seals
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub
+from langgraph_gcs_saver.records import record
+
+TURN = "turn"
+"""The field that holds everything about a turn, except the number of attempts."""
+
+ATTEMPTS = "attempts"
+"""The field that counts the processes that have worked on the turn since a call last ended in an orderly way."""
+
+MAX_CONTEXT = 256 << 10
+"""Most bytes of a serialized context."""
+
+
+@record(frozen=True, slots=True)
+class Turn:
+    """A turn.
+
+    Attributes:
+        run_id: Identifies the turn. Its checkpoints have it in their metadata.
+        request_id: The caller's id of the request, if there is one.
+        graph: The graph's name.
+        recursion_limit: The number of supersteps that the turn may take; `None` if it is not known.
+        stop: The last step that it may take.
+        factory: The name of the function that makes the context, if there is one.
+        context: The context, if it is stored.
+    """
+
+    run_id: str
+    request_id: str | None
+    graph: str
+    recursion_limit: int | None = None
+    stop: int | None = None
+    factory: str | None = None
+    context: Serialized | None = None
+
+
+def fields_of(turn: Turn, name: str, codec: Codec) -> dict[str, Any]:
+    """All fields of the document `name` when its turn begins.
+
+    Raises:
+        ValueTooLargeError: The context is larger than a document should be.
+    """
+    data = b"" if turn.context is None else turn.context.data
+    if len(data) > MAX_CONTEXT:
+        raise ValueTooLargeError(
+            f"The context has {len(data):,} bytes, and at most {MAX_CONTEXT:,} are stored. Nothing was stored. Pass "
+            "`context_factory=`, a function that makes the context again."
+        )
+    head = {
+        "run": turn.run_id,
+        "request": turn.request_id,
+        "graph": turn.graph,
+        "limit": turn.recursion_limit,
+        "stop": turn.stop,
+        "factory": turn.factory,
+        "context": None if turn.context is None else turn.context.type,
+    }
+    return {"format": FORMAT, ATTEMPTS: 1, TURN: seals.close(frames.envelope(head, data), (name, TURN), codec)}
+
+
+def turn_of(doc: Doc, codec: Codec) -> Turn:
+    """Read a turn.
+
+    Raises:
+        DamagedError: The document is damaged.
+        UnsupportedFormatError: A newer version wrote it.
+        WrongKeyError: It was encrypted with another key.
+    """
+    seals.check_format(doc, "Turn")
+    head, tail = seals.opened(doc.name, seals.plain_of(doc, TURN, codec))
+    try:
+        kind = _optional(head["context"], str)
+        return Turn(
+            _required(head["run"], str),
+            _optional(head["request"], str),
+            _required(head["graph"], str),
+            _optional(head["limit"], int),
+            _optional(head["stop"], int),
+            _optional(head["factory"], str),
+            None if kind is None else Serialized(kind, tail),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"a turn does not parse: {type(error).__name__}", frame=doc.name) from None
+
+
+def attempts_of(doc: Doc) -> int:
+    """The number of processes that have worked on the turn; 0 if the field is damaged."""
+    found = doc.fields.get(ATTEMPTS)
+    return found if type(found) is int and found >= 0 else 0
+
+
+def _required(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError("not as any writer makes it")
+    return value
+
+
+def _optional(value: Any, kind: type) -> Any:
+    return None if value is None else _required(value, kind)
+
+
+# The registry
+
+
+def objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
+    """The objects of a turn's document: none.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    turn_of(doc, codec)
+    return {}
+
+
+def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
+    """The fields of the copy `name` of a turn's document.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    return {**doc.fields, TURN: seals.moved(doc, TURN, name, attempt, codec)}
+
+
+def equal(doc: Doc, fields: Fields, codec: Codec) -> bool:
+    """Whether a document is a copy with the given fields. Each encryption of a turn has other bytes."""
+    if doc.fields.get(ATTEMPTS) != fields.get(ATTEMPTS):
+        return False
+    try:
+        return turn_of(doc, codec) == turn_of(Doc(doc.name, fields, 0, 0), codec)
+    except DamagedError:
+        return False
+
+
+def is_clear(doc: Doc, codec: Codec) -> bool:
+    """Whether the cipher does not vouch for a turn, which can be read."""
+    return not codec.vouches_for(doc.fields[TURN][seals.SEAL_BYTES :])
