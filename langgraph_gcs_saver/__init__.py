@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.operations import NOT_DONE, UNKNOWN, operations
+    from langgraph_gcs_saver.saver.run import arun, astream, run, stream
     from langgraph_gcs_saver.saver.tools import RunToolsOnce
 
     __version__: str
@@ -76,9 +77,13 @@ __all__ = [
     "ThreadInfo",
     "Transfer",
     "__version__",
+    "arun",
+    "astream",
     "errors",
     "events",
     "operations",
+    "run",
+    "stream",
     "write_settings",
 ]
 
@@ -113,6 +118,7 @@ _LATER = {
     ),
     "saver.checkpointer": ("GCSSaver",),
     "saver.operations": ("NOT_DONE", "UNKNOWN", "operations"),
+    "saver.run": ("arun", "astream", "run", "stream"),
     "saver.tools": ("RunToolsOnce",),
 }
 """Names that are imported on first use.

@@ -23,6 +23,8 @@ _START = "__start__"
 _BRANCH = "branch:to:"
 _JOIN = "join:"
 _SENDS = "__pregel_tasks"
+_INTERRUPTED = "__interrupt__"
+"""The name under which LangGraph notes the versions that it has seen when it continued after an interrupt."""
 
 
 @record(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def read_states(tips: Sequence[Tip], context: Context) -> Flow[list[State]]:
         WrongKeyError: A value is encrypted with another key, or the saver has none.
     """
     writes = yield from Gather(tuple(map(_writes_at, tips)))
-    found = [Found(Doc(tip.name, {}, 0, 0), replace(tip.manifest, channels=_deciding(tip.manifest))) for tip in tips]
+    found = [Found(Doc(tip.name, {}, 0, 0), replace(tip.manifest, channels=deciding_in(tip.manifest))) for tip in tips]
     sources = Sources(found, context)
     sources.fill((yield from Gather(tuple(sources.fetches()))))
     size = sum(one.manifest.size for one in found)
@@ -88,18 +90,23 @@ def _writes_at(tip: Tip) -> QueryDocs:
     return QueryDocs(f"{keys.THREADS}/{thread}/{keys.WRITES}", start=start, end=end, mask=(keys.INTERRUPT,))
 
 
-def _deciding(known: Manifest) -> dict[str, ChannelRef]:
+def deciding_in(known: Manifest) -> dict[str, ChannelRef]:
     """The channels whose values decide whether a node is due: packets, and joins that are new to their node."""
-    return {
-        name: ref
-        for name, ref in known.channels.items()
-        if name == _SENDS or (name.startswith(_JOIN) and not _has_seen(known, name.rpartition(":")[2], name))
-    }
+    versions, seen = versions_of(known.checkpoint)
+    return {name: ref for name, ref in known.channels.items() if _decides(name, versions, seen)}
 
 
-def _has_seen(known: Manifest, node: str, channel: str) -> bool:
-    seen = known.checkpoint.get("versions_seen", {}).get(node, {})
-    return bool(seen.get(channel) == known.checkpoint.get("channel_versions", {}).get(channel))
+def _decides(name: str, versions: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+    return name == _SENDS or (name.startswith(_JOIN) and not _has_seen(name.rpartition(":")[2], name, versions, seen))
+
+
+def versions_of(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The versions of a checkpoint's channels, and those that each node has seen."""
+    return checkpoint.get("channel_versions", {}), checkpoint.get("versions_seen", {})
+
+
+def _has_seen(node: str, channel: str, versions: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
+    return bool(seen.get(node, {}).get(channel) == versions.get(channel))
 
 
 def _values(known: Manifest, sources: Sources) -> dict[str, Any]:
@@ -115,17 +122,75 @@ def _value(known: Manifest, channel: str, sources: Sources) -> Any:
         return Opaque(kind, b"")
 
 
+@record(frozen=True, slots=True)
+class Due:
+    """What a checkpoint says about the next step.
+
+    Attributes:
+        nodes: The nodes that are due, in order of their names.
+        sends: The nodes to which packets are on their way, one for each packet; empty for an unknown one.
+        is_unknown: Whether a value that decides this cannot be read.
+    """
+
+    nodes: tuple[str, ...]
+    sends: tuple[str, ...]
+    is_unknown: bool
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks of the next step."""
+        return len(self.nodes) + len(self.sends)
+
+
+def due(names: Iterable[str], versions: Mapping[str, Any], seen: Mapping[str, Any], values: Mapping[str, Any]) -> Due:
+    """What a checkpoint says about the next step.
+
+    Args:
+        names: The names of the channels that have a value.
+        versions: The versions of its channels.
+        seen: The versions that each node has seen.
+        values: The values that decide, by channel.
+    """
+    nodes = set()
+    for name in names:
+        node = name.removeprefix(_BRANCH)
+        if node != name and not _has_seen(node, name, versions, seen):
+            nodes.add(node)
+        if name == _START and not any(_has_seen(one, name, versions, seen) for one in seen if one != _INTERRUPTED):
+            nodes.add(_START)
+    for name, value in values.items():
+        if name != _SENDS and _is_full(name, value):
+            nodes.add(name.rpartition(":")[2])
+    sends = tuple(map(_receiver, _items(values.get(_SENDS))))
+    return Due(tuple(sorted(nodes)), sends, any(isinstance(value, Opaque) for value in values.values()))
+
+
+def due_in(checkpoint: Mapping[str, Any]) -> Due:
+    """What a checkpoint of LangGraph's, with its values, says about the next step."""
+    versions, seen = versions_of(checkpoint)
+    values = checkpoint.get("channel_values", {})
+    return due(
+        values, versions, seen, {name: value for name, value in values.items() if _decides(name, versions, seen)}
+    )
+
+
+def due_at(known: Manifest, values: Mapping[str, Any]) -> Due:
+    """What a stored checkpoint says about the next step; `values` has the values of its deciding channels."""
+    return due(known.channels, *versions_of(known.checkpoint), values)
+
+
 def _is_due(known: Manifest, values: Mapping[str, Any]) -> bool | None:
-    nodes = known.checkpoint.get("versions_seen", {})
-    for name in known.channels:
-        if name.startswith(_BRANCH) and not _has_seen(known, name.removeprefix(_BRANCH), name):
-            return True
-        if name == _START and not any(_has_seen(known, node, name) for node in nodes):
-            return True
-    answers = [bool(_items(value)) if name == _SENDS else _is_full(name, value) for name, value in values.items()]
-    if any(answers):
-        return True
-    return None if any(isinstance(value, Opaque) for value in values.values()) else False
+    found = due_at(known, values)
+    return True if found.tasks else None if found.is_unknown else False
+
+
+def _receiver(packet: object) -> str:
+    """The node that gets a packet; empty if the packet does not say it."""
+    if isinstance(packet, Stored) and packet.parts is not None:
+        packet = packet.parts[2]
+        packet = packet[0] if isinstance(packet, list | tuple) and packet else None
+    node = getattr(packet, "node", packet)
+    return node if isinstance(node, str) else ""
 
 
 def _is_full(name: str, value: Any) -> bool:
@@ -142,5 +207,7 @@ def _items(value: Any) -> Sequence[Any]:
             value = value.parts[2]
         elif isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], bool):
             value = value[0]  # A deferred node's channel holds the items, and whether all other nodes have ended.
+        elif isinstance(value, set | frozenset):
+            return sorted(value, key=str)
         else:
             return value if isinstance(value, list | tuple) else ()

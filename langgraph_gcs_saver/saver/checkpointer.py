@@ -33,7 +33,7 @@ from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.format.keys import thread_doc
-from langgraph_gcs_saver.saver import arguments, configs
+from langgraph_gcs_saver.saver import arguments, configs, turns
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
@@ -181,6 +181,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             InvalidConfigError: The config names no thread.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
+        stored = turns.take_tip(self._leases.turn_in(config), config)
+        if stored is not None:
+            return stored
         with self._call("get_tuple", config) as call:
             loaded = run(self._get(config), self._backend)
         call.get_tuple(loaded)
@@ -188,6 +191,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Asynchronous twin of `get_tuple`."""
+        stored = turns.take_tip(self._leases.turn_in(config), config)
+        if stored is not None:
+            return stored
         with self._call("get_tuple", config) as call:
             loaded = await arun(self._get(config), self._backend)
         call.get_tuple(loaded)
@@ -336,6 +342,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = run(save.put(request, self._context), self._backend)
         call.put(request, stored)
+        turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -351,6 +358,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = await arun(save.put(request, self._context), self._backend)
         call.put(request, stored)
+        turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -372,6 +380,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             now=time.time(),
             fence=fence,
         )
+        request = turns.with_turn(self._leases.turn_of(fence), request)
         if fence is not None and not request.ns:
             self._leases.note(fence, checkpoint, metadata)
         return request

@@ -17,6 +17,13 @@ _DURABILITY = "__pregel_durability"
 _CALL = "__pregel_call"
 _CHECKPOINTS = "checkpoint_map"
 
+NOT_RESUMING = {"__pregel_resuming": False}
+"""What a `configurable` needs so that a call without an input continues as if the call before it had not ended.
+
+Without it, or with a LangGraph that does not know it, the call resumes. It then also streams the state once more,
+passes the breakpoints of the next step, and lets subgraphs resume.
+"""
+
 
 class Control(Protocol):
     """The part of LangGraph's `RunControl` that is used here."""
@@ -67,3 +74,12 @@ def _part(config: Any, name: str) -> Any:
         return config["configurable"].get(name)
     except (AttributeError, KeyError, TypeError):
         return None
+
+
+def default_recursion_limit() -> int | None:
+    """The recursion limit of a run whose config has none; `None` if LangGraph does not say it."""
+    try:
+        from langgraph._internal._config import DEFAULT_RECURSION_LIMIT  # noqa: PLC0415 - readers need no LangGraph
+    except ImportError:
+        return None
+    return int(DEFAULT_RECURSION_LIMIT)

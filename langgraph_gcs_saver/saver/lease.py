@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
+    from langgraph_gcs_saver.saver.turns import TurnInProgress
 
 KEY = "__lg_lease"
 """Where a config's `configurable` has its lease: thread, token and nonce. LangGraph stores no key with this prefix."""
@@ -79,9 +80,10 @@ class Held:
         note: What the next beat says about the run.
         state: Whether this process still has the lease, as far as it knows.
         ending: Why runs must end at their next boundary, if they must.
+        turn: The turn that a call of `run` works on under this lease, if there is one.
     """
 
-    __slots__ = ("_controls", "confirmed", "ending", "fence", "former_run_id", "note", "seen", "state")
+    __slots__ = ("_controls", "confirmed", "ending", "fence", "former_run_id", "note", "seen", "state", "turn")
 
     def __init__(self, found: Acquired) -> None:
         self.fence: Fence = found.fence
@@ -91,6 +93,7 @@ class Held:
         self.note: Mapping[str, Any] = {}
         self.state: Literal["held", "lost", "released"] = "held"
         self.ending: str | None = None
+        self.turn: TurnInProgress | None = None
         self._controls: dict[int, Control] = {}
 
     @property
@@ -203,6 +206,17 @@ class Leases:
     def held_of(self, fence: Fence | None) -> Held | None:
         """What this process knows about a lease that it has acquired; `None` after its release."""
         return None if fence is None else self._processes.get().held.get((fence.thread_id, fence.token))
+
+    def turn_of(self, fence: Fence | None) -> TurnInProgress | None:
+        """The turn that a call of `run` works on under a lease, if there is one."""
+        held = self.held_of(fence)
+        return None if held is None else held.turn
+
+    def turn_in(self, config: RunnableConfig) -> TurnInProgress | None:
+        """The turn that a call of `run` works on under the lease that a config has, if there is one."""
+        key = configs.part(config, "configurable").get(KEY)
+        held = None if key is None else self._find(key)
+        return None if held is None else held.turn
 
     def note(self, fence: Fence | None, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Let the next beat say which step a checkpoint of the root graph has, and which nodes run after it.

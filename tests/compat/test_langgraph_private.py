@@ -3,6 +3,7 @@
 import asyncio
 import operator
 import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -10,6 +11,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.errors import GraphDrained
 from langgraph.graph import START, StateGraph
+from langgraph.managed import RemainingSteps
 from langgraph.runtime import RunControl, get_runtime
 from langgraph.types import Send
 
@@ -192,8 +194,41 @@ def test_one_module_reads_the_private_names_of_a_config():
     found = {path: set(NAMES_OF_CONFIGS.findall(path.read_text("utf-8"))) for path in own.parents[1].rglob("*.py")}
     assert [path.name for path, names in found.items() if names] == [own.name]
     assert found[own] == {"__pregel_runtime", "__pregel_checkpointer", "__pregel_durability", "__pregel_call"} | {
-        "checkpoint_map"
+        "checkpoint_map",
+        "__pregel_resuming",
     }
+
+
+@pytest.mark.parametrize("stop", [None, "a", "b"])
+def test_two_calls_of_which_the_first_is_drained_are_like_one(saver, stop):
+    """So the input can be stored by a call of its own, and no part, breakpoint or resume shows the seam."""
+    options = {"stream_mode": ["values", "updates", "debug"], "interrupt_before": [] if stop is None else [stop]}
+    graph = chain(saver, NAMES, [])
+    whole = list(graph.stream({"done": []}, {"configurable": {"thread_id": "whole"}}, **options))
+    control = RunControl()
+    control.request_drain("the input is stored")
+    with suppress(GraphDrained):
+        graph.invoke({"done": []}, CONFIG, control=control, durability="sync")
+    assert saver.get_tuple(CONFIG).metadata["source"] == "input"
+    config = {"configurable": {**CONFIG["configurable"], **langgraph_private.NOT_RESUMING}}
+    parts = list(graph.stream(None, config, **options))
+    assert [mode for mode, _ in parts] == [mode for mode, _ in whole]
+    assert [part for mode, part in parts if mode != "debug"] == [part for mode, part in whole if mode != "debug"]
+
+
+def test_the_default_recursion_limit_is_that_of_a_run(saver):
+    seen = []
+
+    class Counted(State):
+        left: RemainingSteps
+
+    def node(state: Counted):
+        seen.append(state["left"])
+
+    graph = StateGraph(Counted).add_node("a", node).add_edge(START, "a").compile(checkpointer=saver)
+    graph.invoke({"done": []}, CONFIG)
+    graph.invoke({"done": []}, {**CONFIG, "recursion_limit": langgraph_private.default_recursion_limit()})
+    assert seen == [seen[0], seen[0]]
 
 
 @pytest.mark.parametrize("config", [None, {}, {"configurable": {}}, {"configurable": {"__pregel_call": object()}}])

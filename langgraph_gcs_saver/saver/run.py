@@ -1,0 +1,230 @@
+"""`run`, `arun`, `stream` and `astream`: one call that starts, resumes or returns a turn of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.saver.running import Running, silently, without_callbacks
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.pregel import Pregel
+
+
+def run(
+    graph: Pregel[Any, Any, Any, Any],
+    inputs: Any,
+    config: RunnableConfig | None = None,
+    *,
+    request_id: str | None = None,
+    context: Any = None,
+    context_factory: Callable[[], Any] | None = None,
+    durability: str = "async",
+    ttl: float = 60.0,
+    wait: float = 0.0,
+    owner: str | None = None,
+    take_over: bool = False,
+    **rest: Any,
+) -> Any:
+    """Start a turn of a graph, resume it after a crash, or return its result. The same line is right each time.
+
+        result = run(graph, inputs, {"configurable": {"thread_id": "thread-1"}}, request_id="req-81")
+
+    This takes the thread's lease, reads its newest checkpoint, and does one of four things:
+
+    - A step is due, and the request is the same, or none is given: it resumes. It does not apply the input again.
+    - The turn has finished, and the request is the same: it returns the stored result.
+    - The turn waits for a person: it returns the interrupts, unless `inputs` is a `Command` of another request.
+    - Otherwise it starts a turn. The input, or the `Command`, is durable before the first node runs.
+
+    Without a `request_id`, a retry looks like a new request. So the same input, given again after the turn has
+    finished, is applied again.
+
+    Args:
+        graph: A compiled graph whose checkpointer is a `GCSSaver`.
+        inputs: The input, a `Command`, or `None` to continue.
+        config: The graph's config. It names the thread. With the config of a lease, the call uses that lease.
+        request_id: Identifies the request, in at most 500 characters. A retry passes the same one.
+        context: The context of the graph's nodes. It is stored until the turn has finished.
+        context_factory: A function without arguments that makes the context, if it cannot be stored.
+        durability: When steps are stored: `"sync"`, `"async"` or `"exit"`, as for the graph's own methods.
+        ttl: Seconds without a sign of life after which the lease expires. See `Thread.lease`.
+        wait: Seconds to wait for another holder of the lease.
+        owner: The holder's name.
+        take_over: Take the lease from a live holder too.
+        rest: Other arguments of the graph's `invoke`.
+
+    Returns:
+        What the graph's `invoke` returns.
+
+    Raises:
+        CheckpointCorruptError: The newest checkpoint is damaged, and there is no whole one.
+        FencedError: Another process has taken the lease over.
+        GraphDrained: The run was asked to end, such as by `Thread.pause`. Call again to continue.
+        GraphRecursionError: The turn has taken all supersteps of its `recursion_limit`, over all processes.
+        InvalidConfigError: The config names no thread, or names a checkpoint.
+        InvalidInputError: An argument is of the wrong type, or outside its range.
+        SerializationError: The context, or a `Command`, cannot be serialized.
+        StoreError: A service rejected a request, or did not answer before the deadline.
+        ThreadBusyError: Another process, or another call of this one, holds the lease.
+    """
+    running = Running(
+        graph,
+        inputs,
+        config,
+        request_id=request_id,
+        context=context,
+        context_factory=context_factory,
+        durability=durability,
+        lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        rest=rest,
+    )
+    with running.holding, running.working():
+        _begin(running)
+        call = running.main()
+        if call is None:
+            return running.result(graph.get_state(running.state_config))
+        result = graph.invoke(call.given, call.config, **call.arguments)
+        runner.run(running.end(), running.backend)
+        return result
+
+
+async def arun(
+    graph: Pregel[Any, Any, Any, Any],
+    inputs: Any,
+    config: RunnableConfig | None = None,
+    *,
+    request_id: str | None = None,
+    context: Any = None,
+    context_factory: Callable[[], Any] | None = None,
+    durability: str = "async",
+    ttl: float = 60.0,
+    wait: float = 0.0,
+    owner: str | None = None,
+    take_over: bool = False,
+    **rest: Any,
+) -> Any:
+    """Asynchronous twin of `run`: it calls the graph's `ainvoke`."""
+    running = Running(
+        graph,
+        inputs,
+        config,
+        request_id=request_id,
+        context=context,
+        context_factory=context_factory,
+        durability=durability,
+        lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        rest=rest,
+    )
+    async with running.aholding:
+        with running.working():
+            await _abegin(running)
+            call = running.main()
+            if call is None:
+                return running.result(await graph.aget_state(running.state_config))
+            result = await graph.ainvoke(call.given, call.config, **call.arguments)
+            await runner.arun(running.end(), running.backend)
+            return result
+
+
+def stream(
+    graph: Pregel[Any, Any, Any, Any],
+    inputs: Any,
+    config: RunnableConfig | None = None,
+    *,
+    request_id: str | None = None,
+    context: Any = None,
+    context_factory: Callable[[], Any] | None = None,
+    durability: str = "async",
+    ttl: float = 60.0,
+    wait: float = 0.0,
+    owner: str | None = None,
+    take_over: bool = False,
+    **rest: Any,
+) -> Iterator[Any]:
+    """Like `run`, but yields what the graph's `stream` yields.
+
+    The first `next` takes the lease, and the end of the iteration releases it. If you leave the iteration early, call
+    `close()` on it.
+    """
+    running = Running(
+        graph,
+        inputs,
+        config,
+        request_id=request_id,
+        context=context,
+        context_factory=context_factory,
+        durability=durability,
+        lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        rest=rest,
+    )
+    with running.holding, running.working():
+        _begin(running)
+        call = running.main()
+        if call is None:
+            yield from running.parts(graph.get_state(running.state_config))
+            return
+        yield from graph.stream(call.given, call.config, **call.arguments)
+        runner.run(running.end(), running.backend)
+
+
+async def astream(
+    graph: Pregel[Any, Any, Any, Any],
+    inputs: Any,
+    config: RunnableConfig | None = None,
+    *,
+    request_id: str | None = None,
+    context: Any = None,
+    context_factory: Callable[[], Any] | None = None,
+    durability: str = "async",
+    ttl: float = 60.0,
+    wait: float = 0.0,
+    owner: str | None = None,
+    take_over: bool = False,
+    **rest: Any,
+) -> AsyncIterator[Any]:
+    """Asynchronous twin of `stream`: an asynchronous iterator, for `async for`. To leave it early, call `aclose()`."""
+    running = Running(
+        graph,
+        inputs,
+        config,
+        request_id=request_id,
+        context=context,
+        context_factory=context_factory,
+        durability=durability,
+        lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        rest=rest,
+    )
+    async with running.aholding:
+        with running.working():
+            await _abegin(running)
+            call = running.main()
+            if call is None:
+                for part in running.parts(await graph.aget_state(running.state_config)):
+                    yield part
+                return
+            async for part in graph.astream(call.given, call.config, **call.arguments):
+                yield part
+            await runner.arun(running.end(), running.backend)
+
+
+def _begin(running: Running) -> None:
+    """Decide, and make the input durable."""
+    runner.run(running.begin(), running.backend)
+    call = running.first()
+    if call is not None:
+        with silently():
+            without_callbacks(running.graph).invoke(call.given, call.config, **call.arguments)
+        running.check_first()
+
+
+async def _abegin(running: Running) -> None:
+    """Asynchronous twin of `_begin`."""
+    await runner.arun(running.begin(), running.backend)
+    call = running.first()
+    if call is not None:
+        with silently():
+            await without_callbacks(running.graph).ainvoke(call.given, call.config, **call.arguments)
+        running.check_first()

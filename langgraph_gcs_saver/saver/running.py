@@ -1,0 +1,486 @@
+"""One call of `run`: what it decides under its lease, and the calls of the graph that follow.
+
+A turn begins with two calls of the graph. The first one stores the input, and ends before the first node: its control
+has been asked to drain. The second one runs the nodes. So the input is durable before anything happens, and it is one
+commit with the id of its request. If a process crashes, the next call finds the request at the tip, and continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import uuid4
+
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.runtime import RunControl
+from langgraph.types import Command, GraphOutput
+from langsmith.run_helpers import tracing_context
+
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Flow, Merge, Write
+from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
+from langgraph_gcs_saver.flows import tips
+from langgraph_gcs_saver.flows.runs import ANSWER, REQUEST, RUN, SEGMENT, Answer, Status
+from langgraph_gcs_saver.flows.writes import put_writes
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import turns as stored_turns
+from langgraph_gcs_saver.format.serialization import dumps
+from langgraph_gcs_saver.format.turns import Turn
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.saver import arguments, configs
+from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+from langgraph_gcs_saver.saver.langgraph_private import NOT_RESUMING, default_recursion_limit
+from langgraph_gcs_saver.saver.lease import KEY as LEASE
+from langgraph_gcs_saver.saver.lease import Lease
+from langgraph_gcs_saver.saver.turns import TurnInProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.pregel import Pregel
+    from langgraph.types import StateSnapshot
+
+    from langgraph_gcs_saver.engine.runner import Backend
+    from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.format.manifest import Serialized
+
+MAX_REQUEST_ID = 500
+"""Most characters of the id of a request."""
+
+Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
+
+DURABILITIES = ("sync", "async", "exit")
+
+
+@record(frozen=True, slots=True)
+class GraphCall:
+    """A call of the graph: what it gets, its config, and the other arguments."""
+
+    given: Any
+    config: RunnableConfig
+    arguments: Mapping[str, Any]
+
+
+class Running:
+    """One call of `run`.
+
+    Args:
+        graph: The compiled graph.
+        given: What the caller passes to the graph.
+        config: The caller's config.
+        request_id: The caller's id of the request, if there is one.
+        context: The context of the graph's nodes.
+        context_factory: The function that makes it.
+        durability: When the graph's steps are stored.
+        lease: Options of the lease.
+        rest: The other arguments of the graph's own method.
+
+    Raises:
+        InvalidConfigError: The config names no thread, or names a checkpoint or a namespace.
+        InvalidInputError: An argument is of the wrong type, or outside its range.
+    """
+
+    def __init__(
+        self,
+        graph: Pregel[Any, Any, Any, Any],
+        given: Any,
+        config: RunnableConfig | None,
+        *,
+        request_id: str | None,
+        context: Any,
+        context_factory: Callable[[], Any] | None,
+        durability: str,
+        lease: Mapping[str, Any],
+        rest: Mapping[str, Any],
+    ) -> None:
+        self.graph = graph
+        self.given = given
+        self.config: RunnableConfig = config or {}
+        self.request_id = _check_request_id(request_id)
+        if durability not in DURABILITIES:
+            raise InvalidInputError(f"durability is {durability!r}; it must be one of {', '.join(DURABILITIES)}.")
+        if context is not None and context_factory is not None:
+            raise InvalidInputError("Pass `context` or `context_factory`, not both.")
+        self.factory = context_factory
+        self.context = context
+        self.durability = durability
+        self.rest = rest
+        self.saver = _saver_of(graph)
+        self.thread_id = self._thread_id()
+        self.in_progress = TurnInProgress()
+        self.lease = None if LEASE in self._configurable else self._new_lease(lease)
+        self.found: Status | None = None
+        self.action = "return"
+        self.turn: Turn | None = None
+        self.run_id = str(uuid4())
+
+    # The arguments
+
+    @property
+    def _configurable(self) -> Mapping[str, Any]:
+        return {**configs.part(self.graph.config, "configurable"), **configs.part(self.config, "configurable")}
+
+    def _thread_id(self) -> str:
+        found = self._configurable
+        for key in ("checkpoint_id", "checkpoint_ns"):
+            if found.get(key):
+                raise InvalidConfigError(
+                    f"The config has a {key!r}, and a run continues the newest checkpoint of the root graph. Leave it "
+                    "out; use the graph's own methods to continue from another checkpoint."
+                )
+        return configs.text_of(found, "thread_id")
+
+    def _new_lease(self, options: Mapping[str, Any]) -> Lease:
+        return Lease(self.saver._leases, self.thread_id, riders=self, **options)  # noqa: SLF001 - a part of the saver
+
+    def _fence(self) -> Fence:
+        found = self.saver._leases.fence_of(self._with_lease())  # noqa: SLF001 - as above
+        if found is None:
+            raise AssertionError("the config has a lease")
+        return found
+
+    def _with_lease(self) -> RunnableConfig:
+        own = {} if self.lease is None else configs.part(self.lease.config, "configurable")
+        configurable = {**configs.part(self.config, "configurable"), "thread_id": self.thread_id, **own}
+        if LEASE in self._configurable:
+            configurable[LEASE] = self._configurable[LEASE]
+        return cast("RunnableConfig", {**self.config, "configurable": configurable})
+
+    # The lease, and what rides in its commits
+
+    @property
+    def holding(self) -> AbstractContextManager[object]:
+        """The block that has the lease."""
+        return self.lease or nullcontext()
+
+    @property
+    def aholding(self) -> AbstractAsyncContextManager[object]:
+        """The same for coroutines."""
+        return self.lease or nullcontext()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The block within `holding` that works on the turn."""
+        held = self.saver._leases.held_of(self._fence())  # noqa: SLF001 - a part of the saver
+        if held is None:
+            raise AssertionError("the lease is held")
+        held.turn = self.in_progress
+        try:
+            yield
+        finally:
+            held.turn = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The document of the turn."""
+        return (keys.resume_doc(self.thread_id),)
+
+    def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:
+        """Count this process among those that have worked on the turn, if there is one."""
+        doc = docs.get(self.names[0])
+        if doc is None:
+            return ()
+        attempts = stored_turns.attempts_of(doc) + 1
+        return (Merge(doc.name, {stored_turns.ATTEMPTS: attempts}, update_time=doc.update_time),)
+
+    def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:
+        """Delete the document of a turn that has finished. Reset its count if this call ends in an orderly way."""
+        if self.found is None or not (self.found.has_turn or self.in_progress.is_open):
+            return ()
+        if error is None and self._is_finished:
+            return (Delete(self.names[0]),)
+        if error is None or isinstance(error, GraphDrained):
+            return (Merge(self.names[0], {stored_turns.ATTEMPTS: 0}),)
+        return ()
+
+    @property
+    def _is_finished(self) -> bool:
+        last = self.in_progress.last
+        if last is None:
+            return self.found is not None and self.found.state == "finished"
+        return not tips.due_in(last).tasks
+
+    @property
+    def backend(self) -> Backend:
+        """Performs flows."""
+        return self.saver._backend  # noqa: SLF001 - a part of the saver
+
+    def end(self) -> Flow[None]:
+        """What the release of a lease does otherwise, for a call under its caller's lease."""
+        writes = self.ending(None)
+        if self.lease is None and writes:
+            yield from flows.leases.fenced(_commit(writes), self._fence())
+
+    # Deciding
+
+    def begin(self) -> Flow[None]:
+        """Read the tip, decide, and store an answer.
+
+        Raises:
+            GraphRecursionError: The turn has no supersteps left.
+        """
+        saver = self.saver
+        self.found = found = yield from flows.runs.status(self.thread_id, saver._loads, saver._context)  # noqa: SLF001
+        is_command = isinstance(self.given, Command)
+        kind = "nothing" if self.given is None else "command" if is_command else "input"
+        self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), self._is_at_breakpoint(found))
+        if self.action in ("start", "answer"):
+            self.turn = self._new_turn(found)
+            opening = flows.runs.opening(self.thread_id, self.turn, saver._context.codec)  # noqa: SLF001
+            self.in_progress.opening = opening
+            if self.action == "answer" and found.checkpoint_id is not None:
+                yield from self._store_answer(found)
+        elif self.action == "continue":
+            self.turn = found.turn
+            self.run_id = found.run_id or self.run_id
+            stop = None if self.turn is None else self.turn.stop
+            if stop is not None and found.state == "due" and found.step >= stop - 1:
+                raise GraphRecursionError(
+                    f"The turn of thread {self.thread_id!r} has taken all supersteps of its recursion limit, over all "
+                    "processes that have worked on it. Begin another turn, with a higher `recursion_limit`."
+                )
+
+    def _is_at_breakpoint(self, found: Status) -> bool:
+        stops = self.rest.get("interrupt_before") or self.graph.interrupt_before_nodes
+        nodes = {*found.due.nodes, *found.due.sends} - {"__start__"}
+        return bool(nodes) if stops == "*" else not nodes.isdisjoint(stops)
+
+    def _new_turn(self, found: Status) -> Turn:
+        limit = self._recursion_limit()
+        return Turn(
+            self.run_id,
+            self.request_id,
+            self.graph.get_name(),
+            limit,
+            None if limit is None else found.step + limit + 2,
+            None if self.factory is None else _name_of(self.factory),
+            self._stored_context(),
+        )
+
+    def _recursion_limit(self) -> int | None:
+        found = self.config.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
+        return found or default_recursion_limit()
+
+    def _stored_context(self) -> Serialized | None:
+        if self.context is None:
+            return None
+        try:
+            return dumps(self.saver.serde, _plain(self.context), "The context")
+        except SerializationError as error:
+            raise SerializationError(
+                f"{error} A run stores its context, so that another process can resume it. Pass `context_factory=`, a "
+                "function that makes the context again."
+            ) from error
+
+    def _store_answer(self, found: Status) -> Flow[None]:
+        """Store a command before the graph gets it, in one commit with the turn that it begins."""
+        saver, command = self.saver, cast("Command[Any]", self.given)
+        fields = {"resume": command.resume, "update": command.update, "goto": command.goto or None}
+        content = {
+            "request_id": self.request_id,
+            "run": self.run_id,
+            "asked": dict(found.asked),
+            "command": {name: one for name, one in fields.items() if one is not None},
+        }
+        request = arguments.put_writes_request(
+            configs.config_of(self.thread_id, "", str(found.checkpoint_id)),
+            [(ANSWER, content)],
+            flows.runs.answer_task(self.request_id or self.run_id),
+            "",
+            serde=saver.serde,
+            fence=self._fence(),
+        )
+        opening = self.in_progress.opening
+        companions = () if opening is None else (opening,)
+        yield from put_writes(dataclasses.replace(request, companions=companions), saver._context)  # noqa: SLF001
+        self.in_progress.opening, self.in_progress.is_open = None, True
+
+    # Calling the graph
+
+    def first(self) -> GraphCall | None:
+        """The call that stores the input, if there is one."""
+        if self.action != "start":
+            return None
+        control = RunControl()
+        control.request_drain("The input is stored.")
+        config = self._config_of(0, NOT_RESUMING)
+        config.pop("run_id", None)
+        config.pop("callbacks", None)
+        return GraphCall(self.given, config, {"durability": "sync", "control": control})
+
+    def check_first(self) -> None:
+        """Check that the first call has stored the input.
+
+        Raises:
+            InvalidInputError: LangGraph did not take it as an input.
+        """
+        if not self.in_progress.is_open:
+            raise InvalidInputError(
+                f"The graph did not store the input for thread {self.thread_id!r}. LangGraph takes a call whose "
+                "config has the newest checkpoint's `run_id` for a continued stream. Pass another `run_id`, or none."
+            )
+
+    def main(self) -> GraphCall | None:
+        """The call that runs the nodes; `None` if what is there is returned."""
+        if self.action == "return" or self.found is None:
+            return None
+        more = {**self.rest, "durability": self.durability, "context": self._context()}
+        if self.action == "start":
+            return GraphCall(None, self._config_of(0, NOT_RESUMING), more)
+        if self.action == "answer":
+            return GraphCall(self.given, self._config_of(0, {}), more)
+        return GraphCall(self._pending(self.found.answer), self._config_of(self.found.segment + 1, {}), more)
+
+    def _pending(self, answer: Answer | None) -> Command[Any] | None:
+        """The command that the graph still needs, if it crashed before it had used it up."""
+        if answer is None or answer.is_known:
+            return None
+        is_own = isinstance(self.given, Command) and answer.request_id == self.request_id is not None
+        own = self.given if is_own else None
+        command = own or Command(**answer.command)
+        resume = command.resume
+        if not isinstance(resume, Mapping) or flows.runs.interrupt_ids(resume) is None:
+            return command
+        left = {key: value for key, value in resume.items() if key in answer.ids}
+        return dataclasses.replace(command, resume=left)
+
+    def _context(self) -> Any:
+        if self.context is not None or self.turn is None:
+            return self.context
+        if self.factory is not None:
+            return self.factory()
+        stored = self.turn.context
+        return None if stored is None else self.saver._loads(stored)  # noqa: SLF001 - a part of the saver
+
+    def _config_of(self, segment: int, more: Mapping[str, Any]) -> RunnableConfig:
+        config: dict[str, Any] = {**self._with_lease()}
+        config["configurable"] = {**config["configurable"], **more}
+        request_id = self.request_id
+        if request_id is None and self.action == "continue" and self.found is not None:
+            request_id = self.found.request_id
+        ids = {RUN: self.run_id, SEGMENT: segment} | ({} if request_id is None else {REQUEST: request_id})
+        config["metadata"] = {**configs.part(self.config, "metadata"), **ids}
+        limit = self._limit_left()
+        if limit is not None:
+            config["recursion_limit"] = limit
+        return cast("RunnableConfig", config)
+
+    def _limit_left(self) -> int | None:
+        """The recursion limit for the call that runs the nodes."""
+        if self.turn is None or self.turn.stop is None or self.found is None:
+            return None
+        step = self.found.step + (1 if self.action == "start" else 0)
+        # LangGraph rejects a limit of 0, with which one more superstep would run. So a turn may take one too many.
+        return max(1, self.turn.stop - step - 2)
+
+    # Returning what is there
+
+    def waiting(self, snapshot: StateSnapshot) -> tuple[Any, tuple[Any, ...]]:
+        """The output of a graph that waits for a person, and its interrupts."""
+        wanted = self.rest.get("output_keys") or self.graph.output_channels
+        values = snapshot.values
+        if isinstance(values, Mapping):
+            values = (
+                values.get(wanted, values)
+                if isinstance(wanted, str)
+                else {key: values[key] for key in wanted if key in values}
+            )
+        return values, tuple(snapshot.interrupts)
+
+    def result(self, snapshot: StateSnapshot) -> Any:
+        """What `invoke` returns for a graph that waits for a person."""
+        values, interrupts = self.waiting(snapshot)
+        if self.rest.get("stream_mode", "values") != "values":
+            return list(self.parts(snapshot))
+        if self.rest.get("version") == "v2":
+            return GraphOutput(value=values, interrupts=interrupts)
+        return _with_interrupts(values, list(interrupts))
+
+    def parts(self, snapshot: StateSnapshot) -> Iterator[Any]:
+        """What `stream` yields for a graph that waits for a person."""
+        values, interrupts = self.waiting(snapshot)
+        modes = self.rest.get("stream_mode") or self.graph.stream_mode
+        is_v2 = self.rest.get("version") == "v2"
+        is_list = not isinstance(modes, str)
+        # LangGraph yields an interrupt as an update first.
+        for mode in ("updates", "values"):
+            if mode not in (modes if is_list else (modes,)) or (mode == "updates" and not interrupts):
+                continue
+            part = _with_interrupts(
+                values if mode == "values" else {}, () if is_v2 and mode == "values" else interrupts
+            )
+            if is_v2:
+                yield {"type": mode, "ns": (), "data": part} | ({"interrupts": interrupts} if mode == "values" else {})
+            elif self.rest.get("subgraphs"):
+                yield ((), mode, part) if is_list else ((), part)
+            else:
+                yield (mode, part) if is_list else part
+
+    @property
+    def state_config(self) -> RunnableConfig:
+        """The config that names the thread."""
+        return {"configurable": {**configs.part(self.config, "configurable"), "thread_id": self.thread_id}}
+
+
+def _with_interrupts(values: Any, interrupts: Sequence[Any]) -> Any:
+    """An output and its interrupts, as LangGraph joins them."""
+    return (
+        values if not interrupts else {**(values if isinstance(values, Mapping) else {}), "__interrupt__": interrupts}
+    )
+
+
+def without_callbacks(graph: Graph) -> Graph:
+    """A graph without the callbacks that were bound to it."""
+    config = dict(graph.config or {})
+    return graph if config.pop("callbacks", None) is None else graph.copy({"config": config})
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """A block whose calls leave no traces. It ends without an error when the graph has stored its input."""
+    token = var_child_runnable_config.set(None)
+    try:
+        with tracing_context(enabled=False), suppress(GraphDrained):
+            yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _commit(writes: tuple[Write, ...]) -> Flow[None]:
+    yield from Commit(writes)
+
+
+def _saver_of(graph: Any) -> GCSSaver:
+    saver = getattr(graph, "checkpointer", None)
+    if not isinstance(saver, GCSSaver):
+        raise InvalidInputError(
+            f"The graph's checkpointer is of type {type(saver).__name__}, and a run needs a GCSSaver. Compile the "
+            "graph with `checkpointer=GCSSaver(…)`."
+        )
+    return saver
+
+
+def _check_request_id(request_id: object) -> str | None:
+    if request_id is None:
+        return None
+    configs.check_type("request_id", request_id, str)
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
+        raise InvalidInputError(f"request_id must have 1 to {MAX_REQUEST_ID} characters, and no null character.")
+    configs.check_unicode("The request_id", request_id)
+    return request_id
+
+
+def _name_of(factory: Any) -> str:
+    return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__qualname__)}"
+
+
+def _plain(context: Any) -> Any:
+    """A context as LangGraph makes it again from the graph's `context_schema`: the fields of a dataclass or a model."""
+    if dataclasses.is_dataclass(context) and not isinstance(context, type):
+        return {one.name: getattr(context, one.name) for one in dataclasses.fields(context)}
+    dump = getattr(context, "model_dump", None)
+    return dump() if callable(dump) else context

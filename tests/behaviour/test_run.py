@@ -1,0 +1,737 @@
+"""`run` and its twins with real graphs: what they do at each tip, and that streams and callbacks show no seams."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import Command, Interrupt, interrupt
+
+from langgraph_gcs_saver import GCSSaver, arun, astream, run, stream
+from langgraph_gcs_saver import errors as e
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor
+from langgraph_gcs_saver.flows import runs
+from langgraph_gcs_saver.format import keys, turns
+from langgraph_gcs_saver.saver.running import Running
+from tests.faults.turns import SCENARIOS
+from tests.patience import eventually
+
+CONFIG: Any = {"configurable": {"thread_id": "t"}}
+PLAIN: Any = {"configurable": {"thread_id": "plain"}, "metadata": {"lg_run": "1", "lg_segment": 0}}
+MODES = ("values", "updates", "custom", "messages", "checkpoints", "tasks", "debug", ["values", "updates"])
+
+
+class State(TypedDict, total=False):
+    log: Annotated[list[str], operator.add]
+    count: int
+
+
+@dataclass
+class Context:
+    name: str
+
+
+class BrokenError(Exception):
+    """A node fails."""
+
+
+class World:
+    """What nodes do: count their calls, fail once, wait for an act."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.failing: set[str] = set()
+        self.contexts: list[Any] = []
+        self.act: Any = lambda name: None
+
+    def node(self, name: str) -> Any:
+        def node(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+            self.ran.append(name)
+            self.contexts.append(runtime.context)
+            runtime.stream_writer(f"{name} is running")
+            self.act(name)
+            if name in self.failing:
+                raise BrokenError(name)
+            return {"log": [name], "count": state.get("count", 0) + 1}
+
+        return node
+
+    def graph(self, saver: Any, **options: Any) -> Any:
+        """Three nodes in a row; the second one is a graph itself."""
+        inner = StateGraph(State, context_schema=Context)
+        inner.add_node("in", self.node("in"))
+        inner.add_edge(START, "in")
+        build = StateGraph(State, context_schema=Context)
+        for name, node in (("a", self.node("a")), ("sub", inner.compile()), ("z", self.node("z"))):
+            build.add_node(name, node)
+        build.add_edge(START, "a")
+        build.add_edge("a", "sub")
+        build.add_edge("sub", "z")
+        return build.compile(checkpointer=saver, **options)
+
+    def asking(self, saver: Any) -> Any:
+        """A node that asks, between two others."""
+
+        def ask(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
+            self.ran.append("ask")
+            answer = interrupt("sure?")
+            self.contexts.append(runtime.context)
+            if "ask" in self.failing:
+                raise BrokenError
+            return {"log": [answer]}
+
+        build = StateGraph(State, context_schema=Context)
+        build.add_node("a", self.node("a"))
+        build.add_node("ask", ask)
+        build.add_node("z", self.node("z"))
+        build.add_edge(START, "a")
+        build.add_edge("a", "ask")
+        build.add_edge("ask", "z")
+        return build.compile(checkpointer=saver)
+
+    def loop(self, saver: Any) -> Any:
+        """A node that runs five times."""
+        build = StateGraph(State)
+        build.add_node("a", self.node("a"))
+        build.add_edge(START, "a")
+        build.add_conditional_edges("a", lambda state: END if state["count"] == 5 else "a")
+        return build.compile(checkpointer=saver)
+
+
+class Rounds(GatherInterceptor):
+    """Counts the rounds of requests."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_within = False
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        self.count += isinstance(effect, REQUESTS) and not self.is_within
+        return perform(effect)
+
+    def around_all(self, effects: Any, perform: Any) -> Any:
+        self.count += 1
+        self.is_within = True
+        try:
+            return perform(effects)
+        finally:
+            self.is_within = False
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    return Rounds()
+
+
+@pytest.fixture
+def saver(rounds: Rounds) -> Iterator[GCSSaver]:
+    with GCSSaver.from_conn_string("memory:", interceptors=[rounds]) as saver:
+        yield saver
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def status(saver: GCSSaver, thread_id: str = "t") -> runs.Status:
+    return runner.run(runs.status(thread_id, saver._loads, saver._context), saver._backend)
+
+
+def turn(saver: GCSSaver) -> Any:
+    """The fields of the document of the turn, if there is one."""
+    name = keys.resume_doc("t")
+    found = runner.run(iter(GetDocs((name,))), saver._backend).get(name)
+    return None if found is None else found.fields
+
+
+def logs(saver: GCSSaver, graph: Any) -> list[str]:
+    return list(graph.get_state(CONFIG).values["log"])
+
+
+# What happens at each tip
+
+
+def test_the_same_request_returns_the_stored_result_and_runs_nothing(saver, world):
+    graph = world.graph(saver)
+    first = run(graph, {"log": ["in"]}, CONFIG, request_id="r1")
+    ran = list(world.ran)
+    assert run(graph, {"log": ["in"]}, CONFIG, request_id="r1") == first
+    assert world.ran == ran
+    assert list(stream(graph, {"log": ["in"]}, CONFIG, request_id="r1", stream_mode="values")) == [first]
+    assert list(stream(graph, {"log": ["in"]}, CONFIG, request_id="r1", stream_mode="updates")) == []
+    assert world.ran == ran
+
+
+def test_another_request_starts_a_turn_and_so_does_none(saver, world):
+    graph = world.loop(saver)
+    run(graph, {"log": ["one"], "count": 4}, CONFIG, request_id="r1")
+    run(graph, {"log": ["two"], "count": 4}, CONFIG, request_id="r2")
+    run(graph, {"log": ["three"], "count": 4}, CONFIG)
+    run(graph, {"log": ["three"], "count": 4}, CONFIG)
+    assert logs(saver, graph) == ["one", "a", "two", "a", "three", "a", "three", "a"]
+
+
+@pytest.mark.parametrize("again", ["r1", None])
+def test_a_request_that_failed_is_resumed_without_its_input(saver, world, again):
+    graph = world.graph(saver)
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert turn(saver)[turns.ATTEMPTS] == 1
+    assert status(saver).lease.owner is None, "the lease is released"
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id=again)
+    assert turn(saver)[turns.ATTEMPTS] == 2
+    world.failing = set()
+    result = run(graph, {"log": ["one"]}, CONFIG, request_id=again)
+    assert world.ran == ["a", "in", "z", "z", "z"]
+    assert result["log"] == ["one", "a", *result["log"][2:-1], "z"]
+    assert turn(saver) is None
+    found = status(saver)
+    assert (found.state, found.request_id, found.segment) == ("finished", "r1", 1)
+
+
+def test_another_request_drops_the_steps_of_one_that_failed(saver, world):
+    """As an input does with LangGraph's own `invoke`."""
+    graph, plain = world.graph(saver), world.graph(InMemorySaver())
+    world.failing = {"in"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    with pytest.raises(BrokenError):
+        plain.invoke({"log": ["one"]}, PLAIN)
+    world.failing = set()
+    assert run(graph, {"log": ["two"]}, CONFIG, request_id="r2") == plain.invoke({"log": ["two"]}, PLAIN)
+
+
+def test_a_person_is_asked_once_and_an_answer_counts_once(saver, world):
+    graph = world.asking(saver)
+    asked = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert [one.value for one in asked["__interrupt__"]] == ["sure?"]
+    assert status(saver).state == "waiting"
+    assert [one.value for one in status(saver).questions] == ["sure?"]
+    assert turn(saver)[turns.ATTEMPTS] == 0
+    for given, request_id in (
+        ({"log": ["one"]}, "r1"),
+        ({"log": ["two"]}, "r2"),
+        ({"log": ["two"]}, None),
+        (None, None),
+    ):
+        assert run(graph, given, CONFIG, request_id=request_id) == asked
+    assert world.ran == ["a", "ask"]
+    done = run(graph, Command(resume="yes"), CONFIG, request_id="r3")
+    assert done["log"] == ["one", "a", "yes", "z"]
+    assert run(graph, Command(resume="yes"), CONFIG, request_id="r3") == done
+    assert world.ran == ["a", "ask", "ask", "z"]
+
+
+@pytest.mark.parametrize("mode", ["values", "updates", ["values", "updates"], "tasks"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("subgraphs", [False, True])
+def test_what_a_waiting_graph_streams_has_the_shape_of_langgraphs_parts(saver, world, mode, version, subgraphs):
+    graph = world.asking(saver)
+    options = {"stream_mode": mode, "version": version, "subgraphs": subgraphs}
+    before = list(stream(graph, {"log": ["one"]}, CONFIG, request_id="r1", **options))
+    again = list(stream(graph, {"log": ["one"]}, CONFIG, request_id="r1", **options))
+    with_question = [part for part in before if "sure?" in str(part) and mode != "tasks"]
+    assert again == with_question
+
+
+def test_a_graph_that_has_finished_or_failed_continues_without_an_input(saver, world):
+    graph = world.graph(saver)
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG)
+    world.failing = set()
+    done = run(graph, None, CONFIG)
+    assert run(graph, None, CONFIG) == done
+    assert world.ran == ["a", "in", "z", "z"]
+
+
+def test_a_retry_does_not_pass_a_breakpoint(saver, world):
+    graph = world.graph(saver, interrupt_before=["z"])
+    stopped = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert world.ran == ["a", "in"]
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == stopped
+    assert world.ran == ["a", "in"]
+    done = run(graph, None, CONFIG)
+    assert world.ran == ["a", "in", "z"]
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
+
+
+def test_a_breakpoint_before_the_first_node_stops_there(saver, world):
+    graph = world.graph(saver, interrupt_before=["a"])
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1")["log"] == ["one"]
+    assert world.ran == []
+
+
+@pytest.mark.parametrize("given", [None, {"log": ["one"]}, Command(resume="yes")])
+@pytest.mark.parametrize("request_id", ["r1", "r2", None])
+def test_an_answer_begins_a_turn_that_any_retry_continues(saver, world, given, request_id):
+    graph = world.asking(saver)
+    run(graph, {"log": ["one"]}, {**CONFIG, "recursion_limit": 50}, request_id="r1", context=Context("Ada"))
+    world.contexts.clear()
+    world.failing = {"ask"}
+    config = {**CONFIG, "recursion_limit": 60}
+    with pytest.raises(BrokenError):
+        run(graph, Command(resume="yes"), config, request_id="r2", context=Context("Bob"))
+    found = status(saver)
+    assert (found.state, found.request_id, found.turn.request_id) == ("due", "r2", "r2")
+    assert found.turn.recursion_limit == 60
+    world.failing = set()
+    assert run(graph, given, CONFIG, request_id=request_id)["log"] == ["one", "a", "yes", "z"]
+    assert world.contexts == [Context("Bob")] * 3
+    assert status(saver).request_id == (request_id or "r2")
+
+
+def test_an_update_of_a_finished_graph_is_applied_once(saver, world):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.ran.clear()
+    for _ in range(2):
+        done = run(graph, Command(update={"log": ["more"]}, goto="z"), CONFIG, request_id="r2")
+        assert done["log"].count("more") == 1
+        assert world.ran == ["z"]
+
+
+def test_an_update_that_failed_is_continued_and_not_dropped(saver, world):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, Command(update={"log": ["more"]}, goto="z"), CONFIG, request_id="r2")
+    assert status(saver).state == "due"
+    world.failing = set()
+    done = run(graph, {"log": ["two"]}, CONFIG)
+    assert (done["log"].count("more"), done["log"].count("two")) == (1, 0)
+
+
+def test_a_task_that_failed_beside_a_question_runs_before_a_person_is_asked(saver, world):
+    def ask(state: State) -> dict[str, Any]:
+        return {"log": [interrupt("sure?")]}
+
+    build = StateGraph(State)
+    build.add_node("ask", ask)
+    build.add_node("a", world.node("a"))
+    build.add_edge(START, "ask")
+    build.add_edge(START, "a")
+    graph = build.compile(checkpointer=saver)
+
+    def wait_for_the_question(_: str) -> None:
+        eventually(lambda: status(saver).questions)
+
+    world.act, world.failing = wait_for_the_question, {"a"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert status(saver).state == "due"
+    world.act, world.failing = (lambda name: None), set()
+    asked = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert (asked["log"], [one.value for one in asked["__interrupt__"]]) == (["one", "a"], ["sure?"])
+    assert status(saver).state == "waiting"
+    assert run(graph, Command(resume="yes"), CONFIG, request_id="r2")["log"] == ["one", "a", "yes"]
+    assert world.ran == ["a", "a"]
+
+
+def test_an_answer_is_kept_from_a_task_that_has_asked_again(saver, world):
+    """As after a crash, when one of two tasks has used up its answer, and waits for the next one."""
+    first, second = "0" * 32, "1" * 32
+    build = StateGraph(State)
+    for name in ("left", "right"):
+        build.add_node(name, world.node(name))
+        build.add_edge(START, name)
+    graph = build.compile(checkpointer=saver, interrupt_before="*")
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    tip = saver.get_tuple(CONFIG).config
+    for task, id_ in (("left", first), ("right", second)):
+        saver.put_writes(tip, [("__interrupt__", [Interrupt("sure?", id=id_)])], task)
+    found = status(saver)
+    assert (found.state, len(found.questions), found.answer) == ("waiting", 2, None)
+    command = {"resume": {first: "yes", second: "no"}}
+    answer = [(runs.ANSWER, {"request_id": "r2", "run": "run", "asked": found.asked, "command": command})]
+    saver.put_writes(tip, answer, runs.answer_task("r2"))
+    found = status(saver)
+    assert (found.state, found.questions, found.answer.ids) == ("due", (), {first, second})
+    saver.put_writes(tip, [("__interrupt__", [Interrupt("really?", id=first)])], "left")
+    found = status(saver)
+    assert (found.state, [one.value for one in found.questions]) == ("due", ["really?"])
+    lease = {"ttl": 60.0, "wait": 0.0, "owner": None, "take_over": False}
+    options: dict[str, Any] = {"context": None, "context_factory": None, "durability": "sync", "lease": lease}
+    call = Running(graph, None, CONFIG, request_id="r2", rest={}, **options)
+    assert call._pending(found.answer).resume == {second: "no"}
+    saver.put_writes(tip, [("log", ["right"])], "right")
+    found = status(saver)
+    assert (found.state, found.answer) == ("waiting", None)
+    assert found.is_of("r2")
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_the_input_is_durable_before_the_first_node(saver, world, durability):
+    graph = world.graph(saver)
+    seen: list[Any] = []
+
+    def look(name: str) -> None:
+        if not seen:
+            found = status(saver)
+            seen.append((found.state, found.request_id, found.turn.request_id))
+
+    world.act = look
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1", durability=durability)
+    assert seen == [("due", "r1", "r1")]
+
+
+def test_an_answer_by_the_graphs_own_method_is_continued(saver, world):
+    """Another program has called the graph with a command, and crashed."""
+    graph = world.asking(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    tip = saver.get_tuple(CONFIG).config
+    saver.put_writes(tip, [("__resume__", "yes")], "00000000-0000-0000-0000-000000000000")
+    assert status(saver).state == "due"
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1")["log"] == ["one", "a", "yes", "z"]
+
+
+# Seams
+
+
+OF_A_RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32}|\d{4}-\d\d-\d\dT[0-9:.+]+")
+KEYS = ("thread_id", "run_id", "__lg_lease", "lg_run")
+
+
+def normal(part: Any) -> Any:
+    """A part without what differs between two runs: ids, times, and the lease in a config."""
+    if isinstance(part, dict):
+        return {normal(key): normal(value) for key, value in part.items() if key not in KEYS}
+    if isinstance(part, list | tuple):
+        return [normal(one) for one in part]
+    return OF_A_RUN.sub("-", str(part))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("subgraphs", [False, True])
+def test_streams_are_those_of_the_graphs_own_method(saver, world, mode, subgraphs):
+    graph = world.graph(saver)
+    for given in ({"log": ["one"]}, {"log": ["two"]}):
+        expected = list(graph.stream(given, PLAIN, stream_mode=mode, subgraphs=subgraphs))
+        found = list(stream(graph, given, CONFIG, stream_mode=mode, subgraphs=subgraphs))
+        assert normal(found) == normal(expected)
+
+    async def collect(parts: Any) -> list[Any]:
+        return [part async for part in parts]
+
+    given = {"log": ["three"]}
+    expected = asyncio.run(collect(graph.astream(given, PLAIN, stream_mode=mode, subgraphs=subgraphs)))
+    found = asyncio.run(collect(astream(graph, given, CONFIG, stream_mode=mode, subgraphs=subgraphs)))
+    assert normal(found) == normal(expected)
+
+
+class Handler(BaseCallbackHandler):
+    """Notes the chains that begin and end."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **more: Any) -> None:
+        self.seen.append(("start", more.get("name")))
+
+    def on_chain_end(self, outputs: Any, **more: Any) -> None:
+        self.seen.append(("end", None))
+
+    def on_chain_error(self, error: BaseException, **more: Any) -> None:
+        self.seen.append(("error", type(error).__name__))
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_callbacks_see_one_run(saver, world, bound):
+    graph = world.graph(saver)
+    handlers = [Handler(), Handler()]
+    for handler, config, call in (
+        (handlers[0], PLAIN, lambda g, c: g.invoke({"log": ["one"]}, c)),
+        (handlers[1], CONFIG, lambda g, c: run(g, {"log": ["one"]}, c)),
+    ):
+        if bound:
+            call(graph.with_config(callbacks=[handler]), config)
+        else:
+            call(graph, {**config, "callbacks": [handler]})
+    assert handlers[1].seen == handlers[0].seen
+
+
+def test_a_run_adds_its_lease_and_one_status(saver, world, rounds):
+    graph = world.loop(saver)
+
+    def count(call: Any) -> int:
+        before = rounds.count
+        call()
+        return rounds.count - before
+
+    for _ in range(2):
+        plain = count(lambda: graph.invoke({"log": ["one"], "count": 0}, PLAIN, durability="sync"))
+        found = count(lambda: run(graph, {"log": ["one"], "count": 0}, CONFIG, durability="sync"))
+    assert found - plain == 5 + 2
+
+
+def test_every_checkpoint_has_its_request_turn_and_segment(saver, world):
+    graph = world.graph(saver)
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = set()
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    found = [one.metadata for one in saver.list(CONFIG)]
+    assert {one[runs.REQUEST] for one in found} == {"r1"}
+    assert len({one[runs.RUN] for one in found}) == 1
+    assert {one[runs.SEGMENT] for one in found} == {0, 1}
+    assert not [one for one in found if any(key.startswith("__") for key in one)]
+    assert [one.metadata["step"] for one in saver.list(None, filter={runs.REQUEST: "r1"})]
+
+
+# What another process needs
+
+
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_the_recursion_limit_counts_over_processes(saver, world, limit):
+    plain = world.loop(InMemorySaver())
+    config = {**CONFIG, "recursion_limit": limit}
+    try:
+        expected = plain.invoke({"log": ["one"]}, config)["log"]
+    except GraphRecursionError:
+        expected = None
+    graph = world.loop(saver)
+    world.ran.clear()
+
+    def fail(_: str) -> None:
+        if len(world.ran) == 3:
+            raise BrokenError
+
+    world.act = fail
+    with pytest.raises((BrokenError, GraphRecursionError)) as raised:
+        run(graph, {"log": ["one"]}, config, request_id="r1")
+    if raised.type is BrokenError:
+        # The third node has failed, and runs again.
+        if expected is None:
+            with pytest.raises(GraphRecursionError):
+                run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+        else:
+            assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1")["log"] == expected
+    assert len(world.ran) <= limit + 2
+
+
+def test_the_context_is_stored_for_a_process_that_has_not_got_it(saver, world):
+    graph = world.graph(saver)
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1", context=Context("Ada"))
+    world.failing = set()
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert world.contexts == [Context("Ada")] * 4
+
+
+def make_context() -> Context:
+    return Context("made")
+
+
+def test_the_name_of_a_factory_is_stored_in_place_of_its_context(saver, world):
+    graph = world.graph(saver)
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1", context_factory=make_context)
+    found = status(saver).turn
+    assert found.factory == f"{__name__}:make_context"
+    assert found.context is None
+    assert (found.request_id, found.graph) == ("r1", "LangGraph")
+    assert world.contexts == [Context("made")] * 3
+
+
+@pytest.mark.parametrize("context", [Context("x" * 300_000), Context(object())], ids=["large", "object"])
+def test_a_context_that_cannot_be_stored_is_refused_before_anything_happens(saver, world, context):
+    graph = world.graph(saver)
+    with pytest.raises((e.ValueTooLargeError, e.SerializationError), match="context_factory"):
+        run(graph, {"log": ["one"]}, CONFIG, context=context)
+    assert status(saver).state == "empty"
+    assert status(saver).lease.owner is None
+
+
+# Leases
+
+
+def test_a_second_run_of_the_thread_is_kept_out(saver, world):
+    graph = world.graph(saver)
+    seen: list[str] = []
+
+    def act(name: str) -> None:
+        if name == "a":
+            with pytest.raises(e.ThreadBusyError):
+                run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+            seen.append(name)
+
+    world.act = act
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert seen == ["a"]
+
+
+def test_the_lease_of_the_caller_is_used_and_kept(saver, world):
+    graph = world.graph(saver)
+    with saver.thread("t").lease() as lease:
+        for given, request_id in (({"log": ["one"]}, "r1"), ({"log": ["two"]}, "r2")):
+            run(graph, given, lease.config, request_id=request_id)
+            assert not lease.lost
+            assert turn(saver) is None
+        assert status(saver).lease.nonce == lease.run_id
+    with pytest.raises(e.FencedError):
+        run(graph, {"log": ["three"]}, lease.config, request_id="r3")
+    assert status(saver).request_id == "r2"
+
+
+def test_a_run_that_is_asked_to_pause_is_continued_by_the_same_line(saver, world):
+    graph = world.graph(saver)
+
+    def act(name: str) -> None:
+        if name == "a":
+            held = next(iter(saver._leases._processes.get().held.values()))
+            held.end("Another process asked to pause thread 't'.")
+
+    world.act = act
+    with pytest.raises(GraphDrained):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert world.ran == ["a"]
+    assert turn(saver)[turns.ATTEMPTS] == 0
+    world.act = lambda name: None
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert world.ran == ["a", "in", "z"]
+
+
+def test_the_turn_is_encrypted_copied_and_deleted_with_the_thread(world):
+    from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+
+    class Xor:
+        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+            return "xor", bytes(byte ^ 90 for byte in plaintext)
+
+        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+            return bytes(byte ^ 90 for byte in ciphertext)
+
+    assert EncryptedSerializer
+    with GCSSaver.from_conn_string("memory:", cipher=Xor()) as saver:
+        graph = world.graph(saver)
+        world.failing = {"z"}
+        with pytest.raises(BrokenError):
+            run(graph, {"log": ["one"]}, CONFIG, request_id="r1", context=Context("Ada"))
+        assert b"Ada" not in turn(saver)[turns.TURN]
+        saver.copy_thread("t", "copy")
+        # A copy that continues after a crash finds that it is complete.
+        source, target = keys.resume_doc("t"), keys.resume_doc("copy")
+        docs, codec = runner.run(iter(GetDocs((source, target))), saver._backend), saver._context.codec
+        again = turns.copied(docs[source], target, str, codec)
+        assert turns.equal(docs[target], again, codec)
+        assert not turns.equal(docs[target], {**again, turns.ATTEMPTS: 7}, codec)
+        assert not turns.is_clear(docs[target], codec)
+        found = status(saver, "copy")
+        assert found.turn == status(saver).turn
+        assert found.turn is not None
+        world.failing = set()
+        run(graph, {"log": ["one"]}, {"configurable": {"thread_id": "copy"}}, request_id="r1")
+        assert world.contexts[-1] == Context("Ada")
+        saver.delete_thread("t")
+        assert turn(saver) is None
+
+
+def test_a_serializer_of_the_user_decides_what_is_due():
+    """Packets and joins are values, which only the saver's own serializer reads."""
+
+    class Pickled:
+        def dumps_typed(self, value: Any) -> tuple[str, bytes]:
+            return "mine", pickle.dumps(value)
+
+        def loads_typed(self, data: tuple[str, bytes]) -> Any:
+            return pickle.loads(data[1])
+
+    for name in ("a chain", "tasks that ask"):
+        build, _ = SCENARIOS[name]
+        with GCSSaver.from_conn_string("memory:", serde=Pickled()) as saver:
+            graph = build(saver, [])
+            for _ in range(2):
+                result = run(graph, {"log": ["one"]}, CONFIG)
+                while "__interrupt__" in result:
+                    assert status(saver).state == "waiting"
+                    answers = {one.id: "yes" for one in result["__interrupt__"]}
+                    result = run(graph, Command(resume=answers), CONFIG)
+            assert status(saver).state == "finished"
+            assert logs(saver, graph).count("one") == 2
+
+
+# Arguments
+
+
+def test_a_run_id_of_the_newest_checkpoint_does_not_hide_the_input(saver, world):
+    """LangGraph takes a call with the newest checkpoint's run_id for a continued stream, and ignores its input."""
+    graph = world.loop(saver)
+    config = {**CONFIG, "metadata": {"run_id": "same"}}
+    run(graph, {"log": ["one"], "count": 4}, config, request_id="r1")
+    run(graph, {"log": ["two"], "count": 4}, config, request_id="r2")
+    assert logs(saver, graph) == ["one", "a", "two", "a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [
+        ({"request_id": ""}, CONFIG),
+        ({"request_id": "x" * 501}, CONFIG),
+        ({"request_id": "a\0b"}, CONFIG),
+        ({"request_id": "\ud800"}, CONFIG),
+        ({"request_id": 7}, CONFIG),
+        ({"durability": "eventually"}, CONFIG),
+        ({"context": Context("a"), "context_factory": make_context}, CONFIG),
+        ({"ttl": 1}, CONFIG),
+        ({}, {"configurable": {}}),
+        ({}, None),
+        ({}, {"configurable": {"thread_id": "t", "checkpoint_id": "1"}}),
+        ({}, {"configurable": {"thread_id": "t", "checkpoint_ns": "sub"}}),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_happens(saver, world, options, config, rounds):
+    with pytest.raises(e.InvalidInputError):
+        run(world.graph(saver), {"log": ["one"]}, config, **options)
+    assert rounds.count == 0
+
+
+def test_the_graph_needs_a_saver_of_this_library(world):
+    for checkpointer in (None, InMemorySaver()):
+        with pytest.raises(e.InvalidInputError, match="needs a GCSSaver"):
+            run(world.graph(checkpointer), {"log": ["one"]}, CONFIG)
+
+
+def test_coroutines_do_the_same(saver, world):
+    graph = world.asking(saver)
+
+    async def play() -> None:
+        asked = await arun(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+        assert await arun(graph, {"log": ["one"]}, CONFIG, request_id="r1") == asked
+        parts = [part async for part in astream(graph, Command(resume="yes"), CONFIG, request_id="r2")]
+        assert [name for part in parts for name in part] == ["ask", "z"]
+        assert [part async for part in astream(graph, Command(resume="yes"), CONFIG, request_id="r2")] == []
+
+    asyncio.run(play())
+    assert logs(saver, graph) == ["one", "a", "yes", "z"]
+    assert turn(saver) is None
+
+
+def test_leaving_a_stream_early_releases_the_lease(saver, world):
+    graph = world.graph(saver)
+    parts = stream(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    next(parts)
+    parts.close()
+    assert status(saver).lease.owner is None
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert world.ran[0] == "a"
+    assert world.ran.count("a") == 1

@@ -1,0 +1,127 @@
+"""Processes that are killed while they run turns: others continue with the same line, and the results are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver, arun, run
+from langgraph_gcs_saver.engine.effects import REQUESTS, Effect
+from langgraph_gcs_saver.engine.interceptors import APerform, Interceptor, Perform
+from langgraph_gcs_saver.flows import runs
+from langgraph_gcs_saver.testing.kills import process
+from tests.faults.turns import CONFIG, DURABILITIES, SCENARIOS, plain
+from tests.patience import PATIENCE
+
+NAMES = [name for name, (_, given) in SCENARIOS.items() if not any(map(callable, given))]
+
+
+class Killing(Interceptor):
+    """Kills its process before or after the n-th effect that reaches the store."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def _count(self, effect: Effect[Any]) -> None:
+        if isinstance(effect, REQUESTS):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        self._count(effect)
+        result = perform(effect)
+        self._count(effect)
+        return result
+
+    async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
+        self._count(effect)
+        result = await perform(effect)
+        self._count(effect)
+        return result
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process does: a scenario from its n-th request on, and when it is killed; 0 for never."""
+
+    uri: str
+    name: str
+    durability: str
+    is_async: bool
+    first: int = 0
+    kill_at: int = 0
+
+
+def work(order: Order, pipe: Connection) -> None:
+    """Make the requests from the first one that no process has finished, and send each result."""
+    build, given = SCENARIOS[order.name]
+    with GCSSaver.from_conn_string(order.uri, interceptors=[Killing(order.kill_at)]) as saver:
+        graph = build(saver, [])
+        call = (lambda *args, **named: asyncio.run(arun(*args, **named))) if order.is_async else run
+        for at in range(order.first, len(given)):
+            options: dict[str, Any] = {"request_id": f"r{at}", "durability": order.durability, "owner": "worker"}
+            pipe.send(plain(call(graph, given[at], CONFIG, **options)))
+
+
+def received(pipe: Connection) -> Iterator[Any]:
+    """What a process has sent before it ended."""
+    with suppress(EOFError):
+        while pipe.poll():
+            yield pipe.recv()
+
+
+def play(order: Order, kills: list[int]) -> tuple[list[Any], int]:
+    """The results of all requests, and how many processes were killed."""
+    results: list[Any] = []
+    killed = 0
+    for kill_at in [*kills, 0]:
+        with process(work, replace(order, first=len(results), kill_at=kill_at)) as (worker, pipe):
+            worker.join(PATIENCE)
+            results += received(pipe)
+            assert worker.exitcode in {0, -signal.SIGKILL}
+            killed += worker.exitcode != 0
+        if len(results) == len(SCENARIOS[order.name][1]):
+            break
+    return results, killed
+
+
+def check(new_store: Callable[[], str], order: Order, kills: list[int]) -> int:
+    """Kill some processes, each after some effects, and compare with a story without kills."""
+    expected, _ = play(replace(order, uri=new_store()), [])
+    uri = new_store()
+    found, killed = play(replace(order, uri=uri), kills)
+    assert found == expected
+    with GCSSaver.from_conn_string(uri) as saver:
+        inputs = [one.metadata for one in saver.list(CONFIG, filter={"source": "input"})]
+        asked = [one[runs.REQUEST] for one in inputs if not one["parents"]]
+        assert len(asked) == len(set(asked))
+    return killed
+
+
+@pytest.fixture
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    return lambda: f"file://{tmp_path_factory.mktemp('store')}/store"
+
+
+def test_killed_processes_are_replaced_by_others(new_store: Callable[[], str]) -> None:
+    assert check(new_store, Order("", "questions", "async", is_async=False), [25, 40, 55]) == 3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("is_async", [False, True], ids=["run", "arun"])
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_kills_at_random(new_store: Callable[[], str], name: str, durability: str, is_async: bool, seed: int) -> None:
+    chance = random.Random(seed)
+    check(new_store, Order("", name, durability, is_async), [chance.randint(1, 60) for _ in range(6)])
