@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
+    from langgraph_gcs_saver import cadence
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
@@ -79,6 +80,7 @@ __all__ = [
     "__version__",
     "arun",
     "astream",
+    "cadence",
     "errors",
     "events",
     "operations",
@@ -132,6 +134,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
 
         return version("langgraph-gcs-saver")
+    if name == "cadence":
+        return import_module(f"{__name__}.cadence")
     for module, names in _LATER.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.events import EventHandler
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
 
+    from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.policy.retention import Retention
 
 
@@ -64,6 +65,9 @@ class Options:
         writers: Whether each run needs a lease (`saver.thread(…).lease()`). With `"any"`, every process may write to a
             thread, unless another one holds its lease. With `"leased"`, `put` and `put_writes` raise
             `LeaseMismatchError` if the config has no lease.
+        stop_on: A policy such as `cadence.Signal(SIGTERM) | cadence.Memory(0.8)`, for hosts that pass no control of
+            their own. The saver asks it in each read and put of a run. When it says so, the run ends at its next
+            boundary between two steps, and LangGraph raises `GraphDrained`. Only policies that stop are allowed.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -85,6 +89,7 @@ class Options:
     retention: Retention | None = None
     ttl: timedelta | None = None
     writers: Literal["any", "leased"] = "any"
+    stop_on: Policy | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None
@@ -120,6 +125,10 @@ class Options:
         if self.ttl is not None and (not isinstance(self.ttl, timedelta) or self.ttl < timedelta(hours=1)):
             # A thread's document records use at most once a minute, so a shorter time could not detect idleness.
             raise InvalidOptionError(f"ttl is {self.ttl!r}; it must be a timedelta of an hour or more, or None.")
+        if self.stop_on is not None and getattr(self.stop_on, "only_stops", False) is not True:
+            raise InvalidOptionError(
+                f"stop_on is {self.stop_on!r}; it must be a policy that only stops, such as cadence.Signal(SIGTERM)."
+            )
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")

@@ -33,11 +33,12 @@ from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.format.keys import thread_doc
-from langgraph_gcs_saver.saver import arguments, configs, turns
+from langgraph_gcs_saver.saver import arguments, configs, controls, turns
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
 from langgraph_gcs_saver.saver.connection import Connection, beside
+from langgraph_gcs_saver.saver.controls import Controls
 from langgraph_gcs_saver.saver.lease import Leases
 from langgraph_gcs_saver.saver.thread import Thread
 
@@ -86,11 +87,12 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
-            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `timeout`, `max_threads`, `on_event`,
-            `interceptors`.
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `timeout`, `max_threads`,
+            `on_event`, `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.
+        InvalidInputError: `stop_on` waits for a signal, and this is not the main thread.
         InvalidOptionError: An option is unknown or outside its range, a client is for another project or database, or
             nothing names a project.
         PermissionDeniedError: There are no credentials.
@@ -126,6 +128,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         )
         self._background = Background()
         self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
+        self._controls = Controls(self._options.stop_on)
         self._call = partial(Call, self._subscribers)
 
     def close(self) -> None:
@@ -133,6 +136,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
         It waits until pending pruning by `retention` is done.
         """
+        self._controls.close()
         self._background.close()
         super().close()
 
@@ -141,6 +145,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
         It waits until pending pruning by `retention` is done.
         """
+        self._controls.close()
         await asyncio.to_thread(self._background.close)
         await super().aclose()
 
@@ -202,6 +207,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def _get(self, config: RunnableConfig) -> Flow[load.Loaded | None]:
         thread_id, ns = configs.thread_and_ns(config)
         self._leases.meet(config)
+        self._controls.meet_reader(config)
         return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
 
     def list(
@@ -343,6 +349,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             stored = run(save.put(request, self._context), self._backend)
         call.put(request, stored)
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
+        controls.note_stored(config, metadata)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -359,6 +366,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             stored = await arun(save.put(request, self._context), self._backend)
         call.put(request, stored)
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
+        controls.note_stored(config, metadata)
         self._retain(request, metadata)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
@@ -369,6 +377,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> save.Put:
+        self._controls.meet_writer(config)
         fence = self._leases.fence_of(config)
         request = arguments.put_request(
             config,

@@ -58,9 +58,14 @@ def checkpoints_of(config: Any) -> Mapping[str, str]:
     return found if isinstance(found, Mapping) else {}
 
 
+def stores_at_end(config: Any) -> bool:
+    """Whether the run to which a config belongs stores nothing before it ends, as far as LangGraph says."""
+    return bool(_part(config, _DURABILITY) == "exit")
+
+
 def why_never_durable(config: Any) -> str | None:
     """Why the checkpoint that ordered a task will not be stored while the task runs; `None` if that is not known."""
-    if _part(config, _DURABILITY) == "exit":
+    if stores_at_end(config):
         return 'the run has durability="exit", which stores nothing before the run ends'
     schedule = getattr(_part(config, _CALL), "keywords", {}).get("schedule_task")
     loop = getattr(schedule, "__self__", None)

@@ -32,7 +32,7 @@ from langgraph_gcs_saver.events import LeaseTakenOver, Subscribers
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.fences import MAX_OWNER
 from langgraph_gcs_saver.flows.leases import MAX_TTL
-from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver import configs, controls
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.langgraph_private import Control, control_of
 from langgraph_gcs_saver.saver.process_names import check_owner, name_for_people
@@ -474,6 +474,8 @@ class _Watching:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            controls.note_failed(self._config, error)
         if isinstance(error, (FencedError, LeaseMismatchError, ThreadBusyError)):
             self._leases.refuse(self._config, error)
 

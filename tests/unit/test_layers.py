@@ -23,13 +23,15 @@ MAY_IMPORT = {
     "portable": "errors records",
     "format": "engine errors portable records",
     "policy": "errors",
+    "cadence": "errors records",
     "results": "errors policy records",
     "address": "errors format",
-    "options": "engine errors events policy",
+    "options": "cadence engine errors events policy",
     "provisioning": "address engine format",
     "flows": "engine errors events format policy portable provisioning records results",
     "stores": "address engine errors events format options records",
-    "saver": "address engine errors events flows format options policy portable provisioning records results stores",
+    "saver": "address cadence engine errors events flows format options policy portable provisioning records results "
+    "stores",
     "testing": "engine errors events flows format policy records results saver stores",
     "cli": "address engine errors events policy portable records results saver stores testing",
 }
@@ -91,6 +93,7 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
         PACKAGE,
         f"{PACKAGE}.flows",
         f"{PACKAGE}.errors",
+        f"{PACKAGE}.cadence",
         f"{PACKAGE}.cli.commands.migrate",  # an optional checkpointer
         f"{PACKAGE}.cli.modules",  # what the person at the command line names
     }

@@ -1,0 +1,98 @@
+"""Which signals the process got, for runs that stop at them.
+
+The handler stays installed and is transparent: a signal for which no run listens acts as if it were not there. So
+nothing has to be removed when a run ends, which only the main thread could do.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import weakref
+from types import FrameType
+from typing import Any
+
+from langgraph_gcs_saver.errors import InvalidInputError
+
+_before: dict[int, Any] = {}
+"""By signal, the handler that was there before."""
+
+_listeners: dict[int, weakref.ref[Listener]] = {}
+"""Those that listen, by identity."""
+
+
+class Listener:
+    """The signals that the process gets from now on, of those that it listens to.
+
+    Args:
+        signals: Their numbers.
+
+    Raises:
+        InvalidInputError: A handler is missing, and this is not the main thread.
+    """
+
+    __slots__ = ("__weakref__", "received", "signals")
+
+    def __init__(self, signals: frozenset[int]) -> None:
+        self.signals = signals
+        self.received: frozenset[int] = frozenset()
+        for one in signals:
+            install(one)
+        if signals:
+            key = id(self)
+            _listeners[key] = weakref.ref(self, lambda _: _listeners.pop(key, None))
+
+    def look(self) -> frozenset[int]:
+        """The signals so far. A handler that other code has put in place of ours is chained again, where possible."""
+        if self.signals and threading.get_ident() == threading.main_thread().ident:
+            for one in self.signals:
+                if signal.getsignal(one) is not handle:
+                    install(one)
+        return self.received
+
+    def close(self) -> None:
+        """Listen no more. Idempotent."""
+        _listeners.pop(id(self), None)
+
+
+def install(number: int) -> None:
+    """Install the handler of a signal, in front of the one that is there. Idempotent.
+
+    Raises:
+        InvalidInputError: This is not the main thread, or the signal cannot be handled.
+    """
+    found = signal.getsignal(number) if 0 < number < signal.NSIG else None
+    if found is handle:
+        return
+    if threading.get_ident() != threading.main_thread().ident:
+        if number in _before:
+            return  # Other code has replaced it since. The next look in the main thread puts it back.
+        raise InvalidInputError(
+            f"Only the main thread can install a handler for signal {number}. Call `Signal({number}).listen()` there, "
+            "before runs begin on other threads."
+        )
+    try:
+        signal.signal(number, handle)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"Signal {number} cannot be handled: {error}.") from error
+    _before[number] = found
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    """The handler: note the signal for those that listen, and do what would have been done without it."""
+    is_new = False
+    for reference in tuple(_listeners.values()):
+        listener = reference()
+        if listener is not None and number in listener.signals and number not in listener.received:
+            listener.received |= {number}
+            is_new = True
+    before = _before.get(number)
+    if callable(before) and before is not signal.default_int_handler:
+        before(number, frame)
+    elif not is_new and before is not signal.SIG_IGN:
+        if callable(before):
+            before(number, frame)
+            return
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+        signal.signal(number, handle)  # Only reached for a signal that does not end the process.
