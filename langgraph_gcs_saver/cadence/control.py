@@ -47,6 +47,7 @@ class Control(RunControl):
     Attributes:
         decision: Why the run was asked to end; `None` if it was not, or if other code has asked.
         is_due: Whether a `Store` waits for `adurable`.
+        most_steps: Steps after which no segment ends any more; `None` if one may always end.
 
     Raises:
         InvalidInputError: `policy` is not a policy. Or a signal's handler is missing, and this is not the main thread.
@@ -59,7 +60,7 @@ class Control(RunControl):
         *,
         store: Literal["every_step", "segments"] = "every_step",
         crashes: int = 0,
-        _meter: Meter | None = None,
+        _before: Control | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(policy, Policy):
@@ -71,7 +72,8 @@ class Control(RunControl):
         self.policy = policy
         self.decision: Store | Stop | None = None
         self.is_due = False
-        self.meter = Meter(policy, crashes=crashes) if _meter is None else _meter
+        self.meter: Meter = Meter(policy, crashes=crashes) if _before is None else _before.meter
+        self.most_steps: int | None = None if _before is None else _before.most_steps
         self._ends_segments = store == "segments"
         self._watcher = Watcher(self.meter) if "callbacks" in policy.needs else None
         self._has_begun = False
@@ -154,7 +156,8 @@ class Control(RunControl):
 
     def _store(self, found: Store) -> None:
         if self._ends_segments:
-            self._end(found)
+            if self.most_steps is None or self.meter.steps <= self.most_steps:
+                self._end(found)
         elif _has_event_loop():  # Waiting would keep it from storing.
             self.is_due = True
         else:
@@ -186,11 +189,18 @@ class Control(RunControl):
         else:
             self._stop_if_due()
 
-    def next_segment(self) -> Control:
-        """The control of the next segment, after a `Store` ended this one. It counts on where this one has ended."""
+    def next_segment(self, *, is_same_run: bool = False) -> Control:
+        """The control of the next segment, after a `Store` ended this one. It counts on where this one has ended.
+
+        Args:
+            is_same_run: Whether callbacks see one run over all segments. Then those of this control serve the next one.
+        """
         self.meter.store_all()
         self.meter.store(time.monotonic() - self._decided_at)
-        return Control(self.policy, store="segments", _meter=self.meter)
+        found = Control(self.policy, store="segments", _before=self)
+        if is_same_run:
+            found._watcher = self._watcher
+        return found
 
     # What the saver reports
 

@@ -28,6 +28,7 @@ class Meter:
         clock: Seconds that never go back.
 
     Attributes:
+        crashes: Processes that crashed on this turn before.
         steps: Supersteps of the root graph that have finished.
         is_watched: Whether a saver reports what has become durable.
         failure: Why something was not stored; `None` if all was.
@@ -35,11 +36,11 @@ class Meter:
 
     def __init__(self, policy: Policy, *, crashes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.sampler = Sampler(policy)
+        self.crashes = crashes
         self.steps = 0
         self.is_watched = False
         self.failure: BaseException | None = None
         self._clock = clock
-        self._crashes = crashes
         self._lock = threading.Lock()
         self._began = clock()
         self._stores_at_end = False
@@ -175,7 +176,7 @@ class Meter:
                 rss=rss,
                 memory_growth=self._growth,
                 store_seconds=self._store_seconds,
-                crashes=self._crashes,
+                crashes=self.crashes,
                 rate_limits=self._rate_limits,
             )
 

@@ -188,6 +188,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """
         stored = turns.take_tip(self._leases.turn_in(config), config)
         if stored is not None:
+            self._meet_reader(config)
             return stored
         with self._call("get_tuple", config) as call:
             loaded = run(self._get(config), self._backend)
@@ -198,6 +199,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """Asynchronous twin of `get_tuple`."""
         stored = turns.take_tip(self._leases.turn_in(config), config)
         if stored is not None:
+            self._meet_reader(config)
             return stored
         with self._call("get_tuple", config) as call:
             loaded = await arun(self._get(config), self._backend)
@@ -206,9 +208,13 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
     def _get(self, config: RunnableConfig) -> Flow[load.Loaded | None]:
         thread_id, ns = configs.thread_and_ns(config)
+        self._meet_reader(config)
+        return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
+
+    def _meet_reader(self, config: RunnableConfig) -> None:
+        """A run may be reading where it continues."""
         self._leases.meet(config)
         self._controls.meet_reader(config)
-        return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
 
     def list(
         self,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, Literal
+
+from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.saver.parts import Collected
 from langgraph_gcs_saver.saver.running import Running, silently, without_callbacks
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
+
+    from langgraph_gcs_saver.cadence.policies import Policy
 
 
 def run(
@@ -21,7 +27,9 @@ def run(
     request_id: str | None = None,
     context: Any = None,
     context_factory: Callable[[], Any] | None = None,
-    durability: str = "async",
+    durability: str | None = None,
+    policy: Policy | None = None,
+    store: Literal["every_step", "segments"] = "every_step",
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -49,7 +57,11 @@ def run(
         request_id: Identifies the request, in at most 500 characters. A retry passes the same one.
         context: The context of the graph's nodes. It is stored until the turn has finished.
         context_factory: A function without arguments that makes the context, if it cannot be stored.
-        durability: When steps are stored: `"sync"`, `"async"` or `"exit"`, as for the graph's own methods.
+        durability: When steps are stored: `"sync"`, `"async"` or `"exit"`, as for the graph's own methods; `"async"` if
+            not given.
+        policy: When to store, and when to stop; see `cadence`.
+        store: With `"every_step"`, `durability` decides when steps are stored. With `"segments"`, they are stored only
+            where `policy` says so, where the graph waits for a person, and at the end.
         ttl: Seconds without a sign of life after which the lease expires. See `Thread.lease`.
         wait: Seconds to wait for another holder of the lease.
         owner: The holder's name.
@@ -62,14 +74,17 @@ def run(
     Raises:
         CheckpointCorruptError: The newest checkpoint is damaged, and there is no whole one.
         FencedError: Another process has taken the lease over.
-        GraphDrained: The run was asked to end, such as by `Thread.pause`. Call again to continue.
-        GraphRecursionError: The turn has taken all supersteps of its `recursion_limit`, over all processes.
+        GraphDrained: The run was asked to end, such as by `Thread.pause` or a `Stop` of the policy. The lease is
+            released, and the same line continues.
+        GraphRecursionError: The turn has taken all supersteps of its `recursion_limit`, over all processes and
+            segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
         InvalidInputError: An argument is of the wrong type, or outside its range.
         SerializationError: The context, or a `Command`, cannot be serialized.
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.
     """
+    collected = Collected(rest, graph.output_channels)
     running = Running(
         graph,
         inputs,
@@ -78,17 +93,17 @@ def run(
         context=context,
         context_factory=context_factory,
         durability=durability,
+        policy=policy,
+        store=store,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
-        rest=rest,
+        rest=collected.arguments,
     )
     with running.holding, running.working():
         _begin(running)
-        call = running.main()
-        if call is None:
-            return running.result(graph.get_state(running.state_config))
-        result = graph.invoke(call.given, call.config, **call.arguments)
-        runner.run(running.end(), running.backend)
-        return result
+        is_there = running.action == "return"
+        for part in running.parts(graph.get_state(running.state_config)) if is_there else _calls(running):
+            collected.add(part)
+        return collected.result()
 
 
 async def arun(
@@ -99,7 +114,9 @@ async def arun(
     request_id: str | None = None,
     context: Any = None,
     context_factory: Callable[[], Any] | None = None,
-    durability: str = "async",
+    durability: str | None = None,
+    policy: Policy | None = None,
+    store: Literal["every_step", "segments"] = "every_step",
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -107,6 +124,7 @@ async def arun(
     **rest: Any,
 ) -> Any:
     """Asynchronous twin of `run`: it calls the graph's `ainvoke`."""
+    collected = Collected(rest, graph.output_channels)
     running = Running(
         graph,
         inputs,
@@ -115,18 +133,22 @@ async def arun(
         context=context,
         context_factory=context_factory,
         durability=durability,
+        policy=policy,
+        store=store,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
-        rest=rest,
+        rest=collected.arguments,
+        is_async=True,
     )
     async with running.aholding:
         with running.working():
             await _abegin(running)
-            call = running.main()
-            if call is None:
-                return running.result(await graph.aget_state(running.state_config))
-            result = await graph.ainvoke(call.given, call.config, **call.arguments)
-            await runner.arun(running.end(), running.backend)
-            return result
+            if running.action == "return":
+                for part in running.parts(await graph.aget_state(running.state_config)):
+                    collected.add(part)
+            else:
+                async for part in _acalls(running):
+                    collected.add(part)
+            return collected.result()
 
 
 def stream(
@@ -137,7 +159,9 @@ def stream(
     request_id: str | None = None,
     context: Any = None,
     context_factory: Callable[[], Any] | None = None,
-    durability: str = "async",
+    durability: str | None = None,
+    policy: Policy | None = None,
+    store: Literal["every_step", "segments"] = "every_step",
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -157,17 +181,17 @@ def stream(
         context=context,
         context_factory=context_factory,
         durability=durability,
+        policy=policy,
+        store=store,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
     )
     with running.holding, running.working():
         _begin(running)
-        call = running.main()
-        if call is None:
+        if running.action == "return":
             yield from running.parts(graph.get_state(running.state_config))
-            return
-        yield from graph.stream(call.given, call.config, **call.arguments)
-        runner.run(running.end(), running.backend)
+        else:
+            yield from _calls(running)
 
 
 async def astream(
@@ -178,7 +202,9 @@ async def astream(
     request_id: str | None = None,
     context: Any = None,
     context_factory: Callable[[], Any] | None = None,
-    durability: str = "async",
+    durability: str | None = None,
+    policy: Policy | None = None,
+    store: Literal["every_step", "segments"] = "every_step",
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -194,20 +220,22 @@ async def astream(
         context=context,
         context_factory=context_factory,
         durability=durability,
+        policy=policy,
+        store=store,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
+        is_async=True,
     )
     async with running.aholding:
         with running.working():
             await _abegin(running)
-            call = running.main()
-            if call is None:
+            if running.action == "return":
                 for part in running.parts(await graph.aget_state(running.state_config)):
                     yield part
-                return
-            async for part in graph.astream(call.given, call.config, **call.arguments):
-                yield part
-            await runner.arun(running.end(), running.backend)
+            else:
+                async with aclosing(_acalls(running)) as parts:
+                    async for part in parts:
+                        yield part
 
 
 def _begin(running: Running) -> None:
@@ -228,3 +256,48 @@ async def _abegin(running: Running) -> None:
         with silently():
             await without_callbacks(running.graph).ainvoke(call.given, call.config, **call.arguments)
         running.check_first()
+
+
+def _calls(running: Running) -> Iterator[Any]:
+    """Run the nodes, in one call of the graph or several."""
+    call = running.main()
+    while call is not None:
+        given, config, arguments = call.given, call.config, call.arguments
+        call = None
+        try:
+            with closing(running.callee.stream(given, config, **arguments)) as parts:
+                for part in parts:
+                    yield from running.show(part)
+        except GraphDrained:
+            yield from running.end_of_call()
+            call = running.next_segment()
+            if call is None:
+                raise
+        else:
+            yield from running.end_of_call()
+    runner.run(running.end(), running.backend)
+
+
+async def _acalls(running: Running) -> AsyncGenerator[Any, None]:
+    """Asynchronous twin of `_calls`. It waits where a `Store` of the policy is due."""
+    call = running.main()
+    while call is not None:
+        given, config, arguments = call.given, call.config, call.arguments
+        call = None
+        try:
+            async with aclosing(running.callee.astream(given, config, **arguments)) as parts:
+                async for part in parts:
+                    for shown in running.show(part):
+                        yield shown
+                    if running.control is not None:
+                        await running.control.adurable()
+        except GraphDrained:
+            for shown in running.end_of_call():
+                yield shown
+            call = running.next_segment()
+            if call is None:
+                raise
+        else:
+            for shown in running.end_of_call():
+                yield shown
+    await runner.arun(running.end(), running.backend)

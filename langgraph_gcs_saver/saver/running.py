@@ -3,23 +3,28 @@
 A turn begins with two calls of the graph. The first one stores the input, and ends before the first node: its control
 has been asked to drain. The second one runs the nodes. So the input is durable before anything happens, and it is one
 commit with the id of its request. If a process crashes, the next call finds the request at the tip, and continues.
+
+With `store="segments"`, more calls follow. Each of them stores only its end, which is where the policy asked to store.
+The next one continues there, from memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
-from langgraph.types import Command, GraphOutput
+from langgraph.types import Command
 from langsmith.run_helpers import tracing_context
 
 from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.cadence.control import Control
+from langgraph_gcs_saver.cadence.policies import Store
 from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Flow, Merge, Write
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.flows import tips
@@ -35,15 +40,19 @@ from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 from langgraph_gcs_saver.saver.langgraph_private import NOT_RESUMING, default_recursion_limit
 from langgraph_gcs_saver.saver.lease import KEY as LEASE
 from langgraph_gcs_saver.saver.lease import Lease
+from langgraph_gcs_saver.saver.one_run import OneRun
+from langgraph_gcs_saver.saver.parts import Seams, Shape, with_interrupts
 from langgraph_gcs_saver.saver.turns import TurnInProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from langchain_core.callbacks import Callbacks
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
     from langgraph.types import StateSnapshot
 
+    from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.engine.runner import Backend
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
@@ -75,9 +84,12 @@ class Running:
         request_id: The caller's id of the request, if there is one.
         context: The context of the graph's nodes.
         context_factory: The function that makes it.
-        durability: When the graph's steps are stored.
         lease: Options of the lease.
         rest: The other arguments of the graph's own method.
+        durability: When the graph's steps are stored; LangGraph's default if not given.
+        policy: When to store, and when to stop.
+        store: Whether every step is stored, or only where the policy says so.
+        is_async: Whether the graph's coroutines are called.
 
     Raises:
         InvalidConfigError: The config names no thread, or names a checkpoint or a namespace.
@@ -93,22 +105,26 @@ class Running:
         request_id: str | None,
         context: Any,
         context_factory: Callable[[], Any] | None,
-        durability: str,
         lease: Mapping[str, Any],
         rest: Mapping[str, Any],
+        durability: str | None = None,
+        policy: Policy | None = None,
+        store: str = "every_step",
+        is_async: bool = False,
     ) -> None:
         self.graph = graph
         self.given = given
         self.config: RunnableConfig = config or {}
         self.request_id = _check_request_id(request_id)
-        if durability not in DURABILITIES:
-            raise InvalidInputError(f"durability is {durability!r}; it must be one of {', '.join(DURABILITIES)}.")
+        self.durability = _check_durability(durability, store)
+        self._is_segmented = store == "segments"
         if context is not None and context_factory is not None:
             raise InvalidInputError("Pass `context` or `context_factory`, not both.")
         self.factory = context_factory
         self.context = context
-        self.durability = durability
         self.rest = rest
+        self.is_async = is_async
+        self.control = _control(policy, store, rest)
         self.saver = _saver_of(graph)
         self.thread_id = self._thread_id()
         self.in_progress = TurnInProgress()
@@ -117,6 +133,11 @@ class Running:
         self.action = "return"
         self.turn: Turn | None = None
         self.run_id = str(uuid4())
+        self._seams: Seams | None = None
+        self._last: GraphCall | None = None
+        self._idle = 0
+        self._callbacks: Callbacks = None
+        self._one = OneRun(self._goes_on)
 
     # The arguments
 
@@ -173,6 +194,8 @@ class Running:
             yield
         finally:
             held.turn = None
+            if self.control is not None:
+                self.control.close()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -329,11 +352,104 @@ class Running:
         if self.action == "return" or self.found is None:
             return None
         more = {**self.rest, "durability": self.durability, "context": self._context()}
+        given: Any = None
         if self.action == "start":
-            return GraphCall(None, self._config_of(0, NOT_RESUMING), more)
-        if self.action == "answer":
-            return GraphCall(self.given, self._config_of(0, {}), more)
-        return GraphCall(self._pending(self.found.answer), self._config_of(self.found.segment + 1, {}), more)
+            config = self._config_of(0, NOT_RESUMING)
+        elif self.action == "answer":
+            given, config = self.given, self._config_of(0, {})
+        else:
+            given, config = self._pending(self.found.answer), self._config_of(self.found.segment + 1, {})
+        if self.control is not None:
+            self.control.meter.crashes = max(0, self.found.attempts - 1) if self.action == "continue" else 0
+            more["control"] = self.control
+            self._callbacks = config.get("callbacks")
+            config["callbacks"] = _with_callbacks(self._callbacks, self.control)
+        if self._is_segmented:
+            config = self._segmented(config)
+        self._last = GraphCall(given, config, more)
+        return self._last
+
+    # Segments
+
+    @property
+    def callee(self) -> Any:
+        """The graph to call. Where segments are one run, the callbacks that are bound to it are in the config."""
+        return without_callbacks(self.graph) if self._one.is_whole else self.graph
+
+    def _segmented(self, config: RunnableConfig) -> RunnableConfig:
+        """Prepare for several calls. Returns the config of the first one."""
+        if self.control is not None:
+            limit = config.get("recursion_limit") or self._recursion_limit()
+            # LangGraph rejects a limit of 0. So no segment may end where the next one would have none.
+            self.control.most_steps = None if limit is None else limit - 1
+            if limit is not None:
+                config["recursion_limit"] = limit
+        self.in_progress.keeps_tips = True
+        shape = Shape.of(self.rest, self.graph.stream_mode)
+        if shape.names_checkpoints:
+            # The checkpoint of the input is stored.
+            self.in_progress.parents = {}
+            self._seams = Seams(shape, self.in_progress.parents, repeats_values=not NOT_RESUMING)
+            self._seams.begin(self._tip)
+        elif not NOT_RESUMING:
+            self._seams = Seams(shape, {}, repeats_values=True)
+        return self._one.config(config, self.graph.config, is_async=self.is_async)
+
+    @property
+    def _tip(self) -> str | None:
+        """The newest checkpoint of the root graph that is stored."""
+        if self.in_progress.last is not None:
+            return str(self.in_progress.last["id"])
+        return None if self.found is None else self.found.checkpoint_id
+
+    def show(self, part: Any) -> Iterator[Any]:
+        """What to yield when the graph yields a part."""
+        if self._seams is None:
+            yield part
+        else:
+            yield from self._seams.show(part)
+
+    def end_of_call(self) -> Iterator[Any]:
+        """What to yield when a call of the graph has ended."""
+        if self._seams is not None:
+            yield from self._seams.end(self._tip)
+
+    def _goes_on(self) -> bool:
+        """Whether a call that was drained has ended a segment, and another one follows."""
+        control = self.control
+        if not self._is_segmented or control is None or not isinstance(control.decision, Store):
+            return False
+        return self.in_progress.tip is not None or self._idle == 0
+
+    def next_segment(self) -> GraphCall | None:
+        """The call that follows one that was drained; `None` if the run has to end.
+
+        Raises:
+            GraphRecursionError: Two segments in a row have stored nothing.
+        """
+        control, before = self.control, self._last
+        if not self._is_segmented or control is None or before is None or not isinstance(control.decision, Store):
+            return None
+        if not self._goes_on():
+            raise GraphRecursionError(
+                f"Two segments of thread {self.thread_id!r} have ended without a step that was stored, so the run "
+                "would not come to an end."
+            )
+        tip = self.in_progress.tip
+        self._idle = 0 if tip is not None else self._idle + 1
+        config = cast("RunnableConfig", dict(before.config))
+        config["configurable"] = {**configs.part(config, "configurable"), **NOT_RESUMING}
+        metadata = configs.part(config, "metadata")
+        config["metadata"] = {**metadata, SEGMENT: metadata[SEGMENT] + 1}
+        steps = control.meter.steps
+        self.control = control.next_segment(is_same_run=self._one.is_whole)
+        if not self._one.is_whole:
+            config.pop("run_id", None)
+            config["callbacks"] = _with_callbacks(self._callbacks, self.control)
+        if control.most_steps is not None:
+            config["recursion_limit"] = control.most_steps + 1 - steps
+        self._last = GraphCall(None, config, {**before.arguments, "control": self.control})
+        return self._last
 
     def _pending(self, answer: Answer | None) -> Command[Any] | None:
         """The command that the graph still needs, if it crashed before it had used it up."""
@@ -391,15 +507,6 @@ class Running:
             )
         return values, tuple(snapshot.interrupts)
 
-    def result(self, snapshot: StateSnapshot) -> Any:
-        """What `invoke` returns for a graph that waits for a person."""
-        values, interrupts = self.waiting(snapshot)
-        if self.rest.get("stream_mode", "values") != "values":
-            return list(self.parts(snapshot))
-        if self.rest.get("version") == "v2":
-            return GraphOutput(value=values, interrupts=interrupts)
-        return _with_interrupts(values, list(interrupts))
-
     def parts(self, snapshot: StateSnapshot) -> Iterator[Any]:
         """What `stream` yields for a graph that waits for a person."""
         values, interrupts = self.waiting(snapshot)
@@ -410,9 +517,7 @@ class Running:
         for mode in ("updates", "values"):
             if mode not in (modes if is_list else (modes,)) or (mode == "updates" and not interrupts):
                 continue
-            part = _with_interrupts(
-                values if mode == "values" else {}, () if is_v2 and mode == "values" else interrupts
-            )
+            part = with_interrupts(values if mode == "values" else {}, () if is_v2 and mode == "values" else interrupts)
             if is_v2:
                 yield {"type": mode, "ns": (), "data": part} | ({"interrupts": interrupts} if mode == "values" else {})
             elif self.rest.get("subgraphs"):
@@ -424,13 +529,6 @@ class Running:
     def state_config(self) -> RunnableConfig:
         """The config that names the thread."""
         return {"configurable": {**configs.part(self.config, "configurable"), "thread_id": self.thread_id}}
-
-
-def _with_interrupts(values: Any, interrupts: Sequence[Any]) -> Any:
-    """An output and its interrupts, as LangGraph joins them."""
-    return (
-        values if not interrupts else {**(values if isinstance(values, Mapping) else {}), "__interrupt__": interrupts}
-    )
 
 
 def without_callbacks(graph: Graph) -> Graph:
@@ -462,6 +560,32 @@ def _saver_of(graph: Any) -> GCSSaver:
             "graph with `checkpointer=GCSSaver(…)`."
         )
     return saver
+
+
+def _check_durability(durability: str | None, store: str) -> str:
+    if store not in ("every_step", "segments"):
+        raise InvalidInputError(f"store is {store!r}; it must be 'every_step' or 'segments'.")
+    if store == "segments" and durability not in (None, "exit"):
+        raise InvalidInputError(
+            f"durability is {durability!r}, and store is 'segments', whose steps are not stored one by one. Leave "
+            "`durability` out."
+        )
+    found = durability or ("exit" if store == "segments" else "async")
+    if found not in DURABILITIES:
+        raise InvalidInputError(f"durability is {durability!r}; it must be one of {', '.join(DURABILITIES)}.")
+    return found
+
+
+def _control(policy: Policy | None, store: str, rest: Mapping[str, Any]) -> Control | None:
+    if policy is None:
+        return None
+    if rest.get("control") is not None:
+        raise InvalidInputError("Pass `policy` or `control`, not both. A run makes the control of its policy.")
+    return Control(policy, store=cast("Any", store))
+
+
+def _with_callbacks(callbacks: Callbacks, control: Control) -> Callbacks:
+    return merge_configs({"callbacks": callbacks}, {"callbacks": [*control.callbacks]}).get("callbacks")
 
 
 def _check_request_id(request_id: object) -> str | None:

@@ -31,6 +31,9 @@ class TurnInProgress:
         last: The last checkpoint of the root graph that this call stored.
         tip: The input's checkpoint, for the call of the graph that follows. It is not read again, because no other
             process can have changed the thread. So nodes get the input's own objects, as from the graph's `invoke`.
+        keeps_tips: Whether each later checkpoint of the root graph becomes `tip`, because another call will follow.
+        parents: By id, the parents of the checkpoints that this call stored, of all namespaces. They are noted for a
+            stream whose parts name checkpoints; `None` if no stream needs them.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,8 @@ class TurnInProgress:
         self.is_open = False
         self.last: Mapping[str, Any] | None = None
         self.tip: CheckpointTuple | None = None
+        self.keeps_tips = False
+        self.parents: dict[str, str | None] | None = None
 
 
 def with_turn(turn: TurnInProgress | None, request: Put) -> Put:
@@ -55,11 +60,17 @@ def note_stored(
     metadata: CheckpointMetadata,
 ) -> None:
     """Note that a checkpoint was stored, if a call of `run` works on the thread."""
-    if turn is None or request.ns:
+    if turn is None:
+        return
+    if turn.parents is not None:
+        turn.parents[request.checkpoint_id] = request.parent_id
+    if request.ns:
         return
     turn.last = checkpoint
-    if turn.opening is not None:
+    is_opening = turn.opening is not None
+    if is_opening:
         turn.opening, turn.is_open = None, True
+    if is_opening or turn.keeps_tips:
         thread_id, parent = configs.configurable(config)["thread_id"], request.parent_id
         turn.tip = CheckpointTuple(
             config=configs.config_of(thread_id, "", request.checkpoint_id),

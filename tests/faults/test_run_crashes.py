@@ -15,7 +15,7 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import running
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
-from tests.faults.turns import CONFIG, DURABILITIES, SCENARIOS, THREAD, Ran, plain
+from tests.faults.turns import CONFIG, HOW, SCENARIOS, THREAD, Ran, plain, stores
 
 
 def steps(saver: CrashingSaver) -> dict[str, int]:
@@ -29,11 +29,11 @@ def steps(saver: CrashingSaver) -> dict[str, int]:
 class Story:
     """Requests to one graph, one after another, and a process that crashes once."""
 
-    def __init__(self, name: str, durability: str, *, is_async: bool = False) -> None:
+    def __init__(self, name: str, how: str, *, is_async: bool = False) -> None:
         self.table: Any = {}
         self.objects: Any = {}
         self.build, self.given = SCENARIOS[name]
-        self.durability = durability
+        self.how = how
         self.is_async = is_async
         self.ran: Ran = []
         self.results: list[Any] = []
@@ -51,7 +51,7 @@ class Story:
         if callable(given):
             given = given(self.results[at - 1])
         # With its own name, the process that replaces a crashed one does not wait for the lease to expire.
-        more: dict[str, Any] = {"request_id": f"r{at}", "durability": self.durability, "owner": "worker"}
+        more: dict[str, Any] = {"request_id": f"r{at}", "owner": "worker", **stores(self.how)}
         graph = self.build(saver, self.ran)
         call = (lambda *args, **named: asyncio.run(arun(*args, **named))) if self.is_async else run
         self.results[at:] = [call(graph, given, CONFIG, **more)]
@@ -98,22 +98,22 @@ class Story:
             assert len(inputs_of) == len(set(inputs_of)), "each input was applied once"
 
 
-def crash(name: str, durability: str, every: int, *, is_async: bool) -> None:
+def crash(name: str, how: str, every: int, *, is_async: bool) -> None:
     """Crash after every n-th effect."""
-    whole = Story(name, durability, is_async=is_async)
+    whole = Story(name, how, is_async=is_async)
     effects = len(whole.play(None).done)
     expected = [plain(result) for result in whole.results]
     whole.check(expected)
     for stop_after in range(0, effects + 1, every):
-        story = Story(name, durability, is_async=is_async)
+        story = Story(name, how, is_async=is_async)
         story.play(stop_after)
         story.check(expected)
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_crashes_after_some_effects(name: str, durability: str) -> None:
-    crash(name, durability, 11, is_async=False)
+def test_crashes_after_some_effects(name: str, how: str) -> None:
+    crash(name, how, 11, is_async=False)
 
 
 @pytest.mark.parametrize("name", ["a chain", "questions"])
@@ -128,7 +128,7 @@ def test_crashes_of_coroutines_after_some_effects() -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("is_async", [False, True], ids=["run", "arun"])
-@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_crashes_after_every_effect(name: str, durability: str, is_async: bool) -> None:
-    crash(name, durability, 1, is_async=is_async)
+def test_crashes_after_every_effect(name: str, how: str, is_async: bool) -> None:
+    crash(name, how, 1, is_async=is_async)

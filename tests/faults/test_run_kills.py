@@ -13,13 +13,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+from langgraph.graph import END, START, StateGraph
 
-from langgraph_gcs_saver import GCSSaver, arun, run
+from langgraph_gcs_saver import GCSSaver, arun, cadence, run
 from langgraph_gcs_saver.engine.effects import REQUESTS, Effect
 from langgraph_gcs_saver.engine.interceptors import APerform, Interceptor, Perform
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.testing.kills import process
-from tests.faults.turns import CONFIG, DURABILITIES, SCENARIOS, plain
+from tests.faults.turns import CONFIG, HOW, SCENARIOS, State, plain, stores
 from tests.patience import PATIENCE
 
 NAMES = [name for name, (_, given) in SCENARIOS.items() if not any(map(callable, given))]
@@ -56,7 +57,7 @@ class Order:
 
     uri: str
     name: str
-    durability: str
+    how: str
     is_async: bool
     first: int = 0
     kill_at: int = 0
@@ -69,7 +70,7 @@ def work(order: Order, pipe: Connection) -> None:
         graph = build(saver, [])
         call = (lambda *args, **named: asyncio.run(arun(*args, **named))) if order.is_async else run
         for at in range(order.first, len(given)):
-            options: dict[str, Any] = {"request_id": f"r{at}", "durability": order.durability, "owner": "worker"}
+            options: dict[str, Any] = {"request_id": f"r{at}", "owner": "worker", **stores(order.how)}
             pipe.send(plain(call(graph, given[at], CONFIG, **options)))
 
 
@@ -120,8 +121,54 @@ def test_killed_processes_are_replaced_by_others(new_store: Callable[[], str]) -
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("is_async", [False, True], ids=["run", "arun"])
-@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", NAMES)
-def test_kills_at_random(new_store: Callable[[], str], name: str, durability: str, is_async: bool, seed: int) -> None:
+def test_kills_at_random(new_store: Callable[[], str], name: str, how: str, is_async: bool, seed: int) -> None:
     chance = random.Random(seed)
-    check(new_store, Order("", name, durability, is_async), [chance.randint(1, 60) for _ in range(6)])
+    check(new_store, Order("", name, how, is_async), [chance.randint(1, 60) for _ in range(6)])
+
+
+STEPS = 1000
+
+
+def count(uri: str, kill_at: int, pipe: Connection) -> None:
+    """Count to a thousand, one number a step, in segments of ten steps."""
+
+    def node(state: State) -> dict[str, Any]:
+        return {one: [str(len(state["log"]))] for one in ("log", "delta")}
+
+    build = StateGraph(State)
+    build.add_node("node", node)
+    build.add_edge(START, "node")
+    build.add_conditional_edges("node", lambda state: END if len(state["log"]) == STEPS else "node")
+    with GCSSaver.from_conn_string(uri, interceptors=[Killing(kill_at)]) as saver:
+        config: Any = {**CONFIG, "recursion_limit": 2 * STEPS}
+        options: dict[str, Any] = {"request_id": "r1", "owner": "worker", "store": "segments"}
+        found = run(
+            build.compile(checkpointer=saver), {"log": [], "delta": []}, config, policy=cadence.Steps(10), **options
+        )
+        segments = len(list(saver.list(CONFIG)))
+    pipe.send((found, segments))
+
+
+def play_count(uri: str, kills: Iterator[int]) -> tuple[Any, int]:
+    """What the last process has sent, and how many were killed before it."""
+    for killed, kill_at in enumerate(kills):
+        with process(count, uri, kill_at) as (worker, pipe):
+            worker.join(PATIENCE)
+            assert worker.exitcode in {0, -signal.SIGKILL}
+            if worker.exitcode == 0:
+                return pipe.recv(), killed
+    raise AssertionError
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(5))
+def test_a_thousand_steps_in_segments_are_all_there(new_store: Callable[[], str], seed: int) -> None:
+    chance = random.Random(seed)
+    (found, segments), killed = play_count(new_store(), (chance.randint(100, 600) for _ in range(1000)))
+    expected = [str(one) for one in range(STEPS)]
+    assert found == {"log": expected, "delta": expected}
+    assert killed >= 5
+    # A process that continues counts from where it begins.
+    assert STEPS // 10 <= segments - 1 <= STEPS // 10 + killed + 1

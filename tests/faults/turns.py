@@ -12,9 +12,12 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Interrupt, Send, interrupt
 
+from langgraph_gcs_saver import cadence
+
 THREAD = "t"
 CONFIG: RunnableConfig = {"configurable": {"thread_id": THREAD}}
-DURABILITIES = ("sync", "async", "exit")
+HOW = ("sync", "async", "exit", "segments")
+"""When steps are stored: a durability, or after each step by a policy."""
 
 Ran = list[tuple[str, str, int]]
 """The nodes that have run, with the namespaces of their graphs and their steps."""
@@ -23,6 +26,11 @@ Ran = list[tuple[str, str, int]]
 class State(TypedDict, total=False):
     log: Annotated[list[str], operator.add]
     delta: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(one for some in new for one in some)])]
+
+
+def stores(how: str) -> dict[str, Any]:
+    """The arguments of a run whose steps are stored like that."""
+    return {"store": "segments", "policy": cadence.Steps(1)} if how == "segments" else {"durability": how}
 
 
 def note(ran: Ran, name: str, config: RunnableConfig) -> None:
