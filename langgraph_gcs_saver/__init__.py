@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver import cadence
+    from langgraph_gcs_saver import cadence, probes
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         Migration,
         OperationInfo,
         PrunePlan,
+        Question,
         RebindPlan,
+        Recovery,
         RepairPlan,
         RepairStep,
         RunPlan,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         StoredValue,
         StoreStats,
         ThreadInfo,
+        ThreadStatus,
         Transfer,
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -67,7 +70,9 @@ __all__ = [
     "Migration",
     "OperationInfo",
     "PrunePlan",
+    "Question",
     "RebindPlan",
+    "Recovery",
     "RepairPlan",
     "RepairStep",
     "RunPlan",
@@ -76,6 +81,7 @@ __all__ = [
     "StoreStats",
     "StoredValue",
     "ThreadInfo",
+    "ThreadStatus",
     "Transfer",
     "__version__",
     "arun",
@@ -84,6 +90,7 @@ __all__ = [
     "errors",
     "events",
     "operations",
+    "probes",
     "run",
     "stream",
     "write_settings",
@@ -108,7 +115,9 @@ _LATER = {
         "Migration",
         "OperationInfo",
         "PrunePlan",
+        "Question",
         "RebindPlan",
+        "Recovery",
         "RepairPlan",
         "RepairStep",
         "RunPlan",
@@ -116,6 +125,7 @@ _LATER = {
         "StoreStats",
         "StoredValue",
         "ThreadInfo",
+        "ThreadStatus",
         "Transfer",
     ),
     "saver.checkpointer": ("GCSSaver",),
@@ -134,8 +144,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
 
         return version("langgraph-gcs-saver")
-    if name == "cadence":
-        return import_module(f"{__name__}.cadence")
+    if name in ("cadence", "probes"):
+        return import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Literal
+from typing import Any, Literal
 
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.policy.retention import Decision
@@ -635,6 +635,106 @@ class LeaseInfo:
 
 
 @record(frozen=True, slots=True)
+class Question:
+    """What a graph asks a person.
+
+    Attributes:
+        id: The id of LangGraph's `Interrupt`.
+        value: What it was given.
+    """
+
+    id: str
+    value: Any
+
+
+ThreadState = Literal["empty", "running", "waiting", "paused", "crashed", "due", "poison", "finished"]
+"""What a thread is doing; see `ThreadStatus`."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ThreadStatus:
+    """What a thread is doing; its text is for people.
+
+    The newest checkpoint decides, with the thread's lease. So this is right just after a crash, too.
+
+    Attributes:
+        thread_id: The thread.
+        state: `empty` before its first checkpoint; `running` while a process that is alive holds the lease; `waiting`
+            for a person; `paused` after a run that was asked to end; `crashed` after a process that crashed, or a run
+            that raised an error; `due` if a step is due for another reason, such as an answer; `poison` if it has
+            failed too often for `recover`; `finished` when the graph has.
+        checkpoint_id: The newest checkpoint of the root graph.
+        step: Its step.
+        nodes: The nodes of the next step, once for each task.
+        questions: What the graph asks a person.
+        request_id: The request of the turn.
+        run_id: The turn, if `run` began it.
+        graph: The name of its graph, if it has not finished.
+        attempts: Number of runs that have begun on the turn since one last ended in an orderly way.
+        since: Since when it has been in that state, as far as that is known.
+        stored: When its newest checkpoint was stored.
+        age: How long ago that was.
+        idle: Time since that, or since the state began, if that was later.
+        lag: Time from the making of that checkpoint to when it was durable. It compares the clocks of two machines.
+        lease: The lease of the thread, if it has a holder.
+    """
+
+    thread_id: str
+    state: ThreadState
+    checkpoint_id: str | None = None
+    step: int | None = None
+    nodes: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    request_id: str | None = None
+    run_id: str | None = None
+    graph: str | None = None
+    attempts: int = 0
+    since: datetime | None = None
+    stored: datetime | None = None
+    age: timedelta | None = None
+    idle: timedelta | None = None
+    lag: timedelta | None = None
+    lease: LeaseInfo | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is to do: the graph has finished, or nothing was begun."""
+        return self.state in ("finished", "empty")
+
+    def is_stalled(self, after: timedelta) -> bool:
+        """Whether a step is due, and none was stored for so long. A thread that waits for a person is not stalled."""
+        return not self.is_finished and self.state != "waiting" and self.idle is not None and self.idle > after
+
+    def __str__(self) -> str:
+        at = "" if self.step is None else f" at step {self.step}"
+        due = f", due: {', '.join(self.nodes)}" if self.nodes else ""
+        return f"Thread {self.thread_id!r}: {self.state}{at}{due}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What `recover` has done with a thread; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        outcome: `finished`; `waiting` for a person; `paused` after it was asked to end; `failed` with an error, to be
+            tried again; `poison` after too many failures, so that it is not tried again.
+        error: The class of the error.
+        attempts: Number of runs that have begun on the turn since one last ended in an orderly way.
+    """
+
+    thread_id: str
+    outcome: Literal["finished", "waiting", "paused", "failed", "poison"]
+    error: str | None = None
+    attempts: int = 0
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" with {self.error}"
+        tried = f" after {_counted(self.attempts, 'attempt')}" if self.outcome in ("failed", "poison") else ""
+        return f"Thread {self.thread_id!r}: {self.outcome}{error}{tried}"
+
+
+@record(frozen=True, slots=True)
 class SetupReport:
     """What `setup()` did, and what its credentials did not allow.
 
@@ -721,6 +821,15 @@ class BatchInfo:
 def at_time(nanoseconds: int) -> datetime:
     """A time of the service, as people read it."""
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
+
+
+def lag_of(made: str | None, stored: int) -> timedelta | None:
+    """The time from a checkpoint's time stamp to the service's time; `None` if the stamp is none."""
+    try:
+        made_at = datetime.fromisoformat(made or "")
+    except ValueError:
+        return None
+    return at_time(stored) - (made_at if made_at.tzinfo else made_at.replace(tzinfo=timezone.utc))
 
 
 def _counted(number: int, what: str) -> str:

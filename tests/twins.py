@@ -24,10 +24,10 @@ PACKAGE = Path(__file__).parents[1] / "langgraph_gcs_saver"
 
 SOURCES = ("saver/admin.py", "saver/batch.py", "saver/connection.py", "saver/checkpointer.py", "saver/lease.py")
 
-BY_HAND = {"close", "finish"}
+BY_HAND = {"close", "finish", "recover", "runs"}
 """Closing is not the same thing twice: the pools of a process, and the connections of an event loop.
 
-The end of a batch calls another object's twin.
+The end of a batch calls another object's twin. What is iterated over serves both, and needs none.
 """
 
 

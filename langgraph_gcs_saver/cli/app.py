@@ -24,10 +24,12 @@ from langgraph_gcs_saver.cli.commands.operations import operations
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
 from langgraph_gcs_saver.cli.commands.report import report
+from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
 from langgraph_gcs_saver.cli.commands.setup import setup
 from langgraph_gcs_saver.cli.commands.show import show
 from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
 from langgraph_gcs_saver.cli.commands.transfer import export, import_, pull, push
+from langgraph_gcs_saver.cli.commands.work import work
 from langgraph_gcs_saver.cli.views.terminal import (
     ACCEPT_CLEAR_VARIABLE,
     CIPHER_VARIABLE,
@@ -63,6 +65,10 @@ for command in (
     unpin,
     leases,
     pause,
+    runs,
+    stalled,
+    answer,
+    work,
     prune,
     copy,
     delete,

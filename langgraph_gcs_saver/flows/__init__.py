@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from langgraph_gcs_saver.flows import (
+        active,
         catalogue,
         collect,
         copy,
@@ -28,14 +29,17 @@ if TYPE_CHECKING:
         prune,
         rebind,
         repair,
+        runs,
         setup,
         survey,
         sweep,
         transfer,
         verify,
+        work,
     )
 
     __all__ = [
+        "active",
         "catalogue",
         "collect",
         "copy",
@@ -48,11 +52,13 @@ if TYPE_CHECKING:
         "prune",
         "rebind",
         "repair",
+        "runs",
         "setup",
         "survey",
         "sweep",
         "transfer",
         "verify",
+        "work",
     ]
 
 

@@ -153,7 +153,8 @@ class Riders(Protocol):
     def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:
         """Writes for the commit that takes the lease. A retry asks again, with the documents as they are then.
 
-        A precondition on a document of `docs` is fine. A commit that fails is tried again.
+        A precondition on a document of `docs` is fine. A commit that fails is tried again. With an error, the lease is
+        not taken.
         """
         ...
 
@@ -380,8 +381,9 @@ class Acquisition:
             own = [fence.token for fence in self.context.fences.values() if fence.thread_id == request.thread_id]
             # The tokens of a deleted thread start over. Those that this process holds must differ.
             token = max(lease.token, *own, 0) + 1
+            writes = (*self._writes(lease, doc, token), *self.riders.taking(docs))
             self.is_open = True
-            times = yield from Commit((*self._writes(lease, doc, token), *self.riders.taking(docs)))
+            times = yield from Commit(writes)
             if times is not None:
                 return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
             yield from self._count()
@@ -771,16 +773,19 @@ def _infos(segments: Iterable[str]) -> Flow[list[LeaseInfo]]:
         thread_id = None if thread is None else thread_id_of(thread)
         lease = Lease(thread_id or segment, docs.get(fence), docs.get(beat), docs.read_time)
         if lease.owner is not None:
-            found.append(
-                LeaseInfo(
-                    thread_id=lease.thread_id,
-                    owner=lease.owner,
-                    token=lease.token,
-                    since=at_time(lease.since),
-                    ttl=lease.ttl,
-                    last_beat=at_time(lease.seen),
-                    is_expired=lease.is_expired,
-                    node=lease.node,
-                )
-            )
+            found.append(info_of(lease))
     return found
+
+
+def info_of(lease: Lease) -> LeaseInfo:
+    """A lease that is held, as callers get it."""
+    return LeaseInfo(
+        thread_id=lease.thread_id,
+        owner=lease.owner or "",
+        token=lease.token,
+        since=at_time(lease.since),
+        ttl=lease.ttl,
+        last_beat=at_time(lease.seen),
+        is_expired=lease.is_expired,
+        node=lease.node,
+    )

@@ -18,8 +18,9 @@ from dataclasses import field, replace
 from functools import partial
 from typing import Any, Literal
 
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, GetDocs, Merge, QueryDocs, Write
-from langgraph_gcs_saver.flows import tips
+from langgraph_gcs_saver.engine.effects import Compute, Delete, Doc, Flow, Gather, GetDocs, Merge, QueryDocs, Write
+from langgraph_gcs_saver.flows import active, tips
+from langgraph_gcs_saver.flows.active import Active
 from langgraph_gcs_saver.flows.companions import Attempt
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.leases import Lease, lease_in
@@ -76,6 +77,7 @@ class Status:
         checkpoint_id: The tip; `None` if there is none.
         step: The tip's step.
         made: The tip's time stamp, as LangGraph wrote it.
+        stored: When the tip was stored, by the service's clock.
         request_id: The request of the turn: that of the tip, or of the last answer for the tip.
         run_id: The turn, if `run` began it.
         segment: The number of the call that made the tip, within its turn.
@@ -88,6 +90,7 @@ class Status:
         turn: What is stored about the tip's turn.
         attempts: The number of processes that have worked on it since a call last ended in an orderly way.
         has_turn: Whether there is a document of a turn, of this one or of one that is out of date.
+        active: What `lg_active` says about the thread; `None` if no turn of a run is unfinished.
         lease: The thread's lease.
     """
 
@@ -96,6 +99,7 @@ class Status:
     checkpoint_id: str | None = None
     step: int = -2
     made: str | None = None
+    stored: int = 0
     request_id: str | None = None
     run_id: str | None = None
     segment: int = 0
@@ -108,6 +112,7 @@ class Status:
     turn: Turn | None = None
     attempts: int = 0
     has_turn: bool = False
+    active: Active | None = None
     lease: Lease
 
     def is_of(self, request_id: str) -> bool:
@@ -135,14 +140,20 @@ def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
         SerializationError: The serializer cannot read its metadata, or a question.
         UnsupportedFormatError: A newer version wrote it.
     """
-    names = (keys.resume_doc(thread_id), keys.fence_doc(thread_id), keys.beat_doc(thread_id))
+    names = (
+        keys.resume_doc(thread_id),
+        keys.active_doc(thread_id),
+        keys.fence_doc(thread_id),
+        keys.beat_doc(thread_id),
+    )
     newest, docs = yield from Gather((_newest(thread_id, None), GetDocs(names)))
-    lease = lease_in(thread_id, docs)
+    lease, said = lease_in(thread_id, docs), active.active_in(docs.get(names[1]))
     found = yield from _tip(thread_id, newest, context)
     if found is None:
-        return Status(thread_id=thread_id, state="empty", has_turn=names[0] in docs, lease=lease)
+        return Status(thread_id=thread_id, state="empty", has_turn=names[0] in docs, active=said, lease=lease)
     try:
-        return (yield from _read(found, docs.get(names[0]), lease, loads, context))
+        read = yield from _read(found, docs.get(names[0]), lease, loads, context)
+        return replace(read, active=said)
     except DamagedError as damage:
         yield from recheck(context, is_missing=damage.missing)
         raise unreadable(damage, thread_id, "", found.manifest.checkpoint_id) from None
@@ -187,6 +198,7 @@ def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: C
         checkpoint_id=known.checkpoint_id,
         step=_integer(metadata, "step", -2),
         made=_text(known.checkpoint, "ts"),
+        stored=found.doc.create_time,
         request_id=request_id,
         run_id=run_id,
         segment=_integer(metadata, SEGMENT, 0),
@@ -427,26 +439,76 @@ def decide(
 # Writing
 
 
+def beside(thread_id: str) -> tuple[str, str]:
+    """The documents that change when a process begins to work on a turn, and when it ends."""
+    return keys.resume_doc(thread_id), keys.active_doc(thread_id)
+
+
+def begun(thread_id: str, docs: Mapping[str, Doc]) -> tuple[Write, ...]:
+    """The writes that count a process among those that have worked on the turn of a thread, if there is one.
+
+    Args:
+        thread_id: The thread.
+        docs: Those of the documents `beside` it that exist.
+    """
+    resume, noted = beside(thread_id)
+    doc, former = docs.get(resume), active.active_in(docs.get(noted))
+    begins = active.noted(thread_id, "running", 1 if former is None else former.attempts + 1)
+    if doc is None:
+        return (begins,)
+    return begins, Merge(resume, {turns.ATTEMPTS: turns.attempts_of(doc) + 1}, update_time=doc.update_time)
+
+
+def ended(
+    thread_id: str, how: Literal["finished", "waiting", "paused", "crashed"], *, has_turn: bool
+) -> tuple[Write, ...]:
+    """The writes that say how a process's work on a turn has ended.
+
+    Args:
+        thread_id: The thread.
+        how: `crashed` if it raised an error. Such a process still counts.
+        has_turn: Whether the turn has a document.
+    """
+    resume = keys.resume_doc(thread_id)
+    if how == "finished":
+        return active.finished(thread_id), *((Delete(resume),) if has_turn else ())
+    if how == "crashed":
+        return (active.noted(thread_id, how),)
+    return active.noted(thread_id, how, 0), *((Merge(resume, {turns.ATTEMPTS: 0}),) if has_turn else ())
+
+
 @record(frozen=True, slots=True)
 class Opening:
     """The companion that stores a turn with its input."""
 
     thread_id: str
     fields: Mapping[str, Any]
+    state: active.State = "running"
 
     def reads(self, attempt: Attempt, /) -> tuple[str, ...]:  # noqa: ARG002 - it replaces what is there
         """No documents."""
         return ()
 
     def writes(self, attempt: Attempt, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:  # noqa: ARG002 - as above
-        """The document of the turn, in place of an earlier turn's."""
-        return (Merge(keys.resume_doc(self.thread_id), self.fields),)
+        """The document of the turn, in place of an earlier turn's, and the note that a worker may have to resume it."""
+        attempts = turns.attempts_of(Doc("", self.fields, 0, 0))
+        return (
+            Merge(keys.resume_doc(self.thread_id), self.fields),
+            active.noted(self.thread_id, self.state, attempts),
+        )
 
 
-def opening(thread_id: str, turn: Turn, codec: Codec) -> Opening:
+def opening(thread_id: str, turn: Turn, codec: Codec, *, begins: bool = True) -> Opening:
     """The companion that stores a turn with its input.
+
+    Args:
+        thread_id: The thread.
+        turn: The turn.
+        codec: Writes frames.
+        begins: Whether the caller works on the turn. If not, a worker has to.
 
     Raises:
         ValueTooLargeError: The context is larger than a document should be.
     """
-    return Opening(thread_id, turns.fields_of(turn, keys.resume_doc(thread_id), codec))
+    fields = turns.fields_of(turn, keys.resume_doc(thread_id), codec)
+    return Opening(thread_id, fields) if begins else Opening(thread_id, {**fields, turns.ATTEMPTS: 0}, "due")

@@ -211,7 +211,8 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
         gone = False
         if held and mark is not None:
             last = yield from _last(thread)
-            gone = (yield from Commit((*last, Delete(thread, update_time=mark)))) is not None
+            ends = (*last, Delete(keys.active_doc(thread_id)), Delete(thread, update_time=mark))
+            gone = (yield from Commit(ends)) is not None
             documents += len(last) if gone else 0
         if not gone:
             doc = (yield from GetDocs((thread,))).get(thread)

@@ -14,6 +14,7 @@ lg_threads/{thread}/lg_done/{batch}!{chunk}-{attempt}          items of a batch 
 lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim of a chunk of items
 lg_threads/{thread}/lg_resume/current                          the turn that a run has begun and not finished
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
+lg_active/{thread}                                             a thread whose turn has not finished
 lg_store/place                                                 the bucket and prefix of the store's objects
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 {thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
@@ -45,6 +46,7 @@ THREADS = "lg_threads"
 CHECKPOINTS = "lg_checkpoints"
 WRITES = "lg_writes"
 RUNS = "lg_runs"
+ACTIVE = "lg_active"
 ASIDE = "lg_aside"
 LEASES = "lg_lease"
 _FENCE, _BEAT = "fence-0", "beat"
@@ -625,6 +627,11 @@ def set_aside(name: str, source: object) -> tuple[str, bool]:
 def run_doc(run_id: str, thread_id: str) -> str:
     """Name of the document that records that a run touched a thread."""
     return f"{RUNS}/{spread(run_id, 'run id')}/{THREADS}/{spread(thread_id, 'thread id')}"
+
+
+def active_doc(thread_id: str) -> str:
+    """Name of the document that says that a thread's turn has not finished."""
+    return f"{ACTIVE}/{spread(thread_id, 'thread id')}"
 
 
 def run_threads(run_id: str) -> str:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         RunPlan,
         StoreStats,
         ThreadInfo,
+        ThreadStatus,
         Transfer,
     )
     from langgraph_gcs_saver.stores.archive import Archive
@@ -699,6 +700,50 @@ class Admin(Connection):
             return None if found is None else [one for one in found if one.is_expired or not expired]
 
         return page
+
+    # Runs
+
+    def status(self, thread_id: str) -> ThreadStatus:
+        """What a thread is doing: what comes next, what it asks a person, who works on it, and since when.
+
+        This takes one or two rounds, and is right just after a crash too.
+
+        Args:
+            thread_id: The thread.
+
+        Raises:
+            CheckpointCorruptError: The newest checkpoint is damaged, and the saver does not fall back to an older one;
+                or its pending writes are damaged.
+            InvalidIdError: The id cannot be stored.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+        """
+        return run(flows.work.described(str(thread_id), self._loads, self._context), self._backend)
+
+    async def astatus(self, thread_id: str) -> ThreadStatus:
+        """Asynchronous twin of `status`."""
+        return await arun(flows.work.described(str(thread_id), self._loads, self._context), self._backend)
+
+    def runs(self, *, state: str | None = None) -> Each[ThreadStatus]:
+        """The threads whose turns have not finished, for `for` and `async for`.
+
+        It finds the threads that `run` and its twins work on, or have worked on, and those that were answered. It reads
+        no others.
+
+        Args:
+            state: `"running"`, `"waiting"`, `"paused"`, `"crashed"`, `"due"` or `"poison"`; all of them if `None`. See
+                `ThreadStatus`.
+
+        Raises:
+            CheckpointCorruptError: As for `status`, once the thread is met.
+            InvalidInputError: There is no such state.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        if state is not None and state not in flows.work.STATES:
+            raise InvalidInputError(f"state is {state!r}; it must be one of {', '.join(flows.work.STATES)}.")
+        return Each(lambda: flows.work.listed(state, self._loads, self._context), self._backend)
+
+    # Leases
 
     def pause(self, thread_id: str, *, cancel: bool = False) -> bool:
         """Ask the holder of a thread's lease to end its run at the next boundary between two steps.

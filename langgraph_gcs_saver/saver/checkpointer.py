@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
 
+    from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.policy.retention import Retention
+    from langgraph_gcs_saver.results import ThreadStatus
+    from langgraph_gcs_saver.saver.each import Each
+    from langgraph_gcs_saver.saver.worker import Recoveries
 
 RETENTION_STEPS = 16
 """Steps of a graph after which a thread is pruned. For a while, a thread may exceed a rule by as many checkpoints.
@@ -169,6 +173,74 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         thread_id = configs.text_of({"thread_id": thread_id}, "thread_id")
         thread_doc(thread_id)
         return Thread(self, self._leases, thread_id)
+
+    def runs(self, *, state: str | None = None) -> Each[ThreadStatus]:
+        """The threads whose turns have not finished, for `for` and `async for`. It raises what `admin.runs` does.
+
+        Args:
+            state: `"running"`, `"waiting"`, `"paused"`, `"crashed"`, `"due"` or `"poison"`; all of them if `None`.
+        """
+        return self.admin.runs(state=state)
+
+    def recover(
+        self,
+        graph: Any,
+        *,
+        every: float | None = None,
+        limit: int | None = None,
+        attempts: int = 5,
+        backoff: float = 1.0,
+        policy: Policy | None = None,
+        context_factory: Callable[[], Any] | None = None,
+        durability: str = "async",
+        ttl: float = 60.0,
+        owner: str | None = None,
+    ) -> Recoveries:
+        """Resume the threads that a process has left: crashed, paused or answered ones. It works while you iterate.
+
+            for done in saver.recover(graph, every=5):
+                print(done)
+
+        Each thread is resumed under its lease, as `run(graph, None, …)` does. Any number of processes can do this on
+        one store. A thread whose graph raises an error is tried again later. After `attempts` failures in a row it is
+        given up as *poison*; `run` resumes it nevertheless.
+
+        Args:
+            graph: A compiled graph, or several by their names. Only threads whose turns have a graph of that name are
+                resumed. A graph without a checkpointer gets this saver.
+            every: Seconds between two looks for such threads. If `None`, it looks once.
+            limit: Most threads to resume.
+            attempts: After so many failures in a row, a thread is given up. A crash of its process is one.
+            backoff: Seconds to wait after the first failure. They double with each further one, up to 10 minutes.
+            policy: When to stop, such as `cadence.Signal(SIGTERM)`. The thread under way ends at its next boundary.
+                The saver's `stop_on` counts too.
+            context_factory: Makes the context of turns that have a `context_factory`. The stored name of that function
+                is not imported.
+            durability: As for `run`.
+            ttl: As for `run`.
+            owner: As for `run`.
+
+        Returns:
+            A `Recovery` for each thread that was resumed or given up, for `for` and `async for`.
+
+        Raises:
+            InvalidInputError: An argument is of the wrong type, or outside its range.
+            StoreError: As for `run`, while you iterate. With `every`, it waits for a store that cannot be reached.
+        """
+        from langgraph_gcs_saver.saver.worker import Recoveries, Work  # noqa: PLC0415 - most processes need none
+
+        work = Work(
+            every=every,
+            limit=limit,
+            attempts=attempts,
+            backoff=backoff,
+            policy=policy,
+            context_factory=context_factory,
+            durability=durability,
+            ttl=ttl,
+            owner=owner,
+        )
+        return Recoveries(self, graph, work)
 
     # Reading
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from langgraph_gcs_saver.saver import configs
-from langgraph_gcs_saver.saver.langgraph_private import control_of, stores_at_end
+from langgraph_gcs_saver.saver.langgraph_private import Control, control_of, stores_at_end
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.cadence.policies import Policy
@@ -46,6 +46,10 @@ class Controls:
         """Let signals act as if this saver were not there. Idempotent."""
         if self._stopping is not None:
             self._stopping.close()
+
+    def asks(self, control: Control) -> bool:
+        """Whether `stop_on` says that work that is no run has to end."""
+        return self._stopping is not None and self._stopping.meet(control)
 
     def meet_reader(self, config: object) -> None:
         """A run reads where it continues."""

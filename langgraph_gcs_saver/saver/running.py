@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
 from langgraph.types import Command
@@ -25,18 +26,17 @@ from langsmith.run_helpers import tracing_context
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.cadence.control import Control
 from langgraph_gcs_saver.cadence.policies import Store
-from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Flow, Merge, Write
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, Write
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
-from langgraph_gcs_saver.flows import tips
-from langgraph_gcs_saver.flows.runs import ANSWER, REQUEST, RUN, SEGMENT, Answer, Status
-from langgraph_gcs_saver.flows.writes import put_writes
+from langgraph_gcs_saver.flows import active, tips
+from langgraph_gcs_saver.flows.active import Active
+from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format import turns as stored_turns
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.format.turns import Turn
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.saver import arguments, configs
-from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+from langgraph_gcs_saver.saver import answers, configs
+from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.langgraph_private import NOT_RESUMING, default_recursion_limit
 from langgraph_gcs_saver.saver.lease import KEY as LEASE
 from langgraph_gcs_saver.saver.lease import Lease
@@ -56,9 +56,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.engine.runner import Backend
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
-
-MAX_REQUEST_ID = 500
-"""Most characters of the id of a request."""
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
 Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
 
@@ -115,7 +113,7 @@ class Running:
         self.graph = graph
         self.given = given
         self.config: RunnableConfig = config or {}
-        self.request_id = _check_request_id(request_id)
+        self.request_id = answers.check_request_id(request_id)
         self.durability = _check_durability(durability, store)
         self._is_segmented = store == "segments"
         if context is not None and context_factory is not None:
@@ -130,6 +128,7 @@ class Running:
         self.in_progress = TurnInProgress()
         self.lease = None if LEASE in self._configurable else self._new_lease(lease)
         self.found: Status | None = None
+        self.former: Active | None = None
         self.action = "return"
         self.turn: Turn | None = None
         self.run_id = str(uuid4())
@@ -199,29 +198,28 @@ class Running:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The document of the turn."""
-        return (keys.resume_doc(self.thread_id),)
+        """The document of the turn, and the note that it has not finished."""
+        return flows.runs.beside(self.thread_id)
 
     def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:
         """Count this process among those that have worked on the turn, if there is one."""
-        doc = docs.get(self.names[0])
-        if doc is None:
-            return ()
-        attempts = stored_turns.attempts_of(doc) + 1
-        return (Merge(doc.name, {stored_turns.ATTEMPTS: attempts}, update_time=doc.update_time),)
+        self.former = active.active_in(docs.get(keys.active_doc(self.thread_id)))
+        return flows.runs.begun(self.thread_id, docs)
 
     def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:
-        """Delete the document of a turn that has finished. Reset its count if this call ends in an orderly way."""
-        if self.found is None or not (self.found.has_turn or self.in_progress.is_open):
-            return ()
-        if error is None and self._is_finished:
-            return (Delete(self.names[0]),)
-        if error is None or isinstance(error, GraphDrained):
-            return (Merge(self.names[0], {stored_turns.ATTEMPTS: 0}),)
-        return ()
+        """Say how this call has ended. Delete the document of a turn that has finished."""
+        if self.found is None:
+            return (active.restored(self.thread_id, self.former),)
+        has_turn = self.found.has_turn or self.in_progress.is_open
+        if error is None:
+            # A graph that has not finished, and was not asked to end, waits for a person, or is at a breakpoint.
+            return flows.runs.ended(self.thread_id, "finished" if self.is_finished else "waiting", has_turn=has_turn)
+        is_asked = isinstance(error, GraphDrained)
+        return flows.runs.ended(self.thread_id, "paused" if is_asked else "crashed", has_turn=has_turn)
 
     @property
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the graph has finished, as far as this call knows."""
         last = self.in_progress.last
         if last is None:
             return self.found is not None and self.found.state == "finished"
@@ -247,6 +245,9 @@ class Running:
             GraphRecursionError: The turn has no supersteps left.
         """
         saver = self.saver
+        if self.lease is None:
+            begun = active.noted(self.thread_id, "running")
+            yield from flows.leases.fenced(_commit((begun,)), self._fence())
         self.found = found = yield from flows.runs.status(self.thread_id, saver._loads, saver._context)  # noqa: SLF001
         is_command = isinstance(self.given, Command)
         kind = "nothing" if self.given is None else "command" if is_command else "input"
@@ -301,25 +302,16 @@ class Running:
 
     def _store_answer(self, found: Status) -> Flow[None]:
         """Store a command before the graph gets it, in one commit with the turn that it begins."""
-        saver, command = self.saver, cast("Command[Any]", self.given)
-        fields = {"resume": command.resume, "update": command.update, "goto": command.goto or None}
-        content = {
-            "request_id": self.request_id,
-            "run": self.run_id,
-            "asked": dict(found.asked),
-            "command": {name: one for name, one in fields.items() if one is not None},
-        }
-        request = arguments.put_writes_request(
-            configs.config_of(self.thread_id, "", str(found.checkpoint_id)),
-            [(ANSWER, content)],
-            flows.runs.answer_task(self.request_id or self.run_id),
-            "",
-            serde=saver.serde,
+        command, opening = cast("Command[Any]", self.given), self.in_progress.opening
+        yield from answers.storing(
+            self.saver,
+            found,
+            command,
+            request_id=self.request_id,
+            run_id=self.run_id,
+            opening=opening,
             fence=self._fence(),
         )
-        opening = self.in_progress.opening
-        companions = () if opening is None else (opening,)
-        yield from put_writes(dataclasses.replace(request, companions=companions), saver._context)  # noqa: SLF001
         self.in_progress.opening, self.in_progress.is_open = None, True
 
     # Calling the graph
@@ -554,12 +546,13 @@ def _commit(writes: tuple[Write, ...]) -> Flow[None]:
 
 def _saver_of(graph: Any) -> GCSSaver:
     saver = getattr(graph, "checkpointer", None)
-    if not isinstance(saver, GCSSaver):
+    # A `GCSSaver`, which imports this module.
+    if not isinstance(saver, Connection) or not isinstance(saver, BaseCheckpointSaver):
         raise InvalidInputError(
             f"The graph's checkpointer is of type {type(saver).__name__}, and a run needs a GCSSaver. Compile the "
             "graph with `checkpointer=GCSSaver(…)`."
         )
-    return saver
+    return cast("GCSSaver", saver)
 
 
 def _check_durability(durability: str | None, store: str) -> str:
@@ -586,16 +579,6 @@ def _control(policy: Policy | None, store: str, rest: Mapping[str, Any]) -> Cont
 
 def _with_callbacks(callbacks: Callbacks, control: Control) -> Callbacks:
     return merge_configs({"callbacks": callbacks}, {"callbacks": [*control.callbacks]}).get("callbacks")
-
-
-def _check_request_id(request_id: object) -> str | None:
-    if request_id is None:
-        return None
-    configs.check_type("request_id", request_id, str)
-    if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
-        raise InvalidInputError(f"request_id must have 1 to {MAX_REQUEST_ID} characters, and no null character.")
-    configs.check_unicode("The request_id", request_id)
-    return request_id
 
 
 def _name_of(factory: Any) -> str:

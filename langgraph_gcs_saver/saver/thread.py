@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.results import BatchInfo
+    from langgraph_gcs_saver.results import BatchInfo, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
@@ -87,6 +88,57 @@ class Thread:
     async def apause(self, *, cancel: bool = False) -> bool:
         """Asynchronous twin of `pause`."""
         return await self._saver.admin.apause(self.id, cancel=cancel)
+
+    def status(self) -> ThreadStatus:
+        """What the thread is doing: what comes next, what it asks a person, who works on it, and since when.
+
+        This takes one or two rounds, and is right just after a crash too.
+
+        Raises:
+            CheckpointCorruptError: The newest checkpoint is damaged, and the saver does not fall back to an older one;
+                or its pending writes are damaged.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+        """
+        return self._saver.admin.status(self.id)
+
+    async def astatus(self) -> ThreadStatus:
+        """Asynchronous twin of `status`."""
+        return await self._saver.admin.astatus(self.id)
+
+    def answer(self, value: Any, *, request_id: str | None = None, wait: float = 0.0) -> bool:
+        """Answer the question of a graph that waits for a person. A worker (`recover`) then resumes it.
+
+        The answer is durable when this returns, and no node has run. `run(graph, None, config)` also resumes it.
+
+        Args:
+            value: The answer: what `interrupt` returns in the node. To answer several questions, pass a mapping from
+                their ids to answers. A `Command` is taken as it is.
+            request_id: Identifies the answer, in at most 500 characters. The same one, given again, is not stored.
+            wait: Seconds to wait for another holder of the thread's lease.
+
+        Returns:
+            Whether the answer was stored; false if one with this `request_id` was stored before.
+
+        Raises:
+            InvalidInputError: The thread waits for no answer, or an argument is of the wrong type.
+            SerializationError: The answer cannot be serialized.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+            ThreadBusyError: A process works on the thread.
+        """
+        from langgraph_gcs_saver.saver.answers import Answering  # noqa: PLC0415 - it needs LangGraph
+
+        answering = Answering(self._saver, self.id, value, request_id)
+        with self.lease(wait=wait) as lease:
+            return run(answering.flow(lease.config), self._saver._backend)  # noqa: SLF001 - a part of the saver
+
+    async def aanswer(self, value: Any, *, request_id: str | None = None, wait: float = 0.0) -> bool:
+        """Asynchronous twin of `answer`."""
+        from langgraph_gcs_saver.saver.answers import Answering  # noqa: PLC0415 - it needs LangGraph
+
+        answering = Answering(self._saver, self.id, value, request_id)
+        async with self.lease(wait=wait) as lease:
+            return await arun(answering.flow(lease.config), self._saver._backend)  # noqa: SLF001 - as above
 
     def batch(
         self,

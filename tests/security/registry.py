@@ -55,6 +55,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.CHUNKS: lambda thread: f"{keys.thread_doc(thread)}/{keys.CHUNKS}/",
     keys.RESUMES: lambda thread: keys.resume_doc(thread).rpartition("/")[0] + "/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
+    keys.ACTIVE: keys.active_doc,
     "lg_store": lambda _: keys.PLACE,
 }
 """What names of documents begin with in each collection, of a thread where it is one's."""
@@ -119,6 +120,8 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "pins": lambda a: _call(a.at()),
     "leases": lambda _: _call(),
     "pause": lambda a: _call(a.thread),
+    "status": lambda a: _call(a.thread),
+    "runs": lambda _: _call(),
     "operations": lambda a: _call(a.thread),
     "resolve_operation": lambda a: _call(a.thread, "key", not_done=True),
     "batches": lambda a: _call(a.thread),
@@ -178,6 +181,7 @@ NO_STATE = {
     "from_conn_string",
     "get_allowlist",
     "get_next_version",
+    "recover",
     "serde",
     "subscribe",
     "thread",

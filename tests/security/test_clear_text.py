@@ -211,6 +211,8 @@ def outcomes(tmp_path):
         "pins": (lambda found: found == {}, cfg()),
         "leases": (lambda found: found == [],),
         "pause": (lambda found: found is False, "t"),
+        "status": (ClearTextError, "t"),
+        "runs": (lambda found: found == [],),
         "pin": (None, cfg(9), "label"),
         "unpin": (None, cfg(9)),
         "operations": (lambda found: found == [], "t"),
@@ -292,6 +294,10 @@ COMMANDS = {
     "unpin": (0, ["t", cid(9)]),
     "leases": (0, []),
     "pause": (1, ["t"]),  # no process holds its lease
+    "runs": (0, []),
+    "stalled": (0, ["--older", "1m"]),
+    "answer": (2, ["u", "yes"]),  # it has finished
+    "work": (2, ["missing:graph"]),
     "batches list": (0, ["t"]),
     "batches show": (1, ["t", "b"]),
     "operations list": (0, ["t"]),
@@ -312,7 +318,7 @@ COMMANDS = {
 }
 """How each command ends on a thread with a checkpoint in clear, and its arguments."""
 
-SAME = {"rebind", "drill", "pause", "batches show", "operations show", "operations resolve"}
+SAME = {"rebind", "drill", "pause", "answer", "work", "batches show", "operations show", "operations resolve"}
 """Commands that end in the same way if what is in clear is accepted."""
 
 SHOWS_STATE = {"show", "report", "diff"}

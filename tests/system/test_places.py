@@ -212,6 +212,8 @@ CALLS = {
     "pins": lambda tools: ((cfg(),), {}),
     "leases": lambda tools: ((), {}),
     "pause": lambda tools: (("t",), {}),
+    "status": lambda tools: (("t",), {}),
+    "runs": lambda tools: ((), {}),
     "operations": lambda tools: (("t",), {}),
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
     "batches": lambda tools: (("t",), {}),
@@ -232,7 +234,7 @@ CALLS = {
 }
 """A call of each method that reaches a store."""
 
-REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread"}
+REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread", "recover"}
 BIND = {"rebind", "arebind"}
 
 

@@ -33,7 +33,7 @@ ADMINS = (
     *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "pause"),
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
-    *("operations", "resolve_operation", "batches"),
+    *("operations", "resolve_operation", "batches", "status"),
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
@@ -90,7 +90,7 @@ def test_types_are_shipped():
 
 def test_the_savers_own_methods():
     own = {name for kind, *pair in TWINS for name in pair if kind is GCSSaver}
-    own |= {"from_conn_string", "get_next_version", "subscribe", "admin", "thread"}
+    own |= {"from_conn_string", "get_next_version", "subscribe", "admin", "thread", "runs", "recover"}
     assert {name for kind, name in PUBLIC if kind is not Admin} == own
     assert len(own - set(dir(BaseCheckpointSaver))) <= 30
     assert issubclass(GCSSaver, BaseCheckpointSaver)

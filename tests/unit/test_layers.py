@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "stores": "address engine errors events format options records",
     "saver": "address cadence engine errors events flows format options policy portable provisioning records results "
     "stores",
+    "probes": "errors results saver",
     "testing": "engine errors events flows format policy records results saver stores",
-    "cli": "address engine errors events policy portable records results saver stores testing",
+    "cli": "address cadence engine errors events policy portable records results saver stores testing",
 }
 """What a folder or file at the top may import, besides itself; each stands below all that it may import."""
 

@@ -1,0 +1,137 @@
+"""Answers of people, and other commands for a graph, which are stored before the graph gets them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from langgraph.types import Command
+
+from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.flows.runs import ANSWER, Status
+from langgraph_gcs_saver.flows.writes import put_writes
+from langgraph_gcs_saver.format.turns import Turn
+from langgraph_gcs_saver.saver import arguments, configs
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from langgraph_gcs_saver.engine.effects import Flow
+    from langgraph_gcs_saver.flows.companions import Companion
+    from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+
+MAX_REQUEST_ID = 500
+"""Most characters of the id of a request."""
+
+
+def check_request_id(request_id: object) -> str | None:
+    """Check the caller's id of a request.
+
+    Raises:
+        InvalidInputError: It is not text of 1 to 500 characters, or cannot be stored.
+    """
+    if request_id is None:
+        return None
+    configs.check_type("request_id", request_id, str)
+    if not isinstance(request_id, str) or not 0 < len(request_id) <= MAX_REQUEST_ID or "\0" in request_id:
+        raise InvalidInputError(f"request_id must have 1 to {MAX_REQUEST_ID} characters, and no null character.")
+    configs.check_unicode("The request_id", request_id)
+    return request_id
+
+
+def storing(
+    saver: GCSSaver,
+    found: Status,
+    command: Command[Any],
+    *,
+    request_id: str | None,
+    run_id: str,
+    opening: Companion | None,
+    fence: Fence,
+) -> Flow[None]:
+    """Store a command for the tip, in one commit with the turn that it begins.
+
+    Raises:
+        FencedError: The lease is lost.
+        SerializationError: The command cannot be serialized.
+    """
+    fields = {"resume": command.resume, "update": command.update, "goto": command.goto or None}
+    content = {
+        "request_id": request_id,
+        "run": run_id,
+        "asked": dict(found.asked),
+        "command": {name: one for name, one in fields.items() if one is not None},
+    }
+    request = arguments.put_writes_request(
+        configs.config_of(found.thread_id, "", str(found.checkpoint_id)),
+        [(ANSWER, content)],
+        flows.runs.answer_task(request_id or run_id),
+        "",
+        serde=saver.serde,
+        fence=fence,
+    )
+    companions = () if opening is None else (opening,)
+    yield from put_writes(dataclasses.replace(request, companions=companions), saver._context)  # noqa: SLF001
+
+
+class Answering:
+    """One call of `Thread.answer`.
+
+    Args:
+        saver: The saver.
+        thread_id: The thread.
+        value: The answer, or a `Command`.
+        request_id: The caller's id of the answer, if there is one.
+
+    Raises:
+        InvalidInputError: The id cannot be stored, or the answer is `None`.
+    """
+
+    def __init__(self, saver: GCSSaver, thread_id: str, value: Any, request_id: str | None) -> None:
+        self._saver = saver
+        self._thread_id = thread_id
+        self._command = value if isinstance(value, Command) else Command(resume=value)
+        self._request_id = check_request_id(request_id)
+        if value is None:
+            raise InvalidInputError("None is no answer: LangGraph takes it for a call without one. Pass another value.")
+
+    def flow(self, config: RunnableConfig) -> Flow[bool]:
+        """Store the answer, under the lease that a config has.
+
+        Returns:
+            Whether it was stored now.
+
+        Raises:
+            InvalidInputError: The thread waits for no answer.
+        """
+        saver, request_id = self._saver, self._request_id
+        context = saver._context  # noqa: SLF001 - a part of the saver
+        fence = saver._leases.fence_of(config)  # noqa: SLF001 - as above
+        if fence is None:
+            raise AssertionError("the config has a lease")
+        found = yield from flows.runs.status(self._thread_id, saver._loads, context)  # noqa: SLF001 - as above
+        if request_id is not None and found.is_of(request_id):
+            return False
+        if found.state != "waiting":
+            raise InvalidInputError(
+                f"Thread {self._thread_id!r} waits for no answer: its state is {found.state!r}. Nothing was stored. "
+                "`status()` says what it is doing."
+            )
+        turn = self._turn(found)
+        opening = flows.runs.opening(self._thread_id, turn, context.codec, begins=False)
+        yield from storing(
+            saver, found, self._command, request_id=request_id, run_id=turn.run_id, opening=opening, fence=fence
+        )
+        return True
+
+    def _turn(self, found: Status) -> Turn:
+        """The turn that the answer begins: as the one before it, which has the graph's name and the context."""
+        run_id, former = str(uuid4()), found.turn
+        if former is None:
+            return Turn(run_id, self._request_id, "")
+        limit = former.recursion_limit
+        stop = None if limit is None else found.step + limit + 2
+        return dataclasses.replace(former, run_id=run_id, request_id=self._request_id, stop=stop)

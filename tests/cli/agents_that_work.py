@@ -1,0 +1,51 @@
+"""A graph for `langgraph-gcs work`: its second node asks, and fails while a file says so."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+
+
+class State(TypedDict, total=False):
+    log: Annotated[list[str], operator.add]
+
+
+class BrokenError(Exception):
+    """The node fails."""
+
+
+def ask(state: State) -> dict[str, Any]:
+    answer = interrupt({"sure": True})
+    if Path("broken").exists():
+        raise BrokenError
+    return {"log": [repr(answer)]}
+
+
+def end(state: State) -> dict[str, Any]:
+    return {"log": ["end"]}
+
+
+def stop(state: State) -> dict[str, Any]:
+    if Path("stopping").exists():
+        os.kill(os.getpid(), signal.SIGTERM)
+    return {}
+
+
+def build() -> Any:
+    """The graph, without a checkpointer."""
+    found = StateGraph(State)
+    for node in (ask, stop, end):
+        found.add_node(node.__name__, node)
+    found.add_edge(START, "ask")
+    found.add_edge("ask", "stop")
+    found.add_edge("stop", "end")
+    return found.compile(name="asking")
+
+
+graph = build()
