@@ -590,7 +590,7 @@ def test_a_store_of_every_step_waits_until_steps_are_durable(is_async):
         {"policy": "often"},
         {"policy": cadence.Steps(1), "control": RunControl()},
     ],
-    ids=str,
+    ids=["store", "durability", "policy", "policy and control"],
 )
 def test_wrong_arguments_are_refused_before_anything_happens(saver, world, options):
     with pytest.raises(e.InvalidInputError):
