@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver.engine.effects import Commit, ListBlobs, Merge, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, CopyBlob, ListBlobs, Merge, PutBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.format import keys
@@ -177,7 +177,9 @@ def test_objects_of_a_copy_that_died_stay(make_saver, store_uri, raw):
     saver = make_saver()
     fill(saver)
     with CrashingSaver.from_conn_string(store_uri) as dying:
-        dying.plan = Plan(stop_after=18)
+        dying.copy_thread("t", "whole")
+        copied = [n for n, effect in enumerate(dying.plan.done, 1) if isinstance(effect, CopyBlob)]
+        dying.plan = Plan(stop_after=copied[-1])
         with pytest.raises(Crashed):
             dying.copy_thread("t", "copy")
     before = raw.objects().keys()
