@@ -14,6 +14,7 @@ from langgraph_gcs_saver.flows.runs import ANSWER, Status
 from langgraph_gcs_saver.flows.writes import put_writes
 from langgraph_gcs_saver.format.turns import Turn
 from langgraph_gcs_saver.saver import arguments, configs
+from langgraph_gcs_saver.saver.internals import Internals
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -43,7 +44,7 @@ def check_request_id(request_id: object) -> str | None:
 
 
 def storing(
-    saver: GCSSaver,
+    inside: Internals,
     found: Status,
     command: Command[Any],
     *,
@@ -70,11 +71,11 @@ def storing(
         [(ANSWER, content)],
         flows.runs.answer_task(request_id or run_id),
         "",
-        serde=saver.serde,
+        serde=inside.serde,
         fence=fence,
     )
     companions = () if opening is None else (opening,)
-    yield from put_writes(dataclasses.replace(request, companions=companions), saver._context)  # noqa: SLF001
+    yield from put_writes(dataclasses.replace(request, companions=companions), inside.context)
 
 
 class Answering:
@@ -91,7 +92,7 @@ class Answering:
     """
 
     def __init__(self, saver: GCSSaver, thread_id: str, value: Any, request_id: str | None) -> None:
-        self._saver = saver
+        self._inside = Internals.of(saver)
         self._thread_id = thread_id
         self._command = value if isinstance(value, Command) else Command(resume=value)
         self._request_id = check_request_id(request_id)
@@ -107,12 +108,11 @@ class Answering:
         Raises:
             InvalidInputError: The thread waits for no answer.
         """
-        saver, request_id = self._saver, self._request_id
-        context = saver._context  # noqa: SLF001 - a part of the saver
-        fence = saver._leases.fence_of(config)  # noqa: SLF001 - as above
+        inside, request_id = self._inside, self._request_id
+        fence = inside.leases.fence_of(config)
         if fence is None:
             raise AssertionError("the config has a lease")
-        found = yield from flows.runs.status(self._thread_id, saver._loads, context)  # noqa: SLF001 - as above
+        found = yield from flows.runs.status(self._thread_id, inside.loads, inside.context)
         if request_id is not None and found.is_of(request_id):
             return False
         if found.state != "waiting":
@@ -121,9 +121,9 @@ class Answering:
                 "`status()` says what it is doing."
             )
         turn = self._turn(found)
-        opening = flows.runs.opening(self._thread_id, turn, context.codec, begins=False)
+        opening = flows.runs.opening(self._thread_id, turn, inside.context.codec, begins=False)
         yield from storing(
-            saver, found, self._command, request_id=request_id, run_id=turn.run_id, opening=opening, fence=fence
+            inside, found, self._command, request_id=request_id, run_id=turn.run_id, opening=opening, fence=fence
         )
         return True
 

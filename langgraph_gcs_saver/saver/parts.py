@@ -8,11 +8,15 @@ one of a call is stored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langgraph.types import GraphOutput
 
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph.pregel import Pregel
+    from langgraph.types import StateSnapshot
 
 INTERRUPT = "__interrupt__"
 
@@ -116,6 +120,34 @@ def with_interrupts(values: Any, interrupts: Sequence[Any]) -> Any:
     return values if not interrupts else {**(values if isinstance(values, Mapping) else {}), INTERRUPT: interrupts}
 
 
+def of_snapshot(
+    snapshot: StateSnapshot, graph: Pregel[Any, Any, Any, Any], arguments: Mapping[str, Any]
+) -> Iterator[Any]:
+    """What `stream` yields for a state that is returned as it is stored."""
+    wanted = arguments.get("output_keys") or graph.output_channels
+    values, interrupts = snapshot.values, tuple(snapshot.interrupts)
+    if isinstance(values, Mapping):
+        values = (
+            values.get(wanted, values)
+            if isinstance(wanted, str)
+            else {key: values[key] for key in wanted if key in values}
+        )
+    modes = arguments.get("stream_mode") or graph.stream_mode
+    is_v2 = arguments.get("version") == "v2"
+    is_list = not isinstance(modes, str)
+    # LangGraph yields an interrupt as an update first.
+    for mode in ("updates", "values"):
+        if mode not in (modes if is_list else (modes,)) or (mode == "updates" and not interrupts):
+            continue
+        part = with_interrupts(values if mode == "values" else {}, () if is_v2 and mode == "values" else interrupts)
+        if is_v2:
+            yield {"type": mode, "ns": (), "data": part} | ({"interrupts": interrupts} if mode == "values" else {})
+        elif arguments.get("subgraphs"):
+            yield ((), mode, part) if is_list else ((), part)
+        else:
+            yield (mode, part) if is_list else part
+
+
 class Seams:
     """Hides where one segment ends and the next one begins.
 
@@ -124,21 +156,18 @@ class Seams:
     Args:
         shape: How parts are written.
         parents: By id, the parents of the checkpoints that the segment has stored. It grows, and its end clears it.
+        tip: The checkpoint at which the first segment begins, if there is one.
         repeats_values: Whether a later segment begins with the state once more.
     """
 
-    def __init__(self, shape: Shape, parents: dict[str, str | None], *, repeats_values: bool) -> None:
+    def __init__(self, shape: Shape, parents: dict[str, str | None], *, tip: str | None, repeats_values: bool) -> None:
         self._shape = shape
         self._parents = parents
         self._repeats_values = repeats_values
         self._kept: dict[tuple[tuple[str, ...], str], tuple[str, Any]] = {}
         self._is_first = True
-        self._tip: str | None = None
-        self._skips_values = False
-
-    def begin(self, tip: str | None) -> None:
-        """The first segment begins, at this checkpoint."""
         self._tip = tip
+        self._skips_values = False
 
     def show(self, part: Any) -> Iterator[Any]:
         """What to yield when the graph yields a part."""

@@ -10,7 +10,8 @@ from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.saver.parts import Collected
-from langgraph_gcs_saver.saver.running import Running, silently, without_callbacks
+from langgraph_gcs_saver.saver.running import Running, silently
+from langgraph_gcs_saver.saver.segments import without_callbacks
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -240,7 +241,7 @@ async def astream(
 
 def _begin(running: Running) -> None:
     """Decide, and make the input durable."""
-    runner.run(running.begin(), running.backend)
+    runner.run(running.begin(), running.inside.backend)
     call = running.first()
     if call is not None:
         with silently():
@@ -250,7 +251,7 @@ def _begin(running: Running) -> None:
 
 async def _abegin(running: Running) -> None:
     """Asynchronous twin of `_begin`."""
-    await runner.arun(running.begin(), running.backend)
+    await runner.arun(running.begin(), running.inside.backend)
     call = running.first()
     if call is not None:
         with silently():
@@ -260,44 +261,42 @@ async def _abegin(running: Running) -> None:
 
 def _calls(running: Running) -> Iterator[Any]:
     """Run the nodes, in one call of the graph or several."""
-    call = running.main()
-    while call is not None:
-        given, config, arguments = call.given, call.config, call.arguments
-        call = None
+    calls, has_next = running.calls(), True
+    while has_next:
+        has_next = False
         try:
-            with closing(running.callee.stream(given, config, **arguments)) as parts:
+            with closing(calls.stream()) as parts:
                 for part in parts:
-                    yield from running.show(part)
+                    yield from calls.show(part)
         except GraphDrained:
-            yield from running.end_of_call()
-            call = running.next_segment()
-            if call is None:
+            yield from calls.end()
+            has_next = calls.advance()
+            if not has_next:
                 raise
         else:
-            yield from running.end_of_call()
-    runner.run(running.end(), running.backend)
+            yield from calls.end()
+    runner.run(running.end(), running.inside.backend)
 
 
 async def _acalls(running: Running) -> AsyncGenerator[Any, None]:
     """Asynchronous twin of `_calls`. It waits where a `Store` of the policy is due."""
-    call = running.main()
-    while call is not None:
-        given, config, arguments = call.given, call.config, call.arguments
-        call = None
+    calls, has_next = running.calls(), True
+    while has_next:
+        has_next = False
         try:
-            async with aclosing(running.callee.astream(given, config, **arguments)) as parts:
+            async with aclosing(calls.astream()) as parts:
                 async for part in parts:
-                    for shown in running.show(part):
+                    for shown in calls.show(part):
                         yield shown
-                    if running.control is not None:
-                        await running.control.adurable()
+                    if calls.control is not None:
+                        await calls.control.adurable()
         except GraphDrained:
-            for shown in running.end_of_call():
+            for shown in calls.end():
                 yield shown
-            call = running.next_segment()
-            if call is None:
+            has_next = calls.advance()
+            if not has_next:
                 raise
         else:
-            for shown in running.end_of_call():
+            for shown in calls.end():
                 yield shown
-    await runner.arun(running.end(), running.backend)
+    await runner.arun(running.end(), running.inside.backend)

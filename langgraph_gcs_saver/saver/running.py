@@ -4,8 +4,7 @@ A turn begins with two calls of the graph. The first one stores the input, and e
 has been asked to drain. The second one runs the nodes. So the input is durable before anything happens, and it is one
 commit with the id of its request. If a process crashes, the next call finds the request at the tip, and continues.
 
-With `store="segments"`, more calls follow. Each of them stores only its end, which is where the policy asked to store.
-The next one continues there, from memory.
+With `store="segments"`, the second one is several calls. See `saver.segments`.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from langchain_core.runnables.config import merge_configs, var_child_runnable_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
@@ -25,7 +24,6 @@ from langsmith.run_helpers import tracing_context
 
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.cadence.control import Control
-from langgraph_gcs_saver.cadence.policies import Store
 from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, Write
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.flows import active, tips
@@ -34,42 +32,28 @@ from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.format.turns import Turn
-from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.saver import answers, configs
+from langgraph_gcs_saver.saver import answers, configs, langgraph_private
 from langgraph_gcs_saver.saver.connection import Connection
-from langgraph_gcs_saver.saver.langgraph_private import NOT_RESUMING, default_recursion_limit
+from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import KEY as LEASE
 from langgraph_gcs_saver.saver.lease import Lease
-from langgraph_gcs_saver.saver.one_run import OneRun
-from langgraph_gcs_saver.saver.parts import Seams, Shape, with_interrupts
+from langgraph_gcs_saver.saver.parts import of_snapshot
+from langgraph_gcs_saver.saver.segments import Calls, GraphCall, Segments
 from langgraph_gcs_saver.saver.turns import TurnInProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_core.callbacks import Callbacks
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
     from langgraph.types import StateSnapshot
 
     from langgraph_gcs_saver.cadence.policies import Policy
-    from langgraph_gcs_saver.engine.runner import Backend
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
-Graph = TypeVar("Graph", bound="Pregel[Any, Any, Any, Any]")
-
 DURABILITIES = ("sync", "async", "exit")
-
-
-@record(frozen=True, slots=True)
-class GraphCall:
-    """A call of the graph: what it gets, its config, and the other arguments."""
-
-    given: Any
-    config: RunnableConfig
-    arguments: Mapping[str, Any]
 
 
 class Running:
@@ -123,7 +107,7 @@ class Running:
         self.rest = rest
         self.is_async = is_async
         self.control = _control(policy, store, rest)
-        self.saver = _saver_of(graph)
+        self.inside = Internals.of(_saver_of(graph))
         self.thread_id = self._thread_id()
         self.in_progress = TurnInProgress()
         self.lease = None if LEASE in self._configurable else self._new_lease(lease)
@@ -132,11 +116,6 @@ class Running:
         self.action = "return"
         self.turn: Turn | None = None
         self.run_id = str(uuid4())
-        self._seams: Seams | None = None
-        self._last: GraphCall | None = None
-        self._idle = 0
-        self._callbacks: Callbacks = None
-        self._one = OneRun(self._goes_on)
 
     # The arguments
 
@@ -155,10 +134,10 @@ class Running:
         return configs.text_of(found, "thread_id")
 
     def _new_lease(self, options: Mapping[str, Any]) -> Lease:
-        return Lease(self.saver._leases, self.thread_id, riders=self, **options)  # noqa: SLF001 - a part of the saver
+        return Lease(self.inside.leases, self.thread_id, riders=self, **options)
 
     def _fence(self) -> Fence:
-        found = self.saver._leases.fence_of(self._with_lease())  # noqa: SLF001 - as above
+        found = self.inside.leases.fence_of(self._with_lease())
         if found is None:
             raise AssertionError("the config has a lease")
         return found
@@ -185,7 +164,7 @@ class Running:
     @contextmanager
     def working(self) -> Iterator[None]:
         """The block within `holding` that works on the turn."""
-        held = self.saver._leases.held_of(self._fence())  # noqa: SLF001 - a part of the saver
+        held = self.inside.leases.held_of(self._fence())
         if held is None:
             raise AssertionError("the lease is held")
         held.turn = self.in_progress
@@ -225,11 +204,6 @@ class Running:
             return self.found is not None and self.found.state == "finished"
         return not tips.due_in(last).tasks
 
-    @property
-    def backend(self) -> Backend:
-        """Performs flows."""
-        return self.saver._backend  # noqa: SLF001 - a part of the saver
-
     def end(self) -> Flow[None]:
         """What the release of a lease does otherwise, for a call under its caller's lease."""
         writes = self.ending(None)
@@ -244,17 +218,17 @@ class Running:
         Raises:
             GraphRecursionError: The turn has no supersteps left.
         """
-        saver = self.saver
+        inside = self.inside
         if self.lease is None:
             begun = active.noted(self.thread_id, "running")
             yield from flows.leases.fenced(_commit((begun,)), self._fence())
-        self.found = found = yield from flows.runs.status(self.thread_id, saver._loads, saver._context)  # noqa: SLF001
+        self.found = found = yield from flows.runs.status(self.thread_id, inside.loads, inside.context)
         is_command = isinstance(self.given, Command)
         kind = "nothing" if self.given is None else "command" if is_command else "input"
         self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), self._is_at_breakpoint(found))
         if self.action in ("start", "answer"):
             self.turn = self._new_turn(found)
-            opening = flows.runs.opening(self.thread_id, self.turn, saver._context.codec)  # noqa: SLF001
+            opening = flows.runs.opening(self.thread_id, self.turn, inside.context.codec)
             self.in_progress.opening = opening
             if self.action == "answer" and found.checkpoint_id is not None:
                 yield from self._store_answer(found)
@@ -287,13 +261,13 @@ class Running:
 
     def _recursion_limit(self) -> int | None:
         found = self.config.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
-        return found or default_recursion_limit()
+        return found or langgraph_private.default_recursion_limit()
 
     def _stored_context(self) -> Serialized | None:
         if self.context is None:
             return None
         try:
-            return dumps(self.saver.serde, _plain(self.context), "The context")
+            return dumps(self.inside.serde, _plain(self.context), "The context")
         except SerializationError as error:
             raise SerializationError(
                 f"{error} A run stores its context, so that another process can resume it. Pass `context_factory=`, a "
@@ -304,7 +278,7 @@ class Running:
         """Store a command before the graph gets it, in one commit with the turn that it begins."""
         command, opening = cast("Command[Any]", self.given), self.in_progress.opening
         yield from answers.storing(
-            self.saver,
+            self.inside,
             found,
             command,
             request_id=self.request_id,
@@ -322,7 +296,7 @@ class Running:
             return None
         control = RunControl()
         control.request_drain("The input is stored.")
-        config = self._config_of(0, NOT_RESUMING)
+        config = self._config_of(0, langgraph_private.NOT_RESUMING)
         config.pop("run_id", None)
         config.pop("callbacks", None)
         return GraphCall(self.given, config, {"durability": "sync", "control": control})
@@ -339,109 +313,30 @@ class Running:
                 "config has the newest checkpoint's `run_id` for a continued stream. Pass another `run_id`, or none."
             )
 
-    def main(self) -> GraphCall | None:
-        """The call that runs the nodes; `None` if what is there is returned."""
-        if self.action == "return" or self.found is None:
-            return None
+    def calls(self) -> Calls:
+        """The calls that run the nodes."""
         more = {**self.rest, "durability": self.durability, "context": self._context()}
-        given: Any = None
+        found, given = cast("Status", self.found), None
         if self.action == "start":
-            config = self._config_of(0, NOT_RESUMING)
+            config = self._config_of(0, langgraph_private.NOT_RESUMING)
         elif self.action == "answer":
             given, config = self.given, self._config_of(0, {})
         else:
-            given, config = self._pending(self.found.answer), self._config_of(self.found.segment + 1, {})
+            given, config = self._pending(found.answer), self._config_of(found.segment + 1, {})
         if self.control is not None:
-            self.control.meter.crashes = max(0, self.found.attempts - 1) if self.action == "continue" else 0
-            more["control"] = self.control
-            self._callbacks = config.get("callbacks")
-            config["callbacks"] = _with_callbacks(self._callbacks, self.control)
-        if self._is_segmented:
-            config = self._segmented(config)
-        self._last = GraphCall(given, config, more)
-        return self._last
-
-    # Segments
-
-    @property
-    def callee(self) -> Any:
-        """The graph to call. Where segments are one run, the callbacks that are bound to it are in the config."""
-        return without_callbacks(self.graph) if self._one.is_whole else self.graph
-
-    def _segmented(self, config: RunnableConfig) -> RunnableConfig:
-        """Prepare for several calls. Returns the config of the first one."""
-        if self.control is not None:
-            limit = config.get("recursion_limit") or self._recursion_limit()
-            # LangGraph rejects a limit of 0. So no segment may end where the next one would have none.
-            self.control.most_steps = None if limit is None else limit - 1
-            if limit is not None:
-                config["recursion_limit"] = limit
-        self.in_progress.keeps_tips = True
-        shape = Shape.of(self.rest, self.graph.stream_mode)
-        if shape.names_checkpoints:
-            # The checkpoint of the input is stored.
-            self.in_progress.parents = {}
-            self._seams = Seams(shape, self.in_progress.parents, repeats_values=not NOT_RESUMING)
-            self._seams.begin(self._tip)
-        elif not NOT_RESUMING:
-            self._seams = Seams(shape, {}, repeats_values=True)
-        return self._one.config(config, self.graph.config, is_async=self.is_async)
-
-    @property
-    def _tip(self) -> str | None:
-        """The newest checkpoint of the root graph that is stored."""
-        if self.in_progress.last is not None:
-            return str(self.in_progress.last["id"])
-        return None if self.found is None else self.found.checkpoint_id
-
-    def show(self, part: Any) -> Iterator[Any]:
-        """What to yield when the graph yields a part."""
-        if self._seams is None:
-            yield part
-        else:
-            yield from self._seams.show(part)
-
-    def end_of_call(self) -> Iterator[Any]:
-        """What to yield when a call of the graph has ended."""
-        if self._seams is not None:
-            yield from self._seams.end(self._tip)
-
-    def _goes_on(self) -> bool:
-        """Whether a call that was drained has ended a segment, and another one follows."""
-        control = self.control
-        if not self._is_segmented or control is None or not isinstance(control.decision, Store):
-            return False
-        return self.in_progress.tip is not None or self._idle == 0
-
-    def next_segment(self) -> GraphCall | None:
-        """The call that follows one that was drained; `None` if the run has to end.
-
-        Raises:
-            GraphRecursionError: Two segments in a row have stored nothing.
-        """
-        control, before = self.control, self._last
-        if not self._is_segmented or control is None or before is None or not isinstance(control.decision, Store):
-            return None
-        if not self._goes_on():
-            raise GraphRecursionError(
-                f"Two segments of thread {self.thread_id!r} have ended without a step that was stored, so the run "
-                "would not come to an end."
-            )
-        tip = self.in_progress.tip
-        self._idle = 0 if tip is not None else self._idle + 1
-        config = cast("RunnableConfig", dict(before.config))
-        config["configurable"] = {**configs.part(config, "configurable"), **NOT_RESUMING}
-        metadata = configs.part(config, "metadata")
-        config["metadata"] = {**metadata, SEGMENT: metadata[SEGMENT] + 1}
-        steps = control.meter.steps
-        self.control = control.next_segment(is_same_run=self._one.is_whole)
-        if not self._one.is_whole:
-            config.pop("run_id", None)
-            config["callbacks"] = _with_callbacks(self._callbacks, self.control)
-        if control.most_steps is not None:
-            config["recursion_limit"] = control.most_steps + 1 - steps
-        self._last = GraphCall(None, config, {**before.arguments, "control": self.control})
-        return self._last
+            self.control.meter.crashes = max(0, found.attempts - 1) if self.action == "continue" else 0
+        call = GraphCall(given, config, more)
+        if not self._is_segmented:
+            return Calls(self.graph, call, self.control)
+        return Segments(
+            self.graph,
+            call,
+            self.control,
+            self.in_progress,
+            tip=found.checkpoint_id,
+            limit=config.get("recursion_limit") or self._recursion_limit(),
+            is_async=self.is_async,
+        )
 
     def _pending(self, answer: Answer | None) -> Command[Any] | None:
         """The command that the graph still needs, if it crashed before it had used it up."""
@@ -462,7 +357,7 @@ class Running:
         if self.factory is not None:
             return self.factory()
         stored = self.turn.context
-        return None if stored is None else self.saver._loads(stored)  # noqa: SLF001 - a part of the saver
+        return None if stored is None else self.inside.loads(stored)
 
     def _config_of(self, segment: int, more: Mapping[str, Any]) -> RunnableConfig:
         config: dict[str, Any] = {**self._with_lease()}
@@ -487,46 +382,14 @@ class Running:
 
     # Returning what is there
 
-    def waiting(self, snapshot: StateSnapshot) -> tuple[Any, tuple[Any, ...]]:
-        """The output of a graph that waits for a person, and its interrupts."""
-        wanted = self.rest.get("output_keys") or self.graph.output_channels
-        values = snapshot.values
-        if isinstance(values, Mapping):
-            values = (
-                values.get(wanted, values)
-                if isinstance(wanted, str)
-                else {key: values[key] for key in wanted if key in values}
-            )
-        return values, tuple(snapshot.interrupts)
-
     def parts(self, snapshot: StateSnapshot) -> Iterator[Any]:
-        """What `stream` yields for a graph that waits for a person."""
-        values, interrupts = self.waiting(snapshot)
-        modes = self.rest.get("stream_mode") or self.graph.stream_mode
-        is_v2 = self.rest.get("version") == "v2"
-        is_list = not isinstance(modes, str)
-        # LangGraph yields an interrupt as an update first.
-        for mode in ("updates", "values"):
-            if mode not in (modes if is_list else (modes,)) or (mode == "updates" and not interrupts):
-                continue
-            part = with_interrupts(values if mode == "values" else {}, () if is_v2 and mode == "values" else interrupts)
-            if is_v2:
-                yield {"type": mode, "ns": (), "data": part} | ({"interrupts": interrupts} if mode == "values" else {})
-            elif self.rest.get("subgraphs"):
-                yield ((), mode, part) if is_list else ((), part)
-            else:
-                yield (mode, part) if is_list else part
+        """What `stream` yields for what is stored."""
+        return of_snapshot(snapshot, self.graph, self.rest)
 
     @property
     def state_config(self) -> RunnableConfig:
         """The config that names the thread."""
         return {"configurable": {**configs.part(self.config, "configurable"), "thread_id": self.thread_id}}
-
-
-def without_callbacks(graph: Graph) -> Graph:
-    """A graph without the callbacks that were bound to it."""
-    config = dict(graph.config or {})
-    return graph if config.pop("callbacks", None) is None else graph.copy({"config": config})
 
 
 @contextmanager
@@ -575,10 +438,6 @@ def _control(policy: Policy | None, store: str, rest: Mapping[str, Any]) -> Cont
     if rest.get("control") is not None:
         raise InvalidInputError("Pass `policy` or `control`, not both. A run makes the control of its policy.")
     return Control(policy, store=cast("Any", store))
-
-
-def _with_callbacks(callbacks: Callbacks, control: Control) -> Callbacks:
-    return merge_configs({"callbacks": callbacks}, {"callbacks": [*control.callbacks]}).get("callbacks")
 
 
 def _name_of(factory: Any) -> str:

@@ -33,6 +33,7 @@ from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Recovery
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import Connection
+from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.saver.run import arun, run
 
@@ -92,8 +93,9 @@ class Recoveries:
         _check(work)
 
     def __iter__(self) -> Iterator[Recovery]:
-        backend = self._saver._backend  # noqa: SLF001 - a part of the saver
-        with _Worker(self._saver, self._graphs, self._work).working() as worker:
+        inside = Internals.of(self._saver)
+        backend = inside.backend
+        with _Worker(inside, self._graphs, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
                     for one in runner.run(worker.find(), backend):
@@ -111,8 +113,9 @@ class Recoveries:
                     time.sleep(seconds)
 
     async def __aiter__(self) -> AsyncIterator[Recovery]:
-        backend = self._saver._backend  # noqa: SLF001 - a part of the saver
-        with _Worker(self._saver, self._graphs, self._work).working() as worker:
+        inside = Internals.of(self._saver)
+        backend = inside.backend
+        with _Worker(inside, self._graphs, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
                     for one in await runner.arun(worker.find(), backend):
@@ -138,8 +141,8 @@ class _Worker:
         passed: By thread, the time of the note about it that this worker cannot do anything about.
     """
 
-    def __init__(self, saver: GCSSaver, graphs: Mapping[str, Pregel[Any, Any, Any, Any]], work: Work) -> None:
-        self.saver = saver
+    def __init__(self, inside: Internals, graphs: Mapping[str, Pregel[Any, Any, Any, Any]], work: Work) -> None:
+        self.inside = inside
         self.graphs = graphs
         self.work = work
         self.resumed = 0
@@ -169,7 +172,7 @@ class _Worker:
             return True
         if work.limit is not None and self.resumed >= work.limit:
             return True
-        return self.must_stop() or self.saver._controls.asks(self._control)  # noqa: SLF001 - a part of the saver
+        return self.must_stop() or self.inside.controls.asks(self._control)
 
     def must_stop(self) -> bool:
         """Whether its policy says that it has to stop."""
@@ -233,8 +236,8 @@ class _Attempt:
             InvalidInputError: Its context cannot be made.
         """
         worker, seen = self._worker, self._seen
-        saver, work = worker.saver, worker.work
-        found = yield from flows.work.examine(seen, work.attempts, self._is_ours, saver._loads, saver._context)  # noqa: SLF001
+        inside, work = worker.inside, worker.work
+        found = yield from flows.work.examine(seen, work.attempts, self._is_ours, inside.loads, inside.context)
         if found is None:
             return None
         if seen.attempts >= work.attempts:
@@ -269,7 +272,7 @@ class _Attempt:
     @property
     def lease(self) -> Lease:
         """The lease of the thread."""
-        work, leases = self._worker.work, self._worker.saver._leases  # noqa: SLF001 - a part of the saver
+        work, leases = self._worker.work, self._worker.inside.leases
         thread_id, riders = self._seen.thread_id, _Taking(self._seen)
         return Lease(leases, thread_id, ttl=work.ttl, wait=0.0, owner=work.owner, take_over=False, riders=riders)
 

@@ -31,7 +31,7 @@ from langgraph_gcs_saver.engine.effects import Commit
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import turns
-from langgraph_gcs_saver.saver import running
+from langgraph_gcs_saver.saver import langgraph_private
 from tests.behaviour.test_run import CONFIG, MODES, PLAIN, Context, World, logs, normal, status, turn
 from tests.faults.turns import SCENARIOS, plain
 from tests.patience import PATIENCE
@@ -276,7 +276,7 @@ def test_parts_of_a_graph_that_asks_name_its_checkpoint(saver, world):
 @pytest.mark.parametrize("subgraphs", [False, True])
 def test_streams_show_no_seams_without_the_private_name(saver, world, monkeypatch, mode, subgraphs):
     """Each later call then begins with the state once more, and so does the first one after the input."""
-    monkeypatch.setattr(running, "NOT_RESUMING", {})
+    monkeypatch.setattr(langgraph_private, "NOT_RESUMING", {})
     graph = world.graph(saver)
     options = {"stream_mode": mode, "subgraphs": subgraphs}
     expected = list(stream(graph, {"log": ["one"]}, PLAIN | {"metadata": {}}, **options))

@@ -12,7 +12,7 @@ import pytest
 from langgraph_gcs_saver import arun, run
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.saver import running
+from langgraph_gcs_saver.saver import langgraph_private
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.faults.turns import CONFIG, HOW, SCENARIOS, THREAD, Ran, plain, stores
@@ -118,7 +118,7 @@ def test_crashes_after_some_effects(name: str, how: str) -> None:
 
 @pytest.mark.parametrize("name", ["a chain", "questions"])
 def test_crashes_with_a_langgraph_without_the_private_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "NOT_RESUMING", {})
+    monkeypatch.setattr(langgraph_private, "NOT_RESUMING", {})
     crash(name, "sync", 23, is_async=False)
 
 
