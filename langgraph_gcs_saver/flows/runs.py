@@ -29,9 +29,10 @@ from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.tips import Due
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
-from langgraph_gcs_saver.format import keys, turns
+from langgraph_gcs_saver.format import keys, recent, turns
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, Serialized, kind_of
+from langgraph_gcs_saver.format.recent import Recent, Request
 from langgraph_gcs_saver.format.turns import Turn
 from langgraph_gcs_saver.records import record
 
@@ -90,6 +91,7 @@ class Status:
         turn: What is stored about the tip's turn.
         attempts: The number of processes that have worked on it since a call last ended in an orderly way.
         has_turn: Whether there is a document of a turn, of this one or of one that is out of date.
+        recent: The latest requests.
         active: What `lg_active` says about the thread; `None` if no turn of a run is unfinished.
         lease: The thread's lease.
     """
@@ -112,12 +114,19 @@ class Status:
     turn: Turn | None = None
     attempts: int = 0
     has_turn: bool = False
+    recent: Recent = recent.NOTHING
     active: Active | None = None
     lease: Lease
 
     def is_of(self, request_id: str) -> bool:
-        """Whether a request has made the tip, or answered it."""
-        return answer_task(request_id) in self.answered
+        """Whether a request has made the tip or answered it, or belongs to the same exchange."""
+        known = self.recent.find(request_id)
+        return answer_task(request_id) in self.answered or (known is not None and known.end is None)
+
+    def end_of(self, request_id: str | None) -> str | None:
+        """The checkpoint at which a request had finished that others have followed; `None` if it is not known."""
+        known = None if request_id is None else self.recent.find(request_id)
+        return None if known is None else known.end
 
 
 _ANSWERS = "lg_answer_"
@@ -125,7 +134,7 @@ _ANSWERS = "lg_answer_"
 
 def answer_task(request_id: str) -> str:
     """The id of the task under which the answer of a request is stored."""
-    return f"{_ANSWERS}{hashlib.sha256(request_id.encode()).hexdigest()[:32]}"
+    return f"{_ANSWERS}{recent.digest_of(request_id)}"
 
 
 # Reading
@@ -145,6 +154,7 @@ def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
         keys.active_doc(thread_id),
         keys.fence_doc(thread_id),
         keys.beat_doc(thread_id),
+        keys.requests_doc(thread_id),
     )
     newest, docs = yield from Gather((_newest(thread_id, None), GetDocs(names)))
     lease, said = lease_in(thread_id, docs), active.active_in(docs.get(names[1]))
@@ -153,7 +163,9 @@ def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
         return Status(thread_id=thread_id, state="empty", has_turn=names[0] in docs, active=said, lease=lease)
     try:
         read = yield from _read(found, docs.get(names[0]), lease, loads, context)
-        return replace(read, active=said)
+        asked = docs.get(names[-1])
+        known = recent.NOTHING if asked is None else recent.recent_of(asked, context.codec)
+        return replace(read, active=said, recent=known.at(read.run_id))
     except DamagedError as damage:
         yield from recheck(context, is_missing=damage.missing)
         raise unreadable(damage, thread_id, "", found.manifest.checkpoint_id) from None
@@ -425,6 +437,8 @@ def decide(
     start: Action = "answer" if given == "command" else "start"
     if found.state == "empty":
         return "continue" if given == "nothing" else start
+    if found.end_of(request_id) is not None:
+        return "return"
     is_same = request_id is not None and found.is_of(request_id)
     if found.state == "waiting":
         return "answer" if given == "command" and not is_same else "return"
@@ -459,6 +473,19 @@ def begun(thread_id: str, docs: Mapping[str, Doc]) -> tuple[Write, ...]:
     return begins, Merge(resume, {turns.ATTEMPTS: turns.attempts_of(doc) + 1}, update_time=doc.update_time)
 
 
+def left(thread_id: str, docs: Mapping[str, Doc]) -> tuple[Write, ...]:
+    """The writes that undo `begun`, for a process that has not worked on the turn.
+
+    Args:
+        thread_id: The thread.
+        docs: Those of the documents `beside` it that existed before.
+    """
+    resume, noted = beside(thread_id)
+    doc = docs.get(resume)
+    back = active.restored(thread_id, active.active_in(docs.get(noted)))
+    return (back,) if doc is None else (back, Merge(resume, {turns.ATTEMPTS: turns.attempts_of(doc)}))
+
+
 def ended(
     thread_id: str, how: Literal["finished", "waiting", "paused", "crashed"], *, has_turn: bool
 ) -> tuple[Write, ...]:
@@ -479,10 +506,18 @@ def ended(
 
 @record(frozen=True, slots=True)
 class Opening:
-    """The companion that stores a turn with its input."""
+    """The companion that stores a turn with its input.
+
+    Attributes:
+        thread_id: The thread.
+        fields: The fields of the turn's document.
+        requests: Those of the document of the latest requests; `None` if it stays as it is.
+        state: What is noted about the thread.
+    """
 
     thread_id: str
     fields: Mapping[str, Any]
+    requests: Mapping[str, Any] | None = None
     state: active.State = "running"
 
     def reads(self, attempt: Attempt, /) -> tuple[str, ...]:  # noqa: ARG002 - it replaces what is there
@@ -495,20 +530,35 @@ class Opening:
         return (
             Merge(keys.resume_doc(self.thread_id), self.fields),
             active.noted(self.thread_id, self.state, attempts),
+            *(() if self.requests is None else (Merge(keys.requests_doc(self.thread_id), self.requests),)),
         )
 
 
-def opening(thread_id: str, turn: Turn, codec: Codec, *, begins: bool = True) -> Opening:
+def opening(found: Status, turn: Turn, content: str | None, codec: Codec, *, begins: bool = True) -> Opening:
     """The companion that stores a turn with its input.
 
     Args:
-        thread_id: The thread.
+        found: What the thread is doing before.
         turn: The turn.
+        content: The digest of its input, if there is one.
         codec: Writes frames.
         begins: Whether the caller works on the turn. If not, a worker has to.
 
     Raises:
         ValueTooLargeError: The context is larger than a document should be.
     """
+    thread_id = found.thread_id
     fields = turns.fields_of(turn, keys.resume_doc(thread_id), codec)
-    return Opening(thread_id, fields) if begins else Opening(thread_id, {**fields, turns.ATTEMPTS: 0}, "due")
+    requests = _requests(found, turn, content, codec)
+    if begins:
+        return Opening(thread_id, fields, requests)
+    return Opening(thread_id, {**fields, turns.ATTEMPTS: 0}, requests, "due")
+
+
+def _requests(found: Status, turn: Turn, content: str | None, codec: Codec) -> Mapping[str, Any] | None:
+    """The fields of the document of the latest requests once a turn has begun; `None` if it stays as it is."""
+    if turn.request_id is None and all(one.end for one in found.recent.requests):
+        return None
+    asked = None if turn.request_id is None else Request(recent.digest_of(turn.request_id), content)
+    known = found.recent.followed(turn.run_id, asked, found.checkpoint_id if found.state == "finished" else None)
+    return recent.fields_of(known, keys.requests_doc(found.thread_id), codec)

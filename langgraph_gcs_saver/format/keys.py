@@ -13,6 +13,7 @@ lg_threads/{thread}/lg_batches/{batch}                         a batch: its list
 lg_threads/{thread}/lg_done/{batch}!{chunk}-{attempt}          items of a batch that were done or failed
 lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim of a chunk of items
 lg_threads/{thread}/lg_resume/current                          the turn that a run has begun and not finished
+lg_threads/{thread}/lg_resume/requests                         the latest requests of runs
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
 lg_store/place                                                 the bucket and prefix of the store's objects
@@ -56,6 +57,7 @@ DONE = "lg_done"
 CHUNKS = "lg_chunks"
 RESUMES = "lg_resume"
 _CURRENT = "current"
+_REQUESTS = "requests"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
@@ -481,9 +483,19 @@ def resume_doc(thread_id: str) -> str:
     return f"{thread_doc(thread_id)}/{RESUMES}/{_CURRENT}"
 
 
+def requests_doc(thread_id: str) -> str:
+    """Name of the document of the latest requests of runs on a thread."""
+    return f"{thread_doc(thread_id)}/{RESUMES}/{_REQUESTS}"
+
+
+def is_requests_doc(name: str) -> bool:
+    """Whether a name is that of the document of a thread's latest requests."""
+    return name.endswith(f"/{RESUMES}/{_REQUESTS}")
+
+
 def is_resume_doc(leaf: str) -> bool:
-    """Whether the last segment of a name can be that of the document of a turn."""
-    return leaf == _CURRENT
+    """Whether the last segment of a name can be that of the document of a turn, or of a thread's latest requests."""
+    return leaf in (_CURRENT, _REQUESTS)
 
 
 def operations(thread_id: str | None) -> str:

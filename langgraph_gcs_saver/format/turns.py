@@ -12,7 +12,7 @@ from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import ValueTooLargeError
-from langgraph_gcs_saver.format import frames, seals
+from langgraph_gcs_saver.format import frames, keys, recent, seals
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub
 from langgraph_gcs_saver.records import record
@@ -115,38 +115,47 @@ def _optional(value: Any, kind: type) -> Any:
     return None if value is None else _required(value, kind)
 
 
-# The registry
+# The registry: the documents of turns, and those of a thread's latest requests
+
+
+def _read(doc: Doc, codec: Codec) -> object:
+    return recent.recent_of(doc, codec) if keys.is_requests_doc(doc.name) else turn_of(doc, codec)
+
+
+def _sealed_field(doc: Doc) -> str:
+    return recent.RECENT if keys.is_requests_doc(doc.name) else TURN
 
 
 def objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
-    """The objects of a turn's document: none.
+    """The objects of a document: none.
 
     Raises:
         DamagedError: The document is damaged.
     """
-    turn_of(doc, codec)
+    _read(doc, codec)
     return {}
 
 
 def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
-    """The fields of the copy `name` of a turn's document.
+    """The fields of the copy `name` of a document.
 
     Raises:
         DamagedError: The document is damaged.
     """
-    return {**doc.fields, TURN: seals.moved(doc, TURN, name, attempt, codec)}
+    field = _sealed_field(doc)
+    return {**doc.fields, field: seals.moved(doc, field, name, attempt, codec)}
 
 
 def equal(doc: Doc, fields: Fields, codec: Codec) -> bool:
-    """Whether a document is a copy with the given fields. Each encryption of a turn has other bytes."""
+    """Whether a document is a copy with the given fields. Each encryption has other bytes."""
     if doc.fields.get(ATTEMPTS) != fields.get(ATTEMPTS):
         return False
     try:
-        return turn_of(doc, codec) == turn_of(Doc(doc.name, fields, 0, 0), codec)
+        return _read(doc, codec) == _read(Doc(doc.name, fields, 0, 0), codec)
     except DamagedError:
         return False
 
 
 def is_clear(doc: Doc, codec: Codec) -> bool:
-    """Whether the cipher does not vouch for a turn, which can be read."""
-    return not codec.vouches_for(doc.fields[TURN][seals.SEAL_BYTES :])
+    """Whether the cipher does not vouch for a document, which can be read."""
+    return not codec.vouches_for(doc.fields[_sealed_field(doc)][seals.SEAL_BYTES :])

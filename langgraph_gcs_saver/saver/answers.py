@@ -12,6 +12,7 @@ from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.flows.runs import ANSWER, Status
 from langgraph_gcs_saver.flows.writes import put_writes
+from langgraph_gcs_saver.format.requests import request_digest
 from langgraph_gcs_saver.format.turns import Turn
 from langgraph_gcs_saver.saver import arguments, configs
 from langgraph_gcs_saver.saver.internals import Internals
@@ -41,6 +42,14 @@ def check_request_id(request_id: object) -> str | None:
         raise InvalidInputError(f"request_id must have 1 to {MAX_REQUEST_ID} characters, and no null character.")
     configs.check_unicode("The request_id", request_id)
     return request_id
+
+
+def digest_of(given: Any) -> str | None:
+    """The digest of an input or a command; `None` if it has no canonical form."""
+    try:
+        return request_digest(given, "")
+    except InvalidInputError:
+        return None
 
 
 def storing(
@@ -121,7 +130,7 @@ class Answering:
                 "`status()` says what it is doing."
             )
         turn = self._turn(found)
-        opening = flows.runs.opening(self._thread_id, turn, inside.context.codec, begins=False)
+        opening = flows.runs.opening(found, turn, digest_of(self._command), inside.context.codec, begins=False)
         yield from storing(
             inside, found, self._command, request_id=request_id, run_id=turn.run_id, opening=opening, fence=fence
         )

@@ -41,10 +41,11 @@ def run(
 
         result = run(graph, inputs, {"configurable": {"thread_id": "thread-1"}}, request_id="req-81")
 
-    This takes the thread's lease, reads its newest checkpoint, and does one of four things:
+    This takes the thread's lease, reads its newest checkpoint, and does one of these things:
 
     - A step is due, and the request is the same, or none is given: it resumes. It does not apply the input again.
-    - The turn has finished, and the request is the same: it returns the stored result.
+    - The turn has finished, and the request is the same: it returns the stored result. It returns that of an earlier
+      request too.
     - The turn waits for a person: it returns the interrupts, unless `inputs` is a `Command` of another request.
     - Otherwise it starts a turn. The input, or the `Command`, is durable before the first node runs.
 
@@ -80,7 +81,8 @@ def run(
         GraphRecursionError: The turn has taken all supersteps of its `recursion_limit`, over all processes and
             segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
-        InvalidInputError: An argument is of the wrong type, or outside its range.
+        InvalidInputError: An argument is of the wrong type, or outside its range. Or the result of an earlier request
+            was pruned.
         SerializationError: The context, or a `Command`, cannot be serialized.
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.

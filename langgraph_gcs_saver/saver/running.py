@@ -10,6 +10,7 @@ With `store="segments"`, the second one is several calls. See `saver.segments`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -26,13 +27,11 @@ from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.cadence.control import Control
 from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, Write
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
-from langgraph_gcs_saver.flows import active, tips
-from langgraph_gcs_saver.flows.active import Active
+from langgraph_gcs_saver.flows import active, load, tips
 from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
-from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.format.turns import Turn
-from langgraph_gcs_saver.saver import answers, configs, langgraph_private
+from langgraph_gcs_saver.saver import answers, arguments, configs, langgraph_private
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import KEY as LEASE
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+
+logger = logging.getLogger("langgraph_gcs_saver")
 
 DURABILITIES = ("sync", "async", "exit")
 
@@ -98,7 +99,7 @@ class Running:
         self.given = given
         self.config: RunnableConfig = config or {}
         self.request_id = answers.check_request_id(request_id)
-        self.durability = _check_durability(durability, store)
+        self.durability = check_durability(durability, store)
         self._is_segmented = store == "segments"
         if context is not None and context_factory is not None:
             raise InvalidInputError("Pass `context` or `context_factory`, not both.")
@@ -112,7 +113,8 @@ class Running:
         self.in_progress = TurnInProgress()
         self.lease = None if LEASE in self._configurable else self._new_lease(lease)
         self.found: Status | None = None
-        self.former: Active | None = None
+        self.ended_at: str | None = None
+        self._undoing: tuple[Write, ...] = ()
         self.action = "return"
         self.turn: Turn | None = None
         self.run_id = str(uuid4())
@@ -182,13 +184,13 @@ class Running:
 
     def taking(self, docs: Mapping[str, Doc], /) -> tuple[Write, ...]:
         """Count this process among those that have worked on the turn, if there is one."""
-        self.former = active.active_in(docs.get(keys.active_doc(self.thread_id)))
+        self._undoing = flows.runs.left(self.thread_id, docs)
         return flows.runs.begun(self.thread_id, docs)
 
     def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:
         """Say how this call has ended. Delete the document of a turn that has finished."""
-        if self.found is None:
-            return (active.restored(self.thread_id, self.former),)
+        if self.found is None or self.ended_at is not None:
+            return self._undoing
         has_turn = self.found.has_turn or self.in_progress.is_open
         if error is None:
             # A graph that has not finished, and was not asked to end, waits for a person, or is at a breakpoint.
@@ -219,16 +221,22 @@ class Running:
             GraphRecursionError: The turn has no supersteps left.
         """
         inside = self.inside
-        if self.lease is None:
-            begun = active.noted(self.thread_id, "running")
-            yield from flows.leases.fenced(_commit((begun,)), self._fence())
         self.found = found = yield from flows.runs.status(self.thread_id, inside.loads, inside.context)
         is_command = isinstance(self.given, Command)
         kind = "nothing" if self.given is None else "command" if is_command else "input"
         self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), self._is_at_breakpoint(found))
+        self.ended_at = found.end_of(self.request_id)
+        if self.lease is None and self.action != "return":
+            begun = active.noted(self.thread_id, "running")
+            yield from flows.leases.fenced(_commit((begun,)), self._fence())
+        if self.action in ("continue", "return"):
+            self._compare(found)
+        if self.ended_at is not None:
+            yield from self._take_result(self.ended_at)
         if self.action in ("start", "answer"):
             self.turn = self._new_turn(found)
-            opening = flows.runs.opening(self.thread_id, self.turn, inside.context.codec)
+            content = None if self.request_id is None else answers.digest_of(self.given)
+            opening = flows.runs.opening(found, self.turn, content, inside.context.codec)
             self.in_progress.opening = opening
             if self.action == "answer" and found.checkpoint_id is not None:
                 yield from self._store_answer(found)
@@ -241,6 +249,35 @@ class Running:
                     f"The turn of thread {self.thread_id!r} has taken all supersteps of its recursion limit, over all "
                     "processes that have worked on it. Begin another turn, with a higher `recursion_limit`."
                 )
+
+    def _take_result(self, checkpoint_id: str) -> Flow[None]:
+        """Read where an earlier request has ended, for the graph to show it.
+
+        Raises:
+            InvalidInputError: That was pruned.
+        """
+        inside = self.inside
+        loaded = yield from load.get_tuple(self.thread_id, "", checkpoint_id, inside.loads, inside.context)
+        if loaded is None:
+            raise InvalidInputError(
+                f"Request {self.request_id!r} of thread {self.thread_id!r} has finished, and its last checkpoint "
+                f"{checkpoint_id!r} is gone, so its result cannot be returned. Nothing was run. To apply the input "
+                "again, pass another `request_id`."
+            )
+        # A `Command` that followed has left its writes there.
+        self.in_progress.tip = arguments.to_tuple(loaded, self.thread_id)._replace(pending_writes=[])
+
+    def _compare(self, found: Status) -> None:
+        """Warn if a repeated request has another input, which is ignored."""
+        known = None if self.request_id is None or self.given is None else found.recent.find(self.request_id)
+        if known is None or known.content is None or answers.digest_of(self.given) == known.content:
+            return
+        logger.warning(
+            "Request %r of thread %r was repeated with another input, which is ignored. Another request needs another "
+            "`request_id`.",
+            self.request_id,
+            self.thread_id,
+        )
 
     def _is_at_breakpoint(self, found: Status) -> bool:
         stops = self.rest.get("interrupt_before") or self.graph.interrupt_before_nodes
@@ -363,7 +400,8 @@ class Running:
         config: dict[str, Any] = {**self._with_lease()}
         config["configurable"] = {**config["configurable"], **more}
         request_id = self.request_id
-        if request_id is None and self.action == "continue" and self.found is not None:
+        if self.action == "continue" and self.found is not None:
+            # Another request of the same exchange may have begun the turn.
             request_id = self.found.request_id
         ids = {RUN: self.run_id, SEGMENT: segment} | ({} if request_id is None else {REQUEST: request_id})
         config["metadata"] = {**configs.part(self.config, "metadata"), **ids}
@@ -388,8 +426,8 @@ class Running:
 
     @property
     def state_config(self) -> RunnableConfig:
-        """The config that names the thread."""
-        return {"configurable": {**configs.part(self.config, "configurable"), "thread_id": self.thread_id}}
+        """The config of the state to return."""
+        return self._with_lease()
 
 
 @contextmanager
@@ -418,7 +456,12 @@ def _saver_of(graph: Any) -> GCSSaver:
     return cast("GCSSaver", saver)
 
 
-def _check_durability(durability: str | None, store: str) -> str:
+def check_durability(durability: str | None, store: str) -> str:
+    """The durability of the graph's calls.
+
+    Raises:
+        InvalidInputError: There is none of that name, or it does not go together with `store`.
+    """
     if store not in ("every_step", "segments"):
         raise InvalidInputError(f"store is {store!r}; it must be 'every_step' or 'segments'.")
     if store == "segments" and durability not in (None, "exit"):

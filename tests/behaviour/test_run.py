@@ -8,13 +8,16 @@ import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Interrupt, interrupt
 
@@ -24,7 +27,7 @@ from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor
 from langgraph_gcs_saver.flows import runs
-from langgraph_gcs_saver.format import keys, turns
+from langgraph_gcs_saver.format import keys, recent, turns
 from langgraph_gcs_saver.saver.running import Running
 from tests.faults.turns import SCENARIOS
 from tests.patience import eventually
@@ -37,6 +40,7 @@ MODES = ("values", "updates", "custom", "messages", "checkpoints", "tasks", "deb
 class State(TypedDict, total=False):
     log: Annotated[list[str], operator.add]
     count: int
+    said: Annotated[list[Any], add_messages]
 
 
 @dataclass
@@ -65,7 +69,7 @@ class World:
             self.act(name)
             if name in self.failing:
                 raise BrokenError(name)
-            return {"log": [name], "count": state.get("count", 0) + 1}
+            return {"log": [name], "count": state.get("count", 0) + 1, "said": [AIMessage(name, id=f"by {name}")]}
 
         return node
 
@@ -158,6 +162,12 @@ def turn(saver: GCSSaver) -> Any:
     return None if found is None else found.fields
 
 
+def turn_notes(saver: GCSSaver) -> Any:
+    """What is said about the turn of the thread, besides the tip."""
+    names = (keys.resume_doc("t"), keys.active_doc("t"), keys.requests_doc("t"))
+    return {name: doc.fields for name, doc in runner.run(iter(GetDocs(names)), saver._backend).items()}
+
+
 def logs(saver: GCSSaver, graph: Any) -> list[str]:
     return list(graph.get_state(CONFIG).values["log"])
 
@@ -183,6 +193,147 @@ def test_another_request_starts_a_turn_and_so_does_none(saver, world):
     run(graph, {"log": ["three"], "count": 4}, CONFIG)
     run(graph, {"log": ["three"], "count": 4}, CONFIG)
     assert logs(saver, graph) == ["one", "a", "two", "a", "three", "a", "three", "a"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_earlier_request_returns_its_own_result(saver, world, is_async):
+    graph = world.loop(saver)
+    call = (lambda *args, **more: asyncio.run(arun(*args, **more))) if is_async else run
+    given = {"one": {"log": ["one"], "count": 4}, "two": {"log": ["two"], "count": 4}, "three": {"log": [], "count": 4}}
+    results = {name: call(graph, one, CONFIG, request_id=name) for name, one in given.items()}
+    ran, before = list(world.ran), turn_notes(saver)
+    for name, one in given.items():
+        assert call(graph, one, CONFIG, request_id=name) == results[name]
+        assert list(stream(graph, one, CONFIG, request_id=name, stream_mode="values")) == [results[name]]
+        if name != "three":
+            assert list(stream(graph, one, CONFIG, request_id=name, stream_mode="updates")) == []
+    assert (world.ran, turn_notes(saver)) == (ran, before)
+    assert logs(saver, graph) == results["three"]["log"]
+
+
+def test_an_earlier_request_leaves_the_turn_of_a_later_one_as_it_is(saver, world):
+    graph = world.graph(saver)
+    first = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    before = turn_notes(saver)
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == first
+    with saver.thread("t").lease() as lease:
+        assert run(graph, {"log": ["one"]}, lease.config, request_id="r1") == first
+    assert turn_notes(saver) == before
+    world.failing = set()
+    run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    assert world.ran == ["a", "in", "z", "a", "in", "z", "z"]
+
+
+def test_a_question_its_answer_and_their_retries_are_one_exchange(saver, world):
+    graph = world.asking(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, Command(resume="yes"), CONFIG, request_id="r2")
+    world.failing = set()
+    done = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert done["log"] == ["one", "a", "yes", "z"]
+    assert {one.metadata[runs.REQUEST] for one in saver.list(CONFIG, limit=2)} == {"r2"}
+    for _ in range(2):
+        ran = list(world.ran)
+        assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
+        assert run(graph, Command(resume="yes"), CONFIG, request_id="r2") == done
+        assert world.ran == ran
+        run(graph, {"log": ["two"]}, CONFIG, request_id="r3")  # And both again, once another request has followed.
+
+
+def test_an_answer_that_was_only_stored_is_of_the_same_exchange(saver, world):
+    graph = world.asking(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    saver.thread("t").answer("yes", request_id="r2")
+    done = run(graph, None, CONFIG)
+    run(graph, {"log": ["two"]}, CONFIG)
+    for request_id in ("r1", "r2"):
+        assert run(graph, {"log": ["one"]}, CONFIG, request_id=request_id) == done
+
+
+def test_a_request_that_was_overtaken_is_not_applied_again(saver, world):
+    graph = world.graph(saver)
+    world.failing = {"in"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = set()
+    done = run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    ran = list(world.ran)
+    assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
+    assert world.ran == ran
+
+
+def test_a_request_whose_checkpoints_were_deleted_starts_again(saver, world):
+    graph = world.loop(saver)
+    run(graph, {"log": ["one"], "count": 4}, CONFIG, request_id="r1")
+    with saver.thread("t").lease() as lease:
+        run(graph, {"log": ["two"], "count": 4}, lease.config, request_id="r2")
+    saver.delete_for_runs([lease.run_id])
+    assert logs(saver, graph) == ["one", "a"]
+    run(graph, {"log": ["two"], "count": 4}, CONFIG, request_id="r2")
+    assert logs(saver, graph) == ["one", "a", "two", "a"]
+
+
+def test_a_result_that_was_pruned_is_not_made_again(saver, world):
+    graph = world.graph(saver)
+    for name in ("r1", "r2"):
+        run(graph, {"log": [name]}, CONFIG, request_id=name)
+    ran = list(world.ran)
+    saver.prune(["t"])
+    with pytest.raises(e.InvalidInputError, match="result cannot be returned"):
+        run(graph, {"log": ["r1"]}, CONFIG, request_id="r1")
+    assert world.ran == ran
+    assert run(graph, {"log": ["r2"]}, CONFIG, request_id="r2")["log"][-1] == "z"
+
+
+def test_the_latest_requests_are_remembered_and_older_ones_start_again(saver, world):
+    graph = world.loop(saver)
+    for at in range(recent.MOST + 2):
+        run(graph, {"log": [str(at)], "count": 4}, CONFIG, request_id=str(at))
+    ran = len(world.ran)
+    assert run(graph, {"log": ["2"], "count": 4}, CONFIG, request_id="2")["log"][-2:] == ["2", "a"]
+    assert len(world.ran) == ran
+    assert len(run(graph, {"log": ["1"], "count": 4}, CONFIG, request_id="1")["log"]) == 2 * recent.MOST + 6
+
+
+def test_requests_without_an_id_are_not_remembered(saver, world):
+    graph = world.loop(saver)
+    run(graph, {"log": ["one"], "count": 4}, CONFIG)
+    assert not runner.run(iter(GetDocs((keys.requests_doc("t"),))), saver._backend)
+    run(graph, {"log": ["two"], "count": 4}, CONFIG, request_id="r1")
+    done = run(graph, {"log": ["three"], "count": 4}, CONFIG)
+    assert run(graph, {"log": ["two"], "count": 4}, CONFIG, request_id="r1")["log"] == done["log"][:4]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_repeated_request_with_another_input_is_reported(saver, world, caplog, follows):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    if follows:
+        run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    run(graph, None, CONFIG, request_id="r1")
+    assert not caplog.records
+    run(graph, {"log": ["secret"]}, CONFIG, request_id="r1")
+    (found,) = caplog.records
+    assert "'r1' of thread 't' was repeated with another input" in found.getMessage()
+    assert "secret" not in found.getMessage()
+
+
+def test_inputs_without_a_canonical_form_are_not_compared(saver, caplog):
+    class Input(TypedDict, total=False):
+        made: Any
+
+    graph = StateGraph(Input)
+    graph.add_node("a", lambda state: {"made": 1})
+    graph.add_edge(START, "a")
+    for _ in range(2):
+        run(graph.compile(checkpointer=saver), {"made": re.compile("a")}, CONFIG, request_id="r1")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("again", ["r1", None])
@@ -294,7 +445,7 @@ def test_an_answer_begins_a_turn_that_any_retry_continues(saver, world, given, r
     world.failing = set()
     assert run(graph, given, CONFIG, request_id=request_id)["log"] == ["one", "a", "yes", "z"]
     assert world.contexts == [Context("Bob")] * 3
-    assert status(saver).request_id == (request_id or "r2")
+    assert status(saver).request_id == "r2", "the turn is that of the answer"
 
 
 def test_an_update_of_a_finished_graph_is_applied_once(saver, world):
@@ -467,7 +618,8 @@ def test_callbacks_see_one_run(saver, world, bound):
     assert handlers[1].seen == handlers[0].seen
 
 
-def test_a_run_adds_its_lease_and_one_status(saver, world, rounds):
+@pytest.mark.parametrize("has_id", [False, True])
+def test_a_run_adds_its_lease_and_one_status(saver, world, rounds, has_id):
     graph = world.loop(saver)
 
     def count(call: Any) -> int:
@@ -475,9 +627,10 @@ def test_a_run_adds_its_lease_and_one_status(saver, world, rounds):
         call()
         return rounds.count - before
 
-    for _ in range(2):
+    for request_id in ("r1", "r2") if has_id else (None, None):
+        options = {"durability": "sync", "request_id": request_id}
         plain = count(lambda: graph.invoke({"log": ["one"], "count": 0}, PLAIN, durability="sync"))
-        found = count(lambda: run(graph, {"log": ["one"], "count": 0}, CONFIG, durability="sync"))
+        found = count(partial(run, graph, {"log": ["one"], "count": 0}, CONFIG, **options))
     assert found - plain == 5 + 2
 
 
@@ -636,7 +789,14 @@ def test_the_turn_is_encrypted_copied_and_deleted_with_the_thread(world):
         assert turns.equal(docs[target], again, codec)
         assert not turns.equal(docs[target], {**again, turns.ATTEMPTS: 7}, codec)
         assert not turns.is_clear(docs[target], codec)
+        source, target = keys.requests_doc("t"), keys.requests_doc("copy")
+        docs = runner.run(iter(GetDocs((source, target))), saver._backend)
+        assert turns.equal(docs[target], turns.copied(docs[source], target, str, codec), codec)
+        assert not turns.is_clear(docs[target], codec)
+        assert turns.objects(docs[target], codec) == {}
         found = status(saver, "copy")
+        assert found.recent == status(saver).recent
+        assert found.recent.requests
         assert found.turn == status(saver).turn
         assert found.turn is not None
         world.failing = set()

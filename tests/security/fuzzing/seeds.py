@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, recent
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
@@ -153,6 +153,8 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
     turn = keys.resume_doc("t")
     raw.set_document(turn, fields_of(Turn("run", "request", "graph", 25, 30), turn, saver._context.codec))
+    requests, asked = keys.requests_doc("t"), (recent.Request("a", "b", "c"), recent.Request("d", None))
+    raw.set_document(requests, recent.fields_of(recent.Recent("run", asked), requests, saver._context.codec))
     with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:
         for item in batch:
             if item == "a":
