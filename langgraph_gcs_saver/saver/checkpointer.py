@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -191,8 +191,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         attempts: int = 5,
         backoff: float = 1.0,
         policy: Policy | None = None,
+        store: Literal["every_step", "segments"] = "every_step",
         context_factory: Callable[[], Any] | None = None,
-        durability: str = "async",
+        durability: str | None = None,
         ttl: float = 60.0,
         owner: str | None = None,
     ) -> Recoveries:
@@ -212,8 +213,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             limit: Most threads to resume.
             attempts: After so many failures in a row, a thread is given up. A crash of its process is one.
             backoff: Seconds to wait after the first failure. They double with each further one, up to 10 minutes.
-            policy: When to stop, such as `cadence.Signal(SIGTERM)`. The thread under way ends at its next boundary.
-                The saver's `stop_on` counts too.
+            policy: When to store, and when to stop, such as `cadence.Signal(SIGTERM)`. The thread under way ends at its
+                next boundary. The saver's `stop_on` counts too.
+            store: As for `run`. It need not be what the process passed that began the turn.
             context_factory: Makes the context of turns that have a `context_factory`. The stored name of that function
                 is not imported.
             durability: As for `run`.
@@ -235,6 +237,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             attempts=attempts,
             backoff=backoff,
             policy=policy,
+            store=store,
             context_factory=context_factory,
             durability=durability,
             ttl=ttl,

@@ -36,12 +36,13 @@ from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.saver.run import arun, run
+from langgraph_gcs_saver.saver.running import check_durability
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
 
-    from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.cadence.policies import Policy, Progress
     from langgraph_gcs_saver.engine.effects import Doc, Flow, Write
     from langgraph_gcs_saver.flows.active import Active, Listed
     from langgraph_gcs_saver.flows.runs import Status
@@ -62,7 +63,8 @@ class Work:
         limit: Most threads to resume.
         attempts: After so many failures in a row, a thread is given up.
         backoff: Seconds before the second attempt. They double with each further failure.
-        policy: When to stop.
+        policy: When to store, and when to stop.
+        store: As for `run`.
         context_factory: Makes the context of turns that had a `context_factory`.
         durability: As for `run`.
         ttl: As for `run`.
@@ -74,8 +76,9 @@ class Work:
     attempts: int
     backoff: float
     policy: Policy | None
+    store: Literal["every_step", "segments"]
     context_factory: Callable[[], Any] | None
-    durability: str
+    durability: str | None
     ttl: float
     owner: str | None
 
@@ -139,6 +142,7 @@ class _Worker:
     Attributes:
         resumed: Number of threads that it has resumed.
         passed: By thread, the time of the note about it that this worker cannot do anything about.
+        policy: The policy of each run, which also ends when the worker has to.
     """
 
     def __init__(self, inside: Internals, graphs: Mapping[str, Pregel[Any, Any, Any, Any]], work: Work) -> None:
@@ -147,6 +151,7 @@ class _Worker:
         self.work = work
         self.resumed = 0
         self.passed: dict[str, int] = {}
+        self.policy: Policy | None = None
         self._has_looked = False
         self._control = RunControl()
         self._stopping: Any = None
@@ -160,6 +165,7 @@ class _Worker:
         from langgraph_gcs_saver.cadence.stopping import Stopping  # noqa: PLC0415 - few processes need it
 
         self._stopping = Stopping(self.work.policy)
+        self.policy = self.work.policy | _stops(self.must_stop)
         try:
             yield self
         finally:
@@ -244,9 +250,7 @@ class _Attempt:
             logger.warning("Thread %r is given up after %d attempts.", seen.thread_id, seen.attempts)
             self.recovery = Recovery(thread_id=seen.thread_id, outcome="poison", attempts=seen.attempts)
             return None
-        self.options = {"durability": work.durability}
-        if work.policy is not None:
-            self.options["control"] = _Control(worker.must_stop)
+        self.options = {"store": work.store, "durability": work.durability, "policy": worker.policy}
         if found.turn is not None and found.turn.factory is not None:
             if work.context_factory is None:
                 raise InvalidInputError(
@@ -306,19 +310,17 @@ class _Attempt:
             logger.warning("Thread %r was not resumed: %s", seen.thread_id, error)
 
 
-class _Control(RunControl):
-    """The control of a run that ends when its worker has to."""
+def _stops(must_stop: Callable[[], bool]) -> Policy:
+    """The policy of runs that end when their worker has to."""
+    from langgraph_gcs_saver.cadence.policies import Policy, Stop  # noqa: PLC0415 - few processes need it
 
-    def __init__(self, must_stop: Callable[[], bool]) -> None:
-        super().__init__()
-        self._must_stop = must_stop
+    class Stops(Policy):
+        only_stops = True
 
-    @property
-    def drain_requested(self) -> bool:
-        """LangGraph asks this at each boundary."""
-        if self._must_stop():
-            self.request_drain("The worker has to stop.")
-        return RunControl.drain_requested.fget(self)  # type: ignore[attr-defined, no-any-return]  # the base's property
+        def decide(self, progress: Progress, /) -> Stop | None:  # noqa: ARG002 - the worker's progress decides
+            return Stop("The worker has to stop.") if must_stop() else None
+
+    return Stops()
 
 
 class _Taking:
@@ -388,9 +390,8 @@ def _check(work: Work) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (is_number and value >= 0):
             raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds.")
-    configs.check_type("durability", work.durability, str)
+    check_durability(work.durability, work.store)
     if work.policy is not None:
         from langgraph_gcs_saver.cadence.policies import Policy  # noqa: PLC0415 - few processes need it
 
-        if not isinstance(work.policy, Policy) or not work.policy.only_stops:
-            raise InvalidInputError("The policy of a worker must be one of `cadence` that only stops, such as Signal.")
+        configs.check_type("policy", work.policy, Policy)

@@ -356,6 +356,28 @@ def test_a_worker_resumes_what_failed_and_what_crashed(saver, world):
     assert len(world.ran) == 4
 
 
+@pytest.mark.parametrize("began", [{"durability": "sync"}, {"store": "segments", "policy": cadence.Steps(1)}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [-1, 0, 1, 2, 3]),
+        ({"store": "segments"}, [-1, 0, 1, 3]),
+        ({"store": "segments", "policy": cadence.Steps(1)}, [-1, 0, 1, 2, 3]),
+    ],
+    ids=str,
+)
+def test_a_worker_stores_steps_as_its_own_options_say(saver, world, began, options, steps):
+    """It need not know how the process stored them that began the turn."""
+    graph = world.graph(saver)
+    world.failing = {"b"}
+    with pytest.raises(BrokenError):
+        run(graph, INPUT, config(), **began)
+    world.failing = set()
+    assert [one.outcome for one in recover(saver, graph, **options)] == ["finished"]
+    assert (logs(graph), world.ran) == (["in", "a", "b", "z"], ["a", "b", "b", "z"])
+    assert [one.metadata["step"] for one in saver.list(config())][::-1] == steps
+
+
 def test_a_coroutine_works_too(saver, world):
     graph = world.graph(saver)
     world.failing = {"b"}
@@ -540,8 +562,9 @@ def test_a_worker_looks_again_until_its_policy_stops_it(saver, world):
         {"attempts": 0},
         {"every": -1},
         {"backoff": "1"},
-        {"policy": cadence.Steps(1)},
         {"policy": "SIGTERM"},
+        {"store": "sometimes"},
+        {"store": "segments", "durability": "sync"},
         {"durability": 1},
     ],
 )

@@ -96,6 +96,15 @@ def test_an_answer_is_stored_and_a_worker_resumes(asked, command, typed, options
     assert command("answer", "t", "again").code == 2
 
 
+@pytest.mark.parametrize(("options", "steps"), [((), 5), (("--segments", "5m"), 3)])
+@pytest.mark.usefixtures("_here")
+def test_work_stores_each_step_or_segments(saver, asked, command, options, steps):
+    command("answer", "t", "yes")
+    assert command("work", GRAPH, *options).out == "Thread 't': finished\n"
+    assert len(list(saver.list({"configurable": {"thread_id": "t"}}))) == steps
+    assert asked.log() == ["in", "'yes'", "end"]
+
+
 @pytest.mark.usefixtures("_here")
 def test_work_tells_what_failed(asked, command, tmp_path):
     (tmp_path / "broken").touch()

@@ -52,6 +52,14 @@ def work(
     attempts: Annotated[
         int, typer.Option(min=1, help="After so many failures in a row, a thread is given up as poison.")
     ] = 5,
+    segments: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=positive_duration,
+            metavar="TIME",
+            help="Store in segments: after a time, such as 5m, and not each step.",
+        ),
+    ] = None,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
@@ -71,6 +79,10 @@ def work(
     graphs = {one.get_name(): one for one in map(_graph, graph)}
     # The policy calls the handlers that were there before, and ours would end the process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    policy: cadence.Policy = cadence.Signal(signal.SIGTERM, signal.SIGINT)
+    how: dict[str, Any] = {}
+    if segments is not None:
+        policy, how = policy | cadence.Every(seconds=segments.total_seconds()), {"store": "segments"}
     failed = 0
     with ExitStack() as stack:
         saver = _saver(graphs, store, cipher, stack)
@@ -79,7 +91,8 @@ def work(
             every=None if every is None else every.total_seconds(),
             limit=limit,
             attempts=attempts,
-            policy=cadence.Signal(signal.SIGTERM, signal.SIGINT),
+            policy=policy,
+            **how,
         )
         for one in found:
             failed += one.outcome in ("failed", "poison")
