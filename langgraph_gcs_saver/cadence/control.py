@@ -6,9 +6,8 @@ import asyncio
 import sys
 import threading
 import time
-import weakref
 from functools import partial
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.runnables.config import var_child_runnable_config
@@ -78,7 +77,6 @@ class Control(RunControl):
         self._watcher = Watcher(self.meter) if "callbacks" in policy.needs else None
         self._has_begun = False
         self._decided_at = 0.0
-        self._task: weakref.ref[asyncio.Task[Any]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +100,7 @@ class Control(RunControl):
         """Whether the run has to end now. LangGraph asks this once at each boundary, and nodes may ask it too."""
         if self._is_asked():
             return True
-        if self._is_in_task():
+        if self._is_in_task(sys._getframe(1)):  # noqa: SLF001 - Python 3.10 has no other way, see below
             # A node, or a boundary of a subgraph. Both may stop. But only the root graph's own steps are stored.
             self._stop_if_due()
         else:
@@ -112,20 +110,16 @@ class Control(RunControl):
     def _is_asked(self) -> bool:
         return RunControl.drain_requested.fget(self)  # type: ignore[attr-defined, no-any-return]  # the base's property
 
-    def _is_in_task(self) -> bool:
-        """Whether a task of this run asks, such as a node, or a subgraph in one."""
+    def _is_in_task(self, asking: FrameType) -> bool:
+        """Whether a task of this run asks, such as a node, or a subgraph in one. `asking` is the frame that asks."""
         runtime = _runtime()
         if runtime is not None:
             return runtime.control is self
         if _TASKS_HAVE_CONTEXTS:
             return False
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            return False
-        if task is not None and self._task is None:
-            self._task = weakref.ref(task)
-        return self._task is not None and self._task() is not task
+        # The only task of a step is awaited, so it has the asyncio task of the root graph. LangGraph's loop says if it
+        # is that of a subgraph. A node is not a loop.
+        return _has_event_loop() and bool(getattr(asking.f_locals.get("self"), "is_nested", True))
 
     def _meet_boundary(self) -> None:
         if self._has_begun:

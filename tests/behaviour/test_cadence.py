@@ -29,6 +29,14 @@ from tests.patience import PATIENCE, eventually
 CONFIG = {"configurable": {"thread_id": "t"}}
 NAMES = ["a", "b", "x", "y", "d"]
 
+WITH_CONTEXTS = [
+    False,
+    pytest.param(
+        True, marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="coroutines of nodes have no config")
+    ),
+]
+"""Tests whose nodes ask for the run that they belong to."""
+
 
 class State(TypedDict, total=False):
     done: Annotated[list[str], operator.add]
@@ -108,7 +116,7 @@ def test_a_stop_at_any_boundary_loses_and_repeats_nothing(memory, durability, st
     assert found["done"] == ran == NAMES
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", WITH_CONTEXTS)
 def test_each_boundary_of_the_root_counts_once(memory, is_async):
     """Nodes that ask, and subgraphs, do not count."""
     policy = When(None)
@@ -120,7 +128,7 @@ def test_each_boundary_of_the_root_counts_once(memory, is_async):
     assert steps.count(3) == 1 + 2 + 3  # the boundary before the subgraph; its nodes; its boundaries
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", WITH_CONTEXTS)
 def test_nodes_keys_and_milestones_are_those_of_finished_nodes(memory, is_async):
     policy = When(None, needs=["callbacks"])
     graph = build(memory, lambda name: cadence.milestone(f"in {name}") if name in "ax" else None)
@@ -152,7 +160,7 @@ def test_outside_of_a_run_there_is_nothing_to_reach_or_to_end(memory):
     assert graph.invoke({"done": []}, CONFIG)["done"] == NAMES
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", WITH_CONTEXTS)
 def test_usage_of_models_and_refusals_are_counted(memory, is_async):
     answer = AIMessage(
         "hi",

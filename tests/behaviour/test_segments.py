@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import operator
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
@@ -32,7 +33,8 @@ from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import turns
 from langgraph_gcs_saver.saver import langgraph_private
-from tests.behaviour.test_run import CONFIG, MODES, PLAIN, Context, World, logs, normal, status, turn
+from tests.behaviour.test_cadence import WITH_CONTEXTS
+from tests.behaviour.test_run import CONFIG, MODES, PLAIN, BrokenError, Context, World, logs, normal, status, turn
 from tests.faults.turns import SCENARIOS, plain
 from tests.patience import PATIENCE
 
@@ -59,11 +61,21 @@ def collect(call: Any, is_async: bool) -> list[Any]:
     async def parts() -> list[Any]:
         return [part async for part in call]
 
-    return asyncio.run(parts())
+    return in_loop(parts())
+
+
+def in_loop(coroutine: Any) -> Any:
+    """Run a coroutine, unless LangGraph cannot: in Python 3.10, its nodes do not find their config."""
+    try:
+        return asyncio.run(coroutine)
+    except RuntimeError as error:
+        if sys.version_info < (3, 11) and "runnable context" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def call_run(is_async: bool, *args: Any, **named: Any) -> Any:
-    return asyncio.run(arun(*args, **named)) if is_async else run(*args, **named)
+    return in_loop(arun(*args, **named)) if is_async else run(*args, **named)
 
 
 def stored(saver: GCSSaver) -> list[str]:
@@ -234,6 +246,33 @@ def test_streams_show_no_seams(saver, mode, subgraphs, version, is_async):
             assert ids == stored(saver)[-len(ids) :]
 
 
+@pytest.mark.parametrize("mode", [*MODES, ["tasks", "messages", "custom", "checkpoints"]], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{"subgraphs": a, "version": b} for a in (False, True) for b in ("v1", "v2")], ids=str
+)
+@pytest.mark.parametrize("options", [{"durability": "sync"}, OFTEN], ids=["every step", "segments"])
+def test_streams_of_a_resumed_turn_are_those_of_a_resumed_graph(saver, world, mode, shape, options):
+    """A node of the subgraph fails once."""
+    graph, given = world.graph(saver), {"log": ["one"]}
+    how = {"stream_mode": mode, **shape}
+    found: list[list[Any]] = []
+    for calls in (
+        (graph.stream(given, PLAIN, durability="sync", **how), graph.stream(None, PLAIN, durability="sync", **how)),
+        tuple([stream(graph, given, CONFIG, **options, **how) for _ in range(2)]),
+    ):
+        parts: list[Any] = []
+        world.failing = {"in"}
+        with pytest.raises(BrokenError):
+            parts.extend(iter(calls[0]))
+        world.failing = set()
+        parts.extend(calls[1])
+        if options is OFTEN:  # Parts name only checkpoints that are stored.
+            parts = [part for part in parts if not named(part)]
+        found.append(without_segments(normal(parts)))
+    assert found[1] == found[0]
+    assert found[0] or (mode == "checkpoints" and options is OFTEN)
+
+
 def _namespace(part: Any) -> Any:
     return part["ns"] if isinstance(part, dict) else part[0]
 
@@ -380,7 +419,7 @@ def test_a_policy_that_needs_callbacks_gets_them_in_each_segment(saver, world, i
     assert handler.ends == ["end"]
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", WITH_CONTEXTS)
 def test_within_another_runnable_policies_work_although_its_callbacks_see_seams(saver, world, is_async):
     handler, graph = Handler(), world.graph(saver)
     options: dict[str, Any] = {"store": "segments", "policy": cadence.Milestone("a", "z")}
