@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver import arun, run
+from langgraph_gcs_saver import arun, astream, run, stream
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine.effects import GetDocs
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import langgraph_private
+from langgraph_gcs_saver.saver.parts import with_interrupts
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.faults.turns import CONFIG, HOW, SCENARIOS, THREAD, Ran, plain, stores
@@ -26,15 +29,39 @@ def steps(saver: CrashingSaver) -> dict[str, int]:
     return found
 
 
-class Story:
-    """Requests to one graph, one after another, and a process that crashes once."""
+def streamed(parts: Iterable[tuple[str, Any]]) -> Any:
+    """What the parts of a stream say about the result."""
+    found, asked = None, []
+    for mode, part in parts:
+        if mode == "values":
+            found = part
+        elif isinstance(part, dict):
+            asked += part.get("__interrupt__", ())
+    return with_interrupts(found, asked)
 
-    def __init__(self, name: str, how: str, *, is_async: bool = False) -> None:
+
+async def acollect(parts: AsyncIterator[Any]) -> list[Any]:
+    return [part async for part in parts]
+
+
+BOTH: Any = {"stream_mode": ["updates", "values"]}
+CALLS: dict[str, Callable[..., Any]] = {
+    "run": run,
+    "arun": lambda *args, **more: asyncio.run(arun(*args, **more)),
+    "stream": lambda *args, **more: streamed(stream(*args, **more, **BOTH)),
+    "astream": lambda *args, **more: streamed(asyncio.run(acollect(astream(*args, **more, **BOTH)))),
+}
+
+
+class Story:
+    """Requests to one graph, one after another, and processes that crash."""
+
+    def __init__(self, name: str, how: str, call: str) -> None:
         self.table: Any = {}
         self.objects: Any = {}
         self.build, self.given = SCENARIOS[name]
         self.how = how
-        self.is_async = is_async
+        self._call = CALLS[call]
         self.ran: Ran = []
         self.results: list[Any] = []
 
@@ -46,50 +73,48 @@ class Story:
             yield saver
             self.table, self.objects = documents.table, blobs.objects
 
-    def call(self, saver: CrashingSaver, at: int) -> None:
+    def call(self, saver: CrashingSaver, at: int) -> Any:
+        """Make a request."""
         given = self.given[at]
         if callable(given):
             given = given(self.results[at - 1])
         # With its own name, the process that replaces a crashed one does not wait for the lease to expire.
         more: dict[str, Any] = {"request_id": f"r{at}", "owner": "worker", **stores(self.how)}
-        graph = self.build(saver, self.ran)
-        call = (lambda *args, **named: asyncio.run(arun(*args, **named))) if self.is_async else run
-        self.results[at:] = [call(graph, given, CONFIG, **more)]
+        return self._call(self.build(saver, self.ran), given, CONFIG, **more)
 
-    def play(self, stop_after: int | None) -> Plan:
-        """Make all requests. After the crash, another process repeats the one that was under way."""
-        at = 0
-        with self.process() as saver:
-            plan = saver.plan = Plan(stop_after)
-            with suppress(Crashed):
-                while at < len(self.given):
-                    self.call(saver, at)
-                    at += 1
-            plan.is_dead = True
-            saver.plan = Plan()
-        if at < len(self.given):
+    def play(self, *stops: int) -> list[int]:
+        """Make all requests. Processes crash after so many effects, and then the last one does not.
+
+        Each process begins with the request that was under way in the one before. Returns the numbers of their effects.
+        """
+        counts = []
+        for stop_after in (*stops, None):
             with self.process() as saver:
                 durable, before = steps(saver), len(self.ran)
-                self.call(saver, at)
+                plan = saver.plan = Plan(stop_after)
+                with suppress(Crashed):
+                    for at in range(len(self.results), len(self.given)):
+                        self.results.append(self.call(saver, at))
+                plan.is_dead = True
+                saver.plan = Plan()
+                counts.append(len(plan.done))
                 # A step whose checkpoint is durable never runs again.
-                again = [one for one in self.ran[before:] if one[2] <= durable.get(one[1], -2)]
-                assert not again, durable
-                for later in range(at + 1, len(self.given)):
-                    self.call(saver, later)
-        return plan
+                assert not [one for one in self.ran[before:] if one[2] <= durable.get(one[1], -2)], durable
+        return counts
 
     def check(self, expected: list[Any]) -> None:
-        """Everything is as after an undisturbed story, and each request, made again, returns the same."""
+        """Everything is as after an undisturbed story, and each request, made again, returns what it has come to."""
         assert [plain(result) for result in self.results] == expected
         with self.process() as saver:
             before = len(self.ran)
-            self.call(saver, len(self.given) - 1)
-            assert plain(self.results[-1]) == expected[-1]
+            end = expected[-1]
+            for at in reversed(range(len(self.given))):
+                end = end if is_waiting(expected[at]) else expected[at]
+                assert plain(self.call(saver, at)) == end, f"request {at}"
             assert len(self.ran) == before, "a finished request runs nothing"
-            left = saver.raw().documents
-            is_waiting = isinstance(self.results[-1], dict) and "__interrupt__" in self.results[-1]
-            assert (keys.resume_doc(THREAD) in left) == is_waiting
-            assert keys.beat_doc(THREAD) not in left
+            names = (keys.resume_doc(THREAD), keys.active_doc(THREAD), keys.beat_doc(THREAD))
+            left = runner.run(iter(GetDocs(names)), saver._backend)
+            assert [*left] == ([*names[:2]] if is_waiting(expected[-1]) else [])
             inputs_of = [
                 found.metadata[runs.REQUEST]
                 for found in saver.list(CONFIG, filter={"source": "input"})
@@ -98,37 +123,58 @@ class Story:
             assert len(inputs_of) == len(set(inputs_of)), "each input was applied once"
 
 
-def crash(name: str, how: str, every: int, *, is_async: bool) -> None:
-    """Crash after every n-th effect."""
-    whole = Story(name, how, is_async=is_async)
-    effects = len(whole.play(None).done)
+def is_waiting(result: Any) -> bool:
+    return isinstance(result, dict) and "__interrupt__" in result
+
+
+def crash(name: str, how: str, every: int, *, call: str = "run", again: int | None = None) -> None:
+    """Crash after every n-th effect, and the process that follows after some of its own."""
+    whole = Story(name, how, call)
+    (effects,) = whole.play()
     expected = [plain(result) for result in whole.results]
     whole.check(expected)
     for stop_after in range(0, effects + 1, every):
-        story = Story(name, how, is_async=is_async)
-        story.play(stop_after)
+        story = Story(name, how, call)
+        _, more = story.play(stop_after)
         story.check(expected)
+        for and_after in range(0, more + 1, again) if again else ():
+            story = Story(name, how, call)
+            story.play(stop_after, and_after)
+            story.check(expected)
 
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_crashes_after_some_effects(name: str, how: str) -> None:
-    crash(name, how, 11, is_async=False)
+    crash(name, how, 11)
 
 
 @pytest.mark.parametrize("name", ["a chain", "questions"])
 def test_crashes_with_a_langgraph_without_the_private_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(langgraph_private, "NOT_RESUMING", {})
-    crash(name, "sync", 23, is_async=False)
+    crash(name, "sync", 23)
 
 
-def test_crashes_of_coroutines_after_some_effects() -> None:
-    crash("questions", "async", 11, is_async=True)
+@pytest.mark.parametrize(("name", "how", "call"), [("questions", "async", "arun"), ("a chain", "segments", "stream")])
+def test_crashes_of_coroutines_and_streams_after_some_effects(name: str, how: str, call: str) -> None:
+    crash(name, how, 11, call=call)
+
+
+@pytest.mark.parametrize("name", ["tasks that ask", "an update", "a detour"])
+def test_processes_crash_that_continue_after_a_crash(name: str) -> None:
+    crash(name, "sync", 37, again=19)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("is_async", [False, True], ids=["run", "arun"])
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_crashes_after_every_effect(name: str, how: str, is_async: bool) -> None:
-    crash(name, how, 1, is_async=is_async)
+def test_crashes_after_every_effect(name: str, how: str, call: str) -> None:
+    crash(name, how, 1, call=call)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_crashes_in_a_row(name: str, how: str) -> None:
+    crash(name, how, 3, again=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 from collections import Counter
@@ -27,6 +28,7 @@ from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.kills import process
 from tests.faults.test_run_crashes import steps
+from tests.faults.test_run_kills import Killing
 from tests.faults.turns import CONFIG, THREAD, Ran, State, chain, inputs
 from tests.patience import PATIENCE
 
@@ -202,6 +204,51 @@ def check(tmp_path: Path, count: int, *, waits: bool) -> None:
     ran = Counter((tmp_path / "ran").read_text().splitlines())
     # The node that was killed runs again, and no other.
     assert ran == {f"{id_} {name}": 1 + (name == "b") for id_ in ids for name in "abc"}
+
+
+def work_until_killed(uri: str, directory: Path, kill_at: int, pipe: Connection) -> None:
+    """Look once for work, and be killed after some effects."""
+    with GCSSaver.from_conn_string(uri, interceptors=[Killing(kill_at)]) as saver:
+        for done in saver.recover(build(saver, directory), attempts=1000, backoff=0, durability="sync"):
+            pipe.send((done.thread_id, done.outcome))
+
+
+def check_killed_workers(tmp_path: Path, count: int, seed: int) -> int:
+    """Kill a process in the middle of many turns, and workers at random effects. Returns how many were killed."""
+    uri, ids, chance = f"file://{tmp_path}/store", [f"t{number}" for number in range(count)], random.Random(seed)
+    with process(begin, uri, tmp_path, ids) as (first, _):
+        first.join(PATIENCE)
+    killed = 0
+    with GCSSaver.from_conn_string(uri) as saver:
+        while left := [one.thread_id for one in saver.runs()]:
+            expire(saver, left)
+            # The last ones finish, however often the others were killed.
+            kill_at = chance.randint(1, 150) if killed < 3 * count else 0
+            with process(work_until_killed, uri, tmp_path, kill_at) as (worker, _):
+                worker.join(PATIENCE)
+                assert worker.exitcode in {0, -signal.SIGKILL}
+                killed += worker.exitcode != 0
+        graph = build(saver, tmp_path)
+        before = (tmp_path / "ran").read_text()
+        for id_ in ids:
+            found = run(graph, {"log": ["in"]}, {"configurable": {"thread_id": id_}}, request_id="r1")
+            assert found["log"] == ["in", "a", "b", "c"]
+    assert (tmp_path / "ran").read_text() == before, "all have finished"
+    ran = Counter(before.splitlines())
+    assert all(ran[f"{id_} a"] == 1 for id_ in ids), "the first node was durable before the first kill"
+    # Each killed worker repeats at most the node that was under way.
+    assert ran.total() <= 4 * count + killed
+    return killed
+
+
+def test_workers_that_are_killed_are_replaced(tmp_path: Path) -> None:
+    assert check_killed_workers(tmp_path, 3, seed=1) >= 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(5))
+def test_many_workers_that_are_killed_are_replaced(tmp_path: Path, seed: int) -> None:
+    assert check_killed_workers(tmp_path, 20, seed) >= 10
 
 
 def test_two_workers_finish_what_a_killed_process_has_left(tmp_path: Path) -> None:

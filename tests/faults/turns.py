@@ -103,6 +103,27 @@ def nested(saver: Any, ran: Ran) -> Any:
     return build.compile(checkpointer=saver)
 
 
+def detour(saver: Any, ran: Ran) -> Any:
+    """A node that asks several questions, and whose `Command` chooses the next nodes: tasks with packets, and one."""
+
+    def choose(state: State, config: RunnableConfig) -> Command[Any]:
+        note(ran, "choose", config)
+        words = [interrupt(question) for question in ("left?", "right?")]
+        packets = [Send("each", {"name": word}) for word in words]
+        return Command(update={"log": words, "delta": words}, goto=[*packets, "end"])
+
+    def each(state: dict[str, str], config: RunnableConfig) -> dict[str, Any]:
+        note(ran, state["name"], config)
+        return {"log": [state["name"]], "delta": [state["name"]]}
+
+    build = StateGraph(State)
+    build.add_node("choose", choose, destinations=("each", "end"))
+    build.add_node("each", each)
+    build.add_node("end", node(ran, "end"))
+    build.add_edge(START, "choose")
+    return build.compile(checkpointer=saver)
+
+
 def function(saver: Any, ran: Ran) -> Any:
     """A function with two tasks and a question."""
 
@@ -134,6 +155,7 @@ SCENARIOS: dict[str, tuple[Callable[[Any, Ran], Any], list[Given]]] = {
     "tasks that ask": (fan, [inputs("one"), answer_each({"left?": "L", "right?": "R"})]),
     "a subgraph": (nested, [inputs("one"), Command(resume="yes"), inputs("two"), Command(resume="no")]),
     "a function": (function, [inputs("one"), Command(resume="yes"), inputs("two")]),
+    "a detour": (detour, [inputs("one"), Command(resume="L"), Command(resume="R"), inputs("two")]),
     "an update": (chain, [inputs("one"), Command(update={"log": ["more"]}, goto="d")]),
 }
 
