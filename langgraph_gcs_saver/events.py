@@ -460,6 +460,32 @@ class LeaseTakenOver(Event):
     is_expired: bool
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class RestoreTooSlow(Event):
+    """A read of the newest checkpoint took longer than the objective, or would take longer in a fresh process.
+
+    The objective is the one of the run, else the saver's. An estimate assumes rates of Google's services, and that no
+    value is in memory.
+
+    Attributes:
+        seconds: How long the read took, or would take.
+        is_estimated: Whether the seconds are estimated. Then the read itself was in time.
+        objective: The objective in seconds.
+        size: Bytes of the serialized values and pending writes.
+        frames: Frames of the longest chain.
+        advice: What makes a restore shorter.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    seconds: float
+    is_estimated: bool
+    objective: float
+    size: int
+    frames: int
+    advice: str
+
+
 EventHandler = Callable[[Event], object]
 """Called with an event, on the thread that does the work, between two steps: keep it short."""
 

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.events import EventHandler
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.policy.retention import Retention
 
@@ -68,6 +69,9 @@ class Options:
         stop_on: A policy such as `cadence.Signal(SIGTERM) | cadence.Memory(0.8)`, for hosts that pass no control of
             their own. The saver asks it in each read and put of a run. When it says so, the run ends at its next
             boundary between two steps, and LangGraph raises `GraphDrained`. Only policies that stop are allowed.
+        objective: A recovery time objective, such as `cadence.RTO(seconds=30)`. The saver is not made if it could not
+            restore a state of the objective's `state_bytes` in time. A `RestoreTooSlow` event reports each read of a
+            newest checkpoint that is estimated or measured over the objective.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -90,6 +94,7 @@ class Options:
     ttl: timedelta | None = None
     writers: Literal["any", "leased"] = "any"
     stop_on: Policy | None = None
+    objective: RTO | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | None = None

@@ -11,7 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from langgraph_gcs_saver.cadence.adaptive import RTO, Adaptive, Hazard, memory_trend, near_end, rate_limits
+from langgraph_gcs_saver.cadence.adaptive import Adaptive, Hazard, memory_trend, near_end, rate_limits
+from langgraph_gcs_saver.cadence.objective import RTO
 from langgraph_gcs_saver.cadence.policies import (
     AnyOf,
     Deadline,

@@ -11,27 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from langgraph_gcs_saver.cadence.objective import RTO
 from langgraph_gcs_saver.cadence.policies import Decision, Need, Policy, Progress, Store
 from langgraph_gcs_saver.errors import InvalidInputError
 
 _HOUR = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RTO:
-    """A recovery time objective: how long a crash may set a run back."""
-
-    minutes: float = 0.0
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.total < math.inf:
-            raise InvalidInputError("RTO() needs a positive number of minutes or seconds.")
-
-    @property
-    def total(self) -> float:
-        """The objective in seconds."""
-        return self.minutes * 60.0 + self.seconds
 
 
 @dataclass(frozen=True, slots=True)

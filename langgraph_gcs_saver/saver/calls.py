@@ -72,6 +72,11 @@ class Call:
         ended |= {"kind": "" if ours is None else ours.kind, "message": "" if ours is None else str(ours)}
         self._subscribers.emit(failure(**ended))
 
+    @property
+    def seconds(self) -> float:
+        """How long the call has taken so far."""
+        return time.perf_counter() - self._began
+
     def put(self, request: Put, stored: Stored) -> None:
         """Report what `put` stored."""
         if self._subscribers.want(CheckpointSaved):
@@ -123,8 +128,7 @@ class Call:
 
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
         """The fields that all these events have. The ids are those of the config."""
-        seconds = time.perf_counter() - self._began
-        ended: dict[str, Any] = {**configs.named(self._config), "seconds": seconds, "outcome": outcome}
+        ended: dict[str, Any] = {**configs.named(self._config), "seconds": self.seconds, "outcome": outcome}
         if isinstance(self._checkpoint, Mapping):
             found = self._checkpoint.get("id")
             ended["checkpoint_id"] = found if isinstance(found, str) else ""

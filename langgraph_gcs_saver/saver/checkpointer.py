@@ -33,7 +33,7 @@ from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.format.keys import thread_doc
-from langgraph_gcs_saver.saver import arguments, configs, controls, turns
+from langgraph_gcs_saver.saver import arguments, configs, controls, restores, turns
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from google.cloud.storage import Bucket
     from langgraph.checkpoint.base import DeltaChannelHistory
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.policy.retention import Retention
     from langgraph_gcs_saver.results import ThreadStatus
@@ -91,12 +92,13 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
-            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `timeout`, `max_threads`,
-            `on_event`, `interceptors`.
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `timeout`,
+            `max_threads`, `on_event`, `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.
-        InvalidInputError: `stop_on` waits for a signal, and this is not the main thread.
+        InvalidInputError: `stop_on` waits for a signal, and this is not the main thread. Or the other options do not
+            allow to meet `objective`.
         InvalidOptionError: An option is unknown or outside its range, a client is for another project or database, or
             nothing names a project.
         PermissionDeniedError: There are no credentials.
@@ -192,6 +194,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         backoff: float = 1.0,
         policy: Policy | None = None,
         store: Literal["every_step", "segments"] = "every_step",
+        objective: RTO | None = None,
         context_factory: Callable[[], Any] | None = None,
         durability: str | None = None,
         ttl: float = 60.0,
@@ -216,6 +219,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             policy: When to store, and when to stop, such as `cadence.Signal(SIGTERM)`. The thread under way ends at its
                 next boundary. The saver's `stop_on` counts too.
             store: As for `run`. It need not be what the process passed that began the turn.
+            objective: As for `run`.
             context_factory: Makes the context of turns that have a `context_factory`. The stored name of that function
                 is not imported.
             durability: As for `run`.
@@ -238,6 +242,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             backoff=backoff,
             policy=policy,
             store=store,
+            objective=objective,
             context_factory=context_factory,
             durability=durability,
             ttl=ttl,
@@ -267,8 +272,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             return stored
         with self._call("get_tuple", config) as call:
             loaded = run(self._get(config), self._backend)
-        call.get_tuple(loaded)
-        return None if loaded is None else arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
+        return self._found(config, loaded, call)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Asynchronous twin of `get_tuple`."""
@@ -278,13 +282,24 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             return stored
         with self._call("get_tuple", config) as call:
             loaded = await arun(self._get(config), self._backend)
-        call.get_tuple(loaded)
-        return None if loaded is None else arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
+        return self._found(config, loaded, call)
 
     def _get(self, config: RunnableConfig) -> Flow[load.Loaded | None]:
         thread_id, ns = configs.thread_and_ns(config)
         self._meet_reader(config)
         return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
+
+    def _found(self, config: RunnableConfig, loaded: load.Loaded | None, call: Call) -> CheckpointTuple | None:
+        """What `get_tuple` returns. It is reported, and compared with the objective if there is one."""
+        seconds = call.seconds
+        call.get_tuple(loaded)
+        if loaded is None:
+            return None
+        turn = self._leases.turn_in(config)
+        objective = self._options.objective if turn is None or turn.objective is None else turn.objective
+        if objective is not None and configs.checkpoint_id_of(config) is None:
+            restores.judge(objective, loaded, seconds, self._options, self._subscribers)
+        return arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
 
     def _meet_reader(self, config: RunnableConfig) -> None:
         """A run may be reading where it continues."""

@@ -28,6 +28,7 @@ from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.saver import restores
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -81,6 +82,8 @@ class Connection:
             serde = PortableSerializer()
         self.serde = serde
         self._options = chosen = Options.of(options)
+        if chosen.objective is not None:
+            restores.check(chosen.objective, chosen)
         self._subscribers = Subscribers()
         if chosen.on_event is not None:
             self._subscribers.subscribe(chosen.on_event)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.engine.runner import Backend
     from langgraph_gcs_saver.flows.context import Context, Loads
+    from langgraph_gcs_saver.options import Options
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.controls import Controls
     from langgraph_gcs_saver.saver.lease import Leases
@@ -27,6 +28,7 @@ class Internals:
         backend: Performs flows.
         leases: The leases of the process.
         controls: What `stop_on` asks to end.
+        options: The saver's options.
     """
 
     serde: SerializerProtocol
@@ -35,6 +37,7 @@ class Internals:
     backend: Backend
     leases: Leases
     controls: Controls
+    options: Options
 
     @classmethod
     def of(cls, saver: GCSSaver) -> Internals:
@@ -46,4 +49,5 @@ class Internals:
             saver._backend,  # noqa: SLF001
             saver._leases,  # noqa: SLF001
             saver._controls,  # noqa: SLF001
+            saver._options,  # noqa: SLF001
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
 
 
@@ -31,6 +32,7 @@ def run(
     durability: str | None = None,
     policy: Policy | None = None,
     store: Literal["every_step", "segments"] = "every_step",
+    objective: RTO | None = None,
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -64,6 +66,8 @@ def run(
         policy: When to store, and when to stop; see `cadence`.
         store: With `"every_step"`, `durability` decides when steps are stored. With `"segments"`, they are stored only
             where `policy` says so, where the graph waits for a person, and at the end.
+        objective: A recovery time objective, such as `cadence.RTO(seconds=30)`, in place of the saver's. A
+            `RestoreTooSlow` event reports a read of the newest checkpoint that takes longer, or is estimated to.
         ttl: Seconds without a sign of life after which the lease expires. See `Thread.lease`.
         wait: Seconds to wait for another holder of the lease.
         owner: The holder's name.
@@ -82,7 +86,7 @@ def run(
             segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
         InvalidInputError: An argument is of the wrong type, or outside its range. Or the result of an earlier request
-            was pruned.
+            was pruned. Or the saver's options do not allow to meet `objective`.
         SerializationError: The context, or a `Command`, cannot be serialized.
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.
@@ -98,6 +102,7 @@ def run(
         durability=durability,
         policy=policy,
         store=store,
+        objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=collected.arguments,
     )
@@ -120,6 +125,7 @@ async def arun(
     durability: str | None = None,
     policy: Policy | None = None,
     store: Literal["every_step", "segments"] = "every_step",
+    objective: RTO | None = None,
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -138,6 +144,7 @@ async def arun(
         durability=durability,
         policy=policy,
         store=store,
+        objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=collected.arguments,
         is_async=True,
@@ -165,6 +172,7 @@ def stream(
     durability: str | None = None,
     policy: Policy | None = None,
     store: Literal["every_step", "segments"] = "every_step",
+    objective: RTO | None = None,
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -186,6 +194,7 @@ def stream(
         durability=durability,
         policy=policy,
         store=store,
+        objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
     )
@@ -208,6 +217,7 @@ async def astream(
     durability: str | None = None,
     policy: Policy | None = None,
     store: Literal["every_step", "segments"] = "every_step",
+    objective: RTO | None = None,
     ttl: float = 60.0,
     wait: float = 0.0,
     owner: str | None = None,
@@ -225,6 +235,7 @@ async def astream(
         durability=durability,
         policy=policy,
         store=store,
+        objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
         is_async=True,

@@ -31,7 +31,7 @@ from langgraph_gcs_saver.flows import active, load, tips
 from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.format.turns import Turn
-from langgraph_gcs_saver.saver import answers, arguments, configs, langgraph_private
+from langgraph_gcs_saver.saver import answers, arguments, configs, langgraph_private, restores
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import KEY as LEASE
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from langgraph.pregel import Pregel
     from langgraph.types import StateSnapshot
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.format.manifest import Serialized
@@ -72,6 +73,7 @@ class Running:
         durability: When the graph's steps are stored; LangGraph's default if not given.
         policy: When to store, and when to stop.
         store: Whether every step is stored, or only where the policy says so.
+        objective: The recovery time objective; the saver's if not given.
         is_async: Whether the graph's coroutines are called.
 
     Raises:
@@ -93,6 +95,7 @@ class Running:
         durability: str | None = None,
         policy: Policy | None = None,
         store: str = "every_step",
+        objective: RTO | None = None,
         is_async: bool = False,
     ) -> None:
         self.graph = graph
@@ -111,6 +114,9 @@ class Running:
         self.inside = Internals.of(_saver_of(graph))
         self.thread_id = self._thread_id()
         self.in_progress = TurnInProgress()
+        if objective is not None:
+            restores.check(objective, self.inside.options)
+            self.in_progress.objective = objective
         self.lease = None if LEASE in self._configurable else self._new_lease(lease)
         self.found: Status | None = None
         self.ended_at: str | None = None

@@ -18,6 +18,7 @@ from langgraph_gcs_saver.saver import configs
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.flows.companions import Companion
     from langgraph_gcs_saver.flows.save import Put
 
@@ -34,6 +35,7 @@ class TurnInProgress:
         keeps_tips: Whether each later checkpoint of the root graph becomes `tip`, because another call will follow.
         parents: By id, the parents of the checkpoints that this call stored, of all namespaces. They are noted for a
             stream whose parts name checkpoints; `None` if no stream needs them.
+        objective: The call's recovery time objective; `None` if it has none of its own.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class TurnInProgress:
         self.tip: CheckpointTuple | None = None
         self.keeps_tips = False
         self.parents: dict[str, str | None] | None = None
+        self.objective: RTO | None = None
 
 
 def with_turn(turn: TurnInProgress | None, request: Put) -> Put:

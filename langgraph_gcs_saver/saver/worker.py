@@ -31,7 +31,7 @@ from langgraph_gcs_saver.flows.all_threads import all_of
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import Recovery
-from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver import configs, restores
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.pregel import Pregel
 
+    from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy, Progress
     from langgraph_gcs_saver.engine.effects import Doc, Flow, Write
     from langgraph_gcs_saver.flows.active import Active, Listed
@@ -65,6 +66,7 @@ class Work:
         backoff: Seconds before the second attempt. They double with each further failure.
         policy: When to store, and when to stop.
         store: As for `run`.
+        objective: As for `run`.
         context_factory: Makes the context of turns that had a `context_factory`.
         durability: As for `run`.
         ttl: As for `run`.
@@ -77,6 +79,7 @@ class Work:
     backoff: float
     policy: Policy | None
     store: Literal["every_step", "segments"]
+    objective: RTO | None
     context_factory: Callable[[], Any] | None
     durability: str | None
     ttl: float
@@ -94,6 +97,8 @@ class Recoveries:
         self._graphs = _graphs(saver, graphs)
         self._work = work
         _check(work)
+        if work.objective is not None:
+            restores.check(work.objective, Internals.of(saver).options)
 
     def __iter__(self) -> Iterator[Recovery]:
         inside = Internals.of(self._saver)
@@ -250,7 +255,12 @@ class _Attempt:
             logger.warning("Thread %r is given up after %d attempts.", seen.thread_id, seen.attempts)
             self.recovery = Recovery(thread_id=seen.thread_id, outcome="poison", attempts=seen.attempts)
             return None
-        self.options = {"store": work.store, "durability": work.durability, "policy": worker.policy}
+        self.options = {
+            "store": work.store,
+            "durability": work.durability,
+            "policy": worker.policy,
+            "objective": work.objective,
+        }
         if found.turn is not None and found.turn.factory is not None:
             if work.context_factory is None:
                 raise InvalidInputError(

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _TIMEOUT = 30.0
 _FLAG = "recovered_from"
+_RESTORES = 3
 
 Key = tuple[str, str]
 """A checkpoint: its namespace and its id."""
@@ -109,7 +110,8 @@ class DrillReport:
         checkpoints: How many checkpoints the thread has.
         copied_in: Seconds to copy the thread to the scratch store, compared and decoded.
         trials: What was tried.
-        problems: Values of the scratch copy that differ from those of the source.
+        restores: Seconds that each restore in a fresh process took, from its start until it had the state.
+        problems: Values of the scratch copy that differ from those of the source, and restores that took too long.
     """
 
     thread_id: str
@@ -117,11 +119,12 @@ class DrillReport:
     checkpoints: int
     copied_in: float
     trials: tuple[Trial, ...]
+    restores: tuple[float, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every recovery was right, and in time."""
+        """Whether every recovery was right and in time, and every restore in time."""
         return not self.problems and not any(trial.problems for trial in self.trials)
 
 
@@ -132,6 +135,7 @@ def drill(
     rto: float,
     directory: Path,
     step: Callable[[str], object] | None = None,
+    restore: Callable[[], float] | None = None,
     **options: Any,
 ) -> DrillReport:
     """Rehearse the recovery of a thread. If it has no checkpoint, nothing is tried.
@@ -142,6 +146,8 @@ def drill(
         rto: The longest a recovery may take, in seconds.
         directory: An empty directory for copies of the thread.
         step: Called before each part, with a description of it.
+        restore: Restores the thread from its own store in a fresh process, and returns how long that took. It is
+            called three times. The command `drill` passes one.
         options: Options of the savers of the copies, such as `cipher`.
 
     Raises:
@@ -164,7 +170,14 @@ def drill(
     if not expected:
         return DrillReport(thread_id=thread_id, rto=rto, checkpoints=0, copied_in=copied_in, trials=())
     tell("reading the source")
-    problems = tuple(_differences(saver, thread_id, expected))
+    problems = [*_differences(saver, thread_id, expected)]
+    tell("restoring in fresh processes")
+    restores = () if restore is None else tuple(restore() for _ in range(_RESTORES))
+    problems += [
+        f"a restore in a fresh process took {seconds:.2f} s, more than {rto:g} s"
+        for seconds in restores
+        if seconds > rto
+    ]
     rehearsal = _Rehearsal(thread_id, base, expected, rto, options)
     trials: list[Trial] = []
     for what, choose in _DAMAGES.items():
@@ -176,7 +189,8 @@ def drill(
         checkpoints=len(expected),
         copied_in=copied_in,
         trials=tuple(trials),
-        problems=problems,
+        restores=restores,
+        problems=tuple(problems),
     )
 
 

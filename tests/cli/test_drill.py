@@ -12,6 +12,7 @@ import pytest
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.commands.drill import _seconds
+from langgraph_gcs_saver.cli.fresh import restore
 from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import DamageError, WrongKeyError
 from langgraph_gcs_saver.format import keys
@@ -59,6 +60,8 @@ def test_what_it_shows(uri):
     report = json.loads(call("drill", "t", "--rto", "1h", "--store", uri, "--json"))
     assert raw.snapshot() == stored
     assert report["problems"] == []
+    assert len(report["restores"]) == 3
+    assert all(0 < seconds < 3600 for seconds in report["restores"])
     for trial in report["trials"]:
         assert trial["skipped"] is None
         assert trial["problems"] == []
@@ -75,6 +78,7 @@ def test_what_it_shows(uri):
     lines = shown.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == [damage.split()[0] for damage in DAMAGES]
     assert all("1 back, flagged" in line and line.rstrip().endswith("ok") for line in lines[2:6])
+    assert "Restores in fresh processes: " in shown
     assert "No wrong value was given" in shown
 
 
@@ -96,6 +100,25 @@ def test_a_value_that_repair_brings_back(tmp_path):
     assert not report.ok
 
 
+def test_the_restores_decide_too(tmp_path):
+    uri = f"file://{tmp_path}/one"
+    with GCSSaver.from_conn_string(uri, inline_max_bytes=200_000) as saver:
+        put(saver, "t", 10)
+        put(saver, "t", 20, 10)
+        took = iter((1.0, 1.5 * PATIENCE, 2.0))
+        report = drill(saver, "t", rto=PATIENCE, directory=tmp_path / "scratch", restore=lambda: next(took))
+    assert report.restores == (1.0, 1.5 * PATIENCE, 2.0)
+    assert len(report.problems) == 1
+    assert "a restore in a fresh process took" in report.problems[0]
+    assert not report.ok
+    assert not any(trial.problems for trial in report.trials)
+
+
+def test_a_fresh_process_that_fails_says_why(tmp_path):
+    with pytest.raises(CommandError, match=r"did not restore thread 't': .*There is no store in"):
+        restore("t", store=f"file://{tmp_path}/none", cipher=None)
+
+
 def test_a_thread_that_depends_on_one_frame_fails(tmp_path):
     """The only inline value was written by the first checkpoint, and everything builds on it."""
     uri = f"file://{tmp_path}/one"
@@ -108,9 +131,12 @@ def test_a_thread_that_depends_on_one_frame_fails(tmp_path):
 
 
 def test_an_objective_that_is_missed(uri):
-    with pytest.raises(CommandError, match=r"the drill failed\. newest checkpoint dropped: it took") as caught:
+    with pytest.raises(CommandError, match=r"the drill failed\. a restore in a fresh process took") as caught:
         call("drill", "t", "--store", uri, "--rto", "1ms")
     assert caught.value.exit_code == 4
+    # Each of the three restores, and each recovery.
+    assert str(caught.value).count("a restore in a fresh process took") == 3
+    assert "newest checkpoint dropped: it took" in str(caught.value)
 
 
 def _lying(monkeypatch, lie):

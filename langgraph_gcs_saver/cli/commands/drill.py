@@ -1,4 +1,4 @@
-"""`langgraph-gcs drill`: a recovery rehearsal on a copy of a thread."""
+"""`langgraph-gcs drill`: restores of a thread in fresh processes, and a recovery rehearsal on a copy of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ FAILED = 4
 """Exit code if a recovery missed the objective or gave a wrong value."""
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-_PARTS = 7
+_PARTS = 8
 
 _NAMES = {"newest checkpoint dropped": "newest dropped", "inline frame flipped": "inline flipped"}
 """Shorter names of damages, for a table of 80 columns."""
@@ -54,15 +55,19 @@ def drill_command(
     ] = "30s",
     as_json: JsonOption = False,
 ) -> None:
-    """Rehearse the recovery of a thread, on a copy in a temporary store.
+    """Restore a thread in fresh processes, and rehearse its recovery on a copy in a temporary store.
 
-    The drill drops the newest checkpoint, flips a frame in a document, flips one in an object, and removes an object,
-    each on a fresh copy. It shows which checkpoint a resumed agent gets at once ("2 back" is the third newest), what
-    repair does, and which checkpoint the agent gets then. The exit code is 4 if a recovery took longer than the
-    objective, gave nothing, or gave anything but what was written.
+    Three fresh processes read the newest checkpoint from the store, one after another. The drill shows how long each
+    took, from its start until it had the state.
+
+    On the copy, the drill drops the newest checkpoint, flips a frame in a document, flips one in an object, and removes
+    an object, each on a fresh copy. It shows which checkpoint a resumed agent gets at once ("2 back" is the third
+    newest), what repair does, and which checkpoint the agent gets then. The exit code is 4 if a restore or a recovery
+    took longer than the objective, or if a recovery gave nothing, or anything but what was written.
 
     Example: langgraph-gcs drill my-thread --rto 30s --store file:///home/me/store
     """
+    from langgraph_gcs_saver.cli.fresh import restore
     from langgraph_gcs_saver.testing.drill import drill
 
     seconds = _seconds(rto)
@@ -78,6 +83,7 @@ def drill_command(
             rto=seconds,
             directory=Path(folder),
             step=lambda _: bar(),
+            restore=partial(restore, thread, store=store, cipher=cipher),
             cipher=cipher_named(cipher),
             accept_clear=accept_clear.get(),
         )
@@ -131,8 +137,10 @@ def _show(report: DrillReport) -> None:
     for one in report.trials:
         table.add_row(*_row(one))
     out.print(table)
+    took = ", ".join(f"{seconds:.2f} s" for seconds in report.restores)
+    out.print(plain(f"Restores in fresh processes: {took}."), soft_wrap=True)
     if report.ok:
-        out.print(plain("No wrong value was given, and every recovery was in time."))
+        out.print(plain("No wrong value was given, and every restore and recovery was in time."))
 
 
 def _row(one: Trial) -> list[str | Text]:
