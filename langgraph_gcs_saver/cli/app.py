@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from langgraph_gcs_saver.cli.commands.advise import advise
 from langgraph_gcs_saver.cli.commands.batches import batches
 from langgraph_gcs_saver.cli.commands.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.commands.checks import repair, verify
@@ -69,6 +70,7 @@ for command in (
     stalled,
     answer,
     work,
+    advise,
     prune,
     copy,
     delete,

@@ -308,6 +308,7 @@ COMMANDS = {
     "collect": (4, ["t", "--dry-run"]),
     "sweep": (0, ["--ttl", "90d", "--dry-run"]),
     "drill": (4, ["t"]),
+    "advise": (9, ["t"]),
     "pull": (4, ["t", "STORE", "OTHER-pull"]),
     "push": (4, ["t", "STORE", "OTHER-push"]),
     "export": (0, ["t", "t.tar"]),
