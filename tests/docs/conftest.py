@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 import langgraph_gcs_saver
-from langgraph_gcs_saver import GCSSaver, KeepEvery, KeepFor, KeepLast
+from langgraph_gcs_saver import GCSSaver, KeepEvery, KeepFor, KeepLast, cadence, run
 
 
 def chat() -> Any:
@@ -19,6 +20,14 @@ def chat() -> Any:
     builder = StateGraph(MessagesState)
     builder.add_node("reply", lambda _: {"messages": [("ai", "hello, you")]})
     return builder.add_edge(START, "reply").add_edge("reply", END)
+
+
+def leave_a_turn(saver: GCSSaver) -> None:
+    """Begin a turn that another process has to finish: a worker that finds nothing to do waits without end."""
+    graph = chat().compile(checkpointer=saver)
+    given: Any = {"messages": [("user", "hello")]}
+    with pytest.raises(GraphDrained):
+        run(graph, given, {"configurable": {"thread_id": "left"}}, policy=cadence.Deadline(seconds=1e-9))
 
 
 @pytest.fixture
@@ -32,6 +41,7 @@ def cloud(
     with GCSSaver.from_conn_string(uri) as saver:
         config = {"configurable": {"thread_id": "thread id"}}
         chat().compile(checkpointer=saver).invoke({"messages": [("user", "hello")]}, config)
+        leave_a_turn(saver)
         names = {
             "__name__": "a_page",
             "GCSSaver": GCSSaver,
