@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GUIDES = sorted(
-    path for path in (ROOT / "docs" / "guides").glob("*.md") if (ROOT / "docs" / "examples" / path.stem).is_dir()
-)
-"""The guides that quote a program of docs/examples."""
+GUIDES = [
+    path
+    for folder in ("guides", "tutorials")
+    for path in sorted((ROOT / "docs" / folder).glob("*.md"))
+    if (ROOT / "docs" / "examples" / path.stem).is_dir()
+]
+"""The guides and tutorials that quote a program of docs/examples."""
 
 _FENCE = re.compile(
     r'^```(?P<language>\w*)(?: title="(?P<title>[^"]*)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL

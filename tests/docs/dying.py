@@ -13,10 +13,13 @@ from typing import Annotated, Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, run
 
 INPUT = {"seen": ["input"]}
 PATIENCE = 120.0
+
+OWNER = "job-1"
+"""Who holds the lease: a job that is started again gets its own lease at once."""
 
 
 class State(TypedDict):
@@ -45,8 +48,7 @@ def build(saver: GCSSaver, reached: Callable[[str], None]) -> Any:
     return builder.compile(checkpointer=saver)
 
 
-def config_of(request_id: str) -> Any:
-    return {"configurable": {"thread_id": "t"}, "metadata": {"request_id": request_id}}
+CONFIG: Any = {"configurable": {"thread_id": "t"}}
 
 
 class Dying(GCSSaver):
@@ -56,7 +58,7 @@ class Dying(GCSSaver):
 
     Attributes:
         point: The point.
-        lost: No checkpoint is ever stored, as when all of them are still on their way.
+        lost: No checkpoint but that of the input is ever stored, as when all others are still on their way.
         has_writes: Whether the writes of each step are stored: not with durability "exit".
     """
 
@@ -75,7 +77,7 @@ class Dying(GCSSaver):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def put(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
-        if self.lost:
+        if self.lost and metadata["source"] == "loop":
             threading.Event().wait()
         parent = config["configurable"].get("checkpoint_id")
         if self.has_writes and metadata["source"] == "loop":
@@ -99,7 +101,11 @@ class Dying(GCSSaver):
             self.written.notify_all()
 
 
-def run(uri: str, point: str, mode: Any, turn: int, pipe: Connection) -> None:
+def answer_of(question: str) -> Any:
+    return Command(resume={question: "yes"})
+
+
+def work(uri: str, point: str, mode: Any, turn: int, pipe: Connection) -> None:
     """A turn: the input is one request, and the answer another. The question's id is sent to the pipe in between."""
     first, second = str(2 * turn - 1), str(2 * turn)
     with Dying.from_conn_string(uri) as saver:
@@ -107,8 +113,8 @@ def run(uri: str, point: str, mode: Any, turn: int, pipe: Connection) -> None:
         saver.lost = rest == "no checkpoint stored"
         saver.has_writes = mode != "exit"
         graph = build(saver, saver.reached)
-        (question,) = graph.invoke(INPUT, config_of(first), durability=mode)["__interrupt__"]
+        (question,) = run(graph, INPUT, CONFIG, request_id=first, durability=mode, owner=OWNER)["__interrupt__"]
         pipe.send(question.id)
         saver.reached("question waits")
-        graph.invoke(Command(resume={question.id: "yes"}), config_of(second), durability=mode)
+        run(graph, answer_of(question.id), CONFIG, request_id=second, durability=mode, owner=OWNER)
         saver.reached("run has returned")

@@ -58,7 +58,7 @@ GCLOUD = {
 }
 GCLOUD_EVERYWHERE = {"--project", "--format", "--quiet"}
 
-FOREIGN = {"cd", "git", "npx", "curl", "docker", "uvicorn", "langgraph", "firebase"}
+FOREIGN = {"cat", "cd", "git", "kill", "npx", "curl", "docker", "uvicorn", "langgraph", "firebase"}
 """Programs of others, which nothing here can check."""
 
 
@@ -139,4 +139,5 @@ def _check_python(arguments: list[str]) -> None:
         assert importlib.util.find_spec(arguments[1]) is not None, f"there is no module {arguments[1]}"
     else:
         assert arguments[0].endswith(".py"), arguments
-        assert (ROOT / arguments[0]).is_file(), arguments
+        folders = [ROOT, *(ROOT / "docs" / "examples").iterdir()]
+        assert any((folder / arguments[0]).is_file() for folder in folders), arguments

@@ -9,16 +9,18 @@ import re
 import shlex
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 import yaml
 from langchain_core.messages import AIMessage, RemoveMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Overwrite
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, arun
 from langgraph_gcs_saver.address import GoogleAddress, parse
 from langgraph_gcs_saver.cli.app import run
 from tests.docs import agents
@@ -42,6 +44,7 @@ def test_there_is_something_to_try():
         "langgraph-server",
         "migrating",
         "two-workers",
+        "survive-anything",
     ]
     assert {(block.language, block.title is None) for block in BLOCKS} == {
         ("console", True),
@@ -61,6 +64,7 @@ def test_there_is_something_to_try():
         ("cloud-run", "console"),  # test_what_is_typed_to_google_cloud
         ("langgraph-server", "console"),  # test_langgraph_server.py
         ("two-workers", "console"),  # test_two_workers.py
+        ("survive-anything", "console"),  # test_survive_anything.py
     }
 
 
@@ -183,6 +187,20 @@ app = service.app
 """
 
 
+SLOWLY = """
+import asyncio, pathlib, service
+
+async def reply(text):
+    pathlib.Path("BEGUN").touch()
+    while not pathlib.Path("GO").exists():
+        await asyncio.sleep(0.01)
+    return "slow"
+
+service.reply = reply
+app = service.app
+"""
+
+
 needs_interrupts = pytest.mark.skipif(
     sys.version_info < (3, 11),
     reason="LangGraph's interrupts in asynchronous runs need Python 3.11, as the guide says",
@@ -197,7 +215,7 @@ def options_of(tmp_path, store):
         "path": "/health",
         "log": tmp_path / "log",
         "cwd": ROOT / directory.removeprefix("cd "),
-        "environment": {"LANGGRAPH_GCS_STORE": store, "PYTHONPATH": path},
+        "environment": {"LANGGRAPH_GCS_STORE": store, "PYTHONPATH": path, "WORKER_NAME": "worker-1"},
     }
 
 
@@ -257,8 +275,7 @@ async def test_fastapi(tmp_path):
             await aeventually(lambda: (tmp_path / "begun").exists() or process.poll() is not None)
             assert process.poll() is None, options["log"].read_text()
             process.send_signal(signal.SIGTERM)
-            with pytest.raises(httpx.TransportError):
-                await cut_off
+            assert (await cut_off).status_code == 500  # its stream had not begun
         # It does not wait for the model, which never answers.
         await asyncio.to_thread(process.wait, PATIENCE)
     assert options["log"].read_text().count("Application shutdown complete.") == 2
@@ -266,7 +283,7 @@ async def test_fastapi(tmp_path):
         graph = load_service().builder.compile(checkpointer=saver)
         config = {"configurable": {"thread_id": "t"}}
         assert (await graph.aget_state(config)).next == ("answer",)
-        done = await graph.ainvoke(None, config)
+        done = await arun(graph, None, config, owner="worker-1")  # the lease of a process that was cut off may be left
         assert [one.content for one in done["messages"]] == ["one two three", "That has 3 words."]
         assert [one async for one in saver.admin.verify(depth="data")] == []
 
@@ -339,7 +356,7 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         assert {"node": "Silent.before_model", "messages": []} in steps  # its update is None
         assert {"node": "Counting.before_model", "messages": []} in steps  # a state that is no message
         # A repeated request does nothing twice, and the next turn begins afresh.
-        assert send(**answered) == send(**asked) == send() == [("end", {})]
+        assert send(**answered) == send() == [("end", {})]
         assert httpx.get(url, timeout=PATIENCE).json()["finished"]
         found = send(message="Good morning")
         assert text_of(found) == "There are 5 messages."
@@ -353,6 +370,56 @@ def test_fastapi_with_an_agent_that_is_killed(tmp_path):
         assert rejected.endswith("Not today.")
         assert state["asked"] == 5
         assert not list(saver.admin.verify(depth="data"))
+
+
+@needs_interrupts
+def test_fastapi_ends_runs_at_their_next_boundary(tmp_path):
+    options = options_of(tmp_path, f"file://{tmp_path}/store")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    (tmp_path / "slowly.py").write_text(SLOWLY.replace("BEGUN", str(begun)).replace("GO", str(go)))
+    port = free_port()
+    words = [*uvicorn(["uvicorn", "slowly:app"]), "--port", str(port)]
+    body = {"message": "Publish: it"}
+    with served(words, port, **options) as process, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(httpx.post, f"http://127.0.0.1:{port}/threads/t/runs", json=body, timeout=PATIENCE)
+        eventually(lambda: begun.exists() or sent.done())
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: "Shutting down" in options["log"].read_text() or process.poll() is not None)
+        go.touch()
+        assert [kind for kind, _ in events(sent.result())] == ["step", "error"]
+    assert process.returncode in (0, -signal.SIGTERM)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
+        assert saver.thread("t").status().state == "paused"
+
+
+@needs_interrupts
+async def test_a_client_learns_that_it_may_try_again():
+    service = load_service()
+
+    def stop(state):
+        raise GraphDrained("the process ends")
+
+    def make(first):
+        builder = StateGraph(MessagesState).add_node("first", first).add_node("stop", stop)
+        return builder.add_edge(START, "first").add_edge("first", "stop").compile(checkpointer=saver)
+
+    transport = httpx.ASGITransport(app=service.app)
+    async with (
+        GCSSaver.from_conn_string("memory:") as saver,
+        httpx.AsyncClient(transport=transport, base_url="http://service", timeout=PATIENCE) as client,
+    ):
+        service.app.state.saver = saver
+        service.app.state.agent = make(stop)
+        async with saver.thread("t").lease():  # as another request has
+            busy = await client.post("/threads/t/runs", json={"message": "hello"})
+        assert (busy.status_code, busy.headers["Retry-After"]) == (409, "5")
+        drained = await client.post("/threads/t/runs", json={"message": "hello"})
+        assert (drained.status_code, drained.headers["Retry-After"]) == (503, "5")
+        service.app.state.agent = make(lambda _: {"messages": [("ai", "yes?")]})
+        begun = events(await client.post("/threads/u/runs", json={"message": "hello"}))
+        assert [kind for kind, _ in begun] == ["step", "error"]
+        assert begun[-1][1] == {"status": 503, "retry_after": 5}
+        assert [(await saver.thread(one).astatus()).state for one in ("t", "u")] == ["paused", "paused"]
 
 
 def test_what_nodes_return():

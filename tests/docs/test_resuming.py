@@ -1,4 +1,4 @@
-"""The recipe for resuming after a crash, in processes that are killed wherever a run can be cut off."""
+"""What the guide to resuming says, in processes that are killed wherever a run can be cut off."""
 
 from __future__ import annotations
 
@@ -7,75 +7,59 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from langgraph.errors import EmptyInputError
-from langgraph.types import Command
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, run
 from langgraph_gcs_saver.testing import kills
 from tests.docs import agents, dying
-from tests.docs.dying import INPUT, PATIENCE, build, config_of
-from tests.docs.fences import blocks
-
-PAGE = "docs/guides/resume-after-a-crash.md"
+from tests.docs.dying import CONFIG, INPUT, OWNER, PATIENCE, answer_of, build
 
 DONE = ["input", "work", "answer yes", "publish"]
 
-# Where a run is killed, in the order in which it comes there, and what is then to be passed: the input, nothing new, or
-# the answer; or nothing is left to do. `put …` is before a checkpoint is stored, and after the writes of its step were.
-POINTS = {
-    "put input -1": "input",
-    "put loop 0": "None",
-    "work runs": "None",
-    "writes of work": "None",
-    "put loop 1": "None",
-    "ask runs": "None",
-    "question of ask": "None",
-    "question waits": "answer",
-    "ask is answered": "answer",
-    "writes of ask": "answer",
-    "put loop 2": "None",
-    "publish runs": "None",
-    "writes of publish": "None",
-    "put loop 3": "None",
-    "run has returned": "finished",
-}
-# In between it is chance how far the checkpoints have come: tried are those where they have, and where none is stored.
+# Where a run is killed, in the order in which it comes there. `put …` is before a checkpoint is stored, and after the
+# writes of its step were.
+POINTS = [
+    "put input -1",
+    "put loop 0",
+    "work runs",
+    "writes of work",
+    "put loop 1",
+    "ask runs",
+    "question of ask",
+    "question waits",
+    "ask is answered",
+    "writes of ask",
+    "put loop 2",
+    "publish runs",
+    "writes of publish",
+    "put loop 3",
+    "run has returned",
+]
+# In between it is chance how far the checkpoints have come: tried are those where they have, and where only the input's
+# is stored.
 ASYNC = [point for point in POINTS if point.startswith("put ")]
 ASYNC += ["question waits", "ask is answered", "writes of ask", "run has returned"]
-LOST = {f"{node} runs, no checkpoint stored": "input" for node in ("work", "ask")}
-EXIT = {
-    "work runs": "input",
-    "ask runs": "input",
-    "put loop 1": "input",
-    "question of ask": "None",
-    "question waits": "answer",
-    "ask is answered": "answer",
-    "publish runs": "answer",
-    "put loop 3": "answer",
-    "run has returned": "finished",
-}
-CASES = [("sync", point, left) for point, left in POINTS.items()]
-CASES += [("async", point, POINTS[point]) for point in ASYNC]
-CASES += [("async", point, left) for point, left in LOST.items()]
-CASES += [("exit", point, left) for point, left in EXIT.items()]
+ASYNC += [f"{node} runs, no checkpoint stored" for node in ("work", "ask")]
+EXIT = [
+    "put input -1",
+    "work runs",
+    "ask runs",
+    "put loop 1",
+    "question waits",
+    "ask is answered",
+    "publish runs",
+    "put loop 3",
+    "run has returned",
+]
+CASES = [(mode, point) for mode, points in (("sync", POINTS), ("async", ASYNC), ("exit", EXIT)) for point in points]
 
 STORED_BY = {"work runs": "put loop 1", "ask is answered": "put loop 2", "publish runs": "put loop 3"}
 """Where what a node did is stored, whether or not the checkpoint after it is."""
 
 
-@pytest.fixture(scope="module")
-def recipe() -> dict[str, Any]:
-    """The functions that the guide has."""
-    (block,) = [block for block in blocks() if block.page == PAGE and "def to_pass(" in block.text]
-    names: dict[str, Any] = {}
-    exec(compile(block.text, PAGE, "exec"), names)
-    return names
-
-
 def killed(uri: str, mode: str, point: str, turn: int = 1) -> str | None:
     """Run the graph until its process is killed. The id of its question, if it had come to that."""
     question = None
-    with kills.process(dying.run, uri, point, mode, turn) as (child, pipe):
+    with kills.process(dying.work, uri, point, mode, turn) as (child, pipe):
         assert pipe.poll(PATIENCE)
         with suppress(EOFError):  # it was killed before the question
             question = pipe.recv()
@@ -84,104 +68,75 @@ def killed(uri: str, mode: str, point: str, turn: int = 1) -> str | None:
     return question
 
 
-def answer(question: str) -> Any:
-    return Command(resume={question: "yes"})
-
-
 class Client:
     """Sends requests to a graph as the guide says, in a process that has not seen the thread before."""
 
-    def __init__(self, saver: GCSSaver, recipe: dict[str, Any], mode: str) -> None:
+    def __init__(self, saver: GCSSaver, mode: str) -> None:
         self.ran: list[str] = []
         self.graph = build(saver, self.ran.append)
-        self._recipe = recipe
+        self._thread = saver.thread("t")
         self._mode: Any = mode
 
-    def send(self, given: Any, request_id: str) -> tuple[str, Any]:
-        """What was passed, and what came back."""
-        config = config_of(request_id)
-        passed = self._recipe["to_pass"](self.graph, given, config)
-        assert passed is None or passed is given
-        word = "None" if passed is None else "answer" if isinstance(passed, Command) else "input"
-        return word, self.graph.invoke(passed, config, durability=self._mode)
+    def send(self, given: Any, request_id: str) -> Any:
+        return run(self.graph, given, CONFIG, request_id=request_id, durability=self._mode, owner=OWNER)
 
     def is_finished(self) -> bool:
-        finished: bool = self._recipe["is_finished"](self.graph, config_of("0"))
-        return finished
+        return self._thread.status().is_finished
 
 
-@pytest.mark.parametrize(("mode", "point", "left"), CASES)
-def test_it_resumes_wherever_it_was_killed(tmp_path, recipe, mode, point, left):
+@pytest.mark.parametrize(("mode", "point"), CASES)
+def test_it_resumes_wherever_it_was_killed(tmp_path, mode, point):
     uri = f"file://{tmp_path}/store"
     question = killed(uri, mode, point)
     with GCSSaver.from_conn_string(uri) as saver:
-        client = Client(saver, recipe, mode)
-        assert client.is_finished() == (left == "finished")
-        if point.startswith("put loop") and mode != "exit":
+        client = Client(saver, mode)
+        assert client.is_finished() == (point == "run has returned")
+        if point.startswith("put loop") and point != "put loop 0" and mode != "exit":
             # What the guide warns of: there is work to do.
-            assert client.graph.get_state(config_of("0")).next == ()
+            assert client.graph.get_state(CONFIG).next == ()
         # The request that was cut off is sent again.
         if question is None:
-            passed, result = client.send(INPUT, "1")
-            assert passed == left
+            question = client.send(INPUT, "1")["__interrupt__"][0].id
             assert not client.is_finished()
-            question = result["__interrupt__"][0].id
-            assert client.send(answer(question), "2")[0] == "answer"
-        else:
-            passed, result = client.send(answer(question), "2")
-            assert passed == ("None" if left == "finished" else left)
+        assert client.send(answer_of(question), "2") == {"seen": DONE}
         assert client.is_finished()
         if mode != "exit":
-            order = list(POINTS)
             lost = "no checkpoint stored" in point
-            stored = [] if lost else [n for n, by in STORED_BY.items() if order.index(point) >= order.index(by)]
+            stored = [] if lost else [n for n, by in STORED_BY.items() if POINTS.index(point) >= POINTS.index(by)]
             assert not set(stored) & set(client.ran)
-        # Sent once more, both change nothing.
-        for given, request in ((INPUT, "1"), (answer(question), "2")):
-            assert client.send(given, request) == ("None", {"seen": DONE})
+        # Sent once more, it changes nothing, and runs nothing.
+        del client.ran[:]
+        assert client.send(answer_of(question), "2") == {"seen": DONE}
+        assert client.ran == []
 
 
-@pytest.mark.parametrize(
-    ("mode", "point"), [("sync", "put input 4"), ("async", "work runs, no checkpoint stored"), ("exit", "work runs")]
-)
-def test_an_input_that_was_lost_on_a_finished_thread(tmp_path, recipe, mode, point):
+def test_an_input_that_was_lost_on_a_finished_thread(tmp_path):
     uri = f"file://{tmp_path}/store"
     killed(uri, "sync", "run has returned")
-    killed(uri, mode, point, turn=2)
+    killed(uri, "sync", "put input 4", turn=2)
     with GCSSaver.from_conn_string(uri) as saver:
-        client = Client(saver, recipe, mode)
+        client = Client(saver, "sync")
         # It looks like a thread on which nothing was ever asked again, and `None` says nothing.
-        assert client.is_finished()
-        assert client.graph.invoke(None, config_of("3"), durability=mode) == {"seen": DONE}
-        passed, result = client.send(INPUT, "3")
-        assert passed == "input"
-        client.send(answer(result["__interrupt__"][0].id), "4")
-        assert client.graph.get_state(config_of("0")).values == {"seen": [*DONE, *DONE]}
+        assert client.graph.invoke(None, CONFIG) == {"seen": DONE}
+        result = client.send(INPUT, "3")
+        client.send(answer_of(result["__interrupt__"][0].id), "4")
+        assert client.graph.get_state(CONFIG).values == {"seen": [*DONE, *DONE]}
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "exit"])
-def test_it_works_with_an_agent(tmp_path, recipe, mode):
+def test_it_works_with_an_agent(tmp_path, mode):
     """`create_agent`, whose middleware asks a person; each request is sent twice."""
     with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
         agent = agents.make(saver)
 
         def send(given: Any, request_id: str) -> Any:
-            config = config_of(request_id)
-            return [agent.invoke(recipe["to_pass"](agent, given, config), config, durability=mode) for _ in range(2)]
+            return [run(agent, given, CONFIG, request_id=request_id, durability=mode) for _ in range(2)]
 
         asked, again = send({"messages": [("human", "Publish: it")]}, "1")
         (question,) = asked["__interrupt__"]
         assert again["__interrupt__"] == [question]
-        assert not recipe["is_finished"](agent, config_of("0"))
-        done, again = send(Command(resume={question.id: agents.APPROVE}), "2")
+        assert not saver.thread("t").status().is_finished
+        done, again = send(dying.Command(resume={question.id: agents.APPROVE}), "2")
         assert done == again
         assert [one.type for one in done["messages"]] == ["human", "ai", "tool", "ai"]
-        assert recipe["is_finished"](agent, config_of("0"))
-
-
-def test_a_thread_without_anything_is_not_finished_and_has_nothing_to_resume(tmp_path, recipe):
-    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as saver:
-        client = Client(saver, recipe, "sync")
-        assert not client.is_finished()
-        with pytest.raises(EmptyInputError):
-            client.send(None, "1")
+        assert saver.thread("t").status().is_finished

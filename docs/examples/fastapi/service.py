@@ -5,25 +5,30 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from signal import SIGTERM
 from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, RemoveMessage, convert_to_messages
+from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Interrupt, Overwrite, interrupt
 from pydantic import BaseModel, Field
 
-from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.errors import StoreError
+from langgraph_gcs_saver import GCSSaver, astream, cadence
+from langgraph_gcs_saver.errors import FencedError, StoreError, StoreUnavailableError, ThreadBusyError
 
 logger = logging.getLogger("uvicorn.error")
 
 READY_SECONDS = 5
 """How long `/ready` waits for the store: less than its probes wait."""
+
+RETRY_SECONDS = 5
+"""When a client may try again."""
 
 
 async def reply(text: str) -> str:
@@ -79,18 +84,8 @@ class Run(BaseModel):
     request_id: str = Field(default_factory=lambda: str(uuid4()))
 
 
-def config_of(thread_id: str, **metadata: str) -> dict[str, Any]:
-    return {"configurable": {"thread_id": thread_id}, "metadata": metadata}
-
-
-async def to_pass(agent: Any, given: Any, config: dict[str, Any]) -> Any:
-    """What to call the agent with, the first time and after any crash: `given`, or `None` if it is stored."""
-    if isinstance(given, Command):
-        waiting = {question.id for question in (await agent.aget_state(config)).interrupts}
-        return given if waiting & set(given.resume) else None
-    async for _ in agent.aget_state_history(config, filter=config["metadata"], limit=1):
-        return None
-    return given
+def config_of(thread_id: str) -> dict[str, Any]:
+    return {"configurable": {"thread_id": thread_id}}
 
 
 def messages_of(update: Any) -> list[BaseMessage]:
@@ -120,34 +115,78 @@ def event(kind: str, data: Any) -> str:
 @app.post("/threads/{thread_id}/runs")
 async def run(thread_id: str, request: Run) -> StreamingResponse:
     """Run the agent; tokens, finished steps and questions come as server-sent events."""
-    given: Any = None
-    if request.message is not None:
-        given = {"messages": [("human", request.message)]}
-    elif request.answers is not None:
-        given = Command(resume=request.answers)
-    agent, config = app.state.agent, config_of(thread_id, request_id=request.request_id)
-    given = await to_pass(agent, given, config)
-    if given is None and (await agent.aget_state(config)).created_at is None:
-        raise HTTPException(404, "There is no such thread.")
+    parts = astream(
+        app.state.agent,
+        await given_by(thread_id, request),
+        config_of(thread_id),
+        request_id=request.request_id,
+        stream_mode=["updates", "messages"],
+        durability="sync",  # a step begins when the one before it is stored, so a crash loses one step at most
+        policy=cadence.Signal(SIGTERM),
+        owner=os.environ.get("WORKER_NAME"),
+    )
+    first = await anext(parts, None)  # takes the lease, or raises one of `STATUS` while the status is still open
+    return StreamingResponse(events(first, parts), media_type="text/event-stream")
 
-    async def events() -> AsyncIterator[str]:
-        # "sync": a step begins when the one before it is stored, so a process that crashes loses one step at most.
-        parts = agent.astream(given, config, stream_mode=["updates", "messages"], durability="sync")
-        async for mode, part in parts:
-            if mode == "messages":
-                message, metadata = part
-                if isinstance(message, AIMessageChunk) and message.text:
-                    yield event("token", {"node": metadata["langgraph_node"], "text": message.text})
-                continue
-            for node, update in part.items():
-                if node == "__interrupt__":
-                    for question in update:
-                        yield event("question", asked(question))
-                elif node != "__metadata__":  # which comes with a step that had ended before a crash
-                    yield event("step", {"node": node, "messages": [told(one) for one in messages_of(update)]})
+
+async def given_by(thread_id: str, request: Run) -> Any:
+    """What to run the agent with; `None` if it has only to continue."""
+    if request.message is not None:
+        return {"messages": [("human", request.message)]}
+    status = await app.state.saver.thread(thread_id).astatus()
+    if status.state == "empty":
+        raise HTTPException(404, "There is no such thread.")
+    if request.answers is not None and {one.id for one in status.questions} & set(request.answers):
+        return Command(resume=request.answers)
+    return None
+
+
+async def events(first: Any, parts: Any) -> AsyncIterator[str]:
+    """The server-sent events of a run."""
+    try:
+        async with aclosing(parts):
+            if first is not None:
+                for one in shown(*first):
+                    yield one
+            async for part in parts:
+                for one in shown(*part):
+                    yield one
+    except tuple(STATUS) as error:
+        yield event("error", {"status": status_of(error), "retry_after": RETRY_SECONDS})
+    else:
         yield event("end", {})
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+
+def shown(mode: str, part: Any) -> list[str]:
+    """The events of one part of the stream."""
+    if mode == "messages":
+        message, metadata = part
+        is_token = isinstance(message, AIMessageChunk) and message.text
+        return [event("token", {"node": metadata["langgraph_node"], "text": message.text})] if is_token else []
+    found = []
+    for node, update in part.items():
+        if node == "__interrupt__":
+            found += [event("question", asked(question)) for question in update]
+        elif node != "__metadata__":  # which comes with a step that had ended before a crash
+            found.append(event("step", {"node": node, "messages": [told(one) for one in messages_of(update)]}))
+    return found
+
+
+STATUS = {ThreadBusyError: 409, FencedError: 409, StoreUnavailableError: 503, GraphDrained: 503}
+"""HTTP statuses of errors after which a client tries again, with the same `request_id`."""
+
+
+def status_of(error: Exception) -> int:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+async def answer_error(_: Request, error: Exception) -> JSONResponse:
+    """What the client gets for one of `STATUS`."""
+    return JSONResponse({"detail": str(error)}, status_of(error), {"Retry-After": str(RETRY_SECONDS)})
+
+
+for kind_of_error in STATUS:
+    app.add_exception_handler(kind_of_error, answer_error)
 
 
 @app.get("/threads/{thread_id}")
