@@ -51,7 +51,7 @@ PROSE = {"", "text", "dockerfile", "html", "ini"}
 KNOWN = PROSE | {"python", "pycon", "console", "bash", "sh", "json", "yaml", "toml", "sql"}
 
 
-_FIRST_PROGRAM = "from langgraph_gcs_saver import GCSSaver\n\nwith GCSSaver"
+_FIRST_PROGRAM = "from langgraph_gcs_saver import GCSSaver, run\n\nwith GCSSaver"
 """How a page begins that compiles a graph which it does not define."""
 
 

@@ -24,6 +24,7 @@ NAMES = [
     "05-what-it-stores",
     "06-side-effects",
     "07-two-workers",
+    "08-runs-that-resume",
 ]
 PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3}
 
