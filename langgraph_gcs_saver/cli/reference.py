@@ -10,6 +10,7 @@ import typer
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.cli.app import app
+from langgraph_gcs_saver.cli.commands.work import STOPPED
 from langgraph_gcs_saver.errors import bubbling
 
 NAME = "langgraph-gcs"
@@ -35,7 +36,8 @@ Python looks for the module in the current directory first. With a cipher, comma
 To read it, give `--accept-clear` before the command's name, or set `LANGGRAPH_GCS_ACCEPT_CLEAR=1`: see
 [how to encrypt it](../explanation/security.md#encrypt-what-is-stored-in-clear).
 
-- `--json` prints one JSON document on standard output and nothing else. Progress and questions go to standard error.
+- `--json` prints one JSON document on standard output and nothing else. `work` prints one line of JSON for each thread.
+  Progress and questions go to standard error.
 - A command that changes a store shows its plan first, and asks before it destroys anything. `--dry-run` shows the same
   plan and changes nothing. `--yes` skips the question. Without a terminal to ask at, such as in a job, a command
   that would ask changes nothing without `--yes`.
@@ -124,6 +126,7 @@ def _exit_codes() -> Iterator[str]:
             by_code.setdefault(error.exit_code, []).append(f"`{error.__name__}`")
     by_code[1] = ["what you named does not exist, or the answer was no"]
     by_code[2] = ["the command line is wrong", *by_code[2]]
+    by_code[STOPPED] = ["a run was stopped in time; the same command continues it"]
     yield from ("| code | what it means |", "|---|---|", "| 0 | it is done, or nothing is wrong |")
     for code, names in sorted(by_code.items()):
         yield f"| {code} | {', '.join(names)} |"

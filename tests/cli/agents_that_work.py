@@ -49,3 +49,25 @@ def build() -> Any:
 
 
 graph = build()
+
+
+async def only_async(state: State) -> dict[str, Any]:
+    return {"log": ["async"]}
+
+
+def build_async(name: str = "coroutines") -> Any:
+    """A graph that asks, and whose next node is a coroutine."""
+    found = StateGraph(State)
+    found.add_node("ask", ask)
+    found.add_node("only_async", only_async)
+    found.add_edge(START, "ask")
+    found.add_edge("ask", "only_async")
+    return found.compile(name=name)
+
+
+def build_outer() -> Any:
+    """A graph with such a graph as its node."""
+    found = StateGraph(State)
+    found.add_node("inner", build_async())
+    found.add_edge(START, "inner")
+    return found.compile(name="outer")

@@ -1,13 +1,15 @@
 """runs, stalled, answer and work: what threads are doing, answers of people, and workers."""
 
+import asyncio
 import json
 import signal
+import sys
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from langgraph_gcs_saver import run
+from langgraph_gcs_saver import arun, run
 from tests.cli import agents_that_work
 from tests.cli.filled import is_harmless
 
@@ -121,13 +123,52 @@ def test_sigterm_ends_a_worker_at_a_boundary(asked, command, tmp_path):
     command("answer", "t", "yes")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert command("work", "tests.cli.agents_that_work:build", "--every", "1s").out == "Thread 't': paused\n"
+        shown = command("work", "tests.cli.agents_that_work:build", "--every", "1s")
+        assert (shown.code, shown.out) == (75, "Thread 't': paused\n")
+        assert "The same command continues it" in shown.err
     finally:
         signal.signal(signal.SIGTERM, before)
     (tmp_path / "stopping").unlink()
     assert asked.log() == ["in", "'yes'"]
     assert command("work", GRAPH).out == "Thread 't': finished\n"
     assert asked.log() == ["in", "'yes'", "end"]
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_worker_stops_after_a_time(asked, command):
+    shown = command("work", GRAPH, "--every", "1s", "--stop-after", "1s")
+    assert (shown.code, shown.out, shown.err) == (0, "", "")
+    assert command("work", GRAPH, "--stop-after", "0s").code == 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="LangGraph's interrupts in coroutines need Python 3.11")
+@pytest.mark.parametrize("name", ["build_async", "build_outer"])
+@pytest.mark.usefixtures("_here")
+def test_a_graph_of_coroutines_is_resumed(saver, command, name):
+    graph = getattr(agents_that_work, name)().copy({"checkpointer": saver})
+    config = {"configurable": {"thread_id": "t"}}
+    asyncio.run(arun(graph, {"log": ["in"]}, config, request_id="r1"))
+    command("answer", "t", "yes")
+    shown = command("work", f"tests.cli.agents_that_work:{name}", "--json")
+    assert (shown.code, shown.err) == (0, "")
+    (line,) = shown.out.splitlines()
+    assert json.loads(line) == {"thread_id": "t", "outcome": "finished", "error": None, "attempts": 0}
+    assert graph.get_state(config).values["log"][-2:] == ["'yes'", "async"]
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_graph_can_be_called_asynchronously(asked, command):
+    if sys.version_info >= (3, 11):
+        command("answer", "t", "yes")
+        assert command("work", GRAPH, "--async").out == "Thread 't': finished\n"
+        assert asked.log() == ["in", "'yes'", "end"]
+
+
+def test_two_graphs_of_one_name_are_refused(saver, command):
+    saver.setup()
+    shown = command("work", GRAPH, "tests.cli.agents_that_work:build")
+    assert shown.code == 2
+    assert "also called 'asking'" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,15 +22,20 @@ from langgraph_gcs_saver.cli.views.terminal import (
     console,
     open_saver,
     plain,
-    print_json,
     store_named,
 )
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver import GCSSaver
+    from collections.abc import Callable
+
+    from langgraph_gcs_saver import GCSSaver, Recovery
+    from langgraph_gcs_saver.saver.worker import Recoveries
 
 FAILED = 4
 """Exit code of a single look if a thread has failed."""
+
+STOPPED = 75
+"""Exit code if the last run was stopped in time, as EX_TEMPFAIL of sysexits.h: the same command continues."""
 
 
 def work(
@@ -60,6 +67,16 @@ def work(
             help="Store in segments: after a time, such as 5m, and not each step.",
         ),
     ] = None,
+    stop_after: Annotated[
+        timedelta | None,
+        typer.Option(parser=positive_duration, metavar="TIME", help="Stop after a time, such as 55m, as on SIGTERM."),
+    ] = None,
+    calls_async: Annotated[
+        bool,
+        typer.Option(
+            "--async", help="Call the graphs' asynchronous methods. This is the default if a node is a coroutine."
+        ),
+    ] = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
@@ -68,25 +85,44 @@ def work(
 
     A graph with a GCSSaver as its checkpointer brings its store. Otherwise give --store. The graph's module is
     imported, and its nodes run in this process. Without --every it looks once, and the exit code is 4 if a thread
-    failed.
+    failed. With --json it prints one line for each thread.
 
-    SIGTERM ends the run under way at its next boundary between two steps. Another process then resumes it.
+    SIGTERM, SIGHUP or Ctrl-C ends the run under way at its next boundary between two steps, and the exit code is 75.
+    Another process then resumes it. If no run is under way, the exit code is 0. A second signal ends the process at
+    once.
 
     Example: langgraph-gcs work my_agent:graph --every 5s --store file:///home/me/store
     """
     from langgraph_gcs_saver import cadence
 
-    graphs = {one.get_name(): one for one in map(_graph, graph)}
+    graphs = _by_name(graph)
     # The policy calls the handlers that were there before, and ours would end the process.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    policy: cadence.Policy = cadence.Signal(signal.SIGTERM, signal.SIGINT)
+    stopping = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    for one in stopping:
+        if one != signal.SIGINT:
+            signal.signal(one, signal.SIG_DFL)
+    policy: cadence.Policy = cadence.Signal(signal.SIGTERM, *stopping)
+    if stop_after is not None:
+        policy |= cadence.Deadline(seconds=stop_after.total_seconds())
     how: dict[str, Any] = {}
     if segments is not None:
-        policy, how = policy | cadence.Every(seconds=segments.total_seconds()), {"store": "segments"}
+        policy |= cadence.Every(seconds=segments.total_seconds())
+        how["store"] = "segments"
     failed = 0
+    last: Recovery | None = None
+
+    def show(one: Recovery) -> None:
+        nonlocal failed, last
+        failed, last = failed + (one.outcome in ("failed", "poison")), one
+        # At once, because another program may wait for it.
+        if as_json:
+            print(json.dumps(asdict(one)), flush=True)
+        else:
+            console().print(plain(str(one)), soft_wrap=True)
+
     with ExitStack() as stack:
         saver = _saver(graphs, store, cipher, stack)
-        found = saver.recover(
+        recoveries = saver.recover(
             graphs,
             every=None if every is None else every.total_seconds(),
             limit=limit,
@@ -94,14 +130,47 @@ def work(
             policy=policy,
             **how,
         )
-        for one in found:
-            failed += one.outcome in ("failed", "poison")
-            if as_json:
-                print_json(asdict(one))
-            else:
-                console().print(plain(str(one)), soft_wrap=True)
+        if calls_async or any(map(_needs_async, graphs.values())):
+            asyncio.run(_show_all(recoveries, show))
+        else:
+            for one in recoveries:
+                show(one)
+    if last is not None and last.outcome == "paused":
+        raise CommandError(f"the run of thread {last.thread_id!r} was stopped. The same command continues it.", STOPPED)
     if failed and every is None:
         raise CommandError(f"{failed} failed. List them with langgraph-gcs runs.", FAILED)
+
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+async def _show_all(recoveries: Recoveries, show: Callable[[Recovery], None]) -> None:
+    async for one in recoveries:
+        show(one)
+
+
+def _by_name(names: list[str]) -> dict[str, Any]:
+    """The graphs. A thread says only the name of its graph, so no two may have the same."""
+    graphs: dict[str, Any] = {}
+    for name in names:
+        one = _graph(name)
+        if one.get_name() in graphs:
+            raise CommandError(
+                f"{name}: another graph is also called {one.get_name()!r}. Give each a name: compile(name=…).", 2
+            )
+        graphs[one.get_name()] = one
+    return graphs
+
+
+def _needs_async(graph: Any) -> bool:
+    """Whether a node of a graph is only a coroutine, so that `invoke` fails."""
+    nodes = [getattr(one, "bound", None) for one in getattr(graph, "nodes", {}).values()]
+    return any(
+        _needs_async(one)
+        if hasattr(one, "nodes")
+        else getattr(one, "afunc", None) is not None and getattr(one, "func", None) is None
+        for one in nodes
+    )
 
 
 def _graph(name: str) -> Any:
