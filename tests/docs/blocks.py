@@ -9,7 +9,7 @@ GUIDES = [
     path
     for folder in ("guides", "tutorials")
     for path in sorted((ROOT / "docs" / folder).glob("*.md"))
-    if (ROOT / "docs" / "examples" / path.stem).is_dir()
+    if 'title="docs/examples/' in path.read_text(encoding="utf-8")
 ]
 """The guides and tutorials that quote a program of docs/examples."""
 

@@ -27,16 +27,19 @@ def split(command):
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
 
 
+def bytecode(folder):
+    """Variables of processes that share their bytecode, because most of their start is compiling LangGraph."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+
 @contextmanager
 def served(words, port, *, path, log, cwd, environment, stop=signal.SIGTERM):
     """A server's process, while it answers; ended by a signal, and by force if it does not end."""
-    # Servers that log to one directory share their bytecode, because most of their start is compiling LangGraph.
-    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(log.parent / "bytecode")}
     with log.open("ab") as output:
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env=os.environ | bytecode | environment,
+            env=os.environ | bytecode(log.parent) | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

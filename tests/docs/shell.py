@@ -37,6 +37,7 @@ GCLOUD = {
     "firestore import": "--database",
     "firestore indexes fields update": "--collection-group --disable-indexes --database",
     "iam roles create": "--title --permissions",
+    "iam service-accounts add-iam-policy-binding": "--member --role",
     "iam service-accounts create": "",
     "projects add-iam-policy-binding": "--member --role --condition",
     "run jobs add-iam-policy-binding": "--region --member --role",
@@ -46,6 +47,7 @@ GCLOUD = {
     "run services add-iam-policy-binding": "--region --member --role",
     "run services describe": "--region",
     "run services replace": "--region",
+    "run worker-pools deploy": "--region --image --instances --service-account --set-env-vars --command --args",
     "scheduler jobs create http": "--location --schedule --uri --http-method --oauth-service-account-email",
     "services enable": "",
     "storage buckets add-iam-policy-binding": "--member --role --condition",
@@ -55,6 +57,8 @@ GCLOUD = {
     "storage ls": "--soft-deleted --buckets --recursive",
     "storage restore": "--async --deleted-after-time",
     "storage rsync": "--recursive",
+    "tasks queues add-iam-policy-binding": "--location --member --role",
+    "tasks queues create": "--location --max-attempts --min-backoff --max-backoff --max-concurrent-dispatches",
 }
 GCLOUD_EVERYWHERE = {"--project", "--format", "--quiet"}
 
