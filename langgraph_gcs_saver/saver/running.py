@@ -395,11 +395,11 @@ class Running:
         return dataclasses.replace(command, resume=left)
 
     def _context(self) -> Any:
-        if self.context is not None or self.turn is None:
+        if self.context is not None:
             return self.context
         if self.factory is not None:
             return self.factory()
-        stored = self.turn.context
+        stored = None if self.turn is None else self.turn.context
         return None if stored is None else self.inside.loads(stored)
 
     def _config_of(self, segment: int, more: Mapping[str, Any]) -> RunnableConfig:

@@ -706,6 +706,14 @@ def test_the_name_of_a_factory_is_stored_in_place_of_its_context(saver, world):
     assert world.contexts == [Context("made")] * 3
 
 
+def test_a_context_factory_serves_a_thread_that_no_run_began(saver, world):
+    graph = world.graph(saver)
+    graph.update_state(CONFIG, {"log": ["one"]}, as_node="__input__")
+    run(graph, None, CONFIG, context_factory=make_context)
+    assert world.contexts
+    assert all(one == Context("made") for one in world.contexts)
+
+
 @pytest.mark.parametrize("context", [Context("x" * 300_000), Context(object())], ids=["large", "object"])
 def test_a_context_that_cannot_be_stored_is_refused_before_anything_happens(saver, world, context):
     graph = world.graph(saver)
