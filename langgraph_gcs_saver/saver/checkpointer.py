@@ -211,7 +211,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
         Args:
             graph: A compiled graph, or several by their names. Only threads whose turns have a graph of that name are
-                resumed. A graph without a checkpointer gets this saver.
+                resumed. A turn that `run` did not begin has no name. It is resumed if you pass a graph, and left alone
+                if you pass a mapping. A graph without a checkpointer gets this saver.
             every: Seconds between two looks for such threads. If `None`, it looks once.
             limit: Most threads to resume.
             attempts: After so many failures in a row, a thread is given up. A crash of its process is one.

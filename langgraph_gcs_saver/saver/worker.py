@@ -95,6 +95,8 @@ class Recoveries:
     def __init__(self, saver: GCSSaver, graphs: Any, work: Work) -> None:
         self._saver = saver
         self._graphs = _graphs(saver, graphs)
+        # A turn that `run` did not begin does not say which graph it has. A mapping stands for turns that say it.
+        self._unnamed = "" if isinstance(graphs, Mapping) else next(iter(self._graphs))
         self._work = work
         _check(work)
         if work.objective is not None:
@@ -103,7 +105,7 @@ class Recoveries:
     def __iter__(self) -> Iterator[Recovery]:
         inside = Internals.of(self._saver)
         backend = inside.backend
-        with _Worker(inside, self._graphs, self._work).working() as worker:
+        with _Worker(inside, self._graphs, self._unnamed, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
                     for one in runner.run(worker.find(), backend):
@@ -123,7 +125,7 @@ class Recoveries:
     async def __aiter__(self) -> AsyncIterator[Recovery]:
         inside = Internals.of(self._saver)
         backend = inside.backend
-        with _Worker(inside, self._graphs, self._work).working() as worker:
+        with _Worker(inside, self._graphs, self._unnamed, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
                     for one in await runner.arun(worker.find(), backend):
@@ -145,14 +147,18 @@ class _Worker:
     """One iteration.
 
     Attributes:
+        unnamed: The name of the graph that turns have which do not say it; empty if they are left alone.
         resumed: Number of threads that it has resumed.
         passed: By thread, the time of the note about it that this worker cannot do anything about.
         policy: The policy of each run, which also ends when the worker has to.
     """
 
-    def __init__(self, inside: Internals, graphs: Mapping[str, Pregel[Any, Any, Any, Any]], work: Work) -> None:
+    def __init__(
+        self, inside: Internals, graphs: Mapping[str, Pregel[Any, Any, Any, Any]], unnamed: str, work: Work
+    ) -> None:
         self.inside = inside
         self.graphs = graphs
+        self.unnamed = unnamed
         self.work = work
         self.resumed = 0
         self.passed: dict[str, int] = {}
@@ -278,10 +284,8 @@ class _Attempt:
         return False
 
     def _name(self, found: Status) -> str:
-        """The name of a turn's graph. A turn that `run` did not begin does not say it: a single graph is taken."""
-        graphs = self._worker.graphs
-        known = "" if found.turn is None else found.turn.graph
-        return next(iter(graphs)) if not known and len(graphs) == 1 else known
+        """The name of a turn's graph."""
+        return (None if found.turn is None else found.turn.graph) or self._worker.unnamed
 
     @property
     def lease(self) -> Lease:

@@ -257,6 +257,7 @@ def test_a_thread_that_no_run_began_is_answered_too(saver, world):
     graph.invoke(INPUT, config())
     saver.thread("t").answer("yes")
     assert recover(saver, {"one": graph, "two": world.pair(saver)}) == [], "which graph is not known"
+    assert recover(saver, {graph.get_name(): graph}) == [], "a mapping is for the turns of its names"
     assert [one.outcome for one in recover(saver, graph)] == ["finished"]
 
 

@@ -123,7 +123,7 @@ def work(
     with ExitStack() as stack:
         saver = _saver(graphs, store, cipher, stack)
         recoveries = saver.recover(
-            graphs,
+            graphs if len(graphs) > 1 else next(iter(graphs.values())),
             every=None if every is None else every.total_seconds(),
             limit=limit,
             attempts=attempts,
