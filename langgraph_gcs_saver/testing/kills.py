@@ -73,7 +73,13 @@ def context() -> ForkServerContext:
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
         # Not this module: as a program it runs again in every process, with a warning if it was imported before.
-        ["langgraph.graph", "langgraph_gcs_saver.stores.google.clients", "langgraph_gcs_saver.stores.local"]
+        [
+            "langgraph.graph",
+            "langgraph_gcs_saver.cadence.control",
+            "langgraph_gcs_saver.saver.run",
+            "langgraph_gcs_saver.stores.google.clients",
+            "langgraph_gcs_saver.stores.local",
+        ]
     )
     return found
 
