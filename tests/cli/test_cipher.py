@@ -248,7 +248,7 @@ def test_what_is_migrated_is_encrypted(command, encrypted, tmp_path):
 def test_the_demo(command, encrypted, store_uri, monkeypatch):
     encrypted.delete_thread("t")
     monkeypatch.setenv(VARIABLE, "no_such:cipher")
-    ended = command("demo", "--documents", "5", "--store", store_uri, "--json", "--cipher", XOR)
+    ended = command("demo", "--documents", "10", "--store", store_uri, "--json", "--cipher", XOR)
     assert ended.code == 0
     thread = json.loads(ended.out)["thread_id"]
     assert command("show", thread, "--cipher", "").code == 8

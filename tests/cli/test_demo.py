@@ -1,4 +1,4 @@
-"""The main job on real documents, as a user runs it: killed, resumed, approved, taken back in time, forked."""
+"""The main job on real documents, as a user runs it: ended in many ways, resumed, answered, and forked."""
 
 import fcntl
 import inspect
@@ -15,13 +15,14 @@ import tempfile
 import termios
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
-from langgraph_gcs_saver.cli.demo import payment, play, turns
+from langgraph_gcs_saver.cli.demo import payment, play, process, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo.history import Row, graph
 from langgraph_gcs_saver.cli.demo.process import Task, entries, run_process
@@ -84,28 +85,40 @@ def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     assert result["ok"]
     assert result["proof"]
     assert all(result["proof"].values())
+    assert len(result["proof"]) == 12
     assert result["killed"]["returncode"] == -signal.SIGKILL
-    assert result["killed"]["read"] == queue[:20]
+    assert result["killed"]["read"] == queue[:21]
     assert result["killed"]["durable"] == 20
-    assert result["resumed"]["read"] == queue[20:]
-    assert result["resumed"]["returncode"] == 0
+    stopped, leaked = result["drained"]
+    assert stopped["read"] == queue[20:25]
+    assert "signal 15" in stopped["reason"]
+    assert "of the memory limit" in leaked["reason"]
+    assert [one["returncode"] for one in (stopped, leaked)] == [process.DRAINED] * 2
+    assert result["waiting"]["read"] == queue[25 + len(leaked["read"]) :]
     assert result["fork"]["process"]["read"] == instead
     processes = [
         result["killed"],
-        result["resumed"],
+        stopped,
+        leaked,
+        result["waiting"],
         result["approval"]["process"],
+        result["worker"],
         result["fork"]["process"],
         result["fork"]["approval"]["process"],
     ]
-    assert len({process["pid"] for process in processes}) == 5
+    assert [one["pid"] for one in processes] == [one["pid"] for one in result["processes"]]
+    assert len({one["pid"] for one in processes}) == 8
+    assert [one["how"] for one in processes] == [
+        *("killed", "drained", "drained", "waiting", "answered", "finished", "waiting", "finished")
+    ]
     assert result["approval"]["answer"] == "yes"
     assert result["stored_bytes"] > 0
 
     # The ledger itself, a file that only the agent's processes write.
-    (ledger,) = (tmp_path / "tmp").glob("*/ledger.txt")
+    (ledger,) = (tmp_path / "tmp").glob(f"*/{result['thread_id']}.ledger")
     lines = [line.split() for line in ledger.read_text().splitlines()]
-    assert [name for _, name in lines] == queue + instead
-    assert [int(pid) for pid, _ in lines] == [process["pid"] for process in processes for _ in process["read"]], (
+    assert [name for _, name in lines] == queue[:21] + queue[20:] + instead
+    assert [int(pid) for pid, _ in lines] == [one["pid"] for one in processes for _ in one["read"]], (
         "another process read than the one that says so"
     )
 
@@ -113,6 +126,7 @@ def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     with GCSSaver.from_conn_string(uri) as saver:
         agent = build(saver)
         config = thread_config(result["thread_id"])
+        alone = agent.get_state(thread_config(result["undisturbed"]["thread_id"]))
 
         def state_of(checkpoint_id):
             at = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint_id}}
@@ -128,6 +142,9 @@ def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
         assert original.values["findings"] == [summarise(name) for name in queue]
         assert original.values["approved"] is True
         assert original.values["report"] == result["original"]["report"]
+        assert original.values == alone.values
+        assert list(saver.runs()) == []
+        assert len(list(saver.list(config, filter={"source": "input"}))) == 1
 
         fork = state_of(result["fork"]["checkpoint_id"])
         parent_id = fork.parent_config["configurable"]["checkpoint_id"]
@@ -197,17 +214,19 @@ def test_in_a_terminal_it_shows_progress_asks_and_ends_with_the_history(environm
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert returncode == 0, text
     assert "SIGKILL, exit status -9." in text
+    assert text.count("exit code 75.") == 2
     assert "The store holds the findings of 4 documents." in text
     assert _too_wide(text) == []
-    assert "resumed with 'no'" in text
+    assert "stored 'no', and ran nothing. The thread is due." in text
+    assert "resumed it. The thread is finished." in text
     assert "resumed with 'yes'" in text
     assert "Not published." in text
     assert "4/10" in text
     assert "10/10" in text
-    assert "documents  10 read, and 1 in the fork; read twice: 0" in text
+    assert "documents  10 read, and 1 in the fork; read twice: 1" in text
     assert "NOT TRUE" not in text
 
-    table = text[text.index("5. The thread's history") : text.index("proved ")].splitlines()
+    table = text[text.index("8. The thread's history") : text.index("9. ")].splitlines()
     assert max(map(len, table)) <= 80
     assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table), "a column was cut off"
     rows = [line.split() for line in table]
@@ -349,20 +368,19 @@ def test_a_step_killed_half_way_runs_again_and_nothing_else_does(embedded_uri, t
     (tmp_path / "halt").touch()
     queue = modules(6)
     task = Task(store=embedded_uri, thread_id="t", ledger=tmp_path / "ledger", cipher="halting_demo:Halting")
-    start = {"queue": queue, "rank_by": "lines", "findings": []}
+    task = replace(task, inputs={"queue": queue, "rank_by": "lines", "findings": []}, request_id="r")
 
     def kill_at_once(reading):
         if reading.number == 4:
             os.kill(entries(task.ledger)[-1][0], signal.SIGKILL)
 
     with pytest.raises(CommandError, match=r"ended with -9 before it was done"):
-        run_process(replace(task, start=start), kill_at_once)
+        run_process(task, kill_at_once)
     (tmp_path / "halt").unlink()
-    ended = run_process(task, lambda _: None)
-    assert ended.returncode == 0
+    ended = run_process(task)
+    assert (ended.returncode, ended.how) == (0, "waiting")
     assert ended.read == queue[3:]
-    # Whether it had begun the fourth document when the signal came is chance; the first three are not read again.
-    assert [name for _, name in entries(task.ledger)] in (queue, [*queue[:4], *queue[3:]])
+    assert [name for _, name in entries(task.ledger)] == [*queue[:4], *queue[3:]]
     with GCSSaver.from_conn_string(embedded_uri, cipher=XorCipher()) as saver:
         state = build(saver).get_state(thread_config("t"))
     assert state.values["findings"] == [summarise(name) for name in queue]
@@ -372,7 +390,7 @@ def test_a_step_killed_half_way_runs_again_and_nothing_else_does(embedded_uri, t
 def test_an_error_in_a_process_comes_back_with_its_exit_code(tmp_path):
     task = Task(store="nonsense", thread_id="t", ledger=tmp_path / "ledger")
     with pytest.raises(CommandError, match="connection string has a form that this library does not know") as caught:
-        run_process(task, lambda _: None)
+        run_process(task)
     assert caught.value.exit_code == 2
 
 
@@ -392,7 +410,7 @@ def test_summaries_are_of_the_real_source():
 
 def test_more_documents_than_there_are_is_refused():
     with pytest.raises(CommandError, match="has source for"):
-        play._Plot.of("file:///x", "", None, 1000)
+        play._Plot.of("file:///x", "", Path(), 1000)
 
 
 def test_the_graph_shows_where_branches_begin():
@@ -464,12 +482,15 @@ def test_a_worker_that_is_stopped_and_wakes_up(environment, embedded_uri):
         }
 
 
+@pytest.mark.parametrize("options", [["--ask"], ["--documents", "20"]])
 @pytest.mark.parametrize("story", ["once", "workers"])
-def test_options_of_one_story_are_not_those_of_another(story, environment):
-    for options in (["--ask"], ["--documents", "20"]):
-        ended = run_command("demo", story, *options, environment=environment)
-        assert (ended.returncode, ended.stdout) == (2, "")
-        assert f"options of the story resume, not of {story}" in ended.stderr
+def test_options_of_one_story_are_not_those_of_another(story, options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["langgraph-gcs", "demo", story, *options])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"options of the story resume, not of {story}" in err
 
 
 def test_the_stories_are_told_in_a_terminal(environment, tmp_path):

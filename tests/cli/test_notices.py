@@ -32,7 +32,7 @@ from langgraph_gcs_saver.cli.views.terminal import CommandError
 from langgraph_gcs_saver.errors import PermissionDeniedError
 
 try:
-    run_process(Task(store={GOOGLE[-1]!r}, thread_id="t", ledger=Path("none")), print)
+    run_process(Task(store={GOOGLE[-1]!r}, thread_id="t", ledger=Path("none")))
 except CommandError as error:
     assert error.exit_code == PermissionDeniedError.exit_code, error
 """

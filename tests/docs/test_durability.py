@@ -104,7 +104,7 @@ def test_the_demo_says_how_durable_its_steps_are():
     told = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Try it\n")[2].partition("\n## ")[0]
     assert 'the demo runs with `durability="sync"`' in " ".join(told.split())
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(process))) if isinstance(node, ast.Call)]
-    (given,) = [call.keywords for call in calls if ast.unparse(call.func).endswith(".invoke")]
+    (given,) = [call.keywords for call in calls if ast.unparse(call.func) == "run"]
     assert {"durability": "sync"}.items() <= {one.arg: getattr(one.value, "value", None) for one in given}.items()
 
 

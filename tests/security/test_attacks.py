@@ -255,7 +255,7 @@ def test_the_demo_imports_nothing_from_where_it_is_called(tmp_path: Path) -> Non
         source = f"from pathlib import Path\n\nPath({str(sprung)!r}).touch()\nraise ImportError\n"
         (tmp_path / "here" / f"{module}.py").write_text(source)
     ended = subprocess.run(
-        [*COMMAND, "demo", "--documents", "5", "--store", (tmp_path / "store").as_uri()],
+        [*COMMAND, "demo", "--documents", "10", "--store", (tmp_path / "store").as_uri()],
         cwd=tmp_path / "here",
         env={**os.environ, "PYTHONPATH": ""},
         stdin=subprocess.DEVNULL,

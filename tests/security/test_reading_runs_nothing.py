@@ -86,7 +86,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         ("t --from sources:encrypting --store file://FILES/of-encrypting", 3),
     ],
     "setup": ["", "--json"],
-    "demo": ["--store STORE --documents 5", "once --store STORE", "workers --store STORE"],
+    "demo": ["--store STORE --documents 10", "once --store STORE", "workers --store STORE"],
     "drill": ["t", "tagged --json", "deep"],
     "advise": ["t", "tagged --json", "--mtbf 8h"],
     "rebind": [("--dry-run", 2), ("--yes", 2)],  # An embedded store is bound to no bucket.

@@ -1,4 +1,4 @@
-"""`langgraph-gcs demo`: kill an agent, resume it, fork its past; kill one that pays; stop one that holds a lease."""
+"""`langgraph-gcs demo`: end an agent in many ways, and resume it; kill one that pays; stop one that holds a lease."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def demo(
     documents: Annotated[
         int | None,
         typer.Option(
-            min=5,
+            min=10,
             max=MAX_DOCUMENTS,
             metavar="N",
             help=f"How many modules the agent reads, in the story resume: {DOCUMENTS} by default.",
@@ -51,8 +51,9 @@ def demo(
 ) -> None:
     """Play a story about crashes, and check all that it claims.
 
-    resume, the default: an agent reads real documents. It is killed and resumed, a person approves its report, and its
-    past is forked.
+    resume, the default: an agent reads real documents. It is killed, gets SIGTERM, and reaches its limit of memory.
+    The same line resumes it in another process. Then it waits for a person, and a worker finishes it. Its state is
+    compared with that of a run that nothing disturbed, and its past is forked.
 
     once: an agent charges a card and sends an e-mail, by a fake provider that counts. It is killed before, during and
     after each, and the counts stay one.

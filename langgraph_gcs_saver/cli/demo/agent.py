@@ -155,7 +155,7 @@ def _publish(state: State) -> dict[str, Any]:
     return {"report": "\n".join(lines)}
 
 
-def build(saver: BaseCheckpointSaver[Any]) -> Agent:
+def build(saver: BaseCheckpointSaver[Any], name: str | None = None) -> Agent:
     """The agent: `read` loops, one document a step, then `rank`, `approve` (interrupts) and `publish`."""
     builder = StateGraph(State, Context)
     builder.add_node("read", _read)
@@ -167,7 +167,7 @@ def build(saver: BaseCheckpointSaver[Any]) -> Agent:
     builder.add_edge("rank", "approve")
     builder.add_conditional_edges("approve", _verdict, ["publish", END])
     builder.add_edge("publish", END)
-    return builder.compile(checkpointer=saver)
+    return builder.compile(checkpointer=saver, name=name)
 
 
 def thread_config(thread_id: str) -> RunnableConfig:

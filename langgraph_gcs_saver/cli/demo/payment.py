@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,13 +15,10 @@ from langgraph.runtime import Runtime
 
 from langgraph_gcs_saver import NOT_DONE, operations
 from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import begin, reporting
+from langgraph_gcs_saver.cli.demo.child import OWNER, begin, reporting
 from langgraph_gcs_saver.cli.demo.provider import Provider
 from langgraph_gcs_saver.cli.views.terminal import open_saver
 from langgraph_gcs_saver.errors import OutcomeUnknownError
-
-OWNER = "langgraph-gcs-demo"
-"""All processes use one name, so each takes the lease of the one before it at once."""
 
 CHARGE, MAIL = "charge", "e-mail"
 
@@ -140,7 +136,6 @@ class Unknown:
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     begin()
-    logging.getLogger("langgraph_gcs_saver").setLevel(logging.ERROR)  # a lease that is taken over is no surprise here
 
     def reach(what: str, moment: str) -> None:
         if (what, moment) == task.halt:

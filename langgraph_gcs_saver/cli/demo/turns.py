@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -114,7 +113,6 @@ class Fenced:
 def work(task: Task, pipe: Connection) -> None:
     """Body of the process: run the task and report through the pipe."""
     begin()
-    logging.getLogger("langgraph_gcs_saver").setLevel(logging.ERROR)  # a lease that is taken over is no surprise here
 
     def before_step(number: int) -> None:
         if number == task.stop_at:
