@@ -16,6 +16,7 @@
     ├── UnsupportedFormatError              stored by a newer version: upgrade this library
     ├── ConflictError                       lost too many races for one document: call again
     ├── ThreadBusyError (RuntimeError)      another process holds the thread's lease: wait, or take it over
+    ├── CheckFailedError (RuntimeError)     a node is due that the graph does not have: resume with one that has it
     ├── FencedError (RuntimeError)          this process has lost the thread's lease: stop; nothing was stored
     │   └── OperationFencedError (GraphBubbleUp)   … and so has not started an operation
     ├── OperationError (GraphBubbleUp)      an operation was not started; it ends the run of a node or tool
@@ -275,6 +276,26 @@ class ThreadBusyError(GCSSaverError, RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException.__reduce__ would call the class with the message only.
         return partial(type(self), thread_id=self.thread_id, owner=self.owner), self.args
+
+
+class CheckFailedError(GCSSaverError, RuntimeError):
+    """What is stored does not fit the graph that should resume it. Nothing ran.
+
+    Attributes:
+        thread_id: The thread.
+        missing: The nodes that are due, and that the graph does not have.
+    """
+
+    kind = "check-failed"
+    exit_code = 2
+
+    def __init__(self, message: str, *, thread_id: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.missing = missing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, missing=self.missing), self.args
 
 
 class FencedError(GCSSaverError, RuntimeError):

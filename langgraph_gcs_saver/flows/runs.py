@@ -198,7 +198,7 @@ def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: C
     sources.fill(results[1:])
     size = deciding.manifest.size
     values = yield from Compute(partial(_values, deciding.manifest, sources, loads), size=size)
-    due = tips.due_at(known, values)
+    due = tips.due_at(known, values, is_step=metadata.get("source") in ("input", "loop"))
     writes = yield from _Writes.read(known, results[0], loads, context)
     own = _text(metadata, REQUEST)
     # An answer begins a turn, whose first checkpoint is still to come.

@@ -142,7 +142,14 @@ class Due:
         return len(self.nodes) + len(self.sends)
 
 
-def due(names: Iterable[str], versions: Mapping[str, Any], seen: Mapping[str, Any], values: Mapping[str, Any]) -> Due:
+def due(
+    names: Iterable[str],
+    versions: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    is_step: bool = False,
+) -> Due:
     """What a checkpoint says about the next step.
 
     Args:
@@ -150,11 +157,15 @@ def due(names: Iterable[str], versions: Mapping[str, Any], seen: Mapping[str, An
         versions: The versions of its channels.
         seen: The versions that each node has seen.
         values: The values that decide, by channel.
+        is_step: Whether an input or a superstep has made the checkpoint. What is due was then written by it. Older
+            edges lead to nodes that the graph did not have any more.
     """
     nodes = set()
+    newest = _newest_of(versions) if is_step else None
     for name in names:
         node = name.removeprefix(_BRANCH)
-        if node != name and not _has_seen(node, name, versions, seen):
+        is_older = newest is not None and versions.get(name) != newest
+        if node != name and not is_older and not _has_seen(node, name, versions, seen):
             nodes.add(node)
         if name == _START and not any(_has_seen(one, name, versions, seen) for one in seen if one != _INTERRUPTED):
             nodes.add(_START)
@@ -163,6 +174,12 @@ def due(names: Iterable[str], versions: Mapping[str, Any], seen: Mapping[str, An
             nodes.add(name.rpartition(":")[2])
     sends = tuple(map(_receiver, _items(values.get(_SENDS))))
     return Due(tuple(sorted(nodes)), sends, any(isinstance(value, Opaque) for value in values.values()))
+
+
+def _newest_of(versions: Mapping[str, Any]) -> Any:
+    """The newest version of all channels; `None` if they cannot be compared."""
+    kinds = set(map(type, versions.values()))
+    return max(versions.values()) if len(kinds) == 1 and kinds <= {str, int, float} else None
 
 
 def due_in(checkpoint: Mapping[str, Any]) -> Due:
@@ -174,9 +191,9 @@ def due_in(checkpoint: Mapping[str, Any]) -> Due:
     )
 
 
-def due_at(known: Manifest, values: Mapping[str, Any]) -> Due:
+def due_at(known: Manifest, values: Mapping[str, Any], *, is_step: bool = False) -> Due:
     """What a stored checkpoint says about the next step; `values` has the values of its deciding channels."""
-    return due(known.channels, *versions_of(known.checkpoint), values)
+    return due(known.channels, *versions_of(known.checkpoint), values, is_step=is_step)
 
 
 def _is_due(known: Manifest, values: Mapping[str, Any]) -> bool | None:

@@ -78,6 +78,7 @@ def run(
         What the graph's `invoke` returns.
 
     Raises:
+        CheckFailedError: The thread has a step to do by a node that the graph does not have.
         CheckpointCorruptError: The newest checkpoint is damaged, and there is no whole one.
         FencedError: Another process has taken the lease over.
         GraphDrained: The run was asked to end, such as by `Thread.pause` or a `Stop` of the policy. The lease is

@@ -26,7 +26,7 @@ from langsmith.run_helpers import tracing_context
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.cadence.control import Control
 from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, Write
-from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError, SerializationError
+from langgraph_gcs_saver.errors import CheckFailedError, InvalidConfigError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.flows import active, load, tips
 from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format.serialization import dumps
@@ -224,6 +224,7 @@ class Running:
         """Read the tip, decide, and store an answer.
 
         Raises:
+            CheckFailedError: A node is due that the graph does not have.
             GraphRecursionError: The turn has no supersteps left.
         """
         inside = self.inside
@@ -239,6 +240,8 @@ class Running:
             self._compare(found)
         if self.ended_at is not None:
             yield from self._take_result(self.ended_at)
+        if self.action in ("continue", "answer"):
+            self._check_nodes(found)
         if self.action in ("start", "answer"):
             self.turn = self._new_turn(found)
             content = None if self.request_id is None else answers.digest_of(self.given)
@@ -255,6 +258,23 @@ class Running:
                     f"The turn of thread {self.thread_id!r} has taken all supersteps of its recursion limit, over all "
                     "processes that have worked on it. Begin another turn, with a higher `recursion_limit`."
                 )
+
+    def _check_nodes(self, found: Status) -> None:
+        """Check that the graph has the nodes that are due. LangGraph leaves others out, and ends as if it had finished.
+
+        Raises:
+            CheckFailedError: It lacks one.
+        """
+        missing = tuple(sorted({*found.due.nodes, *found.due.sends} - {*self.graph.nodes, "__start__", ""}))
+        if missing:
+            raise CheckFailedError(
+                f"The graph {self.graph.get_name()!r} cannot resume thread {self.thread_id!r}: at checkpoint "
+                f"{found.checkpoint_id!r}, {', '.join(map(repr, missing))} is due, and the graph has no such node. "
+                "Nothing ran. Resume it with a graph that has the node, or leave the step out: begin a turn with "
+                "another input.",
+                thread_id=self.thread_id,
+                missing=missing,
+            )
 
     def _take_result(self, checkpoint_id: str) -> Flow[None]:
         """Read where an earlier request has ended, for the graph to show it.

@@ -7,6 +7,7 @@ import operator
 import pickle
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypedDict
@@ -19,7 +20,7 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
-from langgraph.types import Command, Interrupt, interrupt
+from langgraph.types import Command, Interrupt, Send, interrupt
 
 from langgraph_gcs_saver import GCSSaver, arun, astream, run, stream
 from langgraph_gcs_saver import errors as e
@@ -903,3 +904,54 @@ def test_leaving_a_stream_early_releases_the_lease(saver, world):
     run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
     assert world.ran[0] == "a"
     assert world.ran.count("a") == 1
+
+
+# A graph that has changed
+
+
+def lacking(saver: Any, world: World) -> Any:
+    """A graph that has none of the nodes of the others."""
+    build = StateGraph(State).add_node("b", world.node("b")).add_edge(START, "b")
+    return build.compile(checkpointer=saver, name="new")
+
+
+@pytest.mark.parametrize(("missing", "given"), [("a", None), ("ask", Command(resume="yes"))])
+def test_a_step_of_a_node_that_the_graph_lacks_is_not_left_out(saver, world, missing, given):
+    graph = world.asking(saver)
+    world.failing.update({"a"} if given is None else {})
+    with suppress(BrokenError):
+        run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    world.failing.clear()
+    ran, before = list(world.ran), saver.get_tuple(CONFIG)
+    with pytest.raises(e.CheckFailedError, match=rf"'new' cannot resume thread 't'.*'{missing}' is due") as raised:
+        run(lacking(saver, world), given, CONFIG)
+    assert raised.value.missing == (missing,)
+    assert world.ran == ran
+    assert saver.get_tuple(CONFIG) == before
+    # The graph that has the node continues.
+    run(graph, given, CONFIG)
+    assert world.ran[len(ran) :] == (["a", "ask"] if given is None else ["ask", "z"])
+
+
+def test_another_turn_leaves_the_step_out(saver, world):
+    world.failing.add("a")
+    with pytest.raises(BrokenError):
+        run(world.graph(saver), {"log": ["in"]}, CONFIG, request_id="1")
+    assert run(lacking(saver, world), {"log": ["again"]}, CONFIG, request_id="2")["log"] == ["in", "again", "b"]
+    assert saver.thread("t").status().state == "finished"
+
+
+def test_a_packet_to_a_node_that_the_graph_lacks_is_not_dropped(saver, world):
+    def build(name: str) -> Any:
+        graph = StateGraph(State).add_node("a", world.node("a")).add_node(name, world.node(name))
+        graph.add_edge(START, "a")
+        graph.add_conditional_edges("a", lambda _: [Send(name, {}), Send(name, {})], [name])
+        return graph.compile(checkpointer=saver)
+
+    world.failing.add("b")
+    with pytest.raises(BrokenError):
+        run(build("b"), {"log": ["in"]}, CONFIG)
+    with pytest.raises(e.CheckFailedError) as raised:
+        run(build("c"), None, CONFIG)
+    assert raised.value.missing == ("b",)
+    assert "c" not in world.ran

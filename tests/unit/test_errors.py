@@ -33,6 +33,7 @@ TREE = {
     "ClearTextError": ("GCSSaverError", "clear-text", 9),
     "UnsupportedFormatError": ("GCSSaverError", "unsupported-format", 5),
     "ConflictError": ("GCSSaverError", "conflict", 6),
+    "CheckFailedError": ("GCSSaverError RuntimeError", "check-failed", 2),
     "ThreadBusyError": ("GCSSaverError RuntimeError", "thread-busy", 10),
     "FencedError": ("GCSSaverError RuntimeError", "fenced", 10),
     "OperationFencedError": ("FencedError GraphBubbleUp", "operation-fenced", 10),
@@ -60,6 +61,7 @@ CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channe
 WHERE = {
     CheckpointCorruptError: CORRUPT,
     ClearTextError: CORRUPT,
+    errors.CheckFailedError: {"thread_id": "t", "missing": ("b",)},
     ThreadBusyError: {"thread_id": "t", "owner": "o"},
     FencedError: {"thread_id": "t"},
     errors.OperationFencedError: {"thread_id": "t"},
