@@ -6,6 +6,7 @@ import asyncio
 import operator
 import pickle
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -114,6 +115,16 @@ class World:
         build.add_edge(START, "a")
         build.add_conditional_edges("a", lambda state: END if state["count"] == 5 else "a")
         return build.compile(checkpointer=saver)
+
+
+def in_loop(coroutine: Any) -> Any:
+    """Run a coroutine, unless LangGraph cannot: in Python 3.10, its nodes do not find their config."""
+    try:
+        return asyncio.run(coroutine)
+    except RuntimeError as error:
+        if sys.version_info < (3, 11) and "runnable context" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 class Rounds(GatherInterceptor):
@@ -583,8 +594,8 @@ def test_streams_are_those_of_the_graphs_own_method(saver, world, mode, subgraph
         return [part async for part in parts]
 
     given = {"log": ["three"]}
-    expected = asyncio.run(collect(graph.astream(given, PLAIN, stream_mode=mode, subgraphs=subgraphs)))
-    found = asyncio.run(collect(astream(graph, given, CONFIG, stream_mode=mode, subgraphs=subgraphs)))
+    expected = in_loop(collect(graph.astream(given, PLAIN, stream_mode=mode, subgraphs=subgraphs)))
+    found = in_loop(collect(astream(graph, given, CONFIG, stream_mode=mode, subgraphs=subgraphs)))
     assert normal(found) == normal(expected)
 
 
@@ -890,7 +901,7 @@ def test_coroutines_do_the_same(saver, world):
         assert [name for part in parts for name in part] == ["ask", "z"]
         assert [part async for part in astream(graph, Command(resume="yes"), CONFIG, request_id="r2")] == []
 
-    asyncio.run(play())
+    in_loop(play())
     assert logs(saver, graph) == ["one", "a", "yes", "z"]
     assert turn(saver) is None
 

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import operator
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
@@ -34,7 +33,19 @@ from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import turns
 from langgraph_gcs_saver.saver import langgraph_private
 from tests.behaviour.test_cadence import WITH_CONTEXTS
-from tests.behaviour.test_run import CONFIG, MODES, PLAIN, BrokenError, Context, World, logs, normal, status, turn
+from tests.behaviour.test_run import (
+    CONFIG,
+    MODES,
+    PLAIN,
+    BrokenError,
+    Context,
+    World,
+    in_loop,
+    logs,
+    normal,
+    status,
+    turn,
+)
 from tests.faults.turns import SCENARIOS, plain
 from tests.patience import PATIENCE
 
@@ -62,16 +73,6 @@ def collect(call: Any, is_async: bool) -> list[Any]:
         return [part async for part in call]
 
     return in_loop(parts())
-
-
-def in_loop(coroutine: Any) -> Any:
-    """Run a coroutine, unless LangGraph cannot: in Python 3.10, its nodes do not find their config."""
-    try:
-        return asyncio.run(coroutine)
-    except RuntimeError as error:
-        if sys.version_info < (3, 11) and "runnable context" in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 def call_run(is_async: bool, *args: Any, **named: Any) -> Any:
