@@ -55,8 +55,8 @@ def _without_check_of(kind: str) -> Break:
     def broken(patch: pytest.MonkeyPatch) -> None:
         whole = Context.companions_of
 
-        def of(context: Any, asked: Any, *ids: Any) -> Companions:
-            return whole(context, asked, *ids[:3]) if asked == kind else whole(context, asked, *ids)
+        def of(context: Any, asked: Any, *ids: Any, **more: Any) -> Companions:
+            return whole(context, asked, *ids, **{**more, "fence": None} if asked == kind else more)
 
         patch.setattr(Context, "companions_of", of)
 
