@@ -140,6 +140,11 @@ class RepairPlan:
     def __bool__(self) -> bool:
         return bool(self.findings)
 
+    @property
+    def repairs(self) -> bool:
+        """Whether any step changes what is stored."""
+        return any(step.action != "leave" for step in self.steps)
+
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
@@ -425,6 +430,7 @@ class CollectPlan:
         objects: Objects that nothing refers to, with their sizes in bytes. Those that documents of removed checkpoints
             list may be newer.
         operations: Documents of operations whose outcome need not be kept any longer. Their objects go with them.
+        recoveries: Recovery records that have expired.
         skipped: Why the thread was left alone, if it was.
     """
 
@@ -435,10 +441,12 @@ class CollectPlan:
     writes: tuple[str, ...] = ()
     objects: Mapping[str, int]
     operations: tuple[str, ...] = ()
+    recoveries: tuple[str, ...] = ()
     skipped: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.stripped or self.trimmed or self.writes or self.objects or self.operations or self.skipped)
+        expired = self.operations or self.recoveries
+        return bool(self.stripped or self.trimmed or self.writes or self.objects or expired or self.skipped)
 
     def __str__(self) -> str:
         of = "Shared operations" if self.thread_id is None else f"Thread {self.thread_id!r}"
@@ -446,6 +454,7 @@ class CollectPlan:
             return f"{of}: skipped. {self.skipped}"
         smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
         expired = f"; {len(self.operations)} operations have expired" if self.operations else ""
+        expired += f"; {len(self.recoveries)} recovery records have expired" if self.recoveries else ""
         return (
             f"{of}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"
@@ -732,6 +741,55 @@ class Recovery:
         error = "" if self.error is None else f" with {self.error}"
         tried = f" after {_counted(self.attempts, 'attempt')}" if self.outcome in ("failed", "poison") else ""
         return f"Thread {self.thread_id!r}: {self.outcome}{error}{tried}"
+
+
+RecoveryKind = Literal["takeover", "fallback", "repair"]
+"""Why a thread had to recover; see `RecoveryRecord`."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RecoveryRecord:
+    """What a crash, or damage, has cost a thread; its text is for people.
+
+    All times are those of the service's clock, except `restore`.
+
+    Attributes:
+        thread_id: The thread.
+        time: When it was recorded.
+        kind: `takeover`: a process crashed while it held the thread's lease, and its lease was ended. `fallback`: the
+            newest checkpoint was damaged, and an older one was read in its place. `repair`: damage was repaired.
+        lost: For a takeover, seconds from the newest checkpoint of the root graph, or from the beginning of the crashed
+            process's lease if that was later. For a fallback, seconds from the checkpoint that was read to the damaged
+            one. `None` if it is not known.
+        down: For a takeover, those of these seconds that came after the crashed process's last sign of life.
+        held: For a takeover, seconds from the beginning of that lease to this sign of life.
+        restore: Seconds until the state was there again: from a takeover until its process had read the state, or the
+            length of the read, or of the repair. `None` if the process has not read it, or has crashed before.
+        ran_again: The nodes that were due at the checkpoint that was read, in order of their names. A task of theirs
+            that had finished before did not run again. Empty if a new input replaced them. `None` if it is not known,
+            as with a cipher whose `clear_metadata` does not name `node`.
+        expires: From then on `collect` deletes the record.
+    """
+
+    thread_id: str
+    time: datetime
+    kind: RecoveryKind
+    lost: float | None = None
+    down: float | None = None
+    held: float | None = None
+    restore: float | None = None
+    ran_again: tuple[str, ...] | None = None
+    expires: datetime
+
+    def __str__(self) -> str:
+        parts = [
+            f"{seconds:.1f} s {what}"
+            for seconds, what in ((self.lost, "lost"), (self.restore, "to restore"))
+            if seconds is not None
+        ]
+        again = f"; ran again: {', '.join(self.ran_again)}" if self.ran_again else ""
+        times = f": {', '.join(parts)}" if parts else ""
+        return f"Thread {self.thread_id!r}, {self.time.isoformat(' ', 'seconds')}, {self.kind}{times}{again}"
 
 
 @record(frozen=True, slots=True)

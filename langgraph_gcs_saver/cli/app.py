@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.commands.migrate import migrate
 from langgraph_gcs_saver.cli.commands.operations import operations
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
+from langgraph_gcs_saver.cli.commands.recoveries import recoveries
 from langgraph_gcs_saver.cli.commands.report import report
 from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
 from langgraph_gcs_saver.cli.commands.setup import setup
@@ -68,6 +69,7 @@ for command in (
     pause,
     runs,
     stalled,
+    recoveries,
     answer,
     work,
     advise,

@@ -1,6 +1,7 @@
 """Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
-Operations whose outcome need not be kept any longer go too, those that all threads share included.
+Operations whose outcome need not be kept any longer go too, those that all threads share included, and so do recovery
+records that have expired.
 
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
 attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
@@ -29,6 +30,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
+from langgraph_gcs_saver.flows import recoveries
 from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
@@ -92,8 +94,10 @@ def collect(
         if left or writes or objects:
             yield from check_ancestors(found, loads)
         operations = yield from kept(thread_id, cutoff, context)
+        records = yield from recoveries.expired(thread_id, cutoff)
         if planned is not None:
             _keep_unplanned(operations, planned)
+            records = [name for name in records if name in planned.recoveries]
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
@@ -112,10 +116,12 @@ def collect(
         writes=tuple(writes),
         objects=objects,
         operations=tuple(operations.expired),
+        recoveries=tuple(records),
     )
     if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
         yield from expire(operations)
+        yield from recoveries.delete(plan.recoveries)
     return plan
 
 

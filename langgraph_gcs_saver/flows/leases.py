@@ -10,11 +10,14 @@ over. A writer without a lease reads the fence if its parent, or the thread's do
 
 A lease has expired when its beat is older than the holder's `ttl`. A wrong guess about that fences a holder that is
 alive, but no stale write is ever applied: each commit of a holder requires the fence.
+
+The commit that ends the lease of a crashed holder also records that (`flows.recoveries`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -35,11 +38,13 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
+from langgraph_gcs_saver.flows import recoveries
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import MAX_OWNER, Fence, held_by
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.marks import mark_of, unmark
+from langgraph_gcs_saver.flows.recoveries import Begun
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
 from langgraph_gcs_saver.records import record
@@ -122,6 +127,7 @@ class Former:
         nonce: Digits that the holder's checkpoints contain.
         downtime: Seconds since its last sign of life, by the service's clock.
         is_expired: Whether it had expired, as after a crash of its holder.
+        has_crashed: Whether its holder has crashed: it had expired, or the same owner took it back.
         note: What its last beat said.
     """
 
@@ -130,16 +136,25 @@ class Former:
     nonce: str
     downtime: float
     is_expired: bool
+    has_crashed: bool
     note: Mapping[str, Any]
 
 
 @record(frozen=True, slots=True)
 class Acquired:
-    """A lease that this process holds now."""
+    """A lease that this process holds now.
+
+    Attributes:
+        fence: What each commit of the holder checks.
+        beat: The first beat.
+        taken_over: The lease that it took from a holder that had not released it.
+        recovery: The record of that, if that holder had crashed.
+    """
 
     fence: Fence
     beat: Beat
     taken_over: Former | None = None
+    recovery: Begun | None = None
 
 
 class Riders(Protocol):
@@ -255,6 +270,19 @@ class Lease:
         """Whether the lease is held, and has expired by the service's clock."""
         return self.owner is not None and self.silence > self.ttl * _MARGIN
 
+    def cost(self, stored: int | None = None) -> dict[str, float]:
+        """What a crash of the holder has cost.
+
+        Args:
+            stored: When the newest checkpoint of the root graph was stored; 0 if there is none, and `None` if that is
+                not known.
+        """
+        return recoveries.times(self.since, self.seen, stored, self.now)
+
+    def crashed(self, nonce: str) -> Merge:
+        """The write that records that the holder has crashed, for the commit that ends the lease."""
+        return recoveries.taken(self.thread_id, self.now, nonce, self.cost())
+
     @staticmethod
     def _field(doc: Doc | None, name: str) -> Any:
         return None if doc is None else doc.fields.get(name)
@@ -321,6 +349,8 @@ class Acquisition:
         tries: Commits that failed.
         mark: What it waits for: the lease and the deletion as last seen.
         stood: The seconds for which that has not changed.
+        crashed: The lease that the last try ended, if its holder has crashed, and the record of that.
+        stored: When the newest checkpoint of the root graph was stored; 0 if there is none.
         is_open: Whether the lease may be this acquisition's, as far as it knows.
     """
 
@@ -336,6 +366,8 @@ class Acquisition:
         self.mark: object = None
         self.marked = (0, 0.0)
         self.stood = 0.0
+        self.crashed: tuple[Lease, Merge] | None = None
+        self.stored = 0
         self.is_open = False
 
     def flow(self) -> Flow[Acquired]:
@@ -349,7 +381,14 @@ class Acquisition:
         fence = acquired.fence
         yield from self._mark_tips(fence)
         self.context.fences[fence.thread_id, fence.token] = fence
-        return acquired
+        return replace(acquired, recovery=self._begun(fence))
+
+    def _begun(self, fence: Fence) -> Begun | None:
+        """The record of a crash of the former holder. Its commit has given it the same time as the fence."""
+        if self.crashed is None:
+            return None
+        lease, recorded = self.crashed
+        return Begun(recorded.name, fence.time, lease.cost(self.stored))
 
     def _take(self) -> Flow[Acquired]:
         """Make the fence one's own."""
@@ -381,7 +420,10 @@ class Acquisition:
             own = [fence.token for fence in self.context.fences.values() if fence.thread_id == request.thread_id]
             # The tokens of a deleted thread start over. Those that this process holds must differ.
             token = max(lease.token, *own, 0) + 1
-            writes = (*self._writes(lease, doc, token), *self.riders.taking(docs))
+            has_crashed = former is not None and former.has_crashed
+            self.crashed = (lease, lease.crashed(request.nonce)) if has_crashed else None
+            recorded = () if self.crashed is None else self.crashed[1:]
+            writes = (*self._writes(lease, doc, token), *recorded, *self.riders.taking(docs))
             self.is_open = True
             times = yield from Commit(writes)
             if times is not None:
@@ -436,7 +478,10 @@ class Acquisition:
         if lease.owner is None or self._is_free(lease):
             return None
         is_expired = self._is_over(lease)
-        return Former(lease.owner, lease.token, lease.nonce, lease.silence, is_expired, lease.note)
+        is_back = lease.owner == self.request.owner and not _is_own(lease, self.context)
+        return Former(
+            lease.owner, lease.token, lease.nonce, lease.silence, is_expired, is_expired or is_back, lease.note
+        )
 
     def _writes(self, lease: Lease, thread: Doc | None, token: int) -> tuple[Write, ...]:
         request = self.request
@@ -497,6 +542,8 @@ class Acquisition:
             if len(docs) < _PER_PAGE:
                 break
             after = docs[-1].name
+        if root in tips:
+            self.stored = tips[root].create_time
         nonce = self.request.nonce
         writes = [
             Merge(doc.name, {"fence": nonce}, update_time=doc.update_time)
@@ -626,7 +673,7 @@ def respect(thread_id: str, context: Context) -> Flow[tuple[Write, ...]]:
             return (Merge(lease.fence.name, {}, update_time=lease.since),)
         if not lease.is_expired:
             raise busy(lease, context)
-        yield from Commit(broken(lease, context))
+        yield from Commit((*broken(lease, context), lease.crashed(context.new_attempt())))
     raise ConflictError(f"The lease of thread {thread_id!r} changed {MAX_TRIES} times in a row. Call again.")
 
 

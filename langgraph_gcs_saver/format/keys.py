@@ -14,6 +14,7 @@ lg_threads/{thread}/lg_done/{batch}!{chunk}-{attempt}          items of a batch 
 lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim of a chunk of items
 lg_threads/{thread}/lg_resume/current                          the turn that a run has begun and not finished
 lg_threads/{thread}/lg_resume/requests                         the latest requests of runs
+lg_threads/{thread}/lg_recoveries/{time}-{nonce}               what was lost and repeated when a thread recovered
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
 lg_store/place                                                 the bucket and prefix of the store's objects
@@ -56,6 +57,7 @@ BATCHES = "lg_batches"
 DONE = "lg_done"
 CHUNKS = "lg_chunks"
 RESUMES = "lg_resume"
+RECOVERIES = "lg_recoveries"
 _CURRENT = "current"
 _REQUESTS = "requests"
 
@@ -496,6 +498,34 @@ def is_requests_doc(name: str) -> bool:
 def is_resume_doc(leaf: str) -> bool:
     """Whether the last segment of a name can be that of the document of a turn, or of a thread's latest requests."""
     return leaf in (_CURRENT, _REQUESTS)
+
+
+def recoveries(thread_id: str) -> str:
+    """Name of the collection of a thread's recovery records."""
+    return f"{thread_doc(thread_id)}/{RECOVERIES}"
+
+
+def recovery_doc(thread_id: str, time: int, nonce: str) -> str:
+    """Name of a recovery record; names sort by time, in nanoseconds since the epoch."""
+    return f"{recoveries(thread_id)}/{time:020d}-{nonce}"
+
+
+_RECOVERY = re.compile(r"[0-9]{20}-[0-9A-Za-z-]{1,40}\Z")
+
+
+def is_recovery_doc(leaf: str) -> bool:
+    """Whether the last segment of a name can be that of a recovery record."""
+    return bool(_RECOVERY.match(leaf)) and int(leaf[:20]) < 1 << 63
+
+
+def recovery_time_of(name: str) -> int:
+    """The time in the name of a recovery record, in nanoseconds since the epoch."""
+    return int(name.rpartition("/")[2][:20])
+
+
+def recovery_nonce_of(name: str) -> str:
+    """The digits in the name of a recovery record that no other record of the thread has."""
+    return name.rpartition("/")[2][21:]
 
 
 def operations(thread_id: str | None) -> str:

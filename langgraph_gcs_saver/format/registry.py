@@ -136,6 +136,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         objects=turns.objects,
         is_clear=turns.is_clear,
     ),
+    Collection(id=keys.RECOVERIES, is_name=keys.is_recovery_doc, moved=False),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 

@@ -8,7 +8,9 @@ LangGraph. So a command that lists, moves or deletes threads starts in a fractio
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
@@ -20,7 +22,7 @@ from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Compute, Flow, Now
 from langgraph_gcs_saver.engine.named_stores import NamedStores
 from langgraph_gcs_saver.engine.runner import Backend, arun, run
-from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.saver import configs
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         OperationInfo,
         PrunePlan,
         RebindPlan,
+        RecoveryRecord,
         RepairPlan,
         RunPlan,
         StoreStats,
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     Plan = TypeVar("Plan", PrunePlan, RunPlan, DeletePlan, CollectPlan, IdleThread, RepairPlan)
 
 T = TypeVar("T")
+
+logger = logging.getLogger("langgraph_gcs_saver")
 
 Progress = Callable[[int], object]
 """Called with the number of documents, objects or checkpoints done since the last call, as a progress bar needs."""
@@ -309,7 +314,8 @@ class Admin(Connection):
         return await arun(self._all(_one_or_all(thread_id), lambda one: _page(self._repair(one))), self._backend)
 
     def _repair(self, thread_id: str, *, dry_run: bool = False, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
-        return flows.repair.repair(
+        began = time.monotonic()
+        plan = yield from flows.repair.repair(
             thread_id,
             dry_run=dry_run,
             planned=planned,
@@ -317,6 +323,12 @@ class Admin(Connection):
             dumps=partial(dumps, self.serde, what="A value that is looked for"),
             context=self._context,
         )
+        if plan.repairs and not dry_run:
+            try:
+                yield from flows.recoveries.repaired(thread_id, time.monotonic() - began, self._context)
+            except GCSSaverError as error:
+                logger.warning("The repair of thread %r was not recorded: %s", thread_id, error)
+        return plan
 
     # Keeping a store small
 
@@ -479,8 +491,8 @@ class Admin(Connection):
     def collect(self, thread_id: str | None = None, *, orphan_age: timedelta = ORPHAN_AGE) -> Sequence[CollectPlan]:
         """Delete orphans: objects and documents of crashed calls, and objects that lost a race.
 
-        Operations whose outcome need not be kept any longer go too. Without `thread_id`, so do those that all threads
-        share.
+        Operations whose outcome need not be kept any longer go too, and recovery records that have expired. Without
+        `thread_id`, so do the operations that all threads share.
 
         Schedule it once a day. Other processes may write, prune, copy and read meanwhile.
 
@@ -700,6 +712,23 @@ class Admin(Connection):
             return None if found is None else [one for one in found if one.is_expired or not expired]
 
         return page
+
+    def recoveries(self, thread_id: str | None = None) -> Each[RecoveryRecord]:
+        """What crashes and damage have cost: the recovery records, for `for` and `async for`, oldest first.
+
+        Without a thread, they come thread by thread. To get a rate of crashes, divide the number of takeovers by the
+        time for which processes worked. `held` is that time for those that crashed; all others leave no record.
+
+        Args:
+            thread_id: The thread; all threads of the store if not given.
+
+        Raises:
+            InvalidIdError: The id cannot be stored.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        if thread_id is None:
+            return Each(flows.recoveries.listed_of_all, self._backend)
+        return Each(partial(flows.recoveries.listed, str(thread_id)), self._backend)
 
     # Runs
 

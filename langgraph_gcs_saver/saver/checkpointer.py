@@ -40,6 +40,7 @@ from langgraph_gcs_saver.saver.calls import Call
 from langgraph_gcs_saver.saver.connection import Connection, beside
 from langgraph_gcs_saver.saver.controls import Controls
 from langgraph_gcs_saver.saver.lease import Leases
+from langgraph_gcs_saver.saver.recovered import Recovered
 from langgraph_gcs_saver.saver.thread import Thread
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         )
         self._background = Background()
         self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
+        self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases)
         self._controls = Controls(self._options.stop_on)
         self._call = partial(Call, self._subscribers)
 
@@ -291,8 +293,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         return load.get_tuple(thread_id, ns, configs.checkpoint_id_of(config), self._loads, self._context)
 
     def _found(self, config: RunnableConfig, loaded: load.Loaded | None, call: Call) -> CheckpointTuple | None:
-        """What `get_tuple` returns. It is reported, and compared with the objective if there is one."""
+        """What `get_tuple` returns. It is reported, compared with the objective, and recorded if it is a recovery."""
         seconds = call.seconds
+        self._recovered.note_read(config, loaded, seconds)
         call.get_tuple(loaded)
         if loaded is None:
             return None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
+    from langgraph_gcs_saver.flows.recoveries import Begun
     from langgraph_gcs_saver.saver.turns import TurnInProgress
 
 KEY = "__lg_lease"
@@ -81,19 +82,34 @@ class Held:
         state: Whether this process still has the lease, as far as it knows.
         ending: Why runs must end at their next boundary, if they must.
         turn: The turn that a call of `run` works on under this lease, if there is one.
+        recovery: The record of the takeover by which the lease was acquired, until it is complete.
+        began: When it was acquired, by the monotonic clock.
     """
 
-    __slots__ = ("_controls", "confirmed", "ending", "fence", "former_run_id", "note", "seen", "state", "turn")
+    __slots__ = (
+        "_controls",
+        "began",
+        "confirmed",
+        "ending",
+        "fence",
+        "former_run_id",
+        "note",
+        "recovery",
+        "seen",
+        "state",
+        "turn",
+    )
 
     def __init__(self, found: Acquired) -> None:
         self.fence: Fence = found.fence
         self.former_run_id = None if found.taken_over is None else found.taken_over.nonce
         self.seen: Beat = found.beat
-        self.confirmed = time.monotonic()
+        self.began = self.confirmed = time.monotonic()
         self.note: Mapping[str, Any] = {}
         self.state: Literal["held", "lost", "released"] = "held"
         self.ending: str | None = None
         self.turn: TurnInProgress | None = None
+        self.recovery: Begun | None = found.recovery
         self._controls: dict[int, Control] = {}
 
     @property
@@ -214,9 +230,13 @@ class Leases:
 
     def turn_in(self, config: RunnableConfig) -> TurnInProgress | None:
         """The turn that a call of `run` works on under the lease that a config has, if there is one."""
-        key = configs.part(config, "configurable").get(KEY)
-        held = None if key is None else self._find(key)
+        held = self.held_in(config)
         return None if held is None else held.turn
+
+    def held_in(self, config: RunnableConfig) -> Held | None:
+        """What this process knows about the lease that a config has."""
+        key = configs.part(config, "configurable").get(KEY)
+        return None if key is None else self._find(key)
 
     def note(self, fence: Fence | None, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Let the next beat say which step a checkpoint of the root graph has, and which nodes run after it.

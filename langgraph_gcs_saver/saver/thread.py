@@ -9,7 +9,7 @@ from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.results import BatchInfo, ThreadStatus
+    from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
@@ -139,6 +139,20 @@ class Thread:
         answering = Answering(self._saver, self.id, value, request_id)
         async with self.lease(wait=wait) as lease:
             return await arun(answering.flow(lease.config), self._saver._backend)  # noqa: SLF001 - as above
+
+    def recoveries(self) -> Sequence[RecoveryRecord]:
+        """What crashes and damage have cost the thread, oldest first: when, why, the time, and what ran again.
+
+        Records are kept for 90 days.
+
+        Raises:
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return list(self._saver.admin.recoveries(self.id))
+
+    async def arecoveries(self) -> Sequence[RecoveryRecord]:
+        """Asynchronous twin of `recoveries`."""
+        return [one async for one in self._saver.admin.recoveries(self.id)]
 
     def batch(
         self,

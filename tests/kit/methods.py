@@ -45,5 +45,7 @@ def perform(saver: Any, name: str, *args: Any, is_async: bool = False, **options
     return asyncio.run(acall(saver, name, *args, **options)) if is_async else call(saver, name, *args, **options)
 
 
-EACH = {"verify", "plan_repair", "plan_prune", "plan_delete_for_runs", "plan_collect", "plan_sweep", "leases", "runs"}
+PLANS = {"plan_repair", "plan_prune", "plan_delete_for_runs", "plan_collect", "plan_sweep"}
+
+EACH = PLANS | {"verify", "leases", "recoveries", "runs"}
 """Methods that serve `for` and `async for`, and have no twin."""

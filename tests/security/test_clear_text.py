@@ -213,6 +213,7 @@ def outcomes(tmp_path):
         "pause": (lambda found: found is False, "t"),
         "status": (ClearTextError, "t"),
         "runs": (lambda found: found == [],),
+        "recoveries": (lambda found: {one.kind for one in found} <= {"fallback", "repair"},),
         "pin": (None, cfg(9), "label"),
         "unpin": (None, cfg(9)),
         "operations": (lambda found: found == [], "t"),
@@ -295,6 +296,7 @@ COMMANDS = {
     "leases": (0, []),
     "pause": (1, ["t"]),  # no process holds its lease
     "runs": (0, []),
+    "recoveries": (0, []),
     "stalled": (0, ["--older", "1m"]),
     "answer": (2, ["u", "yes"]),  # it has finished
     "work": (2, ["missing:graph"]),

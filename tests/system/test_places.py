@@ -214,6 +214,7 @@ CALLS = {
     "pause": lambda tools: (("t",), {}),
     "status": lambda tools: (("t",), {}),
     "runs": lambda tools: ((), {}),
+    "recoveries": lambda tools: ((), {}),
     "operations": lambda tools: (("t",), {}),
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
     "batches": lambda tools: (("t",), {}),

@@ -19,6 +19,7 @@ NAMES = {
     "lg_done": keys.done_doc(keys.batch_doc("t", "batch"), 12, "attempt0"),
     "lg_chunks": keys.chunk_doc(keys.batch_doc("t", "batch"), 12),
     "lg_resume": keys.resume_doc("t"),
+    "lg_recoveries": keys.recovery_doc("t", 1_700_000_000_000_000_000, "9f2c"),
 }
 """A name in each collection."""
 
@@ -65,6 +66,9 @@ def test_names_lead_to_entries(id_):
         ["lg_done", "1-attempt0"],
         ["lg_chunks", "a"],
         ["lg_resume", "a"],
+        ["lg_recoveries", "1700000000000000000-a"],
+        ["lg_recoveries", "01700000000000000000-"],
+        ["lg_recoveries", "99999999999999999999-a"],
         ["lg_unheard", "a"],
         ["feedback", "a"],
         [*path(NAMES["lg_aside"]), "lg_nested"],

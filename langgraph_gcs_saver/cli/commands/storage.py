@@ -121,10 +121,10 @@ def collect(
 ) -> None:
     """Delete orphans: objects and documents that no checkpoint refers to.
 
-    Crashed calls left them. Operations whose outcome need not be kept any longer go too. Other processes may write
-    meanwhile. A thread with a damaged checkpoint is left alone, because what that checkpoint refers to is unknown:
-    repair it first. A thread that has lost a checkpoint that DeltaChannels need is left alone too: restore that
-    checkpoint. If a thread is left alone, the exit code is 4.
+    Crashed calls left them. Operations whose outcome need not be kept any longer go too, and expired recovery records.
+    Other processes may write meanwhile. A thread with a damaged checkpoint is left alone, because what that checkpoint
+    refers to is unknown: repair it first. A thread that has lost a checkpoint that DeltaChannels need is left alone
+    too: restore that checkpoint. If a thread is left alone, the exit code is 4.
 
     Example: langgraph-gcs collect --yes
     """
@@ -146,7 +146,9 @@ def collect(
             return f"{what} deleted{f', {smaller} made smaller' if trimmed else ''}."
 
         objects = sum(len(plan.objects) for plan in found)
-        documents = sum(len(plan.stripped) + len(plan.writes) + len(plan.operations) for plan in found)
+        documents = sum(
+            len(names) for plan in found for names in (plan.stripped, plan.writes, plan.operations, plan.recoveries)
+        )
         trimmed = sum(len(plan.trimmed) for plan in found)
         smaller = counted(trimmed, "document")
         what = f"{counted(objects, 'object')} and {counted(documents, 'document')}"

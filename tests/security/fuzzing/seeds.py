@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run
-from langgraph_gcs_saver.flows import leases
+from langgraph_gcs_saver.flows import leases, recoveries
 from langgraph_gcs_saver.format import keys, recent
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
@@ -147,7 +147,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 
 def handle(saver: GCSSaver, raw: LocalRaw) -> None:
-    """A side effect that is done, a turn that has not finished, and a batch whose process has crashed."""
+    """A side effect that is done, a turn that has not finished, a recovery, and a batch whose process has crashed."""
     thread = saver.thread("t")
     with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
@@ -155,6 +155,8 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     raw.set_document(turn, fields_of(Turn("run", "request", "graph", 25, 30), turn, saver._context.codec))
     requests, asked = keys.requests_doc("t"), (recent.Request("a", "b", "c"), recent.Request("d", None))
     raw.set_document(requests, recent.fields_of(recent.Recent("run", asked), requests, saver._context.codec))
+    record = recoveries.taken("t", LATER, "nonce", recoveries.times(LATER - 3, LATER - 1, LATER - 2, LATER))
+    raw.set_document(record.name, {**record.fields, "restore": 0.5, "ran_again": '["node"]'})
     with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:
         for item in batch:
             if item == "a":

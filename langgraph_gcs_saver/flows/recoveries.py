@@ -1,0 +1,312 @@
+"""Recovery records: what a crash, or damage, has cost a thread.
+
+A takeover is recorded in the commit that ends the crashed holder's lease. That commit is there anyway. It requires the
+fence as last seen, so each crashed lease has one record, whatever crashes next. What came of it is known later: once
+the process that took over has read the state, it completes the record, in the background. A record that stays
+incomplete is one whose process has not read the state, or crashed before it had.
+
+Other records are written when everything is over. All but the first commit are best effort, and no call waits for them.
+A record has times and names of nodes, and no state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast, get_args
+
+from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Doc, Flow, Gather, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.flows.all_threads import Pages
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import RecoveryKind, RecoveryRecord, at_time
+
+KEEP_SECONDS = 90 * 86_400.0
+"""How long a record is kept: a quarter shows how often processes crash, and whether that has changed. `collect` deletes
+older ones."""
+
+_KINDS: tuple[RecoveryKind, ...] = get_args(RecoveryKind)
+
+_MOST_NODES = 100
+_MOST_CHARACTERS = 200
+"""Most nodes in a record, and most characters of a node's name."""
+
+_RECORDS_PER_PAGE = 100
+
+
+@record(frozen=True, slots=True)
+class Begun:
+    """The record of a takeover that is not complete.
+
+    Attributes:
+        name: The document's name.
+        time: Its update time.
+        fields: The times that the crash has cost, now that the newest checkpoint is known.
+    """
+
+    name: str
+    time: int
+    fields: Mapping[str, float]
+
+
+@record(frozen=True, slots=True)
+class Fallback:
+    """A read that fell back to an older checkpoint.
+
+    Attributes:
+        thread_id: The thread.
+        ns: The namespace.
+        damaged: The damaged checkpoint.
+        whole: The checkpoint that was read in its place.
+    """
+
+    thread_id: str
+    ns: str
+    damaged: str
+    whole: str
+
+    @property
+    def nonce(self) -> str:
+        """Digits that the records of all reads have that met the damaged checkpoint, and no others."""
+        name = keys.checkpoint_doc(self.thread_id, self.ns, self.damaged)
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+# Writing
+
+
+def times(since: int, seen: int, stored: int | None, now: int) -> dict[str, float]:
+    """The fields that say what a crash has cost.
+
+    Args:
+        since: When the crashed process acquired its lease. All times are the service's, in nanoseconds.
+        seen: Its last sign of life.
+        stored: When the newest checkpoint was stored, which is one, too; 0 if there is none, and `None` if that is not
+            known.
+        now: The time of the takeover.
+    """
+    last = max(since, seen, stored or 0)
+    found = {"held": (last - since) / 1e9, "down": max(0, now - last) / 1e9}
+    return found if stored is None else {**found, "lost": max(0, now - max(since, stored)) / 1e9}
+
+
+def taken(thread_id: str, now: int, nonce: str, fields: Mapping[str, float]) -> Merge:
+    """The write that records a takeover. It has no precondition, so the commit that it rides in does not fail by it.
+
+    Args:
+        thread_id: The thread.
+        now: The time, by the service's clock.
+        nonce: Digits that no other record of the thread has.
+        fields: What `times` says.
+    """
+    return Merge(keys.recovery_doc(thread_id, now, nonce), {**_head("takeover", now), **fields})
+
+
+def complete(begun: Begun, restore: float, nodes: Iterable[str], context: Context) -> Flow[bool]:
+    """Complete the record of a takeover, unless it is gone.
+
+    Args:
+        begun: The record.
+        restore: Seconds from the takeover until the state was read.
+        nodes: The nodes that run again.
+        context: Options.
+    """
+    fields = {**begun.fields, "restore": float(restore), **_nodes(nodes, context)}
+    return (yield from Commit((Merge(begun.name, fields, update_time=begun.time),))) is not None
+
+
+def fell_back(fallback: Fallback, restore: float, nodes: Iterable[str], context: Context) -> Flow[bool]:
+    """Record that a read fell back to an older checkpoint, unless that is recorded already.
+
+    Args:
+        fallback: The read.
+        restore: Seconds that it took.
+        nodes: The nodes that run again if the run continues from there.
+        context: Options.
+    """
+    thread_id, nonce = fallback.thread_id, fallback.nonce
+    names = [keys.checkpoint_doc(thread_id, fallback.ns, one) for one in (fallback.damaged, fallback.whole)]
+    thread, records = keys.thread_doc(thread_id), keys.recoveries(thread_id)
+    for _ in range(MAX_TRIES):
+        docs, known = yield from Gather((GetDocs((thread, *names), mask=("deleting",)), QueryDocs(records, mask=())))
+        if any(keys.is_recovery_doc(_leaf(doc)) and keys.recovery_nonce_of(doc.name) == nonce for doc in known):
+            return False
+        fields = {
+            **_head("fallback", docs.read_time),
+            **_between(*map(docs.get, names)),
+            "restore": float(restore),
+            **_nodes(nodes, context),
+        }
+        if (yield from _create(keys.recovery_doc(thread_id, docs.read_time, nonce), fields, docs.get(thread))):
+            return True
+    return False
+
+
+def repaired(thread_id: str, restore: float, context: Context) -> Flow[bool]:
+    """Record that a thread was repaired.
+
+    Args:
+        thread_id: The thread.
+        restore: Seconds that the repair took.
+        context: Makes names.
+    """
+    thread = keys.thread_doc(thread_id)
+    for _ in range(MAX_TRIES):
+        # Beside a second name, because a read of a single document does not say the service's time.
+        docs = yield from GetDocs((thread, keys.fence_doc(thread_id)), mask=("deleting",))
+        name = keys.recovery_doc(thread_id, docs.read_time, context.new_attempt())
+        fields = {**_head("repair", docs.read_time), "restore": float(restore)}
+        if (yield from _create(name, fields, docs.get(thread))):
+            return True
+    return False
+
+
+def _create(name: str, fields: dict[str, Any], thread: Doc | None) -> Flow[bool]:
+    """Create a record, unless its thread is gone, is being deleted, or has changed."""
+    if thread is None or "deleting" in thread.fields:
+        return False
+    writes = Create(name, fields), Merge(thread.name, {}, update_time=thread.update_time)
+    return (yield from Commit(writes)) is not None
+
+
+def _head(kind: RecoveryKind, now: int) -> dict[str, Any]:
+    return {"kind": kind, "expires": now + int(KEEP_SECONDS * 1e9)}
+
+
+def _between(damaged: Doc | None, whole: Doc | None) -> dict[str, float]:
+    if damaged is None or whole is None:
+        return {}
+    return {"lost": max(0, damaged.create_time - whole.create_time) / 1e9}
+
+
+def _nodes(nodes: Iterable[str], context: Context) -> dict[str, Any]:
+    """The field with the names of nodes. With a cipher, there is none, unless `clear_metadata` names `node`."""
+    if context.clear_metadata is not None and "node" not in context.clear_metadata:
+        return {}
+    names = sorted({node[:_MOST_CHARACTERS] for node in nodes if node})[:_MOST_NODES]
+    return {"ran_again": json.dumps(names)}
+
+
+# Reading
+
+
+def listed(thread_id: str) -> Pages[RecoveryRecord]:
+    """Pages of the records of a thread, oldest first."""
+    after: str | None = ""
+
+    def page() -> Flow[Sequence[RecoveryRecord] | None]:
+        nonlocal after
+        if after is None:
+            return None
+        docs = yield from QueryDocs(keys.recoveries(thread_id), after=after or None, limit=_RECORDS_PER_PAGE)
+        after = docs[-1].name if len(docs) == _RECORDS_PER_PAGE else None
+        return [one for one in (_record_of(thread_id, doc) for doc in docs) if one is not None]
+
+    return page
+
+
+def listed_of_all() -> Pages[RecoveryRecord]:
+    """Pages of the records of all threads: thread by thread, oldest first."""
+    after: str | None = ""
+    start, end = keys.all_threads_range("")
+
+    def page() -> Flow[Sequence[RecoveryRecord] | None]:
+        nonlocal after
+        if after is None:
+            return None
+        query = QueryDocs(
+            keys.RECOVERIES, start=start, after=after or None, end=end, limit=_RECORDS_PER_PAGE, group=True
+        )
+        docs = yield from query
+        after = docs[-1].name if len(docs) == _RECORDS_PER_PAGE else None
+        segments = dict.fromkeys(keys.thread_segment_of(doc.name) for doc in docs)
+        names = tuple(f"{keys.THREADS}/{segment}" for segment in segments)
+        threads = (yield from GetDocs(names, mask=("thread_id",))) if names else {}
+        ids = {
+            segment: (None if doc is None else thread_id_of(doc)) or keys.thread_id_of(segment) or segment
+            for segment, doc in ((name.rpartition("/")[2], threads.get(name)) for name in names)
+        }
+        found = (_record_of(ids[keys.thread_segment_of(doc.name)], doc) for doc in docs)
+        return [one for one in found if one is not None]
+
+    return page
+
+
+def _record_of(thread_id: str, doc: Doc) -> RecoveryRecord | None:
+    """A record; `None` for a document that is none, or of a kind that this version does not know.
+
+    A damaged field counts as absent.
+    """
+    kind = doc.fields.get("kind")
+    if kind not in _KINDS or not keys.is_recovery_doc(_leaf(doc)):
+        return None
+    return RecoveryRecord(
+        thread_id=thread_id,
+        time=at_time(keys.recovery_time_of(doc.name)),
+        kind=cast("RecoveryKind", kind),
+        lost=_seconds(doc, "lost"),
+        down=_seconds(doc, "down"),
+        held=_seconds(doc, "held"),
+        restore=_seconds(doc, "restore"),
+        ran_again=_names(doc),
+        expires=at_time(_expiry_of(doc)),
+    )
+
+
+def _leaf(doc: Doc) -> str:
+    return doc.name.rpartition("/")[2]
+
+
+def _seconds(doc: Doc, name: str) -> float | None:
+    found: Any = doc.fields.get(name)
+    is_time = type(found) in (int, float) and math.isfinite(found) and found >= 0
+    return float(found) if is_time else None
+
+
+def _names(doc: Doc) -> tuple[str, ...] | None:
+    text = doc.fields.get("ran_again")
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        return None
+    return tuple(one[:_MOST_CHARACTERS] for one in found[:_MOST_NODES])
+
+
+_YEARS_100 = 100 * 366 * 86_400 * 10**9
+
+
+def _expiry_of(doc: Doc) -> int:
+    """When a record expires, in nanoseconds since the epoch. A damaged one expires as if it were whole."""
+    found, begun = doc.fields.get("expires"), doc.create_time
+    whole = type(found) is int and begun - _YEARS_100 <= found <= begun + _YEARS_100
+    return cast("int", found) if whole else begun + int(KEEP_SECONDS * 1e9)
+
+
+# Expiry
+
+
+def expired(thread_id: str, cutoff: float) -> Flow[list[str]]:
+    """The names of a thread's records that expired before a time, in nanoseconds since the epoch."""
+    found: list[str] = []
+    after: str | None = None
+    while True:
+        docs = yield from QueryDocs(
+            keys.recoveries(thread_id), after=after, limit=limits.COMMIT_WRITES, mask=("expires",)
+        )
+        found += [doc.name for doc in docs if keys.is_recovery_doc(_leaf(doc)) and _expiry_of(doc) <= cutoff]
+        if len(docs) < limits.COMMIT_WRITES:
+            return found
+        after = docs[-1].name
+
+
+def delete(names: Sequence[str]) -> Flow[None]:
+    """Delete records."""
+    for at in range(0, len(names), limits.COMMIT_WRITES):
+        yield from Commit(tuple(map(Delete, names[at : at + limits.COMMIT_WRITES])))
