@@ -11,7 +11,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from langgraph_gcs_saver.cadence.adaptive import Adaptive, Hazard, memory_trend, near_end, rate_limits
+from langgraph_gcs_saver.cadence.adaptive import (
+    Adaptive,
+    Hazard,
+    crashed_nodes,
+    memory_trend,
+    near_end,
+    rate_limits,
+)
 from langgraph_gcs_saver.cadence.objective import RTO
 from langgraph_gcs_saver.cadence.policies import (
     AnyOf,
@@ -52,6 +59,7 @@ __all__ = [
     "Stop",
     "Store",
     "Tokens",
+    "crashed_nodes",
     "drain_requested",
     "memory_trend",
     "milestone",

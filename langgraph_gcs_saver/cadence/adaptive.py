@@ -57,6 +57,20 @@ def rate_limits(crashes: float = 0.05) -> Hazard:
     return Hazard(lambda progress: progress.rate_limits * crashes / 60.0, frozenset({"callbacks"}))
 
 
+def crashed_nodes(crashes: float = 0.5) -> Hazard:
+    """Nodes run again that were due when a process crashed on this turn: so many crashes are expected, within a minute.
+
+    Each process that crashed counts. The hazard ends once these nodes have finished, and a store has followed. So a
+    node that exhausts the memory is passed once, and not again after the next crash. With segments, the nodes are those
+    after the last store, and the crash may have come later.
+    """
+
+    def rate(progress: Progress) -> float:
+        return progress.crashes * crashes / 60.0 if progress.crashed_nodes else 0.0
+
+    return Hazard(rate, frozenset({"callbacks"}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adaptive(Policy):
     """Store when the work that a crash would lose is worth as much as storing it.

@@ -92,7 +92,7 @@ class Control(RunControl):
 
     @property
     def callbacks(self) -> list[Watcher]:
-        """Callbacks for the run's config, which `Spend`, `Milestone` with names, and `rate_limits` need; else none."""
+        """Callbacks for the run's config, which some policies and hazards need, such as `Spend`; else none."""
         return [] if self._watcher is None else [self._watcher]
 
     @property

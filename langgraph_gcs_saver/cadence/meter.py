@@ -29,6 +29,7 @@ class Meter:
 
     Attributes:
         crashes: Processes that crashed on this turn before.
+        crashed_nodes: The nodes that were due then, except those that have finished since and are stored.
         steps: Supersteps of the root graph that have finished.
         is_watched: Whether a saver reports what has become durable.
         failure: Why something was not stored; `None` if all was.
@@ -37,6 +38,7 @@ class Meter:
     def __init__(self, policy: Policy, *, crashes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.sampler = Sampler(policy)
         self.crashes = crashes
+        self.crashed_nodes: frozenset[str] = frozenset()
         self.steps = 0
         self.is_watched = False
         self.failure: BaseException | None = None
@@ -51,12 +53,14 @@ class Meter:
         self._store_seconds: float | None = None
         self._memory: tuple[float, float] | None = None
         self._growth = 0.0
+        self._nodes: set[str] = set()
         self._reset(self._began)
 
     def _reset(self, now: float) -> None:
         self._stored_at = now
         self._stored_steps = self.steps
-        self._nodes: set[str] = set()
+        self.crashed_nodes -= self._nodes
+        self._nodes = set()
         self._keys: set[str] = set()
         self._milestones: set[str] = set()
         self._usage: dict[str, Tokens] = {}
@@ -177,6 +181,7 @@ class Meter:
                 memory_growth=self._growth,
                 store_seconds=self._store_seconds,
                 crashes=self.crashes,
+                crashed_nodes=self.crashed_nodes,
                 rate_limits=self._rate_limits,
             )
 

@@ -63,6 +63,8 @@ class Progress:
         memory_growth: How fast `memory` grows, per second.
         store_seconds: How long storing took, on average; `None` if this call has not stored yet.
         crashes: Processes that crashed on this turn before.
+        crashed_nodes: Nodes that were due at the newest checkpoint when a process last crashed on this turn, except
+            those that have finished since and are not unstored.
         rate_limits: Answers of models that a rate limit refused, unstored.
     """
 
@@ -82,6 +84,7 @@ class Progress:
     memory_growth: float = 0.0
     store_seconds: float | None = None
     crashes: int = 0
+    crashed_nodes: frozenset[str] = frozenset()
     rate_limits: int = 0
 
 

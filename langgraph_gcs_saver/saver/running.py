@@ -386,8 +386,8 @@ class Running:
             given, config = self.given, self._config_of(0, {})
         else:
             given, config = self._pending(found.answer), self._config_of(found.segment + 1, {})
-        if self.control is not None:
-            self.control.meter.crashes = max(0, found.attempts - 1) if self.action == "continue" else 0
+        if self.control is not None and self.action == "continue":
+            _note_crashes(self.control, found)
         call = GraphCall(given, config, more)
         if not self._is_segmented:
             return Calls(self.graph, call, self.control)
@@ -469,6 +469,13 @@ def silently() -> Iterator[None]:
 
 def _commit(writes: tuple[Write, ...]) -> Flow[None]:
     yield from Commit(writes)
+
+
+def _note_crashes(control: Control, found: Status) -> None:
+    """Let the policy know of the processes that crashed on this turn, and which nodes were due then."""
+    control.meter.crashes = max(0, found.attempts - 1)
+    if control.meter.crashes:
+        control.meter.crashed_nodes = frozenset({*found.due.nodes, *found.due.sends} - {"__start__"})
 
 
 def _saver_of(graph: Any) -> GCSSaver:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from langgraph.types import Command
 
-from langgraph_gcs_saver import GCSSaver, RecoveryRecord, run
+from langgraph_gcs_saver import GCSSaver, RecoveryRecord, cadence, run
 from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Effect, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.engine.runner import run as perform
@@ -467,3 +467,37 @@ def test_records_go_with_their_thread_and_no_copy_has_them(store: Store, world: 
         assert list(other.admin.recoveries()) == []
         saver.delete_thread(T)
         assert list(saver.admin.recoveries()) == []
+
+
+# What a policy learns about crashes
+
+
+class Looks(cadence.Policy):
+    """Notes what it knows at each boundary, and stores."""
+
+    needs = frozenset({"callbacks"})
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, frozenset[str]]] = []
+
+    def decide(self, progress: cadence.Progress, /) -> cadence.Store:
+        self.seen.append((progress.crashes, progress.crashed_nodes))
+        return cadence.Store("Always.")
+
+
+@pytest.mark.parametrize("stores", [{"durability": "sync"}, {"store": "segments"}], ids=["sync", "segments"])
+def test_a_policy_knows_the_nodes_that_were_due_when_a_process_crashed(
+    store: Store, world: World, stores: dict[str, Any]
+) -> None:
+    store.crash(world)
+    store.expire()
+    policy = Looks()
+    with store.open() as saver:
+        run(world.graph(saver), INPUT, config(), request_id="r1", policy=policy, **stores)
+    assert set(policy.seen) == {(1, frozenset({"b"})), (1, frozenset())}
+    assert policy.seen[0] == (1, frozenset({"b"}))
+    assert policy.seen[-1] == (1, frozenset()), "it has finished, and is stored"
+    again = Looks()
+    with store.open() as saver:
+        run(world.graph(saver), INPUT, config(), request_id="r2", policy=again, **stores)
+    assert set(again.seen) == {(0, frozenset())}, "another turn"

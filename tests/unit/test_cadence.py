@@ -158,6 +158,7 @@ def test_adaptive_follows_the_cost_the_crashes_and_the_hazards():
         (cadence.memory_trend(), {"memory": 0.9}, {"memory": 0.9, "memory_growth": 0.01}),
         (cadence.near_end(hours=10), {"elapsed": 0.0}, {"elapsed": 35_990.0}),
         (cadence.rate_limits(), {}, {"rate_limits": 3}),
+        (cadence.crashed_nodes(), {"crashes": 1}, {"crashes": 1, "crashed_nodes": frozenset({"a"})}),
     ],
 )
 def test_a_hazard_lets_adaptive_store_sooner(hazard, usual, risky):
@@ -204,6 +205,20 @@ def test_a_meter_counts_from_the_last_store():
     meter.store(0.5)
     time.now += 1
     assert meter.progress() == Progress(elapsed=6.0, steps=1, unstored_seconds=1.0, store_seconds=0.5, crashes=2)
+
+
+def test_nodes_that_crashed_before_are_a_hazard_until_they_have_finished_and_are_stored():
+    hazard, meter = cadence.crashed_nodes(crashes=0.3), Meter(cadence.Steps(1), crashes=2)
+    assert hazard.rate(meter.progress()) == 0, "which nodes were due is not known"
+    meter.crashed_nodes = frozenset({"a", "b"})
+    assert hazard.rate(meter.progress()) == pytest.approx(2 * 0.3 / 60)
+    meter.finish_node("a", [])
+    meter.finish_node("b", [])
+    assert hazard.rate(meter.progress()) > 0, "they would run again"
+    meter.store(0.5)
+    assert hazard.rate(meter.progress()) == 0
+    meter.finish_node("a", [])
+    assert hazard.rate(meter.progress()) == 0
 
 
 @pytest.mark.parametrize("is_input", [True, False])
