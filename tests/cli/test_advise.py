@@ -83,9 +83,14 @@ def test_crashes_on_record_count(saver, command):
         runner.run(expire(), saver._backend)
         found = json.loads(command("advise", "t", "--json").out)
         shown = command("advise", "t").out
-    assert (found["is_bound"], found["crashes"]) == (False, 1)
+        with saver.thread("t").lease(take_over=True):  # it still counts once
+            taken_over = json.loads(command("advise", "t", "--json").out)
+    assert (found["is_bound"], found["crashes"], taken_over["crashes"]) == (False, 1, 1)
     assert found["rate"] == pytest.approx(1 / found["worked"])
     assert "Crashes: 1 in " in shown
+    early = keys.recovery_doc("t", 1, "nonce")  # before the oldest checkpoint
+    runner.run(iter(Commit((Merge(early, {"kind": "takeover", "expires": 2}),))), saver._backend)
+    assert json.loads(command("advise", "t", "--json").out)["crashes"] == 1
 
 
 @local

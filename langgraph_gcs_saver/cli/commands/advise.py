@@ -24,7 +24,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from langgraph_gcs_saver import GCSSaver
     from langgraph_gcs_saver.cadence.advice import Advice
@@ -104,10 +104,17 @@ def _steps(known: Sequence[CheckpointInfo]) -> list[float]:
     return found
 
 
-def _crashes(saver: GCSSaver, ids: Iterable[str]) -> int:
-    """How many crashes are on record: leases that expired, because their holders have not released them."""
-    wanted = set(ids)
-    return sum(one.thread_id in wanted for one in saver.admin.leases(expired=True))
+def _crashes(saver: GCSSaver, histories: Mapping[str, Sequence[CheckpointInfo]]) -> int:
+    """How many crashes are on record: takeovers, and leases that have expired and that no process has taken over.
+
+    Takeovers from before a thread's oldest checkpoint do not count, because the time of the steps then is not known.
+    """
+    taken = 0
+    for thread_id, known in histories.items():
+        begun = min(one.time for one in known)
+        records = saver.thread(thread_id).recoveries()
+        taken += sum(one.kind == "takeover" and one.time.timestamp() >= begun for one in records)
+    return taken + sum(one.thread_id in histories for one in saver.admin.leases(expired=True))
 
 
 class _Found:
