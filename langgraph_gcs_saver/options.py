@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.policy.namespaces import ByNamespace
     from langgraph_gcs_saver.policy.retention import Retention
+
+Verify = Literal["readback", "checksum", "off"]
+
+BY_NAMESPACE = ("inline_max_bytes", "verify")
+"""Options whose values may differ between the calls that store something in different namespaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a saver works; the same for every store.
+
+    `inline_max_bytes`, `verify` and `retention` may also be mappings from patterns of namespaces to values, such as
+    `{"": KeepLast(50), "extract|*": KeepLast(2)}`: see `langgraph_gcs_saver.policy.namespaces`. A namespace that no
+    pattern matches has the option's default. Operations, batches and repairs belong to a whole thread, so they have the
+    values of the root graph.
 
     Attributes:
         incremental: Whether to store only what changed in a value since an earlier version, if that is smaller. Values
@@ -45,14 +56,15 @@ class Options:
             while the name was not in this option: name it from the beginning, or leave it out for good.
         inline_max_bytes: Largest frame, in bytes, that is stored in a Firestore document; larger ones are objects in
             Cloud Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB,
-            because a document holds 1 MiB.
+            because a document holds 1 MiB. Or a mapping from patterns of namespaces to sizes.
         zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
             the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
             of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes reveal").
         verify: How `put` and `put_writes` prove that they stored what they meant to store. `"readback"` reads it back
             from the service and compares: objects before the checkpoint becomes visible, documents after. Data that
             differs is withdrawn and written again, three times at most. With `"checksum"`, Cloud Storage checks the
-            crc32c of what is uploaded. `"off"` does neither. Reads check all digests with each of these settings.
+            crc32c of what is uploaded. `"off"` does neither. Reads check all digests with each of these settings. Or a
+            mapping from patterns of namespaces to settings.
         on_corruption: What to do if the latest checkpoint of a thread is damaged. `"fallback"` gives the newest whole
             one, with `metadata["recovered_from"]`, a warning and an event. `"raise"` raises `CheckpointCorruptError`. A
             damaged checkpoint that is requested by its id always raises that error.
@@ -60,7 +72,8 @@ class Options:
             checkpoint together may have 64 times as much.
         retention: What to keep of each thread: a rule such as `KeepLast(10)` or
             `KeepLast(3) | KeepEvery(timedelta(days=1))`. The rest is pruned after every sixteenth step of a graph, in
-            the background on a separate thread. `prune` says what is never removed. `None` keeps everything.
+            the background on a separate thread. `prune` says what is never removed. `None` keeps everything. Or a
+            mapping from patterns of namespaces to rules, such as `{"": KeepLast(50), "extract|*": KeepLast(2)}`.
         ttl: How long a thread may be idle before `sweep` deletes it, at least an hour. With `None`, `sweep` raises
             `InvalidOptionError`.
         writers: Whether each run needs a lease (`saver.thread(…).lease()`). With `"any"`, every process may write to a
@@ -85,12 +98,12 @@ class Options:
     cipher: CipherProtocol | None = None
     accept_clear: bool = False
     clear_metadata: Collection[str] = ()
-    inline_max_bytes: int = 8 << 10
+    inline_max_bytes: int | Mapping[str, int] = 8 << 10
     zstd_level: int | None = 3
-    verify: Literal["readback", "checksum", "off"] = "readback"
+    verify: Verify | Mapping[str, Verify] = "readback"
     on_corruption: Literal["fallback", "raise"] = "fallback"
     max_value_bytes: int = 1 << 30
-    retention: Retention | None = None
+    retention: Retention | Mapping[str, Retention | None] | None = None
     ttl: timedelta | None = None
     writers: Literal["any", "leased"] = "any"
     stop_on: Policy | None = None
@@ -101,6 +114,10 @@ class Options:
     interceptors: Sequence[Interceptor] = ()
 
     def __post_init__(self) -> None:
+        for name in (*BY_NAMESPACE, "retention"):
+            if isinstance(getattr(self, name), Mapping):
+                # Each process reads them when it first needs them, and the mapping is the caller's.
+                object.__setattr__(self, name, dict(getattr(self, name)))
         self._check_int("inline_max_bytes", 0, 512 << 10)
         if self.zstd_level is not None:
             self._check_int("zstd_level", 1, 19)
@@ -123,9 +140,11 @@ class Options:
         if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
             raise InvalidOptionError(f"clear_metadata is {keys!r}; it must be a collection of names.")
         self._check_int("max_threads", 1, 256)
-        if self.retention is not None and (isinstance(self.retention, type) or not hasattr(self.retention, "keeps")):
+        rule = self.rule
+        if rule is not None and (isinstance(rule, type) or not hasattr(rule, "keeps")):
             raise InvalidOptionError(
-                f"retention is {self.retention!r}; it must be a rule such as KeepLast(10), or None."
+                f"retention is {rule!r}; it must be a rule such as KeepLast(10), a mapping from patterns of namespaces "
+                "to rules, or None."
             )
         if self.ttl is not None and (not isinstance(self.ttl, timedelta) or self.ttl < timedelta(hours=1)):
             # A thread's document records use at most once a minute, so a shorter time could not detect idleness.
@@ -145,14 +164,43 @@ class Options:
                 f"interceptors is {given!r}; it must be a list of objects with the methods around and aaround."
             )
 
+    @property
+    def rule(self) -> Retention | None:
+        """The rule that `retention` is or describes."""
+        if not isinstance(self.retention, Mapping):
+            return self.retention
+        from langgraph_gcs_saver.policy.retention import PerNamespace  # noqa: PLC0415 - few processes need it
+
+        return PerNamespace.parse(self.retention)
+
+    def by_namespace(self, name: str) -> ByNamespace[Any] | None:
+        """The values of an option by namespace; `None` if all namespaces have the same.
+
+        Raises:
+            InvalidOptionError: A key of the mapping is no pattern.
+        """
+        given = getattr(self, name)
+        if name not in BY_NAMESPACE or not isinstance(given, Mapping):
+            return None
+        from langgraph_gcs_saver.policy.namespaces import ByNamespace  # noqa: PLC0415 - likewise
+
+        (default,) = (one.default for one in fields(self) if one.name == name)
+        return ByNamespace.parse(given, default)
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        """The values of an option in all namespaces."""
+        found = self.by_namespace(name)
+        return (getattr(self, name),) if found is None else found.values
+
     def _check_word(self, name: str, *words: str) -> None:
-        if getattr(self, name) not in words:
-            raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(words)}.")
+        for value in self._values(name):
+            if value not in words:
+                raise InvalidOptionError(f"{name} is {value!r}; it must be one of {', '.join(words)}.")
 
     def _check_int(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidOptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
+        for value in self._values(name):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InvalidOptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Options:

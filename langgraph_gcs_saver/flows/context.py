@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.flows.cache import ByteCache
@@ -15,6 +15,7 @@ from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
 from langgraph_gcs_saver.format.manifest import Manifest, Serialized, heir_of
+from langgraph_gcs_saver.policy.namespaces import ByNamespace
 from langgraph_gcs_saver.records import record
 
 Loads = Callable[[Serialized], object]
@@ -130,6 +131,9 @@ class Context:
         steps: The last step stored, by thread and namespace, if the saver has a retention.
         fences: The leases that this process holds. A forked child holds none.
         given_up: Digits of acquisitions of this process that it gives back in the background, or has given back.
+        by_namespace: The values of options that differ between namespaces, by field. The fields themselves have the
+            values of the root graph.
+        variants: The contexts that differ in these values only.
     """
 
     inline_max_bytes: int
@@ -150,6 +154,18 @@ class Context:
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
     fences: Fences = field(default_factory=dict)
     given_up: ByteCache[str, bool] = field(default_factory=lambda: ByteCache(1 << 20))
+    by_namespace: Mapping[str, ByNamespace[Any]] = field(default_factory=dict)
+    variants: dict[tuple[Any, ...], Context] = field(default_factory=dict)
+
+    def within(self, ns: str) -> Context:
+        """The context of calls that store something in a namespace: the same caches, with the namespace's options."""
+        if not self.by_namespace:
+            return self
+        values = tuple([one.of(ns) for one in self.by_namespace.values()])
+        found = self.variants.get(values)
+        if found is None:
+            found = self.variants[values] = replace(self, **dict(zip(self.by_namespace, values, strict=True)))
+        return found
 
     @property
     def reads_back(self) -> bool:

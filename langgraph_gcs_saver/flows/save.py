@@ -167,7 +167,7 @@ def put(request: Put, context: Context) -> Flow[Stored]:
     """
     if request.is_out_of_order():
         yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
-    return (yield from _Attempts(request, context).flow())
+    return (yield from _Attempts(request, context.within(request.ns)).flow())
 
 
 class _Attempts:

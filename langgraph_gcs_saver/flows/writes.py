@@ -117,6 +117,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     """
     if not request.writes:
         return Stored(0, is_new=False, channels={})
+    context = context.within(request.ns)
     size = sum(len(write.value.data) for write in request.writes)
     wanted = request.writes
     beside: list[Write] = []

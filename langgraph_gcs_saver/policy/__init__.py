@@ -1,1 +1,1 @@
-"""Pure decisions: functions from rows to decisions and reasons."""
+"""Pure decisions: which checkpoints to keep, and which value of an option a namespace has."""

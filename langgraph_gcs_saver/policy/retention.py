@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.policy.namespaces import ByNamespace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,35 @@ class AnyOf(_Rule):
                 found.setdefault(name, reason)
         return found
 
+
+@dataclass(frozen=True, slots=True)
+class PerNamespace(_Rule):
+    """Keep what the rule of each namespace keeps. A namespace without a rule keeps all."""
+
+    rules: ByNamespace[Retention | None]
+
+    @classmethod
+    def parse(cls, patterns: Mapping[str, Retention | None]) -> PerNamespace:
+        """Rules by pattern: see `langgraph_gcs_saver.policy.namespaces`.
+
+        Raises:
+            InvalidOptionError: A key is no pattern, or a value is no rule.
+        """
+        for pattern, rule in patterns.items():
+            if rule is not None and (isinstance(rule, type) or not hasattr(rule, "keeps")):
+                raise InvalidOptionError(
+                    f"The rule for {pattern!r} is {rule!r}; it must be a rule such as KeepLast(10), or None."
+                )
+        return cls(ByNamespace.parse(patterns, None))
+
+    def keeps(self, rows: Sequence[Row], now: float) -> Mapping[str, str]:
+        """See `Retention`."""
+        rule = self.rules.of(rows[0].ns) if rows else None
+        return {row.name: "no rule for its namespace" for row in rows} if rule is None else rule.keeps(rows, now)
+
+
+Strategy = str | Retention | Mapping[str, Retention | None]
+"""What `prune` takes: `"keep_latest"`, a rule, or rules by pattern of namespaces."""
 
 _NOT_PLANNED = "not planned to go"
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.catalogue import ThreadFilter
     from langgraph_gcs_saver.flows.survey import Survey
     from langgraph_gcs_saver.flows.transfer import ArchiveWriter
-    from langgraph_gcs_saver.policy.retention import Retention
+    from langgraph_gcs_saver.policy.retention import Retention, Strategy
     from langgraph_gcs_saver.results import (
         BatchInfo,
         CheckpointInfo,
@@ -332,7 +332,7 @@ class Admin(Connection):
 
     # Keeping a store small
 
-    def plan_prune(self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest") -> Each[PrunePlan]:
+    def plan_prune(self, thread_ids: Iterable[str], *, strategy: Strategy = "keep_latest") -> Each[PrunePlan]:
         """A plan for each thread: what `prune` would remove, and why the rest stays. Changes nothing.
 
         Args:
@@ -345,7 +345,7 @@ class Admin(Connection):
         rule = _rule_of(strategy)
         return self._each(thread_ids, lambda one: _page(self._prune(one, rule, dry_run=True)))
 
-    def prune(self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest") -> Sequence[PrunePlan]:
+    def prune(self, thread_ids: Iterable[str], *, strategy: Strategy = "keep_latest") -> Sequence[PrunePlan]:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
         These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, and a pinned
@@ -356,7 +356,8 @@ class Admin(Connection):
         Args:
             thread_ids: The threads.
             strategy: `"keep_latest"`, or a rule of `langgraph_gcs_saver.policy.retention`, such as `KeepLast(10)` or
-                `KeepLast(3) | KeepEvery(timedelta(days=1))`.
+                `KeepLast(3) | KeepEvery(timedelta(days=1))`. Or a mapping from patterns of namespaces to rules, such as
+                `{"": KeepLast(50), "extract|*": KeepLast(2)}`: see `langgraph_gcs_saver.policy.namespaces`.
 
         Returns:
             For each thread, the decision for each checkpoint.
@@ -375,9 +376,7 @@ class Admin(Connection):
         rule = _rule_of(strategy)
         return run(self._all(thread_ids, lambda one: _page(self._prune(one, rule))), self._backend)
 
-    async def aprune(
-        self, thread_ids: Iterable[str], *, strategy: str | Retention = "keep_latest"
-    ) -> Sequence[PrunePlan]:
+    async def aprune(self, thread_ids: Iterable[str], *, strategy: Strategy = "keep_latest") -> Sequence[PrunePlan]:
         """Asynchronous twin of `prune`."""
         rule = _rule_of(strategy)
         return await arun(self._all(thread_ids, lambda one: _page(self._prune(one, rule))), self._backend)
@@ -1228,19 +1227,21 @@ def _thread_filter(
     )
 
 
-def _rule_of(strategy: str | Retention) -> Retention:
+def _rule_of(strategy: Strategy) -> Retention:
     """The rule of a strategy.
 
     Raises:
         InvalidOptionError: There is no such strategy.
     """
-    if strategy == "keep_latest":
-        from langgraph_gcs_saver.policy import retention  # noqa: PLC0415 - few processes need it
+    from langgraph_gcs_saver.policy import retention  # noqa: PLC0415 - few processes need it
 
+    if strategy == "keep_latest":
         return retention.KeepLast(1)
+    if isinstance(strategy, Mapping):
+        return retention.PerNamespace.parse(strategy)
     if isinstance(strategy, str | type) or not hasattr(strategy, "keeps"):
         raise InvalidOptionError(
-            f'strategy is {strategy!r}; it must be "keep_latest", or a rule such as KeepLast(10). Call delete_thread '
-            "to delete a thread."
+            f'strategy is {strategy!r}; it must be "keep_latest", a rule such as KeepLast(10), or a mapping from '
+            "patterns of namespaces to rules. Call delete_thread to delete a thread."
         )
     return strategy

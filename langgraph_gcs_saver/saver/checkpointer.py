@@ -33,7 +33,7 @@ from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
 from langgraph_gcs_saver.format.keys import thread_doc
-from langgraph_gcs_saver.saver import arguments, configs, controls, restores, turns
+from langgraph_gcs_saver.saver import arguments, configs, controls, restores, subgraphs, turns
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
-    from langgraph_gcs_saver.policy.retention import Retention
+    from langgraph_gcs_saver.policy.retention import Retention, Strategy
     from langgraph_gcs_saver.results import ThreadStatus
     from langgraph_gcs_saver.saver.each import Each
     from langgraph_gcs_saver.saver.worker import Recoveries
@@ -136,6 +136,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         self._background = Background()
         self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
         self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases)
+        self._retention = self._options.rule
         self._controls = Controls(self._options.stop_on)
         self._call = partial(Call, self._subscribers)
 
@@ -303,7 +304,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         objective = self._options.objective if turn is None or turn.objective is None else turn.objective
         if objective is not None and configs.checkpoint_id_of(config) is None:
             restores.judge(objective, loaded, seconds, self._options, self._subscribers)
-        return arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
+        found = arguments.to_tuple(loaded, configs.configurable(config)["thread_id"])
+        subgraphs.read(config, found)
+        return found
 
     def _meet_reader(self, config: RunnableConfig) -> None:
         """A run may be reading where it continues."""
@@ -496,7 +499,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
         """Prune the thread in the background, if there is a rule and pruning is due."""
-        rule, step = self._options.retention, metadata.get("step")
+        rule, step = self._retention, metadata.get("step")
         if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
             return
         prune = partial(self._prune_in_background, request.thread_id, rule, request.fence is not None)
@@ -614,14 +617,15 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """Asynchronous twin of `copy_thread`."""
         await self.admin.acopy_thread(source_thread_id, target_thread_id)
 
-    def prune(self, thread_ids: Sequence[str], *, strategy: str | Retention = "keep_latest") -> None:
+    def prune(self, thread_ids: Sequence[str], *, strategy: Strategy = "keep_latest") -> None:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
         It promises and raises what `admin.prune` does.
 
         Args:
             thread_ids: The threads.
-            strategy: `"keep_latest"`; a rule such as `KeepLast(10)`; or `"delete"`, which deletes the threads.
+            strategy: `"keep_latest"`; a rule such as `KeepLast(10)`, or a mapping from patterns of namespaces to rules;
+                or `"delete"`, which deletes the threads.
         """
         if strategy == "delete":
             for thread_id in thread_ids:
@@ -629,7 +633,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         else:
             self.admin.prune(thread_ids, strategy=strategy)
 
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str | Retention = "keep_latest") -> None:
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: Strategy = "keep_latest") -> None:
         """Asynchronous twin of `prune`."""
         if strategy == "delete":
             for thread_id in thread_ids:

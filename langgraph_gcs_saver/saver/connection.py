@@ -27,7 +27,7 @@ from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
-from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.options import BY_NAMESPACE, Options
 from langgraph_gcs_saver.saver import restores
 
 if TYPE_CHECKING:
@@ -287,19 +287,21 @@ def beside(open_already: Connection, kind: type[C]) -> C:
 
 
 def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
+    found = {name: options.by_namespace(name) for name in BY_NAMESPACE}
+    values = {name: getattr(options, name) if one is None else one.of("") for name, one in found.items()}
     return Context(
-        inline_max_bytes=options.inline_max_bytes,
+        **values,
         codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear),
         incremental=options.incremental and options.zstd_level is not None,
         full_every=options.full_every,
         values=ByteCache(options.cache_max_bytes),
         clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
-        verify=options.verify,
         falls_back=options.on_corruption == "fallback",
         timeout=options.timeout,
         new_attempt=partial(secrets.token_hex, 6),
         binding=None if place is None else Binding(place),
         companions=companions,
+        by_namespace={name: one for name, one in found.items() if one is not None},
     )
 
 

@@ -16,8 +16,9 @@ _CHECKPOINTER = "__pregel_checkpointer"
 _DURABILITY = "__pregel_durability"
 _CALL = "__pregel_call"
 _CHECKPOINTS = "checkpoint_map"
+_RESUMING = "__pregel_resuming"
 
-NOT_RESUMING = {"__pregel_resuming": False}
+NOT_RESUMING = {_RESUMING: False}
 """What a `configurable` needs so that a call without an input continues as if the call before it had not ended.
 
 Without it, or with a LangGraph that does not know it, the call resumes. It then also streams the state once more,
@@ -56,6 +57,21 @@ def checkpoints_of(config: Any) -> Mapping[str, str]:
     """By namespace, the ids of the checkpoints of the graphs around a task, as far as LangGraph says."""
     found = _part(config, _CHECKPOINTS)
     return found if isinstance(found, Mapping) else {}
+
+
+def resumes_within(config: Any) -> Mapping[str, str] | None:
+    """By namespace, the checkpoints of the graphs around a subgraph that is to resume, as it reads its newest one.
+
+    `None` for any other reader, and with a LangGraph that does not say it.
+    """
+    if not _part(config, _RESUMING) or not _part(config, "checkpoint_ns") or _part(config, "checkpoint_id"):
+        return None
+    return checkpoints_of(config) or None
+
+
+def stop_resuming(config: Any) -> None:
+    """Let a subgraph take its input, and not resume. LangGraph looks at its config after the read."""
+    config["configurable"].update(NOT_RESUMING)
 
 
 def stores_at_end(config: Any) -> bool:

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, number, version
+from tests.behaviour.test_by_namespace import fill as fill_graphs
 from tests.behaviour.test_sweep import HOUR
 from tests.cli.filled import HOSTILE, fill, is_harmless, numbers
 from tests.kit.interceptors import Later
@@ -72,6 +74,22 @@ def test_prune_combines_rules(make_saver, command):
     ended = command("prune", "t", "--keep-every", "2w", "--yes")
     assert ended.code == 0
     assert len(numbers(make_saver())) in (1, 2), "an interval may have ended in between"
+
+
+@LOCAL
+def test_prune_of_some_graphs(make_saver, command):
+    fill_graphs(make_saver())
+    arguments = ["prune", "t", "--keep-last", "1", "--yes", "--json", "--namespace"]
+    (plan,) = json.loads(command(*arguments, "extract", "--namespace", "summary|*").out)["plans"]
+    gone = {row["checkpoint_ns"] for row in plan["decisions"] if not row["keep"]}
+    assert gone == {"extract:1", "summary:3"}
+    assert {row["reason"] for row in plan["decisions"]} == {None, "the latest", "no rule for its namespace"}
+    json.loads(command(*arguments, "").out)
+    left = Counter(one.config["configurable"]["checkpoint_ns"] for one in make_saver().list(cfg("t", None)))
+    assert left == {"": 1, "extract:1": 1, "extract:1|inner:2": 5, "summary:3": 1}
+    ended = command(*arguments, "extract:1")
+    assert ended.code == 2
+    assert "no pattern of namespaces" in ended.err
 
 
 @pytest.mark.parametrize("options", [[], ["--keep-last", "0"], ["--keep-for", "0s"]])

@@ -30,7 +30,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.errors import DamageError
-from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, Retention
+from langgraph_gcs_saver.policy.retention import AnyOf, KeepEvery, KeepFor, KeepLast, PerNamespace, Retention
 from langgraph_gcs_saver.results import PrunePlan
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ def prune(
         timedelta | None,
         typer.Option(parser=positive_duration, metavar="TIME", help="Keep the newest of each interval: 1h, 1d."),
     ] = None,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Apply --keep to these graphs only: '' is the root graph, 'extract|*' the subgraph of "
+            "node extract and those below it. Can be repeated.",
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -73,11 +81,14 @@ def prune(
     rules += [] if keep_every is None else [KeepEvery(keep_every)]
     if not rules:
         raise CommandError("say what to keep: --keep-last, --keep-for, --keep-every. delete deletes threads.", 2)
+    rule: Retention = AnyOf(tuple(rules))
+    if namespace:
+        rule = PerNamespace.parse(dict.fromkeys(namespace, rule))
     threads = list(dict.fromkeys(threads))
     plans: list[PrunePlan] = []
     with open_admin(store, cipher) as saver:
         with progress("planning", len(threads)) as advance:
-            for plan in saver.plan_prune(threads, strategy=AnyOf(tuple(rules))):
+            for plan in saver.plan_prune(threads, strategy=rule):
                 if not plan.decisions:
                     check_thread(saver, plan.thread_id)
                 plans.append(plan)
