@@ -44,6 +44,7 @@ def test_there_is_something_to_try():
         "fastapi",
         "langgraph-server",
         "migrating",
+        "pipeline",
         "two-workers",
         "survive-anything",
     ]
@@ -59,6 +60,8 @@ def test_there_is_something_to_try():
     assert {(block.document, block.language) for block in BLOCKS if block.title is None} == {
         ("batches", "console"),  # test_batches.py
         ("batches", "python"),
+        ("pipeline", "console"),  # test_pipeline.py
+        ("pipeline", "python"),
         ("migrating", "console"),  # test_migrating
         ("migrating", "python"),
         ("fastapi", "console"),  # test_fastapi
