@@ -17,7 +17,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
@@ -433,6 +433,34 @@ def test_a_retry_does_not_pass_a_breakpoint(saver, world):
     done = run(graph, None, CONFIG)
     assert world.ran == ["a", "in", "z"]
     assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
+
+
+def test_a_retry_continues_a_step_that_has_begun_behind_its_breakpoint(saver, world):
+    def node(name: str) -> dict[str, Any]:
+        world.ran.append(name)
+        if name in world.failing:
+            raise BrokenError(name)
+        return {"log": [name]}
+
+    build = StateGraph(State)
+    for name in ("left", "right"):
+        build.add_node(name, lambda _, name=name: node(name))
+        build.add_edge(START, name)
+    graph = build.compile(checkpointer=saver, interrupt_before=["left", "right"])
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"right"}
+    with pytest.raises(BrokenError):
+        run(graph, None, CONFIG, durability="sync")
+    assert sorted(world.ran) == ["left", "right"]
+    world.failing = set()
+    assert sorted(run(graph, {"log": ["one"]}, CONFIG, request_id="r1")["log"]) == ["left", "one", "right"]
+    assert sorted(world.ran) == ["left", "right", "right"]
+
+
+def test_an_empty_thread_needs_an_input(saver, world):
+    with pytest.raises(EmptyInputError):
+        run(world.graph(saver), None, CONFIG, request_id="r1")
+    assert status(saver).state == "empty"
 
 
 def test_a_breakpoint_before_the_first_node_stops_there(saver, world):
