@@ -444,7 +444,7 @@ def decide(
         return "answer" if given == "command" and not is_same else "return"
     if found.state == "finished":
         return "continue" if is_same or given == "nothing" else start
-    if is_same or request_id is None:
+    if is_same or request_id is None or given == "nothing":
         # A retry must not pass a breakpoint. A call without an input does, as with LangGraph's own `invoke`.
         return "return" if is_at_breakpoint and given == "input" and not found.has_begun else "continue"
     return start

@@ -463,6 +463,15 @@ def test_an_empty_thread_needs_an_input(saver, world):
     assert status(saver).state == "empty"
 
 
+def test_no_input_passes_a_breakpoint_as_a_request_of_its_own_too(saver, world):
+    graph = world.graph(saver, interrupt_before=["z"])
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    done = run(graph, None, CONFIG, request_id="r2")
+    assert world.ran == ["a", "in", "z"]
+    assert run(graph, None, CONFIG, request_id="r2") == done
+    assert world.ran == ["a", "in", "z"]
+
+
 def test_a_breakpoint_before_the_first_node_stops_there(saver, world):
     graph = world.graph(saver, interrupt_before=["a"])
     assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1")["log"] == ["one"]
