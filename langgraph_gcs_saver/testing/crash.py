@@ -29,11 +29,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointMetadata, CheckpointTuple
@@ -84,6 +86,17 @@ class CrashTestError(AssertionError):
 # Crashing
 
 
+def crash() -> NoReturn:
+    """Crash this process as far as its effects are concerned: the rest of it sees an exception."""
+    raise Crashed
+
+
+def kill() -> NoReturn:
+    """Kill this process, with SIGKILL."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL returned")
+
+
 @dataclass(slots=True)
 class Plan:
     """When a process crashes, and what it did until then.
@@ -91,6 +104,8 @@ class Plan:
     Attributes:
         stop_after: Number of effects after which it crashes; `None` for never.
         is_reverse: Whether effects that may happen in any order are performed last to first.
+        is_late: Whether it crashes only when the next effect is about to begin.
+        strike: Crashes the process: `crash` or `kill`.
         done: Effects that reached a service, in order.
         orders: Groups of these effects that could have been performed in another order.
         is_dead: Whether it has crashed.
@@ -98,15 +113,27 @@ class Plan:
 
     stop_after: int | None = None
     is_reverse: bool = False
+    is_late: bool = False
+    strike: Callable[[], NoReturn] = crash
     done: list[Effect[Any]] = field(default_factory=list)
     orders: list[Sequence[Effect[Any]]] = field(default_factory=list)
     is_dead: bool = False
 
-    def live(self) -> None:
-        """Raise `Crashed` if the process has crashed, or crashes now."""
-        self.is_dead = self.is_dead or len(self.done) == self.stop_after
+    def begin(self) -> None:
+        """An effect is about to begin. The process crashes if it has crashed, or crashes now."""
+        self._live(is_due=True)
+
+    def end(self, effect: Effect[Any]) -> None:
+        """An effect has been performed. The process crashes if it has crashed, or crashes now."""
+        self.done.append(effect)
+        self._live(is_due=not self.is_late)
+
+    def _live(self, *, is_due: bool) -> None:
+        # Not `==`: two threads may end an effect at the same time.
+        if is_due and self.stop_after is not None and len(self.done) >= self.stop_after:
+            self.is_dead = True
         if self.is_dead:
-            raise Crashed
+            self.strike()
 
     def arranged(self, effects: Sequence[Effect[Any]]) -> list[int]:
         """The order, as indices, in which to perform effects that may happen in any order."""
@@ -131,10 +158,9 @@ class Dying(GatherInterceptor):
             for at in self.plan.arranged(parts):
                 self.around(parts[at], perform)
             return None
-        self.plan.live()
+        self.plan.begin()
         result = perform(effect)
-        self.plan.done.append(effect)
-        self.plan.live()
+        self.plan.end(effect)
         return result
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
@@ -146,10 +172,9 @@ class Dying(GatherInterceptor):
             for at in self.plan.arranged(parts):
                 await self.aaround(parts[at], perform)
             return None
-        self.plan.live()
+        self.plan.begin()
         result = await perform(effect)
-        self.plan.done.append(effect)
-        self.plan.live()
+        self.plan.end(effect)
         return result
 
     def around_all(self, effects: Sequence[Effect[Any]], perform: PerformAll) -> Sequence[Any]:

@@ -12,7 +12,7 @@ the ledger is stored, exactly, and that nothing else of the thread is damaged. T
 the end, the state of each thread must equal that of an undisturbed run.
 
 The threads' ids are unique, and the threads are deleted if all checks pass. An operating system with `fork` is needed.
-The graph's processes get the addresses of emulators, and everything else of the environment, from this one.
+The graph's processes get the environment of this one.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ LINES_A_ROUND = 5
 POLL = 0.001
 """Seconds between two looks at the ledger."""
 
-EMULATORS = ("FIRESTORE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
-
 
 class KillTestError(AssertionError):
     """Something that was acknowledged is lost or differs, or a graph did not finish."""
@@ -79,6 +77,7 @@ def context() -> ForkServerContext:
             "langgraph_gcs_saver.saver.run",
             "langgraph_gcs_saver.stores.google.clients",
             "langgraph_gcs_saver.stores.local",
+            "langgraph_gcs_saver.testing.crash",
         ]
     )
     return found
@@ -89,7 +88,7 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[tuple[ForkServe
     """A process that runs `target(*args, pipe)`, and the other end of the pipe. The process is killed at the end."""
     ours, theirs = context().Pipe()
     # The fork server keeps the environment of the moment when it was started.
-    environment = {name: os.environ[name] for name in EMULATORS if name in os.environ}
+    environment = dict(os.environ)
     started = context().Process(target=_enter, args=(environment, target, *args, theirs), daemon=True)
     started.start()
     theirs.close()
@@ -104,6 +103,7 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[tuple[ForkServe
 
 def _enter(environment: Mapping[str, str], target: Callable[..., None], *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    os.environ.clear()
     os.environ.update(environment)
     target(*args)
 

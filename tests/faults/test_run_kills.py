@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -16,9 +15,8 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver, arun, cadence, run
-from langgraph_gcs_saver.engine.effects import REQUESTS, Effect
-from langgraph_gcs_saver.engine.interceptors import APerform, Interceptor, Perform
 from langgraph_gcs_saver.flows import runs
+from langgraph_gcs_saver.testing.crash import Dying, Plan, kill
 from langgraph_gcs_saver.testing.kills import process
 from tests.faults.turns import CONFIG, HOW, SCENARIOS, State, plain, stores
 from tests.patience import PATIENCE
@@ -26,29 +24,12 @@ from tests.patience import PATIENCE
 NAMES = [name for name, (_, given) in SCENARIOS.items() if not any(map(callable, given))]
 
 
-class Killing(Interceptor):
-    """Kills its process before or after the n-th effect that reaches the store."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def _count(self, effect: Effect[Any]) -> None:
-        if isinstance(effect, REQUESTS):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, effect: Effect[Any], perform: Perform) -> Any:
-        self._count(effect)
-        result = perform(effect)
-        self._count(effect)
-        return result
-
-    async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
-        self._count(effect)
-        result = await perform(effect)
-        self._count(effect)
-        return result
+def killing(at: int) -> Dying:
+    """Kills its process before the first effect (1), after it (2), before the second one (3), and so on; 0: never."""
+    dying = Dying()
+    if at:
+        dying.plan = Plan(at // 2, is_late=at % 2 == 1, strike=kill)
+    return dying
 
 
 @dataclass(frozen=True)
@@ -66,7 +47,7 @@ class Order:
 def work(order: Order, pipe: Connection) -> None:
     """Make the requests from the first one that no process has finished, and send each result."""
     build, given = SCENARIOS[order.name]
-    with GCSSaver.from_conn_string(order.uri, interceptors=[Killing(order.kill_at)]) as saver:
+    with GCSSaver.from_conn_string(order.uri, interceptors=[killing(order.kill_at)]) as saver:
         graph = build(saver, [])
         call = (lambda *args, **named: asyncio.run(arun(*args, **named))) if order.is_async else run
         for at in range(order.first, len(given)):
@@ -141,7 +122,7 @@ def count(uri: str, kill_at: int, pipe: Connection) -> None:
     build.add_node("node", node)
     build.add_edge(START, "node")
     build.add_conditional_edges("node", lambda state: END if len(state["log"]) == STEPS else "node")
-    with GCSSaver.from_conn_string(uri, interceptors=[Killing(kill_at)]) as saver:
+    with GCSSaver.from_conn_string(uri, interceptors=[killing(kill_at)]) as saver:
         config: Any = {**CONFIG, "recursion_limit": 2 * STEPS}
         options: dict[str, Any] = {"request_id": "r1", "owner": "worker", "store": "segments"}
         found = run(
