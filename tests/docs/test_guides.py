@@ -45,6 +45,7 @@ def test_there_is_something_to_try():
         "langgraph-server",
         "migrating",
         "pipeline",
+        "test-your-agent",
         "two-workers",
         "survive-anything",
     ]
@@ -52,6 +53,7 @@ def test_there_is_something_to_try():
         ("console", True),
         ("python", True),
         ("python", False),
+        ("text", True),
         ("dockerfile", False),
         ("yaml", False),
         ("json", False),
@@ -68,6 +70,8 @@ def test_there_is_something_to_try():
         ("cloud-run", "console"),  # test_what_is_typed_to_google_cloud
         ("cloud-tasks", "console"),  # test_snippets.py knows the commands and their flags
         ("langgraph-server", "console"),  # test_langgraph_server.py
+        ("test-your-agent", "console"),  # test_survival.py
+        ("test-your-agent", "text"),
         ("two-workers", "console"),  # test_two_workers.py
         ("survive-anything", "console"),  # test_survive_anything.py
     }

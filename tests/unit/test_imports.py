@@ -7,7 +7,7 @@ from textwrap import dedent
 import pytest
 
 import langgraph_gcs_saver
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import GCSSaver, testing
 from tests.cli.filled import fill
 
 
@@ -160,6 +160,12 @@ def test_a_process_that_saves_and_loads_imports_nothing_else(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", testing.__all__)
+def test_what_testing_offers_is_there(name):
+    assert getattr(testing, name) is not None
+    assert name in dir(testing)
+
+
 @pytest.mark.parametrize("name", langgraph_gcs_saver.__all__)
 def test_what_is_offered_is_there(name):
     assert getattr(langgraph_gcs_saver, name) is not None
@@ -167,6 +173,6 @@ def test_what_is_offered_is_there(name):
 
 
 def test_what_is_not_offered_is_not_there():
-    for module in (langgraph_gcs_saver, langgraph_gcs_saver.flows):
+    for module in (langgraph_gcs_saver, langgraph_gcs_saver.flows, testing):
         with pytest.raises(AttributeError, match="nothing"):
             _ = module.nothing
