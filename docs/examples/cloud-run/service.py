@@ -131,29 +131,20 @@ async def task(thread_id: str, body: Task, x_cloudtasks_taskname: Annotated[str,
 
 
 async def begin(config: Any, inputs: dict[str, Any], request_id: str) -> None:
-    """Apply an input once, although its task may come twice, late, or in another order."""
+    """Apply an input once, although its task may come twice or late, and after the request before it has finished."""
     thread = app.state.saver.thread(config["configurable"]["thread_id"])
     before = await thread.astatus()
     if before.request_id != request_id:
-        if await is_stored(config, request_id):
-            return  # A later request has begun since.
         if before.questions:
             raise HTTPException(409, "The thread waits for a person.")
         if before.nodes:
-            await resume(config)  # The request before has not finished.
+            await resume(config)
     await arun(app.state.graph, inputs, config, request_id=request_id, policy=TASK, durability="sync")
 
 
 async def resume(config: Any) -> None:
     """Finish what is left of a thread."""
     await arun(app.state.graph, None, config, policy=TASK, durability="sync")
-
-
-async def is_stored(config: Any, request_id: str) -> bool:
-    """Whether the input of a request was applied, by any turn of the thread."""
-    async for _ in app.state.saver.alist(config, filter={"lg_request": request_id}, limit=1):
-        return True
-    return False
 
 
 # Answers
@@ -181,7 +172,8 @@ async def answer(thread_id: str, given: Answer) -> dict[str, bool]:
     is_stored_already = before.request_id == given.request_id
     if not is_stored_already and given.question not in {one.id for one in before.questions}:
         raise HTTPException(409, "The thread does not wait for this answer.")
-    is_new = await thread.aanswer({given.question: given.answer}, request_id=given.request_id)
+    # A task that comes too early may be looking at the thread.
+    is_new = await thread.aanswer({given.question: given.answer}, request_id=given.request_id, wait=30)
     # Also if it was stored before, because the process may have crashed before it added the task.
     await run_in_threadpool(add_task, f"answer-{given.request_id}", f"/tasks/threads/{quote(thread_id, safe='')}", {})
     return {"stored": is_new}
