@@ -290,6 +290,28 @@ def test_a_request_whose_checkpoints_were_deleted_starts_again(saver, world):
     assert logs(saver, graph) == ["one", "a", "two", "a"]
 
 
+def test_the_document_of_a_turn_whose_checkpoints_were_deleted_means_nothing(saver, world):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with saver.thread("t").lease() as lease, pytest.raises(BrokenError):
+        run(graph, {"log": ["two"]}, lease.config, request_id="r2", context=Context("Ada"))
+    saver.delete_for_runs([lease.run_id])
+    found = status(saver)
+    assert (found.state, found.request_id, found.has_turn, found.turn) == ("finished", "r1", True, None)
+
+
+def test_an_update_by_the_graphs_own_method_is_due(saver, world):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        graph.invoke(Command(update={"log": ["more"]}, goto="z"), CONFIG, durability="sync")
+    assert status(saver).state == "due"
+    world.failing = set()
+    assert run(graph, None, CONFIG)["log"][-2:] == ["more", "z"]
+
+
 def test_a_result_that_was_pruned_is_not_made_again(saver, world):
     graph = world.graph(saver)
     for name in ("r1", "r2"):
