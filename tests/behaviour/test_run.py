@@ -567,6 +567,38 @@ def test_a_task_that_failed_beside_a_question_runs_before_a_person_is_asked(save
     assert world.ran == ["a", "a"]
 
 
+def asking_twice(saver: Any, world: World, *questions: str) -> Any:
+    def ask(state: State) -> dict[str, Any]:
+        answers = [interrupt(question) for question in questions]
+        if "ask" in world.failing:
+            raise BrokenError
+        return {"log": answers}
+
+    build = StateGraph(State)
+    build.add_node("ask", ask)
+    build.add_edge(START, "ask")
+    return build.compile(checkpointer=saver)
+
+
+def test_the_same_question_asked_again_waits_again(saver, world):
+    graph = asking_twice(saver, world, "sure?", "sure?")
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    run(graph, Command(resume="first"), CONFIG, request_id="r2")
+    assert status(saver).state == "waiting"
+    assert run(graph, Command(resume="second"), CONFIG, request_id="r3")["log"] == ["one", "first", "second"]
+
+
+def test_an_answer_to_the_question_before_is_no_answer_after_an_error(saver, world):
+    """The error changes the time of the question's document, so its content decides."""
+    graph = asking_twice(saver, world, "first?", "second?")
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    run(graph, Command(resume="first"), CONFIG, request_id="r2", durability="sync")
+    world.failing = {"ask"}
+    with pytest.raises(BrokenError):
+        graph.invoke(Command(resume="second"), CONFIG, durability="sync")
+    assert [one.value for one in status(saver).questions] == ["second?"]
+
+
 def test_an_answer_is_kept_from_a_task_that_has_asked_again(saver, world):
     """As after a crash, when one of two tasks has used up its answer, and waits for the next one."""
     first, second = "0" * 32, "1" * 32
