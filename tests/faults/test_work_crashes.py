@@ -28,7 +28,7 @@ from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from langgraph_gcs_saver.testing.kills import process
 from tests.faults.test_run_crashes import steps
-from tests.faults.test_run_kills import Killing
+from tests.faults.test_run_kills import killing
 from tests.faults.turns import CONFIG, THREAD, Ran, State, chain, inputs
 from tests.patience import PATIENCE
 
@@ -208,7 +208,7 @@ def check(tmp_path: Path, count: int, *, waits: bool) -> None:
 
 def work_until_killed(uri: str, directory: Path, kill_at: int, pipe: Connection) -> None:
     """Look once for work, and be killed after some effects."""
-    with GCSSaver.from_conn_string(uri, interceptors=[Killing(kill_at)]) as saver:
+    with GCSSaver.from_conn_string(uri, interceptors=[killing(2 * kill_at)]) as saver:
         for done in saver.recover(build(saver, directory), attempts=1000, backoff=0, durability="sync"):
             pipe.send((done.thread_id, done.outcome))
 
