@@ -207,8 +207,8 @@ def check(tmp_path: Path, count: int, *, waits: bool) -> None:
 
 
 def work_until_killed(uri: str, directory: Path, kill_at: int, pipe: Connection) -> None:
-    """Look once for work, and be killed after some effects."""
-    with GCSSaver.from_conn_string(uri, interceptors=[killing(2 * kill_at)]) as saver:
+    """Look once for work, and be killed before or after an effect."""
+    with GCSSaver.from_conn_string(uri, interceptors=[killing(kill_at)]) as saver:
         for done in saver.recover(build(saver, directory), attempts=1000, backoff=0, durability="sync"):
             pipe.send((done.thread_id, done.outcome))
 
