@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
 from langgraph_gcs_saver.cli.demo import payment, play, process, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
+from langgraph_gcs_saver.cli.demo.child import started
 from langgraph_gcs_saver.cli.demo.history import Row, graph
 from langgraph_gcs_saver.cli.demo.process import Task, entries, run_process
 from langgraph_gcs_saver.cli.views.terminal import CommandError, printable
@@ -34,20 +35,25 @@ LANGGRAPH_GCS = (sys.executable, "-m", "langgraph_gcs_saver.cli")
 
 
 @pytest.fixture
-def environment(tmp_path):
+def environment(tmp_path, tmp_path_factory):
     """Makes the environment of commands, when it is called: after the emulators' fixtures have named their hosts.
 
     Temporary directories land where the test can look for them, and no credentials are found.
     """
-    (tmp_path / "tmp").mkdir()
+    folder = tmp_path_factory.mktemp("t")  # a short path, as most people have
     own = {
-        "TMPDIR": str(tmp_path / "tmp"),
+        "TMPDIR": str(folder),
         "TERM": "xterm",
         "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none"),
         "PYTHONWARNINGS": "ignore::FutureWarning",  # google.api_core's, on Pythons whose support it has ended
     }
     ignored = {"LANGGRAPH_GCS_STORE", "COLUMNS", "LINES", "GOOGLE_CLOUD_PROJECT"}
     return lambda: {key: value for key, value in os.environ.items() if key not in ignored} | own
+
+
+def temporary(environment):
+    """Where commands make their temporary files."""
+    return Path(environment()["TMPDIR"])
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     assert result["stored_bytes"] > 0
 
     # The ledger itself, a file that only the agent's processes write.
-    (ledger,) = (tmp_path / "tmp").glob(f"*/{result['thread_id']}.ledger")
+    (ledger,) = temporary(environment).glob(f"*/{result['thread_id']}.ledger")
     lines = [line.split() for line in ledger.read_text().splitlines()]
     assert [name for _, name in lines] == queue[:21] + queue[20:] + instead
     assert [int(pid) for pid, _ in lines] == [one["pid"] for one in processes for _ in one["read"]], (
@@ -238,7 +244,7 @@ def test_in_a_terminal_it_shows_progress_asks_and_ends_with_the_history(environm
     assert fork[8:] == ["the", "fork"]
     assert fork[7] == back[2], "the fork's parent"
     assert any(row[-2:] == ["SIGKILL,", "resumed"] and "4" in row for row in rows)
-    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files stayed"
+    assert list(temporary(environment).iterdir()) == [], "temporary files stayed"
 
 
 def test_interrupted_it_leaves_nothing_behind(environment, tmp_path):
@@ -262,7 +268,7 @@ def test_interrupted_it_leaves_nothing_behind(environment, tmp_path):
         process.kill()
         process.wait()
     assert process.returncode != 0
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temporary(environment).iterdir()) == []
     # The session's last process is multiprocessing's tracker, which ends when it sees that the demo has.
     eventually(lambda: not _members(process.pid))
 
@@ -304,12 +310,26 @@ def test_a_bad_store_is_one_line_and_an_exit_code(uri, code, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def answer(task, pipe):
+    pipe.send(task)
+
+
+def test_a_long_path_of_temporary_files(tmp_path, monkeypatch):
+    """It leaves no room for the name of the socket at which copies of a process are ordered."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with started(answer, "done") as one:
+        assert one.receive() == "done"
+        assert one.wait() == 0
+
+
 def test_a_bad_store_in_a_process(environment, tmp_path):
     ended = run_command("demo", "--store", WEIRD, environment=environment)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(r"langgraph-gcs: [^\n]+\n", ended.stderr)
     assert "\x1b" not in ended.stderr
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temporary(environment).iterdir()) == []
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(environment):
@@ -452,7 +472,7 @@ def test_an_agent_that_is_killed_while_it_pays(where, request, environment, tmp_
     assert len({one["pid"] for one in result["processes"]}) == 9
 
     # The provider's own file, which only the agent's processes write.
-    (ledger,) = (tmp_path / "tmp").glob(f"*/{result['thread_id']}.ledger")
+    (ledger,) = temporary(environment).glob(f"*/{result['thread_id']}.ledger")
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert [line["what"] for line in lines] == ["charge", "e-mail"]
     # The thread itself, by a saver of this process.
@@ -503,4 +523,4 @@ def test_the_stories_are_told_in_a_terminal(environment, tmp_path):
     assert text.count("proved ") == 7
     assert "NOT TRUE" not in text
     assert _too_wide(text) == []
-    assert list((tmp_path / "tmp").iterdir()) == [], "temporary files stayed"
+    assert list(temporary(environment).iterdir()) == [], "temporary files stayed"

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ OWNER = "langgraph-gcs-demo"
 
 _IMPORTED = ["langgraph.graph", "langgraph_gcs_saver.saver.run", "langgraph_gcs_saver.stores.local"]
 """What takes most of the time that a new interpreter needs."""
+
+
+_MAX_TEMP_DIR = 104 - len("/pymp-12345678/listener-12345678") - 1
+"""Most bytes in the path of temporary files. The name of a socket has at most 104 on macOS, and 108 on Linux."""
 
 
 class Child:
@@ -71,10 +76,12 @@ def started(work: Callable[[T, Connection], None], task: T) -> Iterator[Child]:
     """Call `work` in a new process. At the end of the block, the process is killed if it still runs.
 
     It shares nothing with the one before except for the store. It is a copy of an interpreter that has imported
-    packages and done nothing else; on Windows, which has no copies, it is a new interpreter.
+    packages and done nothing else. On Windows, which has no copies, it is a new interpreter. So it is if the path of
+    temporary files is too long for the socket at which copies are ordered.
     """
     context: Any = multiprocessing.get_context("spawn")
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    has_copies = "forkserver" in multiprocessing.get_all_start_methods()
+    if has_copies and len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMP_DIR:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
     ours, theirs = context.Pipe()
