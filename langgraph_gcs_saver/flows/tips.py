@@ -1,8 +1,8 @@
 """Finds out from the newest checkpoints of threads what comes next, without the threads' graphs.
 
 LangGraph has a channel for each edge. A node is due if such a channel has a value in a version that the node has not
-seen. So the names and versions in a manifest usually suffice. Only two kinds of values are read: those of joins, which
-wait for several nodes, and the list of packets that `Send` makes.
+seen. So the names and versions in a manifest nearly suffice. Few values are read: those of joins, which wait for
+several nodes, those of new edges, which say whether their node is deferred, and the list of packets that `Send` makes.
 """
 
 from __future__ import annotations
@@ -91,13 +91,19 @@ def _writes_at(tip: Tip) -> QueryDocs:
 
 
 def deciding_in(known: Manifest) -> dict[str, ChannelRef]:
-    """The channels whose values decide whether a node is due: packets, and joins that are new to their node."""
+    """The channels whose values decide whether a node is due: packets, and the edges and joins that are new to it."""
     versions, seen = versions_of(known.checkpoint)
     return {name: ref for name, ref in known.channels.items() if _decides(name, versions, seen)}
 
 
 def _decides(name: str, versions: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
-    return name == _SENDS or (name.startswith(_JOIN) and not _has_seen(name.rpartition(":")[2], name, versions, seen))
+    is_edge = name.startswith((_BRANCH, _JOIN))
+    return name == _SENDS or (is_edge and not _has_seen(_node_of(name), name, versions, seen))
+
+
+def _node_of(edge: str) -> str:
+    """The node to which an edge or a join leads."""
+    return edge.removeprefix(_BRANCH) if edge.startswith(_BRANCH) else edge.rpartition(":")[2]
 
 
 def versions_of(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -158,28 +164,36 @@ def due(
         seen: The versions that each node has seen.
         values: The values that decide, by channel.
         is_step: Whether an input or a superstep has made the checkpoint. What is due was then written by it. Older
-            edges lead to nodes that the graph did not have any more.
+            edges and packets lead to nodes that the graph did not have any more.
     """
-    nodes = set()
     newest = _newest_of(versions) if is_step else None
-    for name in names:
-        node = name.removeprefix(_BRANCH)
-        is_older = newest is not None and versions.get(name) != newest
-        if node != name and not is_older and not _has_seen(node, name, versions, seen):
-            nodes.add(node)
+    current = [name for name in names if newest is None or _step_of(versions.get(name)) == newest]
+    nodes = set()
+    for name in current:
         if name == _START and not any(_has_seen(one, name, versions, seen) for one in seen if one != _INTERRUPTED):
             nodes.add(_START)
-    for name, value in values.items():
-        if name != _SENDS and _is_full(name, value):
-            nodes.add(name.rpartition(":")[2])
-    sends = tuple(map(_receiver, _items(values.get(_SENDS))))
-    return Due(tuple(sorted(nodes)), sends, any(isinstance(value, Opaque) for value in values.values()))
+        is_edge = name != _SENDS and _decides(name, versions, seen)
+        if is_edge and _leads_on(name, values.get(name)):
+            nodes.add(_node_of(name))
+    found = {name: values[name] for name in current if name in values}
+    sends = tuple(map(_receiver, _items(found.get(_SENDS))))
+    return Due(tuple(sorted(nodes)), sends, any(isinstance(value, Opaque) for value in found.values()))
+
+
+def _leads_on(edge: str, value: Any) -> bool:
+    """Whether the value of an edge or a join makes its node due."""
+    return not _waits_for_all(value) and (edge.startswith(_BRANCH) or _is_full(edge, value))
 
 
 def _newest_of(versions: Mapping[str, Any]) -> Any:
-    """The newest version of all channels; `None` if they cannot be compared."""
+    """The newest version of all channels, as `_step_of` has it; `None` if they cannot be compared."""
     kinds = set(map(type, versions.values()))
-    return max(versions.values()) if len(kinds) == 1 and kinds <= {str, int, float} else None
+    return _step_of(max(versions.values())) if len(kinds) == 1 and kinds <= {str, int, float} else None
+
+
+def _step_of(version: Any) -> Any:
+    """What the versions have in common that one superstep gives. Before a dot they count, after it they are random."""
+    return version.partition(".")[0] if isinstance(version, str) else version
 
 
 def due_in(checkpoint: Mapping[str, Any]) -> Due:
@@ -217,14 +231,29 @@ def _is_full(name: str, value: Any) -> bool:
     return bool(waits_for) and len("+".join(map(str, _items(value)))) == len(waits_for)
 
 
+def _waits_for_all(value: Any) -> bool:
+    """Whether a value is that of an edge to a deferred node, and other nodes have not all ended."""
+    value = _opened(value)
+    return _is_deferred(value) and not value[1]
+
+
 def _items(value: Any) -> Sequence[Any]:
     """The items of a list or a set, or of a deferred node's list or set; empty for any other value."""
-    while True:
-        if isinstance(value, Stored) and value.parts is not None:
-            value = value.parts[2]
-        elif isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], bool):
-            value = value[0]  # A deferred node's channel holds the items, and whether all other nodes have ended.
-        elif isinstance(value, set | frozenset):
-            return sorted(value, key=str)
-        else:
-            return value if isinstance(value, list | tuple) else ()
+    value = _opened(value)
+    if _is_deferred(value):
+        value = _opened(value[0])
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _is_deferred(value: Any) -> bool:
+    """Whether a value is that of a deferred node's channel: what it holds, and whether all other nodes have ended."""
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], bool)
+
+
+def _opened(value: Any) -> Any:
+    """A value without the extensions of MessagePack around it."""
+    while isinstance(value, Stored) and value.parts is not None:
+        value = value.parts[2]
+    return value

@@ -20,7 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.runtime import Runtime
+from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command, Interrupt, Send, interrupt
 
 from langgraph_gcs_saver import GCSSaver, arun, astream, run, stream
@@ -1057,3 +1057,74 @@ def test_a_packet_to_a_node_that_the_graph_lacks_is_not_dropped(saver, world):
         run(build("c"), None, CONFIG)
     assert raised.value.missing == ("b",)
     assert "c" not in world.ran
+
+
+class Log(TypedDict):
+    log: Annotated[list[str], operator.add]
+
+
+def logging_nodes(world: World, *names: str, deferred: tuple[str, ...] = ()) -> Any:
+    """A graph to be built, with nodes that may run at once."""
+    build = StateGraph(Log)
+    for name in names:
+        build.add_node(name, world.node(name), input_schema=Log, defer=name in deferred)
+    return build
+
+
+def test_edges_to_nodes_that_the_graph_lacks_do_not_hold_up_another_turn(saver, world):
+    build = logging_nodes(world, "a", "b", "c", "d")
+    build.add_edge(START, "a")
+    build.add_edge(START, "b")
+    build.add_edge(["a", "b"], "c")
+    build.add_conditional_edges("a", lambda _: [Send("d", {})], ["d"])
+    world.failing.update({"c", "d"})
+    with pytest.raises(BrokenError):
+        run(build.compile(checkpointer=saver), {"log": ["in"]}, CONFIG, request_id="1")
+    world.failing.clear()
+    other = logging_nodes(world, "a").add_edge(START, "a").compile(checkpointer=saver)
+    is_asked = RunControl()
+    is_asked.request_drain("The input is there, and no step has ended.")
+    with pytest.raises(GraphDrained):
+        run(other, {"log": ["again"]}, CONFIG, request_id="2", control=is_asked)
+    assert saver.thread("t").status().nodes == ("__start__",)
+    assert run(other, {"log": ["again"]}, CONFIG, request_id="2")["log"][-2:] == ["again", "a"]
+    assert saver.thread("t").status().state == "finished"
+
+
+def test_versions_of_other_savers_say_what_is_due(saver, world):
+    """LangGraph once asked for a version for each channel, and most savers add random digits to each."""
+    memory = InMemorySaver()
+    world.failing.add("z")
+    with pytest.raises(BrokenError):
+        world.graph(memory).invoke({"log": ["in"]}, CONFIG)
+    found = memory.get_tuple(CONFIG)
+    newest = max(found.checkpoint["channel_versions"].values())
+    versions = {
+        name: one if one != newest else f"{one}{name == 'log'}"
+        for name, one in found.checkpoint["channel_versions"].items()
+    }
+    saver.put(
+        {"configurable": {**CONFIG["configurable"], "checkpoint_ns": ""}},
+        {**found.checkpoint, "channel_versions": versions},
+        found.metadata,
+        versions,
+    )
+    assert saver.thread("t").status().nodes == ("z",)
+
+
+@pytest.mark.parametrize("source", [["a", "b"], "b"])
+def test_a_deferred_node_is_not_due_while_another_one_asks(saver, world, source):
+    build = logging_nodes(world, "a", "b", "last", deferred=("last",))
+    build.add_node("ask", lambda _: {"log": [interrupt("sure?")]})
+    for one in ("a", "b"):
+        build.add_edge(START, one)
+    build.add_edge("a", "ask")
+    build.add_edge(source, "last")
+    graph = build.compile(checkpointer=saver)
+    asked = run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    assert saver.thread("t").status().nodes == ("ask",)
+    assert run(graph, {"log": ["other"]}, CONFIG, request_id="2")["__interrupt__"] == asked["__interrupt__"]
+    assert saver.thread("t").answer("yes")
+    assert [one.outcome for one in saver.recover(graph)] == ["finished"]
+    assert logs(saver, graph) == ["in", "a", "b", "yes", "last"]
+    assert sorted(world.ran) == ["a", "b", "last"]
