@@ -139,6 +139,9 @@ def answer_task(request_id: str) -> str:
 
 # Reading
 
+_PAGE = 20
+"""Checkpoints that are read at once to find the turn of the newest one."""
+
 
 def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
     """What a thread is doing, in one or two rounds.
@@ -162,8 +165,8 @@ def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
     if found is None:
         return Status(thread_id=thread_id, state="empty", has_turn=names[0] in docs, active=said, lease=lease)
     try:
-        read = yield from _read(found, docs.get(names[0]), lease, loads, context)
         asked = docs.get(names[-1])
+        read = yield from _read(found, docs.get(names[0]), lease, loads, context, has_requests=asked is not None)
         known = recent.NOTHING if asked is None else recent.recent_of(asked, context.codec)
         return replace(read, active=said, recent=known.at(read.run_id))
     except DamagedError as damage:
@@ -171,8 +174,8 @@ def status(thread_id: str, loads: Loads, context: Context) -> Flow[Status]:
         raise unreadable(damage, thread_id, "", found.manifest.checkpoint_id) from None
 
 
-def _newest(thread_id: str, after: str | None) -> QueryDocs:
-    return QueryDocs(keys.checkpoints(thread_id), where=(("ns", keys.enc("")),), after=after, limit=1)
+def _newest(thread_id: str, after: str | None, limit: int = 1) -> QueryDocs:
+    return QueryDocs(keys.checkpoints(thread_id), where=(("ns", keys.enc("")),), after=after, limit=limit)
 
 
 def _tip(thread_id: str, docs: Sequence[Doc], context: Context) -> Flow[Found | None]:
@@ -189,7 +192,9 @@ def _tip(thread_id: str, docs: Sequence[Doc], context: Context) -> Flow[Found | 
     return None
 
 
-def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: Context) -> Flow[Status]:
+def _read(
+    found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: Context, *, has_requests: bool
+) -> Flow[Status]:
     known, thread_id = found.manifest, lease.thread_id
     metadata = metadata_of(known, loads)
     deciding = Found(found.doc, replace(known, channels=tips.deciding_in(known)))
@@ -200,9 +205,11 @@ def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: C
     values = yield from Compute(partial(_values, deciding.manifest, sources, loads), size=size)
     due = tips.due_at(known, values, is_step=metadata.get("source") in ("input", "loop"))
     writes = yield from _Writes.read(known, results[0], loads, context)
-    own = _text(metadata, REQUEST)
+    is_of_runs = turn is not None or has_requests
+    of_turn = (yield from _of_turn(thread_id, found, loads, context)) if is_of_runs else metadata
+    own = _text(of_turn, REQUEST)
     # An answer begins a turn, whose first checkpoint is still to come.
-    request_id, run_id = writes.begun() or (own, _text(metadata, RUN))
+    request_id, run_id = writes.begun() or (own, _text(of_turn, RUN))
     of_tip = _turn_of(turn, run_id, context.codec)
     return Status(
         thread_id=thread_id,
@@ -213,7 +220,7 @@ def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: C
         stored=found.doc.create_time,
         request_id=request_id,
         run_id=run_id,
-        segment=_integer(metadata, SEGMENT, 0),
+        segment=_integer(of_turn, SEGMENT, 0),
         due=due,
         has_begun=writes.has_begun,
         questions=writes.questions(),
@@ -225,6 +232,29 @@ def _read(found: Found, turn: Doc | None, lease: Lease, loads: Loads, context: C
         has_turn=turn is not None,
         lease=lease,
     )
+
+
+def _of_turn(thread_id: str, found: Found, loads: Loads, context: Context) -> Flow[Mapping[str, Any]]:
+    """The metadata of the last checkpoint of the tip's turn that `run` has stored.
+
+    The graph's own methods, such as `update_state`, continue a turn without its ids. An input to them begins another
+    turn. What is pruned or damaged cannot be followed.
+    """
+    doc, known, docs = found.doc, found.manifest, list[Doc]()
+    metadata = metadata_of(known, loads)
+    while RUN not in metadata and metadata.get("source") != "input" and known.parent_id is not None:
+        docs = docs or (yield from _newest(thread_id, doc.name, _PAGE))
+        if not docs:
+            break
+        doc = docs.pop(0)
+        is_parent = keys.is_in_ns(doc.name, "") and keys.checkpoint_id_of(doc.name) == known.parent_id
+        if is_parent and kind_of(doc) is DocumentKind.CHECKPOINT:
+            try:
+                known = yield from read_manifest(doc, context.codec)
+                metadata = metadata_of(known, loads)
+            except DamagedError:
+                break
+    return metadata
 
 
 def _values(known: Manifest, sources: Sources, loads: Loads) -> dict[str, object]:
@@ -367,8 +397,9 @@ class _Writes:
         return [task for task in self._open_questions() if not self._is_for(task)]
 
     def questions(self) -> tuple[Any, ...]:
-        """The interrupts that wait for a person."""
-        return tuple([one for task in self._waiting() for one in self.interrupts.get(task, ())])
+        """The interrupts that wait for a person, each once: that of a `@task` is noted with its caller too."""
+        found = [one for task in self._waiting() for one in self.interrupts.get(task, ())]
+        return tuple({_id_of(one) or number: one for number, one in enumerate(found)}.values())
 
     def answer(self) -> Answer | None:
         """The latest answer, if the graph has not used it up."""

@@ -18,6 +18,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import EmptyInputError, GraphDrained, GraphRecursionError
+from langgraph.func import entrypoint
+from langgraph.func import task as task_of
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import RunControl, Runtime
@@ -1008,6 +1010,80 @@ def test_leaving_a_stream_early_releases_the_lease(saver, world):
     assert world.ran.count("a") == 1
 
 
+def test_the_question_of_a_task_is_asked_once(saver):
+    @task_of
+    def ask() -> Any:
+        return interrupt("sure?")
+
+    @entrypoint(checkpointer=saver)
+    def flow(_: Any) -> Any:
+        return ask().result()
+
+    run(flow, "in", CONFIG)
+    assert [one.value for one in saver.thread("t").status().questions] == ["sure?"]
+    saver.thread("t").answer("yes")
+    assert run(flow, None, CONFIG) == "yes"
+
+
+# What the graph's own methods do between two calls
+
+
+def row(saver: Any, world: World) -> Any:
+    """Two nodes in a row."""
+    build = StateGraph(State, context_schema=Context).add_node("a", world.node("a")).add_node("z", world.node("z"))
+    return build.add_edge(START, "a").add_edge("a", "z").compile(checkpointer=saver)
+
+
+def updates(graph: Any) -> None:
+    graph.update_state(CONFIG, {"log": ["updated"]})
+
+
+def updates_often(graph: Any) -> None:
+    for _ in range(2 * runs._PAGE):
+        graph.update_state(CONFIG, {"log": []})
+
+
+def goes_back(graph: Any) -> None:
+    before = next(one for one in graph.get_state_history(CONFIG) if one.next == ("z",))
+    graph.invoke(None, before.config)
+
+
+@pytest.mark.parametrize("meddle", [updates, updates_often, goes_back])
+def test_a_retry_is_recognized_after_an_update_of_the_state(saver, world, meddle):
+    graph = row(saver, world)
+    run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    meddle(graph)
+    ran = list(world.ran)
+    result = run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    assert result == graph.get_state(CONFIG).values
+    assert result["log"].count("in") == 1
+    assert world.ran == ran
+    # It has an end now, which another request does not change.
+    assert run(graph, {"log": ["again"]}, CONFIG, request_id="2")["log"].count("again") == 1
+    assert run(graph, {"log": ["in"]}, CONFIG, request_id="1") == result
+
+
+def test_a_turn_continues_after_an_update_of_the_state(saver, world):
+    graph = row(saver, world)
+    world.failing.add("z")
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["in"]}, CONFIG, request_id="1", context=Context("Ann"))
+    world.failing.clear()
+    graph.update_state(CONFIG, {"log": ["repaired"]}, as_node="a")
+    assert status(saver).request_id == "1"
+    found = run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    assert found["log"] == ["in", "a", "repaired", "z"]
+    assert world.contexts[-1] == Context("Ann")
+    assert run(graph, {"log": ["in"]}, CONFIG, request_id="1") == found
+
+
+def test_an_input_to_the_graph_itself_begins_another_turn(saver, world):
+    graph = row(saver, world)
+    run(graph, {"log": ["in"]}, CONFIG, request_id="1")
+    graph.invoke({"log": ["other"]}, CONFIG)
+    assert status(saver).request_id is None
+
+
 # A graph that has changed
 
 
@@ -1092,7 +1168,7 @@ def test_edges_to_nodes_that_the_graph_lacks_do_not_hold_up_another_turn(saver, 
 
 
 def test_versions_of_other_savers_say_what_is_due(saver, world):
-    """LangGraph once asked for a version for each channel, and most savers add random digits to each."""
+    """LangGraph once made a version for each channel, and most savers add random digits to each."""
     memory = InMemorySaver()
     world.failing.add("z")
     with pytest.raises(BrokenError):
