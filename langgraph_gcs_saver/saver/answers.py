@@ -122,7 +122,7 @@ class Answering:
         if fence is None:
             raise AssertionError("the config has a lease")
         found = yield from flows.runs.status(self._thread_id, inside.loads, inside.context)
-        if request_id is not None and found.is_of(request_id):
+        if request_id is not None and (found.is_of(request_id) or found.end_of(request_id) is not None):
             return False
         if found.state != "waiting":
             raise InvalidInputError(

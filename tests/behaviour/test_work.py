@@ -225,6 +225,19 @@ def test_an_answer_is_stored_once_and_a_worker_resumes(saver, world):
     assert noted(saver) is None
 
 
+def test_an_answer_of_an_earlier_exchange_does_not_answer_the_next_question(saver, world):
+    graph = world.graph(saver, ask=("sure?",))
+    thread = saver.thread("t")
+    run(graph, INPUT, config(), request_id="r1")
+    thread.answer("yes", request_id="a1")
+    assert [one.outcome for one in recover(saver, graph)] == ["finished"]
+    run(graph, INPUT, config(), request_id="r2")
+    assert not thread.answer("yes", request_id="a1")
+    assert not asyncio.run(thread.aanswer("yes", request_id="a1"))
+    assert thread.status().state == "waiting"
+    assert thread.answer("no", request_id="a2")
+
+
 def test_the_same_line_resumes_after_an_answer(saver, world):
     graph = world.graph(saver, ask=("sure?",))
     run(graph, INPUT, config(), request_id="r1")
