@@ -14,8 +14,14 @@ from typing import Any
 
 from langgraph_gcs_saver.errors import InvalidInputError
 
+_first: dict[int, Any] = {}
+"""By signal, the handler that was there before ours was first installed."""
+
 _before: dict[int, Any] = {}
-"""By signal, the handler that was there before."""
+"""By signal, the handler that was there before ours was last installed."""
+
+_under_way: dict[int, bool] = {}
+"""The signals that are handled at this moment, and whether a run has waited for each."""
 
 _listeners: dict[int, weakref.ref[Listener]] = {}
 """Those that listen, by identity."""
@@ -75,21 +81,39 @@ def install(number: int) -> None:
         signal.signal(number, handle)
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"Signal {number} cannot be handled: {error}.") from error
+    _first.setdefault(number, found)
     _before[number] = found
 
 
 def handle(number: int, frame: FrameType | None) -> None:
     """The handler: note the signal for those that listen, and do what would have been done without it."""
+    if number in _under_way:
+        # A handler that came later calls ours, because ours was there before it.
+        _act(_first.get(number), number, frame, is_noted=_under_way[number])
+        return
+    _under_way[number] = _note(number)
+    try:
+        _act(_before.get(number), number, frame, is_noted=_under_way[number])
+    finally:
+        del _under_way[number]
+
+
+def _note(number: int) -> bool:
+    """Note a signal for those that listen. Returns whether it is new to one of them."""
     is_new = False
     for reference in tuple(_listeners.values()):
         listener = reference()
         if listener is not None and number in listener.signals and number not in listener.received:
             listener.received |= {number}
             is_new = True
-    before = _before.get(number)
+    return is_new
+
+
+def _act(before: Any, number: int, frame: FrameType | None, *, is_noted: bool) -> None:
+    """Do what a handler does, or what the system does without one. If the signal was noted, only other code's acts."""
     if callable(before) and before is not signal.default_int_handler:
         before(number, frame)
-    elif not is_new and before is not signal.SIG_IGN:
+    elif not is_noted and before is not signal.SIG_IGN:
         if callable(before):
             before(number, frame)
             return

@@ -452,6 +452,27 @@ def test_a_handler_that_came_later_is_chained_at_the_next_look():
     assert (out, code) == (["server", "15"], 0)
 
 
+def test_a_handler_that_came_later_and_calls_ours_is_chained_once():
+    out, code, _ = child(
+        """
+        listener = Listener(frozenset({signal.SIGTERM}))
+        ours = signal.getsignal(signal.SIGTERM)
+
+        def act(number, frame):
+            print("server", flush=True)
+            ours(number, frame)
+
+        signal.signal(signal.SIGTERM, act)
+        listener.look()
+        signal.raise_signal(signal.SIGTERM)
+        print(*map(int, listener.look()), flush=True)
+        signal.raise_signal(signal.SIGTERM)
+        print("alive")
+        """
+    )
+    assert (out, code) == (["server", "15", "server"], -signal.SIGTERM)
+
+
 def test_a_signal_that_ends_nothing_leaves_the_handler():
     out, code, _ = child(
         """
