@@ -107,7 +107,7 @@ def run(
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=collected.arguments,
     )
-    with running.holding, running.working():
+    with closing(running), running.holding, running.working():
         _begin(running)
         is_there = running.action == "return"
         for part in running.parts(graph.get_state(running.state_config)) if is_there else _calls(running):
@@ -150,16 +150,17 @@ async def arun(
         rest=collected.arguments,
         is_async=True,
     )
-    async with running.aholding:
-        with running.working():
-            await _abegin(running)
-            if running.action == "return":
-                for part in running.parts(await graph.aget_state(running.state_config)):
-                    collected.add(part)
-            else:
-                async for part in _acalls(running):
-                    collected.add(part)
-            return collected.result()
+    with closing(running):
+        async with running.aholding:
+            with running.working():
+                await _abegin(running)
+                if running.action == "return":
+                    for part in running.parts(await graph.aget_state(running.state_config)):
+                        collected.add(part)
+                else:
+                    async for part in _acalls(running):
+                        collected.add(part)
+                return collected.result()
 
 
 def stream(
@@ -199,7 +200,7 @@ def stream(
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
     )
-    with running.holding, running.working():
+    with closing(running), running.holding, running.working():
         _begin(running)
         if running.action == "return":
             yield from running.parts(graph.get_state(running.state_config))
@@ -241,16 +242,17 @@ async def astream(
         rest=rest,
         is_async=True,
     )
-    async with running.aholding:
-        with running.working():
-            await _abegin(running)
-            if running.action == "return":
-                for part in running.parts(await graph.aget_state(running.state_config)):
-                    yield part
-            else:
-                async with aclosing(_acalls(running)) as parts:
-                    async for part in parts:
+    with closing(running):
+        async with running.aholding:
+            with running.working():
+                await _abegin(running)
+                if running.action == "return":
+                    for part in running.parts(await graph.aget_state(running.state_config)):
                         yield part
+                else:
+                    async with aclosing(_acalls(running)) as parts:
+                        async for part in parts:
+                            yield part
 
 
 def _begin(running: Running) -> None:

@@ -110,7 +110,6 @@ class Running:
         self.context = context
         self.rest = rest
         self.is_async = is_async
-        self.control = _control(policy, store, rest)
         self.inside = Internals.of(_saver_of(graph))
         self.thread_id = self._thread_id()
         self.in_progress = TurnInProgress()
@@ -124,6 +123,13 @@ class Running:
         self.action = "return"
         self.turn: Turn | None = None
         self.run_id = str(uuid4())
+        # The last one, because it listens to signals until this is closed.
+        self.control = _control(policy, store, rest)
+
+    def close(self) -> None:
+        """Let signals act as if this call were not there. Idempotent."""
+        if self.control is not None:
+            self.control.close()
 
     # The arguments
 
@@ -180,8 +186,7 @@ class Running:
             yield
         finally:
             held.turn = None
-            if self.control is not None:
-                self.control.close()
+            self.close()
 
     @property
     def names(self) -> tuple[str, ...]:

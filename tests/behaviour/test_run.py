@@ -6,6 +6,7 @@ import asyncio
 import operator
 import pickle
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,8 +26,9 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command, Interrupt, Send, interrupt
 
-from langgraph_gcs_saver import GCSSaver, arun, astream, run, stream
+from langgraph_gcs_saver import GCSSaver, arun, astream, cadence, run, stream
 from langgraph_gcs_saver import errors as e
+from langgraph_gcs_saver.cadence import signals
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor
@@ -239,6 +241,20 @@ def test_an_earlier_request_leaves_the_turn_of_a_later_one_as_it_is(saver, world
     world.failing = set()
     run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
     assert world.ran == ["a", "in", "z", "a", "in", "z", "z"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_gets_no_lease_listens_to_no_signal(saver, world, is_async):
+    graph, policy = world.graph(saver), cadence.Signal(signal.SIGUSR1)
+    others = set(signals._listeners)
+    for bad in ({}, {"ttl": 1.0}):
+        with saver.thread("t").lease(), pytest.raises(e.GCSSaverError) as caught:
+            if is_async:
+                asyncio.run(arun(graph, {"log": ["one"]}, CONFIG, policy=policy, **bad))
+            else:
+                run(graph, {"log": ["one"]}, CONFIG, policy=policy, **bad)
+        assert caught.tb is not None, "the frames of the call are still there"
+        assert set(signals._listeners) <= others
 
 
 def test_a_question_its_answer_and_their_retries_are_one_exchange(saver, world):
