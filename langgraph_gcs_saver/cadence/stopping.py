@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -14,6 +15,8 @@ MOST_RUNS = 1024
 """Runs whose beginning is remembered: those that stored or read something most recently."""
 
 _all: weakref.WeakSet[Stopping] = weakref.WeakSet()
+_lock = threading.Lock()
+"""Held while `_all` changes or is copied: nodes ask on their own threads."""
 
 
 class Control(Protocol):
@@ -36,7 +39,9 @@ class Stopping:
         self._clock = clock
         self._sampler = Sampler(policy)
         self._runs: dict[int, tuple[Control, float]] = {}
-        _all.add(self)
+        self._lock = threading.Lock()
+        with _lock:
+            _all.add(self)
 
     def meet(self, control: Control) -> bool:
         """Ask a run to end if the policy says so.
@@ -45,11 +50,12 @@ class Stopping:
             Whether it does.
         """
         now = self._clock()
-        # Held, because another run's control could otherwise get the same identity.
-        _, began = self._runs.pop(id(control), (control, now))
-        self._runs[id(control)] = (control, began)
-        while len(self._runs) > MOST_RUNS:
-            self._runs.pop(next(iter(self._runs)), None)
+        with self._lock:  # Subgraphs of one run read and store on several threads.
+            # The control is kept, because another run's could otherwise get the same identity.
+            _, began = self._runs.pop(id(control), (control, now))
+            self._runs[id(control)] = (control, began)
+            while len(self._runs) > MOST_RUNS:
+                del self._runs[next(iter(self._runs))]
         sampler = self._sampler
         progress = Progress(elapsed=now - began, signals=sampler.signals(), memory=sampler.memory(), rss=sampler.rss())
         found = self._policy.decide(progress)
@@ -65,9 +71,12 @@ class Stopping:
     def close(self) -> None:
         """Listen to signals no more. Idempotent."""
         self._sampler.close()
-        _all.discard(self)
+        with _lock:
+            _all.discard(self)
 
 
 def asks_to_stop(control: Control) -> bool:
     """Whether the `stop_on` of a saver that serves a run asks it to end."""
-    return any(one.meet(control) for one in tuple(_all) if one.has_met(control))
+    with _lock:
+        found = tuple(_all)
+    return any(one.meet(control) for one in found if one.has_met(control))

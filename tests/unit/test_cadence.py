@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from textwrap import dedent
 
@@ -555,6 +556,41 @@ def test_each_run_has_its_own_deadline():
     for _ in range(MOST_RUNS):
         stopping.meet(Asked())
     assert not stopping.has_met(first)
+    stopping.close()
+
+
+def test_a_run_that_asks_on_two_threads_keeps_its_deadline():
+    time, control = Time(), Asked()
+    stopping = Stopping(cadence.Deadline(seconds=10), clock=time)
+    other = threading.Thread(target=stopping.meet, args=(control,))
+
+    read, written = threading.Event(), threading.Event()
+
+    class Runs(dict):
+        """Between the read and the write of the first thread, the other one reads. It writes last."""
+
+        def pop(self, *args):
+            found = super().pop(*args)
+            if threading.current_thread() is other:
+                read.set()
+            elif not other.ident:
+                other.start()
+                read.wait(0.5)  # clock: it ends early only if nothing keeps the other thread from reading
+            return found
+
+        def __setitem__(self, *args):
+            if threading.current_thread() is other:
+                written.wait()
+            super().__setitem__(*args)
+            written.set()
+
+    stopping.meet(control)
+    stopping._runs = Runs(stopping._runs)
+    time.now += 9
+    stopping.meet(control)
+    other.join()
+    time.now += 1
+    assert stopping.meet(control)
     stopping.close()
 
 
