@@ -8,6 +8,7 @@ The user's handlers are inheritable. All segments have the same id, which is the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, CallbackManager
@@ -121,11 +122,17 @@ def _root(one: OneRun, handlers: list[BaseCallbackHandler], *, is_async: bool) -
     tracer = next((one for one in handlers if isinstance(one, LangChainTracer)), None)
     if tracer is not None:
         # Without a tracer among a run's own handlers, LangChain would add another one.
-        kind = type("_TracingRoot", (kind, type(tracer)), {})
+        kind = _tracing(kind, type(tracer))
     found = object.__new__(kind)
     found.__dict__.update({} if tracer is None else vars(tracer))
     found.one, found.handlers = one, handlers
     return found
+
+
+@cache
+def _tracing(kind: type[_Root], tracer: type[LangChainTracer]) -> type[_Root]:
+    """The class of a handler that counts as a tracer. It is made once, because classes are collected late."""
+    return type("_TracingRoot", (kind, tracer), {})
 
 
 class _Lifecycle(GraphCallbackHandler):
