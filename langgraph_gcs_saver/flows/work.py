@@ -20,7 +20,7 @@ from langgraph_gcs_saver.results import Question, ThreadState, ThreadStatus, at_
 
 _SAID: Mapping[str, tuple[active.State, ...]] = {
     "running": ("running",),
-    "waiting": ("waiting", "running", "crashed"),
+    "waiting": ("waiting", "running", "paused", "crashed"),
     "paused": ("paused",),
     "crashed": ("crashed", "running", "due"),
     "due": ("due",),

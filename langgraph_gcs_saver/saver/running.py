@@ -203,10 +203,11 @@ class Running:
         if self.found is None or self.ended_at is not None:
             return self._undoing
         has_turn = self.found.has_turn or self.in_progress.is_open
-        if error is None:
+        is_left = isinstance(error, GeneratorExit)  # The caller has left the iteration over a stream.
+        if error is None or (is_left and (self.is_finished or self.action == "return")):
             # A graph that has not finished, and was not asked to end, waits for a person, or is at a breakpoint.
             return flows.runs.ended(self.thread_id, "finished" if self.is_finished else "waiting", has_turn=has_turn)
-        is_asked = isinstance(error, GraphDrained)
+        is_asked = is_left or isinstance(error, GraphDrained)
         return flows.runs.ended(self.thread_id, "paused" if is_asked else "crashed", has_turn=has_turn)
 
     @property

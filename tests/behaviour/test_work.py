@@ -6,6 +6,7 @@ import asyncio
 import operator
 import signal
 from collections.abc import Iterator
+from contextlib import aclosing, closing
 from datetime import timedelta
 from typing import Annotated, Any, TypedDict
 
@@ -14,7 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import GCSSaver, Recovery, cadence, run
+from langgraph_gcs_saver import GCSSaver, Recovery, astream, cadence, run, stream
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
@@ -195,6 +196,45 @@ def test_a_run_that_could_not_begin_leaves_the_note_as_it_was(saver, world):
     change(saver, name, {"turn": b"damaged"})
     with pytest.raises(e.GCSSaverError):
         run(graph, INPUT, config())
+    assert noted(saver) == ("waiting", 0)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_that_was_left_is_paused_and_has_not_failed(saver, world, is_async):
+    graph = world.graph(saver, ask=("sure?",))
+
+    def leave(given: Any, **options: Any) -> None:
+        """Take one part of a stream."""
+
+        async def leave_async() -> None:
+            async with aclosing(astream(graph, given, config(), **options)) as parts:
+                await anext(parts)
+
+        if is_async:
+            asyncio.run(leave_async())
+            return
+        with closing(stream(graph, given, config(), **options)) as parts:
+            next(parts)
+
+    leave(INPUT, request_id="r1", durability="sync", stream_mode="updates")
+    assert noted(saver) == ("paused", 0)
+    assert run(graph, None, config())["log"] == ["in", "a"]
+    leave(None, stream_mode="updates")
+    assert noted(saver) == ("waiting", 0), "nothing ran"
+    run(graph, Command(resume="yes"), config())
+    leave(None, stream_mode="values")
+    assert noted(saver) is None
+
+
+def test_a_stream_that_was_left_at_a_question_is_found_as_waiting(saver, world):
+    graph = world.graph(saver, ask=("sure?",))
+    with closing(stream(graph, INPUT, config(), durability="sync", stream_mode="updates")) as parts:
+        for part in parts:
+            if "__interrupt__" in part:
+                break
+    assert noted(saver) == ("paused", 0)
+    assert [one.thread_id for one in saver.runs(state="waiting")] == ["t"]
+    assert recover(saver, graph) == []
     assert noted(saver) == ("waiting", 0)
 
 
