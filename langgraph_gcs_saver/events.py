@@ -426,7 +426,7 @@ class ThreadCollected(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class ThreadSkipped(Event):
-    """`collect`, `sweep`, `verify`, `repair` or a pruning call left a thread alone, or did not finish it.
+    """`collect`, `sweep`, `verify`, `repair`, `runs` or a pruning call left a thread alone, or did not finish it.
 
     Attributes:
         reason: Why.

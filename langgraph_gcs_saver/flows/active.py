@@ -15,7 +15,7 @@ from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.leases import Lease, lease_in, respect
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, turns
 from langgraph_gcs_saver.records import record
 
 State = Literal["running", "waiting", "paused", "crashed", "due", "poison"]
@@ -52,11 +52,11 @@ def active_in(doc: Doc | None) -> Active | None:
     thread_id = None if doc is None else thread_id_of(doc)
     if doc is None or thread_id is None:
         return None
-    state, attempts = doc.fields.get("state"), doc.fields.get("attempts")
+    state = doc.fields.get("state")
     return Active(
         thread_id,
         cast("State", state) if state in _STATES else "crashed",
-        attempts if type(attempts) is int and attempts >= 0 else 0,
+        turns.attempts_of(doc),
         doc.update_time,
     )
 
@@ -64,7 +64,7 @@ def active_in(doc: Doc | None) -> Active | None:
 def noted(thread_id: str, state: State, attempts: int | None = None) -> Write:
     """The write that says what a turn is doing; without `attempts`, their number stays."""
     fields: dict[str, Any] = {"thread_id": thread_id, "state": state}
-    return Merge(keys.active_doc(thread_id), fields if attempts is None else {**fields, "attempts": attempts})
+    return Merge(keys.active_doc(thread_id), fields if attempts is None else {**fields, turns.ATTEMPTS: attempts})
 
 
 def restored(thread_id: str, former: Active | None) -> Write:

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.leases import info_of
 from langgraph_gcs_saver.flows.runs import Status, status
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.results import Question, ThreadState, ThreadStatus, at_time, lag_of
 
@@ -100,19 +101,25 @@ def described(thread_id: str, loads: Loads, context: Context) -> Flow[ThreadStat
 
 
 def listed(state: str | None, loads: Loads, context: Context) -> Pages[ThreadStatus]:
-    """Pages of what is known about the threads whose turns have not finished, all or those in a state."""
+    """Pages of what is known about the threads whose turns have not finished, all or those in a state.
+
+    If a thread cannot be read, the error is raised after all other threads.
+    """
     next_page = active.listed(None if state is None else _SAID[state])
+    tries = Tries()
 
     def page() -> Flow[Sequence[ThreadStatus] | None]:
         candidates = yield from next_page()
         if candidates is None:
+            tries.end()
             return None
         found = []
         for one in candidates:
             if state is not None and one.is_held != (state == "running"):
                 continue  # The tip need not be read.
-            known = yield from described(one.active.thread_id, loads, context)
-            if known.state == state or (state is None and not known.is_finished):
+            thread_id = one.active.thread_id
+            known = yield from tries.of(described(thread_id, loads, context), thread_id)
+            if known is not None and (known.state == state or (state is None and not known.is_finished)):
                 found.append(known)
         return found
 

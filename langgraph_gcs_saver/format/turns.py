@@ -23,6 +23,9 @@ TURN = "turn"
 ATTEMPTS = "attempts"
 """The field that counts the processes that have worked on the turn since a call last ended in an orderly way."""
 
+MAX_ATTEMPTS = 1 << 31
+"""A greater number of attempts is not one that was counted. One more must fit a field."""
+
 MAX_CONTEXT = 256 << 10
 """Most bytes of a serialized context."""
 
@@ -100,9 +103,9 @@ def turn_of(doc: Doc, codec: Codec) -> Turn:
 
 
 def attempts_of(doc: Doc) -> int:
-    """The number of processes that have worked on the turn; 0 if the field is damaged."""
+    """The number of processes that have worked on a turn, in its document or its note; 0 if the field is damaged."""
     found = doc.fields.get(ATTEMPTS)
-    return found if type(found) is int and found >= 0 else 0
+    return found if type(found) is int and 0 <= found < MAX_ATTEMPTS else 0
 
 
 def _required(value: Any, kind: type) -> Any:

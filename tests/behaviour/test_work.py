@@ -19,6 +19,7 @@ from langgraph_gcs_saver import GCSSaver, Recovery, astream, cadence, run, strea
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
+from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import active
 from langgraph_gcs_saver.flows.work import MAX_BACKOFF, pause_after
 from langgraph_gcs_saver.format import keys
@@ -371,12 +372,28 @@ def test_many_runs_are_listed_in_pages(saver, world):
     assert {one.thread_id for one in saver.runs()} == wanted == asyncio.run(listed())
 
 
+@pytest.mark.parametrize("state", [None, "crashed"])
+def test_a_damaged_thread_does_not_hide_others(saver, world, state):
+    graph = world.graph(saver)
+    world.failing = {"b"}
+    for thread_id in ("damaged", "fine", "other"):
+        fail(graph, thread_id)
+    change(saver, keys.resume_doc("damaged"), {"turn": b"damaged"})
+    listed: list[str] = []
+    events: list[Any] = []
+    saver.subscribe(events.append)
+    with pytest.raises(e.CheckpointCorruptError, match="'damaged'"):
+        listed.extend(one.thread_id for one in saver.runs(state=state))
+    assert sorted(listed) == ["fine", "other"]
+    assert [one.thread_id for one in events if isinstance(one, ThreadSkipped)] == ["damaged"]
+
+
 def test_an_unknown_state_is_refused(saver):
     with pytest.raises(e.InvalidInputError, match="'odd'"):
         saver.runs(state="odd")
 
 
-@pytest.mark.parametrize("fields", [{"state": 7}, {"state": "odd"}, {"attempts": -1}, {"attempts": "x"}])
+@pytest.mark.parametrize("fields", [{"state": 7}, {"state": "odd"}, {"attempts": -1}, {"attempts": "x"}, {"attempts": 2**63 - 1}])
 def test_a_damaged_note_counts_as_a_crash(saver, world, fields):
     graph = world.graph(saver)
     world.failing = {"b"}

@@ -10,6 +10,10 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver import arun, run
+from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.results import ThreadStatus
 from tests.cli import agents_that_work
 from tests.cli.filled import is_harmless
 
@@ -56,6 +60,20 @@ def test_runs_are_listed(asked, command):
     assert [one["value"] for one in found["questions"]] == [{"sure": True}]
     assert command("runs", "--state", "crashed").out == "There are no such threads.\n"
     assert command("runs", "--state", "odd").code == 2
+
+
+@pytest.mark.parametrize("arguments", [("runs",), ("stalled", "--older", "1s")], ids=lambda given: given[0])
+def test_a_damaged_thread_does_not_hide_others(asked, saver, command, monkeypatch, arguments):
+    for thread_id in ("damaged", "fine"):
+        asked(thread_id)
+        saver.thread(thread_id).answer("yes")
+    name = keys.resume_doc("damaged")
+    assert runner.run(iter(Commit((Merge(name, {"turn": b"damaged"}),))), saver._backend)
+    monkeypatch.setattr(ThreadStatus, "is_stalled", lambda _, __: True)
+    shown = command(*arguments)
+    assert "fine" in shown.out
+    assert "'damaged'" in shown.err
+    assert shown.code == 4
 
 
 def test_a_thread_that_waits_is_not_stalled_and_one_that_was_answered_is(asked, command):

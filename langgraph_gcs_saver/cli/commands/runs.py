@@ -15,6 +15,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
     JsonOption,
+    Late,
     StoreOption,
     ThreadArgument,
     console,
@@ -55,9 +56,12 @@ def runs(
 
     Example: langgraph-gcs runs --state waiting --store file:///home/me/store
     """
-    with open_admin(store, cipher) as saver, progress("reading threads"):
-        found = list(saver.runs(state=state))
+    found: list[ThreadStatus] = []
+    late = Late()
+    with open_admin(store, cipher) as saver, progress("reading threads"), late.after(found):
+        found.extend(saver.runs(state=state))
     _print(found, "There are no such threads.", as_json=as_json)
+    late.end()
 
 
 def stalled(
@@ -78,9 +82,12 @@ def stalled(
 
     Example: langgraph-gcs stalled --older 10m --store file:///home/me/store
     """
-    with open_admin(store, cipher) as saver, progress("reading threads"):
-        found = [one for one in saver.runs() if one.is_stalled(older)]
+    found: list[ThreadStatus] = []
+    late = Late()
+    with open_admin(store, cipher) as saver, progress("reading threads"), late.after(found):
+        found.extend(one for one in saver.runs() if one.is_stalled(older))
     _print(found, "No thread is stalled.", as_json=as_json)
+    late.end()
     if found:
         raise CommandError(f"{len(found)} stalled.", STALLED)
 
