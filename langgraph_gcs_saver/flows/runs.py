@@ -13,7 +13,7 @@ answer is used up once its task has asked another one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import field, replace
 from functools import partial
 from typing import Any, Literal
@@ -83,7 +83,8 @@ class Status:
         run_id: The turn, if `run` began it.
         segment: The number of the call that made the tip, within its turn.
         due: The nodes of the next step.
-        has_begun: Whether a task of the next step has written, or a person has answered.
+        ran: The nodes that made the tip, except those that a packet of `Send` has called.
+        has_begun: Whether a task of the next step has written or failed, or a person has answered.
         questions: The interrupts that wait for a person.
         asked: The tasks that have asked, with digests of their last questions, for an answer to name them.
         answer: An answer that the graph has not used up.
@@ -106,6 +107,7 @@ class Status:
     run_id: str | None = None
     segment: int = 0
     due: Due = Due((), (), is_unknown=False)
+    ran: frozenset[str] = frozenset()
     has_begun: bool = False
     questions: tuple[Any, ...] = ()
     asked: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +129,20 @@ class Status:
         """The checkpoint at which a request had finished that others have followed; `None` if it is not known."""
         known = None if request_id is None else self.recent.find(request_id)
         return None if known is None else known.end
+
+    def is_at_breakpoint(self, before: Sequence[str] | Literal["*"], after: Sequence[str] | Literal["*"]) -> bool:
+        """Whether a run stops here until it is called without an input.
+
+        Args:
+            before: The nodes before which it stops; an asterisk for all.
+            after: The nodes after which it stops.
+        """
+        nodes = {*self.due.nodes, *self.due.sends} - {"__start__"}
+        return bool(nodes) and not self.has_begun and (_is_any(before, nodes) or _is_any(after, self.ran))
+
+
+def _is_any(stops: Sequence[str] | Literal["*"], nodes: Set[str]) -> bool:
+    return bool(nodes) if stops == "*" else not nodes.isdisjoint(stops)
 
 
 _ANSWERS = "lg_answer_"
@@ -222,6 +238,7 @@ def _read(
         run_id=run_id,
         segment=_integer(of_turn, SEGMENT, 0),
         due=due,
+        ran=tips.ran_at(known.checkpoint),
         has_begun=writes.has_begun,
         questions=writes.questions(),
         asked=writes.digests,
@@ -335,13 +352,13 @@ class _Writes:
         if not is_special:
             self.finished[task] = max(self.finished.get(task, 0), doc.update_time)
             return False
+        if keys.FAILED in doc.fields:
+            self.failed.add(task)
         question = doc.fields.get(keys.INTERRUPT)
         if not isinstance(question, bytes):
             return False
         self.asked[task] = doc.update_time
         self.digests[task] = hashlib.sha256(question).hexdigest()
-        if keys.FAILED in doc.fields:
-            self.failed.add(task)
         return True
 
     def _open(self, known: Manifest, write: PendingWrite, loads: Loads) -> None:
@@ -361,8 +378,8 @@ class _Writes:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a task has written, or a person has answered."""
-        return bool(self.finished or self.asked or self.answers or self.known)
+        """Whether a task has written or failed, or a person has answered."""
+        return bool(self.finished or self.asked or self.failed or self.answers or self.known)
 
     def begun(self) -> tuple[str | None, str | None] | None:
         """The request and the turn of the latest answer, if there is one."""
@@ -463,7 +480,7 @@ def decide(
         found: What the thread is doing.
         request_id: The caller's id of the request, if there is one.
         given: What the caller passes to the graph.
-        is_at_breakpoint: Whether a node of the next step has a breakpoint (`interrupt_before`).
+        is_at_breakpoint: Whether a run stops here until it is called without an input.
     """
     start: Action = "answer" if given == "command" else "start"
     if found.state == "empty":
@@ -477,7 +494,7 @@ def decide(
         return "continue" if is_same or given == "nothing" else start
     if is_same or request_id is None or given == "nothing":
         # A retry must not pass a breakpoint. A call without an input does, as with LangGraph's own `invoke`.
-        return "return" if is_at_breakpoint and given == "input" and not found.has_begun else "continue"
+        return "return" if is_at_breakpoint and given == "input" else "continue"
     return start
 
 

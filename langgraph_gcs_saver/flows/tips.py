@@ -26,6 +26,9 @@ _SENDS = "__pregel_tasks"
 _INTERRUPTED = "__interrupt__"
 """The name under which LangGraph notes the versions that it has seen when it continued after an interrupt."""
 
+_NO_NODES = frozenset({_START, "__input__", _INTERRUPTED})
+"""Names that LangGraph uses like those of nodes."""
+
 
 @record(frozen=True, slots=True)
 class Tip:
@@ -194,6 +197,17 @@ def _newest_of(versions: Mapping[str, Any]) -> Any:
 def _step_of(version: Any) -> Any:
     """What the versions have in common that one superstep gives. Before a dot they count, after it they are random."""
     return version.partition(".")[0] if isinstance(version, str) else version
+
+
+def ran_at(checkpoint: Mapping[str, Any]) -> frozenset[str]:
+    """The nodes that made a checkpoint, except those that a packet has called. They were due in the version before."""
+    versions, seen = versions_of(checkpoint)
+    newest = _newest_of(versions)
+    if newest is None:
+        return frozenset()
+    before = {version for one in (versions, *seen.values()) for version in one.values() if version != newest}
+    former = _newest_of(dict(enumerate(before)))
+    return frozenset(node for node, one in seen.items() if former in one.values()) - _NO_NODES
 
 
 def due_in(checkpoint: Mapping[str, Any]) -> Due:

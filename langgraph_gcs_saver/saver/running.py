@@ -237,7 +237,7 @@ class Running:
         self.found = found = yield from flows.runs.status(self.thread_id, inside.loads, inside.context)
         is_command = isinstance(self.given, Command)
         kind = "nothing" if self.given is None else "command" if is_command else "input"
-        self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), self._is_at_breakpoint(found))
+        self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), is_at_breakpoint(self.graph, self.rest, found))
         self.ended_at = found.end_of(self.request_id)
         if self.lease is None and self.action != "return":
             begun = active.noted(self.thread_id, "running")
@@ -310,11 +310,6 @@ class Running:
             self.request_id,
             self.thread_id,
         )
-
-    def _is_at_breakpoint(self, found: Status) -> bool:
-        stops = self.rest.get("interrupt_before") or self.graph.interrupt_before_nodes
-        nodes = {*found.due.nodes, *found.due.sends} - {"__start__"}
-        return bool(nodes) if stops == "*" else not nodes.isdisjoint(stops)
 
     def _new_turn(self, found: Status) -> Turn:
         limit = self._recursion_limit()
@@ -471,6 +466,13 @@ def silently() -> Iterator[None]:
             yield
     finally:
         var_child_runnable_config.reset(token)
+
+
+def is_at_breakpoint(graph: Pregel[Any, Any, Any, Any], rest: Mapping[str, Any], found: Status) -> bool:
+    """Whether a graph stops at its tip until it is called without an input, by its own breakpoints or a call's."""
+    before = rest.get("interrupt_before") or graph.interrupt_before_nodes
+    after = rest.get("interrupt_after") or graph.interrupt_after_nodes
+    return found.is_at_breakpoint(before, after)
 
 
 def _commit(writes: tuple[Write, ...]) -> Flow[None]:

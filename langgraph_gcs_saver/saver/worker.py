@@ -36,7 +36,7 @@ from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.saver.run import arun, run
-from langgraph_gcs_saver.saver.running import check_durability
+from langgraph_gcs_saver.saver.running import check_durability, is_at_breakpoint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -261,6 +261,11 @@ class _Attempt:
             logger.warning("Thread %r is given up after %d attempts.", seen.thread_id, seen.attempts)
             self.recovery = Recovery(thread_id=seen.thread_id, outcome="poison", attempts=seen.attempts)
             return None
+        graph = worker.graphs[self._name(found)]
+        if is_at_breakpoint(graph, {}, found):
+            # A process that stopped there has crashed before it could say so. Only a person passes a breakpoint.
+            yield from flows.active.settle(seen, "waiting", inside.context)
+            return None
         self.options = {
             "store": work.store,
             "durability": work.durability,
@@ -274,7 +279,7 @@ class _Attempt:
                     "Pass `context_factory=`."
                 )
             self.options["context_factory"] = work.context_factory
-        return worker.graphs[self._name(found)]
+        return graph
 
     def _is_ours(self, found: Status) -> bool:
         """Whether this worker has the graph of a turn. It looks at the turns of other graphs once."""

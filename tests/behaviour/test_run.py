@@ -464,8 +464,9 @@ def test_a_graph_that_has_finished_or_failed_continues_without_an_input(saver, w
     assert world.ran == ["a", "in", "z", "z"]
 
 
-def test_a_retry_does_not_pass_a_breakpoint(saver, world):
-    graph = world.graph(saver, interrupt_before=["z"])
+@pytest.mark.parametrize("stops", [{"interrupt_before": ["z"]}, {"interrupt_after": ["sub"]}])
+def test_a_retry_does_not_pass_a_breakpoint(saver, world, stops):
+    graph = world.graph(saver, **stops)
     stopped = run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
     assert world.ran == ["a", "in"]
     assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == stopped

@@ -549,6 +549,29 @@ def test_a_worker_passes_no_breakpoint(saver, world):
     assert "z" not in world.ran
 
 
+@pytest.mark.parametrize("stops", [{"interrupt_before": ["z"]}, {"interrupt_after": ["b"]}, {"interrupt_after": "*"}])
+def test_a_worker_passes_no_breakpoint_of_a_process_that_crashed_there(saver, world, stops):
+    """It crashed after it had stored the step before, and before it said that it waits."""
+    graph = world.graph(saver, **stops)
+    run(graph, INPUT, config())
+    crash(saver)
+    ran = list(world.ran)
+    assert recover(saver, graph) == []
+    assert world.ran == ran
+    assert noted(saver) == ("waiting", 1)
+    assert saver.thread("t").status().state == "waiting"
+
+
+def test_a_worker_repeats_a_node_that_failed_behind_its_breakpoint(saver, world):
+    graph = world.graph(saver, interrupt_before=["z"])
+    run(graph, INPUT, config())
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, None, config())
+    world.failing = set()
+    assert [one.outcome for one in recover(saver, graph)] == ["finished"]
+
+
 def test_a_worker_leaves_a_thread_that_has_changed_since_it_looked(saver, world, monkeypatch):
     """Another worker has come to a breakpoint in between, which only a person passes."""
     graph = world.graph(saver, interrupt_before=["z"])
