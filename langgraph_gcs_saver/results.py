@@ -727,7 +727,8 @@ class Recovery:
     Attributes:
         thread_id: The thread.
         outcome: `finished`; `waiting` for a person; `paused` after it was asked to end; `failed` with an error, to be
-            tried again; `poison` after too many failures, so that it is not tried again.
+            tried again; `poison` after too many failures, so that it is not tried again. A thread that cannot be
+            resumed, such as a damaged one, has `failed` too, and is tried again once another call has worked on it.
         error: The class of the error.
         attempts: Number of runs that have begun on the turn since one last ended in an orderly way.
     """

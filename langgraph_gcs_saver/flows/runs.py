@@ -13,7 +13,8 @@ answer is used up once its task has asked another one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import field, replace
 from functools import partial
 from typing import Any, Literal
@@ -141,7 +142,7 @@ class Status:
         return bool(nodes) and not self.has_begun and (_is_any(before, nodes) or _is_any(after, self.ran))
 
 
-def _is_any(stops: Sequence[str] | Literal["*"], nodes: Set[str]) -> bool:
+def _is_any(stops: Sequence[str] | Literal["*"], nodes: AbstractSet[str]) -> bool:
     return bool(nodes) if stops == "*" else not nodes.isdisjoint(stops)
 
 

@@ -206,7 +206,7 @@ def ran_at(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     if newest is None:
         return frozenset()
     before = {version for one in (versions, *seen.values()) for version in one.values() if version != newest}
-    former = _newest_of(dict(enumerate(before)))
+    former = _newest_of({version: version for version in before})
     return frozenset(node for node, one in seen.items() if former in one.values()) - _NO_NODES
 
 

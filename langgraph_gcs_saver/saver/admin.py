@@ -763,8 +763,8 @@ class Admin(Connection):
                 `ThreadStatus`.
 
         Raises:
-            CheckpointCorruptError: As for `status`, and other errors if a thread cannot be read. They are raised after all
-                other threads; a `ThreadSkipped` event reports each.
+            CheckpointCorruptError: As for `status`, and other errors if a thread cannot be read. The first one is
+                raised after all other threads were listed; a `ThreadSkipped` event reports each.
             InvalidInputError: There is no such state.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """

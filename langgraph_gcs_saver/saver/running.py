@@ -237,7 +237,9 @@ class Running:
         self.found = found = yield from flows.runs.status(self.thread_id, inside.loads, inside.context)
         is_command = isinstance(self.given, Command)
         kind = "nothing" if self.given is None else "command" if is_command else "input"
-        self.action = flows.runs.decide(found, self.request_id, cast("Any", kind), is_at_breakpoint(self.graph, self.rest, found))
+        self.action = flows.runs.decide(
+            found, self.request_id, cast("Any", kind), is_at_breakpoint(self.graph, self.rest, found)
+        )
         self.ended_at = found.end_of(self.request_id)
         if self.lease is None and self.action != "return":
             begun = active.noted(self.thread_id, "running")

@@ -319,7 +319,7 @@ class _Attempt:
             # Its text may quote the state.
             attempts, name = seen.attempts + 1, type(error).__qualname__
             logger.warning("Thread %r failed at attempt %d with %s.", seen.thread_id, attempts, name)
-            self.recovery = Recovery(thread_id=seen.thread_id, outcome="failed", error=name, attempts=attempts)
+            self._failed(type(error), attempts)
         elif isinstance(error, ThreadBusyError):
             logger.debug("Another process works on thread %r.", seen.thread_id)
         elif isinstance(error, StoreUnavailableError) or not isinstance(error, GCSSaverError):
@@ -327,6 +327,11 @@ class _Attempt:
         else:
             self._worker.passed[seen.thread_id] = seen.time
             logger.warning("Thread %r was not resumed: %s", seen.thread_id, error)
+            self._failed(type(error), seen.attempts)
+
+    def _failed(self, error: type[Exception], attempts: int) -> None:
+        name = error.__qualname__
+        self.recovery = Recovery(thread_id=self._seen.thread_id, outcome="failed", error=name, attempts=attempts)
 
 
 def _stops(must_stop: Callable[[], bool]) -> Policy:

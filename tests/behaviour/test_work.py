@@ -393,7 +393,9 @@ def test_an_unknown_state_is_refused(saver):
         saver.runs(state="odd")
 
 
-@pytest.mark.parametrize("fields", [{"state": 7}, {"state": "odd"}, {"attempts": -1}, {"attempts": "x"}, {"attempts": 2**63 - 1}])
+@pytest.mark.parametrize(
+    "fields", [{"state": 7}, {"state": "odd"}, {"attempts": -1}, {"attempts": "x"}, {"attempts": 2**63 - 1}]
+)
 def test_a_damaged_note_counts_as_a_crash(saver, world, fields):
     graph = world.graph(saver)
     world.failing = {"b"}
@@ -528,7 +530,7 @@ def test_a_function_makes_the_context_again(saver, world):
     world.failing = {"b"}
     fail(graph, context_factory=lambda: {"name": "first"})
     world.failing = set()
-    assert recover(saver, graph) == []
+    assert [(one.outcome, one.error) for one in recover(saver, graph)] == [("failed", "InvalidInputError")]
     assert noted(saver) == ("crashed", 1)
     world.contexts.clear()
     assert [one.outcome for one in recover(saver, graph, context_factory=lambda: {"name": "again"})] == ["finished"]
@@ -611,7 +613,8 @@ def test_a_damaged_thread_does_not_stop_a_worker(saver, world):
         fail(graph, thread_id)
     change(saver, keys.resume_doc("damaged"), {"turn": b"damaged"})
     world.failing = set()
-    assert [one.thread_id for one in recover(saver, graph)] == ["fine"]
+    found = {one.thread_id: (one.outcome, one.error, one.attempts) for one in recover(saver, graph)}
+    assert found == {"damaged": ("failed", "CheckpointCorruptError", 1), "fine": ("finished", None, 0)}
 
 
 def test_a_limit_ends_a_worker(saver, world):

@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run
-from langgraph_gcs_saver.flows import leases, recoveries
+from langgraph_gcs_saver.flows import leases, recoveries, runs
 from langgraph_gcs_saver.format import keys, recent
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
@@ -132,6 +132,9 @@ def fill(saver: GCSSaver, thread: str) -> None:
             "step": n - 2,
             "parents": {"": f"1f000000-0000-6000-8000-{n:012}"},
             "run_id": f"run {n % 2}",
+            "lg_request": "request",
+            "lg_run": "run",
+            "lg_segment": 1,
             "counters_since_delta_snapshot": {"deltas": [0, n]},
             "note": {"more": [n, "of it"]},
         }
@@ -147,7 +150,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 
 def handle(saver: GCSSaver, raw: LocalRaw) -> None:
-    """A side effect that is done, a turn that has not finished, a recovery, and a batch whose process has crashed."""
+    """A side effect that is done, an answered turn, a recovery, and a batch whose process has crashed."""
     thread = saver.thread("t")
     with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
@@ -155,6 +158,13 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     raw.set_document(turn, fields_of(Turn("run", "request", "graph", 25, 30), turn, saver._context.codec))
     requests, asked = keys.requests_doc("t"), (recent.Request("a", "b", "c"), recent.Request("d", None))
     raw.set_document(requests, recent.fields_of(recent.Recent("run", asked), requests, saver._context.codec))
+    raw.set_document(keys.active_doc("t"), {"thread_id": "t", "state": "due", "attempts": 1})
+    tip = cfg(NEWEST - 2)  # the newest one of the root graph
+    saver.put_writes(
+        tip, [("__interrupt__", [Stored.of(2, ["langgraph.types", "Interrupt", {"value": 1, "id": "i"}])])], "ask"
+    )
+    told = {"request_id": "request", "run": "run", "asked": {"ask": "digest"}, "command": {"resume": "yes"}}
+    saver.put_writes(tip, [(runs.ANSWER, told)], runs.answer_task("request"))
     record = recoveries.taken("t", LATER, "nonce", recoveries.times(LATER - 3, LATER - 1, LATER - 2, LATER))
     raw.set_document(record.name, {**record.fields, "restore": 0.5, "ran_again": '["node"]'})
     with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:

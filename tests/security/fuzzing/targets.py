@@ -322,7 +322,7 @@ class Forged:
             "root",
         }
         known |= {"thread_id", "deleting", "copying", "claim", "bucket", "prefix", "token", "from", "reason"}
-        known |= {"fence", "nonce", "owner", "ttl"}
+        known |= {"fence", "nonce", "owner", "ttl", "state", "attempts"}
         fields = self.doc(name)
         for _ in range(rng.choice((1, 1, 2))):
             field = rng.choice(sorted(known | fields.keys()))
@@ -628,24 +628,22 @@ class Store(_OnSeeds):
             with suppress(AssertionError):  # one that was deleted
                 raw.set_row(name, row)
         for name, data in forged.objects.items():
-            path = forged.seed.directory / "objects" / name
             if data is None:
-                path.unlink()
+                raw.delete_object(name)
             else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                raw.set_object(name, data)
 
     def _restore(self, forged: Forged, number: int) -> None:
         seed = self.seeds[number]
         for end in ("-wal", "-shm"):
             (seed.directory / f"documents.sqlite3{end}").unlink(missing_ok=True)
         (seed.directory / "documents.sqlite3").write_bytes(self.databases[number])
+        raw = LocalRaw(seed.directory)
         for name in forged.objects:
-            path = seed.directory / "objects" / name
             if name in seed.objects:
-                path.write_bytes(seed.objects[name])
+                raw.set_object(name, seed.objects[name])
             else:
-                path.unlink()
+                raw.delete_object(name)
 
 
 def _pristine(seed: Seed) -> Path:
