@@ -216,7 +216,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             graph: A compiled graph, or several by their names. Only threads whose turns have a graph of that name are
                 resumed. A turn that `run` did not begin has no name. It is resumed if you pass a graph, and left alone
                 if you pass a mapping. A graph without a checkpointer gets this saver.
-            every: Seconds between two looks for such threads. If `None`, it looks once.
+            every: Seconds between two looks for such threads, above 0. If `None`, it looks once.
             limit: Most threads to resume.
             attempts: After so many failures in a row, a thread is given up. A crash of its process is one.
             backoff: Seconds to wait after the first failure. They double with each further one, up to 10 minutes.

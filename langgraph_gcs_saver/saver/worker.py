@@ -198,9 +198,12 @@ class _Worker:
     def find(self) -> Flow[list[Listed]]:
         """The threads that may have to be resumed, in random order, so that workers do not follow each other."""
         found = yield from all_of(flows.work.ready(self.work.backoff))
-        found = [one for one in found if self.passed.get(one.active.thread_id) != one.active.time]
-        random.shuffle(found)
-        return found
+        known = {one.active.thread_id: one.active.time for one in found}
+        # Those that are not listed any more are forgotten.
+        self.passed = {thread_id: time for thread_id, time in self.passed.items() if known.get(thread_id) == time}
+        fresh = [one for one in found if one.active.thread_id not in self.passed]
+        random.shuffle(fresh)
+        return fresh
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -412,8 +415,9 @@ def _check(work: Work) -> None:
     for name in ("every", "backoff"):
         value = getattr(work, name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (is_number and value >= 0):
-            raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds.")
+        if value is not None and not (is_number and (value > 0 or (value == 0 and name == "backoff"))):
+            least = "0 or more" if name == "backoff" else "above 0"
+            raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds, {least}.")
     check_durability(work.durability, work.store)
     if work.policy is not None:
         from langgraph_gcs_saver.cadence.policies import Policy  # noqa: PLC0415 - few processes need it

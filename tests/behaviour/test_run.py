@@ -247,12 +247,14 @@ def test_an_earlier_request_leaves_the_turn_of_a_later_one_as_it_is(saver, world
 def test_a_call_that_gets_no_lease_listens_to_no_signal(saver, world, is_async):
     graph, policy = world.graph(saver), cadence.Signal(signal.SIGUSR1)
     others = set(signals._listeners)
+
+    def call(**more: Any) -> Any:
+        found = (arun if is_async else run)(graph, {"log": ["one"]}, CONFIG, policy=policy, **more)
+        return asyncio.run(found) if is_async else found
+
     for bad in ({}, {"ttl": 1.0}):
         with saver.thread("t").lease(), pytest.raises(e.GCSSaverError) as caught:
-            if is_async:
-                asyncio.run(arun(graph, {"log": ["one"]}, CONFIG, policy=policy, **bad))
-            else:
-                run(graph, {"log": ["one"]}, CONFIG, policy=policy, **bad)
+            call(**bad)
         assert caught.tb is not None, "the frames of the call are still there"
         assert set(signals._listeners) <= others
 

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.flows import active
 from langgraph_gcs_saver.flows.work import MAX_BACKOFF, pause_after
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import worker
+from langgraph_gcs_saver.saver.internals import Internals
 
 
 class State(TypedDict, total=False):
@@ -617,6 +618,28 @@ def test_a_damaged_thread_does_not_stop_a_worker(saver, world):
     assert found == {"damaged": ("failed", "CheckpointCorruptError", 1), "fine": ("finished", None, 0)}
 
 
+def test_a_worker_forgets_the_threads_of_others_that_have_finished(saver, world):
+    other = world.graph(saver, name="other")
+    world.failing = {"b"}
+    fail(other)
+    recoveries = saver.recover({"mine": world.graph(saver, name="mine")}, backoff=0)
+    looking = worker._Worker(Internals.of(saver), recoveries._graphs, "", recoveries._work)
+
+    def look() -> list[str]:
+        found = runner.run(looking.find(), saver._backend)
+        for one in found:
+            with looking.resuming(one) as attempt:
+                assert runner.run(attempt.examine(), saver._backend) is None
+        return [one.active.thread_id for one in found]
+
+    assert (look(), look()) == (["t"], []), "it looks at them once"
+    assert set(looking.passed) == {"t"}
+    world.failing = set()
+    run(other, None, config())
+    assert look() == []
+    assert looking.passed == {}
+
+
 def test_a_limit_ends_a_worker(saver, world):
     graph = world.graph(saver)
     world.failing = {"b"}
@@ -658,6 +681,7 @@ def test_a_worker_looks_again_until_its_policy_stops_it(saver, world):
         {"limit": 0},
         {"attempts": 0},
         {"every": -1},
+        {"every": 0},
         {"backoff": "1"},
         {"policy": "SIGTERM"},
         {"store": "sometimes"},
