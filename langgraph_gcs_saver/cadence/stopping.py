@@ -19,7 +19,7 @@ _lock = threading.Lock()
 """Held while `_all` changes or is copied: nodes ask on their own threads."""
 
 
-class Control(Protocol):
+class Drainable(Protocol):
     """The part of LangGraph's `RunControl` that is used here."""
 
     def request_drain(self, reason: str) -> None:
@@ -38,12 +38,12 @@ class Stopping:
         self._policy = policy
         self._clock = clock
         self._sampler = Sampler(policy)
-        self._runs: dict[int, tuple[Control, float]] = {}
+        self._runs: dict[int, tuple[Drainable, float]] = {}
         self._lock = threading.Lock()
         with _lock:
             _all.add(self)
 
-    def meet(self, control: Control) -> bool:
+    def meet(self, control: Drainable) -> bool:
         """Ask a run to end if the policy says so.
 
         Returns:
@@ -64,7 +64,7 @@ class Stopping:
         control.request_drain(found.reason)
         return True
 
-    def has_met(self, control: Control) -> bool:
+    def has_met(self, control: Drainable) -> bool:
         """Whether a run has read or stored something."""
         return id(control) in self._runs
 
@@ -75,7 +75,7 @@ class Stopping:
             _all.discard(self)
 
 
-def asks_to_stop(control: Control) -> bool:
+def asks_to_stop(control: Drainable) -> bool:
     """Whether the `stop_on` of a saver that serves a run asks it to end."""
     with _lock:
         found = tuple(_all)

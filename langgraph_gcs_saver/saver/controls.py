@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from langgraph_gcs_saver.saver import configs
-from langgraph_gcs_saver.saver.langgraph_private import Control, control_of, stores_at_end
+from langgraph_gcs_saver.saver.langgraph_private import control_of, stores_at_end
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.cadence.stopping import Drainable
 
 
 class Reports(Protocol):
@@ -47,7 +48,7 @@ class Controls:
         if self._stopping is not None:
             self._stopping.close()
 
-    def asks(self, control: Control) -> bool:
+    def asks(self, control: Drainable) -> bool:
         """Whether `stop_on` says that work that is no run has to end."""
         return self._stopping is not None and self._stopping.meet(control)
 

@@ -6,10 +6,12 @@ No other module reads them. `tests/compat/test_langgraph_private.py` tries them 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langgraph.runtime import ExecutionInfo
+
+    from langgraph_gcs_saver.cadence.stopping import Drainable
 
 _RUNTIME = "__pregel_runtime"
 _CHECKPOINTER = "__pregel_checkpointer"
@@ -26,14 +28,7 @@ passes the breakpoints of the next step, and lets subgraphs resume.
 """
 
 
-class Control(Protocol):
-    """The part of LangGraph's `RunControl` that is used here."""
-
-    def request_drain(self, reason: str) -> None:
-        """Ask the run to end at its next boundary between two steps, with `GraphDrained`."""
-
-
-def control_of(config: Any) -> Control | None:
+def control_of(config: Any) -> Drainable | None:
     """The control of the run to which a config belongs, the same object in all its subgraphs.
 
     `None` outside a run, as in `update_state` and `get_state`, and with a LangGraph that does not pass it. Such a run

@@ -34,13 +34,14 @@ from langgraph_gcs_saver.flows.fences import MAX_OWNER
 from langgraph_gcs_saver.flows.leases import MAX_TTL
 from langgraph_gcs_saver.saver import configs, controls
 from langgraph_gcs_saver.saver.background import Background, Kind
-from langgraph_gcs_saver.saver.langgraph_private import Control, control_of
+from langgraph_gcs_saver.saver.langgraph_private import control_of
 from langgraph_gcs_saver.saver.process_names import check_owner, name_for_people
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from typing_extensions import Self
 
+    from langgraph_gcs_saver.cadence.stopping import Drainable
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
     from langgraph_gcs_saver.flows.recoveries import Begun
@@ -110,7 +111,7 @@ class Held:
         self.ending: str | None = None
         self.turn: TurnInProgress | None = None
         self.recovery: Begun | None = found.recovery
-        self._controls: dict[int, Control] = {}
+        self._controls: dict[int, Drainable] = {}
 
     @property
     def key(self) -> tuple[str, int]:

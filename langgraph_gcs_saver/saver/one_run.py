@@ -122,7 +122,7 @@ def _root(one: OneRun, handlers: list[BaseCallbackHandler], *, is_async: bool) -
     tracer = next((one for one in handlers if isinstance(one, LangChainTracer)), None)
     if tracer is not None:
         # Without a tracer among a run's own handlers, LangChain would add another one.
-        kind = _tracing(kind, type(tracer))
+        kind = _tracing(type(tracer), is_async=is_async)
     found = object.__new__(kind)
     found.__dict__.update({} if tracer is None else vars(tracer))
     found.one, found.handlers = one, handlers
@@ -130,9 +130,9 @@ def _root(one: OneRun, handlers: list[BaseCallbackHandler], *, is_async: bool) -
 
 
 @cache
-def _tracing(kind: type[_Root], tracer: type[LangChainTracer]) -> type[_Root]:
+def _tracing(tracer: Any, *, is_async: bool) -> type[_Root]:
     """The class of a handler that counts as a tracer. It is made once, because classes are collected late."""
-    return type("_TracingRoot", (kind, tracer), {})
+    return type("_TracingRoot", (_AsyncRoot if is_async else _Root, tracer), {})
 
 
 class _Lifecycle(GraphCallbackHandler):

@@ -416,8 +416,8 @@ def _check(work: Work) -> None:
         value = getattr(work, name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (is_number and (value > 0 or (value == 0 and name == "backoff"))):
-            least = "0 or more" if name == "backoff" else "above 0"
-            raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds, {least}.")
+            at_least = "0 or more" if name == "backoff" else "above 0"
+            raise InvalidInputError(f"{name} is {value!r}; it must be a number of seconds, {at_least}.")
     check_durability(work.durability, work.store)
     if work.policy is not None:
         from langgraph_gcs_saver.cadence.policies import Policy  # noqa: PLC0415 - few processes need it

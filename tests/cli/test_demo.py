@@ -22,7 +22,8 @@ import pytest
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
-from langgraph_gcs_saver.cli.demo import payment, play, process, turns
+from langgraph_gcs_saver.cli.commands.work import STOPPED
+from langgraph_gcs_saver.cli.demo import payment, play, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo.child import started
 from langgraph_gcs_saver.cli.demo.history import Row, graph
@@ -99,7 +100,7 @@ def test_the_main_job_on_fifty_documents(where, request, environment, tmp_path):
     assert stopped["read"] == queue[20:25]
     assert "signal 15" in stopped["reason"]
     assert "of the memory limit" in leaked["reason"]
-    assert [one["returncode"] for one in (stopped, leaked)] == [process.DRAINED] * 2
+    assert [one["returncode"] for one in (stopped, leaked)] == [STOPPED] * 2
     assert result["waiting"]["read"] == queue[25 + len(leaked["read"]) :]
     assert result["fork"]["process"]["read"] == instead
     processes = [

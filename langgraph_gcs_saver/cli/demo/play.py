@@ -21,10 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from langgraph_gcs_saver import GCSSaver, SetupReport
+from langgraph_gcs_saver.cli.commands.work import STOPPED
 from langgraph_gcs_saver.cli.demo.agent import RANKINGS, SERDE, Agent, build, modules, thread_config
 from langgraph_gcs_saver.cli.demo.history import Row, checkpoint_id, rows, short, table
 from langgraph_gcs_saver.cli.demo.process import (
-    DRAINED,
     SAYS_MEMORY,
     TAKES_SIGTERM,
     Ended,
@@ -168,8 +168,8 @@ class _Demo:
             ),
             f"the same line resumed at document {plot.kill_after + 1}": after.read == unread[: len(after.read)] != [],
             **{
-                f"{name}: the step was stored before the process ended with {DRAINED}": (
-                    (one.how, one.returncode) == ("drained", DRAINED)
+                f"{name}: the step was stored before the process ended with {STOPPED}": (
+                    (one.how, one.returncode) == ("drained", STOPPED)
                 )
                 for name, one in zip(("SIGTERM", "memory limit"), drained, strict=False)
             },

@@ -15,13 +15,11 @@ from langgraph.errors import GraphDrained
 from langgraph.types import Command
 
 from langgraph_gcs_saver import GCSSaver, cadence, run
+from langgraph_gcs_saver.cli.commands.work import STOPPED
 from langgraph_gcs_saver.cli.demo.agent import SERDE, Context, build, thread_config
 from langgraph_gcs_saver.cli.demo.child import OWNER, Failed, begin, reporting, started
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 from langgraph_gcs_saver.events import CheckpointSaved, Event
-
-DRAINED = 75
-"""Exit code of a process that was asked to end, and stored everything: try again (EX_TEMPFAIL)."""
 
 TAKES_SIGTERM = sys.platform != "win32"
 """Whether a process can handle SIGTERM. On Windows, it ends a process at once."""
@@ -130,7 +128,7 @@ def work(task: Task, pipe: Connection) -> None:
                 how, reason = "drained", drained.reason
         pipe.send(Finished(how, reason, tally.stored_bytes))
     if how == "drained":
-        sys.exit(DRAINED)
+        sys.exit(STOPPED)
 
 
 def _run(task: Task, saver: GCSSaver, context_factory: Callable[[], Context]) -> str:
