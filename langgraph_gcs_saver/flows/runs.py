@@ -35,7 +35,9 @@ from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, Serialized, kind_of
 from langgraph_gcs_saver.format.recent import Recent, Request
 from langgraph_gcs_saver.format.turns import Turn
+from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import Question
 
 ANSWER = "lg_answer"
 """The channel of an answer. No graph has it."""
@@ -405,7 +407,7 @@ class _Writes:
         if self.answers[newest] <= asked and task not in self.failed:
             return False
         mapped = interrupt_ids(self._command(newest).get("resume"))
-        return mapped is None or any(_id_of(one) in mapped for one in self.interrupts.get(task, ()))
+        return mapped is None or any(question_of(one).id in mapped for one in self.interrupts.get(task, ()))
 
     def _command(self, task: str) -> Mapping[str, Any]:
         found = self.contents.get(task, {}).get("command")
@@ -428,7 +430,12 @@ class _Writes:
         # Without `resume`, it is used up by the next checkpoint.
         if command.get("resume") is not None and not any(map(self._is_for, self._open_questions())):
             return None
-        ids = [_id_of(one) for task in self._open_questions() if self._is_for(task) for one in self.interrupts[task]]
+        ids = [
+            question_of(one).id
+            for task in self._open_questions()
+            if self._is_for(task)
+            for one in self.interrupts[task]
+        ]
         return Answer(
             _text(self.contents.get(newest, {}), "request_id"),
             command,
@@ -458,9 +465,12 @@ def _is_interrupt_id(key: object) -> bool:
     return isinstance(key, str) and len(key) == 32 and all(char in "0123456789abcdef" for char in key)
 
 
-def _id_of(interrupt: object) -> str:
-    found = getattr(interrupt, "id", None)
-    return found if isinstance(found, str) else ""
+def question_of(interrupt: object) -> Question:
+    """An interrupt as a question. A saver that imports nothing reads it as it was stored."""
+    if isinstance(interrupt, Stored) and interrupt.parts is not None and isinstance(interrupt.parts[2], Mapping):
+        fields = interrupt.parts[2]
+        return Question(str(fields.get("id", "")), fields.get("value"))
+    return Question(str(getattr(interrupt, "id", "")), getattr(interrupt, "value", interrupt))
 
 
 # Deciding

@@ -14,10 +14,9 @@ from langgraph_gcs_saver.flows.active import Active, Listed
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.leases import info_of
-from langgraph_gcs_saver.flows.runs import Status, status
+from langgraph_gcs_saver.flows.runs import Status, question_of, status
 from langgraph_gcs_saver.flows.tries import Tries
-from langgraph_gcs_saver.portable import Stored
-from langgraph_gcs_saver.results import Question, ThreadState, ThreadStatus, at_time, lag_of
+from langgraph_gcs_saver.results import ThreadState, ThreadStatus, at_time, lag_of
 
 _SAID: Mapping[str, tuple[active.State, ...]] = {
     "running": ("running",),
@@ -66,7 +65,7 @@ def describe(found: Status) -> ThreadStatus:
         checkpoint_id=found.checkpoint_id,
         step=found.step if is_stored else None,
         nodes=(*found.due.nodes, *found.due.sends),
-        questions=tuple(map(_question, found.questions)),
+        questions=tuple(map(question_of, found.questions)),
         request_id=found.request_id,
         run_id=found.run_id,
         graph=None if found.turn is None else found.turn.graph or None,
@@ -82,13 +81,6 @@ def describe(found: Status) -> ThreadStatus:
 
 def _between(then: int, now: int) -> timedelta:
     return timedelta(microseconds=max(0, now - then) // 1000)
-
-
-def _question(interrupt: object) -> Question:
-    if isinstance(interrupt, Stored) and interrupt.parts is not None and isinstance(interrupt.parts[2], Mapping):
-        fields = interrupt.parts[2]
-        return Question(str(fields.get("id", "")), fields.get("value"))
-    return Question(str(getattr(interrupt, "id", "")), getattr(interrupt, "value", interrupt))
 
 
 def described(thread_id: str, loads: Loads, context: Context) -> Flow[ThreadStatus]:

@@ -66,8 +66,10 @@ def storing(
 
     Raises:
         FencedError: The lease is lost.
+        InvalidInputError: The command answers none of the questions, or one answer is for several questions.
         SerializationError: The command cannot be serialized.
     """
+    _check_resume(found, command.resume)
     fields = {"resume": command.resume, "update": command.update, "goto": command.goto or None}
     content = {
         "request_id": request_id,
@@ -85,6 +87,30 @@ def storing(
     )
     companions = () if opening is None else (opening,)
     yield from put_writes(dataclasses.replace(request, companions=companions), inside.context)
+
+
+def _check_resume(found: Status, resume: object) -> None:
+    """Check that LangGraph can use an answer. If such an answer was stored, the thread would fail each time.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    ids = {flows.runs.question_of(one).id for one in found.questions}
+    if resume is None or not ids:
+        return
+    mapped = flows.runs.interrupt_ids(resume)
+    if mapped is None and len(ids) == 1:
+        return
+    if mapped is None:
+        raise InvalidInputError(
+            f"Thread {found.thread_id!r} waits for {len(ids)} answers. Nothing was stored. Pass a mapping from the ids "
+            f"of its questions to answers: {', '.join(sorted(ids))}."
+        )
+    if not mapped & ids:
+        raise InvalidInputError(
+            f"Thread {found.thread_id!r} does not wait for an answer to these questions. Nothing was stored. It waits "
+            f"for: {', '.join(sorted(ids))}."
+        )
 
 
 class Answering:
@@ -115,7 +141,7 @@ class Answering:
             Whether it was stored now.
 
         Raises:
-            InvalidInputError: The thread waits for no answer.
+            InvalidInputError: The thread waits for no answer, or not for this one.
         """
         inside, request_id = self._inside, self._request_id
         fence = inside.leases.fence_of(config)

@@ -121,7 +121,8 @@ class Thread:
             Whether the answer was stored; false if one with this `request_id` was stored before.
 
         Raises:
-            InvalidInputError: The thread waits for no answer, or an argument is of the wrong type.
+            InvalidInputError: The thread waits for no answer, or not for this one; or an argument is of the wrong
+                type.
             SerializationError: The answer cannot be serialized.
             StoreError: A service rejected a request, or did not answer before the deadline.
             ThreadBusyError: A process works on the thread.

@@ -307,6 +307,23 @@ def test_an_answer_to_one_of_two_questions_leaves_the_other(saver, world):
     assert noted(saver) == ("waiting", 0)
 
 
+@pytest.mark.parametrize("is_run", [False, True])
+@pytest.mark.parametrize("given", ["yes", {"left": "L", "right": "R"}, {}, {"0" * 32: "yes"}])
+def test_an_answer_that_the_graph_could_not_use_is_not_stored(saver, world, is_run, given):
+    """If it was stored, each attempt to resume the thread would fail."""
+    graph, thread = world.pair(saver), saver.thread("t")
+    run(graph, INPUT, config(), request_id="r1")
+    before = thread.status()
+    with pytest.raises(e.InvalidInputError, match="Nothing was stored") as raised:
+        run(graph, Command(resume=given), config(), request_id="r2") if is_run else thread.answer(given)
+    assert all(one.id in str(raised.value) for one in before.questions)
+    assert recover(saver, graph) == []
+    after = thread.status()
+    assert (after.state, after.questions) == ("waiting", before.questions)
+    thread.answer({one.id: "yes" for one in after.questions}, request_id="r2")
+    assert [one.outcome for one in recover(saver, graph)] == ["finished"]
+
+
 def test_a_thread_that_no_run_began_is_answered_too(saver, world):
     graph = world.graph(saver, ask=("sure?",))
     graph.invoke(INPUT, config())

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from langgraph.graph import START, StateGraph
 
 from langgraph_gcs_saver import arun, run
 from langgraph_gcs_saver.engine import runner
@@ -76,6 +77,19 @@ def test_a_damaged_thread_does_not_hide_others(asked, saver, command, monkeypatc
     assert shown.code == 4
 
 
+def test_an_answer_to_one_of_two_questions_leaves_the_other(saver, command):
+    """The command reads questions without LangGraph's classes, and knows their ids nevertheless."""
+    build = StateGraph(agents_that_work.State).add_node("left", agents_that_work.ask)
+    build.add_node("right", agents_that_work.ask).add_edge(START, "left").add_edge(START, "right")
+    asked = run(build.compile(checkpointer=saver), {"log": []}, {"configurable": {"thread_id": "t"}})
+    shown = command("answer", "t", "yes")
+    assert shown.code == 2
+    assert all(one.id in shown.err for one in asked["__interrupt__"])
+    assert command("answer", "t", json.dumps({asked["__interrupt__"][0].id: "yes"})).code == 0
+    (found,) = json.loads(command("runs", "--json").out)
+    assert (found["state"], [one["id"] for one in found["questions"]]) == ("due", [asked["__interrupt__"][1].id])
+
+
 def test_a_thread_that_waits_is_not_stalled_and_one_that_was_answered_is(asked, command):
     assert command("stalled", "--older", "1s").out == "No thread is stalled.\n"
     command("answer", "t", "yes")
@@ -112,7 +126,7 @@ def test_an_answer_is_stored_and_a_worker_resumes(asked, command, typed, options
     shown = command("work", GRAPH)
     assert (shown.code, shown.out) == (0, "Thread 't': finished\n")
     assert asked.log() == ["in", answer, "end"]
-    assert command("work", GRAPH).out == ""
+    assert command("work", GRAPH).out == "No thread needs a worker now, of those whose graph is 'asking'.\n"
     assert command("answer", "t", "again").code == 2
 
 
