@@ -363,7 +363,7 @@ class Leases:
             if left <= 0:
                 raise ThreadBusyError(
                     f"Another call of this process holds the lease of thread {lease.thread_id!r}. Wait for it with "
-                    "lease(wait=…), or stop its run and take over with lease(take_over=True).",
+                    "`wait=`, or stop its run and take over with `take_over=True`.",
                     thread_id=lease.thread_id,
                 )
             pause = min(left, _POLL_SECONDS)

@@ -75,10 +75,11 @@ class Collected:
 
     Args:
         arguments: The arguments of `invoke`.
-        outputs: The graph's own output channels.
+        graph: The graph, whose own output channels are the default.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], outputs: Any) -> None:
+    def __init__(self, arguments: Mapping[str, Any], graph: Any) -> None:
+        outputs = getattr(graph, "output_channels", None)  # `Running` rejects what is not a compiled graph
         self._mode = arguments.get("stream_mode") or "values"
         is_v2 = arguments.get("version") == "v2"
         modes = ["updates", "values"] if self._mode == "values" and not is_v2 else self._mode

@@ -92,7 +92,7 @@ def run(
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.
     """
-    collected = Collected(rest, graph.output_channels)
+    collected = Collected(rest, graph)
     running = Running(
         graph,
         inputs,
@@ -134,7 +134,7 @@ async def arun(
     **rest: Any,
 ) -> Any:
     """Asynchronous twin of `run`: it calls the graph's `ainvoke`."""
-    collected = Collected(rest, graph.output_channels)
+    collected = Collected(rest, graph)
     running = Running(
         graph,
         inputs,

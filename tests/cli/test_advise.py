@@ -64,7 +64,7 @@ def test_what_it_shows(saver, command):
     assert "Every step: costs " in shown
     assert "Advice: " in shown
     shown = command("advise").out  # of all threads
-    assert "none is on record in 0.00 h of work. With 95 % confidence, there is at most one in" in shown
+    assert "none is on record in 0.0 s of work. With 95 % confidence, there is at most one in" in shown
     assert "store after at least sqrt(2C/λ)" in shown
     found = json.loads(command("advise", "--json").out)
     assert (found["is_bound"], found["crashes"]) == (True, 0)

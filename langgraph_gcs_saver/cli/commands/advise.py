@@ -104,6 +104,11 @@ def _steps(known: Sequence[CheckpointInfo]) -> list[float]:
     return found
 
 
+def _said(seconds: float) -> str:
+    """A length of time, in hours or in seconds."""
+    return f"{seconds / _HOUR:.2f} h" if seconds >= _HOUR / 10 else f"{seconds:.1f} s"
+
+
 def _crashes(saver: GCSSaver, histories: Mapping[str, Sequence[CheckpointInfo]]) -> int:
     """How many crashes are on record: takeovers, and leases that have expired and that no process has taken over.
 
@@ -197,11 +202,11 @@ class _Found:
 
     def _said_rate(self) -> str:
         if self.mtbf is not None:
-            return f"Crashes: one in {self.mtbf / _HOUR:.2f} h, as given."
-        hours = self.worked / _HOUR
+            return f"Crashes: one in {_said(self.mtbf)}, as given."
+        worked = _said(self.worked)
         if self.is_bound:
             return (
-                f"Crashes: none is on record in {hours:.2f} h of work. With 95 % confidence, there is at most one in "
-                f"{hours / 3:.2f} h."
+                f"Crashes: none is on record in {worked} of work. With 95 % confidence, there is at most one in "
+                f"{_said(self.worked / 3)}."
             )
-        return f"Crashes: {self.crashes} in {hours:.2f} h of work, one in {hours / self.crashes:.2f} h."
+        return f"Crashes: {self.crashes} in {worked} of work, one in {_said(self.worked / self.crashes)}."

@@ -137,6 +137,9 @@ def work(
                 show(one)
     if last is not None and last.outcome == "paused":
         raise CommandError(f"the run of thread {last.thread_id!r} was stopped. The same command continues it.", STOPPED)
+    if last is None and every is None and not as_json:
+        names = ", ".join(map(repr, graphs))
+        console().print(plain(f"No thread needs a worker now, of those whose graph is {names}."), soft_wrap=True)
     if failed and every is None:
         raise CommandError(f"{failed} failed. List them with langgraph-gcs runs.", FAILED)
 
