@@ -132,7 +132,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
                 printed = terminal.run(words, len(shown), is_signaled=is_signaled)
                 assert [*map(as_shown, printed, shown)] == shown
                 assert len(printed) == len(shown)
-    assert terminal.codes == [-signal.SIGKILL, 75, -signal.SIGKILL, 0]
+    assert terminal.codes == [-signal.SIGKILL, 75, -signal.SIGKILL, 75]
     assert "exit code is 75" in page
     # The chapter in which a process was killed was read again, and no other one.
     book = ["Arrival", "The storm", "The island", "The raft", "Home"]
