@@ -419,7 +419,7 @@ class _Writes:
     def questions(self) -> tuple[Any, ...]:
         """The interrupts that wait for a person, each once: that of a `@task` is noted with its caller too."""
         found = [one for task in self._waiting() for one in self.interrupts.get(task, ())]
-        return tuple({_id_of(one) or number: one for number, one in enumerate(found)}.values())
+        return tuple({question_of(one).id or number: one for number, one in enumerate(found)}.values())
 
     def answer(self) -> Answer | None:
         """The latest answer, if the graph has not used it up."""
