@@ -205,9 +205,9 @@ def ran_at(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     newest = _newest_of(versions)
     if newest is None:
         return frozenset()
-    before = {version for one in (versions, *seen.values()) for version in one.values() if version != newest}
-    former = _newest_of({version: version for version in before})
-    return frozenset(node for node, one in seen.items() if former in one.values()) - _NO_NODES
+    known = {version for one in (versions, *seen.values()) for version in one.values()}
+    former = _newest_of({version: version for version in known if _step_of(version) != newest})
+    return frozenset(node for node, one in seen.items() if former in map(_step_of, one.values())) - _NO_NODES
 
 
 def due_in(checkpoint: Mapping[str, Any]) -> Due:
