@@ -21,7 +21,7 @@ from langgraph.errors import GraphDrained
 from pydantic import BaseModel, Field
 
 from langgraph_gcs_saver import GCSSaver, arun, cadence, probes
-from langgraph_gcs_saver.errors import StoreUnavailableError, ThreadBusyError
+from langgraph_gcs_saver.errors import InvalidInputError, StoreUnavailableError, ThreadBusyError
 
 TERMINATED = cadence.Signal(signal.SIGTERM)
 REQUEST = TERMINATED | cadence.Deadline(minutes=58)
@@ -167,13 +167,12 @@ class Answer(BaseModel):
 @app.post("/threads/{thread_id}/answers", status_code=202)
 async def answer(thread_id: str, given: Answer) -> dict[str, bool]:
     """Store an answer, and have a task resume the thread. Nothing of the graph runs here."""
-    thread = app.state.saver.thread(thread_id)
-    before = await thread.astatus()
-    is_stored_already = before.request_id == given.request_id
-    if not is_stored_already and given.question not in {one.id for one in before.questions}:
-        raise HTTPException(409, "The thread does not wait for this answer.")
-    # A task that comes too early may be looking at the thread.
-    is_new = await thread.aanswer({given.question: given.answer}, request_id=given.request_id, wait=30)
+    thread, answers = app.state.saver.thread(thread_id), {given.question: given.answer}
+    try:
+        # A task that comes too early may be looking at the thread.
+        is_new = await thread.aanswer(answers, request_id=given.request_id, wait=30)
+    except InvalidInputError as error:
+        raise HTTPException(409, "The thread does not wait for this answer.") from error
     # Also if it was stored before, because the process may have crashed before it added the task.
     await run_in_threadpool(add_task, f"answer-{given.request_id}", f"/tasks/threads/{quote(thread_id, safe='')}", {})
     return {"stored": is_new}
