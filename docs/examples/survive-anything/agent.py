@@ -12,7 +12,7 @@ from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from langgraph_gcs_saver import GCSSaver, cadence, operations, run
+from langgraph_gcs_saver import NOT_DONE, GCSSaver, cadence, operations, run
 
 BOOK = ["Arrival", "The storm", "The island", "The raft", "Home"]
 
@@ -42,7 +42,8 @@ def ask(state: State) -> State:
 def publish(state: State) -> State:
     if state["answer"] != "yes":
         return {"receipt": "not published"}
-    return {"receipt": operations().once("publish", post, request=state["notes"], key=state["report"])}
+    done = operations().once("publish", post, request=state["notes"], key=state["report"], reconcile=is_posted)
+    return {"receipt": done}
 
 
 def post(key: str) -> str:
@@ -50,6 +51,13 @@ def post(key: str) -> str:
     with Path("published.txt").open("a", encoding="utf-8") as file:
         print(key, file=file)
     return f"receipt of {key}"
+
+
+def is_posted(key: str) -> Any:
+    """Ask your provider whether it has the key."""
+    posted = Path("published.txt")
+    is_there = posted.exists() and key in posted.read_text(encoding="utf-8").splitlines()
+    return f"receipt of {key}" if is_there else NOT_DONE
 
 
 builder = StateGraph(State).add_node(read).add_node(ask).add_node(publish)
