@@ -158,7 +158,7 @@ def answer_task(request_id: str) -> str:
 
 # Reading
 
-_PAGE = 20
+_PER_PAGE = 20
 """Checkpoints that are read at once to find the turn of the newest one."""
 
 
@@ -263,7 +263,7 @@ def _of_turn(thread_id: str, found: Found, loads: Loads, context: Context) -> Fl
     doc, known, docs = found.doc, found.manifest, list[Doc]()
     metadata = metadata_of(known, loads)
     while RUN not in metadata and metadata.get("source") != "input" and known.parent_id is not None:
-        docs = docs or (yield from _newest(thread_id, doc.name, _PAGE))
+        docs = docs or (yield from _newest(thread_id, doc.name, _PER_PAGE))
         if not docs:
             break
         doc = docs.pop(0)

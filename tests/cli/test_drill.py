@@ -18,7 +18,7 @@ from langgraph_gcs_saver.errors import DamageError, WrongKeyError
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.drill import drill
 from tests.behaviour.api import cfg, cid
-from tests.cli.test_demo import LANGGRAPH_GCS, emulators_uri, environment  # noqa: F401 - fixtures
+from tests.cli.test_demo import LANGGRAPH_GCS, emulators_uri, environment, temporary  # noqa: F401 - fixtures
 from tests.cli.test_transfer import HOSTILE, call
 from tests.compat.xor_cipher import XorCipher
 from tests.patience import PATIENCE, eventually
@@ -261,13 +261,13 @@ def test_ended_it_leaves_no_copy_behind(environment, tmp_path, number):  # noqa:
     )
     try:
         eventually((tmp_path / "halted").exists)
-        assert list((tmp_path / "tmp").glob("*/base"))
+        assert list(temporary(environment).glob("*/base"))
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
     finally:
         process.kill()
         process.wait()
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(temporary(environment).iterdir()) == []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("500ms", 0.5), ("1.5m", 90), ("2", 2), ("1h", 3600)])

@@ -106,8 +106,8 @@ def _given_nothing_to_read(patch: pytest.MonkeyPatch) -> None:
 def _only_with_puts(patch: pytest.MonkeyPatch) -> None:
     whole = Context.companions_of
 
-    def of(context: Any, kind: str, *ids: str) -> Companions:
-        return whole(context, "put", *ids) if kind == "put" else NO_COMPANIONS
+    def of(context: Any, kind: str, *ids: str, **more: Any) -> Companions:
+        return whole(context, "put", *ids, **more) if kind == "put" else NO_COMPANIONS
 
     patch.setattr(Context, "companions_of", of)
 
@@ -115,8 +115,8 @@ def _only_with_puts(patch: pytest.MonkeyPatch) -> None:
 def _only_with_pending_writes(patch: pytest.MonkeyPatch) -> None:
     whole = Context.companions_of
 
-    def of(context: Any, kind: str, *ids: str) -> Companions:
-        return whole(context, "put_writes", *ids) if kind == "put_writes" else NO_COMPANIONS
+    def of(context: Any, kind: str, *ids: str, **more: Any) -> Companions:
+        return whole(context, "put_writes", *ids, **more) if kind == "put_writes" else NO_COMPANIONS
 
     patch.setattr(Context, "companions_of", of)
 

@@ -39,7 +39,7 @@ from .world import INLINE_BYTES, THREAD, Report, World, explore, new_context
 
 NORMAL_BUDGET = 4_000
 SOAK_BUDGET = 300_000
-BLIND_BUDGET = 40_000
+BLIND_BUDGET = 50_000
 """States to look at; one takes 0.1 to 0.3 ms."""
 
 

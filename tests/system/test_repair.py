@@ -561,12 +561,16 @@ def ruin(raw):
 
 
 def state_of(raw):
-    """What matters of a store after a repair: what is read, what is aside, and which documents there are."""
+    """What matters of a store after a repair: what is read, what is aside, and which documents there are.
+
+    Each repair that changes something leaves a record of its own.
+    """
     put_aside = sorted(
         (fields["from"], sorted((key, value) for key, value in fields.items() if key != "reason"))
         for fields in aside(raw).values()
     )
-    return read_all(raw), put_aside, raw.documents().keys() - aside(raw).keys()
+    others = {name for name in raw.documents().keys() - aside(raw).keys() if f"/{keys.RECOVERIES}/" not in name}
+    return read_all(raw), put_aside, others
 
 
 @MORE
