@@ -1058,7 +1058,7 @@ def updates(graph: Any) -> None:
 
 
 def updates_often(graph: Any) -> None:
-    for _ in range(2 * runs._PAGE):
+    for _ in range(2 * runs._PER_PAGE):
         graph.update_state(CONFIG, {"log": []})
 
 
