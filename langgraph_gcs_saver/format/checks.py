@@ -28,6 +28,15 @@ def typed(value: Any, kind: type[T]) -> T:
     return found
 
 
+def optional(value: Any, kind: type[T]) -> T | None:
+    """The same for a value that may be absent.
+
+    Raises:
+        ValueError: It is there, and of another type.
+    """
+    return None if value is None else typed(value, kind)
+
+
 def natural(value: Any, bits: int = 53) -> int:
     """The value, if it is an integer from 0, of that many bits at most. With 53 bits, it is exact in any JSON reader.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Doc
 from langgraph_gcs_saver.format import frames, seals
+from langgraph_gcs_saver.format.checks import optional, typed
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError
 from langgraph_gcs_saver.records import record
@@ -97,16 +98,10 @@ def recent_of(doc: Doc, codec: Codec) -> Recent:
     seals.check_format(doc, "List of requests")
     head, _ = seals.opened(doc.name, seals.plain_of(doc, RECENT, codec))
     try:
-        return Recent(_text(head["run"]), tuple([_request(*one) for one in head["requests"]]))
+        return Recent(typed(head["run"], str), tuple([_request(*one) for one in head["requests"]]))
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"a list of requests does not parse: {type(error).__name__}", frame=doc.name) from None
 
 
 def _request(digest: Any, content: Any, end: Any) -> Request:
-    return Request(_text(digest), content if content is None else _text(content), end if end is None else _text(end))
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError("not as any writer makes it")
-    return value
+    return Request(typed(digest, str), optional(content, str), optional(end, str))

@@ -13,6 +13,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import ValueTooLargeError
 from langgraph_gcs_saver.format import frames, keys, recent, seals
+from langgraph_gcs_saver.format.checks import optional, typed
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub
 from langgraph_gcs_saver.records import record
@@ -88,14 +89,14 @@ def turn_of(doc: Doc, codec: Codec) -> Turn:
     seals.check_format(doc, "Turn")
     head, tail = seals.opened(doc.name, seals.plain_of(doc, TURN, codec))
     try:
-        kind = _optional(head["context"], str)
+        kind = optional(head["context"], str)
         return Turn(
-            _required(head["run"], str),
-            _optional(head["request"], str),
-            _required(head["graph"], str),
-            _optional(head["limit"], int),
-            _optional(head["stop"], int),
-            _optional(head["factory"], str),
+            typed(head["run"], str),
+            optional(head["request"], str),
+            typed(head["graph"], str),
+            optional(head["limit"], int),
+            optional(head["stop"], int),
+            optional(head["factory"], str),
             None if kind is None else Serialized(kind, tail),
         )
     except (KeyError, ValueError, TypeError) as error:
@@ -106,16 +107,6 @@ def attempts_of(doc: Doc) -> int:
     """The number of processes that have worked on a turn, in its document or its note; 0 if the field is damaged."""
     found = doc.fields.get(ATTEMPTS)
     return found if type(found) is int and 0 <= found < MAX_ATTEMPTS else 0
-
-
-def _required(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise ValueError("not as any writer makes it")
-    return value
-
-
-def _optional(value: Any, kind: type) -> Any:
-    return None if value is None else _required(value, kind)
 
 
 # The registry: the documents of turns, and those of a thread's latest requests

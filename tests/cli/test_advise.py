@@ -119,8 +119,8 @@ def test_the_scratch_thread_goes_if_a_put_fails(saver, store_uri, command, monke
 def test_what_is_refused(saver, command):
     saver.setup()
     assert "no thread with a checkpoint" in command("advise").err
-    ended = command("advise", "nobody")
-    assert (ended.code, "no thread 'nobody'" in ended.err) == (1, True)
+    ended = command("advise", "no-such")
+    assert (ended.code, "no thread 'no-such'" in ended.err) == (1, True)
     assert command("advise", "--mtbf", "0s").code == 2
     put(saver, HOSTILE, 10)
     ended = command("advise", HOSTILE, "--mtbf", "8h")
