@@ -4,6 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 BENCH_BIN := .venv-bench/bin
 SERVER_BIN := .venv-server/bin
+SERVICES_BIN := .venv-services/bin
 OLDEST_BIN := .venv-oldest/bin
 NEWEST_BIN := .venv-newest/bin
 # What the lanes of oldest and newest dependencies run; LANE="..." chooses.
@@ -25,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/installed
 	$(BIN)/langgraph-gcs demo $(DEMO)
 
-test: lint emulators
+test: lint emulators .venv-services/installed
 	$(BIN)/pytest $(PARALLEL)
 
 # A minute, without Java: modules one by one, the stores without a service, and stores of earlier formats.
@@ -45,7 +46,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: .venv/installed .venv-server/installed
+soak: .venv/installed .venv-server/installed .venv-services/installed
 	$(BIN)/pytest $(PARALLEL) -m soak
 
 # Executes the notebooks and writes their outputs; NOTEBOOKS=notebooks/01-quickstart.ipynb executes one of them.
@@ -126,6 +127,12 @@ emulators: .venv/installed
 	$(SERVER_BIN)/uv pip install --quiet --python $(SERVER_BIN)/python --no-deps -e .
 	@touch $@
 
+# uv finds a Python for it, whichever the rest uses.
+.venv-services/installed: .venv/installed pyproject.toml requirements-services.txt
+	$(BIN)/uv venv --quiet --clear --python ">=3.11" .venv-services
+	$(BIN)/uv pip install --quiet --python $(SERVICES_BIN)/python --require-hashes -r requirements-services.txt
+	@touch $@
+
 .venv-oldest/installed: pyproject.toml requirements-oldest.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "The oldest dependencies need Python 3.10 to 3.13; call make with PYTHON=/path/to/it"; exit 1; }
@@ -143,9 +150,11 @@ lock:
 	  --python-version 3.11 --no-annotate --upgrade -c requirements-dev.txt -o requirements-bench.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group server --universal --generate-hashes \
 	  --python-version 3.11 --no-annotate --upgrade -o requirements-server.txt
+	$(BIN)/uv pip compile --quiet --group services --universal --generate-hashes \
+	  --python-version 3.11 --no-annotate --upgrade -o requirements-services.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group test --universal --generate-hashes \
 	  --python-version 3.10 --no-annotate --resolution lowest-direct --upgrade -o requirements-oldest.txt
 
 clean:
-	rm -rf .venv .venv-bench .venv-server .venv-oldest .venv-newest dist site \
+	rm -rf .venv .venv-bench .venv-server .venv-services .venv-oldest .venv-newest dist site \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,6 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from benchmarks.chat import Text
 from benchmarks.compare.prices import GIB, MILLION, OPERATIONS
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.engine.effects import (
     Commit,
     CopyBlob,
@@ -40,6 +39,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
 )
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
+from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
 
 PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
 """US dollars for one, beyond what is free each day, by the table of prices."""

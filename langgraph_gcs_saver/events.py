@@ -7,8 +7,10 @@ state.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from time import monotonic
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from langgraph_gcs_saver.records import record
 
@@ -43,11 +45,30 @@ class CallEnded(Event):
         seconds: How long the call took, serialization included, by a monotonic clock.
         run_id: The run that called, if the config or the metadata name it.
         outcome: How the call ended.
+        labels: The metadata that the option `labels` names, as text. After 50 values of a name, a new one is `other`.
     """
 
     seconds: float
     run_id: str | None
     outcome: Outcome
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@record(frozen=True, slots=True)
+class ValueStored:
+    """A value that a put has stored, or a DeltaChannel's snapshot.
+
+    Attributes:
+        channel: Its channel.
+        size: Bytes of the serialized value.
+        stored: Bytes that this put has stored for it.
+        frames: Frames that a reader needs; 1 for a value that is stored in full.
+    """
+
+    channel: str
+    size: int
+    stored: int
+    frames: int
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -66,6 +87,10 @@ class CheckpointSaved(CallEnded):
         object_bytes: Bytes of frames uploaded to Cloud Storage.
         objects: Number of objects uploaded.
         attempts: Number of commits tried; more than one after a conflict or a lost answer.
+        parent_id: The parent; `None` for the first checkpoint of a thread or namespace.
+        step: The number of the step, if the metadata have one.
+        source: What made it: `input`, `loop`, `update` or `fork`; empty if the metadata do not say it.
+        values: What was stored for each channel whose value is new. Inherited values are not here.
     """
 
     lag: float | None
@@ -75,6 +100,10 @@ class CheckpointSaved(CallEnded):
     object_bytes: int
     objects: int
     attempts: int
+    parent_id: str | None
+    step: int | None
+    source: str
+    values: tuple[ValueStored, ...]
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -486,8 +515,176 @@ class RestoreTooSlow(Event):
     advice: str
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class LeaseAcquired(Event):
+    """A process has acquired the lease of a thread, after a crashed holder or not.
+
+    Attributes:
+        owner: The holder.
+        token: The number of the holder.
+        waited: Seconds that it waited for other holders.
+    """
+
+    owner: str
+    token: int
+    waited: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class LeaseEnded(Event):
+    """A process does not hold the lease of a thread any more.
+
+    Attributes:
+        owner: The holder.
+        token: The number of the holder.
+        held: Seconds for which it held the lease, by a monotonic clock.
+        reason: `released`, or `lost` if another process holds the lease now, or could.
+    """
+
+    owner: str
+    token: int
+    held: float
+    reason: Literal["released", "lost"]
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class OperationEnded(Event):
+    """A call of `once` ended.
+
+    Attributes:
+        thread_id: The thread; empty if all threads share the operation.
+        operation: The operation's name.
+        state: Its state: `done`, `failed` or `unknown`.
+        attempt: The number of the attempt.
+        is_recorded: Whether the call returned a recorded outcome, and so performed nothing.
+        seconds: How long the call took.
+    """
+
+    operation: str
+    state: str
+    attempt: int
+    is_recorded: bool
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    """A call of `run`, `arun`, `stream` or `astream` ended.
+
+    Attributes:
+        run_id: The run, if the config names it.
+        outcome: `finished`; `returned` if an earlier call had finished the turn; `waiting` for a person; `drained`, and
+            to be resumed; or `failed` with an exception, and `interrupted` by a cancellation or a signal.
+        is_resumed: Whether the call continued what an earlier call had begun.
+        attempts: How many runs have begun since one last ended in an orderly way, this one included.
+        steps: Checkpoints of the root graph that the call stored.
+        error: The name of the exception's class; empty if there is none.
+        labels: The metadata that the option `labels` names, as text.
+        seconds: How long the call took.
+    """
+
+    run_id: str | None
+    outcome: Literal["finished", "returned", "waiting", "drained", "failed", "interrupted"]
+    is_resumed: bool
+    attempts: int
+    steps: int
+    error: str
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RecoveryRecorded(Event):
+    """A recovery record is complete (`langgraph_gcs_saver.results.RecoveryRecord`, whose fields these are).
+
+    Attributes:
+        record: Digits that name the record in its thread.
+        time: When the recovery began, in seconds since the epoch, by the service's clock.
+        kind: `takeover`, `fallback`, `repair` or another kind.
+        lost: Seconds of work that were lost, if known.
+        down: Seconds from the last sign of life until the recovery, if known.
+        held: Seconds from the beginning of the former lease to the last sign of life, if known.
+        restore: Seconds until the state was read, if known.
+        ran_again: The nodes that run again, if known.
+        labels: The metadata that the option `labels` names, as text.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    record: str
+    time: float
+    kind: str
+    lost: float | None
+    down: float | None
+    held: float | None
+    restore: float | None
+    ran_again: tuple[str, ...] | None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ThreadVerified(Event):
+    """`verify` has looked at a thread, with its whole depth.
+
+    Attributes:
+        depth: How deep.
+        findings: How many findings it had.
+        seconds: How long it took.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    depth: str
+    findings: int
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RowsDropped(Event):
+    """A sink of analytics could not keep up, or its service did not accept rows. The rows are gone, and counted.
+
+    Attributes:
+        thread_id: Empty, because rows of many threads are dropped together.
+        sink: The sink's class.
+        rows: How many rows, since the last such event.
+        reason: Why.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    thread_id: str = ""
+    sink: str
+    rows: int
+    reason: str
+
+
 EventHandler = Callable[[Event], object]
 """Called with an event, on the thread that does the work, between two steps: keep it short."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A handler that learns which saver it is subscribed to, and that may hold events back until it is flushed.
+
+    Pass it to `saver.subscribe`, or as `on_event`.
+    """
+
+    def attach(self, saver: Any) -> EventHandler:
+        """The handler for the events of a saver.
+
+        Args:
+            saver: The `GCSSaver` or `Admin`.
+        """
+
+    def flush(self, timeout: float) -> bool:
+        """Pass on what was held back. The saver calls this when it closes, and when a run is drained.
+
+        Args:
+            timeout: Seconds after which it returns in any case.
+
+        Returns:
+            Whether everything was passed on.
+        """
 
 
 class Subscribers:
@@ -499,16 +696,40 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._handlers: dict[object, EventHandler] = {}
+        self._sinks: dict[object, Sink] = {}
 
-    def subscribe(self, handler: EventHandler) -> Callable[[], None]:
-        """Call a handler with every event from now on, until the function that this returns is called."""
+    def subscribe(self, handler: EventHandler | Sink, saver: Any = None) -> Callable[[], None]:
+        """Call a handler with every event from now on, until the function that this returns is called.
+
+        Args:
+            handler: The handler, or a sink.
+            saver: The saver that a sink is attached to.
+        """
         key = object()  # Not the handler, because one handler may subscribe several times.
+        if isinstance(handler, Sink):
+            self._sinks[key], handler = handler, handler.attach(saver)
         self._handlers[key] = handler
 
         def unsubscribe() -> None:
             self._handlers.pop(key, None)
+            self._sinks.pop(key, None)
 
         return unsubscribe
+
+    def flush(self, timeout: float) -> bool:
+        """Let the sinks pass on what they hold back, within `timeout` seconds together.
+
+        Returns:
+            Whether all of them did.
+        """
+        ends, whole = monotonic() + timeout, True
+        for sink in tuple(self._sinks.values()):
+            try:
+                whole = sink.flush(max(0.0, ends - monotonic())) and whole
+            except Exception:  # noqa: PERF203 - the other sinks are flushed nevertheless
+                logger.exception("%s was not flushed", type(sink).__name__)
+                whole = False
+        return whole
 
     def want(self, kind: type[Event]) -> bool:
         """Whether any subscriber would see an event of a class, so that it is worth making."""

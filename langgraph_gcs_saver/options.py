@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
-from langgraph_gcs_saver.events import EventHandler
+from langgraph_gcs_saver.events import EventHandler, Sink
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
@@ -24,6 +25,12 @@ Verify = Literal["readback", "checksum", "off"]
 
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
+
+MOST_LABELS = 10
+"""Each label multiplies the series of each metric."""
+
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
+"""The common part of what BigQuery accepts as the name of a column and Prometheus as that of a label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,10 @@ class Options:
         objective: A recovery time objective, such as `cadence.RTO(seconds=30)`. The saver is not made if it could not
             restore a state of the objective's `state_bytes` in time. A `RestoreTooSlow` event reports each read of a
             newest checkpoint that is estimated or measured over the objective.
+        labels: Names of metadata, such as `("agent", "app")`, whose values become attributes of metrics, columns of
+            analytics, and fields of recovery records. A checkpoint's metadata has what the run's config has under
+            `metadata` and `configurable`. Name few, and only those with few values: after 50 values of a name, further
+            ones are *other*. At most 10 names.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -108,9 +119,10 @@ class Options:
     writers: Literal["any", "leased"] = "any"
     stop_on: Policy | None = None
     objective: RTO | None = None
+    labels: Collection[str] = ()
     timeout: float = 30.0
     max_threads: int = 16
-    on_event: EventHandler | None = None
+    on_event: EventHandler | Sink | None = None
     interceptors: Sequence[Interceptor] = ()
 
     def __post_init__(self) -> None:
@@ -136,9 +148,11 @@ class Options:
             self._check_int("full_every", 1, 1 << 40)
         if self.cipher is not None and not all(hasattr(self.cipher, name) for name in ("encrypt", "decrypt")):
             raise InvalidOptionError("cipher must have the methods encrypt and decrypt (LangGraph's CipherProtocol).")
-        keys = self.clear_metadata
-        if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
-            raise InvalidOptionError(f"clear_metadata is {keys!r}; it must be a collection of names.")
+        for name in ("clear_metadata", "labels"):
+            keys = getattr(self, name)
+            if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
+                raise InvalidOptionError(f"{name} is {keys!r}; it must be a collection of names.")
+        self._check_labels()
         self._check_int("max_threads", 1, 256)
         rule = self.rule
         if rule is not None and (isinstance(rule, type) or not hasattr(rule, "keeps")):
@@ -156,7 +170,7 @@ class Options:
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")
-        if self.on_event is not None and not callable(self.on_event):
+        if self.on_event is not None and not callable(self.on_event) and not isinstance(self.on_event, Sink):
             raise InvalidOptionError(f"on_event is {self.on_event!r}; it must be callable with one event.")
         given = self.interceptors
         if not isinstance(given, (list, tuple)) or not all(isinstance(one, Interceptor) for one in given):
@@ -196,6 +210,14 @@ class Options:
         for value in self._values(name):
             if value not in words:
                 raise InvalidOptionError(f"{name} is {value!r}; it must be one of {', '.join(words)}.")
+
+    def _check_labels(self) -> None:
+        object.__setattr__(self, "labels", names := tuple(dict.fromkeys(self.labels)))
+        if len(names) > MOST_LABELS or not all(_LABEL.fullmatch(name) for name in names):
+            raise InvalidOptionError(
+                f"labels is {list(names)!r}; it must have at most {MOST_LABELS} names, each of at most 60 letters, "
+                "digits and underscores that does not begin with a digit. They become names of columns."
+            )
 
     def _check_int(self, name: str, low: int, high: int) -> None:
         for value in self._values(name):

@@ -26,6 +26,7 @@ else:
         def define(cls: type[C]) -> type[C]:
             made = dataclass(eq=not frozen, repr=False, slots=slots, kw_only=kw_only)(cls)
             made.__compared__ = tuple([one.name for one in fields(made) if one.compare])
+            made.__hashed__ = tuple([one.name for one in fields(made) if one.compare and one.hash is not False])
             made.__shown__ = tuple([one.name for one in fields(made) if one.repr])
             made.__eq__, made.__hash__, made.__repr__ = _eq, _hash, _repr
             return made
@@ -45,7 +46,7 @@ def _eq(one: Any, other: object) -> bool:
 
 
 def _hash(one: Any) -> int:
-    return hash(_values(one))
+    return hash(tuple([getattr(one, name) for name in one.__hashed__]))
 
 
 def _repr(one: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
 
 CHECKED = "2026-11-21"
 """When the table was last compared with copies of the pages that it names."""

@@ -124,7 +124,24 @@ class Backend:
         self._blobs_survive = getattr(blobs, "survives_signals", False)
         self._pools = PerProcess(partial(_Pools, max_threads, self._limit))
         self._closed = False
+        self._intercept(interceptors)
+
+    def intercept(self, interceptor: Interceptor) -> Callable[[], None]:
+        """Put an interceptor around the others, for the effects that begin from now on.
+
+        Returns:
+            A function that takes it away again.
+        """
+        self._intercept((interceptor, *self._interceptors))
+
+        def end() -> None:
+            self._intercept(tuple(one for one in self._interceptors if one is not interceptor))
+
+        return end
+
+    def _intercept(self, interceptors: Sequence[Interceptor]) -> None:
         gathering = [one for one in interceptors if isinstance(one, GatherInterceptor)]
+        self._interceptors = tuple(interceptors)
         self._around = [one.around for one in interceptors]
         self._aaround = [one.aaround for one in interceptors]
         self._around_all = [one.around_all for one in gathering]

@@ -20,6 +20,7 @@ from langgraph_gcs_saver.events import (
     Outcome,
     PutFailed,
     Subscribers,
+    ValueStored,
     WritesSaved,
 )
 from langgraph_gcs_saver.flows.load import Loaded
@@ -27,6 +28,7 @@ from langgraph_gcs_saver.flows.save import Put
 from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.writes import PutWrites
 from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver.labels import Labels
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,19 +44,32 @@ class Call:
 
     Args:
         subscribers: The subscribers, which get the events.
+        labels: Reads the labels of the call.
         name: The method, without the `a` of its asynchronous twin.
         config: The config that it was called with, which may be invalid.
         checkpoint: The checkpoint that `put` was called with, which may be invalid.
+        metadata: The metadata that `put` was called with, which may be invalid.
     """
 
-    __slots__ = ("_began", "_checkpoint", "_config", "_name", "_subscribers")
+    __slots__ = ("_began", "_checkpoint", "_config", "_labels", "_metadata", "_name", "_subscribers")
 
-    def __init__(self, subscribers: Subscribers, name: Name, config: object, checkpoint: object = None) -> None:
+    def __init__(
+        self,
+        subscribers: Subscribers,
+        labels: Labels,
+        name: Name,
+        config: object,
+        checkpoint: object = None,
+        *,
+        metadata: object = None,
+    ) -> None:
         self._began = time.perf_counter()
         self._subscribers = subscribers
+        self._labels = labels
         self._name = name
         self._config = config
         self._checkpoint = checkpoint
+        self._metadata = metadata
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +98,7 @@ class Call:
             ended = self._ended(_outcome(stored)) | {"run_id": request.run_id}
             more: dict[str, Any] = {"channels": len(stored.channels), "size": stored.size}
             more["lag"] = _lag(request.checkpoint.get("ts"))
+            more |= {"parent_id": request.parent_id, "values": _values(stored), **_made(self._metadata)}
             self._subscribers.emit(CheckpointSaved(**ended, **more, **_sizes(stored)))
 
     def put_writes(self, request: PutWrites, stored: Stored) -> None:
@@ -129,6 +145,7 @@ class Call:
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
         """The fields that all these events have. The ids are those of the config."""
         ended: dict[str, Any] = {**configs.named(self._config), "seconds": self.seconds, "outcome": outcome}
+        ended["labels"] = self._labels.of(self._config, self._metadata)
         if isinstance(self._checkpoint, Mapping):
             found = self._checkpoint.get("id")
             ended["checkpoint_id"] = found if isinstance(found, str) else ""
@@ -146,6 +163,26 @@ def _sizes(stored: Stored) -> dict[str, Any]:
         "objects": len(stored.uploads),
         "attempts": stored.attempts,
     }
+
+
+def _values(stored: Stored) -> tuple[ValueStored, ...]:
+    """The values that this call has stored. Its frame is the last one of a value's chain."""
+    if not stored.is_new:
+        return ()
+    return tuple(
+        [
+            ValueStored(channel, ref.size, ref.chain[-1].stored, len(ref.chain))
+            for channel, ref in stored.channels.items()
+            if ref.chain and ref.chain[-1].owner is None
+        ]
+    )
+
+
+def _made(metadata: object) -> dict[str, Any]:
+    """What made a checkpoint, by its metadata."""
+    found: Mapping[Any, Any] = metadata if isinstance(metadata, Mapping) else {}
+    step, source = found.get("step"), found.get("source")
+    return {"step": step if isinstance(step, int) else None, "source": source if isinstance(source, str) else ""}
 
 
 def _lag(made: object) -> float | None:

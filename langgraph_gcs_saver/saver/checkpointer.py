@@ -93,8 +93,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
-            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `timeout`,
-            `max_threads`, `on_event`, `interceptors`.
+            `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `labels`,
+            `timeout`, `max_threads`, `on_event`, `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.
@@ -138,7 +138,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases)
         self._retention = self._options.rule
         self._controls = Controls(self._options.stop_on)
-        self._call = partial(Call, self._subscribers)
+        self._call = partial(Call, self._subscribers, self._labels)
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
@@ -447,7 +447,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             StoreError: A service rejected a request, or did not answer before the deadline.
             ThreadBusyError: Another process holds the thread's lease, and the config has none.
         """
-        with self._call("put", config, checkpoint) as call, self._leases.watching(config):
+        with self._call("put", config, checkpoint, metadata=metadata) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = run(save.put(request, self._context), self._backend)
         call.put(request, stored)
@@ -464,7 +464,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Asynchronous twin of `put`."""
-        with self._call("put", config, checkpoint) as call, self._leases.watching(config):
+        with self._call("put", config, checkpoint, metadata=metadata) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
             stored = await arun(save.put(request, self._context), self._backend)
         call.put(request, stored)

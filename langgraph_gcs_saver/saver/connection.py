@@ -6,6 +6,7 @@ time that an agent needs.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -21,7 +22,7 @@ from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import Admit, Backend, arun, run
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
-from langgraph_gcs_saver.events import EventHandler, Subscribers
+from langgraph_gcs_saver.events import EventHandler, Sink, Subscribers
 from langgraph_gcs_saver.flows import places
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
@@ -29,6 +30,7 @@ from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.options import BY_NAMESPACE, Options
 from langgraph_gcs_saver.saver import restores
+from langgraph_gcs_saver.saver.labels import Labels
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -45,8 +47,11 @@ C = TypeVar("C", bound="Connection")
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
-_SHARED = ("serde", "_options", "_subscribers", "_contexts", "_backend")
+_SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backend")
 """The attributes that all ways to use one store share."""
+
+FLUSH_SECONDS = 5.0
+"""How long `close` waits for sinks. On Cloud Run, a process has 10 seconds from SIGTERM, and other work to do."""
 
 
 class Connection:
@@ -85,8 +90,7 @@ class Connection:
         if chosen.objective is not None:
             restores.check(chosen.objective, chosen)
         self._subscribers = Subscribers()
-        if chosen.on_event is not None:
-            self._subscribers.subscribe(chosen.on_event)
+        self._labels = Labels(chosen.labels)
         place: Place | None = None
         if stores is None:
             if bucket is None:
@@ -113,6 +117,8 @@ class Connection:
             admit=_admit_to(self._contexts),
             interceptors=chosen.interceptors,
         )
+        if chosen.on_event is not None:
+            self._subscribers.subscribe(chosen.on_event, self)
 
     @classmethod
     def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
@@ -175,13 +181,15 @@ class Connection:
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`."""
+        self._subscribers.flush(FLUSH_SECONDS)
         self._backend.close()
 
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent."""
+        await asyncio.to_thread(self._subscribers.flush, FLUSH_SECONDS)
         await self._backend.aclose()
 
-    def subscribe(self, handler: EventHandler) -> Callable[[], None]:
+    def subscribe(self, handler: EventHandler | Sink) -> Callable[[], None]:
         """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).
 
         Any number of handlers can subscribe, at any time and from any thread, in addition to the option `on_event`.
@@ -189,8 +197,11 @@ class Connection:
         them short. If a handler raises, the exception is logged and the call continues. A forked process keeps the
         handlers.
 
+        A sink, such as `langgraph_gcs_saver.analytics.Jsonl`, may hold events back. `close` flushes it, and waits 5
+        seconds at most.
+
         Args:
-            handler: Called with one event.
+            handler: Called with one event, or a `langgraph_gcs_saver.events.Sink`.
 
         Returns:
             A function that ends this subscription. You can call it several times. A call that is reporting an event at
@@ -199,9 +210,9 @@ class Connection:
         Raises:
             InvalidInputError: The handler is not callable.
         """
-        if not callable(handler):
+        if not callable(handler) and not isinstance(handler, Sink):
             raise InvalidInputError(f"handler is of type {type(handler).__name__}; it must be callable with one event.")
-        return self._subscribers.subscribe(handler)
+        return self._subscribers.subscribe(handler, self)
 
     def setup(
         self,

@@ -15,8 +15,8 @@ import pytest
 from benchmarks import cost
 from benchmarks.compare import prices
 from langgraph_gcs_saver import GCSSaver, RunToolsOnce, errors, events, operations
-from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Operations

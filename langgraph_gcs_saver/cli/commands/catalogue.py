@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from langgraph_gcs_saver.cli.durations import instant, iso
-from langgraph_gcs_saver.cli.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.cli.views.branches import draw
 from langgraph_gcs_saver.cli.views.plans import counted
 from langgraph_gcs_saver.cli.views.terminal import (
@@ -31,6 +30,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     printable,
     progress,
 )
+from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.results import NOT_CHECKED, not_checked
 
 if TYPE_CHECKING:

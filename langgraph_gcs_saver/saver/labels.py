@@ -1,0 +1,62 @@
+"""Labels: the few metadata, chosen by the option `labels`, that metrics, analytics and recovery records carry."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from langgraph_gcs_saver.saver import configs
+
+MOST_VALUES = 50
+"""Values of a label that a process distinguishes. Each value is a series of each metric, and series cost money."""
+
+OTHER = "other"
+"""What stands for all further values."""
+
+_MOST_CHARACTERS = 100
+
+
+class Labels:
+    """Reads the labels of a call. The ways to use a store share one object, and so the limit on values.
+
+    There is no lock: two threads that see a new value at the same time may both count it.
+
+    Args:
+        names: The names of metadata.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._seen: dict[str, set[str]] = {name: set() for name in names}
+
+    def __bool__(self) -> bool:
+        return bool(self._seen)
+
+    def of(self, config: object, metadata: object = None) -> Mapping[str, str]:
+        """The labels of a call. Those that it does not have, or that are no text, number or truth value, are absent.
+
+        Args:
+            config: The config, which may be invalid.
+            metadata: The metadata of the checkpoint, which may be invalid.
+        """
+        if not self._seen:
+            return {}
+        # In the order in which LangGraph merges them into a checkpoint's metadata.
+        parts = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"))
+        return self.within([part for part in parts if isinstance(part, Mapping)])
+
+    def within(self, parts: Collection[Mapping[Any, Any]]) -> Mapping[str, str]:
+        """The labels in mappings; where several have a name, the first one counts."""
+        found = {}
+        for name, seen in self._seen.items():
+            value = next((part[name] for part in parts if name in part), None)
+            if isinstance(value, (str, int, float)):
+                found[name] = _counted(str(value)[:_MOST_CHARACTERS], seen)
+        return found
+
+
+def _counted(text: str, seen: set[str]) -> str:
+    if text not in seen:
+        if len(seen) >= MOST_VALUES:
+            return OTHER
+        seen.add(text)
+    return text
