@@ -28,7 +28,7 @@ from langgraph_gcs_saver.errors import (
     LeaseMismatchError,
     ThreadBusyError,
 )
-from langgraph_gcs_saver.events import LeaseTakenOver, Subscribers
+from langgraph_gcs_saver.events import LeaseAcquired, LeaseEnded, LeaseTakenOver, Subscribers
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.fences import MAX_OWNER
 from langgraph_gcs_saver.flows.leases import MAX_TTL
@@ -85,6 +85,7 @@ class Held:
         turn: The turn that a call of `run` works on under this lease, if there is one.
         recovery: The record of the takeover by which the lease was acquired, until it is complete.
         began: When it was acquired, by the monotonic clock.
+        owner: The name under which it was acquired.
     """
 
     __slots__ = (
@@ -95,14 +96,16 @@ class Held:
         "fence",
         "former_run_id",
         "note",
+        "owner",
         "recovery",
         "seen",
         "state",
         "turn",
     )
 
-    def __init__(self, found: Acquired) -> None:
+    def __init__(self, found: Acquired, owner: str) -> None:
         self.fence: Fence = found.fence
+        self.owner = owner
         self.former_run_id = None if found.taken_over is None else found.taken_over.nonce
         self.seen: Beat = found.beat
         self.began = self.confirmed = time.monotonic()
@@ -150,11 +153,13 @@ class _Process:
     Attributes:
         held: Those that it has acquired and not released, by thread and token.
         places: By thread, the lease that it has, or the call that acquires it: one call at a time.
+        reported: By nonce, those whose acquisition was reported, and whose end was not.
     """
 
     def __init__(self) -> None:
         self.held: dict[tuple[str, int], Held] = {}
         self.places: dict[str, object] = {}
+        self.reported: dict[str, Held] = {}
 
     def take(self, thread_id: str, place: object) -> bool:
         """Take the place of a thread for a call, unless another call has it. A lost lease does not keep it."""
@@ -269,6 +274,22 @@ class Leases:
     def _lose(self, held: Held) -> None:
         held.lose()
         self._contexts.get().fences.pop(held.key, None)
+        self._report_end(held, "lost")
+
+    def _report_acquired(self, held: Held, waited: float) -> None:
+        self._processes.get().reported[held.fence.nonce] = held
+        if self._subscribers.want(LeaseAcquired):
+            thread_id, token = held.key
+            self._subscribers.emit(LeaseAcquired(thread_id=thread_id, owner=held.owner, token=token, waited=waited))
+
+    def _report_end(self, held: Held, reason: Literal["released", "lost"]) -> None:
+        """Report that a lease is not held any more, once. A forked child does not report the end of its parent's."""
+        is_first = self._processes.get().reported.pop(held.fence.nonce, None) is not None
+        if is_first and self._subscribers.want(LeaseEnded):
+            (thread_id, token), seconds = held.key, time.monotonic() - held.began
+            self._subscribers.emit(
+                LeaseEnded(thread_id=thread_id, owner=held.owner, token=token, held=seconds, reason=reason)
+            )
 
     def _held_of(self, found: Mapping[str, Any]) -> Held:
         thread_id, key = configs.text_of(found, "thread_id"), found.get(KEY)
@@ -319,10 +340,10 @@ class Leases:
         )
         acquisition: flows.leases.Acquisition | None = None
         try:
-            left = yield from self._take_place(process, lease, place)
-            acquisition = flows.leases.Acquisition(request, left, context, lease.riders)
+            waited = yield from self._take_place(process, lease, place)
+            acquisition = flows.leases.Acquisition(request, lease.wait - waited, context, lease.riders)
             found = yield from acquisition.flow()
-            held = Held(found)
+            held = Held(found, lease.owner)
             for other in tuple(process.held.values()):
                 if other.fence.thread_id == lease.thread_id and other.fence.token < held.fence.token:
                     self._lose(other)  # Its own commits and beats find out, too. This is sooner.
@@ -332,6 +353,7 @@ class Leases:
                 process.places[lease.thread_id] = held
             beat = partial(self._beat, held, weakref.ref(lease))
             self._background.repeat(BEATS, request.nonce, lease.ttl / 3, beat)
+            self._report_acquired(held, waited + acquisition.waited)
         except BaseException:
             if acquisition is not None and acquisition.is_open:
                 self._give_back(request.thread_id, request.nonce, request.ttl)
@@ -354,22 +376,22 @@ class Leases:
         return held
 
     def _take_place(self, process: _Process, lease: Lease, place: object) -> Flow[float]:
-        """Wait until no other call of this process holds the lease. Returns the seconds that are left to wait."""
-        left = lease.wait
+        """Wait until no other call of this process holds the lease. Returns the seconds that it has waited."""
+        waited = 0.0
         if lease.takes_over:
             process.places[lease.thread_id] = place
         # By the place, because two calls of one process may have the same owner's name.
         while not process.take(lease.thread_id, place):
-            if left <= 0:
+            if waited >= lease.wait:
                 raise ThreadBusyError(
                     f"Another call of this process holds the lease of thread {lease.thread_id!r}. Wait for it with "
                     "`wait=`, or stop its run and take over with `take_over=True`.",
                     thread_id=lease.thread_id,
                 )
-            pause = min(left, _POLL_SECONDS)
+            pause = min(lease.wait - waited, _POLL_SECONDS)
             yield from Pause(pause)
-            left -= pause
-        return left
+            waited += pause
+        return waited
 
     def releasing(self, held: Held, beside: tuple[Write, ...] = ()) -> Flow[bool]:
         """End a lease of this process, and ask the runs that still use it to end.
@@ -384,6 +406,8 @@ class Leases:
         if not self.has(held):
             return False
         released = yield from flows.leases.release(held.fence, self._contexts.get(), beside)
+        if not released:
+            self._report_end(held, "lost")
         self.forget(held)
         return released
 
@@ -427,6 +451,7 @@ class Leases:
         process.leave(held.fence.thread_id, held)
         process.held.pop(held.key, None)
         self._contexts.get().fences.pop(held.key, None)
+        self._report_end(held, "released")
 
     def _beat(self, held: Held, lease: weakref.ref[Lease]) -> None:
         """Write a beat, in the background."""
