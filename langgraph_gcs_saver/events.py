@@ -549,15 +549,20 @@ class LeaseEnded(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class OperationEnded(Event):
-    """A call of `once` ended.
+    """A call of `once` ended, or a tool call that `RunToolsOnce` runs once, and the operation has an outcome.
+
+    A call that raised before it began the operation reports none, because it says nothing about an outcome. Another
+    process may be performing the operation, for example, or the lease is lost.
 
     Attributes:
         thread_id: The thread; empty if all threads share the operation.
         operation: The operation's name.
-        state: Its state: `done`, `failed` or `unknown`.
-        attempt: The number of the attempt.
-        is_recorded: Whether the call returned a recorded outcome, and so performed nothing.
-        seconds: How long the call took.
+        state: The outcome: `done`, `failed` with an exception that is an answer, or `unknown`. After `not_sent`, nothing
+            has left the process. After `paused`, the function waits for a person, and the call is made again.
+        attempt: The number of the attempt whose outcome it is.
+        is_recorded: Whether the outcome was recorded before, by an earlier call or because `reconcile` found it out. So
+            the call performed nothing.
+        seconds: How long the call took, the function included.
     """
 
     operation: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.events import EventHandler, Sink
+from langgraph_gcs_saver.policy.labels import MOST_LABELS
+from langgraph_gcs_saver.policy.labels import NAME as LABEL
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol
@@ -25,12 +26,6 @@ Verify = Literal["readback", "checksum", "off"]
 
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
-
-MOST_LABELS = 10
-"""Each label multiplies the series of each metric."""
-
-_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
-"""The common part of what BigQuery accepts as the name of a column and Prometheus as that of a label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +208,7 @@ class Options:
 
     def _check_labels(self) -> None:
         object.__setattr__(self, "labels", names := tuple(dict.fromkeys(self.labels)))
-        if len(names) > MOST_LABELS or not all(_LABEL.fullmatch(name) for name in names):
+        if len(names) > MOST_LABELS or not all(LABEL.fullmatch(name) for name in names):
             raise InvalidOptionError(
                 f"labels is {list(names)!r}; it must have at most {MOST_LABELS} names, each of at most 60 letters, "
                 "digits and underscores that does not begin with a digit. They become names of columns."

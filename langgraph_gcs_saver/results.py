@@ -769,6 +769,9 @@ class RecoveryRecord:
         ran_again: The nodes that were due at the checkpoint that was read, in order of their names. A task of theirs
             that had finished before did not run again. Empty if a new input replaced them. `None` if it is not known,
             as with a cipher whose `clear_metadata` does not name `node`.
+        labels: The metadata that the saver's option `labels` names, as text: of the run that took over, or of the read.
+            What its config does not have comes from the checkpoint that was read. A repair has none. With a cipher,
+            only those that `clear_metadata` names are stored.
         expires: From then on `collect` deletes the record.
     """
 
@@ -780,6 +783,7 @@ class RecoveryRecord:
     held: float | None = None
     restore: float | None = None
     ran_again: tuple[str, ...] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     expires: datetime
 
     def __str__(self) -> str:

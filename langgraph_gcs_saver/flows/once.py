@@ -89,6 +89,16 @@ class Work(Protocol):
         """Return the recorded result, or raise the recorded exception."""
         ...
 
+    def note(self, state: str, attempt: int, *, is_recorded: bool) -> None:
+        """Note how the call ends, for those that watch it.
+
+        Args:
+            state: The outcome, as `Performed.state` says it.
+            attempt: The number of the attempt whose outcome it is.
+            is_recorded: Whether that was recorded before, so that this call performed nothing.
+        """
+        ...
+
 
 def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[Any]:
     """Perform an operation, unless an earlier attempt may have taken effect.
@@ -130,6 +140,7 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
             return (yield from _repeat(found, work, context))
         settled = yield from work.settle(found)
         if settled.state == "unknown":
+            work.note("unknown", found.attempt.number, is_recorded=False)
             raise operations.outcome_unknown(found)
         was_asked = was_asked or settled.asked
         if settled.state == "not_done":
@@ -138,6 +149,7 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
             with operations.existing(found):
                 now = yield from operations.settle(found, Outcome("done", settled.value), context)
             if now is not None:
+                work.note(now.state, now.attempt.number, is_recorded=True)
                 return (yield from work.repeat(now, settled.value))
     with operations.existing(call):
         raise ConflictError(f"it changed {MAX_TRIES} times in a row. Call again.")
@@ -146,6 +158,7 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
 def _repeat(found: Operation, work: Work, context: Context) -> Flow[Any]:
     with operations.existing(found):
         value = yield from operations.read_result(found, context)
+    work.note(found.state, found.attempt.number, is_recorded=True)
     return (yield from work.repeat(found, value))
 
 
@@ -167,6 +180,7 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
         # the same answer, before the function gets the answers to its own interrupts.
         state = "unknown"
     mine = claimed.operation
+    work.note(state, mine.attempt.number, is_recorded=False)
     try:
         if state == "not_sent":
             yield from operations.withdraw(claimed, context)
@@ -177,6 +191,7 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
         if state not in ENDED:
             # The function's exception says more. Its traceback also shows this one. The claim counts as lost later.
             return performed.end()
+        work.note("unknown", mine.attempt.number, is_recorded=False)
         # Not the error itself, because a handler of tool errors would show it to the model, which then tries again.
         unknown = errors.OutcomeUnknownError(
             f"The outcome of operation {mine.key!r} ({mine.name}) was not recorded: {error} The attribute `performed` "
@@ -191,6 +206,7 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
     # Another attempt, or a person, has taken this attempt's place.
     if now.state in ENDED:
         return (yield from _repeat(now, work, context))
+    work.note("unknown", now.attempt.number, is_recorded=False)
     raise operations.outcome_unknown(now)
 
 

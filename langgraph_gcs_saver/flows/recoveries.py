@@ -6,7 +6,7 @@ the process that took over has read the state, it completes the record, in the b
 incomplete is one whose process has not read the state, or crashed before it had.
 
 Other records are written when everything is over. All but the first commit are best effort, and no call waits for them.
-A record has times and names of nodes, and no state.
+A record has times, names of nodes and labels, and no state. An event reports each record that is complete.
 """
 
 from __future__ import annotations
@@ -14,15 +14,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast, get_args
 
 from langgraph_gcs_saver.engine import limits
-from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Doc, Flow, Gather, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Create,
+    Delete,
+    Doc,
+    Emit,
+    Flow,
+    Gather,
+    GetDocs,
+    Merge,
+    QueryDocs,
+)
+from langgraph_gcs_saver.events import RecoveryRecorded
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.policy import labels
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import RecoveryKind, RecoveryRecord, at_time
 
@@ -77,6 +90,21 @@ class Fallback:
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
+@record(frozen=True, slots=True)
+class Restored:
+    """What a read has restored.
+
+    Attributes:
+        seconds: From the takeover until the state was read, or the length of the read.
+        nodes: The nodes that run again, if the run continues from there.
+        labels: The labels of the run, or of the read.
+    """
+
+    seconds: float
+    nodes: Collection[str]
+    labels: Mapping[str, str]
+
+
 # Writing
 
 
@@ -107,26 +135,28 @@ def taken(thread_id: str, now: int, nonce: str, fields: Mapping[str, float]) -> 
     return Merge(keys.recovery_doc(thread_id, now, nonce), {**_head("takeover", now), **fields})
 
 
-def complete(begun: Begun, restore: float, nodes: Iterable[str], context: Context) -> Flow[bool]:
+def complete(thread_id: str, begun: Begun, restored: Restored, context: Context) -> Flow[bool]:
     """Complete the record of a takeover, unless it is gone.
 
     Args:
+        thread_id: The thread.
         begun: The record.
-        restore: Seconds from the takeover until the state was read.
-        nodes: The nodes that run again.
+        restored: What the process that took over has read.
         context: Options.
     """
-    fields = {**begun.fields, "restore": float(restore), **_nodes(nodes, context)}
-    return (yield from Commit((Merge(begun.name, fields, update_time=begun.time),))) is not None
+    fields = {**begun.fields, **_restored(restored, context)}
+    if (yield from Commit((Merge(begun.name, fields, update_time=begun.time),))) is None:
+        return False
+    yield from _report(thread_id, begun.name, {"kind": "takeover", **fields})
+    return True
 
 
-def fell_back(fallback: Fallback, restore: float, nodes: Iterable[str], context: Context) -> Flow[bool]:
+def fell_back(fallback: Fallback, restored: Restored, context: Context) -> Flow[bool]:
     """Record that a read fell back to an older checkpoint, unless that is recorded already.
 
     Args:
         fallback: The read.
-        restore: Seconds that it took.
-        nodes: The nodes that run again if the run continues from there.
+        restored: What it has read.
         context: Options.
     """
     thread_id, nonce = fallback.thread_id, fallback.nonce
@@ -139,10 +169,10 @@ def fell_back(fallback: Fallback, restore: float, nodes: Iterable[str], context:
         fields = {
             **_head("fallback", docs.read_time),
             **_between(*map(docs.get, names)),
-            "restore": float(restore),
-            **_nodes(nodes, context),
+            **_restored(restored, context),
         }
-        if (yield from _create(keys.recovery_doc(thread_id, docs.read_time, nonce), fields, docs.get(thread))):
+        name = keys.recovery_doc(thread_id, docs.read_time, nonce)
+        if (yield from _create(thread_id, name, fields, docs.get(thread))):
             return True
     return False
 
@@ -161,17 +191,39 @@ def repaired(thread_id: str, restore: float, context: Context) -> Flow[bool]:
         docs = yield from GetDocs((thread, keys.fence_doc(thread_id)), mask=("deleting",))
         name = keys.recovery_doc(thread_id, docs.read_time, context.new_attempt())
         fields = {**_head("repair", docs.read_time), "restore": float(restore)}
-        if (yield from _create(name, fields, docs.get(thread))):
+        if (yield from _create(thread_id, name, fields, docs.get(thread))):
             return True
     return False
 
 
-def _create(name: str, fields: dict[str, Any], thread: Doc | None) -> Flow[bool]:
+def _create(thread_id: str, name: str, fields: dict[str, Any], thread: Doc | None) -> Flow[bool]:
     """Create a record, unless its thread is gone, is being deleted, or has changed."""
     if thread is None or "deleting" in thread.fields:
         return False
     writes = Create(name, fields), Merge(thread.name, {}, update_time=thread.update_time)
-    return (yield from Commit(writes)) is not None
+    if (yield from Commit(writes)) is None:
+        return False
+    yield from _report(thread_id, name, fields)
+    return True
+
+
+def _report(thread_id: str, name: str, fields: Mapping[str, Any]) -> Flow[None]:
+    """Report a record that is complete. The event says what is stored, and so no more than a later reader gets."""
+    found = _Fields(fields)
+    yield from Emit(
+        RecoveryRecorded(
+            thread_id=thread_id,
+            record=keys.recovery_nonce_of(name),
+            time=keys.recovery_time_of(name) / 1e9,
+            kind=str(fields["kind"]),
+            lost=found.seconds("lost"),
+            down=found.seconds("down"),
+            held=found.seconds("held"),
+            restore=found.seconds("restore"),
+            ran_again=found.names(),
+            labels=found.labels(),
+        )
+    )
 
 
 def _head(kind: RecoveryKind, now: int) -> dict[str, Any]:
@@ -184,12 +236,15 @@ def _between(damaged: Doc | None, whole: Doc | None) -> dict[str, float]:
     return {"lost": max(0, damaged.create_time - whole.create_time) / 1e9}
 
 
-def _nodes(nodes: Iterable[str], context: Context) -> dict[str, Any]:
-    """The field with the names of nodes. With a cipher, there is none, unless `clear_metadata` names `node`."""
-    if context.clear_metadata is not None and "node" not in context.clear_metadata:
-        return {}
-    names = sorted({node[:_MOST_CHARACTERS] for node in nodes if node})[:_MOST_NODES]
-    return {"ran_again": json.dumps(names)}
+def _restored(restored: Restored, context: Context) -> dict[str, Any]:
+    """The fields that say what was restored. With a cipher, names and labels only if `clear_metadata` allows them."""
+    clear = context.clear_metadata
+    fields: dict[str, Any] = {"restore": float(restored.seconds)}
+    if clear is None or "node" in clear:
+        names = sorted({node[:_MOST_CHARACTERS] for node in restored.nodes if node})[:_MOST_NODES]
+        fields["ran_again"] = json.dumps(names)
+    kept = {name: value for name, value in restored.labels.items() if clear is None or name in clear}
+    return {**fields, "labels": json.dumps(kept)} if kept else fields
 
 
 # Reading
@@ -245,15 +300,17 @@ def _record_of(thread_id: str, doc: Doc) -> RecoveryRecord | None:
     kind = doc.fields.get("kind")
     if kind not in _KINDS or not keys.is_recovery_doc(_leaf(doc)):
         return None
+    found = _Fields(doc.fields)
     return RecoveryRecord(
         thread_id=thread_id,
         time=at_time(keys.recovery_time_of(doc.name)),
         kind=cast("RecoveryKind", kind),
-        lost=_seconds(doc, "lost"),
-        down=_seconds(doc, "down"),
-        held=_seconds(doc, "held"),
-        restore=_seconds(doc, "restore"),
-        ran_again=_names(doc),
+        lost=found.seconds("lost"),
+        down=found.seconds("down"),
+        held=found.seconds("held"),
+        restore=found.seconds("restore"),
+        ran_again=found.names(),
+        labels=found.labels(),
         expires=at_time(_expiry_of(doc)),
     )
 
@@ -262,21 +319,39 @@ def _leaf(doc: Doc) -> str:
     return doc.name.rpartition("/")[2]
 
 
-def _seconds(doc: Doc, name: str) -> float | None:
-    found: Any = doc.fields.get(name)
-    is_time = type(found) in (int, float) and math.isfinite(found) and found >= 0
-    return float(found) if is_time else None
+class _Fields:
+    """The fields of a record, which may be forged."""
 
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
 
-def _names(doc: Doc) -> tuple[str, ...] | None:
-    text = doc.fields.get("ran_again")
-    try:
-        found = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        return None
-    return tuple(one[:_MOST_CHARACTERS] for one in found[:_MOST_NODES])
+    def seconds(self, name: str) -> float | None:
+        """A time; `None` if there is none."""
+        found: Any = self._fields.get(name)
+        is_time = type(found) in (int, float) and math.isfinite(found) and found >= 0
+        return float(found) if is_time else None
+
+    def names(self) -> tuple[str, ...] | None:
+        """The nodes that ran again; `None` if that is not known."""
+        found = self._json("ran_again")
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            return None
+        return tuple(one[:_MOST_CHARACTERS] for one in found[:_MOST_NODES])
+
+    def labels(self) -> dict[str, str]:
+        """The labels, as far as their names could be those of the option."""
+        found = self._json("labels")
+        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+            return {}
+        known = [one for one in found.items() if labels.NAME.fullmatch(one[0])]
+        return {name: value[: labels.MOST_CHARACTERS] for name, value in known[: labels.MOST_LABELS]}
+
+    def _json(self, name: str) -> Any:
+        text = self._fields.get(name)
+        try:
+            return json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError):
+            return None
 
 
 _YEARS_100 = 100 * 366 * 86_400 * 10**9

@@ -23,6 +23,7 @@ from langgraph_gcs_saver.engine.effects import Compute, Flow, Now
 from langgraph_gcs_saver.engine.named_stores import NamedStores
 from langgraph_gcs_saver.engine.runner import Backend, arun, run
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.events import ThreadVerified
 from langgraph_gcs_saver.flows import threads
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.saver import configs
@@ -265,10 +266,17 @@ class Admin(Connection):
         )
 
     def _verify(self, thread_id: str, depth: Depth, progress: Progress | None) -> Flow[Sequence[Finding]]:
+        began = time.monotonic()
         survey = yield from flows.survey.survey(thread_id, depth, self._loads, self._context)
         if progress is not None:
             yield from Compute(partial(progress, survey.documents))
-        return survey.findings()
+        found = survey.findings()
+        if self._subscribers.want(ThreadVerified):
+            seconds = time.monotonic() - began
+            self._subscribers.emit(
+                ThreadVerified(thread_id=thread_id, depth=depth, findings=len(found), seconds=seconds)
+            )
+        return found
 
     def plan_repair(self, thread_id: str | None = None) -> Each[RepairPlan]:
         """A plan for each damaged thread: what `repair` would do. Changes nothing.

@@ -135,7 +135,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         )
         self._background = Background()
         self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
-        self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases)
+        self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases, self._labels)
         self._retention = self._options.rule
         self._controls = Controls(self._options.stop_on)
         self._call = partial(Call, self._subscribers, self._labels)

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS, MOST_VALUES, OTHER
 from langgraph_gcs_saver.saver import configs
-
-MOST_VALUES = 50
-"""Values of a label that a process distinguishes. Each value is a series of each metric, and series cost money."""
-
-OTHER = "other"
-"""What stands for all further values."""
-
-_MOST_CHARACTERS = 100
 
 
 class Labels:
@@ -31,17 +24,18 @@ class Labels:
     def __bool__(self) -> bool:
         return bool(self._seen)
 
-    def of(self, config: object, metadata: object = None) -> Mapping[str, str]:
+    def of(self, config: object, metadata: object = None, *, stored: object = None) -> Mapping[str, str]:
         """The labels of a call. Those that it does not have, or that are no text, number or truth value, are absent.
 
         Args:
             config: The config, which may be invalid.
             metadata: The metadata of the checkpoint, which may be invalid.
+            stored: Metadata that was read, for labels that the call itself does not have.
         """
         if not self._seen:
             return {}
         # In the order in which LangGraph merges them into a checkpoint's metadata.
-        parts = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"))
+        parts = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"), stored)
         return self.within([part for part in parts if isinstance(part, Mapping)])
 
     def within(self, parts: Collection[Mapping[Any, Any]]) -> Mapping[str, str]:
@@ -50,7 +44,7 @@ class Labels:
         for name, seen in self._seen.items():
             value = next((part[name] for part in parts if name in part), None)
             if isinstance(value, (str, int, float)):
-                found[name] = _counted(str(value)[:_MOST_CHARACTERS], seen)
+                found[name] = _counted(str(value)[:MOST_CHARACTERS], seen)
         return found
 
 

@@ -22,8 +22,9 @@ from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.engine.turn import Turn
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SerializationError
+from langgraph_gcs_saver.events import OperationEnded
 from langgraph_gcs_saver.flows.fences import held_by
-from langgraph_gcs_saver.flows.once import Order, Performed, Settled, Work
+from langgraph_gcs_saver.flows.once import Order, Performed, Settled
 from langgraph_gcs_saver.flows.operations import KEEP_SECONDS, TIMEOUT_SECONDS, Call
 from langgraph_gcs_saver.format.keys import operation_segment
 from langgraph_gcs_saver.format.requests import request_digest
@@ -259,6 +260,7 @@ class Calls:
         self.thread_id = thread_id
         self.backend = saver._backend  # noqa: SLF001 - these calls are a part of the saver
         self._contexts = saver._contexts  # noqa: SLF001 - as above
+        self._subscribers = saver._subscribers  # noqa: SLF001 - as above
         self._place = place
 
     @property
@@ -266,13 +268,35 @@ class Calls:
         """Options and caches of this process."""
         return self._contexts.get()
 
-    def perform(self, call: Call, work: Work, order: Order | None) -> Any:
+    def perform(self, call: Call, work: FunctionWork, order: Order | None) -> Any:
         """Perform the work, or return the recorded result."""
-        return run(flows.once.once(call, work, order, self.context), self.backend)
+        with self._reporting(call, work):
+            return run(flows.once.once(call, work, order, self.context), self.backend)
 
-    async def aperform(self, call: Call, work: Work, order: Order | None) -> Any:
+    async def aperform(self, call: Call, work: FunctionWork, order: Order | None) -> Any:
         """Asynchronous twin of `perform`."""
-        return await arun(flows.once.once(call, work, order, self.context), self.backend)
+        with self._reporting(call, work):
+            return await arun(flows.once.once(call, work, order, self.context), self.backend)
+
+    @contextmanager
+    def _reporting(self, call: Call, work: FunctionWork) -> Iterator[None]:
+        """The block of a call, whose end is reported if the operation has an outcome."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if work.ended is not None and self._subscribers.want(OperationEnded):
+                state, attempt, is_recorded = work.ended
+                self._subscribers.emit(
+                    OperationEnded(
+                        thread_id=call.thread_id or "",
+                        operation=call.name,
+                        state=state,
+                        attempt=attempt,
+                        is_recorded=is_recorded,
+                        seconds=time.monotonic() - began,
+                    )
+                )
 
     @contextmanager
     def call(
@@ -457,9 +481,14 @@ _DERIVED = PerProcess(_Derived)
 
 
 class FunctionWork:
-    """A function as an operation."""
+    """A function as an operation.
+
+    Attributes:
+        ended: The outcome, the number of its attempt, and whether it was recorded before; `None` before there is one.
+    """
 
     def __init__(self, serde: SerializerProtocol, call: Call, rules: Rules, fn: Callable[..., Any]) -> None:
+        self.ended: tuple[str, int, bool] | None = None
         self.serde = serde
         self._call = call
         self._rules = rules
@@ -468,6 +497,10 @@ class FunctionWork:
     def clock(self) -> float:
         """Seconds of a monotonic clock."""
         return time.monotonic()
+
+    def note(self, state: str, attempt: int, *, is_recorded: bool) -> None:
+        """Note how the call ends."""
+        self.ended = state, attempt, is_recorded
 
     def perform(self) -> Ask[Performed]:
         """Call the function."""

@@ -18,7 +18,7 @@ from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.flows import tips
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.flows.recoveries import Fallback
+from langgraph_gcs_saver.flows.recoveries import Fallback, Restored
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.background import Background, Kind
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.engine.effects import Flow
     from langgraph_gcs_saver.flows.load import Loaded
     from langgraph_gcs_saver.flows.recoveries import Begun
+    from langgraph_gcs_saver.saver.labels import Labels
     from langgraph_gcs_saver.saver.lease import Held, Leases
 
 RECOVERIES = Kind("recoveries", most=1000)
@@ -44,38 +45,50 @@ class Recovered:
         backend: Performs flows.
         background: Does the jobs.
         leases: The leases that are held through the saver.
+        labels: Reads the labels of a run, or of a read.
     """
 
-    def __init__(self, contexts: PerProcess[Context], backend: Backend, background: Background, leases: Leases) -> None:
+    def __init__(
+        self,
+        contexts: PerProcess[Context],
+        backend: Backend,
+        background: Background,
+        leases: Leases,
+        labels: Labels,
+    ) -> None:
         self._contexts = contexts
         self._backend = backend
         self._background = background
         self._leases = leases
+        self._labels = labels
         self._known: ByteCache[str, bool] = ByteCache(1 << 20)
 
     def note_read(self, config: RunnableConfig, loaded: Loaded | None, seconds: float) -> None:
         """Note what a call of `get_tuple` has read, if there was anything, and how long it took."""
         if loaded is not None and loaded.recovered_from is not None:
-            self._fell_back(loaded, loaded.recovered_from, seconds)
+            self._fell_back(config, loaded, loaded.recovered_from, seconds)
         held = self._leases.held_in(config)
         if held is not None and held.recovery is not None and not configs.thread_and_ns(config)[1]:
-            self._restored(held, held.recovery, loaded)
+            self._restored(config, held, held.recovery, loaded)
 
-    def _fell_back(self, loaded: Loaded, damaged: str, seconds: float) -> None:
+    def _fell_back(self, config: RunnableConfig, loaded: Loaded, damaged: str, seconds: float) -> None:
         known = loaded.manifest
         fallback = Fallback(known.thread_id, known.ns, damaged, known.checkpoint_id)
         if self._known.get(fallback.nonce) is None:
             self._known.put(fallback.nonce, True, 200)
-            make = partial(flows.recoveries.fell_back, fallback, seconds, _nodes_at(loaded))
+            restored = Restored(seconds, _nodes_at(loaded), self._labels.of(config, stored=loaded.metadata))
+            make = partial(flows.recoveries.fell_back, fallback, restored)
             self._write(fallback.nonce, known.thread_id, make)
 
-    def _restored(self, held: Held, begun: Begun, loaded: Loaded | None) -> None:
+    def _restored(self, config: RunnableConfig, held: Held, begun: Begun, loaded: Loaded | None) -> None:
         held.recovery = None
         turn, seconds = held.turn, time.monotonic() - held.began
         # A call of `run` that begins a turn has its input to store, or has stored it. Then nothing runs again.
         begins = turn is not None and (turn.opening is not None or turn.is_open)
-        make = partial(flows.recoveries.complete, begun, seconds, () if begins else _nodes_at(loaded))
-        self._write(begun.name, held.fence.thread_id, make)
+        labels = self._labels.of(config, stored=None if loaded is None else loaded.metadata)
+        restored = Restored(seconds, () if begins else _nodes_at(loaded), labels)
+        thread_id = held.fence.thread_id
+        self._write(begun.name, thread_id, partial(flows.recoveries.complete, thread_id, begun, restored))
 
     def _write(self, key: str, thread_id: str, make: Callable[[Context], Flow[bool]]) -> None:
         def job() -> None:

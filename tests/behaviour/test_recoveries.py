@@ -362,7 +362,9 @@ def test_a_thread_that_is_being_deleted_gets_no_record(filled: Path) -> None:
     with GCSSaver.from_conn_string(f"file://{filled}") as saver:
         perform(iter(Commit((Merge(keys.thread_doc(T), {"deleting": "attempt0"}),))), saver._backend)
         fallback = recoveries.Fallback(T, "", "2", "1")
-        assert not perform(recoveries.fell_back(fallback, 0.1, (), saver._context), saver._backend)
+        assert not perform(
+            recoveries.fell_back(fallback, recoveries.Restored(0.1, (), {}), saver._context), saver._backend
+        )
         assert not perform(recoveries.repaired(T, 0.1, saver._context), saver._backend)
         assert not perform(recoveries.repaired("unknown", 0.1, saver._context), saver._backend)
         assert list(saver.admin.recoveries()) == []

@@ -54,6 +54,7 @@ def test_records_are_listed(command):
         "held": 1.0,
         "restore": 0.5,
         "ran_again": ["ask", "b"],
+        "labels": {},
         "expires": "2023-11-14T22:13:20+00:00",
     }
     assert [one["thread_id"] for one in json.loads(command("recoveries", "--json").out)] in (["t", "u"], ["u", "t"])

@@ -46,7 +46,8 @@ def recoveries(
         console().print("There are no recovery records.")
         return
     numbers = ("lost", "down", "restore")
-    table = table_of("thread", "time (UTC)", "kind", *numbers, "ran again", right=numbers, whole=("thread",))
+    more = ("labels",) if any(one.labels for one in found) else ()
+    table = table_of("thread", "time (UTC)", "kind", *numbers, "ran again", *more, right=numbers, whole=("thread",))
     for one in found:
         table.add_row(
             plain(one.thread_id),
@@ -54,6 +55,7 @@ def recoveries(
             plain(one.kind),
             *(plain("" if one_time is None else f"{one_time:.1f}") for one_time in (one.lost, one.down, one.restore)),
             plain(", ".join(one.ran_again or ())),
+            *(plain(", ".join(f"{name}={value}" for name, value in sorted(one.labels.items()))) for _ in more),
         )
     print_table(console(), table)
 
