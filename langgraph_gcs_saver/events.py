@@ -6,9 +6,11 @@ state.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import field
+from threading import Thread
 from time import monotonic
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -557,8 +559,8 @@ class OperationEnded(Event):
     Attributes:
         thread_id: The thread; empty if all threads share the operation.
         operation: The operation's name.
-        state: The outcome: `done`, `failed` with an exception that is an answer, or `unknown`. After `not_sent`, nothing
-            has left the process. After `paused`, the function waits for a person, and the call is made again.
+        state: The outcome: `done`, `failed` with an exception that is an answer, or `unknown`. With `not_sent`, nothing
+            left the process. With `paused`, the function waits for a person, and the call is made again.
         attempt: The number of the attempt whose outcome it is.
         is_recorded: Whether the outcome was recorded before, by an earlier call or because `reconcile` found it out. So
             the call performed nothing.
@@ -574,18 +576,22 @@ class OperationEnded(Event):
 
 @record(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """A call of `run`, `arun`, `stream` or `astream` ended.
+    """A call of `run`, `arun`, `stream` or `astream` ended: exactly one event for each, those of workers included.
+
+    Two calls report none: one whose arguments were rejected, and a stream that was never iterated.
 
     Attributes:
         run_id: The run, if the config names it.
-        outcome: `finished`; `returned` if an earlier call had finished the turn; `waiting` for a person; `drained`, and
-            to be resumed; or `failed` with an exception, and `interrupted` by a cancellation or a signal.
+        outcome: `finished`; `returned` if an earlier call had finished the turn; `waiting` for a person, or at a
+            breakpoint; `drained`, and to be resumed; `failed` with an exception; or `interrupted` by a cancellation, by
+            a signal, or because the reader of a stream closed it before the graph had finished.
         is_resumed: Whether the call continued what an earlier call had begun.
-        attempts: How many runs have begun since one last ended in an orderly way, this one included.
+        attempts: How many runs have begun since one last ended in an orderly way, this one included; 0 for a call that
+            failed before it could read the thread, as without the lease.
         steps: Checkpoints of the root graph that the call stored.
         error: The name of the exception's class; empty if there is none.
-        labels: The metadata that the option `labels` names, as text.
-        seconds: How long the call took.
+        labels: The metadata that the option `labels` names, as text: of the config, and of what is bound to the graph.
+        seconds: How long the call took; for a stream from its first `next`, and with the time that its reader took.
     """
 
     run_id: str | None
@@ -692,6 +698,29 @@ class Sink(Protocol):
         """
 
 
+class _Flush(Thread):
+    """A call of a sink's `flush`, beside others, because a sink that hangs must hold nothing up."""
+
+    def __init__(self, sink: Sink, timeout: float) -> None:
+        super().__init__(name="langgraph-gcs-flush", daemon=True)
+        self._sink = sink
+        self._timeout = timeout
+        self.is_whole = False
+
+    def run(self) -> None:
+        try:
+            self.is_whole = self._sink.flush(self._timeout)
+        except Exception:
+            logger.exception("%s was not flushed", type(self._sink).__name__)
+
+    def has_ended_by(self, time: float) -> bool:
+        """Wait until then at most. Returns whether the sink has passed everything on."""
+        self.join(max(0.0, time - monotonic()))
+        if self.is_alive():
+            logger.warning("%s was not flushed within %g s", type(self._sink).__name__, self._timeout)
+        return self.is_whole
+
+
 class Subscribers:
     """The subscribers of a saver: the log, and any number of handlers.
 
@@ -722,19 +751,21 @@ class Subscribers:
         return unsubscribe
 
     def flush(self, timeout: float) -> bool:
-        """Let the sinks pass on what they hold back, within `timeout` seconds together.
+        """Let the sinks pass on what they hold back, all at the same time, for at most `timeout` seconds.
 
         Returns:
             Whether all of them did.
         """
-        ends, whole = monotonic() + timeout, True
-        for sink in tuple(self._sinks.values()):
-            try:
-                whole = sink.flush(max(0.0, ends - monotonic())) and whole
-            except Exception:  # noqa: PERF203 - the other sinks are flushed nevertheless
-                logger.exception("%s was not flushed", type(sink).__name__)
-                whole = False
-        return whole
+        ends = monotonic() + timeout
+        flushing = [_Flush(sink, timeout) for sink in tuple(self._sinks.values())]
+        for one in flushing:
+            one.start()
+        whole = [one.has_ended_by(ends) for one in flushing]  # All of them: each is waited for.
+        return all(whole)
+
+    async def aflush(self, timeout: float) -> bool:
+        """Asynchronous twin of `flush`: it does not block the event loop."""
+        return not self._sinks or await asyncio.to_thread(self.flush, timeout)
 
     def want(self, kind: type[Event]) -> bool:
         """Whether any subscriber would see an event of a class, so that it is worth making."""

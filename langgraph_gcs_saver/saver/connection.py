@@ -6,7 +6,6 @@ time that an agent needs.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import secrets
@@ -186,7 +185,7 @@ class Connection:
 
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent."""
-        await asyncio.to_thread(self._subscribers.flush, FLUSH_SECONDS)
+        await self._subscribers.aflush(FLUSH_SECONDS)
         await self._backend.aclose()
 
     def subscribe(self, handler: EventHandler | Sink) -> Callable[[], None]:

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from langgraph_gcs_saver.engine.runner import Backend
+    from langgraph_gcs_saver.events import Subscribers
     from langgraph_gcs_saver.flows.context import Context, Loads
     from langgraph_gcs_saver.options import Options
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.controls import Controls
+    from langgraph_gcs_saver.saver.labels import Labels
     from langgraph_gcs_saver.saver.lease import Leases
 
 
@@ -29,6 +31,8 @@ class Internals:
         leases: The leases of the process.
         controls: What `stop_on` asks to end.
         options: The saver's options.
+        subscribers: Get the events.
+        labels: Reads the labels of a call.
     """
 
     serde: SerializerProtocol
@@ -38,6 +42,8 @@ class Internals:
     leases: Leases
     controls: Controls
     options: Options
+    subscribers: Subscribers
+    labels: Labels
 
     @classmethod
     def of(cls, saver: GCSSaver) -> Internals:
@@ -50,4 +56,6 @@ class Internals:
             saver._leases,  # noqa: SLF001
             saver._controls,  # noqa: SLF001
             saver._options,  # noqa: SLF001
+            saver._subscribers,  # noqa: SLF001
+            saver._labels,  # noqa: SLF001
         )

@@ -281,7 +281,7 @@ class Calls:
     @contextmanager
     def _reporting(self, call: Call, work: FunctionWork) -> Iterator[None]:
         """The block of a call, whose end is reported if the operation has an outcome."""
-        began = time.monotonic()
+        began = time.perf_counter()
         try:
             yield
         finally:
@@ -294,7 +294,7 @@ class Calls:
                         state=state,
                         attempt=attempt,
                         is_recorded=is_recorded,
-                        seconds=time.monotonic() - began,
+                        seconds=time.perf_counter() - began,
                     )
                 )
 

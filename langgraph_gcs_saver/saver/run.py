@@ -10,6 +10,7 @@ from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.saver.parts import Collected
+from langgraph_gcs_saver.saver.run_end import Calling
 from langgraph_gcs_saver.saver.running import Running, silently
 from langgraph_gcs_saver.saver.segments import without_callbacks
 
@@ -107,7 +108,7 @@ def run(
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=collected.arguments,
     )
-    with closing(running), running.holding, running.working():
+    with Calling(running), running.holding, running.working():
         _begin(running)
         is_there = running.action == "return"
         for part in running.parts(graph.get_state(running.state_config)) if is_there else _calls(running):
@@ -150,17 +151,16 @@ async def arun(
         rest=collected.arguments,
         is_async=True,
     )
-    with closing(running):
-        async with running.aholding:
-            with running.working():
-                await _abegin(running)
-                if running.action == "return":
-                    for part in running.parts(await graph.aget_state(running.state_config)):
-                        collected.add(part)
-                else:
-                    async for part in _acalls(running):
-                        collected.add(part)
-                return collected.result()
+    async with Calling(running), running.aholding:
+        with running.working():
+            await _abegin(running)
+            if running.action == "return":
+                for part in running.parts(await graph.aget_state(running.state_config)):
+                    collected.add(part)
+            else:
+                async for part in _acalls(running):
+                    collected.add(part)
+            return collected.result()
 
 
 def stream(
@@ -200,7 +200,7 @@ def stream(
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         rest=rest,
     )
-    with closing(running), running.holding, running.working():
+    with Calling(running), running.holding, running.working():
         _begin(running)
         if running.action == "return":
             yield from running.parts(graph.get_state(running.state_config))
@@ -242,17 +242,16 @@ async def astream(
         rest=rest,
         is_async=True,
     )
-    with closing(running):
-        async with running.aholding:
-            with running.working():
-                await _abegin(running)
-                if running.action == "return":
-                    for part in running.parts(await graph.aget_state(running.state_config)):
+    async with Calling(running), running.aholding:
+        with running.working():
+            await _abegin(running)
+            if running.action == "return":
+                for part in running.parts(await graph.aget_state(running.state_config)):
+                    yield part
+            else:
+                async with aclosing(_acalls(running)) as parts:
+                    async for part in parts:
                         yield part
-                else:
-                    async with aclosing(_acalls(running)) as parts:
-                        async for part in parts:
-                            yield part
 
 
 def _begin(running: Running) -> None:

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
@@ -137,6 +137,11 @@ class Running:
     def _configurable(self) -> Mapping[str, Any]:
         return {**configs.part(self.graph.config, "configurable"), **configs.part(self.config, "configurable")}
 
+    @property
+    def graph_config(self) -> RunnableConfig:
+        """What the graph gets, except what a run adds: what is bound to it, and the caller's config."""
+        return merge_configs(self.graph.config, self.config)
+
     def _thread_id(self) -> str:
         found = self._configurable
         for key in ("checkpoint_id", "checkpoint_ns"):
@@ -204,7 +209,7 @@ class Running:
             return self._undoing
         has_turn = self.found.has_turn or self.in_progress.is_open
         is_left = isinstance(error, GeneratorExit)  # The caller has left the iteration over a stream.
-        if error is None or (is_left and (self.is_finished or self.action == "return")):
+        if error is None or (is_left and self.has_ended):
             # A graph that has not finished, and was not asked to end, waits for a person, or is at a breakpoint.
             return flows.runs.ended(self.thread_id, "finished" if self.is_finished else "waiting", has_turn=has_turn)
         is_asked = is_left or isinstance(error, GraphDrained)
@@ -217,6 +222,11 @@ class Running:
         if last is None:
             return self.found is not None and self.found.state == "finished"
         return not tips.due_in(last).tasks
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to do for a stream whose reader leaves it."""
+        return self.action == "return" or self.is_finished
 
     def end(self) -> Flow[None]:
         """What the release of a lease does otherwise, for a call under its caller's lease."""

@@ -30,6 +30,7 @@ class TurnInProgress:
         opening: What rides in the commit of the input's checkpoint, while that is not stored.
         is_open: Whether the input's checkpoint was stored by this call.
         last: The last checkpoint of the root graph that this call stored.
+        steps: How many of them it stored.
         tip: The input's checkpoint, for the call of the graph that follows. It is not read again, because no other
             process can have changed the thread. So nodes get the input's own objects, as from the graph's `invoke`.
         keeps_tips: Whether each later checkpoint of the root graph becomes `tip`, because another call will follow.
@@ -42,6 +43,7 @@ class TurnInProgress:
         self.opening: Companion | None = None
         self.is_open = False
         self.last: Mapping[str, Any] | None = None
+        self.steps = 0
         self.tip: CheckpointTuple | None = None
         self.keeps_tips = False
         self.parents: dict[str, str | None] | None = None
@@ -69,7 +71,7 @@ def note_stored(
         turn.parents[request.checkpoint_id] = request.parent_id
     if request.ns:
         return
-    turn.last = checkpoint
+    turn.last, turn.steps = checkpoint, turn.steps + 1
     is_opening = turn.opening is not None
     if is_opening:
         turn.opening, turn.is_open = None, True

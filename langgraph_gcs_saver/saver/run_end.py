@@ -1,0 +1,93 @@
+"""The end of a call of `run`: it is reported, and after a drain, sinks pass on what they hold back."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from langgraph.errors import GraphDrained
+
+from langgraph_gcs_saver.events import RunEnded
+from langgraph_gcs_saver.saver import configs
+
+if TYPE_CHECKING:
+
+    from typing_extensions import Self
+
+    from langgraph_gcs_saver.saver.running import Running
+
+DRAIN_SECONDS = 2.0
+"""How long a drained run waits for sinks. Cloud Run kills a process 10 seconds after SIGTERM.
+
+https://cloud.google.com/run/docs/container-contract#instance-shutdown. The step under way, the release of the lease and
+`close`, which waits for sinks again, need the rest.
+"""
+
+
+class Calling:
+    """The block of one call of `run`, for `with` and `async with`. The lease is taken and released inside of it.
+
+    Args:
+        running: The call.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+        if isinstance(error, GraphDrained):
+            self._running.inside.subscribers.flush(DRAIN_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+        if isinstance(error, GraphDrained):
+            await self._running.inside.subscribers.aflush(DRAIN_SECONDS)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._running.close()
+        subscribers = self._running.inside.subscribers
+        if subscribers.want(RunEnded):
+            seconds = time.perf_counter() - self._began
+            subscribers.emit(RunEnded(**_fields(self._running, error), seconds=seconds))
+
+
+def _fields(running: Running, error: BaseException | None) -> dict[str, Any]:
+    found, config = running.found, running.graph_config
+    active = None if found is None else found.active
+    outcome = _outcome(running, error)
+    return {
+        "thread_id": running.thread_id,
+        "run_id": configs.named(config)["run_id"],
+        "outcome": outcome,
+        "is_resumed": running.action == "continue",
+        "attempts": 0 if found is None else max(1, 0 if active is None else active.attempts),
+        "steps": running.in_progress.steps,
+        "error": type(error).__name__ if outcome in ("drained", "failed", "interrupted") else "",
+        "labels": running.inside.labels.of(config),
+    }
+
+
+def _outcome(running: Running, error: BaseException | None) -> str:
+    if isinstance(error, GeneratorExit) and running.has_ended:
+        error = None  # The reader of a stream has left it behind its last part.
+    if isinstance(error, GraphDrained):
+        return "drained"
+    if error is not None:
+        return "failed" if isinstance(error, Exception) else "interrupted"
+    if running.action == "return":
+        return "returned" if running.ended_at is not None or running.is_finished else "waiting"
+    return "finished" if running.is_finished else "waiting"
