@@ -581,7 +581,8 @@ class RunEnded(Event):
     Two calls report none: one whose arguments were rejected, and a stream that was never iterated.
 
     Attributes:
-        run_id: The run, if the config names it.
+        run_id: The `run_id` of its checkpoints: the config's, or else the one that the lease gives them. `None` if the
+            call got no lease.
         outcome: `finished`; `returned` if an earlier call had finished the turn; `waiting` for a person, or at a
             breakpoint; `drained`, and to be resumed; `failed` with an exception; or `interrupted` by a cancellation, by
             a signal, or because the reader of a stream closed it before the graph had finished.
@@ -766,6 +767,11 @@ class Subscribers:
     async def aflush(self, timeout: float) -> bool:
         """Asynchronous twin of `flush`: it does not block the event loop."""
         return not self._sinks or await asyncio.to_thread(self.flush, timeout)
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether there is anything to flush."""
+        return bool(self._sinks)
 
     def want(self, kind: type[Event]) -> bool:
         """Whether any subscriber would see an event of a class, so that it is worth making."""

@@ -25,7 +25,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from langgraph_gcs_saver import flows
-from langgraph_gcs_saver.engine.effects import Flow
+from langgraph_gcs_saver.engine.effects import Ask, Flow
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import InvalidInputError
@@ -37,7 +37,7 @@ from langgraph_gcs_saver.saver import arguments, configs, controls, restores, su
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.background import Background, Kind
 from langgraph_gcs_saver.saver.calls import Call
-from langgraph_gcs_saver.saver.connection import Connection, beside
+from langgraph_gcs_saver.saver.connection import DRAIN_SECONDS, Connection, beside
 from langgraph_gcs_saver.saver.controls import Controls
 from langgraph_gcs_saver.saver.lease import Leases
 from langgraph_gcs_saver.saver.recovered import Recovered
@@ -454,6 +454,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
+        if self._may_be_last(config):
+            run(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     async def aput(
@@ -471,6 +473,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
+        if self._may_be_last(config):
+            await arun(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
 
     def _put_request(
@@ -496,6 +500,17 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         if fence is not None and not request.ns:
             self._leases.note(fence, checkpoint, metadata)
         return request
+
+    def _may_be_last(self, config: RunnableConfig) -> bool:
+        """Whether `stop_on` ends a run after this put, and there are sinks. A call of `run` flushes them at its end."""
+        has_sinks = self._subscribers.has_sinks and self._controls.may_flush
+        return has_sinks and self._leases.turn_in(config) is None and self._controls.meet_writer(config)
+
+    def _flush(self) -> Flow[None]:
+        found = self._subscribers
+        flush, aflush = partial(found.flush, DRAIN_SECONDS), partial(found.aflush, DRAIN_SECONDS)
+        # A run may store twice after it was asked to end. It waits only once for a sink that is too slow.
+        self._controls.may_flush = yield from Ask(flush, aflush)
 
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
         """Prune the thread in the background, if there is a rule and pruning is due."""

@@ -52,6 +52,12 @@ _SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backen
 FLUSH_SECONDS = 5.0
 """How long `close` waits for sinks. On Cloud Run, a process has 10 seconds from SIGTERM, and other work to do."""
 
+DRAIN_SECONDS = 2.0
+"""How long a drained run waits for sinks: https://cloud.google.com/run/docs/container-contract#instance-shutdown.
+
+The 10 seconds must also be enough for the step under way, for the release of the lease, and for `close`.
+"""
+
 
 class Connection:
     """An open store, with everything that acts on it: the base of `GCSSaver` and `Admin`.

@@ -34,9 +34,13 @@ class Controls:
 
     Args:
         stop_on: The option.
+
+    Attributes:
+        may_flush: Whether sinks have always passed everything on in time, as far as a drained run has waited for them.
     """
 
     def __init__(self, stop_on: Policy | None) -> None:
+        self.may_flush = True
         self._stopping = None
         if stop_on is not None:
             from langgraph_gcs_saver.cadence.stopping import Stopping  # noqa: PLC0415 - few savers need it
@@ -63,12 +67,10 @@ class Controls:
         if reports is not None and _is_root(config):
             reports.meet_saver(stores_at_end=stores_at_end(config))
 
-    def meet_writer(self, config: object) -> None:
-        """A run is about to store something."""
-        if self._stopping is not None:
-            control = control_of(config)
-            if control is not None:
-                self._stopping.meet(control)
+    def meet_writer(self, config: object) -> bool:
+        """A run stores something. Returns whether `stop_on` asks it to end."""
+        control = None if self._stopping is None else control_of(config)
+        return control is not None and self.asks(control)
 
 
 def note_stored(config: object, metadata: Mapping[str, Any]) -> None:

@@ -10,20 +10,13 @@ from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver.events import RunEnded
 from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver.connection import DRAIN_SECONDS
 
 if TYPE_CHECKING:
 
     from typing_extensions import Self
 
     from langgraph_gcs_saver.saver.running import Running
-
-DRAIN_SECONDS = 2.0
-"""How long a drained run waits for sinks. Cloud Run kills a process 10 seconds after SIGTERM.
-
-https://cloud.google.com/run/docs/container-contract#instance-shutdown. The step under way, the release of the lease and
-`close`, which waits for sinks again, need the rest.
-"""
-
 
 class Calling:
     """The block of one call of `run`, for `with` and `async with`. The lease is taken and released inside of it.
@@ -71,9 +64,9 @@ def _fields(running: Running, error: BaseException | None) -> dict[str, Any]:
     outcome = _outcome(running, error)
     return {
         "thread_id": running.thread_id,
-        "run_id": configs.named(config)["run_id"],
+        "run_id": configs.named(config)["run_id"] or running.acquisition,
         "outcome": outcome,
-        "is_resumed": running.action == "continue",
+        "is_resumed": running.action == "continue" and not running.was_finished,
         "attempts": 0 if found is None else max(1, 0 if active is None else active.attempts),
         "steps": running.in_progress.steps,
         "error": type(error).__name__ if outcome in ("drained", "failed", "interrupted") else "",
@@ -88,6 +81,6 @@ def _outcome(running: Running, error: BaseException | None) -> str:
         return "drained"
     if error is not None:
         return "failed" if isinstance(error, Exception) else "interrupted"
-    if running.action == "return":
-        return "returned" if running.ended_at is not None or running.is_finished else "waiting"
+    if running.was_finished:
+        return "returned"
     return "finished" if running.is_finished else "waiting"

@@ -168,6 +168,12 @@ class Running:
             configurable[LEASE] = self._configurable[LEASE]
         return cast("RunnableConfig", {**self.config, "configurable": configurable})
 
+    @property
+    def acquisition(self) -> str | None:
+        """The `run_id` of checkpoints whose config names none: digits of the lease; `None` without one."""
+        found = configs.part(self._with_lease(), "configurable") if self.found is not None else {}
+        return found[LEASE][2] if LEASE in found else None
+
     # The lease, and what rides in its commits
 
     @property
@@ -222,6 +228,12 @@ class Running:
         if last is None:
             return self.found is not None and self.found.state == "finished"
         return not tips.due_in(last).tasks
+
+    @property
+    def was_finished(self) -> bool:
+        """Whether an earlier call had finished what this one was called for."""
+        is_new = self.action in ("start", "answer")
+        return self.ended_at is not None or (not is_new and self.found is not None and self.found.state == "finished")
 
     @property
     def has_ended(self) -> bool:
