@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.events import EventHandler, Sink
-from langgraph_gcs_saver.policy.labels import MOST_LABELS
+from langgraph_gcs_saver.policy.labels import MOST_LABELS, NO_METADATA
 from langgraph_gcs_saver.policy.labels import NAME as LABEL
 
 if TYPE_CHECKING:
@@ -212,6 +212,17 @@ class Options:
             raise InvalidOptionError(
                 f"labels is {list(names)!r}; it must have at most {MOST_LABELS} names, each of at most 60 letters, "
                 "digits and underscores that does not begin with a digit. They become names of columns."
+            )
+        if len({name.lower() for name in names}) < len(names):
+            raise InvalidOptionError(
+                f"labels is {list(names)!r}; two names must differ in more than letter case. They become names of "
+                "columns, for which case does not count."
+            )
+        excluded = next(filter(NO_METADATA.fullmatch, names), None)
+        if excluded is not None:
+            raise InvalidOptionError(
+                f"labels has {excluded!r}, which LangGraph does not store as metadata. Name metadata with few values, "
+                "such as the agent's name."
             )
 
     def _check_int(self, name: str, low: int, high: int) -> None:

@@ -39,13 +39,18 @@ class Labels:
         return self.within([part for part in parts if isinstance(part, Mapping)])
 
     def within(self, parts: Collection[Mapping[Any, Any]]) -> Mapping[str, str]:
-        """The labels in mappings; where several have a name, the first one counts."""
+        """The labels in mappings; where several have one, the first one counts."""
         found = {}
         for name, seen in self._seen.items():
-            value = next((part[name] for part in parts if name in part), None)
-            if isinstance(value, (str, int, float)):
-                found[name] = _counted(str(value)[:MOST_CHARACTERS], seen)
+            value = next(filter(_is_plain, (part.get(name) for part in parts)), None)
+            if value is not None:
+                found[name] = _counted(str(value).replace("\0", "")[:MOST_CHARACTERS], seen)
         return found
+
+
+def _is_plain(value: object) -> bool:
+    """Whether LangGraph takes a value from a config into a checkpoint's metadata."""
+    return isinstance(value, (str, int, float))
 
 
 def _counted(text: str, seen: set[str]) -> str:

@@ -13,10 +13,10 @@ from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import DRAIN_SECONDS
 
 if TYPE_CHECKING:
-
     from typing_extensions import Self
 
     from langgraph_gcs_saver.saver.running import Running
+
 
 class Calling:
     """The block of one call of `run`, for `with` and `async with`. The lease is taken and released inside of it.

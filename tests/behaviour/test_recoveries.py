@@ -284,7 +284,7 @@ def test_no_state_is_in_a_record(store: Store, world: World) -> None:
     with store.open() as saver:
         run(world.graph(saver), INPUT, config(), request_id="r1")
     (fields,) = store.fields()
-    assert set(fields) == {"kind", "expires", "held", "down", "lost", "restore", "ran_again"}
+    assert set(fields) == {"kind", "expires", "held", "down", "lost", "restore", "ran_again"}, "and no labels"
     assert "secret" not in repr(fields)
 
 
@@ -419,6 +419,17 @@ def test_records_are_listed_in_pages(store: Store, world: World, monkeypatch: py
         ({"ran_again": b"[]"}, {"ran_again": None}),
         ({"ran_again": "[" * 100_000}, {"ran_again": None}),
         ({"ran_again": json.dumps(["n" * 300] * 300)}, {"ran_again": ("n" * 200,) * 100}),
+        ({"labels": "not JSON"}, {"labels": {}}),
+        ({"labels": "[]"}, {"labels": {}}),
+        ({"labels": '{"agent": 1}'}, {"labels": {}}),
+        ({"labels": '{"agent": {"a": "b"}}'}, {"labels": {}}),
+        ({"labels": {"agent": "billing"}}, {"labels": {}}),
+        ({"labels": '{"agent": ' * 100_000}, {"labels": {}}),
+        ({"labels": json.dumps({"not a name": "x", "": "x", "agent": "x" * 200})}, {"labels": {"agent": "x" * 100}}),
+        (
+            {"labels": json.dumps({f"l{number}": "x" for number in range(99)})},
+            {"labels": {f"l{number}": "x" for number in range(10)}},
+        ),
         ({"expires": True}, {}),
         ({"expires": 2**62}, {}),
     ],

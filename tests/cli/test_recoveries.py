@@ -68,6 +68,19 @@ def test_names_are_shown_harmlessly(saver, command):
 
 
 @pytest.mark.usefixtures("_recovered")
+def test_labels_are_shown_if_there_are_any(saver, command):
+    assert "labels" not in command("recoveries").out
+    plant(saver, "t", 3, labels='{"app": "shop", "agent": "billing"}')
+    shown = command("recoveries").out
+    assert "labels" in shown
+    assert "agent=billing, app=shop" in " ".join(shown.split())
+    found = json.loads(command("recoveries", "t", "--json").out)
+    assert [one["labels"] for one in found] == [{"app": "shop", "agent": "billing"}, {}]
+    plant(saver, "t", 4, labels=json.dumps({"agent": HOSTILE}))
+    assert is_harmless(command("recoveries").out)
+
+
+@pytest.mark.usefixtures("_recovered")
 def test_collect_deletes_them(command):
     assert "2 documents" in command("collect", "--yes").out
     assert command("recoveries").out == "There are no recovery records.\n"

@@ -166,7 +166,9 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     told = {"request_id": "request", "run": "run", "asked": {"ask": "digest"}, "command": {"resume": "yes"}}
     saver.put_writes(tip, [(runs.ANSWER, told)], runs.answer_task("request"))
     record = recoveries.taken("t", LATER, "nonce", recoveries.times(LATER - 3, LATER - 1, LATER - 2, LATER))
-    raw.set_document(record.name, {**record.fields, "restore": 0.5, "ran_again": '["node"]'})
+    raw.set_document(
+        record.name, {**record.fields, "restore": 0.5, "ran_again": '["node"]', "labels": '{"agent": "a"}'}
+    )
     with thread.batch("items", ["a", "b", "c"], owner="pod") as batch:
         for item in batch:
             if item == "a":
