@@ -420,6 +420,15 @@ def test_the_reference_says_how_calls_end():
     assert {name for _, name in written} == {cls.__name__ for cls in events.CallEnded.__subclasses__()}
 
 
+def test_the_reference_says_when_each_event_is_reported():
+    tables = REFERENCE.read_text().partition("## How calls end")[2].partition("## All events")[0]
+    cells = re.findall(r"^\| (`.*?`) \| .*\|$", tables, re.MULTILINE)
+    written = [name for cell in cells for name in re.findall(r"`([A-Z]\w+)`", cell)]
+    calls = {one.__name__ for one in events.CallEnded.__subclasses__()}
+    others = {one.__name__ for one in events.Event.__subclasses__()} - {"CallEnded"}
+    assert sorted(name for name in written if name not in calls) == sorted(others)
+
+
 def test_any_number_of_handlers_hear_events_until_they_unsubscribe(open_saver):
     heard_by = {name: [] for name in ("option", "first", "second", "again")}
     saver = open_saver(on_event=heard_by["option"].append)
