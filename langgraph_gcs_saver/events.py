@@ -92,7 +92,7 @@ class CheckpointSaved(CallEnded):
         parent_id: The parent; `None` for the first checkpoint of a thread or namespace.
         step: The number of the step, if the metadata have one.
         source: What made it: `input`, `loop`, `update` or `fork`; empty if the metadata do not say it.
-        values: What was stored for each channel whose value is new. Inherited values are not here, nor those of no bytes.
+        values: What was stored for each channel whose value is new. Inherited values are not here, nor empty ones.
     """
 
     lag: float | None

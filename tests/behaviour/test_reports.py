@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import time
+import threading
 import warnings
 from contextlib import aclosing, closing, suppress
 
@@ -25,7 +25,7 @@ from tests.behaviour.test_recoveries import damage
 from tests.behaviour.test_work import INPUT, State, World, config, crash, fail, recover
 from tests.compat.xor_cipher import XorCipher
 from tests.kit.provider import Provider
-from tests.patience import aeventually, eventually
+from tests.patience import PATIENCE, aeventually, eventually
 from tests.system.test_once import take
 from tests.system.test_run_tools_once import charging, graph_of, lose_first, ordering
 
@@ -581,20 +581,31 @@ def test_each_verified_thread_is_reported(tmp_path, world):
 # Drains
 
 
-class Slow:
-    """A sink that notes its flushes, and hangs in them if it has to."""
+class Noting:
+    """A sink that notes its flushes, and which events it had by then."""
 
-    def __init__(self, hangs=False):
-        self.flushed, self.seen, self.hangs = [], [], hangs
+    def __init__(self):
+        self.flushed, self.seen = [], []
 
     def attach(self, saver):
         return self.seen.append
 
     def flush(self, timeout):
         self.flushed.append((timeout, [type(one).__name__ for one in self.seen]))
-        if self.hangs:
-            time.sleep(timeout)
-        return not self.hangs
+        return True
+
+
+class Slow(Noting):
+    """A sink that cannot pass everything on in time, and waits for an answer meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer, self.was_answered = threading.Event(), False
+
+    def flush(self, timeout):
+        super().flush(timeout)
+        self.was_answered = self.answer.wait(timeout)
+        return False
 
 
 def drains(saver, how, graph, **options):
@@ -604,7 +615,7 @@ def drains(saver, how, graph, **options):
 
 @pytest.mark.parametrize("how", ["run", "arun", "stream", "astream"])
 def test_a_run_that_was_drained_has_flushed_sinks(saver, world, how):
-    sink = Slow()
+    sink = Noting()
     saver.subscribe(sink)
     drains(saver, how, world.graph(saver), policy=Stops())
     ((timeout, seen),) = sink.flushed
@@ -629,7 +640,7 @@ class Stops(cadence.Policy):
 def test_stop_on_flushes_with_the_last_put_of_any_graph(stores, is_async, durability):
     ran = []
     with GCSSaver(stores=stores, stop_on=Later(ran)) as saver:
-        sink = Slow()
+        sink = Noting()
         saver.subscribe(sink)
         graph = build(saver, ran.append)
         with suppress(GraphDrained):
@@ -654,26 +665,23 @@ class Later(cadence.Policy):
 
 
 def test_a_sink_that_is_too_slow_holds_a_drained_run_up_once_and_never_the_event_loop(stores, monkeypatch):
-    monkeypatch.setattr("langgraph_gcs_saver.saver.checkpointer.DRAIN_SECONDS", 0.3)
-    ran, ticks = [], []
+    monkeypatch.setattr("langgraph_gcs_saver.saver.checkpointer.DRAIN_SECONDS", PATIENCE)
+    ran, sink = [], Slow()
     with GCSSaver(stores=stores, stop_on=Later(ran)) as saver:
-        sink = Slow(hangs=True)
-        saver.subscribe(sink)
+        end = saver.subscribe(sink)
         graph = build(saver, ran.append)
 
-        async def tick():
-            while True:
-                if sink.flushed:
-                    ticks.append(1)
-                await asyncio.sleep(0.001)
+        async def answer():
+            await aeventually(lambda: sink.flushed)
+            sink.answer.set()
 
         async def flow():
-            ticking = asyncio.ensure_future(tick())
-            with pytest.raises(GraphDrained):
-                await graph.ainvoke({"done": []}, config(), durability="async")
-            ticking.cancel()
+            running = graph.ainvoke({"done": []}, config(), durability="async")
+            return await asyncio.gather(running, answer(), return_exceptions=True)
 
-        asyncio.run(flow())
-        assert len(sink.flushed) == 1
-        assert ticks, "the event loop ran while the sink was flushed"
-        sink.hangs = False
+        (error, _) = asyncio.run(flow())
+        assert isinstance(error, GraphDrained)
+        assert sink.was_answered, "the event loop ran while the sink was flushed"
+        puts = [one for one in sink.seen if isinstance(one, events.CheckpointSaved)]
+        assert len(puts) > len(sink.flushed) == 1
+        end()
