@@ -691,6 +691,8 @@ class Sink(Protocol):
     def flush(self, timeout: float) -> bool:
         """Pass on what was held back. The saver calls this when it closes, and when a run is drained.
 
+        It calls this on a thread of its own, and continues without an answer after the timeout.
+
         Args:
             timeout: Seconds after which it returns in any case.
 
@@ -714,9 +716,16 @@ class _Flush(Thread):
         except Exception:
             logger.exception("%s was not flushed", type(self._sink).__name__)
 
+    def begin(self) -> None:
+        try:
+            self.start()
+        except RuntimeError:  # Since Python 3.12, no thread starts while the interpreter exits.
+            self.run()
+
     def has_ended_by(self, time: float) -> bool:
         """Wait until then at most. Returns whether the sink has passed everything on."""
-        self.join(max(0.0, time - monotonic()))
+        if self.ident is not None:
+            self.join(max(0.0, time - monotonic()))
         if self.is_alive():
             logger.warning("%s was not flushed within %g s", type(self._sink).__name__, self._timeout)
         return self.is_whole
@@ -760,7 +769,7 @@ class Subscribers:
         ends = monotonic() + timeout
         flushing = [_Flush(sink, timeout) for sink in tuple(self._sinks.values())]
         for one in flushing:
-            one.start()
+            one.begin()
         whole = [one.has_ended_by(ends) for one in flushing]  # All of them: each is waited for.
         return all(whole)
 

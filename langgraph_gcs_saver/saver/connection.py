@@ -203,7 +203,7 @@ class Connection:
         handlers.
 
         A sink, such as `langgraph_gcs_saver.analytics.Jsonl`, may hold events back. `close` flushes it, and waits 5
-        seconds at most.
+        seconds at most. So does a run that is drained, for 2 seconds.
 
         Args:
             handler: Called with one event, or a `langgraph_gcs_saver.events.Sink`.

@@ -125,6 +125,20 @@ def test_a_flush_that_hangs_holds_up_neither_the_others_nor_the_caller(caplog, m
     never.set()
 
 
+def test_at_exit_a_sink_is_flushed_without_a_thread(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(events._Flush, "start", refuse)
+    sink, lazy = Keeping(), Keeping(lambda: False)
+    with GCSSaver.from_conn_string("memory:", on_event=sink) as saver:
+        saver.subscribe(lazy)
+        read(saver)
+        assert not saver._subscribers.flush(5.0)
+    assert [type(one) for one in sink.passed] == [events.CheckpointNotFound]
+    assert sink.threads[0] is threading.current_thread()
+
+
 def test_without_sinks_nothing_is_waited_for():
     with GCSSaver.from_conn_string("memory:", on_event=print) as saver:
         assert not saver._subscribers.has_sinks
