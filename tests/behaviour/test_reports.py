@@ -1,10 +1,12 @@
 """What a saver reports about leases, operations, runs, recoveries and checks: each end once, however it comes about."""
 
 import asyncio
+import logging
 import os
 import threading
 import warnings
 from contextlib import aclosing, closing, suppress
+from functools import partial
 
 import pytest
 from langgraph.errors import GraphDrained
@@ -576,6 +578,29 @@ def test_each_verified_thread_is_reported(tmp_path, world):
     assert {one.thread_id for one in found[2:]} == {T, "u"}
     assert sum(one.findings for one in found[2:]) == len(findings) > 0
     assert all(one.seconds > 0 for one in found)
+
+
+# Without a subscriber
+
+ENDS = (events.LeaseAcquired, events.LeaseEnded, events.OperationEnded, events.RunEnded, events.ThreadVerified)
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
+def test_no_event_is_made_without_a_subscriber(saver, world, caplog, monkeypatch, level):
+    made = []
+    for kind in ENDS:
+        counted = partial(count, made, kind.__init__)
+        monkeypatch.setattr(kind, "__init__", lambda self, _counted=counted, **fields: _counted(self, **fields))
+    caplog.set_level(level, "langgraph_gcs_saver")
+    run(world.graph(saver), INPUT, config())
+    saver.thread(T).operations.once("charge", lambda: 1, key="k")
+    list(saver.admin.verify(T))
+    assert set(made) == (set() if level == logging.WARNING else set(ENDS))
+
+
+def count(made, init, self, **fields):
+    made.append(type(self))
+    init(self, **fields)
 
 
 # Drains
