@@ -532,6 +532,12 @@ def begun(thread_id: str, docs: Mapping[str, Doc]) -> tuple[Write, ...]:
     return begins, Merge(resume, {turns.ATTEMPTS: turns.attempts_of(doc) + 1}, update_time=doc.update_time)
 
 
+def changed(thread_id: str, turn: Turn, codec: Codec) -> Write:
+    """The write that changes what is stored about a turn, and not how many processes have worked on it."""
+    name = keys.resume_doc(thread_id)
+    return Merge(name, {turns.TURN: turns.sealed(turn, name, codec)})
+
+
 def left(thread_id: str, docs: Mapping[str, Doc]) -> tuple[Write, ...]:
     """The writes that undo `begun`, for a process that has not worked on the turn.
 

@@ -7,13 +7,13 @@ its id in their metadata, as `lg_run`. A document of another turn is out of date
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import ValueTooLargeError
 from langgraph_gcs_saver.format import frames, keys, recent, seals
-from langgraph_gcs_saver.format.checks import optional, typed
+from langgraph_gcs_saver.format.checks import optional, require, typed
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub
 from langgraph_gcs_saver.records import record
@@ -30,6 +30,9 @@ MAX_ATTEMPTS = 1 << 31
 MAX_CONTEXT = 256 << 10
 """Most bytes of a serialized context."""
 
+Nodes = tuple[str, ...] | Literal["*"]
+"""The nodes of a breakpoint, by name; an asterisk for all."""
+
 
 @record(frozen=True, slots=True)
 class Turn:
@@ -43,6 +46,9 @@ class Turn:
         stop: The last step that it may take.
         factory: The name of the function that makes the context, if there is one.
         context: The context, if it is stored.
+        before: The nodes before which the turn stops, in place of the graph's own breakpoints; empty if the caller has
+            passed none.
+        after: The nodes after which it stops, likewise.
     """
 
     run_id: str
@@ -52,10 +58,21 @@ class Turn:
     stop: int | None = None
     factory: str | None = None
     context: Serialized | None = None
+    before: Nodes = ()
+    after: Nodes = ()
 
 
 def fields_of(turn: Turn, name: str, codec: Codec) -> dict[str, Any]:
     """All fields of the document `name` when its turn begins.
+
+    Raises:
+        ValueTooLargeError: The context is larger than a document should be.
+    """
+    return {"format": FORMAT, ATTEMPTS: 1, TURN: sealed(turn, name, codec)}
+
+
+def sealed(turn: Turn, name: str, codec: Codec) -> bytes:
+    """The field `TURN` of the document `name`.
 
     Raises:
         ValueTooLargeError: The context is larger than a document should be.
@@ -74,8 +91,9 @@ def fields_of(turn: Turn, name: str, codec: Codec) -> dict[str, Any]:
         "stop": turn.stop,
         "factory": turn.factory,
         "context": None if turn.context is None else turn.context.type,
+        **{key: nodes for key, nodes in (("before", turn.before), ("after", turn.after)) if nodes},
     }
-    return {"format": FORMAT, ATTEMPTS: 1, TURN: seals.close(frames.envelope(head, data), (name, TURN), codec)}
+    return seals.close(frames.envelope(head, data), (name, TURN), codec)
 
 
 def turn_of(doc: Doc, codec: Codec) -> Turn:
@@ -98,9 +116,24 @@ def turn_of(doc: Doc, codec: Codec) -> Turn:
             optional(head["stop"], int),
             optional(head["factory"], str),
             None if kind is None else Serialized(kind, tail),
+            _nodes(head, "before"),
+            _nodes(head, "after"),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"a turn does not parse: {type(error).__name__}", frame=doc.name) from None
+
+
+def _nodes(head: Mapping[str, Any], key: str) -> Nodes:
+    """The nodes of a breakpoint.
+
+    Raises:
+        ValueError: They are not as any writer makes them.
+    """
+    found = head.get(key, ())
+    if found == "*":
+        return "*"
+    require(isinstance(found, (list, tuple)))
+    return tuple([typed(one, str) for one in found])
 
 
 def attempts_of(doc: Doc) -> int:

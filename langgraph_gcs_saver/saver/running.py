@@ -30,7 +30,7 @@ from langgraph_gcs_saver.errors import CheckFailedError, InvalidConfigError, Inv
 from langgraph_gcs_saver.flows import active, load, tips
 from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format.serialization import dumps
-from langgraph_gcs_saver.format.turns import Turn
+from langgraph_gcs_saver.format.turns import Nodes, Turn
 from langgraph_gcs_saver.saver import answers, arguments, configs, langgraph_private, restores
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
@@ -109,6 +109,7 @@ class Running:
         self.factory = context_factory
         self.context = context
         self.rest = rest
+        self._stops = (_nodes_in(rest, "interrupt_before"), _nodes_in(rest, "interrupt_after"))
         self.is_async = is_async
         self.inside = Internals.of(_saver_of(graph))
         self.thread_id = self._thread_id()
@@ -288,6 +289,7 @@ class Running:
                     f"The turn of thread {self.thread_id!r} has taken all supersteps of its recursion limit, over all "
                     "processes that have worked on it. Begin another turn, with a higher `recursion_limit`."
                 )
+            yield from self._store_breakpoints()
 
     def _check_nodes(self, found: Status) -> None:
         """Check that the graph has the nodes that are due. LangGraph leaves others out, and ends as if it had finished.
@@ -345,7 +347,17 @@ class Running:
             None if limit is None else found.step + limit + 2,
             None if self.factory is None else _name_of(self.factory),
             self._stored_context(),
+            *self._stops,
         )
+
+    def _store_breakpoints(self) -> Flow[None]:
+        """Store the breakpoints of this call, if the turn has others: they are those of the call that came last."""
+        if self.turn is None or self._stops == (self.turn.before, self.turn.after):
+            return
+        before, after = self._stops
+        self.turn = dataclasses.replace(self.turn, before=before, after=after)
+        write = flows.runs.changed(self.thread_id, self.turn, self.inside.context.codec)
+        yield from flows.leases.fenced(_commit((write,)), self._fence())
 
     def _recursion_limit(self) -> int | None:
         found = self.config.get("recursion_limit") or (self.graph.config or {}).get("recursion_limit")
@@ -497,6 +509,25 @@ def is_at_breakpoint(graph: Pregel[Any, Any, Any, Any], rest: Mapping[str, Any],
     before = rest.get("interrupt_before") or graph.interrupt_before_nodes
     after = rest.get("interrupt_after") or graph.interrupt_after_nodes
     return found.is_at_breakpoint(before, after)
+
+
+def breakpoints_of(turn: Turn | None) -> dict[str, Any]:
+    """The arguments of the graph's own method that have the breakpoints of a turn."""
+    return {} if turn is None else {"interrupt_before": turn.before or None, "interrupt_after": turn.after or None}
+
+
+def _nodes_in(rest: Mapping[str, Any], name: str) -> Nodes:
+    """The nodes of a breakpoint that a caller has passed; empty if it has passed none.
+
+    Raises:
+        InvalidInputError: They are neither names nor an asterisk.
+    """
+    found = rest.get(name) or ()
+    if found == "*":
+        return "*"
+    if isinstance(found, str) or not all(isinstance(one, str) for one in found):
+        raise InvalidInputError(f"{name} is {found!r}; it must be a list of the names of nodes, or '*' for all.")
+    return tuple(found)
 
 
 def _commit(writes: tuple[Write, ...]) -> Flow[None]:

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.saver.run import arun, run
-from langgraph_gcs_saver.saver.running import check_durability, is_at_breakpoint
+from langgraph_gcs_saver.saver.running import breakpoints_of, check_durability, is_at_breakpoint
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -265,7 +265,8 @@ class _Attempt:
             self.recovery = Recovery(thread_id=seen.thread_id, outcome="poison", attempts=seen.attempts)
             return None
         graph = worker.graphs[self._name(found)]
-        if is_at_breakpoint(graph, {}, found):
+        breakpoints = breakpoints_of(found.turn)
+        if is_at_breakpoint(graph, breakpoints, found):
             # A process that stopped there has crashed before it could say so. Only a person passes a breakpoint.
             yield from flows.active.settle(seen, "waiting", inside.context)
             return None
@@ -274,6 +275,7 @@ class _Attempt:
             "durability": work.durability,
             "policy": worker.policy,
             "objective": work.objective,
+            **breakpoints,
         }
         if found.turn is not None and found.turn.factory is not None:
             if work.context_factory is None:

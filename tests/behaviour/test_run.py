@@ -478,6 +478,12 @@ def test_a_retry_does_not_pass_a_breakpoint(saver, world, stops):
     assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
 
 
+@pytest.mark.parametrize("stops", ["z", [1], [None]])
+def test_breakpoints_are_names(saver, world, stops):
+    with pytest.raises(e.InvalidInputError, match="interrupt_before"):
+        run(world.graph(saver), {"log": ["one"]}, CONFIG, interrupt_before=stops)
+
+
 def test_a_retry_continues_a_step_that_has_begun_behind_its_breakpoint(saver, world):
     def node(name: str) -> dict[str, Any]:
         world.ran.append(name)

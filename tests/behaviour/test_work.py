@@ -582,6 +582,40 @@ def test_a_worker_passes_no_breakpoint_of_a_process_that_crashed_there(saver, wo
     assert saver.thread("t").status().state == "waiting"
 
 
+@pytest.mark.parametrize("stops", [{"interrupt_before": ["z"]}, {"interrupt_after": ("b",)}])
+def test_a_worker_passes_no_breakpoint_of_a_call(saver, world, stops):
+    graph = world.graph(saver)
+    world.failing = {"b"}
+    fail(graph, **stops)
+    world.failing = set()
+    assert [one.outcome for one in recover(saver, graph)] == ["waiting"]
+    crash(saver)
+    assert recover(saver, graph) == []
+    assert noted(saver) == ("waiting", 1)
+    assert "z" not in world.ran
+    assert run(graph, None, config())["log"] == ["in", "a", "b", "z"]
+
+
+@pytest.mark.parametrize(("stops", "outcome"), [({"interrupt_before": ["z"]}, "waiting"), ({}, "finished")])
+def test_the_breakpoints_of_the_last_call_count(saver, world, stops, outcome):
+    graph = world.graph(saver)
+    run(graph, INPUT, config(), interrupt_before="*")
+    assert world.ran == []
+    world.failing = {"b"}
+    with pytest.raises(BrokenError):
+        run(graph, None, config(), durability="sync", **stops)
+    world.failing = set()
+    assert [one.outcome for one in recover(saver, graph)] == [outcome]
+
+
+def test_an_answer_keeps_the_breakpoints_of_a_call(saver, world):
+    graph = world.graph(saver, ask=("sure?",))
+    run(graph, INPUT, config(), interrupt_before=["z"])
+    saver.thread("t").answer("yes")
+    assert [one.outcome for one in recover(saver, graph)] == ["waiting"]
+    assert world.ran == ["a", "b", "b"]
+
+
 def test_a_worker_repeats_a_node_that_failed_behind_its_breakpoint(saver, world):
     graph = world.graph(saver, interrupt_before=["z"])
     run(graph, INPUT, config())

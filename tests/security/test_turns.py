@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver import run
+from langgraph_gcs_saver.engine.effects import Doc
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ClearTextError
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import frames, keys, seals
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.turns import TURN
 from tests.behaviour.test_work import INPUT, BrokenError, World, config, recover
 from tests.incremental.eax import Eax
 
@@ -43,6 +46,24 @@ def test_a_forged_note_takes_no_thread_past_a_breakpoint(saver, raw, world, stat
     run(graph, INPUT, config())
     raw.set_document(keys.active_doc("t"), {"thread_id": "t", "state": state, "attempts": 0})
     assert recover(saver, graph) == []
+    assert "z" not in world.ran
+
+
+@pytest.mark.parametrize("before", [None, 3, "z", {"z": 1}, ["z", 1], [["z"]]])
+def test_forged_breakpoints_are_damage(make_saver, raw, world, before):
+    """Without a cipher, an attacker who can write can seal anything."""
+    saver, codec, name = make_saver(), Codec(None), keys.resume_doc("t")
+    graph = world.graph(saver)
+    world.failing = {"b"}
+    with pytest.raises(BrokenError):
+        run(graph, INPUT, config(), interrupt_before=["z"])
+    fields = raw.documents()[name]
+    head, tail = seals.opened(name, seals.plain_of(Doc(name, fields, 1, 1), TURN, codec))
+    assert head["before"] == ["z"]
+    forged = seals.close(frames.envelope({**head, "before": before}, tail), (name, TURN), codec)
+    raw.set_document(name, {**fields, TURN: forged})
+    world.failing = set()
+    assert [(one.outcome, one.error) for one in recover(saver, graph)] == [("failed", "CheckpointCorruptError")]
     assert "z" not in world.ran
 
 
