@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl, get_runtime
 
 from langgraph_gcs_saver.cadence.callbacks import Watcher
@@ -36,7 +37,8 @@ class Control(RunControl):
     durable. This needs a `GCSSaver`, and it does nothing with `durability="exit"`. In a coroutine, `arun` and `astream`
     of this package wait; the graph's own `ainvoke` does not.
 
-    Make one for each run. It listens to signals until it is closed or no longer used.
+    Make one for each run. It listens to signals until it is closed or no longer used. A signal for which its run has
+    not stopped by then, because the run was in its last step, is left to the next control.
 
     Args:
         policy: The policy.
@@ -84,6 +86,8 @@ class Control(RunControl):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, GraphDrained):
+            self.meter.sampler.settle()
         self.close()
 
     def close(self) -> None:
@@ -98,14 +102,18 @@ class Control(RunControl):
     @property
     def drain_requested(self) -> bool:
         """Whether the run has to end now. LangGraph asks this once at each boundary, and nodes may ask it too."""
-        if self._is_asked():
-            return True
-        if self._is_in_task(sys._getframe(1)):  # noqa: SLF001 - Python 3.10 has no other way, see below
-            # A node, or a boundary of a subgraph. Both may stop. But only the root graph's own steps are stored.
-            self._stop_if_due()
-        else:
-            self._meet_boundary()
-        return self._is_asked()
+        is_in_task = self._is_in_task(sys._getframe(1))  # noqa: SLF001 - Python 3.10 has no other way, see below
+        if not self._is_asked():
+            if is_in_task:
+                # A node, or a boundary of a subgraph. Both may stop. But only the root graph's own steps are stored.
+                self._stop_if_due()
+            else:
+                self._meet_boundary()
+        is_asked = self._is_asked()
+        if is_asked and not is_in_task and not isinstance(self.decision, Store):
+            # LangGraph asks only where a step is due, so the run is drained now. A node may still finish the last one.
+            self.meter.sampler.settle()
+        return is_asked
 
     def _is_asked(self) -> bool:
         return RunControl.drain_requested.fget(self)  # type: ignore[attr-defined, no-any-return]  # the base's property

@@ -36,7 +36,7 @@ class Meter:
     """
 
     def __init__(self, policy: Policy, *, crashes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.sampler = Sampler(policy)
+        self.sampler = Sampler(policy, of_run=True)
         self.crashes = crashes
         self.crashed_nodes: frozenset[str] = frozenset()
         self.steps = 0

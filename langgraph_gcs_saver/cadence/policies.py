@@ -57,7 +57,7 @@ class Progress:
         keys: Keys of the state that they wrote, unstored.
         milestones: What nodes passed to `cadence.milestone`, unstored.
         usage: Tokens by model, unstored.
-        signals: Signals that the process got since the run began.
+        signals: Signals that the process got since the run began, and those that an earlier run left pending.
         memory: Part of the tightest memory limit that is in use; `None` if no policy needs it.
         rss: Resident memory of the process, in bytes; `None` if no policy needs it.
         memory_growth: How fast `memory` grows, per second.
@@ -374,7 +374,8 @@ class Signal(Policy):
     """Stop when the process has got one of these signals, such as `SIGTERM`.
 
     The first such signal only stops the runs that wait for it. A second one acts as if this policy were not there, and
-    so does each signal while no such run is under way. A handler that the process had before is called as well.
+    so does each signal while no such run is under way. A handler that the process had before is called as well. If a
+    run ends without a stop, because it was in its last step, the next run stops for its signal before its first node.
 
     Only the main thread can install handlers. If your runs are on other threads, call `listen` in the main thread.
     """

@@ -14,23 +14,24 @@ class Sampler:
 
     Args:
         policy: The policy.
+        of_run: Whether the policy stops one run, and not all runs of the process.
 
     Raises:
         InvalidInputError: A signal's handler is missing, and this is not the main thread. Or the system does not say
             how much memory the process uses.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, of_run: bool) -> None:
         needs = policy.needs
         self._needs_part = "memory" in needs
         self._needs_rss = "rss" in needs
         self._least = _least(policy)
-        self._listener = Listener(policy.signals) if policy.signals else None
+        self._listener = Listener(policy.signals, passes_on=of_run) if policy.signals else None
         self._pid = os.getpid()
         self._gauge = MemoryGauge() if self._needs_part or self._needs_rss else None
 
     def signals(self) -> frozenset[int]:
-        """The signals that the process got since this sampler was made."""
+        """The signals that the process got since this sampler was made, and those for which no run has stopped yet."""
         return frozenset() if self._listener is None else self._listener.look()
 
     def memory(self) -> float | None:
@@ -40,6 +41,11 @@ class Sampler:
     def rss(self) -> int | None:
         """Resident memory of the process, in bytes."""
         return self._fresh().rss() if self._needs_rss else None
+
+    def settle(self) -> None:
+        """The run stops, and its caller will know. So no other run needs to stop for the signals so far."""
+        if self._listener is not None:
+            self._listener.settle()
 
     def close(self) -> None:
         """Listen to signals no more. Idempotent."""

@@ -23,8 +23,39 @@ _before: dict[int, Any] = {}
 _under_way: dict[int, bool] = {}
 """The signals that are handled at this moment, and whether a run has waited for each."""
 
-_listeners: dict[int, weakref.ref[Listener]] = {}
-"""Those that listen, by identity."""
+_listeners: dict[int, tuple[weakref.ref[Listener], _Heard]] = {}
+"""Those that listen, by identity, with what they have heard."""
+
+_pending: list[int] = []
+"""The signals for which a run could not stop any more, each once for each such run. The next runs stop for them."""
+
+
+class _Heard:
+    """What a listener has heard. It is there once the listener is gone.
+
+    Attributes:
+        received: The signals so far.
+        unsettled: Those of them that pass on to another listener if this one ends. Which thread passes one on is
+            decided by `pop`, which is atomic.
+    """
+
+    __slots__ = ("received", "unsettled")
+
+    def __init__(self) -> None:
+        self.received: frozenset[int] = frozenset()
+        self.unsettled: dict[int, bool] = {}
+
+    def note(self, number: int, *, passes_on: bool) -> None:
+        """Note a signal."""
+        self.received |= {number}
+        if passes_on:
+            self.unsettled[number] = True
+
+    def pass_on(self) -> None:
+        """Leave what is unsettled to the next listener."""
+        for number in tuple(self.unsettled):
+            if self.unsettled.pop(number, False):
+                _pending.append(number)
 
 
 class Listener:
@@ -32,21 +63,33 @@ class Listener:
 
     Args:
         signals: Their numbers.
+        passes_on: Whether this listens for a run that stops at a signal. If it ends without a call of `settle`, the
+            next such listener gets the signal.
 
     Raises:
         InvalidInputError: A handler is missing, and this is not the main thread.
     """
 
-    __slots__ = ("__weakref__", "received", "signals")
+    __slots__ = ("__weakref__", "_heard", "passes_on", "signals")
 
-    def __init__(self, signals: frozenset[int]) -> None:
+    def __init__(self, signals: frozenset[int], *, passes_on: bool = False) -> None:
         self.signals = signals
-        self.received: frozenset[int] = frozenset()
+        self.passes_on = passes_on
+        self._heard = heard = _Heard()
         for one in signals:
             install(one)
         if signals:
             key = id(self)
-            _listeners[key] = weakref.ref(self, lambda _: _listeners.pop(key, None))
+            _listeners[key] = (weakref.ref(self, lambda _: _end(key)), heard)
+        if passes_on:
+            for one in signals:
+                if _take(one):
+                    heard.note(one, passes_on=True)
+
+    @property
+    def received(self) -> frozenset[int]:
+        """The signals so far."""
+        return self._heard.received
 
     def look(self) -> frozenset[int]:
         """The signals so far. A handler that other code has put in place of ours is chained again, where possible."""
@@ -56,9 +99,28 @@ class Listener:
                     install(one)
         return self.received
 
+    def settle(self) -> None:
+        """The run stops for the signals so far, and its caller will know."""
+        self._heard.unsettled.clear()
+
     def close(self) -> None:
         """Listen no more. Idempotent."""
-        _listeners.pop(id(self), None)
+        _end(id(self))
+
+
+def _end(key: int) -> None:
+    found = _listeners.pop(key, None)
+    if found is not None:
+        found[1].pass_on()
+
+
+def _take(number: int) -> bool:
+    """Take a pending signal, if there is one."""
+    try:
+        _pending.remove(number)
+    except ValueError:
+        return False
+    return True
 
 
 def install(number: int) -> None:
@@ -101,12 +163,22 @@ def handle(number: int, frame: FrameType | None) -> None:
 def _note(number: int) -> bool:
     """Note a signal for those that listen. Returns whether it is new to one of them."""
     is_new = False
-    for reference in tuple(_listeners.values()):
+    for key, (reference, heard) in tuple(_listeners.items()):
         listener = reference()
-        if listener is not None and number in listener.signals and number not in listener.received:
-            listener.received |= {number}
+        if listener is not None and number in listener.signals and number not in heard.received:
+            heard.note(number, passes_on=listener.passes_on)
             is_new = True
+            if key not in _listeners:  # Another thread has closed it meanwhile.
+                heard.pass_on()
     return is_new
+
+
+def _forget(number: int) -> None:
+    """Settle a signal: it acts on the process itself."""
+    for _, heard in tuple(_listeners.values()):
+        heard.unsettled.pop(number, None)
+    while _take(number):
+        pass
 
 
 def _act(before: Any, number: int, frame: FrameType | None, *, is_noted: bool) -> None:
@@ -114,6 +186,7 @@ def _act(before: Any, number: int, frame: FrameType | None, *, is_noted: bool) -
     if callable(before) and before is not signal.default_int_handler:
         before(number, frame)
     elif not is_noted and before is not signal.SIG_IGN:
+        _forget(number)
         if callable(before):
             before(number, frame)
             return

@@ -31,13 +31,14 @@ class Stopping:
 
     Args:
         policy: A policy that only stops.
+        of_run: Whether it stops one loop, such as a worker's, and not all runs of the process.
         clock: Seconds that never go back.
     """
 
-    def __init__(self, policy: Policy, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, policy: Policy, *, of_run: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy = policy
         self._clock = clock
-        self._sampler = Sampler(policy)
+        self._sampler = Sampler(policy, of_run=of_run)
         self._runs: dict[int, tuple[Drainable, float]] = {}
         self._lock = threading.Lock()
         with _lock:
@@ -61,6 +62,7 @@ class Stopping:
         found = self._policy.decide(progress)
         if not isinstance(found, Stop):
             return False
+        sampler.settle()
         control.request_drain(found.reason)
         return True
 

@@ -195,10 +195,10 @@ class Running:
             raise AssertionError("the lease is held")
         held.turn = self.in_progress
         try:
-            yield
+            with self.control or nullcontext():
+                yield
         finally:
             held.turn = None
-            self.close()
 
     @property
     def names(self) -> tuple[str, ...]:

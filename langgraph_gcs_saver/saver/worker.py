@@ -175,8 +175,8 @@ class _Worker:
             return
         from langgraph_gcs_saver.cadence.stopping import Stopping  # noqa: PLC0415 - few processes need it
 
-        self._stopping = Stopping(self.work.policy)
-        self.policy = self.work.policy | _stops(self.must_stop)
+        self._stopping = Stopping(self.work.policy, of_run=True)
+        self.policy = _of_run(self.work.policy, self.must_stop)
         try:
             yield self
         finally:
@@ -339,9 +339,9 @@ class _Attempt:
         self.recovery = Recovery(thread_id=self._seen.thread_id, outcome="failed", error=name, attempts=attempts)
 
 
-def _stops(must_stop: Callable[[], bool]) -> Policy:
-    """The policy of runs that end when their worker has to."""
-    from langgraph_gcs_saver.cadence.policies import Policy, Stop  # noqa: PLC0415 - few processes need it
+def _of_run(policy: Policy, must_stop: Callable[[], bool]) -> Policy:
+    """The policy of runs that end when their worker has to. The worker listens to signals, and so its runs need not."""
+    from langgraph_gcs_saver.cadence.policies import AnyOf, Policy, Stop  # noqa: PLC0415 - few processes need it
 
     class Stops(Policy):
         only_stops = True
@@ -349,7 +349,10 @@ def _stops(must_stop: Callable[[], bool]) -> Policy:
         def decide(self, progress: Progress, /) -> Stop | None:  # noqa: ARG002 - the worker's progress decides
             return Stop("The worker has to stop.") if must_stop() else None
 
-    return Stops()
+    class OfRun(AnyOf):
+        signals = frozenset()
+
+    return OfRun((policy | Stops()).policies)
 
 
 class _Taking:

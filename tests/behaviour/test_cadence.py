@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, TypedDict
@@ -19,7 +20,7 @@ from langgraph.errors import GraphDrained
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import RunControl
 
-from langgraph_gcs_saver import GCSSaver, cadence
+from langgraph_gcs_saver import GCSSaver, arun, cadence, run
 from langgraph_gcs_saver.cadence.policies import Policy, Stop, Store
 from langgraph_gcs_saver.engine.effects import Commit
 from langgraph_gcs_saver.engine.interceptors import Interceptor
@@ -393,6 +394,93 @@ def test_a_signal_stops_the_run_that_is_under_way(by):
         found = invoke(build(saver, act), {"done": []}, is_async=False, durability="sync", **control)
         assert found == f"The process got signal {int(signal.SIGUSR1)}."
         assert durable(saver) == ["a", "b"]
+
+
+@pytest.mark.parametrize("polls", [False, True])
+@pytest.mark.parametrize("by", ["control", "run", "arun"])
+def test_a_signal_in_the_last_step_stops_the_next_run(memory, by, polls):
+    """The run returns its result, and its caller does not know. So the next one ends before its first node."""
+    policy, ran, striking = cadence.Signal(signal.SIGUSR1), [], {"d"}
+
+    def act(name):
+        ran.append(name)
+        if name in striking:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not polls or eventually(cadence.drain_requested)
+
+    def call(thread_id, given):
+        config = {"configurable": {"thread_id": thread_id}}
+        if by == "control":
+            return invoke(graph, given, is_async=False, config=config, control=cadence.Control(policy))
+        try:
+            return start(by)(graph, given, config, policy=policy)
+        except GraphDrained as drained:
+            return drained.reason
+
+    graph = build(memory, act)
+    assert call("1", {"done": []})["done"] == NAMES
+    striking.clear()
+    ran.clear()
+    assert call("2", {"done": []}) == f"The process got signal {int(signal.SIGUSR1)}."
+    assert ran == []
+    assert call("2", None)["done"] == NAMES
+
+
+def start(by):
+    return run if by == "run" else lambda *given, **more: asyncio.run(arun(*given, **more))
+
+
+@pytest.mark.parametrize("is_caught", [False, True])
+def test_a_signal_before_an_error_stops_the_next_run(memory, is_caught):
+    policy = cadence.Signal(signal.SIGUSR1)
+
+    def act(name):
+        signal.raise_signal(signal.SIGUSR1)
+        raise GraphDrained("by a node") if is_caught else InvalidInputError("by a node")
+
+    with pytest.raises((GraphDrained, InvalidInputError), match="by a node"):
+        run(build(memory, act), {"done": []}, CONFIG, policy=policy)
+    with pytest.raises(GraphDrained, match="signal") if not is_caught else nullcontext():
+        assert run(build(memory), None, CONFIG, policy=policy)["done"] == NAMES
+
+
+QUEUE = """
+import signal, sys, time
+from langgraph.errors import GraphDrained
+from langgraph_gcs_saver import GCSSaver, cadence, run
+from tests.behaviour.test_cadence import build
+
+
+def act(name):
+    print(name, flush=True)
+    while (name, thread_id) == ("d", "1") and not cadence.drain_requested():
+        time.sleep(0.01)
+
+
+with GCSSaver.from_conn_string(sys.argv[1]) as saver:
+    graph = build(saver, act)
+    try:
+        for thread_id in ("1", "2", "3"):
+            config = {"configurable": {"thread_id": thread_id}}
+            run(graph, {"done": []}, config, request_id=thread_id, policy=cadence.Signal(signal.SIGTERM))
+            print("end", flush=True)
+    except GraphDrained as drained:
+        print("drained", flush=True)
+        sys.exit(75)
+"""
+
+
+def test_a_service_that_gets_sigterm_in_a_last_step_runs_no_node_of_another_request(tmp_path):
+    command = [sys.executable, "-c", QUEUE, tmp_path.as_uri()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        assert [service.stdout.readline().strip() for _ in NAMES] == NAMES
+        service.send_signal(signal.SIGTERM)
+        assert service.stdout.read().split() == ["end", "drained"]
+    assert service.returncode == 75
+    with GCSSaver.from_conn_string(tmp_path.as_uri()) as saver:
+        assert [saver.thread(one).status().state for one in "123"] == ["finished", "paused", "empty"]
+        config = {"configurable": {"thread_id": "2"}}
+        assert run(build(saver), {"done": []}, config, request_id="2")["done"] == NAMES
 
 
 def test_a_control_of_langgraph_works_beside_policies(memory):

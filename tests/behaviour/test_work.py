@@ -726,6 +726,18 @@ def test_a_worker_looks_again_until_its_policy_stops_it(saver, world):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_signal_in_the_last_step_of_a_worker_stops_the_next_one(saver, world):
+    graph, policy = world.graph(saver), cadence.Signal(signal.SIGUSR1)
+    world.failing = {"b"}
+    for thread_id in ("t", "u"):
+        fail(graph, thread_id)
+    world.failing = set()
+    world.act = lambda name: signal.raise_signal(signal.SIGUSR1) if name == "z" else None
+    for outcomes in (["finished"], [], ["finished"]):
+        assert [one.outcome for one in recover(saver, graph, limit=1, policy=policy)] == outcomes
+        world.act = lambda _: None
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -500,6 +500,46 @@ def test_listeners_know_what_came_since_they_began():
     assert out == ["1", "0"]
 
 
+def test_what_a_run_did_not_stop_for_is_left_to_as_many_next_ones():
+    out, _, _ = child(
+        """
+        def listens():
+            return Listener(frozenset({signal.SIGTERM, signal.SIGINT}), passes_on=True)
+
+        def heard(*listeners):
+            print("-".join(str(len(one.received)) for one in listeners))
+            return listeners
+
+        both = listens(), listens(), Listener(frozenset({signal.SIGTERM}))
+        signal.raise_signal(signal.SIGTERM)
+        both[0].close()
+        both[0].close()
+        both[2].close()
+        del both
+        others = heard(Listener(frozenset({signal.SIGHUP}), passes_on=True), Listener(frozenset({signal.SIGTERM})))
+        three = heard(listens(), listens(), listens())
+        three[0].settle()
+        for one in three:
+            one.close()
+        three = heard(listens(), listens())
+        three[0].settle()
+        three[1].settle()
+        for one in three:
+            one.close()
+        left = listens()
+        signal.raise_signal(signal.SIGINT)
+        left.close()
+        second = listens()
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            second.close()
+        heard(second, listens())
+        """
+    )
+    assert out == ["0-0", "1-1-0", "1-0", "1-0"]
+
+
 def test_another_thread_needs_the_main_thread_to_listen_first():
     out, _, _ = child(
         """
