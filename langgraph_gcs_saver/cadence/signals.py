@@ -53,9 +53,7 @@ class _Heard:
 
     def pass_on(self) -> None:
         """Leave what is unsettled to the next listener."""
-        for number in tuple(self.unsettled):
-            if self.unsettled.pop(number, False):
-                _pending.append(number)
+        _pending.extend(number for number in tuple(self.unsettled) if self.unsettled.pop(number, False))
 
 
 class Listener:

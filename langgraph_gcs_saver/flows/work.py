@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from langgraph_gcs_saver.engine.effects import Flow
+from langgraph_gcs_saver.engine.steps import together
 from langgraph_gcs_saver.flows import active
 from langgraph_gcs_saver.flows.active import Active, Listed
 from langgraph_gcs_saver.flows.all_threads import Pages
@@ -33,6 +34,9 @@ STATES = tuple(_SAID)
 
 RECOVERABLE: tuple[active.State, ...] = ("due", "paused", "crashed", "running")
 """What may be said about a thread that a worker has to look at."""
+
+_AT_ONCE = 25
+"""Threads whose tips are read at once; each may have half a megabyte."""
 
 MAX_BACKOFF = 600.0
 """Most seconds between two attempts."""
@@ -105,15 +109,13 @@ def listed(state: str | None, loads: Loads, context: Context) -> Pages[ThreadSta
         if candidates is None:
             tries.end()
             return None
-        found = []
-        for one in candidates:
-            if state is not None and one.is_held != (state == "running"):
-                continue  # The tip need not be read.
-            thread_id = one.active.thread_id
-            known = yield from tries.of(described(thread_id, loads, context), thread_id)
-            if known is not None and (known.state == state or (state is None and not known.is_finished)):
-                found.append(known)
-        return found
+        # The tips of others need not be read.
+        wanted = [one.active.thread_id for one in candidates if state is None or one.is_held == (state == "running")]
+        found: list[ThreadStatus | None] = []
+        for first in range(0, len(wanted), _AT_ONCE):
+            of = [tries.of(described(one, loads, context), one) for one in wanted[first : first + _AT_ONCE]]
+            found += yield from together(*of)
+        return [one for one in found if one is not None and (one.state == state or (not state and not one.is_finished))]
 
     return page
 

@@ -20,11 +20,12 @@ from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine import runner
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.events import ThreadSkipped
-from langgraph_gcs_saver.flows import active
+from langgraph_gcs_saver.flows import active, work
 from langgraph_gcs_saver.flows.work import MAX_BACKOFF, pause_after
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import worker
 from langgraph_gcs_saver.saver.internals import Internals
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 
 class State(TypedDict, total=False):
@@ -656,6 +657,22 @@ def test_a_lost_release_is_put_right(saver, world):
     assert noted(saver, "waiting") == ("waiting", 1)
     assert noted(saver, "finished") is None
     assert saver.thread("waiting").status().lease is None
+
+
+def test_the_tips_of_a_page_are_read_together(world):
+    count = CountingInterceptor()
+    with GCSSaver.from_conn_string("memory:", interceptors=[count]) as saver:
+        graph = world.graph(saver)
+        world.failing = {"a"}
+        took = {}
+        for last in (3, 20, 30):
+            for number in range(len([*saver.runs()]), last):
+                fail(graph, f"t{number}")
+            count.clear()
+            assert [one.state for one in saver.runs()] == ["crashed"] * last
+            took[last] = len(count.rounds)
+            assert max(map(len, count.rounds)) <= 2 * work._AT_ONCE, "however many threads there are"
+    assert took[3] == took[20] < took[30] < 2 * took[3]
 
 
 def test_a_damaged_thread_does_not_stop_a_worker(saver, world):
