@@ -98,7 +98,8 @@ class RepairStep:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
             `set aside`: a document that cannot be read moves to the thread's `lg_aside` collection, which no listing
             reads. `mend`: fields or documents that queries use are corrected. `forget`: a missing checkpoint is no
-            longer expected. `leave`: no repair is possible without doing harm.
+            longer expected, or a damaged document about a turn is deleted, and the reason says what is lost. `leave`:
+            no repair is possible without doing harm.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint.
         channel: The channel, if the step concerns one.

@@ -99,6 +99,7 @@ class _Plan:
     steps: list[RepairStep] = field(default_factory=list)
     recovered: dict[Place, bytes] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
+    forgotten: list[str] = field(default_factory=list)
 
     def shown(self) -> RepairPlan:
         findings = tuple(finding for finding in self.found.findings() if finding.is_damage)
@@ -223,9 +224,13 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     for name, reason in plan.aside.items():
         plan.steps.append(_step(found, name, action="set aside", reason=reason, channel=channels.get(name)))
     _plan_writes(plan, deltas, gaps)
+    losses = _losses(found.thread_id)
     for name, damaged in found.damaged_plain.items():
-        reason = f"{damaged.damage.reason}: restore it from a backup, or delete it"
-        plan.steps.append(RepairStep(action="leave", name=name, reason=reason))
+        is_forgotten = name in losses and not damaged.damage.clear
+        advice = losses[name] if is_forgotten else "restore it from a backup, or delete it"
+        reason = f"{damaged.damage.reason}: {advice}"
+        plan.steps.append(RepairStep(action="forget" if is_forgotten else "leave", name=name, reason=reason))
+        plan.forgotten += [name] if is_forgotten else []
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
@@ -260,6 +265,16 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         reason = "all checkpoints of the root namespace are missing: restore them, or call delete_thread"
         plan.steps.append(RepairStep(action="leave", name=keys.thread_doc(found.thread_id), reason=reason))
     return plan
+
+
+def _losses(thread_id: str) -> Mapping[str, str]:
+    """The documents of a thread that are deleted if they are damaged, and what is then lost."""
+    return {
+        keys.resume_doc(thread_id): "the turn resumes without the name of its graph, its context, its recursion limit "
+        "and the breakpoints of its call: resume it with `run`, and pass them again",
+        keys.requests_doc(thread_id): "earlier requests are no longer known: a retry of one that others have followed "
+        "starts a turn",
+    }
 
 
 def _is_from_before(found: Survey, damage: DamagedError) -> bool:
@@ -686,6 +701,9 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
         if done is None:
             return False
         times[name] = done[0]
+    for name in plan.forgotten:
+        if (yield from Commit((Delete(name, update_time=found.damaged_plain[name].doc.update_time),))) is None:
+            return False
     # As in a deletion, the newest come first. The first that has changed ends the loop, because it may have a new
     # child that needs the documents after it.
     needed = _still_needed(plan)

@@ -297,7 +297,8 @@ class Admin(Connection):
         begins with it, or the value before it with the writes that followed.
 
         A checkpoint that cannot be made whole, and pending writes that cannot be read, move to the thread's `lg_aside`
-        collection. No method lists them any more, but all their data is kept. Afterwards neither reads nor `verify`
+        collection. No method lists them any more, but all their data is kept. A damaged document about the thread's
+        turn or its latest requests is deleted, so that the thread can run again. Afterwards neither reads nor `verify`
         report damage, except for data that only a backup can restore. With a cipher, only the metadata that
         `clear_metadata` names is written in clear.
 

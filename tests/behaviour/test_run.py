@@ -30,7 +30,7 @@ from langgraph_gcs_saver import GCSSaver, arun, astream, cadence, run, stream
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.cadence import signals
 from langgraph_gcs_saver.engine import runner
-from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs
+from langgraph_gcs_saver.engine.effects import REQUESTS, Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor
 from langgraph_gcs_saver.flows import runs
 from langgraph_gcs_saver.format import keys, recent, turns
@@ -482,6 +482,29 @@ def test_a_retry_does_not_pass_a_breakpoint(saver, world, stops):
 def test_breakpoints_are_names(saver, world, stops):
     with pytest.raises(e.InvalidInputError, match="interrupt_before"):
         run(world.graph(saver), {"log": ["one"]}, CONFIG, interrupt_before=stops)
+
+
+@pytest.mark.parametrize("damaged", [keys.resume_doc("t"), keys.requests_doc("t")])
+def test_a_repair_forgets_what_is_damaged_about_a_turn(saver, world, damaged):
+    graph = world.graph(saver)
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    world.failing = {"z"}
+    with pytest.raises(BrokenError):
+        run(graph, {"log": ["two"]}, CONFIG, request_id="r2", durability="sync")
+    world.failing = set()
+    assert runner.run(iter(Commit((Merge(damaged, {"turn": b"", "recent": b""}),))), saver._backend)
+    with pytest.raises(e.CheckpointCorruptError):
+        run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    (plan,) = saver.admin.plan_repair("t")
+    assert [(one.action, one.name) for one in plan.steps] == [("forget", damaged)]
+    assert damaged in turn_notes(saver)
+    assert list(saver.admin.carry_out(plan).steps) == list(plan.steps)
+    assert not list(saver.admin.verify("t"))
+    world.ran.clear()
+    run(graph, {"log": ["two"]}, CONFIG, request_id="r2")
+    assert world.ran == ["z"], "the newest checkpoint knows its request"
+    run(graph, {"log": ["one"]}, CONFIG, request_id="r1")
+    assert (len(world.ran) > 1) == (damaged == keys.requests_doc("t")), "an earlier request is forgotten"
 
 
 def test_a_retry_continues_a_step_that_has_begun_behind_its_breakpoint(saver, world):

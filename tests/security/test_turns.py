@@ -81,6 +81,8 @@ def test_turns_in_clear_are_not_resumed(make_saver, saver, raw, world):
     raw.set_document(keys.requests_doc("u"), raw.documents()[keys.requests_doc("clear")])
     world.ran.clear()
     assert {one.outcome for one in recover(saver, graph)} == {"failed"}
+    (plan,) = saver.admin.plan_repair("clear")
+    assert {one.name: one.action for one in plan.steps}[keys.resume_doc("clear")] == "leave", "perhaps from before"
     for thread_id in ("t", "u", "clear"):
         with pytest.raises((ClearTextError, CheckpointCorruptError)):  # a digest is bound to its name
             run(graph, INPUT, config(thread_id), request_id="r")
