@@ -120,17 +120,31 @@ class _Threads:
         self._keep = keep
         self._idle: deque[None] = deque()
         self._starting = threading.Lock()  # never taken in the main thread
+        self._launchers = deque([None])
 
     def grow(self) -> None:
         """Start threads if more tasks wait than threads are free.
 
-        Another thread starts them: `Thread.start` waits on a Condition, so a signal must not strike it.
+        Another thread starts them: `Thread.start` waits on a Condition, so a signal must not strike it. One such
+        launcher at a time is enough. Otherwise an event loop would start one for each task that it queues.
 
         Raises:
             RuntimeError: No thread can be started.
         """
-        if self._is_short():
+        if not self._is_short():
+            return
+        is_settled = False
+        try:
+            try:
+                self._launchers.pop()
+            except IndexError:  # One is at work. It looks again before it ends.
+                is_settled = True
+                return
             _thread.start_new_thread(self._launch, ())
+            is_settled = True
+        finally:
+            if not is_settled:  # If a signal struck, there may be two launchers from now on.
+                self._launchers.append(None)
 
     def _is_short(self) -> bool:
         return bool(self._slots) and self.tasks.qsize() > len(self._idle)
@@ -143,8 +157,18 @@ class _Threads:
         self.tasks.put(None)
 
     def _launch(self) -> None:
-        if not self._start():
-            self._work_off()
+        while True:
+            has_started = self._start()
+            self._launchers.append(None)
+            if not has_started:
+                self._work_off()
+                return
+            if not self._is_short():
+                return
+            try:
+                self._launchers.pop()
+            except IndexError:  # another one has begun
+                return
 
     def _start(self) -> bool:
         with self._starting:

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from contextlib import ExitStack, suppress
 from functools import partial
+from queue import SimpleQueue
 from time import sleep
 from types import SimpleNamespace
 
@@ -327,6 +328,25 @@ def test_calls_are_made_here_if_no_thread_can_be_started(make_pool, monkeypatch)
         assert pool.perform((threading.get_ident, False)) == (threading.get_ident(),)
         assert asyncio.run(pool.aperform(lambda: 3)) == 3
     assert pool.perform((threading.get_ident, False)) != (threading.get_ident(),)
+
+
+def test_tasks_that_come_at_once_start_one_launcher(make_pool, monkeypatch):
+    """An event loop queues many tasks before any other thread runs."""
+    pool, launched = make_pool(most=2), []
+    start = _thread.start_new_thread
+
+    def count(*given):
+        launched.append(given)
+        return start(*given)
+
+    monkeypatch.setattr(pools, "_thread", SimpleNamespace(start_new_thread=count))
+    answers = SimpleQueue()
+    with pool._threads._starting:
+        for _ in range(50):
+            pool.submit(Task(int, answers.put))
+        assert len(launched) == 1
+    assert [answers.get(timeout=PATIENCE).result for _ in range(50)] == [0] * 50
+    assert len(pool._threads.running) <= 2
 
 
 def test_a_thread_more_for_each_call_that_is_under_way_and_one_stays(make_pool):
