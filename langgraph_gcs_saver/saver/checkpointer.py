@@ -656,16 +656,23 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         else:
             await self.admin.aprune(thread_ids, strategy=strategy)
 
-    def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
+    def get_next_version(  # type: ignore[override]  # LangGraph's savers have one kind, and a migrated thread keeps its own
+        self,
+        current: str | float | None,
+        channel: None,  # noqa: ARG002 - LangGraph's signature
+    ) -> str | float:
         """The version after `current`: a counter, and random digits so that forks never share a version.
 
-        Versions sort as text. `current` may also be an integer, or a version by another saver.
+        Versions sort as text. A thread that another saver has begun with numbers continues with numbers, because
+        LangGraph compares the versions of a thread with each other.
 
         Raises:
             InvalidInputError: The version is of another form.
         """
+        if isinstance(current, (int, float)):
+            return int(current) + 1
         try:
-            count = 0 if current is None else int(str(current).split(".")[0])
+            count = 0 if current is None else int(current.split(".")[0])
         except ValueError:
             raise InvalidInputError(
                 f"{str(current)[:80]!r} is not a version that this saver can increment. It must begin with a number."

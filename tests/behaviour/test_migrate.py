@@ -193,6 +193,33 @@ def test_a_run_goes_on_here(make_saver, tmp_path, kind):
 
 
 @MOSTLY_LOCAL
+class Log(TypedDict):
+    log: Annotated[list[str], operator.add]
+
+
+class Counting(InMemorySaver):
+    """A saver with numbers as versions, which are LangGraph's default."""
+
+    def get_next_version(self, current, channel):
+        return BaseCheckpointSaver.get_next_version(self, current, channel)
+
+
+def test_a_thread_whose_versions_are_numbers_runs_here():
+    def graph(saver, **stops):
+        build = StateGraph(Log)
+        build.add_node("a", lambda _: {"log": ["a"]}).add_node("b", lambda _: {"log": ["b"]})
+        return build.add_edge(START, "a").add_edge("a", "b").compile(checkpointer=saver, **stops)
+
+    source, config = Counting(), {"configurable": {"thread_id": "t"}}
+    graph(source, interrupt_before=["b"]).invoke({"log": ["in"]}, config)
+    with GCSSaver.from_conn_string("memory:") as saver:
+        saver.admin.migrate(source)
+        assert graph(saver).invoke(None, config)["log"] == ["in", "a", "b"]
+        assert graph(saver).invoke({"log": ["again"]}, config)["log"] == ["in", "a", "b", "again", "a", "b"]
+        versions = saver.get_tuple(config).checkpoint["channel_versions"].values()
+        assert {type(one) for one in versions} == {int}
+
+
 def test_repeated_it_changes_nothing(store_uri, make_saver, tmp_path):
     with sqlite(tmp_path) as source:
         fill(source)

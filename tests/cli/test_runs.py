@@ -90,6 +90,13 @@ def test_an_answer_to_one_of_two_questions_leaves_the_other(saver, command):
     assert (found["state"], [one["id"] for one in found["questions"]]) == ("due", [asked["__interrupt__"][1].id])
 
 
+def test_an_answer_to_no_thread(asked, command):
+    asked("t")
+    answered = command("answer", "other", "yes")
+    assert (answered.code, answered.out) == (1, "")
+    assert "there is no thread 'other' in the store." in answered.err
+
+
 def test_a_thread_that_waits_is_not_stalled_and_one_that_was_answered_is(asked, command):
     assert command("stalled", "--older", "1s").out == "No thread is stalled.\n"
     command("answer", "t", "yes")

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     StoreOption,
     ThreadArgument,
     console,
+    no_thread,
     open_admin,
     open_saver,
     plain,
@@ -26,6 +27,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     print_table,
     progress,
 )
+from langgraph_gcs_saver.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +113,13 @@ def answer(
     Example: langgraph-gcs answer my-thread yes --store file:///home/me/store
     """
     with open_saver(store, cipher) as saver:
-        is_new = saver.thread(thread).answer(value if text else _parsed(value), request_id=request_id)
+        try:
+            is_new = saver.thread(thread).answer(value if text else _parsed(value), request_id=request_id)
+        except InvalidInputError:
+            # The attempt has left a lease, so the thread is judged by its checkpoints.
+            if saver.thread(thread).status().state == "empty":
+                raise no_thread(thread) from None
+            raise
     if as_json:
         print_json({"thread_id": thread, "stored": is_new})
     else:
