@@ -247,7 +247,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         RepairStep(action="mend", name=name, reason=f"run {run!r} wrote to the thread")
         for name, run in found.runs.items()
     ]
-    if found.thread is None and found.order:
+    if found.headless:
         plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
     if found.names_another:
         reason = "it names another thread"
@@ -728,7 +728,7 @@ def _restore_documents(found: Survey, times: Mapping[str, int]) -> Flow[bool]:
     restored: list[Write] = [
         Merge(name, {"run_id": run, "thread_id": found.thread_id}) for name, run in found.runs.items()
     ]
-    if found.thread is None and found.order:
+    if found.headless:
         now = yield from Now()
         has_root = any(keys.ns_segment_of(name) == keys.enc("") for name in found.order)
         note = note_thread(found.thread_id, now, has_root=has_root)

@@ -185,6 +185,7 @@ class Survey:
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
         emptied: Whether the root namespace had checkpoints, and all are missing.
+        headless: Whether it has checkpoints, and its own document is missing.
         fence: What is wrong with the fence of the thread's lease, if anything.
         is_abandoned: Whether the thread has the mark of a deletion that crashed or never began.
         unreferenced: Orphans: objects and stripped documents that nothing refers to.
@@ -212,6 +213,7 @@ class Survey:
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
+    headless: bool = False
     fence: str | None = None
     is_abandoned: bool = False
     unreferenced: list[str] = field(default_factory=list)
@@ -352,7 +354,7 @@ class Survey:
         if self.emptied:
             reason = "the root namespace had checkpoints, and all are missing"
             found.append(make(kind="missing", name=keys.checkpoints(self.thread_id), reason=reason))
-        if self.thread is None and self.order:  # pending writes may be stored first, without a thread's document
+        if self.headless:
             reason = "the thread's own document is missing; the next checkpoint recreates it"
             found.append(make(kind="missing", name=keys.thread_doc(self.thread_id), reason=reason))
         if self.names_another:
@@ -508,11 +510,7 @@ def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Fl
 def _look_at_thread(found: Survey) -> Flow[None]:
     """Look at the documents of the thread and of its runs, and for children that are missing."""
     name = keys.thread_doc(found.thread_id)
-    runs = {
-        keys.run_doc(run, found.thread_id): run
-        for doc_name, entry in found.entries.items()
-        for run in runs_of(replace(entry.doc, fields={**entry.doc.fields, **found.hints.get(doc_name, {})}))
-    }
+    runs = {keys.run_doc(run, found.thread_id): run for doc_name in found.entries for run in _runs(found, doc_name)}
     newest: dict[str, str] = {}
     for doc_name in found.order:
         newest.setdefault(keys.ns_segment_of(doc_name), keys.checkpoint_id_of(doc_name))
@@ -547,10 +545,15 @@ def _look_at_thread(found: Survey) -> Flow[None]:
         for doc_name, heir in heirs.items()
         if children[doc_name] not in docs or children[doc_name] in found.stripped
     }
-    root = found.thread is not None and found.thread.fields.get("root") is True
-    if root and keys.enc("") not in newest:
-        again = yield from QueryDocs(keys.checkpoints(found.thread_id), (("ns", keys.enc("")),), limit=1, mask=())
-        found.emptied = not again
+    # Pending writes may be stored before any checkpoint, without a thread's document.
+    found.headless = found.thread is None and bool(found.order)
+    found.emptied = found.thread is not None and found.thread.fields.get("root") is True and keys.enc("") not in newest
+
+
+def _runs(found: Survey, name: str) -> set[str]:
+    """The runs that wrote a readable checkpoint, by its manifest and the hint of former ones."""
+    doc = found.entries[name].doc
+    return runs_of(replace(doc, fields={**doc.fields, **found.hints.get(name, {})}))
 
 
 def _row(entry: Entry) -> Row:
@@ -770,15 +773,12 @@ def _gaps(parts: list[tuple[int, int]], size: int) -> list[int]:
 
 def _confirm(found: Survey) -> Flow[None]:
     """Drop findings about data that was changed or deleted since it was read."""
-    users = {user for broken in found.broken.values() for user in broken.users if user in found.entries}
-    now = yield from _get(sorted(users), ("digest",))
-    moved = {
-        name
-        for name in users
-        if name not in now or now[name].fields.get("digest") != found.entries[name].doc.fields.get("digest")
-    }
+    users = {user for broken in found.broken.values() for user in broken.users}
+    if found.runs or found.headless:
+        users.update(found.entries)
+    kept = yield from _unchanged(found, users)
     for place, broken in list(found.broken.items()):
-        broken.users = {user: None for user in broken.users if user in found.entries and user not in moved}
+        broken.users = {user: None for user in broken.users if user in kept}
         if not broken.users:
             del found.broken[place]
     for group in (found.unreadable, found.damaged_writes, found.damaged_plain):
@@ -786,6 +786,17 @@ def _confirm(found: Survey) -> Flow[None]:
         for name, one in list(group.items()):
             if name not in now or now[name].update_time != one.doc.update_time:
                 del group[name]
+    # A deletion removes the documents of the runs and of the thread with the last checkpoint that needs them, or later.
+    # So what is missing is damage if such a checkpoint was there before it was looked up, and still is.
+    if found.runs:
+        named = {run for name in kept for run in _runs(found, name)}
+        found.runs = {name: run for name, run in found.runs.items() if run in named}
+        found.misnamed &= found.runs.keys()
+    found.headless = found.headless and bool(kept or found.unreadable)
+    if found.emptied and found.thread is not None:
+        root = yield from QueryDocs(keys.checkpoints(found.thread_id), (("ns", keys.enc("")),), limit=1, mask=())
+        now = yield from _get((found.thread.name,), ())
+        found.emptied = not root and [doc.update_time for doc in now.values()] == [found.thread.update_time]
     if found.severed:
         names = {name for user_names in found.severed.values() for name in user_names} | found.severed.keys()
         now = yield from _get(sorted(names), manifest.LISTED_BY)
@@ -799,6 +810,20 @@ def _confirm(found: Survey) -> Flow[None]:
         times = {name: found.entries[name].doc.update_time for name in found.lost}
         kept = {name for name, time in times.items() if name in now and now[name].update_time == time}
         found.lost = {name: heir for name, heir in found.lost.items() if name in kept}
+
+
+def _unchanged(found: Survey, names: Iterable[str]) -> Flow[set[str]]:
+    """The readable checkpoints among `names` that were neither stored again nor deleted since they were read.
+
+    They may have got children. A checkpoint that was deleted and stored again may have the same content.
+    """
+    known = {name: found.entries[name].doc for name in sorted(names) if name in found.entries}
+    now = yield from _get(known, ("digest",))
+    return {name for name, doc in known.items() if name in now and _version(now[name]) == _version(doc)}
+
+
+def _version(doc: Doc) -> tuple[int, Any]:
+    return doc.create_time, doc.fields.get("digest")
 
 
 def _find_unreferenced(found: Survey, depth: Depth, loads: Loads, context: Context) -> Flow[None]:

@@ -1,15 +1,17 @@
 """`verify` finds nothing in a healthy store, and every kind of damage once, at the depth that can see it."""
 
 import asyncio
+import itertools
 import threading
 import time
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, QueryDocs
+from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, ListBlobs, ListCollections, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError, UnsupportedFormatError, WrongKeyError
+from langgraph_gcs_saver.flows import survey
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.results import DEPTHS
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
@@ -19,7 +21,7 @@ from tests.faults.test_damage import KINDS
 from tests.incremental.eax import Eax
 from tests.incremental.threads import chat, refs
 from tests.kit.impatience import impatient
-from tests.kit.interceptors import Meanwhile
+from tests.kit.interceptors import BeforeRounds, Meanwhile
 from tests.system.build import cfg, cid, noise, put
 
 ODD = ["", ".", "..", "a/b", "__x__", 'a!b"~c', "é/..\0", "x" * 300, "é" * 150, "%2F"]
@@ -698,3 +700,84 @@ def test_a_thread_that_is_deleted_while_it_is_looked_at(raw, saver):
             break
         stop += 1
     assert stop > 5
+
+
+class ComingAndGoing(Interceptor):
+    """Deletes a thread and puts it again, or the other way round, before two reads of each look of `verify`.
+
+    Args:
+        put: Puts the thread.
+        delete: Deletes it.
+        is_there: Whether the thread is there when a look reads its first checkpoint.
+        turns: Before which two reads after that.
+
+    Attributes:
+        reads: The number of reads of the longest look.
+    """
+
+    def __init__(self, put, delete, is_there, turns):
+        self.put, self.delete, self.is_there, self.turns = put, delete, is_there, turns
+        self.exists = self.is_busy = False
+        self.read = self.reads = 0
+
+    def around(self, effect, perform):
+        if not self.is_busy and isinstance(effect, (GetDocs, QueryDocs, ListCollections, ListBlobs, GetBlob)):
+            self.is_busy = True
+            self._before(effect)
+            self.is_busy = False
+        return perform(effect)
+
+    def _before(self, effect):
+        match effect:
+            case QueryDocs(collection, limit=survey.DOCS_PER_PAGE, after=None) if collection == keys.checkpoints("t"):
+                self.read = 0
+                if self.exists != self.is_there:
+                    self._turn()
+        self.read += 1
+        self.reads = max(self.reads, self.read)
+        for _ in range(self.turns.count(self.read)):
+            self._turn()
+
+    def _turn(self):
+        (self.delete if self.exists else self.put)()
+        self.exists = not self.exists
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("runs", [1, 9])
+def test_a_thread_that_comes_and_goes_in_every_look(runs, is_there):
+    """As often as `verify` looks, whenever the thread is deleted and put again, by the same run or by another."""
+    put_runs = itertools.count()
+
+    def put_again():
+        run = {"run_id": f"run {next(put_runs) % runs}"}
+        for n in (1, 2):
+            put(
+                saver,
+                n,
+                {"a": 1, "big": noise(9_000)},
+                parent=n - 1 or None,
+                changed={"a"} if n > 1 else None,
+                metadata=run,
+            )
+
+    first, second, reads = 1, 1, 1
+    while first <= reads:
+        turning = ComingAndGoing(put_again, lambda: saver.delete_thread("t"), is_there, (first, second))
+        with GCSSaver.from_conn_string("memory:", interceptors=[turning]) as saver:
+            found = list(saver.admin.verify("t", depth="data"))
+        assert not [one for one in found if one.is_damage], (first, second, found)
+        reads = max(reads, turning.reads)
+        first, second = (first, second + 1) if second < reads else (first + 1, first + 1)
+    assert reads > 5
+
+
+@MORE
+def test_damage_is_found_while_others_write(filled, raw):
+    """Before each read of `verify`, the checkpoint whose run has lost its document gets another child."""
+    no_run(raw)
+    rounds = BeforeRounds()
+    with raw.reader(verify="off") as writer, raw.reader(interceptors=[rounds]) as reader:
+        rounds.call(lambda n: put(writer, 10 + n, {"a": n}, parent=1))
+        (one,) = (found for found in reader.admin.verify("t", depth="data") if found.is_damage)
+    assert (one.kind, one.name) == ("missing", keys.run_doc("run 1", "t"))
