@@ -13,6 +13,9 @@ import httpx
 
 from tests.patience import PATIENCE, eventually
 
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""For processes that write bytecode, wherever tests run: most of their start would be compiling LangGraph."""
+
 
 def free_port():
     with socket.socket() as found:
@@ -27,11 +30,6 @@ def split(command):
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
 
 
-def bytecode(folder):
-    """Variables of processes that share their bytecode, because most of their start is compiling LangGraph."""
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-
-
 @contextmanager
 def served(words, port, *, path, log, cwd, environment, stop=signal.SIGTERM):
     """A server's process, while it answers; ended by a signal, and by force if it does not end."""
@@ -39,7 +37,7 @@ def served(words, port, *, path, log, cwd, environment, stop=signal.SIGTERM):
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env=os.environ | bytecode(log.parent) | environment,
+            env=os.environ | BYTECODE | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

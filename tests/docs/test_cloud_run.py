@@ -21,7 +21,7 @@ from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver import GCSSaver, cadence, run
 from tests.docs.blocks import ROOT
-from tests.docs.serving import bytecode, free_port, served
+from tests.docs.serving import BYTECODE, free_port, served
 from tests.kit.cloud_tasks import queue
 from tests.patience import PATIENCE, eventually
 
@@ -72,9 +72,8 @@ app = service.app
 class Place:
     """A directory with a store, where models say that they have begun, and wait for a test."""
 
-    def __init__(self, folder: Path, store: str, logs: Path) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         self.folder = folder
-        self.logs = logs
         self.store = store
         (folder / "held.py").write_text(HELD)
         (folder / "serving.py").write_text(SERVING)
@@ -114,7 +113,7 @@ class Place:
         for old, new in (("service:app", "serving:app"), ("0.0.0.0", "127.0.0.1"), ("8080", str(port)), ("8", "600")):
             words[words.index(old)] = new
         environment = self.environment | more
-        log = self.logs / f"log-{port}"
+        log = self.folder / f"log-{port}"
         words = [sys.executable, "-m", *words]
         with served(
             words, port, path="/health/readyz", log=log, cwd=self.folder, environment=environment, stop=stop
@@ -125,7 +124,7 @@ class Place:
         return subprocess.Popen(
             words,
             cwd=self.folder,
-            env=os.environ | bytecode(self.logs) | self.environment | more,
+            env=os.environ | BYTECODE | self.environment | more,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -133,15 +132,9 @@ class Place:
         )
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for all tests, because processes that log to one share their bytecode."""
-    return tmp_path_factory.mktemp("logs")
-
-
 @pytest.fixture
-def place(store_uri: str, tmp_path: Path, logs: Path) -> Place:
-    return Place(tmp_path, store_uri, logs)
+def place(store_uri: str, tmp_path: Path) -> Place:
+    return Place(tmp_path, store_uri)
 
 
 local = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -192,6 +185,7 @@ def test_the_service_is_stopped_in_the_middle_of_a_request(place):
     assert place.drafted("wait a") == 1  # the finished step was not repeated
 
 
+@pytest.mark.parametrize("store_uri", ["local", pytest.param("emulators", marks=pytest.mark.soak)], indirect=True)
 @needs_interrupts
 def test_tasks_are_delivered_twice_and_after_a_crash(place):
     port = free_port()

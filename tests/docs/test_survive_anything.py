@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from langgraph_gcs_saver import GCSSaver
 from tests.docs.blocks import ROOT, blocks
+from tests.docs.serving import BYTECODE
 from tests.patience import PATIENCE
 
 PAGE = ROOT / "docs" / "tutorials" / "survive-anything.md"
@@ -37,9 +38,7 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # They share their bytecode, because most of their start is compiling LangGraph.
-        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
-        self._environment = {**os.environ, **bytecode, "PYTHONPATH": str(ROOT)}
+        self._environment = {**os.environ, **BYTECODE, "PYTHONPATH": str(ROOT)}
         self._open = ExitStack()
         self._running: subprocess.Popen[str] | None = None
         self.codes: list[int] = []

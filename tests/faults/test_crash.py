@@ -35,7 +35,7 @@ from langgraph_gcs_saver.testing.crash import (
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
 
-ON_EMULATORS = ("put_writes", "delete_thread", "aput with objects")
+ON_EMULATORS = ("put_writes", "aput with objects")
 """Every request to an emulator takes milliseconds; `make soak` tries all there too."""
 
 

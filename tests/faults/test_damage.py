@@ -240,7 +240,13 @@ def with_none_for_damage(get_tuple):
 
 BLIND = {
     "values are not checked": ("inline", ", frames", Manifest, "steps", without_digests),
-    "manifests are not checked": ("inline", "", manifest, "digest", lambda digest: lambda name, encoded: Anything()),
+    "manifests are not checked": (
+        "inline",
+        ", digest",
+        manifest,
+        "digest",
+        lambda digest: lambda name, encoded: Anything(),
+    ),
     "pending writes are not checked": ("inline", "lg_writes", writes, "_is_sealed", lambda old: lambda *ids: True),
     "manifests in objects are not checked": (
         "stubbed manifests",
@@ -250,13 +256,13 @@ BLIND = {
         without_digest_of_stub,
     ),
     "pending writes in objects are not checked": ("objects", "~writes", writes, "open_stub", without_digest_of_stub),
-    "damage reads as nothing": ("inline", "", load, "get_tuple", with_none_for_damage),
-    "the flag is missing": ("inline", "", load, "replace", lambda old: lambda loaded, **changes: loaded),
-    "the event is missing": ("inline", "", load, "Emit", lambda old: lambda event: Now()),
+    "damage reads as nothing": ("inline", ", frames", load, "get_tuple", with_none_for_damage),
+    "the flag is missing": ("inline", ", frames", load, "replace", lambda old: lambda loaded, **changes: loaded),
+    "the event is missing": ("inline", ", frames", load, "Emit", lambda old: lambda event: Now()),
     "a lost heir is not missed": ("inline", "deleted", load, "heir_of", lambda old: lambda doc: None),
     "another thread is named": (
         "inline",
-        "",
+        ", frames",
         load,
         "unreadable",
         lambda old: lambda what, _, *ids: old(what, "u", *ids),
@@ -317,8 +323,13 @@ def test_a_store_that_ignores_damage_fails(open_kind, half):
         thread._documents.commit = lambda effect: (1,) * len(effect.writes)
     else:
         thread._blobs.delete_blobs = thread._blobs.put_blob = lambda effect: None
-    damages = [damage for damage in thread.damages() if (damage.docs if half == "documents" else damage.blobs)]
-    assert len(damages) > 100
+    # What a document has beside its manifest may be damaged without an error.
+    damages = [
+        damage
+        for damage in thread.damages()
+        if (damage.docs and ", manifest" in damage.what if half == "documents" else damage.blobs)
+    ]
+    assert len(damages) > 50
     with pytest.raises(Unnoticed, match="no error found, so the checker or the reader has a bug"):
         check_all(thread, damages)
 

@@ -59,7 +59,8 @@ each_step = pytest.mark.parametrize(
     ("error", "opcodes", "every"),
     [
         pytest.param(Struck, False, 1, id="lines"),
-        pytest.param(SoftTimeLimit, False, 1, id="lines-exception"),
+        pytest.param(SoftTimeLimit, False, 3, id="lines-exception-some"),
+        pytest.param(SoftTimeLimit, False, 1, id="lines-exception", marks=pytest.mark.soak),
         pytest.param(Struck, True, 17, id="instructions-some"),
         pytest.param(Struck, True, 1, id="instructions", marks=pytest.mark.soak),
     ],

@@ -4,6 +4,7 @@ import random
 import tempfile
 from contextlib import ExitStack
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -164,4 +165,9 @@ class Sequences(RuleBasedStateMachine):
 
 
 TestSequences = Sequences.TestCase
-TestSequences.settings = settings(max_examples=60, stateful_step_count=25)
+TestSequences.settings = settings(max_examples=20, stateful_step_count=25)
+
+
+@pytest.mark.soak
+class TestManySequences(Sequences.TestCase):
+    settings = settings(max_examples=200, stateful_step_count=25)

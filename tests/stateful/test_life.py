@@ -807,10 +807,12 @@ class Life(RuleBasedStateMachine):
     def everything_reads(self):
         if not hasattr(self, "model"):
             return
-        # Of a thread that has lost what DeltaChannels are made of, or to which a copy is unfinished, upkeep says so.
-        skipped = [event for event in self.events if isinstance(event, ThreadSkipped)]
+        # Upkeep reports threads that have lost what DeltaChannels are made of, to which a copy is unfinished, or that a
+        # crashed deletion has left without their newest checkpoint.
+        skipped = [one for one in self.events if isinstance(one, ThreadSkipped) and one.thread_id not in self.halves]
         reasons = ("DeltaChannel", "unfinished copy")
         assert not [event for event in skipped if not any(reason in event.reason for reason in reasons)]
+        self.events.clear()
         warm = self.savers[self.names[0]]
         with self.open() as cold:
             found = {}
@@ -989,7 +991,7 @@ def profile(examples, steps, **more):
 
 
 TestLife = Life.TestCase
-TestLife.settings = profile(30, 30, derandomize=True)
+TestLife.settings = profile(15, 30, derandomize=True)
 
 
 @pytest.mark.soak

@@ -22,6 +22,7 @@ from tests.incremental.eax import Eax
 from tests.incremental.threads import chat, refs
 from tests.kit.impatience import impatient
 from tests.kit.interceptors import BeforeRounds, Meanwhile
+from tests.patience import Clock
 from tests.system.build import cfg, cid, noise, put
 
 ODD = ["", ".", "..", "a/b", "__x__", 'a!b"~c', "é/..\0", "x" * 300, "é" * 150, "%2F"]
@@ -85,7 +86,7 @@ def without(raw, name, *fields):
 
 
 def found_at(raw, depth, thread_id="t", **options):
-    with impatient(raw.reader(**options)) as saver:
+    with impatient(raw.reader(interceptors=[Clock()], **options)) as saver:
         return list(saver.admin.verify(thread_id, depth=depth))
 
 
