@@ -519,6 +519,7 @@ def test_delete_thread_resumed_after_each_effect(make_saver, raw, lost):
     assert steps > 8
 
 
+@pytest.mark.parametrize("store_uri", ["local", pytest.param("emulators", marks=pytest.mark.soak)], indirect=True)
 def test_a_put_between_a_deletions_effects(make_saver, raw):
     """A child of a checkpoint arrives before one effect of its deletion, which crashes after it. The rest is whole."""
     expected = {1: state(1, kept="kept"), 2: state(2, kept="kept"), 3: {**state(2, kept="kept"), "n": 3}}

@@ -513,13 +513,13 @@ def test_threads_subscribe_and_unsubscribe_while_calls_run(open_saver):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(200):
+        for _ in range(50):
             saver.get_tuple(cfg())
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert [event.outcome for event in found] == ["none"] * 200
+    assert [event.outcome for event in found] == ["none"] * 50
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")

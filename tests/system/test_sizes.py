@@ -142,7 +142,16 @@ def test_metadata_beside_full_documents(make_saver, raw):
     assert_documents_fit(raw)
 
 
-@pytest.mark.parametrize("what", ["channel names", "versions_seen"])
+@pytest.mark.parametrize(
+    ("what", "store_uri"),
+    [
+        ("channel names", "local"),
+        ("versions_seen", "local"),
+        ("versions_seen", "emulators"),
+        pytest.param("channel names", "emulators", marks=pytest.mark.soak),
+    ],
+    indirect=["store_uri"],
+)
 def test_a_manifest_too_large_for_a_document(make_saver, saver, raw, what):
     state = {"a": 1}
     if what == "channel names":
