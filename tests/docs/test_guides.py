@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -26,8 +27,7 @@ from langgraph_gcs_saver.cli.app import run
 from tests.docs import agents
 from tests.docs.blocks import GUIDES, ROOT, blocks, console
 from tests.docs.serving import curl, free_port, served, split, uvicorn
-from tests.emulators.firestore import FirestoreEmulator
-from tests.emulators.storage import StorageEmulator
+from tests.kit.relay import Relay
 from tests.patience import PATIENCE, aeventually, eventually
 
 FASTAPI = ROOT / "docs/guides/fastapi.md"
@@ -455,12 +455,15 @@ def test_the_guide_warns_of_ids_that_say_who_somebody_is():
 
 
 @needs_interrupts
-def test_ready_notices_a_store_that_goes_away(tmp_path):
-    """Emulators of the test's own: each goes away and comes back while the service runs."""
-    port = free_port()
-    with FirestoreEmulator() as documents, StorageEmulator() as objects:
-        options = options_of(tmp_path, "gs://bucket/agents?project=p")
-        options["environment"] |= {"FIRESTORE_EMULATOR_HOST": documents.host, "STORAGE_EMULATOR_HOST": objects.url}
+def test_ready_notices_a_store_that_goes_away(tmp_path, firestore_emulator, storage_emulator, project_id):
+    """Each service becomes unreachable and comes back while the guide's program runs."""
+    port, bucket = free_port(), f"late-{project_id}"
+    with Relay(firestore_emulator) as documents, Relay(urlsplit(storage_emulator).netloc) as objects:
+        options = options_of(tmp_path, f"gs://{bucket}/agents?project={project_id}")
+        options["environment"] |= {
+            "FIRESTORE_EMULATOR_HOST": documents.host,
+            "STORAGE_EMULATOR_HOST": f"http://{objects.host}",
+        }
         (tmp_path / "hasty.py").write_text(HASTY)
         words = [*uvicorn(["uvicorn", "hasty:app"]), "--port", str(port)]
         with served(words, port, **options) as process:
@@ -475,26 +478,19 @@ def test_ready_notices_a_store_that_goes_away(tmp_path):
                 assert ask("/health").status_code == 200
 
             wait_for({"detail": "The store: store-not-found"})  # there is no bucket yet
-            make_bucket(objects)
+            made = httpx.post(f"{storage_emulator}/storage/v1/b?project=p", json={"name": bucket}, timeout=PATIENCE)
+            made.raise_for_status()
             wait_for({"status": "ready"})
-            for emulator in (documents, objects):
-                at = emulator.port
-                emulator.kill()
+            for service in (documents, objects):
+                service.cut()
                 gone = ask("/ready")
                 assert gone.status_code == 503
                 # A busy machine may reach the example's limit before the saver's.
                 assert gone.json()["detail"] in {"The store: unavailable", "The store: no answer"}
                 assert ask("/health").status_code == 200
-                emulator.start(at)
-                if emulator is objects:
-                    make_bucket(objects)  # it was in memory
+                service.restore()
                 wait_for({"status": "ready"})
         assert "Not ready: " in options["log"].read_text()
-
-
-def make_bucket(emulator):
-    body = {"name": "bucket"}
-    httpx.post(f"{emulator.url}/storage/v1/b?project=p", json=body, timeout=PATIENCE).raise_for_status()
 
 
 # cloud-run.md
