@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,12 +32,14 @@ MEMORY_BYTES = 4 << 30
 
 
 def pytest_configure() -> None:
-    """Keep the tests' directories in memory: the embedded store waits for the disk in each of thousands of commits.
+    """Keep temporary directories in memory: the embedded store waits for the disk in each of thousands of commits.
 
-    No test can notice the difference, because a killed process loses nothing that it has written to either.
+    That includes those that the library, examples and notebooks make, and all processes that tests start. No test can
+    notice the difference, because a killed process loses nothing that it has written to either.
     """
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+        os.environ["TMPDIR"] = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+        tempfile.tempdir = None  # what was found before
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
