@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
-from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidOptionError
 from langgraph_gcs_saver.policy.retention import Decision
 from langgraph_gcs_saver.records import record
 
@@ -719,6 +719,73 @@ class ThreadStatus:
         at = "" if self.step is None else f" at step {self.step}"
         due = f", due: {', '.join(self.nodes)}" if self.nodes else ""
         return f"Thread {self.thread_id!r}: {self.state}{at}{due}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ThreadActivity:
+    """A thread as a look at the store shows it.
+
+    Attributes:
+        thread_id: The thread.
+        used: When it was last used, as far as its documents show.
+        status: What it is doing; `None` if that cannot be read. The status of a finished thread may be that of an
+            earlier look.
+        error: Why it cannot be read, such as a `CheckpointCorruptError` or a `WrongKeyError`.
+        puts_per_second: Checkpoints that were stored in the last 10 seconds, per second.
+        checkpoints: The number of its checkpoints; `None` if they were not counted yet.
+        stored_bytes: What they store, as their manifests say; `None` likewise. The count may be 5 minutes old.
+        damaged: The number of those whose manifest cannot be read, as far as they were counted.
+    """
+
+    thread_id: str
+    used: datetime
+    status: ThreadStatus | None = None
+    error: GCSSaverError | None = None
+    puts_per_second: float = 0.0
+    checkpoints: int | None = None
+    stored_bytes: int | None = None
+    damaged: int = 0
+
+    @property
+    def state(self) -> ThreadState | None:
+        """What it is doing; `None` if that cannot be read."""
+        return None if self.status is None else self.status.state
+
+    @property
+    def lag(self) -> timedelta | None:
+        """Time from the making of its newest checkpoint to when it was durable, as in `ThreadStatus`."""
+        return None if self.status is None else self.status.lag
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class StoreActivity:
+    """What a look at a store shows.
+
+    Attributes:
+        time: When that was, by the service's clock, as far as a thread was read.
+        threads: The threads that the look has read, in the order that was asked for.
+        total: The number of threads that are known.
+        is_complete: Whether these are all threads of the store. In a large store, only later looks know them all.
+        states: How many threads are in which state, of those in `threads` and of those whose turns have not finished.
+        puts_per_second: The sum over `threads`.
+        checkpoints: The number of checkpoints that were counted, over all threads.
+        damaged: The number of those whose manifest cannot be read.
+        document_bytes: The bytes of their documents.
+        object_bytes: The bytes of their objects.
+        is_sized: Whether all checkpoints of the store were counted. The count is repeated every 5 minutes.
+    """
+
+    time: datetime
+    threads: tuple[ThreadActivity, ...]
+    total: int
+    is_complete: bool
+    states: Mapping[ThreadState, int]
+    puts_per_second: float
+    checkpoints: int
+    damaged: int
+    document_bytes: int
+    object_bytes: int
+    is_sized: bool
 
 
 @record(frozen=True, slots=True, kw_only=True)

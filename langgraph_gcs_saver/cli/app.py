@@ -30,6 +30,7 @@ from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
 from langgraph_gcs_saver.cli.commands.setup import setup
 from langgraph_gcs_saver.cli.commands.show import show
 from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
+from langgraph_gcs_saver.cli.commands.top import top
 from langgraph_gcs_saver.cli.commands.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.commands.work import work
 from langgraph_gcs_saver.cli.views.terminal import (
@@ -69,6 +70,7 @@ for command in (
     pause,
     runs,
     stalled,
+    top,
     recoveries,
     answer,
     work,

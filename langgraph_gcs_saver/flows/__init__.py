@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         sweep,
         transfer,
         verify,
+        watch,
         work,
     )
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         "sweep",
         "transfer",
         "verify",
+        "watch",
         "work",
     ]
 

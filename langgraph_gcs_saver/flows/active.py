@@ -7,7 +7,7 @@ the lease of a run, and in the commit that stores an answer. So a run's process 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast, get_args
 
 from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Flow, GetDocs, Merge, QueryDocs, Write
@@ -133,11 +133,16 @@ def listed(states: Sequence[State] | None) -> Pages[Listed]:
         else:
             after = None
             left.pop(0)
-        found = [one for one in map(active_in, docs) if one is not None]
-        if not found:
-            return ()
-        names = [name for one in found for name in (keys.fence_doc(one.thread_id), keys.beat_doc(one.thread_id))]
-        leases = yield from GetDocs(tuple(names))
-        return [Listed(one, lease_in(one.thread_id, leases)) for one in found]
+        return (yield from listed_in(docs))
 
     return page
+
+
+def listed_in(docs: Iterable[Doc]) -> Flow[Sequence[Listed]]:
+    """What documents say about their threads, and the leases of these."""
+    found = [one for one in map(active_in, docs) if one is not None]
+    if not found:
+        return ()
+    names = [name for one in found for name in (keys.fence_doc(one.thread_id), keys.beat_doc(one.thread_id))]
+    leases = yield from GetDocs(tuple(names))
+    return [Listed(one, lease_in(one.thread_id, leases)) for one in found]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
-from langgraph_gcs_saver.errors import UnsupportedFormatError
+from langgraph_gcs_saver.errors import UnsupportedFormatError, WrongKeyError
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_all, list_page
@@ -97,7 +97,7 @@ def list_threads(wanted: ThreadFilter, context: Context) -> Flow[list[ThreadInfo
     ranges = keys.thread_ranges(wanted.prefix)
     known = yield from _threads(ranges)
     if wanted.since is None and wanted.limit is None:
-        queries = [_manifests_in(*one) for one in ranges]
+        queries = [manifests_in(*one) for one in ranges]
         return wanted.of((yield from _look(known, queries, wanted, context)))
     found: list[ThreadInfo] = []
     pending = [info for info in sorted(known.values(), key=_newest_first) if wanted.may_have(info)]
@@ -160,7 +160,8 @@ def _page(queries: list[QueryDocs]) -> Flow[tuple[list[Doc], list[QueryDocs]]]:
     ], more + later
 
 
-def _manifests_in(start: str, end: str) -> QueryDocs:
+def manifests_in(start: str, end: str) -> QueryDocs:
+    """The query for the manifests of the threads in a range of names."""
     return QueryDocs(keys.CHECKPOINTS, start=start, end=end, limit=DOCS_PER_PAGE, mask=_MASK, group=True)
 
 
@@ -168,9 +169,53 @@ def _manifests_of(segment: str) -> QueryDocs:
     return QueryDocs(f"{keys.THREADS}/{segment}/{keys.CHECKPOINTS}", limit=DOCS_PER_PAGE, mask=_MASK)
 
 
+@record(frozen=True, slots=True)
+class Size:
+    """What checkpoints store, as their manifests say; sizes can be added.
+
+    Attributes:
+        checkpoints: Their number.
+        damaged: The number of those whose manifest cannot be read.
+        document_bytes: The bytes of manifests, and of the frames in documents.
+        object_bytes: The bytes of the frames in objects.
+    """
+
+    checkpoints: int = 0
+    damaged: int = 0
+    document_bytes: int = 0
+    object_bytes: int = 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """All of these bytes."""
+        return self.document_bytes + self.object_bytes
+
+    def __add__(self, other: Size) -> Size:
+        return Size(
+            self.checkpoints + other.checkpoints,
+            self.damaged + other.damaged,
+            self.document_bytes + other.document_bytes,
+            self.object_bytes + other.object_bytes,
+        )
+
+
+def size_of(doc: Doc, context: Context) -> Flow[Size | None]:
+    """What a checkpoint stores, by its document; `None` for a document that is none. Without the key, its manifest."""
+    if kind_of(doc) is not DocumentKind.CHECKPOINT:
+        return None
+    try:
+        known = yield from _read_any(doc, context)
+    except WrongKeyError:
+        return Size(1, 0, _manifest_bytes(doc))
+    values = list(_stored(known)) if isinstance(known, Manifest) else []
+    inner = sum(value.stored for value in values if not value.is_object)
+    outer = sum(value.stored for value in values if value.is_object)
+    return Size(1, isinstance(known, DamagedError), _manifest_bytes(doc) + inner, outer)
+
+
 def _without_document(known: Collection[str], ranges: Iterable[tuple[str, str]]) -> Flow[list[str]]:
     """Segments of threads that have checkpoints and no document of their own."""
-    queries = [replace(_manifests_in(*one), mask=()) for one in ranges]
+    queries = [replace(manifests_in(*one), mask=()) for one in ranges]
     found: dict[str, None] = {}
     while queries:
         docs, queries = yield from _page(queries)
@@ -184,7 +229,7 @@ def store_stats(context: Context) -> Flow[StoreStats]:
     found = yield from _threads([everything])
     channels: dict[str, ChannelStats] = {}
     inner = 0
-    queries = [_manifests_in(*everything)]
+    queries = [manifests_in(*everything)]
     while queries:
         docs, queries = yield from _page(queries)
         for doc in docs:
@@ -203,7 +248,7 @@ def store_stats(context: Context) -> Flow[StoreStats]:
                     sums.full += value.stored
                 else:
                     sums.incremental += value.stored
-    pending, queries = 0, [replace(_manifests_in(*everything), collection=keys.WRITES, mask=())]
+    pending, queries = 0, [replace(manifests_in(*everything), collection=keys.WRITES, mask=())]
     while queries:
         docs, queries = yield from _page(queries)
         pending += len(docs)

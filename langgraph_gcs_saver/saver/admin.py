@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         ThreadStatus,
         Transfer,
     )
+    from langgraph_gcs_saver.saver.watch import Watch
     from langgraph_gcs_saver.stores.archive import Archive
 
     Plan = TypeVar("Plan", PrunePlan, RunPlan, DeletePlan, CollectPlan, IdleThread, RepairPlan)
@@ -780,6 +781,22 @@ class Admin(Connection):
         if state is not None and state not in flows.work.STATES:
             raise InvalidInputError(f"state is {state!r}; it must be one of {', '.join(flows.work.STATES)}.")
         return Each(lambda: flows.work.listed(state, self._loads, self._context), self._backend)
+
+    def watch(self) -> Watch:
+        """Repeated looks at the store, as `langgraph-gcs top` takes them. This reads nothing; `watch().look()` does.
+
+        Example:
+            >>> watch = saver.admin.watch()
+            >>> watch.look(limit=10, order="state").states
+            {'crashed': 1, 'running': 4}
+        """
+        from langgraph_gcs_saver.saver.watch import Watch  # noqa: PLC0415 - few processes need it
+
+        seen = flows.watch.Watch()
+        return Watch(
+            lambda limit, order: seen.look(limit, order, self._loads, self._context),
+            self._backend,
+        )
 
     # Leases
 

@@ -30,13 +30,11 @@ from langgraph_gcs_saver.cli.views.terminal import (
     printable,
     progress,
 )
-from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE, storage_cost
 from langgraph_gcs_saver.results import NOT_CHECKED, not_checked
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver import CheckpointInfo, StoreStats, ThreadInfo
-
-_GIB = 1 << 30
 
 
 def size(number: int) -> str:
@@ -283,7 +281,9 @@ def stats(
     """
     with open_admin(store, cipher) as saver, progress("reading manifests"):
         found = saver.stats()
-    cost = (found.document_bytes * document_price + found.object_bytes * object_price) / _GIB
+    cost = storage_cost(
+        found.document_bytes, found.object_bytes, document_price=document_price, object_price=object_price
+    )
     if not math.isfinite(cost):
         raise CommandError("--object-price and --document-price must be numbers of dollars.", 2)
     if as_json:
