@@ -193,17 +193,17 @@ def _summary(view: View) -> list[list[tuple[str, str]]]:
     if found is None:
         return [*lines, [], []]
     more = "" if found.is_complete else "+"
-    threads = [(f"{len(found.threads):,} of {found.total:,}{more} threads  ", "")]
+    threads = [(f"{len(found.threads):,} of {found.total:,}{more} threads ", "")]
     states: list[tuple[str, str]] = []
     for state, number in found.states.items():
-        states += [(f" {number:,} ", "bold"), (state, _STYLES[state])]
+        states += [(f"  {number:,} ", "bold"), (state, _STYLES[state])]
     lags = [one.lag for one in found.threads if one.lag is not None]
     lag = f"  lag {length(max(lags))}" if lags else ""
     size_more = "" if found.is_sized else "at least "
     cost = storage_cost(found.document_bytes, found.object_bytes)
     damaged = sum(damage_of(view, one) for one in found.threads)
     damage = max(damaged, found.damaged + sum(one.error is not None for one in found.threads if not one.damaged))
-    stored = f"  {size_more}{size(found.document_bytes + found.object_bytes)} stored, ${cost:,.2f} a month"
+    stored = f"  {size_more}{size(found.document_bytes + found.object_bytes)} stored, {dollars(cost)} a month"
     return [
         *lines,
         threads + states,
@@ -257,7 +257,8 @@ class _Cut:
         after = (width - 1) // 3
         tail = text[::-1]
         tail = set_cell_size(tail, after)[::-1] if cell_len(tail) > after else text
-        return set_cell_size(text, width - 1 - after) + self.mark + tail
+        # Half of a wide character would be shown as a blank.
+        return set_cell_size(text, width - 1 - after).rstrip() + self.mark + tail.lstrip()
 
 
 def _line(cut: _Cut, width: int, pieces: Sequence[tuple[str, str]]) -> Text:
@@ -320,6 +321,11 @@ def _widths(longest: Mapping[str, int], width: int) -> dict[str, int]:
             found[name] += min(more, left)
             left -= min(more, left)
     return found
+
+
+def dollars(amount: float) -> str:
+    """An amount for people, to the cent."""
+    return "<$0.01" if 0 < amount < 0.01 else f"${amount:,.2f}"
 
 
 def ago(time: timedelta) -> str:
