@@ -48,7 +48,7 @@ MOST = 100
 FIRST_PAGES = 10
 """Most pages of each kind that the first look reads. Each later look reads one at most."""
 
-THREADS_PER_PAGE = 1000
+THREADS_PER_PAGE = 300
 """How many documents of threads are read at once: names, ids and times."""
 
 ACTIVE_PER_PAGE = 100

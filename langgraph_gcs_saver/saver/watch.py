@@ -26,9 +26,10 @@ class Watch:
     def look(self, limit: int = 20, *, order: str = "used") -> StoreActivity:
         """What the store shows now: threads, what they are doing, puts, lag, bytes, damage.
 
-        A look takes a limited number of requests, however many threads there are: at most one page of the list of
-        threads, of the threads whose turns have not finished, and of all manifests, and about five requests for each
-        thread in the result. The first look reads up to 10 pages of each list.
+        A look takes a limited number of requests, however many threads there are. It reads at most one page of the list
+        of threads, of the threads whose turns have not finished, and of all manifests. It makes about four requests for
+        each thread in the result, and one for a finished thread that has not changed. The first look reads up to 10
+        pages of each list. A thread whose own document is gone is not found.
 
         Args:
             limit: Most threads in the result, 1 to 100.

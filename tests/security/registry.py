@@ -187,6 +187,7 @@ NO_STATE = {
     "serde",
     "subscribe",
     "thread",
+    "watch",
     "with_allowlist",
 }
 """What else a saver has: it does nothing with a store."""

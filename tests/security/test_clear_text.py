@@ -298,6 +298,7 @@ COMMANDS = {
     "runs": (0, []),
     "recoveries": (0, []),
     "stalled": (0, ["--older", "1m"]),
+    "top": (0, ["--once"]),
     "answer": (2, ["u", "yes"]),  # it has finished
     "work": (2, ["missing:graph"]),
     "batches list": (0, ["t"]),

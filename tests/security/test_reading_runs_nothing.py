@@ -60,6 +60,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "runs": ["", "--state crashed --json"],
     "recoveries": ["", "t --json"],
     "stalled": ["--older 1m --json"],
+    "top": ["--once --verify", "--once --json"],
     "answer": [("t yes --json", 2)],  # it has two questions
     "work": [("missing:graph", 2)],
     "batches list": ["t", "t --json"],

@@ -235,7 +235,7 @@ CALLS = {
 }
 """A call of each method that reaches a store."""
 
-REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread", "recover"}
+REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread", "watch", "recover"}
 BIND = {"rebind", "arebind"}
 
 
