@@ -22,7 +22,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "langgraph_gcs_saver"
 
-SOURCES = ("saver/admin.py", "saver/batch.py", "saver/connection.py", "saver/checkpointer.py", "saver/lease.py", "saver/watch.py")
+SOURCES = (
+    "saver/admin.py",
+    "saver/batch.py",
+    "saver/connection.py",
+    "saver/checkpointer.py",
+    "saver/lease.py",
+    "saver/watch.py",
+)
 
 BY_HAND = {"close", "finish", "recover", "runs"}
 """Closing is not the same thing twice: the pools of a process, and the connections of an event loop.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from rich.cells import cell_len
@@ -30,6 +31,7 @@ from langgraph_gcs_saver.testing import CountingInterceptor
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.cli.filled import is_harmless
 from tests.cli.test_runs import HOSTILE, asked  # noqa: F401 - a fixture
+from tests.incremental.eax import Eax
 from tests.patience import PATIENCE, Clock, eventually
 
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -121,10 +123,8 @@ def test_damage_and_what_cannot_be_read_are_shown_beside_other_threads(saver, co
 
 @LOCAL
 def test_without_the_key_threads_are_listed_and_the_reason_is_shown(make_saver, command, monkeypatch):
-    from tests.security.test_clear_text import KEY
-
     monkeypatch.setenv("COLUMNS", "120")
-    put(make_saver(cipher=KEY), "secret")
+    put(make_saver(cipher=Eax("the key")), "secret")
     shown = command("top")
     assert shown.code == 0
     assert re.search(r"^secret +wrong-key", shown.out, re.MULTILINE)
@@ -148,7 +148,6 @@ class Terminal:
             stderr=self.slave,
             env={**env, "TERM": "xterm-256color"},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.set_blocking(self.master, False)
         self.text = ""
@@ -235,7 +234,7 @@ def test_ctrl_c_ends_it_and_restores_the_terminal(saver, store_uri):
     put(saver, "t")
     with top("--every", "1s", "--store", store_uri) as terminal:
         eventually(lambda: "1 of 1 threads" in terminal.read())
-        terminal.type("\x03")
+        terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
 
 
@@ -328,7 +327,7 @@ def test_an_outage_is_shown_and_ends():
 
 
 def test_columns_give_way_by_their_importance():
-    longest = {name: 10 for name in ("THREAD", "STATE", "DMG", "STEP", "USED", "PUT/S", "LAG", "STORED", "NEXT")}
+    longest = dict.fromkeys(("THREAD", "STATE", "DMG", "STEP", "USED", "PUT/S", "LAG", "STORED", "NEXT"), 10)
     longest |= {"HOLDER": 0, "ASKS": 0}
     seen = None
     for width in range(120, 8, -1):
@@ -340,8 +339,6 @@ def test_columns_give_way_by_their_importance():
 
 
 def test_times_are_shown_in_one_unit():
-    from datetime import timedelta
-
     assert [ago(timedelta(seconds=one)) for one in (-1, 0, 119, 120, 7200, 2 * 86_400, 1_300_000)] == [
         "0s",
         "0s",

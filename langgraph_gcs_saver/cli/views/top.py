@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta, timezone
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
@@ -37,6 +38,9 @@ _STYLES = {
     "finished": "dim",
     "empty": "dim",
 }
+
+_MOST_FAILED = 3
+"""Most lines of an error."""
 
 _LEAST_ID = 24
 """The least width of a thread's id before columns are left out for it."""
@@ -171,8 +175,10 @@ def frame(
     """
     cut = _Cut("~" if is_ascii else "…")
     parts: list[RenderableType] = [_line(cut, width, piece) for piece in _summary(view)]
-    failed = _failure(view)
-    parts.append(_line(cut, width, [(failed, "bold red")]))
+    failed = _failed(view, width)
+    parts += failed
+    if rows is not None:
+        rows = max(1, rows - len(failed) + 1)
     found = () if view.activity is None else view.activity.threads[:rows]
     if found:
         parts.append(_table(view, found, width, cut))
@@ -226,6 +232,12 @@ def _failure(view: View) -> str:
     threads = () if view.activity is None else view.activity.threads
     first = next((one.error for one in threads if one.error is not None), None)
     return "" if first is None else str(first)
+
+
+def _failed(view: View, width: int) -> list[Text]:
+    """Why something cannot be read, in a few lines; an empty line if nothing failed."""
+    words = wrap(printable(_failure(view)), width, max_lines=_MOST_FAILED, placeholder=" ...") or [""]
+    return [Text(line, style="bold red", no_wrap=True, overflow="crop") for line in words]
 
 
 def _keys(cut: _Cut, width: int, order: str) -> Text:
