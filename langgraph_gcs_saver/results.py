@@ -763,7 +763,7 @@ class StoreActivity:
 
     Attributes:
         time: When that was, by the service's clock, as far as a thread was read.
-        threads: The threads that the look has read, in the order that was asked for.
+        threads: The threads that the look has read, in the requested order.
         total: The number of threads that are known.
         is_complete: Whether these are all threads of the store. In a large store, only later looks know them all.
         states: How many threads are in which state, of those in `threads` and of those whose turns have not finished.

@@ -1,10 +1,12 @@
-"""Single keys from a terminal, without Enter. The terminal's settings are restored at the end, whatever happens."""
+"""Single keys from a terminal, without Enter, and Ctrl-Z. The terminal's settings are always restored at the end."""
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,3 +46,24 @@ def _key(device: int, seconds: float) -> str:
     if not found:
         raise EOFError
     return found.decode("ascii", "replace")
+
+
+@contextmanager
+def suspension() -> Iterator[threading.Event]:
+    """While the block runs, Ctrl-Z sets an event instead. The block restores the terminal and calls `suspend`."""
+    asked = threading.Event()
+    if sys.platform == "win32":
+        yield asked
+        return
+    before = signal.signal(signal.SIGTSTP, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
+def suspend(asked: threading.Event) -> None:
+    """Stop this process until the shell continues it, as Ctrl-Z does."""
+    asked.clear()
+    if sys.platform != "win32":
+        os.kill(os.getpid(), signal.SIGSTOP)

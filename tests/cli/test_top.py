@@ -39,6 +39,9 @@ LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 HOME = "\x1b[H"
 """A frame begins with this: the cursor goes to the first line."""
 
+ENDS = ("\x1b[?1049l\x1b[?25h", "\x1b[?25h\x1b[?1049l")
+"""What restores the screen and the cursor."""
+
 UNICODE = "報告書の作成-エージェント-2026年11月-第一四半期"
 
 
@@ -182,7 +185,7 @@ class Terminal:
     def ended(self):
         """Wait for the end, and return the exit code. The terminal is as it was before."""
         code = self.process.wait(PATIENCE)
-        assert self.read().endswith(("\x1b[?1049l\x1b[?25h", "\x1b[?25h\x1b[?1049l")), self.text[-200:]
+        assert self.read().endswith(ENDS), self.text[-200:]
         assert termios.tcgetattr(self.slave) == self.before
         return code
 
@@ -230,10 +233,17 @@ def test_a_real_run_is_seen_at_work_and_after_its_crash(asked, saver, store_uri)
 
 
 @LOCAL
-def test_ctrl_c_ends_it_and_restores_the_terminal(saver, store_uri):
+def test_ctrl_z_suspends_it_and_ctrl_c_ends_it_and_both_restore_the_terminal(saver, store_uri):
     put(saver, "t")
     with top("--every", "1s", "--store", store_uri) as terminal:
-        eventually(lambda: "1 of 1 threads" in terminal.read())
+        terminal.shows("1 of 1 threads")
+        terminal.process.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(terminal.process.pid, os.WUNTRACED)[1])
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+        assert terminal.read().endswith(ENDS)
+        terminal.text = ""
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.shows("1 of 1 threads")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.ended() == 0
 

@@ -13,7 +13,7 @@ import typer
 
 from langgraph_gcs_saver.cli.commands.runs import shown as shown_status
 from langgraph_gcs_saver.cli.durations import positive_duration
-from langgraph_gcs_saver.cli.keyboard import keyboard
+from langgraph_gcs_saver.cli.keyboard import keyboard, suspend, suspension
 from langgraph_gcs_saver.cli.views.terminal import CipherOption, StoreOption, console, open_admin, store_named
 from langgraph_gcs_saver.cli.views.top import KEYS, LINES, View, frame
 from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError
@@ -91,10 +91,11 @@ def top(
     with open_admin(store, cipher, timeout=TIMEOUT) as saver:
         looks = _Looks(saver, store_named(store) or "", every.total_seconds(), sort, verify=verify)
         out = console()
+        if once or not (json_lines or sys.stdout.isatty()):
+            _print(looks.once(limit or _DEFAULT_LIMIT), out, json_lines=json_lines)
+            return
         try:
-            if once or not (json_lines or sys.stdout.isatty()):
-                _print(looks.once(limit or _DEFAULT_LIMIT), out, json_lines=json_lines)
-            elif json_lines:
+            if json_lines:
                 _stream(looks, limit or _DEFAULT_LIMIT, out)
             else:
                 _live(looks, limit, out)
@@ -122,28 +123,37 @@ def _stream(looks: _Looks, limit: int, out: Console) -> None:
 
 
 def _live(looks: _Looks, limit: int | None, out: Console) -> None:
+    looks.begin(_rows(limit, out))
+    with suspension() as is_asked:
+        while not _shown_until_quit(looks, limit, out, is_asked):
+            suspend(is_asked)
+
+
+def _rows(limit: int | None, out: Console) -> int:
+    """The number of threads that fit."""
+    return min(limit or _MOST, max(1, out.height - LINES))
+
+
+def _shown_until_quit(looks: _Looks, limit: int | None, out: Console, is_asked: threading.Event) -> bool:
+    """Draw frames until the user quits; false if the user wants to suspend it."""
     from rich.live import Live
 
-    def rows() -> int:
-        return max(1, out.height - LINES)
-
-    looks.begin(min(limit or _MOST, rows()))
     drawn: object = None
     with keyboard() as key, Live(console=out, screen=True, auto_refresh=False) as live:
-        while True:
-            looks.limit = min(limit or _MOST, rows())
+        while not is_asked.is_set():
+            looks.limit = rows = _rows(limit, out)
             view, number = looks.view(), (out.size, looks.number, looks.order)
             if number != drawn:
-                shown = frame(view, out.width, rows=rows(), is_ascii=not _has_unicode(out))
-                live.update(shown, refresh=True)
+                live.update(frame(view, out.width, rows=rows, is_ascii=not _has_unicode(out)), refresh=True)
                 drawn = number
             typed = key(_POLL)
             if typed in ("q", "Q", "\x1b"):
-                return
+                return True
             if typed in KEYS:
                 looks.sort(KEYS[typed])
             elif typed == " ":
                 looks.now()
+    return False
 
 
 def _as_json(view: View) -> dict[str, Any]:
