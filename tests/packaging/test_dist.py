@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from .conftest import ROOT, Installed, build, only
 
@@ -37,7 +38,7 @@ TOP = {
         ".ci",
         ".github",
         ".gitignore",
-        *(f"requirements-{name}.txt" for name in ("dev", "bench", "server", "oldest")),
+        *(f"requirements-{name}.txt" for name in ("dev", "bench", "server", "services", "oldest")),
     ),
 }
 
@@ -81,9 +82,19 @@ def test_the_metadata(wheel):
     assert found["Requires-Python"] == ">=3.10"
     assert found["Description-Content-Type"] == "text/markdown"
     assert found.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
-    assert found.get_all("Provides-Extra") == ["cli"]
-    extras = [need for need in found.get_all("Requires-Dist") if "extra ==" in need]
-    assert sorted(re.match(r"[\w-]+", need)[0] for need in extras) == ["rich", "typer"]
+    extras: dict[str, set[str]] = {extra: set() for extra in found.get_all("Provides-Extra")}
+    for need in map(Requirement, found.get_all("Requires-Dist")):
+        for extra, names in extras.items():
+            if need.marker is not None and need.marker.evaluate({"extra": extra}):
+                names.add(need.name)
+    assert extras == {
+        "cli": {"rich", "typer"},
+        "otel": {"opentelemetry-api"},
+        "bigquery": {"google-cloud-bigquery-storage"},
+        "pubsub": {"google-cloud-pubsub"},
+        "logging": {"google-cloud-logging"},
+        "report": {"duckdb", "matplotlib"},
+    }
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

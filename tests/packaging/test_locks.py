@@ -19,6 +19,7 @@ LOCKS = {
     "dev": (3, 10),
     "bench": (3, 11),
     "server": (3, 11),
+    "services": (3, 11),
     "oldest": (3, 10),
 }
 
@@ -32,8 +33,10 @@ def group(name):
 
 
 def asked(lock):
-    texts = [*PYPROJECT["project"]["dependencies"], *group("test" if lock == "oldest" else lock)]
-    if lock != "bench":
+    texts = [*group("test" if lock == "oldest" else lock)]
+    if lock != "services":
+        texts += PYPROJECT["project"]["dependencies"]
+    if lock not in ("bench", "services"):
         texts += [text for extra in EXTRAS for text in PYPROJECT["project"]["optional-dependencies"][extra]]
     return [Requirement(text) for text in texts]
 
