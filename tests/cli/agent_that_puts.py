@@ -16,7 +16,7 @@ class State(TypedDict, total=False):
 
 
 def work(state: State) -> dict[str, Any]:
-    time.sleep(0.05)
+    time.sleep(0.05)  # clock: how many steps it stores changes nothing
     return {"count": state["count"] + 1}
 
 

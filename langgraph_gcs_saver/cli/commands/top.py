@@ -70,7 +70,7 @@ def top(
             "--verify", help="Check the threads that are shown, as verify --depth existence does, in the background."
         ),
     ] = False,
-    json_lines: Annotated[
+    as_json: Annotated[
         bool, typer.Option("--json", help="Print each frame as one line of JSON, until Ctrl-C or with --once.")
     ] = False,
     store: StoreOption = None,
@@ -91,11 +91,11 @@ def top(
     with open_admin(store, cipher, timeout=TIMEOUT) as saver:
         looks = _Looks(saver, store_named(store) or "", every.total_seconds(), sort, verify=verify)
         out = console()
-        if once or not (json_lines or sys.stdout.isatty()):
-            _print(looks.once(limit or _DEFAULT_LIMIT), out, json_lines=json_lines)
+        if once or not (as_json or sys.stdout.isatty()):
+            _print(looks.once(limit or _DEFAULT_LIMIT), out, as_json=as_json)
             return
         try:
-            if json_lines:
+            if as_json:
                 _stream(looks, limit or _DEFAULT_LIMIT, out)
             else:
                 _live(looks, limit, out)
@@ -105,9 +105,9 @@ def top(
             looks.end()
 
 
-def _print(view: View, out: Console, *, json_lines: bool) -> None:
-    if json_lines:
-        print(json.dumps(_as_json(view), default=str), flush=True)
+def _print(view: View, out: Console, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_json_of(view), default=str), flush=True)
     else:
         out.print(frame(view, min(out.width, 200), keys=False, is_ascii=not _has_unicode(out)))
 
@@ -118,7 +118,7 @@ def _has_unicode(out: Console) -> bool:
 
 def _stream(looks: _Looks, limit: int, out: Console) -> None:
     while True:
-        _print(looks.try_once(limit), out, json_lines=True)
+        _print(looks.try_once(limit), out, as_json=True)
         time.sleep(looks.every)
 
 
@@ -135,7 +135,7 @@ def _rows(limit: int | None, out: Console) -> int:
 
 
 def _shown_until_quit(looks: _Looks, limit: int | None, out: Console, is_asked: threading.Event) -> bool:
-    """Draw frames until the user quits; false if the user wants to suspend it."""
+    """Draw frames until the user quits; false if Ctrl-Z was pressed."""
     from rich.live import Live
 
     drawn: object = None
@@ -156,7 +156,7 @@ def _shown_until_quit(looks: _Looks, limit: int | None, out: Console, is_asked: 
     return False
 
 
-def _as_json(view: View) -> dict[str, Any]:
+def _json_of(view: View) -> dict[str, Any]:
     """A look as JSON: times in ISO 8601, lengths of time in seconds, dollars a month."""
     found = view.activity
     if found is None:
