@@ -20,6 +20,8 @@ from langgraph_gcs_saver.errors import UNREADABLE, GCSSaverError
 from langgraph_gcs_saver.policy.prices import storage_cost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from langgraph_gcs_saver.results import StoreActivity, ThreadActivity
@@ -274,9 +276,9 @@ class _Looks:
         self._is_over = True
         self._wake.set()
 
-    def _run(self, work: object) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            work()  # type: ignore[operator]
+            work()
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._failure = error
             self.number += 1
