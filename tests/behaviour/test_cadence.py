@@ -405,7 +405,7 @@ def test_a_signal_in_the_last_step_stops_the_next_run(memory, by, polls):
     def act(name):
         ran.append(name)
         if name in striking:
-            signal.raise_signal(signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)  # to the main thread, which waits for this one in a coroutine
             assert not polls or eventually(cadence.drain_requested)
 
     def call(thread_id, given):
