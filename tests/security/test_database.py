@@ -266,8 +266,15 @@ PEAK = (
 )
 
 
-@pytest.mark.parametrize("field", ["create_time", "update_time"])
-@pytest.mark.parametrize("kind", ["BLOB", "TEXT"])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("BLOB", "create_time"),
+        ("TEXT", "update_time"),
+        pytest.param("BLOB", "update_time", marks=pytest.mark.soak),
+        pytest.param("TEXT", "create_time", marks=pytest.mark.soak),
+    ],
+)
 def test_a_time_that_is_long(change, store_uri, field, kind):
     """It is damage of its thread, and is not read."""
     change(
