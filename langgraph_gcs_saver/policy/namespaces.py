@@ -37,6 +37,14 @@ def nodes_of(ns: str) -> Nodes:
     return (first.partition(_TASK)[0], *(part.partition(_TASK)[0] for part in rest if not part.isdigit()))
 
 
+def pattern_of(ns: str) -> str:
+    """The pattern that matches a namespace and all others of the same graph, as metrics and analytics show it.
+
+    A graph has few patterns, although each call of a subgraph has a namespace of its own.
+    """
+    return _BETWEEN.join(nodes_of(ns))
+
+
 @dataclass(frozen=True, slots=True)
 class ByNamespace(Generic[V]):
     """A value for each namespace.

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS, MOST_VALUES, OTHER
+from langgraph_gcs_saver.policy.distinct import Distinct
 from langgraph_gcs_saver.saver import configs
+
+_MOST_CHARACTERS = 100
 
 
 class Labels:
     """Reads the labels of a call. The ways to use a store share one object, and so the limit on values.
-
-    There is no lock: two threads that see a new value at the same time may both count it.
 
     Args:
         names: The names of metadata.
     """
 
     def __init__(self, names: Collection[str]) -> None:
-        self._seen: dict[str, set[str]] = {name: set() for name in names}
+        self._values = {name: Distinct() for name in names}
 
     def __bool__(self) -> bool:
-        return bool(self._seen)
+        return bool(self._values)
 
     def of(self, config: object, metadata: object = None, *, stored: object = None) -> Mapping[str, str]:
         """The labels of a call. Those that it does not have, or that are no text, number or truth value, are absent.
@@ -32,7 +32,7 @@ class Labels:
             metadata: The metadata of the checkpoint, which may be invalid.
             stored: Metadata that was read, for labels that the call itself does not have.
         """
-        if not self._seen:
+        if not self._values:
             return {}
         # In the order in which LangGraph merges them into a checkpoint's metadata.
         parts = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"), stored)
@@ -41,21 +41,8 @@ class Labels:
     def within(self, parts: Collection[Mapping[Any, Any]]) -> Mapping[str, str]:
         """The labels in mappings; where several have one, the first one counts."""
         found = {}
-        for name, seen in self._seen.items():
-            value = next(filter(_is_plain, (part.get(name) for part in parts)), None)
-            if value is not None:
-                found[name] = _counted(str(value).replace("\0", "")[:MOST_CHARACTERS], seen)
+        for name, values in self._values.items():
+            value = next((part[name] for part in parts if name in part), None)
+            if isinstance(value, (str, int, float)):
+                found[name] = values.of(str(value)[:_MOST_CHARACTERS])
         return found
-
-
-def _is_plain(value: object) -> bool:
-    """Whether LangGraph takes a value from a config into a checkpoint's metadata."""
-    return isinstance(value, (str, int, float))
-
-
-def _counted(text: str, seen: set[str]) -> str:
-    if text not in seen:
-        if len(seen) >= MOST_VALUES:
-            return OTHER
-        seen.add(text)
-    return text

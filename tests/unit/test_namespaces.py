@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.options import Options
-from langgraph_gcs_saver.policy.namespaces import ByNamespace, nodes_of
+from langgraph_gcs_saver.policy.namespaces import ByNamespace, nodes_of, pattern_of
 from langgraph_gcs_saver.policy.retention import KeepLast, PerNamespace, Row, decide
 
 TASK = "1c5a4b0e-6d8f-5c57-9c2b-0d6b0b6f3a11"
@@ -29,6 +29,7 @@ TASK = "1c5a4b0e-6d8f-5c57-9c2b-0d6b0b6f3a11"
 )
 def test_the_nodes_that_a_namespace_names(ns, nodes):
     assert nodes_of(ns) == nodes
+    assert pattern_of(ns) == "|".join(nodes)
 
 
 PATTERNS = {"": 0, "extract": 1, "extract|*": 2, "extract|inner": 3, "extract|inner|*": 4, "*": 5}

@@ -1,0 +1,307 @@
+"""All metrics, as one table. The instruments, the reference page, dashboards and alerts are made from it.
+
+No attribute holds the id of a thread, a checkpoint or a run. Each distinct combination of attributes is a series that
+costs money, so each attribute has few values. Besides the attributes in the table, a metric with `labels` has
+`label.NAME` for each name in the option `labels`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from langgraph_gcs_saver.records import record
+
+PREFIX = "langgraph_gcs."
+
+Kind = Literal["counter", "histogram", "gauge"]
+"""What is measured: a sum that only grows, a distribution, or a number that is read when metrics are collected."""
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: The name, without `langgraph_gcs.`.
+        kind: The kind of its instrument. A gauge is an observable gauge.
+        unit: The unit, in UCUM: seconds, bytes, or what is counted, in braces.
+        attributes: The names of its attributes, without the labels.
+        labels: Whether it also has the labels of the saver.
+        help: What it measures.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    attributes: tuple[str, ...] = ()
+    labels: bool = False
+    help: str
+
+    @property
+    def full_name(self) -> str:
+        """The name in OpenTelemetry."""
+        return PREFIX + self.name
+
+    @property
+    def prometheus(self) -> str:
+        """The name in Prometheus and PromQL. A histogram's series add `_bucket`, `_sum` and `_count`.
+
+        By https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/: units in braces are
+        dropped, other units and `_total` become suffixes.
+        """
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "") + ("_total" if self.kind == "counter" else "")
+        return self.full_name.replace(".", "_") + suffix
+
+
+PUT_DURATION = Metric(
+    name="put.duration",
+    kind="histogram",
+    unit="s",
+    attributes=("call", "outcome", "namespace"),
+    labels=True,
+    help="How long `put` and `put_writes` took, failed calls included",
+)
+PUT_LAG = Metric(
+    name="put.lag",
+    kind="histogram",
+    unit="s",
+    attributes=("namespace",),
+    labels=True,
+    help="Time from the making of a checkpoint (its `ts`) until it was durable",
+)
+PUT_STORED = Metric(
+    name="put.stored",
+    kind="histogram",
+    unit="By",
+    attributes=("call", "namespace"),
+    labels=True,
+    help="Bytes that a call stored, in documents and objects",
+)
+PUT_LOGICAL = Metric(
+    name="put.logical",
+    kind="histogram",
+    unit="By",
+    attributes=("call", "namespace"),
+    labels=True,
+    help="Bytes of the serialized values, inherited ones included",
+)
+GET_DURATION = Metric(
+    name="get.duration",
+    kind="histogram",
+    unit="s",
+    attributes=("call", "outcome", "namespace"),
+    labels=True,
+    help="How long `get_tuple`, a page of `list`, and `get_delta_channel_history` took, failed calls included",
+)
+GET_FETCHED = Metric(
+    name="get.fetched",
+    kind="histogram",
+    unit="By",
+    attributes=("call", "namespace"),
+    labels=True,
+    help="Bytes that a call read, from documents and objects",
+)
+ERRORS = Metric(
+    name="errors",
+    kind="counter",
+    unit="{error}",
+    attributes=("call", "error.type"),
+    labels=True,
+    help="Calls that raised. `error.type` is the `kind` of an error of this library, else the name of the class",
+)
+VERIFY_FAILURES = Metric(
+    name="verify.failures",
+    kind="counter",
+    unit="{failure}",
+    help="Data that read differently than it was written, and was written again",
+)
+DAMAGED = Metric(
+    name="damaged",
+    kind="counter",
+    unit="{checkpoint}",
+    help="Damaged checkpoints that reads met; a damaged checkpoint counts each time",
+)
+FINDINGS = Metric(
+    name="findings",
+    kind="counter",
+    unit="{finding}",
+    help="Findings of `verify`",
+)
+RECOVERIES = Metric(
+    name="recoveries",
+    kind="counter",
+    unit="{recovery}",
+    attributes=("kind",),
+    labels=True,
+    help="Complete recovery records: a `takeover`, `fallback`, `repair` or another kind",
+)
+RECOVERY_LOST = Metric(
+    name="recovery.lost",
+    kind="histogram",
+    unit="s",
+    attributes=("kind",),
+    labels=True,
+    help="Work that a recovery lost, if known",
+)
+RECOVERY_RESTORE = Metric(
+    name="recovery.restore",
+    kind="histogram",
+    unit="s",
+    attributes=("kind",),
+    labels=True,
+    help="Time until a recovery had read the state, if known",
+)
+RESTORES_SLOW = Metric(
+    name="restores.slow",
+    kind="counter",
+    unit="{restore}",
+    attributes=("estimated",),
+    help="Reads of the newest checkpoint that missed the restore objective, or would miss it in a fresh process",
+)
+FORKS = Metric(
+    name="forks",
+    kind="counter",
+    unit="{fork}",
+    help="Checkpoints whose parent already had another child",
+)
+FENCED = Metric(
+    name="fenced",
+    kind="counter",
+    unit="{error}",
+    attributes=("call",),
+    help="Calls that stored nothing because another process holds the lease; with the call `lease`, leases that were "
+    "lost",
+)
+THREADS_STARTED = Metric(
+    name="threads.started",
+    kind="counter",
+    unit="{thread}",
+    labels=True,
+    help="First checkpoints of threads",
+)
+TAKEOVERS = Metric(
+    name="takeovers",
+    kind="counter",
+    unit="{lease}",
+    attributes=("expired",),
+    help="Leases that were acquired from a holder which had not released them. `expired` is `true` after a crash",
+)
+LEASES_HELD = Metric(
+    name="leases.held",
+    kind="gauge",
+    unit="{lease}",
+    help="Leases that this process holds",
+)
+LEASE_IDLE = Metric(
+    name="lease.idle",
+    kind="gauge",
+    unit="s",
+    help="The longest time since a durable step, over the leases that this process holds; 0 if it holds none",
+)
+LEASES = Metric(
+    name="leases",
+    kind="gauge",
+    unit="{lease}",
+    attributes=("state",),
+    help="Leases in the store: `held` or `expired`. Only with `watch_store`",
+)
+RUNS = Metric(
+    name="runs",
+    kind="gauge",
+    unit="{run}",
+    attributes=("state",),
+    help="Unfinished turns in the store: `running`, `waiting`, `paused`, `crashed`, `due` or `poison`. Only with "
+    "`watch_store`",
+)
+OPERATIONS = Metric(
+    name="operations",
+    kind="counter",
+    unit="{operation}",
+    attributes=("state", "recorded"),
+    help="Calls of `once` that ended. `recorded` is `true` if a call returned an outcome that was recorded before",
+)
+OPERATIONS_LATE = Metric(
+    name="operations.late",
+    kind="counter",
+    unit="{operation}",
+    help="Attempts at an operation that ended after another attempt, or a person, had taken their place",
+)
+RUNS_ENDED = Metric(
+    name="runs.ended",
+    kind="counter",
+    unit="{run}",
+    attributes=("outcome", "resumed"),
+    labels=True,
+    help="Calls of `run`, `stream` and their asynchronous twins that ended",
+)
+RUN_DURATION = Metric(
+    name="run.duration",
+    kind="histogram",
+    unit="s",
+    attributes=("outcome",),
+    labels=True,
+    help="How long these calls took",
+)
+REQUESTS = Metric(
+    name="requests",
+    kind="counter",
+    unit="{request}",
+    attributes=("service", "method"),
+    help="Requests to `firestore` and `storage`. The method is the name of an effect, such as `Commit`. A request that "
+    "is retried counts once",
+)
+REQUEST_RETRIES = Metric(
+    name="request.retries",
+    kind="counter",
+    unit="{request}",
+    attributes=("service", "reason"),
+    help="Attempts at a request that failed and were repeated",
+)
+COST_ESTIMATED = Metric(
+    name="cost.estimated",
+    kind="counter",
+    unit="{USD}",
+    attributes=("service",),
+    help="What the requests cost by list prices. Storage and network are not part of it",
+)
+ANALYTICS_DROPPED = Metric(
+    name="analytics.dropped",
+    kind="counter",
+    unit="{row}",
+    attributes=("sink",),
+    help="Rows that a sink of analytics has dropped",
+)
+
+METRICS: tuple[Metric, ...] = (
+    PUT_DURATION,
+    PUT_LAG,
+    PUT_STORED,
+    PUT_LOGICAL,
+    GET_DURATION,
+    GET_FETCHED,
+    ERRORS,
+    VERIFY_FAILURES,
+    DAMAGED,
+    FINDINGS,
+    RECOVERIES,
+    RECOVERY_LOST,
+    RECOVERY_RESTORE,
+    RESTORES_SLOW,
+    FORKS,
+    FENCED,
+    THREADS_STARTED,
+    TAKEOVERS,
+    LEASES_HELD,
+    LEASE_IDLE,
+    LEASES,
+    RUNS,
+    OPERATIONS,
+    OPERATIONS_LATE,
+    RUNS_ENDED,
+    RUN_DURATION,
+    REQUESTS,
+    REQUEST_RETRIES,
+    COST_ESTIMATED,
+    ANALYTICS_DROPPED,
+)
+"""All metrics, in the order of the reference."""
