@@ -9,6 +9,7 @@
     │   └── ValueTooLargeError              a value over `max_value_bytes`: raise the limit, or store less in the state
     ├── SerializationError (TypeError)      fix the state or the serializer; a write that failed wrote nothing
     ├── SaverClosedError (RuntimeError)     make a new saver
+    ├── NotInstalledError (ImportError)     install the extra that the message names
     ├── DamageError                         stored data is missing, or is not what was written
     │   └── CheckpointCorruptError          … of one checkpoint: read another, or repair it
     ├── WrongKeyError                       encrypted with another key: pass the `cipher` that wrote it
@@ -134,6 +135,13 @@ class SaverClosedError(GCSSaverError, RuntimeError):
     """The saver was closed; make a new one."""
 
     kind = "closed"
+    exit_code = 2
+
+
+class NotInstalledError(GCSSaverError, ImportError):
+    """A feature needs a package that is not installed. The message names the extra that brings it."""
+
+    kind = "not-installed"
     exit_code = 2
 
 

@@ -27,6 +27,7 @@ TREE = {
     "ValueTooLargeError": ("InvalidInputError", "value-too-large", 2),
     "SerializationError": ("GCSSaverError TypeError", "serialization", 3),
     "SaverClosedError": ("GCSSaverError RuntimeError", "closed", 2),
+    "NotInstalledError": ("GCSSaverError ImportError", "not-installed", 2),
     "DamageError": ("GCSSaverError", "damage", 4),
     "CheckpointCorruptError": ("DamageError", "corrupt", 4),
     "WrongKeyError": ("GCSSaverError", "wrong-key", 8),
