@@ -25,21 +25,10 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from benchmarks.chat import Text
 from benchmarks.compare.prices import GIB, MILLION, OPERATIONS
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import (
-    Commit,
-    CopyBlob,
-    Delete,
-    Effect,
-    GetBlob,
-    GetDocs,
-    HashBlob,
-    ListBlobs,
-    ListCollections,
-    PutBlob,
-    QueryDocs,
-)
+from langgraph_gcs_saver.engine.effects import Effect
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
+from langgraph_gcs_saver.telemetry.billing import billed
 
 PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
 """US dollars for one, beyond what is free each day, by the table of prices."""
@@ -99,25 +88,8 @@ class Billed(Interceptor):
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
         answer = perform(effect)
-        self._count(effect, answer)
+        self._counts.update(dict(billed(effect, answer)))
         return answer
-
-    def _count(self, effect: Effect[Any], answer: Any) -> None:
-        match effect:
-            case Commit(writes):
-                deletes = sum(isinstance(write, Delete) for write in writes)
-                self._counts["document deletes"] += deletes
-                self._counts["document writes"] += len(writes) - deletes
-            case GetDocs(names):
-                self._counts["document reads"] += len(names)  # one that is not there is billed, too
-            case QueryDocs():
-                self._counts["document reads"] += max(1, len(answer))  # at least one for a query
-            case ListCollections():
-                self._counts["document reads"] += 1
-            case PutBlob() | CopyBlob() | ListBlobs():
-                self._counts["object class A"] += 1
-            case GetBlob() | HashBlob():
-                self._counts["object class B"] += 1
 
 
 def estimate(case: str, turns: int) -> Estimate:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver import cadence, probes
+    from langgraph_gcs_saver import cadence, probes, telemetry
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
@@ -95,6 +95,7 @@ __all__ = [
     "probes",
     "run",
     "stream",
+    "telemetry",
     "write_settings",
 ]
 
@@ -147,7 +148,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
 
         return version("langgraph-gcs-saver")
-    if name in ("cadence", "probes"):
+    if name in ("cadence", "probes", "telemetry"):
         return import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:

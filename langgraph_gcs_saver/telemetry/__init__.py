@@ -1,1 +1,71 @@
-"""Metrics and traces of a saver, by OpenTelemetry."""
+"""Metrics and traces of a saver, by OpenTelemetry. It needs the extra `otel`.
+
+Only the API of OpenTelemetry is imported, and only by `instrument`. The application chooses an SDK and exporters. A
+saver that is not instrumented measures nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from langgraph_gcs_saver.errors import NotInstalledError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from langgraph_gcs_saver.saver.admin import Admin
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+    from langgraph_gcs_saver.telemetry.instrumentation import Instrumentation
+
+__all__ = ["instrument"]
+
+
+def instrument(
+    saver: GCSSaver | Admin,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    *,
+    watch_store: timedelta | None = None,
+    thread_ids: bool = False,
+) -> Instrumentation:
+    """Measure a saver from now on: metrics `langgraph_gcs.*`, and a span for each call of LangGraph.
+
+        with telemetry.instrument(saver):
+            graph.invoke(inputs, config)
+
+    `docs/reference/metrics.md` lists the metrics and spans. The copies of the saver that LangGraph makes, and
+    `saver.admin`, are measured with it. A forked process continues to measure, and begins with zero. Metrics never have
+    the id of a thread, a checkpoint or a run.
+
+    A call only notes what it did, for which it needs a few microseconds. The values are recorded when metrics are
+    collected, or when the saver is closed. At most 20,000 events and requests wait for a collection. With more, each
+    call records older ones.
+
+    Args:
+        saver: The saver or its `admin`.
+        meter_provider: Where metrics go; OpenTelemetry's global provider if not given.
+        tracer_provider: Where spans go; the global provider if not given. `NoOpTracerProvider()` for no spans.
+        watch_store: How often to count the leases and runs of the whole store, for the gauges `leases` and `runs`. This
+            reads the store, so only one worker of a store should do it.
+        thread_ids: Whether spans have the thread's id, as `gen_ai.conversation.id`.
+
+    Returns:
+        A handle that ends this with `end`, or as a context manager.
+
+    Raises:
+        InvalidInputError: The saver is measured already, or an argument is of the wrong type or outside its range.
+        NotInstalledError: OpenTelemetry is not installed.
+    """
+    try:
+        from langgraph_gcs_saver.telemetry import instrumentation  # noqa: PLC0415 - it imports OpenTelemetry
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("opentelemetry"):
+            raise
+        raise NotInstalledError(
+            f"{error.name} is not installed, and metrics and traces need it. Install it with "
+            '`pip install "langgraph-gcs-saver[otel]"`, and an SDK such as opentelemetry-sdk.',
+            name=error.name,
+        ) from error
+    return instrumentation.begin(saver, meter_provider, tracer_provider, watch_store, thread_ids=thread_ids)

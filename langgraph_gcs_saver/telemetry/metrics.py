@@ -17,6 +17,16 @@ Kind = Literal["counter", "histogram", "gauge"]
 """What is measured: a sum that only grows, a distribution, or a number that is read when metrics are collected."""
 
 
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Boundaries of histograms for the duration of a call: 1 ms to a minute."""
+
+LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+"""Boundaries of histograms for runs and lost work: up to a day."""
+
+BYTES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
+"""Boundaries of histograms for sizes: 100 B to 1 GB."""
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One metric.
@@ -27,6 +37,7 @@ class Metric:
         unit: The unit, in UCUM: seconds, bytes, or what is counted, in braces.
         attributes: The names of its attributes, without the labels.
         labels: Whether it also has the labels of the saver.
+        boundaries: Boundaries of the buckets of a histogram, unless the application's SDK has a view with others.
         help: What it measures.
     """
 
@@ -35,6 +46,7 @@ class Metric:
     unit: str
     attributes: tuple[str, ...] = ()
     labels: bool = False
+    boundaries: tuple[float, ...] = ()
     help: str
 
     @property
@@ -59,6 +71,7 @@ PUT_DURATION = Metric(
     unit="s",
     attributes=("call", "outcome", "namespace"),
     labels=True,
+    boundaries=SECONDS,
     help="How long `put` and `put_writes` took, failed calls included",
 )
 PUT_LAG = Metric(
@@ -67,6 +80,7 @@ PUT_LAG = Metric(
     unit="s",
     attributes=("namespace",),
     labels=True,
+    boundaries=SECONDS,
     help="Time from the making of a checkpoint (its `ts`) until it was durable",
 )
 PUT_STORED = Metric(
@@ -75,6 +89,7 @@ PUT_STORED = Metric(
     unit="By",
     attributes=("call", "namespace"),
     labels=True,
+    boundaries=BYTES,
     help="Bytes that a call stored, in documents and objects",
 )
 PUT_LOGICAL = Metric(
@@ -83,6 +98,7 @@ PUT_LOGICAL = Metric(
     unit="By",
     attributes=("call", "namespace"),
     labels=True,
+    boundaries=BYTES,
     help="Bytes of the serialized values, inherited ones included",
 )
 GET_DURATION = Metric(
@@ -91,6 +107,7 @@ GET_DURATION = Metric(
     unit="s",
     attributes=("call", "outcome", "namespace"),
     labels=True,
+    boundaries=SECONDS,
     help="How long `get_tuple`, a page of `list`, and `get_delta_channel_history` took, failed calls included",
 )
 GET_FETCHED = Metric(
@@ -99,6 +116,7 @@ GET_FETCHED = Metric(
     unit="By",
     attributes=("call", "namespace"),
     labels=True,
+    boundaries=BYTES,
     help="Bytes that a call read, from documents and objects",
 )
 ERRORS = Metric(
@@ -141,6 +159,7 @@ RECOVERY_LOST = Metric(
     unit="s",
     attributes=("kind",),
     labels=True,
+    boundaries=LONG_SECONDS,
     help="Work that a recovery lost, if known",
 )
 RECOVERY_RESTORE = Metric(
@@ -149,6 +168,7 @@ RECOVERY_RESTORE = Metric(
     unit="s",
     attributes=("kind",),
     labels=True,
+    boundaries=SECONDS,
     help="Time until a recovery had read the state, if known",
 )
 RESTORES_SLOW = Metric(
@@ -240,6 +260,7 @@ RUN_DURATION = Metric(
     unit="s",
     attributes=("outcome",),
     labels=True,
+    boundaries=LONG_SECONDS,
     help="How long these calls took",
 )
 REQUESTS = Metric(

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "saver": "address cadence engine errors events flows format options policy portable provisioning records results "
     "stores",
     "probes": "errors results saver",
-    "telemetry": "records",
+    "telemetry": "engine errors events flows policy records saver",
     "testing": "cadence engine errors events flows format policy records results saver stores",
     "cli": "address cadence engine errors events policy portable records results saver stores testing",
 }

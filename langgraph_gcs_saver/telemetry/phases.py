@@ -1,0 +1,163 @@
+"""When a call performed its effects, for the events of its span.
+
+No event marks the beginning of a call. So each thread, and each task of an event loop, notes its latest effects. When a
+call has ended, those that began with it or later are its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from langgraph_gcs_saver.engine.effects import (
+    BlobRequest,
+    Commit,
+    Compute,
+    DocumentRequest,
+    Effect,
+    HashBlob,
+    PutBlob,
+)
+from langgraph_gcs_saver.records import record
+
+_MOST = 64
+"""Effects that are noted. Few calls have more, and then their last ones are kept."""
+
+
+@record(frozen=True, slots=True)
+class Step:
+    """An effect, or effects that were performed at the same time.
+
+    Attributes:
+        kinds: The class of each effect.
+        begin: When it began, by `time.perf_counter`.
+        end: When it ended.
+        is_answered: Whether it returned something other than `None`: a commit that was applied, or a read.
+    """
+
+    kinds: tuple[type[Effect[Any]], ...]
+    begin: float
+    end: float
+    is_answered: bool
+
+
+@record(frozen=True, slots=True)
+class Phase:
+    """A part of a call.
+
+    Attributes:
+        name: One of `PHASES`.
+        begin: When it began, by `time.perf_counter`.
+        end: When it ended.
+    """
+
+    name: str
+    begin: float
+    end: float
+
+
+PHASES = {
+    "serialize": "from the beginning of `put` or `put_writes` to its first effect",
+    "compress": "of `put` or `put_writes`",
+    "fetch": "documents and objects are read, by any call",
+    "upload": "objects are created",
+    "commit": "what was written becomes visible",
+    "read back": "what was written is read, to compare it",
+    "decode": "of a call that reads",
+}
+"""The parts of calls, and what happens in them."""
+
+
+class _Latest:
+    """The latest effects of a task, or of a thread.
+
+    Attributes:
+        owner: The task, as `id` gives it. A task that was started by another one inherits its context, and so this
+            object, but is not its owner.
+        steps: The effects.
+    """
+
+    __slots__ = ("owner", "steps")
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+        self.steps: deque[Step] = deque(maxlen=_MOST)
+
+
+_of_task: ContextVar[_Latest] = ContextVar("langgraph-gcs-phases")
+
+
+class Steps:
+    """The latest effects, by thread and by task."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def note(self, step: Step) -> None:
+        """Note an effect that this thread performed."""
+        try:
+            self._local.steps.append(step)
+        except AttributeError:
+            self._local.steps = deque((step,), maxlen=_MOST)
+
+    def note_in_task(self, step: Step) -> None:
+        """Note an effect that the current task performed."""
+        owner = id(asyncio.current_task())
+        latest = _of_task.get(None)
+        if latest is None or latest.owner != owner:
+            latest = _Latest(owner)
+            _of_task.set(latest)
+        latest.steps.append(step)
+
+    def take(self, since: float) -> list[Step]:
+        """The effects of the call that ends here, and that began at `since`, by `time.perf_counter`."""
+        latest = _of_task.get(None)
+        # A call that a task made has notes of that task. Otherwise this is a synchronous call.
+        for steps in (None if latest is None else latest.steps, getattr(self._local, "steps", None)):
+            if steps and steps[-1].begin >= since:
+                found = [step for step in steps if step.begin >= since]
+                steps.clear()
+                return found
+        return []
+
+
+def phases(steps: Iterable[Step], since: float, *, writes: bool) -> list[Phase]:
+    """The phases of a call: what it did, with consecutive effects of one kind together.
+
+    Args:
+        steps: Its effects in order.
+        since: When the call began.
+        writes: Whether the call is a `put` or `put_writes`.
+    """
+    found: list[Phase] = []
+    has_committed = False
+    for step in steps:
+        name = _name(step, writes=writes, has_committed=has_committed)
+        has_committed |= name == "commit" and step.is_answered
+        if name is None:
+            continue
+        if not found and writes and step.begin > since:
+            found.append(Phase("serialize", since, step.begin))
+        if found and found[-1].name == name:
+            found[-1] = Phase(name, found[-1].begin, step.end)
+        else:
+            found.append(Phase(name, step.begin, step.end))
+    return found
+
+
+def _name(step: Step, *, writes: bool, has_committed: bool) -> str | None:
+    """The phase that an effect belongs to; `None` for waiting, clocks and events."""
+    kinds = step.kinds
+    if Commit in kinds:
+        return "commit"
+    if PutBlob in kinds:
+        return "upload"
+    if Compute in kinds:
+        return "compress" if writes else "decode"
+    if not any(issubclass(kind, (DocumentRequest, BlobRequest)) for kind in kinds):
+        return None
+    return "read back" if writes and (has_committed or HashBlob in kinds) else "fetch"
