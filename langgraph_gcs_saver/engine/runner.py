@@ -142,10 +142,10 @@ class Backend:
     def _intercept(self, interceptors: Sequence[Interceptor]) -> None:
         gathering = [one for one in interceptors if isinstance(one, GatherInterceptor)]
         self._interceptors = tuple(interceptors)
-        self._around = [one.around for one in interceptors]
-        self._aaround = [one.aaround for one in interceptors]
-        self._around_all = [one.around_all for one in gathering]
-        self._aaround_all = [one.aaround_all for one in gathering]
+        self._one = _inside([one.around for one in interceptors], self._perform)
+        self._aone = _inside([one.aaround for one in interceptors], self._aperform)
+        self._together = _inside([one.around_all for one in gathering], self._perform_all)
+        self._atogether = _inside([one.aaround_all for one in gathering], self._aperform_all)
 
     def _threads(self) -> _Pools:
         """The threads of this process, which start on first use."""
@@ -156,10 +156,10 @@ class Backend:
     def perform(self, effect: Effect[Any]) -> Any:
         """Perform one effect, and return or raise in this thread."""
         if not isinstance(effect, Gather):
-            return _inside(self._around, self._perform)(effect)
+            return self._one(effect)
         if len(effect.effects) < 2:
             return tuple(self.perform(one) for one in effect.effects)
-        return tuple(_inside(self._around_all, self._perform_all)(effect.effects))
+        return tuple(self._together(effect.effects))
 
     def _perform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
         return self._apart(self._threads().beside, self.perform, *effects)
@@ -207,10 +207,10 @@ class Backend:
     async def aperform(self, effect: Effect[Any]) -> Any:
         """Perform one effect without blocking the event loop."""
         if not isinstance(effect, Gather):
-            return await _inside(self._aaround, self._aperform)(effect)
+            return await self._aone(effect)
         if len(effect.effects) < 2:
             return tuple([await self.aperform(one) for one in effect.effects])
-        return tuple(await _inside(self._aaround_all, self._aperform_all)(effect.effects))
+        return tuple(await self._atogether(effect.effects))
 
     async def _aperform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
         return await gather_or_cancel([self.aperform(one) for one in effects])

@@ -92,21 +92,50 @@ class Call:
         """How long the call has taken so far."""
         return time.perf_counter() - self._began
 
+    # Events of puts are made in one piece, because each put of a saver with subscribers pays for that.
+
     def put(self, request: Put, stored: Stored) -> None:
         """Report what `put` stored."""
         if self._subscribers.want(CheckpointSaved):
-            ended = self._ended(_outcome(stored)) | {"run_id": request.run_id}
-            more: dict[str, Any] = {"channels": len(stored.channels), "size": stored.size}
-            more["lag"] = _lag(request.checkpoint.get("ts"))
-            more |= {"parent_id": request.parent_id, "values": _values(stored), **_made(self._metadata)}
-            self._subscribers.emit(CheckpointSaved(**ended, **more, **_sizes(stored)))
+            step, source = _made(self._metadata)
+            self._subscribers.emit(
+                CheckpointSaved(
+                    thread_id=request.thread_id,
+                    checkpoint_ns=request.ns,
+                    checkpoint_id=request.checkpoint_id,
+                    seconds=self.seconds,
+                    run_id=request.run_id,
+                    outcome=_outcome(stored),
+                    labels=self._labels.of(self._config, self._metadata),
+                    lag=_lag(request.checkpoint.get("ts")),
+                    channels=len(stored.channels),
+                    size=stored.size,
+                    inline_bytes=stored.inline_bytes,
+                    object_bytes=stored.object_bytes,
+                    objects=len(stored.uploads),
+                    attempts=stored.attempts,
+                    parent_id=request.parent_id,
+                    step=step,
+                    source=source,
+                    values=_values(stored),
+                )
+            )
 
     def put_writes(self, request: PutWrites, stored: Stored) -> None:
         """Report what `put_writes` stored."""
         if self._subscribers.want(WritesSaved):
-            more: dict[str, Any] = {"task_id": request.task_id, "writes": len(request.writes)}
-            more["size"] = sum(len(write.value.data) for write in request.writes)
-            self._subscribers.emit(WritesSaved(**self._ended(_outcome(stored)), **more, **_sizes(stored)))
+            self._subscribers.emit(
+                WritesSaved(
+                    **self._ended(_outcome(stored)),
+                    task_id=request.task_id,
+                    writes=len(request.writes),
+                    size=sum([len(write.value.data) for write in request.writes]),
+                    inline_bytes=stored.inline_bytes,
+                    object_bytes=stored.object_bytes,
+                    objects=len(stored.uploads),
+                    attempts=stored.attempts,
+                )
+            )
 
     def get_tuple(self, loaded: Loaded | None) -> None:
         """Report what `get_tuple` read."""
@@ -144,7 +173,8 @@ class Call:
 
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
         """The fields that all these events have. The ids are those of the config."""
-        ended: dict[str, Any] = {**configs.named(self._config), "seconds": self.seconds, "outcome": outcome}
+        ended: dict[str, Any] = configs.named(self._config)
+        ended["seconds"], ended["outcome"] = self.seconds, outcome
         ended["labels"] = self._labels.of(self._config, self._metadata)
         if isinstance(self._checkpoint, Mapping):
             found = self._checkpoint.get("id")
@@ -154,15 +184,6 @@ class Call:
 
 def _outcome(stored: Stored) -> Outcome:
     return "stored" if stored.is_new else "found"
-
-
-def _sizes(stored: Stored) -> dict[str, Any]:
-    return {
-        "inline_bytes": stored.inline_bytes,
-        "object_bytes": stored.object_bytes,
-        "objects": len(stored.uploads),
-        "attempts": stored.attempts,
-    }
 
 
 def _values(stored: Stored) -> tuple[ValueStored, ...]:
@@ -178,11 +199,11 @@ def _values(stored: Stored) -> tuple[ValueStored, ...]:
     )
 
 
-def _made(metadata: object) -> dict[str, Any]:
-    """What made a checkpoint, by its metadata."""
-    found: Mapping[Any, Any] = metadata if isinstance(metadata, Mapping) else {}
+def _made(metadata: object) -> tuple[int | None, str]:
+    """The step and the source of a checkpoint, by its metadata."""
+    found: Mapping[Any, Any] = metadata if isinstance(metadata, (dict, Mapping)) else {}
     step, source = found.get("step"), found.get("source")
-    return {"step": step if isinstance(step, int) else None, "source": source if isinstance(source, str) else ""}
+    return step if isinstance(step, int) else None, source if isinstance(source, str) else ""
 
 
 def _lag(made: object) -> float | None:

@@ -39,11 +39,14 @@ PRICES: Mapping[str, float] = {
 Bill = tuple[tuple[str, int], ...]
 """How many of each unit."""
 
+NOTHING: Bill = ()
+"""The bill of a request that is free, or that failed. Google may bill some that failed."""
+
 
 def billed(effect: Effect[Any], answer: Any) -> Bill:
     """What a request is billed for, once it was answered. Requests that are free have an empty bill."""
     rule = _RULES.get(type(effect))
-    return () if rule is None else rule(effect, answer)
+    return NOTHING if rule is None else rule(effect, answer)
 
 
 def dollars(bill: Bill) -> float:
@@ -53,9 +56,10 @@ def dollars(bill: Bill) -> float:
 
 def _commit(effect: Commit, answer: object) -> Bill:
     if answer is None:  # a precondition failed, and nothing was written
-        return ()
-    deletes = sum([isinstance(write, Delete) for write in effect.writes])
-    return (("document deletes", deletes), ("document writes", len(effect.writes) - deletes))
+        return NOTHING
+    deletes = sum([type(write) is Delete for write in effect.writes])
+    writes = ("document writes", len(effect.writes) - deletes)
+    return (writes, ("document deletes", deletes)) if deletes else (writes,)
 
 
 def _always(unit: str) -> Callable[[Any, Any], Bill]:

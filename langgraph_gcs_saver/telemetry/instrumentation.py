@@ -11,30 +11,30 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider, get_tracer_provider
 
-from langgraph_gcs_saver.engine import effects
-from langgraph_gcs_saver.engine.effects import Effect, Emit, Now, Pause
+from langgraph_gcs_saver.engine.effects import REQUESTS, Compute, Effect
 from langgraph_gcs_saver.engine.interceptors import (
     APerform,
     APerformAll,
     GatherInterceptor,
+    Interceptor,
     Perform,
     PerformAll,
 )
-from langgraph_gcs_saver.engine.per_process import PerProcess
+from langgraph_gcs_saver.engine.per_process import AtFork
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.events import CallEnded, CheckpointSaved, Event, LeaseAcquired, LeaseEnded, Subscribers
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection, beside
-from langgraph_gcs_saver.telemetry.billing import Bill, billed, dollars
+from langgraph_gcs_saver.telemetry.billing import NOTHING, Bill, billed
 from langgraph_gcs_saver.telemetry.instruments import SCOPE, VERSION, Instruments, instruments_of
-from langgraph_gcs_saver.telemetry.measures import SERVICES, Measured, Measures
-from langgraph_gcs_saver.telemetry.metrics import COST_ESTIMATED, LEASE_IDLE, LEASES_HELD, REQUESTS, Metric
+from langgraph_gcs_saver.telemetry.measures import Measured, Measures, of_request
+from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, LEASES_HELD, Metric
 from langgraph_gcs_saver.telemetry.phases import Step, Steps
 from langgraph_gcs_saver.telemetry.spans import Spans
 from langgraph_gcs_saver.telemetry.watching import StoreWatch
@@ -49,36 +49,8 @@ MOST_PENDING = 20_000
 _RECORDED_AT_ONCE = 500
 """How many are recorded between two looks at the clock."""
 
-_SILENT = frozenset((Now, Emit, Pause))
-_REQUESTS = frozenset(effects.REQUESTS)
-
-
-class _Ended(NamedTuple):
-    """An event, and the context of its span if that is recorded."""
-
-    event: Event
-    context: Context | None
-
-
-class _Requested(NamedTuple):
-    """A request that has ended: the name of its class, and what it is billed for."""
-
-    kind: str
-    bill: Bill
-
-
-class _Process:
-    """What has happened in one process.
-
-    Attributes:
-        pending: What is not recorded yet, oldest first.
-        held: For each thread whose lease this process holds, its token and when its last step was durable, by the
-            monotonic clock.
-    """
-
-    def __init__(self) -> None:
-        self.pending: deque[_Ended | _Requested] = deque()
-        self.held: dict[str, tuple[int, float]] = {}
+_REQUESTS = frozenset(REQUESTS)
+_TIMED = _REQUESTS | {Compute}
 
 
 class Observing:
@@ -90,6 +62,12 @@ class Observing:
         instruments: Where it is recorded.
         spans: Makes spans; `None` for none.
         watch: Counts the leases and runs of the store; `None` for none.
+
+    Attributes:
+        events: Events that are not recorded yet, oldest first, with the context of their span if that is recorded.
+        requests: Requests that are not recorded yet: the class of each, and what it is billed for.
+        held: For each thread whose lease this process holds, its token and when its last step was durable, by the
+            monotonic clock.
     """
 
     def __init__(self, instruments: Instruments, spans: Spans | None, watch: StoreWatch | None) -> None:
@@ -97,7 +75,16 @@ class Observing:
         self._spans = spans
         self._watch = watch
         self._measures = Measures()
-        self._processes = PerProcess(_Process)
+        self.events: deque[tuple[Event, Context | None]] = deque()
+        self.requests: deque[tuple[type[Effect[Any]], Bill]] = deque()
+        self.held: dict[str, tuple[int, float]] = {}
+        _observing.add(self)
+
+    def forget(self) -> None:
+        """Begin with nothing, as a forked child does: its parent records what it has noted, and holds its leases."""
+        self.events.clear()
+        self.requests.clear()
+        self.held.clear()
 
     # A sink
 
@@ -113,43 +100,40 @@ class Observing:
 
     def note(self, event: Event) -> None:
         """Note an event."""
-        process, context = self._processes.get(), None
+        context, held = None, self.held
         if isinstance(event, CallEnded):
             if self._spans is not None:
                 context = self._spans.end(event)
-            if isinstance(event, CheckpointSaved) and (held := process.held.get(event.thread_id)) is not None:
-                process.held[event.thread_id] = (held[0], time.monotonic())
+            if isinstance(event, CheckpointSaved) and (lease := held.get(event.thread_id)) is not None:
+                held[event.thread_id] = (lease[0], time.monotonic())
         elif isinstance(event, LeaseAcquired):
-            process.held[event.thread_id] = (event.token, time.monotonic())
-        elif isinstance(event, LeaseEnded) and process.held.get(event.thread_id, (None,))[0] == event.token:
-            process.held.pop(event.thread_id, None)
-        self._add(process, _Ended(event, context))
+            held[event.thread_id] = (event.token, time.monotonic())
+        elif isinstance(event, LeaseEnded) and held.get(event.thread_id, (None,))[0] == event.token:
+            held.pop(event.thread_id, None)
+        self.events.append((event, context))
+        if len(self.events) > MOST_PENDING:
+            self._record(self._next_event, 1)
 
     def note_request(self, kind: type[Effect[Any]], bill: Bill) -> None:
         """Note a request that has ended."""
-        self._add(self._processes.get(), _Requested(kind.__name__, bill))
-
-    def _add(self, process: _Process, one: _Ended | _Requested) -> None:
-        process.pending.append(one)
-        if len(process.pending) > MOST_PENDING:
-            self._record(process, 1)
+        self.requests.append((kind, bill))
+        if len(self.requests) > MOST_PENDING:
+            self._record(self._next_request, 1)
 
     # What a collection of metrics needs
 
     def drain(self, until: float) -> bool:
         """Record what has happened, until a time by the monotonic clock. Returns whether everything was recorded."""
-        process = self._processes.peek()
-        while process is not None and process.pending and time.monotonic() < until:
-            self._record(process, _RECORDED_AT_ONCE)
-        return process is None or not process.pending
+        for waiting, take in ((self.events, self._next_event), (self.requests, self._next_request)):
+            while waiting and time.monotonic() < until:
+                self._record(take, _RECORDED_AT_ONCE)
+        return not (self.events or self.requests)
 
     def gauges(self) -> Iterator[Measured]:
         """The present values of gauges."""
-        process = self._processes.peek()
-        held = () if process is None else tuple(process.held.values())
-        now = time.monotonic()
+        held, now = tuple(self.held.values()), time.monotonic()
         yield LEASES_HELD, len(held), {}
-        yield LEASE_IDLE, max((now - last for _, last in held), default=0.0), {}
+        yield LEASE_IDLE, max([now - last for _, last in held], default=0.0), {}
         if self._watch is not None:
             for (metric, state), count in self._watch.counts.items():
                 yield metric, count, {"state": state}
@@ -161,16 +145,15 @@ class Observing:
         if self._watch is not None:
             self._watch.end()
 
-    def _record(self, process: _Process, most: int) -> None:
+    def _record(self, take: Callable[[], tuple[Iterable[Measured], Context | None]], most: int) -> None:
         """Record the oldest ones. A counter gets one value for all of them."""
         sums: defaultdict[tuple[Metric, tuple[tuple[str, str], ...]], float] = defaultdict(float)
         for _ in range(most):
             try:
-                one = process.pending.popleft()
+                measured, context = take()
             except IndexError:  # another thread records, too
                 break
-            context = one.context if isinstance(one, _Ended) else None
-            for metric, value, attributes in self._measured(one):
+            for metric, value, attributes in measured:
                 if metric.kind == "counter":
                     sums[metric, tuple(attributes.items())] += value
                 else:
@@ -178,82 +161,95 @@ class Observing:
         for (metric, items), value in sums.items():
             self._instruments.add(metric, value, dict(items))
 
-    def _measured(self, one: _Ended | _Requested) -> Iterable[Measured]:
-        if isinstance(one, _Ended):
-            return self._measures.of(one.event)
-        service = {"service": SERVICES[one.kind]}
-        requested = (REQUESTS, 1, {**service, "method": one.kind})
-        return (requested, (COST_ESTIMATED, dollars(one.bill), service)) if one.bill else (requested,)
+    def _next_event(self) -> tuple[Iterable[Measured], Context | None]:
+        event, context = self.events.popleft()
+        return self._measures.of(event), context
+
+    def _next_request(self) -> tuple[Iterable[Measured], None]:
+        return of_request(*self.requests.popleft()), None
+
+
+_observing: AtFork[Observing] = AtFork(after_in_child=Observing.forget)
+
+
+class Counting(Interceptor):
+    """Notes requests."""
+
+    def __init__(self, observing: Observing) -> None:
+        self._note = observing.note_request
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        """Perform one effect, and note it if it is a request."""
+        if type(effect) not in _REQUESTS:
+            return perform(effect)
+        bill = NOTHING
+        try:
+            answer = perform(effect)
+            bill = billed(effect, answer)
+        finally:
+            self._note(type(effect), bill)
+        return answer
+
+    async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
+        """Perform one effect, and note it if it is a request."""
+        if type(effect) not in _REQUESTS:
+            return await perform(effect)
+        bill = NOTHING
+        try:
+            answer = await perform(effect)
+            bill = billed(effect, answer)
+        finally:
+            self._note(type(effect), bill)
+        return answer
 
 
 class Timing(GatherInterceptor):
-    """Notes requests, and for spans when each effect began and ended.
+    """Notes when each effect began and ended."""
 
-    Args:
-        observing: Gets the requests.
-        steps: Gets the times; `None` if there are no spans.
-    """
-
-    def __init__(self, observing: Observing, steps: Steps | None) -> None:
-        self._observing = observing
+    def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
-        """Perform one effect, and note it."""
-        kind = type(effect)
-        if kind in _SILENT or (self._steps is None and kind not in _REQUESTS):
+        """Perform one effect, and note when."""
+        if type(effect) not in _TIMED:
             return perform(effect)
         begin, answer = time.perf_counter(), None
         try:
             answer = perform(effect)
         finally:
-            self._note_request(effect, answer)
-            if self._steps is not None:
-                self._steps.note(Step((kind,), begin, time.perf_counter(), answer is not None))
+            self._steps.note(Step((type(effect),), begin, time.perf_counter(), answer is not None))
         return answer
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
-        """Perform one effect, and note it."""
-        kind = type(effect)
-        if kind in _SILENT or (self._steps is None and kind not in _REQUESTS):
+        """Perform one effect, and note when."""
+        if type(effect) not in _TIMED:
             return await perform(effect)
         begin, answer = time.perf_counter(), None
         try:
             answer = await perform(effect)
         finally:
-            self._note_request(effect, answer)
-            if self._steps is not None:
-                self._steps.note_in_task(Step((kind,), begin, time.perf_counter(), answer is not None))
+            self._steps.note_in_task(Step((type(effect),), begin, time.perf_counter(), answer is not None))
         return answer
 
-    def around_all(self, group: Sequence[Effect[Any]], perform: PerformAll) -> Sequence[Any]:
+    def around_all(self, effects: Sequence[Effect[Any]], perform: PerformAll) -> Sequence[Any]:
         """Perform effects at the same time, and note them as one step of the call."""
-        if self._steps is None:
-            return perform(group)
         begin = time.perf_counter()
         try:
-            return perform(group)
+            return perform(effects)
         finally:
-            self._steps.note(_together(group, begin))
+            self._steps.note(_together(effects, begin))
 
-    async def aaround_all(self, group: Sequence[Effect[Any]], perform: APerformAll) -> Sequence[Any]:
+    async def aaround_all(self, effects: Sequence[Effect[Any]], perform: APerformAll) -> Sequence[Any]:
         """Perform effects at the same time, and note them as one step of the call."""
-        if self._steps is None:
-            return await perform(group)
         begin = time.perf_counter()
         try:
-            return await perform(group)
+            return await perform(effects)
         finally:
-            self._steps.note_in_task(_together(group, begin))
-
-    def _note_request(self, effect: Effect[Any], answer: Any) -> None:
-        if type(effect) in _REQUESTS:
-            # A request that failed may not be billed.
-            self._observing.note_request(type(effect), billed(effect, answer))
+            self._steps.note_in_task(_together(effects, begin))
 
 
-def _together(group: Sequence[Effect[Any]], begin: float) -> Step:
-    return Step(tuple([type(effect) for effect in group]), begin, time.perf_counter(), is_answered=True)
+def _together(effects: Sequence[Effect[Any]], begin: float) -> Step:
+    return Step(tuple([type(effect) for effect in effects]), begin, time.perf_counter(), is_answered=True)
 
 
 class Instrumentation:
@@ -311,7 +307,8 @@ def begin(
     instruments.observe(observing)
     _measured.add(subscribers)
     ends = (
-        backend.intercept(Timing(observing, steps)),
+        backend.intercept(Counting(observing)),
+        *(() if steps is None else (backend.intercept(Timing(steps)),)),
         saver.subscribe(observing),
         observing.end,
         lambda: _measured.discard(subscribers),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from langgraph_gcs_saver.engine.effects import REQUESTS, BlobRequest
+from langgraph_gcs_saver.engine import effects
+from langgraph_gcs_saver.engine.effects import BlobRequest, Effect
 from langgraph_gcs_saver.events import (
     CallEnded,
     CheckpointDamaged,
@@ -33,8 +35,10 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.policy.distinct import Distinct
 from langgraph_gcs_saver.policy.namespaces import pattern_of
+from langgraph_gcs_saver.telemetry.billing import Bill, dollars
 from langgraph_gcs_saver.telemetry.metrics import (
     ANALYTICS_DROPPED,
+    COST_ESTIMATED,
     DAMAGED,
     ERRORS,
     FENCED,
@@ -52,6 +56,7 @@ from langgraph_gcs_saver.telemetry.metrics import (
     RECOVERY_LOST,
     RECOVERY_RESTORE,
     REQUEST_RETRIES,
+    REQUESTS,
     RESTORES_SLOW,
     RUN_DURATION,
     RUNS_ENDED,
@@ -69,7 +74,7 @@ Measured = tuple[Metric, float, Attributes]
 STORAGE, FIRESTORE = "storage", "firestore"
 
 SERVICES: Mapping[str, str] = {
-    kind.__name__: STORAGE if issubclass(kind, BlobRequest) else FIRESTORE for kind in REQUESTS
+    kind.__name__: STORAGE if issubclass(kind, BlobRequest) else FIRESTORE for kind in effects.REQUESTS
 }
 """The service of each kind of request."""
 
@@ -185,3 +190,16 @@ def _saved(event: CheckpointSaved, graph: Attributes, labels: Attributes) -> Ite
 def error_type(event: PutFailed | GetFailed) -> str:
     """The `kind` of an error of this library, else the name of the exception's class."""
     return event.kind or event.error
+
+
+def of_request(kind: type[Effect[Any]], bill: Bill) -> Iterator[Measured]:
+    """What a request adds to the metrics.
+
+    Args:
+        kind: The class of the request.
+        bill: What it is billed for.
+    """
+    service = {"service": SERVICES[kind.__name__]}
+    yield REQUESTS, 1, {**service, "method": kind.__name__}
+    if bill:
+        yield COST_ESTIMATED, dollars(bill), service
