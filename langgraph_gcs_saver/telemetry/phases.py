@@ -1,13 +1,14 @@
 """When a call performed its effects, for the events of its span.
 
 No event marks the beginning of a call. So each thread, and each task of an event loop, notes its latest effects. When a
-call has ended, those that began with it or later are its own.
+call has ended, those that fit into its duration are its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -23,6 +24,9 @@ from langgraph_gcs_saver.engine.effects import (
     PutBlob,
 )
 from langgraph_gcs_saver.records import record
+
+_SLACK_SECONDS = 1.0
+"""How long the system may stop a thread between the end of a call and its event. Older effects are not the call's."""
 
 _MOST = 64
 """Effects that are noted. Few calls have more, and then their last ones are kept."""
@@ -66,7 +70,7 @@ PHASES = {
     "fetch": "documents and objects are read, by any call",
     "upload": "objects are created",
     "commit": "what was written becomes visible",
-    "read back": "what was written is read, to compare it",
+    "read back": "what was written is read and compared",
     "decode": "of a call that reads",
 }
 """The parts of calls, and what happens in them."""
@@ -113,16 +117,32 @@ class Steps:
             _of_task.set(latest)
         latest.steps.append(step)
 
-    def take(self, since: float) -> list[Step]:
-        """The effects of the call that ends here, and that began at `since`, by `time.perf_counter`."""
+    def take(self, seconds: float) -> list[Step]:
+        """The effects of the call that has just ended here, and took so many seconds.
+
+        The time at which it ended is not known: the system may have stopped this thread since. So the end of its last
+        effect counts as its end.
+        """
         latest = _of_task.get(None)
-        # A call that a task made has notes of that task. Otherwise this is a synchronous call.
-        for steps in (None if latest is None else latest.steps, getattr(self._local, "steps", None)):
-            if steps and steps[-1].begin >= since:
-                found = [step for step in steps if step.begin >= since]
-                steps.clear()
-                return found
-        return []
+        of_task = None if latest is None or latest.owner != _current_task() else latest.steps
+        # A call may be synchronous although a task makes it. The newer notes are those of the call.
+        both = [steps for steps in (of_task, getattr(self._local, "steps", None)) if steps]
+        steps = max(both, key=lambda steps: steps[-1].end, default=None)
+        if not steps:
+            return []
+        # clock: notes of a call without effects may be those of earlier work, if it is very recent
+        is_old = steps[-1].end < time.perf_counter() - seconds - _SLACK_SECONDS
+        since = steps[-1].end - seconds
+        found = [] if is_old else [step for step in steps if step.begin >= since]
+        steps.clear()
+        return found
+
+
+def _current_task() -> int | None:
+    try:
+        return id(asyncio.current_task())
+    except RuntimeError:  # no event loop runs in this thread
+        return None
 
 
 def phases(steps: Iterable[Step], since: float, *, writes: bool) -> list[Phase]:
@@ -136,7 +156,7 @@ def phases(steps: Iterable[Step], since: float, *, writes: bool) -> list[Phase]:
     found: list[Phase] = []
     has_committed = False
     for step in steps:
-        name = _name(step, writes=writes, has_committed=has_committed)
+        name = _name(step, found[-1].name if found else "", writes=writes, has_committed=has_committed)
         has_committed |= name == "commit" and step.is_answered
         if name is None:
             continue
@@ -149,15 +169,16 @@ def phases(steps: Iterable[Step], since: float, *, writes: bool) -> list[Phase]:
     return found
 
 
-def _name(step: Step, *, writes: bool, has_committed: bool) -> str | None:
-    """The phase that an effect belongs to; `None` for waiting, clocks and events."""
+def _name(step: Step, before: str, *, writes: bool, has_committed: bool) -> str | None:
+    """The phase that an effect belongs to, after another phase; `None` for waiting, clocks and events."""
     kinds = step.kinds
     if Commit in kinds:
         return "commit"
     if PutBlob in kinds:
         return "upload"
     if Compute in kinds:
-        return "compress" if writes else "decode"
+        # The digests of uploads, to compare with.
+        return "read back" if before == "upload" else "compress" if writes else "decode"
     if not any(issubclass(kind, (DocumentRequest, BlobRequest)) for kind in kinds):
         return None
     return "read back" if writes and (has_committed or HashBlob in kinds) else "fetch"

@@ -56,23 +56,24 @@ class Spans:
         Returns:
             The context of the span, if it is recorded.
         """
+        call, steps = call_of(event), self._steps.take(event.seconds)
         # clock: a span has the times at which the call began and ended
-        now, end = time.perf_counter(), time.time_ns()
-        began = now - event.seconds
-        call = call_of(event)
-        steps = self._steps.take(began)
-        span = self._tracer.start_span(f"{PREFIX}{call}", start_time=end - int(event.seconds * 1e9))
+        now, wall = time.perf_counter(), time.time_ns()
+        began = min(now - event.seconds, steps[0].begin if steps else now)
+
+        def at(moment: float) -> int:
+            return wall + int((moment - now) * 1e9)
+
+        span = self._tracer.start_span(f"{PREFIX}{call}", start_time=at(began))
         if not span.is_recording():
             return None
         span.set_attributes(self._attributes(event))
         for phase in phases(steps, began, writes=call in ("put", "put_writes")):
-            span.add_event(
-                phase.name, {SECONDS: phase.end - phase.begin}, timestamp=end - int((now - phase.begin) * 1e9)
-            )
+            span.add_event(phase.name, {SECONDS: phase.end - phase.begin}, at(phase.begin))
         if event.outcome == "failed":
             # No description, because messages name threads, and those of other libraries may contain state.
             span.set_status(Status(StatusCode.ERROR))
-        span.end(end)
+        span.end(at(began + event.seconds))
         return trace.set_span_in_context(span)
 
     def _attributes(self, event: CallEnded) -> dict[str, Any]:
