@@ -65,13 +65,13 @@ class Phase:
 
 
 PHASES = {
-    "serialize": "from the beginning of `put` or `put_writes` to its first effect",
-    "compress": "of `put` or `put_writes`",
-    "fetch": "documents and objects are read, by any call",
+    "serialize": "`put` and `put_writes` check their arguments and serialize the values",
+    "compress": "values are compared with earlier ones and compressed",
+    "fetch": "documents and objects are read",
     "upload": "objects are created",
     "commit": "what was written becomes visible",
     "read back": "what was written is read and compared",
-    "decode": "of a call that reads",
+    "decode": "what was fetched is verified, decompressed and deserialized",
 }
 """The parts of calls, and what happens in them."""
 

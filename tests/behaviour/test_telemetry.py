@@ -35,7 +35,7 @@ from langgraph_gcs_saver.telemetry.metrics import METRICS
 from langgraph_gcs_saver.telemetry.phases import PHASES
 from langgraph_gcs_saver.telemetry.spans import CONVERSATION, FIELDS
 from tests.behaviour.test_leases import config_of, put
-from tests.behaviour.test_objectives import SLOW, SOON
+from tests.behaviour.test_objectives import SLOW, SOON, rates
 from tests.behaviour.test_recoveries import damage
 from tests.behaviour.test_work import INPUT, World, crash, fail
 from tests.kit.telemetry import Exported
@@ -158,6 +158,7 @@ class Causes:
         assert {had["outcome"] for had, _ in self.exported.points("run.duration")} == {"failed", "finished"}
 
     def restores_slow(self):
+        self.monkeypatch.setattr(rates, "ROUND_SECONDS", 0.01)  # so that the objective can be met
         with self.saver(objective=SOON, full_every=1, interceptors=[SLOW]) as saver:
             invoke(self.world.graph(saver))
             saver.get_tuple(CONFIG)

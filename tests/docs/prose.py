@@ -72,6 +72,7 @@ NOT_YET: dict[str, int] = {}
 GENERATED = {
     "docs/reference/cli.md": "the help of the commands",
     "docs/reference/options.md": "the docstring of Options",
+    "docs/reference/metrics.md": "langgraph_gcs_saver/telemetry",
     "docs/explanation/comparison/index.md": "benchmarks.compare",
     "tests/docs/prose.py": "the words themselves",
     "tests/docs/test_prose.py": "examples of each",

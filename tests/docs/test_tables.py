@@ -21,7 +21,7 @@ from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Operations
 from langgraph_gcs_saver.saver.thread import Thread
-from tests.docs import options
+from tests.docs import metrics, options
 from tests.docs.fences import ROOT
 from tests.kit import methods
 
@@ -41,6 +41,11 @@ def test_the_table_of_options_is_made_of_their_docstring():
     page = (ROOT / "docs" / "reference" / "options.md").read_text(encoding="utf-8")
     assert page == options.page(), "run: python -m tests.docs.options > docs/reference/options.md"
     assert options.texts().keys() == {field.name for field in fields(Options)}
+
+
+def test_the_tables_of_metrics_are_made_of_the_code():
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    assert page == metrics.page(), "run: python -m tests.docs.metrics > docs/reference/metrics.md"
 
 
 def test_operations_tells_when_to_turn_each_option():
