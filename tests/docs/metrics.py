@@ -15,14 +15,15 @@ _HEAD = """\
 
 # Metrics and spans
 
-`telemetry.instrument(saver)` measures a saver by OpenTelemetry. [Monitor in production](../guides/monitor-in-production.md) says
-how to set up an SDK, and what to look at.
+`telemetry.instrument(saver)` measures a saver by OpenTelemetry.
+[Monitor in production](../guides/monitor-in-production.md) says how to set up an SDK.
 
 ::: langgraph_gcs_saver.telemetry.instrument
 
 ## Metrics
 
 Each name begins with `langgraph_gcs.`. `label.*` stands for the labels that the option [`labels`](options.md) names.
+The last column has the names in Prometheus.
 
 | metric | kind | unit | attributes | what it measures | in Prometheus |
 |---|---|---|---|---|---|
@@ -32,38 +33,42 @@ _ATTRIBUTES = """
 | attribute | values |
 |---|---|
 | `call` | `put`, `put_writes`, `get_tuple`, `list`, `get_delta_channel_history` |
-| `outcome` | of calls: `stored`, `found`, `loaded`, `recovered`, `none`, `failed`, `interrupted`. Of runs: see [`RunEnded`](events.md) |
-| `namespace` | the graph: the names of the nodes that lead to a subgraph, such as `extract\\|inner`; empty for the root graph |
+| `outcome` | the `outcome` of a [`CallEnded`](events.md), or of a [`RunEnded`](events.md) |
+| `namespace` | names of the nodes that lead to a subgraph, such as `extract\\|inner`; empty for the root graph |
 | `error.type` | the `kind` of an [error](errors.md) of this library, else the name of the exception's class |
 | `service` | `firestore` or `storage`, for the embedded store too |
 | `method` | the class of an [effect](interceptors.md), such as `Commit` or `PutBlob` |
 
-A process distinguishes 50 namespaces, types of errors and values of each label. All further ones are `other`. No attribute has the id of
-a thread, a checkpoint or a run.
+A process distinguishes 50 namespaces, 50 types of errors, and 50 values of each label. All further ones are `other`. No
+attribute has the id of a thread, a checkpoint or a run.
 
 """
 
 _BUCKETS = """
-Histograms of times have buckets from {seconds}, `run.duration` and `recovery.lost` from {long}, and sizes from {bytes}. A view of your
-SDK can choose others.
+Histograms of times have buckets from {seconds}, `run.duration` and `recovery.lost` from {long}, and sizes from {bytes}.
+A view of your SDK can choose others.
 
-The prices of `cost.estimated` are list prices, in `policy/prices.py`. A `GetDocs` is billed for each name, and a query for each document
-and at least one. On the embedded store, the requests are counted as if Google Cloud had performed them.
+The prices of `cost.estimated` are list prices, in `policy/prices.py`. A `GetDocs` is billed for each name, and a query
+for each document and at least one. On the embedded store, the requests are counted as if Google Cloud had performed
+them.
 
-At most {pending:,} events and {pending:,} requests wait for a collection. With more, each call records older ones itself, so none is lost.
+At most {pending:,} events and {pending:,} requests wait for a collection. With more, each call records older ones
+itself, so none is lost.
 
 ## Spans
 
-Each call has a span, a child of the span that is current: `{prefix}put`, `{prefix}put_writes`, `{prefix}get_tuple`, `{prefix}list` for each
-page, and `{prefix}get_delta_channel_history`. A span is made when the call has ended. A call that raised has the status `ERROR` and the
-attribute `error.type`. No message of an exception is exported.
+Each call has a span, a child of the span that is current: `{prefix}put`, `{prefix}put_writes`,
+`{prefix}get_tuple`, `{prefix}list` for each page, and `{prefix}get_delta_channel_history`. A span is made when the call
+has ended. A call that raised has the status `ERROR` and the attribute `error.type`. No message of an exception is
+exported.
 
 | attribute | what it is |
 |---|---|
 """
 
 _PHASES = """
-Phases are events of the span. The attribute `{seconds}` says how long each took. A call that tried again has some of them twice.
+Phases are events of the span. The attribute `{seconds}` says how long each took. A call that tried again has some of
+them twice.
 
 | event | what happens |
 |---|---|
