@@ -70,7 +70,7 @@ class StoreWatch:
 
 def _by_state(metric: Metric, states: Iterable[str], found: Iterable[str]) -> dict[tuple[Metric, str], int]:
     """How many there are in each state; 0 for the states that none is in."""
-    counted = Counter[str]()
+    counted: Counter[str] = Counter()
     try:
         counted.update(islice(found, MOST))
     except (SaverClosedError, StoreError):
