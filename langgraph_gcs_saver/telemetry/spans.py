@@ -59,7 +59,8 @@ class Spans:
         call, steps = call_of(event), self._steps.take(event.seconds)
         # clock: a span has the times at which the call began and ended
         now, wall = time.perf_counter(), time.time_ns()
-        began = min(now - event.seconds, steps[0].begin if steps else now)
+        # The system may have stopped this thread since the end of the call. Its last effect ended just before.
+        began = (steps[-1].end if steps else now) - event.seconds
 
         def at(moment: float) -> int:
             return wall + int((moment - now) * 1e9)

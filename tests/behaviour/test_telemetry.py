@@ -4,6 +4,7 @@ import asyncio
 import gc
 import gzip
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import pytest
@@ -502,6 +504,18 @@ def test_a_watch_that_fails_has_no_counts_and_harms_nothing(saver, exported):
 
 
 # Without the package, and with the real exporter
+
+
+def test_only_the_api_is_imported():
+    """The SDK is the application's. Of the room, only the modules behind `instrument` import the API."""
+    found = {
+        path.stem: set(re.findall(r"^(?:from|import) (opentelemetry[\w.]*)", path.read_text("utf-8"), re.MULTILINE))
+        for path in Path(telemetry.__file__).parent.glob("*.py")
+    }
+    assert set().union(*found.values()) == {f"opentelemetry.{name}" for name in ("context", "metrics", "trace")} | {
+        "opentelemetry"
+    }
+    assert {name for name, modules in found.items() if modules} == {"instrumentation", "instruments", "spans"}
 
 
 def test_it_says_what_to_install(tmp_path):
