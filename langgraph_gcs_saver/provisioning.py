@@ -142,15 +142,15 @@ def write_settings(directory: str | os.PathLike[str], conn_string: str) -> tuple
 def write_files(directory: str | os.PathLike[str], files: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
     """Write texts to files in a directory, which is made if it is missing, and return their paths.
 
-    Only this user can read the files.
+    A name may have a slash: that directory is made too. Only this user can read the files.
 
     Raises:
         OSError: A file cannot be written.
     """
-    make_directory(Path(directory))
     written = []
     for name, text in files:
         path = Path(directory, name)
+        make_directory(path.parent)
         write_file(path, text.encode(), replace=True)
         written.append(path)
     return tuple(written)

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.cli.commands.drill import drill_command
 from langgraph_gcs_saver.cli.commands.edit import edit
 from langgraph_gcs_saver.cli.commands.leases import leases, pause
 from langgraph_gcs_saver.cli.commands.migrate import migrate
+from langgraph_gcs_saver.cli.commands.monitoring import monitoring
 from langgraph_gcs_saver.cli.commands.operations import operations
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
@@ -87,6 +88,7 @@ for command in (
     migrate,
     setup,
     rebind,
+    monitoring,
     demo,
 ):
     app.command(command.__name__.rstrip("_"))(command)

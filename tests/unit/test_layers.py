@@ -34,8 +34,10 @@ MAY_IMPORT = {
     "stores",
     "probes": "errors results saver",
     "telemetry": "engine errors events flows policy records saver",
+    "telemetry": "records",
+    "monitoring": "address errors options provisioning records telemetry",
     "testing": "cadence engine errors events flows format policy records results saver stores",
-    "cli": "address cadence engine errors events policy portable records results saver stores testing",
+    "cli": "address cadence engine errors events monitoring policy portable records results saver stores testing",
 }
 """What a folder or file at the top may import, besides itself; each stands below all that it may import."""
 
