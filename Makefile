@@ -96,7 +96,7 @@ test-storage: emulators
 	@test -n "$(STORAGE_EMULATOR_HOST)" || { echo "Set STORAGE_EMULATOR_HOST to the service's URL"; exit 1; }
 	$(BIN)/pytest tests/contract/test_google.py -k TestGoogle
 
-# Finds the Firestore emulator, or fetches it, or says how to get it.
+# Finds the Firestore emulator and promtool, or fetches them, or says how to get them.
 emulators: .venv/installed
 	$(BIN)/python -m tests.emulators --check
 

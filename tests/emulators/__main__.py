@@ -1,4 +1,4 @@
-"""Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds the jar."""
+"""Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds programs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 
 from tests.emulators.firestore import EmulatorNotFoundError, FirestoreEmulator, ensure_jar, find_java
 from tests.emulators.process import EmulatorStartError
+from tests.emulators.prometheus import PromtoolNotFoundError, ensure_promtool
 from tests.emulators.storage import StorageEmulator
 
 
@@ -26,13 +27,16 @@ def _serve() -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="find or fetch the Firestore emulator, say where, and end")
+    parser.add_argument(
+        "--check", action="store_true", help="find or fetch the Firestore emulator and promtool, say where, and end"
+    )
     try:
         if parser.parse_args().check:
             print(f"{ensure_jar()} (run with {find_java()})")
+            print(ensure_promtool())
         else:
             _serve()
-    except (EmulatorNotFoundError, EmulatorStartError) as error:
+    except (EmulatorNotFoundError, EmulatorStartError, PromtoolNotFoundError) as error:
         sys.exit(str(error))
 
 

@@ -7,11 +7,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
-from tests.emulators.process import HOST, EmulatorProcess
+from tests.emulators.process import HOST, EmulatorProcess, run
 from tests.patience import PATIENCE
 
 _IN_SDK = Path("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar")
@@ -38,21 +37,6 @@ def _sdk_roots(gcloud: str | None) -> list[Path]:
     return roots if gcloud is None else [Path(gcloud).resolve().parent.parent, *roots]
 
 
-def _run(command: list[str], seconds: float) -> tuple[str, str]:
-    """Run a command; return its output and, when it failed, what it complained about."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "", f"no end after {seconds:.0f} s"
-    except OSError as error:
-        return "", str(error)
-    if done.returncode != 0:
-        return "", (done.stderr or done.stdout).strip()[-1000:] or f"exit code {done.returncode}"
-    return done.stdout.strip(), ""
-
-
 def _version(jar: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", jar.name))
 
@@ -76,7 +60,7 @@ def find_jar() -> Path | None:
     newest = max(cached, key=_version, default=None)
     if newest is None and gcloud is not None:
         # Last, because it takes seconds. Needed where `gcloud` is a wrapper and not a link into the SDK.
-        sdk, _ = _run([gcloud, "info", "--format=value(installation.sdk_root)"], seconds=PATIENCE)
+        sdk, _ = run([gcloud, "info", "--format=value(installation.sdk_root)"], seconds=PATIENCE)
         if sdk and (Path(sdk) / _IN_SDK).is_file():
             return Path(sdk) / _IN_SDK
     return newest
@@ -94,7 +78,7 @@ def _fetch() -> list[str]:
         if path is None:
             tried.append(f"{words}: there is no {program} on PATH")
             continue
-        _, complaint = _run([path, *arguments], PATIENCE)
+        _, complaint = run([path, *arguments], PATIENCE)
         if find_jar() is not None:
             break
         tried.append(f"{words}: {complaint or 'done, but the jar is in none of the known places'}")

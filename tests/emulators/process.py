@@ -26,6 +26,27 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PORTS = range(20_000, 32_000)
 
 
+def run(command: list[str], seconds: float, folder: Path | None = None) -> tuple[str, str]:
+    """Run a command; return its output and, when it failed, what it complained about."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            cwd=folder,
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no end after {seconds:.0f} s"
+    except OSError as error:
+        return "", str(error)
+    if done.returncode != 0:
+        return "", (done.stderr or done.stdout).strip()[-1000:] or f"exit code {done.returncode}"
+    return done.stdout.strip(), ""
+
+
 class EmulatorStartError(RuntimeError):
     """An emulator did not become ready; the message holds the end of its log."""
 

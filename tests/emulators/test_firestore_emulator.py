@@ -228,8 +228,8 @@ def test_the_jar_is_fetched(bare: Path) -> None:
 def test_nothing_found_and_nothing_fetched(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(bare, "gcloud", "echo the component manager is disabled >&2; exit 1")
     program(bare, "npx", "/bin/sleep 60")
-    run = harness._run
-    monkeypatch.setattr(harness, "_run", lambda command, seconds: run(command, 0.5 if "npx" in command[0] else seconds))
+    run = harness.run
+    monkeypatch.setattr(harness, "run", lambda command, seconds: run(command, 0.5 if "npx" in command[0] else seconds))
     with pytest.raises(EmulatorNotFoundError) as caught:
         ensure_jar()
     message = str(caught.value)
