@@ -1,0 +1,150 @@
+"""The files that are written: valid for Google's APIs and for Prometheus, and nothing in them is this machine's."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from langgraph_gcs_saver import monitoring
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, InvalidURIError
+from langgraph_gcs_saver.monitoring.alerts import alerts
+from langgraph_gcs_saver.monitoring.promql import dialect, span
+from langgraph_gcs_saver.telemetry.metrics import METRICS
+from tests.monitoring.promtool import check
+from tests.monitoring.schemas import wrong_messages
+
+STORE = "gs://my-bucket/my%20agents?project=my-project&database=agents"
+DOCS = "https://docs.example.com/saver/"
+
+
+def messages(files):
+    """The files that are messages of Cloud Monitoring, with their kinds."""
+    return {
+        name: ("policy" if name.startswith("alerts/") else "dashboard", json.loads(text))
+        for name, text in files.items()
+        if name == "dashboard.json" or name.startswith("alerts/")
+    }
+
+
+def test_dashboards_and_policies_are_valid():
+    """And a mistake in one is noticed."""
+    _, dashboard = messages(monitoring.files())["dashboard.json"]
+    dashboard["mosaicLayout"]["tiles"][1]["widget"]["xyChart"]["dataSets"][0]["plotType"] = "CURVE"
+    _, policy = messages(monitoring.files())["alerts/damage.json"]
+    policy["conditions"][0]["conditionPrometheusQueryLanguage"]["expr"] = "1"
+    found = {"a wrong dashboard": ("dashboard", dashboard), "a wrong policy": ("policy", policy)}
+    for names in monitoring.NAMES:
+        made = messages(monitoring.files(STORE, labels=["agent", "app"], names=names, docs=DOCS))
+        assert len(made) == 1 + 8
+        found |= {f"{names}/{name}": message for name, message in made.items()}
+    wrong = wrong_messages(found)
+    assert wrong.keys() == {"a wrong dashboard", "a wrong policy"}
+    assert "expr" in wrong["a wrong policy"]
+
+
+@pytest.mark.parametrize("names", monitoring.NAMES)
+def test_prometheus_accepts_every_expression(names, tmp_path):
+    """Those of the dashboard too, as rules that record. A quoted label came with Prometheus 3 only."""
+    files = monitoring.files(labels=["agent"] if names == "prometheus" else [], names=names)
+    assert "8 rules found" in check(files["rules.yaml"], tmp_path)
+    charts = [
+        one["timeSeriesQuery"]["prometheusQuery"]
+        for tile in json.loads(files["dashboard.json"])["mosaicLayout"]["tiles"]
+        for one in tile["widget"].get("xyChart", {}).get("dataSets", ())
+    ]
+    assert len(charts) > 30
+    legacy = [re.sub(r'"([\w.]+)"(?=[,)])', lambda found: found[1].replace(".", "_"), one) for one in charts]
+    rules = [{"record": f"chart:{number}", "expr": one} for number, one in enumerate(legacy)]
+    assert f"{len(charts)} rules found" in check(json.dumps({"groups": [{"name": "g", "rules": rules}]}), tmp_path)
+
+
+def test_the_resource_of_managed_prometheus_has_the_same_rules():
+    files = monitoring.files()
+    managed = yaml.safe_load(files["managed-rules.yaml"])
+    assert (managed["apiVersion"], managed["kind"]) == ("monitoring.googleapis.com/v1", "Rules")
+    assert managed["spec"] == yaml.safe_load(files["rules.yaml"])
+    assert [one["expr"] for one in managed["spec"]["groups"][0]["rules"]] == [
+        one.expression for one in alerts(monitoring.Bounds(), dialect("prometheus"))
+    ]
+
+
+@pytest.mark.parametrize("names", monitoring.NAMES)
+def test_every_metric_is_on_the_dashboard(names):
+    text = monitoring.files(names=names)["dashboard.json"]
+    shown = {one.full_name if names == "otlp" else one.prometheus for one in METRICS}
+    assert {name for name in shown if not re.search(rf"\b{re.escape(name)}(_sum|_count|_bucket)?\b", text)} == set()
+
+
+def test_tiles_do_not_overlap():
+    layout = json.loads(monitoring.files(labels=["agent"])["dashboard.json"])["mosaicLayout"]
+    taken = set()
+    for tile in layout["tiles"]:
+        cells = {
+            (tile.get("xPos", 0) + x, tile["yPos"] + y) for x in range(tile["width"]) for y in range(tile["height"])
+        }
+        assert not cells & taken
+        assert all(x < layout["columns"] for x, _ in cells)
+        taken |= cells
+
+
+def test_links_lead_to_the_alerts():
+    with_docs, without = (messages(monitoring.files(docs=docs))["alerts/lag.json"][1] for docs in (DOCS, None))
+    url = "https://docs.example.com/saver/guides/monitor-in-production/#alerts"
+    assert [one["url"] for one in with_docs["documentation"]["links"]] == [url]
+    assert "links" not in without["documentation"]
+    assert "docs/guides/monitor-in-production.md#alerts" in without["documentation"]["content"]
+
+
+def test_the_store_is_in_variables():
+    found = {
+        store: json.loads(monitoring.files(store)["store.auto.tfvars.json"])
+        for store in (STORE, "gs://my-bucket", "gs://my-bucket/x?root=a/b")
+    }
+    assert found == {
+        STORE: {"bucket": "my-bucket", "prefix": "my agents", "database": "agents", "project": "my-project"},
+        "gs://my-bucket": {"bucket": "my-bucket", "prefix": "", "database": "(default)"},
+        "gs://my-bucket/x?root=a/b": {"bucket": "my-bucket", "prefix": "x", "database": "(default)", "root": "a/b"},
+    }
+    assert "store.auto.tfvars.json" not in monitoring.files()
+
+
+def test_bounds_and_labels_arrive():
+    files = monitoring.files(
+        bounds=monitoring.Bounds(budget=12.5, lag=0.25, objective=90, stalled=120), labels=["agent", "app"]
+    )
+    queries = {
+        name.removeprefix("alerts/").removesuffix(".json"): message["conditions"][0]["conditionPrometheusQueryLanguage"]
+        for name, (kind, message) in messages(files).items()
+        if kind == "policy"
+    }
+    ends = {"cost": "> 12.5", "lag": "> 0.25", "restore": "> 90", "stalled": "> 120"}
+    assert {name: queries[name]["query"].endswith(end) for name, end in ends.items()} == dict.fromkeys(ends, True)
+    assert "by (label_agent)" in files["dashboard.json"]
+    assert "By app" in files["dashboard.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"conn_string": "https://example.com"}, InvalidURIError),
+        ({"conn_string": "memory:"}, InvalidInputError),
+        ({"names": "statsd"}, InvalidInputError),
+        ({"labels": ["a-b"]}, InvalidOptionError),
+    ],
+)
+def test_what_is_not_valid(options, error):
+    with pytest.raises(error):
+        monitoring.files(**options)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_bounds_are_positive_numbers(value):
+    with pytest.raises(InvalidInputError, match="lag"):
+        monitoring.Bounds(lag=value)
+
+
+def test_lengths_of_time():
+    assert [span(one) for one in (1, 60, 90, 600, 3600, 86_400, 604_800, 691_200)] == [
+        *("1s", "1m", "90s", "10m", "1h", "1d", "1w", "8d"),
+    ]
