@@ -28,9 +28,9 @@ def test_the_command_writes_all_files(command, tmp_path):
 def test_earlier_files_are_replaced_and_those_of_others_stay(command, tmp_path):
     command("monitoring", "--write", str(tmp_path), "--store", STORE)
     (tmp_path / "terraform.tfvars").write_text('region = "europe-west1"\n')
-    ended = command("monitoring", "--write", str(tmp_path), "--store", STORE, "--lag", "90s", "--json")
+    ended = command("monitoring", "--write", str(tmp_path), "--store", STORE, "--lag", "9s", "--json")
     assert {Path(file).name for file in json.loads(ended.out)["files"]} >= {"lag.json", "main.tf"}
-    assert "> 90" in (tmp_path / "alerts/lag.json").read_text()
+    assert "> 9" in (tmp_path / "alerts/lag.json").read_text()
     assert (tmp_path / "terraform.tfvars").read_text() == 'region = "europe-west1"\n'
 
 

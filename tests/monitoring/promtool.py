@@ -41,6 +41,7 @@ def assert_firing(
     *,
     minutes: int,
     folder: Path,
+    interval: str = "1m",
     every: str = "1m",
 ) -> None:
     """Assert that exactly some alerts fire.
@@ -48,9 +49,10 @@ def assert_firing(
     Args:
         names: The names of those that fire.
         alerts: All alerts.
-        series: By name, values in promtool's notation, one a minute.
+        series: By name, values in promtool's notation.
         minutes: When it is looked.
         folder: Where to write files.
+        interval: How far values are apart; at most 5 minutes, after which Prometheus takes a series for ended.
         every: How often rules are evaluated.
 
     Raises:
@@ -71,7 +73,7 @@ def assert_firing(
         "evaluation_interval": every,
         "tests": [
             {
-                "interval": "1m",
+                "interval": interval,
                 "input_series": [{"series": name, "values": values} for name, values in series.items()],
                 "alert_rule_test": [expected(alert) for alert in alerts],
             }

@@ -144,6 +144,12 @@ def test_bounds_are_positive_numbers(value):
         monitoring.Bounds(lag=value)
 
 
+def test_a_lag_is_less_than_what_the_buckets_tell():
+    assert monitoring.Bounds(lag=59).lag == 59
+    with pytest.raises(InvalidInputError, match="less than 60"):
+        monitoring.Bounds(lag=60)
+
+
 def test_lengths_of_time():
     assert [span(one) for one in (1, 60, 90, 600, 3600, 86_400, 604_800, 691_200)] == [
         *("1s", "1m", "90s", "10m", "1h", "1d", "1w", "8d"),

@@ -1,0 +1,96 @@
+"""Real measurements on a simulated axis of time: what OpenTelemetry's SDK has collected, as series of Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from itertools import groupby
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint, Sum
+from opentelemetry.trace import NoOpTracerProvider
+
+from langgraph_gcs_saver import GCSSaver, telemetry
+
+_PROCESS = {"job": "agents", "instance": "1"}
+"""What a scrape adds."""
+
+_UNITS = {"s": "_seconds", "By": "_bytes"}
+"""Suffixes of units, by https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/."""
+
+
+class Recording:
+    """What savers have measured, at some minutes of the simulated axis. Between two of them, nothing changes."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self._meters = MeterProvider([self._reader], shutdown_on_exit=False)
+        self._seen: list[tuple[int, Mapping[str, float]]] = []
+
+    def watch(self, saver: GCSSaver, watch_store: timedelta | None) -> GCSSaver:
+        """Measure a saver, too."""
+        telemetry.instrument(saver, self._meters, NoOpTracerProvider(), watch_store=watch_store)
+        return saver
+
+    def now(self) -> dict[str, float]:
+        """Collect the present values, by series."""
+        found = self._reader.get_metrics_data()
+        metrics = (
+            metric
+            for resource in ([] if found is None else found.resource_metrics)
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        )
+        return {name: value for metric in metrics for name, value in _samples(metric)}
+
+    def at(self, minute: int) -> None:
+        """Put the present values at a minute."""
+        self._seen.append((minute, self.now()))
+
+    def series(self, minutes: int, step: int = 1) -> dict[str, str]:
+        """Values in promtool's notation, from minute 0 on.
+
+        Args:
+            minutes: The last minute.
+            step: Minutes between two values.
+        """
+        names = dict.fromkeys(name for _, values in self._seen for name in values)
+        places = [self._values(minute) for minute in range(0, minutes + 1, step)]
+        return {
+            name: " ".join(
+                _repeated(value, len(list(same))) for value, same in groupby(place.get(name) for place in places)
+            )
+            for name in names
+        }
+
+    def _values(self, minute: int) -> Mapping[str, float]:
+        return next((values for at, values in reversed(self._seen) if at <= minute), {})
+
+
+def _repeated(value: float | None, times: int) -> str:
+    return " ".join(["_"] * times) if value is None else f"{value!r}+0x{times - 1}"
+
+
+def _samples(metric: Metric) -> Iterator[tuple[str, float]]:
+    """The series of a metric, with their values."""
+    name = metric.name.replace(".", "_") + _UNITS.get(metric.unit or "", "")
+    name += "_total" if isinstance(metric.data, Sum) and metric.data.is_monotonic else ""
+    for point in metric.data.data_points:
+        labels = {re.sub(r"\W", "_", key): str(value) for key, value in (point.attributes or {}).items()}
+        if isinstance(point, NumberDataPoint):
+            yield _series(name, labels), point.value
+        elif isinstance(point, HistogramDataPoint):
+            yield _series(f"{name}_sum", labels), point.sum
+            yield _series(f"{name}_count", labels), point.count
+            bounds = [*(f"{bound:g}" for bound in point.explicit_bounds), "+Inf"]
+            for number, bound in enumerate(bounds, 1):
+                yield _series(f"{name}_bucket", {**labels, "le": bound}), sum(point.bucket_counts[:number])
+        else:
+            raise TypeError(f"{metric.name} has points of an unknown kind")
+
+
+def _series(name: str, labels: Mapping[str, str]) -> str:
+    pairs = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted({**_PROCESS, **labels}.items()))
+    return f"{name}{{{pairs}}}"
