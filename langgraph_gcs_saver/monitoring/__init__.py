@@ -40,7 +40,7 @@ def files(
     - `store.auto.tfvars.json`: the values of Terraform's variables that the connection string says.
 
     Args:
-        conn_string: The store, as `gs://…`. Without it, Terraform asks for the bucket and the project.
+        conn_string: The store, as `gs://…`. Without it, you have to give Terraform the bucket and the project.
         bounds: What the alerts compare with.
         labels: The `labels` of the saver. Each gets a section of the dashboard.
         names: How metrics come to Cloud Monitoring: see `monitoring.promql.Names`.

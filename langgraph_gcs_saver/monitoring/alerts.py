@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.monitoring.promql import Dialect, span
+from langgraph_gcs_saver.monitoring.promql import Dialect
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.telemetry import metrics
 
@@ -23,6 +23,8 @@ GROWTH = 1.5
 _SHORT, _LONG, _DAY, _WEEK = 600, 3_600, 86_400, 604_800
 _MONTH = 30
 """Days of a month of the budget."""
+
+_UNITS = (("day", _DAY), ("hour", _LONG), ("minute", 60), ("second", 1))
 
 Severity = Literal["CRITICAL", "ERROR", "WARNING"]
 """As in Cloud Monitoring."""
@@ -102,8 +104,11 @@ def alerts(bounds: Bounds, dialect: Dialect) -> tuple[Alert, ...]:
     )
 
 
-def _seconds(value: float) -> str:
-    return span(int(value)) if value == int(value) else f"{value:g}s"
+def _words(seconds: float) -> str:
+    """A length of time, in words."""
+    name, size = next((name, size) for name, size in _UNITS if size == 1 or seconds % size == 0)
+    number = f"{seconds / size:g}"
+    return f"{number} {name}" + ("" if number == "1" else "s")
 
 
 def _failures(dialect: Dialect) -> Alert:
@@ -118,7 +123,7 @@ def _failures(dialect: Dialect) -> Alert:
         title="Checkpoint calls fail",
         severity="CRITICAL",
         expression=f"{failed}\n/ (\n  {calls} >= {CALLS}\n) > {FAILING:g}",
-        meaning=f"More than {FAILING:.0%} of the calls of {span(_SHORT)} failed, out of at least {CALLS}.",
+        meaning=f"In {_words(_SHORT)}, more than {FAILING:.0%} of at least {CALLS} calls failed.",
         action="Look at `error.type` on the dashboard. For `unavailable`, look at the status of Firestore and Cloud "
         "Storage, at quotas and at the roles of the agents' account. Runs can be resumed with the same request.",
     )
@@ -152,7 +157,7 @@ def _restore(bounds: Bounds, dialect: Dialect) -> Alert:
         # An average, because an objective may be beyond the buckets of the histogram. Recoveries are few.
         expression=f"{slow} > 0\nor {seconds}\n/ {count} > {bounds.objective:g}",
         meaning="A read of the newest checkpoint missed the saver's `objective`, or would miss it in a fresh process. "
-        f"Or the recoveries of {span(_LONG)} took more than {_seconds(bounds.objective)} on average to read the state.",
+        f"Or recoveries needed more than {_words(bounds.objective)} on average to read the state, within {_words(_LONG)}.",
         action="Run `langgraph-gcs drill THREAD --rto 30s` and do what it advises: a smaller state, or shorter chains.",
     )
 
@@ -177,7 +182,7 @@ def _lag(bounds: Bounds, dialect: Dialect) -> Alert:
         severity="WARNING",
         expression=f"{dialect.quantile(0.95, metrics.PUT_LAG, window=_SHORT)} > {bounds.lag:g}",
         holds=300,
-        meaning=f"For {span(300)}, 5% of the checkpoints were durable more than {_seconds(bounds.lag)} after they were "
+        meaning=f"For {_words(300)}, 5% of the checkpoints were durable more than {_words(bounds.lag)} after they were "
         "made.",
         action="A crash now loses that much work. Look at the time of `put` and at retries on the dashboard. With "
         'durability "async", nodes may be faster than the store: use "sync", or `cadence.MaxLag`.',
@@ -192,7 +197,7 @@ def _stalled(bounds: Bounds, dialect: Dialect) -> Alert:
         severity="ERROR",
         expression=f"max({idle} and {held} > 0) > {bounds.stalled:g}",
         meaning="A process holds the lease of a thread, and its beat is alive, but no step became durable for more "
-        f"than {_seconds(bounds.stalled)}.",
+        f"than {_words(bounds.stalled)}.",
         action="Run `langgraph-gcs leases` and `langgraph-gcs stalled --older 10m` to find the thread and its node. A "
         "node that hangs needs a timeout. `langgraph-gcs pause THREAD` drains it, and ending its process lets another "
         "one resume.",

@@ -31,7 +31,7 @@ def link(docs: str | None) -> str:
 def policy(alert: Alert, docs: str | None) -> dict[str, Any]:
     """An alert policy, as `gcloud monitoring policies create --policy-from-file` takes it.
 
-    The API would reject a query of a metric that has no data yet, such as damage, so it is told not to look.
+    By default the API rejects a query of a metric that has no data yet, such as `damaged`.
 
     Args:
         alert: The alert.

@@ -39,6 +39,8 @@ GCLOUD = {
     "iam roles create": "--title --permissions",
     "iam service-accounts add-iam-policy-binding": "--member --role",
     "iam service-accounts create": "",
+    "monitoring dashboards create": "--config-from-file",
+    "monitoring policies create": "--policy-from-file",
     "projects add-iam-policy-binding": "--member --role --condition",
     "run jobs add-iam-policy-binding": "--region --member --role",
     "run jobs deploy": "--region --image --service-account --set-env-vars --max-retries --task-timeout --args",
@@ -63,6 +65,7 @@ GCLOUD = {
 GCLOUD_EVERYWHERE = {"--project", "--format", "--quiet"}
 
 FOREIGN = {"cat", "cd", "git", "kill", "npx", "curl", "docker", "uvicorn", "langgraph", "firebase"}
+FOREIGN |= {"kubectl", "promtool", "terraform"}
 """Programs of others, which nothing here can check."""
 
 

@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from typing import Any
 
-from tests.docs.blocks import ROOT
+from tests.docs.fences import ROOT
 from tests.patience import PATIENCE
 
 SERVICES = ROOT / ".venv-services"

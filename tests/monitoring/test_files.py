@@ -2,15 +2,19 @@
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 import yaml
 
 from langgraph_gcs_saver import monitoring
+from langgraph_gcs_saver.cli.durations import duration
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.monitoring.alerts import alerts
 from langgraph_gcs_saver.monitoring.promql import dialect, span
 from langgraph_gcs_saver.telemetry.metrics import METRICS
+from tests.docs.alerts import metrics_of, table
+from tests.docs.fences import ROOT
 from tests.monitoring.promtool import check
 from tests.monitoring.schemas import wrong_messages
 
@@ -94,6 +98,24 @@ def test_links_lead_to_the_alerts():
     assert [one["url"] for one in with_docs["documentation"]["links"]] == [url]
     assert "links" not in without["documentation"]
     assert "docs/guides/monitor-in-production.md#alerts" in without["documentation"]["content"]
+
+
+def test_the_guide_has_the_table_of_alerts():
+    page = (ROOT / "docs/guides/monitor-in-production.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Alerts\n\n")[2]
+    assert section.startswith(table() + "\n"), "replace the table by what python -m tests.docs.alerts prints"
+    assert sum(len(metrics_of(one)) for one in alerts(monitoring.Bounds(), dialect("otlp"))) > 10
+
+
+def test_the_guide_has_the_files_and_the_defaults():
+    page = (ROOT / "docs/guides/monitor-in-production.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.*-]+\.(?:json|yaml|tf))`", page))
+    files = monitoring.files(STORE)
+    assert {name for name in files if "/" not in name and not name.endswith(".tf")} <= named
+    defaults = dict(re.findall(r"(?m)^\| `--(\w+)` \| (\w+) \|", page))
+    assert {
+        name: duration(f"{text}s" if text.isdigit() else text).total_seconds() for name, text in defaults.items()
+    } == {field.name: getattr(monitoring.Bounds(), field.name) for field in fields(monitoring.Bounds)}
 
 
 def test_the_store_is_in_variables():
