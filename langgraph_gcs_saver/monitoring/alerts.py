@@ -157,7 +157,7 @@ def _restore(bounds: Bounds, dialect: Dialect) -> Alert:
         # An average, because an objective may be beyond the buckets of the histogram. Recoveries are few.
         expression=f"{slow} > 0\nor {seconds}\n/ {count} > {bounds.objective:g}",
         meaning="A read of the newest checkpoint missed the saver's `objective`, or would miss it in a fresh process. "
-        f"Or recoveries needed more than {_words(bounds.objective)} on average to read the state, within {_words(_LONG)}.",
+        f"Or recoveries took more than {_words(bounds.objective)} on average to read the state, in {_words(_LONG)}.",
         action="Run `langgraph-gcs drill THREAD --rto 30s` and do what it advises: a smaller state, or shorter chains.",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from langgraph_gcs_saver.monitoring.alerts import Alert
 from langgraph_gcs_saver.monitoring.promql import span
 
-PAGE = "guides/monitor-in-production"
+GUIDE = "guides/monitor-in-production"
 """The page that has a section on alerts."""
 
 EVALUATED_EVERY = 60
@@ -25,7 +25,7 @@ _GROUP = "langgraph-gcs"
 
 def link(docs: str | None) -> str:
     """The section on alerts: a URL if the documentation has one, else its place in the repository."""
-    return f"{docs.rstrip('/')}/{PAGE}/#alerts" if docs else f"docs/{PAGE}.md#alerts"
+    return f"{docs.rstrip('/')}/{GUIDE}/#alerts" if docs else f"docs/{GUIDE}.md#alerts"
 
 
 def policy(alert: Alert, docs: str | None) -> dict[str, Any]:

@@ -318,11 +318,22 @@ COMMANDS = {
     "import": (4, ["t.tar", "--store", "OTHER-import"]),
     "migrate": (0, ["--from", "SQLITE"]),
     "setup": (0, []),
+    "monitoring": (2, ["--write", "files"]),  # it reads no store
     "delete": (0, ["t", "--dry-run"]),
 }
 """How each command ends on a thread with a checkpoint in clear, and its arguments."""
 
-SAME = {"rebind", "drill", "pause", "answer", "work", "batches show", "operations show", "operations resolve"}
+SAME = {
+    "rebind",
+    "monitoring",
+    "drill",
+    "pause",
+    "answer",
+    "work",
+    "batches show",
+    "operations show",
+    "operations resolve",
+}
 """Commands that end in the same way if what is in clear is accepted."""
 
 SHOWS_STATE = {"show", "report", "diff"}

@@ -88,6 +88,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         ("t --from sources:encrypting --store file://FILES/of-encrypting", 3),
     ],
     "setup": ["", "--json"],
+    "monitoring": ["--write FILES/monitoring --store gs://my-bucket", ("--write FILES/monitoring", 2)],  # as `rebind`
     "demo": ["--store STORE --documents 10", "once --store STORE", "workers --store STORE"],
     "drill": ["t", "tagged --json", "deep"],
     "advise": ["t", "tagged --json", "--mtbf 8h"],
