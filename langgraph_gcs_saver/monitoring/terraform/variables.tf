@@ -35,6 +35,11 @@ variable "restore_days" {
   description = "For how many days the store can be restored: backups of documents, and deleted objects. At most 90."
   type        = number
   default     = 28
+
+  validation {
+    condition     = var.restore_days >= 7 && var.restore_days <= 90
+    error_message = "Cloud Storage keeps deleted objects for 7 to 90 days."
+  }
 }
 
 variable "upkeep_image" {
