@@ -28,7 +28,7 @@ def files(
     *,
     bounds: Bounds = DEFAULTS,
     labels: Sequence[str] = (),
-    names: Names = "prometheus",
+    names: Names = "otlp",
     docs: str | None = None,
 ) -> dict[str, str]:
     """The names and texts of all files.
@@ -43,7 +43,8 @@ def files(
         conn_string: The store, as `gs://…`. Without it, you have to give Terraform the bucket and the project.
         bounds: What the alerts compare with.
         labels: The `labels` of the saver. Each gets a section of the dashboard.
-        names: How metrics come to Cloud Monitoring: see `monitoring.promql.Names`.
+        names: How metrics come to Cloud Monitoring: see `monitoring.promql.Names`. The rules files always have those of
+            Prometheus.
         docs: Where your team reads this documentation, such as `https://docs.example.com/langgraph-gcs`. Alerts link
             there.
 
@@ -54,10 +55,10 @@ def files(
     """
     Options(labels=tuple(labels))
     spoken = dialect(names)
-    every = alerts(bounds, spoken)
+    ruled = alerts(bounds, dialect("prometheus"))
     found = {"dashboard.json": _json(dashboard(spoken, labels))}
-    found |= {f"alerts/{alert.name}.json": _json(policies.policy(alert, docs)) for alert in every}
-    found |= {"rules.yaml": policies.rules(every, docs), "managed-rules.yaml": policies.managed_rules(every, docs)}
+    found |= {f"alerts/{alert.name}.json": _json(policies.policy(alert, docs)) for alert in alerts(bounds, spoken)}
+    found |= {"rules.yaml": policies.rules(ruled, docs), "managed-rules.yaml": policies.managed_rules(ruled, docs)}
     folder = resources(__name__) / "terraform"
     found |= {one.name: one.read_text("utf-8") for one in sorted(folder.iterdir(), key=lambda one: one.name)}
     found["settings.tf.json"] = _json({"locals": _settings()})
@@ -105,7 +106,7 @@ def write(
     *,
     bounds: Bounds = DEFAULTS,
     labels: Sequence[str] = (),
-    names: Names = "prometheus",
+    names: Names = "otlp",
     docs: str | None = None,
 ) -> tuple[Path, ...]:
     """Write the files of `files`, and replace earlier ones. No service is called.

@@ -76,22 +76,32 @@ class Case:
         graph_of(saver).invoke({"left": steps, "large": large}, config_of(thread, steps + 5), durability="sync")
 
     def assert_firing(self, *names: str, minutes: int, interval: int = 1, every: str = "1m", **bounds: float) -> None:
-        """Assert that exactly these alerts fire at a minute."""
-        every_alert = alerts(monitoring.Bounds(**bounds), dialect("prometheus"))
-        assert set(names) <= {one.name for one in every_alert}
-        asked = " ".join(one.expression for one in every_alert)
-        assert_firing(
-            names,
-            every_alert,
-            {
-                name: values
-                for name, values in self.recording.series(minutes, interval).items()
-                if name.partition("{")[0] in asked
-            },
-            minutes=minutes,
-            interval=f"{interval}m",
-            every=every,
-            folder=self._folder,
+        """Assert that exactly these alerts fire at a minute, by the names of Prometheus and by those of OTLP."""
+        series = self.recording.series(minutes, interval)
+        for spoken in map(dialect, monitoring.NAMES):
+            every_alert = alerts(monitoring.Bounds(**bounds), spoken)
+            assert set(names) <= {one.name for one in every_alert}
+            asked = " ".join(one.expression for one in every_alert)
+            assert_firing(
+                names,
+                every_alert,
+                {
+                    one.written(spoken.names): values
+                    for one, values in series.items()
+                    if getattr(one, spoken.names) in asked
+                },
+                minutes=minutes,
+                interval=f"{interval}m",
+                every=every,
+                folder=self._folder,
+            )
+
+    def value(self, name: str, **labels: str) -> float:
+        """What a gauge measures now; 0 if it measures nothing."""
+        return sum(
+            value
+            for series, value in self.recording.now().items()
+            if series.otlp == name and all(f'{label}="{one}"' in series.labels for label, one in labels.items())
         )
 
 
@@ -225,8 +235,7 @@ def test_no_progress(case):
     thread.start()
     try:
         eventually(began.is_set)
-        idle = 'langgraph_gcs_lease_idle_seconds{instance="1",job="agents"}'
-        eventually(lambda: case.recording.now().get(idle, 0) > 0.2)
+        eventually(lambda: case.value("langgraph_gcs.lease.idle") > 0.2)
         case.recording.at(1)
         case.assert_firing(minutes=3)
         case.assert_firing("stalled", minutes=3, stalled=0.1)
@@ -311,8 +320,7 @@ def test_leases_that_have_expired(case, monkeypatch):
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() + int(100e9))  # the clock of the embedded store
     case.saver(watch_store=timedelta(hours=1))
-    expired = 'langgraph_gcs_leases{instance="1",job="agents",state="expired"}'
-    eventually(lambda: case.recording.now().get(expired) == 1)
+    eventually(lambda: case.value("langgraph_gcs.leases", state="expired") == 1)
     case.recording.at(1)
     case.assert_firing("expired", minutes=3)
 

@@ -49,8 +49,8 @@ def test_dashboards_and_policies_are_valid():
 
 @pytest.mark.parametrize("names", monitoring.NAMES)
 def test_prometheus_accepts_every_expression(names, tmp_path):
-    """Those of the dashboard too, as rules that record. A quoted label came with Prometheus 3 only."""
-    files = monitoring.files(labels=["agent"] if names == "prometheus" else [], names=names)
+    """Those of Cloud Monitoring too, as rules that record. A quoted label came with Prometheus 3 only."""
+    files = monitoring.files(labels=["agent"], names=names)
     assert "8 rules found" in check(files["rules.yaml"], tmp_path)
     charts = [
         one["timeSeriesQuery"]["prometheusQuery"]
@@ -58,9 +58,10 @@ def test_prometheus_accepts_every_expression(names, tmp_path):
         for one in tile["widget"].get("xyChart", {}).get("dataSets", ())
     ]
     assert len(charts) > 30
-    legacy = [re.sub(r'"([\w.]+)"(?=[,)])', lambda found: found[1].replace(".", "_"), one) for one in charts]
-    rules = [{"record": f"chart:{number}", "expr": one} for number, one in enumerate(legacy)]
-    assert f"{len(charts)} rules found" in check(json.dumps({"groups": [{"name": "g", "rules": rules}]}), tmp_path)
+    expressions = [*charts, *(one.expression for one in alerts(monitoring.Bounds(), dialect(names)))]
+    legacy = [re.sub(r'"(label\.\w+|error\.type)"', lambda one: one[1].replace(".", "_"), each) for each in expressions]
+    rules = [{"record": f"found:{number}", "expr": one} for number, one in enumerate(legacy)]
+    assert f"{len(rules)} rules found" in check(json.dumps({"groups": [{"name": "g", "rules": rules}]}), tmp_path)
 
 
 def test_the_resource_of_managed_prometheus_has_the_same_rules():
@@ -142,7 +143,8 @@ def test_bounds_and_labels_arrive():
     }
     ends = {"cost": "> 12.5", "lag": "> 0.25", "restore": "> 90", "stalled": "> 120"}
     assert {name: queries[name]["query"].endswith(end) for name, end in ends.items()} == dict.fromkeys(ends, True)
-    assert "by (label_agent)" in files["dashboard.json"]
+    assert r"by (\"label.agent\")" in files["dashboard.json"]
+    assert "by (label_agent)" in monitoring.files(labels=["agent"], names="prometheus")["dashboard.json"]
     assert "By app" in files["dashboard.json"]
 
 

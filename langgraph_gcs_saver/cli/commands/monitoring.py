@@ -54,9 +54,10 @@ def monitoring(
     names: Annotated[
         Literal["prometheus", "otlp"],
         typer.Option(
-            help="How metrics are named: as Prometheus and collectors write them, or as telemetry.googleapis.com does.",
+            help="How metrics are named in Cloud Monitoring: by telemetry.googleapis.com (otlp), or by Prometheus and "
+            "its exporters."
         ),
-    ] = "prometheus",
+    ] = "otlp",
     docs: Annotated[
         str | None, typer.Option(metavar="URL", help="Where you read this documentation. Alerts link there.")
     ] = None,
