@@ -202,7 +202,7 @@ def imported():
     Aside from `cli` and `telemetry`, which have extras, and `testing`.
     """
     for name in sorted(SOURCES):
-        if not name.endswith(".py") or re.match(r"langgraph_gcs_saver/(cli|testing)/", name):
+        if not name.endswith(".py") or re.match(r"langgraph_gcs_saver/(cli|telemetry|testing)/", name):
             continue
         pending = [ast.parse((ROOT / name).read_bytes())]
         while pending:
