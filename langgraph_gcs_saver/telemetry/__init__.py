@@ -36,12 +36,11 @@ def instrument(
             graph.invoke(inputs, config)
 
     `docs/reference/metrics.md` lists the metrics and spans. The copies of the saver that LangGraph makes, and
-    `saver.admin`, are measured with it. A forked process continues to measure, and begins with zero. Metrics never have
-    the id of a thread, a checkpoint or a run.
+    `saver.admin`, are measured with it. A forked process measures what it does itself. Metrics never have the id of a
+    thread, a checkpoint or a run.
 
-    A call only notes what it did, for which it needs a few microseconds. The values are recorded when metrics are
-    collected, or when the saver is closed. At most 20,000 events and requests wait for a collection. With more, each
-    call records older ones.
+    A call only notes what it did. The values are recorded when metrics are collected, or when the saver is closed. At
+    most 20,000 events and requests wait for a collection. With more, each call records older ones.
 
     Args:
         saver: The saver or its `admin`.

@@ -1,6 +1,7 @@
 """Metrics and spans of real runs: each metric by a real cause, and no id of a thread in any of them."""
 
 import asyncio
+import copy
 import gc
 import gzip
 import os
@@ -364,7 +365,8 @@ def test_thread_ids_are_an_option_of_spans(saver, exported):
     with exported.instrument(saver, thread_ids=True):
         invoke(World().graph(saver))
     assert {span.attributes[CONVERSATION] for _, span in exported.spans} == {THREAD}
-    assert THREAD not in exported.reader.get_metrics_data().to_json() if exported.metrics() else True
+    assert exported.metrics()
+    assert THREAD not in exported.reader.get_metrics_data().to_json()
 
 
 def test_a_measured_value_names_the_span_of_its_call(saver, exported):
@@ -391,18 +393,18 @@ def test_nothing_is_measured_without_it(saver, exported):
     with telemetry.instrument(saver, exported.meters, NoOpTracerProvider()):
         assert len(backend._interceptors) == 1
         put(saver, CONFIG)
-    assert exported.value("put.duration", call="put") == (1, pytest.approx(0, abs=PATIENCE))
+    assert exported.value("put.duration", call="put")[0] == 1
     assert exported.spans == []
 
 
 def test_a_saver_is_measured_once_however_it_is_reached(saver, exported):
-    """LangGraph's graph has a copy of the saver, and `admin` is another way to use the store."""
+    """Under strict msgpack LangGraph's graph has a copy of the saver, and `admin` is another way to use the store."""
     with exported.instrument(saver) as measuring:
-        copy = saver.with_allowlist([]) if hasattr(saver, "with_allowlist") else saver
-        for one in (saver, copy, saver.admin):
+        twin = copy.copy(saver)
+        for one in (saver, twin, saver.admin):
             with pytest.raises(e.InvalidInputError, match="measured already"):
                 exported.instrument(one)
-        put(copy, CONFIG)
+        put(twin, CONFIG)
         list(saver.admin.verify(THREAD))
         assert exported.value("put.duration", call="put")[0] == 1
         assert exported.value("requests", method="Commit") == 1
