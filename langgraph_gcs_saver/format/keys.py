@@ -18,6 +18,7 @@ lg_threads/{thread}/lg_recoveries/{time}-{nonce}               what was lost and
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
 lg_store/place                                                 the bucket and prefix of the store's objects
+lg_store/analytics                                             the key that digests of threads in analytics are made with
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 {thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
 ~operations/{sha256(key)}/result-{attempt}.zst                 a large result of an operation that all threads share
@@ -63,6 +64,9 @@ _REQUESTS = "requests"
 
 PLACE = "lg_store/place"
 """Name of the document that names the store's bucket and prefix."""
+
+ANALYTICS = "lg_store/analytics"
+"""Name of the document with the store's key for analytics."""
 
 SHARED = "lg_store/operations"
 """Name of the document above the operations that all threads share.
