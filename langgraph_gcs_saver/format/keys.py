@@ -18,7 +18,7 @@ lg_threads/{thread}/lg_recoveries/{time}-{nonce}               what was lost and
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
 lg_store/place                                                 the bucket and prefix of the store's objects
-lg_store/analytics                                             the key that digests of threads in analytics are made with
+lg_store/analytics                                             the key of the digests of threads in analytics
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 {thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
 ~operations/{sha256(key)}/result-{attempt}.zst                 a large result of an operation that all threads share

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.emulators.bigquery import BigQueryEmulator
 from tests.emulators.firestore import FirestoreEmulator
 from tests.emulators.storage import StorageEmulator
 from tests.patience import PATIENCE
@@ -43,6 +44,13 @@ def storage_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with StorageEmulator(log_path) as emulator, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
         yield emulator.url
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryEmulator]:
+    """The BigQuery emulator."""
+    with BigQueryEmulator(tmp_path_factory.mktemp("bigquery-emulator") / "log") as emulator:
+        yield emulator
 
 
 @pytest.fixture

@@ -64,6 +64,20 @@ def free_port() -> int:
     raise EmulatorStartError(f"100 ports between {_PORTS.start} and {_PORTS.stop} of {HOST} are all taken")
 
 
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Return the status and the beginning of an answer; the status is 0 if there is none."""
+    # Not urllib.request, which would send even this to a proxy that the environment names.
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(100)
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
 class EmulatorProcess(ABC):
     """An emulator's process; `with` starts and stops it.
 
@@ -87,6 +101,11 @@ class EmulatorProcess(ABC):
     @abstractmethod
     def announcement(self, port: int) -> str:
         """Return what the emulator writes to its log once it holds the port."""
+
+    def answers(self, port: int) -> bool:
+        """Return whether the emulator answers requests."""
+        status, body = get(port, "/")
+        return status == 200 and body.strip().lower() == b"ok"
 
     @property
     def port(self) -> int:
@@ -138,7 +157,7 @@ class EmulatorProcess(ABC):
 
     def _wait(self, process: subprocess.Popen[bytes], port: int, begin: int) -> None:
         def is_ready() -> bool:
-            if self._announced(port, begin) and _answers(port):
+            if self._announced(port, begin) and self.answers(port):
                 return True
             if process.poll() is not None:
                 raise EmulatorStartError(self._complaint(f"ended with code {process.returncode}", begin))
@@ -188,16 +207,3 @@ class EmulatorProcess(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _answers(port: int) -> bool:
-    # Not urllib.request, which would send even this to a proxy that the environment names.
-    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE)
-    try:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        return response.status == 200 and response.read(100).strip().lower() == b"ok"
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
