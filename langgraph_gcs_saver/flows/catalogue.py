@@ -12,6 +12,7 @@ from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
+from langgraph_gcs_saver.flows.stored import made_by
 from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, kind_of
@@ -385,13 +386,10 @@ class _Thread:
             metadata = metadata_of(known, loads)
         except DamagedError as damage:
             return replace(info, damage=damage.reason)
-        step, source = metadata.get("step"), metadata.get("source")
         return replace(
             info,
             checkpoint_ns=known.ns,
             parent_id=known.parent_id,
-            step=step if isinstance(step, int) else None,
-            source=source if isinstance(source, str) else "",
             nodes=self._nodes(known),
             is_waiting=is_waiting(own) and (known.ns, known.checkpoint_id) not in self.parents,
             made=known.made or info.time,
@@ -399,6 +397,7 @@ class _Thread:
             stored=tuple(_stored(known)),
             size=known.size,
             damage=self._damage(known),
+            **made_by(metadata),
         )
 
     def _nodes(self, known: Manifest) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from langgraph_gcs_saver.engine.effects import Doc, Flow, QueryDocs
+from collections.abc import Iterable
+
+from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, QueryDocs
 from langgraph_gcs_saver.format import keys
 
 IDS_PER_PAGE = 1000
@@ -30,6 +32,18 @@ def thread_id_of(doc: Doc) -> str | None:
     """
     segment, stated = doc.name.rpartition("/")[2], doc.fields.get("thread_id")
     return stated if isinstance(stated, str) and keys.spread(stated) == segment else keys.thread_id_of(segment)
+
+
+def thread_ids_of(names: Iterable[str]) -> Flow[dict[str, str]]:
+    """The ids of the threads that documents belong to, by segment. A segment stands for an id that is nowhere.
+
+    Only ids that are too long for a name are read.
+    """
+    found = {segment: keys.thread_id_of(segment) for segment in map(keys.thread_segment_of, names)}
+    unnamed = tuple(f"{keys.THREADS}/{segment}" for segment, thread_id in found.items() if thread_id is None)
+    threads = (yield from GetDocs(unnamed, mask=("thread_id",))) if unnamed else {}
+    found |= {keys.thread_segment_of(name): thread_id_of(doc) for name, doc in threads.items()}
+    return {segment: segment if thread_id is None else thread_id for segment, thread_id in found.items()}
 
 
 def claim_of(thread: Doc) -> str | None:

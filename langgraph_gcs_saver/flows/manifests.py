@@ -74,6 +74,12 @@ def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
     return known, name
 
 
+def manifest_object_bytes(doc: Doc, codec: Codec) -> int:
+    """Bytes of the object that holds the manifest of a whole document; 0 if the document holds it."""
+    stub = manifest.stub_of(_open(codec, doc.name, manifest.encoded_of(doc))[0])
+    return 0 if stub is None else stub.stored
+
+
 def report_clear(codec: Codec) -> Flow[None]:
     """Report each thread with accepted data that the cipher does not vouch for, once per process."""
     if codec.accept_clear:

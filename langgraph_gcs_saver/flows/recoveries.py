@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast, get_args
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast, get_args
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -33,7 +34,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.events import RecoveryRecorded
 from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.flows.ids import thread_ids_of
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.policy import labels
 from langgraph_gcs_saver.records import record
@@ -42,6 +43,8 @@ from langgraph_gcs_saver.results import RecoveryKind, RecoveryRecord, at_time
 KEEP_SECONDS = 90 * 86_400.0
 """How long a record is kept: a quarter shows how often processes crash, and whether that has changed. `collect` deletes
 older ones."""
+
+T = TypeVar("T")
 
 _KINDS: tuple[RecoveryKind, ...] = get_args(RecoveryKind)
 
@@ -209,21 +212,7 @@ def _create(thread_id: str, name: str, fields: dict[str, Any], thread: Doc | Non
 
 def _report(thread_id: str, name: str, fields: Mapping[str, Any]) -> Flow[None]:
     """Report a record that is complete. The event says what is stored, and so no more than a later reader gets."""
-    found = _Fields(fields)
-    yield from Emit(
-        RecoveryRecorded(
-            thread_id=thread_id,
-            record=keys.recovery_nonce_of(name),
-            time=keys.recovery_time_of(name) / 1e9,
-            kind=str(fields["kind"]),
-            lost=found.seconds("lost"),
-            down=found.seconds("down"),
-            held=found.seconds("held"),
-            restore=found.seconds("restore"),
-            ran_again=found.names(),
-            labels=found.labels(),
-        )
-    )
+    yield from Emit(_event_of(thread_id, name, fields))
 
 
 def _head(kind: RecoveryKind, now: int) -> dict[str, Any]:
@@ -250,68 +239,61 @@ def _restored(restored: Restored, context: Context) -> dict[str, Any]:
 # Reading
 
 
-def listed(thread_id: str) -> Pages[RecoveryRecord]:
-    """Pages of the records of a thread, oldest first."""
-    after: str | None = ""
+def listed(thread_id: str | None) -> Pages[RecoveryRecord]:
+    """Pages of the records of a thread, oldest first; of all threads, thread by thread, if `thread_id` is `None`."""
+    return _pages(thread_id, _record_of)
 
-    def page() -> Flow[Sequence[RecoveryRecord] | None]:
+
+def reported(thread_id: str | None) -> Pages[RecoveryRecorded]:
+    """Like `listed`, as the events that reported the records when they were complete."""
+    return _pages(thread_id, lambda own, doc: _event_of(own, doc.name, doc.fields))
+
+
+def _pages(thread_id: str | None, make: Callable[[str, Doc], T]) -> Pages[T]:
+    after: str | None = ""
+    query = QueryDocs(keys.RECOVERIES if thread_id is None else keys.recoveries(thread_id), limit=_RECORDS_PER_PAGE)
+    if thread_id is None:
+        start, end = keys.all_threads_range("")
+        query = replace(query, start=start, end=end, group=True)
+
+    def page() -> Flow[Sequence[T] | None]:
         nonlocal after
         if after is None:
             return None
-        docs = yield from QueryDocs(keys.recoveries(thread_id), after=after or None, limit=_RECORDS_PER_PAGE)
+        docs = yield from replace(query, after=after or None)
         after = docs[-1].name if len(docs) == _RECORDS_PER_PAGE else None
-        return [one for one in (_record_of(thread_id, doc) for doc in docs) if one is not None]
+        docs = [doc for doc in docs if _is_record(doc)]
+        if thread_id is not None:
+            return [make(thread_id, doc) for doc in docs]
+        ids = yield from thread_ids_of(doc.name for doc in docs)
+        return [make(ids[keys.thread_segment_of(doc.name)], doc) for doc in docs]
 
     return page
 
 
-def listed_of_all() -> Pages[RecoveryRecord]:
-    """Pages of the records of all threads: thread by thread, oldest first."""
-    after: str | None = ""
-    start, end = keys.all_threads_range("")
-
-    def page() -> Flow[Sequence[RecoveryRecord] | None]:
-        nonlocal after
-        if after is None:
-            return None
-        query = QueryDocs(
-            keys.RECOVERIES, start=start, after=after or None, end=end, limit=_RECORDS_PER_PAGE, group=True
-        )
-        docs = yield from query
-        after = docs[-1].name if len(docs) == _RECORDS_PER_PAGE else None
-        segments = dict.fromkeys(keys.thread_segment_of(doc.name) for doc in docs)
-        names = tuple(f"{keys.THREADS}/{segment}" for segment in segments)
-        threads = (yield from GetDocs(names, mask=("thread_id",))) if names else {}
-        ids = {
-            segment: (None if doc is None else thread_id_of(doc)) or keys.thread_id_of(segment) or segment
-            for segment, doc in ((name.rpartition("/")[2], threads.get(name)) for name in names)
-        }
-        found = (_record_of(ids[keys.thread_segment_of(doc.name)], doc) for doc in docs)
-        return [one for one in found if one is not None]
-
-    return page
+def _is_record(doc: Doc) -> bool:
+    """Whether a document is a record, of a kind that this version knows."""
+    return doc.fields.get("kind") in _KINDS and keys.is_recovery_doc(_leaf(doc))
 
 
-def _record_of(thread_id: str, doc: Doc) -> RecoveryRecord | None:
-    """A record; `None` for a document that is none, or of a kind that this version does not know.
-
-    A damaged field counts as absent.
-    """
-    kind = doc.fields.get("kind")
-    if kind not in _KINDS or not keys.is_recovery_doc(_leaf(doc)):
-        return None
-    found = _Fields(doc.fields)
+def _record_of(thread_id: str, doc: Doc) -> RecoveryRecord:
+    """A record. A damaged field counts as absent."""
     return RecoveryRecord(
         thread_id=thread_id,
         time=at_time(keys.recovery_time_of(doc.name)),
-        kind=cast("RecoveryKind", kind),
-        lost=found.seconds("lost"),
-        down=found.seconds("down"),
-        held=found.seconds("held"),
-        restore=found.seconds("restore"),
-        ran_again=found.names(),
-        labels=found.labels(),
+        kind=cast("RecoveryKind", doc.fields["kind"]),
         expires=at_time(_expiry_of(doc)),
+        **_Fields(doc.fields).known(),
+    )
+
+
+def _event_of(thread_id: str, name: str, fields: Mapping[str, Any]) -> RecoveryRecorded:
+    return RecoveryRecorded(
+        thread_id=thread_id,
+        record=keys.recovery_nonce_of(name),
+        time=keys.recovery_time_of(name) / 1e9,
+        kind=str(fields["kind"]),
+        **_Fields(fields).known(),
     )
 
 
@@ -324,6 +306,14 @@ class _Fields:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
+
+    def known(self) -> dict[str, Any]:
+        """What a record and an event say of these fields."""
+        return {
+            **{name: self.seconds(name) for name in ("lost", "down", "held", "restore")},
+            "ran_again": self.names(),
+            "labels": self.labels(),
+        }
 
     def seconds(self, name: str) -> float | None:
         """A time; `None` if there is none."""

@@ -1,10 +1,12 @@
-"""The result of a successful put."""
+"""What a successful put has stored, as events report it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from langgraph_gcs_saver.engine.effects import PutBlob
+from langgraph_gcs_saver.events import ValueStored
 from langgraph_gcs_saver.format.manifest import ChannelRef
 from langgraph_gcs_saver.records import record
 
@@ -42,3 +44,21 @@ class Stored:
     def object_bytes(self) -> int:
         """Bytes uploaded."""
         return sum(len(upload.data) for upload in self.uploads)
+
+
+def values_of(channels: Mapping[str, ChannelRef]) -> tuple[ValueStored, ...]:
+    """The values that the put of a checkpoint has stored. Its own frame is the last one of a value's chain."""
+    return tuple(
+        [
+            ValueStored(channel, ref.size, ref.chain[-1].stored, len(ref.chain))
+            for channel, ref in channels.items()
+            if ref.chain and ref.chain[-1].owner is None
+        ]
+    )
+
+
+def made_by(metadata: object) -> dict[str, Any]:
+    """What made a checkpoint, by its metadata, which may be invalid."""
+    found: Mapping[Any, Any] = metadata if isinstance(metadata, Mapping) else {}
+    step, source = found.get("step"), found.get("source")
+    return {"step": step if isinstance(step, int) else None, "source": source if isinstance(source, str) else ""}

@@ -478,6 +478,54 @@ def _stubs_of(doc: Doc, codec: Codec) -> dict[str, Stub]:
     return found
 
 
+@record(frozen=True, slots=True)
+class Measured:
+    """What a document of pending writes shows without the objects that it refers to.
+
+    Attributes:
+        task_id: The task; the segment in the document's name if an id is too long for it and an object has it.
+        writes: Number of writes; `None` if an object has some of them.
+        size: Bytes of their serialized values; `None` likewise.
+        inline_bytes: Bytes in the document.
+        object_bytes: Bytes in objects.
+        objects: Number of objects.
+    """
+
+    task_id: str
+    writes: int | None
+    size: int | None
+    inline_bytes: int
+    object_bytes: int
+    objects: int
+
+
+def measure(doc: Doc, codec: Codec) -> Flow[Measured]:
+    """Measure a document of pending writes; raises as `read_stubs` does."""
+    size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
+    found = yield from Compute(partial(_measure, doc, codec), size=size)
+    yield from report_clear(codec)
+    return found
+
+
+def _measure(doc: Doc, codec: Codec) -> Measured:
+    stubs: list[Stub] = []
+    found: list[PendingWrite] = []
+    for _, head, tail in _open(doc, codec):
+        stub = _stub(doc, head)
+        if stub is None:
+            found += _parse(doc, head, tail)
+        else:
+            stubs.append(stub)
+    return Measured(
+        task_id=found[0].task_id if found else keys.told_id(keys.writes_task_of(doc.name)[0]),
+        writes=None if stubs else len(found),
+        size=None if stubs else sum(len(one.value.data) for one in found),
+        inline_bytes=sum(len(data) for field, data in doc.fields.items() if field != "format"),
+        object_bytes=sum(stub.stored for stub in stubs),
+        objects=len(stubs),
+    )
+
+
 def is_clear(doc: Doc, codec: Codec) -> bool:
     """Whether a whole document of pending writes has any that the cipher does not vouch for."""
     return any(not codec.vouches_for(data[SEAL_BYTES:]) for field, data in doc.fields.items() if field != "format")

@@ -735,9 +735,7 @@ class Admin(Connection):
             InvalidIdError: The id cannot be stored.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        if thread_id is None:
-            return Each(flows.recoveries.listed_of_all, self._backend)
-        return Each(partial(flows.recoveries.listed, str(thread_id)), self._backend)
+        return Each(partial(flows.recoveries.listed, None if thread_id is None else str(thread_id)), self._backend)
 
     # Runs
 

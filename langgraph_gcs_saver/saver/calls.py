@@ -20,12 +20,11 @@ from langgraph_gcs_saver.events import (
     Outcome,
     PutFailed,
     Subscribers,
-    ValueStored,
     WritesSaved,
 )
 from langgraph_gcs_saver.flows.load import Loaded
 from langgraph_gcs_saver.flows.save import Put
-from langgraph_gcs_saver.flows.stored import Stored
+from langgraph_gcs_saver.flows.stored import Stored, made_by, values_of
 from langgraph_gcs_saver.flows.writes import PutWrites
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.labels import Labels
@@ -97,29 +96,12 @@ class Call:
     def put(self, request: Put, stored: Stored) -> None:
         """Report what `put` stored."""
         if self._subscribers.want(CheckpointSaved):
-            step, source = _made(self._metadata)
-            self._subscribers.emit(
-                CheckpointSaved(
-                    thread_id=request.thread_id,
-                    checkpoint_ns=request.ns,
-                    checkpoint_id=request.checkpoint_id,
-                    seconds=self.seconds,
-                    run_id=request.run_id,
-                    outcome=_outcome(stored),
-                    labels=self._labels.of(self._config, self._metadata),
-                    lag=_lag(request.checkpoint.get("ts")),
-                    channels=len(stored.channels),
-                    size=stored.size,
-                    inline_bytes=stored.inline_bytes,
-                    object_bytes=stored.object_bytes,
-                    objects=len(stored.uploads),
-                    attempts=stored.attempts,
-                    parent_id=request.parent_id,
-                    step=step,
-                    source=source,
-                    values=_values(stored),
-                )
-            )
+            ended = self._ended(_outcome(stored)) | {"run_id": request.run_id}
+            more: dict[str, Any] = {"channels": len(stored.channels), "size": stored.size}
+            more["lag"] = _lag(request.checkpoint.get("ts"))
+            more |= {"parent_id": request.parent_id, "values": values_of(stored.channels) if stored.is_new else ()}
+            more |= made_by(self._metadata)
+            self._subscribers.emit(CheckpointSaved(**ended, **more, **_sizes(stored)))
 
     def put_writes(self, request: PutWrites, stored: Stored) -> None:
         """Report what `put_writes` stored."""
@@ -186,24 +168,13 @@ def _outcome(stored: Stored) -> Outcome:
     return "stored" if stored.is_new else "found"
 
 
-def _values(stored: Stored) -> tuple[ValueStored, ...]:
-    """The values that this call has stored. Its frame is the last one of a value's chain."""
-    if not stored.is_new:
-        return ()
-    return tuple(
-        [
-            ValueStored(channel, ref.size, ref.chain[-1].stored, len(ref.chain))
-            for channel, ref in stored.channels.items()
-            if ref.chain and ref.chain[-1].owner is None
-        ]
-    )
-
-
-def _made(metadata: object) -> tuple[int | None, str]:
-    """The step and the source of a checkpoint, by its metadata."""
-    found: Mapping[Any, Any] = metadata if isinstance(metadata, (dict, Mapping)) else {}
-    step, source = found.get("step"), found.get("source")
-    return step if isinstance(step, int) else None, source if isinstance(source, str) else ""
+def _sizes(stored: Stored) -> dict[str, Any]:
+    return {
+        "inline_bytes": stored.inline_bytes,
+        "object_bytes": stored.object_bytes,
+        "objects": len(stored.uploads),
+        "attempts": stored.attempts,
+    }
 
 
 def _lag(made: object) -> float | None:
