@@ -10,6 +10,7 @@ from langgraph_gcs_saver import errors, events
 if TYPE_CHECKING:
     from langgraph_gcs_saver import cadence, probes, telemetry
     from langgraph_gcs_saver import cadence, monitoring, probes
+    from langgraph_gcs_saver import analytics, cadence, probes
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
@@ -87,6 +88,7 @@ __all__ = [
     "ThreadStatus",
     "Transfer",
     "__version__",
+    "analytics",
     "arun",
     "astream",
     "cadence",
@@ -152,6 +154,7 @@ def __getattr__(name: str) -> Any:
         return version("langgraph-gcs-saver")
     if name in ("cadence", "probes", "telemetry"):
     if name in ("cadence", "monitoring", "probes"):
+    if name in ("analytics", "cadence", "probes"):
         return import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:

@@ -34,6 +34,7 @@
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
+        ├── TableMismatchError              add the columns that a table of analytics lacks
         ├── WrongStoreError                 name the bucket and prefix that the documents belong to, or call `rebind`
         ├── StoreUnavailableError (ConnectionError)   call again later; also raised at the deadline
         ├── CheckpointVerificationError     the service returns other data than was written: nothing is visible
@@ -365,6 +366,12 @@ class StoreNotFoundError(StoreError):
     """The bucket, database or directory does not exist. `setup()` creates a bucket or directory if it may."""
 
     kind = "store-not-found"
+
+
+class TableMismatchError(StoreError):
+    """A table of analytics does not have the columns of the rows. The rows were not written."""
+
+    kind = "table-mismatch"
 
 
 class WrongStoreError(StoreError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows import (
         active,
+        analytics,
         catalogue,
         collect,
         copy,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     __all__ = [
         "active",
+        "analytics",
         "catalogue",
         "collect",
         "copy",

@@ -52,6 +52,7 @@ TREE = {
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
     "StoreNotFoundError": ("StoreError", "store-not-found", 7),
+    "TableMismatchError": ("StoreError", "table-mismatch", 7),
     "WrongStoreError": ("StoreError", "wrong-store", 7),
     "StoreUnavailableError": ("StoreError ConnectionError", "unavailable", 7),
     "CheckpointVerificationError": ("StoreError", "verification", 7),
