@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "telemetry": "engine errors events flows policy records saver",
     "telemetry": "records",
     "monitoring": "address errors options provisioning records telemetry",
+    "analytics": "engine errors events flows policy records saver",
     "testing": "cadence engine errors events flows format policy records results saver stores",
     "cli": "address cadence engine errors events monitoring policy portable records results saver stores testing",
 }
@@ -97,6 +98,8 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
         PACKAGE,
         f"{PACKAGE}.flows",
         f"{PACKAGE}.errors",
+        f"{PACKAGE}.analytics",
+        f"{PACKAGE}.analytics.services",  # packages of extras
         f"{PACKAGE}.cadence",
         f"{PACKAGE}.testing",
         f"{PACKAGE}.cli.commands.migrate",  # an optional checkpointer
@@ -118,8 +121,11 @@ def test_flows_perform_nothing(module):
 WIRE = (f"{PACKAGE}.testing.firestore_proxy", f"{PACKAGE}.testing.storage_proxy")
 """What stands between a store and its service speaks the service's language too."""
 
+SINKS = tuple(f"{PACKAGE}.analytics.{name}" for name in ("services", "bigquery", "pubsub", "cloud_logging"))
+"""The sinks of Google's services."""
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not below({name}, [f"{PACKAGE}.stores", *WIRE])])
+
+@pytest.mark.parametrize("module", [n for n in MODULES if not below({n}, [f"{PACKAGE}.stores", *WIRE, *SINKS])])
 def test_only_stores_import_the_services(module):
     found = below(
         of(module, typing=module not in {f"{PACKAGE}.saver.connection", f"{PACKAGE}.saver.checkpointer"}), SERVICES
