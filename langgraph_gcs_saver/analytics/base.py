@@ -161,8 +161,21 @@ class RowSink(ABC, Generic[T]):
 
     def attach(self, saver: Connection) -> EventHandler:
         """The handler of a saver's events; `saver.subscribe(sink)` calls this."""
+        return partial(self._add, self.source(saver))
+
+    def source(self, saver: Connection) -> Source:
+        """A saver as this sink sees it. Rows can have its labels from now on."""
         self._labels = tuple(dict.fromkeys((*self._labels, *saver._options.labels)))  # noqa: SLF001 - no public name
-        return partial(self._add, Source(saver, self._key))
+        return Source(saver, self._key)
+
+    def write(self, some: Iterable[rows.Row]) -> None:
+        """Write rows now, in the caller's thread, as the backfill does. `written` does not count them.
+
+        Raises:
+            Exception: The sink does not accept them, for `retry` seconds if the reason may pass.
+        """
+        for batch in self._batches([self.encode(row) for row in some]):
+            self._insist(self._processes.get(), partial(self.send, batch))
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Write what waits.

@@ -3,8 +3,8 @@
 The text of a query is the same for both. It uses what both have, and functions that DuckDB gets as macros (`MACROS`).
 So a local report shows what a dashboard on the views shows.
 
-Every query reads `rows_once`, which has each event once, whatever was delivered twice or backfilled. Percentiles are by
-nearest rank: the smallest value that at least so many percent of the values do not exceed.
+Every query reads `rows_once`, which has each event once, even if it was delivered twice or backfilled. Percentiles are
+by nearest rank: the smallest value that at least so many percent of the values do not exceed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from langgraph_gcs_saver.analytics.rows import LABEL
 from langgraph_gcs_saver.policy import prices
 
 ONCE: Final = "rows_once"
@@ -37,22 +38,18 @@ BUCKETS: Final = (0.0, 0.1, 1.0, 10.0, 60.0, 600.0)
 """Where each class of checkpoint intervals begins, in seconds."""
 
 
-def queries(labels: Sequence[str] = ()) -> Mapping[str, str]:
+def queries(table: str, labels: Sequence[str] = (), *, once: str = ONCE) -> Mapping[str, str]:
     """The query of each view, by name, in an order in which each reads only views before it.
 
-    All but `rows_once` group by the labels. The query of `rows_once` reads a table `{table}`, a placeholder of
-    `str.replace`.
+    All but `rows_once` group by the labels.
 
     Args:
-        labels: The names of the label columns, such as `label_agent`.
+        table: The table of rows, quoted as needed.
+        labels: The names of the savers' labels.
+        once: The view `rows_once`, quoted as needed.
     """
-    makers: Mapping[str, Callable[[Sequence[str]], str]] = {
-        "checkpoint_patterns": _patterns,
-        "recovery_outcomes": _recoveries,
-        "storage_by_channel": _storage,
-        "failures_by_interval": _failures,
-    }
-    return {ONCE: _ONCE, **{name: make(labels) for name, make in makers.items()}}
+    columns = tuple(LABEL + name for name in labels)
+    return {ONCE: _once(table), **{name: make(columns, once) for name, make in _MAKERS.items()}}
 
 
 QUESTIONS: Final[Mapping[str, str]] = {
@@ -147,14 +144,19 @@ def _percentile(column: str, percent: int) -> str:
     return f"MIN(CASE WHEN 100 * {column}_place >= {percent} * {column}_count THEN {column} END)"
 
 
-_ONCE = """\
+def _once(table: str) -> str:
+    return f"""\
 SELECT * REPLACE (COALESCE(namespace, '') AS namespace)
 FROM {table}
 WHERE TRUE
--- The first of several deliveries, and a streamed row before a backfilled one, which lacks what only the process knew.
+-- The first of several deliveries. A call that found its checkpoint stored comes last, because it stored nothing. A
+-- backfilled row comes after a streamed one, because it lacks what only the process knew. An interrupted task stores
+-- writes twice under one id, and the larger ones count.
 QUALIFY ROW_NUMBER() OVER (
-  PARTITION BY event_id ORDER BY seconds IS NULL, attempts IS NULL, time, outcome
-) = 1"""
+  PARTITION BY event_id
+  ORDER BY COALESCE(outcome, '') = 'found', seconds IS NULL, restore IS NULL, size DESC, seconds, time
+) = 1"""  # noqa: S608 - names are checked, and values are constants
+
 
 _GAP = """\
 CASE WHEN event = 'checkpoint_saved' AND COALESCE(source, '') <> 'input' THEN
@@ -165,7 +167,7 @@ CASE WHEN event = 'checkpoint_saved' AND COALESCE(source, '') <> 'input' THEN
 _WORK_LOST = "lost - COALESCE(down, 0)"
 
 
-def _patterns(labels: Sequence[str]) -> str:
+def _patterns(labels: Sequence[str], once: str) -> str:
     keys = _keys("namespace", labels=labels)
     metrics = ("gap", "size", "stored", "seconds")
     return f"""\
@@ -176,7 +178,7 @@ WITH saved AS (
     CASE WHEN event = 'checkpoint_saved' THEN COALESCE(inline_bytes, 0) + COALESCE(object_bytes, 0) END AS stored,
     CASE WHEN event = 'checkpoint_saved' THEN seconds END AS seconds,
     {_GAP}
-  FROM {ONCE}
+  FROM {once}
   WHERE event IN ('checkpoint_saved', 'writes_saved')
 ), ranked AS (
   SELECT *,
@@ -198,26 +200,26 @@ SELECT {keys},
   COUNTIF(event = 'writes_saved') AS task_writes,
   COALESCE(SUM(CASE WHEN event = 'writes_saved' THEN any_stored END), 0) AS task_writes_stored
 FROM ranked
-GROUP BY {keys}"""
+GROUP BY {keys}"""  # noqa: S608 - as above
 
 
-def _recoveries(labels: Sequence[str]) -> str:
+def _recoveries(labels: Sequence[str], once: str) -> str:
     keys = _keys("kind", labels=labels)
     return f"""\
 WITH recovered AS (
   SELECT {keys}, event_id, thread, time, lost, {_WORK_LOST} AS work_lost, restore
-  FROM {ONCE}
+  FROM {once}
   WHERE event = 'recovery_recorded'
 ), next_runs AS (
   SELECT recovered.event_id, ended.outcome,
     ROW_NUMBER() OVER (PARTITION BY recovered.event_id ORDER BY ended.time, ended.event_id) AS place
   FROM recovered
-  JOIN {ONCE} AS ended ON ended.thread = recovered.thread AND ended.time >= recovered.time
+  JOIN {once} AS ended ON ended.thread = recovered.thread AND ended.time >= recovered.time
   WHERE ended.event = 'run_ended' AND ended.outcome <> 'drained'
 ), stored_again AS (
   SELECT DISTINCT recovered.event_id
   FROM recovered
-  JOIN {ONCE} AS saved ON saved.thread = recovered.thread AND saved.time >= recovered.time
+  JOIN {once} AS saved ON saved.thread = recovered.thread AND saved.time >= recovered.time
   WHERE saved.event = 'checkpoint_saved'
 ), followed AS (
   SELECT recovered.*, next_runs.outcome, stored_again.event_id IS NOT NULL AS is_continued
@@ -241,10 +243,10 @@ SELECT {keys},
   {_percentile("restore", 50)} AS restore_p50,
   {_percentile("restore", 95)} AS restore_p95
 FROM ranked
-GROUP BY {keys}"""
+GROUP BY {keys}"""  # noqa: S608 - as above
 
 
-def _storage(labels: Sequence[str]) -> str:
+def _storage(labels: Sequence[str], once: str) -> str:
     keys = _keys("namespace", "channel", labels=labels)
     of_thread = "PARTITION BY thread, namespace, channel"
     price = f"CASE WHEN stored <= {INLINE_MAX_BYTES} THEN {prices.DOCUMENT_PRICE} ELSE {prices.OBJECT_PRICE} END"
@@ -255,7 +257,7 @@ WITH stored_values AS (
     SUM(CASE WHEN frames = 1 THEN 1 ELSE 0 END) OVER (
       {of_thread} ORDER BY time, checkpoint_id, event_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS base,
     SUM(CASE WHEN frames = 1 THEN 1 ELSE 0 END) OVER ({of_thread}) AS newest_base
-  FROM {ONCE}
+  FROM {once}
   WHERE event = 'value_stored'
 ), ranked AS (
   SELECT *,
@@ -290,10 +292,10 @@ WITH stored_values AS (
 )
 SELECT {keys}, stored_values, whole_values, size_p50, stored, share, usd_per_month, repeated, superseded, advice,
   CASE advice WHEN 'none' THEN 0 WHEN 'retention' THEN superseded ELSE repeated END AS could_save
-FROM advised"""
+FROM advised"""  # noqa: S608 - as above
 
 
-def _failures(labels: Sequence[str]) -> str:
+def _failures(labels: Sequence[str], once: str) -> str:
     keys = _keys("thread", labels=labels)
     classes = _keys("gap_from", labels=labels)
     steps = "\n      ".join(f"WHEN gap_p50 >= {begin:.1e} THEN {begin:.1e}" for begin in reversed(BUCKETS))
@@ -302,7 +304,7 @@ WITH measured AS (
   SELECT {keys}, event, namespace, outcome, kind, {_WORK_LOST} AS work_lost,
     CASE WHEN event = 'checkpoint_saved' AND namespace = '' THEN seconds END AS put_seconds,
     {_GAP}
-  FROM {ONCE}
+  FROM {once}
   WHERE event IN ('put_failed', 'run_ended', 'recovery_recorded')
     OR (event = 'checkpoint_saved' AND namespace = '')
 ), ranked AS (
@@ -343,4 +345,12 @@ SELECT {classes},
   SAFE_DIVIDE(SUM(put_seconds), SUM(worked)) AS put_share,
   SAFE_DIVIDE(COALESCE(SUM(work_lost), 0), SUM(worked)) AS lost_share
 FROM classed
-GROUP BY {classes}"""
+GROUP BY {classes}"""  # noqa: S608 - as above
+
+
+_MAKERS: Final[Mapping[str, Callable[[Sequence[str], str], str]]] = {
+    "checkpoint_patterns": _patterns,
+    "recovery_outcomes": _recoveries,
+    "storage_by_channel": _storage,
+    "failures_by_interval": _failures,
+}
