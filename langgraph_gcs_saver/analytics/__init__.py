@@ -16,12 +16,36 @@ from langgraph_gcs_saver.analytics.rows import thread_digest
 if TYPE_CHECKING:
     from langgraph_gcs_saver.analytics.bigquery import BigQuery
     from langgraph_gcs_saver.analytics.cloud_logging import Logging
+    from langgraph_gcs_saver.analytics.filling import backfill
     from langgraph_gcs_saver.analytics.jsonl import Jsonl
+    from langgraph_gcs_saver.analytics.local import Report, report
     from langgraph_gcs_saver.analytics.pubsub import PubSub
+    from langgraph_gcs_saver.analytics.tables import ddl, views
 
-__all__ = ["BigQuery", "Jsonl", "Logging", "PubSub", "thread_digest"]
+__all__ = [
+    "BigQuery",
+    "Jsonl",
+    "Logging",
+    "PubSub",
+    "Report",
+    "backfill",
+    "ddl",
+    "report",
+    "thread_digest",
+    "views",
+]
 
-_LATER = {"BigQuery": "bigquery", "Jsonl": "jsonl", "Logging": "cloud_logging", "PubSub": "pubsub"}
+_LATER = {
+    "BigQuery": "bigquery",
+    "Jsonl": "jsonl",
+    "Logging": "cloud_logging",
+    "PubSub": "pubsub",
+    "Report": "local",
+    "backfill": "filling",
+    "ddl": "tables",
+    "report": "local",
+    "views": "tables",
+}
 """Names that are imported on first use, with their modules."""
 
 

@@ -21,6 +21,14 @@ ADVICE: Mapping[str, str] = {
 }
 """What the advice of `storage_by_channel` means."""
 
+SHORT: Mapping[str, str] = {
+    "reference": "store a reference",
+    "incremental": "incremental frames",
+    "untracked": "UntrackedValue",
+    "retention": "prune",
+}
+"""The same in two words."""
+
 NOTHING: Mapping[str, str] = {
     "checkpoint_patterns": "There are no checkpoints in these rows",
     "recovery_outcomes": "No recovery was recorded",
@@ -66,15 +74,20 @@ def name_of(row: Mapping[str, Any], *columns: str) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things; `what` is one of them."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('sh') else 's'}"
+
+
 def _graph(namespace: str) -> str:
     return namespace or "root graph"
 
 
 def _patterns(rows: Found) -> str:
     first = rows[0]
-    often = "" if first["gap_p50"] is None else f" comes {in_seconds(first['gap_p50'])} after the one before, and"
+    often = "" if first["gap_p50"] is None else f"{in_seconds(first['gap_p50'])} after the one before, "
     return (
-        f"The median checkpoint of {name_of(first, 'namespace')}{often} adds {in_bytes(first['stored_p50'] or 0)} "
+        f"The median checkpoint ({name_of(first, 'namespace')}): {often}{in_bytes(first['stored_p50'] or 0)} stored "
         f"for a state of {in_bytes(first['size_p50'] or 0)}"
     )
 
@@ -95,11 +108,10 @@ def _recoveries(rows: Found) -> str:
 def _storage(rows: Found) -> str:
     first = rows[0]
     best = max(rows, key=lambda row: row["could_save"])
-    advice = (
-        f"; {in_bytes(best['could_save'])} of {best['channel']!r} could be saved: {ADVICE[best['advice']]}"
-        if best["could_save"]
-        else ""
-    )
+    advice = ""
+    if best["could_save"]:
+        whose = "it" if best is first else repr(best["channel"])
+        advice = f"; {in_bytes(best['could_save'])} of {whose} could be saved: {ADVICE[best['advice']]}"
     return f"Channel {first['channel']!r} takes {in_percent(first['share'] or 0)} of the stored bytes{advice}"
 
 
@@ -107,10 +119,10 @@ def _failures(rows: Found) -> str:
     worked, put, lost = (sum(row[name] or 0.0 for row in rows) for name in ("worked", "put_seconds", "work_lost"))
     crashes = sum(row["crashes"] for row in rows)
     if not worked:
-        return f"{crashes:,} crashes; no thread has two checkpoints, so there are no intervals"
+        return f"{counted(crashes, 'crash')}; no thread has two checkpoints, so there are no intervals"
     known = any(row["put_seconds"] is not None for row in rows)
     storing = f"Storing took {in_percent(put / worked)} of the time" if known else "The time for storing is not known"
-    return f"{storing}; {crashes:,} crashes repeated {in_percent(lost / worked)} of the work"
+    return f"{storing}; {counted(crashes, 'crash')} repeated {in_percent(lost / worked)} of the work"
 
 
 _FINDINGS = {

@@ -1,4 +1,4 @@
-"""`report`: answers the four questions on this machine, with DuckDB, from files of JSON lines or from a store's rows."""
+"""`report`: answers to the four questions, computed here with DuckDB, from files of JSON lines or a store's rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from langgraph_gcs_saver.analytics.queries import MACROS, ONCE, QUESTIONS, queries
 from langgraph_gcs_saver.analytics.rows import COLUMNS, LABEL, REQUIRED, SCHEMA, Row, as_json
 from langgraph_gcs_saver.analytics.services import require
 from langgraph_gcs_saver.analytics.tables import check_labels
-from langgraph_gcs_saver.analytics.views import MACROS, ONCE, QUESTIONS, queries
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.policy.labels import MOST_LABELS, NAME
 
@@ -150,11 +150,15 @@ class _Reader:
             elif value is not None or name in REQUIRED:
                 return None
         for name, value in found.items():
-            if name.startswith(LABEL) and isinstance(value, str) and NAME.fullmatch(own := name[len(LABEL) :]):
-                if own in self.labels or len(self.labels) < MOST_LABELS:
-                    self.labels[own] = None
-                    row[name] = value
+            if name.startswith(LABEL) and isinstance(value, str) and self._is_label(name[len(LABEL) :]):
+                row[name] = value
         return row
+
+    def _is_label(self, name: str) -> bool:
+        """Whether a row may have a label; most rows have the same few."""
+        if name not in self.labels and len(self.labels) < MOST_LABELS and NAME.fullmatch(name):
+            self.labels[name] = None
+        return name in self.labels
 
 
 def _lines(opened: BinaryIO) -> Iterator[bytes]:

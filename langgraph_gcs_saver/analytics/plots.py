@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langgraph_gcs_saver.analytics.findings import ADVICE, finding, in_bytes, in_percent, in_seconds, name_of
+from langgraph_gcs_saver.analytics.findings import SHORT, counted, finding, in_bytes, in_percent, in_seconds, name_of
+from langgraph_gcs_saver.analytics.queries import BUCKETS
 from langgraph_gcs_saver.analytics.services import require
-from langgraph_gcs_saver.analytics.views import BUCKETS
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Theme:
 
 
 _LIGHT = _Theme("#ffffff", "#1b1f24", "#8c959f", "#0072b2", "#e69f00", "#b8bfc6")
-_DARK = _Theme("#0d1117", "#e6edf3", "#7d8590", "#56b4e9", "#e69f00", "#57606a")
+_DARK = _Theme("#111418", "#e6edf3", "#7d8590", "#56b4e9", "#e69f00", "#57606a")
 
 
 def figure(report: Report, view: str, *, dark: bool = False) -> Figure:
@@ -125,9 +125,7 @@ _TIMES = (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 60, 600, 3600, 86400)
 _BYTES = (1, 16, 256, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20, 4 << 30, 64 << 30)
 
 
-def _spans(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, theme: _Theme, *, color: str, at: float, label: str
-) -> None:
+def _spans(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, *, color: str, at: float, label: str) -> None:
     """The span from the median to the 95th percentile of a metric, as a line that begins with a dot."""
     found = [(row[f"{name}_p50"], row[f"{name}_p95"], place + at) for place, row in enumerate(rows)]
     found = [one for one in found if one[0]]
@@ -141,12 +139,12 @@ def _spans(
 
 def _patterns(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) -> None:
     left, right = (_styled(axes, theme) for axes in plot.subplots(1, 2, sharey=True))
-    _spans(left, rows, "gap", theme, color=theme.first, at=0, label="median, to 95th percentile")
+    _spans(left, rows, "gap", color=theme.first, at=0, label="median, to 95th percentile")
     gaps = [row[f"gap_{one}"] or 0.0 for row in rows for one in ("p50", "p95")]
     _logarithmic(left, gaps, in_seconds, _TIMES)
     left.set_xlabel("time between two checkpoints (log scale)")
-    _spans(right, rows, "size", theme, color=theme.first, at=-0.12, label="state")
-    _spans(right, rows, "stored", theme, color=theme.second, at=0.12, label="added to the store")
+    _spans(right, rows, "size", color=theme.first, at=-0.12, label="state")
+    _spans(right, rows, "stored", color=theme.second, at=0.12, label="added to the store")
     sizes = [row[f"{name}_{one}"] or 0 for row in rows for name in ("size", "stored") for one in ("p50", "p95")]
     _logarithmic(right, sizes, in_bytes, _BYTES)
     right.set_xlabel("bytes per checkpoint (log scale)")
@@ -157,6 +155,8 @@ def _patterns(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) ->
 
 
 def _recoveries(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an extra
+
     axes = _styled(plot.add_subplot(), theme)
     begin = [0] * len(rows)
     for name, color, hatch in (("finished", theme.first, ""), ("failed", theme.second, "///"), ("", theme.third, "")):
@@ -172,7 +172,7 @@ def _recoveries(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) 
         parts += [] if row["restore_p50"] is None else [f"restored in {in_seconds(row['restore_p50'])}"]
         axes.text(end, place, f"  {', '.join(parts)}", va="center", fontsize=9, color=theme.text)
     axes.set_xlim(0, 2.2 * max(begin))
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg] - a MaxNLocator
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("recoveries")
     _names(axes, rows, "kind")
     _legend(axes, theme)
@@ -190,7 +190,7 @@ def _storage(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) -> 
         places, save, 0.62, left=keep, color=theme.second, hatch="///", edgecolor=theme.back, label="could be saved"
     )
     for place, row in enumerate(rows):
-        advice = "" if row["advice"] == "none" else f": {ADVICE[row['advice']]}"
+        advice = f": {SHORT[row['advice']]}" if row["advice"] in SHORT else ""
         axes.text(
             row["stored"] / unit,
             place,
@@ -199,7 +199,7 @@ def _storage(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) -> 
             fontsize=9,
             color=theme.text,
         )
-    axes.set_xlim(0, 1.9 * most / unit)
+    axes.set_xlim(0, 1.5 * most / unit)
     axes.set_xlabel({1: "bytes", 1 << 10: "KiB", 1 << 20: "MiB", 1 << 30: "GiB"}[unit] + " stored")
     columns = ("channel", "namespace") if any(row["namespace"] for row in rows) else ("channel",)
     _names(axes, rows, *columns)
@@ -245,7 +245,7 @@ def _failures(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) ->
         )
     top = max((value for share in shares.values() for value in share), default=0.0) or 1.0
     for place, (begin, (_, _, _, crashes, failed)) in enumerate(by_class.items()):
-        text = f"{crashes:,.0f} crashes\n{failed:,.0f} failed runs"
+        text = f"{counted(int(crashes), 'crash')}\n{counted(int(failed), 'failed run')}"
         axes.text(place, max(shares[begin]) + 0.02 * top, text, ha="center", va="bottom", fontsize=9, color=theme.text)
     axes.set_ylim(0, 1.3 * top)
     axes.set_xlim(-0.7, max(len(by_class), 3) - 0.3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
+from langgraph_gcs_saver.analytics.queries import ONCE, QUESTIONS, queries
 from langgraph_gcs_saver.analytics.rows import SCHEMA, columns
-from langgraph_gcs_saver.analytics.views import ONCE, QUESTIONS, queries
 from langgraph_gcs_saver.errors import InvalidOptionError
 from langgraph_gcs_saver.policy.labels import NAME
 

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from langgraph_gcs_saver.cli.commands.advise import advise
+from langgraph_gcs_saver.cli.commands.analytics import analytics
 from langgraph_gcs_saver.cli.commands.batches import batches
 from langgraph_gcs_saver.cli.commands.catalogue import history, stats, threads
 from langgraph_gcs_saver.cli.commands.checks import repair, verify
@@ -95,6 +96,7 @@ for command in (
 app.command("drill")(drill_command)
 app.add_typer(operations)
 app.add_typer(batches)
+app.add_typer(analytics)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime, timezone
@@ -11,6 +9,7 @@ from itertools import accumulate
 
 from langgraph_gcs_saver.cli.commands.catalogue import moment, size
 from langgraph_gcs_saver.cli.views.html import Child, Html, block, join, joined, tag
+from langgraph_gcs_saver.cli.views.pages import document
 from langgraph_gcs_saver.cli.views.report_values import Change, Piece
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CheckpointInfo, Finding, StoredValue, not_checked
@@ -76,7 +75,7 @@ class Report:
 def page(report: Report) -> str:
     """The whole page."""
     steps = _Steps(report)
-    title = tag("title", f"Thread {report.thread_id}")
+    title = f"Thread {report.thread_id}"
     newest = report.checkpoints[0]
     body = join(
         tag(
@@ -97,7 +96,7 @@ def page(report: Report) -> str:
             tag("p", "Times are UTC. Made by langgraph-gcs report; this file needs no network and runs no script."),
         ),
     )
-    return f"{_HEAD}{title.markup}\n</head>\n<body>\n{body.markup}\n</body>\n</html>\n"
+    return document(title, body, _STYLE)
 
 
 _SECTIONS = (("summary", "Summary"), ("size", "Size over time"), ("timeline", "Timeline"))
@@ -543,37 +542,6 @@ def _lane(lane: int, top: str, later: int, bottom: str) -> Html:
 # Style
 
 _STYLE = """
-:root { color-scheme: light dark; --back: #fff; --card: #f6f7f9; --text: #1b1f24; --soft: #57606a; --edge: #d5dae0;
-  --link: #0a58c2; --bad: #b3261e; --warn: #8a5200; --pin: #0b6a62; --fork: #6f3ec4; --new: #e4f5e7; --gone: #fdeae8;
-  --manifest: #8c959f; --full: #1f6feb; --incremental: #0f9d77; --total: #1f6feb; --state: #bc4c00; }
-@media (prefers-color-scheme: dark) { :root { --back: #111418; --card: #1a1f25; --text: #e6e9ed; --soft: #9aa5b1;
-  --edge: #353c45; --link: #7db4ff; --bad: #ff8f85; --warn: #f0b44c; --pin: #56d0c3; --fork: #bfa1ff; --new: #14301d;
-  --gone: #3a1b1a; --manifest: #7d8792; --full: #5b9dff; --incremental: #3ecf9f; --total: #5b9dff; --state: #ff9c5a; } }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 1rem max(1rem, env(safe-area-inset-right)) 3rem max(1rem, env(safe-area-inset-left));
-  max-width: 60rem; background: var(--back); color: var(--text); font: 1rem/1.5 system-ui, sans-serif;
-  overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
-h2 { font-size: 1.2rem; margin: 2rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--edge); }
-h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
-h4 { font-size: .875rem; margin: 0 0 .25rem; }
-p { margin: .25rem 0; }
-a { color: var(--link); }
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
-nav a { padding: .5rem 0; }
-.kicker, .note, dt, footer, .top, .ends, caption { color: var(--soft); font-size: .875rem; }
-.kicker { margin: 0; }
-.bad { color: var(--bad); }
-.id { font-size: .8125rem; color: var(--soft); }
-.findings .id { display: block; }
-ul { padding-left: 1.25rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .5rem; margin: 0; }
-.facts > div { background: var(--card); border-radius: .5rem; padding: .5rem .75rem; }
-dd { margin: 0; font-variant-numeric: tabular-nums; }
-.facts dd { font-weight: 600; }
-figure { margin: 0 0 1.75rem; }
-figcaption { font-weight: 600; }
 figure svg { display: block; width: 100%; height: 10rem; overflow: visible; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; margin: .25rem 0; padding: 0;
   font-size: .875rem; }
@@ -621,31 +589,9 @@ ins.piece { background: var(--new); border-color: var(--incremental); }
 del.piece { background: var(--gone); border-color: var(--bad); }
 pre { margin: 0; max-height: 20rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
   unicode-bidi: plaintext; font: .8125rem/1.45 ui-monospace, monospace; }
-table { width: 100%; table-layout: fixed; border-collapse: collapse; font-size: .8125rem;
-  font-variant-numeric: tabular-nums; }
-caption { text-align: left; }
-th, td { text-align: right; padding: .2rem 0 .2rem .6rem; font-weight: 400; border-bottom: 1px solid var(--edge);
-  vertical-align: top; }
 th:first-child { width: 40%; text-align: left; padding-left: 0; }
-thead th { color: var(--soft); }
 .ids { margin: .75rem 0 0; font-size: .875rem; }
 .ids > div { display: flex; flex-wrap: wrap; gap: 0 .5rem; }
 .ids dt { flex: 0 0 6rem; }
 .ids dd { flex: 1 1 10rem; min-width: 0; }
-footer { margin-top: 2rem; }
 """.replace("@LANES@", "\n".join(f".lanes-{n} {{ width: {n * _LANE + 4}px; }}" for n in range(1, _LANES + 1)))
-
-_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-
-# A hash instead of 'unsafe-inline': even a style that was injected into the page would have no effect.
-_HEAD = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{_HASH}'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<style>{_STYLE}</style>
-"""

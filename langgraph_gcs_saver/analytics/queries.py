@@ -186,7 +186,7 @@ WITH saved AS (
   FROM saved
 )
 SELECT {keys},
-  COUNTIF(event = 'checkpoint_saved') AS checkpoints,
+  COUNT(CASE WHEN event = 'checkpoint_saved' THEN 1 END) AS checkpoints,
   COUNT(DISTINCT thread) AS threads,
   {_percentile("gap", 50)} AS gap_p50,
   {_percentile("gap", 95)} AS gap_p95,
@@ -197,7 +197,7 @@ SELECT {keys},
   COALESCE(SUM(stored), 0) AS stored,
   {_percentile("seconds", 50)} AS seconds_p50,
   {_percentile("seconds", 95)} AS seconds_p95,
-  COUNTIF(event = 'writes_saved') AS task_writes,
+  COUNT(CASE WHEN event = 'writes_saved' THEN 1 END) AS task_writes,
   COALESCE(SUM(CASE WHEN event = 'writes_saved' THEN any_stored END), 0) AS task_writes_stored
 FROM ranked
 GROUP BY {keys}"""  # noqa: S608 - as above
@@ -233,10 +233,11 @@ WITH recovered AS (
 )
 SELECT {keys},
   COUNT(*) AS recoveries,
-  COUNTIF(is_continued) AS continued,
-  COUNTIF(outcome IN ('finished', 'returned', 'waiting')) AS finished,
-  COUNTIF(outcome IN ('failed', 'interrupted')) AS failed,
-  SAFE_DIVIDE(COUNTIF(outcome IN ('finished', 'returned', 'waiting')), COUNTIF(outcome IS NOT NULL)) AS success_rate,
+  COUNT(CASE WHEN is_continued THEN 1 END) AS continued,
+  COUNT(CASE WHEN outcome IN ('finished', 'returned', 'waiting') THEN 1 END) AS finished,
+  COUNT(CASE WHEN outcome IN ('failed', 'interrupted') THEN 1 END) AS failed,
+  SAFE_DIVIDE(COUNT(CASE WHEN outcome IN ('finished', 'returned', 'waiting') THEN 1 END), COUNT(outcome))
+    AS success_rate,
   {_percentile("lost", 50)} AS lost_p50,
   MAX(lost) AS lost_max,
   SUM(work_lost) AS work_lost,
@@ -266,7 +267,7 @@ WITH stored_values AS (
 ), summed AS (
   SELECT {keys},
     COUNT(*) AS stored_values,
-    COUNTIF(frames = 1) AS whole_values,
+    COUNT(CASE WHEN frames = 1 THEN 1 END) AS whole_values,
     {_percentile("size", 50)} AS size_p50,
     SUM(stored) AS stored,
     SUM(stored * {price}) / {1 << 30} AS usd_per_month,
@@ -316,10 +317,10 @@ WITH measured AS (
     {_percentile("gap", 50)} AS gap_p50,
     SUM(gap) AS worked,
     SUM(put_seconds) AS put_seconds,
-    COUNTIF(event = 'checkpoint_saved') AS checkpoints,
-    COUNTIF(event = 'put_failed' AND outcome = 'failed') AS put_failures,
-    COUNTIF(event = 'run_ended' AND outcome IN ('failed', 'interrupted')) AS failed_runs,
-    COUNTIF(event = 'recovery_recorded' AND kind = 'takeover') AS crashes,
+    COUNT(CASE WHEN event = 'checkpoint_saved' THEN 1 END) AS checkpoints,
+    COUNT(CASE WHEN event = 'put_failed' AND outcome = 'failed' THEN 1 END) AS put_failures,
+    COUNT(CASE WHEN event = 'run_ended' AND outcome IN ('failed', 'interrupted') THEN 1 END) AS failed_runs,
+    COUNT(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN 1 END) AS crashes,
     SUM(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN work_lost END) AS work_lost,
     MAX(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN work_lost END) AS work_lost_max
   FROM ranked
