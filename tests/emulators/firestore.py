@@ -32,7 +32,8 @@ class EmulatorNotFoundError(RuntimeError):
     """The Firestore emulator, or the Java to run it, is not on this machine and could not be fetched."""
 
 
-def _sdk_roots(gcloud: str | None) -> list[Path]:
+def sdk_roots(gcloud: str | None) -> list[Path]:
+    """Return the directories in which the SDK may be, if `gcloud` is on PATH at that place."""
     roots = [*_SYSTEM_SDKS, Path.home() / "google-cloud-sdk"]
     return roots if gcloud is None else [Path(gcloud).resolve().parent.parent, *roots]
 
@@ -53,7 +54,7 @@ def find_jar() -> Path | None:
             raise EmulatorNotFoundError(f"FIRESTORE_EMULATOR_JAR is {named!r}, which is not a file.\n{_WAYS}")
         return Path(named).resolve()
     gcloud = shutil.which("gcloud")
-    for root in _sdk_roots(gcloud):
+    for root in sdk_roots(gcloud):
         if (root / _IN_SDK).is_file():
             return root / _IN_SDK
     cached = Path.home().joinpath(".cache/firebase/emulators").glob("cloud-firestore-emulator-v*.jar")

@@ -16,6 +16,7 @@ import pytest
 
 from tests.emulators.bigquery import BigQueryEmulator
 from tests.emulators.firestore import FirestoreEmulator
+from tests.emulators.pubsub import PubSubEmulator
 from tests.emulators.storage import StorageEmulator
 from tests.patience import PATIENCE
 
@@ -50,6 +51,13 @@ def storage_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryEmulator]:
     """The BigQuery emulator."""
     with BigQueryEmulator(tmp_path_factory.mktemp("bigquery-emulator") / "log") as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def pubsub_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSubEmulator]:
+    """The Pub/Sub emulator."""
+    with PubSubEmulator(tmp_path_factory.mktemp("pubsub-emulator") / "log") as emulator:
         yield emulator
 
 
