@@ -237,7 +237,6 @@ def test_the_store_has_one_key_which_stays(make_saver):
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_a_key_that_cannot_be_read_costs_rows_only(saver):
-    from langgraph_gcs_saver.engine.effects import Commit, Create
 
     run(iter(Commit((Create(keys.ANALYTICS, {"key": "no bytes"}),))), saver._backend)
     sink = Kept()

@@ -38,7 +38,15 @@ class PubSubEmulator(EmulatorProcess):
 
     def command(self, port: int) -> list[str]:
         """Return the command that serves `port`."""
-        return [find_java(), "-Duser.language=en", "-Xmx256m", "-jar", str(find_jar()), f"--host={HOST}", f"--port={port}"]
+        return [
+            find_java(),
+            "-Duser.language=en",
+            "-Xmx256m",
+            "-jar",
+            str(find_jar()),
+            f"--host={HOST}",
+            f"--port={port}",
+        ]
 
     def announcement(self, port: int) -> str:
         """Return the line that it writes after it has bound the port."""
