@@ -136,7 +136,9 @@ def test_bigquery_sends_again_what_was_not_answered(saver, counted, gate, write_
 
 
 @pytest.mark.parametrize("is_in_answer", [False, True])
-def test_a_table_without_the_columns_is_reported_once(saver, counted, gate, write_api, caplog, is_in_answer):
+def test_a_table_without_the_columns_is_reported_once(saver, gate, write_api, caplog, is_in_answer):
+    counted = Counted()
+    saver.subscribe(counted)
     sink = analytics.BigQuery(TABLE, endpoint=write_api)
     saver.subscribe(sink)
     if is_in_answer:
