@@ -110,9 +110,9 @@ def _storage(rows: Found) -> str:
     best = max(rows, key=lambda row: row["could_save"])
     advice = ""
     if best["could_save"]:
-        whose = "it" if best is first else repr(best["channel"])
+        whose = "it" if best is first else f"'{best['channel']}'"
         advice = f"; {in_bytes(best['could_save'])} of {whose} could be saved: {ADVICE[best['advice']]}"
-    return f"Channel {first['channel']!r} takes {in_percent(first['share'] or 0)} of the stored bytes{advice}"
+    return f"Channel '{first['channel']}' takes {in_percent(first['share'] or 0)} of the stored bytes{advice}"
 
 
 def _failures(rows: Found) -> str:
