@@ -169,10 +169,14 @@ _WORK_LOST = "lost - COALESCE(down, 0)"
 
 def _patterns(labels: Sequence[str], once: str) -> str:
     keys = _keys("namespace", labels=labels)
+    # A backfilled row of writes has no labels. Its checkpoint has them.
+    of_checkpoint = "".join(
+        f"COALESCE({one}, MAX({one}) OVER (PARTITION BY thread, namespace, checkpoint_id)) AS {one}, " for one in labels
+    )
     metrics = ("gap", "size", "stored", "seconds")
     return f"""\
 WITH saved AS (
-  SELECT {keys}, event, thread,
+  SELECT namespace, {of_checkpoint}event, thread,
     COALESCE(inline_bytes, 0) + COALESCE(object_bytes, 0) AS any_stored,
     CASE WHEN event = 'checkpoint_saved' THEN size END AS size,
     CASE WHEN event = 'checkpoint_saved' THEN COALESCE(inline_bytes, 0) + COALESCE(object_bytes, 0) END AS stored,

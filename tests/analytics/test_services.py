@@ -103,8 +103,8 @@ def _known(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 class Recorded(RowSink[dict[str, Any]]):
     """Keeps the rows of the same events."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.rows: list[dict[str, Any]] = []
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:

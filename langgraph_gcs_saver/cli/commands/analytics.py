@@ -164,13 +164,14 @@ def report_(
     with progress("reading rows"):
         found = _of_files(files, label) if files else _of_store(store, cipher, tuple(label or ()))
     made: dict[Path, bytes] = {}
-    if output is not None:
+    if targets:
         from langgraph_gcs_saver.cli.views.analytics_page import page
 
-        made[Path(output)] = page(found).encode()
-    for name in targets:
-        if name not in made:
-            made[name] = found.png(name.stem)
+        with progress("drawing plots"):
+            plots = {view: found.png(view) for view in found.views}
+            made = {
+                target: page(found, plots).encode() if view is None else plots[view] for target, view in targets.items()
+            }
     for name, content in made.items():
         _write(name, content, force=force)
     if as_json:
@@ -179,20 +180,20 @@ def report_(
         _print(found)
 
 
-def _targets(output: str | None, directory: str | None, *, force: bool) -> list[Path]:
-    """The files to write.
+def _targets(output: str | None, directory: str | None, *, force: bool) -> dict[Path, str | None]:
+    """The files to write, each with the view whose plot it gets, or `None` for the page.
 
     Raises:
         CommandError: One of them exists, and `--force` was not given.
     """
     from langgraph_gcs_saver.analytics.queries import QUESTIONS
 
-    found = [] if output is None else [Path(output)]
+    found: dict[Path, str | None] = {} if output is None else {Path(output): None}
     if directory is not None:
-        found += [Path(directory) / f"{name}.png" for name in QUESTIONS]
-    for name in found:
-        if not force and name.exists():
-            raise CommandError(f"{str(name)!r} already exists: give --force to overwrite it.")
+        found |= {Path(directory) / f"{view}.png": view for view in QUESTIONS}
+    for target in found:
+        if not force and target.exists():
+            raise CommandError(f"{str(target)!r} already exists: give --force to overwrite it.")
     return found
 
 

@@ -23,8 +23,13 @@ _BYTES = ("size", "stored", "task_writes_stored", "repeated", "superseded", "cou
 _SHARES = ("share", "success_rate", "put_share", "lost_share")
 
 
-def page(report: Report) -> str:
-    """The whole page."""
+def page(report: Report, plots: Mapping[str, bytes]) -> str:
+    """The whole page.
+
+    Args:
+        report: What it shows.
+        plots: The light plot of each view, as a PNG. The page has dark ones too.
+    """
     body = join(
         tag(
             "header",
@@ -33,7 +38,7 @@ def page(report: Report) -> str:
             tag("p", ". ".join(facts(report)), "."),
             tag("nav", *(tag("a", text, href=f"#{name}") for name, text in QUESTIONS.items()), aria_label="Sections"),
         ),
-        tag("main", *(_section(report, name) for name in QUESTIONS)),
+        tag("main", *(_section(report, name, plots[name]) for name in QUESTIONS)),
         tag(
             "footer",
             tag(
@@ -60,9 +65,9 @@ def facts(report: Report) -> list[str]:
     return found
 
 
-def _section(report: Report, view: str) -> Html:
+def _section(report: Report, view: str, plot: bytes) -> Html:
     shown = finding(report, view)
-    light, dark = (_data(report.png(view, dark=one)) for one in (False, True))
+    light, dark = map(_data, (plot, report.png(view, dark=True)))
     picture = tag(
         "picture",
         tag("source", srcset=dark, media="(prefers-color-scheme: dark)"),
