@@ -54,7 +54,7 @@ def silent() -> Iterator[str]:
 
 
 class Gate:
-    """Behaves as it is told: records requests, and answers, fails or waits.
+    """Behaves as a test says: records requests, and answers, fails or waits.
 
     Attributes:
         requests: The requests that arrived.
@@ -75,5 +75,5 @@ class Gate:
         self.requests.append(request)
         self.opened.wait()
         if self.statuses:
-            context.abort(self.statuses.pop(0), "told to")
+            context.abort(self.statuses.pop(0), "as the test says")
         return self.answer
