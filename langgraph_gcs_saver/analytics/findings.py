@@ -55,6 +55,8 @@ def in_bytes(number: float) -> str:
 
 def in_seconds(number: float) -> str:
     """Seconds for people."""
+    if not number:
+        return "0 s"
     for most, each, unit in ((1.0, 1e-3, "ms"), (120.0, 1.0, "s"), (7200.0, 60.0, "min")):
         if abs(number) < most:
             return f"{number / each:.3g} {unit}"

@@ -25,8 +25,9 @@ NAMES = [
     "06-side-effects",
     "07-two-workers",
     "08-runs-that-resume",
+    "09-four-questions",
 ]
-PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3}
+PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3, "09-four-questions": 4}
 
 # Directories of the machine that ran them, and addresses in memory.
 TRACES = re.compile(
