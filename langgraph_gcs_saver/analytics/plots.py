@@ -1,4 +1,4 @@
-"""The plots of a report, with matplotlib: one for each view, light or dark, readable without telling colors apart."""
+"""The plots of a report, with matplotlib: one for each view, light or dark. Hatches repeat what colors say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAME = 38
 
 @record(frozen=True, slots=True)
 class _Theme:
-    """Colors. Those of data are of Okabe and Ito's palette, which color-blind people can tell apart."""
+    """Colors. Those of data are of Okabe and Ito's palette, which color-blind people can distinguish."""
 
     back: str
     text: str

@@ -82,7 +82,7 @@ PATTERNS = [
 
 
 def recoveries():
-    """A run ends well after being drained; one fails; one goes on without `run`; of one nothing more is known."""
+    """A run ends well after being drained; one fails; one continues without `run`; of one nothing more is known."""
     rows = Rows()
     agent = {"label_agent": "a"}
     took = {"kind": "takeover", **agent}

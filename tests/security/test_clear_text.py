@@ -319,6 +319,9 @@ COMMANDS = {
     "migrate": (0, ["--from", "SQLITE"]),
     "setup": (0, []),
     "monitoring": (2, ["--write", "files"]),  # it reads no store
+    "analytics ddl": (0, []),
+    "analytics backfill": (0, ["--to", "rows.jsonl"]),
+    "analytics report": (0, []),
     "delete": (0, ["t", "--dry-run"]),
 }
 """How each command ends on a thread with a checkpoint in clear, and its arguments."""

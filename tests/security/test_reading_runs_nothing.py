@@ -92,6 +92,9 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "demo": ["--store STORE --documents 10", "once --store STORE", "workers --store STORE"],
     "drill": ["t", "tagged --json", "deep"],
     "advise": ["t", "tagged --json", "--mtbf 8h"],
+    "analytics ddl": ["", "--label agent"],
+    "analytics backfill": ["--to FILES/rows.jsonl --label agent", "tagged --to FILES/rows.jsonl --json"],
+    "analytics report": ["-o FILES/report.html", "--json"],
     "rebind": [("--dry-run", 2), ("--yes", 2)],  # An embedded store is bound to no bucket.
 }
 
