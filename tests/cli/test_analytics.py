@@ -49,6 +49,8 @@ def test_ddl_prints_the_table_and_the_views(command):
         *analytics.views("p.d.rows", ["agent"]),
     ]
     assert "label_agent STRING" in out
+    found = json.loads(command("analytics", "ddl", "--table", "p.d.rows", "--json").out)
+    assert found == {"statements": [analytics.ddl("p.d.rows"), *analytics.views("p.d.rows")]}
     assert command("analytics", "ddl", "--table", "`").code != 0
 
 

@@ -57,6 +57,7 @@ def ddl_(
         int | None,
         typer.Option("--expiration-days", min=1, metavar="DAYS", help="Days after which BigQuery deletes rows."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the SQL that makes the table of rows and its views in BigQuery.
 
@@ -65,7 +66,11 @@ def ddl_(
     from langgraph_gcs_saver.analytics.tables import ddl, views
 
     labels = tuple(label or ())
-    for statement in (ddl(table, labels, expiration_days=expiration_days), *views(table, labels)):
+    statements = [ddl(table, labels, expiration_days=expiration_days), *views(table, labels)]
+    if as_json:
+        print_json({"statements": statements})
+        return
+    for statement in statements:
         print(f"{statement};\n")
 
 
