@@ -155,8 +155,7 @@ def _patterns(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) ->
 
 
 def _recoveries(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) -> None:
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an extra
-
+    (ticker,) = require("report", ("matplotlib.ticker",))
     axes = _styled(plot.add_subplot(), theme)
     begin = [0] * len(rows)
     for name, color, hatch in (("finished", theme.first, ""), ("failed", theme.second, "///"), ("", theme.third, "")):
@@ -172,7 +171,7 @@ def _recoveries(plot: Figure, rows: Sequence[Mapping[str, Any]], theme: _Theme) 
         parts += [] if row["restore_p50"] is None else [f"restored in {in_seconds(row['restore_p50'])}"]
         axes.text(end, place, f"  {', '.join(parts)}", va="center", fontsize=9, color=theme.text)
     axes.set_xlim(0, 2.2 * max(begin))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("recoveries")
     _names(axes, rows, "kind")
     _legend(axes, theme)
