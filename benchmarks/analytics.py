@@ -131,6 +131,7 @@ def measure(seconds: float, rate: int, store: str, kind: str) -> dict[str, Any]:
             **{f"{name}_ratio": statistics.median(ratios(pairs, name)) for name in ("wall", "cpu")},
             **{f"{name}_quartiles": statistics.quantiles(ratios(pairs, name)) for name in ("wall", "cpu")},
             **{f"{name}_median_us": {arm: median(pairs, arm, name) for arm in pairs[0]} for name in ("wall", "cpu")},
+            **{f"{name}_p99_us": {arm: p99(pairs, arm, name) for arm in pairs[0]} for name in ("wall", "cpu")},
             "puts": sum(len(one.wall) for one in made),
             "events_per_second": sum(len(one.wall) + one.reported for one in made) / (len(made) * WINDOW),
             "rows": sum(one.rows for one in made),
@@ -150,6 +151,10 @@ def ratios(pairs: list[dict[str, Window]], name: str) -> list[float]:
 
 def median(pairs: list[dict[str, Window]], arm: str, name: str) -> float:
     return statistics.median(one for pair in pairs for one in getattr(pair[arm], name)) * 1e6
+
+
+def p99(pairs: list[dict[str, Window]], arm: str, name: str) -> float:
+    return statistics.quantiles([one for pair in pairs for one in getattr(pair[arm], name)], n=100)[98] * 1e6
 
 
 def _rss() -> int:

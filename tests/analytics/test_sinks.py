@@ -10,8 +10,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.graph import START, StateGraph
+from typing_extensions import TypedDict
 
 from langgraph_gcs_saver import GCSSaver, analytics
 from langgraph_gcs_saver.analytics import rows
@@ -28,6 +32,10 @@ from tests.patience import PATIENCE, eventually
 from tests.system.build import cfg, put
 
 KEY = "a key of the test's own"
+
+
+class State(TypedDict):
+    v: str
 
 
 class Kept(RowSink[rows.Row]):
@@ -189,6 +197,36 @@ def test_labels_are_columns(memory):
 def test_options_are_checked(options, name):
     with pytest.raises(InvalidOptionError, match=name):
         Kept(**options)
+
+
+def test_rows_join_with_callbacks_by_run_and_by_thread(memory):
+    """As docs/reference/analytics.md says of LangChain's handler."""
+
+    class Callbacks(BaseCallbackHandler):
+        runs: list[tuple[UUID, UUID | None, str]] = []  # noqa: RUF012
+
+        def on_chain_start(
+            self, _: Any, __: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **more: Any
+        ) -> None:
+            self.runs.append((run_id, parent_run_id, more["metadata"]["session_id"]))
+
+    sink, callbacks, run_id = Kept(key=KEY), Callbacks(), uuid4()
+    memory.subscribe(sink)
+    builder = StateGraph(State)
+    builder.add_node("node", lambda _: {"v": SECRET})
+    builder.add_edge(START, "node")
+    config = {
+        "run_id": run_id,
+        "configurable": {"thread_id": THREAD, "run_id": str(run_id)},
+        "metadata": {"session_id": analytics.thread_digest(THREAD, KEY)},
+        "callbacks": [callbacks],
+    }
+    builder.compile(checkpointer=memory).invoke({"v": ""}, config)
+    assert sink.flush(PATIENCE)
+    assert callbacks.runs[0][:2] == (run_id, None)
+    assert {parent for _, parent, _ in callbacks.runs[1:]} == {run_id}
+    assert {row["run_id"] for row in sink.kept} == {str(run_id)}
+    assert {row["thread"] for row in sink.kept} == {session for _, _, session in callbacks.runs}
 
 
 # The key

@@ -1,4 +1,5 @@
 """Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds programs."""
+"""Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds the jars."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import signal
 import sys
 import threading
 
+from tests.emulators import pubsub
 from tests.emulators.firestore import EmulatorNotFoundError, FirestoreEmulator, ensure_jar, find_java
 from tests.emulators.process import EmulatorStartError
 from tests.emulators.prometheus import PromtoolNotFoundError, ensure_promtool
@@ -34,6 +36,11 @@ def main() -> None:
         if parser.parse_args().check:
             print(f"{ensure_jar()} (run with {find_java()})")
             print(ensure_promtool())
+        "--check", action="store_true", help="find or fetch the emulators that are jars, say where, and end"
+    )
+    try:
+        if parser.parse_args().check:
+            print(f"{ensure_jar()} and {pubsub.ensure_jar()} (run with {find_java()})")
         else:
             _serve()
     except (EmulatorNotFoundError, EmulatorStartError, PromtoolNotFoundError) as error:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.emulators.process import HOST, EmulatorProcess, run
@@ -67,12 +68,18 @@ def find_jar() -> Path | None:
     return newest
 
 
-def _fetch() -> list[str]:
-    """Try to fetch the jar with what is on PATH; return what was tried and why it failed."""
+def fetch(component: str, service: str, find: Callable[[], Path | None]) -> list[str]:
+    """Try to fetch an emulator's jar with what is on PATH; return what was tried and why it failed.
+
+    Args:
+        component: The emulator's name among the components of gcloud.
+        service: The service's name among the emulators of Firebase.
+        find: Looks for the jar.
+    """
     tried = []
     for program, arguments in (
-        ("gcloud", ["components", "install", "cloud-firestore-emulator", "--quiet"]),
-        ("npx", ["--yes", "firebase-tools@15.34.2", "setup:emulators:firestore"]),
+        ("gcloud", ["components", "install", component, "--quiet"]),
+        ("npx", ["--yes", "firebase-tools@15.34.2", f"setup:emulators:{service}"]),
     ):
         path = shutil.which(program)
         words = " ".join([program, *arguments])
@@ -81,6 +88,8 @@ def _fetch() -> list[str]:
             continue
         _, complaint = run([path, *arguments], PATIENCE)
         if find_jar() is not None:
+        _, complaint = _run([path, *arguments], PATIENCE)
+        if find() is not None:
             break
         tried.append(f"{words}: {complaint or 'done, but the jar is in none of the known places'}")
     return tried
@@ -95,7 +104,7 @@ def ensure_jar() -> Path:
     jar = find_jar()
     if jar is not None:
         return jar
-    tried = _fetch()
+    tried = fetch("cloud-firestore-emulator", "firestore", find_jar)
     jar = find_jar()
     if jar is None:
         attempts = "\n".join(f"  - {line}" for line in tried)

@@ -5,25 +5,34 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.emulators.firestore import EmulatorNotFoundError, find_java, sdk_roots
+from tests.emulators.firestore import EmulatorNotFoundError, fetch, find_java, sdk_roots
 from tests.emulators.process import HOST, EmulatorProcess
 
 _LIB = Path("platform/pubsub-emulator/lib")
 
 
-def find_jar() -> Path:
-    """Return the emulator's jar.
+def find_jar() -> Path | None:
+    """Return the emulator's jar if it is on this machine."""
+    directories = [root / _LIB for root in sdk_roots(shutil.which("gcloud"))]
+    directories += sorted(Path.home().glob(".cache/firebase/emulators/pubsub-emulator-*/pubsub-emulator/lib"))
+    jars = (jar for directory in directories for jar in sorted(directory.glob("cloud-pubsub-emulator-*.jar")))
+    return next(jars, None)
+
+
+def ensure_jar() -> Path:
+    """Return the emulator's jar; fetch it if it is not on this machine.
 
     Raises:
-        EmulatorNotFoundError: It is not on this machine.
+        EmulatorNotFoundError: It is nowhere and cannot be fetched.
     """
-    for root in sdk_roots(shutil.which("gcloud")):
-        for jar in sorted((root / _LIB).glob("cloud-pubsub-emulator-*-all.jar")):
-            return jar
-    raise EmulatorNotFoundError(
-        "The Pub/Sub emulator is not on this machine. Install it with `gcloud components install pubsub-emulator` (or, "
-        "for a gcloud from apt: apt-get install google-cloud-cli-pubsub-emulator)."
-    )
+    tried = [] if find_jar() is not None else fetch("pubsub-emulator", "pubsub", find_jar)
+    jar = find_jar()
+    if jar is None:
+        raise EmulatorNotFoundError(
+            "The Pub/Sub emulator is not on this machine, and fetching it failed: "
+            f"{'; '.join(tried)}. For a gcloud from apt, run: apt-get install google-cloud-cli-pubsub-emulator"
+        )
+    return jar
 
 
 class PubSubEmulator(EmulatorProcess):
@@ -43,7 +52,7 @@ class PubSubEmulator(EmulatorProcess):
             "-Duser.language=en",
             "-Xmx256m",
             "-jar",
-            str(find_jar()),
+            str(ensure_jar()),
             f"--host={HOST}",
             f"--port={port}",
         ]
