@@ -256,13 +256,21 @@ class Asked(Interceptor):
         return perform(effect)
 
 
-def test_the_store_has_one_key_which_stays(make_saver):
+def test_the_store_has_one_key_which_stays(make_saver, store_uri):
     asked, sinks = Asked(), (Kept(), Kept())
     first, second = make_saver(interceptors=[asked]), make_saver()
     for saver, sink in zip((first, second), sinks, strict=True):
         saver.subscribe(sink)
         put(saver, 1, {"v": 1}, thread=THREAD)
         assert sink.flush(PATIENCE)
+    first.admin.copy_thread(THREAD, "copy")
+    with GCSSaver.from_conn_string("memory:") as other:
+        first.admin.transfer_thread("copy", other)
+        assert run(iter(GetDocs((keys.ANALYTICS,))), other._backend) == {}
+    assert list(first.admin.verify()) == []
+    first.admin.collect(THREAD)
+    if store_uri.startswith("gs:"):
+        first.admin.rebind()
     first.delete_thread(THREAD)
     put(first, 2, {"v": 1}, thread=THREAD)
     assert sinks[0].flush(PATIENCE)
