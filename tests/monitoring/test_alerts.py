@@ -310,6 +310,8 @@ def test_leases_that_are_taken_over(case):
     saver = case.saver(interceptors=[Clock()])
     with saver.thread("t").lease(wait=200) as lease:
         graph_of(saver).invoke({"left": 2}, {**config_of("t"), **lease.config}, durability="sync")
+        # The record of the recovery is written in the background.
+        eventually(lambda: case.value("langgraph_gcs.recovery.restore_count") == 1)
     case.recording.at(5)
     case.assert_firing("expired", minutes=7)
     case.assert_firing("expired", "restore", minutes=7, objective=0.000_001)  # a recovery takes longer
