@@ -640,7 +640,8 @@ class ThreadVerified(Event):
 
     Attributes:
         depth: How deep.
-        findings: How many findings it had.
+        findings: How many findings it had, orphans included.
+        damaged: How many of them are damage.
         seconds: How long it took.
     """
 
@@ -648,6 +649,7 @@ class ThreadVerified(Event):
 
     depth: str
     findings: int
+    damaged: int
     seconds: float
 
 

@@ -273,9 +273,14 @@ class Admin(Connection):
             yield from Compute(partial(progress, survey.documents))
         found = survey.findings()
         if self._subscribers.want(ThreadVerified):
-            seconds = time.monotonic() - began
             self._subscribers.emit(
-                ThreadVerified(thread_id=thread_id, depth=depth, findings=len(found), seconds=seconds)
+                ThreadVerified(
+                    thread_id=thread_id,
+                    depth=depth,
+                    findings=len(found),
+                    damaged=sum(one.is_damage for one in found),
+                    seconds=time.monotonic() - began,
+                )
             )
         return found
 

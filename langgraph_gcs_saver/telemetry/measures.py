@@ -125,7 +125,7 @@ class Measures:
             case CheckpointDamaged() | CheckpointSkipped():
                 yield DAMAGED, 1, {}
             case ThreadVerified():
-                yield FINDINGS, event.findings, {}
+                yield FINDINGS, event.damaged, {}
             case ParentForked():
                 yield FORKS, 1, {}
             case RestoreTooSlow():

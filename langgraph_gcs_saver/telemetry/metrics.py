@@ -143,7 +143,7 @@ FINDINGS = Metric(
     name="findings",
     kind="counter",
     unit="{finding}",
-    help="Findings of `verify`",
+    help="Findings of `verify` that are damage; orphans do not count",
 )
 RECOVERIES = Metric(
     name="recoveries",

@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "analytics": "engine errors events flows policy records saver",
     "testing": "cadence engine errors events flows format policy records results saver stores",
     "cli": "address cadence engine errors events monitoring policy portable records results saver stores testing",
+    "cli": "address analytics cadence engine errors events monitoring policy portable records results saver stores "
+    "testing",
 }
 """What a folder or file at the top may import, besides itself; each stands below all that it may import."""
 
