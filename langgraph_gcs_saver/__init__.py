@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver import cadence, probes, telemetry
-    from langgraph_gcs_saver import cadence, monitoring, probes
-    from langgraph_gcs_saver import analytics, cadence, probes
+    from langgraph_gcs_saver import analytics, cadence, monitoring, probes, telemetry
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
@@ -152,9 +150,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
 
         return version("langgraph-gcs-saver")
-    if name in ("cadence", "probes", "telemetry"):
-    if name in ("cadence", "monitoring", "probes"):
-    if name in ("analytics", "cadence", "probes"):
+    if name in ("analytics", "cadence", "monitoring", "probes", "telemetry"):
         return import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:

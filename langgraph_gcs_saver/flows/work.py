@@ -35,8 +35,8 @@ STATES = tuple(_SAID)
 RECOVERABLE: tuple[active.State, ...] = ("due", "paused", "crashed", "running")
 """What may be said about a thread that a worker has to look at."""
 
-_TOGETHER = 10
-"""How many threads are read together. The document of each tip may have a megabyte."""
+_AT_ONCE = 25
+"""Threads whose tips are read at once; each may have half a megabyte."""
 
 MAX_BACKOFF = 600.0
 """Most seconds between two attempts."""
@@ -110,18 +110,12 @@ def listed(state: str | None, loads: Loads, context: Context) -> Pages[ThreadSta
             tries.end()
             return None
         # The tips of others need not be read.
-        ids = [one.active.thread_id for one in candidates if state is None or one.is_held == (state == "running")]
-        found: list[ThreadStatus] = []
-        for at in range(0, len(ids), _TOGETHER):
-            known = yield from together(
-                *(tries.of(described(one, loads, context), one) for one in ids[at : at + _TOGETHER])
-            )
-            found += [
-                one
-                for one in known
-                if one is not None and (one.state == state or (state is None and not one.is_finished))
-            ]
-        return found
+        wanted = [one.active.thread_id for one in candidates if state is None or one.is_held == (state == "running")]
+        found: list[ThreadStatus | None] = []
+        for first in range(0, len(wanted), _AT_ONCE):
+            of = [tries.of(described(one, loads, context), one) for one in wanted[first : first + _AT_ONCE]]
+            found += yield from together(*of)
+        return [one for one in found if one is not None and (one.state == state or (not state and not one.is_finished))]
 
     return page
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-MOST_VALUES = 50
-"""Values of a label, or of another attribute, that a process distinguishes. Each is a series, and series cost money."""
-
-OTHER = "other"
-"""What stands for all further values."""
+from langgraph_gcs_saver.policy.labels import MOST_VALUES, OTHER
 
 
 class Distinct:

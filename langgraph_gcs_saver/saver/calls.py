@@ -96,12 +96,27 @@ class Call:
     def put(self, request: Put, stored: Stored) -> None:
         """Report what `put` stored."""
         if self._subscribers.want(CheckpointSaved):
-            ended = self._ended(_outcome(stored)) | {"run_id": request.run_id}
-            more: dict[str, Any] = {"channels": len(stored.channels), "size": stored.size}
-            more["lag"] = _lag(request.checkpoint.get("ts"))
-            more |= {"parent_id": request.parent_id, "values": values_of(stored.channels) if stored.is_new else ()}
-            more |= made_by(self._metadata)
-            self._subscribers.emit(CheckpointSaved(**ended, **more, **_sizes(stored)))
+            self._subscribers.emit(
+                CheckpointSaved(
+                    thread_id=request.thread_id,
+                    checkpoint_ns=request.ns,
+                    checkpoint_id=request.checkpoint_id,
+                    seconds=self.seconds,
+                    run_id=request.run_id,
+                    outcome=_outcome(stored),
+                    labels=self._labels.of(self._config, self._metadata),
+                    lag=_lag(request.checkpoint.get("ts")),
+                    channels=len(stored.channels),
+                    size=stored.size,
+                    inline_bytes=stored.inline_bytes,
+                    object_bytes=stored.object_bytes,
+                    objects=len(stored.uploads),
+                    attempts=stored.attempts,
+                    parent_id=request.parent_id,
+                    **made_by(self._metadata),
+                    values=values_of(stored.channels) if stored.is_new else (),
+                )
+            )
 
     def put_writes(self, request: PutWrites, stored: Stored) -> None:
         """Report what `put_writes` stored."""
@@ -166,15 +181,6 @@ class Call:
 
 def _outcome(stored: Stored) -> Outcome:
     return "stored" if stored.is_new else "found"
-
-
-def _sizes(stored: Stored) -> dict[str, Any]:
-    return {
-        "inline_bytes": stored.inline_bytes,
-        "object_bytes": stored.object_bytes,
-        "objects": len(stored.uploads),
-        "attempts": stored.attempts,
-    }
 
 
 def _lag(made: object) -> float | None:

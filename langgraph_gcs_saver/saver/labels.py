@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from langgraph_gcs_saver.policy.distinct import Distinct
+from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS
 from langgraph_gcs_saver.saver import configs
-
-_MOST_CHARACTERS = 100
 
 
 class Labels:
@@ -42,7 +41,12 @@ class Labels:
         """The labels in mappings; where several have one, the first one counts."""
         found = {}
         for name, values in self._values.items():
-            value = next((part[name] for part in parts if name in part), None)
-            if isinstance(value, (str, int, float)):
-                found[name] = values.of(str(value)[:_MOST_CHARACTERS])
+            value = next(filter(_is_plain, (part.get(name) for part in parts)), None)
+            if value is not None:
+                found[name] = values.of(str(value).replace("\0", "")[:MOST_CHARACTERS])
         return found
+
+
+def _is_plain(value: object) -> bool:
+    """Whether LangGraph takes a value from a config into a checkpoint's metadata."""
+    return isinstance(value, (str, int, float))

@@ -103,6 +103,8 @@ def filled(saver, *thread_ids, **options):
     return list(past_rows(saver, Source(saver, KEY.encode()), thread_ids or None, **options))
 
 
+LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+
 CIPHERS = pytest.mark.parametrize(
     "lived",
     [{}, {"cipher": XorCipher()}, {"cipher": XorCipher(), "clear_metadata": {"node", "agent"}}],
@@ -134,11 +136,13 @@ def test_the_backfill_equals_the_rows_of_a_lossless_run(lived):
     assert recovery["restore"] > 0
 
 
+@LOCAL
 def test_reports_do_not_change_if_a_lossless_run_is_backfilled(lived):
     saver, streamed = lived
     assert report_of(streamed).views == report_of([*filled(saver), *streamed, *filled(saver)]).views
 
 
+@LOCAL
 def test_some_threads_and_a_time(lived):
     saver, streamed = lived
     threads = {analytics.thread_digest(name, KEY): name for name in ("one", "two")}
@@ -161,6 +165,7 @@ def test_no_value_is_read_and_nothing_is_written(lived, make_saver):
     assert counting.requests.keys() <= {QueryDocs.__name__, GetDocs.__name__}
 
 
+@LOCAL
 def test_the_backfill_fills_a_sink(lived, tmp_path):
     saver, streamed = lived
     reported = []
@@ -174,6 +179,7 @@ def test_the_backfill_fills_a_sink(lived, tmp_path):
     assert (again.rows, again.duplicates, again.views) == (2 * written, written + 1, found.views)
 
 
+@LOCAL
 def test_a_damaged_document_is_skipped_and_reported(lived, make_saver):
     saver, _ = lived
     skipped = []
@@ -200,7 +206,7 @@ def spoil(saver):
 
 
 @pytest.mark.parametrize("lived", [{"cipher": XorCipher()}], ids=["cipher"], indirect=True)
-@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+@LOCAL
 def test_the_cipher_is_needed(lived, make_saver):
     with pytest.raises(WrongKeyError):
         filled(make_saver())

@@ -64,9 +64,8 @@ GCLOUD = {
 }
 GCLOUD_EVERYWHERE = {"--project", "--format", "--quiet"}
 
-FOREIGN = {"cat", "cd", "git", "kill", "npx", "curl", "docker", "uvicorn", "langgraph", "firebase"}
-FOREIGN |= {"kubectl", "promtool", "terraform"}
 FOREIGN = {"bq", "cat", "cd", "git", "kill", "npx", "curl", "docker", "uvicorn", "langgraph", "firebase"}
+FOREIGN |= {"kubectl", "promtool", "terraform"}
 """Programs of others, which nothing here can check."""
 
 

@@ -21,8 +21,7 @@ from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Operations
 from langgraph_gcs_saver.saver.thread import Thread
-from tests.docs import metrics, options
-from tests.docs import columns, options
+from tests.docs import columns, metrics, options
 from tests.docs.fences import ROOT
 from tests.kit import methods
 
@@ -47,6 +46,8 @@ def test_the_table_of_options_is_made_of_their_docstring():
 def test_the_tables_of_metrics_are_made_of_the_code():
     page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     assert page == metrics.page(), "run: python -m tests.docs.metrics > docs/reference/metrics.md"
+
+
 def test_the_table_of_columns_is_made_of_the_code():
     text = columns.PAGE.read_text(encoding="utf-8")
     assert text == columns.page(text), "run: python -m tests.docs.columns"

@@ -1,5 +1,4 @@
 """Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds programs."""
-"""Emulators for working by hand: `python -m tests.emulators` runs both until Ctrl-C; `--check` only finds the jars."""
 
 from __future__ import annotations
 
@@ -30,17 +29,14 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.emulators", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="find or fetch the Firestore emulator and promtool, say where, and end"
-    )
-    try:
-        if parser.parse_args().check:
-            print(f"{ensure_jar()} (run with {find_java()})")
-            print(ensure_promtool())
-        "--check", action="store_true", help="find or fetch the emulators that are jars, say where, and end"
+        "--check",
+        action="store_true",
+        help="find or fetch the emulators that are jars, and promtool, say where, and end",
     )
     try:
         if parser.parse_args().check:
             print(f"{ensure_jar()} and {pubsub.ensure_jar()} (run with {find_java()})")
+            print(ensure_promtool())
         else:
             _serve()
     except (EmulatorNotFoundError, EmulatorStartError, PromtoolNotFoundError) as error:

@@ -87,8 +87,6 @@ def fetch(component: str, service: str, find: Callable[[], Path | None]) -> list
             tried.append(f"{words}: there is no {program} on PATH")
             continue
         _, complaint = run([path, *arguments], PATIENCE)
-        if find_jar() is not None:
-        _, complaint = _run([path, *arguments], PATIENCE)
         if find() is not None:
             break
         tried.append(f"{words}: {complaint or 'done, but the jar is in none of the known places'}")

@@ -1,6 +1,7 @@
 """The limit on the values that metrics and analytics distinguish."""
 
-from langgraph_gcs_saver.policy.distinct import MOST_VALUES, OTHER, Distinct
+from langgraph_gcs_saver.policy.distinct import Distinct
+from langgraph_gcs_saver.policy.labels import MOST_VALUES, OTHER
 
 
 def test_the_first_values_pass_and_others_are_one():

@@ -34,11 +34,9 @@ MAY_IMPORT = {
     "stores",
     "probes": "errors results saver",
     "telemetry": "engine errors events flows policy records saver",
-    "telemetry": "records",
     "monitoring": "address errors options provisioning records telemetry",
     "analytics": "engine errors events flows policy records saver",
     "testing": "cadence engine errors events flows format policy records results saver stores",
-    "cli": "address cadence engine errors events monitoring policy portable records results saver stores testing",
     "cli": "address analytics cadence engine errors events monitoring policy portable records results saver stores "
     "testing",
 }
