@@ -192,7 +192,6 @@ def test_a_run_goes_on_here(make_saver, tmp_path, kind):
                 saver.admin.migrate(source)
 
 
-@MOSTLY_LOCAL
 class Log(TypedDict):
     log: Annotated[list[str], operator.add]
 
@@ -220,6 +219,7 @@ def test_a_thread_whose_versions_are_numbers_runs_here():
         assert {type(one) for one in versions} == {int}
 
 
+@MOSTLY_LOCAL
 def test_repeated_it_changes_nothing(store_uri, make_saver, tmp_path):
     with sqlite(tmp_path) as source:
         fill(source)
