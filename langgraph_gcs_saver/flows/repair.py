@@ -227,10 +227,11 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     losses = _losses(found.thread_id)
     for name, damaged in found.damaged_plain.items():
         is_forgotten = name in losses and not damaged.damage.clear
+        if is_forgotten:
+            plan.forgotten.append(name)
         advice = losses[name] if is_forgotten else "restore it from a backup, or delete it"
         reason = f"{damaged.damage.reason}: {advice}"
         plan.steps.append(RepairStep(action="forget" if is_forgotten else "leave", name=name, reason=reason))
-        plan.forgotten += [name] if is_forgotten else []
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
