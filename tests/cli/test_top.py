@@ -21,7 +21,7 @@ from rich.console import Console
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.commands.top import _Looks
 from langgraph_gcs_saver.cli.views.top import _widths, ago, frame
-from langgraph_gcs_saver.engine.effects import Commit, Create, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Create, GetDocs, ListBlobs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import InvalidInputError, StoreUnavailableError
@@ -306,12 +306,14 @@ def test_a_look_rejects_what_it_cannot_do(arguments):
 
 
 class Outage(Interceptor):
-    """Requests fail while this is on."""
+    """Requests of one kind fail while this is on."""
 
-    is_on = False
+    def __init__(self, kind=QueryDocs):
+        self.kind, self.is_on, self.failed = kind, False, 0
 
     def around(self, effect, perform):
-        if self.is_on and isinstance(effect, QueryDocs):
+        if self.is_on and isinstance(effect, self.kind):
+            self.failed += 1
             raise StoreUnavailableError("The service did not answer.")
         return perform(effect)
 
@@ -330,6 +332,19 @@ def test_an_outage_is_shown_and_ends():
         assert "The service did not answer. Trying again." in said.get()
         outage.is_on = False
         eventually(lambda: looks.view().error is None and looks.view().activity.total == 1)
+        looks.end()
+
+
+def test_an_outage_in_a_check_is_shown_and_ends():
+    outage = Outage(ListBlobs)  # A check lists objects, and a look does not.
+    outage.is_on = True
+    with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[outage]) as saver:
+        put(saver, "t")
+        looks = _Looks(saver.admin, "memory:", 0.01, "used", verify=True)
+        looks.begin(5)
+        eventually(lambda: looks.view() and outage.failed > 1)
+        outage.is_on = False
+        eventually(lambda: looks.view().findings == {"t": 0} and looks.view().error is None)
         looks.end()
 
 

@@ -144,10 +144,10 @@ def _shown_until_quit(looks: _Looks, limit: int | None, out: Console, is_asked: 
     with keyboard() as key, Live(console=out, screen=True, auto_refresh=False) as live:
         while not is_asked.is_set():
             looks.limit = rows = _rows(limit, out)
-            view, number = looks.view(), (out.size, looks.number, looks.order)
-            if number != drawn:
-                live.update(frame(view, out.width, rows=rows, is_ascii=not _has_unicode(out)), refresh=True)
-                drawn = number
+            now = looks.view(), out.size
+            if now != drawn:
+                live.update(frame(now[0], out.width, rows=rows, is_ascii=not _has_unicode(out)), refresh=True)
+                drawn = now
             typed = key(_POLL)
             if typed in ("q", "Q", "\x1b"):
                 return True
@@ -206,14 +206,12 @@ class _Looks:
         every: Seconds between two looks.
         order: How threads are sorted.
         limit: Most threads.
-        number: Changes with every change of what is to be shown.
     """
 
     def __init__(self, saver: Admin, store: str, every: float, order: str, *, verify: bool) -> None:
         self.every = every
         self.order = order
         self.limit = _DEFAULT_LIMIT
-        self.number = 0
         self._saver = saver
         self._store = store
         self._watch = saver.watch()
@@ -281,7 +279,6 @@ class _Looks:
             work()
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._failure = error
-            self.number += 1
 
     def _look_on(self) -> None:
         while not self._is_over:
@@ -289,13 +286,16 @@ class _Looks:
                 self._activity, self._error = self._watch.look(self.limit, order=self.order), None
             except GCSSaverError as error:
                 self._error = str(error)
-            self.number += 1
             self._wake.wait(self.every)
             self._wake.clear()
 
     def _check_on(self) -> None:
         while not self._is_over:
-            self._check()
+            try:
+                self._check()
+            except GCSSaverError as error:
+                self._error = str(error)
+                time.sleep(self.every)
             time.sleep(_POLL)
 
     def _check(self) -> None:
@@ -311,7 +311,6 @@ class _Looks:
             if known is None or (known[0] != tip and now - known[1] > CHECK_EVERY):
                 self._findings[one.thread_id] = self._damage_of(one.thread_id)
                 self._checked[one.thread_id] = tip, now
-                self.number += 1
 
     def _damage_of(self, thread_id: str) -> int:
         found = 0
