@@ -21,6 +21,9 @@ logger = logging.getLogger("langgraph_gcs_saver")
 Outcome = Literal["stored", "found", "loaded", "recovered", "none", "failed", "interrupted"]
 """How a call ended, in one word."""
 
+RunOutcome = Literal["finished", "returned", "waiting", "drained", "failed", "interrupted"]
+"""How a call of `run` ended, as `RunEnded` explains it."""
+
 
 @record(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -596,7 +599,7 @@ class RunEnded(Event):
     """
 
     run_id: str | None
-    outcome: Literal["finished", "returned", "waiting", "drained", "failed", "interrupted"]
+    outcome: RunOutcome
     is_resumed: bool
     attempts: int
     steps: int

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langgraph.errors import GraphDrained
 
-from langgraph_gcs_saver.events import RunEnded
+from langgraph_gcs_saver.events import RunEnded, RunOutcome
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import DRAIN_SECONDS
 
@@ -51,30 +51,30 @@ class Calling:
             await self._running.inside.subscribers.aflush(DRAIN_SECONDS)
 
     def _end(self, error: BaseException | None) -> None:
-        self._running.close()
-        subscribers = self._running.inside.subscribers
-        if subscribers.want(RunEnded):
-            seconds = time.perf_counter() - self._began
-            subscribers.emit(RunEnded(**_fields(self._running, error), seconds=seconds))
+        running = self._running
+        running.close()
+        if running.inside.subscribers.want(RunEnded):
+            running.inside.subscribers.emit(_ended(running, error, time.perf_counter() - self._began))
 
 
-def _fields(running: Running, error: BaseException | None) -> dict[str, Any]:
+def _ended(running: Running, error: BaseException | None, seconds: float) -> RunEnded:
     found, config = running.found, running.graph_config
     active = None if found is None else found.active
     outcome = _outcome(running, error)
-    return {
-        "thread_id": running.thread_id,
-        "run_id": configs.named(config)["run_id"] or running.acquisition,
-        "outcome": outcome,
-        "is_resumed": running.action == "continue" and not running.was_finished,
-        "attempts": 0 if found is None else max(1, 0 if active is None else active.attempts),
-        "steps": running.in_progress.steps,
-        "error": type(error).__name__ if outcome in ("drained", "failed", "interrupted") else "",
-        "labels": running.inside.labels.of(config),
-    }
+    return RunEnded(
+        thread_id=running.thread_id,
+        run_id=configs.named(config)["run_id"] or running.acquisition,
+        outcome=outcome,
+        is_resumed=running.action == "continue" and not running.was_finished,
+        attempts=0 if found is None else max(1, 0 if active is None else active.attempts),
+        steps=running.in_progress.steps,
+        error=type(error).__name__ if outcome in ("drained", "failed", "interrupted") else "",
+        labels=running.inside.labels.of(config),
+        seconds=seconds,
+    )
 
 
-def _outcome(running: Running, error: BaseException | None) -> str:
+def _outcome(running: Running, error: BaseException | None) -> RunOutcome:
     if isinstance(error, GeneratorExit) and running.has_ended:
         error = None  # The reader of a stream has left it behind its last part.
     if isinstance(error, GraphDrained):
