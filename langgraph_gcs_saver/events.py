@@ -746,6 +746,7 @@ class Subscribers:
     def __init__(self) -> None:
         self._handlers: dict[object, EventHandler] = {}
         self._sinks: dict[object, Sink] = {}
+        self._was_late = False
 
     def subscribe(self, handler: EventHandler | Sink, saver: Any = None) -> Callable[[], None]:
         """Call a handler with every event from now on, until the function that this returns is called.
@@ -776,6 +777,7 @@ class Subscribers:
         for one in flushing:
             one.begin()
         whole = [one.has_ended_by(ends) for one in flushing]  # All of them: each is waited for.
+        self._was_late |= not all(whole)
         return all(whole)
 
     async def aflush(self, timeout: float) -> bool:
@@ -783,9 +785,9 @@ class Subscribers:
         return not self._sinks or await asyncio.to_thread(self.flush, timeout)
 
     @property
-    def has_sinks(self) -> bool:
-        """Whether there is anything to flush."""
-        return bool(self._sinks)
+    def may_flush_again(self) -> bool:
+        """Whether there are sinks, and all of them have always passed everything on in time."""
+        return bool(self._sinks) and not self._was_late
 
     def want(self, kind: type[Event]) -> bool:
         """Whether any subscriber would see an event of a class, so that it is worth making."""

@@ -502,15 +502,16 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         return request
 
     def _may_be_last(self, config: RunnableConfig) -> bool:
-        """Whether `stop_on` ends a run after this put, and there are sinks. A call of `run` flushes them at its end."""
-        has_sinks = self._subscribers.has_sinks and self._controls.may_flush
-        return has_sinks and self._leases.turn_in(config) is None and self._controls.meet_writer(config)
+        """Whether `stop_on` ends a run after this put, and its sinks are to be flushed. A call of `run` does so itself.
 
-    def _flush(self) -> Flow[None]:
+        A run may store twice after it was asked to end. It waits only once for a sink that is too slow.
+        """
+        may_flush = self._subscribers.may_flush_again and self._leases.turn_in(config) is None
+        return may_flush and self._controls.meet_writer(config)
+
+    def _flush(self) -> Flow[bool]:
         found = self._subscribers
-        flush, aflush = partial(found.flush, DRAIN_SECONDS), partial(found.aflush, DRAIN_SECONDS)
-        # A run may store twice after it was asked to end. It waits only once for a sink that is too slow.
-        self._controls.may_flush = yield from Ask(flush, aflush)
+        return (yield from Ask(partial(found.flush, DRAIN_SECONDS), partial(found.aflush, DRAIN_SECONDS)))
 
     def _retain(self, request: save.Put, metadata: CheckpointMetadata) -> None:
         """Prune the thread in the background, if there is a rule and pruning is due."""

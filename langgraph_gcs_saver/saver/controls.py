@@ -34,13 +34,9 @@ class Controls:
 
     Args:
         stop_on: The option.
-
-    Attributes:
-        may_flush: Whether sinks have always passed everything on in time, as far as a drained run has waited for them.
     """
 
     def __init__(self, stop_on: Policy | None) -> None:
-        self.may_flush = True
         self._stopping = None
         if stop_on is not None:
             from langgraph_gcs_saver.cadence.stopping import Stopping  # noqa: PLC0415 - few savers need it

@@ -141,7 +141,7 @@ def test_at_exit_a_sink_is_flushed_without_a_thread(monkeypatch):
 
 def test_without_sinks_nothing_is_waited_for():
     with GCSSaver.from_conn_string("memory:", on_event=print) as saver:
-        assert not saver._subscribers.has_sinks
+        assert not saver._subscribers.may_flush_again
         before = threading.active_count()
         assert saver._subscribers.flush(0.0)
         assert asyncio.run(saver._subscribers.aflush(0.0))
