@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from langgraph_gcs_saver.engine.effects import Doc, Flow, Now, QueryDocs
 from langgraph_gcs_saver.engine.steps import together
@@ -40,7 +40,7 @@ Those used last come first, or those that need a person or a worker, with most p
 bytes, or the first ids.
 """
 
-ORDERS: tuple[Order, ...] = ("used", "state", "puts", "lag", "stored", "thread")
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 MOST = 100
 """Most threads that one look reads."""
@@ -63,7 +63,7 @@ THREADS_EVERY, SIZES_EVERY = 10.0, 300.0
 WINDOW = timedelta(seconds=10)
 """The time over which puts are counted."""
 
-_WINDOW = 10 * 10**9
+_WINDOW = int(WINDOW.total_seconds() * 1e9)
 
 URGENT: tuple[ThreadState, ...] = ("poison", "crashed", "waiting", "due", "paused", "running", "finished", "empty")
 """States, those that need a person or a worker first."""
