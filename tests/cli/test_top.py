@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import random
 import re
 import signal
 import struct
@@ -19,12 +20,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.cli.commands.top import _Looks
-from langgraph_gcs_saver.cli.views.top import _widths, ago, frame
+from langgraph_gcs_saver.cli.commands.top import _MOST, _Looks
+from langgraph_gcs_saver.cli.views.top import KEYS, _widths, ago, frame
 from langgraph_gcs_saver.engine.effects import Commit, Create, GetDocs, ListBlobs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import InvalidInputError, StoreUnavailableError
+from langgraph_gcs_saver.flows.watch import MOST, ORDERS
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing import CountingInterceptor
@@ -297,6 +299,24 @@ def test_a_finished_thread_is_not_read_again_until_it_changes():
         (found,) = asyncio.run(watch.alook()).threads
         assert found.status.step == 2
         assert found.puts_per_second in (0.1, 0.2)
+
+
+def test_each_order_chooses_and_sorts():
+    """Of three threads, the look reads only two: the order also chooses which."""
+    with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs()), interceptors=[Clock()]) as saver:
+        for thread_id, text in (("c", "x"), ("a", random.Random(1).randbytes(5_000).hex()), ("b", "x")):
+            versions = {"v": version(1)}
+            saver.put(cfg(thread_id), checkpoint(1, {"v": text}, versions), metadata(step=1), versions)
+        put(saver, "b", step=2)
+        saver.put_writes(cfg("c", n=1), [("__interrupt__", "sure?")], "task")
+        watch, found = saver.admin.watch(), {}
+        for order in ORDERS:
+            watch.look()
+            found[order] = "".join(one.thread_id for one in watch.look(2, order=order).threads)
+    # b has the newest checkpoint and two puts, a the larger value and an older checkpoint, c a question.
+    assert found == {"used": "ba", "state": "cb", "puts": "ba", "lag": "ab", "stored": "ab", "thread": "ab"}
+    assert set(KEYS.values()) == set(ORDERS)
+    assert _MOST == MOST
 
 
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": 101}, {"limit": "5"}, {"order": "odd"}])
