@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def past_rows(
 def _events(saver: Connection, thread_ids: Iterable[str] | None) -> Iterator[PastEvent]:
     own = None if thread_ids is None else tuple(map(str, thread_ids))
     labels, loads, context = saver._labels, saver._loads, saver._context  # noqa: SLF001 - reads as the saver does
-    pages = flows.past_events.past_events(own, loads, lambda metadata: labels.within((metadata,)), context)
+    pages = flows.past_events.past_events(own, loads, partial(labels.of, None), context)
     while (page := run(pages(), saver._backend)) is not None:  # noqa: SLF001 - likewise
         yield from page
 

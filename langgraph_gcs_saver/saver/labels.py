@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from langgraph_gcs_saver.policy.distinct import Distinct
 from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS
@@ -20,9 +19,6 @@ class Labels:
     def __init__(self, names: Collection[str]) -> None:
         self._values = {name: Distinct() for name in names}
 
-    def __bool__(self) -> bool:
-        return bool(self._values)
-
     def of(self, config: object, metadata: object = None, *, stored: object = None) -> Mapping[str, str]:
         """The labels of a call. Those that it does not have, or that are no text, number or truth value, are absent.
 
@@ -34,11 +30,8 @@ class Labels:
         if not self._values:
             return {}
         # In the order in which LangGraph merges them into a checkpoint's metadata.
-        parts = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"), stored)
-        return self.within([part for part in parts if isinstance(part, Mapping)])
-
-    def within(self, parts: Collection[Mapping[Any, Any]]) -> Mapping[str, str]:
-        """The labels in mappings; where several have one, the first one counts."""
+        given = (metadata, configs.part(config, "metadata"), configs.part(config, "configurable"), stored)
+        parts = [part for part in given if isinstance(part, Mapping)]
         found = {}
         for name, values in self._values.items():
             value = next(filter(_is_plain, (part.get(name) for part in parts)), None)
