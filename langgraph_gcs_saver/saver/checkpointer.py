@@ -665,18 +665,19 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """The version after `current`: a counter, and random digits so that forks never share a version.
 
         Versions sort as text. A thread that another saver has begun with numbers continues with numbers, because
-        LangGraph compares the versions of a thread with each other.
+        LangGraph compares the versions of a thread with each other. Its forks may share versions.
 
         Raises:
             InvalidInputError: The version is of another form.
         """
-        if isinstance(current, (int, float)):
-            return int(current) + 1
+        is_number = isinstance(current, (int, float))
         try:
-            count = 0 if current is None else int(current.split(".")[0])
-        except ValueError:
+            count = 0 if current is None else int(current if is_number else str(current).split(".")[0])
+        except (ValueError, OverflowError):
             raise InvalidInputError(
                 f"{str(current)[:80]!r} is not a version that this saver can increment. It must begin with a number."
             ) from None
+        if is_number:
+            return count + 1
         # From the operating system, because a graph that seeds `random` would repeat its versions in every fork.
         return f"{count + 1:032}.{secrets.randbits(40):013}"

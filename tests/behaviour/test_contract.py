@@ -17,6 +17,8 @@ from langgraph.checkpoint.base import get_checkpoint_metadata, writes_sort_key
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME, SCHEDULED, _DeltaSnapshot
 
+from langgraph_gcs_saver.errors import InvalidInputError
+
 from .api import Api, cfg, checkpoint, cid, metadata, number, version
 
 NULL_TASK = "00000000-0000-0000-0000-000000000000"
@@ -481,6 +483,12 @@ def test_next_version_follows_those_of_other_checkpointers(saver):
     """LangGraph compares them, and so numbers stay numbers."""
     assert [saver.get_next_version(one, None) for one in (3, 10, 3.7)] == [4, 11, 4]
     assert saver.get_next_version(version(41), None) > version(41)
+
+
+@pytest.mark.parametrize("current", ["", "x.1", "nan", float("nan"), float("inf"), b"1", (1,)])
+def test_no_version_follows_another_form(saver, current):
+    with pytest.raises(InvalidInputError, match="not a version"):
+        saver.get_next_version(current, None)
 
 
 # list
