@@ -63,7 +63,7 @@ def _ended(running: Running, error: BaseException | None, seconds: float) -> Run
     outcome = _outcome(running, error)
     return RunEnded(
         thread_id=running.thread_id,
-        run_id=configs.named(config)["run_id"] or running.acquisition,
+        run_id=configs.named(config)["run_id"] or running.lease_run_id,
         outcome=outcome,
         is_resumed=running.action == "continue" and not running.was_finished,
         attempts=0 if found is None else max(1, 0 if active is None else active.attempts),

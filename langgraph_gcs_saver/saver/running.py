@@ -170,10 +170,11 @@ class Running:
         return cast("RunnableConfig", {**self.config, "configurable": configurable})
 
     @property
-    def acquisition(self) -> str | None:
-        """The `run_id` of checkpoints whose config names none: digits of the lease; `None` without one."""
-        found = configs.part(self._with_lease(), "configurable") if self.found is not None else {}
-        return found[LEASE][2] if LEASE in found else None
+    def lease_run_id(self) -> str | None:
+        """The `run_id` of checkpoints whose config names none, as `Lease.run_id`; `None` if the call got no lease."""
+        if self.found is None:
+            return None
+        return self._configurable[LEASE][2] if self.lease is None else self.lease.run_id
 
     # The lease, and what rides in its commits
 
