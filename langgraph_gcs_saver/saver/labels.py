@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from langgraph_gcs_saver.policy.distinct import Distinct
-from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS
+from langgraph_gcs_saver.policy.labels import MOST_CHARACTERS, OTHER
 from langgraph_gcs_saver.saver import configs
 
 
@@ -36,10 +36,21 @@ class Labels:
         for name, values in self._values.items():
             value = next(filter(_is_plain, (part.get(name) for part in parts)), None)
             if value is not None:
-                found[name] = values.of(str(value).replace("\0", "")[:MOST_CHARACTERS])
+                found[name] = values.of(_text(value).replace("\0", "")[:MOST_CHARACTERS])
         return found
 
 
 def _is_plain(value: object) -> bool:
     """Whether LangGraph takes a value from a config into a checkpoint's metadata."""
     return isinstance(value, (str, int, float))
+
+
+def _text(value: str | float) -> str:
+    """A value as text. A text, such as a member of an enumeration, is itself, as in the stored metadata."""
+    if isinstance(value, str):
+        # No exporter takes lone surrogates, and the serializer of metadata replaces them in the same way.
+        return str.__str__(value).encode(errors="replace").decode()
+    try:
+        return str(value)
+    except ValueError:  # Python converts no int of more than 4,300 digits, and the services store none.
+        return OTHER

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import enum
 from contextlib import closing
 
 import pytest
@@ -36,6 +37,17 @@ def labelled(saver, where=None, own=None):
     return found[0].labels, saver.get_tuple(stored).metadata
 
 
+class Agent(str, enum.Enum):
+    BILLING = "billing"
+
+
+class Rude(str):
+    __slots__ = ()
+
+    def __str__(self):
+        raise RuntimeError
+
+
 ORDERS = [
     ({"metadata": {"agent": "a"}}, {}, "a"),
     ({"configurable": {"agent": "a"}}, {}, "a"),
@@ -47,6 +59,9 @@ ORDERS = [
     ({"metadata": {"agent": 1.5}}, {}, "1.5"),
     ({"metadata": {"agent": "a\0b"}}, {}, "ab"),
     ({"metadata": {"agent": ""}}, {}, ""),
+    ({"metadata": {"agent": Agent.BILLING}}, {}, "billing"),
+    ({"metadata": {"agent": Rude("a")}}, {}, "a"),
+    ({"metadata": {"agent": "a\ud800"}}, {}, "a?"),
     ({"metadata": {"agent": b"a"}}, {}, None),
     ({"metadata": {"another": "a"}}, {}, None),
 ]
@@ -110,6 +125,12 @@ def test_a_process_distinguishes_so_many_values(saver):
 def test_long_values_are_cut_off(saver):
     labels, _ = labelled(saver, {"metadata": {"agent": "x" * 1000}})
     assert labels == {"agent": "x" * MOST_CHARACTERS}
+
+
+def test_a_read_with_a_number_that_python_does_not_convert_to_text_succeeds(saver):
+    found = heard(saver, events.CheckpointNotFound)
+    assert saver.get_tuple({**cfg("none"), "metadata": {"agent": 10**5000}}) is None
+    assert found[0].labels == {"agent": OTHER}
 
 
 def test_copies_of_a_saver_share_the_values_it_knows(saver):
