@@ -218,6 +218,7 @@ class _Looks:
         self._verify = verify
         self._activity: StoreActivity | None = None
         self._error: str | None = None
+        self._unchecked: str | None = None
         self._failure: BaseException | None = None
         self._findings: dict[str, int] = {}
         self._checked: dict[str, tuple[str | None, float]] = {}
@@ -232,9 +233,8 @@ class _Looks:
         """
         if self._failure is not None:
             raise self._failure
-        return View(
-            self._store, self.order, self.every, self._activity, self._error, dict(self._findings), self._verify
-        )
+        error = self._error or self._unchecked
+        return View(self._store, self.order, self.every, self._activity, error, dict(self._findings), self._verify)
 
     def once(self, limit: int) -> View:
         """Look and check in this thread.
@@ -293,10 +293,10 @@ class _Looks:
         while not self._is_over:
             try:
                 self._check()
+                self._unchecked = None
             except GCSSaverError as error:
-                self._error = str(error)
-                time.sleep(self.every)
-            time.sleep(_POLL)
+                self._unchecked = str(error)
+            time.sleep(_POLL if self._unchecked is None else self.every)
 
     def _check(self) -> None:
         """Check the threads that are shown and have not been checked, or not since they stored a checkpoint."""

@@ -55,7 +55,7 @@ class View:
         order: How threads are sorted.
         every: Seconds between two looks.
         activity: The last look that succeeded; `None` before the first one.
-        error: Why the last look failed; `None` if it succeeded.
+        error: Why the last look, or the last check, failed; `None` if they succeeded.
         findings: The number of damaged documents and objects that a check has found, by thread.
         is_checked: Whether threads are checked.
     """
@@ -236,7 +236,8 @@ def _failure(view: View) -> str:
 
 def _failed(view: View, width: int) -> list[Text]:
     """Why something cannot be read, in a few lines; an empty line if nothing failed."""
-    words = wrap(printable(_failure(view)), width, max_lines=_MOST_FAILED, placeholder=" ...") or [""]
+    mark = " ..."
+    words = wrap(printable(_failure(view)), max(width, len(mark)), max_lines=_MOST_FAILED, placeholder=mark) or [""]
     return [Text(line, style="bold red", no_wrap=True, overflow="crop") for line in words]
 
 
