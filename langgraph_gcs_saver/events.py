@@ -782,7 +782,16 @@ class Subscribers:
 
     async def aflush(self, timeout: float) -> bool:
         """Asynchronous twin of `flush`: it does not block the event loop."""
-        return not self._sinks or await asyncio.to_thread(self.flush, timeout)
+        if not self._sinks:
+            return True
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only sinks need it
+
+        # Not the event loop's own threads, because synchronous nodes may occupy all of them.
+        waiting = ThreadPoolExecutor(1)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(waiting, self.flush, timeout)
+        finally:
+            waiting.shutdown(wait=False)
 
     @property
     def may_flush_again(self) -> bool:

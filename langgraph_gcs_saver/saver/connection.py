@@ -186,13 +186,17 @@ class Connection:
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`."""
-        self._subscribers.flush(FLUSH_SECONDS)
-        self._backend.close()
+        try:
+            self._subscribers.flush(FLUSH_SECONDS)
+        finally:  # Ctrl-C may end the wait.
+            self._backend.close()
 
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent."""
-        await self._subscribers.aflush(FLUSH_SECONDS)
-        await self._backend.aclose()
+        try:
+            await self._subscribers.aflush(FLUSH_SECONDS)
+        finally:
+            await self._backend.aclose()
 
     def subscribe(self, handler: EventHandler | Sink) -> Callable[[], None]:
         """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).

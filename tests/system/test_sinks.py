@@ -2,13 +2,15 @@
 
 import asyncio
 import copy
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, Interceptor, events
 from langgraph_gcs_saver.engine.effects import GetDocs, QueryDocs
-from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SaverClosedError
 from langgraph_gcs_saver.saver import connection
 from langgraph_gcs_saver.saver.admin import Admin
 from tests.behaviour.api import cfg
@@ -123,6 +125,46 @@ def test_a_flush_that_hangs_holds_up_neither_the_others_nor_the_caller(caplog, m
     assert "Keeping was not flushed within 0.05 s" in caplog.text
     assert hanging.threads[0].daemon, "the process can end"
     never.set()
+
+
+def test_ctrl_c_while_a_flush_hangs_leaves_the_saver_closed():
+    never = threading.Event()
+
+    def strike():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        never.wait()
+
+    saver = GCSSaver.from_conn_string("memory:", on_event=Keeping(strike))
+    with pytest.raises(KeyboardInterrupt):
+        saver.close()
+    with pytest.raises(SaverClosedError):
+        read(saver)
+    never.set()
+
+
+async def test_a_cancellation_while_a_flush_hangs_leaves_the_saver_closed():
+    never = threading.Event()
+    sink = Keeping(never.wait)
+    saver = GCSSaver.from_conn_string("memory:", on_event=sink)
+    closing = asyncio.create_task(saver.aclose())
+    await aeventually(lambda: sink.timeouts)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(SaverClosedError):
+        read(saver)
+    never.set()
+
+
+async def test_nodes_that_occupy_the_threads_of_the_event_loop_hold_up_no_flush():
+    never, sink = threading.Event(), Keeping()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, never.wait)
+    with GCSSaver.from_conn_string("memory:", on_event=sink) as saver:
+        assert await asyncio.wait_for(saver._subscribers.aflush(5.0), PATIENCE)
+    never.set()
+    assert await busy
 
 
 def test_at_exit_a_sink_is_flushed_without_a_thread(monkeypatch):
