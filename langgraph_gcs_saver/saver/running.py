@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from langchain_core.runnables.config import merge_configs, var_child_runnable_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
@@ -136,12 +136,15 @@ class Running:
 
     @property
     def _configurable(self) -> Mapping[str, Any]:
-        return {**configs.part(self.graph.config, "configurable"), **configs.part(self.config, "configurable")}
+        return self._merged("configurable")
+
+    def _merged(self, part: str) -> dict[str, Any]:
+        return {**configs.part(self.graph.config, part), **configs.part(self.config, part)}
 
     @property
     def graph_config(self) -> RunnableConfig:
-        """What the graph gets, except what a run adds: what is bound to it, and the caller's config."""
-        return merge_configs(self.graph.config, self.config)
+        """What names the call to its saver: of what is bound to the graph, and of the caller's config."""
+        return cast("RunnableConfig", {name: self._merged(name) for name in ("configurable", "metadata")})
 
     def _thread_id(self) -> str:
         found = self._configurable

@@ -418,6 +418,12 @@ def test_the_run_of_a_config_and_a_lease_of_the_caller(saver, world):
     assert [one.labels for one in found] == [{"agent": "bound"}] * 2
 
 
+def test_a_call_that_langgraph_accepts_is_reported_with_metadata_that_are_no_mapping(saver, world):
+    found = heard(saver, events.RunEnded)
+    run(world.graph(saver), INPUT, {"configurable": {"thread_id": T}, "metadata": ["agent"]})
+    assert [(one.outcome, one.labels) for one in found] == [("finished", {})]
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_stream_that_its_reader_leaves(saver, world, parts):
     """Before the graph has finished, it was interrupted. Behind its last part, it has finished."""
