@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -529,7 +529,8 @@ def _nodes_in(rest: Mapping[str, Any], name: str) -> Nodes:
     found = rest.get(name) or ()
     if found == "*":
         return "*"
-    if isinstance(found, str) or not all(isinstance(one, str) for one in found):
+    # An iterator has no length, and is used up by the first look at it.
+    if isinstance(found, str) or not isinstance(found, Collection) or not all(isinstance(one, str) for one in found):
         raise InvalidInputError(f"{name} is {found!r}; it must be a list of the names of nodes, or '*' for all.")
     return tuple(found)
 

@@ -478,7 +478,7 @@ def test_a_retry_does_not_pass_a_breakpoint(saver, world, stops):
     assert run(graph, {"log": ["one"]}, CONFIG, request_id="r1") == done
 
 
-@pytest.mark.parametrize("stops", ["z", [1], [None]])
+@pytest.mark.parametrize("stops", ["z", [1], [None], 7, iter(["z"])])
 def test_breakpoints_are_names(saver, world, stops):
     with pytest.raises(e.InvalidInputError, match="interrupt_before"):
         run(world.graph(saver), {"log": ["one"]}, CONFIG, interrupt_before=stops)
