@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from threading import Thread
+from threading import Thread, current_thread
 from time import monotonic
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -711,15 +711,15 @@ class _Flush(Thread):
 
     def __init__(self, sink: Sink, timeout: float) -> None:
         super().__init__(name="langgraph-gcs-flush", daemon=True)
-        self._sink = sink
+        self.sink = sink
         self._timeout = timeout
         self.is_whole = False
 
     def run(self) -> None:
         try:
-            self.is_whole = self._sink.flush(self._timeout)
+            self.is_whole = self.sink.flush(self._timeout)
         except Exception:
-            logger.exception("%s was not flushed", type(self._sink).__name__)
+            logger.exception("%s was not flushed", type(self.sink).__name__)
 
     def begin(self) -> None:
         try:
@@ -732,7 +732,7 @@ class _Flush(Thread):
         if self.ident is not None:
             self.join(max(0.0, time - monotonic()))
         if self.is_alive():
-            logger.warning("%s was not flushed within %g s", type(self._sink).__name__, self._timeout)
+            logger.warning("%s was not flushed within %g s", type(self.sink).__name__, self._timeout)
         return self.is_whole
 
 
@@ -773,7 +773,10 @@ class Subscribers:
             Whether all of them did.
         """
         ends = monotonic() + timeout
-        flushing = [_Flush(sink, timeout) for sink in tuple(self._sinks.values())]
+        caller = current_thread()
+        # A sink that closes the saver when it is flushed would otherwise be flushed again, without end.
+        caller_sink = caller.sink if isinstance(caller, _Flush) else None
+        flushing = [_Flush(sink, timeout) for sink in tuple(self._sinks.values()) if sink is not caller_sink]
         for one in flushing:
             one.begin()
         whole = [one.has_ended_by(ends) for one in flushing]  # All of them: each is waited for.

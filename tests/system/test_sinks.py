@@ -167,6 +167,15 @@ async def test_nodes_that_occupy_the_threads_of_the_event_loop_hold_up_no_flush(
     assert await busy
 
 
+def test_a_sink_that_closes_the_saver_is_flushed_once():
+    other, sink = Keeping(), Keeping()
+    saver = GCSSaver.from_conn_string("memory:", on_event=sink)
+    saver.subscribe(other)
+    sink.flushing = saver.close
+    saver.close()
+    assert (len(sink.timeouts), len(other.timeouts)) == (1, 2)
+
+
 def test_at_exit_a_sink_is_flushed_without_a_thread(monkeypatch):
     def refuse(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")
