@@ -285,7 +285,8 @@ class RowSink(ABC, Generic[T]):
         begin = size = 0
         for at, one in enumerate(encoded):
             own = self.size(one)
-            if at > begin and size + own > self.batch_bytes:
+            # One event can have more rows than a request may have, because a checkpoint has one for each channel.
+            if at > begin and (at - begin == self._batch or size + own > self.batch_bytes):
                 yield encoded[begin:at]
                 begin, size = at, 0
             size += own

@@ -159,7 +159,8 @@ def test_what_does_not_pass_is_dropped(memory):
     assert (sink.written, sink.dropped) == (0, 2)
 
 
-def test_batches_have_a_limit_of_rows_and_of_bytes(memory):
+@pytest.mark.parametrize(("batch", "batch_bytes", "most"), [(6, 40, 4), (6, 1000, 6), (1, 1000, 1)])
+def test_batches_have_a_limit_of_rows_and_of_bytes(memory, batch, batch_bytes, most):
     class Sized(Kept):
         sent: list[int] = []  # noqa: RUF012
 
@@ -170,16 +171,19 @@ def test_batches_have_a_limit_of_rows_and_of_bytes(memory):
             super().send(batch)
             self.sent.append(len(batch))
 
-    sink = Sized(batch=6)
-    sink.batch_bytes = 40
+    sink = Sized(batch=batch)
+    sink.batch_bytes = batch_bytes
     memory.subscribe(sink)
     sink.opened.clear()
     put(memory, 1, {str(n): n for n in range(29)})  # 30 rows of one event
     work(memory, 2, 5)  # 8 rows
     sink.opened.set()
     assert sink.flush(PATIENCE)
-    assert max(sink.sent) == 4
+    assert max(sink.sent) == most
     assert sum(sink.sent) == sink.written == 38
+    sink.sent.clear()
+    sink.write([{"event_id": str(n)} for n in range(8)])  # as the backfill does
+    assert max(sink.sent) == most
 
 
 def test_labels_are_columns(memory):
