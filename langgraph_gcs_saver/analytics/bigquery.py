@@ -13,8 +13,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from langgraph_gcs_saver.analytics.base import REQUEST_SECONDS
 from langgraph_gcs_saver.analytics.rows import Row, Type, columns
-from langgraph_gcs_saver.analytics.services import ServiceSink, require
+from langgraph_gcs_saver.analytics.services import ServiceSink
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidOptionError, TableMismatchError
+from langgraph_gcs_saver.errors.extras import require
 
 if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1 import BigQueryWriteClient

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from langgraph_gcs_saver.analytics.base import REQUEST_SECONDS
 from langgraph_gcs_saver.analytics.rows import Row, as_text
-from langgraph_gcs_saver.analytics.services import ServiceSink, require
+from langgraph_gcs_saver.analytics.services import ServiceSink
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.errors.extras import require
 
 if TYPE_CHECKING:
     import grpc

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from langgraph_gcs_saver.analytics.queries import MACROS, ONCE, QUESTIONS, queries
 from langgraph_gcs_saver.analytics.rows import COLUMNS, LABEL, REQUIRED, SCHEMA, Row, as_json
-from langgraph_gcs_saver.analytics.services import require
 from langgraph_gcs_saver.analytics.tables import check_labels
 from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors.extras import require
 from langgraph_gcs_saver.policy.labels import MOST_LABELS, NAME
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver.analytics.findings import SHORT, counted, finding, in_bytes, in_percent, in_seconds, name_of
 from langgraph_gcs_saver.analytics.queries import BUCKETS
-from langgraph_gcs_saver.analytics.services import require
+from langgraph_gcs_saver.errors.extras import require
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
-"""What the sinks of Google's services have in common: optional packages, clients for each process, and errors."""
+"""What the sinks of Google's services have in common: clients for each process, and errors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from importlib import import_module
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -16,7 +14,6 @@ from langgraph_gcs_saver.analytics.base import RowSink
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.errors import (
     GCSSaverError,
-    NotInstalledError,
     PermissionDeniedError,
     StoreError,
     StoreNotFoundError,
@@ -87,17 +84,3 @@ class ServiceSink(RowSink[T]):
                 f"These credentials may not write to {self.where}. Grant them {self.role}: {error}"
             )
         return StoreError(f"{self.where} did not accept rows: {error}")
-
-
-def require(extra: str, modules: Iterable[str]) -> tuple[ModuleType, ...]:
-    """Import the modules of an extra.
-
-    Raises:
-        NotInstalledError: One of them is not installed.
-    """
-    try:
-        return tuple(import_module(module) for module in modules)
-    except ModuleNotFoundError as error:
-        raise NotInstalledError(
-            f'{error.name} is not installed. Install it with `pip install "langgraph-gcs-saver[{extra}]"`.'
-        ) from error

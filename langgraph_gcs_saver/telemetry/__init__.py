@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from langgraph_gcs_saver.errors import NotInstalledError
+from langgraph_gcs_saver.errors.extras import require
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -57,14 +57,7 @@ def instrument(
         InvalidInputError: The saver is measured already, or an argument is of the wrong type or outside its range.
         NotInstalledError: OpenTelemetry is not installed.
     """
-    try:
-        from langgraph_gcs_saver.telemetry import instrumentation  # noqa: PLC0415 - it imports OpenTelemetry
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("opentelemetry"):
-            raise
-        raise NotInstalledError(
-            f"{error.name} is not installed, and metrics and traces need it. Install it with "
-            '`pip install "langgraph-gcs-saver[otel]"`, and an SDK such as opentelemetry-sdk.',
-            name=error.name,
-        ) from error
+    require("otel", ("opentelemetry.metrics", "opentelemetry.trace"))
+    from langgraph_gcs_saver.telemetry import instrumentation  # noqa: PLC0415 - it imports OpenTelemetry
+
     return instrumentation.begin(saver, meter_provider, tracer_provider, watch_store, thread_ids=thread_ids)

@@ -98,8 +98,8 @@ def test_names_of_modules_are_computed_where_they_are_imported_late_only():
         PACKAGE,
         f"{PACKAGE}.flows",
         f"{PACKAGE}.errors",
+        f"{PACKAGE}.errors.extras",
         f"{PACKAGE}.analytics",
-        f"{PACKAGE}.analytics.services",  # packages of extras
         f"{PACKAGE}.cadence",
         f"{PACKAGE}.testing",
         f"{PACKAGE}.cli.commands.migrate",  # an optional checkpointer
