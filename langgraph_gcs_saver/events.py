@@ -119,6 +119,8 @@ class WritesSaved(CallEnded):
 
     Attributes:
         task_id: The task.
+        which: Which of the task's writes these are: a digest of the numbers and channels of the regular ones, or `s` if
+            all are special (an error, interrupts, answers). A task that was interrupted stores both.
         writes: Number of writes.
         size: Bytes of their serialized values.
         inline_bytes: Bytes stored in documents.
@@ -128,6 +130,7 @@ class WritesSaved(CallEnded):
     """
 
     task_id: str
+    which: str
     writes: int
     size: int
     inline_bytes: int

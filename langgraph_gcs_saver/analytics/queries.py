@@ -150,8 +150,8 @@ SELECT * REPLACE (COALESCE(namespace, '') AS namespace)
 FROM {table}
 WHERE TRUE
 -- The first of several deliveries. A call that found its checkpoint stored comes last, because it stored nothing. A
--- backfilled row comes after a streamed one, because it lacks what only the process knew. An interrupted task stores
--- writes twice under one id, and the larger ones count.
+-- backfilled row comes after a streamed one, because it lacks what only the process knew. A task that is interrupted
+-- twice replaces what it has stored of the first time, and the larger one counts.
 QUALIFY ROW_NUMBER() OVER (
   PARTITION BY event_id
   ORDER BY COALESCE(outcome, '') = 'found', seconds IS NULL, restore IS NULL, size DESC, seconds, time

@@ -324,8 +324,8 @@ def make(event: Event, thread: str, at: int, number: Callable[[], str], *, backf
     # What names the event, and its time, if the backfill can compute the row.
     names: tuple[str, ...] | None = None
     if isinstance(event, (CheckpointSaved, WritesSaved)):
-        task = (event.task_id,) if isinstance(event, WritesSaved) else ()
-        names = (event.checkpoint_ns, event.checkpoint_id, *task)
+        writes = (event.task_id, event.which) if isinstance(event, WritesSaved) else ()
+        names = (event.checkpoint_ns, event.checkpoint_id, *writes)
         made = made_at(event.checkpoint_id)
         at = at if made is None else made
     elif isinstance(event, RecoveryRecorded):

@@ -182,6 +182,7 @@ def _writes(doc: Doc, thread_id: str, context: Context) -> Flow[PastEvent | None
         checkpoint_ns=keys.told_id(keys.writes_ns_of(doc.name)),
         checkpoint_id=keys.writes_checkpoint_id_of(doc.name),
         task_id=found.task_id,
+        which=found.which,
         run_id=None,
         writes=found.writes or 0,
         size=found.size or 0,

@@ -104,6 +104,15 @@ class _Record:
     upload: PutBlob | None
 
 
+def which(writes: Sequence[PendingWrite]) -> str:
+    """What names a call's writes among those of its task: the end of the name of their document.
+
+    It is a digest of the numbers and channels of the regular writes. If there are none, it is that of special writes.
+    """
+    regular = [[write.idx, write.channel] for write in writes if write.idx >= 0]
+    return hashlib.sha256(json.dumps(regular).encode()).hexdigest()[:WHICH_DIGITS] if regular else keys.SPECIAL
+
+
 def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     """Store pending writes; they are durable and visible together when this returns.
 
@@ -311,8 +320,7 @@ def _records(request: PutWrites, wanted: Sequence[PendingWrite], context: Contex
     regular = [write for write in wanted if write.idx >= 0]
     records = []
     if regular:
-        which = json.dumps([[write.idx, write.channel] for write in regular])
-        doc = keys.regular_writes_doc(*ids, hashlib.sha256(which.encode()).hexdigest()[:WHICH_DIGITS])
+        doc = keys.regular_writes_doc(*ids, which(regular))
         records.append(_record(request, context, doc, regular))
     doc = keys.special_writes_doc(*ids)
     return records + [_record(request, context, doc, [write]) for write in wanted if write.idx < 0]
@@ -484,6 +492,7 @@ class Measured:
 
     Attributes:
         task_id: The task; the segment in the document's name if an id is too long for it and an object has it.
+        which: Which of the task's writes these are; see `which`.
         writes: Number of writes; `None` if an object has some of them.
         size: Bytes of their serialized values; `None` likewise.
         inline_bytes: Bytes in the document.
@@ -492,6 +501,7 @@ class Measured:
     """
 
     task_id: str
+    which: str
     writes: int | None
     size: int | None
     inline_bytes: int
@@ -518,6 +528,7 @@ def _measure(doc: Doc, codec: Codec) -> Measured:
             stubs.append(stub)
     return Measured(
         task_id=found[0].task_id if found else keys.told_id(keys.writes_task_of(doc.name)[0]),
+        which=keys.writes_which_of(doc.name),
         writes=None if stubs else len(found),
         size=None if stubs else sum(len(one.value.data) for one in found),
         inline_bytes=sum(len(data) for field, data in doc.fields.items() if field != "format"),

@@ -386,6 +386,10 @@ def writes_span(thread_segment: str, ns_segment: str, newest_id: str, oldest_id:
     return f"{base}!{inv(newest_id)}!", f'{base}!{inv(oldest_id)}"'
 
 
+SPECIAL = "s"
+"""The end of the name of a document of special writes."""
+
+
 def regular_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str, which: str) -> str:
     """Name of the document of one `put_writes` call; `which` is a digest of the numbers and channels of its writes."""
     return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!{which}"
@@ -393,7 +397,7 @@ def regular_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str
 
 def special_writes_doc(thread_id: str, ns: str, checkpoint_id: str, task_id: str) -> str:
     """Name of the document of one task's special writes (errors, interrupts, resumes), one field each."""
-    return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!s"
+    return f"{writes_range(thread_id, ns, checkpoint_id, checkpoint_id)[0]}{enc(task_id, 'task id')}!{SPECIAL}"
 
 
 def writes_field(idx: int) -> str:
@@ -427,7 +431,12 @@ def writes_ns_of(name: str) -> str:
 def writes_task_of(name: str) -> tuple[str, bool]:
     """The encoded task id in the name of a document of pending writes, and whether it holds the special writes."""
     _, _, task, *rest = _writes_segments(name)
-    return task, rest == ["s"]
+    return task, rest == [SPECIAL]
+
+
+def writes_which_of(name: str) -> str:
+    """Which of a task's writes a document of pending writes has: `SPECIAL`, or a digest of numbers and channels."""
+    return _writes_segments(name)[-1]
 
 
 def writes_task_id_of(name: str) -> str | None:

@@ -25,7 +25,7 @@ from langgraph_gcs_saver.events import (
 from langgraph_gcs_saver.flows.load import Loaded
 from langgraph_gcs_saver.flows.save import Put
 from langgraph_gcs_saver.flows.stored import Stored, made_by, values_of
-from langgraph_gcs_saver.flows.writes import PutWrites
+from langgraph_gcs_saver.flows.writes import PutWrites, which
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.labels import Labels
 
@@ -125,6 +125,7 @@ class Call:
                 WritesSaved(
                     **self._ended(_outcome(stored)),
                     task_id=request.task_id,
+                    which=which(request.writes),
                     writes=len(request.writes),
                     size=sum([len(write.value.data) for write in request.writes]),
                     inline_bytes=stored.inline_bytes,

@@ -123,9 +123,9 @@ def test_ids_differ_if_anything_that_names_the_event_does():
     events_ = [base, *[example(CheckpointSaved, **fields) for fields in others]]
     ids = {row["event_id"] for event in events_ for row in make(event)}
     assert len(ids) == 3 * 5 + 1  # the last one differs in the row of its value only
-    tasks = {make(example(WritesSaved, task_id=task))[0]["event_id"] for task in "ab"}
-    assert len(tasks) == 2
-    assert not ids & tasks
+    writes = {make(example(WritesSaved, task_id=task, which=which))[0]["event_id"] for task in "ab" for which in "cs"}
+    assert len(writes) == 4
+    assert not ids & writes
 
 
 def test_times_are_those_of_langgraphs_ids():
