@@ -173,7 +173,7 @@ class Measures:
                 yield GET_FETCHED, event.inline_bytes + event.object_bytes, {"call": call, **graph}
             case CheckpointsListed():
                 yield GET_FETCHED, event.object_bytes, {"call": call, **graph}
-            case PutFailed() | GetFailed():
+            case PutFailed(outcome="failed") | GetFailed(outcome="failed"):
                 yield ERRORS, 1, {"call": call, "error.type": self._errors.of(error_type(event)), **labels}
                 if event.kind in _FENCED:
                     yield FENCED, 1, {"call": call}

@@ -125,7 +125,8 @@ ERRORS = Metric(
     unit="{error}",
     attributes=("call", "error.type"),
     labels=True,
-    help="Calls that raised. `error.type` is the `kind` of an error of this library, else the name of the class",
+    help="Calls that failed; a call that was canceled did not. `error.type` is the `kind` of an error of this library, "
+    "else the name of the class",
 )
 VERIFY_FAILURES = Metric(
     name="verify.failures",

@@ -121,6 +121,10 @@ class Causes:
                 fault.set(error, Commit)
                 with pytest.raises(type(error)):
                     invoke(graph)
+            fault.set(KeyboardInterrupt(), Commit)
+            with pytest.raises(KeyboardInterrupt):
+                put(saver, CONFIG)
+        assert self.exported.value("put.duration", call="put", outcome="interrupted")[0] == 1
         assert {had["error.type"] for had, _ in self.exported.points("errors")} == {"unavailable", "ValueError"}
         assert all(had.items() >= AGENT.items() for had, _ in self.exported.points("errors"))
 
