@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.analytics import rows
-from langgraph_gcs_saver.analytics.waiting import Entry, Flight, Report, Waiting
+from langgraph_gcs_saver.analytics.waiting import Dropped, Entry, Flight, Waiting
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import ConflictError, GCSSaverError, InvalidOptionError, StoreUnavailableError
@@ -224,7 +224,7 @@ class RowSink(ABC, Generic[T]):
         if not self._background.submit(_KIND, "write", partial(self._work, waiting, threading.current_thread())):
             waiting.stop()  # closed meanwhile
 
-    def _report(self, reports: Iterable[Report]) -> None:
+    def _report(self, reports: Iterable[Dropped]) -> None:
         for report in reports:
             report.source.emit(RowsDropped(sink=type(self).__name__, rows=report.rows, reason=report.reason))
 

@@ -43,7 +43,7 @@ class Entry:
 
 
 @record(frozen=True, slots=True)
-class Report:
+class Dropped:
     """Rows of one saver that were dropped, and have not been reported yet."""
 
     source: Source
@@ -97,7 +97,7 @@ class Waiting:
         self._unreported: dict[tuple[Source, str], int] = {}
         self._reported: float | None = None
 
-    def add(self, entry: Entry) -> tuple[bool, list[Report]]:
+    def add(self, entry: Entry) -> tuple[bool, list[Dropped]]:
         """Queue an event, or drop it.
 
         Returns:
@@ -118,7 +118,7 @@ class Waiting:
         """The next events, with about `most` rows."""
         return self._turn.run(partial(self._take, most))
 
-    def settle(self, flight: Flight, source: Source, written: int | None, reason: str = "") -> list[Report]:
+    def settle(self, flight: Flight, source: Source, written: int | None, reason: str = "") -> list[Dropped]:
         """Count rows of a flight: those that were written, or as dropped all that are left of this source."""
         return self._turn.run(partial(self._settle, flight, source, written, reason))
 
@@ -134,7 +134,7 @@ class Waiting:
         """Take no more events, and drop what waits or is being written."""
         self._turn.run(self._end)
 
-    def reports(self, *, now: bool) -> list[Report]:
+    def reports(self, *, now: bool) -> list[Dropped]:
         """What is to be reported, if there was no report for a while, or in any case."""
         return self._turn.run(partial(self._due, now=now))
 
@@ -155,7 +155,7 @@ class Waiting:
 
     # In turn
 
-    def _add(self, entry: Entry) -> tuple[bool, list[Report]]:
+    def _add(self, entry: Entry) -> tuple[bool, list[Dropped]]:
         rows = self._rows + entry.rows
         if self.is_ended or rows > self._most:
             self._drop(entry.source, entry.rows, CLOSED if self.is_ended else FULL)
@@ -186,7 +186,7 @@ class Waiting:
         self._flight = Flight(taken) if taken else None
         return self._flight
 
-    def _settle(self, flight: Flight, source: Source, written: int | None, reason: str) -> list[Report]:
+    def _settle(self, flight: Flight, source: Source, written: int | None, reason: str) -> list[Dropped]:
         if flight is not self._flight:  # `end` has dropped it
             return []
         rows = flight.left[source] if written is None else written
@@ -232,14 +232,14 @@ class Waiting:
             self.dropped += rows
             self._unreported[source, reason] = self._unreported.get((source, reason), 0) + rows
 
-    def _due(self, *, now: bool) -> list[Report]:
+    def _due(self, *, now: bool) -> list[Dropped]:
         if not self._unreported:
             return []
         at = time.monotonic()  # clock: only how often rows that were dropped are reported
         if not now and self._reported is not None and at < self._reported + REPORT_SECONDS:
             return []
         self._reported = at
-        found = [Report(source, rows, reason) for (source, reason), rows in self._unreported.items()]
+        found = [Dropped(source, rows, reason) for (source, reason), rows in self._unreported.items()]
         self._unreported.clear()
         return found
 
