@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROWS = 100
 """Most rows of a view in the page."""
 
-_SECONDS = ("gap", "seconds", "lost", "work", "restore", "worked", "put_seconds")
+_SECONDS = ("gap", "seconds", "lost", "work_lost", "restore", "worked", "put_seconds")
 _BYTES = ("size", "stored", "task_writes_stored", "repeated", "superseded", "could_save")
 _SHARES = ("share", "success_rate", "put_share", "lost_share")
 
@@ -119,7 +119,7 @@ def shown(name: str, row: Mapping[str, Any]) -> str:
         return in_percent(value)
     if stem in _BYTES:
         return in_bytes(value)
-    if stem in (*_SECONDS, "work_lost"):
+    if stem in _SECONDS:
         return in_seconds(value)
     if name == "namespace":
         return str(value) or "root graph"
