@@ -122,8 +122,12 @@ def _failures(rows: Found) -> str:
     crashes = sum(row["crashes"] for row in rows)
     if not worked:
         return f"{counted(crashes, 'crash')}; no thread has two checkpoints, so there are no intervals"
-    known = any(row["put_seconds"] is not None for row in rows)
-    storing = f"Storing took {in_percent(put / worked)} of the time" if known else "The time for storing is not known"
+    if not any(row["put_seconds"] is not None for row in rows):
+        storing = "The time for storing is not known"
+    elif put <= worked:
+        storing = f"Storing took {in_percent(put / worked)} of the time"
+    else:  # with durability "async"
+        storing = f"Beside the work, storing took {put / worked:.2g} times as long"
     return f"{storing}; {counted(crashes, 'crash')} repeated {in_percent(lost / worked)} of the work"
 
 

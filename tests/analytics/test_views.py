@@ -11,6 +11,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from langgraph_gcs_saver import analytics
+from langgraph_gcs_saver.analytics.findings import finding
 from langgraph_gcs_saver.analytics.local import report_of
 from langgraph_gcs_saver.analytics.queries import BUCKETS, COLUMNS, QUESTIONS
 from langgraph_gcs_saver.analytics.rows import LABEL, columns
@@ -346,3 +347,16 @@ def test_descriptions_are_quoted():
     from langgraph_gcs_saver.analytics.tables import _text
 
     assert json.loads(_text('a "quoted" \\ b')) == 'a "quoted" \\ b'
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.5, "Storing took 25 % of the time; 0 crashes repeated 0 % of the work"),
+        (3.0, "Beside the work, storing took 1.5 times as long; 0 crashes repeated 0 % of the work"),
+        (None, "The time for storing is not known; 0 crashes repeated 0 % of the work"),
+    ],
+)
+def test_a_finding_says_what_storing_took(seconds, said):
+    rows = Rows().saved(0, seconds=seconds).saved(4, seconds=seconds)
+    assert finding(report_of(rows), "failures_by_interval") == said
