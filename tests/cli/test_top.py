@@ -79,6 +79,15 @@ def test_a_frame_in_a_pipe_shows_threads_and_a_summary(asked, saver, command, mo
 
 
 @LOCAL
+def test_a_frame_in_a_pipe_is_as_wide_as_it_has_to_be(saver, command, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    put(saver, "plain", step=7)
+    shown = command("top")
+    assert [line.split()[0] for line in lines_of(shown.out)[-2:]] == ["THREAD", "plain"]
+    assert max(map(len, lines_of(shown.out)[-2:])) <= 80
+
+
+@LOCAL
 @pytest.mark.parametrize("width", [20, 40, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(width, saver, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))

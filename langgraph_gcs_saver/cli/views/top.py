@@ -170,7 +170,7 @@ def frame(
         view: What it shows.
         width: The columns of the terminal.
         rows: Most threads; `None` for all.
-        keys: Whether it ends with the keys.
+        keys: Whether it is live: fills the width, and ends with the keys.
         is_ascii: Whether only ASCII can be shown.
     """
     cut = _Cut("~" if is_ascii else "…")
@@ -181,7 +181,7 @@ def frame(
         rows = max(1, rows - len(failed) + 1)
     found = () if view.activity is None else view.activity.threads[:rows]
     if found:
-        parts.append(_table(view, found, width, cut))
+        parts.append(_table(view, found, width, cut, is_filled=keys))
     elif view.activity is not None:
         parts.append(Text("There are no threads.", style="dim"))
     elif view.error is None:
@@ -287,12 +287,12 @@ def _line(cut: _Cut, width: int, pieces: Sequence[tuple[str, str]]) -> Text:
     return line
 
 
-def _table(view: View, found: Sequence[ThreadActivity], width: int, cut: _Cut) -> Table:
+def _table(view: View, found: Sequence[ThreadActivity], width: int, cut: _Cut, *, is_filled: bool) -> Table:
     cells = {
         column.name: [(printable(text), style) for text, style in (column.cell(view, one) for one in found)]
         for column in _COLUMNS
     }
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="reverse", expand=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="reverse", expand=is_filled)
     widths = _widths({name: max(cell_len(text) for text, _ in column) for name, column in cells.items()}, width)
     chosen = [column for column in _COLUMNS if column.name in widths]
     for column in chosen:
