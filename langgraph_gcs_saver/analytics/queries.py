@@ -82,7 +82,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "recoveries": "Recoveries recorded.",
         "continued": "Recoveries after which the thread stored another checkpoint.",
         "finished": "Recoveries whose next run that was not drained ended as it should: finished, returned, waiting.",
-        "failed": "Recoveries whose next run failed or was interrupted.",
+        "failed": "Recoveries whose next run failed or was interrupted. Calls that found the thread busy do not count.",
         "success_rate": "`finished` divided by `finished` and `failed`; null if neither is known.",
         "lost_p50": "Median seconds from the newest checkpoint to the recovery.",
         "lost_max": "Greatest of these seconds.",
@@ -112,7 +112,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "worked": "Seconds between these checkpoints, without the time before a new input.",
         "put_seconds": "Seconds that put took for them; null if only backfilled rows are known.",
         "put_failures": "Calls of put and put_writes that failed.",
-        "failed_runs": "Runs that failed or were interrupted.",
+        "failed_runs": "Runs that failed or were interrupted, without calls that found the thread busy.",
         "crashes": "Takeovers of crashed processes' leases.",
         "work_lost": "Seconds of work that these crashes repeated.",
         "work_lost_max": "The most that one of them repeated.",
@@ -165,6 +165,9 @@ CASE WHEN event = 'checkpoint_saved' AND COALESCE(source, '') <> 'input' THEN
 """Seconds since the checkpoint before, in the same run if runs are known. Before an input, the thread was idle."""
 
 _WORK_LOST = "lost - COALESCE(down, 0)"
+
+_NEVER_BEGAN = "COALESCE(outcome = 'failed' AND attempts = 0, FALSE)"
+"""A call that failed before it could read the thread. Mostly another process held the lease, so no run failed."""
 
 
 def _patterns(labels: Sequence[str], once: str) -> str:
@@ -219,7 +222,7 @@ WITH recovered AS (
     ROW_NUMBER() OVER (PARTITION BY recovered.event_id ORDER BY ended.time, ended.event_id) AS place
   FROM recovered
   JOIN {once} AS ended ON ended.thread = recovered.thread AND ended.time >= recovered.time
-  WHERE ended.event = 'run_ended' AND ended.outcome <> 'drained'
+  WHERE ended.event = 'run_ended' AND ended.outcome <> 'drained' AND NOT {_NEVER_BEGAN}
 ), stored_again AS (
   SELECT DISTINCT recovered.event_id
   FROM recovered
@@ -306,7 +309,7 @@ def _failures(labels: Sequence[str], once: str) -> str:
     steps = "\n      ".join(f"WHEN gap_p50 >= {begin:.1e} THEN {begin:.1e}" for begin in reversed(BUCKETS))
     return f"""\
 WITH measured AS (
-  SELECT {keys}, event, namespace, outcome, kind, {_WORK_LOST} AS work_lost,
+  SELECT {keys}, event, namespace, outcome, kind, {_NEVER_BEGAN} AS never_began, {_WORK_LOST} AS work_lost,
     CASE WHEN event = 'checkpoint_saved' AND namespace = '' THEN seconds END AS put_seconds,
     {_GAP}
   FROM {once}
@@ -323,7 +326,8 @@ WITH measured AS (
     SUM(put_seconds) AS put_seconds,
     COUNT(CASE WHEN event = 'checkpoint_saved' THEN 1 END) AS checkpoints,
     COUNT(CASE WHEN event = 'put_failed' AND outcome = 'failed' THEN 1 END) AS put_failures,
-    COUNT(CASE WHEN event = 'run_ended' AND outcome IN ('failed', 'interrupted') THEN 1 END) AS failed_runs,
+    COUNT(CASE WHEN event = 'run_ended' AND outcome IN ('failed', 'interrupted') AND NOT never_began THEN 1 END)
+      AS failed_runs,
     COUNT(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN 1 END) AS crashes,
     SUM(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN work_lost END) AS work_lost,
     MAX(CASE WHEN event = 'recovery_recorded' AND kind = 'takeover' THEN work_lost END) AS work_lost_max

@@ -98,6 +98,7 @@ def recoveries():
     rows.add("recovery_recorded", 10, thread="t3", lost=4.0, down=1.0, **took)
     rows.saved(11, thread="t3", **agent)
     rows.add("recovery_recorded", 10, thread="t4", kind="repair", restore=9.0)
+    rows.add("run_ended", 11, outcome="failed", error="ThreadBusyError", attempts=0, **agent)  # no run began
     return rows
 
 
@@ -156,7 +157,7 @@ def failures():
         rows.saved(at, namespace="search")
     rows.add("put_failed", 5, outcome="failed", call="put")
     rows.add("put_failed", 5, outcome="interrupted", call="put")
-    rows.add("run_ended", 6, outcome="failed")
+    rows.add("run_ended", 6, outcome="failed", attempts=1)
     rows.add("run_ended", 6, outcome="finished")
     for thread in ("t2", "t3"):
         for at in (0, 20):
@@ -165,6 +166,7 @@ def failures():
     rows.add("recovery_recorded", 60, thread="t2", kind="takeover", lost=2.0)
     rows.add("recovery_recorded", 60, thread="t2", kind="repair")
     rows.add("recovery_recorded", 60, thread="t4", kind="takeover")
+    rows.add("run_ended", 6, outcome="failed", error="ThreadBusyError", attempts=0)  # no run began
     return rows
 
 
