@@ -167,8 +167,14 @@ def test_backfill_writes_a_file(command, path, tmp_path):
     streamed = shown(command, path)
     assert shown(command, path, str(target))["views"] == streamed["views"]
     assert json.loads(command("analytics", "backfill", "t", "--to", str(target), "--json").out)["rows"] == len(rows)
-    later = command("analytics", "backfill", "--to", str(target), "--since", "2999-01-01")
+    later = command("analytics", "backfill", "t", "--to", str(target), "--since", "2999-01-01")
     assert later.out == "Wrote 0 rows.\n"
+
+
+def test_backfill_of_a_thread_that_is_not_there(command, path, tmp_path):  # noqa: ARG001 - the store has another one
+    ended = command("analytics", "backfill", "typo", "--to", str(tmp_path / "filled.jsonl"))
+    assert ended.code == 1
+    assert "no thread 'typo'" in ended.err
 
 
 @pytest.mark.parametrize("target", ["bigquery://p/d", "pubsub://p", "ftp://x/y", "bigquery://"])
@@ -176,6 +182,7 @@ def test_targets_that_are_none(command, target):
     ended = command("analytics", "backfill", "--to", target)
     assert ended.code == 2
     assert "--to" in ended.err
+    assert "bigquery://PROJECT/DATASET/TABLE" in ended.err
 
 
 def test_times_that_are_none(command, tmp_path):

@@ -81,6 +81,13 @@ def test_labels_are_shown_if_there_are_any(saver, command):
 
 
 @pytest.mark.usefixtures("_recovered")
+def test_a_thread_that_is_not_there(command):
+    shown = command("recoveries", "typo")
+    assert shown.code == 1
+    assert "no thread 'typo'" in shown.err
+
+
+@pytest.mark.usefixtures("_recovered")
 def test_collect_deletes_them(command):
     assert "2 documents" in command("collect", "--yes").out
     assert command("recoveries").out == "There are no recovery records.\n"

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     CommandError,
     JsonOption,
     StoreOption,
+    check_thread,
     console,
     open_admin,
     plain,
@@ -39,6 +40,8 @@ analytics = typer.Typer(
     help="Rows about checkpoints: make a table for them, fill it from a store, report what they show.\n\n"
     "Example: langgraph-gcs analytics report rows.jsonl",
 )
+
+_TARGETS = "a file of JSON lines, bigquery://PROJECT/DATASET/TABLE, pubsub://PROJECT/TOPIC or logging://PROJECT/LOG"
 
 LabelOption = Annotated[
     list[str] | None,
@@ -85,8 +88,7 @@ def backfill_(
         typer.Option(
             "--to",
             metavar="TARGET",
-            help="Where the rows go: a file of JSON lines, bigquery://PROJECT/DATASET/TABLE, pubsub://PROJECT/TOPIC or "
-            "logging://PROJECT/LOG.",
+            help=f"Where the rows go: {_TARGETS}.",
         ),
     ],
     label: LabelOption = None,
@@ -110,6 +112,9 @@ def backfill_(
     sink = _sink(to)
     with open_admin(store, cipher, labels=tuple(label or ())) as admin, progress("writing rows") as bar:
         written = backfill(admin, sink, threads or None, since=begin, progress=bar)
+        if not written:
+            for thread in threads or ():
+                check_thread(admin, thread)
     if as_json:
         print_json({"to": to, "rows": written})
     else:
@@ -140,7 +145,7 @@ def _sink(target: str) -> RowSink[Any]:
         case "logging", 2:
             return sinks.Logging(f"projects/{parts[0]}/logs/{parts[1]}")
         case _:
-            raise CommandError(f"--to {target}: --help shows the forms.", 2)
+            raise CommandError(f"--to is {target!r}; it must be {_TARGETS}.", 2)
 
 
 @analytics.command("report")

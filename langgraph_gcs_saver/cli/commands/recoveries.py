@@ -11,6 +11,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     JsonOption,
     OptionalThreadArgument,
     StoreOption,
+    check_thread,
     console,
     open_admin,
     plain,
@@ -39,6 +40,8 @@ def recoveries(
     """
     with open_admin(store, cipher) as saver, progress("reading records"):
         found = list(saver.recoveries(thread))
+        if thread is not None and not found:
+            check_thread(saver, thread)
     if as_json:
         print_json([_shown(one) for one in found])
         return
