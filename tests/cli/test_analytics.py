@@ -171,7 +171,8 @@ def test_backfill_writes_a_file(command, path, tmp_path):
     assert later.out == "Wrote 0 rows.\n"
 
 
-def test_backfill_of_a_thread_that_is_not_there(command, path, tmp_path):  # noqa: ARG001 - the store has another one
+@pytest.mark.usefixtures("path")
+def test_backfill_of_a_thread_that_is_not_there(command, tmp_path):
     ended = command("analytics", "backfill", "typo", "--to", str(tmp_path / "filled.jsonl"))
     assert ended.code == 1
     assert "no thread 'typo'" in ended.err
