@@ -71,8 +71,9 @@ def alert_name(alert: Alert) -> str:
 
 
 def texts(alert: Alert, docs: str | None) -> dict[str, str]:
-    """What Prometheus says with an alert."""
-    return {"summary": alert.title, "description": f"{alert.meaning} {alert.action}", "runbook_url": link(docs)}
+    """What Prometheus says with an alert. A runbook has to be a URL, so without one there is none."""
+    found = {"summary": alert.title, "description": f"{alert.meaning} {alert.action}"}
+    return {**found, "runbook_url": link(docs)} if docs else found
 
 
 def labels(alert: Alert) -> dict[str, str]:

@@ -99,6 +99,9 @@ def test_links_lead_to_the_alerts():
     assert [one["url"] for one in with_docs["documentation"]["links"]] == [url]
     assert "links" not in without["documentation"]
     assert "docs/guides/monitor-in-production.md#alerts" in without["documentation"]["content"]
+    rules = [monitoring.files(docs=docs)["rules.yaml"].count(f'runbook_url: "{url}"') for docs in (DOCS, None)]
+    assert rules == [len(alerts(monitoring.Bounds(), dialect("prometheus"))), 0]
+    assert "runbook_url" not in monitoring.files()["rules.yaml"], "a path is no URL"
 
 
 def test_the_guide_has_the_table_of_alerts():

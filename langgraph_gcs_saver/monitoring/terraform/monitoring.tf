@@ -83,7 +83,7 @@ resource "google_monitoring_alert_policy" "upkeep" {
     condition_threshold {
       filter = join(" AND ", [
         "resource.type = \"cloud_run_job\"",
-        "resource.labels.job_name = one_of(${join(", ", [for name in keys(local.upkeep) : "\"lg-${name}\""])})",
+        "resource.labels.job_name = one_of(${join(", ", [for name in keys(local.upkeep) : "\"${google_cloud_run_v2_job.jobs[name].name}\""])})",
         "metric.type = \"run.googleapis.com/job/completed_execution_count\"",
         "metric.labels.result = \"failed\"",
       ])
