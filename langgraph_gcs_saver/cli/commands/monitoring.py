@@ -20,7 +20,8 @@ from langgraph_gcs_saver.cli.views.terminal import (
 )
 
 _NEXT = """\
-Write the region, and other values of your own, to terraform.tfvars there. Then run `terraform init` and `terraform plan`. \
+Write the region, and other values of your own, to terraform.tfvars there. Then run `terraform init` and `terraform \
+plan`. \
 docs/guides/monitor-in-production.md says how to use the dashboard and the alerts without Terraform."""
 
 
