@@ -270,12 +270,12 @@ class Backend:
 def _inside(methods: Sequence[Callable[[Any, Any], Any]], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`perform`, with methods of interceptors around it; `perform` itself if there are none."""
     for method in reversed(methods):
-        perform = partial(_swapped, method, perform)
+        perform = _around(method, perform)
     return perform
 
 
-def _swapped(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any], given: Any) -> Any:
-    return method(given, perform)
+def _around(method: Callable[[Any, Any], Any], perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda given: method(given, perform)
 
 
 async def gather_or_cancel(coroutines: list[Coroutine[Any, Any, Any]]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import (
+    REQUESTS,
     Commit,
     CopyBlob,
     Delete,
@@ -39,14 +40,11 @@ PRICES: Mapping[str, float] = {
 Bill = tuple[tuple[str, int], ...]
 """How many of each unit."""
 
+Rule = Callable[[Any, Any], Bill]
+"""What a request is billed for, by the request and its answer."""
+
 NOTHING: Bill = ()
 """The bill of a request that is free, or that failed. Google may bill some that failed."""
-
-
-def billed(effect: Effect[Any], answer: Any) -> Bill:
-    """What a request is billed for, once it was answered. Requests that are free have an empty bill."""
-    rule = _RULES.get(type(effect))
-    return NOTHING if rule is None else rule(effect, answer)
 
 
 def dollars(bill: Bill) -> float:
@@ -57,25 +55,25 @@ def dollars(bill: Bill) -> float:
 def _commit(effect: Commit, answer: object) -> Bill:
     if answer is None:  # a precondition failed, and nothing was written
         return NOTHING
-    deletes = sum([type(write) is Delete for write in effect.writes])
+    deletes = [*map(type, effect.writes)].count(Delete)
     writes = ("document writes", len(effect.writes) - deletes)
     return (writes, ("document deletes", deletes)) if deletes else (writes,)
 
 
-def _always(unit: str) -> Callable[[Any, Any], Bill]:
-    bill: Bill = ((unit, 1),)
+def _always(bill: Bill) -> Rule:
     return lambda effect, answer: bill  # noqa: ARG005 - the signature of all rules
 
 
-_class_a, _class_b = _always("object class A"), _always("object class B")
+_free, _class_a, _class_b = _always(NOTHING), _always((("object class A", 1),)), _always((("object class B", 1),))
 
-_RULES: Mapping[type[Effect[Any]], Callable[[Any, Any], Bill]] = {
+RULES: Mapping[type[Effect[Any]], Rule] = {
+    **dict.fromkeys(REQUESTS, _free),
     Commit: _commit,
     # A document that does not exist is billed, too.
     GetDocs: lambda effect, answer: (("document reads", len(effect.names)),),  # noqa: ARG005 - the same
     # A query is billed for one document at least.
     QueryDocs: lambda effect, answer: (("document reads", max(1, len(answer))),),  # noqa: ARG005 - the same
-    ListCollections: _always("document reads"),
+    ListCollections: _always((("document reads", 1),)),
     PutBlob: _class_a,
     CopyBlob: _class_a,
     ListBlobs: _class_a,
@@ -85,3 +83,4 @@ _RULES: Mapping[type[Effect[Any]], Callable[[Any, Any], Bill]] = {
     HashBlob: _class_b,
     ReadBucket: _class_b,
 }
+"""What a request of each class is billed for."""

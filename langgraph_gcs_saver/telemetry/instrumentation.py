@@ -31,7 +31,7 @@ from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.events import CallEnded, CheckpointSaved, Event, LeaseAcquired, LeaseEnded, Subscribers
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection, beside
-from langgraph_gcs_saver.telemetry.billing import NOTHING, Bill, billed
+from langgraph_gcs_saver.telemetry.billing import NOTHING, RULES, Bill
 from langgraph_gcs_saver.telemetry.instruments import SCOPE, VERSION, Instruments, instruments_of
 from langgraph_gcs_saver.telemetry.measures import Measured, Measures, of_request
 from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, LEASES_HELD, Metric
@@ -49,8 +49,7 @@ MOST_PENDING = 20_000
 _RECORDED_AT_ONCE = 500
 """How many are recorded between two looks at the clock."""
 
-_REQUESTS = frozenset(REQUESTS)
-_TIMED = _REQUESTS | {Compute}
+_TIMED = frozenset((*REQUESTS, Compute))
 
 
 class Observing:
@@ -180,26 +179,28 @@ class Counting(Interceptor):
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
         """Perform one effect, and note it if it is a request."""
-        if type(effect) not in _REQUESTS:
+        kind = type(effect)
+        if kind not in RULES:
             return perform(effect)
         bill = NOTHING
         try:
             answer = perform(effect)
-            bill = billed(effect, answer)
+            bill = RULES[kind](effect, answer)
         finally:
-            self._note(type(effect), bill)
+            self._note(kind, bill)
         return answer
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
         """Perform one effect, and note it if it is a request."""
-        if type(effect) not in _REQUESTS:
+        kind = type(effect)
+        if kind not in RULES:
             return await perform(effect)
         bill = NOTHING
         try:
             answer = await perform(effect)
-            bill = billed(effect, answer)
+            bill = RULES[kind](effect, answer)
         finally:
-            self._note(type(effect), bill)
+            self._note(kind, bill)
         return answer
 
 
