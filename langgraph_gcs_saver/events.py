@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from threading import Thread, current_thread
 from time import monotonic
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
@@ -25,8 +28,26 @@ RunOutcome = Literal["finished", "returned", "waiting", "drained", "failed", "in
 """How a call of `run` ended, as `RunEnded` explains it."""
 
 
+class _Later:
+    """What an event is as long as only its thread is known. The other fields are set when one of them is read."""
+
+    __slots__ = ("_make",)
+
+    if TYPE_CHECKING:  # A type checker knows the fields.
+        _make: Callable[[], Mapping[str, Any]]
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in self.__dataclass_fields__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            made = self._make()
+            for field_name, value in made.items():
+                setattr(self, field_name, value)
+            return made[name]
+
+
 @record(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(_Later):
     """Base of all events; `level` is the `logging` level at which an event is logged."""
 
     level: ClassVar[int] = logging.DEBUG
@@ -34,6 +55,13 @@ class Event:
     thread_id: str
     checkpoint_ns: str = ""
     checkpoint_id: str = ""
+
+    @classmethod
+    def later(cls, thread_id: str, make: Callable[[], Mapping[str, Any]]) -> Self:
+        """An event whose other fields `make` returns, all of them, when one is first read. Any thread may read it."""
+        event = cls.__new__(cls)
+        event.thread_id, event._make = thread_id, make  # type: ignore[misc] # it is not complete yet
+        return event
 
 
 # How calls end
@@ -810,7 +838,8 @@ class Subscribers:
 
     def emit(self, event: Event) -> None:
         """Report to the log and the handlers. An exception of a handler is only logged: the event has happened."""
-        logger.log(event.level, "%r", event)
+        if logger.isEnabledFor(event.level):
+            logger.log(event.level, "%r", event)
         for handler in tuple(self._handlers.values()):
             try:
                 handler(event)

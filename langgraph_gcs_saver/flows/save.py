@@ -242,8 +242,8 @@ class _Attempts:
                 yield from self._report_fork()
                 if self.own is None:
                     yield from self._report_second_root(thread)
-                inline, uploads = (layout.inner,), layout.uploads
-                return Stored(number, is_new=True, channels=plan.channels, inline=inline, uploads=uploads)
+                inline, uploads = len(layout.inner), layout.uploads
+                return Stored(number, is_new=True, channels=plan.channels, inline_bytes=inline, uploads=uploads)
             if (yield from self._look_again(plan, layout, thread)):
                 return Stored(number, is_new=False, channels=plan.channels)
         raise ConflictError(

@@ -175,8 +175,8 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             made = times[len(beside)] if created else None
             wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
             if wrong is None:
-                inline = [one.data for one in records]
-                return Stored(number, is_new=True, channels={}, inline=inline, uploads=uploads)
+                inline = sum([len(one.data) for one in records])
+                return Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
         names = (*created, *companions.names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from langgraph_gcs_saver.flows.load import Loaded
 from langgraph_gcs_saver.flows.save import Put
 from langgraph_gcs_saver.flows.stored import Stored, made_by, values_of
 from langgraph_gcs_saver.flows.writes import PutWrites, which
+from langgraph_gcs_saver.format.manifest import ChannelRef
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.labels import Labels
 
@@ -91,39 +93,37 @@ class Call:
         """How long the call has taken so far."""
         return time.perf_counter() - self._began
 
-    # Events of puts are made in one piece, because each put of a saver with subscribers pays for that.
-
     def put(self, request: Put, stored: Stored) -> None:
-        """Report what `put` stored."""
+        """Report what `put` stored. Most fields are computed when the event is read, because each put pays for them."""
         if self._subscribers.want(CheckpointSaved):
-            self._subscribers.emit(
-                CheckpointSaved(
-                    thread_id=request.thread_id,
-                    checkpoint_ns=request.ns,
-                    checkpoint_id=request.checkpoint_id,
-                    seconds=self.seconds,
-                    run_id=request.run_id,
-                    outcome=_outcome(stored),
-                    labels=self._labels.of(self._config, self._metadata),
-                    lag=_lag(request.checkpoint.get("ts")),
-                    channels=len(stored.channels),
-                    size=stored.size,
-                    inline_bytes=stored.inline_bytes,
-                    object_bytes=stored.object_bytes,
-                    objects=len(stored.uploads),
-                    attempts=stored.attempts,
-                    parent_id=request.parent_id,
-                    **made_by(self._metadata),
-                    values=values_of(stored.channels) if stored.is_new else (),
-                )
+            metadata: Mapping[str, Any] = self._metadata  # type: ignore[assignment] # it was stored
+            fields = partial(
+                _saved,
+                request.checkpoint.get("ts"),
+                time.time(),
+                stored.channels,
+                metadata.get("step"),
+                metadata.get("source"),
+                is_new=stored.is_new,
+                checkpoint_ns=request.ns,
+                checkpoint_id=request.checkpoint_id,
+                seconds=time.perf_counter() - self._began,
+                run_id=request.run_id,
+                labels=self._labels.of(self._config, self._metadata),
+                inline_bytes=stored.inline_bytes,
+                object_bytes=stored.object_bytes,
+                objects=len(stored.uploads),
+                attempts=stored.attempts,
+                parent_id=request.parent_id,
             )
+            self._subscribers.emit(CheckpointSaved.later(request.thread_id, fields))
 
     def put_writes(self, request: PutWrites, stored: Stored) -> None:
         """Report what `put_writes` stored."""
         if self._subscribers.want(WritesSaved):
             self._subscribers.emit(
                 WritesSaved(
-                    **self._ended(_outcome(stored)),
+                    **self._ended(_outcome(is_new=stored.is_new)),
                     task_id=request.task_id,
                     which=which(request.writes),
                     writes=len(request.writes),
@@ -180,14 +180,45 @@ class Call:
         return ended
 
 
-def _outcome(stored: Stored) -> Outcome:
-    return "stored" if stored.is_new else "found"
+def _outcome(*, is_new: bool) -> Outcome:
+    return "stored" if is_new else "found"
 
 
-def _lag(made: object) -> float | None:
+def _saved(
+    made: object,
+    now: float,
+    channels: Mapping[str, ChannelRef],
+    step: object,
+    source: object,
+    *,
+    is_new: bool,
+    **known: Any,
+) -> dict[str, Any]:
+    """The fields of a put's event, by what stays of the call. None of that is state.
+
+    Args:
+        made: The time in the checkpoint.
+        now: When the call ended, by the wall clock.
+        channels: Where the checkpoint's values are.
+        step: The step in the metadata.
+        source: The source in the metadata.
+        is_new: Whether the call has stored them.
+        known: The fields that need no work.
+    """
+    return known | {
+        "outcome": _outcome(is_new=is_new),
+        "lag": _lag(made, now),
+        "channels": len(channels),
+        "size": sum([ref.size for ref in channels.values()]),
+        "values": values_of(channels) if is_new else (),
+        **made_by({"step": step, "source": source}),
+    }
+
+
+def _lag(made: object, now: float) -> float | None:
     """Seconds since a checkpoint was made, by its `ts`; `None` if that is not a time with a zone."""
     try:
         then = datetime.fromisoformat(str(made))
-        return None if then.tzinfo is None else time.time() - then.timestamp()
+        return None if then.tzinfo is None else now - then.timestamp()
     except (ValueError, OverflowError):
         return None

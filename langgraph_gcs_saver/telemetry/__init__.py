@@ -40,7 +40,7 @@ def instrument(
     thread, a checkpoint or a run.
 
     A call only notes what it did. The values are recorded when metrics are collected, or when the saver is closed. At
-    most 20,000 events and requests wait for a collection. With more, each call records older ones.
+    most 4,000 events and 20,000 requests wait for a collection. With more, each call records older ones.
 
     Args:
         saver: The saver or its `admin`.

@@ -7,11 +7,11 @@ event and its requests. They are recorded when metrics are collected, on the thr
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from opentelemetry.metrics import MeterProvider, get_meter_provider
@@ -43,8 +43,13 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from typing_extensions import Self
 
-MOST_PENDING = 20_000
-"""What waits for a collection, at most. With more, each call records the oldest one, as if there were no queue."""
+T = TypeVar("T")
+
+MOST_EVENTS, MOST_REQUESTS = 4_000, 20_000
+"""What waits for a collection, at most. With more, each call records the oldest one, as if there were no queue.
+
+An event that waits keeps the locations of its checkpoint's values. A put makes four or five requests.
+"""
 
 _RECORDED_AT_ONCE = 500
 """How many are recorded between two looks at the clock."""
@@ -103,29 +108,23 @@ class Observing:
         if isinstance(event, CallEnded):
             if self._spans is not None:
                 context = self._spans.end(event)
-            if isinstance(event, CheckpointSaved) and (lease := held.get(event.thread_id)) is not None:
+            if held and isinstance(event, CheckpointSaved) and (lease := held.get(event.thread_id)) is not None:
                 held[event.thread_id] = (lease[0], time.monotonic())
         elif isinstance(event, LeaseAcquired):
             held[event.thread_id] = (event.token, time.monotonic())
         elif isinstance(event, LeaseEnded) and held.get(event.thread_id, (None,))[0] == event.token:
             held.pop(event.thread_id, None)
         self.events.append((event, context))
-        if len(self.events) > MOST_PENDING:
-            self._record(self._next_event, 1)
-
-    def note_request(self, kind: type[Effect[Any]], bill: Bill) -> None:
-        """Note a request that has ended."""
-        self.requests.append((kind, bill))
-        if len(self.requests) > MOST_PENDING:
-            self._record(self._next_request, 1)
+        if len(self.events) > MOST_EVENTS:
+            self._record_events(1)
 
     # What a collection of metrics needs
 
     def drain(self, until: float) -> bool:
         """Record what has happened, until a time by the monotonic clock. Returns whether everything was recorded."""
-        for waiting, take in ((self.events, self._next_event), (self.requests, self._next_request)):
+        for waiting, record in ((self.events, self._record_events), (self.requests, self.record_requests)):
             while waiting and time.monotonic() < until:
-                self._record(take, _RECORDED_AT_ONCE)
+                record(_RECORDED_AT_ONCE)
         return not (self.events or self.requests)
 
     def gauges(self) -> Iterator[Measured]:
@@ -144,15 +143,11 @@ class Observing:
         if self._watch is not None:
             self._watch.end()
 
-    def _record(self, take: Callable[[], tuple[Iterable[Measured], Context | None]], most: int) -> None:
-        """Record the oldest ones. A counter gets one value for all of them."""
+    def _record_events(self, most: int) -> None:
+        """Record the oldest events. A counter gets one value for all of them."""
         sums: defaultdict[tuple[Metric, tuple[tuple[str, str], ...]], float] = defaultdict(float)
-        for _ in range(most):
-            try:
-                measured, context = take()
-            except IndexError:  # another thread records, too
-                break
-            for metric, value, attributes in measured:
+        for event, context in _taken(self.events, most):
+            for metric, value, attributes in self._measures.of(event):
                 if metric.kind == "counter":
                     sums[metric, tuple(attributes.items())] += value
                 else:
@@ -160,12 +155,20 @@ class Observing:
         for (metric, items), value in sums.items():
             self._instruments.add(metric, value, dict(items))
 
-    def _next_event(self) -> tuple[Iterable[Measured], Context | None]:
-        event, context = self.events.popleft()
-        return self._measures.of(event), context
+    def record_requests(self, most: int) -> None:
+        """Record so many of the oldest requests, equal ones together."""
+        for (kind, bill), count in Counter(_taken(self.requests, most)).items():
+            for metric, value, attributes in of_request(kind, bill):
+                self._instruments.add(metric, count * value, attributes)
 
-    def _next_request(self) -> tuple[Iterable[Measured], None]:
-        return of_request(*self.requests.popleft()), None
+
+def _taken(waiting: deque[T], most: int) -> Iterator[T]:
+    """The oldest ones, which are no longer waiting."""
+    try:
+        for _ in range(most):
+            yield waiting.popleft()
+    except IndexError:  # there are fewer, or another thread records, too
+        return
 
 
 _observing: AtFork[Observing] = AtFork(after_in_child=Observing.forget)
@@ -175,7 +178,8 @@ class Counting(Interceptor):
     """Notes requests."""
 
     def __init__(self, observing: Observing) -> None:
-        self._note = observing.note_request
+        self._observing = observing
+        self._requests = observing.requests
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
         """Perform one effect, and note it if it is a request."""
@@ -187,7 +191,9 @@ class Counting(Interceptor):
             answer = perform(effect)
             bill = RULES[kind](effect, answer)
         finally:
-            self._note(kind, bill)
+            self._requests.append((kind, bill))
+            if len(self._requests) > MOST_REQUESTS:
+                self._observing.record_requests(1)
         return answer
 
     async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
@@ -200,7 +206,9 @@ class Counting(Interceptor):
             answer = await perform(effect)
             bill = RULES[kind](effect, answer)
         finally:
-            self._note(kind, bill)
+            self._requests.append((kind, bill))
+            if len(self._requests) > MOST_REQUESTS:
+                self._observing.record_requests(1)
         return answer
 
 

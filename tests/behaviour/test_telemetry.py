@@ -451,7 +451,8 @@ def test_what_a_closed_saver_did_is_recorded(exported):
 
 
 def test_what_waits_is_bounded_and_nothing_is_lost(saver, exported, monkeypatch):
-    monkeypatch.setattr(instrumentation, "MOST_PENDING", 5)
+    monkeypatch.setattr(instrumentation, "MOST_EVENTS", 5)
+    monkeypatch.setattr(instrumentation, "MOST_REQUESTS", 5)
     with exported.instrument(saver):
         graph = World().graph(saver)
         threads = [threading.Thread(target=invoke, args=(graph, False, config(str(n)))) for n in range(4)]

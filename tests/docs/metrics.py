@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from langgraph_gcs_saver.telemetry.instrumentation import MOST_PENDING
+from langgraph_gcs_saver.telemetry.instrumentation import MOST_EVENTS, MOST_REQUESTS
 from langgraph_gcs_saver.telemetry.metrics import BYTES, LONG_SECONDS, METRICS, PREFIX, SECONDS, Metric
 from langgraph_gcs_saver.telemetry.phases import PHASES
 from langgraph_gcs_saver.telemetry.spans import CONVERSATION, FIELDS
@@ -52,7 +52,7 @@ The prices of `cost.estimated` are list prices, in `policy/prices.py`. A `GetDoc
 for each document and at least one. On the embedded store, the requests are counted as if Google Cloud had performed
 them.
 
-At most {pending:,} events and {pending:,} requests wait for a collection. With more, each call records older ones
+At most {events:,} events and {requests:,} requests wait for a collection. With more, each call records older ones
 itself, so none is lost.
 
 ## Spans
@@ -102,7 +102,8 @@ def page() -> str:
         seconds=f"{span(SECONDS[0])} to {span(SECONDS[-1])}",
         long=f"{span(LONG_SECONDS[0])} to {LONG_SECONDS[-1] / 86400:g} day",
         bytes=f"{BYTES[0]:g} B to {BYTES[-1] / 1e9:g} GB",
-        pending=MOST_PENDING,
+        events=MOST_EVENTS,
+        requests=MOST_REQUESTS,
         prefix=PREFIX,
     )
     phases = "".join(f"| `{name}` | {what} |\n" for name, what in PHASES.items())

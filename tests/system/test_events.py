@@ -550,6 +550,10 @@ def made(monkeypatch):
         monkeypatch.setattr(
             cls, "__init__", lambda self, _init=cls.__init__, **kw: (found.append(type(self)), _init(self, **kw))[1]
         )
+    later = events.Event.later.__func__
+    monkeypatch.setattr(
+        events.Event, "later", classmethod(lambda cls, *args: (found.append(cls), later(cls, *args))[1])
+    )
     return found
 
 

@@ -1,5 +1,8 @@
 """`CheckpointSaved` beside what is stored: each value that a put has stored, with its sizes, and where it belongs."""
 
+import copy
+import dataclasses
+import pickle
 import random
 
 import pytest
@@ -131,3 +134,15 @@ def test_subgraphs(saver):
     roots = [one for one in found if not one.checkpoint_ns]
     assert [one.parent_id for one in roots] == [None, *(one.checkpoint_id for one in roots[:-1])]
     assert [(one.step, one.source) for one in roots] == [(-1, "input"), (0, "loop"), (1, "loop")]
+
+
+def test_an_event_whose_fields_are_computed_later_is_like_any_other(saver):
+    found = heard(saver)
+    put(saver, 1, {"text": TEXT})
+    (event,) = found
+    with pytest.raises(AttributeError, match="no attribute 'no_field'"):
+        _ = event.no_field
+    again = pickle.loads(pickle.dumps(event))
+    assert again == copy.copy(event) == event == dataclasses.replace(event)
+    assert hash(again) == hash(event)
+    assert all(hasattr(event, one.name) for one in dataclasses.fields(event))

@@ -137,7 +137,7 @@ def test_a_first_checkpoint_is_one_commit(model, context):
     assert not model.events
     stored = model.result
     assert (stored.attempts, stored.is_new, stored.channels.keys(), stored.uploads) == (1, True, {"a"}, [])
-    assert stored.size == len(SERDE.dumps_typed("one")[1])
+    assert stored.channels["a"].size == len(SERDE.dumps_typed("one")[1])
     assert stored.inline_bytes == len(create.fields["frames"])
 
 
