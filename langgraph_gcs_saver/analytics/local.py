@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
+import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 _LINE = 1 << 20
 """Most bytes of a line. A row has about a KiB."""
+
+_MOST = 1 << 55
+"""The greatest number in a row: 32 PiB, or a billion years. Sums of such numbers do not overflow."""
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.([0-9]{3}){1,2})?Z")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +123,7 @@ class _Reader:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as opened:
             try:
                 yield from self.lines(_lines(cast("BinaryIO", opened)))
-            except gzip.BadGzipFile as error:
+            except (gzip.BadGzipFile, zlib.error) as error:
                 raise InvalidInputError(f"{str(path)!r} is not compressed by gzip, or is damaged: {error}.") from None
             except EOFError:  # The process that compressed it was killed.
                 self.torn += 1
@@ -150,14 +157,15 @@ class _Reader:
             elif value is not None or name in REQUIRED:
                 return None
         for name, value in found.items():
-            if name.startswith(LABEL) and isinstance(value, str) and self._is_label(name[len(LABEL) :]):
+            if name.startswith(LABEL) and _is_text(value) and self._is_label(name[len(LABEL) :]):
                 row[name] = value
         return row
 
     def _is_label(self, name: str) -> bool:
-        """Whether a row may have a label; most rows have the same few."""
+        """Whether a row may have a label; most rows have the same few. Names that differ in case only are one column."""
         if name not in self.labels and len(self.labels) < MOST_LABELS and NAME.fullmatch(name):
-            self.labels[name] = None
+            if name.lower() not in map(str.lower, self.labels):
+                self.labels[name] = None
         return name in self.labels
 
 
@@ -175,17 +183,25 @@ def _lines(opened: BinaryIO) -> Iterator[bytes]:
 
 
 def _is_time(value: object) -> bool:
+    """Whether DuckDB can read a time, too. It knows fewer forms of ISO 8601 than Python."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return False
     try:
-        # Python 3.10 does not parse "Z".
-        return isinstance(value, str) and value.endswith("Z") and datetime.fromisoformat(value[:-1]).tzinfo is None
+        datetime.fromisoformat(value[:-1])  # Python 3.10 does not parse "Z".
     except ValueError:
         return False
+    return True
+
+
+def _is_text(value: object) -> bool:
+    """Whether DuckDB can read a text, too: half of a surrogate pair is not UTF-8."""
+    return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 
 
 _IS: Mapping[str, Callable[[Any], bool]] = {
-    "INT64": lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63,
-    "FLOAT64": lambda value: type(value) in (int, float) and math.isfinite(value),
-    "STRING": lambda value: isinstance(value, str),
+    "INT64": lambda value: type(value) is int and -_MOST <= value <= _MOST,
+    "FLOAT64": lambda value: type(value) in (int, float) and -_MOST <= value <= _MOST,  # also false for NaN
+    "STRING": _is_text,
     "BOOL": lambda value: isinstance(value, bool),
     "TIMESTAMP": _is_time,
 }

@@ -86,15 +86,22 @@ def test_torn_and_foreign_lines_are_counted(command, path, lines, tmp_path):
         {**row, "time": None},
         {**row, "seconds": float("nan")},
         {**row, "step": 1 << 63},
+        {**row, "size": 1 << 62},
+        {**row, "seconds": 10**400},
+        {**row, "seconds": 1e300},
+        {**row, "namespace": "\ud800"},
+        *[{**row, "time": f"{time}Z"} for time in ("2030-01-31", "20300131T120000", "2030-01-31x12:00:00", "")],
     ]
+    lines[1:1] = [json.dumps({**json.loads(lines[1]), "label_Agent": "x", "label_other": "\udfff"}).encode()]
     torn = [b'{"schema":1,"ev', b"\xff\xfe\x00", b"[" * 100_000, b'"' + b"x" * (3 << 20) + b'"']
     texts = [json.dumps(one).encode() for one in foreign]
     broken.write_bytes(b"\n".join([lines[0], *torn, b"", *texts, *lines, b'{"schema":1,"event_id":"']))
     found = shown(command, str(broken))
-    assert (found["rows"], found["torn"], found["foreign"], found["duplicates"]) == (len(lines) + 1, 5, 8, 1)
+    assert (found["rows"], found["torn"], found["foreign"], found["duplicates"]) == (len(lines) + 1, 5, 16, 2)
+    assert found["labels"] == ["agent"]
     assert found["views"] == shown(command, path)["views"]
     out = command("analytics", "report", str(broken)).out
-    for text in ("Left out as torn: 5 lines", "as no rows of this version: 8 lines", "as repeated: 1 row"):
+    for text in ("Left out as torn: 5 lines", "as no rows of this version: 16 lines", "as repeated: 2 rows"):
         assert text in out
 
 
@@ -108,7 +115,13 @@ def test_patterns_and_compressed_files(command, path, lines, tmp_path):
     (tmp_path / "part-1.jsonl.gz").write_bytes(whole[:-20])
     assert shown(command, str(tmp_path / "part-*"))["torn"] >= 1
     (tmp_path / "plain.gz").write_bytes(b"plain")
-    for name, code, said in (("plain.gz", 2, "not compressed"), ("absent", 1, "no file"), ("", 1, "cannot read")):
+    (tmp_path / "damaged.gz").write_bytes(whole[:10] + bytes(50) + whole[60:])
+    for name, code, said in (
+        ("plain.gz", 2, "not compressed"),
+        ("damaged.gz", 2, "is damaged"),
+        ("absent", 1, "no file"),
+        ("", 1, "cannot read"),
+    ):
         ended = command("analytics", "report", str(tmp_path / name))
         assert ended.code == code
         assert said in ended.err
