@@ -17,7 +17,7 @@ from langgraph_gcs_saver.analytics.rows import Row, as_json
 from langgraph_gcs_saver.engine.files import FILE_MODE, NotAFileError, make_directory
 
 try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 except ImportError:  # Windows, where appending is not atomic: use one file for each process there
     flock = None  # type: ignore[assignment]
 
@@ -93,6 +93,8 @@ class Jsonl(RowSink[bytes]):
                 os.truncate(handle, size)
                 raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", str(self.path))
         finally:
+            if flock is not None:
+                flock(handle, LOCK_UN)  # A process that was forked meanwhile has the handle too, and so the lock.
             os.close(handle)
         return True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver, analytics
+from langgraph_gcs_saver.analytics import jsonl
 from tests.patience import PATIENCE
 from tests.system.build import put
 
@@ -125,6 +126,31 @@ def test_a_full_disk_leaves_no_part_of_a_batch(tmp_path):
     subprocess.run([sys.executable, "-c", FULL, str(path)], check=True, timeout=PATIENCE)
     assert len(path.read_bytes().splitlines()) == 1
     assert path.read_bytes().endswith(b'"}\n')
+
+
+def test_a_process_that_was_forked_in_the_middle_of_a_write_does_not_keep_the_lock(tmp_path, monkeypatch):
+    sink, read = analytics.Jsonl(tmp_path / "rows.jsonl"), jsonl._whole
+    waits, ends = os.pipe()
+    children = []
+
+    def fork(handle):
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                os.close(ends)
+                os.read(waits, 1)  # until the parent has ended, or the test
+                os._exit(0)
+        return read(handle)
+
+    monkeypatch.setattr(jsonl, "_whole", fork)
+    try:
+        for _ in range(2):
+            sink.send([b'{"schema":1}\n'])
+    finally:
+        os.close(ends)
+        os.close(waits)
+        os.waitpid(children[0], 0)
+    assert sink.path.read_bytes() == b'{"schema":1}\n' * 2
 
 
 def test_a_directory_in_the_place_of_the_file_costs_rows_only(tmp_path):
