@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, QueryDocs
-from langgraph_gcs_saver.errors import UnsupportedFormatError
+from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError
 from langgraph_gcs_saver.events import CheckpointSaved, CheckpointSkipped, Event, WritesSaved
 from langgraph_gcs_saver.flows import recoveries
 from langgraph_gcs_saver.flows.all_threads import Pages
@@ -52,7 +52,8 @@ class PastEvent:
 def past_events(thread_ids: Iterable[str] | None, loads: Loads, labels: Labels, context: Context) -> Pages[PastEvent]:
     """Pages of the events of threads: `CheckpointSaved`, `WritesSaved` and `RecoveryRecorded`.
 
-    Damaged documents are skipped, and those of a newer version. A `CheckpointSkipped` event reports each.
+    Damaged documents are skipped, those of a newer version, and those whose metadata another serializer wrote. A
+    `CheckpointSkipped` event reports each.
 
     Args:
         thread_ids: The threads; all threads of the store if `None`.
@@ -114,8 +115,8 @@ def _documents(first: QueryDocs, look: Callable[[Doc, str], Flow[PastEvent | Non
                 one = yield from look(doc, thread_id)
             except DamagedError as damage:
                 yield from Emit(CheckpointSkipped(thread_id=thread_id, reason=damage.reason))
-            except UnsupportedFormatError as newer:
-                yield from Emit(CheckpointSkipped(thread_id=thread_id, reason=str(newer)))
+            except (UnsupportedFormatError, SerializationError) as foreign:
+                yield from Emit(CheckpointSkipped(thread_id=thread_id, reason=str(foreign)))
             else:
                 found += [] if one is None else [one]
         return found

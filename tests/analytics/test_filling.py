@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Annotated, TypedDict
 
 import pytest
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -14,7 +15,7 @@ from langgraph_gcs_saver import analytics, run
 from langgraph_gcs_saver.analytics.base import Source
 from langgraph_gcs_saver.analytics.filling import past_rows
 from langgraph_gcs_saver.analytics.local import report_of
-from langgraph_gcs_saver.analytics.rows import KINDS, LABEL, LABELS
+from langgraph_gcs_saver.analytics.rows import KINDS, LABEL, LABELS, thread_digest
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, QueryDocs
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.events import CheckpointSkipped, RecoveryRecorded
@@ -211,6 +212,24 @@ def test_a_damaged_document_is_skipped_and_reported(lived, make_saver):
     after = filled(saver)
     assert [event.thread_id for event in skipped] == ["one"], name
     assert 0 < len(before) - len(after) < 10
+
+
+class Foreign(JsonPlusSerializer):
+    """A serializer whose values no other one reads."""
+
+    def dumps_typed(self, obj):
+        return "foreign", super().dumps_typed(obj)[1]
+
+
+@LOCAL
+def test_metadata_of_another_serializer_are_skipped_and_reported(make_saver):
+    saver, skipped = make_saver(), []
+    for number, serde in enumerate((None, Foreign(), None)):
+        graph(make_saver(serde=serde), {"now": False}).invoke({"log": []}, config(str(number)))
+    saver.subscribe(lambda event: skipped.append(event) if isinstance(event, CheckpointSkipped) else None)
+    threads = {row["thread"] for row in filled(saver) if row["event"] == "checkpoint_saved"}
+    assert threads == {thread_digest(one, KEY) for one in "02"}
+    assert {event.thread_id for event in skipped} == {"1"}
 
 
 def spoil(saver):
