@@ -104,11 +104,17 @@ class Observing:
 
     def note(self, event: Event) -> None:
         """Note an event."""
-        context, held = None, self.held
-        if isinstance(event, CallEnded):
-            if self._spans is not None:
+        context = None
+        try:
+            if self._spans is not None and isinstance(event, CallEnded):
                 context = self._spans.end(event)
-            if held and isinstance(event, CheckpointSaved) and (lease := held.get(event.thread_id)) is not None:
+        finally:  # The application's samplers and processors of spans may raise, and metrics do not need them.
+            self._note(event, context)
+
+    def _note(self, event: Event, context: Context | None) -> None:
+        held = self.held
+        if isinstance(event, CheckpointSaved):
+            if held and (lease := held.get(event.thread_id)) is not None:
                 held[event.thread_id] = (lease[0], time.monotonic())
         elif isinstance(event, LeaseAcquired):
             held[event.thread_id] = (event.token, time.monotonic())

@@ -15,7 +15,15 @@ from typing import Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Counter,
+    Histogram,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+)
 
 from langgraph_gcs_saver.telemetry.measures import Attributes, Measured
 from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, METRICS, Metric
@@ -97,9 +105,18 @@ class Instruments:
 _made: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
 
 
+_global: list[Instruments] = []
+"""Those of the global provider. They may be older than it: OpenTelemetry then makes them in it when it is set."""
+
+
 def instruments_of(provider: MeterProvider) -> Instruments:
     """The instruments of a provider, made on first use."""
     found = _made.get(provider)
     if found is None:
+        is_global = provider is get_meter_provider()
+        if is_global and _global:
+            return _global[0]
         found = _made.setdefault(provider, Instruments(provider.get_meter(SCOPE, VERSION)))
+        if is_global:
+            _global.append(found)
     return found

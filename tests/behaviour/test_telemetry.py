@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import NoOpTracerProvider, StatusCode
 
@@ -436,6 +436,41 @@ def test_savers_that_share_a_provider_are_added_up(exported):
         with one.thread("t").lease(), other.thread("t").lease():
             assert exported.value("leases.held") == 2
         assert exported.value("put.duration", call="put")[0] == 2
+
+
+EARLY = """
+from opentelemetry import metrics
+from langgraph_gcs_saver import GCSSaver
+from tests.behaviour.test_telemetry import CONFIG, Exported, put
+from langgraph_gcs_saver import telemetry
+exported = Exported()
+savers = [GCSSaver.from_conn_string("memory:") for _ in range(3)]
+telemetry.instrument(savers[0])
+metrics.set_meter_provider(exported.meters)
+telemetry.instrument(savers[1])
+telemetry.instrument(savers[2], exported.meters)
+for number, saver in enumerate(savers, 1):
+    put(saver, CONFIG)
+    with saver.thread("t").lease():
+        assert exported.value("leases.held") == 1
+    assert exported.value("put.duration", call="put")[0] == number
+"""
+
+
+def test_savers_may_be_measured_before_the_provider_is_set():
+    subprocess.run([sys.executable, "-c", EARLY], check=True, timeout=PATIENCE)
+
+
+def test_a_processor_of_spans_that_raises_costs_spans_only(saver, exported, caplog):
+    class Broken(SpanProcessor):
+        def on_start(self, span, parent_context=None):
+            raise RuntimeError("broken")
+
+    exported.tracers.add_span_processor(Broken())
+    with exported.instrument(saver), saver.thread("t").lease() as lease:
+        put(saver, config_of(lease))
+        assert exported.value("put.duration", call="put")[0] == 1
+    assert "An event handler failed for CheckpointSaved" in caplog.text
 
 
 def test_what_a_closed_saver_did_is_recorded(exported):
