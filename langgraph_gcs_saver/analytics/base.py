@@ -250,6 +250,7 @@ class RowSink(ABC, Generic[T]):
                 waiting.stop()
 
     def _write(self, waiting: Waiting, flight: Flight) -> None:
+        reports: list[Report] = []
         for source, entries in flight.entries.items():
             reason = ""
             try:
@@ -264,7 +265,8 @@ class RowSink(ABC, Generic[T]):
                     waiting.settle(flight, source, len(batch))
             except BaseException as error:  # noqa: BLE001 - nothing that a service or a client does ends this thread
                 reason = self._complain(error)
-            self._report(waiting.settle(flight, source, None, reason))
+            reports += waiting.settle(flight, source, None, reason)
+        self._report(reports)  # When all rows are counted, because a handler of events can raise anything.
 
     def _insist(self, waiting: Waiting, act: Callable[[], R]) -> R:
         """Do something again and again while it fails for a reason that may pass."""

@@ -162,10 +162,9 @@ class _Reader:
         return row
 
     def _is_label(self, name: str) -> bool:
-        """Whether a row may have a label; most rows have the same few. Names that differ in case only are one column."""
+        """Whether a row may have a label; most rows have the same few. Columns' names differ not in case only."""
         if name not in self.labels and len(self.labels) < MOST_LABELS and NAME.fullmatch(name):
-            if name.lower() not in map(str.lower, self.labels):
-                self.labels[name] = None
+            self.labels |= {name: None} if name.lower() not in map(str.lower, self.labels) else {}
         return name in self.labels
 
 

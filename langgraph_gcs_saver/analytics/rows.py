@@ -104,6 +104,9 @@ class Column:
         return tuple(kind.name for kind in KINDS if name in kind.unknown)
 
 
+SOURCES = ("input", "loop", "update", "fork")
+"""What makes checkpoints, by LangGraph. Other text in this field of metadata can be anything, so no row has it."""
+
 REQUIRED = ("schema", "event_id", "event", "time", "thread")
 """The columns that are never null."""
 
@@ -230,6 +233,7 @@ _CLEAN: Mapping[str, Callable[[Any], Any]] = {
     "FLOAT64": _float,
     "STRING": _text,
     "BOOL": bool,
+    "source": lambda source: source if source in SOURCES else None,
     "namespace": lambda ns: _utf8(pattern_of(ns)),
 }
 """What makes a value fit into a column, by the column's type or name; it returns `None` for a null."""

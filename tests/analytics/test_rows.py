@@ -47,6 +47,7 @@ def example(kind: type[events.Event], **fields: Any) -> Any:
     for field in dataclasses.fields(kind):
         name = str(field.type).partition(" |")[0]
         found[field.name] = plain.get(name, "text" if name.startswith(("Literal", "Outcome")) else None)
+    found |= {"source": "loop"} if "source" in found else {}
     found |= {"labels": {"agent": "a"}} if "labels" in found else {}
     found |= {"values": VALUES} if "values" in found else {}
     found |= {"ran_again": ("node", "Knoten")} if "ran_again" in found else {}
@@ -89,6 +90,11 @@ def test_a_value_that_is_null_is_left_out():
     row = make(example(CheckpointSaved, parent_id=None, step=None, source="", lag=None, checkpoint_ns=""))[0]
     assert row["namespace"] == ""
     assert not row.keys() & {"parent_id", "step", "source", "lag"}
+
+
+@pytest.mark.parametrize(("source", "shown"), [("loop", "loop"), ("text of an application", None)])
+def test_only_sources_of_langgraph_are_shown(source, shown):
+    assert {row.get("source") for row in make(example(events.CheckpointSaved, source=source))} == {shown}
 
 
 def test_what_does_not_fit_is_made_to_fit():

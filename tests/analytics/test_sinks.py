@@ -141,6 +141,26 @@ def test_whatever_a_service_raises_ends_with_its_batch(memory, error):
     assert (sink.written, sink.dropped) == (2, 2)
 
 
+def test_rows_are_counted_whatever_a_handler_of_their_report_raises(memory):
+    sink, counted = Kept(), Counted()
+
+    def exit_at(event):
+        if isinstance(event, RowsDropped):
+            raise SystemExit
+
+    with GCSSaver.from_conn_string("memory:") as other:
+        for saver in (memory, other):
+            for handler in (sink, counted, exit_at):
+                saver.subscribe(handler)
+        sink.opened.clear()
+        sink.raises = [ValueError("no"), ValueError("no")]
+        for saver in (memory, other):
+            put(saver, 1, {"v": 1})
+        sink.opened.set()
+        eventually(lambda: sink.written + sink.dropped == counted.rows)
+        assert sink.flush(PATIENCE)
+
+
 def test_what_may_pass_is_tried_again(memory):
     sink = Kept()
     memory.subscribe(sink)
