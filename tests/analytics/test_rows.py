@@ -46,7 +46,7 @@ def example(kind: type[events.Event], **fields: Any) -> Any:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         name = str(field.type).partition(" |")[0]
-        found[field.name] = plain.get(name, "text" if name.startswith(("Literal", "Outcome")) else None)
+        found[field.name] = plain.get(name, "text" if name.startswith(("Literal", "Outcome", "RunOutcome")) else None)
     found |= {"source": "loop"} if "source" in found else {}
     found |= {"labels": {"agent": "a"}} if "labels" in found else {}
     found |= {"values": VALUES} if "values" in found else {}
