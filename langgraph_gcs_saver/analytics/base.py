@@ -250,7 +250,7 @@ class RowSink(ABC, Generic[T]):
                 waiting.stop()
 
     def _write(self, waiting: Waiting, flight: Flight) -> None:
-        reports: list[Report] = []
+        reports: list[Dropped] = []
         for source, entries in flight.entries.items():
             reason = ""
             try:
