@@ -147,6 +147,7 @@ def write_files(directory: str | os.PathLike[str], files: Iterable[tuple[str, st
     Raises:
         OSError: A file cannot be written.
     """
+    make_directory(Path(directory))
     written = []
     for name, text in files:
         path = Path(directory, name)

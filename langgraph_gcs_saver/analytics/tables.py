@@ -28,7 +28,7 @@ def ddl(table: str, labels: Sequence[str] = (), *, expiration_days: int | None =
     Raises:
         InvalidOptionError: A name has characters that it cannot have, or the number of days is not positive.
     """
-    _check(table, _TABLE, "table", "PROJECT.DATASET.TABLE")
+    _require(_TABLE.fullmatch(table), f"table is {table!r}; it must be PROJECT.DATASET.TABLE.")
     check_labels(labels)
     if expiration_days is not None and expiration_days < 1:
         raise InvalidOptionError(f"expiration_days is {expiration_days}; it must be at least 1.")
@@ -56,10 +56,10 @@ def views(table: str, labels: Sequence[str] = (), *, dataset: str | None = None)
     Raises:
         InvalidOptionError: A name has characters that it cannot have.
     """
-    _check(table, _TABLE, "table", "PROJECT.DATASET.TABLE")
+    _require(_TABLE.fullmatch(table), f"table is {table!r}; it must be PROJECT.DATASET.TABLE.")
     check_labels(labels)
     where = table.rpartition(".")[0] if dataset is None else dataset
-    _check(where, _DATASET, "dataset", "PROJECT.DATASET")
+    _require(_DATASET.fullmatch(where), f"dataset is {where!r}; it must be PROJECT.DATASET.")
     made = queries(f"`{table}`", labels, once=f"`{where}.{ONCE}`")
     return tuple(
         f"CREATE OR REPLACE VIEW `{where}.{name}`\n"
@@ -75,14 +75,14 @@ def check_labels(labels: Collection[str]) -> None:
         InvalidOptionError: A name has characters that it cannot have, or two differ in case only.
     """
     for name in labels:
-        _check(name, NAME, "a label", "a name of letters, digits and underscores")
+        _require(NAME.fullmatch(name), f"a label is {name!r}; it must be a name of letters, digits and underscores.")
     if len({name.lower() for name in labels}) < len(labels):
         raise InvalidOptionError(f"Two of the labels {', '.join(labels)} name the same column.")
 
 
-def _check(name: str, pattern: re.Pattern[str], what: str, shape: str) -> None:
-    if not pattern.fullmatch(name):
-        raise InvalidOptionError(f"{what} is {name!r}; it must be {shape}.")
+def _require(found: object, message: str) -> None:
+    if not found:
+        raise InvalidOptionError(message)
 
 
 def _text(text: str) -> str:

@@ -100,7 +100,7 @@ def test_torn_and_foreign_lines_are_counted(command, path, lines, tmp_path):
     assert (found["rows"], found["torn"], found["foreign"], found["duplicates"]) == (len(lines) + 1, 5, 16, 2)
     assert found["labels"] == ["agent"]
     assert found["views"] == shown(command, path)["views"]
-    out = command("analytics", "report", str(broken)).out
+    out = " ".join(command("analytics", "report", str(broken)).out.split())
     for text in ("Left out as torn: 5 lines", "as no rows of this version: 16 lines", "as repeated: 2 rows"):
         assert text in out
 
