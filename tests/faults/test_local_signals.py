@@ -154,12 +154,18 @@ def test_the_main_thread_reads_but_leaves_the_rest_to_other_threads(path):
 
     main, own = threading.main_thread().name, "langgraph-gcs-saver-local"
     with closing(Backend(Documents(path, timeout=PATIENCE), LocalBlobs(path, timeout=PATIENCE))) as backend:
+        before = of_pools()
         for effect in (GetDocs(("a/a",)), GetDocs(("a/a",)), QueryDocs("a"), Commit((Create("a/a", {}),))):
             run(request(effect), backend)
         assert made == [main, own, main, main, own]
-        assert not [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
+        assert not of_pools() - before
         run(request(PutBlob("t/new", b"x")), backend)
-        assert [thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"]
+        assert len(of_pools() - before) == 1
+
+
+def of_pools():
+    """The threads that perform requests in place of the main thread, those of other savers included."""
+    return {thread for thread in threading.enumerate() if thread.name == "langgraph-gcs-main"}
 
 
 def test_closing_does_not_wait_for_a_call_that_was_interrupted(path):
