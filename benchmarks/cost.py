@@ -28,7 +28,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Effect
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
-from langgraph_gcs_saver.telemetry.billing import billed
+from langgraph_gcs_saver.telemetry.billing import RULES
 
 PRICES = {price.unit: price.dollars / price.per for price in OPERATIONS if price.dollars}
 """US dollars for one, beyond what is free each day, by the table of prices."""
@@ -88,7 +88,8 @@ class Billed(Interceptor):
 
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
         answer = perform(effect)
-        self._counts.update(dict(billed(effect, answer)))
+        if (rule := RULES.get(type(effect))) is not None:
+            self._counts.update(dict(rule(effect, answer)))
         return answer
 
 

@@ -1,6 +1,7 @@
 """A process that is killed loses nothing that was acknowledged, and its graph resumes and reaches the right end."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from langgraph_gcs_saver.testing import kills
 from langgraph_gcs_saver.testing.kills import KillTestError, kill_at_random
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.system.raw import open_raw
 
 
@@ -71,6 +72,30 @@ def test_a_saver_that_forgets_is_found_out(tmp_path, monkeypatch, forgets, says)
     monkeypatch.setattr(kills, "run_graph", run_forgetful)
     with pytest.raises(KillTestError, match=says):
         kill_at_random(f"file://{tmp_path}/{forgets}", kills=1, steps=4)
+
+
+def run_with_a_slow_first_put(order, pipe):
+    class Slow(kills.Acknowledging):
+        def put(self, config, checkpoint, metadata, new_versions):
+            if metadata["step"] == -1:
+                eventually(lambda: order.ledger.exists() and order.ledger.read_text())
+                pipe.send("started")
+                pipe.recv()  # until it is killed
+            return super().put(config, checkpoint, metadata, new_versions)
+
+    kills.Acknowledging = Slow
+    kills.run_graph(kills.Run(order.uri, order.thread_id, order.steps, order.ledger, is_async=False), pipe)
+
+
+def test_writes_before_their_checkpoint_are_not_taken_for_a_loss(tmp_path):
+    killer = kills._Killer(f"file://{tmp_path}/store", 4, tmp_path, random.Random(1))
+    order = kills.Run(killer.uri, killer.thread_id, 4, killer.ledger, is_async=False)
+    with kills.process(run_with_a_slow_first_put, order) as (child, pipe):
+        assert [pipe.recv(), pipe.recv()] == ["started", "started"]
+        child.kill()
+        child.join()
+    assert [line.split()[0] for line in killer._lines()] == ["writes"]
+    killer._check(0)
 
 
 def die(order, pipe):
