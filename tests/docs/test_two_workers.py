@@ -135,7 +135,8 @@ def processes(commands, folder):
 @pytest.fixture
 async def workers(processes) -> AsyncIterator[tuple[Worker, Worker]]:
     """Clients of the two processes."""
-    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+    # After an error the service may close a connection that the next request is about to use.
+    async with httpx.AsyncClient(timeout=PATIENCE, headers={"connection": "close"}) as client:
         yield tuple(Worker(one.port, one.process, client) for one in processes)
 
 
