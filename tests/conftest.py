@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -47,6 +48,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(SOAK_SECONDS))  # clock: the limit of long tests
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Forget the time of ids that a test has made in the future, with a clock that it had moved.
+
+    Each id of a process is greater than the one before. So checkpoints of later tests would have ids in the future,
+    greater than those that other processes make after them.
+    """
+    yield
+    made = sys.modules.get("langgraph.checkpoint.base.id")
+    if made is not None:
+        made._last_v6_timestamp = None  # type: ignore[attr-defined] # as in a process that has made none
 
 
 @pytest.fixture(params=["local", "emulators"])
