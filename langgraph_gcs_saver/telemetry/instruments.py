@@ -26,7 +26,7 @@ from opentelemetry.metrics import (
 )
 
 from langgraph_gcs_saver.telemetry.measures import Attributes, Measured
-from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, METRICS, Metric
+from langgraph_gcs_saver.telemetry.metrics import METRICS, Metric
 
 SCOPE, VERSION = "langgraph_gcs_saver", version("langgraph-gcs-saver")
 """The name and version of the instrumentation scope."""
@@ -97,7 +97,7 @@ class Instruments:
                 for one, value, attributes in observer.gauges():
                     if one is metric:
                         found[frozenset(attributes.items())].append(value)
-        combine = max if metric is LEASE_IDLE else sum
+        combine = max if metric.combine == "max" else sum
         for items, values in found.items():
             yield Observation(combine(values), dict(items))
 

@@ -38,6 +38,7 @@ class Metric:
         attributes: The names of its attributes, without the labels.
         labels: Whether it also has the labels of the saver.
         boundaries: Boundaries of the buckets of a histogram, unless the application's SDK has a view with others.
+        combine: How the values of several savers become the value of a gauge.
         help: What it measures.
     """
 
@@ -47,6 +48,7 @@ class Metric:
     attributes: tuple[str, ...] = ()
     labels: bool = False
     boundaries: tuple[float, ...] = ()
+    combine: Literal["sum", "max"] = "sum"
     help: str
 
     @property
@@ -217,6 +219,7 @@ LEASE_IDLE = Metric(
     name="lease.idle",
     kind="gauge",
     unit="s",
+    combine="max",
     help="The longest time since a durable step, over the leases that this process holds; 0 if it holds none",
 )
 LEASES = Metric(

@@ -177,7 +177,7 @@ def test_some_threads_and_a_time(lived):
     since = datetime.fromtimestamp(middle / 1e6, timezone.utc)
     found = filled(saver, since=since)
     assert [row for row in filled(saver) if row["time"] >= middle] == found
-    assert filled(saver, "nobody") == []
+    assert filled(saver, "no such thread") == []
 
 
 def test_no_value_is_read_and_nothing_is_written(lived, make_saver):
