@@ -34,7 +34,8 @@ from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine.effects import Commit, QueryDocs
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.telemetry import instrumentation
-from langgraph_gcs_saver.telemetry.metrics import METRICS
+from langgraph_gcs_saver.telemetry.instruments import instruments_of
+from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, LEASES_HELD, METRICS
 from langgraph_gcs_saver.telemetry.phases import PHASES
 from langgraph_gcs_saver.telemetry.spans import CONVERSATION, FIELDS
 from tests.behaviour.test_leases import config_of, put
@@ -632,3 +633,23 @@ def spans_in(request):
 
 def metrics_in(request):
     return [metric for one in request.resource_metrics for scope in one.scope_metrics for metric in scope.metrics]
+
+
+def test_gauges_of_several_savers_are_combined(exported):
+    class Saver:
+        def __init__(self, idle):
+            self.idle = idle
+
+        def drain(self, until):
+            return True
+
+        def gauges(self):
+            yield LEASE_IDLE, self.idle, {}
+            yield LEASES_HELD, 1, {}
+
+    found = instruments_of(exported.meters)
+    savers = [Saver(3.0), Saver(5.0)]
+    for saver in savers:
+        found.observe(saver)
+    assert exported.value("lease.idle") == 5
+    assert exported.value("leases.held") == 2
