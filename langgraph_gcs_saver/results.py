@@ -949,6 +949,130 @@ class BatchInfo:
         return f"Batch {self.batch_id!r} of thread {self.thread_id!r}: {self.state}, {self.progress}"
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class SetInfo:
+    """A consistent set of a team: one checkpoint of each member; its text is for people.
+
+    Attributes:
+        team: The team.
+        set_id: The set. Ids sort by the time at which sets were begun, by the clock of the process.
+        state: `preparing`, `committed`, `aborted`, or `broken` after a forced deletion of a member's thread.
+        label: What the caller called it.
+        members: The members, in order of their names.
+        cut: The root checkpoint of each member, by member; empty if the set was not committed.
+        begun: When it was begun, by the service's clock.
+        decided: When it was committed or aborted; `None` before that.
+        missing: If it was aborted, the members without a checkpoint that stood still until the timeout.
+        restored: When it was last restored; `None` if it never was.
+    """
+
+    team: str
+    set_id: str
+    state: Literal["preparing", "committed", "aborted", "broken"]
+    label: str | None
+    members: tuple[str, ...]
+    cut: Mapping[str, str]
+    begun: datetime
+    decided: datetime | None = None
+    missing: tuple[str, ...] = ()
+    restored: datetime | None = None
+
+    def __str__(self) -> str:
+        label = "" if self.label is None else f" ({self.label})"
+        return f"Set {self.set_id}{label} of team {self.team!r}: {self.state}, {_counted(len(self.members), 'member')}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """What a restore of a set changes, or has changed; its text is for people.
+
+    Attributes:
+        team: The team.
+        set_id: The set.
+        threads: The threads, in order of their ids: the checkpoint of the set, and the one that is the newest now.
+        forks: The checkpoints that the restore has made, by thread id and namespace; empty for a plan.
+        writes: Number of writes of the commit.
+        size: Bytes of the commit.
+        fenced: Owners of the leases that the restore takes over, by thread id.
+        not_undone: Operations and sagas that were recorded after the set, and that stay as they are.
+    """
+
+    team: str
+    set_id: str
+    threads: Mapping[str, tuple[str, str]]
+    forks: Mapping[tuple[str, str], str]
+    writes: int
+    size: int
+    fenced: Mapping[str, str]
+    not_undone: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        done = "restored" if self.forks else "to restore"
+        lines = [f"Set {self.set_id} of team {self.team!r}: {_counted(len(self.threads), 'thread')} {done}"]
+        lines += [f"  {thread}: {newest} -> {held}" for thread, (held, newest) in self.threads.items()]
+        lines += [f"  fences {owner!r}, which holds the lease of {thread}" for thread, owner in self.fenced.items()]
+        lines += [f"  not undone: {what}" for what in self.not_undone]
+        return "\n".join(lines)
+
+
+SagaState = Literal["running", "done", "compensating", "compensated", "stuck"]
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class SagaStep:
+    """A step of a saga; its text is for people.
+
+    Attributes:
+        name: The step.
+        key: The key of its operation.
+        state: The operation's state, or `undone`.
+        undo: Name and version of its compensation; `None` if the step is irreversible.
+        claimed: When its operation was claimed, by the service's clock.
+        epoch: The epoch of the saga in which that was.
+        problem: Why the rollback stops here, if it does.
+    """
+
+    name: str
+    key: str
+    state: Literal["claimed", "paused", "done", "failed", "unknown", "not-done", "undone"]
+    undo: tuple[str, int] | None
+    claimed: datetime | None
+    epoch: int
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        undo = "irreversible" if self.undo is None else f"undo {self.undo[0]} v{self.undo[1]}"
+        problem = "" if self.problem is None else f": {self.problem}"
+        return f"{self.name}: {self.state} ({undo}){problem}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class SagaInfo:
+    """A saga; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        saga_id: The saga.
+        state: `running`, `done`, `compensating`, `compensated`, or `stuck`.
+        epoch: Counts its rollbacks, from 0.
+        steps: Its steps, in order of their claims.
+        savepoints: The checkpoint that each savepoint holds, by name, oldest first.
+        target: While it is rolled back, and after that: the savepoint to which; `None` for the beginning.
+    """
+
+    thread_id: str
+    saga_id: str
+    state: SagaState
+    epoch: int
+    steps: tuple[SagaStep, ...]
+    savepoints: Mapping[str, str]
+    target: str | None = None
+
+    def __str__(self) -> str:
+        head = f"Saga {self.saga_id!r} of thread {self.thread_id!r}: {self.state}"
+        return "\n".join([head, *(f"  {step}" for step in self.steps)])
+
+
 def at_time(nanoseconds: int) -> datetime:
     """A time of the service, as people read it."""
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=nanoseconds // 1000)

@@ -18,6 +18,8 @@
     ├── ConflictError                       lost too many races for one document: call again
     ├── ThreadBusyError (RuntimeError)      another process holds the thread's lease: wait, or take it over
     ├── CheckFailedError (RuntimeError)     a node is due that the graph does not have: resume with one that has it
+    ├── SetAbortedError (RuntimeError)      a team's set was not committed: call again, or with a longer timeout
+    ├── ThreadInSetError (RuntimeError)     a team's set needs the thread: end the set, or `force=True`
     ├── FencedError (RuntimeError)          this process has lost the thread's lease: stop; nothing was stored
     │   └── OperationFencedError (GraphBubbleUp)   … and so has not started an operation
     ├── OperationError (GraphBubbleUp)      an operation was not started; it ends the run of a node or tool
@@ -31,6 +33,10 @@
     ├── BatchError (GraphBubbleUp)          a batch cannot be opened or continued; no item was skipped
     │   ├── BatchChangedError               it has other items: pass the same ones, or `changed="merge"`
     │   └── BatchDoneError                  it is done: skip or restart it
+    ├── SagaError (GraphBubbleUp)           a saga cannot continue as it was called
+    │   ├── CompensationMissingError        a step has no undo that this process knows; nothing was undone
+    │   ├── SagaStuckError                  a step or an undo has an unknown outcome, or fails: see its list, `resolve`
+    │   └── SagaRolledBack                  the saga was rolled back, so this process must not continue it
     └── StoreError                          a request to the store failed
         ├── PermissionDeniedError (PermissionError)   grant the role that the message names
         ├── StoreNotFoundError              create the bucket or database that the message names
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
         BatchChangedError as BatchChangedError,
         BatchDoneError as BatchDoneError,
         BatchError as BatchError,
+        CompensationMissingError as CompensationMissingError,
         NotDurableError as NotDurableError,
         OperationError as OperationError,
         OperationFencedError as OperationFencedError,
@@ -62,6 +69,9 @@ if TYPE_CHECKING:
         OperationMismatchError as OperationMismatchError,
         OutcomeUnknownError as OutcomeUnknownError,
         ResultNotStoredError as ResultNotStoredError,
+        SagaError as SagaError,
+        SagaRolledBack as SagaRolledBack,
+        SagaStuckError as SagaStuckError,
     )
 
 
@@ -307,6 +317,48 @@ class CheckFailedError(GCSSaverError, RuntimeError):
         return partial(type(self), thread_id=self.thread_id, missing=self.missing), self.args
 
 
+class SetAbortedError(GCSSaverError, RuntimeError):
+    """A consistent set of a team's checkpoints was not committed. No checkpoint changed; call again.
+
+    Attributes:
+        team: The team.
+        set_id: The set.
+        missing: The members that had no checkpoint, or that continued each time until the timeout.
+    """
+
+    kind = "set-aborted"
+    exit_code = 6
+
+    def __init__(self, message: str, *, team: str, set_id: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.team = team
+        self.set_id = set_id
+        self.missing = missing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), team=self.team, set_id=self.set_id, missing=self.missing), self.args
+
+
+class ThreadInSetError(GCSSaverError, RuntimeError):
+    """A consistent set of a team needs a checkpoint of the thread. Nothing was deleted.
+
+    Attributes:
+        thread_id: The thread.
+        sets: The sets, each with its team.
+    """
+
+    kind = "thread-in-set"
+    exit_code = 2
+
+    def __init__(self, message: str, *, thread_id: str, sets: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.sets = sets
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, sets=self.sets), self.args
+
+
 class FencedError(GCSSaverError, RuntimeError):
     """This process has lost the thread's lease, so nothing of this call was stored. Stop the run.
 
@@ -422,6 +474,7 @@ _BUBBLING = (
     "BatchChangedError",
     "BatchDoneError",
     "BatchError",
+    "CompensationMissingError",
     "NotDurableError",
     "OperationError",
     "OperationFencedError",
@@ -429,6 +482,9 @@ _BUBBLING = (
     "OperationMismatchError",
     "OutcomeUnknownError",
     "ResultNotStoredError",
+    "SagaError",
+    "SagaRolledBack",
+    "SagaStuckError",
 )
 """Classes of `errors.bubbling`, which imports LangGraph. That takes a second, so it is done on first use."""
 

@@ -18,6 +18,7 @@ __all__ = [
     "BatchChangedError",
     "BatchDoneError",
     "BatchError",
+    "CompensationMissingError",
     "NotDurableError",
     "OperationError",
     "OperationFencedError",
@@ -25,6 +26,9 @@ __all__ = [
     "OperationMismatchError",
     "OutcomeUnknownError",
     "ResultNotStoredError",
+    "SagaError",
+    "SagaRolledBack",
+    "SagaStuckError",
 ]
 
 
@@ -158,3 +162,73 @@ class BatchDoneError(BatchError):
 
     kind = "batch-done"
     exit_code = 2
+
+
+class SagaError(GCSSaverError, GraphBubbleUp):
+    """Base of the errors about a saga.
+
+    Attributes:
+        thread_id: The thread.
+        saga_id: The saga.
+    """
+
+    kind = "saga"
+
+    def __init__(self, message: str, *, thread_id: str, saga_id: str) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+        self.saga_id = saga_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, saga_id=self.saga_id), self.args
+
+
+class CompensationMissingError(SagaError):
+    """This process knows no compensation of the name and version that a step needs. Nothing was started or undone.
+
+    Import the module that defines it with `@compensation`, and call again. The commands take it as `--app MODULE`.
+    """
+
+    kind = "compensation-missing"
+    exit_code = 2
+
+
+class SagaStuckError(SagaError):
+    """A rollback cannot continue. What it has undone stays undone. Settle the steps with `resolve`, then `resume`.
+
+    Attributes:
+        thread_id: The thread.
+        saga_id: The saga.
+        steps: The names of the steps that stop it, newest first.
+    """
+
+    kind = "saga-stuck"
+    exit_code = 11
+
+    def __init__(self, message: str, *, thread_id: str, saga_id: str, steps: tuple[str, ...] = ()) -> None:
+        super().__init__(message, thread_id=thread_id, saga_id=saga_id)
+        self.steps = steps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, saga_id=self.saga_id, steps=self.steps), self.args
+
+
+class SagaRolledBack(SagaError):  # noqa: N818 - it reports what has happened, and the name is promised
+    """The saga was rolled back since this process opened it, or by this call within a node. End the run.
+
+    Attributes:
+        thread_id: The thread.
+        saga_id: The saga.
+        config: Names the checkpoint of the savepoint from which to continue; `None` if there is none. After a rollback
+            in a node, `resume` or `run` outside the graph makes it the newest state of the thread.
+    """
+
+    kind = "saga-rolled-back"
+    exit_code = 6
+
+    def __init__(self, message: str, *, thread_id: str, saga_id: str, config: Any = None) -> None:
+        super().__init__(message, thread_id=thread_id, saga_id=saga_id)
+        self.config = config
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), thread_id=self.thread_id, saga_id=self.saga_id, config=self.config), self.args

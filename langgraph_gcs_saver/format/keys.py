@@ -15,8 +15,13 @@ lg_threads/{thread}/lg_chunks/{batch}!{chunk}                  a worker's claim 
 lg_threads/{thread}/lg_resume/current                          the turn that a run has begun and not finished
 lg_threads/{thread}/lg_resume/requests                         the latest requests of runs
 lg_threads/{thread}/lg_recoveries/{time}-{nonce}               what was lost and repeated when a thread recovered
+lg_threads/{thread}/lg_sagas/{saga}                            a saga: its state and its savepoints
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
+lg_teams/{team}                                                a team of threads
+lg_teams/{team}/lg_members/{member}                            a member of a team
+lg_teams/{team}/lg_sets/{set}                                  a set: one checkpoint of each member
+lg_teams/{team}/lg_sets/{set}/lg_votes/{member}                the checkpoint that a member votes for
 lg_store/place                                                 the bucket and prefix of the store's objects
 lg_store/analytics                                             the key of the digests of threads in analytics
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -59,6 +64,11 @@ DONE = "lg_done"
 CHUNKS = "lg_chunks"
 RESUMES = "lg_resume"
 RECOVERIES = "lg_recoveries"
+SAGAS = "lg_sagas"
+TEAMS = "lg_teams"
+MEMBERS = "lg_members"
+SETS = "lg_sets"
+VOTES = "lg_votes"
 _CURRENT = "current"
 _REQUESTS = "requests"
 
@@ -647,6 +657,64 @@ def is_chunk_doc(name: str) -> bool:
 def batch_segment_of(name: str) -> str:
     """The encoded batch id in the name of a batch's document, or of a document of its items."""
     return name.rpartition("/")[2].partition("!")[0]
+
+
+def sagas(thread_id: str) -> str:
+    """Name of the collection of a thread's sagas."""
+    return f"{thread_doc(thread_id)}/{SAGAS}"
+
+
+def saga_doc(thread_id: str, saga_id: str) -> str:
+    """Name of a saga's document."""
+    return f"{sagas(thread_id)}/{enc(saga_id, 'saga id')}"
+
+
+def is_saga_doc(name: str) -> bool:
+    """Whether a document in a thread's collection of sagas has the name of a saga."""
+    return _BATCH_ID.match(name.rpartition("/")[2]) is not None
+
+
+def team_doc(team: str) -> str:
+    """Name of a team's document."""
+    return f"{TEAMS}/{spread(team, 'team id')}"
+
+
+def members(team: str) -> str:
+    """Name of the collection of a team's members."""
+    return f"{team_doc(team)}/{MEMBERS}"
+
+
+def member_doc(team: str, member: str) -> str:
+    """Name of the document of a team's member."""
+    return f"{members(team)}/{enc(member, 'name of a member')}"
+
+
+def sets(team: str) -> str:
+    """Name of the collection of a team's sets."""
+    return f"{team_doc(team)}/{SETS}"
+
+
+def set_doc(team: str, set_id: str) -> str:
+    """Name of a set's document."""
+    return f"{sets(team)}/{enc(set_id, 'id of a set')}"
+
+
+def votes(set_name: str) -> str:
+    """Name of the collection of the votes for a set, from the name of the set's document."""
+    return f"{set_name}/{VOTES}"
+
+
+def vote_doc(set_name: str, member: str) -> str:
+    """Name of the document of a member's vote, from the name of the set's document."""
+    return f"{votes(set_name)}/{enc(member, 'name of a member')}"
+
+
+def member_thread_id(team: str, member: str) -> str:
+    """The id of a member's thread: `team/member`, with slashes and percent signs of the team's id encoded.
+
+    Two members of one team, or of two teams, never have the same thread.
+    """
+    return f"{team.replace('%', '%25').replace('/', '%2F')}/{member}"
 
 
 def aside_doc(name: str, attempt: str) -> str:

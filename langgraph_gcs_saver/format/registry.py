@@ -22,7 +22,7 @@ from langgraph_gcs_saver.records import record
 RESERVED = "lg_"
 """Prefix of the ids of this library's collections. Other collections below a thread are not this library's."""
 
-AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, "lg_apps", "lg_setup", "lg_store"})
+AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, keys.TEAMS, "lg_apps", "lg_setup", "lg_store"})
 """Ids at a store's root. Below a thread, they belong to another store, whose root is the thread's document."""
 
 Attempts = Callable[[str], str]
@@ -96,7 +96,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         is_name=keys.is_checkpoint_doc,
         is_plain=False,
         tells_runs=True,
-        unindexed=("digest", "frames", "heir", "manifest", "objects"),
+        unindexed=("digest", "frames", "heir", "holds", "manifest", "objects"),
     ),
     Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
     Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),

@@ -48,6 +48,12 @@ TREE = {
     "BatchError": ("GCSSaverError GraphBubbleUp", "batch", 1),
     "BatchChangedError": ("BatchError", "batch-changed", 6),
     "BatchDoneError": ("BatchError", "batch-done", 2),
+    "SetAbortedError": ("GCSSaverError RuntimeError", "set-aborted", 6),
+    "ThreadInSetError": ("GCSSaverError RuntimeError", "thread-in-set", 2),
+    "SagaError": ("GCSSaverError GraphBubbleUp", "saga", 1),
+    "CompensationMissingError": ("SagaError", "compensation-missing", 2),
+    "SagaStuckError": ("SagaError", "saga-stuck", 11),
+    "SagaRolledBack": ("SagaError", "saga-rolled-back", 6),
     "LeaseMismatchError": ("GCSSaverError RuntimeError", "lease-mismatch", 2),
     "StoreError": ("GCSSaverError", "store", 7),
     "PermissionDeniedError": ("StoreError PermissionError", "permission-denied", 7),
@@ -69,6 +75,9 @@ WHERE = {
     errors.OperationFencedError: {"thread_id": "t"},
     errors.OperationFailedError: {"key": "k"},
     **{found: {"thread_id": "t", "key": "k"} for found in CLASSES.values() if issubclass(found, errors.OperationError)},
+    errors.SetAbortedError: {"team": "t", "set_id": "s", "missing": ("m",)},
+    errors.ThreadInSetError: {"thread_id": "t", "sets": ("s",)},
+    **{found: {"thread_id": "t", "saga_id": "s"} for found in CLASSES.values() if issubclass(found, errors.SagaError)},
     **{
         found: {"thread_id": "t", "batch_id": "b"} for found in CLASSES.values() if issubclass(found, errors.BatchError)
     },
@@ -94,6 +103,7 @@ def test_what_bubbles_up_in_a_graph_is_not_caught_as_a_mistake_of_a_tool():
         "BatchChangedError",
         "BatchDoneError",
         "BatchError",
+        "CompensationMissingError",
         "NotDurableError",
         "OperationError",
         "OperationFencedError",
@@ -101,6 +111,9 @@ def test_what_bubbles_up_in_a_graph_is_not_caught_as_a_mistake_of_a_tool():
         "OperationMismatchError",
         "OutcomeUnknownError",
         "ResultNotStoredError",
+        "SagaError",
+        "SagaRolledBack",
+        "SagaStuckError",
     }
 
 
@@ -118,7 +131,7 @@ def test_exit_codes_are_ours():
 def test_the_tree_is_drawn_as_it_is():
     drawn, path = {}, []
     for line in errors.__doc__.splitlines():
-        found = re.match(r"    ([│├└─ ]*)(\w+Error)( \(\w+\))?(\s|$)", line)
+        found = re.match(r"    ([│├└─ ]*)(\w+Error|SagaRolledBack)( \(\w+\))?(\s|$)", line)
         if found:
             depth = len(found[1]) // 4
             path[depth:] = [found[2]]
