@@ -209,6 +209,7 @@ class CheckpointInfo:
         is_waiting: Whether one of them still waits for the answer: it has not finished, and nothing continues the
             checkpoint.
         pin: The label of its pin.
+        holds: The sets and savepoints that need it to stay, such as `set S of team T`.
         damage: What is wrong with it, as far as manifests and names show.
     """
 
@@ -230,6 +231,7 @@ class CheckpointInfo:
     interrupts: int = 0
     is_waiting: bool = False
     pin: str | None = None
+    holds: tuple[str, ...] = ()
     damage: str | None = None
 
     @property

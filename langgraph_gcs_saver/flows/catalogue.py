@@ -15,6 +15,7 @@ from langgraph_gcs_saver.flows.manifests import metadata_of, read_manifest
 from langgraph_gcs_saver.flows.stored import made_by
 from langgraph_gcs_saver.flows.tips import Tip, is_waiting, read_states
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.holds import HOLDS, holds_of
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, kind_of
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import ChannelStats, CheckpointInfo, StoredValue, StoreStats, ThreadInfo
@@ -28,7 +29,7 @@ _TOGETHER = 32
 _NEAR = 30
 """How many checkpoints `find_checkpoint` reads at once. It often finds one of the newest."""
 
-_MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "pin", "objects")
+_MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "pin", "objects", HOLDS)
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -379,6 +380,7 @@ class _Thread:
             tasks=tuple(dict.fromkeys(keys.told_id(keys.writes_task_of(one.name)[0]) for one in own)),
             interrupts=sum(keys.INTERRUPT in one.fields for one in own),
             pin=pin if isinstance(pin, str) else None,
+            holds=tuple(map(str, holds_of(doc))),
         )
         if isinstance(known, DamagedError):
             return replace(info, damage=known.reason)

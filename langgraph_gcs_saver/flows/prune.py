@@ -42,6 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
+from langgraph_gcs_saver.flows.holds import move
 from langgraph_gcs_saver.flows.ids import claim_of, thread_id_of
 from langgraph_gcs_saver.flows.leases import as_writer
 from langgraph_gcs_saver.flows.manifests import (
@@ -58,6 +59,7 @@ from langgraph_gcs_saver.flows.referrers import objects_of, unreferenced
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.holds import HOLDS, holds_of
 from langgraph_gcs_saver.format.manifest import (
     LISTED_BY,
     DamagedError,
@@ -78,8 +80,8 @@ DOCS_PER_PAGE = 200
 _FRAMES_PER_PAGE = 20
 """How many documents are read at once with their frames, up to half a megabyte each."""
 
-_MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects")
-_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin", "fence")
+_MASK = ("ns", "format", "manifest", "digest", "heir", "run_id", "former_runs", "pin", "objects", HOLDS)
+_LISTED = ("ns", "format", "manifest", "digest", "filter", "heir", "pin", "fence", HOLDS)
 """The fields that stripping removes. The runs' names stay until nothing remains to be done."""
 
 _LEFT = ("objects", "run_id", "former_runs")
@@ -380,6 +382,7 @@ def _make_rows(
                 root_id=root_id if isinstance(root_id, str) else None,
                 replay_id=known.parent_id if is_fork else None,
                 pin=pin if isinstance(pin, str) else None,
+                holds=holds_of(entry.doc),
                 is_interrupted=(
                     (keys.enc(known.ns), known.checkpoint_id) in waiting
                     and (known.ns, known.checkpoint_id) not in parents
@@ -820,19 +823,17 @@ def pin(thread_id: str, ns: str, checkpoint_id: str, label: str | None, context:
     Raises:
         ConflictError: Other writers kept changing its document.
     """
-    name, thread = keys.checkpoint_doc(thread_id, ns, checkpoint_id), keys.thread_doc(thread_id)
+    name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     for _ in range(MAX_TRIES):
-        docs = yield from GetDocs((name, thread), mask=(*manifest.LISTED_BY, "pin"))
-        doc = docs.get(name)
+        doc = (yield from GetDocs((name,), mask=(*manifest.LISTED_BY, "pin"))).get(name)
         if doc is None or kind_of(doc) is not DocumentKind.CHECKPOINT:
             return False
         if doc.fields.get("pin") == label:
             return True
         fields, remove = ({}, ("pin",)) if label is None else ({"pin": label}, ())
         writes = [Merge(name, fields, remove=remove, update_time=doc.update_time)]
-        if label is not None and thread in docs:
-            active = {"active": int((yield from Now()))}
-            writes.append(Merge(thread, active, update_time=docs[thread].update_time))
+        if label is not None:
+            writes.append(move(thread_id, context))
         done = yield from Commit(tuple(writes))
         context.heads.drop(name)
         if done is not None:

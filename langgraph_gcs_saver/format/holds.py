@@ -22,7 +22,7 @@ HOLDS = "holds"
 Kind = Literal["set", "savepoint"]
 
 
-@record(frozen=True, slots=True, order=True)
+@record(frozen=True, slots=True)
 class Hold:
     """A hold.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.format.holds import Hold
 from langgraph_gcs_saver.policy.namespaces import ByNamespace
 
 
@@ -27,6 +28,7 @@ class Row:
         replay_id: If a run resumes from this checkpoint, LangGraph replays subgraphs that keep their state from their
             newest checkpoint before this id. `None` stands for the checkpoint's own id.
         pin: The label of a user's pin.
+        holds: The sets and savepoints that need it to stay.
         is_interrupted: Whether it waits for an answer to an interrupt, and nothing has continued it.
         stored: Channels with a stored value.
         deltas: DeltaChannels whose value is made of ancestors' writes.
@@ -42,6 +44,7 @@ class Row:
     root_id: str | None = None
     replay_id: str | None = None
     pin: str | None = None
+    holds: tuple[Hold, ...] = ()
     is_interrupted: bool = False
     stored: frozenset[str] = field(default_factory=frozenset)
     deltas: frozenset[str] = field(default_factory=frozenset)
@@ -184,9 +187,9 @@ def decide(
 ) -> list[Decision]:
     """Decide which checkpoints of a thread to keep.
 
-    These are always kept: the latest of a namespace, one that waits for an answer, and a pinned one. Also kept are the
-    subgraph states from which a kept root checkpoint resumes, and the ancestors that a kept checkpoint's DeltaChannels
-    are made of. The namespace of a subgraph's call is removed with the root checkpoint that made the call.
+    These are always kept: the latest of a namespace, one that waits for an answer, and one with a pin or a hold. Also
+    kept are the subgraph states from which a kept root checkpoint resumes, and the ancestors that a kept checkpoint's
+    DeltaChannels are made of. The namespace of a subgraph's call is removed with the root checkpoint that called it.
 
     Args:
         rows: All checkpoints of the thread.
@@ -201,15 +204,20 @@ def decide(
     ordered = sorted(rows, key=lambda row: row.checkpoint_id, reverse=True)
     if rule is None:
         return [Decision(row, None) for row in ordered]
-    spaces: dict[str, list[Row]] = {}
-    for row in ordered:
-        spaces.setdefault(row.ns, []).append(row)
+    spaces = _by_namespace(ordered)
     reasons: dict[str, str] = {}
     # The root comes first, because the others refer to it.
     for ns in sorted(spaces):
         _keep(spaces[ns], rule, now, reasons, spaces.get("", []), planned=planned)
     lost = lost_ancestors(row for row in ordered if row.name in reasons)
     return [Decision(row, reasons.get(row.name), lost.get(row.name)) for row in ordered]
+
+
+def _by_namespace(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    spaces: dict[str, list[Row]] = {}
+    for row in rows:
+        spaces.setdefault(row.ns, []).append(row)
+    return spaces
 
 
 def _keep(
@@ -221,12 +229,13 @@ def _keep(
     *,
     planned: frozenset[str] | None,
 ) -> None:
-    by_id = {row.checkpoint_id: row for row in rows}
     kept_roots = {row.checkpoint_id for row in roots if row.name in reasons}
     found: dict[str, str] = {}
     for row in rows:
         if row.pin is not None:
             found[row.name] = f"pinned: {row.pin}"
+        elif row.holds:
+            found[row.name] = f"held by {', '.join(map(str, row.holds))}"
         elif row.is_interrupted and (row.root_id is None or row.root_id in kept_roots):
             found[row.name] = "it waits for an answer"
     if rows[0].root_id is None or rows[0].root_id in kept_roots:
@@ -237,10 +246,16 @@ def _keep(
         for row in rows:
             if row.name not in planned:
                 found.setdefault(row.name, _NOT_PLANNED)
-    if rows[0].ns and rows[0].root_id is None:
-        _keep_replayed(rows, [row for row in roots if row.name in reasons], found)
-    _keep_ancestors([row for row in rows if row.name in found], by_id, found)
+    _keep_needed(rows, [row for row in roots if row.name in reasons], found)
     reasons.update(found)
+
+
+def _keep_needed(rows: Sequence[Row], kept_roots: Iterable[Row], found: dict[str, str]) -> None:
+    """Keep those checkpoints of a namespace that kept ones need, in it and in the root namespace."""
+    if rows[0].ns and rows[0].root_id is None:
+        _keep_replayed(rows, kept_roots, found)
+    by_id = {row.checkpoint_id: row for row in rows}
+    _keep_ancestors([row for row in rows if row.name in found], by_id, found)
 
 
 def _keep_replayed(rows: Sequence[Row], roots: Iterable[Row], found: dict[str, str]) -> None:
@@ -319,6 +334,32 @@ def _end(
         end = ends[following.name, channel]
     ends.update(((one.name, channel), end) for one in path)
     return end
+
+
+def holds_on(rows: Sequence[Row], names: Collection[str]) -> tuple[Hold, ...]:
+    """The holds that need some of a thread's checkpoints to stay, sorted.
+
+    A hold needs its checkpoint, the ancestors that its DeltaChannels are made of, and the subgraph states from which it
+    resumes if it is a root checkpoint.
+
+    Args:
+        rows: All checkpoints of the thread.
+        names: Some of their documents.
+    """
+    holds = sorted({hold for row in rows for hold in row.holds}, key=str)
+    if not holds:
+        return ()
+    spaces = _by_namespace(sorted(rows, key=lambda row: row.checkpoint_id, reverse=True))
+    return tuple([hold for hold in holds if not _needed_by(hold, spaces).isdisjoint(names)])
+
+
+def _needed_by(hold: Hold, spaces: Mapping[str, list[Row]]) -> set[str]:
+    needed: set[str] = set()
+    for rows in spaces.values():
+        found = {row.name: "" for row in rows if hold in row.holds}
+        _keep_needed(rows, [row for row in spaces.get("", ()) if hold in row.holds], found)
+        needed.update(found)
+    return needed
 
 
 def decide_for_runs(rows: Iterable[Row], runs: frozenset[str], planned: frozenset[str] | None = None) -> list[Decision]:
