@@ -369,6 +369,7 @@ class DeletePlan:
         bytes: Stored bytes of the objects.
         exists: Whether anything of the thread is stored. Its own document counts, which may be all that a crashed call
             has left.
+        sets: The sets of teams that need a checkpoint of the thread. Only a forced deletion removes it.
     """
 
     thread_id: str
@@ -378,12 +379,14 @@ class DeletePlan:
     bytes: int
     exists: bool
     others: int = 0
+    sets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         others = f", {self.others} other documents" if self.others else ""
         return (
             f"Thread {self.thread_id!r}: {self.checkpoints} documents of checkpoints, {self.writes} documents of "
             f"pending writes{others} and {self.objects} objects ({self.bytes} bytes) go"
+            f"{'; needed by ' + ', '.join(self.sets) if self.sets else ''}"
         )
 
 
@@ -689,6 +692,7 @@ class ThreadStatus:
         idle: Time since that, or since the state began, if that was later.
         lag: Time from the making of that checkpoint to when it was durable. It compares the clocks of two machines.
         lease: The lease of the thread, if it has a holder.
+        holds: The sets and savepoints that hold that checkpoint, such as `set S of team T`.
     """
 
     thread_id: str
@@ -707,6 +711,7 @@ class ThreadStatus:
     idle: timedelta | None = None
     lag: timedelta | None = None
     lease: LeaseInfo | None = None
+    holds: tuple[str, ...] = ()
 
     @property
     def is_finished(self) -> bool:

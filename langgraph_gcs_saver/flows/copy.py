@@ -63,6 +63,7 @@ from langgraph_gcs_saver.flows.prune import Entry, Snapshot, is_whole, prepare, 
 from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.writes import is_clear, lacks, moved_to, read_stubs
 from langgraph_gcs_saver.format import filters, keys, manifest, registry
+from langgraph_gcs_saver.format.holds import HOLDS
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
     DocumentKind,
@@ -84,7 +85,7 @@ COMMIT_BYTES = limits.EMULATOR_REQUEST_BYTES - (1 << 20)
 _SHOWN = (*manifest.LISTED_BY, "digest")
 """The fields that a manifest is read from."""
 
-_LEFT_OUT = ("pin", "objects", "heir", "filter", "fence")
+_LEFT_OUT = ("pin", "objects", "heir", "filter", "fence", HOLDS)
 """Fields of a checkpoint that its copy does not take as they are."""
 
 _BLOBS = 32

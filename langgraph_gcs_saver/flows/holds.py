@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, GetDocs, Merge, Write
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, GetDocs, Merge, QueryDocs, Write
 from langgraph_gcs_saver.errors import ConflictError, ThreadInSetError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.holds import HOLDS, Hold, keys_of, with_hold, without_hold
+from langgraph_gcs_saver.format.holds import HOLDS, Hold, holds_of, keys_of, with_hold, without_hold
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
 
 HELD_BY = (*RUNS_BY, HOLDS)
@@ -97,6 +97,24 @@ def move(thread_id: str, context: Context) -> Merge:
     removes the thread's document after all checkpoints, so this does not bring back a deleted thread.
     """
     return Merge(keys.thread_doc(thread_id), {"thread_id": thread_id, "held": context.new_attempt()})
+
+
+def held(thread_id: str, ns: str) -> Flow[dict[str, tuple[str, ...]]]:
+    """The holds of a namespace's checkpoints, as texts, by checkpoint id, newest first."""
+    where = (("ns", keys.enc(ns, "namespace")),)
+    docs = yield from QueryDocs(keys.checkpoints(thread_id), where, mask=(HOLDS,))
+    found = {keys.checkpoint_id_of(doc.name): holds_of(doc) for doc in docs if keys.is_in_ns(doc.name, ns)}
+    return {checkpoint_id: tuple(map(str, holds)) for checkpoint_id, holds in found.items() if holds}
+
+
+def break_sets(holds: Iterable[Hold], context: Context) -> Flow[None]:
+    """Mark the sets of some holds as broken, before something is deleted that they need."""
+    found = [one for one in holds if one.kind == "set"]
+    if found:
+        from langgraph_gcs_saver.flows import sets  # noqa: PLC0415 - few processes delete what a set needs
+
+        for one in found:
+            yield from sets.break_(one, context)
 
 
 def require_none(thread_id: str, holds: Iterable[Hold]) -> None:

@@ -42,7 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.holds import move
+from langgraph_gcs_saver.flows.holds import break_sets, move, require_none
 from langgraph_gcs_saver.flows.ids import claim_of, thread_id_of
 from langgraph_gcs_saver.flows.leases import as_writer
 from langgraph_gcs_saver.flows.manifests import (
@@ -69,7 +69,15 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
     runs_of,
 )
-from langgraph_gcs_saver.policy.retention import Decision, Retention, Row, decide, decide_for_runs, lost_ancestors
+from langgraph_gcs_saver.policy.retention import (
+    Decision,
+    Retention,
+    Row,
+    decide,
+    decide_for_runs,
+    holds_on,
+    lost_ancestors,
+)
 from langgraph_gcs_saver.portable import DELTA_COUNTERS
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan, PrunePlan, RunPlan
@@ -273,8 +281,11 @@ def prune(
     dry_run: bool,
     loads: Loads,
     context: Context,
+    force: bool = False,
 ) -> Flow[PrunePlan]:
     """Remove the checkpoints of a thread that `choose` does not keep, with everything that only they need.
+
+    With `force`, sets that need some of them are marked as broken first.
 
     Returns:
         The decision for each checkpoint.
@@ -284,6 +295,7 @@ def prune(
             missing. Then it is unknown what is needed. Repair or restore it first.
         DamageError: The root namespace had checkpoints, and all are missing. Restore them first.
         ConflictError: Other writers changed the checkpoints in every try, or a copy to the thread is unfinished.
+        ThreadInSetError: A set or a savepoint needs one of them, and `force` is false. Nothing was removed.
     """
     for _ in range(MAX_TRIES):
         found = yield from settled(thread_id, context)
@@ -293,9 +305,13 @@ def prune(
             if decision.lacks is not None:
                 raise _lost(thread_id, decision.row.ns, decision.lacks)
         plan = PrunePlan(thread_id=thread_id, decisions=tuple(decisions))
+        dropped = [decision.row.name for decision in decisions if decision.reason is None]
+        held = holds_on(rows, dropped)
+        if not force:
+            require_none(thread_id, held)
         if dry_run:
             return plan
-        dropped = [decision.row.name for decision in decisions if decision.reason is None]
+        yield from break_sets(held, context)
         if (yield from _unlist(found, dropped, context)):
             objects = yield from clean(thread_id, context)
             if _empties_root(found, dropped):
@@ -757,7 +773,7 @@ def _idle_runs(thread_id: str, runs: Iterable[str]) -> Flow[dict[str, Write]]:
 # The checkpoints of runs
 
 
-def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context) -> Flow[RunPlan]:
+def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context, force: bool = False) -> Flow[RunPlan]:
     """Remove every checkpoint that a run wrote, in every thread, with its pending writes.
 
     Raises:
@@ -768,6 +784,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
         ConflictError: Other writers changed a thread in every try, or a copy to it is unfinished.
         DamageError: All checkpoints of the root namespace of a thread are missing.
         ThreadBusyError: Another process holds the lease of a thread.
+        ThreadInSetError: A set or a savepoint needs a checkpoint, and `force` is false.
     """
     choose = partial(decide_for_runs, runs=frozenset((run_id,)))
     tries = Tries()
@@ -778,7 +795,7 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
             thread_id = thread_id_of(doc)
             if thread_id is None:
                 continue  # Another program's document, because a thread's contains the thread's id.
-            make = partial(prune, thread_id, choose, dry_run=dry_run, loads=loads, context=context)
+            make = partial(prune, thread_id, choose, dry_run=dry_run, loads=loads, context=context, force=force)
             plan = yield from tries.of(make() if dry_run else as_writer(thread_id, make, context), thread_id)
             if plan is not None:
                 plans.append(plan)

@@ -32,6 +32,7 @@ from langgraph_gcs_saver.flows.tips import Due
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
 from langgraph_gcs_saver.format import keys, recent, turns
 from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.holds import Hold, holds_of
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Manifest, Serialized, kind_of
 from langgraph_gcs_saver.format.recent import Recent, Request
 from langgraph_gcs_saver.format.turns import Turn
@@ -82,6 +83,7 @@ class Status:
         step: The tip's step.
         made: The tip's time stamp, as LangGraph wrote it.
         stored: When the tip was stored, by the service's clock.
+        holds: The sets and savepoints that hold the tip.
         request_id: The request of the turn: that of the tip, or of the last answer for the tip.
         run_id: The turn, if `run` began it.
         segment: The number of the call that made the tip, within its turn.
@@ -106,6 +108,7 @@ class Status:
     step: int = -2
     made: str | None = None
     stored: int = 0
+    holds: tuple[Hold, ...] = ()
     request_id: str | None = None
     run_id: str | None = None
     segment: int = 0
@@ -237,6 +240,7 @@ def _read(
         step=_integer(metadata, "step", -2),
         made=_text(known.checkpoint, "ts"),
         stored=found.doc.create_time,
+        holds=holds_of(found.doc),
         request_id=request_id,
         run_id=run_id,
         segment=_integer(of_turn, SEGMENT, 0),

@@ -42,6 +42,7 @@ from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, is_being_deleted, note_run, note_thread
 from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
 from langgraph_gcs_saver.format.chains import Earlier, Encoded
+from langgraph_gcs_saver.format.holds import HOLDS
 from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
 from langgraph_gcs_saver.records import record
 
@@ -568,9 +569,10 @@ class _Attempts:
             return True
         withdrawn: list[Write] = [*self.companions.withdrawals()]
         if found is not None and former is not None:
-            # Children may build on the former content, so it is restored.
-            gone = tuple(sorted(found.fields.keys() - former.fields.keys()))
-            withdrawn.append(Merge(name, former.fields, remove=gone, update_time=found.update_time))
+            # Children may build on the former content, so it is restored. Holds may have come or gone since.
+            content = {key: value for key, value in former.fields.items() if key != HOLDS}
+            gone = tuple(sorted(found.fields.keys() - {*content, HOLDS}))
+            withdrawn.append(Merge(name, content, remove=gone, update_time=found.update_time))
         elif found is not None:
             withdrawn.append(Delete(name, update_time=found.update_time))
         undo = self._undo_note(times[1:], thread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Any
 
@@ -27,11 +28,13 @@ from langgraph_gcs_saver.events import ThreadDeleted
 from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence, fence_of
+from langgraph_gcs_saver.flows.holds import HELD_BY, break_sets, require_none
 from langgraph_gcs_saver.flows.leases import LEASED_BY, broken, busy, lease_in
 from langgraph_gcs_saver.flows.listing import list_page
 from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.format import keys, registry
-from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of, runs_of
+from langgraph_gcs_saver.format.holds import HOLDS, Hold, holds_of
+from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of, runs_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DeletePlan
@@ -128,7 +131,7 @@ def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
         UnsupportedFormatError: The thread has a collection that only a newer version knows.
     """
     name = keys.thread_doc(thread_id)
-    docs = yield from list_docs(name, lambda _: True)
+    docs = yield from list_docs(name, lambda _: True, mask=(HOLDS,))
     thread, ids = yield from Gather((GetDocs((name,), mask=()), ListCollections(name)))
     registry.check(thread_id, ids)
     sizes: list[int] = []
@@ -146,6 +149,7 @@ def plan_deletion(thread_id: str) -> Flow[DeletePlan]:
         objects=len(sizes),
         bytes=sum(sizes),
         exists=bool(thread or docs or sizes),
+        sets=tuple(map(str, _sets_of(thread_id, (doc for _, doc in docs)))),
     )
 
 
@@ -157,11 +161,15 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
     it can still get a child. Everything is deleted only while the mark has held without a break. Then a writer that
     uploaded objects before can no longer commit, and a reader that misses a checkpoint sees the mark.
 
+    Each listing of checkpoints also shows their holds. If a set holds one, the mark is withdrawn. A set that is
+    committed after the listing changes the checkpoint, so the deletion looks again.
+
     Args:
         thread_id: The thread.
         context: Options and caches.
         seen: Begin only if the thread's document has this update time.
-        force: Whether to end the lease of a process that is alive, which fences it.
+        force: Whether to end the lease of a process that is alive, which fences it, and to mark sets as broken that
+            hold a checkpoint of the thread.
 
     Returns:
         False if the thread's document has another update time than `seen`, else true.
@@ -169,6 +177,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
     Raises:
         ConflictError: Other writers changed the thread in every try.
         ThreadBusyError: A process holds the thread's lease.
+        ThreadInSetError: A set holds a checkpoint of the thread, and `force` is false.
         UnsupportedFormatError: The thread has a collection that only a newer version knows. Nothing was deleted.
     """
     thread = keys.thread_doc(thread_id)
@@ -197,7 +206,7 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
             if marked is None:
                 continue
             mark, seen = marked[0], None
-        count, held = yield from _delete_with_runs(thread_id, mark, runs)
+        count, held = yield from _delete_with_runs(thread_id, mark, runs, context, force=force)
         documents += count
         if held:
             for entry in registry.COLLECTIONS:
@@ -240,7 +249,9 @@ def _last(thread: str) -> Flow[list[Delete]]:
     return found
 
 
-def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[int, bool]]:
+def _delete_with_runs(
+    thread_id: str, mark: int, runs: set[str], context: Context, *, force: bool
+) -> Flow[tuple[int, bool]]:
     """Delete all documents that name runs, checkpoints in order, and the runs' own documents, while the mark holds.
 
     A run's document is deleted with the last checkpoint that names it. So if this call crashes, `delete_for_runs` finds
@@ -251,9 +262,14 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
         thread_id: The thread.
         mark: The update time of the thread's document.
         runs: Runs that earlier tries have seen, and whose documents may exist. Those of this try are added.
+        context: Options and caches.
+        force: Whether to mark sets as broken that hold a checkpoint.
 
     Returns:
         The number of deleted documents, and false after a conflict that requires another look.
+
+    Raises:
+        ThreadInSetError: A set holds a checkpoint, and `force` is false. Then the mark is withdrawn.
     """
     deleted = 0
     while True:
@@ -263,6 +279,11 @@ def _delete_with_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[tuple[i
                 docs += yield from _runs_of_all(f"{keys.thread_doc(thread_id)}/{entry.id}")
         if not docs:
             return deleted, (yield from _delete_runs(thread_id, mark, runs))
+        sets = _sets_of(thread_id, docs)
+        if sets and not force:
+            yield from _withdraw(thread_id, mark)
+            require_none(thread_id, sets)
+        yield from break_sets(sets, context)
         last = {run: doc.name for doc in sorted(docs, key=_is_listed) for run in runs_of(doc)}
         runs.update(last)
         for at in range(0, len(docs), limits.COMMIT_WRITES):
@@ -290,16 +311,35 @@ def _delete_runs(thread_id: str, mark: int, runs: set[str]) -> Flow[bool]:
     return True
 
 
+def _sets_of(thread_id: str, docs: Iterable[Doc]) -> list[Hold]:
+    """The sets that hold checkpoints among some documents. Documents that were set aside have no holds any more."""
+    checkpoints = f"{keys.checkpoints(thread_id)}/"
+    found = {hold for doc in docs if doc.name.startswith(checkpoints) for hold in holds_of(doc)}
+    return sorted((hold for hold in found if hold.kind == "set"), key=str)
+
+
+def _withdraw(thread_id: str, mark: int) -> Flow[None]:
+    """Remove the mark of a deletion that ends early. If this fails, it is removed like that of a crashed deletion."""
+    name = keys.thread_doc(thread_id)
+    for _ in range(MAX_TRIES):
+        if (yield from Commit((Merge(name, {}, remove=("deleting",), update_time=mark),))) is not None:
+            return
+        doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
+        if doc is None or "deleting" not in doc.fields:
+            return
+        mark = doc.update_time
+
+
 def _is_listed(doc: Doc) -> bool:
     return kind_of(doc) is DocumentKind.CHECKPOINT
 
 
 def _runs_of_all(collection: str) -> Flow[list[Doc]]:
-    """All documents of a collection, with the fields that name their runs."""
+    """All documents of a collection, with the fields that name their runs and holds."""
     found: list[Doc] = []
     after: str | None = None
     while True:
-        page = yield from QueryDocs(collection, after=after, limit=_RUNS_PER_PAGE, mask=RUNS_BY)
+        page = yield from QueryDocs(collection, after=after, limit=_RUNS_PER_PAGE, mask=HELD_BY)
         found += page
         if len(page) < _RUNS_PER_PAGE:
             return found

@@ -65,6 +65,7 @@ from langgraph_gcs_saver.flows.threads import guard, note_run
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.format import keys, manifest, registry
 from langgraph_gcs_saver.format.frames import begins_like_a_frame
+from langgraph_gcs_saver.format.holds import HOLDS
 from langgraph_gcs_saver.format.manifest import runs_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
@@ -85,7 +86,10 @@ _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
 _FIXED = (*_SHOWN, "pin")
 """The listed fields of a checkpoint that no later call overwrites."""
 
-_OWN = ("deleting", "copying", "claim", "bucket", "fence")
+_LEFT_OUT = ("fence", HOLDS)
+"""Fields of a checkpoint that concern its own store only."""
+
+_OWN = ("deleting", "copying", "claim", "bucket", "fence", "held")
 """Fields of a thread's document that concern its own store only."""
 
 _BLOBS = 32
@@ -210,7 +214,7 @@ def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
             continue
         if any(doc.fields.get(key) != listed.fields.get(key) for key in _SHOWN):
             return None
-        fields = {key: value for key, value in doc.fields.items() if key not in (*_HINTS, "fence")}
+        fields = {key: value for key, value in doc.fields.items() if key not in (*_HINTS, *_LEFT_OUT)}
         fields |= {key: listed.fields[key] for key in _HINTS if key in listed.fields}
         found.append(replace(doc, fields=fields))
     return found

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TypeVar
 
 from langgraph_gcs_saver.engine.effects import Emit, Flow
-from langgraph_gcs_saver.errors import UNREADABLE, ConflictError, GCSSaverError, InvalidIdError, ThreadBusyError
+from langgraph_gcs_saver.errors import (
+    UNREADABLE,
+    ConflictError,
+    GCSSaverError,
+    InvalidIdError,
+    ThreadBusyError,
+    ThreadInSetError,
+)
 from langgraph_gcs_saver.events import ThreadSkipped
 
 T = TypeVar("T")
@@ -18,13 +25,13 @@ class Tries:
         self._first: GCSSaverError | None = None
 
     def of(self, flow: Flow[T], thread_id: str | None = None) -> Flow[T | None]:
-        """The result of a flow; `None` if it cannot read something, ends with a conflict, or meets a lease.
+        """The result of a flow; `None` if it cannot read something, ends with a conflict, or meets a lease or a hold.
 
         With `thread_id`, an event reports that the thread was skipped.
         """
         try:
             return (yield from flow)
-        except (*UNREADABLE, InvalidIdError, ConflictError, ThreadBusyError) as error:
+        except (*UNREADABLE, InvalidIdError, ConflictError, ThreadBusyError, ThreadInSetError) as error:
             self._first = self._first or error
             reason = str(error)
         if thread_id is not None:

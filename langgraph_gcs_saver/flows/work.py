@@ -76,6 +76,7 @@ def describe(found: Status) -> ThreadStatus:
         attempts=0 if found.active is None else found.active.attempts,
         since=at_time(since) if since else None,
         stored=at_time(found.stored) if is_stored else None,
+        holds=tuple(map(str, found.holds)),
         age=_between(found.stored, lease.now) if is_stored else None,
         idle=_between(last, lease.now) if last else None,
         lag=lag_of(found.made, found.stored) if is_stored else None,

@@ -363,10 +363,11 @@ class Admin(Connection):
     def prune(self, thread_ids: Iterable[str], *, strategy: Strategy = "keep_latest") -> Sequence[PrunePlan]:
         """Remove checkpoints of threads, with the pending writes, objects and frames that only they need.
 
-        These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, and a pinned
-        one. For each kept checkpoint, those that make up its DeltaChannels stay too, and those from which its subgraphs
-        continue. The namespace of a subgraph's call is removed with the checkpoint that made the call. Other processes
-        may write meanwhile. Idempotent: call it again after a crash, and it continues.
+        These checkpoints stay: the latest of a namespace, one that waits for the answer to an interrupt, a pinned one,
+        and one that a team's set or a saga's savepoint holds. For each kept checkpoint, those that make up its
+        DeltaChannels stay too, and those from which its subgraphs continue. The namespace of a subgraph's call is
+        removed with the checkpoint that made the call. Other processes may write meanwhile. Idempotent: call it again
+        after a crash, and it continues.
 
         Args:
             thread_ids: The threads.
@@ -406,12 +407,12 @@ class Admin(Connection):
             run_ids: The runs.
 
         Raises:
-            CheckpointCorruptError, ClearTextError, UnsupportedFormatError, WrongKeyError: As in `delete_for_runs`;
-                raised by the iteration.
+            CheckpointCorruptError, ClearTextError, ThreadInSetError, UnsupportedFormatError, WrongKeyError: As in
+                `delete_for_runs`; raised by the iteration.
         """
         return self._each(run_ids, lambda one: _page(self._delete_for_run(one, dry_run=True)), reports=False)
 
-    def delete_for_runs(self, run_ids: Iterable[str]) -> Sequence[RunPlan]:
+    def delete_for_runs(self, run_ids: Iterable[str], *, force: bool = False) -> Sequence[RunPlan]:
         """Delete every checkpoint that runs wrote, in every thread, with its pending writes.
 
         Call it when the runs have ended. The checkpoints are deleted even if others need them: a read of a DeltaChannel
@@ -419,6 +420,8 @@ class Admin(Connection):
 
         Args:
             run_ids: The runs.
+            force: Whether to delete checkpoints that a team's set or a saga's savepoint needs. The sets are marked as
+                broken first.
 
         Returns:
             For each run, what was deleted.
@@ -433,17 +436,21 @@ class Admin(Connection):
             WrongKeyError: A checkpoint is encrypted with another key, or the saver has no key.
             ConflictError: Other writers kept changing what was to be removed, or a copy to a thread has not ended.
             ThreadBusyError: Another process holds the lease of a thread. End the runs, or take the lease over first.
+            ThreadInSetError: A set or a savepoint needs a checkpoint of a thread, and `force` is false. Nothing of that
+                thread was deleted.
         """
-        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one)), reports=False)
+        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one, force=force)), reports=False)
         return run(deletion, self._backend)
 
-    async def adelete_for_runs(self, run_ids: Iterable[str]) -> Sequence[RunPlan]:
+    async def adelete_for_runs(self, run_ids: Iterable[str], *, force: bool = False) -> Sequence[RunPlan]:
         """Asynchronous twin of `delete_for_runs`."""
-        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one)), reports=False)
+        deletion = self._all(run_ids, lambda one: _page(self._delete_for_run(one, force=force)), reports=False)
         return await arun(deletion, self._backend)
 
-    def _delete_for_run(self, run_id: str, *, dry_run: bool = False) -> Flow[RunPlan]:
-        return flows.prune.delete_for_run(run_id, dry_run=dry_run, loads=self._loads, context=self._context)
+    def _delete_for_run(self, run_id: str, *, dry_run: bool = False, force: bool = False) -> Flow[RunPlan]:
+        return flows.prune.delete_for_run(
+            run_id, dry_run=dry_run, loads=self._loads, context=self._context, force=force
+        )
 
     def plan_delete_thread(self, thread_id: str) -> DeletePlan:
         """What `delete_thread` would delete. Changes nothing.
@@ -468,6 +475,7 @@ class Admin(Connection):
         Args:
             thread_id: The thread.
             force: Whether to end the lease of a process that is alive. That process is fenced: it stores nothing more.
+                Sets of teams that need a checkpoint of the thread are marked as broken.
 
         Returns:
             What the thread consisted of.
@@ -476,6 +484,8 @@ class Admin(Connection):
             ConflictError: Other writers kept writing to the thread.
             StoreError: A service rejected a request, or did not answer before the deadline.
             ThreadBusyError: A process holds the thread's lease.
+            ThreadInSetError: A set of a team needs a checkpoint of the thread. Nothing was deleted. A savepoint of a
+                saga of the thread does not keep it.
         """
         return run(self._delete_thread(str(thread_id), force=force), self._backend)
 
@@ -569,8 +579,9 @@ class Admin(Connection):
     def sweep(self) -> Sequence[IdleThread]:
         """Delete the threads that have received no checkpoint, and begun no operation, for longer than `ttl`.
 
-        Schedule it, for example as a Cloud Run job. A thread that is used meanwhile, or that has a pinned checkpoint,
-        stays. Idempotent: call it again after a crash, and it continues.
+        Schedule it, for example as a Cloud Run job. A thread that is used meanwhile stays, and so does one with
+        a pinned checkpoint, or one that a set or a savepoint holds. Idempotent: call it again after a crash, and it
+        continues.
 
         Returns:
             The threads that were deleted.
@@ -704,6 +715,23 @@ class Admin(Connection):
     async def apins(self, config: RunnableConfig) -> Mapping[str, str]:
         """Asynchronous twin of `pins`."""
         return await arun(flows.prune.pins(*configs.thread_and_ns(config)), self._backend)
+
+    def holds(self, config: RunnableConfig) -> Mapping[str, Sequence[str]]:
+        """The sets and savepoints that hold checkpoints of a thread's namespace, by checkpoint id, newest first.
+
+        While a checkpoint is held, pruning keeps it, and what it needs. Each hold is a text, such as `set S of team T`.
+
+        Args:
+            config: Names the thread and the namespace.
+
+        Raises:
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(flows.holds.held(*configs.thread_and_ns(config)), self._backend)
+
+    async def aholds(self, config: RunnableConfig) -> Mapping[str, Sequence[str]]:
+        """Asynchronous twin of `holds`."""
+        return await arun(flows.holds.held(*configs.thread_and_ns(config)), self._backend)
 
     # Leases
 
@@ -907,8 +935,8 @@ class Admin(Connection):
         contains their number, and a `ClearTextEncrypted` event reports it, because the cipher vouches for them from
         then on. Metadata that is stored in clear is copied only if `clear_metadata` names it.
 
-        Pins are not copied. A call with the same arguments continues one that crashed, if the target holds only a part
-        of what the source has now. Otherwise it raises, and overwrites nothing in the target.
+        Pins and holds are not copied. A call with the same arguments continues one that crashed, if the target holds
+        only a part of what the source has now. Otherwise it raises, and overwrites nothing in the target.
 
         Args:
             source_thread_id: The thread to copy from.
@@ -944,8 +972,9 @@ class Admin(Connection):
         """Copy everything of a thread, as it is now, to another store, where the thread must be empty.
 
         Documents and objects are copied byte for byte, without a key. That includes pins, pending writes, and documents
-        that repairs have set aside. Then all of it is read from the target and compared, and decoded if possible.
-        Damage in the source is copied too, and reported for the target. The source does not change.
+        that repairs have set aside, but no holds of sets and savepoints. Then all of it is read from the target and
+        compared, and decoded if possible. Damage in the source is copied too, and reported for the target. The source
+        does not change.
 
         A call with the same source continues one that crashed. It raises if the target holds something that the source
         does not have, no longer has, or has with other content. Until the transfer is done, do not write to the thread

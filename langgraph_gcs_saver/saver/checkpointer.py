@@ -604,6 +604,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             ConflictError: Other writers kept writing to the thread.
             StoreError: A service rejected a request, or did not answer before the deadline.
             ThreadBusyError: A process holds the thread's lease. `admin.delete_thread(…, force=True)` ends it.
+            ThreadInSetError: A set of a team needs a checkpoint of the thread. With `force=True` it becomes `broken`.
         """
         run(threads.delete_thread(str(thread_id), self._context), self._backend)
 

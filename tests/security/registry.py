@@ -119,6 +119,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "threads": lambda _: _call(waiting=True, unfinished=False),
     "stats": lambda _: _call(),
     "pins": lambda a: _call(a.at()),
+    "holds": lambda a: _call(a.at()),
     "leases": lambda _: _call(),
     "pause": lambda a: _call(a.thread),
     "status": lambda a: _call(a.thread),

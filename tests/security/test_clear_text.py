@@ -209,6 +209,7 @@ def outcomes(tmp_path):
         "ping": (None,),
         "checkpoint_ids": (lambda ids: list(ids) == [cid(9), cid(3), cid(2), cid(1)], cfg()),
         "pins": (lambda found: found == {}, cfg()),
+        "holds": (lambda found: found == {}, cfg()),
         "leases": (lambda found: found == [],),
         "pause": (lambda found: found is False, "t"),
         "status": (ClearTextError, "t"),

@@ -299,6 +299,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "resolve_operation": lambda admin, _, __: _resolve(admin),
     "batches": lambda admin, _, __: admin.batches("t"),
     "pins": lambda admin, _, __: admin.pins(cfg()),
+    "holds": lambda admin, _, __: admin.holds(cfg()),
     "leases": lambda admin, _, __: [*admin.leases()],
     "pause": lambda admin, _, __: admin.pause("t"),
     "status": lambda admin, _, __: admin.status("t"),

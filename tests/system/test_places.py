@@ -210,6 +210,7 @@ CALLS = {
     "pin": lambda tools: ((cfg(1), "label"), {}),
     "unpin": lambda tools: ((cfg(1),), {}),
     "pins": lambda tools: ((cfg(),), {}),
+    "holds": lambda tools: ((cfg(),), {}),
     "leases": lambda tools: ((), {}),
     "pause": lambda tools: (("t",), {}),
     "status": lambda tools: (("t",), {}),

@@ -30,7 +30,7 @@ OURS = ("setup", "ping", "close")
 TWINS = [(GCSSaver, name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 
 ADMINS = (
-    *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "pause"),
+    *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "holds", "pause"),
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
     *("operations", "resolve_operation", "batches", "status"),

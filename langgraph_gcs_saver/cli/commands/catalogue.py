@@ -190,7 +190,7 @@ def history(
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, damage.
+    """Show a thread's checkpoints as a tree: steps, forks, what each changed, interrupts, pins, holds, damage.
 
     Damage is what manifests and the names of documents and objects show. The last line says what is not checked.
 
@@ -239,6 +239,7 @@ def _tree(rows: Sequence[CheckpointInfo], limit: int | None) -> Table:
             ("waits for an answer" if info.is_waiting else "interrupted", "yellow") if info.interrupts else None,
             (f"pending writes of {counted(len(info.tasks), 'task')}", "") if info.tasks else None,
             (f"pin: {info.pin}", "cyan") if info.pin is not None else None,
+            (f"held by {', '.join(info.holds)}", "cyan") if info.holds else None,
             (f"damaged: {info.damage}", "bold red") if info.damage else None,
         )
         table.add_row(

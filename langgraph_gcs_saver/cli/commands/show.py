@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -68,6 +68,7 @@ def show(
         named = LATEST if checkpoint is None else checkpoint
         found = load(saver, thread, ns, named if at is None else find_at(saver.admin, thread, ns, at))
         histories = _histories(saver, found)
+        holds = saver.admin.holds(found.config).get(id_of(found), ())
     values = found.checkpoint["channel_values"]
     if channel is not None:
         if channel not in values and channel not in histories:
@@ -76,11 +77,11 @@ def show(
         values = {channel: values[channel]} if channel in values else {}
         histories = {channel: histories[channel]} if channel in histories else {}
     if as_json:
-        print_json(_document(found, thread, values, histories, with_writes=channel is None))
+        print_json(_document(found, thread, values, histories, with_writes=channel is None) | {"holds": list(holds)})
         return
     out = console()
     if channel is None:
-        print_lines(out, _head(found, thread))
+        print_lines(out, _head(found, thread, holds))
         values = {name: value for name, value in values.items() if not _is_trigger(name) or value is not None}
     else:
         print_lines(out, recovery(found))
@@ -127,7 +128,7 @@ def _document(
     return document
 
 
-def _head(found: CheckpointTuple, thread: str) -> Iterator[Text]:
+def _head(found: CheckpointTuple, thread: str, holds: Sequence[str]) -> Iterator[Text]:
     metadata = dict(found.metadata)
     yield field("thread", thread)
     ns = found.config["configurable"]["checkpoint_ns"]
@@ -140,6 +141,8 @@ def _head(found: CheckpointTuple, thread: str) -> Iterator[Text]:
     following = [name.removeprefix(_TRIGGER) for name in found.checkpoint["channel_values"] if _is_trigger(name)]
     if following:
         yield field("next", ", ".join(following))
+    if holds:
+        yield field("held by", ", ".join(holds))
     yield from recovery(found)
     metadata.pop("recovered_from", None)
     if not metadata.get("parents", True):

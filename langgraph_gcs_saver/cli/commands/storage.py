@@ -70,8 +70,9 @@ def prune(
     """Remove checkpoints of threads, with all that only they need.
 
     A checkpoint stays if any --keep option keeps it. The latest checkpoint of each namespace also stays, and so does
-    one that waits for the answer to an interrupt, that is pinned, or that kept checkpoints' DeltaChannels need. prune
-    never removes a checkpoint that its plan did not show, even if other processes write meanwhile.
+    one that waits for the answer to an interrupt, that is pinned, that a set or a savepoint holds, or that kept
+    checkpoints' DeltaChannels need. prune never removes a checkpoint that its plan did not show, even if other
+    processes write meanwhile.
 
     Example: langgraph-gcs prune my-thread --keep-last 20 --keep-every 1d
     """
@@ -193,8 +194,8 @@ def sweep(
 ) -> None:
     """Delete threads that have been idle for a time.
 
-    A thread is idle if it has got no checkpoint for longer than that. A thread that is used meanwhile, or that has a
-    pinned checkpoint, stays.
+    A thread is idle if it has got no checkpoint for longer than that. A thread that is used meanwhile stays. So
+    does one with a checkpoint that is pinned, or that a set or a savepoint holds.
 
     Example: langgraph-gcs sweep --ttl 90d --dry-run
     """
@@ -233,7 +234,7 @@ def copy(
 ) -> None:
     """Copy a thread with all its history.
 
-    The copy is in the same store, under another id. Pins stay with the source. To continue a copy that was
+    The copy is in the same store, under another id. Pins and holds stay with the source. To continue a copy that was
     interrupted, run the same command again. If the source has lost checkpoints since, or the copy has been written to,
     delete the copy first.
 
@@ -264,7 +265,10 @@ def delete(
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     force: Annotated[
-        bool, typer.Option("--force", help="End the lease of a process that writes to the thread.")
+        bool,
+        typer.Option(
+            "--force", help="End the lease of a process that writes to the thread, and break sets that need it."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -148,6 +148,7 @@ def _summary(report: Report) -> Html:
         ("Every step whole, serialized", size(whole)),
         ("Waiting for an answer", f"{sum(info.is_waiting for info in infos):,}"),
         ("Pinned", f"{sum(info.pin is not None for info in infos):,}"),
+        ("Held by sets and savepoints", f"{sum(bool(info.holds) for info in infos):,}"),
         ("Damaged checkpoints", f"{report.damaged:,}"),
         ("Checkpoints whose values were read", f"{report.read:,}"),
     ]
@@ -417,6 +418,8 @@ def _badges(info: CheckpointInfo, steps: _Steps) -> Iterator[Html]:
         yield tag("span", "waits for an answer" if info.is_waiting else "interrupted", class_="badge interrupt")
     if info.pin is not None:
         yield tag("span", "pin ", _name(info.pin), class_="badge pin")
+    for hold in info.holds:
+        yield tag("span", "held by ", _name(hold), class_="badge pin")
     if steps.is_fork(info):
         yield tag("span", "fork", class_="badge fork")
     if len(steps.children(info)) > 1:
@@ -504,7 +507,7 @@ def _graph(rows: Sequence[CheckpointInfo]) -> list[Html]:
             else "interrupt"
             if info.is_waiting
             else "pin"
-            if info.pin is not None
+            if info.pin is not None or info.holds
             else "plain"
         )
         shapes.append(tag("circle", cx=_x(own), cy=_DOT, r=5, class_=f"dot {kind}"))
