@@ -709,6 +709,16 @@ def vote_doc(set_name: str, member: str) -> str:
     return f"{votes(set_name)}/{enc(member, 'name of a member')}"
 
 
+def all_votes_range(team: str) -> tuple[str, str]:
+    """Range of names [start, end) of all votes for a team's sets, whether or not the sets exist."""
+    return f"{sets(team)}/!", f"{sets(team)}/~~"
+
+
+def set_of_vote(name: str) -> str:
+    """The name of a set's document, from the name of a vote for it."""
+    return name.rsplit("/", 2)[0]
+
+
 def member_thread_id(team: str, member: str) -> str:
     """The id of a member's thread: `team/member`, with slashes and percent signs of the team's id encoded.
 
