@@ -44,6 +44,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, SetAbortedError
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.holds import move
 from langgraph_gcs_saver.flows.manifests import report_clear
 from langgraph_gcs_saver.format import keys, manifest, sets
 from langgraph_gcs_saver.format.holds import HOLDS, Hold, keys_of, with_hold, without_hold
@@ -407,7 +408,7 @@ class Decider:
         for member, one in chosen.items():
             doc, thread_id = found.tips[member], decided.thread_id(member)
             writes.append(Merge(doc.name, with_hold(doc, decided.hold.key), update_time=one.time))
-            writes.append(_move(thread_id, self.context))
+            writes.append(move(thread_id, self.context))
         writes += _without_hint(found.team, decided.set_id)
         times = yield from Commit(tuple(writes))
         for member in chosen:
@@ -492,11 +493,6 @@ def _without_hint(team: Doc | None, set_id: str) -> tuple[Write, ...]:
     """
     hint = preparing(team)
     return () if team is None or hint is None or hint.set_id != set_id else (Merge(team.name, {}, remove=_HINTS),)
-
-
-def _move(thread_id: str, context: Context) -> Merge:
-    """The write that changes a thread's document beside a new hold, so that a sweep and a deletion look again."""
-    return Merge(keys.thread_doc(thread_id), {"thread_id": thread_id, "held": context.new_attempt()})
 
 
 # Reading

@@ -16,7 +16,7 @@ from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow
 from langgraph_gcs_saver.errors import SetAbortedError, ThreadInSetError
 from langgraph_gcs_saver.flows import sets, threads
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.flows.sets import Decider, Vote
+from langgraph_gcs_saver.flows.sets import Decider
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.holds import keys_of
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, kind_of
@@ -69,13 +69,17 @@ class VotingWorld(World):
         before = self.decided
         for name, now in made.decided.items():
             if name in before and now != before[name] and now != "broken":
-                _, noted = World.perform(made, Commit((Merge(WRONG, {"what": f"{name}: {before[name]}, then {now}"}),)), 1)
+                _, noted = World.perform(
+                    made, Commit((Merge(WRONG, {"what": f"{name}: {before[name]}, then {now}"}),)), 1
+                )
                 made = VotingWorld(noted.table, noted.blobs)
         return answer, made
 
     @property
     def sets(self) -> list[SetRecord]:
-        found = [self.docs[name].doc for name in self.docs if f"/{keys.SETS}/" in name and f"/{keys.VOTES}/" not in name]
+        found = [
+            self.docs[name].doc for name in self.docs if f"/{keys.SETS}/" in name and f"/{keys.VOTES}/" not in name
+        ]
         return [_set_in((doc.name, doc.fields["set"], doc.fields["state"])) for doc in found]
 
     @property
@@ -121,11 +125,12 @@ def _wrong_with(one: SetRecord, world: World) -> str | None:
 def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
     """When no process can continue."""
     assert isinstance(world, VotingWorld)
-    waiting = [run.process.name for run in runs if not run.ended]
+    is_late = world.doc(LATE) is not None
+    # Without the end of the timeout, a decider polls.
+    waiting = [run.process.name for run in runs if not run.ended and (is_late or not _decides(run))]
     if waiting and not any(run.dead for run in runs):
         return f"waiting for ever: {waiting}"
-    deciders = [run for run in runs if any(call.label == "decide" for call in run.process.calls)]
-    if world.doc(LATE) is not None and any(not run.dead for run in deciders):
+    if is_late and any(not run.dead for run in runs if _decides(run)):
         late = [one.set_id for one in world.sets if one.state == "preparing"]
         if late:
             return f"liveness: no decision about {late}, and a decider is left"
@@ -134,6 +139,10 @@ def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
     if hint is not None and hint.set_id not in {one.set_id for one in world.sets if one.state == "preparing"}:
         return f"the team still says that {hint.set_id} is being prepared"
     return None
+
+
+def _decides(run: Run) -> bool:
+    return any(call.label == "decide" for call in run.process.calls)
 
 
 # Calls
@@ -267,7 +276,7 @@ def beginner(letter: str, members: Iterable[str], *, lost: int = 0, dies: bool =
         found = yield from sets.begin(TEAM, members, None, 1e6, context)
         return (yield from sets.prepare(TEAM, found.set_id, context))
 
-    return Process(letter, (Call("decide", start),), lost=lost, dies=dies)
+    return Process(letter, (Call("begin", start),), lost=lost, dies=dies)
 
 
 def ender(letter: str, set_id: str, *, lost: int = 0) -> Process:
@@ -318,7 +327,13 @@ def a_fork_of_an_older_checkpoint_of_a_member() -> Scenario:
     world, s, _ = _world("ab")
     _, two = play(_continue("a", "", new_context("9"), inherits=True), world)
     world = VotingWorld(two.table, two.blobs)
-    return world, (forker("a", "b"), resumed("b", "a", inherits=True), voter("a", "V"), voter("b", "W"), decider("D", s))
+    return world, (
+        forker("a", "b"),
+        resumed("b", "a", inherits=True),
+        voter("a", "V"),
+        voter("b", "W"),
+        decider("D", s),
+    )
 
 
 @_named

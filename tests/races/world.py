@@ -97,6 +97,8 @@ def freeze(value: Any) -> Any:
     """A hashable form of an answer or of fields."""
     if isinstance(value, Doc):
         return value.name, value.create_time, value.update_time, freeze(value.fields)
+    if isinstance(value, Docs):
+        return value.read_time, *sorted((name, freeze(doc)) for name, doc in value.items())
     if isinstance(value, Mapping):
         return tuple(sorted((key, freeze(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
