@@ -1063,7 +1063,8 @@ class SagaInfo:
         state: `running`, `done`, `compensating`, `compensated`, or `stuck`.
         epoch: Counts its rollbacks, from 0.
         steps: Its steps, in order of their claims.
-        savepoints: The checkpoint that each savepoint holds, by name, oldest first.
+        savepoints: The checkpoint that each savepoint holds, by name, oldest first; `None` if the thread had none then,
+            and in a copy of the thread.
         target: While it is rolled back, and after that: the savepoint to which; `None` for the beginning.
     """
 
@@ -1072,7 +1073,7 @@ class SagaInfo:
     state: SagaState
     epoch: int
     steps: tuple[SagaStep, ...]
-    savepoints: Mapping[str, str]
+    savepoints: Mapping[str, str | None]
     target: str | None = None
 
     def __str__(self) -> str:

@@ -14,6 +14,8 @@ may have crashed has an *unknown* outcome. No other attempt begins until the cal
   has taken the attempt's place, the outcome is added to it as a late one.
 - A claim under a lease is lost when the lease is no longer the fence's. Another claim is lost when its document has
   stood for `timeout` seconds.
+- The claim of a saga's step, or of its undo, also requires the saga's document as last seen (`Part`). The outcome of an
+  undo is one commit with the note in its step that it is undone.
 
 `tests/races/test_operations.py` tries every order of steps, and removes each rule.
 """
@@ -37,6 +39,7 @@ from langgraph_gcs_saver.engine.effects import (
     Doc,
     Docs,
     Emit,
+    Fields,
     Flow,
     GetDocs,
     Merge,
@@ -53,18 +56,21 @@ from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, mismatched, upload
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
-from langgraph_gcs_saver.format import frames, keys
+from langgraph_gcs_saver.format import frames, keys, sagas
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Serialized, Stub, kind_of
 from langgraph_gcs_saver.format.operations import (
     ALL_FIELDS,
     ENDED,
+    MAX_UNDO_BYTES,
     RESULT,
+    SAGA,
     Attempt,
     Holder,
     Late,
     Operation,
-    State,
+    Step,
+    Undo,
     Value,
     encode,
     encode_stub,
@@ -76,6 +82,7 @@ from langgraph_gcs_saver.format.operations import (
     stub_in,
     value_in,
 )
+from langgraph_gcs_saver.format.sagas import Saga
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import OperationInfo
 
@@ -99,6 +106,33 @@ _OPENING = 8
 
 
 @record(frozen=True, slots=True)
+class Part:
+    """The part of a call in a saga: it claims a step, or the undo of one.
+
+    Attributes:
+        saga: The saga as the caller last saw it. A step needs it to be running, in this epoch. An undo needs the
+            rollback that the caller has begun.
+        name: The step.
+        undo: How to undo it; `None` if that is impossible, and for an undo.
+        undoes: The step's operation, for its undo.
+    """
+
+    saga: Saga
+    name: str
+    undo: Undo | None = None
+    undoes: Operation | None = None
+
+    @property
+    def step(self) -> Step:
+        """What the operation says about it."""
+        of = None if self.undoes is None else self.undoes.step
+        if self.undoes is None or of is None:
+            saga = self.saga
+            return Step(saga.saga_id, self.name, saga.epoch, len(saga.savepoints), self.undo)
+        return replace(of, undo=None, undone=False, undoes=self.undoes.key)
+
+
+@record(frozen=True, slots=True)
 class Call:
     """A request to perform an operation once.
 
@@ -112,6 +146,7 @@ class Call:
         ordered_by: The namespace and the id of the checkpoint that ordered the operation. It must be stored.
         keep: Seconds for which the outcome is kept.
         timeout: Seconds for which the claim is in progress, if there is no lease.
+        part: The call's part in a saga, if it has one.
     """
 
     thread_id: str | None
@@ -123,6 +158,7 @@ class Call:
     ordered_by: tuple[str, str] | None = None
     keep: float = KEEP_SECONDS
     timeout: float = TIMEOUT_SECONDS
+    part: Part | None = None
 
     @property
     def document(self) -> str:
@@ -166,12 +202,14 @@ class _Look:
         docs: The documents that were read; `None` if none were.
         thread: When the thread's document last changed; `None` if all threads share the operation.
         order: Makes the claim's commit fail if the checkpoint that ordered the operation is gone.
+        saga: The saga of the call; `None` if it has none, or the saga is gone.
     """
 
     operation: Operation | None
     docs: Docs | None
     thread: int | None = None
     order: Write | None = None
+    saga: Saga | None = None
 
 
 def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[Claim | Operation]:
@@ -194,7 +232,17 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
         ConflictError: The thread, or the checkpoint that ordered the operation, changed in every try.
         OutcomeUnknownError: There is an operation, and it cannot be read, or a request failed.
         ResultNotStoredError: The same, for an operation that has ended.
+        SagaError: The saga of the call is done, or another process rolls it back.
+        SagaRolledBack: The saga of the call is or was rolled back, so the step must not begin.
+        ValueTooLargeError: The request of the step is too large to be stored for its undo.
     """
+    undo = None if call.part is None else call.part.undo
+    if undo is not None and len(undo.request.data) > MAX_UNDO_BYTES:
+        raise ValueTooLargeError(
+            f"The request of step {call.name!r} of {_whose(call.thread_id)} has {len(undo.request.data):,} bytes, and "
+            f"at most {MAX_UNDO_BYTES:,} are stored for its undo. The step was not started. Pass what its undo needs, "
+            "such as an id."
+        )
     seen: Operation | None = None
     look = None if over is not None else _remembered(call, context)
     for _ in range(MAX_TRIES):
@@ -216,15 +264,16 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
 def _try(call: Call, look: _Look, over: Operation | None, context: Context) -> Flow[Claim | Operation | None]:
     """One try of `claim`; `None` after a conflict."""
     seen = look.operation
+    if seen is not None and seen.state == "claimed" and seen.attempt.nonce == call.nonce:
+        return Claim(seen)  # This call's own claim, whose answer was lost.
+    if call.part is not None:
+        _require_saga(call, call.part, look)
     if seen is not None:
         _check_request(call, seen)
-        if seen.state in ENDED:
+        if seen.state in ENDED and not _is_undone(seen):
             return seen
-        if seen.state == "claimed":
-            if seen.attempt.nonce == call.nonce:
-                return Claim(seen)  # This call's own claim, whose answer was lost.
-            if (yield from _is_in_progress(seen, look.docs)):
-                raise in_progress(seen)
+        if seen.state == "claimed" and (yield from _is_in_progress(seen, look.docs)):
+            raise in_progress(seen)
     if look.docs is not None:
         _require_fence(call, look.docs)
     if seen is not None and seen.state == "claimed":
@@ -302,14 +351,16 @@ def _remembered(call: Call, context: Context) -> _Look | None:
     """What this process knows without a read, for the first try at an operation that is probably new."""
     if call.thread_id is None:
         return _Look(None, None)
+    saga = None if call.part is None else call.part.saga
     time = context.guards.get(keys.thread_doc(call.thread_id))
-    if time is None:
+    if time is None or (saga is not None and saga.state == "done"):
         return None
     if call.ordered_by is None:
-        return _Look(None, None, time)
+        return _Look(None, None, time, saga=saga)
     checkpoint = keys.checkpoint_doc(call.thread_id, *call.ordered_by)
     head = context.heads.get(checkpoint)
-    return None if head is None else _Look(None, None, time, Merge(checkpoint, {}, update_time=head.update_time))
+    order = None if head is None else Merge(checkpoint, {}, update_time=head.update_time)
+    return None if order is None else _Look(None, None, time, order, saga)
 
 
 def _look(call: Call, context: Context) -> Flow[_Look]:
@@ -322,6 +373,8 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         names.append(keys.fence_doc(call.thread_id))
     if call.fence is not None:
         names.append(call.fence.name)
+    if call.part is not None:
+        names.append(call.part.saga.document)
     beside = tuple(dict.fromkeys(names))
     thread: int | None = None
     if call.thread_id is None:
@@ -338,7 +391,78 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     doc = docs.get(call.document)
     with existing(None if doc is None else call):
         operation = None if doc is None else (yield from _parsed(doc, context))
-    return _Look(operation, docs, thread, order)
+        saga = None
+        if call.part is not None and call.part.saga.document in docs:
+            saga = yield from parsed_saga(docs[call.part.saga.document], context)
+    return _Look(operation, docs, thread, order, saga)
+
+
+def parsed_saga(doc: Doc, context: Context) -> Flow[Saga]:
+    """The saga of a document.
+
+    Raises:
+        DamageError: The document is damaged.
+    """
+    try:
+        found = sagas.parse(doc, context.codec)
+    except DamagedError as damage:
+        raise damaged(doc.name, damage) from None
+    yield from report_clear(context.codec)
+    return found
+
+
+def _require_saga(call: Call, part: Part, look: _Look) -> None:
+    """Check that a saga is as the claim of a step, or of an undo, needs it.
+
+    Raises:
+        SagaError: It is not.
+    """
+    opened, now, seen = part.saga, look.saga, look.operation
+    what = f"Step {part.name!r} of saga {opened.saga_id!r} of {_whose(call.thread_id)}"
+    has_ended = seen is not None and seen.state in ENDED and not _is_undone(seen)
+    if now is not None and part.undoes is not None:
+        if has_ended or (now.state == "compensating" and now.by == opened.by):
+            return
+        raise errors.SagaError(
+            f"{what} was not undone by this call, because another process has taken over the rollback. It is "
+            f"{now.state!r} now. Call `resume` to see whether anything is left to do.",
+            thread_id=opened.thread_id,
+            saga_id=opened.saga_id,
+        )
+    if now is not None and now.epoch == opened.epoch and not now.is_forgotten:
+        if now.state == "running" or (now.state == "done" and has_ended):
+            return
+        if now.state == "done":
+            raise errors.SagaError(
+                f"{what} was not started, because the saga is done. Use another saga.",
+                thread_id=opened.thread_id,
+                saga_id=opened.saga_id,
+            )
+    raise rolled_back(opened, now, f"{what} was not started")
+
+
+def rolled_back(opened: Saga, now: Saga | None, what: str) -> errors.SagaRolledBack:
+    """The error of a call that opened a saga, which is rolled back now, or was, or is gone.
+
+    Args:
+        opened: The saga as the caller opened it.
+        now: As it is now; `None` if it is gone.
+        what: What the call did not do.
+    """
+    if now is None or now.is_forgotten:
+        why = "the saga was deleted since this process opened it"
+    elif now.epoch != opened.epoch:
+        why = "the saga was rolled back since this process opened it"
+    else:
+        why = f"the saga is rolled back: it is {now.state!r}"
+    return errors.SagaRolledBack(
+        f"{what}, because {why}. End the run.", thread_id=opened.thread_id, saga_id=opened.saga_id
+    )
+
+
+def _is_undone(seen: Operation) -> bool:
+    """Whether an operation is a step whose outcome means nothing any more, because it was undone."""
+    return seen.step is not None and seen.step.undone
 
 
 def _order(call: Call, thread_id: str, ordered_by: tuple[str, str]) -> Flow[Write]:
@@ -374,7 +498,14 @@ def fenced(call: Call, thread_id: str) -> errors.OperationFencedError:
 
 
 def _check_request(call: Call, seen: Operation) -> None:
-    if (call.name, call.request) == (seen.name, seen.request):
+    if _part_of(None if call.part is None else call.part.step) != _part_of(seen.step):
+        raise errors.OperationMismatchError(
+            f"Key {call.key!r} of {_whose(call.thread_id)} belongs to {_described(seen.step)}, so {call.name!r} was "
+            "not started. Use another key.",
+            thread_id=call.thread_id,
+            key=call.key,
+        )
+    if (call.name, call.request) == (seen.name, seen.request) or _is_undone(seen):
         return
     what = "another request" if call.name == seen.name else f"the operation {seen.name!r}"
     raise errors.OperationMismatchError(
@@ -383,6 +514,16 @@ def _check_request(call: Call, seen: Operation) -> None:
         thread_id=call.thread_id,
         key=call.key,
     )
+
+
+def _part_of(step: Step | None) -> object:
+    return None if step is None else (step.saga, step.name, step.undoes)
+
+
+def _described(step: Step | None) -> str:
+    if step is None:
+        return "an operation of no saga"
+    return f"{'the undo of ' if step.undoes is not None else ''}step {step.name!r} of saga {step.saga!r}"
 
 
 def _whose(thread_id: str | None) -> str:
@@ -431,9 +572,10 @@ def _is_in_progress(seen: Operation, docs: Docs | None = None) -> Flow[bool]:
     return holder.holds(docs.get(name))
 
 
-def _new(call: Call, seen: Operation | None) -> Operation:
+def _new(call: Call, seen: Operation | None, saga: Saga | None) -> Operation:
     """The operation with a claim of this call."""
     fence = call.fence
+    step = None if call.part is None or saga is None else replace(call.part, saga=saga).step
     attempt = Attempt(
         number=1 if seen is None else seen.attempt.number + 1,
         nonce=call.nonce,
@@ -443,17 +585,30 @@ def _new(call: Call, seen: Operation | None) -> Operation:
     )
     if seen is None:
         return Operation(
-            call.document, call.thread_id, call.key, call.name, call.request, keep=call.keep, attempt=attempt
+            call.document, call.thread_id, call.key, call.name, call.request, keep=call.keep, attempt=attempt, step=step
         )
-    return replace(seen, keep=call.keep, attempt=attempt, before=seen.attempt, result=None, finished=None)
+    # An undone step has no effect, and its result goes. So a claim that is withdrawn leaves one that was not done.
+    before = replace(seen.attempt, state="not-done") if _is_undone(seen) else seen.attempt
+    return replace(
+        seen,
+        request=call.request,
+        keep=call.keep,
+        attempt=attempt,
+        before=before,
+        result=None,
+        finished=None,
+        step=step,
+    )
 
 
 def _claim(call: Call, seen: Operation | None, look: _Look, context: Context) -> Flow[Operation | None]:
     """Commit a claim; `None` after a conflict."""
     beside: list[Write] = [] if call.fence is None else [call.fence.check()]
     beside += [] if look.order is None else [look.order]
+    beside += [] if look.saga is None else [Merge(look.saga.document, {}, update_time=look.saga.time)]
+    operation = _new(call, seen, look.saga)
     if call.thread_id is None or look.thread is None:
-        return (yield from _store(seen, _new(call, seen), context, tuple(beside)))
+        return (yield from _store(seen, operation, context, tuple(beside)))
     name = keys.thread_doc(call.thread_id)
     now = yield from Now()
     # An operation is a use of its thread, which a sweep then leaves alone. Usually it changes nothing, because parallel
@@ -461,7 +616,7 @@ def _claim(call: Call, seen: Operation | None, look: _Look, context: Context) ->
     is_due = abs(now - look.thread / 1e9) >= NOTE_SECONDS
     note = note_thread(call.thread_id, now, has_root=False) if is_due else {}
     beside.append(Merge(name, note, update_time=look.thread))
-    made = yield from _store(seen, _new(call, seen), context, tuple(beside))
+    made = yield from _store(seen, operation, context, tuple(beside))
     if made is None:
         context.guards.drop(name)
         if call.ordered_by is not None:
@@ -480,8 +635,9 @@ def _store(
     name = operation.document
     own: Write = Create(name, fields)
     if seen is not None:
-        gone = tuple([one for one in ALL_FIELDS if one not in fields])
-        own = Merge(name, fields, remove=gone, update_time=seen.time)
+        own = _replaces(seen, fields)
+        if operation.state == "done" and seen.state != "done":
+            beside = (*beside, *(yield from _undone_by(operation, context)))
     times = yield from Commit((own, *beside))
     if times is None:
         return None
@@ -490,6 +646,33 @@ def _store(
         attempt = replace(attempt, claimed=times[0])
     finished = times[0] if operation.finished is None and attempt.state in ENDED else operation.finished
     return replace(operation, attempt=attempt, finished=finished, time=times[0])
+
+
+def _replaces(seen: Operation, fields: Fields) -> Write:
+    """The write that gives an operation's document other fields, if it is as last seen."""
+    gone = tuple([one for one in ALL_FIELDS if one not in fields])
+    return Merge(seen.document, fields, remove=gone, update_time=seen.time)
+
+
+def _undone_by(operation: Operation, context: Context) -> Flow[tuple[Write, ...]]:
+    """The write that notes in a step that it is undone, for the commit of its undo's outcome; none for all else."""
+    undo = operation.step
+    if undo is None or undo.undoes is None:
+        return ()
+    collection = operation.document.rpartition("/")[0]
+    step = yield from _read(f"{collection}/{keys.operation_segment(undo.undoes)}", context)
+    if step is None or step.step is None or step.step.undone or step.step.epoch != undo.epoch:
+        return ()
+    return ((yield from undone(step, context)),)
+
+
+def undone(step: Operation, context: Context) -> Flow[Write]:
+    """The write that notes in a step, as last seen, that its outcome means nothing to later epochs."""
+    if step.step is None:
+        raise ValueError(f"operation {step.document} is not a step")
+    size = sum(len(value.stored) for value in step.values.values())
+    noted = replace(step, step=replace(step.step, undone=True))
+    return _replaces(step, (yield from Compute(partial(fields_of, noted, context.codec), size=size)))
 
 
 def _parsed(doc: Doc, context: Context) -> Flow[Operation]:
@@ -524,7 +707,7 @@ def record_outcome(claimed: Claim, outcome: Outcome, context: Context) -> Flow[O
     """
     mine = claimed.operation
     stored = _Stored(mine, outcome, context)
-    yield from stored.make(RESULT, INLINE_BYTES)
+    yield from stored.make(RESULT, _room(mine))
     seen: Operation = mine
     for _ in range(MAX_TRIES):
         ended = replace(
@@ -545,6 +728,12 @@ def record_outcome(claimed: Claim, outcome: Outcome, context: Context) -> Flow[O
         if not _is_open(mine, seen):
             return (yield from _record_late(mine, seen, outcome, stored, context))
     raise _kept_changing(mine)
+
+
+def _room(operation: Operation) -> int:
+    """The maximum size of a result in an operation's document."""
+    undo = None if operation.step is None else operation.step.undo
+    return INLINE_BYTES if undo is None else INLINE_BYTES - len(undo.request.data)
 
 
 def _is_recorded(mine: Operation, seen: Operation, outcome: Outcome) -> bool:
@@ -743,7 +932,7 @@ def settle(seen: Operation, outcome: Outcome | None, context: Context) -> Flow[O
         ended = seen.with_state("not-done", by=by)
     else:
         stored = _Stored(seen, outcome, context)
-        yield from stored.make(RESULT, INLINE_BYTES)
+        yield from stored.make(RESULT, _room(seen))
         ended = replace(seen.with_state(outcome.state, by=by), result=stored.value, before=None)
     made = yield from _store(seen, ended, context)
     if made is None:
@@ -793,23 +982,52 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
             found.append(operation)
 
     for state in ("unknown", "claimed"):
-        yield from _visit(thread_id, state, note, context)
+        yield from _visit(thread_id, (("state", state),), note, context)
     return sorted(found, key=lambda one: one.attempt.claimed or 0)
 
 
 def _visit(
-    thread_id: str | None, state: State | None, visit: Callable[[Doc, Operation], Flow[None]], context: Context
+    thread_id: str | None,
+    where: tuple[tuple[str, str], ...],
+    visit: Callable[[Doc, Operation], Flow[None]],
+    context: Context,
 ) -> Flow[None]:
-    """Visit a thread's operations that are in a state, or all; page by page, because results may be large.
+    """Visit a thread's operations whose fields have some values, or all; page by page, because results may be large.
 
     Raises:
         DamageError: One of them is damaged.
     """
-    where, after = () if state is None else (("state", state),), None
+    after = None
     while docs := (yield from QueryDocs(keys.operations(thread_id), where=where, after=after, limit=DOCS_PER_PAGE)):
         for doc in docs:
             yield from visit(doc, (yield from _parsed(doc, context)))
         after = docs[-1].name
+
+
+def of_saga(saga: Saga, context: Context) -> Flow[list[Operation]]:
+    """The steps of a saga and their undos.
+
+    Raises:
+        DamageError: One of them is damaged.
+    """
+    found: list[Operation] = []
+
+    def note(_: Doc, operation: Operation) -> Flow[None]:
+        found.append(operation)
+        yield from ()
+
+    yield from _visit(saga.thread_id, ((SAGA, saga.segment),), note, context)
+    return found
+
+
+def delete(saga: Saga, context: Context) -> Flow[None]:
+    """Delete the steps of a saga and their undos, with their objects."""
+    found = Kept({}, set())
+    for operation in (yield from of_saga(saga, context)):
+        stubs = [stub_in(operation, field, context.codec) for field in operation.values]
+        blobs = {keys.operation_blob(operation.document, one.attempt) for one in stubs if isinstance(one, Stub)}
+        found.expired[operation.document] = operation.time, blobs
+    yield from expire(found)
 
 
 def listed(thread_id: str | None, context: Context, *, only_unresolved: bool = False) -> Flow[list[OperationInfo]]:
@@ -827,7 +1045,7 @@ def listed(thread_id: str | None, context: Context, *, only_unresolved: bool = F
         yield from ()
 
     if not only_unresolved:
-        yield from _visit(thread_id, None, note, context)
+        yield from _visit(thread_id, (), note, context)
     return [one for _, (_, one) in sorted(found.items(), key=lambda item: (item[1][0], item[0]))]
 
 
@@ -860,7 +1078,8 @@ class Kept:
 def kept(thread_id: str | None, cutoff: float, context: Context) -> Flow[Kept]:
     """Find the operations whose outcome need not be kept any longer.
 
-    Only operations that are `done` or `failed` expire. The others still have to be settled.
+    Only operations that are `done` or `failed` expire. The others still have to be settled. A step of a saga expires
+    with the saga.
 
     Args:
         thread_id: The thread; `None` for the operations that all threads share.
@@ -877,12 +1096,12 @@ def kept(thread_id: str | None, cutoff: float, context: Context) -> Flow[Kept]:
             needed = set((yield from Compute(partial(objects, doc, context.codec))))
         except DamagedError as damage:
             raise damaged(doc.name, damage) from None
-        if operation.state in ENDED and operation.has_expired(cutoff):
+        if operation.state in ENDED and operation.step is None and operation.has_expired(cutoff):
             found.expired[doc.name] = operation.time, needed
         else:
             found.objects.update(needed)
 
-    yield from _visit(thread_id, None, note, context)
+    yield from _visit(thread_id, (), note, context)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.format import frames, keys, seals
-from langgraph_gcs_saver.format.checks import natural, require, typed
+from langgraph_gcs_saver.format.checks import natural, optional, require, typed
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.records import record
@@ -37,6 +37,12 @@ RESULT = "result"
 
 LATE = "late"
 """The field that holds late outcomes: a mapping."""
+
+SAGA = "saga"
+"""The field that holds the encoded id of the saga that the operation belongs to, if any. Queries filter by it."""
+
+MAX_UNDO_BYTES = 128 << 10
+"""Most bytes of the request of a step that can be undone. Its undo gets the request, so it is stored with the step."""
 
 
 @record(frozen=True, slots=True)
@@ -112,6 +118,44 @@ class Late:
 
 
 @record(frozen=True, slots=True)
+class Undo:
+    """How to undo a step.
+
+    Attributes:
+        name: The name of its compensation.
+        version: The compensation's version.
+        request: The request of the step, for the compensation.
+    """
+
+    name: str
+    version: int
+    request: Serialized
+
+
+@record(frozen=True, slots=True)
+class Step:
+    """The part that an operation has in a saga: a step, or the undo of a step.
+
+    Attributes:
+        saga: The saga's id.
+        name: The step.
+        epoch: The epoch of the saga in which the step was claimed.
+        savepoints: The number of savepoints that the saga had then.
+        undo: How to undo it; `None` if that is impossible, and for an undo.
+        undone: Whether it was undone. Then its outcome means nothing to later epochs.
+        undoes: For the undo of a step, the key of the step's operation.
+    """
+
+    saga: str
+    name: str
+    epoch: int
+    savepoints: int
+    undo: Undo | None = None
+    undone: bool = False
+    undoes: str | None = None
+
+
+@record(frozen=True, slots=True)
 class Operation:
     """An operation, as its document says.
 
@@ -127,6 +171,7 @@ class Operation:
         late: Outcomes that came after others had taken their attempt's place.
         finished: When its outcome was recorded, by the service's clock.
         result: The outcome's value; `None` before there is one, or if it could not be stored.
+        step: Its part in a saga, if it belongs to one.
         time: The document's update time.
     """
 
@@ -141,6 +186,7 @@ class Operation:
     late: tuple[Late, ...] = ()
     finished: int | None = None
     result: Value | None = None
+    step: Step | None = None
     time: int = 0
 
     @property
@@ -187,9 +233,15 @@ def fields_of(operation: Operation, codec: Codec) -> dict[str, Any]:
         head["finished"] = operation.finished
     if operation.result is not None:
         head["result"] = operation.result.sha256
-    stored = codec.encode_envelope(frames.envelope(head), (operation.document, OPERATION))
+    tail, saga = b"", None
+    if operation.step is not None:
+        head["step"], tail = _step_to_json(operation.step)
+        saga = keys.enc(operation.step.saga)
+    stored = codec.encode_envelope(frames.envelope(head, tail), (operation.document, OPERATION))
     fields: dict[str, Any] = {"format": FORMAT, "state": operation.state, OPERATION: stored}
-    fields["digest"] = _digest(operation.document, operation.state, stored)
+    fields["digest"] = _digest(operation.document, operation.state, saga, stored)
+    if saga is not None:
+        fields[SAGA] = saga
     if operation.result is not None:
         fields[RESULT] = operation.result.stored
     late = {f"v{at}": one.value.stored for at, one in enumerate(operation.late) if one.value is not None}
@@ -198,7 +250,7 @@ def fields_of(operation: Operation, codec: Codec) -> dict[str, Any]:
     return fields
 
 
-ALL_FIELDS = ("format", "state", OPERATION, "digest", RESULT, LATE)
+ALL_FIELDS = ("format", "state", OPERATION, "digest", RESULT, LATE, SAGA)
 
 
 def _attempt_to_json(attempt: Attempt) -> list[Any]:
@@ -207,12 +259,31 @@ def _attempt_to_json(attempt: Attempt) -> list[Any]:
     return [attempt.number, attempt.nonce, attempt.state, lease, attempt.timeout, attempt.claimed, attempt.by]
 
 
+def _step_to_json(step: Step) -> tuple[dict[str, Any], bytes]:
+    """A step for the head of an envelope, and the bytes for its tail."""
+    found: dict[str, Any] = {
+        "saga": step.saga,
+        "name": step.name,
+        "epoch": step.epoch,
+        "savepoints": step.savepoints,
+    }
+    if step.undone:
+        found["undone"] = True
+    if step.undoes is not None:
+        found["undoes"] = step.undoes
+    if step.undo is None:
+        return found, b""
+    found["undo"] = [step.undo.name, step.undo.version, step.undo.request.type]
+    return found, step.undo.request.data
+
+
 def _sha256_of(value: Value | None) -> str | None:
     return None if value is None else value.sha256
 
 
-def _digest(name: str, state: str, stored: bytes) -> bytes:
-    return hashlib.sha256(b"%s\0%s\0%s" % (name.encode(), state.encode(), stored)).digest()
+def _digest(name: str, state: str, saga: str | None, stored: bytes) -> bytes:
+    clear = [name, state] if saga is None else [name, state, saga]
+    return hashlib.sha256(b"\0".join([*map(str.encode, clear), stored])).digest()
 
 
 def envelope(value: Serialized) -> bytes:
@@ -251,9 +322,9 @@ def parse(doc: Doc, codec: Codec) -> Operation:
         UnsupportedFormatError: A newer version of this library wrote it.
     """
     stored, state = _checked(doc)
-    head = _open(codec, stored, (doc.name, OPERATION))[0]
+    head, tail = _open(codec, stored, (doc.name, OPERATION))
     try:
-        found = _parsed(doc, head)
+        found = _parsed(doc, head, tail)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise DamagedError(f"an operation does not parse: {type(error).__name__}", frame=doc.name) from None
     if found.state != state:
@@ -266,7 +337,9 @@ def _checked(doc: Doc) -> tuple[bytes, str]:
     stored, state = doc.fields.get(OPERATION), doc.fields.get("state")
     if not isinstance(stored, bytes) or not isinstance(state, str):
         raise DamagedError("an operation lacks its state or its content", frame=doc.name)
-    if not keys.is_text(state) or doc.fields.get("digest") != _digest(doc.name, state, stored):
+    saga = doc.fields.get(SAGA)
+    is_text = keys.is_text(state) and (saga is None or (isinstance(saga, str) and keys.is_text(saga)))
+    if not is_text or doc.fields.get("digest") != _digest(doc.name, state, saga, stored):
         raise DamagedError("an operation does not match its digest", frame=doc.name)
     return stored, state
 
@@ -278,7 +351,7 @@ def _open(codec: Codec, stored: bytes, place: frames.Place) -> tuple[Any, bytes]
         raise DamagedError(f"an operation is {error}", frame=place[0], clear=error.clear) from None
 
 
-def _parsed(doc: Doc, head: Any) -> Operation:
+def _parsed(doc: Doc, head: Any, tail: bytes) -> Operation:
     key = typed(head["key"], str)
     require(keys.operation_segment(key) == doc.name.rpartition("/")[2])
     attempt, finished = _attempt(head["attempt"]), head.get("finished")
@@ -288,19 +361,38 @@ def _parsed(doc: Doc, head: Any) -> Operation:
         finished = doc.update_time
     stored, segment = doc.fields.get(LATE, {}), keys.operation_thread_segment(doc.name)
     require(isinstance(stored, Mapping))
+    step = _step(head["step"], tail) if "step" in head else None
+    require(doc.fields.get(SAGA) == (None if step is None else keys.enc(step.saga)))
     return Operation(
         document=doc.name,
         thread_id=None if segment is None else keys.told_thread_id(segment),
         key=key,
         name=typed(head["name"], str),
         request=typed(head["request"], str),
-        keep=_seconds(head["keep"]),
+        keep=seconds(head["keep"]),
         attempt=attempt,
         before=_attempt(head["before"]) if "before" in head else None,
         late=tuple([_late(one, stored.get(f"v{at}")) for at, one in enumerate(head.get("late", ()))]),
         finished=None if finished is None else _time(finished),
         result=_value(doc.fields.get(RESULT), head.get("result")),
+        step=step,
         time=doc.update_time,
+    )
+
+
+def _step(found: Any, tail: bytes) -> Step:
+    undo = None
+    if "undo" in found:
+        name, version, kind = found["undo"]
+        undo = Undo(typed(name, str), natural(version), Serialized(typed(kind, str), tail))
+    return Step(
+        saga=typed(found["saga"], str),
+        name=typed(found["name"], str),
+        epoch=natural(found["epoch"]),
+        savepoints=natural(found["savepoints"]),
+        undo=undo,
+        undone=typed(found.get("undone", False), bool),
+        undoes=optional(found.get("undoes"), str),
     )
 
 
@@ -312,7 +404,7 @@ def _attempt(found: Any) -> Attempt:
         nonce=typed(nonce, str),
         state=cast("State", state),
         holder=None if lease is None else Holder(typed(lease[0], str), typed(lease[1], str), _time(lease[2])),
-        timeout=_seconds(timeout),
+        timeout=seconds(timeout),
         claimed=None if claimed is None else _time(claimed),
         by=typed(by, str),
     )
@@ -336,7 +428,12 @@ def _time(value: Any) -> int:
     return natural(value, bits=63)
 
 
-def _seconds(value: Any) -> float:
+def seconds(value: Any) -> float:
+    """A number of seconds for which something is kept.
+
+    Raises:
+        ValueError: It is none.
+    """
     require(type(value) in (int, float) and 0 <= value <= MAX_SECONDS)
     return float(value)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import item_batches, keys, operations, turns
+from langgraph_gcs_saver.format import item_batches, keys, operations, sagas, turns
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import Stub
 from langgraph_gcs_saver.records import record
@@ -137,6 +137,15 @@ COLLECTIONS: tuple[Collection, ...] = (
         is_clear=turns.is_clear,
     ),
     Collection(id=keys.RECOVERIES, is_name=keys.is_recovery_doc, moved=False),
+    Collection(
+        id=keys.SAGAS,
+        is_name=keys.is_saga_doc,
+        copied=sagas.copied,
+        equal=sagas.equal,
+        objects=sagas.objects,
+        is_clear=sagas.is_clear,
+        unindexed=("format", sagas.SAGA),
+    ),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""
 
