@@ -6,12 +6,11 @@ often the operation took effect, and which result was given. They are a document
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Flow, GetDocs, Merge
 from langgraph_gcs_saver.errors import (
     ConflictError,
     InvalidInputError,
@@ -26,58 +25,37 @@ from langgraph_gcs_saver.flows.operations import Claim, Outcome
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import ENDED, Operation, parse
-from langgraph_gcs_saver.stores import memory, rows
-from langgraph_gcs_saver.stores.values import to_map
 
+from .ghosts import Haunted, let_time_pass, outside
 from .world import CODEC, THREAD, Call, Process, Run, World, delete
 
 KEY = "order-17"
 OPERATION = keys.operation_doc(THREAD, KEY)
 FENCE = keys.fence_doc(THREAD)
-EFFECT = "effect/"
-"""Begins the names of documents that stand for the side effect itself, outside of the store."""
-
-LATE = "clock/late"
-"""Once this document exists, the service's clock is far ahead of all documents."""
-
-GIVEN = "given/"
-TOLD = "told/"
-_GHOSTS = "ghosts/all"
 
 
-class Watched(World):
-    """A world that judges each commit by the documents before and after it."""
+class Watched(Haunted):
+    """A world with one operation."""
 
-    def perform(self, effect: Effect[Any], stamp: int) -> tuple[Any, World]:
-        if isinstance(effect, Commit) and effect.writes[0].name.startswith((EFFECT, GIVEN, TOLD)):
-            kind, _, what = effect.writes[0].name.partition("/")
-            ghosts = self.ghosts
-            return (0,), self if ghosts["over"] else self._noted(_OUTSIDE[kind](self, ghosts, what))
-        answer, after = super().perform(effect, stamp)
-        if isinstance(effect, GetDocs) and self.doc(LATE) is not None:
-            answer.read_time = 1 << 70
-        watched = Watched(after.table, after.blobs)
-        if isinstance(effect, Commit) and answer is not None:
-            watched = watched._noted(_judge(self, watched, self.ghosts))
-        return answer, watched
+    AT_FIRST: ClassVar[dict[str, Any]] = {
+        "open": [],
+        "effects": [],
+        "given": None,
+        "allowed": [],
+        "over": False,
+        "bad": "",
+    }
 
-    @cached_property
-    def ghosts(self) -> dict[str, Any]:
-        doc = self.doc(_GHOSTS)
-        found: dict[str, Any] = {} if doc is None else json.loads(doc.fields["ghosts"])
-        return {"open": [], "effects": [], "given": None, "allowed": [], "over": False, "bad": ""} | found
+    def happens(self, ghosts: dict[str, Any], kind: str, what: str) -> dict[str, Any]:
+        return ghosts if ghosts["over"] else _OUTSIDE[kind](self, ghosts, what)
+
+    def judge(self, after: Watched, ghosts: dict[str, Any]) -> dict[str, Any]:
+        return _judge(self, after, ghosts)
 
     @cached_property
     def operation(self) -> Operation | None:
         doc = self.doc(OPERATION)
         return None if doc is None else parse(doc, CODEC)
-
-    def _noted(self, ghosts: dict[str, Any]) -> Watched:
-        if ghosts == self.ghosts:
-            return self
-        # Always of the same time, so that equal worlds meet.
-        row = (to_map({"ghosts": json.dumps(ghosts)}).SerializeToString(deterministic=True), 0, 1)
-        return Watched(memory.replaced(self.table, {rows.key_of(_GHOSTS): row}), self.blobs)
 
 
 def _judge(before: Watched, after: Watched, ghosts: dict[str, Any]) -> dict[str, Any]:
@@ -158,11 +136,6 @@ _OUTSIDE: dict[str, Callable[[Watched, dict[str, Any], str], dict[str, Any]]] = 
 }
 
 
-def outside(kind: str, what: str) -> Flow[None]:
-    """Something that happens outside of the store."""
-    yield from Commit((Create(f"{kind}{what}", {}),))
-
-
 # What processes do
 
 NONCE: Callable[[Context, Fence | None], str] = lambda context, _: context.new_attempt()  # noqa: E731 - tests set it
@@ -195,14 +168,14 @@ def once(context: Context, fence: Fence | None, *, repeats: bool = False, sends:
     if not sends:
         yield from operations.withdraw(found, context)
         return "not sent"
-    yield from outside(EFFECT, f"{call.nonce} {context.new_attempt()[0]}")
+    yield from outside("effect", f"{call.nonce} {context.new_attempt()[0]}")
     return (yield from _record(found, call.nonce, context))
 
 
 def _record(found: Claim, nonce: str, context: Context) -> Flow[str]:
     outcome = Outcome("done", Serialized("text", nonce.encode()))
     ended = yield from operations.record_outcome(found, outcome, context)
-    yield from outside(TOLD, nonce)
+    yield from outside("told", nonce)
     if ended is not None and ended.state in ENDED:
         yield from _give(ended, context)
     return "ran"
@@ -211,7 +184,7 @@ def _record(found: Claim, nonce: str, context: Context) -> Flow[str]:
 def _give(ended: Operation, context: Context) -> Flow[None]:
     result = yield from operations.read_result(ended, context)
     if result is not None:
-        yield from outside(GIVEN, result.data.decode())
+        yield from outside("given", result.data.decode())
 
 
 def _fence(doc: Doc) -> Fence:
@@ -268,13 +241,6 @@ def expiry() -> Call:
         yield from operations.expire(found)
 
     return Call("expire", start)
-
-
-def let_time_pass() -> Call:
-    def start(_: Context) -> Flow[None]:
-        yield from Commit((Merge(LATE, {"is": "late"}),))
-
-    return Call("let time pass", start)
 
 
 # Scenarios
