@@ -203,6 +203,18 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     )
 
 
+def laid_out(request: PutWrites, context: Context) -> Flow[tuple[tuple[Write, ...], tuple[PutBlob, ...]]]:
+    """What stores pending writes of a checkpoint that does not exist yet, for the commit that creates it.
+
+    Returns:
+        The writes, and the objects that must be uploaded before.
+    """
+    size = sum(len(write.value.data) for write in request.writes)
+    function = partial(_records, request, request.writes, context.within(request.ns))
+    records = yield from Compute(function, size=size)
+    return tuple(_commit(records, None)), tuple(one.upload for one in records if one.upload is not None)
+
+
 def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], thread: Guard) -> Flow[None]:
     """Delete the uploads of a failed commit, once it is certain that it was not applied, and will not be.
 

@@ -190,6 +190,8 @@ def _newest(latest: CheckpointTuple, now: datetime) -> str:
 _EPOCH = datetime(1582, 10, 15, tzinfo=timezone.utc)
 """The time at which UUIDs of version 6 begin."""
 
+_UNIX_SECONDS = (datetime(1970, 1, 1, tzinfo=timezone.utc) - _EPOCH).total_seconds()
+
 _SKEW = timedelta(minutes=5)
 """The most that the clock of another process may be ahead."""
 
@@ -208,14 +210,25 @@ def next_id(newest: str, step: int) -> str:
     from langgraph.checkpoint.base.id import uuid6  # noqa: PLC0415 - slow to import, and few processes edit
 
     found = str(uuid6(clock_seq=step))
-    if found > newest:
-        return found
+    return found if found > newest else _after(newest, secrets.randbits(62))
+
+
+def id_at(newest: str, step: int, now: float, node: int) -> str:
+    """Like `next_id`, from a time in seconds since the epoch, and 48 random bits."""
+    ticks = int((now + _UNIX_SECONDS) * 1e6) * 10
+    rest = (step & 0x3FFF) << 48 | node
+    found = str(_at(ticks, rest))
+    return found if found > newest else _after(newest, rest)
+
+
+def _after(newest: str, rest: int) -> str:
+    """The next id after `newest`."""
     try:
         number = UUID(newest).int
     except ValueError:
         number = 0
     ticks = ((number >> 80) << 12 | (number >> 64) & 0xFFF) + 1
-    following = _at(ticks, secrets.randbits(62))
+    following = _at(ticks, rest)
     if number == 0 or str(following) <= newest:
         raise InvalidInputError(f"No new id can sort after the id of the latest checkpoint, {newest!r}.")
     return str(following)

@@ -1,0 +1,539 @@
+"""Forks a thread at one of its checkpoints: the thread then continues from there, and keeps all its checkpoints.
+
+A fork is a copy of the checkpoint with a greater id than any other of its namespace. So it is the tip, and a graph that
+is invoked without a checkpoint id resumes from it. It is a sibling of the original, as LangGraph's `__copy__` makes it,
+and refers to the same frames.
+
+Subgraphs that keep their state are part of the fork. The state of such a subgraph at a checkpoint is its newest one
+with a smaller id, from which LangGraph replays it. If the subgraph has a newer one, its state is copied, too, under an
+id smaller than that of the root graph's fork. If it had no state, it gets an empty checkpoint, from which it begins
+anew. Namespaces of a single call of a subgraph are not part of it, because the resumed run makes the call again.
+
+Interrupts that wait at the checkpoint wait at the fork. Other pending writes stay behind: they belong to the step that
+the original's own child has made.
+
+One commit makes the fork. It requires that the copied checkpoints and the former tips are as they were read, and
+changes all of them. So a pruner that is about to delete a copied checkpoint fails. A process without a lease that was
+about to continue a former tip finds a mark that was not there when it read the tip, and stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Compute,
+    Create,
+    Delete,
+    Doc,
+    Flow,
+    Gather,
+    GetDocs,
+    Merge,
+    Now,
+    PutBlob,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Loads
+from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of, read_manifest, unreadable
+from langgraph_gcs_saver.flows.places import recheck
+from langgraph_gcs_saver.flows.readback import discard, failed, upload
+from langgraph_gcs_saver.flows.threads import note_thread
+from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites, laid_out, query, read_writes
+from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format.manifest import (
+    LISTED_BY,
+    RUNS_BY,
+    DamagedError,
+    DocumentKind,
+    Manifest,
+    heir_field,
+    heir_of,
+    kind_of,
+)
+from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.portable import PortableSerializer, forks
+from langgraph_gcs_saver.records import record
+
+_MASK = ("format", "ns", "manifest", "digest", "heir")
+"""The fields of a checkpoint's document that a fork needs: all but its frames."""
+
+_INTERRUPT, _RESUME = -3, -4
+"""LangGraph's numbers of the channels of interrupts and of answers to them (`WRITES_IDX_MAP`)."""
+
+_SERDE = PortableSerializer()
+"""Reads and writes metadata without importing what it names."""
+
+
+@record(frozen=True, slots=True)
+class ForkPlan:
+    """A fork that is laid out, and not stored.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoint_id: The checkpoint of the root graph that is copied.
+        newest: The newest checkpoint of the root graph so far.
+        forks: The ids of the forks, by namespace; the empty one is that of the root graph.
+        created: The documents of the forks.
+        waiting: Documents of the interrupts that wait at the forks.
+        changed: The fields that other documents get, and the update time that they must have, by name.
+        heirs: The former heirs of the parents of the copied checkpoints, by name.
+        noted: The fields that the thread's document gets.
+        uploads: Objects that must be uploaded before the commit.
+    """
+
+    thread_id: str
+    checkpoint_id: str
+    newest: str
+    forks: Mapping[str, str]
+    created: tuple[Create, ...]
+    waiting: tuple[Write, ...]
+    changed: Mapping[str, tuple[Mapping[str, Any], int]]
+    heirs: Mapping[str, str | None]
+    noted: Mapping[str, Any]
+    uploads: tuple[PutBlob, ...]
+
+    @property
+    def fork_id(self) -> str:
+        """The id of the root graph's fork."""
+        return self.forks[""]
+
+    @property
+    def name(self) -> str:
+        """Name of the document of the root graph's fork."""
+        return keys.checkpoint_doc(self.thread_id, "", self.fork_id)
+
+    @property
+    def config(self) -> dict[str, dict[str, str]]:
+        """The config of the root graph's fork."""
+        return {"configurable": {"thread_id": self.thread_id, "checkpoint_ns": "", "checkpoint_id": self.fork_id}}
+
+    def writes(self, fence: Fence) -> tuple[Write, ...]:
+        """The writes of the commit that makes the fork, under a lease of the thread."""
+        return (
+            *[replace(one, fields={**one.fields, **fence.mark}) for one in self.created],
+            *self.waiting,
+            *[Merge(name, fields, update_time=time) for name, (fields, time) in self.changed.items()],
+            Merge(keys.thread_doc(self.thread_id), self.noted),
+            fence.check(),
+        )
+
+
+@record(frozen=True, slots=True)
+class _Space:
+    """A namespace to be forked.
+
+    Attributes:
+        ns: The namespace.
+        newest: The greatest id in it.
+        tip: Its newest checkpoint.
+        source: The checkpoint to be copied, and its manifest; `None` for a subgraph that had no state.
+    """
+
+    ns: str
+    newest: str
+    tip: Doc
+    source: tuple[Doc, Manifest] | None
+
+
+def plan(thread_id: str, checkpoint_id: str, context: Context) -> Flow[ForkPlan]:
+    """Lay out the fork of a thread at a checkpoint of its root graph. This changes nothing.
+
+    Raises:
+        CheckpointCorruptError: A checkpoint that would be copied, or its interrupts, are damaged.
+        ConflictError: The thread changed in every try.
+        InvalidInputError: The checkpoint does not exist, or no id can follow those of its namespace.
+        SerializationError: Another serializer than LangGraph's wrote the metadata.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    for _ in range(MAX_TRIES):
+        spaces = yield from _spaces(thread_id, checkpoint_id, context)
+        if spaces is not None:
+            return (yield from _Layout(thread_id, checkpoint_id, context).of(spaces))
+    raise _conflict(thread_id, checkpoint_id)
+
+
+def fork(
+    thread_id: str, checkpoint_id: str, fence: Fence, context: Context, beside: tuple[Write, ...] = ()
+) -> Flow[str]:
+    """Fork a thread at a checkpoint of its root graph, in one commit.
+
+    Args:
+        thread_id: The thread.
+        checkpoint_id: The checkpoint.
+        fence: The lease of the thread, which the commit requires.
+        context: Options and caches.
+        beside: Other writes of the commit.
+
+    Returns:
+        The id of the fork. It is the newest checkpoint of the root graph.
+
+    Raises:
+        CheckpointVerificationError: The fork did not read back as it was written. It was withdrawn.
+        ConflictError: A document that the commit depends on changed in every try.
+        FencedError: The lease is lost.
+    """
+    for _ in range(MAX_TRIES):
+        found = yield from plan(thread_id, checkpoint_id, context)
+        refuse_large([*found.writes(fence), *beside], f"The fork of thread {thread_id!r}")
+        if (yield from committed([found], {thread_id: fence}, context, beside)):
+            return found.fork_id
+        fence.require((yield from GetDocs((fence.name,))).get(fence.name))
+    raise _conflict(thread_id, checkpoint_id)
+
+
+def committed(
+    plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: Context, beside: tuple[Write, ...] = ()
+) -> Flow[bool]:
+    """Store the forks of one or several threads, all or none of them.
+
+    Args:
+        plans: The forks.
+        fences: The leases of their threads, by thread.
+        context: Options and caches.
+        beside: Other writes of the commit.
+
+    Returns:
+        False if a document has changed that the commit depends on. Then nothing is stored.
+
+    Raises:
+        CheckpointVerificationError: Something did not read back as it was written. Nothing is stored.
+    """
+    uploads = [one for found in plans for one in found.uploads]
+    started = yield from Now()
+    wrong = yield from upload(uploads, reads_back=context.reads_back)
+    if wrong is not None:
+        raise failed(_what(plans), wrong.name)
+    if uploads and (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
+        yield from discard(uploads)
+        return False
+    writes = [write for found in plans for write in found.writes(fences[found.thread_id])]
+    times = yield from Commit((*writes, *beside))
+    for found in plans:
+        for name in found.changed:
+            context.heads.drop(name)
+    # After a lost answer, a commit that was applied finds its own documents. Their ids are in no other commit.
+    if times is None and plans[0].name not in (yield from GetDocs((plans[0].name,), mask=())):
+        yield from discard(uploads)
+        return False
+    if context.reads_back:
+        yield from _read_back(plans, fences, context)
+    return True
+
+
+def _read_back(plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: Context) -> Flow[None]:
+    """Read what was stored, and withdraw all of it if it differs."""
+    wanted = {one.name: one.fields for found in plans for one in found.created}
+    docs = yield from GetDocs(tuple(wanted))
+    wrong = [name for name, doc in docs.items() if any(doc.fields.get(key) != one for key, one in wanted[name].items())]
+    if not wrong:
+        return
+    heirs = {name: heir for found in plans for name, heir in found.heirs.items()}
+    parents = yield from GetDocs(tuple(heirs), mask=("heir",))
+    writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs.values()]
+    writes += [Delete(write.name) for found in plans for write in found.waiting]
+    writes += [_former(doc, heirs[doc.name], context) for doc in parents.values()]
+    writes += [fences[found.thread_id].check() for found in plans]
+    yield from Commit(tuple(writes))
+    raise failed(_what(plans), wrong[0])
+
+
+def _former(parent: Doc, heir: str | None, context: Context) -> Merge:
+    """The write that gives a parent its former heir back."""
+    if heir is None:
+        return Merge(parent.name, {}, remove=("heir",), update_time=parent.update_time)
+    return Merge(parent.name, {"heir": heir_field(heir, context.new_attempt())}, update_time=parent.update_time)
+
+
+def _what(plans: Sequence[ForkPlan]) -> str:
+    return f"The fork of {', '.join(repr(found.thread_id) for found in plans)}"
+
+
+def refuse_large(writes: Sequence[Write], what: str) -> None:
+    """Refuse a commit that is larger than Firestore accepts.
+
+    Raises:
+        InvalidInputError: It is too large.
+    """
+    size = size_of(writes)
+    if size > limits.COMMIT_BYTES:
+        raise InvalidInputError(
+            f"{what} would be a commit of {size:,} bytes; Firestore accepts {limits.COMMIT_BYTES:,}. Nothing was "
+            "changed."
+        )
+
+
+def size_of(writes: Iterable[Write]) -> int:
+    """Bytes of the writes of a commit, roughly as Firestore counts them."""
+    return sum(len(write.name) + (0 if isinstance(write, Delete) else _bytes(write.fields)) for write in writes)
+
+
+_ATOM = 8
+"""Bytes of a number, or around text, bytes or a map."""
+
+
+def _bytes(value: object) -> int:
+    match value:
+        case Mapping():
+            return _ATOM + sum(len(key) + _bytes(item) for key, item in value.items())
+        case str() | bytes():
+            return _ATOM + len(value)
+        case _:
+            return _ATOM
+
+
+def _conflict(thread_id: str, checkpoint_id: str) -> ConflictError:
+    return ConflictError(
+        f"Thread {thread_id!r} was not forked at checkpoint {checkpoint_id!r}: other writers changed the thread, or "
+        f"another document that the commit depends on, {MAX_TRIES} times in a row. Nothing was stored. Call again."
+    )
+
+
+# What is forked
+
+
+def _spaces(thread_id: str, checkpoint_id: str, context: Context) -> Flow[list[_Space] | None]:
+    """The namespaces to be forked, that of the root graph first; `None` if the thread changed meanwhile."""
+    start, end = keys.checkpoint_range(thread_id, checkpoint_id)
+    listed = yield from QueryDocs(keys.checkpoints(thread_id), end=end, mask=RUNS_BY)
+    newest: dict[str, str] = {}
+    tips: dict[str, Doc] = {}
+    for doc in listed:
+        segment = keys.ns_segment_of(doc.name)
+        newest.setdefault(segment, keys.checkpoint_id_of(doc.name))
+        if kind_of(doc) is DocumentKind.CHECKPOINT:
+            tips.setdefault(segment, doc)
+    root = keys.enc("")
+    name = keys.checkpoint_doc(thread_id, "", checkpoint_id)
+    if not any(doc.name == name and kind_of(doc) is DocumentKind.CHECKPOINT for doc in listed):
+        raise InvalidInputError(
+            f"Thread {thread_id!r} has no checkpoint {checkpoint_id!r}. List its checkpoints with "
+            f"`langgraph-gcs history`, and choose another one."
+        )
+    others = [segment for segment in tips if segment != root and _may_keep_state(segment)]
+    states = yield from _states(thread_id, others, end)
+    docs = yield from GetDocs((name, *[tips[segment].name for segment in others]), mask=_MASK)
+    if len(docs) != len(others) + 1:
+        return None
+    found = [_Space("", newest[root], tips[root], (docs[name], (yield from _manifest(docs[name], context))))]
+    for segment in others:
+        tip = docs[tips[segment].name]
+        ns = (yield from _manifest(tip, context)).ns
+        if ":" in ns:
+            continue
+        state = states[segment]
+        source = None if state is None else (state, (yield from _manifest(state, context)))
+        found.append(_Space(ns, newest[segment], tip, source))
+    return found
+
+
+def _may_keep_state(segment: str) -> bool:
+    """Whether a namespace can be that of a subgraph that keeps its state: it has no id of a task."""
+    ns = keys.dec(segment)
+    return ns is None or ":" not in ns
+
+
+def _states(thread_id: str, segments: Sequence[str], start: str) -> Flow[dict[str, Doc | None]]:
+    """The newest checkpoint of each of some namespaces, of those whose names are not before `start`."""
+    found: dict[str, Doc | None] = {}
+    after: dict[str, str | None] = dict.fromkeys(segments)
+    while after:
+        pages = yield from Gather(
+            tuple(
+                QueryDocs(keys.checkpoints(thread_id), (("ns", segment),), start, last, limit=1, mask=_MASK)
+                for segment, last in after.items()
+            )
+        )
+        for segment, page in zip(list(after), pages, strict=True):
+            doc = page[0] if page else None
+            if doc is not None and keys.ns_segment_of(doc.name) != segment:
+                after[segment] = doc.name
+            else:
+                found[segment] = doc
+                del after[segment]
+    return found
+
+
+def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
+    try:
+        return (yield from read_manifest(doc, context.codec))
+    except DamagedError as damage:
+        thread_id, ns = (keys.told_thread_id(keys.thread_segment_of(doc.name)), keys.told_id(keys.ns_segment_of(doc.name)))
+        yield from recheck(context, is_missing=damage.missing)
+        error = unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
+    raise error
+
+
+# The layout
+
+
+class _Layout:
+    """Lays out the fork of a thread.
+
+    Attributes:
+        mark: What the commit writes into the field `fence` of the former tips and of the copied checkpoints. It is new,
+            so that these documents change, and a process that has read them before stops.
+        times: The update times of documents that the commit changes, by name.
+        fields: The fields that they get.
+    """
+
+    def __init__(self, thread_id: str, checkpoint_id: str, context: Context) -> None:
+        self.thread_id = thread_id
+        self.checkpoint_id = checkpoint_id
+        self.context = context
+        self.loads: Loads = partial(loads, _SERDE)
+        self.mark = context.new_attempt()
+        self.times: dict[str, int] = {}
+        self.fields: dict[str, dict[str, Any]] = {}
+        self.heirs: dict[str, str | None] = {}
+        self.created: list[Create] = []
+        self.uploads: list[PutBlob] = []
+
+    def of(self, spaces: Sequence[_Space]) -> Flow[ForkPlan]:
+        now = yield from Now()
+        ids = self._ids(spaces, now)
+        for space in spaces:
+            self._change(space.tip, {"fence": self.mark})
+            if space.source is not None:
+                self._change(space.source[0], {"fence": self.mark})
+            known, metadata = self._copy(space, ids, now)
+            yield from self._create(known, metadata)
+        yield from self._give_heirs(spaces, ids)
+        waiting = yield from self._waiting(spaces, ids)
+        return ForkPlan(
+            self.thread_id,
+            self.checkpoint_id,
+            keys.checkpoint_id_of(spaces[0].tip.name),
+            ids,
+            tuple(self.created),
+            waiting,
+            {name: (fields, self.times[name]) for name, fields in self.fields.items()},
+            self.heirs,
+            note_thread(self.thread_id, now, has_root=True),
+            tuple(self.uploads),
+        )
+
+    def _change(self, doc: Doc, fields: Mapping[str, Any]) -> None:
+        self.times[doc.name] = doc.update_time
+        self.fields.setdefault(doc.name, {}).update(fields)
+
+    def _ids(self, spaces: Sequence[_Space], now: float) -> dict[str, str]:
+        """The ids of the forks. That of the root graph is greater than those of its subgraphs' states."""
+        root, *others = spaces
+        ids = {
+            space.ns: forks.fork_id(space.newest, self._step(space), now, self.context.new_attempt())
+            for space in others
+        }
+        newest = max([root.newest, *ids.values()])
+        return {"": forks.fork_id(newest, self._step(root), now, self.context.new_attempt()), **ids}
+
+    def _step(self, space: _Space) -> object:
+        if space.source is None:
+            return 0
+        return forks.metadata_of(self._metadata(space.source[1]))["step"]
+
+    def _metadata(self, known: Manifest) -> Mapping[str, Any]:
+        try:
+            return metadata_of(known, self.loads)
+        except DamagedError as damage:
+            error = unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
+        raise error
+
+    def _copy(self, space: _Space, ids: Mapping[str, str], now: float) -> tuple[Manifest, dict[str, Any]]:
+        """The manifest of a namespace's fork, and its metadata."""
+        if space.source is None:
+            plain, metadata = forks.empty_checkpoint(4, now), forks.empty_metadata(ids[""])
+            found = Manifest(self.thread_id, space.ns, ids[space.ns], None, plain, None, _dumps(metadata), {})
+            return found, metadata
+        known = space.source[1]
+        metadata = forks.metadata_of(self._metadata(known))
+        channels = {channel: ref.inherited(known.checkpoint_id) for channel, ref in known.channels.items()}
+        found = replace(
+            known,
+            checkpoint_id=ids[space.ns],
+            checkpoint=forks.checkpoint_of(known.checkpoint, now),
+            metadata=_dumps(metadata),
+            channels=channels,
+        )
+        return found, metadata
+
+    def _create(self, known: Manifest, metadata: Mapping[str, Any]) -> Flow[None]:
+        """Lay out the document of a fork."""
+        index = filters.index(metadata, self.context.clear_metadata)
+        room = manifest.PAYLOAD_BYTES - filters.size(index)
+        context = self.context.within(known.ns)
+        body, blob = yield from Compute(
+            partial(encode_manifest, known, room, context), size=500 * len(known.channels)
+        )
+        if blob is not None:
+            self.uploads.append(blob)
+        self.created.append(Create(known.name, manifest.to_fields(known, body, b"", run_id=None, index=index)))
+
+    def _give_heirs(self, spaces: Sequence[_Space], ids: Mapping[str, str]) -> Flow[None]:
+        """Name the forks in their parents, so that a fork that is lost is missed."""
+        parents = {
+            keys.checkpoint_doc(self.thread_id, space.ns, space.source[1].parent_id): ids[space.ns]
+            for space in spaces
+            if space.source is not None and space.source[1].parent_id is not None
+        }
+        if not parents:
+            return
+        docs = yield from GetDocs(tuple(parents), mask=(*LISTED_BY, "heir"))
+        for name, doc in docs.items():
+            if kind_of(doc) is DocumentKind.CHECKPOINT:
+                self.heirs[name] = heir_of(doc)
+                self._change(doc, {"heir": heir_field(parents[name], self.context.new_attempt())})
+
+    # Interrupts
+
+    def _waiting(self, spaces: Sequence[_Space], ids: Mapping[str, str]) -> Flow[tuple[Write, ...]]:
+        """The interrupts that wait at the copied checkpoints, for the forks."""
+        sources = [space.source[1] for space in spaces if space.source is not None]
+        pages = yield from Gather(
+            tuple(query(self.thread_id, one.ns, one.checkpoint_id, one.checkpoint_id) for one in sources)
+        )
+        found: list[Write] = []
+        for known, docs in zip(sources, pages, strict=True):
+            asked = [doc for doc in docs if keys.writes_task_of(doc.name)[1] and keys.INTERRUPT in doc.fields]
+            if not asked:
+                continue
+            finished = {task for doc in docs for task, special in (keys.writes_task_of(doc.name),) if not special}
+            for task, writes in (yield from self._asked(known, asked, finished)).items():
+                request = PutWrites(self.thread_id, known.ns, ids[known.ns], task, writes)
+                laid, uploads = yield from laid_out(request, self.context)
+                found += laid
+                self.uploads += uploads
+        return tuple(found)
+
+    def _asked(
+        self, known: Manifest, docs: Sequence[Doc], finished: set[str]
+    ) -> Flow[dict[str, list[PendingWrite]]]:
+        """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
+
+        A task that has finished since was given its last answer after that, so it asks from the beginning.
+        """
+        try:
+            read = yield from read_writes([known.checkpoint_id], docs, self.context.codec)
+        except DamagedError as damage:
+            yield from recheck(self.context, is_missing=damage.missing)
+            error = unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
+        else:
+            found: dict[str, list[PendingWrite]] = {}
+            for write in read[known.checkpoint_id]:
+                kept = write.idx == _INTERRUPT or (write.idx == _RESUME and keys.enc(write.task_id) not in finished)
+                if kept:
+                    found.setdefault(write.task_id, []).append(write)
+            return found
+        raise error
+
+
+def _dumps(metadata: Mapping[str, Any]) -> manifest.Serialized:
+    return dumps(_SERDE, metadata, "The metadata of a fork")
