@@ -819,7 +819,7 @@ class Recovery:
         return f"Thread {self.thread_id!r}: {self.outcome}{error}{tried}"
 
 
-RecoveryKind = Literal["takeover", "fallback", "repair"]
+RecoveryKind = Literal["takeover", "fallback", "repair", "restore", "rollback"]
 """Why a thread had to recover; see `RecoveryRecord`."""
 
 
@@ -834,13 +834,16 @@ class RecoveryRecord:
         time: When it was recorded.
         kind: `takeover`: a process crashed while it held the thread's lease, and its lease was ended. `fallback`: the
             newest checkpoint was damaged, and an older one was read in its place. `repair`: damage was repaired.
+            `restore`: a consistent set of the thread's team was restored. `rollback`: a saga was rolled back, and the
+            thread continues from the saga's savepoint.
         lost: For a takeover, seconds from the newest checkpoint of the root graph, or from the beginning of the crashed
             process's lease if that was later. For a fallback, seconds from the checkpoint that was read to the damaged
-            one. `None` if it is not known.
+            one. For a restore or a rollback, seconds from the checkpoint that is the state again to the newest one.
+            `None` if it is not known.
         down: For a takeover, those of these seconds that came after the crashed process's last sign of life.
         held: For a takeover, seconds from the beginning of that lease to this sign of life.
         restore: Seconds until the state was there again: from a takeover until its process had read the state, or the
-            length of the read, or of the repair. `None` if the process has not read it, or has crashed before.
+            length of the read, of the repair, of the restore or of the rollback. `None` if the process has not read it, or has crashed before.
         ran_again: The nodes that were due at the checkpoint that was read, in order of their names. A task of theirs
             that had finished before did not run again. Empty if a new input replaced them. `None` if it is not known,
             as with a cipher whose `clear_metadata` does not name `node`.

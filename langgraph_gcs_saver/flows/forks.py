@@ -81,6 +81,9 @@ class ForkPlan:
         thread_id: The thread.
         checkpoint_id: The checkpoint of the root graph that is copied.
         newest: The newest checkpoint of the root graph so far.
+        stored: When the copied checkpoint was stored, by the service's clock.
+        lost: Seconds from then until the newest one was stored.
+        copied: The manifests of the checkpoints that are copied.
         forks: The ids of the forks, by namespace; the empty one is that of the root graph.
         created: The documents of the forks.
         waiting: Documents of the interrupts that wait at the forks.
@@ -93,6 +96,9 @@ class ForkPlan:
     thread_id: str
     checkpoint_id: str
     newest: str
+    stored: int
+    lost: float
+    copied: tuple[Manifest, ...]
     forks: Mapping[str, str]
     created: tuple[Create, ...]
     waiting: tuple[Write, ...]
@@ -183,7 +189,7 @@ def fork(
     """
     for _ in range(MAX_TRIES):
         found = yield from plan(thread_id, checkpoint_id, context)
-        refuse_large([*found.writes(fence), *beside], f"The fork of thread {thread_id!r}")
+        refuse_large(size_of([*found.writes(fence), *beside]), f"The fork of thread {thread_id!r}")
         if (yield from committed([found], {thread_id: fence}, context, beside)):
             return found.fork_id
         fence.require((yield from GetDocs((fence.name,))).get(fence.name))
@@ -257,13 +263,16 @@ def _what(plans: Sequence[ForkPlan]) -> str:
     return f"The fork of {', '.join(repr(found.thread_id) for found in plans)}"
 
 
-def refuse_large(writes: Sequence[Write], what: str) -> None:
+def refuse_large(size: int, what: str) -> None:
     """Refuse a commit that is larger than Firestore accepts.
+
+    Args:
+        size: Its bytes.
+        what: What it does, for the error.
 
     Raises:
         InvalidInputError: It is too large.
     """
-    size = size_of(writes)
     if size > limits.COMMIT_BYTES:
         raise InvalidInputError(
             f"{what} would be a commit of {size:,} bytes; Firestore accepts {limits.COMMIT_BYTES:,}. Nothing was "
@@ -408,10 +417,15 @@ class _Layout:
             yield from self._create(known, metadata)
         yield from self._give_heirs(spaces, ids)
         waiting = yield from self._waiting(spaces, ids)
+        tip, original = spaces[0].tip, spaces[0].source
+        stored = tip.create_time if original is None else original[0].create_time
         return ForkPlan(
             self.thread_id,
             self.checkpoint_id,
-            keys.checkpoint_id_of(spaces[0].tip.name),
+            keys.checkpoint_id_of(tip.name),
+            stored,
+            max(0, tip.create_time - stored) / 1e9,
+            tuple(space.source[1] for space in spaces if space.source is not None),
             ids,
             tuple(self.created),
             waiting,

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -136,6 +136,28 @@ def taken(thread_id: str, now: int, nonce: str, fields: Mapping[str, float]) -> 
         fields: What `times` says.
     """
     return Merge(keys.recovery_doc(thread_id, now, nonce), {**_head("takeover", now), **fields})
+
+
+def went_back(
+    thread_id: str, kind: Literal["restore", "rollback"], now: int, nonce: str, lost: float, restore: float
+) -> Merge:
+    """The write that records that a thread was forked at an older checkpoint, for the commit that does so.
+
+    Args:
+        thread_id: The thread.
+        kind: Why: a set of its team was restored, or a saga was rolled back.
+        now: The time, by the service's clock.
+        nonce: Digits that no other record of the thread has.
+        lost: Seconds from the older checkpoint to the newest one.
+        restore: Seconds that it took so far.
+    """
+    fields = {**_head(kind, now), "lost": float(lost), "restore": float(restore)}
+    return Merge(keys.recovery_doc(thread_id, now, nonce), fields)
+
+
+def report(thread_id: str, stored: Merge) -> Flow[None]:
+    """Report a record that another commit has stored."""
+    yield from _report(thread_id, stored.name, stored.fields)
 
 
 def complete(thread_id: str, begun: Begun, restored: Restored, context: Context) -> Flow[bool]:
