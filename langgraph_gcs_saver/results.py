@@ -843,7 +843,8 @@ class RecoveryRecord:
         down: For a takeover, those of these seconds that came after the crashed process's last sign of life.
         held: For a takeover, seconds from the beginning of that lease to this sign of life.
         restore: Seconds until the state was there again: from a takeover until its process had read the state, or the
-            length of the read, of the repair, of the restore or of the rollback. `None` if the process has not read it, or has crashed before.
+            length of the read, of the repair, of the restore or of the rollback. `None` if the process has not read it,
+            or has crashed before.
         ran_again: The nodes that were due at the checkpoint that was read, in order of their names. A task of theirs
             that had finished before did not run again. Empty if a new input replaced them. `None` if it is not known,
             as with a cipher whose `clear_metadata` does not name `node`.

@@ -311,7 +311,7 @@ def _conflict(thread_id: str, checkpoint_id: str) -> ConflictError:
 
 def _spaces(thread_id: str, checkpoint_id: str, context: Context) -> Flow[list[_Space] | None]:
     """The namespaces to be forked, that of the root graph first; `None` if the thread changed meanwhile."""
-    start, end = keys.checkpoint_range(thread_id, checkpoint_id)
+    _, end = keys.checkpoint_range(thread_id, checkpoint_id)
     listed = yield from QueryDocs(keys.checkpoints(thread_id), end=end, mask=RUNS_BY)
     newest: dict[str, str] = {}
     tips: dict[str, Doc] = {}
@@ -375,7 +375,10 @@ def _manifest(doc: Doc, context: Context) -> Flow[Manifest]:
     try:
         return (yield from read_manifest(doc, context.codec))
     except DamagedError as damage:
-        thread_id, ns = (keys.told_thread_id(keys.thread_segment_of(doc.name)), keys.told_id(keys.ns_segment_of(doc.name)))
+        thread_id, ns = (
+            keys.told_thread_id(keys.thread_segment_of(doc.name)),
+            keys.told_id(keys.ns_segment_of(doc.name)),
+        )
         yield from recheck(context, is_missing=damage.missing)
         error = unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name))
     raise error
@@ -484,9 +487,7 @@ class _Layout:
         index = filters.index(metadata, self.context.clear_metadata)
         room = manifest.PAYLOAD_BYTES - filters.size(index)
         context = self.context.within(known.ns)
-        body, blob = yield from Compute(
-            partial(encode_manifest, known, room, context), size=500 * len(known.channels)
-        )
+        body, blob = yield from Compute(partial(encode_manifest, known, room, context), size=500 * len(known.channels))
         if blob is not None:
             self.uploads.append(blob)
         self.created.append(Create(known.name, manifest.to_fields(known, body, b"", run_id=None, index=index)))
@@ -527,9 +528,7 @@ class _Layout:
                 self.uploads += uploads
         return tuple(found)
 
-    def _asked(
-        self, known: Manifest, docs: Sequence[Doc], finished: set[str]
-    ) -> Flow[dict[str, list[PendingWrite]]]:
+    def _asked(self, known: Manifest, docs: Sequence[Doc], finished: set[str]) -> Flow[dict[str, list[PendingWrite]]]:
         """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
 
         A task that has finished since was given its last answer after that, so it asks from the beginning.

@@ -46,7 +46,7 @@ from langgraph_gcs_saver.flows.lineage import History, delta_history
 from langgraph_gcs_saver.flows.manifests import metadata_of, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format import keys, operations
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.format.sets import SetRecord, digest_of, fields_of
@@ -112,9 +112,7 @@ def check(found: SetRecord) -> None:
     if found.state == "preparing":
         raise InvalidInputError(f"{what} is being prepared. Wait until it is committed, or choose another one.")
     if found.state == "broken":
-        raise InvalidInputError(
-            f"{what} is broken: the thread of a member was deleted by force. Choose another set."
-        )
+        raise InvalidInputError(f"{what} is broken: the thread of a member was deleted by force. Choose another set.")
 
 
 # Planning
@@ -140,7 +138,7 @@ def _described(found: SetRecord, plans: Sequence[ForkPlan], context: Context) ->
         lease = yield from leases.look(plan.thread_id)
         if lease.owner is not None and not lease.is_expired:
             fenced[plan.thread_id] = lease.owner
-        later += yield from _recorded_after(plan)
+        later += yield from _recorded_after(plan, context)
     example = {plan.thread_id: Fence(plan.thread_id, 1, context.new_attempt(), 1, TTL) for plan in plans}
     writes = [write for plan in plans for write in plan.writes(example[plan.thread_id])]
     writes += [_record(plan, 1, context.new_attempt(), 0.0) for plan in plans]
@@ -157,22 +155,22 @@ def _described(found: SetRecord, plans: Sequence[ForkPlan], context: Context) ->
     )
 
 
-def _recorded_after(plan: ForkPlan) -> Flow[list[str]]:
-    """The operations and sagas of a thread that were recorded after the checkpoint that is restored was stored."""
+def _recorded_after(plan: ForkPlan, context: Context) -> Flow[list[str]]:
+    """The operations and sagas of a thread that changed after the checkpoint that is restored was stored."""
     thread_id = plan.thread_id
-    operations, sagas = yield from Gather(
-        (
-            QueryDocs(keys.operations(thread_id)),
-            QueryDocs(keys.sagas(thread_id), mask=()),
-        )
-    )
-    found = [(doc, f"operation {_called(doc)}") for doc in operations]
-    found += [(doc, f"saga {keys.told_id(_leaf(doc))!r}") for doc in sagas]
-    return [f"{what} of thread {thread_id}" for doc, what in found if doc.create_time > plan.stored]
+    found, sagas = yield from Gather((QueryDocs(keys.operations(thread_id)), QueryDocs(keys.sagas(thread_id), mask=())))
+    later = [_called(doc, context) for doc in found if doc.update_time > plan.stored]
+    later += [f"saga {keys.told_id(_leaf(doc))!r}" for doc in sagas if doc.update_time > plan.stored]
+    return [f"{what} of thread {thread_id!r}" for what in later]
 
 
-def _called(doc: Doc) -> str:
-    return _leaf(doc)
+def _called(doc: Doc, context: Context) -> str:
+    """What people call an operation."""
+    try:
+        operation = operations.parse(doc, context.codec)
+    except DamagedError:
+        return f"damaged operation {_leaf(doc)}"
+    return f"operation {operation.key!r} ({operation.name})"
 
 
 def _leaf(doc: Doc) -> str:
@@ -195,7 +193,7 @@ def _refuse_large(plan: RestorePlan) -> None:
 
 
 def _record(plan: ForkPlan, now: int, nonce: str, seconds: float) -> Merge:
-    return recoveries.went_back(plan.thread_id, "restore", now, nonce, plan.lost, seconds)
+    return recoveries.went_back(plan.thread_id, "restore", now, nonce, lost=plan.lost, restore=seconds)
 
 
 # Verifying
@@ -233,11 +231,11 @@ def _damage(known: Manifest, fresh: Context) -> Flow[DamagedError | None]:
 
 
 def _read_all(sources: Sources, known: Manifest) -> DamagedError | None:
-    for channel in known.channels:
-        try:
+    try:
+        for channel in known.channels:
             sources.plain(known, channel)
-        except DamagedError as damage:
-            return damage.alone()
+    except DamagedError as damage:
+        return damage.alone()
     return None
 
 
