@@ -41,11 +41,13 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.flows import tips
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.readback import discard, failed, upload
+from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites, laid_out, query, read_writes
 from langgraph_gcs_saver.format import filters, keys, manifest
@@ -60,7 +62,7 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
 )
 from langgraph_gcs_saver.format.serialization import dumps, loads
-from langgraph_gcs_saver.portable import PortableSerializer, forks
+from langgraph_gcs_saver.portable import PortableSerializer, forks, task_ids
 from langgraph_gcs_saver.records import record
 
 _MASK = ("format", "ns", "manifest", "digest", "heir")
@@ -452,10 +454,10 @@ class _Layout:
         newest = max([root.newest, *ids.values()])
         return {"": forks.fork_id(newest, self._step(root), now, self.context.new_attempt()), **ids}
 
-    def _step(self, space: _Space) -> object:
+    def _step(self, space: _Space) -> int:
         if space.source is None:
             return 0
-        return forks.metadata_of(self._metadata(space.source[1]))["step"]
+        return forks.step_of(self._metadata(space.source[1])) + 1
 
     def _metadata(self, known: Manifest) -> Mapping[str, Any]:
         try:
@@ -511,41 +513,78 @@ class _Layout:
 
     def _waiting(self, spaces: Sequence[_Space], ids: Mapping[str, str]) -> Flow[tuple[Write, ...]]:
         """The interrupts that wait at the copied checkpoints, for the forks."""
-        sources = [space.source[1] for space in spaces if space.source is not None]
+        sources = [space.source for space in spaces if space.source is not None]
         pages = yield from Gather(
-            tuple(query(self.thread_id, one.ns, one.checkpoint_id, one.checkpoint_id) for one in sources)
+            tuple(query(self.thread_id, one.ns, one.checkpoint_id, one.checkpoint_id) for _, one in sources)
         )
         found: list[Write] = []
-        for known, docs in zip(sources, pages, strict=True):
-            asked = [doc for doc in docs if keys.writes_task_of(doc.name)[1] and keys.INTERRUPT in doc.fields]
+        for (doc, known), docs in zip(sources, pages, strict=True):
+            asked = [one for one in docs if keys.writes_task_of(one.name)[1] and keys.INTERRUPT in one.fields]
             if not asked:
                 continue
-            finished = {task for doc in docs for task, special in (keys.writes_task_of(doc.name),) if not special}
-            for task, writes in (yield from self._asked(known, asked, finished)).items():
-                request = PutWrites(self.thread_id, known.ns, ids[known.ns], task, writes)
-                laid, uploads = yield from laid_out(request, self.context)
-                found += laid
-                self.uploads += uploads
+            finished = {task for task, is_special in (keys.writes_task_of(one.name) for one in docs) if not is_special}
+            try:
+                read = yield from read_writes([known.checkpoint_id], asked, self.context.codec)
+                packets = yield from self._packets(doc, known, read[known.checkpoint_id])
+            except DamagedError as damage:
+                yield from recheck(self.context, is_missing=damage.missing)
+                error = unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
+            else:
+                writes = self._moved(known, ids[known.ns], _asked(read[known.checkpoint_id], finished), packets)
+                for task_id, of_task in writes.items():
+                    request = PutWrites(self.thread_id, known.ns, ids[known.ns], task_id, of_task)
+                    laid, uploads = yield from laid_out(request, self.context)
+                    found += laid
+                    self.uploads += uploads
+                continue
+            raise error
         return tuple(found)
 
-    def _asked(self, known: Manifest, docs: Sequence[Doc], finished: set[str]) -> Flow[dict[str, list[PendingWrite]]]:
-        """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
+    def _packets(self, doc: Doc, known: Manifest, writes: Sequence[PendingWrite]) -> Flow[tuple[str, ...]]:
+        """The nodes to which packets are on their way, if a task that such a packet has made is among those that wait.
 
-        A task that has finished since was given its last answer after that, so it asks from the beginning.
+        Raises:
+            DamagedError: The packets cannot be read.
         """
-        try:
-            read = yield from read_writes([known.checkpoint_id], docs, self.context.codec)
-        except DamagedError as damage:
-            yield from recheck(self.context, is_missing=damage.missing)
-            error = unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
-        else:
-            found: dict[str, list[PendingWrite]] = {}
-            for write in read[known.checkpoint_id]:
-                kept = write.idx == _INTERRUPT or (write.idx == _RESUME and keys.enc(write.task_id) not in finished)
-                if kept:
-                    found.setdefault(write.task_id, []).append(write)
-            return found
-        raise error
+        if tips.SENDS not in known.channels or not any(task_ids.is_packet(write.task_path) for write in writes):
+            return ()
+        known = replace(known, channels={tips.SENDS: known.channels[tips.SENDS]})
+        sources = Sources([Found(doc, known)], self.context)
+        sources.fill((yield from Gather(tuple(sources.fetches()))))
+        plain = yield from Compute(partial(sources.plain, known, tips.SENDS), size=known.size)
+        value = _SERDE.loads_typed((known.channels[tips.SENDS].type, plain))
+        return tips.due_at(known, {tips.SENDS: value}).sends
+
+    def _moved(
+        self, known: Manifest, fork_id: str, writes: Iterable[PendingWrite], packets: Sequence[str]
+    ) -> dict[str, list[PendingWrite]]:
+        """Writes of tasks under the ids that the tasks have at the fork, by these ids."""
+        step = forks.step_of(self._metadata(known)) + 1
+        before = task_ids.Place(known.ns, known.checkpoint_id, step)
+        after = task_ids.Place(known.ns, fork_id, step + 1)
+        channels = known.checkpoint.get("channel_versions", {}).keys()
+        found: dict[str, list[PendingWrite]] = {}
+        for write in writes:
+            task = task_ids.moved(write.task_id, write.task_path, before, after, channels=channels, packets=packets)
+            if task is not None:
+                value = write.value
+                if write.idx == _INTERRUPT:
+                    value = replace(value, data=task_ids.reworded(value.data, task, known.ns))
+                write = replace(write, task_id=task.after, value=value)  # noqa: PLW2901 - the same write
+            found.setdefault(write.task_id, []).append(write)
+        return found
+
+
+def _asked(writes: Iterable[PendingWrite], finished: set[str]) -> list[PendingWrite]:
+    """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
+
+    A task that has finished since was given its last answer after that, so it asks from the beginning.
+    """
+    return [
+        write
+        for write in writes
+        if write.idx == _INTERRUPT or (write.idx == _RESUME and keys.enc(write.task_id) not in finished)
+    ]
 
 
 def _dumps(metadata: Mapping[str, Any]) -> manifest.Serialized:

@@ -22,7 +22,8 @@ from langgraph_gcs_saver.records import record
 _START = "__start__"
 _BRANCH = "branch:to:"
 _JOIN = "join:"
-_SENDS = "__pregel_tasks"
+SENDS = "__pregel_tasks"
+"""The channel of the packets that `Send` makes."""
 _INTERRUPTED = "__interrupt__"
 """The name under which LangGraph notes the versions that it has seen when it continued after an interrupt."""
 
@@ -101,7 +102,7 @@ def deciding_in(known: Manifest) -> dict[str, ChannelRef]:
 
 def _decides(name: str, versions: Mapping[str, Any], seen: Mapping[str, Any]) -> bool:
     is_edge = name.startswith((_BRANCH, _JOIN))
-    return name == _SENDS or (is_edge and not _has_seen(_node_of(name), name, versions, seen))
+    return name == SENDS or (is_edge and not _has_seen(_node_of(name), name, versions, seen))
 
 
 def _node_of(edge: str) -> str:
@@ -175,11 +176,11 @@ def due(
     for name in current:
         if name == _START and not any(_has_seen(one, name, versions, seen) for one in seen if one != _INTERRUPTED):
             nodes.add(_START)
-        is_edge = name != _SENDS and _decides(name, versions, seen)
+        is_edge = name != SENDS and _decides(name, versions, seen)
         if is_edge and _leads_on(name, values.get(name)):
             nodes.add(_node_of(name))
     found = {name: values[name] for name in current if name in values}
-    sends = tuple(map(_receiver, _items(found.get(_SENDS))))
+    sends = tuple(map(_receiver, _items(found.get(SENDS))))
     return Due(tuple(sorted(nodes)), sends, any(isinstance(value, Opaque) for value in found.values()))
 
 

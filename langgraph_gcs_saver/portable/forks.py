@@ -35,8 +35,13 @@ def checkpoint_of(original: Mapping[str, Any], now: float) -> dict[str, Any]:
 def metadata_of(original: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a fork: that of the original, but no run has written the fork."""
     kept = {key: value for key, value in original.items() if key != _RUN}
-    step = original.get("step")
-    return {**kept, "source": SOURCE, "step": (step if isinstance(step, int) else -1) + 1}
+    return {**kept, "source": SOURCE, "step": step_of(original) + 1}
+
+
+def step_of(metadata: Mapping[str, Any]) -> int:
+    """The step of a checkpoint."""
+    step = metadata.get("step")
+    return step if isinstance(step, int) else -1
 
 
 def empty_checkpoint(version: object, now: float) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def empty_metadata(root_id: str) -> dict[str, Any]:
     return {"source": SOURCE, "step": _BEFORE_FIRST, "parents": {"": root_id}}
 
 
-def fork_id(newest: str, step: object, now: float, digits: str) -> str:
+def fork_id(newest: str, step: int, now: float, digits: str) -> str:
     """The id of a fork, which sorts after `newest`, whatever the clock says.
 
     Args:
@@ -67,7 +72,7 @@ def fork_id(newest: str, step: object, now: float, digits: str) -> str:
         InvalidInputError: No id of LangGraph's kind sorts after `newest`.
     """
     node = int.from_bytes(hashlib.sha256(digits.encode()).digest()[:6], "big")
-    return id_at(newest, step if isinstance(step, int) else 0, now, node)
+    return id_at(newest, step, now, node)
 
 
 def _time(now: float) -> str:
