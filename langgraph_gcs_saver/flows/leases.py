@@ -93,6 +93,7 @@ class Acquire:
         nonce: Digits that no other request has. An acquisition whose answer was lost recognizes itself by them.
         ttl: Seconds after which the lease expires if its beat does not change.
         take_over: Whether to take the lease from a holder that is alive.
+        team: The team whose member's thread it is. If not given, the one that an earlier holder has named, if any.
     """
 
     thread_id: str
@@ -100,6 +101,7 @@ class Acquire:
     nonce: str
     ttl: float
     take_over: bool = False
+    team: str | None = None
 
 
 @record(frozen=True, slots=True)
@@ -149,12 +151,14 @@ class Acquired:
         beat: The first beat.
         taken_over: The lease that it took from a holder that had not released it.
         recovery: The record of that, if that holder had crashed.
+        team: The team whose member's thread it is, if any.
     """
 
     fence: Fence
     beat: Beat
     taken_over: Former | None = None
     recovery: Begun | None = None
+    team: str | None = None
 
 
 class Riders(Protocol):
@@ -237,6 +241,12 @@ class Lease:
         """Seconds for which the holder's beat counts."""
         found = self._field(self.fence, "ttl")
         return float(found) if type(found) in (int, float) and 0 < found <= MAX_TTL else DEFAULT_TTL
+
+    @property
+    def team(self) -> str | None:
+        """The team whose member's thread it is. A holder that names none leaves it."""
+        found = self._field(self.fence, "team")
+        return found if isinstance(found, str) and keys.member_of(found, self.thread_id) is not None else None
 
     @property
     def note(self) -> Mapping[str, Any]:
@@ -404,7 +414,7 @@ class Acquisition:
             if self.tries and self._is_mine(lease):
                 # An earlier try was applied, and its answer was lost.
                 seen = Beat(lease.since) if lease.beat is None else _seen(lease.beat, 0)
-                return Acquired(self._fence(lease.token, lease.since), seen, former)
+                return Acquired(self._fence(lease.token, lease.since), seen, former, team=lease.team)
             self.is_open = False
             refused = self._refusal(lease, doc)
             if refused is not None:
@@ -427,7 +437,8 @@ class Acquisition:
             self.is_open = True
             times = yield from Commit(writes)
             if times is not None:
-                return Acquired(self._fence(token, times[0]), Beat(times[1]), former)
+                team = lease.team if request.team is None else request.team
+                return Acquired(self._fence(token, times[0]), Beat(times[1]), former, team=team)
             yield from self._count()
 
     def _pause(self, seconds: float) -> Flow[None]:
@@ -486,6 +497,8 @@ class Acquisition:
     def _writes(self, lease: Lease, thread: Doc | None, token: int) -> tuple[Write, ...]:
         request = self.request
         fields = {"token": token, "nonce": request.nonce, "owner": request.owner, "ttl": float(request.ttl)}
+        if request.team is not None:
+            fields["team"] = request.team
         fence, beat = keys.fence_doc(request.thread_id), keys.beat_doc(request.thread_id)
         # A lease that seems to have expired is taken only if its holder is still silent.
         seen = lease.beat.update_time if lease.beat is not None and self._is_over(lease) else None
@@ -684,6 +697,8 @@ def faults(fence: Doc | None) -> str | None:
     lease, fields = Lease("", fence, None, 0), fence.fields
     right = {"token": lease.token, "nonce": lease.nonce, "ttl": lease.ttl, "owner": lease.owner or None}
     wrong = sorted(key for key, value in right.items() if key not in fields or fields[key] != value)
+    if not isinstance(fields.get("team", ""), str):
+        wrong.append("team")
     return f"{', '.join(wrong)}: missing, of another type, or out of range" if wrong else None
 
 
@@ -699,7 +714,8 @@ def end_damaged(thread_id: str, context: Context) -> Flow[bool]:
     if lease.owner is not None and not lease.is_expired:
         raise busy(lease, context)
     fields = {"token": lease.token + 1, "nonce": context.new_attempt(), "ttl": lease.ttl, "owner": None}
-    writes = Merge(lease.fence.name, fields, update_time=lease.since), Delete(keys.beat_doc(thread_id))
+    gone = () if lease.team is not None else ("team",)
+    writes = Merge(lease.fence.name, fields, gone, update_time=lease.since), Delete(keys.beat_doc(thread_id))
     return (yield from Commit(writes)) is not None
 
 

@@ -727,6 +727,12 @@ def member_thread_id(team: str, member: str) -> str:
     return f"{team.replace('%', '%25').replace('/', '%2F')}/{member}"
 
 
+def member_of(team: str, thread_id: str) -> str | None:
+    """The member whose thread a thread is; `None` if it is not a thread of that team."""
+    start = member_thread_id(team, "")
+    return thread_id[len(start) :] if len(thread_id) > len(start) and thread_id.startswith(start) else None
+
+
 def aside_doc(name: str, attempt: str) -> str:
     """Name under which a document of a checkpoint or of pending writes is set aside. Each `attempt` has its own name.
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.cadence.stopping import Drainable
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
+    from langgraph_gcs_saver.flows.members import Member
     from langgraph_gcs_saver.flows.recoveries import Begun
     from langgraph_gcs_saver.saver.turns import TurnInProgress
 
@@ -86,6 +87,7 @@ class Held:
         recovery: The record of the takeover by which the lease was acquired, until it is complete.
         began: When it was acquired, by the monotonic clock.
         owner: The name under which it was acquired.
+        member: The member of a team whose thread it is, if any.
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class Held:
         "ending",
         "fence",
         "former_run_id",
+        "member",
         "note",
         "owner",
         "recovery",
@@ -103,9 +106,10 @@ class Held:
         "turn",
     )
 
-    def __init__(self, found: Acquired, owner: str) -> None:
+    def __init__(self, found: Acquired, owner: str, member: Member | None) -> None:
         self.fence: Fence = found.fence
         self.owner = owner
+        self.member = member
         self.former_run_id = None if found.taken_over is None else found.taken_over.nonce
         self.seen: Beat = found.beat
         self.began = self.confirmed = time.monotonic()
@@ -336,14 +340,19 @@ class Leases:
         """
         process, context, place = self._processes.get(), self._contexts.get(), object()
         request = flows.leases.Acquire(
-            lease.thread_id, lease.owner, str(uuid4()), lease.ttl, take_over=lease.takes_over
+            lease.thread_id,
+            lease.owner,
+            str(uuid4()),
+            lease.ttl,
+            take_over=lease.takes_over,
+            team=None if lease.member is None else lease.member.team,
         )
         acquisition: flows.leases.Acquisition | None = None
         try:
             waited = yield from self._take_place(process, lease, place)
             acquisition = flows.leases.Acquisition(request, lease.wait - waited, context, lease.riders)
             found = yield from acquisition.flow()
-            held = Held(found, lease.owner)
+            held = Held(found, lease.owner, _member(lease, found))
             for other in tuple(process.held.values()):
                 if other.fence.thread_id == lease.thread_id and other.fence.token < held.fence.token:
                     self._lose(other)  # Its own commits and beats find out, too. This is sooner.
@@ -500,6 +509,13 @@ class Leases:
             self.forget(held)
 
 
+def _member(lease: Lease, found: Acquired) -> Member | None:
+    """The member whose thread a lease is: the one that its caller named, or that an earlier holder has named."""
+    if lease.member is not None or found.team is None:
+        return lease.member
+    return flows.members.Member.of(found.team, lease.thread_id)
+
+
 def _is_key(key: Any) -> bool:
     """Whether a config's lease has the form that `Lease.config` gives it."""
     return isinstance(key, tuple) and [type(one) for one in key] == [str, int, str]
@@ -546,6 +562,7 @@ class Lease:
         owner: The name of the holder.
         takes_over: Whether it takes the lease from a live holder.
         riders: What else the commits that take and release it write.
+        member: The member of a team whose thread it is. The commit that takes the lease adds it to the team.
     """
 
     def __init__(
@@ -558,6 +575,7 @@ class Lease:
         owner: str | None,
         take_over: bool,
         riders: Riders | None = None,
+        member: Member | None = None,
     ) -> None:
         self.ttl = _seconds("ttl", ttl, MIN_TTL, MAX_TTL)
         self.wait = _seconds("wait", wait, 0.0, sys.float_info.max)
@@ -569,6 +587,9 @@ class Lease:
         self.owner = owner
         self.takes_over = take_over
         self.riders = riders or flows.leases.NoRiders()
+        if member is not None:
+            self.riders = flows.members.Joining(member, self.riders)
+        self.member = member
         self._leases = leases
         self._held: Held | None = None
 

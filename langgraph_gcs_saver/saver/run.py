@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.flows.members import NamedTeam
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     wait: float = 0.0,
     owner: str | None = None,
     take_over: bool = False,
+    team: NamedTeam | None = None,
     **rest: Any,
 ) -> Any:
     """Start a turn of a graph, resume it after a crash, or return its result. The same line is right each time.
@@ -73,6 +75,8 @@ def run(
         wait: Seconds to wait for another holder of the lease.
         owner: The holder's name.
         take_over: Take the lease from a live holder too.
+        team: The team, from `GCSSaver.team`, whose member's thread it is. The thread becomes a member of it, and takes
+            part in its consistent sets.
         rest: Other arguments of the graph's `invoke`.
 
     Returns:
@@ -88,7 +92,7 @@ def run(
             segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
         InvalidInputError: An argument is of the wrong type, or outside its range. Or the result of an earlier request
-            was pruned. Or the saver's options do not allow to meet `objective`.
+            was pruned. Or the saver's options do not allow to meet `objective`. Or the thread is not one of `team`.
         SerializationError: The context, or a `Command`, cannot be serialized.
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.
@@ -106,6 +110,7 @@ def run(
         store=store,
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        team=team,
         rest=collected.arguments,
     )
     with Calling(running), running.holding, running.working():
@@ -132,6 +137,7 @@ async def arun(
     wait: float = 0.0,
     owner: str | None = None,
     take_over: bool = False,
+    team: NamedTeam | None = None,
     **rest: Any,
 ) -> Any:
     """Asynchronous twin of `run`: it calls the graph's `ainvoke`."""
@@ -148,6 +154,7 @@ async def arun(
         store=store,
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        team=team,
         rest=collected.arguments,
         is_async=True,
     )
@@ -179,6 +186,7 @@ def stream(
     wait: float = 0.0,
     owner: str | None = None,
     take_over: bool = False,
+    team: NamedTeam | None = None,
     **rest: Any,
 ) -> Iterator[Any]:
     """Like `run`, but yields what the graph's `stream` yields.
@@ -198,6 +206,7 @@ def stream(
         store=store,
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        team=team,
         rest=rest,
     )
     with Calling(running), running.holding, running.working():
@@ -224,6 +233,7 @@ async def astream(
     wait: float = 0.0,
     owner: str | None = None,
     take_over: bool = False,
+    team: NamedTeam | None = None,
     **rest: Any,
 ) -> AsyncIterator[Any]:
     """Asynchronous twin of `stream`: an asynchronous iterator, for `async for`. To leave it early, call `aclose()`."""
@@ -239,6 +249,7 @@ async def astream(
         store=store,
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
+        team=team,
         rest=rest,
         is_async=True,
     )

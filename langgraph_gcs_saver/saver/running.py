@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
     from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.flows.members import Member, NamedTeam
     from langgraph_gcs_saver.format.manifest import Serialized
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 
@@ -74,6 +75,7 @@ class Running:
         policy: When to store, and when to stop.
         store: Whether every step is stored, or only where the policy says so.
         objective: The recovery time objective; the saver's if not given.
+        team: The team whose member's thread it is, if any.
         is_async: Whether the graph's coroutines are called.
 
     Raises:
@@ -96,6 +98,7 @@ class Running:
         policy: Policy | None = None,
         store: str = "every_step",
         objective: RTO | None = None,
+        team: NamedTeam | None = None,
         is_async: bool = False,
     ) -> None:
         self.graph = graph
@@ -117,6 +120,7 @@ class Running:
         if objective is not None:
             restores.check(objective, self.inside.options)
             self.in_progress.objective = objective
+        self._member = None if team is None else self._member_of(team)
         self.lease = None if LEASE in self._configurable else self._new_lease(lease)
         self.found: Status | None = None
         self.ended_at: str | None = None
@@ -157,7 +161,27 @@ class Running:
         return configs.text_of(found, "thread_id")
 
     def _new_lease(self, options: Mapping[str, Any]) -> Lease:
-        return Lease(self.inside.leases, self.thread_id, riders=self, **options)
+        return Lease(self.inside.leases, self.thread_id, riders=self, member=self._member, **options)
+
+    def _member_of(self, team: NamedTeam) -> Member:
+        """The member of a team whose thread it is.
+
+        Raises:
+            InvalidInputError: It is none, or the caller's lease is not that of a member.
+        """
+        found = flows.members.Member.of(team.id, self.thread_id, team.vote_wait)
+        if found is None:
+            raise InvalidInputError(
+                f"Thread {self.thread_id!r} is not a thread of team {team.id!r}. Nothing ran. Use the id of a member's "
+                "thread: team.member(name).id."
+            )
+        held = self.inside.leases.held_in(self.graph_config)
+        if held is not None and (held.member is None or held.member.team != team.id):
+            raise InvalidInputError(
+                f"The config has a lease of thread {self.thread_id!r} that was not acquired for team {team.id!r}. "
+                "Nothing ran. Acquire it with team.member(name).lease()."
+            )
+        return found
 
     def _fence(self) -> Fence:
         found = self.inside.leases.fence_of(self._with_lease())

@@ -9,6 +9,7 @@ from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
+    from langgraph_gcs_saver.flows.members import Member
     from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -25,9 +26,10 @@ class Thread:
         id: The thread's id.
     """
 
-    def __init__(self, saver: GCSSaver, leases: Leases, thread_id: str) -> None:
+    def __init__(self, saver: GCSSaver, leases: Leases, thread_id: str, member: Member | None = None) -> None:
         self._saver = saver
         self._leases = leases
+        self._member = member
         self.id = thread_id
 
     @property
@@ -65,7 +67,9 @@ class Thread:
         Raises:
             InvalidInputError: An argument is of the wrong type, or outside its range.
         """
-        return Lease(self._leases, self.id, ttl=ttl, wait=wait, owner=owner, take_over=take_over)
+        return Lease(
+            self._leases, self.id, ttl=ttl, wait=wait, owner=owner, take_over=take_over, member=self._member
+        )
 
     def pause(self, *, cancel: bool = False) -> bool:
         """Ask the holder of the thread's lease to end its run at the next boundary between two steps.
