@@ -2,6 +2,10 @@
 
 A member is a thread whose lease names a team. The name stays in the fence, so a process that resumes the thread after a
 crash is the same member, whether or not its caller names the team.
+
+A vote stops no run. So a set of members that store something every few milliseconds would never be committed: between
+the last vote and the decision, one of them continues. Each try that is lost for that reason is counted in the team's
+document. Once it has been counted, each put of a member waits after its vote, for longer with each further try.
 """
 
 from __future__ import annotations
@@ -9,11 +13,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from langgraph_gcs_saver.engine.effects import Doc, Write
+from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, Now, Pause, Write
 from langgraph_gcs_saver.flows import sets
+from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.leases import Riders
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.sets import Preparing, Vote, preparing
 from langgraph_gcs_saver.records import record
+
+_ROUNDS = 2
+"""After its vote, a put waits for so many rounds: the coordinator reads the votes and their checkpoints."""
+
+_LEAST_ROUND, _MOST_ROUND = 0.005, 1.0
+"""Bounds, in seconds, of the time that a round is taken for. Below, a pause would be mostly requests."""
+
+MOST_WAIT = 5.0
+"""Longest time, in seconds, for which a put waits, unless `vote_wait` says more."""
 
 
 class NamedTeam(Protocol):
@@ -81,3 +96,50 @@ class Joining:
     def ending(self, error: BaseException | None, /) -> tuple[Write, ...]:
         """What the others write: a member stays one after its lease has ended."""
         return self._others.ending(error)
+
+
+# Voting
+
+
+def hear(member: Member) -> Flow[Preparing | None]:
+    """The set of a member's team that is being prepared, if any."""
+    name = keys.team_doc(member.team)
+    return preparing((yield from GetDocs((name,))).get(name))
+
+
+def vote(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
+    """Vote for a checkpoint of a member."""
+    yield from sets.vote(keys.set_doc(member.team, found.set_id), member.name, chosen, context)
+
+
+def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
+    """Vote, and wait until the set is decided, or until the time for that is over.
+
+    The time begins with that of two rounds, and doubles with each try to decide that was lost. So it becomes as long as
+    the members need until all of them stand still at once, whatever the time between their puts.
+
+    Args:
+        member: The member.
+        found: The set.
+        chosen: The checkpoint that the member has just stored.
+        context: Options and caches.
+    """
+    began = yield from Now()
+    yield from vote(member, found, chosen, context)
+    turn = min(max(_LEAST_ROUND, (yield from Now()) - began), _MOST_ROUND)
+    waited = 0.0
+    while (left := wait_of(member, found, turn) - waited) > 0:
+        pause = min(left, turn)
+        yield from Pause(pause)
+        now = yield from hear(member)
+        if now is None or now.set_id != found.set_id:
+            return
+        found, waited = now, waited + pause + turn
+
+
+def wait_of(member: Member, found: Preparing, turn: float) -> float:
+    """Seconds for which a put of a member waits for a decision, if a round takes `turn` seconds."""
+    if member.vote_wait is not None:
+        return member.vote_wait
+    doubled: float = _ROUNDS * turn * 2 ** min(found.contended - 1, 20)
+    return min(doubled, MOST_WAIT, found.timeout)

@@ -14,6 +14,7 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     Delete,
     Doc,
+    Docs,
     Emit,
     Flow,
     Gather,
@@ -76,6 +77,7 @@ class Put:
         history: DeltaChannels whose value is made of their ancestors' writes.
         fence: The lease under which the call is made, if any.
         companions: What else rides in the commit of this call.
+        beside: Documents to read beside the put's own reads, or at the time of its commit.
     """
 
     thread_id: str
@@ -94,6 +96,7 @@ class Put:
     history: frozenset[str] = frozenset()
     fence: Fence | None = None
     companions: tuple[Companion, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -186,6 +189,7 @@ class _Attempts:
         mismatches: How often something did not read back as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
         companions: What rides in the commit.
+        beside: The documents that the request asks for, as last seen.
     """
 
     def __init__(self, request: Put, context: Context) -> None:
@@ -200,6 +204,7 @@ class _Attempts:
         self.seen: Head | None = None
         self.sibling: str | None = None
         self.mismatches = 0
+        self.beside: Docs | None = None
         thread = keys.thread_doc(request.thread_id)
         is_noted = context.noted.get(thread) is not None or context.noted.get(f"{thread}!") is not None
         # An acquisition has made the thread's document.
@@ -227,26 +232,34 @@ class _Attempts:
                 if wrong is not None:
                     if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
                         if (yield from self._look_again(plan, layout, thread)):
-                            return Stored(number, is_new=False, channels=plan.channels)
+                            return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
                     else:
                         yield from self._count_mismatch(wrong.name)
                     continue
                 if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
                     yield from discard(layout.uploads)
                     if (yield from self._look_again(plan, layout, thread)):
-                        return Stored(number, is_new=False, channels=plan.channels)
+                        return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
                     continue
             writes = self._writes(plan, layout, thread)
-            times = yield from Commit((*writes, *beside))
+            times = yield from self._commit((*writes, *beside))
             if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
                     yield from self._report_second_root(thread)
-                inline, uploads = len(layout.inner), layout.uploads
-                return Stored(number, is_new=True, channels=plan.channels, inline_bytes=inline, uploads=uploads)
+                return Stored(
+                    number,
+                    is_new=True,
+                    channels=plan.channels,
+                    inline_bytes=len(layout.inner),
+                    uploads=layout.uploads,
+                    time=times[0],
+                    digest=layout.fields["digest"],
+                    beside=self.beside,
+                )
             if (yield from self._look_again(plan, layout, thread)):
-                return Stored(number, is_new=False, channels=plan.channels)
+                return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
         raise ConflictError(
             f"Checkpoint {request.checkpoint_id!r} of thread {request.thread_id!r}, namespace {request.ns!r} was not "
             f"stored: other writers changed its document, its parent's, its thread's or another document that its "
@@ -507,6 +520,13 @@ class _Attempts:
             writes.append(note_run(request.run_id, request.thread_id, self.context))
         return tuple(writes)
 
+    def _commit(self, writes: tuple[Write, ...]) -> Flow[tuple[int, ...] | None]:
+        """Commit. What the request reads beside it joins the read that follows, or is read at the same time."""
+        if not self.request.beside or self.context.reads_back:
+            return (yield from Commit(writes))
+        times, self.beside = yield from Gather((Commit(writes), GetDocs(self.request.beside)))
+        return times
+
     @property
     def _note(self) -> str:
         """The key that a note is remembered by. A note of the root namespace says more than one of another."""
@@ -561,7 +581,10 @@ class _Attempts:
         if not self.context.reads_back:
             return True
         former, name = self.own, self.request.name
-        found = (yield from GetDocs((name,))).get(name)
+        docs = yield from GetDocs((name, *self.request.beside))
+        if self.request.beside:
+            self.beside = docs
+        found = docs.get(name)
         if found is None:
             if (yield from self._was_deleted()):
                 return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import PutBlob
+from langgraph_gcs_saver.engine.effects import Docs, PutBlob
 from langgraph_gcs_saver.events import ValueStored
 from langgraph_gcs_saver.format.manifest import ChannelRef
 from langgraph_gcs_saver.records import record
@@ -22,6 +22,9 @@ class Stored:
         channels: Where the checkpoint's values are.
         inline_bytes: Bytes stored in documents.
         uploads: What was uploaded.
+        time: The update time of its document, if this call knows it.
+        digest: The digest of its document, likewise.
+        beside: The documents that the call read beside its own, if it read any.
     """
 
     attempts: int
@@ -29,6 +32,9 @@ class Stored:
     channels: Mapping[str, ChannelRef]
     inline_bytes: int = 0
     uploads: Sequence[PutBlob] = ()
+    time: int | None = None
+    digest: bytes = b""
+    beside: Docs | None = None
 
     @property
     def object_bytes(self) -> int:

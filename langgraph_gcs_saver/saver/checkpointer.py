@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -454,6 +455,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
+        if stored.beside is not None:
+            run(self._leases.voting(request, stored), self._backend)
         if self._may_be_last(config):
             run(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
@@ -473,6 +476,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
+        if stored.beside is not None:
+            await arun(self._leases.voting(request, stored), self._backend)
         if self._may_be_last(config):
             await arun(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
@@ -498,7 +503,9 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         )
         request = turns.with_turn(self._leases.turn_of(fence), request)
         if fence is not None and not request.ns:
-            self._leases.note(fence, checkpoint, metadata)
+            held = self._leases.note(fence, checkpoint, metadata)
+            if held is not None and held.voter is not None:
+                request = replace(request, beside=held.voter.beside)
         return request
 
     def _may_be_last(self, config: RunnableConfig) -> bool:

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.leases import Acquired, Beat, Riders
     from langgraph_gcs_saver.flows.members import Member
     from langgraph_gcs_saver.flows.recoveries import Begun
+    from langgraph_gcs_saver.flows.save import Put
+    from langgraph_gcs_saver.flows.stored import Stored
     from langgraph_gcs_saver.saver.turns import TurnInProgress
+    from langgraph_gcs_saver.saver.voter import Voter
 
 KEY = "__lg_lease"
 """Where a config's `configurable` has its lease: thread, token and nonce. LangGraph stores no key with this prefix."""
@@ -87,7 +90,7 @@ class Held:
         recovery: The record of the takeover by which the lease was acquired, until it is complete.
         began: When it was acquired, by the monotonic clock.
         owner: The name under which it was acquired.
-        member: The member of a team whose thread it is, if any.
+        voter: Votes for the member of a team whose thread it is, if any.
     """
 
     __slots__ = (
@@ -97,19 +100,19 @@ class Held:
         "ending",
         "fence",
         "former_run_id",
-        "member",
         "note",
         "owner",
         "recovery",
         "seen",
         "state",
         "turn",
+        "voter",
     )
 
-    def __init__(self, found: Acquired, owner: str, member: Member | None) -> None:
+    def __init__(self, found: Acquired, owner: str, voter: Voter | None = None) -> None:
         self.fence: Fence = found.fence
         self.owner = owner
-        self.member = member
+        self.voter = voter
         self.former_run_id = None if found.taken_over is None else found.taken_over.nonce
         self.seen: Beat = found.beat
         self.began = self.confirmed = time.monotonic()
@@ -248,18 +251,28 @@ class Leases:
         key = configs.part(config, "configurable").get(KEY)
         return None if key is None else self._find(key)
 
-    def note(self, fence: Fence | None, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    def note(self, fence: Fence, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> Held | None:
         """Let the next beat say which step a checkpoint of the root graph has, and which nodes run after it.
 
         With a cipher, the beat has neither, unless `clear_metadata` names it.
+
+        Returns:
+            What this process knows about the lease; `None` after its release.
         """
         held = self.held_of(fence)
         if held is None:
-            return
+            return None
         nodes = sorted(name[len(_NODES) :] for name in checkpoint["channel_values"] if name.startswith(_NODES))
         note = {"step": metadata.get("step"), "node": ", ".join(nodes)[:MAX_OWNER]}
         clear = self._contexts.get().clear_metadata
         held.note = {name: value for name, value in note.items() if value and (clear is None or name in clear)}
+        return held
+
+    def voting(self, request: Put, stored: Stored) -> Flow[None]:
+        """Take part in a consistent set of the thread's team, after a put that has read the team's document."""
+        held = self.held_of(request.fence)
+        if held is not None and held.voter is not None:
+            yield from held.voter.after_put(request.checkpoint_id, stored)
 
     def watching(self, config: object) -> _Watching:
         """A block that puts with a config: if it may not write, its run is asked to end."""
@@ -352,7 +365,7 @@ class Leases:
             waited = yield from self._take_place(process, lease, place)
             acquisition = flows.leases.Acquisition(request, lease.wait - waited, context, lease.riders)
             found = yield from acquisition.flow()
-            held = Held(found, lease.owner, _member(lease, found))
+            held = Held(found, lease.owner, self._voter(lease, found))
             for other in tuple(process.held.values()):
                 if other.fence.thread_id == lease.thread_id and other.fence.token < held.fence.token:
                     self._lose(other)  # Its own commits and beats find out, too. This is sooner.
@@ -383,6 +396,16 @@ class Leases:
                 )
             )
         return held
+
+    def _voter(self, lease: Lease, found: Acquired) -> Voter | None:
+        """Votes for the member whose thread a lease is: the one that its caller named, or a holder before it."""
+        if found.team is None:
+            return None
+        from langgraph_gcs_saver.saver.voter import Jobs, Voter  # noqa: PLC0415 - most processes need none
+
+        member = lease.member or flows.members.Member.of(found.team, lease.thread_id)
+        jobs = Jobs(self._background, self.backend)
+        return None if member is None else Voter(member, self._contexts.get, jobs)
 
     def _take_place(self, process: _Process, lease: Lease, place: object) -> Flow[float]:
         """Wait until no other call of this process holds the lease. Returns the seconds that it has waited."""
@@ -460,6 +483,8 @@ class Leases:
         process.leave(held.fence.thread_id, held)
         process.held.pop(held.key, None)
         self._contexts.get().fences.pop(held.key, None)
+        if held.voter is not None:
+            held.voter.stop()
         self._report_end(held, "released")
 
     def _beat(self, held: Held, lease: weakref.ref[Lease]) -> None:
@@ -485,6 +510,8 @@ class Leases:
                 held.end(f"Another process asked to pause thread {held.fence.thread_id!r}.")
             elif held.state == "held":
                 held.ending = None
+            if held.voter is not None:
+                held.voter.look()
         if held.state == "lost":
             self._background.stop(BEATS, held.fence.nonce)
 
@@ -507,13 +534,6 @@ class Leases:
             raise
         finally:
             self.forget(held)
-
-
-def _member(lease: Lease, found: Acquired) -> Member | None:
-    """The member whose thread a lease is: the one that its caller named, or that an earlier holder has named."""
-    if lease.member is not None or found.team is None:
-        return lease.member
-    return flows.members.Member.of(found.team, lease.thread_id)
 
 
 def _is_key(key: Any) -> bool:

@@ -176,7 +176,7 @@ class Running:
                 "thread: team.member(name).id."
             )
         held = self.inside.leases.held_in(self.graph_config)
-        if held is not None and (held.member is None or held.member.team != team.id):
+        if held is not None and (held.voter is None or held.voter.member.team != team.id):
             raise InvalidInputError(
                 f"The config has a lease of thread {self.thread_id!r} that was not acquired for team {team.id!r}. "
                 "Nothing ran. Acquire it with team.member(name).lease()."
