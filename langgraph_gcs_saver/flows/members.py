@@ -10,13 +10,12 @@ document. Once it has been counted, each put of a member waits after its vote, f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, Now, Pause, Write
-from langgraph_gcs_saver.flows import sets
+from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, Now, Pause, QueryDocs, Write
+from langgraph_gcs_saver.flows import leases, sets
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.flows.leases import Riders
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.sets import Preparing, Vote, preparing
 from langgraph_gcs_saver.records import record
@@ -28,7 +27,7 @@ _LEAST_ROUND, _MOST_ROUND = 0.005, 1.0
 """Bounds, in seconds, of the time that a round is taken for. Below, a pause would be mostly requests."""
 
 MOST_WAIT = 5.0
-"""Longest time, in seconds, for which a put waits, unless `vote_wait` says more."""
+"""Longest time, in seconds, for which a put waits for the next try to decide, unless `vote_wait` says more."""
 
 
 class NamedTeam(Protocol):
@@ -79,7 +78,7 @@ class Joining:
         others: What else rides in the lease's commits.
     """
 
-    def __init__(self, member: Member, others: Riders) -> None:
+    def __init__(self, member: Member, others: leases.Riders) -> None:
         self._member = member
         self._others = others
 
@@ -107,6 +106,14 @@ def hear(member: Member) -> Flow[Preparing | None]:
     return preparing((yield from GetDocs((name,))).get(name))
 
 
+def tip(member: Member) -> Flow[Vote | None]:
+    """The newest root checkpoint of a member's thread, as a vote for it; `None` if there is none to vote for."""
+    where = (("ns", keys.enc("")),)
+    query = QueryDocs(keys.checkpoints(member.thread_id), where, limit=1, mask=sets._TIP_FIELDS)
+    docs = yield from query
+    return sets.vote_in(docs[0]) if docs and keys.is_in_ns(docs[0].name, "") else None
+
+
 def vote(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
     """Vote for a checkpoint of a member."""
     yield from sets.vote(keys.set_doc(member.team, found.set_id), member.name, chosen, context)
@@ -115,8 +122,9 @@ def vote(member: Member, found: Preparing, chosen: Vote, context: Context) -> Fl
 def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
     """Vote, and wait until the set is decided, or until the time for that is over.
 
-    The time begins with that of two rounds, and doubles with each try to decide that was lost. So it becomes as long as
-    the members need until all of them stand still at once, whatever the time between their puts.
+    The time begins with that of two rounds, and grows fourfold with each try to decide that was lost. It starts over with each
+    such try, because the process that decides is alive then, and its next try succeeds once all members stand still. So
+    it only has to become longer than one try takes, and after a crash of that process it ends.
 
     Args:
         member: The member.
@@ -127,19 +135,78 @@ def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> F
     began = yield from Now()
     yield from vote(member, found, chosen, context)
     turn = min(max(_LEAST_ROUND, (yield from Now()) - began), _MOST_ROUND)
-    waited = 0.0
-    while (left := wait_of(member, found, turn) - waited) > 0:
+    waited = since = 0.0
+    while (left := _left(member, found, turn, waited, since)) > 0:
         pause = min(left, turn)
         yield from Pause(pause)
         now = yield from hear(member)
         if now is None or now.set_id != found.set_id:
             return
-        found, waited = now, waited + pause + turn
+        waited += pause + turn
+        if now.contended != found.contended:
+            found, since = now, waited
 
 
-def wait_of(member: Member, found: Preparing, turn: float) -> float:
-    """Seconds for which a put of a member waits for a decision, if a round takes `turn` seconds."""
+def _left(member: Member, found: Preparing, turn: float, waited: float, since: float) -> float:
+    """Seconds for which a put still waits for a decision.
+
+    Args:
+        member: The member.
+        found: The set.
+        turn: Seconds that a round takes.
+        waited: Seconds that the put has waited.
+        since: How many of them had passed when it learned of the last try that was lost.
+    """
     if member.vote_wait is not None:
-        return member.vote_wait
-    doubled: float = _ROUNDS * turn * 2 ** min(found.contended - 1, 20)
-    return min(doubled, MOST_WAIT, found.timeout)
+        return member.vote_wait - waited
+    wait: float = _ROUNDS * turn * 4 ** min(found.contended - 1, 10)
+    return min(min(wait, MOST_WAIT) + since, found.timeout) - waited
+
+
+# Quiescing
+
+
+def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[tuple[str, ...]]:
+    """Ask the runs of members to end at their next boundary, and wait until no process holds the members' leases.
+
+    A holder finds the wish with its next beat, up to a third of its lease's `ttl` later. A lease that has expired is
+    that of a crashed run, which does nothing. This does not keep a run from starting once it has returned.
+
+    Args:
+        team: The team.
+        names: The members.
+        timeout: Seconds to wait.
+
+    Returns:
+        The members that still run after that time. Their runs are not asked any more; those that have been asked end
+        nevertheless.
+
+    Raises:
+        ConflictError: A beat changed in every try to ask its writer.
+    """
+    threads = {keys.member_thread_id(team, name): name for name in names}
+    asked: dict[str, str] = {}
+    began, paused = (yield from Now()), 0.0
+    while True:
+        busy = yield from _held(threads)
+        if not busy:
+            return ()
+        if max(paused, (yield from Now()) - began) >= timeout:
+            break
+        for lease in busy:
+            if asked.get(lease.thread_id) != lease.nonce:
+                yield from leases.pause(lease.thread_id, cancel=False)
+                asked[lease.thread_id] = lease.nonce
+        yield from Pause(leases.POLL_SECONDS)
+        paused += leases.POLL_SECONDS
+    for lease in busy:
+        yield from leases.pause(lease.thread_id, cancel=True)
+    return tuple([threads[lease.thread_id] for lease in busy])
+
+
+def _held(threads: Iterable[str]) -> Flow[list[leases.Lease]]:
+    """The leases of threads that a process holds, and that have not expired."""
+    names = [name for thread_id in threads for name in (keys.fence_doc(thread_id), keys.beat_doc(thread_id))]
+    docs = yield from GetDocs(tuple(names))
+    found = [leases.lease_in(thread_id, docs) for thread_id in threads]
+    return [lease for lease in found if lease.owner is not None and not lease.is_expired]
