@@ -129,7 +129,7 @@ class Process:
                 effect = self.flow.send(value)
             except StopIteration as stop:
                 self.result, self.is_done = stop.value, True
-                return
+                return None
             match effect:
                 case Compute():
                     value = effect.function()
@@ -172,7 +172,7 @@ class Jobs:
         self._pending: Callable[[], Flow[None]] | None = None
         self._is_repeated = False
 
-    def now(self, key: str, look: Callable[[], Flow[None]]) -> None:
+    def now(self, _key: str, look: Callable[[], Flow[None]]) -> None:
         is_idle = all(one.is_done for one in self.processes[-1:])
         self._pending = look
         if is_idle:
@@ -183,7 +183,7 @@ class Jobs:
             self._is_repeated = True
             self.world.at(self.world.now + LOOK_SECONDS, lambda: self._repeat(key, look))
 
-    def stop(self, key: str) -> None:
+    def stop(self, _key: str) -> None:
         self._is_repeated = False
 
     def _repeat(self, key: str, look: Callable[[], Flow[None]]) -> None:
@@ -302,7 +302,7 @@ class Result:
 
 
 def play(
-    members: int, every: float, turn: float, seed: int = 0, vote_wait: float | None = None, timeout: float = 30.0
+    members: int, every: float, turn: float, *, seed: int = 0, vote_wait: float | None = None, timeout: float = 30.0
 ) -> Result:
     """Let the members run for a second, and make a set of them."""
     world = World(turn, seed)
@@ -352,12 +352,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    result = play(asked.members, asked.every, asked.round, asked.seed)
+    result = play(asked.members, asked.every, asked.round, seed=asked.seed)
     if asked.json:
         print(json.dumps(asdict(result)))
     else:
-        print("| members | node | round | committed after | rounds after the last vote | lost tries | longest pause |"
-              " put | requests |")
+        print(
+            "| members | node | round | committed after | rounds after the last vote | lost tries | longest pause |"
+            " put | requests |"
+        )
         print("|---|---|---|---|---|---|---|---|---|")
         print(result)
     return 0 if result.is_good else 1

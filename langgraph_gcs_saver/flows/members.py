@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, Now, Pause, QueryDocs, Write
+from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, Now, Pause, Write
+from langgraph_gcs_saver.errors import SetAbortedError
 from langgraph_gcs_saver.flows import leases, sets
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys
@@ -108,9 +109,7 @@ def hear(member: Member) -> Flow[Preparing | None]:
 
 def tip(member: Member) -> Flow[Vote | None]:
     """The newest root checkpoint of a member's thread, as a vote for it; `None` if there is none to vote for."""
-    where = (("ns", keys.enc("")),)
-    query = QueryDocs(keys.checkpoints(member.thread_id), where, limit=1, mask=sets._TIP_FIELDS)
-    docs = yield from query
+    docs = yield from sets.newest(member.thread_id)
     return sets.vote_in(docs[0]) if docs and keys.is_in_ns(docs[0].name, "") else None
 
 
@@ -122,9 +121,9 @@ def vote(member: Member, found: Preparing, chosen: Vote, context: Context) -> Fl
 def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
     """Vote, and wait until the set is decided, or until the time for that is over.
 
-    The time begins with that of two rounds, and grows fourfold with each try to decide that was lost. It starts over with each
-    such try, because the process that decides is alive then, and its next try succeeds once all members stand still. So
-    it only has to become longer than one try takes, and after a crash of that process it ends.
+    The time begins with that of two rounds, and grows fourfold with each try to decide that was lost. It starts over
+    with each such try, because the process that decides is alive then, and its next try succeeds once all members stand
+    still. So it only has to become longer than one try takes, and after a crash of that process it ends.
 
     Args:
         member: The member.
@@ -166,7 +165,12 @@ def _left(member: Member, found: Preparing, turn: float, waited: float, since: f
 # Quiescing
 
 
-def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[tuple[str, ...]]:
+def quiesce(
+    team: str,
+    names: Iterable[str],
+    timeout: float,
+    context: Context,  # noqa: ARG001 - as all flows that write
+) -> Flow[None]:
     """Ask the runs of members to end at their next boundary, and wait until no process holds the members' leases.
 
     A holder finds the wish with its next beat, up to a third of its lease's `ttl` later. A lease that has expired is
@@ -176,13 +180,11 @@ def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[tuple[str, 
         team: The team.
         names: The members.
         timeout: Seconds to wait.
-
-    Returns:
-        The members that still run after that time. Their runs are not asked any more; those that have been asked end
-        nevertheless.
+        context: Options and caches.
 
     Raises:
         ConflictError: A beat changed in every try to ask its writer.
+        SetAbortedError: Some members still run after that time. Runs that have not found the wish by then do not end.
     """
     threads = {keys.member_thread_id(team, name): name for name in names}
     asked: dict[str, str] = {}
@@ -190,7 +192,7 @@ def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[tuple[str, 
     while True:
         busy = yield from _held(threads)
         if not busy:
-            return ()
+            return
         if max(paused, (yield from Now()) - began) >= timeout:
             break
         for lease in busy:
@@ -201,7 +203,14 @@ def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[tuple[str, 
         paused += leases.POLL_SECONDS
     for lease in busy:
         yield from leases.pause(lease.thread_id, cancel=True)
-    return tuple([threads[lease.thread_id] for lease in busy])
+    missing = tuple(sorted([threads[lease.thread_id] for lease in busy]))
+    raise SetAbortedError(
+        f"No set of team {team!r} was begun: these members were asked to end their runs, and still ran after "
+        f"{timeout:g} s: {', '.join(missing)}. Call again, with a longer timeout.",
+        team=team,
+        set_id="",
+        missing=missing,
+    )
 
 
 def _held(threads: Iterable[str]) -> Flow[list[leases.Lease]]:

@@ -524,6 +524,7 @@ class _Attempts:
         """Commit. What the request reads beside it joins the read that follows, or is read at the same time."""
         if not self.request.beside or self.context.reads_back:
             return (yield from Commit(writes))
+        times: tuple[int, ...] | None
         times, self.beside = yield from Gather((Commit(writes), GetDocs(self.request.beside)))
         return times
 

@@ -67,9 +67,7 @@ class Thread:
         Raises:
             InvalidInputError: An argument is of the wrong type, or outside its range.
         """
-        return Lease(
-            self._leases, self.id, ttl=ttl, wait=wait, owner=owner, take_over=take_over, member=self._member
-        )
+        return Lease(self._leases, self.id, ttl=ttl, wait=wait, owner=owner, take_over=take_over, member=self._member)
 
     def pause(self, *, cancel: bool = False) -> bool:
         """Ask the holder of the thread's lease to end its run at the next boundary between two steps.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.stored import Stored
 
 VOTES = Kind("votes", most=10_000, wait=0.0)
-"""Votes: one job for each member, repeated while a set is being prepared. `close` drops them, because they are hints."""
+"""Votes: a job for each member, repeated while a set is being prepared. `close` drops them, because they are hints."""
 
 LOOK_SECONDS = 1.0
 """How often a member looks at a set that is being prepared. The end of its timeout is noticed that much later."""
