@@ -1,7 +1,7 @@
 """What the saver reports while it works: typed, frozen events, and their subscribers.
 
-Events contain names of threads, namespaces, checkpoints and channels, and counts, bytes and seconds. They never contain
-state.
+Events contain names of threads, namespaces, checkpoints, channels, teams and sagas, and counts, bytes and seconds. They
+never contain state.
 """
 
 from __future__ import annotations
@@ -605,6 +605,102 @@ class OperationEnded(Event):
     state: str
     attempt: int
     is_recorded: bool
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class SetDecided(Event):
+    """A set of a team is decided: `team.checkpoint` has committed it, or it was aborted.
+
+    The process that waits for the set reports it, once. If that process crashes, no event reports the decision, because
+    any member may make it.
+
+    Attributes:
+        thread_id: Empty, because a set is about several threads.
+        team: The team.
+        set_id: The set.
+        state: `committed` or `aborted`.
+        members: How many members it has.
+        missing: If it was aborted, the members without a checkpoint that stood still until the timeout.
+        contended: How many commits of the decision a member's new checkpoint made fail.
+        seconds: How long the call took, by a monotonic clock.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    thread_id: str = ""
+    team: str
+    set_id: str
+    state: Literal["committed", "aborted"]
+    members: int
+    missing: tuple[str, ...] = ()
+    contended: int = 0
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class SetRestored(Event):
+    """`team.restore` has made the checkpoints of a set the newest ones again.
+
+    Attributes:
+        thread_id: Empty, because a set is about several threads.
+        team: The team.
+        set_id: The set.
+        threads: How many threads were restored.
+        seconds: How long the call took, by a monotonic clock.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    thread_id: str = ""
+    team: str
+    set_id: str
+    threads: int
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class SagaEnded(Event):
+    """A saga is done, or a rollback of it has ended or is stuck.
+
+    A rollback that continues after it was stuck reports another one.
+
+    Attributes:
+        saga_id: The saga.
+        state: `done`, `compensated`, or `stuck`; `running` after a rollback to a savepoint, because the saga continues.
+        steps: How many steps the saga has.
+        undone: How many of them are undone.
+        seconds: How long the saga was open in this process, or how long the rollback took in it, by a monotonic clock.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    saga_id: str
+    state: Literal["done", "compensated", "stuck", "running"]
+    steps: int
+    undone: int
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class CompensationEnded(Event):
+    """An attempt to undo a step of a saga has ended.
+
+    Attributes:
+        saga_id: The saga.
+        step: The step.
+        state: The state of the undo's operation: `done`; or `failed`, `unknown` or `not_sent`, and then the rollback
+            tries again or is stuck.
+        attempt: The number of the attempt.
+        seconds: How long it took, by a monotonic clock.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    saga_id: str
+    step: str
+    state: str
+    attempt: int
     seconds: float
 
 

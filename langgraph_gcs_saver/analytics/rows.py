@@ -1,7 +1,8 @@
 """Rows of analytics: which columns there are, which events make rows, and how an event becomes its rows.
 
 A row is flat. It has ids of checkpoints and runs, names of nodes and channels, counts, bytes and seconds. It never
-contains state. A thread's id is in it as a keyed digest only. Sinks, the DDL, the backfill and the reference page use
+contains state. A thread's id is in it as a keyed digest only. The ids of teams, sets and sagas are not in it, because
+people name them after what they are about. Sinks, the DDL, the backfill and the reference page use
 these tables.
 
 The id of a row that the backfill can compute follows from what the row is about. So a call that LangGraph repeats, a
@@ -29,6 +30,7 @@ from langgraph_gcs_saver.events import (
     CheckpointSaved,
     CheckpointSkipped,
     CheckpointsListed,
+    CompensationEnded,
     Event,
     GetFailed,
     HistoryLoaded,
@@ -42,6 +44,9 @@ from langgraph_gcs_saver.events import (
     RecoveryRecorded,
     RestoreTooSlow,
     RunEnded,
+    SagaEnded,
+    SetDecided,
+    SetRestored,
     ThreadCollected,
     ThreadDeleted,
     ThreadPruned,
@@ -119,7 +124,7 @@ COLUMNS: tuple[Column, ...] = (
         "TIMESTAMP",
         "When it happened. For what the backfill can compute, it is the time in the checkpoint's id",
     ),
-    Column("thread", "STRING", "The keyed digest of the thread's id; empty if all threads share the operation"),
+    Column("thread", "STRING", "The keyed digest of the thread's id; empty for what several threads share"),
     Column("namespace", "STRING", "The nodes that lead to the subgraph; empty for the root graph"),
     Column("checkpoint_id", "STRING", "The checkpoint"),
     Column("parent_id", "STRING", "The checkpoint's parent"),
@@ -152,9 +157,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("is_resumed", "BOOL", "Whether the call continued what an earlier call had begun"),
     Column("is_recorded", "BOOL", "Whether the operation had a recorded outcome, and was not performed"),
     Column("is_expired", "BOOL", "Whether the lease had expired"),
-    Column("steps", "INT64", "Checkpoints of the root graph that the run stored"),
-    Column("operation", "STRING", "The operation's name"),
-    Column("state", "STRING", "The operation's state; or why a lease ended"),
+    Column("steps", "INT64", "Checkpoints of the root graph that the run stored; or steps of the saga"),
+    Column("undone", "INT64", "Steps of the saga that are undone"),
+    Column("members", "INT64", "Members of the team's set"),
+    Column("operation", "STRING", "The operation's name, or the name of the step that was undone"),
+    Column("state", "STRING", "The state of the operation, the saga or the set; or why a lease ended"),
     Column("findings", "INT64", "Number of findings of `verify`"),
 )
 """All columns but those of labels, in order."""
@@ -285,6 +292,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(LeaseTakenOver, "is_expired", renamed={"down": "downtime"}),
     Kind(OperationEnded, "operation", "state", "is_recorded", "seconds", renamed=_ATTEMPT),
     Kind(OperationLate, "operation", "outcome", "state", renamed=_ATTEMPT),
+    Kind(SagaEnded, "state", "steps", "undone", "seconds"),
+    Kind(CompensationEnded, "state", "seconds", renamed={"operation": "step", **_ATTEMPT}),
+    Kind(SetDecided, "state", "members", "seconds"),
+    Kind(SetRestored, "seconds", renamed={"members": "threads"}),
     Kind(ThreadDeleted, "objects"),
     Kind(ThreadPruned, "checkpoints", "objects"),
     Kind(ThreadCollected, "objects", renamed={"object_bytes": "bytes"}),
