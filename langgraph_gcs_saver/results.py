@@ -994,6 +994,33 @@ class SetInfo:
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class TeamInfo:
+    """A team; its text is for people.
+
+    Attributes:
+        team: The team.
+        threads: The id of each member's thread, by the member's name, in order of the names.
+        retention: How many committed sets it keeps.
+        sets: Its sets, newest first.
+    """
+
+    team: str
+    threads: Mapping[str, str]
+    retention: int
+    sets: tuple[SetInfo, ...]
+
+    @property
+    def newest(self) -> SetInfo | None:
+        """The newest committed set; `None` if there is none."""
+        return next((one for one in self.sets if one.state == "committed"), None)
+
+    def __str__(self) -> str:
+        committed = sum(one.state == "committed" for one in self.sets)
+        members = _counted(len(self.threads), "member")
+        return f"Team {self.team!r}: {members}, {_counted(committed, 'committed set')}"
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
     """What a restore of a set changes, or has changed; its text is for people.
 

@@ -28,6 +28,7 @@ SOURCES = (
     "saver/connection.py",
     "saver/checkpointer.py",
     "saver/lease.py",
+    "saver/team.py",
     "saver/watch.py",
 )
 
@@ -45,14 +46,14 @@ def with_twins(source: str, known: frozenset[str]) -> str:
         source: The text of a module.
         known: Names of the methods that have twins, in all modules.
     """
-    lines = source.splitlines(keepends=True)
+    lines, own = source.splitlines(keepends=True), names(source)
     edits: list[tuple[int, int, str]] = []
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
         methods = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
         for name, method in methods.items():
-            if name not in known or isinstance(method, ast.AsyncFunctionDef):
+            if name not in own or isinstance(method, ast.AsyncFunctionDef):
                 continue
             text = "\n" + _twin(method, "".join(lines[method.lineno - 1 : method.end_lineno]), known)
             old = methods.get(f"a{name}")

@@ -32,6 +32,7 @@ from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
 from langgraph_gcs_saver.cli.commands.setup import setup
 from langgraph_gcs_saver.cli.commands.show import show
 from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
+from langgraph_gcs_saver.cli.commands.team import team
 from langgraph_gcs_saver.cli.commands.top import top
 from langgraph_gcs_saver.cli.commands.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.commands.work import work
@@ -96,6 +97,7 @@ for command in (
 app.command("drill")(drill_command)
 app.add_typer(operations)
 app.add_typer(batches)
+app.add_typer(team)
 app.add_typer(analytics)
 
 

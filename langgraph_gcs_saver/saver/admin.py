@@ -58,10 +58,12 @@ if TYPE_CHECKING:
         RepairPlan,
         RunPlan,
         StoreStats,
+        TeamInfo,
         ThreadInfo,
         ThreadStatus,
         Transfer,
     )
+    from langgraph_gcs_saver.saver.team import TeamSets
     from langgraph_gcs_saver.saver.watch import Watch
     from langgraph_gcs_saver.stores.archive import Archive
 
@@ -1185,6 +1187,30 @@ class Admin(Connection):
         """Asynchronous twin of `rebind`."""
         binding = flows.rebind.rebind(force=force, dry_run=dry_run, loads=self._loads, context=self._context)
         return await arun(binding, self._backend, unchecked=True)
+
+    # Teams
+
+    def team(self, team_id: str) -> TeamSets:
+        """The sets of a team: make, list, check, restore and delete them. This reads nothing; the team need not exist.
+
+        Raises:
+            InvalidIdError: The id cannot be stored.
+            InvalidInputError: It is not text.
+        """
+        from langgraph_gcs_saver.saver.team import TeamSets  # noqa: PLC0415 - few processes need it
+
+        return TeamSets(self, team_id)
+
+    def teams(self) -> Each[TeamInfo]:
+        """The teams of the store, with their members and sets, for `for` and `async for`.
+
+        Raises:
+            DamageError: A document of a team is damaged. This error and the next one are raised after all other teams
+                were listed.
+            WrongKeyError: It is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return Each(lambda: flows.teams.listed(self._context), self._backend)
 
     # The common part of methods for many threads
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.policy.retention import Retention, Strategy
     from langgraph_gcs_saver.results import ThreadStatus
     from langgraph_gcs_saver.saver.each import Each
+    from langgraph_gcs_saver.saver.team import Team
     from langgraph_gcs_saver.saver.worker import Recoveries
 
 RETENTION_STEPS = 16
@@ -179,6 +179,33 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         thread_id = configs.text_of({"thread_id": thread_id}, "thread_id")
         thread_doc(thread_id)
         return Thread(self, self._leases, thread_id)
+
+    def team(
+        self,
+        team_id: str,
+        members: Iterable[str] = (),
+        *,
+        retention: int | None = None,
+        vote_wait: float | None = None,
+    ) -> Team:
+        """The handle of a team: several threads, and consistent sets of their checkpoints. This reads nothing.
+
+        Args:
+            team_id: The team.
+            members: Names of members. More can be added later: `team.member(name)`.
+            retention: How many committed sets the team keeps, from 1 to 1,000; the next `checkpoint` stores it. If not
+                given, what is stored counts, and 10 without that.
+            vote_wait: Most seconds for which a put of a member waits for the decision about a set, after another put
+                has made that decision fail; the default is the measured time of two rounds.
+
+        Raises:
+            InvalidIdError: The id, or the name of a member, cannot be stored.
+            InvalidInputError: An argument is of the wrong type.
+            InvalidOptionError: A number is outside its range.
+        """
+        from langgraph_gcs_saver.saver.team import Team  # noqa: PLC0415 - most processes need none
+
+        return Team(self, team_id, members, retention=retention, vote_wait=vote_wait)
 
     def runs(self, *, state: str | None = None) -> Each[ThreadStatus]:
         """The threads whose turns have not finished, for `for` and `async for`. It raises what `admin.runs` does.

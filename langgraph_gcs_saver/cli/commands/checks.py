@@ -79,7 +79,7 @@ def verify(
                 "threads": len(documents),
                 "documents": sum(documents),
                 "not_checked": NOT_CHECKED[looked],
-                "findings": [_of_finding(finding) for finding in findings],
+                "findings": [of_finding(finding) for finding in findings],
             }
         )
     else:
@@ -92,11 +92,16 @@ def verify(
         raise typer.Exit(DamageError.exit_code)
 
 
+def print_by_thread(out: Console, findings: Iterable[Finding]) -> None:
+    """Print findings, each thread's below its id."""
+    for thread, found in groupby(findings, key=lambda finding: finding.thread_id):
+        out.print(plain(f"Thread {thread!r}" if thread else "Teams", "bold"), soft_wrap=True)
+        _print_findings(out, found)
+
+
 def _show_findings(findings: list[Finding], damages: int) -> None:
     out = console()
-    for thread, found in groupby(findings, key=lambda finding: finding.thread_id):
-        out.print(plain(f"Thread {thread!r}", "bold"), soft_wrap=True)
-        _print_findings(out, found)
+    print_by_thread(out, findings)
     if not findings:
         out.print(Text("No damage found."))
         return
@@ -205,9 +210,10 @@ def _lines(*lines: Text) -> Text:
     return Text("\n").join([line for line in lines if line.plain])
 
 
-def _of_finding(finding: Finding) -> dict[str, Any]:
+def of_finding(finding: Finding) -> dict[str, Any]:
+    """A finding as it is in JSON."""
     return asdict(finding) | {"is_damage": finding.is_damage}
 
 
 def _of_repair(plan: RepairPlan) -> dict[str, Any]:
-    return asdict(plan) | {"findings": [_of_finding(finding) for finding in plan.findings]}
+    return asdict(plan) | {"findings": [of_finding(finding) for finding in plan.findings]}
