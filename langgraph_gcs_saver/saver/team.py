@@ -279,9 +279,6 @@ class TeamSets:
         _check(label, timeout)
         chosen = self._named if members is None else self._chosen(members)
         joined = yield from flows.sets.members(self.id)
-        for name in chosen:
-            if name not in joined:
-                yield from flows.sets.join(self.id, name, self._context)
         wanted = sorted({*joined, *chosen} if members is None else chosen)
         if not wanted:
             raise InvalidInputError(
@@ -291,6 +288,9 @@ class TeamSets:
         if quiesce:
             yield from flows.members.quiesce(self.id, wanted, timeout, self._context)
         record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, self.retention)
+        for name in wanted:
+            if name not in joined:
+                yield from flows.sets.join(self.id, name, self._context)
         try:
             found = yield from flows.sets.prepare(self.id, record.set_id, self._context)
         except SetAbortedError as error:

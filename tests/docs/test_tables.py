@@ -20,6 +20,7 @@ from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Operations
+from langgraph_gcs_saver.saver.team import Team, TeamSets
 from langgraph_gcs_saver.saver.thread import Thread
 from tests.docs import columns, metrics, options
 from tests.docs.fences import ROOT
@@ -95,8 +96,8 @@ def test_the_reference_has_every_method(cls: type) -> None:
     written = [call.strip("` ") for row in rows(REFERENCE, table) for call in row[0].split("`, `") if "`" in row[0]]
     assert sorted(written) == sorted(expected)
     # "Each method that does I/O has an asynchronous twin": these do none, or serve both.
-    savers = {"from_conn_string", "get_next_version", "subscribe", "thread", "runs", "recover"}
-    single = savers if cls is GCSSaver else methods.EACH | {"watch"}
+    savers = {"from_conn_string", "get_next_version", "subscribe", "thread", "team", "runs", "recover"}
+    single = savers if cls is GCSSaver else methods.EACH | {"watch", "team"}
     assert {name for name in own if f"a{name}" not in names} == single
 
 
@@ -113,6 +114,12 @@ def test_the_reference_has_everything_about_one_thread() -> None:
     expected = {_call(name, getattr(Thread, name)) for name in _own(Thread) - {"operations"}} | {"operations"}
     assert _written("Methods of a thread") == expected
     assert {name for name in _own(Thread) if not hasattr(Thread, f"a{name}")} == {"operations", "lease", "batch"}
+
+
+def test_the_reference_has_everything_about_a_team() -> None:
+    names = (_own(TeamSets) | _own(Team)) - {"retention"}
+    assert _written("Methods of a team") == {_call(name, getattr(Team, name)) for name in names} | {"retention"}
+    assert {name for name in names if not hasattr(Team, f"a{name}")} == {"member"}
 
 
 def test_the_reference_has_everything_about_operations() -> None:

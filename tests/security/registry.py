@@ -43,6 +43,11 @@ def collections() -> set[str]:
     return {value.partition("/")[0] for value in named} | {entry.id for entry in below.every()}
 
 
+def team_of(thread: str) -> str:
+    """The team that a store of a suite has beside a thread."""
+    return f"team of {thread}"
+
+
 COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.THREADS: keys.thread_doc,
     keys.CHECKPOINTS: lambda thread: f"{keys.checkpoints(thread)}/",
@@ -57,6 +62,10 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.RECOVERIES: lambda thread: f"{keys.recoveries(thread)}/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     keys.ACTIVE: keys.active_doc,
+    keys.TEAMS: lambda _: f"{keys.TEAMS}/",
+    keys.MEMBERS: lambda thread: f"{keys.members(team_of(thread))}/",
+    keys.SETS: lambda thread: f"{keys.sets(team_of(thread))}/",
+    keys.VOTES: lambda thread: f"{keys.sets(team_of(thread))}/",
     "lg_store": lambda _: keys.PLACE,
 }
 """What names of documents begin with in each collection, of a thread where it is one's."""
@@ -128,6 +137,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "operations": lambda a: _call(a.thread),
     "resolve_operation": lambda a: _call(a.thread, "key", not_done=True),
     "batches": lambda a: _call(a.thread),
+    "teams": lambda _: _call(),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),
@@ -187,6 +197,7 @@ NO_STATE = {
     "recover",
     "serde",
     "subscribe",
+    "team",
     "thread",
     "watch",
     "with_allowlist",

@@ -298,6 +298,8 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "operations": lambda admin, _, __: admin.operations("t"),
     "resolve_operation": lambda admin, _, __: _resolve(admin),
     "batches": lambda admin, _, __: admin.batches("t"),
+    "team": lambda admin, _, __: _team(admin),
+    "teams": lambda admin, _, __: [*admin.teams()],
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "holds": lambda admin, _, __: admin.holds(cfg()),
     "leases": lambda admin, _, __: [*admin.leases()],

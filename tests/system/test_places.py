@@ -219,6 +219,7 @@ CALLS = {
     "operations": lambda tools: (("t",), {}),
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
     "batches": lambda tools: (("t",), {}),
+    "teams": lambda tools: ((), {}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
@@ -236,7 +237,7 @@ CALLS = {
 }
 """A call of each method that reaches a store."""
 
-REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "thread", "watch", "recover"}
+REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "team", "thread", "watch", "recover"}
 BIND = {"rebind", "arebind"}
 
 

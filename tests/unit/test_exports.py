@@ -11,6 +11,7 @@ from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Calls, Operations
+from langgraph_gcs_saver.saver.team import TeamSets
 from tests.kit import methods
 
 LANGGRAPHS = (
@@ -38,6 +39,10 @@ ADMINS = (
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
 TWINS += [(Calls, "perform", "aperform")]
+TWINS += [
+    (TeamSets, name, f"a{name}")
+    for name in ("threads", "checkpoint", "sets", "verify", "restore", "delete_set", "delete")
+]
 STREAMS = {"alist"}
 PUBLIC = [
     (kind, name)
@@ -90,7 +95,7 @@ def test_types_are_shipped():
 
 def test_the_savers_own_methods():
     own = {name for kind, *pair in TWINS for name in pair if kind is GCSSaver}
-    own |= {"from_conn_string", "get_next_version", "subscribe", "admin", "thread", "runs", "recover"}
+    own |= {"from_conn_string", "get_next_version", "subscribe", "admin", "thread", "team", "runs", "recover"}
     assert {name for kind, name in PUBLIC if kind is not Admin} == own
     assert len(own - set(dir(BaseCheckpointSaver))) <= 30
     assert issubclass(GCSSaver, BaseCheckpointSaver)
@@ -98,7 +103,7 @@ def test_the_savers_own_methods():
 
 def test_the_methods_of_admin():
     own = {name for kind, *pair in TWINS for name in pair if kind is Admin}
-    assert {name for kind, name in PUBLIC if kind is Admin} == own | methods.EACH | {"watch"}
+    assert {name for kind, name in PUBLIC if kind is Admin} == own | methods.EACH | {"watch", "team"}
 
 
 @pytest.mark.parametrize(("kind", "name"), PUBLIC)
