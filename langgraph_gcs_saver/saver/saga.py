@@ -1,0 +1,575 @@
+"""`Saga`: steps that are all done, or all undone, or stuck with a list.
+
+`flows.sagas` is the protocol of the documents, and `flows.rollbacks` undoes steps. This module knows the user's
+functions, and where the code runs: in a node, which must not fork the thread below its own run, or outside of a graph.
+
+`python -m tests.twins` writes each asynchronous twin below its method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from langgraph_gcs_saver import errors, flows
+from langgraph_gcs_saver.engine.effects import Ask, Flow
+from langgraph_gcs_saver.engine.runner import arun, run
+from langgraph_gcs_saver.errors import (
+    FencedError,
+    InvalidConfigError,
+    InvalidIdError,
+    InvalidInputError,
+    LeaseMismatchError,
+    ThreadBusyError,
+)
+from langgraph_gcs_saver.flows.fences import held_by
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.serialization import dumps, loads
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.saver import compensations, configs, place_in_run
+from langgraph_gcs_saver.saver.compensations import Compensation
+from langgraph_gcs_saver.saver.lease import Lease
+from langgraph_gcs_saver.saver.operations import Calls, FunctionWork, Rules
+from langgraph_gcs_saver.saver.outcomes import NOT_GIVEN, Errors, found_out
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from types import TracebackType
+
+    from langchain_core.runnables import RunnableConfig
+    from typing_extensions import Self
+
+    from langgraph_gcs_saver.flows.context import Context
+    from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.flows.once import Performed, Settled
+    from langgraph_gcs_saver.format.operations import Operation
+    from langgraph_gcs_saver.results import SagaInfo, SagaState
+    from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+    from langgraph_gcs_saver.saver.lease import Leases
+    from langgraph_gcs_saver.saver.operations import Mode
+    from langgraph_gcs_saver.saver.place_in_run import PlaceInRun
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 90.0
+"""How long a rollback waits for the thread's lease if not told otherwise: a crashed holder's expires within it."""
+
+_MAX_NAME = 200
+"""Most characters in the name of a step or of a savepoint."""
+
+
+@record(frozen=True, slots=True)
+class _Asked:
+    """A call of `Saga.once`: its arguments, after they were checked."""
+
+    name: str
+    fn: Callable[..., Any]
+    request: Any
+    undo: Compensation | None
+    rules: Rules
+    chosen: tuple[Any, ...]
+
+
+class Saga:
+    """Steps that are all done, or all undone, or stuck with a list of what is left to settle.
+
+    You get one from `saver.thread(id).saga(id)`, in a node or anywhere. Making one reads nothing. Each step is an
+    operation: it is started at most once, in all processes. Its record says how to undo it.
+
+        with saver.thread("trip").saga("trip-7") as saga:
+            saga.once("book-hotel", book_hotel, request={"city": "Oslo"}, undo="cancel-hotel")
+            saga.once("pay", pay, request={"cents": 990}, undo="refund")
+
+    The end of the block says that the saga is done. If an exception leaves the block, all steps are undone, the newest
+    first. Then the block outside of a graph raises the exception, and the block in a node raises `SagaRolledBack`.
+
+    These leave the saga running, so that the same block continues it later: an interrupt, a drain and all other
+    exceptions with which LangGraph ends a run; `KeyboardInterrupt`, `SystemExit` and the cancellation of a task; and the
+    loss of the thread's lease. So does a crash.
+
+    If several nodes share a saga, use the object without a block in each of them, and call `finish` in the last one.
+    One object serves one caller at a time.
+
+    Attributes:
+        id: The saga's id.
+        thread_id: The thread.
+    """
+
+    def __init__(
+        self,
+        saver: GCSSaver,
+        leases: Leases,
+        thread_id: str,
+        saga_id: str,
+        *,
+        config: RunnableConfig | None = None,
+        wait: float = WAIT_SECONDS,
+        owner: str | None = None,
+    ) -> None:
+        if not isinstance(saga_id, str):
+            raise InvalidIdError(f"The saga id is of type {type(saga_id).__name__}; it must be text.")
+        keys.saga_doc(thread_id, saga_id)
+        self.id = saga_id
+        self.thread_id = thread_id
+        self._saver = saver
+        self._serde = saver.serde
+        self._contexts = saver._contexts  # noqa: SLF001 - a saga is a part of the saver
+        self._backend = saver._backend  # noqa: SLF001 - as above
+        self._leases = leases
+        self._config = config
+        self._new_lease = partial(Lease, leases, thread_id, ttl=60.0, wait=wait, owner=owner, take_over=False)
+        self._new_lease()  # It checks its arguments.
+        self._seen: flows.sagas.Saga | None = None
+        self._reconcile: dict[str, Callable[[str], Any]] = {}
+        self._began = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Saga({self.id!r} of thread {self.thread_id!r})"
+
+    # The block
+
+    def __enter__(self) -> Self:
+        run(self._entering(), self._backend)
+        return self
+
+    async def __aenter__(self) -> Self:
+        await arun(self._entering(), self._backend)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run(self._leaving(error), self._backend)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await arun(self._leaving(error), self._backend)
+
+    # Steps
+
+    def once(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *,
+        request: Any = None,
+        undo: str | None = None,
+        irreversible: bool = False,
+        mode: Mode = "at_most_once",
+        reconcile: Callable[[str], Any] | None = None,
+        not_sent: Errors = (),
+        errors: Errors = (),
+        keep: timedelta | None = None,
+        timeout: float | None = None,
+        ask: bool = False,
+    ) -> Any:
+        """Perform a step, unless it has been performed before. Then its recorded result is returned.
+
+        This is `operations.once` with the saga's id and the step's name as the key. The record that the step is about
+        to begin also says how to undo it, and is only made while the saga is running.
+
+        Args:
+            name: The step; unique in the saga, in at most 200 characters.
+            fn: Performs it. It is called without arguments, or with the key, for the provider's idempotency key.
+            request: Plain data that identifies what is done. `undo` gets it, as the saver's serializer returns it.
+            undo: The name of the `compensation` that undoes the step. The step stores the highest version of it that
+                this process knows.
+            irreversible: Say that nothing can undo the step. Once it is done, a rollback that would have to undo it is
+                stuck before it undoes anything, until you call `resolve`.
+            mode: As for `operations.once`.
+            reconcile: As for `operations.once`. A rollback by this object uses it too.
+            not_sent: As for `operations.once`.
+            errors: As for `operations.once`. A step that failed with one of them needs no undo.
+            keep: As for `operations.once`. While the saga is open, its steps are kept in any case.
+            timeout: As for `operations.once`.
+            ask: As for `operations.once`.
+
+        Returns:
+            The result of `fn`, or the recorded one.
+
+        Raises:
+            CompensationMissingError: This process knows no compensation of that name. Nothing was started.
+            InvalidInputError: An argument is invalid, or neither `undo` nor `irreversible=True` is given. Nothing was
+                started.
+            SagaRolledBack: The saga was rolled back since it was opened, by any process. Nothing was started.
+            OperationError: As for `operations.once`.
+            OperationFencedError: The process has lost the thread's lease. Nothing was started.
+            StoreError: A service rejected a request, or did not answer before the deadline. Nothing was started.
+        """
+        asked = self._asked(
+            name,
+            fn,
+            request,
+            (undo, irreversible),
+            Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once"),
+            ("thread", mode, keep, timeout),
+        )
+        return run(self._once(asked), self._backend)
+
+    def savepoint(self, name: str) -> None:
+        """Hold the thread's newest stored checkpoint, so that a rollback can end here. In a node: the one it began at.
+
+        A savepoint that exists already stays as it is, so a block that runs again moves nothing.
+
+        Args:
+            name: The savepoint; unique in the saga, in at most 200 characters.
+
+        Raises:
+            InvalidInputError: The thread has no checkpoint.
+            NotDurableError: The checkpoint that ordered the node is not stored.
+            SagaRolledBack: The saga was rolled back since it was opened.
+        """
+        run(self._savepoint(_named("savepoint", name)), self._backend)
+
+    def finish(self) -> None:
+        """Say that the saga is done, as the end of a block does. Idempotent.
+
+        Raises:
+            SagaError: A step has no outcome yet.
+            SagaRolledBack: The saga was rolled back since it was opened.
+        """
+        run(self._finish(), self._backend)
+
+    # Undoing
+
+    def rollback(self, to: str | None = None) -> SagaInfo:
+        """Undo the steps, the newest first: all of them, or those that began after a savepoint.
+
+        After a rollback to a savepoint, the saga continues with the steps before it, and undone steps can be performed
+        again. Outside of a graph, the thread also continues from the savepoint's checkpoint. A saga that was rolled
+        back to its beginning is over, and the thread keeps its state; start another one under another id.
+
+        In a node, this raises `SagaRolledBack` when the steps are undone, because a run cannot change the checkpoint
+        that it continues from. If `run` runs the graph, it does that. Otherwise call `resume` after the run.
+
+        Outside of a graph, this needs the thread's lease. It uses the one that this process holds, or acquires one.
+
+        Args:
+            to: A savepoint; the beginning if not given.
+
+        Returns:
+            The saga, as it is now.
+
+        Raises:
+            CompensationMissingError: This process knows no compensation that a step names. Nothing was undone. Import
+                the module that defines it, and call `resume`.
+            ConflictError: Other processes kept changing the saga.
+            InvalidInputError: The saga has no such savepoint, or there is no such saga.
+            SagaRolledBack: The call is made in a node, and the steps are undone.
+            SagaStuckError: A step's outcome is unknown, or it is irreversible, and nothing was undone; or the undo of a
+                step fails or has an unknown outcome, and later steps are undone. Settle the steps that the error lists
+                with `resolve`, and call `resume`.
+            ThreadBusyError: Another process holds the lease.
+        """
+        return run(self._rolling_back(to), self._backend)
+
+    def resume(self) -> SagaInfo:
+        """Complete a rollback that was begun: by a process that crashed, by one in a node, or one that was stuck.
+
+        It does nothing for a saga that is running, done, or undone. To continue a running saga after a crash, call its
+        block again.
+
+        Returns:
+            The saga, as it is now.
+
+        Raises:
+            CompensationMissingError: As for `rollback`.
+            ConflictError: As for `rollback`.
+            InvalidInputError: There is no such saga.
+            SagaRolledBack: As for `rollback`.
+            SagaStuckError: As for `rollback`.
+            ThreadBusyError: As for `rollback`.
+        """
+        return run(self._resuming(), self._backend)
+
+    def resolve(self, step: str, *, result: Any = NOT_GIVEN, not_done: bool = False) -> None:
+        """Settle what stops a rollback at a step, as you have found it out. Then call `resume`.
+
+        If the outcome of the step is unknown, you say whether the step took effect. Otherwise you say whether its undo
+        did, with any result: `result=None` says that the step's effect is gone, or may stay. That also settles an
+        irreversible step.
+
+        Args:
+            step: The step.
+            result: Say that it took effect, with its result.
+            not_done: Say that it did not take effect.
+
+        Raises:
+            ConflictError: Nothing is to settle, or it changed meanwhile. The message says what it is now.
+            InvalidInputError: There is no such step, or not exactly one of `result` and `not_done` is given.
+            OperationInProgressError: A call may still be performing it.
+            SerializationError: The result cannot be serialized.
+        """
+        run(self._resolution(_named("step", step), result, not_done=not_done), self._backend)
+
+    # Reading
+
+    @property
+    def state(self) -> SagaState:
+        """The state in which this object last saw the saga; `running` before it has read it. This reads nothing."""
+        return "running" if self._seen is None else self._seen.state
+
+    def info(self) -> SagaInfo:
+        """The saga as it is now: its state, its steps, its savepoints, and what stops its rollback.
+
+        Raises:
+            DamageError: A document of the saga is damaged.
+            InvalidInputError: There is no such saga.
+        """
+        return run(self._info(), self._backend)
+
+    # Where the code runs
+
+    @property
+    def _context(self) -> Context:
+        return self._contexts.get()
+
+    def _place(self) -> PlaceInRun | None:
+        """The node, task or tool of a run of this thread that makes the call; `None` outside of its runs."""
+        try:
+            place = place_in_run.place_of(self._config or place_in_run.current_config())
+        except InvalidConfigError:
+            if self._config is not None:
+                raise
+            return None
+        own = getattr(place.checkpointer, "_contexts", None)
+        # The thread of another store has the same id by chance.
+        is_own = place.checkpointer is None or own is self._contexts
+        return place if is_own and place.thread_id == self.thread_id else None
+
+    def _calls(self) -> Calls:
+        return Calls(self._saver, self.thread_id, self._place())
+
+    def _hosted(self, act: Callable[[Fence], Flow[T]]) -> Flow[T]:
+        """Act outside of a graph under the thread's lease: the one that this process holds, or a new one."""
+        fence = held_by(self._context.fences, self.thread_id)
+        if fence is not None:
+            held = self._leases.held_of(fence)
+            if held is not None and held.turn is not None:
+                raise ThreadBusyError(
+                    f"A run of this process is working on thread {self.thread_id!r}, so saga {self.id!r} was not "
+                    "changed. Wait for its end. In a coroutine of a node before Python 3.11, pass the `config` that the "
+                    "node gets to `saga`.",
+                    thread_id=self.thread_id,
+                )
+            return (yield from act(fence))
+        lease = self._new_lease()
+        held = yield from self._leases.acquiring(lease)
+        try:
+            result = yield from act(held.fence)
+        except GeneratorExit:  # No effect can follow. The next beat finds that the lease is left, and releases it.
+            raise
+        except BaseException:
+            yield from self._release(held)
+            raise
+        yield from self._release(held)
+        return result
+
+    def _release(self, held: Held) -> Flow[None]:
+        with self._leases.leaving(held):
+            yield from self._leases.releasing(held)
+
+    # The flows of the methods
+
+    def _entering(self) -> Flow[None]:
+        self._seen = None
+        self._began = time.monotonic()
+        yield from self._opened()
+
+    def _leaving(self, error: BaseException | None) -> Flow[None]:
+        """What the end of a block does; see the class."""
+        from langgraph.errors import GraphBubbleUp, ParentCommand  # noqa: PLC0415 - a handle is made without them
+
+        if error is None or isinstance(error, ParentCommand):  # the end of the work: the run continues in another node
+            yield from self._finish()
+        elif isinstance(error, errors.SagaRolledBack):
+            is_own = (error.thread_id, error.saga_id) == (self.thread_id, self.id)
+            if is_own and error.config is not None and self._place() is None:
+                yield from self._resuming()
+        elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LEAVE_RUNNING)):
+            yield from self._rolling_back(None)
+
+    def _opened(self) -> Flow[flows.sagas.Saga]:
+        """The saga as this object opened it. It is created if there is none.
+
+        Raises:
+            SagaRolledBack: It was, or is being, rolled back.
+        """
+        if self._seen is None:
+            context = self._context
+            found = yield from flows.sagas.open_(self.thread_id, self.id, context.new_attempt(), context)
+            if found.state not in ("running", "done"):
+                raise self._rolled_back(found)
+            self._seen = found
+        return self._seen
+
+    def _read(self) -> Flow[flows.sagas.Saga]:
+        """The saga as it is now.
+
+        Raises:
+            InvalidInputError: There is none.
+        """
+        found = yield from flows.sagas.read(self.thread_id, self.id, self._context)
+        if found is None:
+            raise InvalidInputError(f"There is no saga {self.id!r} of thread {self.thread_id!r}.")
+        self._seen = found
+        return found
+
+    def _asked(
+        self,
+        name: object,
+        fn: Callable[..., Any],
+        request: Any,
+        undo: tuple[object, object],
+        rules: Rules,
+        chosen: Chosen,
+    ) -> _Asked:
+        """Check the arguments of `once`.
+
+        Raises:
+            CompensationMissingError: This process does not know the compensation.
+            InvalidInputError: One is invalid.
+        """
+        step = _named("step", name)
+        named, irreversible = undo
+        configs.check_type("irreversible", irreversible, bool)
+        if (named is None) is not irreversible:
+            raise InvalidInputError(
+                f"Step {step!r} of saga {self.id!r} was not started. Pass either `undo`, the name of the compensation "
+                "that undoes it, or `irreversible=True`."
+            )
+        known = None
+        if named is not None:
+            configs.check_type("undo", named, str)
+            known = compensations.newest(cast("str", named))
+            if known is None:
+                raise self._missing(f"Step {step!r} was not started, because", f"{named!r}")
+        return _Asked(step, fn, request, known, rules, chosen)
+
+    def _missing(self, what: str, compensation: str) -> errors.CompensationMissingError:
+        return errors.CompensationMissingError(
+            f"{what} this process knows no compensation {compensation}, which saga {self.id!r} of thread "
+            f"{self.thread_id!r} needs. Import the module that defines it with `@compensation`; the commands import it "
+            "with `--app MODULE`.",
+            thread_id=self.thread_id,
+            saga_id=self.id,
+        )
+
+    def _once(self, asked: _Asked) -> Flow[Any]:
+        saga = yield from self._opened()
+        calls, name = self._calls(), asked.name
+        if asked.rules.reconcile is not None:
+            self._reconcile[name] = asked.rules.reconcile
+        undo = None
+        if asked.undo is not None:
+            request = dumps(self._serde, asked.request, f"The request of step {name!r}")
+            undo = Undo(asked.undo.name, asked.undo.version, request)
+        with calls.call(name, asked.request, flows.sagas.step_key(self.id, name), asked.chosen) as (call, _):
+            call = replace(call, part=Part(saga, name, undo))
+            work = FunctionWork(self._serde, replace(call, key=_key_in(call.key, saga.epoch)), asked.rules, asked.fn)
+            return (yield from calls.performing(call, work, None))
+
+    def _savepoint(self, name: str) -> Flow[None]:
+        saga = yield from self._opened()
+        if name in saga.names:
+            return
+        place = self._place()
+        if place is None:
+            checkpoint_id = yield from flows.ids.newest_id(self.thread_id, "")
+        else:
+            checkpoint_id = yield from self._start_of(place, name)
+        self._seen = yield from flows.sagas.savepoint(saga, name, checkpoint_id, self._context)
+
+    def _start_of(self, place: PlaceInRun, name: str) -> Flow[str]:
+        """The checkpoint of the root graph at which a node began, once it is durable."""
+        order = flows.once.Order(place.checkpoints[:1], place.why_never_durable)
+        found = yield from flows.once.lacking(self.thread_id, order, self._context)
+        if found is not None:
+            raise errors.NotDurableError(
+                f"Savepoint {name!r} of saga {self.id!r} of thread {self.thread_id!r} was not made. Its checkpoint "
+                f"{found.checkpoint_id!r} is not stored, and {found.why}. Run the graph with durability "
+                '"sync" or "async".',
+                thread_id=self.thread_id,
+                key=name,
+            )
+        return place.checkpoints[0][1]
+
+    def _finish(self) -> Flow[None]:
+        saga = yield from self._opened()
+        if saga.state == "done":
+            return
+        self._seen = yield from flows.sagas.finish(saga, self._context)
+        yield from self._report(self._began)
+
+    def _rolling_back(self, to: str | None) -> Flow[SagaInfo]:
+        target = None if to is None else _named("savepoint", to)
+        return (yield from self._where(partial(self._mark_and_undo, target)))
+
+    def _resuming(self) -> Flow[SagaInfo]:
+        return (yield from self._where(self._complete))
+
+    def _where(self, act: Callable[[Fence | None], Flow[None]]) -> Flow[SagaInfo]:
+        """Undo steps where the call is made: in a node, or outside of a graph, which also moves the thread."""
+        place = self._place()
+        if place is None:
+            return (yield from self._hosted(partial(self._act_and_fork, act)))
+        yield from act(self._calls().fence(f"the rollback of saga {self.id!r}"))
+        saga = yield from self._read()
+        if saga.state == "compensated":
+            raise self._rolled_back(saga)
+        return (yield from self._info())
+
+    def _act_and_fork(self, act: Callable[[Fence | None], Flow[None]], fence: Fence) -> Flow[SagaInfo]:
+        yield from act(fence)
+        yield from self._continue_from_savepoint(fence)
+        return (yield from self._info())
+
+    def completing(self, fence: Fence) -> Flow[None]:
+        """Complete a rollback that was begun, and fork the thread. `run` does this when a node has rolled back.
+
+        Args:
+            fence: The lease under which this is done.
+        """
+        yield from self._complete(fence)
+        yield from self._continue_from_savepoint(fence)
+
+    def _complete(self, fence: Fence | None) -> Flow[None]:
+        """Complete a rollback that was begun, if there is one."""
+        saga = yield from self._read()
+        if saga.state in ("compensating", "stuck"):
+            yield from self._mark_and_undo(saga.target, fence)
+
+    def _mark_and_undo(self, target: str | None, fence: Fence | None) -> Flow[None]:
+        began, context = time.monotonic(), self._context
+        saga = yield from self._read()
+        if saga.state == "compensated" and saga.target == target:
+            return
+        self._seen = saga = yield from flows.sagas.mark(saga, context.new_attempt(), target, fence, context)
+        try:
+            self._seen = yield from flows.rollbacks.roll_back(saga, _Functions(self), fence, context)
+        except errors.SagaStuckError:
+            self._seen = replace(saga, state="stuck")
+            yield from self._report(began)
+            raise
+        if target is None:
+            yield from self._report(began)
+
+    def _continue_from_savepoint(self, fence: Fence) -> Flow[None]:
+        """Let the saga, and the thread, continue from the savepoint to which the saga was rolled back."""
+        began, saga, context = time.monotonic(), self._seen, self._context
+        if saga is None or saga.state != "compensated" or saga.target is None:
+            return
+        held = next(one.checkpoint_id for one in saga.savepoints if one.name == saga.target)
+        if held is None:
+            self._seen = yield from flows.sagas.resumed(saga, context)
+        else:
+            yield from flows.forks.fork(
+                self.thread_id, held, fence, context, beside=flows.sagas.resuming(saga, context)
+            )
+            yield from self._read()
+        yield from self._report(began)
