@@ -742,7 +742,7 @@ class RecoveryRecorded(Event):
     Attributes:
         record: Digits that name the record in its thread.
         time: When the recovery began, in seconds since the epoch, by the service's clock.
-        kind: `takeover`, `fallback`, `repair` or another kind.
+        kind: `takeover`, `fallback`, `repair`, `restore` or `rollback`.
         lost: Seconds of work that were lost, if known.
         down: Seconds from the last sign of life until the recovery, if known.
         held: Seconds from the beginning of the former lease to the last sign of life, if known.

@@ -825,7 +825,7 @@ RecoveryKind = Literal["takeover", "fallback", "repair", "restore", "rollback"]
 
 @record(frozen=True, slots=True, kw_only=True)
 class RecoveryRecord:
-    """What a crash, or damage, has cost a thread; its text is for people.
+    """What a crash, damage or a way back has cost a thread; its text is for people.
 
     All times are those of the service's clock, except `restore`.
 
@@ -834,23 +834,23 @@ class RecoveryRecord:
         time: When it was recorded.
         kind: `takeover`: a process crashed while it held the thread's lease, and its lease was ended. `fallback`: the
             newest checkpoint was damaged, and an older one was read in its place. `repair`: damage was repaired.
-            `restore`: a consistent set of the thread's team was restored. `rollback`: a saga was rolled back, and the
-            thread continues from the saga's savepoint.
+            `restore`: a set of the thread's team was restored. `rollback`: a saga was rolled back, and its thread
+            continues from a savepoint.
         lost: For a takeover, seconds from the newest checkpoint of the root graph, or from the beginning of the crashed
             process's lease if that was later. For a fallback, seconds from the checkpoint that was read to the damaged
-            one. For a restore or a rollback, seconds from the checkpoint that is the state again to the newest one.
+            one. For a restore or a rollback, seconds from the checkpoint of the set or savepoint to the newest one.
             `None` if it is not known.
         down: For a takeover, those of these seconds that came after the crashed process's last sign of life.
         held: For a takeover, seconds from the beginning of that lease to this sign of life.
         restore: Seconds until the state was there again: from a takeover until its process had read the state, or the
-            length of the read, of the repair, of the restore or of the rollback. `None` if the process has not read it,
-            or has crashed before.
+            length of the read, the repair, the restore or the rollback. `None` if the process has not read it, or has
+            crashed before.
         ran_again: The nodes that were due at the checkpoint that was read, in order of their names. A task of theirs
             that had finished before did not run again. Empty if a new input replaced them. `None` if it is not known,
             as with a cipher whose `clear_metadata` does not name `node`.
         labels: The metadata that the saver's option `labels` names, as text: of the run that took over, or of the read.
-            What its config does not have comes from the checkpoint that was read. A repair has none. With a cipher,
-            only those that `clear_metadata` names are stored.
+            What its config does not have comes from the checkpoint that was read. Only takeovers and fallbacks have
+            labels. With a cipher, only those that `clear_metadata` names are stored.
         expires: From then on `collect` deletes the record.
     """
 

@@ -101,6 +101,7 @@ def alerts(bounds: Bounds, dialect: Dialect) -> tuple[Alert, ...]:
         _stalled(bounds, dialect),
         _damage(dialect),
         _expired(dialect),
+        _stuck(dialect),
     )
 
 
@@ -229,4 +230,17 @@ def _expired(dialect: Dialect) -> Alert:
         meaning="A process crashed, hung or lost the store while it held the lease of a thread.",
         action="Run `langgraph-gcs leases --expired` and `langgraph-gcs recoveries`. A worker, `langgraph-gcs work`, "
         "resumes these threads. If it happens often, look at memory limits and at how instances are shut down.",
+    )
+
+
+def _stuck(dialect: Dialect) -> Alert:
+    return Alert(
+        name="stuck",
+        title="The rollback of a saga is stuck",
+        severity="ERROR",
+        expression=f"{dialect.grown(metrics.SAGAS, window=_LONG, match={'state': 'stuck'})} > 0",
+        meaning="A step of a saga has an unknown outcome, or its compensation keeps failing. What was undone stays "
+        "undone, and earlier steps are not.",
+        action="Run `langgraph-gcs saga list` and `langgraph-gcs saga show THREAD SAGA` to see the steps. Settle them "
+        "with `resolve`, then continue with `langgraph-gcs saga resume`.",
     )

@@ -125,6 +125,16 @@ def sections(dialect: Dialect, labels: Sequence[str]) -> tuple[Section, ...]:
             ),
         ),
         Section(
+            "Sagas and teams",
+            (
+                count("Sagas and rollbacks", metrics.SAGAS, "state"),
+                count("Attempts to undo a step", metrics.COMPENSATIONS, "state"),
+                count("Sets of teams", metrics.SETS, "state"),
+                times("Time until a set is decided", metrics.SET_DURATION),
+                count("Restored sets", metrics.SET_RESTORES),
+            ),
+        ),
+        Section(
             "Damage and recoveries",
             (
                 Chart(

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.events import (
     CheckpointSaved,
     CheckpointSkipped,
     CheckpointsListed,
+    CompensationEnded,
     Event,
     GetFailed,
     HistoryLoaded,
@@ -29,6 +30,9 @@ from langgraph_gcs_saver.events import (
     Retried,
     RowsDropped,
     RunEnded,
+    SagaEnded,
+    SetDecided,
+    SetRestored,
     ThreadVerified,
     VerificationFailed,
     WritesSaved,
@@ -38,6 +42,7 @@ from langgraph_gcs_saver.policy.namespaces import pattern_of
 from langgraph_gcs_saver.telemetry.billing import Bill, dollars
 from langgraph_gcs_saver.telemetry.metrics import (
     ANALYTICS_DROPPED,
+    COMPENSATIONS,
     COST_ESTIMATED,
     DAMAGED,
     ERRORS,
@@ -60,6 +65,10 @@ from langgraph_gcs_saver.telemetry.metrics import (
     RESTORES_SLOW,
     RUN_DURATION,
     RUNS_ENDED,
+    SAGAS,
+    SET_DURATION,
+    SET_RESTORES,
+    SETS,
     TAKEOVERS,
     THREADS_STARTED,
     VERIFY_FAILURES,
@@ -139,6 +148,15 @@ class Measures:
                 yield OPERATIONS, 1, attributes
             case OperationLate():
                 yield OPERATIONS_LATE, 1, {}
+            case SagaEnded():
+                yield SAGAS, 1, {"state": event.state}
+            case CompensationEnded():
+                yield COMPENSATIONS, 1, {"state": event.state}
+            case SetDecided():
+                yield SETS, 1, {"state": event.state}
+                yield SET_DURATION, event.seconds, {"state": event.state}
+            case SetRestored():
+                yield SET_RESTORES, 1, {}
             case RunEnded():
                 labels = labels_of(event.labels)
                 ended = {"outcome": event.outcome, **labels}

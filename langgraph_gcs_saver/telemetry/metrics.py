@@ -154,7 +154,7 @@ RECOVERIES = Metric(
     unit="{recovery}",
     attributes=("kind",),
     labels=True,
-    help="Complete recovery records: a `takeover`, `fallback`, `repair` or another kind",
+    help="Complete recovery records: a `takeover`, `fallback`, `repair`, `restore` or `rollback`",
 )
 RECOVERY_LOST = Metric(
     name="recovery.lost",
@@ -250,6 +250,41 @@ OPERATIONS_LATE = Metric(
     unit="{operation}",
     help="Attempts at an operation that ended after another attempt, or a person, had taken their place",
 )
+SAGAS = Metric(
+    name="sagas",
+    kind="counter",
+    unit="{saga}",
+    attributes=("state",),
+    help="Sagas that are `done`, and rollbacks that ended: `compensated`, `stuck`, or `running` again from a savepoint",
+)
+COMPENSATIONS = Metric(
+    name="compensations",
+    kind="counter",
+    unit="{compensation}",
+    attributes=("state",),
+    help="Attempts to undo a step of a saga",
+)
+SETS = Metric(
+    name="sets",
+    kind="counter",
+    unit="{set}",
+    attributes=("state",),
+    help="Sets of teams that were decided: `committed` or `aborted`",
+)
+SET_DURATION = Metric(
+    name="set.duration",
+    kind="histogram",
+    unit="s",
+    attributes=("state",),
+    boundaries=SECONDS,
+    help="How long a team's `checkpoint` took until the set was decided",
+)
+SET_RESTORES = Metric(
+    name="set.restores",
+    kind="counter",
+    unit="{restore}",
+    help="Sets of teams that were restored",
+)
 RUNS_ENDED = Metric(
     name="runs.ended",
     kind="counter",
@@ -322,6 +357,11 @@ METRICS: tuple[Metric, ...] = (
     RUNS,
     OPERATIONS,
     OPERATIONS_LATE,
+    SAGAS,
+    COMPENSATIONS,
+    SETS,
+    SET_DURATION,
+    SET_RESTORES,
     RUNS_ENDED,
     RUN_DURATION,
     REQUESTS,

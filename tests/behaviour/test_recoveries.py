@@ -21,6 +21,7 @@ from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Effect, G
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.engine.runner import run as perform
 from langgraph_gcs_saver.errors import StoreUnavailableError
+from langgraph_gcs_saver.events import RecoveryRecorded
 from langgraph_gcs_saver.flows import recoveries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
@@ -379,6 +380,26 @@ def test_a_repair_leaves_a_record_if_it_has_changed_anything(filled: Path) -> No
         (record,) = saver.thread(T).recoveries()
     assert (record.kind, record.lost, record.ran_again) == ("repair", None, None)
     assert record.restore is not None
+
+
+@pytest.mark.parametrize("kind", ["restore", "rollback"])
+def test_a_way_back_leaves_a_record_with_the_time_that_it_has_cost(store: Store, world: World, kind: Any) -> None:
+    with store.open() as saver:
+        run(world.graph(saver), INPUT, config())
+        heard: list[RecoveryRecorded] = []
+        saver.subscribe(lambda event: heard.append(event) if isinstance(event, RecoveryRecorded) else None)
+        assert perform(recoveries.went_back(kind, T, 7, 0.5, saver._context), saver._backend)
+        assert perform(recoveries.went_back(kind, T, -1, 0, saver._context), saver._backend)  # of one time
+        assert not perform(recoveries.went_back(kind, "unknown", 7, 0.5, saver._context), saver._backend)
+        found = sorted(saver.admin.recoveries(), key=lambda one: one.lost or 0)
+    assert [(one.thread_id, one.kind, one.lost, one.restore, one.ran_again, one.labels) for one in found] == [
+        (T, kind, 0, 0, None, {}),
+        (T, kind, 7, 0.5, None, {}),
+    ]
+    assert [(event.thread_id, event.kind, event.lost, event.restore) for event in heard] == [
+        (T, kind, 7, 0.5),
+        (T, kind, 0, 0),
+    ]
 
 
 # Listing, expiry, and the collection as a part of its thread

@@ -34,7 +34,8 @@ def recoveries(
     """List recovery records: when a thread recovered, from what, the time it cost in seconds, and what ran again.
 
     A process that takes over the lease of a crashed one leaves a record. So do a read that falls back to an older
-    checkpoint, and a repair. Records are kept for 90 days.
+    checkpoint, a repair, the restore of a team's set, and the rollback of a saga to a savepoint. Records are kept for
+    90 days.
 
     Example: langgraph-gcs recoveries my-thread --store file:///home/me/store
     """
