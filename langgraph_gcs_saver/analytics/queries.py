@@ -78,8 +78,8 @@ COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "task_writes_stored": "Bytes that these calls added.",
     },
     "recovery_outcomes": {
-        "kind": "The kind of recovery: takeover after a crash, fallback to an older checkpoint, repair, restore of a set, "
-        "or rollback to a savepoint.",
+        "kind": "The kind of recovery: takeover after a crash, fallback to an older checkpoint, repair, "
+        "restore of a set, or rollback to a savepoint.",
         "recoveries": "Recoveries recorded.",
         "continued": "Recoveries after which the thread stored another checkpoint.",
         "finished": "Recoveries whose next run that was not drained ended as it should: finished, returned, waiting.",
