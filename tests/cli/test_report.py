@@ -26,6 +26,7 @@ from langgraph_gcs_saver.cli.views.report_page import COLUMNS, Report, page
 from langgraph_gcs_saver.cli.views.report_values import LENGTH, PIECES, Change, Piece, changes, readable
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
+from langgraph_gcs_saver.results import SagaInfo, SagaStep
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.patience import PATIENCE
 from tests.system.raw import open_raw
@@ -388,12 +389,65 @@ def test_nothing_in_a_report_is_markup(evil):
     )
     finding = Finding(kind=evil, thread_id=evil, channel=evil, name=evil, reason=evil, affects=(evil,))
     change = Change(evil, (Piece("new", evil, evil, 5), Piece("gone", evil, evil), Piece("now", evil, evil)), 3)
+    step = SagaStep(name=evil, key=evil, state=evil, undo=(evil, 1), claimed=None, epoch=0, problem=evil)
+    saga = SagaInfo(
+        thread_id=evil, saga_id=evil, state="stuck", epoch=1, steps=(step,), savepoints={evil: evil}, target=evil
+    )
     found = read(
-        page(Report(thread_id=evil, checkpoints=[info], findings=[finding], changes={(evil, evil): [change]}, shown=1))
+        page(
+            Report(
+                thread_id=evil,
+                checkpoints=[info],
+                findings=[finding],
+                changes={(evil, evil): [change]},
+                shown=1,
+                sagas=[saga],
+            )
+        )
     )
     bare = read(page(Report(thread_id="t", checkpoints=[replace(info, checkpoint_id="c")], shown=1)))
     assert found.tags["ins"] == found.tags["del"] == 1
     assert not [value for _, _, value in found.attributes + bare.attributes if value and "alert" in value]
+
+
+# Sagas
+
+
+def saga(state, steps=(), savepoints=None, target=None):
+    return SagaInfo(
+        thread_id="t",
+        saga_id=f"trip {state}",
+        state=state,
+        epoch=1,
+        steps=steps,
+        savepoints=savepoints or {},
+        target=target,
+    )
+
+
+def saga_step(name, state="done", undo=("cancel", 2), problem=None):
+    return SagaStep(name=name, key=f"k {name}", state=state, undo=undo, claimed=None, epoch=1, problem=problem)
+
+
+def test_sagas_are_shown_with_their_steps_and_savepoints():
+    steps = (saga_step("book"), saga_step("mail", undo=None), saga_step("pay", "unknown", problem="No answer came."))
+    found = [
+        saga("running"),
+        saga("stuck", steps, {"before payment": cid(1), "old": cid(9)}, "before payment"),
+        saga("compensated"),
+    ]
+    made = read(page(Report(thread_id="t", checkpoints=[info(2, 1), info(1)], shown=2, sagas=found)))
+    assert made.values("a", "href")[:4] == ["#summary", "#size", "#sagas", "#timeline"]
+    text = re.sub(r"\s+", " ", made.text())
+    assert "Needs attentionSaga trip stuck is stuck" in text
+    assert "Saga trip running: runningIt has no steps." in text
+    assert "bookdonecancel v21maildoneirreversible1payNo answer came.unknowncancel v21" in text
+    assert f"Savepoints: before payment at step ?, old at {cid(9)} which no longer exists" in text
+    assert text.count("It is rolled back to") == 2
+    assert "the savepoint before payment." in text
+    assert "It is rolled back to its beginning." in text
+    bare = read(page(Report(thread_id="t", checkpoints=[info(1)], shown=1)))
+    assert "Saga" not in bare.text()
 
 
 # Shapes

@@ -45,6 +45,11 @@ def tag(name: str, *children: Child, **attributes: str | float | None) -> Html:
     return Html(f"<{name}{opening}>{join(*children).markup}</{name}>")
 
 
+def named(value: str) -> Html:
+    """Text from a store within a line. Its direction does not affect the text around it."""
+    return tag("bdi", value)
+
+
 def join(*children: Child) -> Html:
     """Join children, one after the other."""
     parts = (child if isinstance(child, Html) else text(child) for child in children if child is not None)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime, timezone
 from itertools import accumulate
 
 from langgraph_gcs_saver.cli.commands.catalogue import moment, size
-from langgraph_gcs_saver.cli.views.html import Child, Html, block, join, joined, tag
+from langgraph_gcs_saver.cli.views.html import Child, Html, block, join, joined, named, tag
 from langgraph_gcs_saver.cli.views.pages import document
+from langgraph_gcs_saver.cli.views.report_sagas import sagas
 from langgraph_gcs_saver.cli.views.report_values import Change, Piece
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import CheckpointInfo, Finding, StoredValue, not_checked
+from langgraph_gcs_saver.results import CheckpointInfo, Finding, SagaInfo, StoredValue, not_checked
 
 FINDINGS = 100
 """How many findings of `verify` are listed. The rest are counted."""
@@ -46,6 +47,7 @@ class Report:
         changes: What each step changed, by namespace and checkpoint id, for the steps whose values were read.
         read: How many checkpoints had their values read, damaged ones included.
         shown: How many of the newest checkpoints the timeline shows.
+        sagas: The sagas of the thread.
     """
 
     thread_id: str
@@ -54,6 +56,7 @@ class Report:
     changes: Mapping[Key, Sequence[Change]] = field(default_factory=dict)
     read: int = 0
     shown: int
+    sagas: Sequence[SagaInfo] = ()
 
     @property
     def damaged(self) -> int:
@@ -77,19 +80,23 @@ def page(report: Report) -> str:
     steps = _Steps(report)
     title = f"Thread {report.thread_id}"
     newest = report.checkpoints[0]
+    sections: dict[str, Iterable[Child]] = {
+        "summary": (_summary(report), _attention(steps), _findings(report)),
+        "size": _charts(report.checkpoints),
+        **({"sagas": sagas(report.sagas, steps.root)} if report.sagas else {}),
+        "timeline": _timeline(steps),
+    }
     body = join(
         tag(
             "header",
             tag("p", "LangGraph thread", class_="kicker"),
-            tag("h1", _name(report.thread_id or "''")),
+            tag("h1", named(report.thread_id or "''")),
             tag("p", f"{_count(len(report.checkpoints), 'checkpoint')}, the newest of ", _time(newest.time), "."),
-            tag("nav", *(tag("a", label, href=f"#{target}") for target, label in _SECTIONS), aria_label="Sections"),
+            tag("nav", *(tag("a", _TITLES[name], href=f"#{name}") for name in sections), aria_label="Sections"),
         ),
         tag(
             "main",
-            _section("summary", _summary(report), _attention(steps), _findings(report)),
-            _section("size", *_charts(report.checkpoints)),
-            _section("timeline", *_timeline(steps)),
+            *(_section(name, *children) for name, children in sections.items()),
         ),
         tag(
             "footer",
@@ -99,22 +106,17 @@ def page(report: Report) -> str:
     return document(title, body, _STYLE)
 
 
-_SECTIONS = (("summary", "Summary"), ("size", "Size over time"), ("timeline", "Timeline"))
+_TITLES = {"summary": "Summary", "size": "Size over time", "sagas": "Sagas", "timeline": "Timeline"}
 
 
 def _section(name: str, *children: Child) -> Html:
     return tag(
         "section",
-        tag("h2", dict(_SECTIONS)[name], id=f"{name}-title"),
+        tag("h2", _TITLES[name], id=f"{name}-title"),
         *children,
         id=name,
         aria_labelledby=f"{name}-title",
     )
-
-
-def _name(value: str) -> Html:
-    """Text from a store within a line. Its direction does not affect the text around it."""
-    return tag("bdi", value)
 
 
 def _count(number: int, what: str) -> str:
@@ -162,7 +164,10 @@ def _saved(info: CheckpointInfo) -> int:
 def _attention(steps: _Steps) -> Html | None:
     """Links to the steps that need attention."""
     wanted = [info for info in steps.report.checkpoints if info.damage is not None or info.is_waiting]
-    if not wanted:
+    stuck = [
+        tag("li", "Saga ", named(saga.saga_id), " is stuck") for saga in steps.report.sagas if saga.state == "stuck"
+    ]
+    if not wanted and not stuck:
         return None
     items = (
         tag(
@@ -174,7 +179,7 @@ def _attention(steps: _Steps) -> Html | None:
         for info in wanted[:FINDINGS]
     )
     more = tag("li", f"and {len(wanted) - FINDINGS:,} more") if len(wanted) > FINDINGS else None
-    return join(tag("h3", "Needs attention"), tag("ul", *items, more))
+    return join(tag("h3", "Needs attention"), tag("ul", *stuck, *items, more))
 
 
 def _findings(report: Report) -> Html:
@@ -188,8 +193,8 @@ def _findings(report: Report) -> Html:
             "li",
             tag("strong", finding.kind, class_="bad" if finding.is_damage else None),
             ": ",
-            _name(finding.reason),
-            *(() if finding.channel is None else (" Channel ", _name(finding.channel), ".")),
+            named(finding.reason),
+            *(() if finding.channel is None else (" Channel ", named(finding.channel), ".")),
             *(
                 (f" {_count(len(finding.affects), 'checkpoint')} cannot be read because of it.",)
                 if finding.affects
@@ -343,6 +348,13 @@ class _Steps:
         anchor = self.anchor(info)
         return label if anchor is None else tag("a", label, href=f"#{anchor}")
 
+    def root(self, checkpoint_id: str) -> Html:
+        """A checkpoint of the root graph."""
+        info = self._known.get(("", checkpoint_id))
+        if info is None:
+            return join(tag("code", checkpoint_id, class_="id"), " which no longer exists")
+        return self.link(info, _title(info))
+
     def parent(self, info: CheckpointInfo) -> CheckpointInfo | None:
         return None if info.parent_id is None else self._known.get((info.checkpoint_ns, info.parent_id))
 
@@ -358,7 +370,7 @@ class _Steps:
 def _title(info: CheckpointInfo) -> Html:
     step = "step ?" if info.step is None else f"step {info.step}"
     source = "" if info.source == "loop" else info.source
-    parts = [_name(part) for part in (source, ", ".join(info.nodes)) if part]
+    parts = [named(part) for part in (source, ", ".join(info.nodes)) if part]
     return join(tag("b", step), *(one for part in parts for one in (" ", part)))
 
 
@@ -380,7 +392,7 @@ def _timeline(steps: _Steps) -> Iterator[Html]:
     for space in sorted({info.checkpoint_ns for info in steps.shown}):
         rows = [info for info in steps.shown if info.checkpoint_ns == space]
         if space:
-            yield tag("h3", "Namespace ", _name(space))
+            yield tag("h3", "Namespace ", named(space))
         items = (_step(info, drawn, steps) for info, drawn in zip(rows, _graph(rows), strict=True))
         yield tag("ol", *items, class_="steps", role="list")
 
@@ -393,10 +405,10 @@ def _step(info: CheckpointInfo, drawn: Html, steps: _Steps) -> Html:
         tag("span", _title(info), class_="what"),
         tag("span", size(info.stored_bytes), class_="size"),
         *_badges(info, steps),
-        tag("span", joined([_name(name) for name in names[:4]], ", "), more, class_="changed") if names else None,
+        tag("span", joined([named(name) for name in names[:4]], ", "), more, class_="changed") if names else None,
     )
     told = [
-        tag("p", "Damage: ", _name(info.damage), class_="bad") if info.damage is not None else None,
+        tag("p", "Damage: ", named(info.damage), class_="bad") if info.damage is not None else None,
         *map(_change, steps.report.changes.get(key(info), ())),
         _frames(info.stored),
         _details(info, steps),
@@ -417,9 +429,7 @@ def _badges(info: CheckpointInfo, steps: _Steps) -> Iterator[Html]:
     if info.interrupts:
         yield tag("span", "waits for an answer" if info.is_waiting else "interrupted", class_="badge interrupt")
     if info.pin is not None:
-        yield tag("span", "pin ", _name(info.pin), class_="badge pin")
-    for hold in info.holds:
-        yield tag("span", "held by ", _name(hold), class_="badge pin")
+        yield tag("span", "pin ", named(info.pin), class_="badge pin")
     if steps.is_fork(info):
         yield tag("span", "fork", class_="badge fork")
     if len(steps.children(info)) > 1:
@@ -428,7 +438,7 @@ def _badges(info: CheckpointInfo, steps: _Steps) -> Iterator[Html]:
 
 def _change(change: Change) -> Html:
     more = tag("p", f"{change.more:,} more before", class_="note") if change.more else None
-    return tag("div", tag("h4", _name(change.channel)), more, *map(_piece, change.pieces), class_="change")
+    return tag("div", tag("h4", named(change.channel)), more, *map(_piece, change.pieces), class_="change")
 
 
 def _piece(piece: Piece) -> Html:
@@ -448,7 +458,7 @@ def _frames(stored: Sequence[StoredValue]) -> Html | None:
     rows = (
         tag(
             "tr",
-            tag("th", _name(value.channel), scope="row"),
+            tag("th", named(value.channel), scope="row"),
             tag("td", size(value.size)),
             tag("td", size(value.stored)),
             tag("td", f"{value.kind}{', object' if value.is_object else ''}"),

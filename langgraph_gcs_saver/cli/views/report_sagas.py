@@ -1,0 +1,46 @@
+"""The section of a thread's report about its sagas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from langgraph_gcs_saver.cli.views.html import Html, join, joined, named, tag
+from langgraph_gcs_saver.results import SagaInfo, SagaStep
+
+_COLUMNS = ("step", "state", "undo", "epoch")
+
+
+def sagas(found: Sequence[SagaInfo], link: Callable[[str], Html]) -> Iterator[Html]:
+    """Each saga, with its steps and savepoints.
+
+    Args:
+        found: The sagas.
+        link: Shows a checkpoint of the root graph, by its id.
+    """
+    for saga in found:
+        yield tag("h3", "Saga ", named(saga.saga_id), ": ", tag("span", saga.state, class_=_class(saga)))
+        if saga.steps:
+            head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in _COLUMNS)))
+            yield tag("table", head, tag("tbody", *map(_step, saga.steps)))
+        else:
+            yield tag("p", "It has no steps.", class_="note")
+        if saga.savepoints:
+            points = (join(named(name), " at ", link(at)) for name, at in saga.savepoints.items())
+            yield tag("p", "Savepoints: ", joined(points, ", "))
+        if saga.state in ("compensating", "compensated", "stuck"):
+            yield tag("p", "It is rolled back to ", _target(saga), ".")
+
+
+def _class(saga: SagaInfo) -> str | None:
+    return "bad" if saga.state == "stuck" else None
+
+
+def _target(saga: SagaInfo) -> Html:
+    return join("its beginning") if saga.target is None else join("the savepoint ", named(saga.target))
+
+
+def _step(step: SagaStep) -> Html:
+    problem = None if step.problem is None else tag("p", named(step.problem), class_="bad")
+    undo = join("irreversible") if step.undo is None else join(named(step.undo[0]), f" v{step.undo[1]}")
+    cells = (tag("td", one) for one in (step.state, undo, f"{step.epoch}"))
+    return tag("tr", tag("th", named(step.name), problem, scope="row"), *cells)
