@@ -41,7 +41,8 @@ def unindexed() -> list[tuple[str, str]]:
     indexed (https://firebase.google.com/docs/firestore/quotas), twice. `*` means every field, because pending writes
     are found by name only.
     """
-    return [(entry.id, field) for entry in registry.every() for field in entry.unindexed]
+    below_threads = [(entry.id, field) for entry in registry.every() for field in entry.unindexed]
+    return [*below_threads, *registry.UNINDEXED_AT_ROOT]
 
 
 def lifecycle_rules(prefix: str, *, autoclass: bool = False) -> tuple[Rule, ...]:

@@ -25,6 +25,9 @@ RESERVED = "lg_"
 AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, keys.TEAMS, "lg_apps", "lg_setup", "lg_store"})
 """Ids at a store's root. Below a thread, they belong to another store, whose root is the thread's document."""
 
+UNINDEXED_AT_ROOT = ((keys.TEAMS, "*"), (keys.MEMBERS, "*"), (keys.SETS, "set"), (keys.VOTES, "*"))
+"""Collections of teams, which are not below a thread, with fields that no query filters by; `*` is every field."""
+
 Attempts = Callable[[str], str]
 """Maps the attempt in an object's name to the attempt in the name of the object's copy."""
 
