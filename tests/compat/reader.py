@@ -256,6 +256,14 @@ class Reader:
             self.unless_accepted("not bound")
         return self.decompressed(payload, lambda size: size <= ENVELOPE_BYTES)
 
+    def sealed(self, found, field):
+        """The envelope in a sealed field of a document (10)."""
+        data = found.fields.get(field)
+        damaged_unless(isinstance(data, bytes), "a sealed field that is not bytes")
+        seal = hashlib.sha256(b"%s\0%s\0%s" % (found.name.encode(), field.encode(), data[32:])).digest()
+        damaged_unless(data[:32] == seal, "a seal differs")
+        return self.envelope_frame(data[32:], found.name, field)
+
     @staticmethod
     def envelope(plain):
         damaged_unless(len(plain) >= 4, "a short envelope")
@@ -430,11 +438,8 @@ class Reader:
             task_segment, which = one.name[len(begin) :].split("!")
             fields = sorted((name, data) for name, data in one.fields.items() if name != "format")
             damaged_unless(fields, "no pending writes")
-            for name, data in fields:
-                damaged_unless(isinstance(data, bytes), "pending writes that are not bytes")
-                seal = hashlib.sha256(b"%s\0%s\0%s" % (one.name.encode(), name.encode(), data[32:])).digest()
-                damaged_unless(data[:32] == seal, "a seal differs")
-                plain = self.envelope_frame(data[32:], one.name, name)
+            for name, _ in fields:
+                plain = self.sealed(one, name)
                 directory = f"{thread_segment}/{enc(ns)}/{enc(checkpoint_id)}"
                 head, tail = self.opened(plain, f"{directory}/~writes")
                 task = dec(task_segment)
@@ -451,6 +456,132 @@ class Reader:
                     at += size
                 damaged_unless(at == len(tail), "a tail of another length")
         return sorted(merged.values(), key=lambda write: write[:3])
+
+    def below(self, collection):
+        """Documents of a collection, those of collections nested below them left out."""
+        begin = f"{collection}/"
+        return [
+            found for name, found in self.documents.items() if name.startswith(begin) and "/" not in name[len(begin) :]
+        ]
+
+    # 17
+
+    def operations(self, collection):
+        """The operations of a collection, by key."""
+        return {found["key"]: found for found in map(self.operation, self.below(collection))}
+
+    def operation(self, found):
+        self.check_format(found)
+        fields = found.fields
+        state, stored, saga = fields.get("state"), fields.get("operation"), fields.get("saga")
+        damaged_unless(isinstance(stored, bytes) and isinstance(state, str), "no operation")
+        clear = [found.name, state, *([] if saga is None else [saga])]
+        covered = b"\0".join([*map(str.encode, clear), stored])
+        damaged_unless(fields.get("digest") == hashlib.sha256(covered).digest(), "the digest differs")
+        head, tail = self.envelope(self.envelope_frame(stored, found.name, "operation"))
+        damaged_unless(head["attempt"][2] == state, "another state")
+        damaged_unless(found.name.endswith(f"/{sha256(head['key'].encode())}"), "another key")
+        values = {"result": (fields.get("result"), head.get("result"))}
+        for at, (_, _, _, digest) in enumerate(head.get("late", ())):
+            values[f"late.v{at}"] = fields.get("late", {}).get(f"v{at}"), digest
+        step = head.get("step")
+        damaged_unless(saga == (None if step is None else enc(step["saga"])), "another saga")
+        request = None
+        if step is not None:
+            self.met["undone" if step.get("undone") else "undo" if "undoes" in step else "step"] += 1
+            request = (step["undo"][2], tail) if "undo" in step else None
+        damaged_unless(request is not None or not tail, "an odd tail")
+        return {
+            **head,
+            "values": {field: self.outcome(found.name, field, *one) for field, one in values.items() if one[1]},
+            "request of the step": request,
+        }
+
+    def outcome(self, name, field, stored, digest):
+        """Type tag and bytes of an operation's value."""
+        damaged_unless(isinstance(stored, bytes), "a missing value")
+        plain = self.envelope_frame(stored, name, field)
+        damaged_unless(sha256(plain) == digest, "a value that does not match its digest")
+        head, tail = self.envelope(plain)
+        return head["type"], tail
+
+    # 19
+
+    def sagas(self, thread_id):
+        """The sagas of a thread, each with the operations of its steps and undos."""
+        thread = f"lg_threads/{spread(thread_id)}"
+        operations = self.operations(f"{thread}/lg_operations")
+        sagas = {}
+        for found in self.below(f"{thread}/lg_sagas"):
+            self.check_format(found)
+            head, tail = self.envelope(self.sealed(found, "saga"))
+            damaged_unless(not tail and found.name.endswith(f"/{enc(head['id'])}"), "another saga")
+            damaged_unless(found.fields.get("state") == head["state"], "another state")
+            self.met[f"saga {head['state']}"] += 1
+            for name, checkpoint_id in head["savepoints"]:
+                if checkpoint_id is not None:
+                    hold = f"savepoint {enc(head['id'])} {enc(name)}"
+                    damaged_unless(hold in self.holds(thread_id, checkpoint_id), "a savepoint that is not held")
+            steps = [one for one in operations.values() if one.get("step", {}).get("saga") == head["id"]]
+            sagas[head["id"]] = {**head, "steps": sorted(steps, key=lambda one: (one["attempt"][5] or 0, one["key"]))}
+        return sagas
+
+    # 6.1
+
+    def holds(self, thread_id, checkpoint_id):
+        """The keys of the holds of a root checkpoint."""
+        name = f"lg_threads/{spread(thread_id)}/lg_checkpoints/{inv(checkpoint_id)}!~"
+        damaged_unless(name in self.documents, "a held checkpoint is missing")
+        return sorted(self.documents[name].fields.get("holds", {}))
+
+    # 18
+
+    def teams(self):
+        """The teams, each with its members and its sets."""
+        found = {}
+        for one in self.below("lg_teams"):
+            self.check_format(one)
+            team = one.fields["team"]
+            damaged_unless(one.name == f"lg_teams/{spread(team)}", "another team")
+            members = []
+            for member in self.below(f"{one.name}/lg_members"):
+                self.check_format(member)
+                damaged_unless(member.name.endswith(f"/{enc(member.fields['member'])}"), "another member")
+                members.append(member.fields["member"])
+            sets = [self.set(team, each) for each in self.below(f"{one.name}/lg_sets")]
+            found[team] = {
+                **{name: value for name, value in one.fields.items() if name != "format"},
+                "members": members,
+                "sets": {each["set"]: each for each in sets},
+            }
+        return found
+
+    def set(self, team, found):
+        self.check_format(found)
+        head, tail = self.envelope(self.sealed(found, "set"))
+        damaged_unless(not tail and found.fields.get("state") == head["state"], "another state")
+        named = f"lg_teams/{spread(head['team'])}/lg_sets/{enc(head['set'])}"
+        damaged_unless(head["team"] == team and found.name == named, "another set")
+        members = head["members"]
+        damaged_unless(members == sorted(set(members)) and 0 < len(members) <= 100, "odd members")
+        is_held = head["state"] in {"committed", "broken"}
+        damaged_unless([one[0] for one in head["cut"]] == (members if is_held else []), "an odd cut")
+        self.met[f"set {head['state']}"] += 1
+        if head["state"] == "committed":
+            for member, checkpoint_id, digest in head["cut"]:
+                thread_id = f"{team.replace('%', '%25').replace('/', '%2F')}/{member}"
+                hold = f"set {enc(team)} {enc(head['set'])}"
+                damaged_unless(hold in self.holds(thread_id, checkpoint_id), "a checkpoint that is not held")
+                name = f"lg_threads/{spread(thread_id)}/lg_checkpoints/{inv(checkpoint_id)}!~"
+                damaged_unless(self.documents[name].fields["digest"].hex() == digest, "a checkpoint that differs")
+        votes = {}
+        for one in self.below(f"{found.name}/lg_votes"):
+            self.check_format(one)
+            vote, tail = self.envelope(self.sealed(one, "vote"))
+            damaged_unless(not tail, "an odd vote")
+            self.met["vote"] += 1
+            votes[dec(one.name.rpartition("/")[2])] = vote
+        return {**head, "votes": votes}
 
 
 def _fields(message):
