@@ -384,6 +384,7 @@ def test_nothing_in_a_report_is_markup(evil):
         stored=(value,),
         tasks=(evil,),
         pin=evil,
+        holds=(evil,),
         interrupts=1,
         damage=evil,
     )
@@ -448,6 +449,17 @@ def test_sagas_are_shown_with_their_steps_and_savepoints():
     assert "It is rolled back to its beginning." in text
     bare = read(page(Report(thread_id="t", checkpoints=[info(1)], shown=1)))
     assert "Saga" not in bare.text()
+
+
+def test_held_checkpoints_are_listed_with_what_holds_them():
+    infos = [info(2, 1), info(1, step=7, holds=("savepoint a of saga b", "set s of team t"))]
+    made = read(page(Report(thread_id="t", checkpoints=infos, shown=1)))
+    assert made.values("a", "href")[:4] == ["#summary", "#size", "#held", "#timeline"]
+    assert "Sets and savepoints" in made.text("h2")
+    text = re.sub(r"\s+", " ", made.text())
+    assert f"savepoint a of saga b: step 7{cid(1)}set s of team t: step 7{cid(1)}" in text
+    bare = read(page(Report(thread_id="t", checkpoints=[info(1)], shown=1)))
+    assert "Sets and savepoints" not in bare.text()
 
 
 # Shapes

@@ -84,6 +84,7 @@ def page(report: Report) -> str:
         "summary": (_summary(report), _attention(steps), _findings(report)),
         "size": _charts(report.checkpoints),
         **({"sagas": sagas(report.sagas, steps.root)} if report.sagas else {}),
+        **({"held": (_held(steps),)} if any(info.holds for info in report.checkpoints) else {}),
         "timeline": _timeline(steps),
     }
     body = join(
@@ -106,7 +107,13 @@ def page(report: Report) -> str:
     return document(title, body, _STYLE)
 
 
-_TITLES = {"summary": "Summary", "size": "Size over time", "sagas": "Sagas", "timeline": "Timeline"}
+_TITLES = {
+    "summary": "Summary",
+    "size": "Size over time",
+    "sagas": "Sagas",
+    "held": "Sets and savepoints",
+    "timeline": "Timeline",
+}
 
 
 def _section(name: str, *children: Child) -> Html:
@@ -323,6 +330,19 @@ def _line(values: Sequence[int], top: int) -> str:
     width = _WIDTH / len(values)
     points = "".join(f"L{(i + 0.5) * width:.1f} {height:.1f}" for i, height in enumerate(heights))
     return f"M0 {heights[0]:.1f}{points}H{_WIDTH}"
+
+
+# Sets and savepoints
+
+
+def _held(steps: _Steps) -> Html:
+    """The checkpoints that sets of a team, and savepoints of sagas, hold."""
+    items = (
+        tag("li", named(hold), ": ", steps.link(info, _title(info)), tag("code", info.checkpoint_id, class_="id"))
+        for info in steps.report.checkpoints
+        for hold in info.holds
+    )
+    return tag("ul", *items, class_="findings")
 
 
 # Timeline
