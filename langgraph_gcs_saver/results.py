@@ -52,7 +52,7 @@ class Finding:
         kind: `missing`: it is referred to, but absent. `corrupt`: it differs from what was written, or is in another
             place. `clear`: the saver's cipher does not protect it. `unreferenced`: nothing refers to it, because a call
             crashed or is still under way.
-        thread_id: The thread.
+        thread_id: The thread; empty for a document of a team.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint that wrote it.
         channel: The channel, if it holds the value of one channel.
@@ -76,7 +76,7 @@ class Finding:
         return self.kind != "unreferenced"
 
     def __str__(self) -> str:
-        where = f"{self.name} (thread {self.thread_id!r}"
+        where = f"{self.name} (" + (f"thread {self.thread_id!r}" if self.thread_id else "a team")
         if self.checkpoint_id:
             where += f", namespace {self.checkpoint_ns!r}, checkpoint {self.checkpoint_id}"
         if self.channel is not None:

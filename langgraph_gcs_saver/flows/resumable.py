@@ -45,13 +45,19 @@ def damage_at(thread_id: str, checkpoint_id: str, loads: Loads, context: Context
     fresh = replace(context, values=ByteCache(_CACHE_BYTES))
     found: list[Damage] = []
     for segment, state_id in (yield from _states(thread_id, checkpoint_id)):
-        try:
-            ns = yield from _namespace(thread_id, segment, state_id, context)
-            if _TASK not in ns:
-                yield from _read(thread_id, ns, state_id, loads, fresh)
-        except (CheckpointCorruptError, ClearTextError) as error:
-            found.append(error)
+        damage = yield from _damage(thread_id, segment, state_id, loads, fresh)
+        found += [] if damage is None else [damage]
     return found
+
+
+def _damage(thread_id: str, segment: str, checkpoint_id: str, loads: Loads, fresh: Context) -> Flow[Damage | None]:
+    try:
+        ns = yield from _namespace(thread_id, segment, checkpoint_id, fresh)
+        if _TASK not in ns:
+            yield from _read(thread_id, ns, checkpoint_id, loads, fresh)
+    except (CheckpointCorruptError, ClearTextError) as error:
+        return error
+    return None
 
 
 def _states(thread_id: str, checkpoint_id: str) -> Flow[Sequence[tuple[str, str]]]:

@@ -6,29 +6,33 @@ The protocol of one set is in `flows/sets.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
-from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Flow, GetDocs, QueryDocs
-from langgraph_gcs_saver.errors import ConflictError, DamageError
+from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, ListBlobs, QueryDocs
+from langgraph_gcs_saver.errors import ClearTextError, InvalidInputError
 from langgraph_gcs_saver.flows import sets
 from langgraph_gcs_saver.flows.all_threads import Pages
-from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.resumable import Damage, damage_at
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.holds import keys_of
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, kind_of
 from langgraph_gcs_saver.format.sets import SetRecord, digest_of, parse, retention_of, team_id_of
-from langgraph_gcs_saver.results import Finding, SetInfo, TeamInfo
+from langgraph_gcs_saver.results import Finding, TeamInfo
 
 TEAMS_PER_PAGE = 20
 """How many teams are listed at once."""
 
+RETENTION = 10
+"""How many committed sets a team keeps that does not say a number. Each holds history that pruning would remove."""
+
 _SETS_PER_PAGE = 20
 """How many sets are read at once; each names a checkpoint of each of up to 100 members, in about 15 KB."""
 
-_NAMES_PER_PAGE = 200
-"""How many sets or members are deleted at once."""
-
-_SET_BY = ("format", "digest", "holds", "manifest")
+_CHECKED_BY = ("format", "ns", "digest", "holds")
+"""The fields of a checkpoint's document that are compared with a set."""
 
 
 def listed(context: Context) -> Pages[TeamInfo]:
@@ -74,15 +78,17 @@ def _info(doc: Doc, context: Context) -> Flow[TeamInfo | None]:
     found = yield from sets.listed(team, context)
     return TeamInfo(
         team=team,
-        threads={name: keys.member_thread_id(team, name) for name in sorted(members)},
-        retention=retention_of(doc) or sets.RETENTION,
-        sets=newest_first(found),
+        threads={name: keys.member_thread_id(team, name) for name in members},
+        retention=retention_of(doc) or RETENTION,
+        sets=tuple(found),
     )
 
 
-def newest_first(found: Sequence[SetInfo]) -> tuple[SetInfo, ...]:
-    """Sets in the order in which they are shown."""
-    return tuple(sorted(found, key=lambda one: one.set_id, reverse=True))
+def retain(team: str, context: Context) -> Flow[None]:
+    """End the oldest sets of a team, all but as many as it keeps."""
+    name = keys.team_doc(team)
+    doc = (yield from GetDocs((name,))).get(name)
+    yield from sets.retain(team, retention_of(doc) or RETENTION, context)
 
 
 # Checking
@@ -127,7 +133,7 @@ def _survey_set(one: SetRecord) -> Flow[list[Finding]]:
     The set may be ended meanwhile, which removes its holds. So it is looked up again before anything is reported.
     """
     names = {one.checkpoint(member): member for member in one.members}
-    docs = yield from GetDocs(tuple(names), mask=_SET_BY)
+    docs = yield from GetDocs(tuple(names), mask=_CHECKED_BY)
     found = [finding for name, member in names.items() for finding in _wrong(docs.get(name), one, member)]
     if found:
         now = (yield from GetDocs((one.name,), mask=("state",))).get(one.name)
@@ -164,35 +170,32 @@ def verify_set(team: str, set_id: str, loads: Loads, context: Context) -> Flow[l
     gone = {finding.thread_id for finding in found if finding.kind == "missing"}
     for member in one.members:
         if one.thread_id(member) not in gone:
-            found += yield from _verify_member(one.thread_id(member), one.cut[member].checkpoint_id, loads, context)
+            damage = yield from damage_at(one.thread_id(member), one.cut[member].checkpoint_id, loads, context)
+            for error in damage:
+                found.append((yield from _finding_of(error)))
     return found
 
 
-# Deleting
+def _finding_of(error: Damage) -> Flow[Finding]:
+    """The finding about damage that a read has met."""
+    name = error.frame or keys.checkpoint_doc(error.thread_id, error.checkpoint_ns, error.checkpoint_id)
+    return Finding(
+        kind="clear" if isinstance(error, ClearTextError) else ("corrupt" if (yield from _exists(name)) else "missing"),
+        thread_id=error.thread_id,
+        checkpoint_ns=error.checkpoint_ns,
+        checkpoint_id=error.checkpoint_id,
+        channel=error.channel,
+        name=name,
+        reason=error.reason,
+        affects=(error.checkpoint_id,),
+    )
 
 
-def delete(team: str, context: Context) -> Flow[None]:
-    """Delete a team with its sets, and the holds of these. What is gone already does not matter.
-
-    The team's own document goes last, so that a deletion that crashed can be repeated by the team's name.
-
-    Raises:
-        ConflictError: Other writers changed the team in every try.
-    """
-    name = keys.team_doc(team)
-    for _ in range(MAX_TRIES):
-        while docs := (yield from QueryDocs(keys.sets(team), limit=_NAMES_PER_PAGE, mask=())):
-            for doc in docs:
-                yield from sets.end(team, sets.set_id_in(doc.name), context)
-        while docs := (yield from QueryDocs(keys.members(team), limit=_NAMES_PER_PAGE, mask=())):
-            yield from Commit(tuple([Delete(doc.name) for doc in docs]))
-        doc = (yield from GetDocs((name,), mask=())).get(name)
-        if doc is None:
-            return
-        # A set that was begun meanwhile has changed it.
-        if (yield from Commit((Delete(name, update_time=doc.update_time),))) is None:
-            continue
-    raise ConflictError(f"Team {team!r} was not deleted, because other processes kept changing it. Call again.")
+def _exists(name: str) -> Flow[bool]:
+    """Whether there is a document, or an object, of that name."""
+    if name.startswith(f"{keys.THREADS}/"):
+        return name in (yield from GetDocs((name,), mask=()))
+    return any(one.name == name for one in (yield from ListBlobs(name, limit=1, checksums=False)))
 
 
 def _finding(name: str, reason: str, kind: Literal["corrupt", "clear"]) -> Finding:

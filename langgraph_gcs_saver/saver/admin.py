@@ -243,6 +243,9 @@ class Admin(Connection):
         Other processes may write meanwhile: data that changes while it is read is left out. Only an object that a call
         has uploaded and not yet committed is reported as unreferenced.
 
+        Without a thread, this also checks the sets of all teams: a committed set whose checkpoint is missing, is
+        another one, or is not held, is a finding.
+
         Args:
             thread_id: The thread; all threads of the store if not given.
             depth: `"metadata"` reads all documents. `"existence"` also checks whether every object is there, with its
@@ -265,7 +268,9 @@ class Admin(Connection):
         from langgraph_gcs_saver import results  # noqa: PLC0415 - few processes need it
 
         return self._each(
-            _one_or_all(thread_id), partial(self._verify, depth=results.check_depth(depth), progress=progress)
+            _one_or_all(thread_id),
+            partial(self._verify, depth=results.check_depth(depth), progress=progress),
+            shared=lambda: flows.teams.survey(self._context),
         )
 
     def _verify(self, thread_id: str, depth: Depth, progress: Progress | None) -> Flow[Sequence[Finding]]:

@@ -18,6 +18,7 @@ from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SetAbortedError
 from langgraph_gcs_saver.events import SetDecided, SetRestored
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.sets import check_id
 from langgraph_gcs_saver.saver import configs
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 MAX_TIMEOUT = 3600.0
 """Most seconds for which a set may be prepared: a limit that finds a mistake of units, such as milliseconds."""
-
-MAX_LABEL = 200
-"""Most characters of a set's label. Labels are shown in tables."""
 
 MAX_RETENTION = 1000
 """Most sets that a team keeps. Each holds a checkpoint of each member, with the values that the checkpoint needs."""
@@ -51,7 +49,7 @@ class TeamSets:
         self, connection: Connection, team_id: str, members: Iterable[str] = (), *, retention: int | None = None
     ) -> None:
         configs.check_type("The team's id", team_id, str)
-        keys.team_doc(team_id)
+        check_id("team id", team_id)
         self._connection = connection
         self._backend = connection._backend  # noqa: SLF001 - a part of the connection
         self.id = team_id
@@ -121,7 +119,7 @@ class TeamSets:
         `quiesce=True` if they do.
 
         Args:
-            label: What to call the set, in at most 200 characters.
+            label: What to call the set, in at most 1,000 characters.
             timeout: Seconds after which the set is aborted, by the service's clock, from 1 to 3,600.
             quiesce: Also ask members that run under `run` to end at their next boundary, and wait until they have. They
                 are `paused` then: `run` or a worker continues them.
@@ -234,11 +232,11 @@ class TeamSets:
             ConflictError: Other writers kept changing the team; call again.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        run(flows.teams.delete(self.id, self._context), self._backend)
+        run(flows.sets.delete(self.id, self._context), self._backend)
 
     async def adelete(self) -> None:
         """Asynchronous twin of `delete`."""
-        await arun(flows.teams.delete(self.id, self._context), self._backend)
+        await arun(flows.sets.delete(self.id, self._context), self._backend)
 
     # What the methods have in common
 
@@ -251,7 +249,7 @@ class TeamSets:
             raise InvalidInputError("members is one text where several names are expected. Pass a list of names.")
         chosen = list(dict.fromkeys(members))
         for name in chosen:
-            _check_member(self.id, name)
+            _check_member(name)
         return chosen
 
     def _id_of(self, saved: SetInfo | str) -> str:
@@ -269,8 +267,7 @@ class TeamSets:
         return {name: keys.member_thread_id(self.id, name) for name in sorted({*joined, *self._named})}
 
     def _sets(self) -> Flow[Sequence[SetInfo]]:
-        found = cast("list[SetInfo]", (yield from flows.sets.listed(self.id, self._context)))
-        return sorted(found, key=lambda one: one.set_id, reverse=True)
+        return (yield from flows.sets.listed(self.id, self._context))
 
     def _checkpoint(
         self, label: str | None, timeout: float, members: Iterable[str] | None, *, quiesce: bool
@@ -287,7 +284,7 @@ class TeamSets:
             )
         if quiesce:
             yield from flows.members.quiesce(self.id, wanted, timeout, self._context)
-        record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, self.retention)
+        record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, retention=self.retention)
         for name in wanted:
             if name not in joined:
                 yield from flows.sets.join(self.id, name, self._context)
@@ -297,8 +294,8 @@ class TeamSets:
             self._report(error.set_id, wanted, began, missing=error.missing)
             raise
         self._report(found.set_id, wanted, began)
-        yield from flows.sets.retain(self.id, self.retention, self._context)
-        return cast("SetInfo", found.info)
+        yield from flows.teams.retain(self.id, self._context)
+        return flows.sets.info_of(found)
 
     def _report(
         self, set_id: str, members: Sequence[str], began: float, missing: tuple[str, ...] | None = None
@@ -337,18 +334,15 @@ class TeamSets:
         yield from flows.sets.end(self.id, self._id_of(saved), self._context)
 
 
-def _check_member(team_id: str, name: object) -> None:
+def _check_member(name: object) -> None:
     configs.check_type("The name of a member", name, str)
-    keys.member_doc(team_id, cast("str", name))
-    keys.thread_doc(keys.member_thread_id(team_id, cast("str", name)))
+    check_id("name of a member", cast("str", name))
 
 
 def _check(label: str | None, timeout: float) -> None:
     if label is not None:
         configs.check_type("label", label, str)
         configs.check_unicode("The label", label)
-        if len(label) > MAX_LABEL:
-            raise InvalidInputError(f"The label has {len(label):,} characters; it may have {MAX_LABEL}.")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidInputError(f"timeout is of type {type(timeout).__name__}; it must be a number of seconds.")
     if not 1 <= timeout <= MAX_TIMEOUT:

@@ -237,7 +237,17 @@ CALLS = {
 }
 """A call of each method that reaches a store."""
 
-REACH_NOTHING = {"from_conn_string", "close", "aclose", "get_next_version", "subscribe", "team", "thread", "watch", "recover"}
+REACH_NOTHING = {
+    "from_conn_string",
+    "close",
+    "aclose",
+    "get_next_version",
+    "subscribe",
+    "team",
+    "thread",
+    "watch",
+    "recover",
+}
 BIND = {"rebind", "arebind"}
 
 
