@@ -109,7 +109,7 @@ def hear(member: Member) -> Flow[Preparing | None]:
 
 def tip(member: Member) -> Flow[Vote | None]:
     """The newest root checkpoint of a member's thread, as a vote for it; `None` if there is none to vote for."""
-    docs = yield from sets.newest(member.thread_id)
+    docs = yield from sets.newest_root(member.thread_id)
     return sets.vote_in(docs[0]) if docs and keys.is_in_ns(docs[0].name, "") else None
 
 

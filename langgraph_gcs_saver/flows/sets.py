@@ -331,7 +331,7 @@ def _tips(found: SetRecord) -> Flow[dict[str, Doc]]:
     tips: dict[str, Doc] = {}
     after: dict[str, str | None] = dict.fromkeys(found.members)
     while after:
-        pages = yield from Gather(tuple([newest(found.thread_id(member), name) for member, name in after.items()]))
+        pages = yield from Gather(tuple([newest_root(found.thread_id(member), name) for member, name in after.items()]))
         newest = {member: page[0] for member, page in zip(after, pages, strict=True) if page}
         # A query finds the namespace by a field, which can be corrupt.
         tips |= {member: doc for member, doc in newest.items() if keys.is_in_ns(doc.name, "")}
@@ -339,7 +339,7 @@ def _tips(found: SetRecord) -> Flow[dict[str, Doc]]:
     return tips
 
 
-def newest(thread_id: str, after: str | None = None) -> QueryDocs:
+def newest_root(thread_id: str, after: str | None = None) -> QueryDocs:
     """The query for the newest root checkpoint of a thread, or for the one before `after`, as `vote_in` needs it."""
     where = (("ns", keys.enc("")),)
     return QueryDocs(keys.checkpoints(thread_id), where, after=after, limit=1, mask=_TIP_FIELDS)
