@@ -132,7 +132,8 @@ class TeamSets:
             InvalidIdError: The name of a member cannot be stored.
             InvalidInputError: An argument is of the wrong type, the team has no members, or more than 100.
             InvalidOptionError: `timeout` is outside its range.
-            SetAbortedError: A member has no checkpoint, or a member continued each time until the timeout.
+            SetAbortedError: A member has no checkpoint, or continued each time until the timeout. Or, with `quiesce`,
+                it still ran after that time; then no set was begun, and `set_id` is empty.
             WrongKeyError: Something is encrypted with another key, or the saver has no key.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
@@ -283,7 +284,15 @@ class TeamSets:
                 "them run under the lease of team.member(name)."
             )
         if quiesce:
-            yield from flows.members.quiesce(self.id, wanted, timeout, self._context)
+            running = yield from flows.members.quiesce(self.id, wanted, timeout)
+            if running:
+                raise SetAbortedError(
+                    f"No set of team {self.id!r} was begun, because members still run {timeout:g} s after they were "
+                    f"asked to end: {', '.join(running)}. Call again, with a longer `timeout=`.",
+                    team=self.id,
+                    set_id="",
+                    missing=running,
+                )
         record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, retention=self.retention)
         for name in wanted:
             if name not in joined:
