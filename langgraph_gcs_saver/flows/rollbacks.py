@@ -113,7 +113,9 @@ def _with_effects(saga: Saga, compensations: Compensating, context: Context) -> 
     return found
 
 
-def _settle(seen: Operation, compensations: Compensating, context: Context) -> Flow[tuple[Operation | None, str | None]]:
+def _settle(
+    seen: Operation, compensations: Compensating, context: Context
+) -> Flow[tuple[Operation | None, str | None]]:
     """Find out about a step without an outcome: the step as it is now, or why its outcome stays unknown."""
     for _ in range(MAX_TRIES):
         if seen.state not in ("claimed", "unknown"):

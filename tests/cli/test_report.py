@@ -434,7 +434,7 @@ def test_sagas_are_shown_with_their_steps_and_savepoints():
     steps = (saga_step("book"), saga_step("mail", undo=None), saga_step("pay", "unknown", problem="No answer came."))
     found = [
         saga("running"),
-        saga("stuck", steps, {"before payment": cid(1), "old": cid(9)}, "before payment"),
+        saga("stuck", steps, {"before payment": cid(1), "old": cid(9), "first": None}, "before payment"),
         saga("compensated"),
     ]
     made = read(page(Report(thread_id="t", checkpoints=[info(2, 1), info(1)], shown=2, sagas=found)))
@@ -443,7 +443,7 @@ def test_sagas_are_shown_with_their_steps_and_savepoints():
     assert "Needs attentionSaga trip stuck is stuck" in text
     assert "Saga trip running: runningIt has no steps." in text
     assert "bookdonecancel v21maildoneirreversible1payNo answer came.unknowncancel v21" in text
-    assert f"Savepoints: before payment at step ?, old at {cid(9)} which no longer exists" in text
+    assert f"Savepoints: before payment at step ?, old at {cid(9)} which no longer exists, first" in text
     assert text.count("It is rolled back to") == 2
     assert "the savepoint before payment." in text
     assert "It is rolled back to its beginning." in text

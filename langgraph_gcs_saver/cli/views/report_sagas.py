@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from langgraph_gcs_saver.cli.views.html import Html, join, joined, named, tag
+from langgraph_gcs_saver.cli.views.html import Child, Html, join, joined, named, tag
 from langgraph_gcs_saver.results import SagaInfo, SagaStep
 
 _COLUMNS = ("step", "state", "undo", "epoch")
@@ -25,10 +25,15 @@ def sagas(found: Sequence[SagaInfo], link: Callable[[str], Html]) -> Iterator[Ht
         else:
             yield tag("p", "It has no steps.", class_="note")
         if saga.savepoints:
-            points = (join(named(name), " at ", link(at)) for name, at in saga.savepoints.items())
+            points = (join(named(name), *_at(at, link)) for name, at in saga.savepoints.items())
             yield tag("p", "Savepoints: ", joined(points, ", "))
         if saga.state in ("compensating", "compensated", "stuck"):
             yield tag("p", "It is rolled back to ", _target(saga), ".")
+
+
+def _at(checkpoint_id: str | None, link: Callable[[str], Html]) -> Iterator[Child]:
+    if checkpoint_id is not None:
+        yield from (" at ", link(checkpoint_id))
 
 
 def _class(saga: SagaInfo) -> str | None:
