@@ -26,11 +26,17 @@ import zstandard
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine import runner as runner_module
 from langgraph_gcs_saver.engine.effects import Commit, Merge
 from langgraph_gcs_saver.engine.per_process import PerProcess
+from langgraph_gcs_saver.engine.runner import run as perform
+from langgraph_gcs_saver.flows import operations
+from langgraph_gcs_saver.flows import sagas as sagas_module
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
+from langgraph_gcs_saver.format.manifest import Serialized
+from langgraph_gcs_saver.format.operations import Undo
 from langgraph_gcs_saver.saver import checkpointer as saver_module
 from langgraph_gcs_saver.stores import local
 from tests.compat.xor_cipher import XorCipher
@@ -72,6 +78,8 @@ class Maker:
         self.path = path
         self.checkpoints = {}
         self.writes = {}
+        self.sagas = []
+        self.holds = {}
         self.orders = itertools.count()
         self._attempts = itertools.count()
         self._now = NOW
@@ -91,6 +99,12 @@ class Maker:
     def now(self):
         self._now += 7
         return self._now
+
+    @contextmanager
+    def own_times(self):
+        """Let flows have a clock whose times are fixed."""
+        with mock.patch.object(runner_module, "time", SimpleNamespace(time=self.now)):
+            yield
 
     def close(self):
         for saver in self._savers:
@@ -150,7 +164,9 @@ class Maker:
             pending = self.writes.get(key, {})
             order = sorted((path, task, idx, write) for (task, idx), (path, write) in pending.items())
             found.append({**checkpoint, "writes": [write for *_, write in order]})
-        return {"format": 1, "zstd": list(zstandard.ZSTD_VERSION), "checkpoints": found}
+        more = {"sagas": self.sagas, "holds": self.holds}
+        kept = {name: value for name, value in more.items() if value}
+        return {"format": 1, "zstd": list(zstandard.ZSTD_VERSION), **kept, "checkpoints": found}
 
 
 @contextmanager
@@ -425,9 +441,135 @@ def folded(maker):
             maker.put_writes(saver, (thread, ns), number, [("C", "W" * number)], "Task")
 
 
+class SagaMaker:
+    """Writes a saga, and keeps what it wrote."""
+
+    def __init__(self, maker, saver, thread, saga_id):
+        self._maker, self._saver = maker, saver
+        self._context = saver._context
+        self.saga = self._run(sagas_module.open_(thread, saga_id, self._nonce(), self._context))
+        self.expected = {"thread_id": thread, "saga_id": saga_id, "epoch": 0, "target": None}
+        self.expected |= {"savepoints": [], "steps": []}
+        maker.sagas.append(self.expected)
+
+    def _run(self, flow):
+        return perform(flow, self._saver._backend)
+
+    def _nonce(self):
+        return self._maker._attempt()
+
+    def savepoint(self, name, number):
+        self.saga = self._run(sagas_module.savepoint(self.saga, name, cid(number), self._context))
+        self.expected["savepoints"].append([name, cid(number)])
+        hold = f"savepoint {name} of saga {self.saga.saga_id}"
+        self._maker.holds.setdefault(self.saga.thread_id, {}).setdefault(cid(number), []).append(hold)
+
+    def step(self, name, request, result, undo=None, state="done"):
+        asked = Serialized(*SERDE.dumps_typed(request))
+        how = None if undo is None else Undo(*undo, asked)
+        key, of = sagas_module.step_key(self.saga.saga_id, name), f"digest of {request!r}"
+        call = operations.Call(
+            self.saga.thread_id, key, name, of, self._nonce(), part=operations.Part(self.saga, name, how)
+        )
+        claim = self._run(operations.claim(call, self._context))
+        if state != "claimed":
+            value = Serialized(*SERDE.dumps_typed(result)) if state == "done" else None
+            self._run(operations.record_outcome(claim, operations.Outcome(state, value), self._context))
+        steps = self.expected["steps"]
+        steps[:] = [one for one in steps if one["name"] != name]
+        steps.append(
+            {
+                "name": name,
+                "state": state,
+                "undo": None if undo is None else list(undo),
+                "request": None if undo is None else dumped(request),
+                "result": dumped(result) if state == "done" else None,
+                "epoch": self.saga.epoch,
+                "undone": False,
+            }
+        )
+
+    def mark(self, target=None):
+        self.saga = self._run(sagas_module.mark(self.saga, self._nonce(), target, None, self._context))
+        self.expected["target"] = target
+
+    def undo(self, name):
+        """Undo a step."""
+        (step,) = [one for one in self._run(sagas_module.steps(self.saga, self._context)) if one.step.name == name]
+        claim = self._run(sagas_module.undoing(self.saga, step, self._nonce(), self._context))
+        nothing = Serialized(*SERDE.dumps_typed(None))
+        self._run(operations.record_outcome(claim, operations.Outcome("done", nothing), self._context))
+        (expected,) = [one for one in self.expected["steps"] if one["name"] == name]
+        expected["undone"] = True
+
+    def resume(self):
+        """Let it continue from its savepoint."""
+        self._run(sagas_module.release(self.saga, self._context))
+        for name, number in self.expected["savepoints"][self.saga.position(self.saga.target) :]:
+            self._maker.holds[self.saga.thread_id][number].remove(f"savepoint {name} of saga {self.saga.saga_id}")
+        now = sagas_module.continued(self.saga)
+        (time,) = perform(iter(Commit((sagas_module.changes(self.saga, now, self._context),))), self._saver._backend)
+        self.expected |= {"epoch": now.epoch, "target": None}
+        del self.expected["savepoints"][len(now.savepoints) :]
+        self.saga = replace(now, time=time)
+
+    def end(self, end=None):
+        """Note its state, after `end` if given."""
+        if end is not None:
+            self.saga = self._run(end(self.saga, self._context))
+        self.expected["state"] = self.saga.state
+
+
+def sagas(maker):
+    """Sagas in every state, with steps, savepoints and undos; in clear and encrypted."""
+    for thread, cipher in (("sagas", None), ("encrypted sagas", XorCipher())):
+        saver = maker.saver(cipher=cipher)
+        for number in (1, 2, 3):
+            maker.put(saver, (thread, ""), number, {"a": number}, parent=number - 1 or None)
+        with maker.own_times():
+            trip = SagaMaker(maker, saver, thread, "trip-7")
+            trip.step("book", {"city": "Oslo"}, "hotel 5", ("cancel-hotel", 1))
+            trip.savepoint("before payment", 2)
+            trip.step("pay", {"cents": 990}, {"paid": 990})
+            trip.end(sagas_module.finish)
+
+            trip = SagaMaker(maker, saver, thread, "trip/8 é")
+            trip.step("book", {"city": "Bergen"}, "hotel 6", ("cancel-hotel", 1))
+            trip.savepoint("before payment", 2)
+            trip.step("pay", {"cents": 90}, {"paid": 90}, ("refund", 2))
+            trip.savepoint("paid", 3)
+            trip.mark("before payment")
+            trip.undo("pay")
+            trip.end(sagas_module.compensated)
+            trip.resume()
+            trip.step("pay", {"cents": 90}, {"paid": 91}, ("refund", 2))
+            trip.end()
+
+            trip = SagaMaker(maker, saver, thread, "trip-9")
+            trip.step("book", {"city": "Narvik"}, "x" * 100, ("cancel-hotel", 2))
+            trip.step("mail", "a letter", None, ("recall", 1), "unknown")
+            trip.mark()
+            trip.end(sagas_module.stuck)
+
+            trip = SagaMaker(maker, saver, thread, "trip-10")
+            trip.step("book", {"city": "Hell"}, "hotel 7", ("cancel-hotel", 1))
+            trip.mark()
+            trip.undo("book")
+            trip.end(sagas_module.compensated)
+
+            trip = SagaMaker(maker, saver, thread, "trip-11")
+            trip.step("ask", None, None, state="claimed")
+            with mock.patch.object(operations, "INLINE_BYTES", 10):
+                trip.step("search", None, "an object " * 9)
+            trip.end()
+
+
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
 BOUND = (encrypted, spliced, bound)
 """What is in the golden store of bound envelopes."""
+
+COORDINATED = (sagas,)
+"""What is in the golden store of sagas and teams."""
 
 FOLDED = (folded, bound)
 """Scenarios of the golden store with folded names of objects."""
