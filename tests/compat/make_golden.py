@@ -27,11 +27,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine import runner as runner_module
-from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import run as perform
 from langgraph_gcs_saver.flows import operations
 from langgraph_gcs_saver.flows import sagas as sagas_module
+from langgraph_gcs_saver.flows import sets as sets_module
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
@@ -79,6 +80,7 @@ class Maker:
         self.checkpoints = {}
         self.writes = {}
         self.sagas = []
+        self.teams = []
         self.holds = {}
         self.orders = itertools.count()
         self._attempts = itertools.count()
@@ -100,10 +102,19 @@ class Maker:
         self._now += 7
         return self._now
 
+    def hold(self, thread, checkpoint_id, hold):
+        self.holds.setdefault(thread, {}).setdefault(checkpoint_id, []).append(hold)
+
+    @contextmanager
+    def later(self, seconds):
+        """Let the store's clock be ahead."""
+        with mock.patch.object(local.time, "time_ns", return_value=(NOW + seconds) * 10**9):
+            yield
+
     @contextmanager
     def own_times(self):
         """Let flows have a clock whose times are fixed."""
-        with mock.patch.object(runner_module, "time", SimpleNamespace(time=self.now)):
+        with mock.patch.object(runner_module, "time", SimpleNamespace(time=self.now, sleep=time.sleep)):
             yield
 
     def close(self):
@@ -164,7 +175,8 @@ class Maker:
             pending = self.writes.get(key, {})
             order = sorted((path, task, idx, write) for (task, idx), (path, write) in pending.items())
             found.append({**checkpoint, "writes": [write for *_, write in order]})
-        more = {"sagas": self.sagas, "holds": self.holds}
+        held = {thread: {one: texts for one, texts in found.items() if texts} for thread, found in self.holds.items()}
+        more = {"sagas": self.sagas, "teams": self.teams, "holds": held}
         kept = {name: value for name, value in more.items() if value}
         return {"format": 1, "zstd": list(zstandard.ZSTD_VERSION), **kept, "checkpoints": found}
 
@@ -462,7 +474,7 @@ class SagaMaker:
         self.saga = self._run(sagas_module.savepoint(self.saga, name, cid(number), self._context))
         self.expected["savepoints"].append([name, cid(number)])
         hold = f"savepoint {name} of saga {self.saga.saga_id}"
-        self._maker.holds.setdefault(self.saga.thread_id, {}).setdefault(cid(number), []).append(hold)
+        self._maker.hold(self.saga.thread_id, cid(number), hold)
 
     def step(self, name, request, result, undo=None, state="done"):
         asked = Serialized(*SERDE.dumps_typed(request))
@@ -564,11 +576,78 @@ def sagas(maker):
             trip.end()
 
 
+def teams(maker):
+    """Sets of teams in every state, with votes; in clear and encrypted."""
+    members = ["extract-1", "extract/2 é", "planner"]
+    for team, cipher in (("deal-42", None), ("deal/4%2 é", XorCipher())):
+        saver = maker.saver(cipher=cipher)
+        made = {"team": team, "members": members, "retention": 7, "sets": []}
+        maker.teams.append(made)
+
+        def write(number, names, team=team, saver=saver):
+            for name in names:
+                thread = keys.member_thread_id(team, name)
+                maker.put(saver, (thread, ""), number, {"of": name, "n": number}, parent=number - 1 or None)
+
+        def run(flow, saver=saver):
+            return perform(flow, saver._backend)
+
+        def begin(label, timeout, names=members, team=team, saver=saver):
+            return run(sets_module.begin(team, names, label, timeout, saver._context, retention=7))
+
+        def note(found, state, number=None, *, missing=(), votes=(), made=made):
+            cut = {} if number is None else dict.fromkeys(found.members, cid(number))
+            made["sets"].append(
+                {
+                    "set_id": found.set_id,
+                    "state": state,
+                    "label": found.label,
+                    "members": list(found.members),
+                    "cut": cut,
+                    "missing": list(missing),
+                    "votes": dict(votes),
+                }
+            )
+            for name, checkpoint_id in cut.items():
+                hold = f"set {found.set_id} of team {found.team}"
+                maker.hold(keys.member_thread_id(found.team, name), checkpoint_id, hold)
+
+        def vote(found, name, number, team=team, saver=saver):
+            document = keys.checkpoint_doc(keys.member_thread_id(team, name), "", cid(number))
+            doc = run(iter(GetDocs((document, keys.team_doc(team)))))[document]
+            run(sets_module.vote(found.name, name, sets_module.vote_in(doc), saver._context))
+            return name, cid(number)
+
+        with maker.own_times():
+            for name in members:
+                run(sets_module.join(team, name, saver._context))
+            write(1, members)
+            lost = begin("before the deal", 30)
+            run(sets_module.prepare(team, lost.set_id, saver._context))
+            run(sets_module.break_(lost.hold, saver._context))
+            note(lost, "broken", 1)
+            write(2, members)
+            kept = begin(None, 30)
+            votes = [vote(kept, name, 2) for name in members[:2]]
+            run(sets_module.prepare(team, kept.set_id, saver._context))
+            note(kept, "committed", 2, votes=votes)
+            write(3, members[:1])
+            late = begin("too late", 1)
+            votes = [vote(late, members[0], 3)]
+            write(4, members[:1])
+            with maker.later(3600):
+                run(sets_module.decide(team, late.set_id, saver._context))
+            note(late, "aborted", missing=members[:1], votes=votes)
+            alone = begin("alone", 3600, members[2:])
+            note(alone, "preparing", votes=[vote(alone, members[2], 2)])
+            made["preparing"] = alone.set_id
+
+
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
 BOUND = (encrypted, spliced, bound)
 """What is in the golden store of bound envelopes."""
 
-COORDINATED = (sagas,)
+COORDINATED = (sagas, teams)
 """What is in the golden store of sagas and teams."""
 
 FOLDED = (folded, bound)

@@ -12,15 +12,18 @@ import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.runner import run as perform
 from langgraph_gcs_saver.errors import ClearTextError
+from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.keys import checkpoint_doc
-from tests.compat.make_golden import BOUND, FOLDED, cid, make, shown
-from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, enc, inv
+from tests.compat.make_golden import BOUND, COORDINATED, FOLDED, cid, make, shown
+from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, dec, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
 GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
+GOLDEN_COORDINATED = DATA / "format-1-coordinated"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "reference" / "format.md"
 SERDE = JsonPlusSerializer()
 
@@ -31,7 +34,7 @@ def store(tmp_path):
     return shutil.copytree(GOLDEN, tmp_path / "golden")
 
 
-@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED], ids=lambda path: path.name)
+@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED], ids=lambda path: path.name)
 def each_store(request, tmp_path):
     """A copy of each golden store. They hold values in clear as well as encrypted ones."""
     return shutil.copytree(request.param, tmp_path / "golden")
@@ -432,4 +435,179 @@ def test_what_is_encrypted_now_is_what_was_encrypted_then(tmp_path):
     if now.pop("zstd") == then.pop("zstd"):
         assert objects(tmp_path / "new") == objects(GOLDEN_BOUND)
         assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_BOUND, tmp_path / "golden"))
+    assert now == then
+
+
+# Sagas and teams
+
+
+@pytest.fixture
+def coordinated(tmp_path):
+    """A copy of the golden store of sagas and teams."""
+    return shutil.copytree(GOLDEN_COORDINATED, tmp_path / "golden")
+
+
+def sagas_of(thread_id):
+    """The sagas of a thread as `expected.json` shows them, in order of their ids."""
+    found = [one for one in expected(GOLDEN_COORDINATED)["sagas"] if one["thread_id"] == thread_id]
+    assert len(found) == 5
+    return in_order(found)
+
+
+def in_order(found):
+    return sorted(
+        ({**one, "steps": sorted(one["steps"], key=lambda step: step["name"])} for one in found),
+        key=lambda one: one["saga_id"],
+    )
+
+
+def sagas_seen_by_saver(saver, thread_id):
+    def run(flow):
+        return perform(flow, saver._backend)
+
+    def step(one):
+        value, undo = run(operations.read_result(one, saver._context)) if one.result else None, one.step.undo
+        return {
+            "name": one.step.name,
+            "state": one.state,
+            "undo": None if undo is None else [undo.name, undo.version],
+            "request": None if undo is None else shown(undo.request.type, undo.request.data),
+            "result": None if value is None else shown(value.type, value.data),
+            "epoch": one.step.epoch,
+            "undone": one.step.undone,
+        }
+
+    found = [
+        {
+            "thread_id": one.thread_id,
+            "saga_id": one.saga_id,
+            "state": one.state,
+            "epoch": one.epoch,
+            "target": one.target,
+            "savepoints": [[point.name, point.checkpoint_id] for point in one.savepoints],
+            "steps": [step(operation) for operation in run(sagas.steps(one, saver._context))],
+        }
+        for one in run(sagas.every(thread_id, saver._context))
+    ]
+    return in_order(found)
+
+
+def sagas_seen_by_reader(independent, thread_id):
+    def step(one):
+        of, value, request = one["step"], one["values"].get("result"), one["request of the step"]
+        return {
+            "name": of["name"],
+            "state": one["attempt"][2],
+            "undo": of["undo"][:2] if "undo" in of else None,
+            "request": None if request is None else shown(*request),
+            "result": None if value is None else shown(*value),
+            "epoch": of["epoch"],
+            "undone": of.get("undone", False),
+        }
+
+    found = [
+        {
+            "thread_id": thread_id,
+            "saga_id": saga_id,
+            **{name: one.get(name) for name in ("state", "epoch", "target", "savepoints")},
+            "steps": [step(each) for each in one["steps"] if "undoes" not in each["step"]],
+        }
+        for saga_id, one in independent.sagas(thread_id).items()
+    ]
+    return in_order(found)
+
+
+@pytest.mark.parametrize("thread_id", ["sagas", "encrypted sagas"])
+def test_both_read_every_saga(coordinated, thread_id):
+    wanted, independent = sagas_of(thread_id), reader(coordinated)
+    assert {one["state"] for one in wanted} == {"done", "running", "stuck", "compensated"}
+    assert sagas_seen_by_reader(independent, thread_id) == wanted
+    for feature in ("step", "undo", "undone", "stub result"):
+        assert independent.met[feature], feature
+    steps = [step for one in independent.sagas(thread_id).values() for step in one["steps"]]
+    undone = {step["key"] for step in steps if step["step"].get("undone")}
+    assert undone <= {step["step"].get("undoes") for step in steps if step["attempt"][2] == "done"}
+    with saver_of(coordinated) as saver:
+        assert sagas_seen_by_saver(saver, thread_id) == wanted
+        shown_ = [(one.saga_id, one.state, len(one.steps)) for one in saver.thread(thread_id).sagas()]
+        assert sorted(shown_) == [(one["saga_id"], one["state"], len(one["steps"])) for one in wanted]
+
+
+def test_both_read_every_team_and_what_is_held(coordinated):
+    wanted, independent = expected(GOLDEN_COORDINATED), reader(coordinated)
+    found = independent.teams()
+    assert found.keys() == {one["team"] for one in wanted["teams"]}
+    with saver_of(coordinated) as saver:
+        teams = {one.team: one for one in saver.admin.teams()}
+        for one in wanted["teams"]:
+            team, seen = found[one["team"]], teams[one["team"]]
+            assert sorted(team["members"]) == list(seen.threads) == one["members"]
+            assert team["retention"] == seen.retention == one["retention"]
+            assert team["preparing"] == one["preparing"]
+            assert team["sets"].keys() == {each["set_id"] for each in one["sets"]}
+            for each in one["sets"]:
+                read, listed = (
+                    team["sets"][each["set_id"]],
+                    next(other for other in seen.sets if other.set_id == each["set_id"]),
+                )
+                for field in ("state", "label", "members", "missing"):
+                    value = getattr(listed, field)
+                    assert read[field] == (list(value) if isinstance(value, tuple) else value) == each[field]
+                cut = {member: checkpoint_id for member, checkpoint_id, _ in read["cut"]}
+                assert cut == listed.cut == each["cut"]
+                assert {member: vote["checkpoint"] for member, vote in read["votes"].items()} == each["votes"]
+        for thread_id, held in wanted["holds"].items():
+            history = {info.checkpoint_id: info.holds for info in saver.admin.history(thread_id)}
+            for checkpoint_id, holds in history.items():
+                assert sorted(holds) == sorted(held.get(checkpoint_id, []))
+                texts = map(text_of_hold, independent.holds(thread_id, checkpoint_id))
+                assert sorted(texts) == sorted(held.get(checkpoint_id, []))
+    for feature in ("set committed", "set aborted", "set broken", "set preparing", "vote"):
+        assert independent.met[feature], feature
+
+
+def text_of_hold(key):
+    kind, owner, name = key.split(" ")
+    return f"{kind} {dec(name)} of {'team' if kind == 'set' else 'saga'} {dec(owner)}"
+
+
+def everything(independent):
+    return independent.teams(), [independent.sagas(thread_id) for thread_id in ("sagas", "encrypted sagas")]
+
+
+def test_the_independent_reader_notices_every_change_of_sagas_and_teams(coordinated):
+    """Of each byte that a digest covers, of what queries see, and of a hold that is not there."""
+    untouched = reader(coordinated)
+    whole = everything(untouched)
+    checked = 0
+    kinds = {"lg_sagas": ("saga", "state"), "lg_operations": ("operation", "result", "digest", "state", "saga")}
+    kinds |= {"lg_sets": ("set", "state"), "lg_votes": ("vote",), "lg_checkpoints": ("holds",)}
+    for one in untouched.documents.values():
+        for field in kinds.get(one.name.split("/")[-2], ()):
+            value = one.fields.get(field)
+            if isinstance(value, bytes):
+                places = (0, len(value) // 2, len(value) - 1)
+                changes = [value[:at] + bytes([value[at] ^ 0x20]) + value[at + 1 :] for at in places]
+            elif field == "holds" and value:
+                is_broken = all("set" in key for key in value) and one.name.endswith(f"/{inv(cid(1))}!~")
+                changes = [] if is_broken else [{}]
+            else:
+                changes = ["other", None] if isinstance(value, str) else []
+            for changed in changes:
+                one.fields[field] = changed
+                with pytest.raises(DamageError):
+                    everything(untouched)
+                checked += 1
+            if value is not None:
+                one.fields[field] = value
+    assert checked > 200
+    assert everything(untouched) == whole
+
+
+def test_sagas_and_teams_are_written_now_as_they_were_then(tmp_path):
+    make(tmp_path / "new", COORDINATED)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_COORDINATED)
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN_COORDINATED)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_COORDINATED, tmp_path / "golden"))
     assert now == then
