@@ -138,7 +138,7 @@ def taken(thread_id: str, now: int, nonce: str, fields: Mapping[str, float]) -> 
     return Merge(keys.recovery_doc(thread_id, now, nonce), {**_head("takeover", now), **fields})
 
 
-def went_back(
+def going_back(
     thread_id: str, kind: Literal["restore", "rollback"], now: int, nonce: str, *, lost: float, restore: float
 ) -> Merge:
     """The write that records that a thread was forked at an older checkpoint, for the commit that does so.

@@ -193,7 +193,7 @@ def _refuse_large(plan: RestorePlan) -> None:
 
 
 def _record(plan: ForkPlan, now: int, nonce: str, seconds: float) -> Merge:
-    return recoveries.went_back(plan.thread_id, "restore", now, nonce, lost=plan.lost, restore=seconds)
+    return recoveries.going_back(plan.thread_id, "restore", now, nonce, lost=plan.lost, restore=seconds)
 
 
 # Verifying
