@@ -259,13 +259,19 @@ def _keep_needed(rows: Sequence[Row], kept_roots: Iterable[Row], found: dict[str
 
 
 def _keep_replayed(rows: Sequence[Row], roots: Iterable[Row], found: dict[str, str]) -> None:
-    """For each kept root checkpoint, keep the state from which a subgraph resumes if a run resumes from that root."""
+    """For each kept root checkpoint, keep the state from which a subgraph resumes if a run resumes from that root.
+
+    A held checkpoint also keeps the newest state before its own id. A restore makes that the subgraph's state again,
+    even if the checkpoint is a fork, which LangGraph replays from an older state.
+    """
     oldest_first = rows[::-1]
     ids = [row.checkpoint_id for row in oldest_first]
     for root in roots:
-        at = bisect_left(ids, root.replay_id or root.checkpoint_id)
-        if at:
-            found.setdefault(oldest_first[at - 1].name, f"the subgraph's state at {root.checkpoint_id}")
+        replayed = root.replay_id or root.checkpoint_id
+        for before in {replayed, root.checkpoint_id} if root.holds else {replayed}:
+            at = bisect_left(ids, before)
+            if at:
+                found.setdefault(oldest_first[at - 1].name, f"the subgraph's state at {root.checkpoint_id}")
 
 
 def _keep_ancestors(kept: list[Row], by_id: Mapping[str, Row], found: dict[str, str]) -> None:

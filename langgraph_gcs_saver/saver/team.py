@@ -20,6 +20,7 @@ from langgraph_gcs_saver.events import SetDecided, SetRestored
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.sets import check_id
 from langgraph_gcs_saver.saver import configs
+from langgraph_gcs_saver.saver.process_names import name_for_people
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.context import Context
@@ -192,11 +193,14 @@ class TeamSets:
             What was done.
 
         Raises:
-            InvalidInputError: There is no such set, it is another team's, or it was not committed. Or the restore needs
-                more writes or bytes than one commit may have.
             CheckpointCorruptError: A checkpoint of the set is damaged. Nothing was changed.
-            ConflictError: Other writers kept changing the threads; call again.
-            ThreadBusyError: Another call restores the set.
+            ConflictError: Another call restores the set, or other writers kept changing the threads. Nothing was
+                changed.
+            FencedError: Another process took over a lease of the restore. Nothing was changed.
+            InvalidInputError: There is no such set, it is another team's, it is being prepared or broken, or the restore
+                needs more writes or bytes than one commit may have. Nothing was changed.
+            SetAbortedError: The set was aborted.
+            ThreadBusyError: A thread is being deleted.
             WrongKeyError: Something is encrypted with another key, or the saver has no key.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
@@ -329,9 +333,8 @@ class TeamSets:
 
     def _restore(self, saved: SetInfo | str, *, dry_run: bool) -> Flow[RestorePlan]:
         began = time.monotonic()
-        plan = cast(
-            "RestorePlan",
-            (yield from flows.restores.restore(self.id, self._id_of(saved), dry_run=dry_run, context=self._context)),
+        plan = yield from flows.set_restores.restore(
+            self.id, self._id_of(saved), dry_run=dry_run, owner=name_for_people(), context=self._context
         )
         subscribers = self._connection._subscribers  # noqa: SLF001 - a part of the connection
         if not dry_run and subscribers.want(SetRestored):

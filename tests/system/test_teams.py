@@ -31,21 +31,25 @@ class Inner(TypedDict):
     memory: Annotated[list[str], add]
 
 
-class State(TypedDict):
+class Plain(TypedDict):
     said: Annotated[list[str], add]
-    notes: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(one for more in new for one in more)])]
+    notes: Annotated[list[str], add]
     large: bytes
 
 
-def agent(saver):
-    """A graph with a subgraph that keeps its state, a DeltaChannel, and a value in an object."""
+class State(Plain):
+    notes: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(one for more in new for one in more)])]
+
+
+def agent(saver, state=State):
+    """A graph with a subgraph that keeps its state, and a value in an object; by default also with a DeltaChannel."""
     inner = StateGraph(Inner).add_node("recall", lambda state: {"memory": [f"{len(state['memory'])} before"]})
     inner = inner.add_edge(START, "recall").compile(checkpointer=True)
 
     def remember(state):
         return {"notes": [inner.invoke({"memory": [state["said"][-1]]})["memory"][-1]]}
 
-    outer = StateGraph(State).add_node("remember", remember)
+    outer = StateGraph(state).add_node("remember", remember)
     return outer.add_edge(START, "remember").compile(checkpointer=saver)
 
 
@@ -53,9 +57,9 @@ def config(team, name):
     return {"configurable": {"thread_id": team.member(name).id}}
 
 
-def turn(saver, team, name, text):
+def turn(saver, team, name, text, state=State):
     """A turn of a member's graph."""
-    return run(agent(saver), {"said": [text], "large": noise(300_000, text)}, config(team, name), team=team)
+    return run(agent(saver, state), {"said": [text], "large": noise(300_000, text)}, config(team, name), team=team)
 
 
 def said(saver, team, name):
@@ -123,24 +127,26 @@ def test_a_team_from_its_first_set_to_its_end(make_saver, is_async):
     assert (decided.team, decided.set_id, decided.state, decided.members) == (team.id, saved.set_id, "committed", 2)
 
 
-def test_a_restored_graph_continues_with_the_states_of_the_set(make_saver):
+@pytest.mark.parametrize("state", [State, Plain])
+def test_a_restored_graph_continues_with_the_states_of_the_set(make_saver, state):
     """A set of a restored team can itself be restored, after all that was not held was pruned."""
     saver = make_saver()
-    team = made(saver, ("a",))
+    team = saver.team("deal", ["a"])
+    turn(saver, team, "a", "first", state)
     first = team.checkpoint()
-    turn(saver, team, "a", "lost")
+    turn(saver, team, "a", "lost", state)
     team.restore(first)
     # The tip is a fork now, and so is the state of its subgraph.
     second = team.checkpoint()
     assert second.cut != first.cut
     team.delete_set(first)
     for text in ("later", "last"):
-        turn(saver, team, "a", text)
+        turn(saver, team, "a", text, state)
     saver.admin.prune([team.member("a").id])
     assert team.verify(second) == []
     team.restore(second)
-    found = turn(saver, team, "a", "again")
-    assert found["said"] == ["a 1", "again"]
+    found = turn(saver, team, "a", "again", state)
+    assert found["said"] == ["first", "again"]
     assert found["notes"] == ["1 before", "3 before"]
 
 
@@ -196,7 +202,7 @@ def test_collecting_and_sweeping_leave_teams_alone(make_saver):
 
 
 def test_with_a_cipher(make_saver, raw):
-    saver = make_saver(cipher=Eax())
+    saver = make_saver(cipher=Eax("key"))
     team = made(saver, ("a",))
     saved = team.checkpoint("a secret label")
     assert team.verify(saved) == []
@@ -310,9 +316,6 @@ def test_damaged_documents_of_teams(make_saver, raw):
     listed = []
     with pytest.raises(DamageError):
         listed.extend(saver.admin.teams())
-    with pytest.raises(DamageError):
-        for one in saver.admin.teams():
-            listed.append(one)
     assert [(one.team, one.newest) for one in listed] == [("other", whole)]
     (finding,) = [one for one in saver.admin.verify() if not one.thread_id]
     assert (finding.kind, finding.name) == ("corrupt", keys.set_doc(team.id, saved.set_id))
