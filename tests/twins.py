@@ -29,6 +29,7 @@ SOURCES = (
     "saver/checkpointer.py",
     "saver/lease.py",
     "saver/team.py",
+    "saver/saga.py",
     "saver/watch.py",
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, QueryDocs
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
 
 IDS_PER_PAGE = 1000
 """How many names are read at once."""
@@ -22,6 +23,17 @@ def checkpoint_ids(thread_id: str, ns: str) -> Flow[list[str]]:
         if len(docs) < IDS_PER_PAGE:
             return found
         after = docs[-1].name
+
+
+def newest_id(thread_id: str, ns: str) -> Flow[str | None]:
+    """The id of the newest checkpoint of a namespace that has its content; `None` if there is none."""
+    where = (("ns", keys.enc(ns, "namespace")),)
+    after: str | None = None
+    while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where, after=after, limit=1, mask=RUNS_BY)):
+        after = docs[0].name
+        if keys.is_in_ns(after, ns) and kind_of(docs[0]) is DocumentKind.CHECKPOINT:
+            return keys.checkpoint_id_of(after)
+    return None
 
 
 def thread_id_of(doc: Doc) -> str | None:

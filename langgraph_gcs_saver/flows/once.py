@@ -77,8 +77,8 @@ class Work(Protocol):
         """Seconds of a monotonic clock."""
         ...
 
-    def perform(self) -> Ask[Performed]:
-        """Perform the operation. This raises nothing."""
+    def perform(self, mine: Operation) -> Ask[Performed]:
+        """Perform the operation, as it is claimed. This raises nothing."""
         ...
 
     def settle(self, seen: Operation) -> Ask[Settled]:
@@ -173,13 +173,13 @@ def _is_held(call: Call, context: Context) -> bool:
 
 
 def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -> Flow[Any]:
-    performed = yield from work.perform()
+    mine = claimed.operation
+    performed = yield from work.perform(mine)
     state = performed.state
     if state == "paused" and was_asked:
         # LangGraph numbers the interrupts of a task. So when the task runs again, this call must ask again, and gets
         # the same answer, before the function gets the answers to its own interrupts.
         state = "unknown"
-    mine = claimed.operation
     work.note(state, mine.attempt.number, is_recorded=False)
     try:
         if state == "not_sent":
@@ -210,14 +210,47 @@ def _perform(claimed: Claim, work: Work, context: Context, *, was_asked: bool) -
     raise operations.outcome_unknown(now)
 
 
+@record(frozen=True, slots=True)
+class Lacking:
+    """A checkpoint that is not durable.
+
+    Attributes:
+        ns: Its namespace.
+        checkpoint_id: Its id.
+        why: Why it is not.
+    """
+
+    ns: str
+    checkpoint_id: str
+    why: str
+
+
 def _wait_for(call: Call, order: Order, context: Context) -> Flow[None]:
     """Wait until the checkpoints that ordered an operation are durable.
 
     If one of them were lost in a crash, the task would run again under another id, and derive another key.
     """
-    thread_id = call.thread_id
-    if thread_id is None:
+    if call.thread_id is None:
         return
+    found = yield from lacking(call.thread_id, order, context)
+    if found is None:
+        return
+    raise errors.NotDurableError(
+        f"Operation {call.key!r} ({call.name}) of thread {call.thread_id!r} was not started, because a crash could "
+        f"order it again under another key. Checkpoint {found.checkpoint_id!r} of namespace {found.ns!r} orders it, "
+        f"and {found.why}. Pass a `key` that names what the operation does, or run the graph with durability "
+        '"sync" or "async". In a coroutine, call `aonce`.',
+        thread_id=call.thread_id,
+        key=call.key,
+    )
+
+
+def lacking(thread_id: str, order: Order, context: Context) -> Flow[Lacking | None]:
+    """Wait until some checkpoints are durable.
+
+    Returns:
+        One that is not durable after `context.timeout` seconds, or that never will be; `None` if all are.
+    """
     missing = {keys.checkpoint_doc(thread_id, *one): one for one in order.checkpoints}
     waited, read = 0.0, -_READ_SECONDS
     while True:
@@ -227,18 +260,10 @@ def _wait_for(call: Call, order: Order, context: Context) -> Flow[None]:
             docs = yield from GetDocs(tuple(missing), mask=())
             missing = {name: one for name, one in missing.items() if name not in docs}
         if not missing:
-            return
+            return None
         if order.why_never is not None or waited > context.timeout:
             break
         yield from Pause(_POLL_SECONDS)
         waited += _POLL_SECONDS
     why = order.why_never or f"it was not stored within {context.timeout:g} seconds"
-    ns, checkpoint_id = next(iter(missing.values()))
-    raise errors.NotDurableError(
-        f"Operation {call.key!r} ({call.name}) of thread {thread_id!r} was not started, because a crash could order it "
-        f"again under another key. Checkpoint {checkpoint_id!r} of namespace {ns!r} orders it, and {why}. Pass a `key` "
-        'that names what the operation does, or run the graph with durability "sync" or "async". In a coroutine, call '
-        "`aonce`.",
-        thread_id=thread_id,
-        key=call.key,
-    )
+    return Lacking(*next(iter(missing.values())), why)

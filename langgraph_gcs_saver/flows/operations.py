@@ -272,7 +272,7 @@ def _try(call: Call, look: _Look, over: Operation | None, context: Context) -> F
         _check_request(call, seen)
         if seen.state in ENDED and not _is_undone(seen):
             return seen
-        if seen.state == "claimed" and (yield from _is_in_progress(seen, look.docs)):
+        if seen.state == "claimed" and (yield from is_in_progress(seen, look.docs)):
             raise in_progress(seen)
     if look.docs is not None:
         _require_fence(call, look.docs)
@@ -550,7 +550,7 @@ def outcome_unknown(operation: Operation) -> errors.OutcomeUnknownError:
     )
 
 
-def _is_in_progress(seen: Operation, docs: Docs | None = None) -> Flow[bool]:
+def is_in_progress(seen: Operation, docs: Docs | None = None) -> Flow[bool]:
     """Whether the holder of a claim may still be performing the operation.
 
     Args:
@@ -954,7 +954,7 @@ def resolve(thread_id: str | None, key: str, outcome: Outcome | None, context: C
         raise InvalidInputError(
             f"There is no operation {key!r} of {_whose(thread_id)}. `langgraph-gcs operations list` shows all."
         )
-    if seen.state == "claimed" and (yield from _is_in_progress(seen)):
+    if seen.state == "claimed" and (yield from is_in_progress(seen)):
         raise in_progress(seen)
     made = None
     if seen.state in ("claimed", "unknown"):
@@ -978,7 +978,7 @@ def unresolved(thread_id: str | None, context: Context) -> Flow[list[Operation]]
     found: list[Operation] = []
 
     def note(_: Doc, operation: Operation) -> Flow[None]:
-        if operation.state == "unknown" or not (yield from _is_in_progress(operation)):
+        if operation.state == "unknown" or not (yield from is_in_progress(operation)):
             found.append(operation)
 
     for state in ("unknown", "claimed"):

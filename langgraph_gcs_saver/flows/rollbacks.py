@@ -12,20 +12,30 @@ person says what it is; unless the compensation may be called again with the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from langgraph_gcs_saver import errors
-from langgraph_gcs_saver.engine.effects import Ask, Emit, Flow, Pause
+from langgraph_gcs_saver.engine.effects import Ask, Compute, Emit, Flow, Pause
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.events import CompensationEnded
 from langgraph_gcs_saver.flows import once, operations, sagas
-from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.once import Settled, Work
+from langgraph_gcs_saver.flows.operations import Call, Claim, Outcome
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Operation
 from langgraph_gcs_saver.format.sagas import Saga
-from langgraph_gcs_saver.records import record
+
+
+class Undo(Work, Protocol):
+    """The call of a compensation, as the work of an operation.
+
+    Attributes:
+        ended: The outcome, the number of its attempt, and whether it was recorded before; `None` before there is one.
+    """
+
+    ended: tuple[str, int, bool] | None
 
 
 class Compensating(Protocol):
@@ -43,12 +53,8 @@ class Compensating(Protocol):
         """Find out about the unknown outcome of a step."""
         ...
 
-    def clock(self) -> float:
-        """Seconds of a monotonic clock."""
-        ...
-
-    def undo(self, call: Call, step: Operation, result: Serialized | None) -> Work:
-        """The call of a step's compensation, as the work of an operation.
+    def undo(self, call: Call, step: Operation, result: Serialized | None) -> Undo:
+        """The call of a step's compensation.
 
         Args:
             call: The call of the undo.
@@ -66,57 +72,55 @@ def roll_back(saga: Saga, compensations: Compensating, fence: Fence | None, cont
     """Undo the steps of a saga that this call has marked.
 
     Args:
-        saga: The saga, marked by this call.
+        saga: The saga, as `sagas.mark` returned it.
         compensations: The user's code.
         fence: The lease under which this is done, if any.
         context: Options and caches.
 
     Returns:
-        The saga, which is `compensated`.
+        The saga, `compensated`.
 
     Raises:
         CompensationMissingError: This process cannot undo a step. Nothing was undone.
-        SagaError: Another process has taken the rollback over.
+        SagaError: Another process has taken over the rollback.
         SagaStuckError: A step or an undo has to be settled by a person.
     """
-    steps = yield from _with_effects(saga, compensations, context)
-    compensations.require(steps)
+    if saga.state == "compensated":
+        return saga
+    steps = yield from _settled(saga, compensations, context)
+    compensations.require([one for one in steps if one.state == "done"])
     for step in steps:
+        if step.state == "failed":
+            yield from sagas.undoing(saga, step, context.new_attempt(), context, fence=fence)
+            continue
         problem = yield from _undo(saga, step, compensations, fence, context)
         if problem is not None:
             raise (yield from _stuck(saga, [(step, problem)], context))
     return (yield from sagas.compensated(saga, context))
 
 
-def _with_effects(saga: Saga, compensations: Compensating, context: Context) -> Flow[list[Operation]]:
-    """The steps that took effect and are not undone, newest first.
+def _settled(saga: Saga, compensations: Compensating, context: Context) -> Flow[list[Operation]]:
+    """The steps to undo, newest first, each with an outcome.
 
     Raises:
-        SagaStuckError: That is not known of one, or one is irreversible.
+        SagaStuckError: That of one is unknown, or one is irreversible. All of these are listed.
     """
     found: list[Operation] = []
     stopping: list[tuple[Operation, str]] = []
-    for seen in reversed((yield from sagas.steps(saga, context))):
-        step: Operation | None = seen
-        if seen.state in ("claimed", "unknown"):
-            step, problem = yield from _settle(seen, compensations, context)
-            if problem is not None:
-                stopping.append((seen, problem))
-        if step is None or step.step is None or step.state != "done":
-            continue
-        if step.step.undo is None and not (yield from sagas.is_settled(saga, step, context)):
-            stopping.append((step, "it is irreversible"))
-        else:
+    for seen in sagas.to_undo(saga, (yield from sagas.steps(saga, context))):
+        step, problem = yield from _settle(seen, compensations, context)
+        problem = problem or sagas.problem(step)
+        if problem is not None:
+            stopping.append((step, problem))
+        elif step.state in ("done", "failed"):
             found.append(step)
     if stopping:
         raise (yield from _stuck(saga, stopping, context))
     return found
 
 
-def _settle(
-    seen: Operation, compensations: Compensating, context: Context
-) -> Flow[tuple[Operation | None, str | None]]:
-    """Find out about a step without an outcome: the step as it is now, or why its outcome stays unknown."""
+def _settle(seen: Operation, compensations: Compensating, context: Context) -> Flow[tuple[Operation, str | None]]:
+    """Find out about a step without an outcome: the step as it is now, and why it stops the rollback, if it does."""
     for _ in range(MAX_TRIES):
         if seen.state not in ("claimed", "unknown"):
             return seen, None
@@ -127,11 +131,8 @@ def _settle(
             return seen, "its outcome is unknown"
         outcome = None if settled.state == "not_done" else Outcome("done", settled.value)
         yield from operations.settle(seen, outcome, context)
-        now = yield from operations.read(seen.thread_id, seen.key, context)
-        if now is None:
-            return None, None
-        seen = now
-    return seen, "its outcome kept changing"
+        seen = (yield from operations.read(seen.thread_id, seen.key, context)) or seen
+    return seen, "other processes keep changing it"
 
 
 def _undo(
@@ -141,9 +142,9 @@ def _undo(
     result = yield from operations.read_result(step, context)
     attempts = 0
     while True:
-        call = sagas.undo_call(saga, step, fence, context)
+        call = sagas.undo_call(saga, step, context.new_attempt(), fence=fence)
         work = compensations.undo(call, step, result)
-        began = yield from Compute(compensations.clock)
+        began = yield from Compute(work.clock)
         problem: str | None = None
         pause: float | None = None
         try:
@@ -157,38 +158,85 @@ def _undo(
                 raise
             attempts += 1
             pause = compensations.pause_after(step, attempts)
-            problem = f"its undo raised {type(error).__name__} {attempts} times"
+            problem = f"its undo raised {type(error).__name__}, {attempts} times in a row"
         if work.ended is not None:
-            yield from _report(saga, step, work.ended, (yield from Compute(compensations.clock)) - began)
+            yield from _report(saga, call, work.ended, (yield from Compute(work.clock)) - began)
         if pause is None:
             return problem
         yield from Pause(pause)
 
 
-def _report(saga: Saga, step: Operation, ended: tuple[str, int, bool], seconds: float) -> Flow[None]:
+def _report(saga: Saga, call: Call, ended: tuple[str, int, bool], seconds: float) -> Flow[None]:
+    """Report how an attempt to undo a step ended, unless an earlier call has done it."""
     state, attempt, is_recorded = ended
-    if is_recorded:  # by another process, which has reported it
-        return
-    yield from Emit(
-        CompensationEnded(
-            thread_id=saga.thread_id,
-            saga_id=saga.saga_id,
-            step=step.name,
-            state="failed" if state == "paused" else state,
-            attempt=attempt,
-            seconds=seconds,
+    if not is_recorded and call.part is not None:
+        yield from Emit(
+            CompensationEnded(
+                thread_id=saga.thread_id,
+                saga_id=saga.saga_id,
+                step=call.part.name,
+                state="failed" if state == "paused" else state,
+                attempt=attempt,
+                seconds=seconds,
+            )
         )
-    )
 
 
 def _stuck(saga: Saga, stopping: Sequence[tuple[Operation, str]], context: Context) -> Flow[errors.SagaStuckError]:
-    """Note that a saga is stuck; the error that says where."""
+    """Note that a saga is stuck, and make the error that says where."""
     yield from sagas.stuck(saga, context)
-    listed = "; ".join(f"step {step.name!r}: {problem}" for step, problem in stopping)
+    found = [("" if one.step is None else one.step.name, problem) for one, problem in stopping]
+    listed = "; ".join(f"step {name!r}: {problem}" for name, problem in found)
     return errors.SagaStuckError(
-        f"Saga {saga.saga_id!r} of thread {saga.thread_id!r} is stuck: {listed}. Find out what happened, settle each "
+        f"Saga {saga.saga_id!r} of thread {saga.thread_id!r} is stuck. {listed}. Find out what happened, settle each "
         "step with `resolve`, and call `resume`.",
         thread_id=saga.thread_id,
         saga_id=saga.saga_id,
-        steps=tuple([step.name for step, _ in stopping]),
+        steps=tuple([name for name, _ in found]),
     )
+
+
+def resolve(saga: Saga, name: str, outcome: Outcome | None, context: Context) -> Flow[None]:
+    """Settle what stops the rollback of a saga at a step, as a person has found it out.
+
+    Args:
+        saga: The saga as last seen.
+        name: The step.
+        outcome: That it took effect; `None` if it did not. If the outcome of the step is unknown, it is the step that
+            this says it of; otherwise its undo.
+        context: Options and caches.
+
+    Raises:
+        ConflictError: Nothing is to settle.
+        InvalidInputError: There is no such step.
+        OperationInProgressError: A call may still be performing it.
+    """
+    found = yield from sagas.steps(saga, context)
+    step = next((one for one in found if one.step is not None and one.step.name == name), None)
+    if step is None or step.step is None:
+        known = ", ".join([repr(one.step.name) for one in found if one.step is not None]) or "none"
+        raise InvalidInputError(
+            f"Saga {saga.saga_id!r} of thread {saga.thread_id!r} has no step {name!r}. Its steps are: {known}."
+        )
+    if step.state != "done":
+        yield from operations.resolve(saga.thread_id, step.key, outcome, context)
+        return
+    undo = yield from operations.read(saga.thread_id, sagas.undo_key(step), context)
+    if undo is not None and undo.state in ("claimed", "unknown"):
+        yield from operations.resolve(saga.thread_id, undo.key, outcome, context)
+    elif step.step.undone or outcome is None or saga.state not in ("compensating", "stuck"):
+        state = "undone" if step.step.undone else "done, and its undo has not begun"
+        raise ConflictError(
+            f"Step {name!r} of saga {saga.saga_id!r} of thread {saga.thread_id!r} is {state}, so nothing was changed."
+        )
+    else:
+        yield from _undone_by_hand(saga, step, outcome, context)
+
+
+def _undone_by_hand(saga: Saga, step: Operation, outcome: Outcome, context: Context) -> Flow[None]:
+    """Record the undo of a step that no process has begun, or whose function raised."""
+    mine = yield from sagas.mark(saga, context.new_attempt(), saga.target, None, context)
+    claimed = yield from sagas.undoing(mine, step, context.new_attempt(), context)
+    if isinstance(claimed, Claim):
+        yield from operations.record_outcome(claimed, outcome, context)
+    yield from sagas.stuck(mine, context)

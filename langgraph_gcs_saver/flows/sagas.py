@@ -404,12 +404,18 @@ def undoing(
         SagaError: Another process has taken over the rollback.
         OperationError: See `operations.claim`.
     """
-    of = _step_of(step)
     if step.state == "failed":
         return (yield from _pass(saga, step, context))
-    part = Part(saga, of.name, undoes=step)
+    return (yield from operations.claim(undo_call(saga, step, nonce, fence=fence, timeout=timeout), context, over))
+
+
+def undo_call(
+    saga: Saga, step: Operation, nonce: str, *, fence: Fence | None = None, timeout: float = operations.TIMEOUT_SECONDS
+) -> Call:
+    """The call that undoes a step. The arguments are those of `undoing`."""
+    of = _step_of(step)
     name, version = ("by hand", 0) if of.undo is None else (of.undo.name, of.undo.version)
-    call = Call(
+    return Call(
         saga.thread_id,
         undo_key(step),
         name,
@@ -418,9 +424,8 @@ def undoing(
         fence=fence,
         keep=step.keep,
         timeout=timeout,
-        part=part,
+        part=Part(saga, of.name, undoes=step),
     )
-    return (yield from operations.claim(call, context, over))
 
 
 def _pass(saga: Saga, step: Operation, context: Context) -> Flow[Operation]:

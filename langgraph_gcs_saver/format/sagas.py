@@ -81,6 +81,16 @@ class Saga:
         return self.state == "done" or (self.state == "compensated" and self.target is None)
 
     @property
+    def continues(self) -> bool:
+        """Whether all is undone that a rollback to a savepoint had to undo, and the saga continues from there."""
+        return self.state == "compensated" and self.target is not None
+
+    @property
+    def held_by_target(self) -> str | None:
+        """The checkpoint that the target holds, if there is a target and it holds one."""
+        return next((one.checkpoint_id for one in self.savepoints if one.name == self.target), None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of its savepoints, oldest first."""
         return tuple([one.name for one in self.savepoints])

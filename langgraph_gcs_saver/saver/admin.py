@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         RecoveryRecord,
         RepairPlan,
         RunPlan,
+        SagaInfo,
         StoreStats,
         TeamInfo,
         ThreadInfo,
@@ -931,6 +932,24 @@ class Admin(Connection):
     async def abatches(self, thread_id: str) -> Sequence[BatchInfo]:
         """Asynchronous twin of `batches`."""
         return await arun(flows.item_batches.batches(str(thread_id), self._context), self._backend)
+
+    # Sagas
+
+    def sagas(self, thread_id: str) -> Sequence[SagaInfo]:
+        """The sagas of a thread, with their steps, in the order of their ids' encodings.
+
+        Args:
+            thread_id: The thread.
+
+        Raises:
+            DamageError: A document of one of them is damaged.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(flows.sagas.listed(str(thread_id), self._context), self._backend)
+
+    async def asagas(self, thread_id: str) -> Sequence[SagaInfo]:
+        """Asynchronous twin of `sagas`."""
+        return await arun(flows.sagas.listed(str(thread_id), self._context), self._backend)
 
     # Copying threads
 

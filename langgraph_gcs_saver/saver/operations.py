@@ -270,13 +270,16 @@ class Calls:
 
     def perform(self, call: Call, work: FunctionWork, order: Order | None) -> Any:
         """Perform the work, or return the recorded result."""
-        with self._reporting(call, work):
-            return run(flows.once.once(call, work, order, self.context), self.backend)
+        return run(self.performing(call, work, order), self.backend)
 
     async def aperform(self, call: Call, work: FunctionWork, order: Order | None) -> Any:
         """Asynchronous twin of `perform`."""
+        return await arun(self.performing(call, work, order), self.backend)
+
+    def performing(self, call: Call, work: FunctionWork, order: Order | None) -> Flow[Any]:
+        """The flow of `perform`."""
         with self._reporting(call, work):
-            return await arun(flows.once.once(call, work, order, self.context), self.backend)
+            return (yield from flows.once.once(call, work, order, self.context))
 
     @contextmanager
     def _reporting(self, call: Call, work: FunctionWork) -> Iterator[None]:
@@ -351,14 +354,21 @@ class Calls:
             name=name,
             request=request_digest(request, name),
             nonce=self.context.new_attempt(),
-            fence=self._fence(key),
+            fence=self.fence(f"Operation {key!r}"),
             ordered_by=None if order is None else order.checkpoints[-1],
             keep=KEEP_SECONDS if keep is None else keep.total_seconds(),
             timeout=TIMEOUT_SECONDS if timeout is None else float(timeout),
         )
 
-    def _fence(self, key: str) -> Fence | None:
-        """The lease under which a call is made: the config's, or the one that this process holds."""
+    def fence(self, what: str) -> Fence | None:
+        """The lease under which a call is made: the config's, or the one that this process holds.
+
+        Args:
+            what: What is not started without it, for the message.
+
+        Raises:
+            OperationFencedError: This process does not hold the lease of the config.
+        """
         fences = self.context.fences
         lease = None if self._place is None else self._place.lease
         if lease is None:
@@ -367,8 +377,8 @@ class Calls:
         if found is None or found.thread_id != self.thread_id:
             # Not with the lease itself, because its nonce would let others act for its holder.
             raise all_errors.OperationFencedError(
-                f"Operation {key!r} of thread {self.thread_id!r} was not started, because this process does not hold "
-                "the lease of its config. End the run. A process that acquires the lease continues the thread.",
+                f"{what} of thread {self.thread_id!r} was not started, because this process does not hold the lease of "
+                "its config. End the run. A process that acquires the lease continues the thread.",
                 thread_id=self.thread_id,
             )
         return found
@@ -487,12 +497,12 @@ class FunctionWork:
         ended: The outcome, the number of its attempt, and whether it was recorded before; `None` before there is one.
     """
 
-    def __init__(self, serde: SerializerProtocol, call: Call, rules: Rules, fn: Callable[..., Any]) -> None:
+    def __init__(self, serde: SerializerProtocol, call: Call | Operation, rules: Rules, fn: Callable[..., Any]) -> None:
         self.ended: tuple[str, int, bool] | None = None
         self.serde = serde
         self._call = call
         self._rules = rules
-        self._fn = _with_key(fn, call)
+        self._fn = _with_key(fn, call.name)
 
     def clock(self) -> float:
         """Seconds of a monotonic clock."""
@@ -502,22 +512,23 @@ class FunctionWork:
         """Note how the call ends."""
         self.ended = state, attempt, is_recorded
 
-    def perform(self) -> Ask[Performed]:
+    def perform(self, mine: Operation) -> Ask[Performed]:
         """Call the function."""
-        return Ask(self._perform, self._aperform)
+        key = _key_for_provider(mine)
+        return Ask(partial(self._perform, key), partial(self._aperform, key))
 
-    def _perform(self) -> Performed:
+    def _perform(self, key: str) -> Performed:
         try:
-            result = self._fn()
+            result = self._fn(key)
         except BaseException as error:  # noqa: BLE001 - `end` raises it, once the outcome is recorded
             return self._raised(error)
         if inspect.isawaitable(result):
             return self._is_async(result)
         return self._returned(result)
 
-    async def _aperform(self) -> Performed:
+    async def _aperform(self, key: str) -> Performed:
         try:
-            result = await _awaited(self._fn())
+            result = await _awaited(self._fn(key))
         except BaseException as error:  # noqa: BLE001 - `end` raises it, once the outcome is recorded
             return self._raised(error)
         return self._returned(result)
@@ -560,7 +571,7 @@ class FunctionWork:
 
     def _settle(self, seen: Operation) -> Settled:
         with self._reconciling(seen):
-            found = self._reconcile()
+            found = self._reconcile(seen)
             if inspect.isawaitable(found):
                 if inspect.iscoroutine(found):
                     found.close()
@@ -569,12 +580,12 @@ class FunctionWork:
 
     async def _asettle(self, seen: Operation) -> Settled:
         with self._reconciling(seen):
-            found = await _awaited(self._reconcile())
+            found = await _awaited(self._reconcile(seen))
         return self._settled(seen, found)
 
-    def _reconcile(self) -> Any:
+    def _reconcile(self, seen: Operation) -> Any:
         reconcile = self._rules.reconcile
-        return UNKNOWN if reconcile is None else reconcile(self._call.key)
+        return UNKNOWN if reconcile is None else reconcile(_key_for_provider(seen))
 
     @contextmanager
     def _reconciling(self, seen: Operation) -> Iterator[None]:
@@ -661,28 +672,39 @@ class FunctionWork:
             return load_error(self.serde, value, (*self._rules.errors, ParentCommand), seen.key)
 
 
-def _with_key(fn: Callable[..., Any], call: Call) -> Callable[[], Any]:
-    """The function as a call without arguments. It gets the key if it has a parameter for it, without a default."""
+def _key_for_provider(operation: Operation) -> str:
+    """The key that a function gets. A saga's step that is performed again after its undo is another request."""
+    return operation.key if operation.step is None else flows.sagas.provider_key(operation)
+
+
+def _with_key(fn: Callable[..., Any], name: str) -> Callable[[str], Any]:
+    """The function of an operation as a call with the key. It gets the key if it has a parameter without a default."""
     if not callable(fn):
-        raise InvalidInputError(f"Operation {call.name!r} needs a function, not {type(fn).__name__}.")
+        raise InvalidInputError(f"Operation {name!r} needs a function, not {type(fn).__name__}.")
     try:
         signature = inspect.signature(fn)
     except ValueError:  # a function in C that has none
-        return fn
+        return lambda _: fn()
     own = signature.parameters.get("key")
     # One with a default is bound already, or means something else.
     if own is not None and own.kind is not own.POSITIONAL_ONLY and own.default is own.empty:
-        return partial(fn, key=call.key)
-    for arguments in ((), (call.key,)):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        return partial(fn, *arguments)
+        return lambda key: fn(key=key)
+    if _accepts(signature):
+        return lambda _: fn()
+    if _accepts(signature, "key"):
+        return fn
     raise InvalidInputError(
-        f"The function of operation {call.name!r} cannot be called without arguments, nor with the key alone. Bind its "
+        f"The function of operation {name!r} cannot be called without arguments, nor with the key alone. Bind its "
         "other arguments, for example with functools.partial."
     )
+
+
+def _accepts(signature: inspect.Signature, *arguments: str) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 async def _awaited(result: Any) -> Any:

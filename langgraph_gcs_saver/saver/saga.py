@@ -9,14 +9,13 @@ functions, and where the code runs: in a node, which must not fork the thread be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from langgraph_gcs_saver import errors, flows
-from langgraph_gcs_saver.engine.effects import Ask, Flow
+from langgraph_gcs_saver.engine.effects import Ask, Emit, Flow
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import (
     FencedError,
@@ -26,17 +25,21 @@ from langgraph_gcs_saver.errors import (
     LeaseMismatchError,
     ThreadBusyError,
 )
+from langgraph_gcs_saver.events import SagaEnded
 from langgraph_gcs_saver.flows.fences import held_by
+from langgraph_gcs_saver.flows.operations import Part
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.operations import Undo
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import compensations, configs, place_in_run
 from langgraph_gcs_saver.saver.compensations import Compensation
 from langgraph_gcs_saver.saver.lease import Lease
-from langgraph_gcs_saver.saver.operations import Calls, FunctionWork, Rules
+from langgraph_gcs_saver.saver.operations import Calls, Chosen, FunctionWork, Rules, same
 from langgraph_gcs_saver.saver.outcomes import NOT_GIVEN, Errors, found_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
     from types import TracebackType
 
@@ -45,11 +48,13 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows.context import Context
     from langgraph_gcs_saver.flows.fences import Fence
-    from langgraph_gcs_saver.flows.once import Performed, Settled
+    from langgraph_gcs_saver.flows.once import Settled
+    from langgraph_gcs_saver.flows.operations import Call
+    from langgraph_gcs_saver.format.manifest import Serialized
     from langgraph_gcs_saver.format.operations import Operation
     from langgraph_gcs_saver.results import SagaInfo, SagaState
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
-    from langgraph_gcs_saver.saver.lease import Leases
+    from langgraph_gcs_saver.saver.lease import Held, Leases
     from langgraph_gcs_saver.saver.operations import Mode
     from langgraph_gcs_saver.saver.place_in_run import PlaceInRun
 
@@ -71,7 +76,7 @@ class _Asked:
     request: Any
     undo: Compensation | None
     rules: Rules
-    chosen: tuple[Any, ...]
+    chosen: Chosen
 
 
 class Saga:
@@ -97,6 +102,8 @@ class Saga:
     Attributes:
         id: The saga's id.
         thread_id: The thread.
+        serde: The saver's serializer.
+        reconcile: What this object was given to find out about the outcomes of steps, by step.
     """
 
     def __init__(
@@ -116,7 +123,7 @@ class Saga:
         self.id = saga_id
         self.thread_id = thread_id
         self._saver = saver
-        self._serde = saver.serde
+        self.serde = saver.serde
         self._contexts = saver._contexts  # noqa: SLF001 - a saga is a part of the saver
         self._backend = saver._backend  # noqa: SLF001 - as above
         self._leases = leases
@@ -124,7 +131,7 @@ class Saga:
         self._new_lease = partial(Lease, leases, thread_id, ttl=60.0, wait=wait, owner=owner, take_over=False)
         self._new_lease()  # It checks its arguments.
         self._seen: flows.sagas.Saga | None = None
-        self._reconcile: dict[str, Callable[[str], Any]] = {}
+        self.reconcile: dict[str, Callable[[str], Any]] = {}
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -211,6 +218,33 @@ class Saga:
         )
         return run(self._once(asked), self._backend)
 
+    async def aonce(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *,
+        request: Any = None,
+        undo: str | None = None,
+        irreversible: bool = False,
+        mode: Mode = "at_most_once",
+        reconcile: Callable[[str], Any] | None = None,
+        not_sent: Errors = (),
+        errors: Errors = (),
+        keep: timedelta | None = None,
+        timeout: float | None = None,
+        ask: bool = False,
+    ) -> Any:
+        """Asynchronous twin of `once`."""
+        asked = self._asked(
+            name,
+            fn,
+            request,
+            (undo, irreversible),
+            Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once"),
+            ("thread", mode, keep, timeout),
+        )
+        return await arun(self._once(asked), self._backend)
+
     def savepoint(self, name: str) -> None:
         """Hold the thread's newest stored checkpoint, so that a rollback can end here. In a node: the one it began at.
 
@@ -226,6 +260,10 @@ class Saga:
         """
         run(self._savepoint(_named("savepoint", name)), self._backend)
 
+    async def asavepoint(self, name: str) -> None:
+        """Asynchronous twin of `savepoint`."""
+        await arun(self._savepoint(_named("savepoint", name)), self._backend)
+
     def finish(self) -> None:
         """Say that the saga is done, as the end of a block does. Idempotent.
 
@@ -234,6 +272,10 @@ class Saga:
             SagaRolledBack: The saga was rolled back since it was opened.
         """
         run(self._finish(), self._backend)
+
+    async def afinish(self) -> None:
+        """Asynchronous twin of `finish`."""
+        await arun(self._finish(), self._backend)
 
     # Undoing
 
@@ -268,6 +310,10 @@ class Saga:
         """
         return run(self._rolling_back(to), self._backend)
 
+    async def arollback(self, to: str | None = None) -> SagaInfo:
+        """Asynchronous twin of `rollback`."""
+        return await arun(self._rolling_back(to), self._backend)
+
     def resume(self) -> SagaInfo:
         """Complete a rollback that was begun: by a process that crashed, by one in a node, or one that was stuck.
 
@@ -286,6 +332,10 @@ class Saga:
             ThreadBusyError: As for `rollback`.
         """
         return run(self._resuming(), self._backend)
+
+    async def aresume(self) -> SagaInfo:
+        """Asynchronous twin of `resume`."""
+        return await arun(self._resuming(), self._backend)
 
     def resolve(self, step: str, *, result: Any = NOT_GIVEN, not_done: bool = False) -> None:
         """Settle what stops a rollback at a step, as you have found it out. Then call `resume`.
@@ -307,6 +357,10 @@ class Saga:
         """
         run(self._resolution(_named("step", step), result, not_done=not_done), self._backend)
 
+    async def aresolve(self, step: str, *, result: Any = NOT_GIVEN, not_done: bool = False) -> None:
+        """Asynchronous twin of `resolve`."""
+        await arun(self._resolution(_named("step", step), result, not_done=not_done), self._backend)
+
     # Reading
 
     @property
@@ -322,6 +376,10 @@ class Saga:
             InvalidInputError: There is no such saga.
         """
         return run(self._info(), self._backend)
+
+    async def ainfo(self) -> SagaInfo:
+        """Asynchronous twin of `info`."""
+        return await arun(self._info(), self._backend)
 
     # Where the code runs
 
@@ -389,9 +447,9 @@ class Saga:
             yield from self._finish()
         elif isinstance(error, errors.SagaRolledBack):
             is_own = (error.thread_id, error.saga_id) == (self.thread_id, self.id)
-            if is_own and error.config is not None and self._place() is None:
+            if is_own and self._place() is None and (yield from self._read()).continues:
                 yield from self._resuming()
-        elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LEAVE_RUNNING)):
+        elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LOST)):
             yield from self._rolling_back(None)
 
     def _opened(self) -> Flow[flows.sagas.Saga]:
@@ -416,9 +474,28 @@ class Saga:
         """
         found = yield from flows.sagas.read(self.thread_id, self.id, self._context)
         if found is None:
-            raise InvalidInputError(f"There is no saga {self.id!r} of thread {self.thread_id!r}.")
-        self._seen = found
+            raise InvalidInputError(
+                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list` shows all."
+            )
         return found
+
+    def _rolled_back(self, found: flows.sagas.Saga) -> errors.SagaRolledBack:
+        """The error of a call that meets a saga that is, or was, rolled back."""
+        held = found.held_by_target if found.state == "compensated" else None
+        if found.state != "compensated":
+            what = f"is being rolled back: it is {found.state!r}. Call `resume` to complete that"
+        elif found.target is None:
+            what = "was rolled back to its beginning. Start another one under another id"
+        else:
+            what = (
+                f"was rolled back to savepoint {found.target!r}. End the run, and call `resume` to continue from there"
+            )
+        return errors.SagaRolledBack(
+            f"Saga {self.id!r} of thread {self.thread_id!r} {what}.",
+            thread_id=self.thread_id,
+            saga_id=self.id,
+            config=None if held is None else configs.config_of(self.thread_id, "", held),
+        )
 
     def _asked(
         self,
@@ -448,13 +525,14 @@ class Saga:
             configs.check_type("undo", named, str)
             known = compensations.newest(cast("str", named))
             if known is None:
-                raise self._missing(f"Step {step!r} was not started, because", f"{named!r}")
+                raise self.missing(f"Step {step!r} was not started", repr(named))
         return _Asked(step, fn, request, known, rules, chosen)
 
-    def _missing(self, what: str, compensation: str) -> errors.CompensationMissingError:
+    def missing(self, what: str, compensation: str) -> errors.CompensationMissingError:
+        """The error of a process that does not know a compensation."""
         return errors.CompensationMissingError(
-            f"{what} this process knows no compensation {compensation}, which saga {self.id!r} of thread "
-            f"{self.thread_id!r} needs. Import the module that defines it with `@compensation`; the commands import it "
+            f"{what}, because this process knows no compensation {compensation}, which saga {self.id!r} of thread "
+            f"{self.thread_id!r} needs. Import the module that defines it with `@compensation`. The commands import it "
             "with `--app MODULE`.",
             thread_id=self.thread_id,
             saga_id=self.id,
@@ -462,17 +540,15 @@ class Saga:
 
     def _once(self, asked: _Asked) -> Flow[Any]:
         saga = yield from self._opened()
-        calls, name = self._calls(), asked.name
+        calls, name, undo = self._calls(), asked.name, None
         if asked.rules.reconcile is not None:
-            self._reconcile[name] = asked.rules.reconcile
-        undo = None
+            self.reconcile[name] = asked.rules.reconcile
         if asked.undo is not None:
-            request = dumps(self._serde, asked.request, f"The request of step {name!r}")
+            request = dumps(self.serde, asked.request, f"The request of step {name!r}")
             undo = Undo(asked.undo.name, asked.undo.version, request)
         with calls.call(name, asked.request, flows.sagas.step_key(self.id, name), asked.chosen) as (call, _):
             call = replace(call, part=Part(saga, name, undo))
-            work = FunctionWork(self._serde, replace(call, key=_key_in(call.key, saga.epoch)), asked.rules, asked.fn)
-            return (yield from calls.performing(call, work, None))
+            return (yield from calls.performing(call, FunctionWork(self.serde, call, asked.rules, asked.fn), None))
 
     def _savepoint(self, name: str) -> Flow[None]:
         saga = yield from self._opened()
@@ -486,43 +562,40 @@ class Saga:
         self._seen = yield from flows.sagas.savepoint(saga, name, checkpoint_id, self._context)
 
     def _start_of(self, place: PlaceInRun, name: str) -> Flow[str]:
-        """The checkpoint of the root graph at which a node began, once it is durable."""
+        """The checkpoint of the root graph from which a node runs, once it is durable."""
         order = flows.once.Order(place.checkpoints[:1], place.why_never_durable)
         found = yield from flows.once.lacking(self.thread_id, order, self._context)
-        if found is not None:
-            raise errors.NotDurableError(
-                f"Savepoint {name!r} of saga {self.id!r} of thread {self.thread_id!r} was not made. Its checkpoint "
-                f"{found.checkpoint_id!r} is not stored, and {found.why}. Run the graph with durability "
-                '"sync" or "async".',
-                thread_id=self.thread_id,
-                key=name,
-            )
-        return place.checkpoints[0][1]
+        if found is None:
+            return place.checkpoints[0][1]
+        raise errors.NotDurableError(
+            f"Savepoint {name!r} of saga {self.id!r} of thread {self.thread_id!r} was not made. Its checkpoint "
+            f'{found.checkpoint_id!r} is not stored, and {found.why}. Run the graph with durability "sync" or '
+            '"async".',
+            thread_id=self.thread_id,
+            key=name,
+        )
 
     def _finish(self) -> Flow[None]:
         saga = yield from self._opened()
-        if saga.state == "done":
-            return
-        self._seen = yield from flows.sagas.finish(saga, self._context)
-        yield from self._report(self._began)
+        if saga.state != "done":
+            self._seen = yield from flows.sagas.finish(saga, self._context)
+            yield from self._report(self._began)
 
     def _rolling_back(self, to: str | None) -> Flow[SagaInfo]:
-        target = None if to is None else _named("savepoint", to)
-        return (yield from self._where(partial(self._mark_and_undo, target)))
+        return (yield from self._where(partial(self._mark_and_undo, None if to is None else _named("savepoint", to))))
 
     def _resuming(self) -> Flow[SagaInfo]:
         return (yield from self._where(self._complete))
 
     def _where(self, act: Callable[[Fence | None], Flow[None]]) -> Flow[SagaInfo]:
-        """Undo steps where the call is made: in a node, or outside of a graph, which also moves the thread."""
-        place = self._place()
-        if place is None:
+        """Undo steps where the call is made: in a node, or outside of a graph, where the thread is forked as well."""
+        if self._place() is None:
             return (yield from self._hosted(partial(self._act_and_fork, act)))
-        yield from act(self._calls().fence(f"the rollback of saga {self.id!r}"))
+        yield from act(self._calls().fence(f"The rollback of saga {self.id!r}"))
         saga = yield from self._read()
         if saga.state == "compensated":
             raise self._rolled_back(saga)
-        return (yield from self._info())
+        return (yield from flows.sagas.info(saga, self._context))
 
     def _act_and_fork(self, act: Callable[[Fence | None], Flow[None]], fence: Fence) -> Flow[SagaInfo]:
         yield from act(fence)
@@ -530,46 +603,168 @@ class Saga:
         return (yield from self._info())
 
     def completing(self, fence: Fence) -> Flow[None]:
-        """Complete a rollback that was begun, and fork the thread. `run` does this when a node has rolled back.
+        """Complete a rollback that a node has begun, after its run has ended: undo what is left, and fork the thread.
 
         Args:
-            fence: The lease under which this is done.
+            fence: The lease of the run.
         """
         yield from self._complete(fence)
         yield from self._continue_from_savepoint(fence)
 
     def _complete(self, fence: Fence | None) -> Flow[None]:
-        """Complete a rollback that was begun, if there is one."""
-        saga = yield from self._read()
+        """Undo what is left, if a rollback has begun."""
+        self._seen = saga = yield from self._read()
         if saga.state in ("compensating", "stuck"):
             yield from self._mark_and_undo(saga.target, fence)
 
     def _mark_and_undo(self, target: str | None, fence: Fence | None) -> Flow[None]:
         began, context = time.monotonic(), self._context
         saga = yield from self._read()
-        if saga.state == "compensated" and saga.target == target:
-            return
-        self._seen = saga = yield from flows.sagas.mark(saga, context.new_attempt(), target, fence, context)
+        if self._seen is not None and self._seen.epoch != saga.epoch:
+            raise self._rolled_back(self._seen)
+        marked = yield from flows.sagas.mark(saga, context.new_attempt(), target, fence, context)
         try:
-            self._seen = yield from flows.rollbacks.roll_back(saga, _Functions(self), fence, context)
+            self._seen = yield from flows.rollbacks.roll_back(marked, Functions(self), fence, context)
         except errors.SagaStuckError:
-            self._seen = replace(saga, state="stuck")
+            self._seen = yield from self._read()
             yield from self._report(began)
             raise
-        if target is None:
+        if marked.state == "compensating" and not self._seen.continues:
             yield from self._report(began)
 
     def _continue_from_savepoint(self, fence: Fence) -> Flow[None]:
         """Let the saga, and the thread, continue from the savepoint to which the saga was rolled back."""
-        began, saga, context = time.monotonic(), self._seen, self._context
-        if saga is None or saga.state != "compensated" or saga.target is None:
+        began, context = time.monotonic(), self._context
+        saga = yield from self._read()
+        if saga.continues:
+            held = saga.held_by_target
+            if held is None:
+                yield from flows.sagas.resumed(saga, context)
+            else:
+                yield from flows.sagas.release(saga, context)
+                change = flows.sagas.changes(saga, flows.sagas.continued(saga), context)
+                yield from flows.forks.fork(self.thread_id, held, fence, context, beside=(change,))
+            saga = yield from self._read()
+            self._seen = saga
+            yield from self._report(began)
+        self._seen = saga
+
+    def _resolution(self, step: str, result: Any, *, not_done: bool) -> Flow[None]:
+        outcome = found_out(self.serde, f"{self.id}: {step}", result, not_done=not_done)
+        yield from flows.rollbacks.resolve((yield from self._read()), step, outcome, self._context)
+
+    def _info(self) -> Flow[SagaInfo]:
+        return (yield from flows.sagas.info((yield from self._read()), self._context))
+
+    def _report(self, began: float) -> Flow[None]:
+        """Report how the saga, or its rollback, has ended."""
+        seen = self._seen
+        if seen is None or seen.state == "compensating":
             return
-        held = next(one.checkpoint_id for one in saga.savepoints if one.name == saga.target)
-        if held is None:
-            self._seen = yield from flows.sagas.resumed(saga, context)
-        else:
-            yield from flows.forks.fork(
-                self.thread_id, held, fence, context, beside=flows.sagas.resuming(saga, context)
+        found = yield from flows.sagas.steps(seen, self._context)
+        yield from Emit(
+            SagaEnded(
+                thread_id=self.thread_id,
+                saga_id=self.id,
+                state=seen.state,
+                steps=len(found),
+                undone=sum(one.step is not None and one.step.undone for one in found),
+                seconds=time.monotonic() - began,
             )
-            yield from self._read()
-        yield from self._report(began)
+        )
+
+
+_LOST = (FencedError, LeaseMismatchError, ThreadBusyError)
+"""Errors of a process that may not write. Another process continues the thread, and the saga."""
+
+
+def _named(what: str, name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not keys.is_text(name) or "\0" in name:
+        raise InvalidInputError(
+            f"The name of a {what} must be text of 1 to {_MAX_NAME} characters, without null characters."
+        )
+    return name
+
+
+# The user's functions
+
+
+class Functions:
+    """The compensations of a saga's steps.
+
+    Args:
+        saga: The saga.
+    """
+
+    def __init__(self, saga: Saga) -> None:
+        self._saga = saga
+
+    def require(self, steps: Sequence[Operation]) -> None:
+        """Check that this process knows the compensations of some steps.
+
+        Raises:
+            CompensationMissingError: It lacks one.
+        """
+        lacking = [_undo_of(step) for step in steps if _known(step) is None]
+        if lacking:
+            listed = ", ".join(sorted({f"{one.name!r}, version {one.version}" for one in lacking}))
+            raise self._saga.missing("Nothing was undone", listed)
+
+    def settle(self, step: Operation) -> Ask[Settled]:
+        """Ask the `reconcile` of the step, or that of its compensation, about its unknown outcome."""
+        known = None if step.step is None or step.step.undo is None else _known(step)
+        own = None if step.step is None else self._saga.reconcile.get(step.step.name)
+        rules = Rules(reconcile=own or (None if known is None else known.reconcile))
+        return FunctionWork(self._saga.serde, step, rules, same).settle(step)
+
+    def undo(self, call: Call, step: Operation, result: Serialized | None) -> UndoWork:
+        """The call of a step's compensation."""
+        undo, known, serde = _undo_of(step), _known(step), self._saga.serde
+        if known is None:
+            raise AssertionError("`require` has checked it")
+        loaded = None if result is None else loads(serde, result)
+        function = partial(known.function, loads(serde, undo.request), loaded, flows.sagas.undo_key(step))
+        return UndoWork(serde, call, UndoRules(repeats=known.repeats), function)
+
+    def pause_after(self, step: Operation, attempts: int) -> float | None:
+        """Seconds until the next attempt at an undo, after so many that raised; `None` if there is none."""
+        known = _known(step)
+        if known is None or attempts >= known.attempts:
+            return None
+        return min(known.backoff * 2 ** (attempts - 1), compensations.MAX_BACKOFF)
+
+
+def _undo_of(step: Operation) -> Undo:
+    if step.step is None or step.step.undo is None:
+        raise AssertionError("the step can be undone")
+    return step.step.undo
+
+
+def _known(step: Operation) -> Compensation | None:
+    undo = _undo_of(step)
+    return compensations.known(undo.name, undo.version)
+
+
+class UndoRules(Rules):
+    """What the exceptions of an undo mean: it can be performed again. Whether a signal cut it off is not known."""
+
+    def state_of(self, error: BaseException) -> Literal["failed", "not_sent", "paused", "unknown"]:
+        """What an exception says about the outcome."""
+        return "paused" if isinstance(error, Exception) else "unknown"
+
+
+class UndoWork(FunctionWork):
+    """The call of a compensation as an operation. What it returns is not stored."""
+
+    def _dumped(self, result: Any) -> Serialized | None:
+        return None
+
+    def repeat(self, seen: Operation, value: Serialized | None) -> Ask[Any]:
+        """Return nothing: the step is undone."""
+        return Ask(_nothing, _anothing)
+
+
+def _nothing() -> None: ...
+
+
+async def _anothing() -> None: ...

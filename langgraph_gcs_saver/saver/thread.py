@@ -9,12 +9,14 @@ from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.flows.members import Member
-    from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, ThreadStatus
+    from langchain_core.runnables import RunnableConfig
+
+    from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, SagaInfo, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
     from langgraph_gcs_saver.saver.operations import Operations
+    from langgraph_gcs_saver.saver.saga import Saga
 
 T = TypeVar("T")
 
@@ -238,3 +240,43 @@ class Thread:
     async def abatches(self) -> Sequence[BatchInfo]:
         """Asynchronous twin of `batches`."""
         return await self._saver.admin.abatches(self.id)
+
+    def saga(
+        self,
+        saga_id: str,
+        *,
+        config: RunnableConfig | None = None,
+        wait: float = 90.0,
+        owner: str | None = None,
+    ) -> Saga:
+        """Steps with side effects that are all done, or all undone, or stuck with a list of what is left to settle.
+
+        Use the result in a `with` or `async with` block, in a node or outside of a graph. This reads nothing yet.
+
+        Args:
+            saga_id: Identifies the saga in the thread. Pass the same id to continue it after a crash.
+            config: The config that LangGraph gave to the node. It is only needed in coroutines before Python 3.11.
+            wait: Seconds that a rollback outside of a graph waits for another holder of the thread's lease. The lease
+                of a crashed process expires within the default.
+            owner: The name with which a rollback takes the lease; see `lease`.
+
+        Raises:
+            InvalidIdError: The id cannot be stored.
+            InvalidInputError: An argument is of the wrong type, or outside its range.
+        """
+        from langgraph_gcs_saver.saver.saga import Saga  # noqa: PLC0415 - most processes need none
+
+        return Saga(self._saver, self._leases, self.id, saga_id, config=config, wait=wait, owner=owner)
+
+    def sagas(self) -> Sequence[SagaInfo]:
+        """The sagas of the thread, with their steps, in the order of their ids' encodings.
+
+        Raises:
+            DamageError: A document of a saga is damaged.
+            WrongKeyError: It was encrypted with another key.
+        """
+        return self._saver.admin.sagas(self.id)
+
+    async def asagas(self) -> Sequence[SagaInfo]:
+        """Asynchronous twin of `sagas`."""
+        return await self._saver.admin.asagas(self.id)
