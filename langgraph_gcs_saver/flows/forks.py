@@ -540,8 +540,8 @@ class _Layout:
             raise error
         return tuple(found)
 
-    def _packets(self, doc: Doc, known: Manifest, writes: Sequence[PendingWrite]) -> Flow[tuple[str, ...]]:
-        """The nodes to which packets are on their way, if a task that such a packet has made is among those that wait.
+    def _asked(self, known: Manifest, docs: Sequence[Doc], finished: set[str]) -> Flow[dict[str, list[PendingWrite]]]:
+        """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
 
         Raises:
             DamagedError: The packets cannot be read.

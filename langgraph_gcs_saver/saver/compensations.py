@@ -6,9 +6,7 @@ define the compensations of its steps.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
@@ -47,11 +45,6 @@ class Compensation:
     attempts: int
     backoff: float
     reconcile: Callable[[str], Any] | None
-
-    @property
-    def is_async(self) -> bool:
-        """Whether only a coroutine can call it."""
-        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(self.reconcile)
 
 
 _KNOWN: dict[tuple[str, int], Compensation] = {}
@@ -107,21 +100,19 @@ def compensation(
         raise InvalidOptionError(f"backoff is {backoff!r}; it must be a number of seconds, at most {MAX_BACKOFF:g}.")
     if reconcile is not None and not callable(reconcile):
         raise InvalidOptionError("reconcile must be callable with the key.")
-    return partial(_register, name, version, mode == "at_least_once", attempts, float(backoff), reconcile)
+    options: dict[str, Any] = {"repeats": mode == "at_least_once", "attempts": attempts, "backoff": float(backoff)}
+
+    def register(function: F) -> F:
+        _register(Compensation(name, version, function, reconcile=reconcile, **options))
+        return function
+
+    return register
 
 
-def _register(
-    name: str,
-    version: int,
-    repeats: bool,
-    attempts: int,
-    backoff: float,
-    reconcile: Callable[[str], Any] | None,
-    function: F,
-) -> F:
+def _register(made: Compensation) -> None:
+    name, version, function = made.name, made.version, made.function
     if not callable(function):
         raise InvalidInputError(f"Compensation {name!r} needs a function, not {type(function).__name__}.")
-    made = Compensation(name, version, function, repeats, attempts, backoff, reconcile)
     # A module that is imported again, and a cell of a notebook that runs again, define the same function again.
     if _origin(_KNOWN.setdefault((name, version), made).function) != _origin(function):
         raise InvalidInputError(
@@ -129,7 +120,6 @@ def _register(
             f"{_origin(function)} was not registered. Use another name or version."
         )
     _KNOWN[name, version] = made
-    return function
 
 
 def _origin(function: Any) -> str:

@@ -30,6 +30,7 @@ from langgraph_gcs_saver.flows.fences import held_by
 from langgraph_gcs_saver.flows.operations import Part
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.operations import Undo
+from langgraph_gcs_saver.format.sagas import Saga as Stored
 from langgraph_gcs_saver.format.serialization import dumps, loads
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver import compensations, configs, place_in_run
@@ -93,8 +94,8 @@ class Saga:
     first. Then the block outside of a graph raises the exception, and the block in a node raises `SagaRolledBack`.
 
     These leave the saga running, so that the same block continues it later: an interrupt, a drain and all other
-    exceptions with which LangGraph ends a run; `KeyboardInterrupt`, `SystemExit` and the cancellation of a task; and the
-    loss of the thread's lease. So does a crash.
+    exceptions with which LangGraph ends a run; `KeyboardInterrupt`, `SystemExit` and the cancellation of a task; and
+    the loss of the thread's lease. So does a crash.
 
     If several nodes share a saga, use the object without a block in each of them, and call `finish` in the last one.
     One object serves one caller at a time.
@@ -130,7 +131,7 @@ class Saga:
         self._config = config
         self._new_lease = partial(Lease, leases, thread_id, ttl=60.0, wait=wait, owner=owner, take_over=False)
         self._new_lease()  # It checks its arguments.
-        self._seen: flows.sagas.Saga | None = None
+        self._seen: Stored | None = None
         self.reconcile: dict[str, Callable[[str], Any]] = {}
         self._began = time.monotonic()
 
@@ -210,8 +211,7 @@ class Saga:
         """
         asked = self._asked(
             name,
-            fn,
-            request,
+            (fn, request),
             (undo, irreversible),
             Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once"),
             ("thread", mode, keep, timeout),
@@ -237,8 +237,7 @@ class Saga:
         """Asynchronous twin of `once`."""
         asked = self._asked(
             name,
-            fn,
-            request,
+            (fn, request),
             (undo, irreversible),
             Rules(not_sent, errors, reconcile, ask, repeats=mode == "at_least_once"),
             ("thread", mode, keep, timeout),
@@ -411,8 +410,8 @@ class Saga:
             if held is not None and held.turn is not None:
                 raise ThreadBusyError(
                     f"A run of this process is working on thread {self.thread_id!r}, so saga {self.id!r} was not "
-                    "changed. Wait for its end. In a coroutine of a node before Python 3.11, pass the `config` that the "
-                    "node gets to `saga`.",
+                    "changed. Wait for its end. In a coroutine of a node before Python 3.11, pass the node's `config` to "
+                    "`saga`.",
                     thread_id=self.thread_id,
                 )
             return (yield from act(fence))
@@ -452,7 +451,7 @@ class Saga:
         elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LOST)):
             yield from self._rolling_back(None)
 
-    def _opened(self) -> Flow[flows.sagas.Saga]:
+    def _opened(self) -> Flow[Stored]:
         """The saga as this object opened it. It is created if there is none.
 
         Raises:
@@ -466,7 +465,7 @@ class Saga:
             self._seen = found
         return self._seen
 
-    def _read(self) -> Flow[flows.sagas.Saga]:
+    def _read(self) -> Flow[Stored]:
         """The saga as it is now.
 
         Raises:
@@ -479,7 +478,7 @@ class Saga:
             )
         return found
 
-    def _rolled_back(self, found: flows.sagas.Saga) -> errors.SagaRolledBack:
+    def _rolled_back(self, found: Stored) -> errors.SagaRolledBack:
         """The error of a call that meets a saga that is, or was, rolled back."""
         held = found.held_by_target if found.state == "compensated" else None
         if found.state != "compensated":
@@ -500,13 +499,12 @@ class Saga:
     def _asked(
         self,
         name: object,
-        fn: Callable[..., Any],
-        request: Any,
+        work: tuple[Callable[..., Any], Any],
         undo: tuple[object, object],
         rules: Rules,
         chosen: Chosen,
     ) -> _Asked:
-        """Check the arguments of `once`.
+        """Check the arguments of `once`: the step, its function and request, `undo` and `irreversible`, and the rest.
 
         Raises:
             CompensationMissingError: This process does not know the compensation.
@@ -526,7 +524,7 @@ class Saga:
             known = compensations.newest(cast("str", named))
             if known is None:
                 raise self.missing(f"Step {step!r} was not started", repr(named))
-        return _Asked(step, fn, request, known, rules, chosen)
+        return _Asked(step, *work, known, rules, chosen)
 
     def missing(self, what: str, compensation: str) -> errors.CompensationMissingError:
         """The error of a process that does not know a compensation."""
@@ -546,8 +544,8 @@ class Saga:
         if asked.undo is not None:
             request = dumps(self.serde, asked.request, f"The request of step {name!r}")
             undo = Undo(asked.undo.name, asked.undo.version, request)
-        with calls.call(name, asked.request, flows.sagas.step_key(self.id, name), asked.chosen) as (call, _):
-            call = replace(call, part=Part(saga, name, undo))
+        with calls.call(name, asked.request, flows.sagas.step_key(self.id, name), asked.chosen) as (plain, _):
+            call = replace(plain, part=Part(saga, name, undo))
             return (yield from calls.performing(call, FunctionWork(self.serde, call, asked.rules, asked.fn), None))
 
     def _savepoint(self, name: str) -> Flow[None]:
@@ -731,7 +729,7 @@ class Functions:
         known = _known(step)
         if known is None or attempts >= known.attempts:
             return None
-        return min(known.backoff * 2 ** (attempts - 1), compensations.MAX_BACKOFF)
+        return min(float(known.backoff * 2 ** (attempts - 1)), compensations.MAX_BACKOFF)
 
 
 def _undo_of(step: Operation) -> Undo:
@@ -756,10 +754,10 @@ class UndoRules(Rules):
 class UndoWork(FunctionWork):
     """The call of a compensation as an operation. What it returns is not stored."""
 
-    def _dumped(self, result: Any) -> Serialized | None:
+    def _dumped(self, _: Any, /) -> Serialized | None:
         return None
 
-    def repeat(self, seen: Operation, value: Serialized | None) -> Ask[Any]:
+    def repeat(self, _seen: Operation, _value: Serialized | None, /) -> Ask[Any]:
         """Return nothing: the step is undone."""
         return Ask(_nothing, _anothing)
 
