@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         RepairPlan,
         RepairStep,
         RunPlan,
+        SagaInfo,
+        SagaStep,
         SetupReport,
         StoredValue,
         StoreStats,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Transfer,
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
+    from langgraph_gcs_saver.saver.compensations import compensation
     from langgraph_gcs_saver.saver.operations import NOT_DONE, UNKNOWN, operations
     from langgraph_gcs_saver.saver.run import arun, astream, run, stream
     from langgraph_gcs_saver.saver.tools import RunToolsOnce
@@ -79,6 +82,8 @@ __all__ = [
     "RepairStep",
     "RunPlan",
     "RunToolsOnce",
+    "SagaInfo",
+    "SagaStep",
     "SetupReport",
     "StoreStats",
     "StoredValue",
@@ -90,6 +95,7 @@ __all__ = [
     "arun",
     "astream",
     "cadence",
+    "compensation",
     "errors",
     "events",
     "monitoring",
@@ -127,6 +133,8 @@ _LATER = {
         "RepairPlan",
         "RepairStep",
         "RunPlan",
+        "SagaInfo",
+        "SagaStep",
         "SetupReport",
         "StoreStats",
         "StoredValue",
@@ -135,6 +143,7 @@ _LATER = {
         "Transfer",
     ),
     "saver.checkpointer": ("GCSSaver",),
+    "saver.compensations": ("compensation",),
     "saver.operations": ("NOT_DONE", "UNKNOWN", "operations"),
     "saver.run": ("arun", "astream", "run", "stream"),
     "saver.tools": ("RunToolsOnce",),

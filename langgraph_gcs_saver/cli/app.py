@@ -29,6 +29,7 @@ from langgraph_gcs_saver.cli.commands.rebind import rebind
 from langgraph_gcs_saver.cli.commands.recoveries import recoveries
 from langgraph_gcs_saver.cli.commands.report import report
 from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
+from langgraph_gcs_saver.cli.commands.sagas import saga
 from langgraph_gcs_saver.cli.commands.setup import setup
 from langgraph_gcs_saver.cli.commands.show import show
 from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
@@ -97,7 +98,7 @@ for command in (
 app.command("drill")(drill_command)
 app.add_typer(operations)
 app.add_typer(batches)
-app.add_typer(team)
+app.add_typer(saga)
 app.add_typer(analytics)
 
 

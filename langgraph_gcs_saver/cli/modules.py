@@ -7,7 +7,10 @@ import traceback
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 class NamingError(Exception):
@@ -27,18 +30,27 @@ def find(name: str, forms: str = "MODULE:NAME") -> Any:
     module, found, attribute = name.partition(":")
     if not found or not module or not attribute:
         raise NamingError(f"give {forms}.")
-    # Like `python -m`: users keep agents in a directory, and run the command there.
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        imported = import_module(module)
-    except ImportError as error:
-        raise NamingError(str(error)) from error
-    except Exception as error:  # The user's code may raise anything.
-        raise NamingError(f"the module raises {raised(error)}.") from error
+    imported = load(module)
     try:
         return reduce(getattr, attribute.split("."), imported)
     except AttributeError as error:
         raise NamingError(str(error)) from error
+
+
+def load(module: str) -> ModuleType:
+    """Import a module of the user's. The working directory is searched for it first.
+
+    Raises:
+        NamingError: There is no such module, or importing it raises an error.
+    """
+    # Like `python -m`: users keep agents in a directory, and run the command there.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return import_module(module)
+    except (ImportError, ValueError) as error:
+        raise NamingError(str(error)) from error
+    except Exception as error:  # The user's code may raise anything.
+        raise NamingError(f"the module raises {raised(error)}.") from error
 
 
 def raised(error: Exception) -> str:

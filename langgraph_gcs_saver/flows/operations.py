@@ -576,6 +576,9 @@ def _new(call: Call, seen: Operation | None, saga: Saga | None) -> Operation:
     """The operation with a claim of this call."""
     fence = call.fence
     step = None if call.part is None or saga is None else replace(call.part, saga=saga).step
+    if step is not None and seen is not None and seen.step is not None and not seen.step.undone:
+        # An earlier attempt may have taken effect. So this one is the same request for the provider, in any epoch.
+        step = replace(step, epoch=seen.step.epoch)
     attempt = Attempt(
         number=1 if seen is None else seen.attempt.number + 1,
         nonce=call.nonce,

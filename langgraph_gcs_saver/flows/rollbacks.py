@@ -4,7 +4,7 @@
 for operations. Nothing is undone before it is known that everything can be: each step has an outcome, none of those
 that took effect is irreversible, and this process knows all compensations.
 
-An undo is an operation. If the user's function raises, it is `paused`, so that the next attempt can begin, with the same
+An undo is an operation. If the user's function raises, it is `paused`, so that the next attempt can begin with the same
 key. If a process crashes while it undoes a step, the outcome of the undo is unknown, and the saga is stuck until a
 person says what it is; unless the compensation may be called again with the same key.
 """

@@ -577,11 +577,20 @@ def info(saga: Saga, context: Context) -> Flow[SagaInfo]:
     )
 
 
+_PROBLEMS = {
+    "claimed": "the outcome of its undo is unknown",
+    "unknown": "the outcome of its undo is unknown",
+    "paused": "its undo raised an exception",
+    "failed": "its undo has failed",
+}
+"""What the state of an undo says about a step that is not undone."""
+
+
 def _info(operation: Operation, undo: Operation | None, *, is_left: bool) -> SagaStep:
     step, claimed = _step_of(operation), operation.attempt.claimed
     why = problem(operation) if is_left else None
-    if is_left and why is None and undo is not None and undo.state in ("unknown", "claimed", "failed"):
-        why = "its undo has failed" if undo.state == "failed" else "the outcome of its undo is unknown"
+    if is_left and why is None and undo is not None:
+        why = _PROBLEMS.get(undo.state)
     return SagaStep(
         name=step.name,
         key=operation.key,

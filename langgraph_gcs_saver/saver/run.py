@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langgraph.errors import GraphDrained
 
 from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.errors import SagaRolledBack
 from langgraph_gcs_saver.saver.parts import Collected
 from langgraph_gcs_saver.saver.run_end import Calling
 from langgraph_gcs_saver.saver.running import Running, silently
@@ -92,7 +93,9 @@ def run(
             segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
         InvalidInputError: An argument is of the wrong type, or outside its range. Or the result of an earlier request
-            was pruned. Or the saver's options do not allow to meet `objective`. Or the thread is not one of `team`.
+            was pruned. Or the saver's options do not allow to meet `objective`.
+        SagaRolledBack: A node has rolled a saga back. The thread is forked from the savepoint, if there is one, and the
+            next call continues from there.
         SerializationError: The context, or a `Command`, cannot be serialized.
         StoreError: A service rejected a request, or did not answer before the deadline.
         ThreadBusyError: Another process, or another call of this one, holds the lease.
@@ -299,6 +302,9 @@ def _calls(running: Running) -> Iterator[Any]:
             has_next = calls.advance()
             if not has_next:
                 raise
+        except SagaRolledBack as error:
+            runner.run(running.rolled_back(error), running.inside.backend)
+            raise
         else:
             yield from calls.end()
     runner.run(running.end(), running.inside.backend)
@@ -322,6 +328,9 @@ async def _acalls(running: Running) -> AsyncGenerator[Any, None]:
             has_next = calls.advance()
             if not has_next:
                 raise
+        except SagaRolledBack as error:
+            await runner.arun(running.rolled_back(error), running.inside.backend)
+            raise
         else:
             for shown in calls.end():
                 yield shown

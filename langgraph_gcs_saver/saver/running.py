@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.errors import SagaRolledBack
     from langgraph_gcs_saver.flows.fences import Fence
     from langgraph_gcs_saver.flows.members import Member, NamedTeam
     from langgraph_gcs_saver.format.manifest import Serialized
@@ -274,6 +275,17 @@ class Running:
         writes = self.ending(None)
         if self.lease is None and writes:
             yield from flows.leases.fenced(_commit(writes), self._fence())
+
+    def rolled_back(self, error: SagaRolledBack) -> Flow[None]:
+        """Complete the rollback of a saga that ended the run, and fork the thread from its savepoint.
+
+        A node cannot do that, because its run would continue behind the fork.
+        """
+        if error.thread_id == self.thread_id:
+            from langgraph_gcs_saver.saver.saga import Saga  # noqa: PLC0415 - few runs have sagas
+
+            saga = Saga(_saver_of(self.graph), self.inside.leases, self.thread_id, error.saga_id)
+            yield from saga.completing(self._fence())
 
     # Deciding
 

@@ -1,0 +1,162 @@
+"""`langgraph-gcs saga`: list the sagas of a thread, show one, complete its rollback, and roll it back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from langgraph_gcs_saver.cli.modules import NamingError, load
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    DryRunOption,
+    JsonOption,
+    StoreOption,
+    ThreadArgument,
+    YesOption,
+    confirm,
+    console,
+    open_admin,
+    open_saver,
+    plain,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.results import SagaInfo
+
+saga = typer.Typer(
+    name="saga",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List sagas, and undo their steps.\n\nExample: langgraph-gcs saga list my-thread",
+)
+
+SagaArgument = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
+AppOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--app",
+        metavar="MODULE",
+        help="A module that defines compensations. It is imported, and its functions run in this process. Several are "
+        "fine.",
+    ),
+]
+
+
+@saga.command("list")
+def list_(
+    thread: ThreadArgument, *, store: StoreOption = None, cipher: CipherOption = None, as_json: JsonOption = False
+) -> None:
+    """List the sagas of a thread: id, state, and the number of steps that are done and undone.
+
+    Example: langgraph-gcs saga list my-thread
+    """
+    with open_admin(store, cipher) as admin:
+        found = admin.sagas(thread)
+    if as_json:
+        print_json([_shown(one) for one in found])
+        return
+    for one in found:
+        undone = sum(step.state == "undone" for step in one.steps)
+        console().print(plain(f"{one.saga_id}: {one.state}, {len(one.steps)} steps, {undone} undone"), soft_wrap=True)
+    if not found:
+        console().print(plain("No sagas."))
+
+
+@saga.command("show")
+def show_saga(
+    thread: ThreadArgument,
+    saga_id: SagaArgument,
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a saga: its steps, how each is undone, its savepoints, and what stops its rollback. No result is read.
+
+    Example: langgraph-gcs saga show my-thread trip-7
+    """
+    with open_admin(store, cipher) as admin:
+        found = next((one for one in admin.sagas(thread) if one.saga_id == saga_id), None)
+    if found is None:
+        raise CommandError(f"there is no saga {saga_id!r} of {thread!r}.")
+    _print(found, as_json=as_json)
+
+
+@saga.command("resume")
+def resume(
+    thread: ThreadArgument,
+    saga_id: SagaArgument,
+    *,
+    app: AppOption = None,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Complete a rollback that was begun, such as by a process that crashed, or one that was stuck.
+
+    Example: langgraph-gcs saga resume my-thread trip-7 --app my_agent.undo
+    """
+    _import(app)
+    with open_saver(store, cipher) as saver:
+        found = saver.thread(thread).saga(saga_id).resume()
+    _print(found, as_json=as_json)
+
+
+@saga.command("rollback")
+def rollback(
+    thread: ThreadArgument,
+    saga_id: SagaArgument,
+    *,
+    to: Annotated[str | None, typer.Option(metavar="SAVEPOINT", help="Undo only the steps after a savepoint.")] = None,
+    app: AppOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Undo the steps of a saga, the newest first. After a rollback to a savepoint, the thread continues from there.
+
+    Example: langgraph-gcs saga rollback my-thread trip-7 --to before-payment --app my_agent.undo
+    """
+    _import(app)
+    with open_saver(store, cipher) as saver:
+        one = saver.thread(thread).saga(saga_id)
+        found = one.info()
+        if dry_run:
+            _print(found, as_json=as_json)
+            return
+        console(is_quiet=as_json).print(plain(str(found)), soft_wrap=True)
+        confirm("Undo its steps?" if to is None else f"Undo its steps after savepoint {to!r}?", yes=yes)
+        found = one.rollback(to)
+    _print(found, as_json=as_json)
+
+
+def _import(modules: list[str] | None) -> None:
+    for module in modules or ():
+        try:
+            load(module)
+        except NamingError as error:
+            raise CommandError(f"--app {module}: {error}", 2) from error
+
+
+def _shown(found: SagaInfo) -> dict[str, Any]:
+    return asdict(found) | {
+        "steps": [
+            asdict(one) | {"claimed": None if one.claimed is None else one.claimed.isoformat()} for one in found.steps
+        ]
+    }
+
+
+def _print(found: SagaInfo, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_shown(found))
+        return
+    console().print(plain(str(found)), soft_wrap=True)
+    for name, checkpoint_id in found.savepoints.items():
+        held = "holds no checkpoint" if checkpoint_id is None else f"holds checkpoint {checkpoint_id}"
+        console().print(plain(f"  savepoint {name} {held}"), soft_wrap=True)
