@@ -85,6 +85,7 @@ class Maker:
         self.orders = itertools.count()
         self._attempts = itertools.count()
         self._now = NOW
+        self._ahead = 0
         self._savers = []
 
     def saver(self, **options):
@@ -107,8 +108,9 @@ class Maker:
 
     @contextmanager
     def later(self, seconds):
-        """Let the store's clock be ahead."""
-        with mock.patch.object(local.time, "time_ns", return_value=(NOW + seconds) * 10**9):
+        """Let the store's clock be ahead, by so many seconds more each time."""
+        self._ahead += seconds
+        with mock.patch.object(local.time, "time_ns", return_value=(NOW + self._ahead) * 10**9):
             yield
 
     @contextmanager
