@@ -1,4 +1,4 @@
-"""`langgraph-gcs demo`: end an agent in many ways, and resume it; kill one that pays; stop one that holds a lease."""
+"""`langgraph-gcs demo`: end an agent in many ways, and resume it; kill one that pays; stop one that holds a lease; …"""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Story(str, Enum):
     RESUME = "resume"
     ONCE = "once"
     WORKERS = "workers"
+    TEAM = "team"
+    SAGA = "saga"
 
 
 def demo(
@@ -61,6 +63,12 @@ def demo(
     workers: a worker is stopped in the middle of a step, and another one takes its thread over. The first one wakes up,
     and can store nothing.
 
+    team: three agents work in three processes. A coordinator and an agent are killed while a consistent set of their
+    checkpoints is prepared. Then all three go back to the set, while they run.
+
+    saga: an agent books a trip, and the payment fails. What it booked is undone, by processes that are killed in the
+    middle of that.
+
     The demo ignores LANGGRAPH_GCS_STORE and LANGGRAPH_GCS_CIPHER. Without --store, everything is in a temporary
     directory. A gs:// store may be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
 
@@ -79,6 +87,14 @@ def demo(
         from langgraph_gcs_saver.cli.demo import play_workers
 
         play_workers.play(store, cipher, keep=keep, as_json=as_json)
+    elif story is Story.TEAM:
+        from langgraph_gcs_saver.cli.demo import play_team
+
+        play_team.play(store, cipher, keep=keep, as_json=as_json)
+    elif story is Story.SAGA:
+        from langgraph_gcs_saver.cli.demo import play_saga
+
+        play_saga.play(store, cipher, keep=keep, as_json=as_json)
     else:
         from langgraph_gcs_saver.cli.demo.play import play
 
