@@ -119,8 +119,10 @@ def _settled(saga: Saga, compensations: Compensating, context: Context) -> Flow[
     return found
 
 
-def _settle(seen: Operation, compensations: Compensating, context: Context) -> Flow[tuple[Operation, str | None]]:
-    """Find out about a step without an outcome: the step as it is now, and why it stops the rollback, if it does."""
+def _settle(
+    seen: Operation, compensations: Compensating, context: Context
+) -> Flow[tuple[Operation | None, str | None]]:
+    """Find out about a step without an outcome: the step as it is now, or why its outcome stays unknown."""
     for _ in range(MAX_TRIES):
         if seen.state not in ("claimed", "unknown"):
             return seen, None

@@ -23,7 +23,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
 from langgraph_gcs_saver.cli.commands.work import STOPPED
-from langgraph_gcs_saver.cli.demo import payment, play, turns
+from langgraph_gcs_saver.cli.demo import deal, payment, play, play_team, trip, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo.child import started
 from langgraph_gcs_saver.cli.demo.history import Row, graph
@@ -503,8 +503,60 @@ def test_a_worker_that_is_stopped_and_wakes_up(environment, embedded_uri):
         }
 
 
+@pytest.mark.parametrize("where", ["embedded_uri", pytest.param("emulators_uri", marks=pytest.mark.soak)])
+def test_a_team_whose_processes_are_killed_and_that_goes_back(where, request, environment):
+    uri = request.getfixturevalue(where)
+    ended = run_command("demo", "team", "--json", "--store", uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert all(result["proof"].values())
+    assert len(result["proof"]) == 7
+    assert result["killed"] == {"coordinator": -signal.SIGKILL, "reader-2": -signal.SIGKILL}
+    assert result["cut"] == result["after"]
+    # The store itself, by a saver of this process.
+    with GCSSaver.from_conn_string(uri) as saver:
+        team = saver.team(result["team"])
+        sets = {one.set_id: one for one in team.sets()}
+        assert sets[result["aborted"]].state == "aborted"
+        assert sets[result["committed"]].state == "committed"
+        assert sorted(team.threads()) == sorted(deal.MEMBERS)
+        for member, thread_id in team.threads().items():
+            config = {"configurable": {"thread_id": thread_id}}
+            state = deal.build(saver).get_state(config)
+            assert (len(state.values["done"]), state.next) == (play_team.STEPS, ())
+            config["configurable"]["checkpoint_id"] = sets[result["committed"]].cut[member]
+            assert len(deal.build(saver).get_state(config).values["done"]) == result["cut"][member]
+            assert [one for one in saver.admin.verify(thread_id, depth="data") if one.is_damage] == []
+
+
+@pytest.mark.parametrize("where", ["embedded_uri", pytest.param("emulators_uri", marks=pytest.mark.soak)])
+def test_a_trip_that_is_undone_by_processes_that_are_killed(where, request, environment):
+    uri = request.getfixturevalue(where)
+    ended = run_command("demo", "saga", "--json", "--keep", "--store", uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert all(result["proof"].values())
+    assert len(result["proof"]) == 6
+    assert [one["ended"] for one in result["processes"]] == [
+        *("car", "undone car", "cancel hotel", "stuck", "running", "done")
+    ]
+    assert [one["returncode"] for one in result["processes"]] == [*[-signal.SIGKILL] * 3, 0, 0, 0]
+
+    # The provider's own file, which only the agent's processes write.
+    (ledger,) = temporary(environment).glob(f"*/{result['thread_id']}.ledger")
+    did = [json.loads(line)["what"] for line in ledger.read_text().splitlines()]
+    assert did == [*trip.BOOKED, "cancel car", "cancel hotel", "cancel flight", *trip.BOOKED, "payment"]
+    with GCSSaver.from_conn_string(uri) as saver:
+        (saga,) = saver.thread(result["thread_id"]).sagas()
+        assert (saga.state, [step.state for step in saga.steps]) == ("done", ["done"] * 4)
+        state = trip.build(saver, result["thread_id"]).get_state(thread_config(result["thread_id"]))
+        assert state.next == ()
+
+
 @pytest.mark.parametrize("options", [["--ask"], ["--documents", "20"]])
-@pytest.mark.parametrize("story", ["once", "workers"])
+@pytest.mark.parametrize("story", ["once", "workers", "team", "saga"])
 def test_options_of_one_story_are_not_those_of_another(story, options, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["langgraph-gcs", "demo", story, *options])
     with pytest.raises(SystemExit, match=r"^2$"):

@@ -60,7 +60,7 @@ def _story(stage: Stage) -> dict[str, Any]:
         trip.run(halt="undone car")
         trip.run(role="resume", halt="cancel hotel")
         stuck = trip.run(role="resume").stuck
-        say(f"The rollback is stuck at {', '.join(stuck)}: it may be cancelled, or not. Nothing is guessed.")
+        say(f"The rollback is stuck at {', '.join(stuck)}: it may be canceled, or not. Nothing is guessed.")
         trip.resolve("hotel")
         undone = trip.run(role="resume")
         state = build(saver, trip.id).get_state(thread_config(trip.id))
@@ -75,7 +75,7 @@ def _story(stage: Stage) -> dict[str, Any]:
         killed = [one for one in trip.ran if was_killed(one.returncode)]
         proof = {
             "three processes were killed": len(killed) == 3,
-            "each booking was made once, and cancelled once, the newest first": (
+            "each booking was made once, and canceled once, the newest first": (
                 after_undo == [*BOOKED, *(f"cancel {what}" for what in reversed(BOOKED))]
             ),
             "the unknown cancellation was reported, and not tried again": stuck == ("hotel",),

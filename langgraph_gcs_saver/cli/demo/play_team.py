@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
 from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
-from langgraph_gcs_saver.cli.demo.deal import MEMBERS, Decided, Deciding, Fenced, Finished, Task, Work, build, done, work
+from langgraph_gcs_saver.cli.demo.deal import (
+    MEMBERS,
+    Decided,
+    Deciding,
+    Fenced,
+    Finished,
+    Task,
+    Work,
+    build,
+    done,
+    work,
+)
 from langgraph_gcs_saver.cli.demo.stage import Stage, ending, present, was_killed
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 
@@ -81,7 +92,7 @@ def _story(stage: Stage) -> dict[str, Any]:
         play = _Deal(stage, saver, saver.team(team_id, members=MEMBERS), processes)
         say, act = stage.say, play.act
         say(f"Three agents work on one deal, each in its own process: {', '.join(MEMBERS)}.")
-        say("Each step reads how far the others are. A coordinator wants one checkpoint of each, of the same instant.")
+        say("Each step reads how far the others are. A coordinator takes one checkpoint of each, of the same instant.")
         say(f"store      {stage.store}")
 
         stage.act(1, "The coordinator is killed")
@@ -104,7 +115,7 @@ def _story(stage: Stage) -> dict[str, Any]:
         act.committed, act.seconds = decided.set_id, decided.seconds
         if decided.state != "committed":
             raise CommandError(f"set {decided.set_id} was {decided.state}")
-        say(f"The set {act.committed} is committed, {act.seconds:.2f} s after it was asked for, with its last checkpoint.")
+        say(f"The set {act.committed} is committed, {act.seconds:.2f} s after the call, with its last checkpoint.")
         saved = play.team.sets()[0]
         states = {name: play.state(name, saved.cut[name]) for name in MEMBERS}
         act.cut = {name: len(state["done"]) for name, state in states.items()}
