@@ -26,6 +26,7 @@ NAMES = [
     "07-two-workers",
     "08-runs-that-resume",
     "09-four-questions",
+    "10-teams-and-sagas",
 ]
 PICTURES = {"03-time-travel": 1, "05-what-it-stores": 3, "09-four-questions": 4}
 
