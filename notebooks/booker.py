@@ -26,7 +26,7 @@ def do(what):
     return what
 
 
-@compensation("cancel", version=1)
+@compensation("cancel", version=1, mode="at_least_once")  # it may be called again, with the same key
 def cancel(request, result, key):
     """Undo a booking."""
     if WAIT and request["what"] == "flight":
