@@ -82,7 +82,7 @@ def restore(team: str, set_id: str, *, dry_run: bool, owner: str, context: Conte
         FencedError: Another process took over a lease of the restore. Nothing was changed.
         InvalidInputError: The set does not exist, is being prepared, is broken, or is too large for one commit.
         SetAbortedError: The set was not committed.
-        ThreadBusyError: A thread is being deleted.
+        ThreadBusyError: A thread is being deleted, or another process took over its lease at once. Nothing was changed.
     """
     found = yield from sets.read(team, set_id, context)
     check(found)

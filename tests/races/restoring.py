@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow, GetDocs, Merge, QueryDocs
-from langgraph_gcs_saver.errors import ConflictError, FencedError, InvalidInputError, ThreadBusyError
-from langgraph_gcs_saver.flows import leases, save, set_restores, sets
+from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
+from langgraph_gcs_saver.flows import leases, save, set_restores
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.holds import Hold, with_hold
+from langgraph_gcs_saver.format.holds import with_hold
 from langgraph_gcs_saver.format.manifest import Manifest
 from langgraph_gcs_saver.format.sets import Cut, SetRecord, digest_of, fields_of, parse
 from langgraph_gcs_saver.portable.edits import id_at
@@ -41,13 +40,6 @@ def thread(member: str) -> str:
 def cid(number: int) -> str:
     """Ids that are greater than those that the clock of the processes gives."""
     return f"1f000000-0000-6000-8000-{number:012}"
-
-
-@lru_cache(None)
-def _known(name: str, time: int, world: World) -> Manifest:
-    doc = world.doc(name)
-    assert doc is not None
-    return play(read_manifest(doc, CODEC), world)[0]
 
 
 class Restored(World):
@@ -97,6 +89,9 @@ class Restored(World):
     def _of_checkpoint(self, write: Create, after: Restored) -> str | None:
         member = next(one for one in MEMBERS if keys.thread_of(write.name) == keys.thread_doc(thread(one)))
         if "run_id" not in write.fields:
+            fence = self.doc(keys.fence_doc(thread(member)))
+            if fence is None or fence.fields["nonce"] != write.fields["fence"]:
+                return f"I7: {member} is forked under a lease that is lost"
             newest = after.of(member)[0].name
             return None if newest == write.name else f"torn: the fork of {member} is not its tip"
         known, forks = _manifest(after, write.name), {doc.name for doc in self.forks().get(member, ())}
@@ -146,7 +141,8 @@ def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
         return f"torn: there are forks of {sorted(world.forks())}, and the set says {found.restored}"
     restores = [run for run in runs if run.process.name in OWNERS]
     last = [run for run in restores if not run.dead]
-    if last and found.restored is None and not any(isinstance(run.node.error, FencedError) for run in last):
+    overtaken = any(isinstance(run.node.error, (FencedError, ThreadBusyError)) for run in last)
+    if last and found.restored is None and not overtaken:
         return "liveness: no restore has completed"
     if last and not any(run.dead for run in restores):
         held = [member for member in MEMBERS if _owner(world, member) in OWNERS]
@@ -209,18 +205,13 @@ def steps(member: str, letter: str, count: int = 2) -> Call:
     return Call("steps", lambda context: _steps(member, letter, count, context))
 
 
-def _acquire(member: str, letter: str, context: Context) -> Flow[None]:
-    request = leases.Acquire(thread(member), letter, letter, 60.0)
+def _acquire(member: str, letter: str, *, take_over: bool, context: Context) -> Flow[None]:
+    request = leases.Acquire(thread(member), letter, letter, 60.0, take_over)
     yield from leases.Acquisition(request, 0.0, context).flow()
 
 
-def acquire(member: str, letter: str) -> Call:
-    return Call("acquire", lambda context: _acquire(member, letter, context))
-
-
-def break_set() -> Call:
-    """A deletion by force breaks the set first."""
-    return Call("break", lambda context: sets.break_(Hold("set", TEAM, SET_ID), context))
+def acquire(member: str, letter: str, *, take_over: bool = False) -> Call:
+    return Call("acquire", lambda context: _acquire(member, letter, take_over=take_over, context=context))
 
 
 # Scenarios
@@ -275,46 +266,49 @@ def _world(*, with_subgraph: bool) -> Restored:
     return Restored(after.table, after.blobs)
 
 
-RESTORING: dict[str, Callable[[], Scenario]] = {}
+Make = Callable[[], tuple[Process, ...]]
+RESTORING: dict[str, Make] = {}
+WITH_SUBGRAPH = {"a_restore_and_a_run_without_a_lease", "a_restore_that_crashed_and_the_next_one"}
+"""Scenarios in which a subgraph of a member keeps its state."""
 
 
-def _named(make: Callable[[], Scenario]) -> Callable[[], Scenario]:
+def scenario(name: str, *, is_lean: bool = False) -> Scenario:
+    """A scenario; a lean one is without crashes, lost answers and subgraphs."""
+    processes = RESTORING[name]()
+    if is_lean:
+        processes = tuple(replace(process, lost=0, dies=False) for process in processes)
+    return Scenario(_world(with_subgraph=name in WITH_SUBGRAPH and not is_lean), processes)
+
+
+def _named(make: Make) -> Make:
     RESTORING[make.__name__] = make
     return make
 
 
-@_named
-def a_restore_and_a_run_under_a_lease() -> Scenario:
-    return Scenario(
-        _world(with_subgraph=False),
-        (Process("R", (restore("R"),), lost=1, dies=True), Process("A", (acquire("a", "A"), steps("a", "A")))),
-    )
+def _restore(name: str, **more: Any) -> Process:
+    return Process(name, (restore(name),), **more)
 
 
 @_named
-def a_restore_and_a_run_without_a_lease() -> Scenario:
-    return Scenario(
-        _world(with_subgraph=True),
-        (Process("R", (restore("R"),), lost=1, dies=True), Process("B", (steps("b", "B"),))),
-    )
+def a_restore_and_a_run_under_a_lease() -> tuple[Process, ...]:
+    return _restore("R", lost=1, dies=True), Process("A", (acquire("a", "A"), steps("a", "A")))
 
 
 @_named
-def two_restores() -> Scenario:
-    return Scenario(
-        _world(with_subgraph=False),
-        (Process("R", (restore("R"),), lost=1, dies=True), Process("S", (restore("S"),))),
-    )
+def a_restore_and_a_run_that_takes_over() -> tuple[Process, ...]:
+    return _restore("R", lost=1, dies=True), Process("A", (acquire("b", "A", take_over=True), steps("b", "A", 1)))
 
 
 @_named
-def a_restore_that_crashed_and_the_next_one() -> Scenario:
-    return Scenario(
-        _world(with_subgraph=True),
-        (Process("R", (restore("R"),), lost=1, dies=True), Process("S", (restore("S"),), after="R", lost=1)),
-    )
+def a_restore_and_a_run_without_a_lease() -> tuple[Process, ...]:
+    return _restore("R", lost=1, dies=True), Process("B", (steps("b", "B"),))
 
 
-def is_refused(error: Exception | None) -> bool:
-    """Whether a restore found that the set was broken meanwhile."""
-    return isinstance(error, InvalidInputError) and "broken" in str(error)
+@_named
+def two_restores() -> tuple[Process, ...]:
+    return _restore("R", lost=1, dies=True), _restore("S")
+
+
+@_named
+def a_restore_that_crashed_and_the_next_one() -> tuple[Process, ...]:
+    return _restore("R", lost=1, dies=True), _restore("S", after="R", lost=1)
