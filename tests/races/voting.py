@@ -93,6 +93,8 @@ def check(world: World, runs: tuple[Run, ...]) -> str | None:
     wrong = world.doc(WRONG)
     if wrong is not None:
         return f"two decisions: {wrong.fields['what']}"
+    if sum(one.state == "preparing" for one in world.sets) > 1:
+        return "two sets of one team are being prepared"
     for one in world.sets:
         found = _wrong_with(one, world) if one.state == "committed" else None
         if found is not None:
