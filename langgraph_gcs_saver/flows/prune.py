@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
@@ -121,12 +121,14 @@ class Snapshot:
         entries: Checkpoints, by document name.
         stripped: Stripped documents, by name.
         written: Checkpoints that have pending writes: encoded namespace and id.
+        thread: The thread's document, as it was before that instant.
     """
 
     thread_id: str
     entries: dict[str, Entry] = field(default_factory=dict)
     stripped: dict[str, Doc] = field(default_factory=dict)
     written: set[tuple[str, str]] = field(default_factory=set)
+    thread: Doc | None = None
 
     def needed(self, names: Iterable[str]) -> set[str]:
         """Documents whose frames some checkpoints refer to."""
@@ -178,6 +180,7 @@ def settled(thread_id: str, context: Context) -> Flow[Snapshot]:
         # A copy may have begun after the first look and ended before this one. Then the snapshot shows a part of it.
         after = yield from _thread(thread_id)
         if _last_copy(after) == _last_copy(before) and (yield from is_whole(found, before)):
+            found.thread = before
             return found
         before = after
 
@@ -281,11 +284,20 @@ def prune(
     dry_run: bool,
     loads: Loads,
     context: Context,
+    spares: bool = True,
     force: bool = False,
 ) -> Flow[PrunePlan]:
     """Remove the checkpoints of a thread that `choose` does not keep, with everything that only they need.
 
-    With `force`, sets that need some of them are marked as broken first.
+    Args:
+        thread_id: The thread.
+        choose: Decides which checkpoints to keep.
+        dry_run: Whether only to plan.
+        loads: Reads metadata.
+        context: Options and caches.
+        spares: Whether `choose` keeps all checkpoints that others need. If not, a hold on another checkpoint may come
+            too late to be noticed in the removed ones. So each commit requires that the thread got no hold.
+        force: Whether to mark sets as broken that need some of the removed checkpoints.
 
     Returns:
         The decision for each checkpoint.
@@ -312,7 +324,7 @@ def prune(
         if dry_run:
             return plan
         yield from break_sets(held, context)
-        if (yield from _unlist(found, dropped, context)):
+        if (yield from _unlist(found, dropped, context, spares=spares)):
             objects = yield from clean(thread_id, context)
             if _empties_root(found, dropped):
                 yield from _note_root(thread_id)
@@ -414,15 +426,18 @@ def _make_rows(
 # Taking documents off the listing
 
 
-def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]:
-    """Delete or strip documents, each only if it is as it was seen; false after a conflict."""
+def _unlist(found: Snapshot, dropped: list[str], context: Context, *, spares: bool) -> Flow[bool]:
+    """Delete or strip documents, each only if it is as it was seen; false after a conflict. See `prune`."""
     kept = found.entries.keys() - set(dropped)
     used = found.objects(kept)
     stay = _stay(found, dropped)
     times = {name: entry.doc.update_time for name, entry in found.entries.items()}
     order = _order(found, dropped)
     roots = [name for name in order if not found.entries[name].manifest.ns]
-    unmark = (yield from _unmark_root(found.thread_id, context)) if _empties_root(found, dropped) else []
+    thread = keys.thread_doc(found.thread_id)
+    if not spares and found.thread is not None:
+        times[thread] = found.thread.update_time
+    unmark = (yield from _unmark_root(found.thread_id, context)) if _empties_root(found, dropped) else None
     for at in range(0, len(order), limits.COMMIT_WRITES):
         batch = order[at : at + limits.COMMIT_WRITES]
         writes: list[Write] = []
@@ -436,8 +451,10 @@ def _unlist(found: Snapshot, dropped: list[str], context: Context) -> Flow[bool]
             if parent in times and heir_of(found.entries[parent].doc) == known.checkpoint_id:
                 # The child was removed, and is not missing. Its parent may now be the latest checkpoint.
                 writes.append(Merge(parent, {}, remove=("heir",), update_time=times[parent]))
-        if unmark and roots[-1] in batch:
-            writes += unmark
+        if unmark is not None and roots[-1] in batch:
+            writes.append(replace(unmark, update_time=times.get(thread, unmark.update_time)))
+        elif thread in times:
+            writes.append(Merge(thread, {}, update_time=times[thread]))
         done = yield from Commit(tuple(writes))
         for write in writes:
             context.heads.drop(write.name)
@@ -513,14 +530,14 @@ def _empties_root(found: Snapshot, dropped: Iterable[str]) -> bool:
     return bool(roots) and roots <= set(dropped)
 
 
-def _unmark_root(thread_id: str, context: Context) -> Flow[list[Write]]:
+def _unmark_root(thread_id: str, context: Context) -> Flow[Merge | None]:
     """The write that removes the note of a root checkpoint from the thread's document, if there is one."""
     name = keys.thread_doc(thread_id)
     thread = (yield from GetDocs((name,), mask=("root",))).get(name)
     context.noted.drop(name)
     if thread is None or "root" not in thread.fields:
-        return []
-    return [Merge(name, {}, remove=("root",), update_time=thread.update_time)]
+        return None
+    return Merge(name, {}, remove=("root",), update_time=thread.update_time)
 
 
 def _note_root(thread_id: str) -> Flow[None]:
@@ -795,7 +812,9 @@ def delete_for_run(run_id: str, *, dry_run: bool, loads: Loads, context: Context
             thread_id = thread_id_of(doc)
             if thread_id is None:
                 continue  # Another program's document, because a thread's contains the thread's id.
-            make = partial(prune, thread_id, choose, dry_run=dry_run, loads=loads, context=context, force=force)
+            make = partial(
+                prune, thread_id, choose, dry_run=dry_run, loads=loads, context=context, spares=False, force=force
+            )
             plan = yield from tries.of(make() if dry_run else as_writer(thread_id, make, context), thread_id)
             if plan is not None:
                 plans.append(plan)
@@ -813,7 +832,7 @@ def delete_planned(planned: RunPlan, loads: Loads, context: Context) -> Flow[Run
     for thread in planned.threads:
         names = frozenset(decision.row.name for decision in thread.decisions if decision.reason is None)
         choose = partial(decide_for_runs, runs=frozenset((planned.run_id,)), planned=names)
-        make = partial(prune, thread.thread_id, choose, dry_run=False, loads=loads, context=context)
+        make = partial(prune, thread.thread_id, choose, dry_run=False, loads=loads, context=context, spares=False)
         plan = yield from tries.of(as_writer(thread.thread_id, make, context), thread.thread_id)
         if plan is not None:
             plans.append(plan)

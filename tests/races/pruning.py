@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import Commit, CopyBlob, Doc, Effect, Emit, Flow, Gather, Now, PutBlob
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
+from langgraph_gcs_saver.flows import holds
 from langgraph_gcs_saver.flows import prune as pruning
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.lineage import History, delta_history
@@ -18,6 +20,7 @@ from langgraph_gcs_saver.flows.load import get_tuple
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.flows.verify import verify
 from langgraph_gcs_saver.format import keys, manifest
+from langgraph_gcs_saver.format.holds import Hold
 from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of
 from langgraph_gcs_saver.policy.retention import KeepLast, Retention, decide
 
@@ -99,6 +102,24 @@ def pin(checkpoint_id: str) -> Call:
         return pruning.pin(THREAD, "", checkpoint_id, "mine", context)
 
     return Call("pin", start, pins=checkpoint_id)
+
+
+SET = Hold("set", "T", "s")
+OTHER_SET = Hold("set", "T", "z")
+SAVEPOINT = Hold("savepoint", "saga", "before payment")
+
+
+def hold(checkpoint_id: str, by: Hold = SET) -> Call:
+    """Hold a checkpoint, as the decision about a set and a saga's savepoint do."""
+
+    def start(context: Context) -> Flow[bool]:
+        return holds.hold(THREAD, checkpoint_id, by.key, context)
+
+    return Call(f"hold by {by}", start, pins=checkpoint_id)
+
+
+def unhold(checkpoint_id: str, by: Hold = SET) -> Call:
+    return Call(f"end of {by}", lambda context: holds.unhold(THREAD, checkpoint_id, by.key, context))
 
 
 DAY = 86_400.0
@@ -606,6 +627,32 @@ def pinned_while_it_is_pruned() -> Scenario:
 
 
 @_named
+def held_while_it_is_pruned() -> Scenario:
+    start = growing(3)
+    return _scenario(
+        start,
+        Process("A", (hold("2"),), lost=1),
+        Process("B", (put("8", "2", grown(3, "B"), "g"),), warm=True),
+        Process("P", (prune(),)),
+        rule=LATEST,
+    )
+
+
+@_named
+def two_holds_one_of_which_ends_and_prune() -> Scenario:
+    "What ends takes off its own hold."
+    start = _after(growing(3), hold("2"), hold("2", OTHER_SET))
+    return _scenario(
+        start,
+        Process("A", (unhold("2"), hold("1", SAVEPOINT)), lost=1),
+        Process("P", (prune(),), lost=1, dies=True),
+        rule=LATEST,
+        pinned="2",
+        batch=1,
+    )
+
+
+@_named
 def readers_and_prune() -> Scenario:
     start = growing(3)
     return _scenario(
@@ -688,18 +735,21 @@ def pinned_before_and_prune() -> Scenario:
     )
 
 
-def _delta(checkpoint_id: str, parent: str | None, tag: str, *, stored: bool = False) -> tuple[Call, Any]:
+def _delta(
+    checkpoint_id: str, parent: str | None, tag: str, *, stored: bool = False, run: str = "r1"
+) -> tuple[Call, Any]:
     """A checkpoint with a DeltaChannel `d`; its value is stored only now and then."""
     channels = small(tag) | (state(d=[tag]) if stored else {"d": (tag, EMPTY)})
     metadata = {"source": "loop", "counters_since_delta_snapshot": {"d": [0, 0] if stored else [1, 1]}}
-    return put(checkpoint_id, parent, channels, channels, metadata=metadata), channels
+    return put(checkpoint_id, parent, channels, channels, run=run, metadata=metadata), channels
 
 
-def _deltas(*stored: int, length: int) -> Start:
+def _deltas(*stored: int, length: int, runs: Mapping[int, str] = MappingProxyType({})) -> Start:
     """Checkpoints "1" to `length`; each but the last has the write that leads to the next."""
     start = NO_THREAD
     for number in range(1, length + 1):
-        made, _ = _delta(str(number), str(number - 1) if number > 1 else None, str(number), stored=number in stored)
+        parent, run = (str(number - 1) if number > 1 else None), runs.get(number, "r1")
+        made, _ = _delta(str(number), parent, str(number), stored=number in stored, run=run)
         calls = [made] if number == length else [made, put_writes(str(number), "task", [("d", f"w{number}")])]
         start = _after(start, *calls)
     return start

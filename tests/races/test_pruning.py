@@ -31,7 +31,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
 from langgraph_gcs_saver.flows import prune as pruning
-from langgraph_gcs_saver.flows import save, threads, writes
+from langgraph_gcs_saver.flows import holds, save, threads, writes
 from langgraph_gcs_saver.format import keys
 
 from . import world
@@ -372,6 +372,14 @@ def _objects_with_their_documents(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pruning, "prune", prune)
 
 
+def _ignores_holds(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pruning, "holds_of", lambda _: ())
+
+
+def _ends_all_holds(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(holds, "without_hold", lambda *_: {holds.HOLDS: {}})
+
+
 _PRUNES = [
     (_with_writes(_removals_without_condition), "two_writers_and_prune", "I1"),
     (_with_writes(_stripped_is_deleted), "fork_of_what_goes_and_prune", "I1"),
@@ -404,6 +412,8 @@ _PRUNES = [
     (_settled(False, True), "copy_and_a_collection_of_its_target", "I1"),
     (_settled(True, False), "copy_and_a_collection_of_its_target", "I1"),
     (_collects_half_a_task, "collect_and_writes_that_came_too_early", "a part of a call"),
+    (_ignores_holds, "held_while_it_is_pruned", "I5"),
+    (_ends_all_holds, "two_holds_one_of_which_ends_and_prune", "I5"),
     (_with_writes(_copies_without_guard, copying, "copy_thread"), "copy_and_a_deletion_of_its_target", "I1"),
 ]
 
