@@ -118,8 +118,8 @@ def vote(member: Member, found: Preparing, chosen: Vote, context: Context) -> Fl
     yield from sets.vote(keys.set_doc(member.team, found.set_id), member.name, chosen, context)
 
 
-def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> Flow[None]:
-    """Vote, and wait until the set is decided, or until the time for that is over.
+def stand(member: Member, found: Preparing, turn: float) -> Flow[None]:
+    """Wait, after a vote, until the set is decided, or until the time for that is over.
 
     The time begins with that of two rounds, and grows fourfold with each try to decide that was lost. It starts over
     with each such try, because the process that decides is alive then, and its next try succeeds once all members stand
@@ -128,12 +128,9 @@ def stand(member: Member, found: Preparing, chosen: Vote, context: Context) -> F
     Args:
         member: The member.
         found: The set.
-        chosen: The checkpoint that the member has just stored.
-        context: Options and caches.
+        turn: Seconds that a round takes, such as that of the vote.
     """
-    began = yield from Now()
-    yield from vote(member, found, chosen, context)
-    turn = min(max(_LEAST_ROUND, (yield from Now()) - began), _MOST_ROUND)
+    turn = min(max(_LEAST_ROUND, turn), _MOST_ROUND)
     waited = since = 0.0
     while (left := _left(member, found, turn, waited, since)) > 0:
         pause = min(left, turn)

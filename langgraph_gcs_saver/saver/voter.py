@@ -105,8 +105,10 @@ class Voter:
         self._jobs.stop(self.member.thread_id)
 
     def _stand(self, found: Preparing, vote: Vote) -> Flow[None]:
+        began = yield from Now()
+        yield from members.vote(self.member, found, vote, self._context())
         self._voted = found.set_id, vote
-        yield from members.stand(self.member, found, vote, self._context())
+        yield from members.stand(self.member, found, (yield from Now()) - began)
 
     def _look(self) -> Flow[None]:
         yield from self._safely(self._take_part())
