@@ -6,6 +6,7 @@ import asyncio
 import operator
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -25,7 +26,7 @@ from langgraph_gcs_saver.saver.thread import Thread
 from langgraph_gcs_saver.saver.voter import VOTES
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
-from tests.patience import Clock, eventually
+from tests.patience import Clock, aeventually, eventually
 from tests.system.build import DEFAULT, cfg, checkpoint, cid, put
 
 TEAM = "deal/42"
@@ -100,12 +101,22 @@ def vote_of(saver: GCSSaver, found: SetRecord, member: str) -> Vote | None:
     return look.votes.get(member)
 
 
-def step(saver: GCSSaver, lease: Any, number: int, **more: Any) -> None:
+def voted_for(saver: GCSSaver, found: SetRecord, member: str) -> str | None:
+    """The id of the checkpoint that a member has voted for."""
+    vote = vote_of(saver, found, member)
+    return None if vote is None else vote.checkpoint_id
+
+
+def await_vote(saver: GCSSaver, found: SetRecord, member: str, number: int) -> None:
+    """Wait until a member has voted for a checkpoint."""
+    eventually(lambda: voted_for(saver, found, member) == cid(number))
+
+
+def step(saver: GCSSaver, lease: Any, number: int) -> None:
     config = cfg(number - 1 if number > 1 else None, thread=lease.thread_id, ns="")
     config["configurable"] |= lease.config["configurable"]
-    saver.put(
-        config, checkpoint(number, {"a": number}), {**DEFAULT, "step": number}, {"a": f"{number:032}.0.5"}, **more
-    )
+    versions = {"a": f"{number:032}.0.5"}
+    saver.put(config, checkpoint(number, {"a": number}), {**DEFAULT, "step": number}, versions)
 
 
 class State(TypedDict):
@@ -123,7 +134,7 @@ def build(saver: GCSSaver, act: Any = lambda name: None, names: str = "abc") -> 
 
         graph.add_node(name, node)
     graph.add_edge(START, names[0])
-    for one, following in zip(names, names[1:], strict=False):
+    for one, following in pairwise(names):
         graph.add_edge(one, following)
     graph.add_edge(names[-1], END)
     return graph.compile(checkpointer=saver)
@@ -182,7 +193,7 @@ def test_a_process_that_resumes_the_thread_is_the_member_without_being_asked(sav
     found = begin(other, ["left"])
     with other.thread(thread.id).lease() as lease:
         step(other, lease, 2)
-        eventually(lambda: getattr(vote_of(other, found, "left"), "checkpoint_id", None) == cid(2))
+        await_vote(other, found, "left", 2)
 
 
 @pytest.mark.parametrize("wrong", ["another", 7, keys.member_thread_id("another", "left")])
@@ -313,18 +324,20 @@ def test_subgraphs_and_pending_writes_of_a_member_read_nothing_more(saver: GCSSa
 
 @pytest.mark.parametrize("verify", MODES)
 def test_a_put_votes_for_what_it_has_stored_and_the_set_is_committed(stores: Any, verify: Any) -> None:
-    with GCSSaver(stores=stores, verify=verify) as saver, GCSSaver(stores=stores) as other:
-        with saver.team(TEAM).member("left").lease() as lease:
-            step(saver, lease, 1)
-            found = begin(other, ["left"])
-            step(saver, lease, 2)
-            vote = eventually(lambda: vote_of(other, found, "left"))
-            assert vote.checkpoint_id == cid(2)
-            (done,) = [perform(other, sets.decide(TEAM, found.set_id, other._context))]
-            assert (done.state, done.cut["left"].checkpoint_id) == ("committed", cid(2))
-            # The hold has changed the checkpoint that the member continues from.
-            step(saver, lease, 3)
-            assert saver.get_tuple(lease.config).metadata["step"] == 3  # type: ignore[union-attr]
+    with (
+        GCSSaver(stores=stores, verify=verify) as saver,
+        GCSSaver(stores=stores) as other,
+        saver.team(TEAM).member("left").lease() as lease,
+    ):
+        step(saver, lease, 1)
+        found = begin(other, ["left"])
+        step(saver, lease, 2)
+        await_vote(other, found, "left", 2)
+        done = perform(other, sets.decide(TEAM, found.set_id, other._context))
+        assert (done.state, done.cut["left"].checkpoint_id) == ("committed", cid(2))
+        # The hold has changed the checkpoint that the member continues from.
+        step(saver, lease, 3)
+        assert saver.get_tuple(lease.config).metadata["step"] == 3  # type: ignore[union-attr]
 
 
 def test_a_member_votes_again_after_each_put_and_after_a_hold_has_changed_its_checkpoint(
@@ -335,7 +348,7 @@ def test_a_member_votes_again_after_each_put_and_after_a_hold_has_changed_its_ch
         for number in (2, 3):
             found = begin(other, ["left"])
             step(saver, lease, number)
-            eventually(lambda: getattr(vote_of(other, found, "left"), "checkpoint_id", None) == cid(number))
+            await_vote(other, found, "left", number)
             assert perform(other, sets.decide(TEAM, found.set_id, other._context)) is not None
         found = begin(other, ["left"])
         saver._leases.held_in(lease.config).voter.look()  # type: ignore[union-attr]  # as each beat does
@@ -385,7 +398,7 @@ def test_a_vote_that_fails_changes_no_put(
 def test_a_member_decides_when_no_coordinator_is_left(saver: GCSSaver, other: GCSSaver) -> None:
     with saver.team(TEAM).member("left").lease() as lease:
         step(saver, lease, 1)
-        found = begin(other, ["left", "gone"], timeout=0.5)
+        found = begin(other, ["left", "gone"], timeout=0.5)  # clock: its end is what this waits for
         step(saver, lease, 2)
         done = eventually(
             lambda: (one := perform(other, sets.read(TEAM, found.set_id, other._context))).state == "aborted" and one
@@ -436,8 +449,7 @@ def test_an_asynchronous_put_waits_too(saver: GCSSaver, other: GCSSaver) -> None
                     {"a": f"{1:032}.0.5"},
                 )
             )
-            while vote_of(other, found, "left") is None:
-                await asyncio.sleep(0.01)
+            await aeventually(lambda: vote_of(other, found, "left"))
             assert not putting.done()
             assert perform(other, sets.decide(TEAM, found.set_id, other._context)).state == "committed"
             await putting
@@ -499,7 +511,7 @@ def test_a_wait_starts_over_with_each_try_that_is_lost_meanwhile(stores: Any, ot
 
 
 def test_a_wait_ends_with_the_timeout_of_the_set(stores: Any, other: GCSSaver) -> None:
-    clock, found = Clock(), begin(other, ["left"], timeout=2.0)
+    clock, found = Clock(), begin(other, ["left"], timeout=2.0)  # clock: the test's own
     with GCSSaver(stores=stores, interceptors=[clock]) as saver:
         hint = Preparing(found.set_id, 9, 2.0)
         perform(saver, members.stand(members.Member(TEAM, "left"), hint, 0.0))
@@ -526,7 +538,7 @@ def test_busy_members_are_in_a_set_whatever_a_request_and_a_node_take(
 
 def test_without_the_wait_busy_members_are_never_in_a_set() -> None:
     with pytest.raises(SetAbortedError):
-        simulated.play(10, every=0.05, turn=0.03, vote_wait=0.0, timeout=5.0)
+        simulated.play(10, every=0.05, turn=0.03, vote_wait=0.0, timeout=5.0)  # clock: simulated
 
 
 # Quiescing

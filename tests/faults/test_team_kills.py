@@ -69,10 +69,15 @@ def coordinate(uri: str, pipe: Connection) -> None:
     """Make one set after the other."""
     with GCSSaver.from_conn_string(uri) as saver:
         while True:
-            try:
-                pipe.send(saver.team(TEAM, retention=1000).checkpoint(timeout=TIMEOUT).state)
-            except SetAbortedError:
-                pipe.send("aborted")
+            pipe.send(new_set(saver))
+
+
+def new_set(saver: GCSSaver) -> str:
+    """How a set has ended that was made now."""
+    try:
+        return saver.team(TEAM, retention=1000).checkpoint(timeout=TIMEOUT).state
+    except SetAbortedError:
+        return "aborted"
 
 
 class Stage:
@@ -106,15 +111,23 @@ class Stage:
         os.kill(self.stopped.pop(0).pid, signal.SIGCONT)
         self.counts["wake"] += 1
 
+    def more(self, what: str, number: int) -> None:
+        """Wait until something has happened so many times more."""
+        before = self.counts[what]
+
+        def is_done() -> bool:
+            self.drain()
+            return self.counts[what] >= before + number
+
+        eventually(is_done)
+
     def drain(self) -> None:
         """Take what the processes have sent, so that their pipes do not fill up."""
         for name, (_, pipe) in self.now.items():
-            try:
+            with suppress(EOFError, ConnectionResetError):  # It has ended.
                 while pipe.poll():
                     sent = pipe.recv()
                     self.counts[f"{name} works" if name in NAMES else str(sent)] += 1
-            except (EOFError, ConnectionResetError):
-                pass  # It has ended.
 
 
 def play(uri: str, seed: int, acts: int) -> Counter[str]:
@@ -124,27 +137,30 @@ def play(uri: str, seed: int, acts: int) -> Counter[str]:
         stage = Stage(uri, stack)
         for name in NAMES:
             stage.start(name)
-        eventually(lambda: stage.drain() or all(stage.counts[f"{name} works"] > 3 for name in NAMES))
+        for name in NAMES:
+            stage.more(f"{name} works", 3)
         stage.start("coordinator")
         for act in range(acts):
-            before = Counter(stage.counts)
             # Each act begins at a random step of a member, wherever the set under way is then.
-            name, steps = chance.choice(NAMES), chance.randint(1, 8)
-            eventually(lambda: stage.drain() or stage.counts[f"{name} works"] >= before[f"{name} works"] + steps)
+            stage.more(f"{chance.choice(NAMES)} works", chance.randint(1, 8))
             victim = "coordinator" if act % 3 == 0 else chance.choice(NAMES)
             stage.replace(victim, "kill" if act % 2 else "stop")
             if len(stage.stopped) > 1:
                 stage.wake()
             if act % 3 == 2:
-                committed = stage.counts["committed"]
-                eventually(lambda: stage.drain() or stage.counts["committed"] > committed)
+                stage.more("committed", 1)
         while stage.stopped:
             stage.wake()
         coordinator, _ = stage.now["coordinator"]
         coordinator.kill()
         coordinator.join()
+
+        def is_decided() -> bool:
+            stage.drain()
+            return all(one.state != "preparing" for one in saver.team(TEAM).sets())
+
         # Only members are left. One of them decides the set that the coordinator has left.
-        eventually(lambda: stage.drain() or all(one.state != "preparing" for one in saver.team(TEAM).sets()))
+        eventually(is_decided)
         judge(saver)
     return stage.counts
 
