@@ -21,7 +21,6 @@ from functools import partial
 
 from langgraph_gcs_saver.engine.effects import (
     Commit,
-    Compute,
     Doc,
     Flow,
     Gather,
@@ -38,19 +37,16 @@ from langgraph_gcs_saver.errors import (
     SetAbortedError,
 )
 from langgraph_gcs_saver.flows import forks, leases, recoveries, sets
-from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.forks import ForkPlan
-from langgraph_gcs_saver.flows.lineage import History, delta_history
-from langgraph_gcs_saver.flows.manifests import metadata_of, unreadable
-from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.manifests import unreadable
+from langgraph_gcs_saver.flows.resumable import damage_at
 from langgraph_gcs_saver.format import keys, operations
-from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
+from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.format.sets import SetRecord, digest_of, fields_of
-from langgraph_gcs_saver.portable import DELTA_COUNTERS, PortableSerializer
+from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.results import RestorePlan
 
 TTL = 60.0
@@ -196,49 +192,6 @@ def _record(plan: ForkPlan, now: int, nonce: str, seconds: float) -> Merge:
     return recoveries.going_back(plan.thread_id, "restore", now, nonce, lost=plan.lost, restore=seconds)
 
 
-# Verifying
-
-
-def verify(plan: ForkPlan, context: Context) -> Flow[None]:
-    """Read every byte of the checkpoints that a fork copies, and of what their DeltaChannels are made of.
-
-    Raises:
-        CheckpointCorruptError: Something is damaged.
-    """
-    fresh = replace(context, values=ByteCache(0))
-    for known in plan.copied:
-        # A mismatch is read again, and only one that stays is damage.
-        damage = (yield from _damage(known, fresh)) and (yield from _damage(known, fresh))
-        if damage is not None:
-            yield from recheck(context, is_missing=damage.missing)
-            raise unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
-        metadata = metadata_of(known, _METADATA)
-        deltas = tuple(sorted((metadata.get(DELTA_COUNTERS) or {}).keys() - known.channels.keys()))
-        if deltas:
-            history = History(known.thread_id, known.ns, known.checkpoint_id, deltas)
-            yield from delta_history(history, _as_stored, fresh)
-
-
-def _as_stored(value: Serialized) -> object:
-    """The value as it was serialized: its class need not be known here."""
-    return value
-
-
-def _damage(known: Manifest, fresh: Context) -> Flow[DamagedError | None]:
-    sources = Sources([Found(Doc(known.name, {}, 0, 0), known)], fresh)
-    sources.fill((yield from Gather(tuple(sources.fetches()))))
-    return (yield from Compute(partial(_read_all, sources, known), size=known.size))
-
-
-def _read_all(sources: Sources, known: Manifest) -> DamagedError | None:
-    try:
-        for channel in known.channels:
-            sources.plain(known, channel)
-    except DamagedError as damage:
-        return damage.alone()
-    return None
-
-
 # Restoring
 
 
@@ -347,8 +300,9 @@ class _Restoring:
                     missing=doc is None,
                 )
                 raise unreadable(damage, reserved.thread_id(member), "", reserved.cut[member].checkpoint_id)
-        for plan in (yield from _plans(reserved, self.context)):
-            yield from verify(plan, self.context)
+        for thread_id, checkpoint_id in _threads(reserved).items():
+            for error in (yield from damage_at(thread_id, checkpoint_id, _METADATA, self.context)):
+                raise error
 
     def _take_leases(self, reserved: SetRecord) -> Flow[None]:
         """Take the leases of all members, in order of thread id. This fences their holders."""
