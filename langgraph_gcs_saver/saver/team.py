@@ -288,15 +288,7 @@ class TeamSets:
                 "them run under the lease of team.member(name)."
             )
         if quiesce:
-            running = yield from flows.members.quiesce(self.id, wanted, timeout)
-            if running:
-                raise SetAbortedError(
-                    f"No set of team {self.id!r} was begun, because members still run {timeout:g} s after they were "
-                    f"asked to end: {', '.join(running)}. Call again, with a longer `timeout=`.",
-                    team=self.id,
-                    set_id="",
-                    missing=running,
-                )
+            yield from flows.members.quiesce(self.id, wanted, timeout, self._context)
         record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, retention=self.retention)
         for name in wanted:
             if name not in joined:

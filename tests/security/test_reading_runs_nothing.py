@@ -63,6 +63,11 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "top": ["--once --verify", "--once --json"],
     "answer": [("t yes --json", 2)],  # it has two questions
     "work": [("missing:graph", 2)],
+    "team list": ["", "--json"],
+    "team show": ["crew", "crew --json", ("deal", 1)],
+    "team checkpoint": ["crew", "crew --label merge --json"],
+    "team verify": ["crew", "crew --json"],
+    "team restore": ["crew --dry-run", "crew --yes --json"],
     "batches list": ["t", "t --json"],
     "batches show": [("t b", 1)],
     "operations list": ["t", "t --unresolved --json"],
@@ -125,6 +130,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with GCSSaver.from_conn_string(f"file://{directory}/store", serde=PortableSerializer()) as saver:
         for thread in THREADS:
             fill(saver, trap, thread)
+        saver.admin.copy_thread("tagged", "crew/a")
+        saver.team("crew", ["a"]).checkpoint()
         saver.admin.export_thread("t", directory / "hostile.tar")
     with SqliteSaver.from_conn_string(str(directory / "source.sqlite")) as source:
         source.serde = PortableSerializer()
@@ -298,7 +305,6 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "operations": lambda admin, _, __: admin.operations("t"),
     "resolve_operation": lambda admin, _, __: _resolve(admin),
     "batches": lambda admin, _, __: admin.batches("t"),
-    "team": lambda admin, _, __: _team(admin),
     "teams": lambda admin, _, __: [*admin.teams()],
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "holds": lambda admin, _, __: admin.holds(cfg()),

@@ -27,6 +27,10 @@ from tests.kit import methods
 from tests.system.build import noise
 
 
+LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+"""For what does not depend on the services."""
+
+
 class Inner(TypedDict):
     memory: Annotated[list[str], add]
 
@@ -150,6 +154,7 @@ def test_a_restored_graph_continues_with_the_states_of_the_set(make_saver, state
     assert found["notes"] == ["1 before", "3 before"]
 
 
+@LOCAL
 def test_a_member_without_a_checkpoint(make_saver):
     events = []
     saver = make_saver(on_event=events.append)
@@ -169,6 +174,7 @@ def test_a_member_without_a_checkpoint(make_saver):
     assert saver.team(team.id).checkpoint(members=["a"]).members == ("a",)
 
 
+@LOCAL
 def test_only_as_many_sets_are_kept_as_the_team_says(make_saver):
     saver = make_saver()
     team = made(saver, ("a",), retention=2)
@@ -201,6 +207,7 @@ def test_collecting_and_sweeping_leave_teams_alone(make_saver):
     assert [*saver.admin.verify(depth="data")] == []
 
 
+@LOCAL
 def test_with_a_cipher(make_saver, raw):
     saver = make_saver(cipher=Eax("key"))
     team = made(saver, ("a",))
@@ -271,6 +278,7 @@ DAMAGE = {
 """Damage, the kind of the finding, and whether the documents of sets show it."""
 
 
+@LOCAL
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda one: one.__name__)
 def test_damage_to_a_set_is_found(make_saver, raw, damage):
     kind, by_documents = DAMAGE[damage]
@@ -291,6 +299,7 @@ def test_damage_to_a_set_is_found(make_saver, raw, damage):
             assert fresh.team(team.id).sets()[0].restored is None
 
 
+@LOCAL
 def test_damage_outside_of_a_set_is_not_about_it(make_saver, raw):
     saver = make_saver()
     team = made(saver, ("a",))
@@ -304,6 +313,7 @@ def test_damage_outside_of_a_set_is_not_about_it(make_saver, raw):
         assert [*fresh.admin.verify(depth="data")] != []
 
 
+@LOCAL
 def test_damaged_documents_of_teams(make_saver, raw):
     """A damaged set of one team hides neither the others nor the teams; it can be deleted, with its holds."""
     saver = make_saver()
@@ -328,6 +338,7 @@ def test_damaged_documents_of_teams(make_saver, raw):
 # Arguments
 
 
+@LOCAL
 def test_what_is_no_team(make_saver):
     saver = make_saver()
     for members in ("planner", [5], [None]):
@@ -352,6 +363,7 @@ def test_what_is_no_team(make_saver):
         team.member("")
 
 
+@LOCAL
 def test_what_is_no_set(make_saver):
     saver = make_saver()
     with pytest.raises(InvalidInputError, match="has no members"):
@@ -375,6 +387,7 @@ def test_what_is_no_set(make_saver):
         saver.team("other").restore(saved)
 
 
+@LOCAL
 def test_the_handle_of_operators_does_the_same(make_saver, store_uri):
     team = made(make_saver(), ("a",))
     with Admin.from_conn_string(store_uri) as admin:
@@ -385,6 +398,7 @@ def test_the_handle_of_operators_does_the_same(make_saver, store_uri):
     assert [one.label for one in asyncio.run(team.asets())] == ["by an operator"]
 
 
+@LOCAL
 def test_a_team_that_nothing_uses_costs_nothing(make_saver):
     """Making handles reads nothing."""
     saver = make_saver()
