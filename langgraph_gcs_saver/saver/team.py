@@ -197,8 +197,8 @@ class TeamSets:
             ConflictError: Another call restores the set, or other writers kept changing the threads. Nothing was
                 changed.
             FencedError: Another process took over a lease of the restore. Nothing was changed.
-            InvalidInputError: There is no such set, it is another team's, it is being prepared or broken, or the restore
-                needs more writes or bytes than one commit may have. Nothing was changed.
+            InvalidInputError: There is no such set, it is another team's, or it is being prepared or broken. Or the
+                restore needs more writes or bytes than one commit may have. Nothing was changed.
             SetAbortedError: The set was aborted.
             ThreadBusyError: A thread is being deleted.
             WrongKeyError: Something is encrypted with another key, or the saver has no key.

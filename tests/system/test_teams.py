@@ -26,7 +26,6 @@ from tests.incremental.eax import Eax
 from tests.kit import methods
 from tests.system.build import noise
 
-
 LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 """For what does not depend on the services."""
 
@@ -161,7 +160,7 @@ def test_a_member_without_a_checkpoint(make_saver):
     team = made(saver, ("a",))
     team.member("late")
     with pytest.raises(SetAbortedError) as error:
-        team.checkpoint(timeout=1)
+        team.checkpoint(timeout=1)  # clock: the set cannot be committed at any time
     assert error.value.missing == ("late",)
     (aborted,) = team.sets()
     assert (aborted.state, aborted.missing, aborted.cut) == ("aborted", ("late",), {})
