@@ -30,8 +30,8 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
-from langgraph_gcs_saver.flows import prune as pruning
 from langgraph_gcs_saver.flows import holds, save, threads, writes
+from langgraph_gcs_saver.flows import prune as pruning
 from langgraph_gcs_saver.format import keys
 
 from . import world
@@ -413,7 +413,7 @@ _PRUNES = [
     (_settled(True, False), "copy_and_a_collection_of_its_target", "I1"),
     (_collects_half_a_task, "collect_and_writes_that_came_too_early", "a part of a call"),
     (_ignores_holds, "held_while_it_is_pruned", "I5"),
-    (_ends_all_holds, "two_holds_one_of_which_ends_and_prune", "I5"),
+    (_ends_all_holds, "two_holds_one_of_which_ends_and_prune", "I2"),
     (_with_writes(_copies_without_guard, copying, "copy_thread"), "copy_and_a_deletion_of_its_target", "I1"),
 ]
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.format.holds import Hold
 from langgraph_gcs_saver.policy.retention import (
     AnyOf,
     Decision,
@@ -17,12 +18,15 @@ from langgraph_gcs_saver.policy.retention import (
     Row,
     decide,
     decide_for_runs,
+    holds_on,
     lost_ancestors,
 )
 from langgraph_gcs_saver.results import PrunePlan
 
 NOW = 1_000_000.0
 HOUR = 3600.0
+SET = Hold("set", "T", "s")
+SAVEPOINT = Hold("savepoint", "trip", "before")
 
 
 def row(n, ns="", **more):
@@ -180,6 +184,45 @@ def test_what_waits_and_what_is_pinned():
     }
 
 
+def test_what_is_held():
+    rows = line(4)
+    rows[0] = replace(rows[0], holds=(SAVEPOINT, SET), is_interrupted=True)
+    rows[2] = replace(rows[2], holds=(SET,), pin="mine")
+    assert reasons(rows, KeepLast(1)) == {
+        "#4": "the latest",
+        "#3": "pinned: mine",
+        "#2": None,
+        "#1": "held by savepoint before of saga trip, set s of team T",
+    }
+    plan = decide(rows, KeepLast(1), NOW, planned=frozenset(one.name for one in rows))
+    assert [one.row.name for one in plan if one.reason is None] == ["#2"], "a hold that came after the plan counts"
+
+
+def test_what_a_hold_needs():
+    """What its DeltaChannels are made of, and the subgraphs' states that its graph resumes from."""
+    rows = [
+        row(1, stored=frozenset("a")),
+        row(2, parent_id="0001"),
+        row(3, parent_id="0002", deltas=frozenset("a"), holds=(SET,)),
+        row(4, parent_id="0003", holds=(SAVEPOINT,)),
+        row(2, ns="sub"),
+        row(3, ns="sub"),
+        row(2, ns="sub:1", root_id="0003"),
+    ]
+    needed = {one.name: holds_on(rows, {one.name}) for one in rows}
+    assert needed == {
+        "#1": (SET,),
+        "#2": (SET,),
+        "#3": (SET,),
+        "#4": (SAVEPOINT,),
+        "sub#2": (SET,),
+        "sub#3": (SAVEPOINT,),
+        "sub:1#2": (),
+    }
+    assert holds_on(rows, needed.keys()) == (SAVEPOINT, SET)
+    assert holds_on([replace(one, holds=()) for one in rows], needed.keys()) == ()
+
+
 def test_ancestors_of_delta_channels():
     """Each channel back to the nearest stored value, which may be another ancestor for each."""
     rows = line(9)
@@ -328,6 +371,7 @@ def threads(draw):
                     time=NOW - draw(st.integers(0, 20)) * HOUR,
                     root_id=None if root is None else f"{root:04}",
                     pin=draw(st.sampled_from([None, None, None, None, "x"])),
+                    holds=draw(st.sampled_from([(), (), (), (SET,), (SAVEPOINT, SET)])),
                     is_interrupted=draw(st.integers(0, 6)) == 0,
                     stored=stored,
                     deltas=draw(channels) - stored,
@@ -360,7 +404,7 @@ def test_what_is_always_kept(rows, rule):
         assert max((one for one in rows if one.ns == ns), key=lambda one: one.checkpoint_id).name in found
     by_name = {one.name: one for one in rows}
     for one in rows:
-        if one.pin is not None or (one.is_interrupted and one.ns not in whole):
+        if one.pin is not None or one.holds or (one.is_interrupted and one.ns not in whole):
             assert one.name in found
         if one.name in found:
             # All that its DeltaChannels are made of, as far as it is there.
@@ -372,6 +416,13 @@ def test_what_is_always_kept(rows, rule):
                         break
                     seen.add(above)
                     above = parent.parent_id
+
+
+@given(rows=threads(), rule=rules)
+def test_no_rule_drops_what_a_hold_needs(rows, rule):
+    found = names(rows, rule)
+    assert holds_on(rows, {one.name for one in rows} - found) == ()
+    assert set(holds_on(rows, {one.name for one in rows})) == {hold for one in rows for hold in one.holds}
 
 
 @given(rows=threads(), rule=rules)
@@ -401,11 +452,12 @@ def test_more_rules_keep_more(rows, rule, other):
 
 
 @given(rows=threads(), rule=rules)
-def test_a_pin_keeps_more(rows, rule):
+def test_a_pin_or_a_hold_keeps_more(rows, rule):
     before = names(rows, rule)
     for one in rows:
         pinned = [replace(one, pin="x") if other is one else other for other in rows]
-        assert names(pinned, rule) >= before | {one.name}
+        held = [replace(one, holds=(SET,)) if other is one else other for other in rows]
+        assert names(pinned, rule) == names(held, rule) >= before | {one.name}
 
 
 # Subgraphs that keep their state
