@@ -188,16 +188,17 @@ def _until_decided(name: str) -> Flow[None]:
         yield from Pause(1.0)
 
 
-def member(name: str, others: str, set_id: str, *, dies: bool = False) -> Process:
-    """Stores a step, votes for it, waits for the decision, and stores another step."""
+def member(name: str, others: str, set_id: str | None = None) -> Process:
+    """Stores a step and votes for it. With `set_id`, it waits for the decision, and stores another step."""
 
     def start(context: Context) -> Flow[None]:
         yield from _continue(name, others, context, inherits=True)
         yield from _vote(name, context)
-        yield from _until_decided(keys.set_doc(TEAM, set_id))
-        yield from _continue(name, others, context, inherits=True)
+        if set_id is not None:
+            yield from _until_decided(keys.set_doc(TEAM, set_id))
+            yield from _continue(name, others, context, inherits=True)
 
-    return Process(name, (Call("run", start),), dies=dies)
+    return Process(name, (Call("run", start),))
 
 
 def resumed(name: str, others: str, *, inherits: bool = False) -> Process:
@@ -321,7 +322,14 @@ def _named(make: Callable[[], Scenario]) -> Callable[[], Scenario]:
 @_named
 def a_member_that_is_voted_for_and_then_resumed_by_another_process() -> Scenario:
     world, s, _ = _world("ab")
-    return world, (member("b", "a", s), resumed("a", "b"), voter("a", "V"), decider("D", s), deadline())
+    return world, (resumed("b", "a", inherits=True), resumed("a", "b"), voter("a", "V"), decider("D", s), deadline())
+
+
+@_named
+def a_member_that_votes_and_one_that_is_resumed() -> Scenario:
+    world, s, _ = _world("ab")
+    _, voted = play(_vote("a", new_context("9")), world)
+    return VotingWorld(voted.table, voted.blobs), (member("b", "a"), resumed("a", ""), decider("D", s))
 
 
 @_named
