@@ -395,7 +395,7 @@ class ClearTextAccepted(Event):
     """With `accept_clear`, the saver read data of a thread that the cipher does not vouch for.
 
     The data was stored in clear, or encrypted and not bound to its place. A saver reports this once for each thread in
-    each process.
+    each process. The thread is empty for data of teams, and of operations that all threads share.
     """
 
     level: ClassVar[int] = logging.WARNING

@@ -84,7 +84,8 @@ def report_clear(codec: Codec) -> Flow[None]:
     """Report each thread with accepted data that the cipher does not vouch for, once per process."""
     if codec.accept_clear:
         for segment in codec.newly_accepted():
-            yield from Emit(ClearTextAccepted(thread_id=keys.told_thread_id(segment)))
+            thread_id = keys.told_thread_id(segment) if keys.is_thread_segment(segment) else ""
+            yield from Emit(ClearTextAccepted(thread_id=thread_id))
 
 
 def report_encrypting(thread_id: str, documents: int) -> Flow[None]:

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.cli.commands import report as command
 from langgraph_gcs_saver.cli.views import report_page
 from langgraph_gcs_saver.cli.views.report_page import COLUMNS, Report, page
 from langgraph_gcs_saver.cli.views.report_values import LENGTH, PIECES, Change, Piece, changes, readable
+from langgraph_gcs_saver.errors import SagaStuckError
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.portable import Opaque, PortableSerializer, Stored
 from langgraph_gcs_saver.results import SagaInfo, SagaStep
@@ -449,6 +450,28 @@ def test_sagas_are_shown_with_their_steps_and_savepoints():
     assert "It is rolled back to its beginning." in text
     bare = read(page(Report(thread_id="t", checkpoints=[info(1)], shown=1)))
     assert "Saga" not in bare.text()
+
+
+def test_the_sagas_of_a_thread_are_shown_or_the_damage_of_one(tmp_path):
+    uri = (tmp_path / "store").as_uri()
+    with GCSSaver.from_conn_string(uri) as saver:
+        put(saver, "t", 1, values={"a": 1})
+        with saver.thread("t").saga("trip-7") as trip:
+            trip.once("mail", lambda: None, irreversible=True)
+            trip.savepoint("mailed")
+        with pytest.raises(SagaStuckError):
+            trip.rollback()
+    text = read(write(uri, "t", tmp_path / "page.html")).text()
+    assert "Saga trip-7: stuckstepstateundoepochmailit is irreversibledoneirreversible0" in text
+    assert "savepoint mailed of saga trip-7: " in text
+    assert "Savepoints: mailed at step -1" in re.sub(r"\s+", " ", text)
+    raw = open_raw(uri)
+    name = keys.saga_doc("t", "trip-7")
+    raw.set_document(name, {**raw.documents()[name], "state": "done"})
+    raw.close()
+    text = read(write(uri, "t", tmp_path / "page.html")).text()
+    assert "Sagas are not shown, because a document of theirs is damaged" in text
+    assert "a saga's state differs" in text
 
 
 def test_held_checkpoints_are_listed_with_what_holds_them():

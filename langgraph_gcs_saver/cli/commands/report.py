@@ -21,7 +21,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     progress,
 )
 from langgraph_gcs_saver.engine.files import write_file
-from langgraph_gcs_saver.errors import CheckpointCorruptError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def report(
 
     It checks documents, names of objects, and the values that it reads. It says what it did not check.
 
+    It also shows the thread's sagas, and what sets and savepoints hold.
+
     With --no-values, the page has no content of the state, only names, ids and sizes.
 
     Example: langgraph-gcs report my-thread -o page.html --store file:///home/me/store
@@ -82,6 +84,10 @@ def report(
             findings = list(saver.admin.verify(thread))
         with progress("reading values"):
             states = read_states(saver, thread, found, min(steps, VALUES)) if values else States()
+        try:
+            sagas = saver.admin.sagas(thread)
+        except DamageError:
+            sagas = None  # The findings name the damaged document.
     told = Report(
         thread_id=thread,
         checkpoints=with_damage(found, findings, states.damage),
@@ -89,6 +95,7 @@ def report(
         changes=states.changes,
         read=states.read,
         shown=steps,
+        sagas=sagas,
     )
     made = page(told).encode()
     if to_stdout:

@@ -47,7 +47,7 @@ class Report:
         changes: What each step changed, by namespace and checkpoint id, for the steps whose values were read.
         read: How many checkpoints had their values read, damaged ones included.
         shown: How many of the newest checkpoints the timeline shows.
-        sagas: The sagas of the thread.
+        sagas: The sagas of the thread; `None` if a document of one is damaged.
     """
 
     thread_id: str
@@ -56,7 +56,7 @@ class Report:
     changes: Mapping[Key, Sequence[Change]] = field(default_factory=dict)
     read: int = 0
     shown: int
-    sagas: Sequence[SagaInfo] = ()
+    sagas: Sequence[SagaInfo] | None = ()
 
     @property
     def damaged(self) -> int:
@@ -83,7 +83,7 @@ def page(report: Report) -> str:
     sections: dict[str, Iterable[Child]] = {
         "summary": (_summary(report), _attention(steps), _findings(report)),
         "size": _charts(report.checkpoints),
-        **({"sagas": sagas(report.sagas, steps.root)} if report.sagas else {}),
+        **({"sagas": sagas(report.sagas, steps.root)} if report.sagas or report.sagas is None else {}),
         **({"held": (_held(steps),)} if any(info.holds for info in report.checkpoints) else {}),
         "timeline": _timeline(steps),
     }
@@ -172,7 +172,9 @@ def _attention(steps: _Steps) -> Html | None:
     """Links to the steps that need attention."""
     wanted = [info for info in steps.report.checkpoints if info.damage is not None or info.is_waiting]
     stuck = [
-        tag("li", "Saga ", named(saga.saga_id), " is stuck") for saga in steps.report.sagas if saga.state == "stuck"
+        tag("li", "Saga ", named(saga.saga_id), " is stuck")
+        for saga in steps.report.sagas or ()
+        if saga.state == "stuck"
     ]
     if not wanted and not stuck:
         return None

@@ -10,14 +10,16 @@ from langgraph_gcs_saver.results import SagaInfo, SagaStep
 _COLUMNS = ("step", "state", "undo", "epoch")
 
 
-def sagas(found: Sequence[SagaInfo], link: Callable[[str], Html]) -> Iterator[Html]:
+def sagas(found: Sequence[SagaInfo] | None, link: Callable[[str], Html]) -> Iterator[Html]:
     """Each saga, with its steps and savepoints.
 
     Args:
-        found: The sagas.
+        found: The sagas; `None` if a document of one is damaged.
         link: Shows a checkpoint of the root graph, by its id.
     """
-    for saga in found:
+    if found is None:
+        yield tag("p", "Sagas are not shown, because a document of theirs is damaged: see the findings.", class_="bad")
+    for saga in found or ():
         yield tag("h3", "Saga ", named(saga.saga_id), ": ", tag("span", saga.state, class_=_class(saga)))
         if saga.steps:
             head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in _COLUMNS)))
