@@ -19,7 +19,7 @@ about to continue a former tip finds a mark that was not there when it read the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +41,7 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
-from langgraph_gcs_saver.flows import tips
+from langgraph_gcs_saver.flows import recoveries, tips
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of, read_manifest, unreadable
@@ -170,7 +170,13 @@ def plan(thread_id: str, checkpoint_id: str, context: Context) -> Flow[ForkPlan]
 
 
 def fork(
-    thread_id: str, checkpoint_id: str, fence: Fence, context: Context, beside: tuple[Write, ...] = ()
+    thread_id: str,
+    checkpoint_id: str,
+    fence: Fence,
+    context: Context,
+    beside: tuple[Write, ...] = (),
+    *,
+    record: Callable[[ForkPlan, int], Merge] | None = None,
 ) -> Flow[str]:
     """Fork a thread at a checkpoint of its root graph, in one commit.
 
@@ -180,6 +186,7 @@ def fork(
         fence: The lease of the thread, which the commit requires.
         context: Options and caches.
         beside: Other writes of the commit.
+        record: Makes the recovery record for the commit, from the plan and the service's time, which is then reported.
 
     Returns:
         The id of the fork. It is the newest checkpoint of the root graph.
@@ -191,11 +198,20 @@ def fork(
     """
     for _ in range(MAX_TRIES):
         found = yield from plan(thread_id, checkpoint_id, context)
-        refuse_large(size_of([*found.writes(fence), *beside]), f"The fork of thread {thread_id!r}")
-        if (yield from committed([found], {thread_id: fence}, context, beside)):
+        recorded = None if record is None else record(found, (yield from _service_time(fence)))
+        also = beside if recorded is None else (*beside, recorded)
+        refuse_large(size_of([*found.writes(fence), *also]), f"The fork of thread {thread_id!r}")
+        if (yield from committed([found], {thread_id: fence}, context, also)):
+            if recorded is not None:
+                yield from recoveries.report(thread_id, recorded)
             return found.fork_id
         fence.require((yield from GetDocs((fence.name,))).get(fence.name))
     raise _conflict(thread_id, checkpoint_id)
+
+
+def _service_time(fence: Fence) -> Flow[int]:
+    """The service's clock. A read of a single document does not say it."""
+    return (yield from GetDocs((fence.name, keys.thread_doc(fence.thread_id)), mask=())).read_time
 
 
 def committed(

@@ -210,32 +210,12 @@ def repaired(thread_id: str, restore: float, context: Context) -> Flow[bool]:
         restore: Seconds that the repair took.
         context: Makes names.
     """
-    return _over("repair", thread_id, {"restore": float(restore)}, context)
-
-
-def went_back(
-    kind: Literal["restore", "rollback"], thread_id: str, lost: float, restore: float, context: Context
-) -> Flow[bool]:
-    """Record that a thread went back to a checkpoint of a set, or of a savepoint, which is now its newest state.
-
-    Args:
-        kind: `restore` for a set, `rollback` for a savepoint.
-        thread_id: The thread.
-        lost: Seconds from that checkpoint to the newest one that there was, by the service's times.
-        restore: Seconds that the restore or rollback took.
-        context: Makes names.
-    """
-    return _over(kind, thread_id, {"lost": max(0.0, float(lost)), "restore": float(restore)}, context)
-
-
-def _over(kind: RecoveryKind, thread_id: str, found: Mapping[str, float], context: Context) -> Flow[bool]:
-    """Record what is over, unless the thread is gone or changes all the time."""
     thread = keys.thread_doc(thread_id)
     for _ in range(MAX_TRIES):
         # Beside a second name, because a read of a single document does not say the service's time.
         docs = yield from GetDocs((thread, keys.fence_doc(thread_id)), mask=("deleting",))
         name = keys.recovery_doc(thread_id, docs.read_time, context.new_attempt())
-        fields = {**_head(kind, docs.read_time), **found}
+        fields = {**_head("repair", docs.read_time), "restore": float(restore)}
         if (yield from _create(thread_id, name, fields, docs.get(thread))):
             return True
     return False

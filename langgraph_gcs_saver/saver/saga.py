@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from typing_extensions import Self
 
+    from langgraph_gcs_saver.engine.effects import Merge
     from langgraph_gcs_saver.flows.context import Context
     from langgraph_gcs_saver.flows.fences import Fence
+    from langgraph_gcs_saver.flows.forks import ForkPlan
     from langgraph_gcs_saver.flows.once import Settled
     from langgraph_gcs_saver.flows.operations import Call
     from langgraph_gcs_saver.format.manifest import Serialized
@@ -640,11 +642,17 @@ class Saga:
             else:
                 yield from flows.sagas.release(saga, context)
                 change = flows.sagas.changes(saga, flows.sagas.continued(saga), context)
-                yield from flows.forks.fork(self.thread_id, held, fence, context, beside=(change,))
+                record = partial(self._record, began)
+                yield from flows.forks.fork(self.thread_id, held, fence, context, beside=(change,), record=record)
             saga = yield from self._read()
             self._seen = saga
             yield from self._report(began)
         self._seen = saga
+
+    def _record(self, began: float, plan: ForkPlan, now: int) -> Merge:
+        """The record that the thread went back to a savepoint."""
+        nonce, restore = self._context.new_attempt(), time.monotonic() - began
+        return flows.recoveries.going_back(self.thread_id, "rollback", now, nonce, lost=plan.lost, restore=restore)
 
     def _resolution(self, step: str, result: Any, *, not_done: bool) -> Flow[None]:
         outcome = found_out(self.serde, f"{self.id}: {step}", result, not_done=not_done)

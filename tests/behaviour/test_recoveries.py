@@ -20,7 +20,7 @@ from langgraph_gcs_saver import GCSSaver, RecoveryRecord, cadence, run
 from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Effect, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.engine.runner import run as perform
-from langgraph_gcs_saver.errors import StoreUnavailableError
+from langgraph_gcs_saver.errors import SagaStuckError, StoreUnavailableError
 from langgraph_gcs_saver.events import RecoveryRecorded
 from langgraph_gcs_saver.flows import recoveries
 from langgraph_gcs_saver.format import keys
@@ -382,24 +382,32 @@ def test_a_repair_leaves_a_record_if_it_has_changed_anything(filled: Path) -> No
     assert record.restore is not None
 
 
-@pytest.mark.parametrize("kind", ["restore", "rollback"])
-def test_a_way_back_leaves_a_record_with_the_time_that_it_has_cost(store: Store, world: World, kind: Any) -> None:
+def test_a_rollback_to_a_savepoint_leaves_a_record_in_the_commit_of_its_fork(store: Store, world: World) -> None:
     with store.open() as saver:
         run(world.graph(saver), INPUT, config())
         heard: list[RecoveryRecorded] = []
         saver.subscribe(lambda event: heard.append(event) if isinstance(event, RecoveryRecorded) else None)
-        assert perform(recoveries.went_back(kind, T, 7, 0.5, saver._context), saver._backend)
-        assert perform(recoveries.went_back(kind, T, -1, 0, saver._context), saver._backend)  # of one time
-        assert not perform(recoveries.went_back(kind, "unknown", 7, 0.5, saver._context), saver._backend)
-        found = sorted(saver.admin.recoveries(), key=lambda one: one.lost or 0)
-    assert [(one.thread_id, one.kind, one.lost, one.restore, one.ran_again, one.labels) for one in found] == [
-        (T, kind, 0, 0, None, {}),
-        (T, kind, 7, 0.5, None, {}),
-    ]
-    assert [(event.thread_id, event.kind, event.lost, event.restore) for event in heard] == [
-        (T, kind, 7, 0.5),
-        (T, kind, 0, 0),
-    ]
+        saga = saver.thread(T).saga("trip-7")
+        saga.once("book", lambda: "hotel", irreversible=True)
+        saga.savepoint("booked")
+        run(world.graph(saver), INPUT, config(), request_id="r2")
+        store.seen.effects.clear()
+        saga.rollback("booked")
+        (commit,) = [one for one in store.seen.effects if isinstance(one, Commit) and keys.RECOVERIES in repr(one)]
+        assert any(isinstance(write, Create) and keys.CHECKPOINTS in write.name for write in commit.writes)
+        (found,) = saver.thread(T).recoveries()
+        other = saver.thread(T).saga("trip-8")
+        other.once("book", lambda: "hotel", irreversible=True)
+        with pytest.raises(SagaStuckError):
+            other.rollback()
+        other.resolve("book", result=None)
+        assert other.resume().state == "compensated"
+        assert len(list(saver.thread(T).recoveries())) == 1, "it goes back to no checkpoint"
+    assert (found.kind, found.ran_again, found.labels, found.down) == ("rollback", None, {}, None)
+    assert found.lost is not None
+    assert found.lost > 0
+    assert found.restore is not None
+    assert [(event.kind, event.lost, event.restore) for event in heard] == [("rollback", found.lost, found.restore)]
 
 
 # Listing, expiry, and the collection as a part of its thread

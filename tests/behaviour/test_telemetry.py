@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import NoOpTracerProvider, StatusCode
 
-from langgraph_gcs_saver import GCSSaver, events, run, telemetry
+from langgraph_gcs_saver import GCSSaver, compensation, events, run, telemetry
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine.effects import Commit, QueryDocs
 from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
@@ -50,6 +50,7 @@ from tests.system.test_once import Misreads, take
 THREAD = "a-thread-id-that-nothing-exports"
 CONFIG = {"configurable": {"thread_id": THREAD}, "metadata": {"agent": "billing"}}
 AGENT = {"label.agent": "billing"}
+UNDO = "undo for test_telemetry"
 
 both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
@@ -75,6 +76,11 @@ def invoke(graph, is_async=False, config=CONFIG):
 
 
 # Each metric, by what causes it
+
+
+@compensation(UNDO)
+def undo(request, result, key):
+    """Undo a step that did nothing."""
 
 
 @pytest.fixture
@@ -211,6 +217,42 @@ class Causes:
         assert self.exported.value("operations", state="done", recorded="false") == 1
         assert self.exported.value("operations", state="done", recorded="true") == 2
 
+    def sagas(self):
+        with self.saver() as saver:
+            put(saver, CONFIG)
+            thread = saver.thread(THREAD)
+            with thread.saga("a saga") as saga:
+                saga.once("book", lambda: 1, undo=UNDO)
+                saga.savepoint("a savepoint")
+                saga.once("pay", lambda: 2, undo=UNDO)
+            saga.rollback("a savepoint")
+            saga.rollback()
+            stuck = thread.saga("stuck")
+            stuck.once("mail", lambda: 3, irreversible=True)
+            with pytest.raises(e.SagaStuckError):
+                stuck.rollback()
+        assert dict_of(self.exported.points("sagas")) == {
+            frozen({"state": state}): 1 for state in ("done", "running", "compensated", "stuck")
+        }
+        assert self.exported.points("compensations") == [({"state": "done"}, 2)]
+        assert self.exported.value("recoveries", kind="rollback") == 1
+
+    def sets(self):
+        with self.saver() as saver:
+            team = saver.team(THREAD, ["a member"])
+            put(saver, {"configurable": {"thread_id": team.member("a member").id}})
+            saved = team.checkpoint()
+            with pytest.raises(e.SetAbortedError):
+                team.checkpoint(timeout=1, members=["another member"])  # which has no checkpoint
+            team.restore(saved, dry_run=True)
+            assert self.exported.points("set.restores") == []
+            team.restore(saved)
+        assert self.exported.points("set.restores") == [({}, 1)]
+        assert self.exported.value("sets", state="committed") == self.exported.value("sets", state="aborted") == 1
+        assert self.exported.value("set.duration", state="committed")[0] == 1
+        assert self.exported.value("set.duration", state="aborted")[1] >= 1
+        assert self.exported.value("recoveries", kind="restore") == 1
+
     def retries(self):
         server = grpc.server(ThreadPoolExecutor(2), handlers=[Overloaded()])
         port = server.add_insecure_port("127.0.0.1:0")
@@ -268,6 +310,8 @@ CAUSES = {
     "forks": "forks",
     "leases": "leases.held lease.idle fenced takeovers",
     "operations": "operations operations.late",
+    "sagas": "sagas compensations recoveries",
+    "sets": "sets set.duration set.restores recoveries",
     "retries": "request.retries",
     "analytics": "analytics.dropped",
     "watch": "leases runs",
