@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from langgraph_gcs_saver import GCSSaver, cadence, monitoring
+from langgraph_gcs_saver import GCSSaver, cadence, compensation, monitoring
 from langgraph_gcs_saver.cadence import objective as rates
 from langgraph_gcs_saver.engine.effects import Commit, HashBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.errors import StoreUnavailableError
+from langgraph_gcs_saver.errors import SagaStuckError, StoreUnavailableError
 from langgraph_gcs_saver.monitoring.alerts import alerts
 from langgraph_gcs_saver.monitoring.promql import dialect
 from langgraph_gcs_saver.testing.interceptors import LatencyInterceptor
@@ -31,6 +31,8 @@ from tests.system.raw import open_raw
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 
 DAY = 24 * 60
+UNDO = "undo for test_alerts"
+
 HOLDS = 5
 """Minutes for which an alert may have to hold."""
 
@@ -325,6 +327,32 @@ def test_leases_that_have_expired(case, monkeypatch):
     eventually(lambda: case.value("langgraph_gcs.leases", state="expired") == 1)
     case.recording.at(1)
     case.assert_firing("expired", minutes=3)
+
+
+@compensation(UNDO, attempts=1)
+def refuse(request: Any, result: Any, key: str) -> None:
+    """Undoes nothing."""
+    raise ConnectionError
+
+
+def test_a_rollback_that_is_stuck(case):
+    saver = case.saver()
+    case.run(saver)
+    saga = saver.thread("t").saga("trip-7")
+    saga.once("book", lambda: "hotel", irreversible=True)
+    saga.savepoint("booked")
+    saga.once("pay", lambda: "paid", undo=UNDO)
+    saga.finish()
+    case.recording.at(1)
+    case.assert_firing(minutes=3)
+    with pytest.raises(SagaStuckError):
+        saga.rollback("booked")
+    case.recording.at(5)
+    case.assert_firing("stuck", minutes=7)
+    saga.resolve("pay", result=None)
+    assert saga.resume().state == "running"
+    case.recording.at(70)
+    case.assert_firing(minutes=72)
 
 
 def test_another_alert_than_the_expected_one_is_noticed(case):
