@@ -666,6 +666,8 @@ class Saga:
         seen = self._seen
         if seen is None or seen.state == "compensating":
             return
+        if not self._saver._subscribers.want(SagaEnded):  # noqa: SLF001 - a saga is a part of the saver
+            return
         found = yield from flows.sagas.steps(seen, self._context)
         yield from Emit(
             SagaEnded(

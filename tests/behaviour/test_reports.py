@@ -9,11 +9,23 @@ from contextlib import aclosing, closing, suppress
 from functools import partial
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.errors import GraphDrained
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import GCSSaver, RunToolsOnce, arun, astream, cadence, events, operations, run, stream
+from langgraph_gcs_saver import (
+    GCSSaver,
+    RunToolsOnce,
+    arun,
+    astream,
+    cadence,
+    compensation,
+    events,
+    operations,
+    run,
+    stream,
+)
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine.effects import QueryDocs
 from langgraph_gcs_saver.engine.runner import run as perform
@@ -586,9 +598,94 @@ def test_each_verified_thread_is_reported(tmp_path, world):
     assert all(one.seconds > 0 for one in found)
 
 
+# Sagas and sets
+
+UNDO = "undo for test_reports"
+
+
+@compensation(UNDO, attempts=2, backoff=0)
+def undo(request, result, key):
+    """Fail if the step says so."""
+    if result == "refuses":
+        raise ConnectionError
+
+
+def test_sagas_and_their_undos(saver):
+    saver.put(config(), empty_checkpoint(), {"step": 0}, {})
+    ended, undos = heard(saver, events.SagaEnded), heard(saver, events.CompensationEnded)
+    with saver.thread(T).saga("trip-7") as saga:
+        saga.once("book", lambda: 0, undo=UNDO)
+        saga.savepoint("booked")
+        saga.once("pay", lambda: 0, undo=UNDO)
+    saga.rollback("booked")
+    saga.once("pay", lambda: "refuses", undo=UNDO)
+    with pytest.raises(e.SagaStuckError):
+        saga.rollback()
+    saga.resolve("pay", result=None)
+    saga.resume()
+    assert {(one.thread_id, one.saga_id) for one in (*ended, *undos)} == {(T, "trip-7")}
+    assert [(one.state, one.steps, one.undone) for one in ended] == [
+        ("done", 2, 0),
+        ("running", 2, 1),
+        ("stuck", 2, 0),
+        ("compensated", 2, 2),
+    ]
+    assert [(one.step, one.state) for one in undos] == [
+        ("pay", "done"),
+        ("pay", "failed"),
+        ("pay", "failed"),
+        ("book", "done"),
+    ]
+    assert [one.attempt for one in undos] == [1, 1, 2, 1]
+    assert all(one.seconds > 0 for one in (*ended, *undos))
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_sets_that_are_decided_and_restored(saver, is_async):
+    decided, restored = heard(saver, events.SetDecided), heard(saver, events.SetRestored)
+    team = saver.team("deal", ["extract-1", "planner"])
+    for member in ("extract-1", "planner"):
+        saver.put(config(team.member(member).id), empty_checkpoint(), {"step": 0}, {})
+
+    async def work():
+        saved = await team.acheckpoint()
+        with pytest.raises(e.SetAbortedError):
+            await team.acheckpoint(timeout=1, members=["late", "planner"])
+        await team.arestore(saved, dry_run=True)
+        await team.arestore(saved)
+        return saved
+
+    def work_at_once():
+        saved = team.checkpoint()
+        with pytest.raises(e.SetAbortedError):
+            team.checkpoint(timeout=1, members=["late", "planner"])
+        team.restore(saved, dry_run=True)
+        team.restore(saved)
+        return saved
+
+    saved = asyncio.run(work()) if is_async else work_at_once()
+    aborted = next(one.set_id for one in team.sets() if one.state == "aborted")
+    assert [(one.team, one.set_id, one.state, one.members, one.missing) for one in decided] == [
+        ("deal", saved.set_id, "committed", 2, ()),
+        ("deal", aborted, "aborted", 2, ("late",)),
+    ]
+    assert [(one.team, one.set_id, one.threads) for one in restored] == [("deal", saved.set_id, 2)]
+    assert {one.thread_id for one in (*decided, *restored)} == {""}
+    assert all(one.seconds > 0 for one in (*decided, *restored))
+
+
 # Without a subscriber
 
-ENDS = (events.LeaseAcquired, events.LeaseEnded, events.OperationEnded, events.RunEnded, events.ThreadVerified)
+ENDS = (
+    events.LeaseAcquired,
+    events.LeaseEnded,
+    events.OperationEnded,
+    events.RunEnded,
+    events.SagaEnded,
+    events.SetDecided,
+    events.SetRestored,
+    events.ThreadVerified,
+)
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
@@ -600,6 +697,11 @@ def test_no_event_is_made_without_a_subscriber(saver, world, caplog, monkeypatch
     caplog.set_level(level, "langgraph_gcs_saver")
     run(world.graph(saver), INPUT, config())
     saver.thread(T).operations.once("charge", lambda: 1, key="k")
+    with saver.thread(T).saga("trip-7"):
+        pass
+    team = saver.team("deal", ["planner"])
+    run(world.graph(saver), INPUT, config(team.member("planner").id))
+    team.restore(team.checkpoint())
     list(saver.admin.verify(T))
     assert set(made) == (set() if level == logging.WARNING else set(ENDS))
 
