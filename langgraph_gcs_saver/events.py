@@ -622,7 +622,6 @@ class SetDecided(Event):
         state: `committed` or `aborted`.
         members: How many members it has.
         missing: If it was aborted, the members without a checkpoint that stood still until the timeout.
-        contended: How many commits of the decision a member's new checkpoint made fail.
         seconds: How long the call took, by a monotonic clock.
     """
 
@@ -634,7 +633,6 @@ class SetDecided(Event):
     state: Literal["committed", "aborted"]
     members: int
     missing: tuple[str, ...] = ()
-    contended: int = 0
     seconds: float
 
 
