@@ -437,6 +437,7 @@ class CollectPlan:
             list may be newer.
         operations: Documents of operations whose outcome need not be kept any longer. Their objects go with them.
         recoveries: Recovery records that have expired.
+        sagas: Documents of sagas that have ended, and need not be kept any longer. Their steps and holds go with them.
         skipped: Why the thread was left alone, if it was.
     """
 
@@ -448,10 +449,11 @@ class CollectPlan:
     objects: Mapping[str, int]
     operations: tuple[str, ...] = ()
     recoveries: tuple[str, ...] = ()
+    sagas: tuple[str, ...] = ()
     skipped: str | None = None
 
     def __bool__(self) -> bool:
-        expired = self.operations or self.recoveries
+        expired = self.operations or self.recoveries or self.sagas
         return bool(self.stripped or self.trimmed or self.writes or self.objects or expired or self.skipped)
 
     def __str__(self) -> str:
@@ -461,6 +463,7 @@ class CollectPlan:
         smaller = f"; {len(self.trimmed)} documents of removed checkpoints get smaller" if self.trimmed else ""
         expired = f"; {len(self.operations)} operations have expired" if self.operations else ""
         expired += f"; {len(self.recoveries)} recovery records have expired" if self.recoveries else ""
+        expired += f"; {len(self.sagas)} sagas have expired" if self.sagas else ""
         return (
             f"{of}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"

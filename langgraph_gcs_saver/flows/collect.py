@@ -1,7 +1,7 @@
 """Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
 Operations whose outcome need not be kept any longer go too, those that all threads share included, and so do recovery
-records that have expired.
+records and sagas that have expired.
 
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
 attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
@@ -30,7 +30,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
-from langgraph_gcs_saver.flows import recoveries
+from langgraph_gcs_saver.flows import recoveries, sagas
 from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
@@ -75,7 +75,7 @@ def collect(
     blobs = yield from list_all(keys.thread_blobs(thread_id))
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
-        yield from check_known(thread_id)
+        ids = yield from check_known(thread_id)
         # The snapshot comes after the list of objects. So if a copy has ended in between, the snapshot shows all of it.
         found = yield from settled(thread_id, context)
         writes = yield from _old_writes(found, cutoff)
@@ -95,9 +95,11 @@ def collect(
             yield from check_ancestors(found, loads)
         operations = yield from kept(thread_id, cutoff, context)
         records = yield from recoveries.expired(thread_id, cutoff)
+        ended = (yield from sagas.expired(thread_id, cutoff, context)) if keys.SAGAS in ids else []
         if planned is not None:
             _keep_unplanned(operations, planned)
             records = [name for name in records if name in planned.recoveries]
+            ended = [saga for saga in ended if saga.document in planned.sagas]
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
@@ -117,11 +119,14 @@ def collect(
         objects=objects,
         operations=tuple(operations.expired),
         recoveries=tuple(records),
+        sagas=tuple([saga.document for saga in ended]),
     )
     if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
         yield from expire(operations)
         yield from recoveries.delete(plan.recoveries)
+        for saga in ended:
+            yield from sagas.forget(saga, context)
     return plan
 
 

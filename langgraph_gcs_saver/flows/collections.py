@@ -27,13 +27,18 @@ DOCS_PER_PAGE = 50
 """How many whole documents are read at once; each may have a megabyte."""
 
 
-def check_known(thread_id: str) -> Flow[None]:
+def check_known(thread_id: str) -> Flow[list[str]]:
     """Check that the registry has an entry for every collection of this library below a thread.
+
+    Returns:
+        The ids of the collections below the thread.
 
     Raises:
         UnsupportedFormatError: A collection has no entry; see `registry.check`.
     """
-    registry.check(thread_id, (yield from ListCollections(keys.thread_doc(thread_id))))
+    ids = yield from ListCollections(keys.thread_doc(thread_id))
+    registry.check(thread_id, ids)
+    return ids
 
 
 def list_docs(

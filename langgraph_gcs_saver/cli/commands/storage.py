@@ -159,7 +159,9 @@ def collect(
 
         objects = sum(len(plan.objects) for plan in found)
         documents = sum(
-            len(names) for plan in found for names in (plan.stripped, plan.writes, plan.operations, plan.recoveries)
+            len(names)
+            for plan in found
+            for names in (plan.stripped, plan.writes, plan.operations, plan.recoveries, plan.sagas)
         )
         trimmed = sum(len(plan.trimmed) for plan in found)
         smaller = counted(trimmed, "document")
