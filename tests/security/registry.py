@@ -60,6 +60,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.CHUNKS: lambda thread: f"{keys.thread_doc(thread)}/{keys.CHUNKS}/",
     keys.RESUMES: lambda thread: keys.resume_doc(thread).rpartition("/")[0] + "/",
     keys.RECOVERIES: lambda thread: f"{keys.recoveries(thread)}/",
+    keys.SAGAS: lambda thread: f"{keys.sagas(thread)}/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     keys.ACTIVE: keys.active_doc,
     keys.TEAMS: lambda _: f"{keys.TEAMS}/",

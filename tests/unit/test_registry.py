@@ -20,6 +20,7 @@ NAMES = {
     "lg_chunks": keys.chunk_doc(keys.batch_doc("t", "batch"), 12),
     "lg_resume": keys.resume_doc("t"),
     "lg_recoveries": keys.recovery_doc("t", 1_700_000_000_000_000_000, "9f2c"),
+    "lg_sagas": keys.saga_doc("t", "trip"),
 }
 """A name in each collection."""
 
@@ -67,6 +68,7 @@ def test_names_lead_to_entries(id_):
         ["lg_chunks", "a"],
         ["lg_resume", "a"],
         ["lg_recoveries", "1700000000000000000-a"],
+        ["lg_sagas", "a!1"],
         ["lg_recoveries", "01700000000000000000-"],
         ["lg_recoveries", "99999999999999999999-a"],
         ["lg_unheard", "a"],
