@@ -143,6 +143,8 @@ def open_(
         fields = fields_of(made, context.codec)
         times = yield from Commit((Create(name, fields), thread.write(note), *check))
         if times is not None:
+            # So the claim of the first step need not read the thread's document again.
+            context.guards.put(thread.name, times[1], len(thread.name))
             return replace(made, time=times[0])
     raise _kept_changing(thread_id, saga_id, "opened")
 
