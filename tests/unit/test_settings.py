@@ -8,7 +8,9 @@ import pytest
 from langgraph_gcs_saver import GCSSaver, write_settings
 from langgraph_gcs_saver.engine.effects import BucketSettings, Commit, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import InvalidURIError
+from langgraph_gcs_saver.flows import sagas
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.provisioning import deleting, lifecycle_rules, merged, settings_files, unindexed
 from langgraph_gcs_saver.testing import crash
@@ -161,11 +163,12 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
             operation.call(saver)
             if number == 0:
                 saver.thread("t").operations.once("charge", lambda: "receipt", key="order-17")
+                run(sagas.open_("t", "trip", "nonce", saver._context), saver._backend)
             found = list(saver.list(crash.config_of(None), filter={"step": 3, "run_id": "run"}))
             assert found or operation.gone or operation.model
     stored, filtered = fields.stored, fields.filtered
     kept = {("lg_checkpoints", name) for name in ("format", "ns", "run_id", "filter", "pin")}
-    kept |= {("lg_operations", name) for name in ("format", "state")}
+    kept |= {("lg_operations", name) for name in ("format", "state")} | {("lg_sagas", "state")}
     assert filtered == {("lg_checkpoints", name) for name in ("ns", "run_id", "filter")}
     without = {pair for pair in stored if pair in unindexed() or (pair[0], "*") in unindexed()}
     assert not without & filtered
@@ -173,7 +176,7 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
     # None of the settings is for a field that is stored no more.
     late = {("lg_operations", "late"), ("lg_sets", "set")}  # written only after a race, or for a team
     assert {pair for pair in unindexed() if pair[1] != "*"} - late == {
-        pair for pair in without if pair[0] in ("lg_checkpoints", "lg_operations")
+        pair for pair in without if pair[0] in ("lg_checkpoints", "lg_operations", "lg_sagas")
     }
     assert {("lg_writes", "writes"), ("lg_writes", "w1"), ("lg_writes", "w3")} < without
 
