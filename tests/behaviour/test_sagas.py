@@ -457,17 +457,19 @@ def test_a_saga_that_was_forgotten_halfway_is_forgotten_when_it_is_opened_again(
 @pytest.mark.parametrize("is_late", [False, True], ids=["after", "before"])
 @pytest.mark.parametrize("target", [None, "middle"])
 @MOSTLY_LOCAL
-def test_a_crash_at_every_effect_leaves_all_undone_or_a_list(make_saver, store_uri, target, is_late):
+def test_a_crash_at_every_effect_leaves_all_undone_or_a_list(make_saver, raw, store_uri, target, is_late):
     """The process runs three steps, and rolls back. Another process completes what a crash has left."""
     for stop in count():
         thread, world, crashed = f"t{stop}", World(), False
+        with make_saver() as saver:
+            first = put(saver, 1, thread)
         with CrashingSaver.from_conn_string(store_uri) as saver:
             saver.plan = Plan(stop, is_late=is_late)
             try:
                 trip = Handle(saver, world, thread)
                 for name in STEPS:
                     if name == "flight":
-                        trip.savepoint("middle")
+                        trip.savepoint("middle", first)
                     trip.step(name)
                 trip.roll_back(target)
                 if target is not None:
@@ -476,6 +478,7 @@ def test_a_crash_at_every_effect_leaves_all_undone_or_a_list(make_saver, store_u
                 crashed = True
         with make_saver() as saver:
             trip = Handle(saver, world, thread)
+            assert len([name for name in held(raw) if keys.thread_doc(thread) in name]) == len(trip.saga.savepoints)
             aim = target if target in trip.saga.names else None
             is_over = trip.saga.state == "compensated" and trip.saga.has_ended
             if trip.saga.epoch == 0 and not is_over:
