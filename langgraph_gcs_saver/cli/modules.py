@@ -43,11 +43,13 @@ def load(module: str) -> ModuleType:
     Raises:
         NamingError: There is no such module, or importing it raises an error.
     """
+    if not module:
+        raise NamingError("give the name of a module.")
     # Like `python -m`: users keep agents in a directory, and run the command there.
     sys.path.insert(0, str(Path.cwd()))
     try:
         return import_module(module)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise NamingError(str(error)) from error
     except Exception as error:  # The user's code may raise anything.
         raise NamingError(f"the module raises {raised(error)}.") from error

@@ -412,7 +412,7 @@ class Saga:
             if held is not None and held.turn is not None:
                 raise ThreadBusyError(
                     f"A run of this process is working on thread {self.thread_id!r}, so saga {self.id!r} was not "
-                    "changed. Wait for its end. In a coroutine of a node before Python 3.11, pass its `config` to `saga`.",
+                    "changed. Wait for its end. Before Python 3.11, pass the `config` of a node's coroutine to `saga`.",
                     thread_id=self.thread_id,
                 )
             return (yield from act(fence))

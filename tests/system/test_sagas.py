@@ -542,7 +542,7 @@ def test_a_run_of_this_process_keeps_others_from_forking(saver: GCSSaver, thread
     def node(_: Any) -> dict[str, Any]:
         # As if the config had not reached this code.
         saga._place = lambda: None  # type: ignore[method-assign]
-        with pytest.raises(ThreadBusyError, match="pass its `config`"):
+        with pytest.raises(ThreadBusyError, match="pass the `config`"):
             saga.rollback()
         return {"seen": ["a"]}
 

@@ -61,7 +61,7 @@ def list_(
         return
     for one in found:
         undone = sum(step.state == "undone" for step in one.steps)
-        console().print(plain(f"{one.saga_id}: {one.state}, {len(one.steps)} steps, {undone} undone"), soft_wrap=True)
+        console().print(plain(f"{one.saga_id}: {one.state}, steps: {len(one.steps)}, undone: {undone}"), soft_wrap=True)
     if not found:
         console().print(plain("No sagas."))
 
@@ -130,7 +130,7 @@ def rollback(
         if dry_run:
             _print(found, as_json=as_json)
             return
-        console(is_quiet=as_json).print(plain(str(found)), soft_wrap=True)
+        _print_lines(str(found).splitlines(), is_quiet=as_json)
         confirm("Undo its steps?" if to is None else f"Undo its steps after savepoint {to!r}?", yes=yes)
         found = one.rollback(to)
     _print(found, as_json=as_json)
@@ -138,10 +138,14 @@ def rollback(
 
 def _import(modules: list[str] | None) -> None:
     for module in modules or ():
-        try:
-            load(module)
-        except NamingError as error:
-            raise CommandError(f"--app {module}: {error}", 2) from error
+        _import_one(module)
+
+
+def _import_one(module: str) -> None:
+    try:
+        load(module)
+    except NamingError as error:
+        raise CommandError(f"--app {module}: {error}", 2) from error
 
 
 def _shown(found: SagaInfo) -> dict[str, Any]:
@@ -156,7 +160,13 @@ def _print(found: SagaInfo, *, as_json: bool) -> None:
     if as_json:
         print_json(_shown(found))
         return
-    console().print(plain(str(found)), soft_wrap=True)
-    for name, checkpoint_id in found.savepoints.items():
-        held = "holds no checkpoint" if checkpoint_id is None else f"holds checkpoint {checkpoint_id}"
-        console().print(plain(f"  savepoint {name} {held}"), soft_wrap=True)
+    held = [
+        f"  savepoint {name} holds {'no checkpoint' if checkpoint_id is None else f'checkpoint {checkpoint_id}'}"
+        for name, checkpoint_id in found.savepoints.items()
+    ]
+    _print_lines([*str(found).splitlines(), *held])
+
+
+def _print_lines(lines: list[str], *, is_quiet: bool = False) -> None:
+    for line in lines:
+        console(is_quiet=is_quiet).print(plain(line), soft_wrap=True)
