@@ -10,10 +10,13 @@ import pytest
 
 from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import InvalidOptionError
+from langgraph_gcs_saver.flows import holds
 from langgraph_gcs_saver.flows import sweep as sweeping
 from langgraph_gcs_saver.format import keys
-from tests.behaviour.api import Api, cfg, checkpoint, metadata, number, version
+from langgraph_gcs_saver.format.holds import Hold
+from tests.behaviour.api import Api, cfg, checkpoint, cid, metadata, number, version
 from tests.kit.interceptors import Later, Meanwhile
 from tests.system.raw import open_raw
 
@@ -44,6 +47,10 @@ def later(make_saver):
         return make_saver(interceptors=[Later(hours * HOUR), *others], **options)
 
     return make
+
+
+def hold(saver, thread, by):
+    assert run(holds.hold(thread, cid(1), by.key, saver._context), saver._backend)
 
 
 def threads(saver):
@@ -116,9 +123,22 @@ def test_a_pinned_checkpoint_keeps_its_thread(make_saver, later):
     assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["pinned"]
 
 
-@pytest.mark.parametrize("use", ["put", "pin"])
+@pytest.mark.parametrize("by", [Hold("set", "T", "s"), Hold("savepoint", "saga", "start")], ids=lambda by: by.kind)
+def test_a_held_checkpoint_keeps_its_thread(make_saver, later, by):
+    saver = make_saver()
+    for thread in ("held", "free"):
+        put(saver, thread, 1)
+        put(saver, thread, 2)
+    hold(saver, "held", by)
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["free"]
+    assert [number(one) for one in saver.list(cfg("held"))] == [2, 1]
+    run(holds.unhold("held", cid(1), by.key, saver._context), saver._backend)
+    assert [t.thread_id for t in later(2, ttl=timedelta(hours=1)).admin.sweep()] == ["held"]
+
+
+@pytest.mark.parametrize("use", ["put", "pin", "hold"])
 def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, use):
-    """A checkpoint or a pin comes between the sweep's read of the thread and its deletion."""
+    """A checkpoint, a pin or a hold comes between the sweep's read of the thread and its deletion."""
     saver, other = make_saver(), later(2)
     put(saver, "t", 1)
     now = time.time()
@@ -127,6 +147,8 @@ def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, u
         monkeypatch.setattr(time, "time", lambda: now + 2 * HOUR)
         if use == "pin":
             other.admin.pin(cfg("t", n=1), "needed")
+        elif use == "hold":
+            hold(other, "t", Hold("savepoint", "saga", "start"))
         else:
             other.put(cfg("t", n=1), checkpoint(2, {"x": 1}), metadata(step=2), {"x": version(2)})
 
@@ -135,7 +157,7 @@ def test_a_thread_that_is_used_meanwhile_stays(make_saver, later, monkeypatch, u
     sweeper = later(2, meanwhile, ttl=timedelta(hours=1))
     assert sweeper.admin.sweep() == []
     assert meanwhile.is_done
-    assert [number(one) for one in make_saver().list(cfg())] == ([1] if use == "pin" else [2, 1])
+    assert [number(one) for one in make_saver().list(cfg())] == ([2, 1] if use == "put" else [1])
 
 
 def test_what_a_dead_deletion_left_goes(make_saver, later, raw):
