@@ -90,7 +90,7 @@ def build(saver: GCSSaver, thread_id: str) -> Agent:
     saga = saver.thread(thread_id).saga(SAGA)
     builder = StateGraph(Trip)
 
-    def plan(_: Trip) -> Trip:
+    def plan(state: Trip) -> dict[str, str]:  # noqa: ARG001 - LangGraph passes it
         return {"city": "Oslo"}
 
     def book(what: str, state: Trip) -> dict[str, str]:
@@ -115,11 +115,12 @@ def build(saver: GCSSaver, thread_id: str) -> Agent:
             raise Declined
         return _OUTSIDE[0].do(PAY, key)
 
-    def payment(_: Trip) -> dict[str, str]:
+    def payment(state: Trip) -> dict[str, str]:  # noqa: ARG001 - as above
         return {PAY: saga.once(PAY, charge, request={"cents": 99_000}, undo=REFUND, errors=(Declined,))}
 
-    builder.add_sequence([plan, flight, hotel, car, payment])
-    builder.add_edge(START, "plan").add_edge("payment", END)
+    builder.add_node("plan", plan).add_node("flight", flight).add_node("hotel", hotel).add_node("car", car)
+    builder.add_node(PAY, payment).add_edge(START, "plan").add_edge("plan", "flight").add_edge("flight", "hotel")
+    builder.add_edge("hotel", "car").add_edge("car", PAY).add_edge(PAY, END)
     return builder.compile(checkpointer=saver)
 
 
