@@ -14,7 +14,7 @@ LEDGER = Path(sys.argv[3]) if len(sys.argv) > 3 else Path()
 WAIT = "--wait" in sys.argv
 
 
-class Declined(Exception):
+class Declined(Exception):  # noqa: N818 - what has happened
     """The card was declined."""
 
 
@@ -27,7 +27,7 @@ def do(what):
 
 
 @compensation("cancel", version=1, mode="at_least_once")  # it may be called again, with the same key
-def cancel(request, result, key):
+def cancel(request, result, key):  # noqa: ARG001 - this provider needs no more
     """Undo a booking."""
     if WAIT and request["what"] == "flight":
         print("about to cancel the flight", flush=True)

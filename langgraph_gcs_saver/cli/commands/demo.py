@@ -1,4 +1,4 @@
-"""`langgraph-gcs demo`: end an agent in many ways, and resume it; kill one that pays; stop one that holds a lease; …"""
+"""`langgraph-gcs demo`: stories about crashes, each of which checks all that it claims."""
 
 from __future__ import annotations
 
