@@ -274,10 +274,15 @@ class _Restoring:
         return Merge(seen.name, fields, update_time=seen.time)
 
     def _reserve(self) -> Flow[SetRecord]:
-        """Reserve the set. A restore that has reserved it before has crashed, or ends with an error now."""
-        found = self.found
+        """Reserve the set. A restore that has reserved it before has crashed, or ends with an error now.
+
+        One that reserves it meanwhile has begun later, so this one ends.
+        """
+        found, former = self.found, self.found.restoring
         for _ in range(MAX_TRIES):
             check(found)
+            if found.restoring not in (None, former):
+                raise _overtaken(found)
             yield from Commit((self._set(found, restoring=self.nonce),))
             found = yield from sets.read(found.team, found.set_id, self.context)
             if found.restoring == self.nonce:

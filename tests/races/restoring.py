@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow, Merge, QueryDocs
 from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
 from langgraph_gcs_saver.flows import leases, save, set_restores
 from langgraph_gcs_saver.flows.context import Context
@@ -141,9 +141,10 @@ def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
         return f"torn: there are forks of {sorted(world.forks())}, and the set says {found.restored}"
     restores = [run for run in runs if run.process.name in OWNERS]
     last = [run for run in restores if not run.dead]
-    overtaken = any(isinstance(run.node.error, (FencedError, ThreadBusyError)) for run in last)
-    if last and found.restored is None and not overtaken:
-        return "liveness: no restore has completed"
+    if found.restored is None and last:
+        overtaken = any(isinstance(run.node.error, (FencedError, ThreadBusyError)) for run in last)
+        if any(run.process.after for run in last) or not (overtaken or len(last) < len(restores)):
+            return "liveness: no restore has completed"
     if last and not any(run.dead for run in restores):
         held = [member for member in MEMBERS if _owner(world, member) in OWNERS]
         if held:
@@ -168,11 +169,6 @@ def restore(owner: str) -> Call:
     )
 
 
-def _newest(member: str) -> Flow[str]:
-    docs = yield from QueryDocs(keys.checkpoints(thread(member)), (("ns", keys.enc("")),), limit=1, mask=())
-    return keys.checkpoint_id_of(docs[0].name)
-
-
 def _put(member: str, letter: str, parent: str, context: Context) -> Flow[str]:
     """A step of a run, under the lease that its process holds, if any."""
     new = id_at(parent, 0, 0.0, ord(letter))
@@ -192,11 +188,10 @@ def _put(member: str, letter: str, parent: str, context: Context) -> Flow[str]:
 
 
 def _steps(member: str, letter: str, count: int, context: Context) -> Flow[None]:
-    parent = yield from _newest(member)
-    head = keys.checkpoint_doc(thread(member), "", parent)
     # As a graph does, it reads the state that it continues.
-    doc = (yield from GetDocs((head,)))[head]
+    (doc,) = yield from QueryDocs(keys.checkpoints(thread(member)), (("ns", keys.enc("")),), limit=1)
     context.remember(save.Head.of((yield from read_manifest(doc, context.codec)), doc))
+    parent = keys.checkpoint_id_of(doc.name)
     for _ in range(count):
         parent = yield from _put(member, letter, parent, context)
 
@@ -256,7 +251,7 @@ def _world(*, with_subgraph: bool) -> Restored:
         set_id=SET_ID,
         state="committed",
         members=MEMBERS,
-        timeout=1.0,
+        timeout=1.0,  # clock: nothing waits in this world
         cut={member: Cut(cid(3), digest_of(doc)) for member, doc in docs.items()},
         decided=1,
     )
