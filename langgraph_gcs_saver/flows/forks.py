@@ -7,7 +7,7 @@ and refers to the same frames.
 Subgraphs that keep their state are part of the fork. The state of such a subgraph at a checkpoint is its newest one
 with a smaller id, from which LangGraph replays it. If the subgraph has a newer one, its state is copied, too, under an
 id smaller than that of the root graph's fork. If it had no state, it gets an empty checkpoint, from which it begins
-anew. Namespaces of a single call of a subgraph are not part of it, because the resumed run makes the call again.
+as if it had never run. Namespaces of a single call of a subgraph are not part of it, because the resumed run makes the call again.
 
 Interrupts that wait at the checkpoint wait at the fork. Other pending writes stay behind: they belong to the step that
 the original's own child has made.

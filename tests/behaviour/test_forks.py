@@ -98,7 +98,7 @@ def loop(saver: GCSSaver, *, asks: Callable[[int], bool] = lambda _: False) -> A
     return graph.compile(checkpointer=saver)
 
 
-# Behaviour
+# What a fork does
 
 
 def test_a_fork_continues_as_the_run_did_from_every_checkpoint(saver: GCSSaver) -> None:
@@ -106,7 +106,7 @@ def test_a_fork_continues_as_the_run_did_from_every_checkpoint(saver: GCSSaver) 
     graph = loop(saver)
     whole = graph.invoke({"n": 0}, CONFIG)
     history = list(graph.get_state_history(CONFIG))
-    for seen in history[::2]:
+    for seen in history[::3]:
         made = fork(saver, id_of(seen))
         now = graph.get_state(CONFIG)
         assert (id_of(now), now.values, now.next) == (made, seen.values, seen.next)
@@ -117,6 +117,12 @@ def test_a_fork_continues_as_the_run_did_from_every_checkpoint(saver: GCSSaver) 
             found.values for found in history
         ]
     is_whole(saver)
+    saver.admin.copy_thread(T, "copy")
+    is_whole(saver, "copy")
+    assert graph.invoke(None, {"configurable": {"thread_id": "copy"}}) == whole
+    saver.admin.prune([T], strategy="keep_latest")
+    is_whole(saver)
+    assert graph.get_state(CONFIG).values == whole
 
 
 @LOCAL

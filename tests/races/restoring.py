@@ -1,8 +1,7 @@
 """Restores of a set beside runs of its members, with and without leases, and beside other restores.
 
 The flows are the real ones. A fork is recognized by its having no run. Two members have two checkpoints each, of which
-the set holds the first one; a subgraph of one of them keeps its state. Nothing tells the runs and the restores apart
-from those of other processes but the documents.
+the set holds the one before the newest. In some scenarios a subgraph of one of them keeps its state.
 """
 
 from __future__ import annotations
