@@ -6,8 +6,9 @@ and refers to the same frames.
 
 Subgraphs that keep their state are part of the fork. The state of such a subgraph at a checkpoint is its newest one
 with a smaller id, from which LangGraph replays it. If the subgraph has a newer one, its state is copied, too, under an
-id smaller than that of the root graph's fork. If it had no state, it gets an empty checkpoint, from which it begins
-as if it had never run. Namespaces of a single call of a subgraph are not part of it, because the resumed run makes the call again.
+id smaller than that of the root graph's fork. If it had no state, it gets an empty checkpoint, from which it begins as
+if it had never run. Namespaces of a single call of a subgraph are not part of it, because the resumed run makes the
+call again.
 
 Interrupts that wait at the checkpoint wait at the fork. Other pending writes stay behind: they belong to the step that
 the original's own child has made.
@@ -41,7 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
-from langgraph_gcs_saver.flows import recoveries, tips
+from langgraph_gcs_saver.flows import runs, tips
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of, read_manifest, unreadable
@@ -50,7 +51,7 @@ from langgraph_gcs_saver.flows.readback import discard, failed, upload
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, PutWrites, laid_out, query, read_writes
-from langgraph_gcs_saver.format import filters, keys, manifest
+from langgraph_gcs_saver.format import filters, keys, manifest, recent
 from langgraph_gcs_saver.format.manifest import (
     LISTED_BY,
     RUNS_BY,
@@ -90,6 +91,7 @@ class ForkPlan:
         created: The documents of the forks.
         waiting: Documents of the interrupts that wait at the forks.
         changed: The fields that other documents get, and the update time that they must have, by name.
+        requests: The document of the thread's latest requests, if the commit changes it.
         heirs: The former heirs of the parents of the copied checkpoints, by name.
         noted: The fields that the thread's document gets.
         uploads: Objects that must be uploaded before the commit.
@@ -105,6 +107,7 @@ class ForkPlan:
     created: tuple[Create, ...]
     waiting: tuple[Write, ...]
     changed: Mapping[str, tuple[Mapping[str, Any], int]]
+    requests: Doc | None
     heirs: Mapping[str, str | None]
     noted: Mapping[str, Any]
     uploads: tuple[PutBlob, ...]
@@ -265,6 +268,7 @@ def _read_back(plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: 
     writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs.values()]
     writes += [Delete(write.name) for found in plans for write in found.waiting]
     writes += [_former(doc, heirs[doc.name], context) for doc in parents.values()]
+    writes += [Merge(doc.name, doc.fields) for doc in (found.requests for found in plans) if doc is not None]
     writes += [fences[found.thread_id].check() for found in plans]
     yield from Commit(tuple(writes))
     raise failed(_what(plans), wrong[0])
@@ -437,6 +441,7 @@ class _Layout:
             known, metadata = self._copy(space, ids, now)
             yield from self._create(known, metadata)
         yield from self._give_heirs(spaces, ids)
+        requests = yield from self._forget_requests(spaces[0])
         waiting = yield from self._waiting(spaces, ids)
         tip, original = spaces[0].tip, spaces[0].source
         stored = tip.create_time if original is None else original[0].create_time
@@ -451,6 +456,7 @@ class _Layout:
             tuple(self.created),
             waiting,
             {name: (fields, self.times[name]) for name, fields in self.fields.items()},
+            requests,
             self.heirs,
             note_thread(self.thread_id, now, has_root=True),
             tuple(self.uploads),
@@ -524,6 +530,23 @@ class _Layout:
             if kind_of(doc) is DocumentKind.CHECKPOINT:
                 self.heirs[name] = heir_of(doc)
                 self._change(doc, {"heir": heir_field(parents[name], self.context.new_attempt())})
+
+    def _forget_requests(self, root: _Space) -> Flow[Doc | None]:
+        """Forget the requests of runs that ended later, because what they did to the state is undone.
+
+        Otherwise a retry of such a request would be taken for done.
+        """
+        name = keys.requests_doc(self.thread_id)
+        doc = (yield from GetDocs((name,))).get(name)
+        if doc is None:
+            return None
+        known = recent.recent_of(doc, self.context.codec)
+        metadata = {} if root.source is None else self._metadata(root.source[1])
+        left = known.until(self.checkpoint_id, metadata.get(runs.RUN), metadata.get(runs.REQUEST))
+        if left == known:
+            return None
+        self._change(doc, recent.fields_of(left, name, self.context.codec))
+        return doc
 
     # Interrupts
 

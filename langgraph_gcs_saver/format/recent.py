@@ -61,6 +61,23 @@ class Recent:
         """What is known if the newest checkpoint is of this turn."""
         return self if run_id == self.run_id else Recent("", tuple([one for one in self.requests if one.end]))
 
+    def until(self, checkpoint_id: str, run_id: str | None, request_id: str | None) -> Recent:
+        """What is known once the thread continues from an older checkpoint: what ended later is undone.
+
+        Args:
+            checkpoint_id: That checkpoint.
+            run_id: Its turn.
+            request_id: The request of that turn. If it ended later, its exchange is under way again.
+        """
+        is_last = run_id == self.run_id
+        kept = [one for one in self.requests if (is_last if one.end is None else one.end <= checkpoint_id)]
+        mine = None if request_id is None else self.find(request_id)
+        if run_id is None or mine is None or mine in kept:
+            return Recent(self.run_id, tuple(kept))
+        until_then = self.requests[: self.requests.index(mine) + 1]
+        under_way = [replace(one, end=None) for one in until_then if one.end == mine.end]
+        return Recent(run_id, (*kept, *under_way))
+
     def followed(self, run_id: str, request: Request | None, end: str | None) -> Recent:
         """What is known once another turn has begun.
 

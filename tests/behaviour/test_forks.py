@@ -9,10 +9,12 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.channels.delta import DeltaChannel
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import run as run_turn
 from langgraph_gcs_saver.engine.effects import Commit, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
@@ -317,3 +319,60 @@ def test_a_large_manifest_is_an_object_before_the_commit(make_saver: Callable[..
     assert found is not None
     assert (found.checkpoint["id"], found.metadata["large"]) == (made, large["large"])
     is_whole(saver)
+
+
+@LOCAL
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_request_that_is_undone_can_be_made_again(saver: GCSSaver, drains: bool) -> None:
+    """`run` takes a request that ended at or before the checkpoint for done, and no later one."""
+
+    def node(state: Asking) -> dict[str, Any]:
+        return {"answers": [f"to {state['answers'][-1]}"]}
+
+    graph: Any = StateGraph(Asking).add_node(node).add_edge(START, "node").compile(checkpointer=saver)
+
+    def request(name: str) -> list[str]:
+        return run_turn(graph, {"answers": [name]}, CONFIG, request_id=name)["answers"]
+
+    first = request("a")
+    seen = graph.get_state(CONFIG)
+    assert request("b") == [*first, "b", "to b"]
+    assert request("c") == [*first, "b", "to b", "c", "to c"]
+    if drains:  # In the middle of the second request.
+        seen = next(one for one in graph.get_state_history(CONFIG) if one.values["answers"] == [*first, "b"])
+    fork(saver, id_of(seen))
+    assert request("a") == first
+    assert request("b") == [*first, "b", "to b"]
+    assert request("c") == [*first, "b", "to b", "c", "to c"]
+    assert request("b") == [*first, "b", "to b"]
+
+
+@LOCAL
+def test_a_task_behind_a_join_waits_under_its_id(saver: GCSSaver) -> None:
+    def node(name: str) -> Any:
+        return lambda _: {"answers": [name]}
+
+    def ask(_: Asking) -> dict[str, Any]:
+        return {"answers": [interrupt("joined?")]}
+
+    graph: Any = StateGraph(Asking).add_node("a", node("a")).add_node("b", node("b")).add_node(ask)
+    graph = graph.add_edge(START, "a").add_edge(START, "b").add_edge(["a", "b"], "ask").compile(checkpointer=saver)
+    graph.invoke({"answers": []}, CONFIG)
+    asked = graph.get_state(CONFIG)
+    fork(saver, id_of(asked))
+    (now,) = graph.get_state(CONFIG).interrupts
+    assert now.id != asked.interrupts[0].id
+    assert graph.invoke(Command(resume={now.id: "yes"}), CONFIG)["answers"] == ["a", "b", "yes"]
+
+
+@LOCAL
+def test_an_entrypoint_waits_under_its_id(saver: GCSSaver) -> None:
+    @entrypoint(checkpointer=saver)
+    def work(given: str) -> str:
+        return f"{given}: {interrupt('sure?')}"
+
+    work.invoke("go", CONFIG)
+    asked = work.get_state(CONFIG)
+    fork(saver, id_of(asked))
+    (now,) = work.get_state(CONFIG).interrupts
+    assert work.invoke(Command(resume={now.id: "yes"}), CONFIG) == "go: yes"
