@@ -128,7 +128,7 @@ def require_none(thread_id: str, holds: Iterable[Hold]) -> None:
         needs = "needs" if len(texts) == 1 else "need"
         raise ThreadInSetError(
             f"Thread {thread_id!r}: {', '.join(texts)} {needs} a checkpoint that would be deleted. Nothing was "
-            "deleted. Pass `force=True` to delete it all the same. A set is then marked as broken.",
+            "deleted. End that first, or pass `force=True`, which marks sets as broken.",
             thread_id=thread_id,
             sets=texts,
         )

@@ -1,4 +1,4 @@
-"""Holds: what needs a checkpoint to stay.
+"""Holds: sets and savepoints that need a checkpoint to stay.
 
 A checkpoint's document has a field `holds`: a map. A key of it names a hold: the set of a team, or the savepoint of a
 saga. Its value is always true. A pin is the user's own; a hold belongs to the set or saga that wrote it, which alone
