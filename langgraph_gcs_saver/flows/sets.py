@@ -522,7 +522,19 @@ def records(team: str, context: Context) -> Flow[list[SetRecord]]:
     docs = yield from _all(keys.sets(team), None)
     found = yield from Compute(lambda: [_parsed(doc, context) for doc in docs], size=_OPENING * len(docs))
     yield from report_clear(context.codec)
+    return _newest_first(found)
+
+
+def _newest_first(found: Iterable[SetRecord]) -> list[SetRecord]:
     return sorted(found, key=lambda one: (one.begun, one.set_id), reverse=True)
+
+
+def _readable(docs: Iterable[Doc], context: Context) -> list[SetRecord]:
+    found = []
+    for doc in docs:
+        with suppress(DamagedError):
+            found.append(sets.parse(doc, context.codec))
+    return found
 
 
 def listed(team: str, context: Context) -> Flow[list[SetInfo]]:
@@ -622,11 +634,14 @@ def _held(team: str, key: str) -> Flow[Docs]:
 def retain(team: str, keep: int, context: Context) -> Flow[None]:
     """Delete the oldest sets of a team: all but the `keep` newest committed ones, and the `keep` newest other ones.
 
+    A set whose document is damaged stays. `records` reports it.
+
     Raises:
         ConflictError: Others changed a set, or what it holds, in every try.
-        DamageError: A set's document is damaged.
     """
-    found = [one for one in (yield from records(team, context)) if one.state != "preparing"]
+    docs = yield from _all(keys.sets(team), None)
+    readable = yield from Compute(partial(_readable, docs, context), size=_OPENING * len(docs))
+    found = [one for one in _newest_first(readable) if one.state != "preparing"]
     committed = [one for one in found if one.state == "committed"]
     others = [one for one in found if one.state != "committed"]
     over = [*committed[keep:], *others[keep:]]
@@ -642,11 +657,16 @@ def delete(team: str, context: Context) -> Flow[None]:
     Raises:
         ConflictError: Others changed a set, or what it holds, in every try.
     """
-    for doc in (yield from _all(keys.sets(team), ())):
-        yield from end(team, keys.told_id(doc.name.rpartition("/")[2]), context)
+    docs = yield from _all(keys.sets(team), ())
+    for doc in docs:
+        set_id = keys.dec(doc.name.rpartition("/")[2])
+        if set_id is not None:
+            yield from end(team, set_id, context)
+    # A document whose name is not a set's is another program's.
+    yield from _delete([doc.name for doc in docs if keys.dec(doc.name.rpartition("/")[2]) is None])
     yield from _delete_strays(team)
-    names = [doc.name for doc in (yield from _all(keys.members(team), ()))]
-    yield from _delete([*names, keys.team_doc(team)])
+    members_ = yield from _all(keys.members(team), ())
+    yield from _delete([*(doc.name for doc in members_), keys.team_doc(team)])
 
 
 def _delete_strays(team: str) -> Flow[None]:

@@ -1,4 +1,4 @@
-"""A process that crashes at any effect of a set leaves a team whose next set is committed, and no hold of an old one."""
+"""A process that crashes at any effect of a set leaves a team whose next set is committed, and no stray hold."""
 
 from __future__ import annotations
 
