@@ -655,18 +655,24 @@ def delete(team: str, context: Context) -> Flow[None]:
     """Delete a team: its sets with their holds, its members' entries, and its document. The threads stay.
 
     Raises:
-        ConflictError: Others changed a set, or what it holds, in every try.
+        ConflictError: Others changed the team, a set, or what it holds, in every try.
     """
-    docs = yield from _all(keys.sets(team), ())
-    for doc in docs:
-        set_id = keys.dec(doc.name.rpartition("/")[2])
-        if set_id is not None:
+    name = keys.team_doc(team)
+    for _ in range(MAX_TRIES):
+        there = (yield from GetDocs((name,), mask=())).get(name)
+        names = []
+        for doc in (yield from _all(keys.sets(team), ())):
+            set_id = keys.told_id(doc.name.rpartition("/")[2])
             yield from end(team, set_id, context)
-    # A document whose name is not a set's is another program's.
-    yield from _delete([doc.name for doc in docs if keys.dec(doc.name.rpartition("/")[2]) is None])
-    yield from _delete_strays(team)
-    members_ = yield from _all(keys.members(team), ())
-    yield from _delete([*(doc.name for doc in members_), keys.team_doc(team)])
+            # No writer gives a set another name than the one of its id.
+            names += [doc.name] if keys.set_doc(team, set_id) != doc.name else []
+        names += [doc.name for doc in (yield from _all(keys.members(team), ()))]
+        yield from _delete(names)
+        yield from _delete_strays(team)
+        # A set that was begun meanwhile has changed the team's document.
+        if there is None or (yield from Commit((Delete(name, update_time=there.update_time),))) is not None:
+            return
+    raise ConflictError(f"Team {team!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
 def _delete_strays(team: str) -> Flow[None]:
