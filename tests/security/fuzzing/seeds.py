@@ -17,11 +17,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases, recoveries, runs
-from langgraph_gcs_saver.format import keys, recent
+from langgraph_gcs_saver.format import keys, recent, sets
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
-from tests.system.build import cfg, checkpoint, noise, version
+from tests.security import registry
+from tests.system.build import cfg, checkpoint, cid, noise, version
 from tests.system.raw import LocalRaw
 
 NEWEST = 6
@@ -180,6 +181,20 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
         claims = {name: fields for name, fields in raw.documents().items() if f"/{keys.CHUNKS}/" in name}
     for name, fields in claims.items():
         raw.set_document(name, fields)
+    make_team(saver, raw)
+
+
+def make_team(saver: GCSSaver, raw: LocalRaw) -> None:
+    """A team with a set that was aborted, and a vote for it."""
+    team, codec = registry.team_of("t"), saver._context.codec
+    aborted = sets.SetRecord(
+        team=team, set_id="set", state="aborted", members=("m",), timeout=1.0, label="a", missing=("m",), decided=LATER
+    )
+    vote, chosen = keys.vote_doc(aborted.name, "m"), sets.Vote(cid(1), "0" * 64, LATER)
+    raw.set_document(keys.team_doc(team), {**sets.team_fields(team), sets.RETENTION: 2})
+    raw.set_document(keys.member_doc(team, "m"), sets.member_fields("m"))
+    raw.set_document(aborted.name, sets.fields_of(aborted, codec))
+    raw.set_document(vote, sets.vote_fields(vote, chosen, codec))
 
 
 @dataclass(frozen=True)

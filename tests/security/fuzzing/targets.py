@@ -121,7 +121,9 @@ class Forged:
 
     def names(self, collection: str, thread: str = "t") -> list[str]:
         begin = registry.COLLECTIONS[collection](thread)
-        return [name for name in self.seed.rows if name.startswith(begin) and name.count("/") in (begin.count("/"), 3)]
+        depths = (begin.count("/"), 3)
+        found = [name for name in self.seed.rows if name.startswith(begin)]
+        return [name for name in found if name.count("/") in depths or f"/{collection}/" in name]
 
     def doc(self, name: str) -> dict[str, Any]:
         found = self.fields.get(name)
@@ -323,6 +325,7 @@ class Forged:
         }
         known |= {"thread_id", "deleting", "copying", "claim", "bucket", "prefix", "token", "from", "reason"}
         known |= {"fence", "nonce", "owner", "ttl", "state", "attempts"}
+        known |= {"holds", "held", "team", "member", "set", "vote", "preparing", "timeout", "contended", "retention"}
         fields = self.doc(name)
         for _ in range(rng.choice((1, 1, 2))):
             field = rng.choice(sorted(known | fields.keys()))
