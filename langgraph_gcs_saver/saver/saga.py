@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT_SECONDS = 90.0
-"""How long a rollback waits for the thread's lease if not told otherwise: a crashed holder's expires within it."""
+"""How long a rollback waits for the thread's lease by default: that of a crashed holder expires within it."""
 
 _MAX_NAME = 200
 """Most characters in the name of a step or of a savepoint."""

@@ -105,7 +105,11 @@ def test_a_rollback_that_is_stuck(command, uri):
 
 def test_a_module_that_cannot_be_imported(command, uri, tmp_path):
     (tmp_path / "failing_module.py").write_text("raise ValueError")
-    for module, why in (("no_such_module", "No module named"), ("failing_module", "ValueError in line 1"), ("", "give the name")):
+    for module, why in (
+        ("no_such_module", "No module named"),
+        ("failing_module", "ValueError in line 1"),
+        ("", "give the name"),
+    ):
         ended = command("saga", "resume", "t", "trip-7", "--app", module, "--store", uri)
         assert ended.code == 2
         assert why in ended.err

@@ -106,15 +106,15 @@ def settle(saver: GCSSaver, ledger: Path, steps: tuple[str, ...]) -> None:
     provider, saga = Provider(ledger), saver.thread(THREAD).saga(SAGA, owner=OWNER)
     for step in steps:
         found = next(one for one in saga.info().steps if one.name == step)
-        cancelled = _cancelled(provider, step)
+        canceled = _canceled(provider, step)
         booked = provider.calls(f"book {step}")
         if found.state == "done":  # its undo has no outcome
-            saga.resolve(step, result=None) if cancelled else saga.resolve(step, not_done=True)
+            saga.resolve(step, result=None) if canceled else saga.resolve(step, not_done=True)
         else:
             saga.resolve(step, result=booked[0]["receipt"]) if booked else saga.resolve(step, not_done=True)
 
 
-def _cancelled(provider: Provider, step: str) -> list[Any]:
+def _canceled(provider: Provider, step: str) -> list[Any]:
     return [one for one in provider.calls() if one["what"].startswith(f"cancel {step} ")]
 
 
@@ -122,25 +122,25 @@ def check_stuck(ledger: Path, steps: tuple[str, ...]) -> None:
     """Check that the list has exactly the step that was under way when the process crashed."""
     provider = Provider(ledger)
     booked = [step for step in STEPS if provider.calls(f"book {step}")]
-    cancelled = [step for step in STEPS if _cancelled(provider, step)]
-    if cancelled:  # an undo was under way: of the step cancelled last, or of the one before it
-        left = [*booked[: len(booked) - len(cancelled) + 1]][-2:]
+    canceled = [step for step in STEPS if _canceled(provider, step)]
+    if canceled:  # an undo was under way: of the step canceled last, or of the one before it
+        left = [*booked[: len(booked) - len(canceled) + 1]][-2:]
         assert len(steps) == 1, steps
-        assert steps[0] in left, (steps, booked, cancelled)
+        assert steps[0] in left, (steps, booked, canceled)
     else:  # the last step that was booked, or the one after it, or the undo of the last one
         assert len(steps) == 1, steps
         assert steps[0] in STEPS[max(0, len(booked) - 1) : len(booked) + 1], (steps, booked)
 
 
 def check_world(ledger: Path, state: str, fails: str | None) -> None:
-    """Check that the world has all of the trip, or nothing of it, and that nothing was booked or cancelled twice."""
+    """Check that the world has all of the trip, or nothing of it, and that nothing was booked or canceled twice."""
     provider = Provider(ledger)
     booked = {step: len(provider.calls(f"book {step}")) for step in STEPS}
-    cancelled = {step: len(_cancelled(provider, step)) for step in STEPS}
+    canceled = {step: len(_canceled(provider, step)) for step in STEPS}
     assert set(booked.values()) <= {0, 1}, booked
     if state == "done":
         assert fails is None
-        assert (booked, cancelled) == (dict.fromkeys(STEPS, 1), dict.fromkeys(STEPS, 0))
+        assert (booked, canceled) == (dict.fromkeys(STEPS, 1), dict.fromkeys(STEPS, 0))
     else:
         assert state == "compensated"
-        assert cancelled == booked
+        assert canceled == booked

@@ -139,6 +139,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "resolve_operation": lambda a: _call(a.thread, "key", not_done=True),
     "batches": lambda a: _call(a.thread),
     "teams": lambda _: _call(),
+    "sagas": lambda a: _call(a.thread),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),

@@ -221,6 +221,7 @@ def outcomes(tmp_path):
         "resolve_operation": (InvalidInputError, "t", "key"),
         "batches": (lambda found: found == [], "t"),
         "teams": (lambda found: found == [],),
+        "sagas": (lambda found: found == [], "t"),
         "plan_sweep": (None,),
         "plan_prune": (ClearTextError, ["t", "u"]),
         "plan_delete_for_runs": (ClearTextError, ["run"]),

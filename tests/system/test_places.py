@@ -220,6 +220,7 @@ CALLS = {
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),
     "batches": lambda tools: (("t",), {}),
     "teams": lambda tools: ((), {}),
+    "sagas": lambda tools: (("t",), {}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),

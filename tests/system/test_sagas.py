@@ -125,7 +125,7 @@ def test_a_block_that_ends_finishes_the_saga(thread: Thread, events: list[Event]
 
 
 def test_an_exception_undoes_all_steps_newest_first(thread: Thread, events: list[Event]) -> None:
-    with pytest.raises(FullError), thread.saga("s") as saga:
+    with pytest.raises(FullError), thread.saga("s") as saga:  # noqa: PT012 - the block is under test
         step(saga, "a")
         step(saga, "b")
         saga.once("c", full, undo="test-cancel", errors=(FullError,))
@@ -151,7 +151,7 @@ def test_the_same_in_coroutines(thread: Thread) -> None:
             await saga.aonce("b", book, request="b", undo="test-cancel")
         assert (await saga.ainfo()).state == "done"
         await saga.arollback()
-        with pytest.raises(FullError):
+        with pytest.raises(FullError):  # noqa: PT012 - the block is under test
             async with thread.saga("t") as other:
                 await other.aonce("a", book, request="c", undo="test-acancel")
                 full()
@@ -166,7 +166,7 @@ def test_the_same_in_coroutines(thread: Thread) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 def test_the_end_of_a_process_leaves_the_saga_running(thread: Thread, error: type[BaseException]) -> None:
-    with pytest.raises(error), thread.saga("s") as saga:
+    with pytest.raises(error), thread.saga("s") as saga:  # noqa: PT012 - the block is under test
         step(saga, "a")
         raise error
     assert saga.info().state == "running"
@@ -175,14 +175,14 @@ def test_the_end_of_a_process_leaves_the_saga_running(thread: Thread, error: typ
 
 
 def test_a_lost_lease_leaves_the_saga_running(thread: Thread) -> None:
-    with pytest.raises(ThreadBusyError), thread.saga("s") as saga:
+    with pytest.raises(ThreadBusyError), thread.saga("s") as saga:  # noqa: PT012 - the block is under test
         step(saga, "a")
         raise ThreadBusyError("busy", thread_id="trip")
     assert saga.info().state == "running"
 
 
 def test_an_unknown_outcome_leaves_the_saga_running(thread: Thread) -> None:
-    with pytest.raises(SagaStuckError), thread.saga("s") as saga:
+    with pytest.raises(SagaStuckError), thread.saga("s") as saga:  # noqa: PT012 - the block is under test
         step(saga, "a")
         saga.once("b", full, undo="test-cancel")
     assert LOG == []
@@ -283,7 +283,7 @@ def test_an_irreversible_step_stops_a_rollback_before_anything_is_undone(thread:
 
 
 def test_unknown_steps_are_reconciled(thread: Thread) -> None:
-    with pytest.raises(FullError), thread.saga("s") as saga:
+    with pytest.raises(FullError), thread.saga("s") as saga:  # noqa: PT012 - the block is under test
         for name in ("a", "booked"):
             with suppress(FullError):
                 saga.once(name, full, request=name, undo="test-asked")

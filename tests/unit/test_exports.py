@@ -12,6 +12,7 @@ from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Calls, Operations
 from langgraph_gcs_saver.saver.team import TeamSets
+from langgraph_gcs_saver.saver.saga import Saga
 from tests.kit import methods
 
 LANGGRAPHS = (
@@ -34,7 +35,7 @@ ADMINS = (
     *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "holds", "pause"),
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
-    *("operations", "resolve_operation", "batches", "status"),
+    *("operations", "resolve_operation", "batches", "sagas", "status"),
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
@@ -43,6 +44,7 @@ TWINS += [
     (TeamSets, name, f"a{name}")
     for name in ("threads", "checkpoint", "sets", "verify", "restore", "delete_set", "delete")
 ]
+TWINS += [(Saga, name, f"a{name}") for name in ("once", "savepoint", "finish", "rollback", "resume", "resolve", "info")]
 STREAMS = {"alist"}
 PUBLIC = [
     (kind, name)
@@ -71,7 +73,7 @@ def test_public_names():
         "DeletePlan",
     }
     reports |= {"IdleThread", "Transfer", "Migration", "KeepLast", "KeepFor", "KeepEvery"}
-    reports |= {"NOT_DONE", "UNKNOWN", "RunToolsOnce", "operations"}
+    reports |= {"NOT_DONE", "UNKNOWN", "RunToolsOnce", "operations", "SagaInfo", "SagaStep", "compensation"}
     assert {"GCSSaver", "__version__", "errors", "events", *reports} <= set(langgraph_gcs_saver.__all__)
     in_order = sorted(langgraph_gcs_saver.__all__, key=lambda name: (not name.isupper(), name))
     assert langgraph_gcs_saver.__all__ == in_order
