@@ -7,6 +7,7 @@ from langgraph_gcs_saver.errors import ClearTextError, DamageError, GCSSaverErro
 from langgraph_gcs_saver.format import keys, sets
 from langgraph_gcs_saver.format.frames import Codec
 from tests.incremental.eax import Eax
+from tests.patience import PATIENCE
 from tests.system.build import cfg, cid, put, values
 from tests.system.raw import open_raw
 
@@ -88,7 +89,7 @@ def test_a_set_in_clear_is_not_restored(uri, raw):
             set_id="29991231-000000000-planted",
             state="committed",
             members=("m",),
-            timeout=1.0,
+            timeout=PATIENCE,
             cut={"m": sets.Cut(cid(1), old["digest"].hex())},
             decided=1,
         )

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.format import keys, recent, sets
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
+from tests.patience import PATIENCE
 from tests.security import registry
 from tests.system.build import cfg, checkpoint, cid, noise, version
 from tests.system.raw import LocalRaw
@@ -188,7 +189,14 @@ def make_team(saver: GCSSaver, raw: LocalRaw) -> None:
     """A team with a set that was aborted, and a vote for it."""
     team, codec = registry.team_of("t"), saver._context.codec
     aborted = sets.SetRecord(
-        team=team, set_id="set", state="aborted", members=("m",), timeout=1.0, label="a", missing=("m",), decided=LATER
+        team=team,
+        set_id="set",
+        state="aborted",
+        members=("m",),
+        timeout=PATIENCE,
+        label="a",
+        missing=("m",),
+        decided=LATER,
     )
     vote, chosen = keys.vote_doc(aborted.name, "m"), sets.Vote(cid(1), "0" * 64, LATER)
     raw.set_document(keys.team_doc(team), {**sets.team_fields(team), sets.RETENTION: 2})
