@@ -19,7 +19,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from langgraph.checkpoint.base import empty_checkpoint
@@ -219,6 +219,7 @@ class Agent:
     """A member whose graph stores a step again and again.
 
     Attributes:
+        is_member: Whether it is a member of the team. Otherwise it has the same lease without one.
         puts: For each put: when it began, when it was stored, and when the call returned.
     """
 
@@ -226,6 +227,7 @@ class Agent:
     name: str
     every: float
     vote_wait: float | None = None
+    is_member: bool = True
     puts: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -235,8 +237,9 @@ class Agent:
 
     def live(self) -> Flow[None]:
         member, thread_id = self.member, self.member.thread_id
-        request = leases.Acquire(thread_id, self.name, f"nonce {self.name}", 60.0, team=TEAM)
-        riders = Joining(member, leases.NoRiders())
+        team = TEAM if self.is_member else None
+        request = leases.Acquire(thread_id, self.name, f"nonce {self.name}", 60.0, team=team)
+        riders = Joining(member, leases.NoRiders()) if self.is_member else None
         acquired = yield from leases.Acquisition(request, 600.0, self.context, riders).flow()
         voter = Voter(member, lambda: self.context, self.jobs)  # type: ignore[arg-type]
         config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
@@ -259,7 +262,7 @@ class Agent:
                 fence=acquired.fence,
             )
             began = self.world.now
-            stored = yield from save.put(save.replace(put, beside=voter.beside), self.context)
+            stored = yield from save.put(replace(put, beside=voter.beside if self.is_member else ()), self.context)
             then = self.world.now
             yield from voter.after_put(put.checkpoint_id, stored)
             self.puts.append((began, then, self.world.now))
@@ -273,7 +276,7 @@ class Result:
     Attributes:
         seconds: From the coordinator's first request to its last one.
         rounds_after: Rounds of the coordinator that began after the last vote was stored.
-        tries: Commits that would have decided, and lost because a member continued.
+        tries: Tries to decide that were lost because a member continued.
         pause: The longest time, in seconds, for which a put waited after it was stored.
         puts: Median time of a put before the set, in seconds.
         requests: Requests of the coordinator, and of the members for their votes and waits.
@@ -330,18 +333,73 @@ def play(
             requests.update(type(one).__name__ for _, effects in job.rounds for one in effects)
     # Reads and queries of the coordinator between the last vote and the decision.
     after = [effects for time, effects in coordinator.rounds if last < time < decided]
-    lost = [one for _, effects in coordinator.rounds for one in effects if isinstance(one, Commit)]
+    commits = [one for _, effects in coordinator.rounds for one in effects if isinstance(one, Commit)]
+    lost = [one for one in commits if any("contended" in getattr(write, "fields", ()) for write in one.writes)]
     return Result(
         members,
         every,
         turn,
         decided - begin,
         len(after),
-        len([one for one in lost if len(one.writes) >= members]) - 1,
+        len(lost),
         max(end - then for agent in agents for _, then, end in agent.puts),
         statistics.median(before),
         dict(requests),
     )
+
+
+@dataclass
+class Cost:
+    """What one put requests, with what it lets the background request.
+
+    Attributes:
+        what: The put.
+        rounds: Rounds of the put.
+        reads: Documents that it reads.
+        writes: Writes that it commits.
+        votes: Writes in the background.
+    """
+
+    what: str
+    rounds: int
+    reads: int
+    writes: int
+    votes: int
+
+    def __str__(self) -> str:
+        return f"| {self.what} | {self.rounds} | {self.reads} | {self.writes} | {self.votes} |"
+
+
+def cost(what: str, *, is_member: bool = True, is_preparing: bool = False) -> Cost:
+    """Count the requests of one put."""
+    world = World(0.03, 0)
+    agent = Agent(world, "m", 1.0, is_member=is_member)
+    living = Process(world, agent.live())
+    world.run(lambda: len(agent.puts) > 2)
+    if is_preparing:
+        beginning = Process(world, sets.begin(TEAM, ["m"], None, 30.0, new_context("coordinator")))
+        world.run(lambda: beginning.is_done)
+    before = len(agent.puts)
+    world.run(lambda: len(agent.puts) > before and all(one.is_done for one in agent.jobs.processes))
+    began, then, _ = agent.puts[before]
+    requests = [one for time, effects in living.rounds if began <= time < then for one in effects]
+    beside = [one for job in agent.jobs.processes for _, effects in job.rounds for one in effects]
+    return Cost(
+        what,
+        len([time for time, _ in living.rounds if began <= time < then]),
+        sum(len(one.names) for one in requests if isinstance(one, GetDocs)),
+        sum(len(one.writes) for one in requests if isinstance(one, Commit)),
+        sum(len(one.writes) for one in beside if isinstance(one, Commit)),
+    )
+
+
+def costs() -> list[Cost]:
+    """What puts cost without a team, and with one."""
+    return [
+        cost("under a lease without a team", is_member=False),
+        cost("of a member"),
+        cost("of a member, while a set is prepared", is_preparing=True),
+    ]
 
 
 def main() -> int:
@@ -354,7 +412,7 @@ def main() -> int:
     asked = parser.parse_args()
     result = play(asked.members, asked.every, asked.round, seed=asked.seed)
     if asked.json:
-        print(json.dumps(asdict(result)))
+        print(json.dumps({**asdict(result), "costs": [asdict(one) for one in costs()]}))
     else:
         print(
             "| members | node | round | committed after | rounds after the last vote | lost tries | longest pause |"
@@ -362,6 +420,8 @@ def main() -> int:
         )
         print("|---|---|---|---|---|---|---|---|---|")
         print(result)
+        print("\n| put | rounds | documents read | writes | writes in the background |\n|---|---|---|---|---|")
+        print(*costs(), sep="\n")
     return 0 if result.is_good else 1
 
 

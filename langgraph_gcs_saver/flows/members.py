@@ -24,11 +24,21 @@ from langgraph_gcs_saver.records import record
 _ROUNDS = 2
 """After its vote, a put waits for so many rounds: the coordinator reads the votes and their checkpoints."""
 
+_FACTOR, _MOST_TRIES = 4, 10
+"""The wait grows by this factor with each try to decide that was lost, up to so many.
+
+By `python -m benchmarks.teams`, 100 members are in a set after 2.7 s. With a factor of 2 it is 4 s, because each try of
+a coordinator with 16 threads takes half a second, and the first tries are lost.
+"""
+
 _LEAST_ROUND, _MOST_ROUND = 0.005, 1.0
 """Bounds, in seconds, of the time that a round is taken for. Below, a pause would be mostly requests."""
 
 MOST_WAIT = 5.0
 """Longest time, in seconds, for which a put waits for the next try to decide, unless `vote_wait` says more."""
+
+_LONGEST = 60.0
+"""Longest time, in seconds, for which a put waits, whatever the team's document says, unless `vote_wait` says more."""
 
 
 class NamedTeam(Protocol):
@@ -41,7 +51,7 @@ class NamedTeam(Protocol):
 
     @property
     def vote_wait(self) -> float | None:
-        """Most seconds for which a member's put waits for the decision of a set; `None` for the measured time."""
+        """Most seconds for which a member's put waits for the decision of a set; `None` for what `stand` says."""
         ...
 
 
@@ -52,7 +62,7 @@ class Member:
     Attributes:
         team: The team.
         name: The member's name in it.
-        vote_wait: Most seconds for which a put waits for the decision of a set; `None` for the measured time.
+        vote_wait: Most seconds for which a put waits for the decision of a set; `None` for what `stand` says.
     """
 
     team: str
@@ -154,9 +164,9 @@ def _left(member: Member, found: Preparing, turn: float, waited: float, since: f
         since: How many of them had passed when it learned of the last try that was lost.
     """
     if member.vote_wait is not None:
-        return member.vote_wait - waited
-    wait: float = _ROUNDS * turn * 4 ** min(found.contended - 1, 10)
-    return min(min(wait, MOST_WAIT) + since, found.timeout) - waited
+        return min(member.vote_wait, found.timeout) - waited
+    wait: float = _ROUNDS * turn * _FACTOR ** min(found.contended - 1, _MOST_TRIES)
+    return min(min(wait, MOST_WAIT) + since, found.timeout, _LONGEST) - waited
 
 
 # Quiescing

@@ -196,7 +196,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             retention: How many committed sets the team keeps, from 1 to 1,000; the next `checkpoint` stores it. If not
                 given, what is stored counts, and 10 without that.
             vote_wait: Most seconds for which a put of a member waits for the decision about a set, after another put
-                has made that decision fail; the default is the measured time of two rounds.
+                has made that decision fail. The default is the measured time of two rounds, which grows fourfold with
+                each further try that fails, up to 5 seconds after the last one.
 
         Raises:
             InvalidIdError: The id, or the name of a member, cannot be stored.

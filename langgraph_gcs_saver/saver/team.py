@@ -362,7 +362,8 @@ class Team(TeamSets):
     Attributes:
         id: The team's id.
         vote_wait: Most seconds for which a put of a member waits for the decision about a set, after another put has
-            made that decision fail; `None` for the default, which is the measured time of two rounds.
+            made that decision fail; `None` for the default: the measured time of two rounds, which grows fourfold with
+            each further try that fails, up to 5 seconds after the last one.
     """
 
     def __init__(

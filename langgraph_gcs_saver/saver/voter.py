@@ -89,12 +89,13 @@ class Voter:
         if found is None:
             return
         vote = None if stored.time is None else Vote(checkpoint_id, stored.digest.hex(), stored.time)
+        # Before the wait, which ends no later than the set, and the set may have lost its coordinator.
+        self._jobs.again(self.member.thread_id, self._look)
         if found.contended and vote is not None:
             yield from self._safely(self._stand(found, vote))
         else:
             self._stored = vote
             self._jobs.now(self.member.thread_id, self._look)
-        self._jobs.again(self.member.thread_id, self._look)
 
     def look(self) -> None:
         """Find out in the background whether a set is being prepared. If so, take part."""

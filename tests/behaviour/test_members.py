@@ -471,6 +471,14 @@ def test_a_put_waits_at_most_for_vote_wait(stores: Any, other: GCSSaver, vote_wa
         assert (clock.paused > 0) == (vote_wait > 0)
 
 
+def test_a_put_does_not_wait_for_a_coordinator_that_has_crashed(saver: GCSSaver, other: GCSSaver) -> None:
+    with saver.team(TEAM, vote_wait=600.0).member("left").lease() as lease:
+        found = begin(other, ["left", "gone"], timeout=0.5)  # clock: its end is what this waits for
+        contend(other)
+        step(saver, lease, 1)
+        eventually(lambda: perform(other, sets.read(TEAM, found.set_id, other._context)).state == "aborted")
+
+
 def test_by_default_a_put_waits_longer_after_each_try_that_was_lost(stores: Any, other: GCSSaver) -> None:
     waits = []
     for contended in range(1, 12):
