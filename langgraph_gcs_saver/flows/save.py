@@ -189,7 +189,7 @@ class _Attempts:
         mismatches: How often something did not read back as it was written.
         is_new: Whether the thread may not exist yet, as far as this process knows.
         companions: What rides in the commit.
-        beside: The documents that the request asks for, as last seen.
+        beside: The documents of `Put.beside`, as last seen.
     """
 
     def __init__(self, request: Put, context: Context) -> None:
