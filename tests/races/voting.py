@@ -359,6 +359,12 @@ def a_deletion_of_a_members_thread() -> Scenario:
 
 
 @_named
+def a_deletion_by_force() -> Scenario:
+    world, s, _ = _world("a", committed=True)
+    return world, (deleter("a", "X", force=True), decider("D", s), deadline())
+
+
+@_named
 def two_sets_with_the_same_checkpoint_one_of_which_ends() -> Scenario:
     world, s, past = _world("a", committed=True)
     return world, (ender("E", past, lost=1), resumed("a", "", inherits=True), pruner("a", "P"), decider("D", s))
