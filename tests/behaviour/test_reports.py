@@ -650,7 +650,7 @@ def test_sets_that_are_decided_and_restored(saver, is_async):
     async def work():
         saved = await team.acheckpoint()
         with pytest.raises(e.SetAbortedError):
-            await team.acheckpoint(timeout=1, members=["late", "planner"])
+            await team.acheckpoint(timeout=1, members=["late", "planner"])  # clock: the time passes in any case
         await team.arestore(saved, dry_run=True)
         await team.arestore(saved)
         return saved
@@ -658,7 +658,7 @@ def test_sets_that_are_decided_and_restored(saver, is_async):
     def work_at_once():
         saved = team.checkpoint()
         with pytest.raises(e.SetAbortedError):
-            team.checkpoint(timeout=1, members=["late", "planner"])
+            team.checkpoint(timeout=1, members=["late", "planner"])  # clock: the time passes in any case
         team.restore(saved, dry_run=True)
         team.restore(saved)
         return saved

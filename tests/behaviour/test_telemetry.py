@@ -243,7 +243,8 @@ class Causes:
             put(saver, {"configurable": {"thread_id": team.member("a member").id}})
             saved = team.checkpoint()
             with pytest.raises(e.SetAbortedError):
-                team.checkpoint(timeout=1, members=["another member"])  # which has no checkpoint
+                # It has no checkpoint.
+                team.checkpoint(timeout=1, members=["another member"])  # clock: the time passes in any case
             team.restore(saved, dry_run=True)
             assert self.exported.points("set.restores") == []
             team.restore(saved)
