@@ -1,7 +1,6 @@
 """Processes that run a saga, roll it back, resume a rollback, let the saga continue, and remove it when it has expired.
 
-The flows are the real ones. A rollback is written here as the handle of a saga performs it. Ghosts count how often each
-step was booked and undone outside of the store.
+The flows are the real ones. Ghosts count how often each step was booked and undone outside of the store.
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from langgraph_gcs_saver.errors import (
     OperationInProgressError,
     OutcomeUnknownError,
     SagaError,
+    SagaStuckError,
     StoreUnavailableError,
 )
-from langgraph_gcs_saver.flows import operations, sagas
+from langgraph_gcs_saver.flows import operations, rollbacks, sagas
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.flows.operations import Claim, Outcome, Part
+from langgraph_gcs_saver.flows.once import Performed, Settled
+from langgraph_gcs_saver.flows.operations import Outcome, Part
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Operation, Undo
@@ -37,9 +38,6 @@ POINT = "halfway"
 
 STEPS = ("1", "2")
 UNDO = Undo("cancel", 1, Serialized("text", b"request"))
-
-LISTS_EARLY = False
-"""Whether a rollback lists the steps before it marks the saga. Tests set it."""
 
 
 class Booked(Haunted):
@@ -180,32 +178,56 @@ def roll_back(target: str | None = None, *, continues: bool = False, resumes: bo
 def _roll_back(saga: Saga, target: str | None, context: Context) -> Flow[Saga]:
     if target is not None and target not in saga.names:
         return saga
-    early = (yield from sagas.steps(saga, context)) if LISTS_EARLY else None
     mine = yield from sagas.mark(saga, context.new_attempt(), target, None, context)
     if mine.epoch != saga.epoch:
         yield from outside("bad", f"epochs: a process of epoch {saga.epoch} rolls back epoch {mine.epoch}")
-    if mine.state == "compensated":
-        return mine
-    found = early if early is not None else (yield from sagas.steps(mine, context))
-    left = sagas.to_undo(mine, found)
-    if any(sagas.problem(one) == "it is irreversible" for one in left):
-        yield from outside("bad", "a step is done, and nothing says how to undo it")
-    if any(sagas.problem(one) is not None for one in left):
-        return (yield from sagas.stuck(mine, context))
-    for step in left:
-        nonce = context.new_attempt()
-        try:
-            found_undo = yield from sagas.undoing(mine, step, nonce, context)
-        except OperationInProgressError:
-            return (yield from sagas.stuck(mine, context))
-        if isinstance(found_undo, Claim):
-            yield from outside("undone", f"{step.step.name if step.step else ''} {nonce}")
-            ended = yield from operations.record_outcome(found_undo, Outcome("done"), context)
-            if ended is None or ended.state != "done":
-                return mine
-        elif found_undo.state == "unknown":
-            return (yield from sagas.stuck(mine, context))
-    return (yield from sagas.compensated(mine, context))
+    try:
+        return (yield from rollbacks.roll_back(mine, Cancelling(), None, context))
+    except SagaStuckError as error:
+        if "irreversible" in str(error):
+            yield from outside("bad", "a step is done, and nothing says how to undo it")
+        raise
+
+
+class Cancelling:
+    """The compensations: a provider of them is never asked about an outcome, and fails never."""
+
+    def require(self, _: Any) -> None: ...
+
+    def settle(self, _: Operation) -> Any:
+        yield from ()
+        return Settled("unknown")
+
+    def undo(self, call: operations.Call, step: Operation, _: Any) -> Any:
+        return Cancel(call, step)
+
+    def pause_after(self, *_: Any) -> None: ...
+
+
+class Cancel:
+    """The undo of a step."""
+
+    def __init__(self, call: operations.Call, step: Operation) -> None:
+        self._call, self._step = call, step
+        self.ended: tuple[str, int, bool] | None = None
+
+    def clock(self) -> float:
+        return 0.0
+
+    def perform(self, _: Operation) -> Any:
+        name = "" if self._step.step is None else self._step.step.name
+        yield from outside("undone", f"{name} {self._call.nonce}")
+        return Performed("done", None, lambda: None)
+
+    def settle(self, _: Operation) -> Any:
+        yield from ()
+        return Settled("unknown")
+
+    def repeat(self, *_: Any) -> Any:
+        yield from ()
+
+    def note(self, state: str, attempt: int, *, is_recorded: bool) -> None:
+        self.ended = state, attempt, is_recorded
 
 
 def expire() -> Call:

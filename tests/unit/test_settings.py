@@ -168,6 +168,10 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
                 run(sagas.open_("t", "trip", "nonce", saver._context), saver._backend)
                 newest = saver.get_tuple(crash.config_of(None)).checkpoint["id"]
                 assert run(holds.hold(crash.THREAD, newest, Hold("set", "T", "s").key, saver._context), saver._backend)
+                context = saver._context
+                newest = saver.get_tuple(crash.config_of(None)).config["configurable"]
+                saga = run(sagas.open_(newest["thread_id"], "trip", "nonce", context), saver._backend)
+                run(sagas.savepoint(saga, "here", newest["checkpoint_id"], context), saver._backend)
             found = list(saver.list(crash.config_of(None), filter={"step": 3, "run_id": "run"}))
             assert found or operation.gone or operation.model
     stored, filtered = fields.stored, fields.filtered
