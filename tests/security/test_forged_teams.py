@@ -90,6 +90,7 @@ def test_a_set_in_clear_is_not_restored(uri, raw):
             state="committed",
             members=("m",),
             timeout=PATIENCE,
+            timeout=1.0,
             cut={"m": sets.Cut(cid(1), old["digest"].hex())},
             decided=1,
         )

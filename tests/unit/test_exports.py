@@ -44,7 +44,6 @@ TWINS += [
     (TeamSets, name, f"a{name}")
     for name in ("threads", "checkpoint", "sets", "verify", "restore", "delete_set", "delete")
 ]
-TWINS += [(Saga, name, f"a{name}") for name in ("once", "savepoint", "finish", "rollback", "resume", "resolve", "info")]
 STREAMS = {"alist"}
 PUBLIC = [
     (kind, name)

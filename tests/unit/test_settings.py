@@ -13,7 +13,6 @@ from langgraph_gcs_saver.errors import InvalidURIError
 from langgraph_gcs_saver.flows import sagas
 from langgraph_gcs_saver.flows import holds
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.holds import Hold
 from langgraph_gcs_saver.provisioning import deleting, lifecycle_rules, merged, settings_files, unindexed
 from langgraph_gcs_saver.testing import crash
 
