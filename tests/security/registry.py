@@ -140,7 +140,6 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "batches": lambda a: _call(a.thread),
     "teams": lambda _: _call(),
     "sagas": lambda a: _call(a.thread),
-    "teams": lambda _: _call(),
     "ping": lambda _: _call(),
     "verify": lambda _: _call(depth="data"),
     "pin": lambda a: _call(a.at(a.newest), "label"),

@@ -222,7 +222,6 @@ def outcomes(tmp_path):
         "batches": (lambda found: found == [], "t"),
         "teams": (lambda found: found == [],),
         "sagas": (lambda found: found == [], "t"),
-        "teams": (lambda found: found == [],),
         "plan_sweep": (None,),
         "plan_prune": (ClearTextError, ["t", "u"]),
         "plan_delete_for_runs": (ClearTextError, ["run"]),

@@ -307,7 +307,6 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "batches": lambda admin, _, __: admin.batches("t"),
     "teams": lambda admin, _, __: [*admin.teams()],
     "sagas": lambda admin, _, __: admin.sagas("t"),
-    "teams": lambda admin, _, __: [*admin.teams()],
     "pins": lambda admin, _, __: admin.pins(cfg()),
     "holds": lambda admin, _, __: admin.holds(cfg()),
     "leases": lambda admin, _, __: [*admin.leases()],

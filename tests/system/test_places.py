@@ -221,7 +221,6 @@ CALLS = {
     "batches": lambda tools: (("t",), {}),
     "teams": lambda tools: ((), {}),
     "sagas": lambda tools: (("t",), {}),
-    "teams": lambda tools: ((), {}),
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
