@@ -507,7 +507,7 @@ class Reader:
         head, tail = self.opened(plain, f"{owner}/{key}/result")
         return head["type"], tail
 
-    # 19
+    # 18
 
     def sagas(self, thread_id):
         """The sagas of a thread, each with the operations of its steps and undos."""
@@ -536,7 +536,7 @@ class Reader:
         damaged_unless(name in self.documents, "a held checkpoint is missing")
         return sorted(self.documents[name].fields.get("holds", {}))
 
-    # 18
+    # 6.13 and 6.14
 
     def teams(self):
         """The teams, each with its members and its sets."""
