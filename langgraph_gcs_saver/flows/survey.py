@@ -182,6 +182,8 @@ class Survey:
         lost: Checkpoints with a child that is newer than all of their namespace, and missing; and the child's id.
         severed: Missing ancestors that DeltaChannels are made of, by their documents' names, with the documents of the
             checkpoints that need them.
+        unheld: Missing checkpoints that documents of plain collections need, by their documents' names, with these
+            documents and the reason.
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
         emptied: Whether the root namespace had checkpoints, and all are missing.
@@ -210,6 +212,7 @@ class Survey:
     exposed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     severed: dict[str, list[str]] = field(default_factory=dict)
+    unheld: dict[str, tuple[Doc, str]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
@@ -343,6 +346,18 @@ class Survey:
                     name=name,
                     reason=LOST_ANCESTOR,
                     affects=tuple(map(keys.checkpoint_id_of, users)),
+                )
+            )
+        for name, (_, why) in self.unheld.items():
+            checkpoint_id = keys.checkpoint_id_of(name)
+            found.append(
+                make(
+                    kind="missing",
+                    checkpoint_ns="",
+                    checkpoint_id=checkpoint_id,
+                    name=name,
+                    reason=f"{why}, and it is missing",
+                    affects=(checkpoint_id,),
                 )
             )
         for name in self.runs:
@@ -503,6 +518,10 @@ def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Fl
             bare = replace(doc, fields={})
             try:
                 found.plain[doc.name] = bare, (yield from objects_of(entry, doc, context))
+                for one, why in ({} if entry.needed is None else entry.needed(doc, context.codec)).items():
+                    name = keys.checkpoint_doc(found.thread_id, "", one)
+                    if name not in found.entries and name not in found.unreadable:
+                        found.unheld[name] = bare, why
             except DamagedError as damage:
                 found.damaged_plain[doc.name] = Unreadable(bare, damage.alone())
 
@@ -804,6 +823,15 @@ def _confirm(found: Survey) -> Flow[None]:
         still = there & found.entries.keys()
         severed = {name: [user for user in some if user in still] for name, some in found.severed.items()}
         found.severed = {name: some for name, some in severed.items() if some and name not in there}
+    if found.unheld:
+        now = yield from _get({*found.unheld, *(doc.name for doc, _ in found.unheld.values())}, manifest.LISTED_BY)
+        there = {name for name, doc in now.items() if kind_of(doc) is DocumentKind.CHECKPOINT}
+        times = {name: doc.update_time for name, doc in now.items()}
+        found.unheld = {
+            name: (doc, why)
+            for name, (doc, why) in found.unheld.items()
+            if name not in there and times.get(doc.name) == doc.update_time
+        }
     if found.lost:
         found.lost = {name: heir for name, heir in found.lost.items() if name in found.entries}
         now = yield from _get(found.lost, ())

@@ -40,6 +40,9 @@ Equal = Callable[[Doc, Fields, Codec], bool]
 Objects = Callable[[Doc, Codec], dict[str, Stub]]
 """The objects that a document refers to, by name; raises `DamagedError` if the document is damaged."""
 
+Needed = Callable[[Doc, Codec], dict[str, str]]
+"""The checkpoints of the root namespace that a document needs, by id, with the reason; raises `DamagedError`."""
+
 IsClear = Callable[[Doc, Codec], bool]
 """Whether a document holds an envelope that the cipher does not vouch for."""
 
@@ -59,6 +62,7 @@ class Collection:
         copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
         equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
+        needed: The checkpoints that a document needs, to verify that they are there; `None` if it needs none.
         is_clear: Whether a copy encrypts anything of a document that was in clear.
         unindexed: Fields that no query filters by; `*` stands for every field.
         follows: A collection whose documents speak of this one's. Lists show at least what those documents speak of.
@@ -74,6 +78,7 @@ class Collection:
     copied: Copied | None = None
     equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
+    needed: Needed | None = None
     is_clear: IsClear = lambda *_: False
     unindexed: tuple[str, ...] = ("*",)
     follows: str | None = None
@@ -146,6 +151,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         copied=sagas.copied,
         equal=sagas.equal,
         objects=sagas.objects,
+        needed=sagas.needed,
         is_clear=sagas.is_clear,
         unindexed=("format", sagas.SAGA),
     ),

@@ -176,6 +176,17 @@ def objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
     return {}
 
 
+def needed(doc: Doc, codec: Codec) -> dict[str, str]:
+    """The checkpoints of the root namespace that a saga may continue from, by id, with the reason.
+
+    Raises:
+        DamagedError: The document is damaged.
+    """
+    saga = parse(doc, codec)
+    held = [one for one in saga.savepoints if one.checkpoint_id is not None and not saga.has_ended]
+    return {str(one.checkpoint_id): f"savepoint {one.name!r} of saga {saga.saga_id!r} holds it" for one in held}
+
+
 def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
     """The fields of a saga's document, as the document `name` elsewhere would have them.
 

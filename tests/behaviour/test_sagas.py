@@ -218,6 +218,20 @@ def test_a_savepoint_holds_its_checkpoint_and_repeats_nothing(make_saver, raw):
             trip.mark(target)
 
 
+def test_verify_misses_the_checkpoint_of_a_savepoint_until_the_saga_has_ended(make_saver, raw):
+    trip = Handle(make_saver())
+    trip.savepoint("first", put(trip.saver, 1))
+    put(trip.saver, 2)
+    assert list(trip.saver.admin.verify("t")) == []
+    (name,) = held(raw)
+    raw.delete_document(name)
+    (found,) = [one for one in trip.saver.admin.verify("t") if one.name == name]
+    assert (found.kind, found.checkpoint_id) == ("missing", checkpoint(1)["id"])
+    assert found.reason == "savepoint 'first' of saga 'trip' holds it, and it is missing"
+    trip.do(sagas.finish(trip.saga, trip.context))
+    assert [one for one in trip.saver.admin.verify("t") if one.name == name] == []
+
+
 def test_a_step_that_was_claimed_before_the_mark_stops_the_rollback_until_it_is_known(make_saver):
     trip = Handle(make_saver())
     trip.step("hotel")
