@@ -280,8 +280,8 @@ def a_run_and_two_resumptions_of_a_rollback() -> tuple[Process, ...]:
     return (
         Process("A", (run(("1",)),)),
         Process("B", (roll_back(),)),
-        Process("C", (roll_back(resumes=True),)),
-        Process("D", (roll_back(resumes=True),)),
+        Process("C", (roll_back(resumes=True),), after="A"),
+        Process("D", (roll_back(resumes=True),), after="A"),
     )
 
 

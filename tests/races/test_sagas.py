@@ -23,7 +23,7 @@ from . import compensating
 from .compensating import DOCUMENT, SAGAS, UNDO, check, check_end
 from .world import Report, explore
 
-BUDGET = 100_000
+BUDGET = 150_000
 """States to look at, more than any of these scenarios has."""
 
 SAMPLE = 1_000
