@@ -567,13 +567,14 @@ def info(saga: Saga, context: Context) -> Flow[SagaInfo]:
         DamageError: A step is damaged.
     """
     found, undos = yield from _parts(saga, context)
-    left = {one.key for one in to_undo(saga, found)} if saga.state in ("stuck", "compensating") else set()
+    is_back = saga.state in ("compensating", "compensated", "stuck")
+    left = {one.key for one in to_undo(saga, found)} if is_back else set()
     return SagaInfo(
         thread_id=saga.thread_id,
         saga_id=saga.saga_id,
         state=saga.state,
         epoch=saga.epoch,
-        steps=tuple([_info(one, undos.get(undo_key(one)), is_left=one.key in left) for one in found]),
+        steps=tuple([_info(saga, one, undos.get(undo_key(one)), is_left=one.key in left) for one in found]),
         savepoints={one.name: one.checkpoint_id for one in saga.savepoints},
         target=saga.target,
     )
@@ -588,11 +589,13 @@ _PROBLEMS = {
 """What the state of an undo says about a step that is not undone."""
 
 
-def _info(operation: Operation, undo: Operation | None, *, is_left: bool) -> SagaStep:
+def _info(saga: Saga, operation: Operation, undo: Operation | None, *, is_left: bool) -> SagaStep:
     step, claimed = _step_of(operation), operation.attempt.claimed
     why = problem(operation) if is_left else None
     if is_left and why is None and undo is not None:
         why = _PROBLEMS.get(undo.state)
+    if is_left and why is None and saga.state == "compensated":
+        why = "its outcome was recorded after the rollback: roll back again"
     return SagaStep(
         name=step.name,
         key=operation.key,

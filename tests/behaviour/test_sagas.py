@@ -259,7 +259,8 @@ def test_an_outcome_that_comes_after_the_end_of_a_rollback_is_shown_and_undone(m
     assert other.roll_back() == "compensated", "a person has said that the step was not done"
     trip.world.booked.append("saga trip hotel")
     trip.record(claimed)
-    assert [step.state for step in other.info().steps] == ["done"]
+    (step,) = other.info().steps
+    assert (step.state, step.problem) == ("done", "its outcome was recorded after the rollback: roll back again")
     assert other.again().roll_back() == "compensated"
     assert trip.world.left == []
 
