@@ -218,6 +218,7 @@ def test_a_savepoint_holds_its_checkpoint_and_repeats_nothing(make_saver, raw):
             trip.mark(target)
 
 
+@MOSTLY_LOCAL
 def test_verify_misses_the_checkpoint_of_a_savepoint_until_the_saga_has_ended(make_saver, raw):
     trip = Handle(make_saver())
     trip.savepoint("first", put(trip.saver, 1))
@@ -251,6 +252,7 @@ def test_a_step_that_was_claimed_before_the_mark_stops_the_rollback_until_it_is_
     assert trip.world.undone == ["saga trip flight", "saga trip hotel"]
 
 
+@MOSTLY_LOCAL
 def test_an_outcome_that_comes_after_the_end_of_a_rollback_is_shown_and_undone(make_saver):
     trip = Handle(make_saver())
     claimed = trip.claim("hotel", timeout=0.0)
@@ -285,6 +287,7 @@ def test_an_undo_that_fails_is_settled_by_a_person(make_saver):
     assert trip.world.undone == [hotel.key]
 
 
+@MOSTLY_LOCAL
 def test_an_undo_may_be_repeated_if_its_caller_allows_it(make_saver):
     trip = Handle(make_saver())
     trip.step("hotel")
@@ -296,6 +299,7 @@ def test_an_undo_may_be_repeated_if_its_caller_allows_it(make_saver):
     assert trip.end("compensated") == "compensated"
 
 
+@MOSTLY_LOCAL
 def test_an_irreversible_step_stops_a_rollback_and_a_person_settles_it(make_saver):
     trip = Handle(make_saver())
     trip.step("letter", undo=None)
@@ -305,6 +309,7 @@ def test_an_irreversible_step_stops_a_rollback_and_a_person_settles_it(make_save
     assert trip.end("compensated") == "compensated"
 
 
+@MOSTLY_LOCAL
 def test_a_step_whose_claim_is_withdrawn_after_its_undo_was_not_done(make_saver):
     trip = Handle(make_saver())
     trip.savepoint("first")
@@ -318,6 +323,7 @@ def test_a_step_whose_claim_is_withdrawn_after_its_undo_was_not_done(make_saver)
     assert trip.world.left == []
 
 
+@MOSTLY_LOCAL
 def test_a_rollback_only_moves_to_earlier_targets(make_saver):
     trip = Handle(make_saver())
     trip.savepoint("first")
@@ -337,6 +343,7 @@ def test_a_rollback_only_moves_to_earlier_targets(make_saver):
         trip.end("stuck")
 
 
+@MOSTLY_LOCAL
 def test_a_key_belongs_to_one_step(make_saver):
     trip = Handle(make_saver())
     trip.step("hotel", key="key")
@@ -352,6 +359,7 @@ def test_a_key_belongs_to_one_step(make_saver):
             call()
 
 
+@MOSTLY_LOCAL
 def test_a_request_too_large_for_its_undo_is_refused_before_the_step(make_saver, raw):
     trip = Handle(make_saver())
     for size, fits in ((128 << 10, True), ((128 << 10) + 1, False)):
