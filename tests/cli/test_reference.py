@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.cli import reference
+from tests.kit.all_errors import errors_by_name
 from tests.patience import PATIENCE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -40,7 +40,7 @@ def test_links_lead_to_sections():
 def test_every_exit_code_is_listed():
     table = reference.reference().partition("## Exit codes")[2].partition("## ")[0]
     listed = {name: int(line.split("|")[1]) for line in table.splitlines() for name in re.findall(r"`(\w+)`", line)}
-    known = {name: getattr(errors, name).exit_code for name in dir(errors) if name.endswith("Error")}
+    known = {name: error.exit_code for name, error in errors_by_name().items()}
     assert listed.items() <= known.items()
     assert set(listed.values()) == set(known.values()) - {1}
 

@@ -519,6 +519,20 @@ def test_a_tool_undoes_and_ends_the_run(saver: GCSSaver, thread: Thread, handles
     assert undone() == ["Oslo"]
 
 
+def test_a_rollback_in_a_subgraph_forks_the_root_graph(saver: GCSSaver, thread: Thread) -> None:
+    inner = StateGraph(State)
+    inner.add_sequence([(f"inner-{number}", node) for number, node in enumerate(trip(thread, []))])
+    inner.add_edge(START, "inner-0")
+    graph = counter(saver, say("first"), inner.compile())
+    with pytest.raises(SagaRolledBack):
+        run(graph, {"seen": []}, CONFIG)
+    tip = graph.get_state(CONFIG)
+    assert (tip.values, tip.next) == ({"seen": ["first"]}, ("node-1",))
+    # The subgraph begins again. The step before the savepoint is not repeated.
+    assert run(graph, None, CONFIG)["seen"][-2:] == ["saga s book", "saga s pay 1"]
+    assert undone() == ["pay"]
+
+
 def test_a_savepoint_in_a_node_needs_a_durable_checkpoint(saver: GCSSaver, thread: Thread) -> None:
     def node(_: Any) -> None:
         thread.saga("s").savepoint("p")

@@ -12,12 +12,14 @@ from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
     DryRunOption,
+    ImportClassesOption,
     JsonOption,
     StoreOption,
     ThreadArgument,
     YesOption,
     confirm,
     console,
+    importing,
     open_admin,
     open_saver,
     plain,
@@ -92,16 +94,19 @@ def resume(
     saga_id: SagaArgument,
     *,
     app: AppOption = None,
+    import_classes: ImportClassesOption = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a rollback that was begun, such as by a process that crashed, or one that was stuck.
 
+    The compensations get the requests and results of steps. Without --import-classes these have no classes of yours.
+
     Example: langgraph-gcs saga resume my-thread trip-7 --app my_agent.undo
     """
     _import(app)
-    with open_saver(store, cipher) as saver:
+    with open_saver(store, cipher, serde=importing(import_classes)) as saver:
         found = saver.thread(thread).saga(saga_id).resume()
     _print(found, as_json=as_json)
 
@@ -115,16 +120,19 @@ def rollback(
     app: AppOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    import_classes: ImportClassesOption = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Undo the steps of a saga, the newest first. After a rollback to a savepoint, the thread continues from there.
 
+    The compensations get the requests and results of steps. Without --import-classes these have no classes of yours.
+
     Example: langgraph-gcs saga rollback my-thread trip-7 --to before-payment --app my_agent.undo
     """
     _import(app)
-    with open_saver(store, cipher) as saver:
+    with open_saver(store, cipher, serde=importing(import_classes)) as saver:
         one = saver.thread(thread).saga(saga_id)
         found = one.info()
         if dry_run:
