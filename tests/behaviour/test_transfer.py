@@ -50,7 +50,8 @@ def comparable(uri, thread, prefix=""):
     docs = {name: dict(fields) for name, fields in docs.items() if own in name.split("/")}
     for name, fields in docs.items():
         if name == keys.thread_doc(thread):
-            fields.pop("claim", None)
+            for own_only in ("claim", "held"):
+                fields.pop(own_only, None)
         elif name.startswith(keys.RUNS):
             fields.pop("token")
     return docs, {name.removeprefix(prefix): data for name, data in blobs.items() if f"{own}/" in name}

@@ -351,6 +351,24 @@ def test_the_former_content_of_a_document_comes_back(model, context, parent, how
         assert len(seen) >= 2
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_former_content_comes_back_without_touching_holds(model, context, parent, ends):
+    """Another process has held the checkpoint, or has ended its hold, since this one has read the document."""
+    key = "set T s"
+    if ends:
+        model.change(doc(1), holds={key: True})
+
+    def how(model, name):
+        flip("manifest")(model, name)
+        model.change(name, holds={} if ends else {key: True})
+
+    spoil_document(model, 1, 100, how)
+    with pytest.raises(CheckpointVerificationError):
+        put(model, make_context(verify="readback"), 1, None, {"a": "other content"}, run_id="r")
+    assert read(model, 1) == {"a": "one", "b": "old"}
+    assert model.docs[doc(1)].fields["holds"] == ({} if ends else {key: True})
+
+
 # Others, meanwhile
 
 
