@@ -12,6 +12,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Commit, Doc, Flow, GetDocs, Merge, QueryDocs, Write
 from langgraph_gcs_saver.errors import ConflictError, ThreadInSetError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.marks import move
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.holds import HOLDS, Hold, holds_of, keys_of, with_hold, without_hold
 from langgraph_gcs_saver.format.manifest import RUNS_BY, DocumentKind, kind_of
@@ -88,15 +89,6 @@ def _change(
         f"The holds of checkpoint {checkpoint_id!r}, thread {thread_id!r}, were not changed, because other writers "
         "changed documents at the same time. Call again."
     )
-
-
-def move(thread_id: str, context: Context) -> Merge:
-    """The write that changes a thread's document beside a new hold or pin, and so counts as a use of the thread.
-
-    It needs no precondition of its own, if another write of the commit requires that a checkpoint exists. A deletion
-    removes the thread's document after all checkpoints, so this does not bring back a deleted thread.
-    """
-    return Merge(keys.thread_doc(thread_id), {"thread_id": thread_id, "held": context.new_attempt()})
 
 
 def held(thread_id: str, ns: str) -> Flow[dict[str, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""The mark of a deletion in a thread's document: what it says, and how others wait for it."""
+"""What a thread's document says to calls that wait or look again: the mark of a deletion, and a token beside a hold."""
 
 from __future__ import annotations
 
@@ -72,3 +72,12 @@ def unmark(thread: Doc, note: Mapping[str, Any] = MappingProxyType({})) -> Merge
     """
     gone = tuple(key for key in ("deleting", "active", "root", "copying") if key not in note)
     return Merge(thread.name, note, remove=gone, update_time=thread.update_time)
+
+
+def move(thread_id: str, context: Context) -> Merge:
+    """The write that changes a thread's document beside a new hold or pin, and so counts as a use of the thread.
+
+    It needs no precondition of its own, if another write of the commit requires that a checkpoint exists. A deletion
+    removes the thread's document after all checkpoints, so this does not bring back a deleted thread.
+    """
+    return Merge(keys.thread_doc(thread_id), {"thread_id": thread_id, "held": context.new_attempt()})

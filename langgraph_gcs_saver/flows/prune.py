@@ -42,7 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import CheckpointCorruptError, ConflictError
 from langgraph_gcs_saver.events import ThreadPruned
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
-from langgraph_gcs_saver.flows.holds import break_sets, move, require_none
+from langgraph_gcs_saver.flows.holds import break_sets, require_none
 from langgraph_gcs_saver.flows.ids import claim_of, thread_id_of
 from langgraph_gcs_saver.flows.leases import as_writer
 from langgraph_gcs_saver.flows.manifests import (
@@ -54,6 +54,7 @@ from langgraph_gcs_saver.flows.manifests import (
     metadata_of,
     unreadable,
 )
+from langgraph_gcs_saver.flows.marks import move
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.referrers import objects_of, unreferenced
 from langgraph_gcs_saver.flows.tries import Tries

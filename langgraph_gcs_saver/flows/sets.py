@@ -44,8 +44,8 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, SetAbortedError
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.holds import move
 from langgraph_gcs_saver.flows.manifests import report_clear
+from langgraph_gcs_saver.flows.marks import move
 from langgraph_gcs_saver.format import keys, manifest, sets
 from langgraph_gcs_saver.format.holds import HOLDS, Hold, keys_of, with_hold, without_hold
 from langgraph_gcs_saver.format.manifest import DamagedError, heir_of

@@ -92,7 +92,7 @@ def in_clear(raw, found):
     """The set as committed, sealed by an attacker who has no key."""
     cut = {member: Cut(cid(1), "0" * 64) for member in found.members}
     forged = SetRecord(
-        team=found.team, set_id=found.set_id, state="committed", members=found.members, timeout=1.0, cut=cut
+        team=found.team, set_id=found.set_id, state="committed", members=found.members, timeout=1e6, cut=cut
     )
     return format_sets.fields_of(forged, CLEAR)
 

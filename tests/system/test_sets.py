@@ -151,7 +151,7 @@ def test_members_without_a_whole_checkpoint_are_named(saver, raw):
     name = keys.checkpoint_doc(thread("damaged"), "", cid(1))
     raw.set_document(name, {**raw.documents()[name], "digest": b"x" * 32})
     with pytest.raises(SetAbortedError, match="damaged, lost, none, sub") as caught:
-        commit(saver, "a", "damaged", "lost", "none", "sub", timeout=0.2)
+        commit(saver, "a", "damaged", "lost", "none", "sub", timeout=0.2)  # clock: it is over whenever it is looked at
     assert caught.value.missing == ("damaged", "lost", "none", "sub")
     (info,) = call(saver, sets.listed, TEAM)
     assert (info.state, info.missing, info.set_id) == ("aborted", caught.value.missing, caught.value.set_id)
@@ -161,7 +161,7 @@ def test_members_without_a_whole_checkpoint_are_named(saver, raw):
 
 def test_a_set_past_its_timeout_is_aborted_although_all_have_voted(saver):
     store(saver, 1, "a")
-    found = begin(saver, "a", timeout=1e-9)
+    found = begin(saver, "a", timeout=1e-9)  # clock: it is over whenever it is looked at
     vote(saver, found, "a", 1)
     assert decide(saver, found).state == "aborted"
     with pytest.raises(SetAbortedError, match="no process decided it"):
@@ -180,7 +180,7 @@ def test_a_set_is_not_begun_while_another_one_is_being_prepared_for_too_long(sav
     monkeypatch.setattr(sets, "POLL_SECONDS", 0.01)
     other = begin(saver, "nobody")
     with pytest.raises(SetAbortedError, match="No set of team") as caught:
-        begin(saver, "a", timeout=0.1)
+        begin(saver, "a", timeout=0.1)  # clock: it is over whenever it is looked at
     assert caught.value.set_id == other.set_id
 
 
@@ -257,7 +257,7 @@ def test_the_newest_sets_are_kept(saver, raw):
         store(saver, n, "a")
         kept.append(commit(saver, "a"))
     with pytest.raises(SetAbortedError):
-        commit(saver, "a", "none", timeout=0.1)
+        commit(saver, "a", "none", timeout=0.1)  # clock: it is over whenever it is looked at
     call(saver, sets.retain, TEAM, 2)
     left = [one.set_id for one in call(saver, sets.records, TEAM)]
     assert left[1:] == [kept[3].set_id, kept[2].set_id]
