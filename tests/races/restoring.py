@@ -10,8 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Effect, Flow, Merge, QueryDocs
-from langgraph_gcs_saver.errors import ConflictError, FencedError, ThreadBusyError
+from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Doc, Effect, Flow, Merge, QueryDocs
+from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
+    ConflictError,
+    FencedError,
+    InvalidInputError,
+    ThreadBusyError,
+)
 from langgraph_gcs_saver.flows import leases, save, set_restores
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
@@ -74,6 +80,9 @@ class Restored(World):
         forked, now = self.forks(), after.forks()
         if forked != now and (len(now) < len(MEMBERS) or len({len(docs) for docs in now.values()}) > 1):
             return f"torn: only {sorted(now)} have forks"
+        for doc in (doc for docs in now.values() for doc in docs):
+            if not _has_frames(after, doc.name):
+                return f"I1: {doc.name} refers to frames that are gone"
         for write in commit.writes:
             if isinstance(write, Create) and f"/{keys.CHECKPOINTS}/" in write.name and keys.is_in_ns(write.name, ""):
                 wrong = self._of_checkpoint(write, after)
@@ -116,6 +125,17 @@ def _manifest(world: World, name: str) -> Manifest:
     return play(read_manifest(doc, CODEC), world)[0]
 
 
+EXPECTED = (ConflictError, FencedError, ThreadBusyError, CheckpointCorruptError, InvalidInputError)
+"""The last two say that a checkpoint of the set is gone."""
+
+
+def _has_frames(world: World, name: str) -> bool:
+    """Whether the documents exist that hold the values of a checkpoint."""
+    known = _manifest(world, name)
+    docs = [world.doc(step.name) for channel in known.channels for step in known.steps(channel)]
+    return all(doc is not None and "frames" in doc.fields for doc in docs)
+
+
 def check(world: World, runs: tuple[Run, ...]) -> str | None:
     """After every step."""
     wrong = world.doc(WRONG)
@@ -123,7 +143,7 @@ def check(world: World, runs: tuple[Run, ...]) -> str | None:
         return str(wrong.fields["what"])
     for run in runs:
         error = run.node.error
-        if error is not None and not isinstance(error, (ConflictError, FencedError, ThreadBusyError)):
+        if error is not None and not isinstance(error, EXPECTED):
             return f"liveness: {run.process.name} raised {error!r}"
     return None
 
@@ -141,7 +161,7 @@ def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
     restores = [run for run in runs if run.process.name in OWNERS]
     last = [run for run in restores if not run.dead]
     if found.restored is None and last:
-        overtaken = any(isinstance(run.node.error, (FencedError, ThreadBusyError)) for run in last)
+        overtaken = any(isinstance(run.node.error, EXPECTED[1:]) for run in last)
         if any(run.process.after for run in last) or not (overtaken or len(last) < len(restores)):
             return "liveness: no restore has completed"
     if last and not any(run.dead for run in restores):
@@ -206,6 +226,19 @@ def _acquire(member: str, letter: str, *, take_over: bool, context: Context) -> 
 
 def acquire(member: str, letter: str, *, take_over: bool = False) -> Call:
     return Call("acquire", lambda context: _acquire(member, letter, take_over=take_over, context=context))
+
+
+def _remove(member: str) -> Flow[None]:
+    docs: list[Doc] = yield from QueryDocs(keys.checkpoints(thread(member)))
+    if any("run_id" not in doc.fields for doc in docs):
+        return  # A removal keeps what the fork refers to.
+    (held,) = [doc for doc in docs if keys.checkpoint_id_of(doc.name) == cid(3)]
+    yield from Commit((Delete(held.name, update_time=held.update_time),))
+
+
+def remove(member: str) -> Call:
+    """Remove the checkpoint that is copied, as it was seen. With a hold, only a deletion by force does so."""
+    return Call("remove", lambda _: _remove(member))
 
 
 # Scenarios
@@ -296,6 +329,11 @@ def a_restore_and_a_run_that_takes_over() -> tuple[Process, ...]:
 @_named
 def a_restore_and_a_run_without_a_lease() -> tuple[Process, ...]:
     return _restore("R", lost=1, dies=True), Process("B", (steps("b", "B"),))
+
+
+@_named
+def a_restore_and_a_removal() -> tuple[Process, ...]:
+    return _restore("R", dies=True), Process("P", (remove("b"),))
 
 
 @_named

@@ -142,7 +142,8 @@ UNDER, WITHOUT = "a_restore_and_a_run_under_a_lease", "a_restore_and_a_run_witho
         (_not_overtaken, WITHOUT, "torn: a run"),
         (_one_by_one, UNDER, "torn: only"),
         (_by_the_clock, UNDER, "torn: the fork"),
-        (_unseen, WITHOUT, "torn: "),
+        (_marked(lambda _: None), "a_restore_and_a_removal", "I1"),
+        (_unseen, "a_restore_and_a_removal", "torn: "),
     ],
 )
 def test_a_removed_rule_is_noticed(broken: Break, name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
