@@ -134,9 +134,9 @@ def collect(
     """Delete orphans: objects and documents that no checkpoint refers to.
 
     Crashed calls left them. Operations whose outcome need not be kept any longer go too, and so do expired recovery
-    records and sagas. Other processes may write meanwhile. A thread with a damaged checkpoint is left alone, because what
-    that checkpoint refers to is unknown: repair it first. A thread that has lost a checkpoint that DeltaChannels need is left alone
-    too: restore that checkpoint. If a thread is left alone, the exit code is 4.
+    records and sagas. Other processes may write meanwhile. A thread with a damaged checkpoint is left alone, because
+    what that checkpoint refers to is unknown: repair it first. A thread that has lost a checkpoint that DeltaChannels
+    need is left alone too: restore that checkpoint. If a thread is left alone, the exit code is 4.
 
     Example: langgraph-gcs collect --yes
     """
