@@ -528,7 +528,7 @@ class Reader:
             sagas[head["id"]] = {**head, "steps": sorted(steps, key=lambda one: (one["attempt"][5] or 0, one["key"]))}
         return sagas
 
-    # 6.1
+    # 6.15
 
     def holds(self, thread_id, checkpoint_id):
         """The keys of the holds of a root checkpoint."""

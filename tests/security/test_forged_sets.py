@@ -40,6 +40,7 @@ from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Undo
 from tests.incremental.eax import Eax
+from tests.patience import PATIENCE
 from tests.system.build import cfg
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -334,7 +335,7 @@ def record_of(raw, set_name):
         document = keys.checkpoint_doc(keys.member_thread_id(team, name), "", cid(1))
         cut[name] = sets.Cut(cid(1), raw.documents()[document]["digest"].hex())
     return sets.SetRecord(
-        team=team, set_id=set_id, state="committed", members=tuple(MEMBERS), timeout=30.0, cut=cut, decided=1
+        team=team, set_id=set_id, state="committed", members=tuple(MEMBERS), timeout=PATIENCE, cut=cut, decided=1
     )
 
 
@@ -384,7 +385,7 @@ def test_a_forged_set_is_restored_by_no_call(saver, team, raw, forgery):
 def test_a_vote_for_another_checkpoint_is_not_chosen(saver, team, raw, codec):
     """It would make the set inconsistent, or hold a checkpoint whose content is another."""
     put(saver, team, 1, 2)
-    begun = run(flows.sets.begin("deal", MEMBERS, None, 30.0, saver._context), saver._backend)
+    begun = run(flows.sets.begin("deal", MEMBERS, None, PATIENCE, saver._context), saver._backend)
     name = keys.vote_doc(begun.name, "planner")
     for number, digest in ((1, None), (2, "00" * 32)):
         document = raw.documents()[keys.checkpoint_doc(team.member("planner").id, "", cid(number))]
