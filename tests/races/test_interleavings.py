@@ -209,7 +209,7 @@ def _writes_without_condition(patch: pytest.MonkeyPatch) -> None:
 
 
 def _oldest_first(patch: pytest.MonkeyPatch) -> None:
-    def delete_with_runs(thread_id: str, *_: Any) -> Flow[tuple[int, bool]]:
+    def delete_with_runs(thread_id: str, *_: Any, **__: Any) -> Flow[tuple[int, bool]]:
         while docs := (yield from QueryDocs(keys.checkpoints(thread_id))):
             if (yield from Commit((Delete(docs[-1].name, update_time=docs[-1].update_time),))) is None:
                 return 0, False
