@@ -23,7 +23,7 @@ from .world import Report, explore
 BUDGET = 20_000
 """States to look at, more than these scenarios have without crashes and lost answers, except two restores."""
 
-SAMPLE, LARGE_SAMPLE = 2_000, 150_000
+SAMPLE, LARGE_SAMPLE = 1_000, 150_000
 """States that the usual tests look at, and the soak tests, with crashes and lost answers."""
 
 
