@@ -360,6 +360,25 @@ def test_a_rollback_to_a_savepoint_keeps_earlier_steps(thread: Thread, events: l
     assert [one.state for one in events if isinstance(one, SagaEnded)] == ["running", "done", "compensated"]
 
 
+def test_a_further_attempt_is_the_same_request_in_a_later_epoch(thread: Thread) -> None:
+    given: list[str] = []
+
+    def book(key: str) -> str:
+        given.append(key)
+        if len(given) == 1:
+            raise FullError
+        return key
+
+    saga = thread.saga("s")
+    with suppress(FullError):
+        saga.once("a", book, undo="test-cancel")
+    saga.savepoint("p")
+    step(saga, "b")
+    assert saga.rollback(to="p").epoch == 1
+    assert saga.once("a", book, undo="test-cancel", mode="at_least_once") == "saga s a"
+    assert given == ["saga s a"] * 2
+
+
 def test_a_process_of_an_older_epoch_starts_nothing(saver: GCSSaver, thread: Thread) -> None:
     old = thread.saga("s")
     step(old, "a")
