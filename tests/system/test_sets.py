@@ -19,7 +19,7 @@ from tests.incremental.eax import Eax
 from tests.kit.performing import both, perform_sync, rounds_of
 from tests.system.build import cfg, cid, put
 
-pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+LOCAL = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 TEAM = "deal/42 %"
 FOR_EVER = 1e6
 
@@ -92,6 +92,7 @@ def test_a_set_of_members_that_run_nowhere(saver, raw, perform):
         assert now == fields
 
 
+@LOCAL
 def test_members_join_once_and_at_the_same_time(saver):
     for member in ("b", "a", "b"):
         call(saver, sets.join, TEAM, member)
@@ -103,6 +104,7 @@ def test_members_join_once_and_at_the_same_time(saver):
     assert sets.joining(TEAM, "c", saver._backend.perform(GetDocs(names))) == ()
 
 
+@LOCAL
 def test_votes_decide_in_one_try(saver, raw):
     store(saver, 1, "a", "b")
     found = begin(saver, "a", "b")
@@ -114,6 +116,7 @@ def test_votes_decide_in_one_try(saver, raw):
     assert len(held(raw)) == 2
 
 
+@LOCAL
 def test_a_vote_for_what_is_no_longer_the_newest_does_not_count(saver, raw):
     store(saver, 1, "a", "b")
     found = begin(saver, "a", "b")
@@ -132,6 +135,7 @@ def _team():
     return (yield from GetDocs((keys.team_doc(TEAM),)))[keys.team_doc(TEAM)]
 
 
+@LOCAL
 def test_a_vote_does_not_count_once_its_checkpoint_has_changed(saver):
     store(saver, 1, "a")
     found = begin(saver, "a")
@@ -142,6 +146,7 @@ def test_a_vote_does_not_count_once_its_checkpoint_has_changed(saver):
     assert decide(saver, found).state == "committed"
 
 
+@LOCAL
 def test_members_without_a_whole_checkpoint_are_named(saver, raw):
     store(saver, 1, "a", "damaged")
     for n in (1, 2):
@@ -159,6 +164,7 @@ def test_members_without_a_whole_checkpoint_are_named(saver, raw):
     assert team_of(raw) == {"format": 1, "team": TEAM}
 
 
+@LOCAL
 def test_a_set_past_its_timeout_is_aborted_although_all_have_voted(saver):
     store(saver, 1, "a")
     found = begin(saver, "a", timeout=1e-9)  # clock: it is over whenever it is looked at
@@ -168,6 +174,7 @@ def test_a_set_past_its_timeout_is_aborted_although_all_have_voted(saver):
         call(saver, sets.prepare, TEAM, found.set_id)
 
 
+@LOCAL
 def test_a_set_is_begun_after_the_one_that_is_being_prepared(saver):
     store(saver, 1, "a")
     first = begin(saver, "a")  # Its coordinator has crashed.
@@ -176,6 +183,7 @@ def test_a_set_is_begun_after_the_one_that_is_being_prepared(saver):
     assert {one.state for one in call(saver, sets.records, TEAM)} == {"committed"}
 
 
+@LOCAL
 def test_a_set_is_not_begun_while_another_one_is_being_prepared_for_too_long(saver, monkeypatch):
     monkeypatch.setattr(sets, "POLL_SECONDS", 0.01)
     other = begin(saver, "nobody")
@@ -185,6 +193,7 @@ def test_a_set_is_not_begun_while_another_one_is_being_prepared_for_too_long(sav
 
 
 @pytest.mark.parametrize("hint", ["x", "20260101-000000000-000000000000", "x" * 5000])
+@LOCAL
 def test_a_hint_to_a_set_that_does_not_exist_is_replaced(saver, raw, hint):
     store(saver, 1, "a")
     raw.set_document(keys.team_doc(TEAM), {"format": 1, "team": TEAM, "preparing": hint, "contended": 7})
@@ -192,6 +201,7 @@ def test_a_hint_to_a_set_that_does_not_exist_is_replaced(saver, raw, hint):
     assert team_of(raw) == {"format": 1, "team": TEAM}
 
 
+@LOCAL
 def test_a_set_that_is_deleted_while_it_is_prepared(saver):
     found = begin(saver, "a")
     call(saver, sets.end, TEAM, found.set_id)
@@ -215,12 +225,14 @@ def test_a_set_that_is_deleted_while_it_is_prepared(saver):
         (("\ud800",), None, 1.0, InvalidIdError),
     ],
 )
+@LOCAL
 def test_what_no_set_can_have(saver, members, label, timeout, error):
     with pytest.raises(error):
         call(saver, sets.begin, TEAM, members, label, timeout)
     assert not saver._backend.perform(GetDocs((keys.team_doc(TEAM),)))
 
 
+@LOCAL
 def test_the_names_of_teams_and_members(saver):
     for name in ("", "x" * 201, "\ud800"):
         with pytest.raises(InvalidIdError):
@@ -229,6 +241,7 @@ def test_the_names_of_teams_and_members(saver):
             call(saver, sets.join, "team", name)
 
 
+@pytest.mark.parametrize("store_uri", ["local", pytest.param("emulators", marks=pytest.mark.soak)], indirect=True)
 def test_a_hundred_members_need_one_commit_and_three_rounds_after_the_last_vote(saver, raw):
     members = [f"agent-{n:03}" for n in range(100)]
     store(saver, 1, *members)
@@ -251,6 +264,7 @@ def test_a_hundred_members_need_one_commit_and_three_rounds_after_the_last_vote(
     assert not [name for name in raw.documents() if f"/{keys.SETS}/" in name]
 
 
+@LOCAL
 def test_the_newest_sets_are_kept(saver, raw):
     kept = []
     for n in (1, 2, 3, 4):
@@ -266,6 +280,7 @@ def test_the_newest_sets_are_kept(saver, raw):
     assert len(call(saver, sets.records, TEAM)) == 2
 
 
+@LOCAL
 def test_two_sets_hold_one_checkpoint_until_both_have_ended(saver, raw):
     store(saver, 1, "a")
     one, two = commit(saver, "a"), commit(saver, "a")
@@ -276,6 +291,7 @@ def test_two_sets_hold_one_checkpoint_until_both_have_ended(saver, raw):
     assert not held(raw)
 
 
+@LOCAL
 def test_a_set_is_broken_once(saver):
     store(saver, 1, "a")
     found = commit(saver, "a")
@@ -287,6 +303,7 @@ def test_a_set_is_broken_once(saver):
         assert not call(saver, sets.break_, hold)
 
 
+@LOCAL
 def test_a_damaged_set_can_only_be_deleted(saver, raw):
     store(saver, 1, "a", "b")
     call(saver, sets.join, TEAM, "a")
@@ -323,6 +340,7 @@ def test_a_team_is_deleted_with_all_that_is_its_own(saver, raw):
     call(saver, sets.delete, TEAM)
 
 
+@LOCAL
 def test_a_process_that_looks_twice_needs_no_votes(saver):
     store(saver, 1, "a", "b")
     found = begin(saver, "a", "b")
@@ -337,6 +355,7 @@ def test_a_process_that_looks_twice_needs_no_votes(saver):
 KEY = Eax("the key")
 
 
+@LOCAL
 def test_a_cipher_encrypts_what_is_not_an_id(make_saver, raw):
     saver = make_saver(cipher=KEY)
     store(saver, 1, "a")
