@@ -1,6 +1,6 @@
 """`Team`: several threads, and consistent sets of their checkpoints.
 
-The protocols are in `flows/sets.py` and `flows/restores.py`. This module does not import LangGraph. So a command that
+The protocols are in `flows/sets.py` and `flows/set_restores.py`. This module does not import LangGraph. So a command that
 lists, checks or restores sets starts in a fraction of the time that an agent needs.
 
 `python -m tests.twins` writes each asynchronous twin below its method.
