@@ -8,6 +8,7 @@ lists, checks or restores sets starts in a fraction of the time that an agent ne
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.runner import arun, run
-from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError, SetAbortedError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError, SetAbortedError
 from langgraph_gcs_saver.events import SetDecided, SetRestored
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.sets import check_id
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.connection import Connection
     from langgraph_gcs_saver.saver.thread import Thread
+
+logger = logging.getLogger("langgraph_gcs_saver")
 
 MAX_TIMEOUT = 3600.0
 """Most seconds for which a set may be prepared: a limit that finds a mistake of units, such as milliseconds."""
@@ -127,9 +130,11 @@ class TeamSets:
             members: The members that the set has; all members of the team if not given. At most 100.
 
         Returns:
-            The committed set.
+            The committed set. That older sets could not be deleted is only logged.
 
         Raises:
+            ConflictError: Other processes changed the team in every try; call again.
+            DamageError: The document of the set is damaged, or that of another one that is being prepared.
             InvalidIdError: The name of a member cannot be stored.
             InvalidInputError: An argument is of the wrong type, the team has no members, or more than 100.
             InvalidOptionError: `timeout` is outside its range.
@@ -299,8 +304,15 @@ class TeamSets:
             self._report(error.set_id, wanted, began, missing=error.missing)
             raise
         self._report(found.set_id, wanted, began)
-        yield from flows.teams.retain(self.id, self._context)
+        yield from self._retain()
         return flows.sets.info_of(found)
+
+    def _retain(self) -> Flow[None]:
+        """Delete the oldest sets. A failure is only logged: the new set is committed, and the next one tries again."""
+        try:
+            yield from flows.teams.retain(self.id, self._context)
+        except GCSSaverError as error:
+            logger.warning("The older sets of team %r were not deleted: %s", self.id, error)
 
     def _report(
         self, set_id: str, members: Sequence[str], began: float, missing: tuple[str, ...] | None = None

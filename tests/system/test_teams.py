@@ -194,6 +194,19 @@ def test_only_as_many_sets_are_kept_as_the_team_says(make_saver):
     assert saver.admin.delete_thread(team.member("a").id).exists
 
 
+@LOCAL
+def test_a_set_is_committed_although_older_ones_cannot_be_deleted(make_saver, raw, caplog):
+    team = made(make_saver(), ("a",))
+    old = team.checkpoint("old")
+    change(raw, keys.set_doc(team.id, old.set_id), format=2)
+    saved = team.checkpoint("new")
+    assert saved.state == "committed"
+    (line,) = [one.getMessage() for one in caplog.records if "older sets" in one.getMessage()]
+    assert team.id in line
+    change(raw, keys.set_doc(team.id, old.set_id), format=1)
+    assert [one.label for one in team.sets()] == ["new", "old"]
+
+
 def test_collecting_and_sweeping_leave_teams_alone(make_saver):
     saver = make_saver(ttl=timedelta(hours=1))
     team = made(saver)
