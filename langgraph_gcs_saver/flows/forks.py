@@ -179,6 +179,7 @@ def fork(
     context: Context,
     beside: tuple[Write, ...] = (),
     *,
+    former: tuple[Merge, ...] = (),
     record: Callable[[ForkPlan, int], Merge] | None = None,
 ) -> Flow[str]:
     """Fork a thread at a checkpoint of its root graph, in one commit.
@@ -189,6 +190,7 @@ def fork(
         fence: The lease of the thread, which the commit requires.
         context: Options and caches.
         beside: Other writes of the commit.
+        former: What changes their documents back, if the fork is withdrawn.
         record: Makes the recovery record for the commit, from the plan and the service's time, which is then reported.
 
     Returns:
@@ -203,8 +205,9 @@ def fork(
         found = yield from plan(thread_id, checkpoint_id, context)
         recorded = None if record is None else record(found, (yield from _service_time(fence)))
         also = beside if recorded is None else (*beside, recorded)
+        back: list[Merge | Delete] = [*former] if recorded is None else [*former, Delete(recorded.name)]
         refuse_large(size_of([*found.writes(fence), *also]), f"The fork of thread {thread_id!r}")
-        if (yield from committed([found], {thread_id: fence}, context, also)):
+        if (yield from committed([found], {thread_id: fence}, context, also, back)):
             if recorded is not None:
                 yield from recoveries.report(thread_id, recorded)
             return found.fork_id
@@ -218,7 +221,11 @@ def _service_time(fence: Fence) -> Flow[int]:
 
 
 def committed(
-    plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: Context, beside: tuple[Write, ...] = ()
+    plans: Sequence[ForkPlan],
+    fences: Mapping[str, Fence],
+    context: Context,
+    beside: tuple[Write, ...] = (),
+    former: Sequence[Merge | Delete] = (),
 ) -> Flow[bool]:
     """Store the forks of one or several threads, all or none of them.
 
@@ -227,6 +234,8 @@ def committed(
         fences: The leases of their threads, by thread.
         context: Options and caches.
         beside: Other writes of the commit.
+        former: What changes their documents back, if the forks are withdrawn. Each is made only if its document is
+            still as it was read then.
 
     Returns:
         False if a document has changed that the commit depends on. Then nothing is stored.
@@ -252,11 +261,13 @@ def committed(
         yield from discard(uploads)
         return False
     if context.reads_back:
-        yield from _read_back(plans, fences, context)
+        yield from _read_back(plans, fences, context, former)
     return True
 
 
-def _read_back(plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: Context) -> Flow[None]:
+def _read_back(
+    plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: Context, former: Sequence[Merge | Delete]
+) -> Flow[None]:
     """Read what was stored, and withdraw all of it if it differs."""
     wanted = {one.name: one.fields for found in plans for one in found.created}
     docs = yield from GetDocs(tuple(wanted))
@@ -264,17 +275,18 @@ def _read_back(plans: Sequence[ForkPlan], fences: Mapping[str, Fence], context: 
     if not wrong:
         return
     heirs = {name: heir for found in plans for name, heir in found.heirs.items()}
-    parents = yield from GetDocs(tuple(heirs), mask=("heir",))
+    now = yield from GetDocs((*heirs, *(one.name for one in former)), mask=("heir",))
     writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs.values()]
     writes += [Delete(write.name) for found in plans for write in found.waiting]
-    writes += [_former(doc, heirs[doc.name], context) for doc in parents.values()]
+    writes += [_with_heir(now[name], heir, context) for name, heir in heirs.items() if name in now]
+    writes += [replace(one, update_time=now[one.name].update_time) for one in former if one.name in now]
     writes += [Merge(doc.name, doc.fields) for doc in (found.requests for found in plans) if doc is not None]
     writes += [fences[found.thread_id].check() for found in plans]
     yield from Commit(tuple(writes))
     raise failed(_what(plans), wrong[0])
 
 
-def _former(parent: Doc, heir: str | None, context: Context) -> Merge:
+def _with_heir(parent: Doc, heir: str | None, context: Context) -> Merge:
     """The write that gives a parent its former heir back."""
     if heir is None:
         return Merge(parent.name, {}, remove=("heir",), update_time=parent.update_time)
@@ -491,7 +503,7 @@ class _Layout:
     def _copy(self, space: _Space, ids: Mapping[str, str], now: float) -> tuple[Manifest, dict[str, Any]]:
         """The manifest of a namespace's fork, and its metadata."""
         if space.source is None:
-            plain, metadata = forks.empty_checkpoint(4, now), forks.empty_metadata(ids[""])
+            plain, metadata = forks.empty_checkpoint(now), forks.empty_metadata(ids[""])
             found = Manifest(self.thread_id, space.ns, ids[space.ns], None, plain, None, _dumps(metadata), {})
             return found, metadata
         known = space.source[1]

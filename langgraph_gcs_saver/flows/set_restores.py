@@ -21,6 +21,7 @@ from functools import partial
 
 from langgraph_gcs_saver.engine.effects import (
     Commit,
+    Delete,
     Doc,
     Flow,
     Gather,
@@ -332,8 +333,10 @@ class _Restoring:
             records = [_record(plan, docs.read_time, self.context.new_attempt(), took) for plan in plans]
             done = self._set(reserved, restoring=None, restored=self.nonce, restored_at=None)
             beside = (done, *records)
+            former: list[Merge | Delete] = [self._set(reserved, restoring=None)]
+            former += [Delete(one.name) for one in records]
             _refuse_large(self._measured(plans, beside))
-            if (yield from forks.committed(plans, self.fences, self.context, beside)):
+            if (yield from forks.committed(plans, self.fences, self.context, beside, former)):
                 for plan, stored in zip(plans, records, strict=True):
                     yield from recoveries.report(plan.thread_id, stored)
                 return plans

@@ -16,6 +16,9 @@ from langgraph_gcs_saver.portable.edits import id_at
 SOURCE = "fork"
 """The `source` in the metadata of a fork, as LangGraph writes it."""
 
+_VERSION = 4
+"""The version of LangGraph's checkpoints (`LATEST_VERSION` of `langgraph.pregel._checkpoint`)."""
+
 _BEFORE_FIRST = -2
 """The step of a graph that has not run, as LangGraph counts it."""
 
@@ -44,14 +47,13 @@ def step_of(metadata: Mapping[str, Any]) -> int:
     return step if isinstance(step, int) else -1
 
 
-def empty_checkpoint(version: object, now: float) -> dict[str, Any]:
+def empty_checkpoint(now: float) -> dict[str, Any]:
     """The plain fields of a checkpoint from which a graph begins as if it had never run.
 
     Args:
-        version: The version of LangGraph's checkpoints.
         now: The time, in seconds since the epoch.
     """
-    return {"v": version, "ts": _time(now), "channel_versions": {}, "versions_seen": {}, "updated_channels": None}
+    return {"v": _VERSION, "ts": _time(now), "channel_versions": {}, "versions_seen": {}, "updated_channels": None}
 
 
 def empty_metadata(root_id: str) -> dict[str, Any]:

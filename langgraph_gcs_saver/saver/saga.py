@@ -642,8 +642,11 @@ class Saga:
             else:
                 yield from flows.sagas.release(saga, context)
                 change = flows.sagas.changes(saga, flows.sagas.continued(saga), context)
+                back = flows.sagas.changes(saga, saga, context)
                 record = partial(self._record, began)
-                yield from flows.forks.fork(self.thread_id, held, fence, context, beside=(change,), record=record)
+                yield from flows.forks.fork(
+                    self.thread_id, held, fence, context, beside=(change,), former=(back,), record=record
+                )
             saga = yield from self._read()
             self._seen = saga
             yield from self._report(began)

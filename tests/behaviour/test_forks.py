@@ -15,7 +15,7 @@ from langgraph.types import Command, Send, interrupt
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver import run as run_turn
-from langgraph_gcs_saver.engine.effects import Commit, Merge
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
@@ -295,17 +295,24 @@ def test_a_fork_that_does_not_read_back_is_withdrawn(make_saver: Callable[..., G
 
 
 @LOCAL
-def test_the_other_writes_of_the_commit_are_part_of_it(saver: GCSSaver) -> None:
+def test_the_other_writes_of_the_commit_are_part_of_it(make_saver: Callable[..., GCSSaver]) -> None:
+    saver, name = make_saver(), keys.saga_doc(T, "s")
     for number in range(3):
         saver.put(*put_arguments(number, number - 1 if number else None))
     checkpoint_id = put_arguments(0, None)[1]["id"]
     fence = acquire(saver).fence
-    absent = (Merge(keys.saga_doc(T, "s"), {"a": 1}, update_time=1),)
+
+    def forked(by: GCSSaver, **more: Any) -> None:
+        perform(by, forks.fork(T, checkpoint_id, fence, by._context, **more))
+
     with pytest.raises(ConflictError):
-        perform(saver, forks.fork(T, checkpoint_id, fence, saver._context, absent))
+        forked(saver, beside=(Merge(name, {"a": 1}, update_time=1),))
     assert len(list(saver.list(CONFIG))) == 3
-    beside = (Merge(keys.saga_doc(T, "s"), {"a": 1}),)
-    perform(saver, forks.fork(T, checkpoint_id, fence, saver._context, beside))
+    with pytest.raises(CheckpointVerificationError):
+        forked(make_saver(interceptors=[Spoiling()]), beside=(Merge(name, {"a": 1}),), former=(Merge(name, {"a": 0}),))
+    assert perform(saver, iter(GetDocs((name,))))[name].fields == {"a": 0}
+    assert len(list(saver.list(CONFIG))) == 3
+    forked(saver, beside=(Merge(name, {"a": 1}),))
     assert len(list(saver.list(CONFIG))) == 4
 
 

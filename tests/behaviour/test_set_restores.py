@@ -13,6 +13,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Create, Emit, Merge
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
+    CheckpointVerificationError,
     ConflictError,
     FencedError,
     InvalidInputError,
@@ -27,7 +28,7 @@ from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.portable.edits import next_id
 from langgraph_gcs_saver.results import RestorePlan
 from langgraph_gcs_saver.testing.crash import put_arguments
-from tests.behaviour.test_forks import LOCAL, acquire, is_whole, loop, perform
+from tests.behaviour.test_forks import LOCAL, Spoiling, acquire, is_whole, loop, perform
 from tests.system.raw import open_raw
 
 TEAM, MEMBERS = "deal/42", ("extract-1", "extract-2", "planner")
@@ -191,6 +192,22 @@ def resumed(flow: Any, effect: Any) -> Any:
             effect = step[0](step[1])
         except StopIteration as stop:
             return stop.value
+
+
+@LOCAL
+def test_a_restore_that_does_not_read_back_is_withdrawn(make_saver: Callable[..., GCSSaver]) -> None:
+    saver = make_saver()
+    stored(saver, 2)
+    found = save_set(saver)
+    before = tips(saver)
+    with pytest.raises(CheckpointVerificationError):
+        restore(make_saver(interceptors=[Spoiling()]), found.set_id)
+    assert tips(saver) == before
+    after = perform(saver, sets.read(TEAM, found.set_id, saver._context))
+    assert (after.restored, after.restoring) == (None, None)
+    assert list(saver.admin.recoveries()) == []
+    restore(saver, found.set_id)
+    assert len(list(saver.admin.recoveries())) == len(MEMBERS)
 
 
 @LOCAL

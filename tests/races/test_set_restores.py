@@ -102,9 +102,9 @@ def _not_overtaken(patch: pytest.MonkeyPatch) -> None:
 def _one_by_one(patch: pytest.MonkeyPatch) -> None:
     """Each thread is forked in a commit of its own."""
 
-    def committed(plans: Any, fences: Any, context: Any, beside: Any) -> Flow[bool]:
+    def committed(plans: Any, fences: Any, context: Any, beside: Any, former: Any) -> Flow[bool]:
         for plan in plans:
-            if not (yield from _committed([plan], fences, context, beside if plan is plans[-1] else ())):
+            if not (yield from _committed([plan], fences, context, beside if plan is plans[-1] else (), former)):
                 return False
         return True
 
