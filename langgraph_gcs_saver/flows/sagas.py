@@ -37,6 +37,7 @@ from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import operations
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.holds import hold, unhold
 from langgraph_gcs_saver.flows.operations import Call, Claim, Part, parsed_saga, rolled_back
 from langgraph_gcs_saver.flows.threads import guard, note_thread
 from langgraph_gcs_saver.format import keys
@@ -156,7 +157,7 @@ def _kept_changing(thread_id: str, saga_id: str, what: str) -> ConflictError:
     )
 
 
-def changes(seen: Saga, now: Saga, context: Context) -> Write:
+def changes(seen: Saga, now: Saga, context: Context) -> Merge:
     """The write that changes a saga, if it is as last seen."""
     return Merge(seen.document, fields_of(now, context.codec), update_time=seen.time)
 
@@ -194,8 +195,6 @@ def savepoint(saga: Saga, name: str, checkpoint_id: str | None, context: Context
         SagaError: The saga is done.
         SagaRolledBack: It was rolled back since this process opened it.
     """
-    from langgraph_gcs_saver.flows.holds import hold  # noqa: PLC0415 - most sagas have no savepoint
-
     seen, what = saga, f"Savepoint {name!r} of saga {saga.saga_id!r} of thread {saga.thread_id!r} was not added"
     for _ in range(MAX_TRIES):
         if seen.state == "done" and name not in seen.names:
@@ -523,8 +522,6 @@ def release(saga: Saga, context: Context) -> Flow[None]:
 
 
 def _release(saga: Saga, savepoints: Iterable[Savepoint], context: Context) -> Flow[None]:
-    from langgraph_gcs_saver.flows.holds import unhold  # noqa: PLC0415 - most sagas have no savepoint
-
     for one in savepoints:
         if one.checkpoint_id is not None:
             key = Hold("savepoint", saga.saga_id, one.name).key
