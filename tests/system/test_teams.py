@@ -154,6 +154,32 @@ def test_a_restored_graph_continues_with_the_states_of_the_set(make_saver, state
 
 
 @LOCAL
+@pytest.mark.parametrize("finishes", [False, True])
+def test_a_worker_resumes_a_restored_run_that_had_not_finished(make_saver, finishes):
+    """One that had finished is due again, and `run` continues it."""
+    saver, fails = make_saver(), [True]
+    team = saver.team("deal")
+
+    def second(_):
+        if fails:
+            raise TimeoutError
+        return {"said": ["second"]}
+
+    graph = StateGraph(State).add_node("first", lambda _: {"said": ["first"]}).add_node("second", second)
+    graph = graph.add_edge(START, "first").add_edge("first", "second").compile(checkpointer=saver)
+    with pytest.raises(TimeoutError):
+        run(graph, {"said": []}, config(team, "a"), team=team)
+    saved = team.checkpoint()
+    fails.clear()
+    if finishes:
+        run(graph, None, config(team, "a"), team=team)
+    team.restore(saved)
+    assert said(saver, team, "a") == ["first"]
+    assert [one.thread_id for one in saver.recover(graph, backoff=0)] == ([] if finishes else [team.member("a").id])
+    assert run(graph, None, config(team, "a"), team=team)["said"] == ["first", "second"]
+
+
+@LOCAL
 def test_a_member_without_a_checkpoint(make_saver):
     events = []
     saver = make_saver(on_event=events.append)
