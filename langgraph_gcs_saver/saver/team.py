@@ -1,7 +1,7 @@
 """`Team`: several threads, and consistent sets of their checkpoints.
 
-The protocols are in `flows/sets.py` and `flows/set_restores.py`. This module does not import LangGraph. So a command that
-lists, checks or restores sets starts in a fraction of the time that an agent needs.
+The protocols are in `flows/sets.py` and `flows/set_restores.py`. This module does not import LangGraph. So a command
+that lists, checks or restores sets starts in a fraction of the time that an agent needs.
 
 `python -m tests.twins` writes each asynchronous twin below its method.
 """
@@ -359,10 +359,14 @@ def _check(label: str | None, timeout: float) -> None:
     if label is not None:
         configs.check_type("label", label, str)
         configs.check_unicode("The label", label)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidInputError(f"timeout is of type {type(timeout).__name__}; it must be a number of seconds.")
-    if not 1 <= timeout <= MAX_TIMEOUT:
-        raise InvalidOptionError(f"timeout is {timeout!r}; it must be from 1 to {MAX_TIMEOUT:,.0f} seconds.")
+    _check_seconds("timeout", timeout, 1)
+
+
+def _check_seconds(name: str, seconds: float, least: int) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidInputError(f"{name} is of type {type(seconds).__name__}; it must be a number of seconds.")
+    if not least <= seconds <= MAX_TIMEOUT:
+        raise InvalidOptionError(f"{name} is {seconds!r}; it must be from {least} to {MAX_TIMEOUT:,.0f} seconds.")
 
 
 class Team(TeamSets):
@@ -388,10 +392,8 @@ class Team(TeamSets):
         vote_wait: float | None = None,
     ) -> None:
         super().__init__(saver, team_id, members, retention=retention)
-        if vote_wait is not None and (isinstance(vote_wait, bool) or not isinstance(vote_wait, (int, float))):
-            raise InvalidInputError(f"vote_wait is of type {type(vote_wait).__name__}; it must be a number of seconds.")
-        if vote_wait is not None and not 0 <= vote_wait <= MAX_TIMEOUT:
-            raise InvalidOptionError(f"vote_wait is {vote_wait!r}; it must be from 0 to {MAX_TIMEOUT:,.0f} seconds.")
+        if vote_wait is not None:
+            _check_seconds("vote_wait", vote_wait, 0)
         self._saver = saver
         self.vote_wait = vote_wait
 
