@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases, recoveries, runs
-from langgraph_gcs_saver.format import keys, recent, sets
+from langgraph_gcs_saver.format import keys, recent, sagas, sets
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
@@ -152,7 +152,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 
 def handle(saver: GCSSaver, raw: LocalRaw) -> None:
-    """A side effect that is done, an answered turn, a recovery, and a batch whose process has crashed."""
+    """A side effect, an answered turn, a recovery, a saga, a team, and a batch whose process has crashed."""
     thread = saver.thread("t")
     with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
@@ -182,6 +182,8 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
         claims = {name: fields for name, fields in raw.documents().items() if f"/{keys.CHUNKS}/" in name}
     for name, fields in claims.items():
         raw.set_document(name, fields)
+    trip = sagas.Saga(keys.saga_doc("t", "trip"), "t", "trip", "stuck", 1, 60.0, "digits", target="before payment")
+    raw.set_document(trip.document, sagas.fields_of(trip, saver._context.codec))
     make_team(saver, raw)
 
 
