@@ -25,7 +25,6 @@ from langgraph_gcs_saver.cli.views.terminal import open_saver
 from langgraph_gcs_saver.engine.effects import Commit, Effect, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.errors import FencedError, SetAbortedError
-from langgraph_gcs_saver.format.holds import HOLDS
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.team import Team
@@ -200,4 +199,4 @@ class _BeforeDecision(Interceptor):
 
 
 def _holds(write: object) -> bool:
-    return isinstance(write, Merge) and HOLDS in write.fields
+    return isinstance(write, Merge) and "holds" in write.fields
