@@ -361,7 +361,7 @@ def _spaces(thread_id: str, checkpoint_id: str, context: Context) -> Flow[list[_
             f"Thread {thread_id!r} has no checkpoint {checkpoint_id!r}. List its checkpoints with "
             f"`langgraph-gcs history`, and choose another one."
         )
-    others = [segment for segment in tips if segment != root and _may_keep_state(segment)]
+    others = [segment for segment in tips if segment != root and not keys.is_of_call(keys.dec(segment) or "")]
     states = yield from _states(thread_id, others, end)
     docs = yield from GetDocs((name, *[tips[segment].name for segment in others]), mask=_MASK)
     if len(docs) != len(others) + 1:
@@ -370,18 +370,12 @@ def _spaces(thread_id: str, checkpoint_id: str, context: Context) -> Flow[list[_
     for segment in others:
         tip = docs[tips[segment].name]
         ns = (yield from _manifest(tip, context)).ns
-        if ":" in ns:
+        if keys.is_of_call(ns):
             continue
         state = states[segment]
         source = None if state is None else (state, (yield from _manifest(state, context)))
         found.append(_Space(ns, newest[segment], tip, source))
     return found
-
-
-def _may_keep_state(segment: str) -> bool:
-    """Whether a namespace can be that of a subgraph that keeps its state: it has no id of a task."""
-    ns = keys.dec(segment)
-    return ns is None or ":" not in ns
 
 
 def _states(thread_id: str, segments: Sequence[str], start: str) -> Flow[dict[str, Doc | None]]:

@@ -395,7 +395,7 @@ def _make_rows(
         except DamagedError as damage:
             raise unreadable(damage, known.thread_id, known.ns, known.checkpoint_id) from None
         counters, above = metadata.get(DELTA_COUNTERS), metadata.get("parents")
-        root_id = above.get("") if known.ns and ":" in known.ns and isinstance(above, Mapping) else None
+        root_id = above.get("") if keys.is_of_call(known.ns) and isinstance(above, Mapping) else None
         pin, run_id = entry.doc.fields.get("pin"), entry.doc.fields.get("run_id")
         stored, versions = frozenset(known.channels), frozenset(known.checkpoint.get("channel_versions", ()))
         deltas = frozenset(counters) if isinstance(counters, Mapping) else frozenset[str]()

@@ -29,9 +29,6 @@ _NAMES_PER_PAGE = 1000
 _CACHE_BYTES = 64 << 20
 """The size of the cache while states are decoded. It begins empty, so that every byte is read from the store."""
 
-_TASK = ":"
-"""In a namespace, this is before the id of a task. So the namespace is that of a single call of a subgraph."""
-
 Damage = CheckpointCorruptError | ClearTextError
 
 
@@ -78,7 +75,7 @@ def _states(thread_id: str, checkpoint_id: str) -> Flow[Sequence[str]]:
         for doc in docs:
             segment = keys.ns_segment_of(doc.name)
             # Namespaces of a single call of a subgraph are many. A resumed run makes the call again.
-            is_call = _TASK in (keys.dec(segment) or "")
+            is_call = keys.is_of_call(keys.dec(segment) or "")
             if segment not in found and not is_call and kind_of(doc) is DocumentKind.CHECKPOINT:
                 found[segment] = doc.name
         if len(docs) < _NAMES_PER_PAGE:
@@ -90,7 +87,7 @@ def _damage(name: str, loads: Loads, fresh: Context) -> Flow[DamagedError | Dama
     try:
         doc = (yield from GetDocs((name,))).get(name)
         # A long namespace is not in the name. It may be that of a call after all.
-        if doc is not None and _TASK not in (known := (yield from read_manifest(doc, fresh.codec))).ns:
+        if doc is not None and not keys.is_of_call((known := (yield from read_manifest(doc, fresh.codec))).ns):
             yield from _read(doc, known, loads, fresh)
     except DamagedError as damage:
         return damage.alone()

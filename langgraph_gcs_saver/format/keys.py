@@ -261,6 +261,14 @@ def ns_segment_of(name: str) -> str:
     return _parsed(name)[1]
 
 
+def is_of_call(ns: str) -> bool:
+    """Whether a namespace is that of a single call of a subgraph: a colon and the id of a task follow a name in it.
+
+    A subgraph that keeps its state has a namespace without one.
+    """
+    return ":" in ns
+
+
 def is_in_ns(name: str, ns: str) -> bool:
     """Whether a checkpoint document's name has this namespace. A query finds it by a field, which can be corrupt."""
     return ns_segment_of(name) == enc(ns, "namespace")
