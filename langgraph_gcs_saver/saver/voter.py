@@ -92,6 +92,7 @@ class Voter:
         # Before the wait, which ends no later than the set, and the set may have lost its coordinator.
         self._jobs.again(self.member.thread_id, self._look)
         if found.contended and vote is not None:
+            self._stored = None  # A look that comes late must not vote for an older one.
             yield from self._safely(self._stand(found, vote))
         else:
             self._stored = vote

@@ -436,6 +436,22 @@ def test_a_put_waits_for_the_decision_once_a_try_was_lost(saver: GCSSaver, other
         working.join()
 
 
+def test_a_look_that_comes_late_does_not_replace_the_vote_of_a_put_that_waits(
+    saver: GCSSaver, other: GCSSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saver.team(TEAM, vote_wait=0.0).member("left").lease() as lease:
+        voter: Any = saver._leases.held_in(lease.config).voter  # type: ignore[union-attr]
+        monkeypatch.setattr(voter._jobs, "now", lambda *_: None)
+        monkeypatch.setattr(voter._jobs, "again", lambda *_: None)
+        found = begin(other, ["left"])
+        step(saver, lease, 1)
+        contend(other)
+        step(saver, lease, 2)
+        assert voted_for(other, found, "left") == cid(2)
+        perform(saver, voter._look())
+        assert voted_for(other, found, "left") == cid(2)
+
+
 def test_an_asynchronous_put_waits_too(saver: GCSSaver, other: GCSSaver) -> None:
     async def story() -> None:
         async with saver.team(TEAM, vote_wait=600.0).member("left").lease() as lease:
