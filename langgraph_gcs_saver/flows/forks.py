@@ -11,7 +11,9 @@ if it had never run. Namespaces of a single call of a subgraph are not part of i
 call again.
 
 Interrupts that wait at the checkpoint wait at the fork. Other pending writes stay behind: they belong to the step that
-the original's own child has made.
+the original's own child has made. A task that waits is run again from its beginning, with the answers that it had when
+it asked. If these are not known, as in a subgraph that it calls, it has no question until it asks again. Otherwise an
+answer would go to another question than the one that was shown.
 
 One commit makes the fork. It requires that the copied checkpoints and the former tips are as they were read, and
 changes all of them. So a pruner that is about to delete a copied checkpoint fails. A process without a lease that was
@@ -155,8 +157,15 @@ class _Space:
     source: tuple[Doc, Manifest] | None
 
 
-def plan(thread_id: str, checkpoint_id: str, context: Context) -> Flow[ForkPlan]:
+def plan(thread_id: str, checkpoint_id: str, context: Context, since: int | None = None) -> Flow[ForkPlan]:
     """Lay out the fork of a thread at a checkpoint of its root graph. This changes nothing.
+
+    Args:
+        thread_id: The thread.
+        checkpoint_id: The checkpoint.
+        context: Options and caches.
+        since: Answers to questions that wait at the checkpoint stay behind if they were given after this time, by the
+            service's clock. By default, those are kept that came before the question that waits now.
 
     Raises:
         CheckpointCorruptError: A checkpoint that would be copied, or its interrupts, are damaged.
@@ -168,7 +177,7 @@ def plan(thread_id: str, checkpoint_id: str, context: Context) -> Flow[ForkPlan]
     for _ in range(MAX_TRIES):
         spaces = yield from _spaces(thread_id, checkpoint_id, context)
         if spaces is not None:
-            return (yield from _Layout(thread_id, checkpoint_id, context).of(spaces))
+            return (yield from _Layout(thread_id, checkpoint_id, context, since).of(spaces))
     raise _conflict(thread_id, checkpoint_id)
 
 
@@ -425,9 +434,10 @@ class _Layout:
         fields: The fields that they get.
     """
 
-    def __init__(self, thread_id: str, checkpoint_id: str, context: Context) -> None:
+    def __init__(self, thread_id: str, checkpoint_id: str, context: Context, since: int | None) -> None:
         self.thread_id = thread_id
         self.checkpoint_id = checkpoint_id
+        self.since = since
         self.context = context
         self.loads: Loads = partial(loads, _SERDE)
         self.mark = context.new_attempt()
@@ -567,7 +577,6 @@ class _Layout:
             asked = [one for one in docs if keys.writes_task_of(one.name)[1] and keys.INTERRUPT in one.fields]
             if not asked:
                 continue
-            finished = {task for task, is_special in (keys.writes_task_of(one.name) for one in docs) if not is_special}
             try:
                 read = yield from read_writes([known.checkpoint_id], asked, self.context.codec)
                 packets = yield from self._packets(doc, known, read[known.checkpoint_id])
@@ -575,7 +584,7 @@ class _Layout:
                 yield from recheck(self.context, is_missing=damage.missing)
                 error = unreadable(damage, known.thread_id, known.ns, known.checkpoint_id)
             else:
-                writes = self._moved(known, ids[known.ns], _asked(read[known.checkpoint_id], finished), packets)
+                writes = self._moved(known, ids[known.ns], _asking(docs, read[known.checkpoint_id]), packets)
                 for task_id, of_task in writes.items():
                     request = PutWrites(self.thread_id, known.ns, ids[known.ns], task_id, of_task)
                     laid, uploads = yield from laid_out(request, self.context)
@@ -601,35 +610,90 @@ class _Layout:
         return tips.due_at(known, {tips.SENDS: value}).sends
 
     def _moved(
-        self, known: Manifest, fork_id: str, writes: Iterable[PendingWrite], packets: Sequence[str]
+        self, known: Manifest, fork_id: str, tasks: Iterable[_Asking], packets: Sequence[str]
     ) -> dict[str, list[PendingWrite]]:
-        """Writes of tasks under the ids that the tasks have at the fork, by these ids."""
+        """What tasks ask, and the answers that they had by then, under the ids that the tasks have at the fork."""
         step = forks.step_of(self._metadata(known)) + 1
         before = task_ids.Place(known.ns, known.checkpoint_id, step)
         after = task_ids.Place(known.ns, fork_id, step + 1)
         channels = known.checkpoint.get("channel_versions", {}).keys()
         found: dict[str, list[PendingWrite]] = {}
-        for write in writes:
-            task = task_ids.moved(write.task_id, write.task_path, before, after, channels=channels, packets=packets)
+        for one in tasks:
+            question, path = one.question, one.question.task_path
+            task = task_ids.moved(question.task_id, path, before, after, channels=channels, packets=packets)
+            answered = None if task is None else task_ids.answered(question.value.data, task, known.ns)
+            if not one.is_open(answered, self.since):
+                continue
             if task is not None:
-                value = write.value
-                if write.idx == _INTERRUPT:
-                    value = replace(value, data=task_ids.reworded(value.data, task, known.ns))
-                write = replace(write, task_id=task.after, value=value)  # noqa: PLW2901 - the same write
-            found.setdefault(write.task_id, []).append(write)
+                value = task_ids.reworded(question.value.data, task, known.ns)
+                question = replace(question, task_id=task.after, value=replace(question.value, data=value))
+            found[question.task_id] = [question]
+            if answered:
+                found[question.task_id].append(one.resume(question.task_id, answered))
         return found
 
 
-def _asked(writes: Iterable[PendingWrite], finished: set[str]) -> list[PendingWrite]:
-    """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
+@record(frozen=True, slots=True)
+class _Asking:
+    """A task that was interrupted.
 
-    A task that has finished since was given its last answer after that, so it asks from the beginning.
+    Attributes:
+        doc: The document of what it asks, and of its answers.
+        writes: Both, by LangGraph's numbers.
+        is_finished: Whether it has finished since.
     """
-    return [
-        write
-        for write in writes
-        if write.idx == _INTERRUPT or (write.idx == _RESUME and keys.enc(write.task_id) not in finished)
-    ]
+
+    doc: Doc
+    writes: Mapping[int, PendingWrite]
+    is_finished: bool
+
+    @property
+    def question(self) -> PendingWrite:
+        """What it asked last."""
+        return self.writes[_INTERRUPT]
+
+    @property
+    def answers(self) -> list[Any]:
+        """The answers that it has got."""
+        if _RESUME not in self.writes:
+            return []
+        value = self.writes[_RESUME].value
+        found = _SERDE.loads_typed((value.type, value.data))
+        return found if isinstance(found, list) else [found]
+
+    def resume(self, task_id: str, answered: int) -> PendingWrite:
+        """Its first answers, for a task at the fork."""
+        stored, answers = self.writes[_RESUME], self.answers
+        value = stored.value
+        if len(answers) > answered:
+            value = dumps(_SERDE, answers[:answered], "The answers of a task")
+        return replace(stored, task_id=task_id, value=value)
+
+    def is_open(self, answered: int | None, since: int | None) -> bool:
+        """Whether its question is the one to ask at the fork. If not, the task asks from its beginning.
+
+        Args:
+            answered: How many answers it had when it asked; `None` if it called a subgraph, which asked.
+            since: Answers that were given after this time stay behind.
+        """
+        if answered is None:
+            # The call is made again, and asks its first question first.
+            return self.doc.update_time == self.doc.create_time
+        given = len(self.answers)
+        if answered == 0:
+            return given == 0 or (given == 1 and self.is_finished)
+        return answered <= given and (since is None or self.doc.update_time <= since)
+
+
+def _asking(docs: Iterable[Doc], writes: Iterable[PendingWrite]) -> list[_Asking]:
+    """The tasks that were interrupted, from all documents of pending writes and from what those of questions say."""
+    tasks = [(one, *keys.writes_task_of(one.name)) for one in docs]
+    special = {task: one for one, task, is_special in tasks if is_special}
+    finished = {task for _, task, is_special in tasks if not is_special}
+    of_task: dict[str, dict[int, PendingWrite]] = {}
+    for write in writes:
+        of_task.setdefault(keys.enc(write.task_id), {})[write.idx] = write
+    return [_Asking(special[task], found, task in finished) for task, found in of_task.items()]
 
 
 def _dumps(metadata: Mapping[str, Any]) -> manifest.Serialized:

@@ -15,7 +15,7 @@ when it tries to continue it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -37,11 +37,11 @@ from langgraph_gcs_saver.errors import (
     InvalidInputError,
     SetAbortedError,
 )
-from langgraph_gcs_saver.flows import forks, leases, recoveries, sets
+from langgraph_gcs_saver.flows import active, forks, leases, recoveries, runs, sets
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.forks import ForkPlan
-from langgraph_gcs_saver.flows.manifests import unreadable
+from langgraph_gcs_saver.flows.manifests import metadata_of, unreadable
 from langgraph_gcs_saver.flows.resumable import damage_at
 from langgraph_gcs_saver.format import keys, operations
 from langgraph_gcs_saver.format.manifest import DamagedError
@@ -54,7 +54,8 @@ TTL = 60.0
 """Seconds for which a restore's leases last, and one more for each member: they are taken one after the other."""
 
 MOST_WRITES = 1000
-"""Most writes of the commit. A member without subgraphs that keep their state takes seven.
+"""Most writes of the commit. A member without subgraphs that keep their state takes seven, or eight if `run` stored its
+checkpoint.
 
 Firestore has not limited their number since 2023 (https://cloud.google.com/firestore/docs/release-notes), and the
 emulators accept as many.
@@ -124,7 +125,7 @@ def _threads(found: SetRecord) -> dict[str, str]:
 def _plans(found: SetRecord, context: Context) -> Flow[list[ForkPlan]]:
     plans = []
     for thread_id, checkpoint_id in _threads(found).items():
-        plans.append((yield from forks.plan(thread_id, checkpoint_id, context)))
+        plans.append((yield from forks.plan(thread_id, checkpoint_id, context, since=found.decided)))
     return plans
 
 
@@ -139,6 +140,7 @@ def _described(found: SetRecord, plans: Sequence[ForkPlan], context: Context) ->
     example = {plan.thread_id: Fence(plan.thread_id, 1, context.new_attempt(), 1, TTL) for plan in plans}
     writes = [write for plan in plans for write in plan.writes(example[plan.thread_id])]
     writes += [_record(plan, 1, context.new_attempt(), 0.0) for plan in plans]
+    writes += _noted(plans)
     writes.append(Merge(found.name, fields_of(found, context.codec)))
     return RestorePlan(
         team=found.team,
@@ -187,6 +189,15 @@ def _refuse_large(plan: RestorePlan) -> None:
             "changed. Fork the threads one by one."
         )
     forks.refuse_large(plan.size, what)
+
+
+def _noted(plans: Iterable[ForkPlan]) -> list[Write]:
+    """The writes that let a worker look at the threads whose checkpoint is that of a `run`.
+
+    The turn of that run may have ended since, and is due again. A worker that finds nothing due there notes that.
+    """
+    made = [plan for plan in plans if runs.RUN in metadata_of(plan.copied[0], _METADATA)]
+    return [active.noted(plan.thread_id, "due", 0) for plan in made]
 
 
 def _record(plan: ForkPlan, now: int, nonce: str, seconds: float) -> Merge:
@@ -332,9 +343,7 @@ class _Restoring:
             took = max(0.0, (yield from Now()) - began)
             records = [_record(plan, docs.read_time, self.context.new_attempt(), took) for plan in plans]
             done = self._set(reserved, restoring=None, restored=self.nonce, restored_at=None)
-            beside = (done, *records)
-            former: list[Merge | Delete] = [self._set(reserved, restoring=None)]
-            former += [Delete(one.name) for one in records]
+            beside = (done, *records, *_noted(plans))
             _refuse_large(self._measured(plans, beside))
             if (yield from forks.committed(plans, self.fences, self.context, beside, former)):
                 for plan, stored in zip(plans, records, strict=True):

@@ -87,12 +87,24 @@ def reworded(value: bytes, task: Task, ns: str) -> bytes:
     Each id is a hash, in hex digits. An interrupt from a subgraph that the task calls has an id that is not known
     before the call is made again, and keeps its former one.
     """
-    around = f"{ns}|" if ns else ""
-    for answered in range(_MOST_ANSWERS):
-        after = f"|{answered}" if answered else ""
-        old, new = (_hash(f"{around}{task.node}:{one}{after}".encode()) for one in (task.before, task.after))
-        value = value.replace(old.encode(), new.encode())
+    for answers in range(_MOST_ANSWERS):
+        old, new = (_interrupt_id(task.node, one, ns, answers) for one in (task.before, task.after))
+        value = value.replace(old, new)
     return value
+
+
+def answered(value: bytes, task: Task, ns: str) -> int | None:
+    """How many answers a task had when it asked its serialized interrupt; `None` if a subgraph that it calls asked it.
+
+    Older versions of LangGraph may not count them: then it seems to have had none.
+    """
+    found = (count for count in range(_MOST_ANSWERS) if _interrupt_id(task.node, task.before, ns, count) in value)
+    return next(found, None)
+
+
+def _interrupt_id(node: str, task_id: str, ns: str, answers: int) -> bytes:
+    around, after = f"{ns}|" if ns else "", f"|{answers}" if answers else ""
+    return _hash(f"{around}{node}:{task_id}{after}".encode()).encode()
 
 
 def _derivations(path: str, channels: Iterable[str], packets: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -22,6 +22,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.events import SetDecided, SetRestored
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver.admin import Admin
+from langgraph_gcs_saver.testing.crash import put_arguments
 from tests.incremental.eax import Eax
 from tests.kit import methods
 from tests.system.build import noise
@@ -128,6 +129,26 @@ def test_a_team_from_its_first_set_to_its_end(make_saver, is_async):
     ]
     decided = next(one for one in events if isinstance(one, SetDecided))
     assert (decided.team, decided.set_id, decided.state, decided.members) == (team.id, saved.set_id, "committed", 2)
+
+
+@LOCAL
+def test_a_worker_continues_a_run_that_had_ended_after_the_set(make_saver):
+    saver, sets = make_saver(), []
+    team = saver.team("deal-42", ["a", "b"])
+
+    def second(_):
+        if not sets:
+            sets.append(team.checkpoint(members=["a", "b"]))
+        return {"said": ["second"]}
+
+    graph = StateGraph(Plain).add_node("first", lambda _: {"said": ["first"]}).add_node("second", second)
+    graph = graph.add_edge(START, "first").add_edge("first", "second").compile(checkpointer=saver)
+    saver.put(*put_arguments(1, None, thread=team.member("b").id))  # No run stored it, so no worker looks at it.
+    run(graph, {"said": []}, config(team, "a"), team=team, durability="sync")
+    team.restore(sets[0])
+    assert [(one.thread_id, one.state) for one in saver.admin.runs()] == [(team.member("a").id, "due")]
+    assert [(one.thread_id, one.outcome) for one in saver.recover(graph)] == [(team.member("a").id, "finished")]
+    assert graph.get_state(config(team, "a")).values["said"] == ["first", "second"]
 
 
 @pytest.mark.parametrize("state", [State, Plain])
