@@ -642,7 +642,7 @@ def teams(maker):
             note(late, "aborted", missing=members[:1], votes=votes)
             alone = begin("alone", 3600, members[2:])
             note(alone, "preparing", votes=[vote(alone, members[2], 2)])
-            made["preparing"] = alone.set_id
+            made |= {"preparing": alone.set_id, "timeout": alone.timeout}
 
 
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)

@@ -543,7 +543,7 @@ def test_both_read_every_team_and_what_is_held(coordinated):
             team, seen = found[one["team"]], teams[one["team"]]
             assert sorted(team["members"]) == list(seen.threads) == one["members"]
             assert team["retention"] == seen.retention == one["retention"]
-            assert team["preparing"] == one["preparing"]
+            assert (team["preparing"], team["timeout"]) == (one["preparing"], one["timeout"])
             assert team["sets"].keys() == {each["set_id"] for each in one["sets"]}
             for each in one["sets"]:
                 read, listed = (
