@@ -93,9 +93,7 @@ def roll_back(saga: Saga, compensations: Compensating, fence: Fence | None, cont
         if step.state == "failed":
             yield from sagas.undoing(saga, step, context.new_attempt(), context, fence=fence)
             continue
-        problem = yield from _undo(saga, step, compensations, fence, context)
-        if problem is not None:
-            raise (yield from _stuck(saga, [(step, problem)], context))
+        yield from _undo(saga, step, compensations, fence, context)
     return (yield from sagas.compensated(saga, context))
 
 
@@ -139,8 +137,12 @@ def _settle(
 
 def _undo(
     saga: Saga, step: Operation, compensations: Compensating, fence: Fence | None, context: Context
-) -> Flow[str | None]:
-    """Undo a step. Returns why it is not undone, if it is not."""
+) -> Flow[None]:
+    """Undo a step.
+
+    Raises:
+        SagaStuckError: It is not undone. The cause is what its compensation raised last.
+    """
     result = yield from operations.read_result(step, context)
     attempts = 0
     while True:
@@ -148,23 +150,26 @@ def _undo(
         work = compensations.undo(call, step, result)
         began = yield from Compute(work.clock)
         problem: str | None = None
+        cause: Exception | None = None
         pause: float | None = None
         try:
             yield from once.once(call, work, None, context)
-        except errors.OperationInProgressError:
-            return "a call may still be undoing it"
-        except errors.OutcomeUnknownError:
-            problem = "the outcome of its undo is unknown"
+        except errors.OperationInProgressError as error:
+            problem, cause = "a call may still be undoing it", error
+        except errors.OutcomeUnknownError as error:
+            problem, cause = "the outcome of its undo is unknown", error
         except Exception as error:
             if work.ended is None or work.ended[0] != "paused":
                 raise
             attempts += 1
             pause = compensations.pause_after(step, attempts)
-            problem = f"its undo raised {type(error).__name__}, {attempts} times in a row"
+            problem, cause = f"its undo raised {type(error).__name__}, {attempts} times in a row", error
         if work.ended is not None:
             yield from _report(saga, call, work.ended, (yield from Compute(work.clock)) - began)
+        if problem is None:
+            return
         if pause is None:
-            return problem
+            raise (yield from _stuck(saga, [(step, problem)], context)) from cause
         yield from Pause(pause)
 
 
