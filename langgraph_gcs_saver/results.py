@@ -1066,7 +1066,7 @@ class SagaStep:
     Attributes:
         name: The step.
         key: The key of its operation.
-        state: The operation's state, or `undone`.
+        state: The operation's state, or `undone`. One that `failed` took no effect, so a rollback leaves it as it is.
         undo: Name and version of its compensation; `None` if the step is irreversible.
         claimed: When its operation was claimed, by the service's clock.
         epoch: The epoch of the saga in which that was.

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 from langgraph_gcs_saver import errors
@@ -51,6 +50,9 @@ KEEP_SECONDS = operations.KEEP_SECONDS
 
 DOCS_PER_PAGE = 100
 """How many sagas are read at once."""
+
+MAX_SAVEPOINTS = 100
+"""Most savepoints of a saga. Each change of the saga writes all of them, in one document."""
 
 _UNSETTLED = ("claimed", "unknown")
 """States of an operation that may or may not have taken effect."""
@@ -126,7 +128,6 @@ def open_(
         ConflictError: The thread's document changed in every try.
         DamageError: The saga's document is damaged.
         FencedError: The lease is lost.
-        InvalidInputError: The id is too long for a name in messages.
     """
     name = keys.saga_doc(thread_id, saga_id)
     for _ in range(MAX_TRIES):
@@ -191,7 +192,7 @@ def savepoint(saga: Saga, name: str, checkpoint_id: str | None, context: Context
 
     Raises:
         ConflictError: The saga, or the checkpoint, changed in every try.
-        InvalidInputError: There is no such checkpoint.
+        InvalidInputError: There is no such checkpoint, or the saga has `MAX_SAVEPOINTS`.
         SagaError: The saga is done.
         SagaRolledBack: It was rolled back since this process opened it.
     """
@@ -203,6 +204,11 @@ def savepoint(saga: Saga, name: str, checkpoint_id: str | None, context: Context
             raise rolled_back(saga, seen, what)
         if name in seen.names:
             return seen
+        if len(seen.savepoints) >= MAX_SAVEPOINTS:
+            raise InvalidInputError(
+                f"{what}, because a saga has at most {MAX_SAVEPOINTS} savepoints. Roll back to one of these, or use "
+                "another saga."
+            )
         now = replace(seen, savepoints=(*seen.savepoints, Savepoint(name, checkpoint_id)))
         if checkpoint_id is None:
             made = yield from _store(seen, now, context)
@@ -596,7 +602,8 @@ def _info(saga: Saga, operation: Operation, undo: Operation | None, *, is_left: 
     return SagaStep(
         name=step.name,
         key=operation.key,
-        state="undone" if step.undone else operation.state,
+        # A rollback passes a step that has failed. It took no effect, so there was nothing to undo.
+        state="undone" if step.undone and operation.state != "failed" else operation.state,
         undo=None if step.undo is None else (step.undo.name, step.undo.version),
         claimed=None if claimed is None else at_time(claimed),
         epoch=step.epoch,
@@ -618,16 +625,15 @@ def listed(thread_id: str, context: Context) -> Flow[list[SagaInfo]]:
     return found
 
 
-def every(thread_id: str, context: Context, state: State | None = None) -> Flow[list[Saga]]:
-    """The sagas of a thread, all or those in a state, in order of their names.
+def every(thread_id: str, context: Context) -> Flow[list[Saga]]:
+    """The sagas of a thread, in order of their names.
 
     Raises:
         DamageError: One of them is damaged.
     """
     found: list[Saga] = []
-    where, after = () if state is None else (("state", state),), None
-    query = partial(QueryDocs, keys.sagas(thread_id), where=where, limit=DOCS_PER_PAGE)
-    while docs := (yield from query(after=after)):
+    after: str | None = None
+    while docs := (yield from QueryDocs(keys.sagas(thread_id), after=after, limit=DOCS_PER_PAGE)):
         for doc in docs:
             one = yield from parsed_saga(doc, context)
             found.append(replace(one, thread_id=thread_id))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.saver import configs
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.operations import Mode
@@ -75,7 +76,7 @@ def compensation(
     the provider recognizes the key. After the last attempt, the saga is stuck, and `resume` tries again.
 
     Args:
-        name: The name that steps pass as `undo`.
+        name: The name that steps pass as `undo`, in at most 200 characters.
         version: A whole number of at least 1.
         mode: `"at_least_once"` calls the function again, with the same key, if a process crashed while it called it.
             With `"at_most_once"`, the saga is then stuck until you call `resolve`.
@@ -128,8 +129,7 @@ def _origin(function: Any) -> str:
 
 
 def _check_name(name: object, version: object) -> None:
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidInputError("The name of a compensation must be a str that is not empty, without null characters.")
+    configs.check_name("compensation", name)
     if type(version) is not int or not 1 <= version <= _MAX_VERSION:
         raise InvalidInputError(f"The version of compensation {name!r} must be a whole number of at least 1.")
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langgraph_gcs_saver.errors import InvalidConfigError, InvalidInputError
+from langgraph_gcs_saver.format import keys
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+
+MAX_NAME = 200
+"""Most characters in the name of a step, of a savepoint and of a compensation."""
 
 _MISSING = object()
 
@@ -102,6 +106,19 @@ def check_type(what: str, value: Any, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise InvalidInputError(f"{what} is of type {type(value).__name__}; it must be a {kind.__name__}.")
+
+
+def check_name(what: str, name: object) -> str:
+    """A name that people give to a part of a saga, if it can be stored and shown.
+
+    Raises:
+        InvalidInputError: It is no text, or empty, too long, or has null characters.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not keys.is_text(name) or "\0" in name:
+        raise InvalidInputError(
+            f"The name of a {what} must be text of 1 to {MAX_NAME} characters, without null characters."
+        )
+    return name
 
 
 def seconds_of(what: str, time: datetime) -> float:

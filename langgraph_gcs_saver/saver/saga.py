@@ -66,9 +66,6 @@ T = TypeVar("T")
 WAIT_SECONDS = 90.0
 """How long a rollback waits for the thread's lease by default: that of a crashed holder expires within it."""
 
-_MAX_NAME = 200
-"""Most characters in the name of a step or of a savepoint."""
-
 
 @record(frozen=True, slots=True)
 class _Asked:
@@ -255,15 +252,15 @@ class Saga:
             name: The savepoint; unique in the saga, in at most 200 characters.
 
         Raises:
-            InvalidInputError: The thread has no checkpoint.
+            InvalidInputError: The saga has 100 savepoints. Or the checkpoint was deleted meanwhile.
             NotDurableError: The checkpoint that ordered the node is not stored.
             SagaRolledBack: The saga was rolled back since it was opened.
         """
-        run(self._savepoint(_named("savepoint", name)), self._backend)
+        run(self._savepoint(configs.check_name("savepoint", name)), self._backend)
 
     async def asavepoint(self, name: str) -> None:
         """Asynchronous twin of `savepoint`."""
-        await arun(self._savepoint(_named("savepoint", name)), self._backend)
+        await arun(self._savepoint(configs.check_name("savepoint", name)), self._backend)
 
     def finish(self) -> None:
         """Say that the saga is done, as the end of a block does. Idempotent.
@@ -356,11 +353,11 @@ class Saga:
             OperationInProgressError: A call may still be performing it.
             SerializationError: The result cannot be serialized.
         """
-        run(self._resolution(_named("step", step), result, not_done=not_done), self._backend)
+        run(self._resolution(configs.check_name("step", step), result, not_done=not_done), self._backend)
 
     async def aresolve(self, step: str, *, result: Any = NOT_GIVEN, not_done: bool = False) -> None:
         """Asynchronous twin of `resolve`."""
-        await arun(self._resolution(_named("step", step), result, not_done=not_done), self._backend)
+        await arun(self._resolution(configs.check_name("step", step), result, not_done=not_done), self._backend)
 
     # Reading
 
@@ -475,7 +472,8 @@ class Saga:
         found = yield from flows.sagas.read(self.thread_id, self.id, self._context)
         if found is None:
             raise InvalidInputError(
-                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list` shows all."
+                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list THREAD` lists its "
+                "sagas."
             )
         return found
 
@@ -511,7 +509,7 @@ class Saga:
             CompensationMissingError: This process does not know the compensation.
             InvalidInputError: One is invalid.
         """
-        step = _named("step", name)
+        step = configs.check_name("step", name)
         named, irreversible = undo
         configs.check_type("irreversible", irreversible, bool)
         if (named is None) is not irreversible:
@@ -581,7 +579,8 @@ class Saga:
             yield from self._report(self._began)
 
     def _rolling_back(self, to: str | None) -> Flow[SagaInfo]:
-        return (yield from self._where(partial(self._mark_and_undo, None if to is None else _named("savepoint", to))))
+        target = None if to is None else configs.check_name("savepoint", to)
+        return (yield from self._where(partial(self._mark_and_undo, target)))
 
     def _resuming(self) -> Flow[SagaInfo]:
         return (yield from self._where(self._complete))
@@ -671,14 +670,14 @@ class Saga:
             return
         if not self._saver._subscribers.want(SagaEnded):  # noqa: SLF001 - a saga is a part of the saver
             return
-        found = yield from flows.sagas.steps(seen, self._context)
+        found = yield from flows.sagas.info(seen, self._context)
         yield from Emit(
             SagaEnded(
                 thread_id=self.thread_id,
                 saga_id=self.id,
                 state=seen.state,
-                steps=len(found),
-                undone=sum(one.step is not None and one.step.undone for one in found),
+                steps=len(found.steps),
+                undone=sum(one.state == "undone" for one in found.steps),
                 seconds=time.monotonic() - began,
             )
         )
@@ -686,14 +685,6 @@ class Saga:
 
 _LOST = (FencedError, LeaseMismatchError, ThreadBusyError)
 """Errors of a process that may not write. Another process continues the thread, and the saga."""
-
-
-def _named(what: str, name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not keys.is_text(name) or "\0" in name:
-        raise InvalidInputError(
-            f"The name of a {what} must be text of 1 to {_MAX_NAME} characters, without null characters."
-        )
-    return name
 
 
 # The user's functions

@@ -170,7 +170,7 @@ def test_a_saga_is_rolled_back_to_a_savepoint_and_continues(make_saver, raw, thr
     old = trip.again()
     assert trip.roll_back("before flight") == "compensated"
     assert trip.world.undone == ["saga trip flight"]
-    assert [step.state for step in trip.info().steps] == ["done", "undone", "undone"]
+    assert [step.state for step in trip.info().steps] == ["done", "undone", "failed"]
     assert not trip.saga.has_ended, "it continues"
     assert len(held(raw)) == 2
     trip.resume()
@@ -216,6 +216,18 @@ def test_a_savepoint_holds_its_checkpoint_and_repeats_nothing(make_saver, raw):
     for target in ("second", "third"):
         with pytest.raises(InvalidInputError, match="It has: 'first'"):
             trip.mark(target)
+
+
+@MOSTLY_LOCAL
+def test_a_saga_has_a_limited_number_of_savepoints(make_saver, monkeypatch):
+    monkeypatch.setattr(sagas, "MAX_SAVEPOINTS", 2)
+    trip = Handle(make_saver())
+    for name in ("first", "second", "second"):
+        trip.savepoint(name)
+    with pytest.raises(InvalidInputError, match="at most 2 savepoints"):
+        trip.savepoint("third")
+    trip.savepoint("first")
+    assert trip.saga.names == ("first", "second")
 
 
 @MOSTLY_LOCAL
