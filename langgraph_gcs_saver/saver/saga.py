@@ -472,8 +472,8 @@ class Saga:
         found = yield from flows.sagas.read(self.thread_id, self.id, self._context)
         if found is None:
             raise InvalidInputError(
-                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list THREAD` lists its "
-                "sagas."
+                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list THREAD` lists "
+                "the sagas of a thread."
             )
         return found
 
