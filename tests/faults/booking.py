@@ -28,7 +28,7 @@ class Declined(Exception):  # noqa: N818 - it is an answer
     """The provider does not book the step."""
 
 
-@compensation("cancel", attempts=1)
+@compensation("cancel-booking", attempts=1)
 def cancel(request: dict[str, str], result: str, key: str) -> None:
     """Cancel a booking."""
     Provider(request["ledger"]).charge(f"cancel {request['step']} {result}", key)
@@ -47,7 +47,9 @@ def trip(saver: GCSSaver, ledger: Path, fails: str | None) -> None:
     with saver.thread(THREAD).saga(SAGA, owner=OWNER) as saga:
         for step in STEPS:
             request = {"ledger": str(ledger), "step": step}
-            saga.once(step, partial(book, ledger, step, fails), request=request, undo="cancel", errors=(Declined,))
+            saga.once(
+                step, partial(book, ledger, step, fails), request=request, undo="cancel-booking", errors=(Declined,)
+            )
 
 
 def in_block(saver: GCSSaver, ledger: Path, fails: str | None) -> None:

@@ -25,7 +25,10 @@ SAGA, SAVEPOINT = "trip", "planned"
 BOOKED = ("flight", "hotel", "car")
 """What the agent books, in order. Each is a node, and a step of the saga."""
 
-PAY, REFUND = "payment", "refund"
+PAY = "payment"
+
+CANCEL, REFUND = "demo-cancel", "demo-refund"
+"""The compensations. Two functions of one process cannot have the same name."""
 
 
 class Trip(TypedDict, total=False):
@@ -72,14 +75,14 @@ _OUTSIDE: list[Outside] = []
 """The one of this process. A compensation gets only what its step has stored."""
 
 
-@compensation("cancel", version=1, mode="at_most_once")
+@compensation(CANCEL, version=1, mode="at_most_once")
 def _cancel(request: dict[str, Any], result: str, key: str) -> str:  # noqa: ARG001 - the receipt is not needed
     return _OUTSIDE[0].do(f"cancel {request['what']}", key)
 
 
 @compensation(REFUND, version=1, mode="at_most_once")
 def _refund(request: dict[str, Any], result: str, key: str) -> str:  # noqa: ARG001 - as above
-    return _OUTSIDE[0].do(REFUND, key)
+    return _OUTSIDE[0].do("refund", key)
 
 
 Agent = CompiledStateGraph[Trip, None, Trip, Trip]
@@ -96,7 +99,7 @@ def build(saver: GCSSaver, thread_id: str) -> Agent:
     def book(what: str, state: Trip) -> dict[str, str]:
         outside, request = _OUTSIDE[0], {"what": what, "city": state["city"]}
         booked = saga.once(
-            what, partial(outside.do, what), request=request, undo="cancel", reconcile=partial(outside.find, what)
+            what, partial(outside.do, what), request=request, undo=CANCEL, reconcile=partial(outside.find, what)
         )
         return {what: booked}
 
