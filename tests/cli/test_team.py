@@ -109,7 +109,7 @@ def test_restore(command, uri):
     continue_threads(uri)
     ended = command("team", "restore", "crew", "--dry-run")
     assert (ended.code, tips(uri)) == (0, ["later", "later"])
-    assert f"crew/a: {cid(3)} -> {cid(2)}" in ended.out
+    assert f"\n  crew/a: {cid(3)} -> {cid(2)}\n" in ended.out
     ended = command("team", "restore", "crew")
     assert (ended.code, tips(uri)) == (2, ["later", "later"])
     ended = command("team", "restore", "crew", answer="n")

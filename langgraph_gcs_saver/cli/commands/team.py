@@ -28,6 +28,8 @@ from langgraph_gcs_saver.cli.views.terminal import (
 from langgraph_gcs_saver.errors import DamageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from langgraph_gcs_saver.results import RestorePlan, SetInfo
     from langgraph_gcs_saver.saver.team import TeamSets
 
@@ -210,7 +212,7 @@ def restore(
 
         work = Work(
             plans=[plan],
-            show=lambda out, one: out.print(plain(str(one)), soft_wrap=True),
+            show=_show_plan,
             as_dict=_of_plan,
             act=act,
             doing="restoring",
@@ -239,6 +241,11 @@ def _newest(sets: TeamSets) -> SetInfo:
     if newest is None:
         raise CommandError(f"team {sets.id!r} has no committed set. Make one with langgraph-gcs team checkpoint.")
     return newest
+
+
+def _show_plan(out: Console, plan: RestorePlan) -> None:
+    for line in str(plan).splitlines():  # `printable` shows a line break as `\\n`
+        out.print(plain(line), soft_wrap=True)
 
 
 def _decided(one: SetInfo) -> Any:
