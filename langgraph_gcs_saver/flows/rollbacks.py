@@ -16,7 +16,7 @@ from typing import Protocol
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.engine.effects import Ask, Compute, Emit, Flow, Pause
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
+from langgraph_gcs_saver.errors import ConflictError, DamageError, InvalidInputError, SerializationError
 from langgraph_gcs_saver.events import CompensationEnded
 from langgraph_gcs_saver.flows import once, operations, sagas
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
@@ -126,7 +126,10 @@ def _settle(
             return seen, None
         if seen.state == "claimed" and (yield from operations.is_in_progress(seen)):
             return seen, "a call may still be performing it"
-        settled = yield from compensations.settle(seen)
+        try:
+            settled = yield from compensations.settle(seen)
+        except errors.OutcomeUnknownError as error:  # `reconcile` raised
+            return seen, f"its outcome is unknown, and `reconcile` raised {type(error.__cause__).__name__}"
         if settled.state == "unknown":
             return seen, "its outcome is unknown"
         outcome = None if settled.state == "not_done" else Outcome("done", settled.value)
@@ -137,33 +140,32 @@ def _settle(
 
 def _undo(
     saga: Saga, step: Operation, compensations: Compensating, fence: Fence | None, context: Context
-) -> Flow[None]:
-    """Undo a step.
-
-    Raises:
-        SagaStuckError: It is not undone. The cause is what its compensation raised last.
-    """
-    result = yield from operations.read_result(step, context)
+) -> Flow[str | None]:
+    """Undo a step. Returns why it is not undone, if it is not."""
     attempts = 0
     while True:
         call = sagas.undo_call(saga, step, context.new_attempt(), fence=fence)
-        work = compensations.undo(call, step, result)
+        try:
+            work = compensations.undo(call, step, (yield from operations.read_result(step, context)))
+        except (DamageError, SerializationError) as error:
+            return f"its request or its result cannot be read: {error}"
         began = yield from Compute(work.clock)
         problem: str | None = None
         cause: Exception | None = None
         pause: float | None = None
         try:
             yield from once.once(call, work, None, context)
-        except errors.OperationInProgressError as error:
-            problem, cause = "a call may still be undoing it", error
-        except errors.OutcomeUnknownError as error:
-            problem, cause = "the outcome of its undo is unknown", error
         except Exception as error:
-            if work.ended is None or work.ended[0] != "paused":
+            if work.ended is not None and work.ended[0] == "paused":  # The function raised it, whatever it is.
+                attempts += 1
+                pause = compensations.pause_after(step, attempts)
+                problem = f"its undo raised {type(error).__name__}, {attempts} times in a row"
+            elif isinstance(error, errors.OperationInProgressError):
+                return "a call may still be undoing it"
+            elif isinstance(error, errors.OutcomeUnknownError):
+                problem = "the outcome of its undo is unknown"
+            else:
                 raise
-            attempts += 1
-            pause = compensations.pause_after(step, attempts)
-            problem, cause = f"its undo raised {type(error).__name__}, {attempts} times in a row", error
         if work.ended is not None:
             yield from _report(saga, call, work.ended, (yield from Compute(work.clock)) - began)
         if problem is None:

@@ -376,6 +376,8 @@ def problem(step: Operation) -> str | None:
         return "its outcome is unknown"
     if step.state == "done" and _step_of(step).undo is None:
         return "it is irreversible"
+    if step.state == "done" and step.result is None:
+        return "its result could not be stored, and its undo may need it"
     return None
 
 

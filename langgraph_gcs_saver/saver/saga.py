@@ -301,8 +301,8 @@ class Saga:
             ConflictError: Other processes kept changing the saga.
             InvalidInputError: The saga has no such savepoint, or there is no such saga.
             SagaRolledBack: The call is made in a node, and the steps are undone.
-            SagaStuckError: A step's outcome is unknown, or it is irreversible, and nothing was undone; or the undo of a
-                step fails or has an unknown outcome, and later steps are undone. Settle the steps that the error lists
+            SagaStuckError: A step's outcome is unknown, or its result could not be stored, or it is irreversible, and
+                nothing was undone; or the undo of a step fails or has an unknown outcome, and later steps are undone. Settle the steps that the error lists
                 with `resolve`, and call `resume`.
             ThreadBusyError: Another process holds the lease.
         """
@@ -444,9 +444,21 @@ class Saga:
             yield from self._finish()
         elif isinstance(error, errors.SagaRolledBack):
             is_own = (error.thread_id, error.saga_id) == (self.thread_id, self.id)
-            if is_own and self._place() is None and (yield from self._read()).continues:
+            if not is_own:
+                yield from self._leaving_nested(error)
+            elif self._place() is None and (yield from self._read()).continues:
                 yield from self._resuming()
         elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LOST)):
+            yield from self._rolling_back(None)
+
+    def _leaving_nested(self, error: errors.SagaRolledBack) -> Flow[None]:
+        """What the end of a block does if another saga was rolled back in it.
+
+        If that one is over, the block cannot succeed any more, however often it runs. If it continues from a savepoint,
+        the block runs again.
+        """
+        other = yield from flows.sagas.read(error.thread_id, error.saga_id, self._context)
+        if other is not None and other.state == "compensated" and other.target is None:
             yield from self._rolling_back(None)
 
     def _opened(self) -> Flow[Stored]:
@@ -619,7 +631,8 @@ class Saga:
         began, context = time.monotonic(), self._context
         saga = yield from self._read()
         if self._seen is not None and self._seen.epoch != saga.epoch:
-            raise self._rolled_back(self._seen)
+            what = f"Saga {self.id!r} of thread {self.thread_id!r} was not rolled back"
+            raise flows.operations.rolled_back(self._seen, saga, what)
         marked = yield from flows.sagas.mark(saga, context.new_attempt(), target, fence, context)
         try:
             self._seen = yield from flows.rollbacks.roll_back(marked, Functions(self), fence, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any, TypedDict
@@ -23,6 +24,7 @@ from langgraph_gcs_saver.errors import (
     InvalidInputError,
     InvalidOptionError,
     NotDurableError,
+    OperationInProgressError,
     OutcomeUnknownError,
     SagaError,
     SagaRolledBack,
@@ -71,9 +73,26 @@ def asked(request: Any, result: Any, key: str) -> None:
     LOG.append((request, result, key))
 
 
+DUE: list[Exception] = []
+"""What the next calls of `test-raising` raise."""
+
+
+@compensation("test-raising", backoff=0.0)
+def raising(request: Any, result: Any, key: str) -> None:
+    LOG.append((request, result, key))
+    if DUE:
+        raise DUE.pop()
+
+
+@compensation("test-unasked", reconcile=lambda _: 1 / 0)
+def unasked(request: Any, result: Any, key: str) -> None:
+    LOG.append((request, result, key))
+
+
 @pytest.fixture(autouse=True)
 def _log() -> None:
     LOG.clear()
+    DUE.clear()
 
 
 @pytest.fixture
@@ -237,6 +256,58 @@ def test_an_undo_that_raises_is_called_again(thread: Thread, events: list[Event]
     assert found == [("failed", 1), ("failed", 2), ("done", 3)]
 
 
+@pytest.mark.parametrize("error", [OutcomeUnknownError, OperationInProgressError])
+def test_an_undo_that_raises_an_error_of_operations_is_called_again(thread: Thread, error: Any) -> None:
+    """An undo may perform an operation of its own. Its error is no outcome of the undo."""
+    DUE.append(error("another operation", thread_id="trip", key="k"))
+    with thread.saga("s") as saga:
+        step(saga, "a", undo="test-raising")
+    assert saga.rollback().state == "compensated"
+    assert [key for _, _, key in LOG] == ["undo 0 s a"] * 2
+
+
+def test_a_reconcile_that_raises_is_stuck(thread: Thread) -> None:
+    saga = thread.saga("s")
+    step(saga, "a")
+    with pytest.raises(FullError):
+        saga.once("b", full, undo="test-unasked")
+    with pytest.raises(SagaStuckError, match="'b': its outcome is unknown, and `reconcile` raised ZeroDivisionError"):
+        saga.rollback()
+    assert saga.state == "stuck"
+    assert LOG == []
+    saga.resolve("b", not_done=True)
+    assert saga.resume().state == "compensated"
+
+
+def test_a_step_whose_result_was_not_stored_stops_a_rollback_before_anything_is_undone(thread: Thread) -> None:
+    with thread.saga("s") as saga:
+        step(saga, "a")
+        saga.once("b", threading.Lock, undo="test-cancel")
+        step(saga, "c")
+        saga.once("nothing", lambda: None, request="nothing", undo="test-cancel")
+    with pytest.raises(SagaStuckError, match="'b': its result could not be stored"):
+        saga.rollback()
+    assert LOG == []
+    saga.resolve("b", result=None)
+    assert saga.resume().state == "compensated"
+    assert undone() == ["nothing", "c", "a"]
+
+
+def test_a_result_that_cannot_be_read_is_stuck(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    with thread.saga("s") as saga:
+        step(saga, "a")
+        step(saga, "b")
+
+    def loads_typed(_: Any) -> Any:
+        raise TypeError
+
+    monkeypatch.setattr(saga.serde, "loads_typed", loads_typed)
+    with pytest.raises(SagaStuckError, match="'b': its request or its result cannot be read"):
+        saga.rollback()
+    monkeypatch.undo()
+    assert saga.resume().state == "compensated"
+
+
 def test_an_undo_that_keeps_raising_is_stuck(thread: Thread, events: list[Event]) -> None:
     with thread.saga("s") as saga:
         step(saga, "a")
@@ -390,7 +461,7 @@ def test_a_process_of_an_older_epoch_starts_nothing(saver: GCSSaver, thread: Thr
     step(other, "b")
     other.rollback(to="p")
     for act in (lambda: step(old, "c"), old.finish, old.rollback):
-        with pytest.raises(SagaRolledBack):
+        with pytest.raises(SagaRolledBack, match="since this process opened it"):
             act()
     with pytest.raises(FullError), other:
         full()
@@ -657,3 +728,49 @@ def test_two_functions_cannot_have_one_name() -> None:
         compensation("test-cancel")(flaky)
     with pytest.raises(InvalidInputError, match="needs a function"):
         compensation("test-nothing")(7)  # type: ignore[type-var]
+
+
+# Sagas in sagas
+
+
+def nested(thread: Thread, to: str | None) -> None:
+    with thread.saga("outer") as outer:
+        step(outer, "hotel")
+        with thread.saga("inner") as inner:
+            inner.savepoint("before payment")
+            step(inner, "pay")
+            if to is None:
+                full()
+            inner.rollback(to)
+
+
+def test_a_saga_that_is_undone_in_the_block_of_another_ends_that_too(saver: GCSSaver, thread: Thread) -> None:
+    """In a node, `SagaRolledBack` of the inner saga leaves the outer block, which can never succeed again."""
+    with pytest.raises(SagaRolledBack) as caught:
+        run(counter(saver, lambda _: nested(thread, None)), {"seen": []}, CONFIG)
+    assert caught.value.saga_id == "outer"
+    assert undone() == ["pay", "hotel"]
+    assert [one.state for one in thread.sagas()] == ["compensated", "compensated"]
+
+
+def test_a_saga_that_continues_from_a_savepoint_leaves_the_one_around_it_running(
+    saver: GCSSaver, thread: Thread
+) -> None:
+    with pytest.raises(SagaRolledBack) as caught:
+        run(counter(saver, lambda _: nested(thread, "before payment")), {"seen": []}, CONFIG)
+    assert caught.value.saga_id == "inner"
+    assert undone() == ["pay"]
+    assert [one.state for one in thread.sagas()] == ["running", "running"]
+
+
+def test_a_block_around_a_saga_that_an_earlier_process_undid_is_undone_too(thread: Thread) -> None:
+    with suppress(KeyboardInterrupt), thread.saga("outer") as outer:
+        step(outer, "hotel")
+        with thread.saga("inner") as inner:
+            step(inner, "pay")
+        inner.rollback()
+        raise KeyboardInterrupt  # stands for a crash here
+    with pytest.raises(SagaRolledBack, match="'inner'"):
+        nested(thread, None)
+    assert undone() == ["pay", "hotel"]
+    assert thread.saga("outer").info().state == "compensated"
