@@ -91,6 +91,7 @@ class Held:
         began: When it was acquired, by the monotonic clock.
         owner: The name under which it was acquired.
         voter: Votes for the member of a team whose thread it is, if any.
+        is_private: Whether only the call that acquired it acts under it.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Held:
         "ending",
         "fence",
         "former_run_id",
+        "is_private",
         "note",
         "owner",
         "recovery",
@@ -119,6 +121,7 @@ class Held:
         self.note: Mapping[str, Any] = {}
         self.state: Literal["held", "lost", "released"] = "held"
         self.ending: str | None = None
+        self.is_private = False
         self.turn: TurnInProgress | None = None
         self.recovery: Begun | None = found.recovery
         self._controls: dict[int, Drainable] = {}

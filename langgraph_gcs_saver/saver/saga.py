@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -65,6 +66,12 @@ T = TypeVar("T")
 
 WAIT_SECONDS = 90.0
 """How long a rollback waits for the thread's lease by default: that of a crashed holder expires within it."""
+
+_ACTING: ContextVar[Held | None] = ContextVar("acting", default=None)
+"""The lease that a rollback has acquired, while it acts. So an undo can roll back a saga of its own."""
+
+_MAX_NAME = 200
+"""Most characters in the name of a step or of a savepoint."""
 
 
 @record(frozen=True, slots=True)
@@ -302,8 +309,8 @@ class Saga:
             InvalidInputError: The saga has no such savepoint, or there is no such saga.
             SagaRolledBack: The call is made in a node, and the steps are undone.
             SagaStuckError: A step's outcome is unknown, or its result could not be stored, or it is irreversible, and
-                nothing was undone; or the undo of a step fails or has an unknown outcome, and later steps are undone. Settle the steps that the error lists
-                with `resolve`, and call `resume`.
+                nothing was undone; or the undo of a step fails or has an unknown outcome, and later steps are undone.
+                Settle the steps that the error lists with `resolve`, and call `resume`.
             ThreadBusyError: Another process holds the lease.
         """
         return run(self._rolling_back(to), self._backend)
@@ -404,8 +411,9 @@ class Saga:
     def _hosted(self, act: Callable[[Fence], Flow[T]]) -> Flow[T]:
         """Act outside of a graph under the thread's lease: the one that this process holds, or a new one."""
         fence = held_by(self._context.fences, self.thread_id)
-        if fence is not None:
-            held = self._leases.held_of(fence)
+        held = self._leases.held_of(fence)
+        # The lease of another call's rollback ends with that call, whatever this one is doing then.
+        if fence is not None and (held is None or not held.is_private or held is _ACTING.get()):
             if held is not None and held.turn is not None:
                 raise ThreadBusyError(
                     f"A run of this process is working on thread {self.thread_id!r}, so saga {self.id!r} was not "
@@ -415,6 +423,8 @@ class Saga:
             return (yield from act(fence))
         lease = self._new_lease()
         held = yield from self._leases.acquiring(lease)
+        held.is_private, before = True, _ACTING.get()
+        _ACTING.set(held)
         try:
             result = yield from act(held.fence)
         except GeneratorExit:  # No effect can follow. The next beat finds that the lease is left, and releases it.
@@ -422,6 +432,8 @@ class Saga:
         except BaseException:
             yield from self._release(held)
             raise
+        finally:
+            _ACTING.set(before)  # Not by its token, because a flow that was left may be closed in another context.
         yield from self._release(held)
         return result
 

@@ -6,6 +6,7 @@ import asyncio
 import operator
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Annotated, Any, TypedDict
 
@@ -36,6 +37,7 @@ from langgraph_gcs_saver.saver import compensations
 from langgraph_gcs_saver.saver.saga import Saga
 from langgraph_gcs_saver.saver.thread import Thread
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
+from tests.patience import PATIENCE
 
 CONFIG: Any = {"configurable": {"thread_id": "trip"}}
 
@@ -82,6 +84,32 @@ def raising(request: Any, result: Any, key: str) -> None:
     LOG.append((request, result, key))
     if DUE:
         raise DUE.pop()
+
+
+NESTED: list[Callable[[], Any]] = []
+
+
+@compensation("test-nested", backoff=0.0)
+def of_another(request: Any, result: Any, key: str) -> None:
+    NESTED.pop()()
+    LOG.append((request, result, key))
+
+
+class Slow:
+    """An undo that takes as long as a test says."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+
+SLOW = Slow()
+
+
+@compensation("test-slow")
+def slow(request: Any, result: Any, key: str) -> None:
+    SLOW.began.set()
+    SLOW.may_end.wait(PATIENCE)
+    LOG.append((request, result, key))
 
 
 @compensation("test-unasked", reconcile=lambda _: 1 / 0)
@@ -774,3 +802,31 @@ def test_a_block_around_a_saga_that_an_earlier_process_undid_is_undone_too(threa
         nested(thread, None)
     assert undone() == ["pay", "hotel"]
     assert thread.saga("outer").info().state == "compensated"
+
+
+def test_a_rollback_waits_for_another_one_of_its_process(saver: GCSSaver, thread: Thread) -> None:
+    """It does not act under the lease of the other one, which may end in the middle."""
+    with thread.saga("s") as saga:
+        step(saga, "a")
+        step(saga, "b", undo="test-slow")
+    with thread.saga("t") as other:
+        step(other, "c")
+    with ThreadPoolExecutor(4) as threads:
+        running = threads.submit(saga.rollback)
+        SLOW.began.wait(PATIENCE)
+        waiting = [threads.submit(saver.thread("trip").saga(one).rollback) for one in ("s", "t")]
+        _, late = wait(waiting, 0.1)
+        SLOW.may_end.set()
+        assert len(late) == 2
+        assert [one.result().state for one in (running, *waiting)] == ["compensated"] * 3
+    assert sorted(undone()) == ["a", "b", "c"]
+
+
+def test_an_undo_can_roll_back_another_saga(saver: GCSSaver, thread: Thread) -> None:
+    with thread.saga("t") as other:
+        step(other, "c")
+    NESTED.append(lambda: saver.thread("trip").saga("t").rollback())
+    with thread.saga("s") as saga:
+        step(saga, "a", undo="test-nested")
+    assert saga.rollback().state == "compensated"
+    assert undone() == ["c", "a"]
