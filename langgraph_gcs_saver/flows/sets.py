@@ -41,10 +41,10 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, SetAbortedError
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, SetAbortedError, WrongKeyError
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.manifests import report_clear
+from langgraph_gcs_saver.flows.manifests import read_manifest, report_clear
 from langgraph_gcs_saver.flows.marks import move
 from langgraph_gcs_saver.format import keys, manifest, sets
 from langgraph_gcs_saver.format.holds import HOLDS, Hold, keys_of, with_hold, without_hold
@@ -150,6 +150,7 @@ def begin(
         InvalidIdError: The team or a member cannot have that name.
         InvalidInputError: There are no members, or too many, or the label or the timeout is too long.
         SetAbortedError: Another set was being prepared all the time.
+        WrongKeyError: This process cannot read what the members store. Nothing was written.
     """
     names = _checked(team, members, label, timeout)
     now = yield from Now()
@@ -162,6 +163,7 @@ def begin(
         timeout=timeout,
         label=label,
     )
+    yield from _check_key(wanted, context)
     for _ in range(MAX_TRIES):
         doc = yield from _unoccupied(wanted, context)
         times = yield from Commit(_beginning(wanted, doc, retention, context))
@@ -187,6 +189,17 @@ def _checked(team: str, members: Iterable[str], label: str | None, timeout: floa
     if not 0 < timeout <= sets.MAX_SECONDS:
         raise InvalidInputError(f"`timeout` is {timeout!r}. Pass a number of seconds above 0.")
     return names
+
+
+def _check_key(wanted: SetRecord, context: Context) -> Flow[None]:
+    """Check that this process has the key of the members. With another one, it would make sets that they cannot read.
+
+    Raises:
+        WrongKeyError: It has another key, or none.
+    """
+    for doc in (yield from newest_root(wanted.thread_id(wanted.members[0]))):
+        with suppress(DamagedError):
+            yield from read_manifest(doc, context.codec)
 
 
 def _unoccupied(wanted: SetRecord, context: Context) -> Flow[Doc | None]:
@@ -476,7 +489,7 @@ def _aborted(team: str, set_id: str, found: SetRecord | None) -> SetAbortedError
         why, advice = "it was deleted while it was being prepared", "Call again."
     elif missing:
         why = f"these members had no checkpoint, or stored new ones all the time: {', '.join(missing)}"
-        advice = "Call again, with a longer `timeout=` or with `quiesce=True`."
+        advice = "Call again, with a longer `timeout=` or with `quiesce=True`, or leave them out with `members=`."
     else:
         why, advice = f"no process decided it within {found.timeout:g} s", "Call again."
     return SetAbortedError(
@@ -610,7 +623,7 @@ def _ending(team: str, set_id: str, doc: Doc, context: Context) -> Flow[list[Wri
     try:
         found = sets.parse(doc, context.codec)
         held = (yield from GetDocs(tuple(map(found.checkpoint, found.cut)), mask=(HOLDS,))) if found.cut else Docs()
-    except DamagedError:
+    except (DamagedError, WrongKeyError):
         held = yield from _held(team, key)  # The document does not say what it holds.
     return [
         Delete(doc.name, update_time=doc.update_time),

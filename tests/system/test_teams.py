@@ -18,6 +18,7 @@ from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     SetAbortedError,
     ThreadInSetError,
+    WrongKeyError,
 )
 from langgraph_gcs_saver.events import SetDecided, SetRestored
 from langgraph_gcs_saver.format import keys
@@ -464,3 +465,18 @@ def test_a_team_that_nothing_uses_costs_nothing(make_saver):
     saver.close()
     assert saver.team("t", ["a"]).member("a").id == "t/a"
     assert isinstance(saver, GCSSaver)
+
+
+@LOCAL
+def test_a_process_with_another_key_begins_no_set(make_saver, raw):
+    """The members could not read it. One that was written all the same can be deleted."""
+    team, other = made(make_saver(cipher=Eax("the key"))), make_saver(cipher=Eax("another key")).team("deal 42/ä")
+    before = raw.documents()
+    for wrong in (other, make_saver().team("deal 42/ä")):
+        with pytest.raises(WrongKeyError):
+            wrong.checkpoint()
+    assert raw.documents() == before
+    saved = team.checkpoint()
+    other.delete_set(saved)
+    assert team.sets() == []
+    assert not any(fields.get("holds") for fields in raw.documents().values())
