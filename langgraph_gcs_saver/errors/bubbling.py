@@ -194,7 +194,9 @@ class CompensationMissingError(SagaError):
 
 
 class SagaStuckError(SagaError):
-    """A rollback cannot continue. What it has undone stays undone. Settle the steps with `resolve`, then `resume`.
+    """A saga cannot end, or its rollback cannot continue. What was undone stays undone.
+
+    Settle the steps with `resolve`. Then call `resume`, or `finish` if no rollback has begun.
 
     Attributes:
         thread_id: The thread.

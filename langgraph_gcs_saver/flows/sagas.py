@@ -259,7 +259,7 @@ def finish(saga: Saga, context: Context) -> Flow[Saga]:
         found = yield from steps(seen, context)
         waiting = [one for one in found if one.state in (*_UNSETTLED, "paused") and not _step_of(one).undone]
         if waiting:
-            raise _stuck(seen, waiting, "is not done, because these steps have not ended")
+            raise _stuck(seen, waiting, "is not done, because these steps have not ended", "finish")
         made = yield from _store(seen, replace(seen, state="done", by=context.new_attempt()), context)
         if made is not None:
             return made
@@ -267,11 +267,11 @@ def finish(saga: Saga, context: Context) -> Flow[Saga]:
     raise _kept_changing(saga.thread_id, saga.saga_id, "finished")
 
 
-def _stuck(saga: Saga, stopping: Sequence[Operation], why: str) -> errors.SagaStuckError:
+def _stuck(saga: Saga, stopping: Sequence[Operation], why: str, then: str) -> errors.SagaStuckError:
     names = tuple([_step_of(one).name for one in stopping])
     return errors.SagaStuckError(
         f"Saga {saga.saga_id!r} of thread {saga.thread_id!r} {why}: {', '.join(map(repr, names))}. Find out what "
-        "happened, call `resolve` for each, and then `resume`.",
+        f"happened, call `resolve` for each, and then `{then}`.",
         **_about(saga),
         steps=names,
     )
@@ -480,7 +480,7 @@ def compensated(saga: Saga, context: Context) -> Flow[Saga]:
     """
     left = to_undo(saga, (yield from steps(saga, context)))
     if left:
-        raise _stuck(saga, left, "is not rolled back, because these steps are not undone")
+        raise _stuck(saga, left, "is not rolled back, because these steps are not undone", "resume")
     return (yield from _end(saga, "compensated", context))
 
 

@@ -273,7 +273,7 @@ class Saga:
         """Say that the saga is done, as the end of a block does. Idempotent.
 
         Raises:
-            SagaError: A step has no outcome yet.
+            SagaStuckError: A step has no outcome yet, or an unknown one. Settle it with `resolve`, and call this again.
             SagaRolledBack: The saga was rolled back since it was opened.
         """
         run(self._finish(), self._backend)
