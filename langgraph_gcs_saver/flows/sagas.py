@@ -388,8 +388,6 @@ def undoing(
     context: Context,
     *,
     fence: Fence | None = None,
-    over: Operation | None = None,
-    timeout: float = operations.TIMEOUT_SECONDS,
 ) -> Flow[Claim | Operation]:
     """Claim the undo of a step, after which the caller performs it and records its outcome (`operations`).
 
@@ -402,8 +400,6 @@ def undoing(
         nonce: Digits that only this call has.
         context: Options and caches.
         fence: The lease that the caller holds, if any.
-        over: The undo with an unknown outcome, if the caller may repeat it.
-        timeout: Seconds for which the claim is in progress, if there is no lease.
 
     Returns:
         The claim. Or an operation: the undo that is `done`, `failed` or `unknown`, or the failed step.
@@ -415,12 +411,10 @@ def undoing(
     """
     if step.state == "failed":
         return (yield from _pass(saga, step, context))
-    return (yield from operations.claim(undo_call(saga, step, nonce, fence=fence, timeout=timeout), context, over))
+    return (yield from operations.claim(undo_call(saga, step, nonce, fence=fence), context))
 
 
-def undo_call(
-    saga: Saga, step: Operation, nonce: str, *, fence: Fence | None = None, timeout: float = operations.TIMEOUT_SECONDS
-) -> Call:
+def undo_call(saga: Saga, step: Operation, nonce: str, *, fence: Fence | None = None) -> Call:
     """The call that undoes a step. The arguments are those of `undoing`."""
     of = _step_of(step)
     name, version = ("by hand", 0) if of.undo is None else (of.undo.name, of.undo.version)
@@ -432,7 +426,6 @@ def undo_call(
         nonce,
         fence=fence,
         keep=step.keep,
-        timeout=timeout,
         part=Part(saga, of.name, undoes=step),
     )
 

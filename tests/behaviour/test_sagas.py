@@ -112,8 +112,11 @@ class Handle:
     def info(self):
         return self.do(sagas.info(self.saga, self.context))
 
-    def undo(self, step, **options):
-        found = self.do(sagas.undoing(self.saga, step, self.nonce(), self.context, **options))
+    def undo(self, step, *, over=None, timeout=60.0):
+        if step.state == "failed":
+            return self.do(sagas.undoing(self.saga, step, self.nonce(), self.context))
+        call = replace(sagas.undo_call(self.saga, step, self.nonce()), timeout=timeout)
+        found = self.do(operations.claim(call, self.context, over))
         if isinstance(found, Claim):
             self.world.undone.append(sagas.provider_key(step))
             found = self.record(found, value=None)

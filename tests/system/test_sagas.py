@@ -202,14 +202,23 @@ def test_the_same_in_coroutines(thread: Thread) -> None:
         with pytest.raises(FullError):  # noqa: PT012 - the block is under test
             async with thread.saga("t") as other:
                 await other.aonce("a", book, request="c", undo="test-acancel")
+                await other.asavepoint("p")
+                await other.asavepoint("p")
                 full()
         await other.aresume()
+        third = thread.saga("u")
+        await third.aonce("a", book, irreversible=True)
+        await third.afinish()
+        with pytest.raises(SagaStuckError):
+            await third.arollback()
+        await third.aresolve("a", result=None)
+        assert (await third.aresume()).state == "compensated"
         return saga
 
     saga = asyncio.run(trip())
     assert undone() == ["b", "a", "c"]
     assert saga.state == "compensated"
-    assert [one.state for one in asyncio.run(thread.asagas())] == ["compensated", "compensated"]
+    assert [one.state for one in asyncio.run(thread.asagas())] == ["compensated"] * 3
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
