@@ -198,7 +198,7 @@ def _stuck(saga: Saga, stopping: Sequence[tuple[Operation, str]], context: Conte
     listed = "; ".join(f"step {name!r}: {problem}" for name, problem in found)
     return errors.SagaStuckError(
         f"Saga {saga.saga_id!r} of thread {saga.thread_id!r} is stuck. {listed}. Find out what happened, settle each "
-        "step with `resolve`, and call `resume`.",
+        "step with `resolve`, and call `resume`. The commands are `langgraph-gcs saga resolve` and `saga resume`.",
         thread_id=saga.thread_id,
         saga_id=saga.saga_id,
         steps=tuple([name for name, _ in found]),

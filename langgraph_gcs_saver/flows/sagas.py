@@ -567,12 +567,34 @@ def info(saga: Saga, context: Context) -> Flow[SagaInfo]:
     found, undos = yield from _parts(saga, context)
     is_back = saga.state in ("compensating", "compensated", "stuck")
     left = {one.key for one in to_undo(saga, found)} if is_back else set()
+    return _info_of(saga, [_info(saga, one, undos.get(undo_key(one)), is_left=one.key in left) for one in found])
+
+
+def plan(saga: Saga, target: str | None, context: Context) -> Flow[SagaInfo]:
+    """What a rollback would undo: the saga as it is, with only these steps, newest first, and what stops each of them.
+
+    Args:
+        saga: The saga as last seen.
+        target: The savepoint; `None` for the beginning.
+        context: Options and caches.
+
+    Raises:
+        DamageError: A step is damaged.
+        InvalidInputError: The saga has no such savepoint.
+    """
+    _position(saga, target)
+    found, undos = yield from _parts(saga, context)
+    left = [one for one in to_undo(replace(saga, target=target), found) if one.state != "failed"]
+    return _info_of(saga, [_info(saga, one, undos.get(undo_key(one)), is_left=True) for one in left])
+
+
+def _info_of(saga: Saga, found: Iterable[SagaStep]) -> SagaInfo:
     return SagaInfo(
         thread_id=saga.thread_id,
         saga_id=saga.saga_id,
         state=saga.state,
         epoch=saga.epoch,
-        steps=tuple([_info(saga, one, undos.get(undo_key(one)), is_left=one.key in left) for one in found]),
+        steps=tuple(found),
         savepoints={one.name: one.checkpoint_id for one in saga.savepoints},
         target=saga.target,
     )

@@ -489,7 +489,10 @@ def _aborted(team: str, set_id: str, found: SetRecord | None) -> SetAbortedError
         why, advice = "it was deleted while it was being prepared", "Call again."
     elif missing:
         why = f"these members had no checkpoint, or stored new ones all the time: {', '.join(missing)}"
-        advice = "Call again, with a longer `timeout=` or with `quiesce=True`, or leave them out with `members=`."
+        advice = (
+            "`Team.threads` says which threads they are: each needs a checkpoint. If they have some, call again with a "
+            "longer timeout, or with quiesce. To make a set without a member, name the others in `members=`."
+        )
     else:
         why, advice = f"no process decided it within {found.timeout:g} s", "Call again."
     return SetAbortedError(

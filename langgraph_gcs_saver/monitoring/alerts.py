@@ -242,6 +242,6 @@ def _stuck(dialect: Dialect) -> Alert:
         meaning="A step of a saga has an unknown outcome, or its compensation keeps failing. What was undone stays "
         "undone, and earlier steps are not.",
         action="The `SagaStuckError` names the thread and the saga, and so does the event `SagaEnded`. Run "
-        "`langgraph-gcs saga show THREAD SAGA` to see what stops it. Settle these steps with `resolve`, and continue "
-        "with `langgraph-gcs saga resume`.",
+        "`langgraph-gcs saga show THREAD SAGA` to see what stops it. Settle these steps with `langgraph-gcs saga "
+        "resolve`, and continue with `langgraph-gcs saga resume`.",
     )

@@ -8,6 +8,7 @@ functions, and where the code runs: in a node, which must not fork the thread be
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -284,7 +285,7 @@ class Saga:
 
     # Undoing
 
-    def rollback(self, to: str | None = None) -> SagaInfo:
+    def rollback(self, to: str | None = None, *, dry_run: bool = False) -> SagaInfo:
         """Undo the steps, the newest first: all of them, or those that began after a savepoint.
 
         After a rollback to a savepoint, the saga continues with the steps before it, and undone steps can be performed
@@ -298,6 +299,8 @@ class Saga:
 
         Args:
             to: A savepoint; the beginning if not given.
+            dry_run: Change nothing; return only the steps that would be undone, newest first. The `problem` of each
+                says what would stop the rollback there, as far as the store knows.
 
         Returns:
             The saga, as it is now.
@@ -313,11 +316,11 @@ class Saga:
                 Settle the steps that the error lists with `resolve`, and call `resume`.
             ThreadBusyError: Another process holds the lease.
         """
-        return run(self._rolling_back(to), self._backend)
+        return run(self._rolling_back(to, dry_run=dry_run), self._backend)
 
-    async def arollback(self, to: str | None = None) -> SagaInfo:
+    async def arollback(self, to: str | None = None, *, dry_run: bool = False) -> SagaInfo:
         """Asynchronous twin of `rollback`."""
-        return await arun(self._rolling_back(to), self._backend)
+        return await arun(self._rolling_back(to, dry_run=dry_run), self._backend)
 
     def resume(self) -> SagaInfo:
         """Complete a rollback that was begun: by a process that crashed, by one in a node, or one that was stuck.
@@ -461,7 +464,7 @@ class Saga:
             elif self._place() is None and (yield from self._read()).continues:
                 yield from self._resuming()
         elif isinstance(error, Exception) and not isinstance(error, (GraphBubbleUp, *_LOST)):
-            yield from self._rolling_back(None)
+            yield from self._rolling_back(None, dry_run=False)
 
     def _leaving_nested(self, error: errors.SagaRolledBack) -> Flow[None]:
         """What the end of a block does if another saga was rolled back in it.
@@ -496,8 +499,8 @@ class Saga:
         found = yield from flows.sagas.read(self.thread_id, self.id, self._context)
         if found is None:
             raise InvalidInputError(
-                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list THREAD` lists "
-                "the sagas of a thread."
+                f"There is no saga {self.id!r} of thread {self.thread_id!r}. `langgraph-gcs saga list "
+                f"{shlex.quote(self.thread_id)}` lists its sagas."
             )
         return found
 
@@ -510,7 +513,8 @@ class Saga:
             what = "was rolled back to its beginning. Start another one under another id"
         else:
             what = (
-                f"was rolled back to savepoint {found.target!r}. End the run, and call `resume` to continue from there"
+                f"was rolled back to savepoint {found.target!r}. End the run. `run`, called again, continues from "
+                "there; without `run`, call `resume`"
             )
         return errors.SagaRolledBack(
             f"Saga {self.id!r} of thread {self.thread_id!r} {what}.",
@@ -602,8 +606,10 @@ class Saga:
             self._seen = yield from flows.sagas.finish(saga, self._context)
             yield from self._report(self._began)
 
-    def _rolling_back(self, to: str | None) -> Flow[SagaInfo]:
-        target = None if to is None else configs.check_name("savepoint", to)
+    def _rolling_back(self, to: str | None, *, dry_run: bool) -> Flow[SagaInfo]:
+        target = None if to is None else _named("savepoint", to)
+        if dry_run:
+            return (yield from flows.sagas.plan((yield from self._read()), target, self._context))
         return (yield from self._where(partial(self._mark_and_undo, target)))
 
     def _resuming(self) -> Flow[SagaInfo]:

@@ -100,7 +100,30 @@ def test_a_rollback_that_is_stuck(command, uri):
     ended = command("saga", "rollback", "t", "other", "--yes", "--store", uri)
     assert ended.code == 11
     assert "step 'mail': it is irreversible" in ended.err
+    assert "langgraph-gcs saga resolve" in ended.err
     assert "mail: done (irreversible): it is irreversible" in command("saga", "show", "t", "other", "--store", uri).out
+    # A person settles it, without the module that defines compensations.
+    resolve = ("saga", "resolve", "t", "other", "--store", uri)
+    for given in ((), ("--not-done", "--result", "1"), ("--result", "{")):
+        ended = command(*resolve, "mail", *given)
+        assert (ended.code, ended.out) == (2, "")
+    ended = command(*resolve, "letter", "--not-done")
+    assert ended.code == 2
+    assert "Its steps are: 'mail'" in ended.err
+    ended = command(*resolve, "mail", "--result", "null", "--json")
+    assert (ended.code, json.loads(ended.out)["steps"][0]["problem"]) == (0, None)
+    ended = command("saga", "resume", "t", "other", "--store", uri)
+    assert (ended.code, ended.out) == (0, "Saga 'other' of thread 't': compensated\n  mail: undone (irreversible)\n")
+
+
+def test_a_dry_run_checks_the_savepoint_and_says_what_would_stop_it(command, uri):
+    ended = command("saga", "rollback", "t", "trip-7", "--dry-run", "--to", "unknown", "--store", uri)
+    assert (ended.code, ended.out) == (2, "")
+    assert "no savepoint 'unknown'. It has: 'before payment'" in ended.err
+    ended = command("saga", "rollback", "t", "other", "--dry-run", "--store", uri)
+    assert ended.code == 0
+    assert "mail: done (irreversible): it is irreversible" in ended.out
+    assert "Saga 'other' of thread 't': done" in command("saga", "show", "t", "other", "--store", uri).out
 
 
 def test_a_module_that_cannot_be_imported(command, uri, tmp_path):

@@ -315,6 +315,7 @@ COMMANDS = {
     "saga show": (1, ["t", "s"]),
     "saga resume": (2, ["t", "s"]),
     "saga rollback": (2, ["t", "s", "--yes"]),
+    "saga resolve": (2, ["t", "s", "step", "--not-done"]),
     "operations list": (0, ["t"]),
     "operations show": (1, ["t", "key"]),
     "operations resolve": (2, ["t", "key", "--not-done"]),
@@ -349,6 +350,7 @@ SAME = {
     "saga show",
     "saga resume",
     "saga rollback",
+    "saga resolve",
     "operations show",
     "operations resolve",
 }

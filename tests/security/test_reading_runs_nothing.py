@@ -74,6 +74,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "saga show": [("t s", 1)],
     "saga resume": [("t s", 2)],
     "saga rollback": [("t s --yes", 2)],
+    "saga resolve": [("t s step --not-done", 2)],
     "operations list": ["t", "t --unresolved --json"],
     "operations show": [("t key", 1)],
     "operations resolve": [("t key --not-done", 2)],

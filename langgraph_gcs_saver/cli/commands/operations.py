@@ -41,6 +41,14 @@ def _thread(thread: str) -> str | None:
     return None if thread == "-" else thread
 
 
+ResultOption = Annotated[
+    str | None, typer.Option("--result", metavar="JSON", help="It took effect, and this is its result.")
+]
+NotDoneOption = Annotated[
+    bool, typer.Option("--not-done", help="It did not take effect, so it may be performed again.")
+]
+
+
 @operations.command("list")
 def list_(
     thread: ThreadOrShared,
@@ -92,12 +100,8 @@ def resolve(
     thread: ThreadOrShared,
     key: KeyArgument,
     *,
-    result: Annotated[
-        str | None, typer.Option("--result", metavar="JSON", help="It took effect, and this is its result.")
-    ] = None,
-    not_done: Annotated[
-        bool, typer.Option("--not-done", help="It did not take effect, so it may be performed again.")
-    ] = False,
+    result: ResultOption = None,
+    not_done: NotDoneOption = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
@@ -106,19 +110,24 @@ def resolve(
 
     Example: langgraph-gcs operations resolve my-thread order-17 --not-done
     """
-    if (result is None) is not not_done:
-        raise CommandError("give either --result JSON or --not-done.", 2)
+    settled = found_out(result, not_done=not_done)
     with open_admin(store, cipher) as admin:
-        if not_done:
-            found = admin.resolve_operation(_thread(thread), key, not_done=True)
-        else:
-            found = admin.resolve_operation(_thread(thread), key, result=_value(result or ""))
+        found = admin.resolve_operation(_thread(thread), key, **settled)
     _print(found, as_json=as_json)
 
 
-def _value(text: str) -> Any:
+def found_out(result: str | None, *, not_done: bool) -> dict[str, Any]:
+    """What a person has found out, as the arguments of `resolve`.
+
+    Raises:
+        CommandError: Not exactly one of them is given, or the result is not JSON.
+    """
+    if (result is None) is not not_done:
+        raise CommandError("give either --result JSON or --not-done.", 2)
+    if result is None:
+        return {"not_done": True}
     try:
-        return json.loads(text)
+        return {"result": json.loads(result)}
     except ValueError as error:
         raise CommandError(f"--result is not JSON: {error}.", 2) from None
 

@@ -1,12 +1,14 @@
-"""`langgraph-gcs saga`: list the sagas of a thread, show one, complete its rollback, and roll it back."""
+"""`langgraph-gcs saga`: list the sagas of a thread, show one, roll it back, settle what stops that, and complete it."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from langgraph_gcs_saver.cli.commands.operations import NotDoneOption, ResultOption, found_out
 from langgraph_gcs_saver.cli.modules import NamingError, load
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
@@ -84,7 +86,9 @@ def show_saga(
     with open_admin(store, cipher) as admin:
         found = next((one for one in admin.sagas(thread) if one.saga_id == saga_id), None)
     if found is None:
-        raise CommandError(f"there is no saga {saga_id!r} of {thread!r}.")
+        raise CommandError(
+            f"there is no saga {saga_id!r} of {thread!r}. List sagas with langgraph-gcs saga list {shlex.quote(thread)}."
+        )
     _print(found, as_json=as_json)
 
 
@@ -134,13 +138,45 @@ def rollback(
     _import(app)
     with open_saver(store, cipher, serde=importing(import_classes)) as saver:
         one = saver.thread(thread).saga(saga_id)
-        found = one.info()
-        if dry_run:
-            _print(found, as_json=as_json)
+        found = one.rollback(to, dry_run=True)
+        if dry_run and as_json:
+            print_json(_shown(found))
             return
-        _print_lines(str(found).splitlines(), is_quiet=as_json)
+        order = ". To undo, in this order:" if found.steps else ", and no step is to be undone."
+        steps = [f"  {step}" for step in found.steps]
+        _print_lines([f"Saga {saga_id!r} of thread {thread!r} is {found.state}{order}", *steps], is_quiet=as_json)
+        if dry_run:
+            _print_lines(["A dry run: nothing was done."])
+            return
         confirm("Undo its steps?" if to is None else f"Undo its steps after savepoint {to!r}?", yes=yes)
         found = one.rollback(to)
+    _print(found, as_json=as_json)
+
+
+@saga.command("resolve")
+def resolve(
+    thread: ThreadArgument,
+    saga_id: SagaArgument,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step that stops the rollback. show lists it.")],
+    *,
+    result: ResultOption = None,
+    not_done: NotDoneOption = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle what stops the rollback of a saga at a step. Find out first what happened; then use saga resume.
+
+    If the outcome of the step is unknown, say whether the step took effect. Otherwise say whether its undo did. With
+    --result null its effect is gone, or may stay. That also settles an irreversible step.
+
+    Example: langgraph-gcs saga resolve my-thread trip-7 hotel --not-done
+    """
+    settled = found_out(result, not_done=not_done)
+    with open_saver(store, cipher) as saver:
+        one = saver.thread(thread).saga(saga_id)
+        one.resolve(step, **settled)
+        found = one.info()
     _print(found, as_json=as_json)
 
 
