@@ -120,7 +120,7 @@ def require_none(thread_id: str, holds: Iterable[Hold]) -> None:
         needs = "needs" if len(texts) == 1 else "need"
         raise ThreadInSetError(
             f"Thread {thread_id!r}: {', '.join(texts)} {needs} a checkpoint that would be deleted. Nothing was "
-            "deleted. End that first, or pass `force=True`, which marks sets as broken.",
+            "deleted. End the set with `Team.delete_set`, or delete with force, which marks the set as broken.",
             thread_id=thread_id,
             sets=texts,
         )
