@@ -210,3 +210,16 @@ class Context:
         """Keep a head for the next put. Its size in memory is estimated."""
         size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
         self.heads.put(head.manifest.name, head, size)
+
+    def outdate(self, doc: Doc) -> None:
+        """Forget the head of a document that this process has changed, and that was as given before.
+
+        If the document names another acquisition than the head, the head stays. It is what a run without a lease has
+        read, and the run's next put must find that another process has had the lease since.
+
+        Args:
+            doc: The document, with its field `fence`.
+        """
+        head = self.heads.get(doc.name)
+        if head is not None and head.fence == fence_of(doc):
+            self.heads.drop(doc.name)

@@ -262,9 +262,7 @@ def committed(
         return False
     writes = [write for found in plans for write in found.writes(fences[found.thread_id])]
     times = yield from Commit((*writes, *beside))
-    for found in plans:
-        for name in found.changed:
-            context.heads.drop(name)
+    # The heads of the former tips stay in the cache, so that a run of this process without a lease finds the mark, too.
     # After a lost answer, a commit that was applied finds its own documents. Their ids are in no other commit.
     if times is None and plans[0].name not in (yield from GetDocs((plans[0].name,), mask=())):
         yield from discard(uploads)

@@ -71,7 +71,7 @@ def _change(
     name = keys.checkpoint_doc(thread_id, "", checkpoint_id)
     seen: int | None = None
     for _ in range(MAX_TRIES):
-        doc = (yield from GetDocs((name,), mask=HELD_BY)).get(name)
+        doc = (yield from GetDocs((name,), mask=(*HELD_BY, "fence"))).get(name)
         if doc is None or kind_of(doc) is not DocumentKind.CHECKPOINT:
             return False
         if doc.update_time == seen:
@@ -82,7 +82,7 @@ def _change(
             return True
         own = (move(thread_id, context),) if moves and fields else ()
         done = yield from Commit((Merge(name, fields, update_time=seen), *beside, *own))
-        context.heads.drop(name)
+        context.outdate(doc)
         if done is not None:
             return True
     raise ConflictError(

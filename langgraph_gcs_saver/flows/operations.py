@@ -52,7 +52,7 @@ from langgraph_gcs_saver.errors import ConflictError, FencedError, InvalidInputE
 from langgraph_gcs_saver.events import OperationLate
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
-from langgraph_gcs_saver.flows.fences import Fence
+from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, mismatched, upload
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
@@ -367,7 +367,7 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     """Read the operation, the fence, and what the claim's commit requires."""
     order = None
     if call.thread_id is not None and call.ordered_by is not None:
-        order = yield from _order(call, call.thread_id, call.ordered_by)
+        order = yield from _order(call, call.thread_id, call.ordered_by, context)
     names = [call.document]
     if call.thread_id is not None:
         names.append(keys.fence_doc(call.thread_id))
@@ -465,10 +465,22 @@ def _is_undone(seen: Operation) -> bool:
     return seen.step is not None and seen.step.undone
 
 
-def _order(call: Call, thread_id: str, ordered_by: tuple[str, str]) -> Flow[Write]:
-    """The precondition that the checkpoint that ordered an operation is stored."""
+def _order(call: Call, thread_id: str, ordered_by: tuple[str, str], context: Context) -> Flow[Write]:
+    """The precondition that the checkpoint that ordered an operation is stored.
+
+    Raises:
+        OperationFencedError: The call has no lease, and another one has had it since this process read the checkpoint.
+    """
     name = keys.checkpoint_doc(thread_id, *ordered_by)
-    doc = (yield from GetDocs((name,), mask=("format", "ns"))).get(name)
+    doc = (yield from GetDocs((name,), mask=("format", "ns", "fence"))).get(name)
+    head, fence = context.heads.get(name), None if doc is None else fence_of(doc)
+    if call.fence is None and head is not None and fence is not None and fence != head.fence:
+        # A fork may be the newest checkpoint now, and this run's next put will be refused.
+        raise errors.OperationFencedError(
+            f"The lease of thread {thread_id!r} was acquired since this run has read its checkpoint, so operation "
+            f"{call.key!r} was not started. End the run. Read the thread again, under a lease, and continue.",
+            thread_id=thread_id,
+        )
     if doc is None or kind_of(doc) is not DocumentKind.CHECKPOINT:
         raise errors.NotDurableError(
             f"Operation {call.key!r} of thread {thread_id!r} was not started, because checkpoint {ordered_by[1]!r}, "
@@ -622,7 +634,7 @@ def _claim(call: Call, seen: Operation | None, look: _Look, context: Context) ->
     made = yield from _store(seen, operation, context, tuple(beside))
     if made is None:
         context.guards.drop(name)
-        if call.ordered_by is not None:
+        if call.ordered_by is not None and call.fence is not None:
             context.heads.drop(keys.checkpoint_doc(call.thread_id, *call.ordered_by))
     elif is_due:
         context.guards.put(name, made.time, len(name))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -17,7 +18,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 
-from langgraph_gcs_saver import NOT_DONE, GCSSaver, arun, compensation, run
+from langgraph_gcs_saver import NOT_DONE, GCSSaver, arun, compensation, operations, run
 from langgraph_gcs_saver.errors import (
     CompensationMissingError,
     ConflictError,
@@ -25,6 +26,7 @@ from langgraph_gcs_saver.errors import (
     InvalidInputError,
     InvalidOptionError,
     NotDurableError,
+    OperationFencedError,
     OperationInProgressError,
     OutcomeUnknownError,
     SagaError,
@@ -839,3 +841,43 @@ def test_an_undo_can_roll_back_another_saga(saver: GCSSaver, thread: Thread) -> 
         step(saga, "a", undo="test-nested")
     assert saga.rollback().state == "compensated"
     assert undone() == ["c", "a"]
+
+
+BESIDE: dict[str, Callable[[Thread], Any]] = {
+    "nothing": lambda _: None,
+    "operation": lambda thread: operations().once("mail", lambda: LOG.append((thread.id, None, "mail"))),
+    "savepoint": lambda thread: thread.saga("other").savepoint("q"),
+}
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["one-process", "another-process"])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_rollback_stops_a_run_without_a_lease(tmp_path: Path, is_own: bool, beside: str) -> None:
+    """The run would continue behind the fork, and its state would have what was undone."""
+    began, may_end = threading.Event(), threading.Event()
+    uri = tmp_path.as_uri()
+    with GCSSaver.from_conn_string(uri) as saver, GCSSaver.from_conn_string(uri) as other:
+        thread = saver.thread("trip")
+
+        def first(_: Any) -> dict[str, Any]:
+            thread.saga("s").savepoint("start")
+            return {"seen": [step(thread.saga("s"), "a")]}
+
+        def second(_: Any) -> dict[str, Any]:
+            began.set()
+            may_end.wait(PATIENCE)
+            BESIDE[beside](thread)
+            return {"seen": ["b"]}
+
+        graph = counter(saver, first, second)
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(graph.invoke, {"seen": []}, CONFIG, durability="sync")
+            began.wait(PATIENCE)
+            (saver if is_own else other).thread("trip").saga("s").rollback(to="start")
+            may_end.set()
+            with pytest.raises((ThreadBusyError, OperationFencedError)):
+                running.result()
+        tip = graph.get_state(CONFIG)
+        assert (tip.values, tip.next) == ({"seen": []}, ("node-0",))
+        assert undone() == ["a"]
+        assert graph.invoke(None, CONFIG) == {"seen": ["saga s a 1", "b"]}
