@@ -6,6 +6,7 @@ define the compensations of its steps.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,3 +143,9 @@ def newest(name: str) -> Compensation | None:
 def known(name: str, version: int) -> Compensation | None:
     """The compensation of a name and version; `None` if this process has not imported it."""
     return _KNOWN.get((name, version))
+
+
+def has_coroutines() -> bool:
+    """Whether this process knows a compensation that only a coroutine can call."""
+    functions = [each for one in tuple(_KNOWN.values()) for each in (one.function, one.reconcile)]
+    return any(inspect.iscoroutinefunction(one) for one in functions)

@@ -96,6 +96,15 @@ def test_rollback_and_resume(command, uri, app, tmp_path):
     assert json.loads(ended.out)["state"] == "compensated"
 
 
+def test_a_compensation_that_is_a_coroutine_function(command, uri, app, tmp_path):
+    module = tmp_path / f"{app}.py"
+    module.write_text(module.read_text().replace("def undo", "async def undo"))
+    ended = command("saga", "rollback", "t", "trip-7", "--app", app, "--yes", "--to", "before payment", "--store", uri)
+    assert (ended.code, ledger(tmp_path)) == (0, ["pay"])
+    ended = command("saga", "rollback", "t", "trip-7", "--app", app, "--yes", "--store", uri)
+    assert (ended.code, ledger(tmp_path)) == (0, ["pay", "hotel"])
+
+
 def test_a_rollback_that_is_stuck(command, uri):
     ended = command("saga", "rollback", "t", "other", "--yes", "--store", uri)
     assert ended.code == 11

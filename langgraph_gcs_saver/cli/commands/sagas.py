@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
+import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,8 @@ from langgraph_gcs_saver.cli.views.terminal import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from langgraph_gcs_saver.results import SagaInfo
 
 saga = typer.Typer(
@@ -111,7 +114,8 @@ def resume(
     """
     _import(app)
     with open_saver(store, cipher, serde=importing(import_classes)) as saver:
-        found = saver.thread(thread).saga(saga_id).resume()
+        one = saver.thread(thread).saga(saga_id)
+        found = _ended(one.resume, one.aresume)
     _print(found, as_json=as_json)
 
 
@@ -149,35 +153,15 @@ def rollback(
             _print_lines(["A dry run: nothing was done."])
             return
         confirm("Undo its steps?" if to is None else f"Undo its steps after savepoint {to!r}?", yes=yes)
-        found = one.rollback(to)
+        found = _ended(partial(one.rollback, to), partial(one.arollback, to))
     _print(found, as_json=as_json)
 
 
-@saga.command("resolve")
-def resolve(
-    thread: ThreadArgument,
-    saga_id: SagaArgument,
-    step: Annotated[str, typer.Argument(metavar="STEP", help="The step that stops the rollback. show lists it.")],
-    *,
-    result: ResultOption = None,
-    not_done: NotDoneOption = False,
-    store: StoreOption = None,
-    cipher: CipherOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Settle what stops the rollback of a saga at a step. Find out first what happened; then use saga resume.
+def _ended(act: Callable[[], SagaInfo], aact: Callable[[], Coroutine[Any, Any, SagaInfo]]) -> SagaInfo:
+    """Undo steps, by coroutines if one of the compensations needs that."""
+    from langgraph_gcs_saver.saver import compensations
 
-    If the outcome of the step is unknown, say whether the step took effect. Otherwise say whether its undo did. With
-    --result null its effect is gone, or may stay. That also settles an irreversible step.
-
-    Example: langgraph-gcs saga resolve my-thread trip-7 hotel --not-done
-    """
-    settled = found_out(result, not_done=not_done)
-    with open_saver(store, cipher) as saver:
-        one = saver.thread(thread).saga(saga_id)
-        one.resolve(step, **settled)
-        found = one.info()
-    _print(found, as_json=as_json)
+    return asyncio.run(aact()) if compensations.has_coroutines() else act()
 
 
 def _import(modules: list[str] | None) -> None:
