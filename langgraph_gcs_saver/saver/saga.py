@@ -607,7 +607,7 @@ class Saga:
             yield from self._report(self._began)
 
     def _rolling_back(self, to: str | None, *, dry_run: bool) -> Flow[SagaInfo]:
-        target = None if to is None else _named("savepoint", to)
+        target = None if to is None else configs.check_name("savepoint", to)
         if dry_run:
             return (yield from flows.sagas.plan((yield from self._read()), target, self._context))
         return (yield from self._where(partial(self._mark_and_undo, target)))
