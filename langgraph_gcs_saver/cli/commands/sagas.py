@@ -91,7 +91,8 @@ def show_saga(
         found = next((one for one in admin.sagas(thread) if one.saga_id == saga_id), None)
     if found is None:
         raise CommandError(
-            f"there is no saga {saga_id!r} of {thread!r}. List sagas with langgraph-gcs saga list {shlex.quote(thread)}."
+            f"there is no saga {saga_id!r} of {thread!r}. List its sagas with "
+            f"langgraph-gcs saga list {shlex.quote(thread)}."
         )
     _print(found, as_json=as_json)
 
