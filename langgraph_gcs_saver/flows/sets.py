@@ -61,8 +61,9 @@ MAX_LABEL = 1000
 
 _PER_PAGE = 300
 
-_TIP_FIELDS = ("format", "ns", "manifest", "digest", "heir", HOLDS)
-"""The fields of a checkpoint that say whether its document is whole, and what a hold must leave as it is."""
+_TIP_FIELDS = ("format", "ns", "manifest", "digest", "heir", "fence", HOLDS)
+"""The fields of a checkpoint that say whether its document is whole, what a hold must leave as it is, and who has had
+the lease."""
 
 _HINTS = (sets.PREPARING, sets.TIMEOUT, sets.CONTENDED)
 
@@ -426,7 +427,7 @@ class Decider:
         writes += _without_hint(found.team, decided.set_id)
         times = yield from Commit(tuple(writes))
         for member in chosen:
-            self.context.heads.drop(found.tips[member].name)
+            self.context.outdate(found.tips[member])
         if times is not None:
             return replace(decided, decided=times[0], time=times[0])
         names = decided.name, keys.team_doc(self.team)
