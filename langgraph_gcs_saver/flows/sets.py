@@ -107,6 +107,14 @@ def join(team: str, member: str, context: Context) -> Flow[None]:  # noqa: ARG00
     raise ConflictError(f"Team {team!r} changed {MAX_TRIES} times in a row. Call again.")
 
 
+def leave(team: str, member: str) -> Flow[bool]:
+    """Take a thread out of a team. Its sets keep its checkpoints. Returns whether it was a member."""
+    name = keys.member_doc(team, member)
+    is_there = name in (yield from GetDocs((name,), mask=()))
+    yield from Commit((Delete(name),))
+    return is_there
+
+
 def members(team: str) -> Flow[list[str]]:
     """The members of a team, in order of their names."""
     docs = yield from _all(keys.members(team), ())

@@ -215,6 +215,27 @@ class TeamSets:
         """Asynchronous twin of `restore`."""
         return await arun(self._restore(saved, dry_run=dry_run), self._backend)
 
+    def remove(self, member: str) -> bool:
+        """Take a member out of the team, such as an agent that has ended, or a mistyped name. Its thread stays.
+
+        Sets keep its checkpoints. If it acquires a lease through `member` again, it joins again.
+
+        Args:
+            member: The member's name.
+
+        Returns:
+            Whether it was a member.
+
+        Raises:
+            InvalidIdError: The name cannot be stored.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(self._remove(member), self._backend)
+
+    async def aremove(self, member: str) -> bool:
+        """Asynchronous twin of `remove`."""
+        return await arun(self._remove(member), self._backend)
+
     def delete_set(self, saved: SetInfo | str) -> None:
         """Delete a set. Its checkpoints stay, but the set does not hold them any more. Idempotent.
 
@@ -345,6 +366,11 @@ class TeamSets:
             seconds = time.monotonic() - began
             subscribers.emit(SetRestored(team=self.id, set_id=plan.set_id, threads=len(plan.threads), seconds=seconds))
         return plan
+
+    def _remove(self, member: str) -> Flow[bool]:
+        (name,) = self._chosen((member,))
+        self._named.pop(name, None)
+        return (yield from flows.sets.leave(self.id, name))
 
     def _delete_set(self, saved: SetInfo | str) -> Flow[None]:
         yield from flows.sets.end(self.id, self._id_of(saved), self._context)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.errors import SetAbortedError
 from langgraph_gcs_saver.format import keys
 from tests.system.build import cfg, cid, put, values
 from tests.system.raw import open_raw
@@ -62,6 +63,19 @@ def test_show(command, uri):
     ended = command("team", "show", "unknown")
     assert (ended.code, ended.out) == (1, "")
     assert "no team 'unknown'" in ended.err
+
+
+def test_remove(command, uri):
+    with GCSSaver.from_conn_string(uri) as saver, pytest.raises(SetAbortedError, match="typo"):
+        saver.team("crew", members=["typo"]).checkpoint(timeout=1)
+    assert "typo" in command("team", "show", "crew").out
+    assert "typo is no member of team 'crew' any more" in command("team", "remove", "crew", "typo").out
+    ended = command("team", "remove", "crew", "typo")
+    assert (ended.code, "is no member of team 'crew': a, b" in ended.err) == (1, True)
+    assert json.loads(command("team", "remove", "crew", "a", "--json").out) == {"team": "crew", "member": "a"}
+    found = json.loads(command("team", "show", "crew", "--json").out)
+    assert (list(found["threads"]), found["sets"][-1]["members"]) == (["b"], ["a", "b"])
+    assert command("team", "checkpoint", "crew").code == 0
 
 
 def test_checkpoint(command, uri):

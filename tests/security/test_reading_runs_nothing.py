@@ -68,6 +68,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "team checkpoint": ["crew", "crew --label merge --json"],
     "team verify": ["crew", "crew --json"],
     "team restore": ["crew --dry-run", "crew --yes --json"],
+    "team remove": [("crew unknown", 1)],
     "batches list": ["t", "t --json"],
     "batches show": [("t b", 1)],
     "saga list": ["t", "t --json"],

@@ -118,6 +118,9 @@ def test_a_team_from_its_first_set_to_its_end(make_saver, is_async):
     (listed,) = methods.perform(saver.admin, "teams", is_async=is_async)
     assert (listed.team, listed.threads, listed.retention, listed.sets) == (team.id, threads, 10, (again,))
     assert (str(listed), listed.newest) == ("Team 'deal 42/ä': 2 members, 1 committed set", again)
+    assert [call(team, "remove", "b", is_async=is_async) for _ in range(2)] == [True, False]
+    assert list(call(team, "threads", is_async=is_async)) == ["a"]
+    assert call(team, "sets", is_async=is_async) == [again]
     call(team, "delete_set", saved, is_async=is_async)
     call(team, "delete_set", saved, is_async=is_async)
     assert call(team, "sets", is_async=is_async) == []
@@ -177,8 +180,8 @@ def test_a_restored_graph_continues_with_the_states_of_the_set(make_saver, state
 
 @LOCAL
 @pytest.mark.parametrize("finishes", [False, True])
-def test_a_worker_resumes_a_restored_run_that_had_not_finished(make_saver, finishes):
-    """One that had finished is due again, and `run` continues it."""
+def test_a_worker_resumes_a_restored_run(make_saver, finishes):
+    """One that had finished meanwhile is due again."""
     saver, fails = make_saver(), [True]
     team = saver.team("deal")
 
@@ -197,7 +200,7 @@ def test_a_worker_resumes_a_restored_run_that_had_not_finished(make_saver, finis
         run(graph, None, config(team, "a"), team=team)
     team.restore(saved)
     assert said(saver, team, "a") == ["first"]
-    assert [one.thread_id for one in saver.recover(graph, backoff=0)] == ([] if finishes else [team.member("a").id])
+    assert [one.thread_id for one in saver.recover(graph, backoff=0)] == [team.member("a").id]
     assert run(graph, None, config(team, "a"), team=team)["said"] == ["first", "second"]
 
 

@@ -42,7 +42,7 @@ TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "res
 TWINS += [(Calls, "perform", "aperform")]
 TWINS += [
     (TeamSets, name, f"a{name}")
-    for name in ("threads", "checkpoint", "sets", "verify", "restore", "delete_set", "delete")
+    for name in ("threads", "checkpoint", "sets", "verify", "restore", "remove", "delete_set", "delete")
 ]
 STREAMS = {"alist"}
 PUBLIC = [

@@ -221,6 +221,29 @@ def restore(
         carry_out(work, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
+@team.command("remove")
+def remove(
+    team_id: TeamArgument,
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="The member's name. show lists the members.")],
+    *,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a member out of a team, such as an agent that has ended, or a mistyped name. Its thread and the sets stay.
+
+    Example: langgraph-gcs team remove deal-42 extract-7
+    """
+    with open_admin(store, cipher) as admin:
+        sets = _known(admin.team(team_id))
+        if not sets.remove(member):
+            raise CommandError(f"{member!r} is no member of team {team_id!r}: {', '.join(sets.threads())}.")
+    if as_json:
+        print_json({"team": team_id, "member": member})
+    else:
+        console().print(plain(f"{member} is no member of team {team_id!r} any more."), soft_wrap=True)
+
+
 def _known(sets: TeamSets) -> TeamSets:
     """The team.
 
