@@ -20,7 +20,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import InvalidInputError, ThreadInSetError
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, from_json, objects, to_json
 from langgraph_gcs_saver.saver.admin import Admin
 from tests.security import registry
@@ -281,13 +281,18 @@ def _resolve(admin: Admin) -> None:
         admin.resolve_operation("t", "key", not_done=True)
 
 
+def _plan_of_a_run(admin: Admin) -> None:
+    with pytest.raises(ThreadInSetError):
+        list(admin.plan_delete_for_runs(["run"]))
+
+
 # What each public method of `Admin` is called with; test_every_method.py has the asynchronous twins.
 METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "checkpoint_ids": lambda admin, _, __: admin.checkpoint_ids(cfg()),
     "checkpoint_at": lambda admin, _, __: admin.checkpoint_at(cfg(), datetime.now(timezone.utc)),
     "collect": lambda admin, _, __: admin.collect(orphan_age=timedelta(0)),
     "copy_thread": lambda admin, _, __: admin.copy_thread("tagged", "copied"),
-    "delete_for_runs": lambda admin, _, __: admin.delete_for_runs(["run"]),
+    "delete_for_runs": lambda admin, _, __: admin.delete_for_runs(["run"], force=True),  # a set needs a checkpoint
     "delete_thread": lambda admin, _, __: admin.delete_thread("t"),
     "export_thread": lambda admin, files, _: admin.export_thread("tagged", files / "exported.tar"),
     "history": lambda admin, _, __: admin.history("tagged"),
@@ -301,7 +306,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     ),
     "carry_out": lambda admin, _, __: [admin.carry_out(plan) for plan in admin.plan_prune(["t", "tagged"])],
     "plan_collect": lambda admin, _, __: [*admin.plan_collect(orphan_age=timedelta(0))],
-    "plan_delete_for_runs": lambda admin, _, __: [*admin.plan_delete_for_runs(["run"])],
+    "plan_delete_for_runs": lambda admin, _, __: _plan_of_a_run(admin),
     "plan_delete_thread": lambda admin, _, __: admin.plan_delete_thread("t"),
     "plan_prune": lambda admin, _, __: [*admin.plan_prune(["t", "tagged"])],
     "plan_repair": lambda admin, files, _: (damage(files), [*admin.plan_repair()]),
