@@ -303,16 +303,27 @@ def _merged(write: Merge, stored: Any, message: Any) -> Any | None:
         raise DamageError(
             f"The stored bytes of document {write.name!r} are corrupt. Restore the database from a backup."
         ) from error
-    before = target.SerializeToString(deterministic=True)
-    for field in write.remove:
-        target.fields.pop(field, None)
-    for field, value in message.fields.items():
-        target.fields[field].CopyFrom(value)
-    return None if target.SerializeToString(deterministic=True) == before else target
+    removed = [field for field in write.remove if field in target.fields and field not in message.fields]
+    changed = [field for field, value in message.fields.items() if not _is_same(target.fields.get(field), value)]
+    for field in removed:
+        del target.fields[field]
+    for field in changed:
+        target.fields[field].CopyFrom(message.fields[field])
+    return target if removed or changed else None
+
+
+def _is_same(found: Any | None, value: Any) -> bool:
+    """Whether two values are stored as the same bytes. Messages with a NaN are never equal."""
+    return found is not None and _bytes_of(found) == _bytes_of(value)
+
+
+def _bytes_of(message: Any) -> bytes:
+    stored: bytes = message.SerializeToString(deterministic=True)
+    return stored
 
 
 def _serialized(key: Key, message: Any) -> bytes:
-    stored: bytes = message.SerializeToString(deterministic=True)
+    stored = _bytes_of(message)
     # Firestore counts little more than a message's length: 10 bytes for 9, for a short field with a number.
     if len(stored) > limits.DOCUMENT_BYTES // 2:
         size = _size(message.fields) + len(key[1]) + 17

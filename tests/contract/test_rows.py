@@ -75,6 +75,31 @@ def test_writes_of_one_commit_share_a_time(documents: DocumentStore) -> None:
     assert before <= times[0] <= time.time_ns()
 
 
+@pytest.mark.parametrize("value", [float("nan"), -0.0, 1, "x", b"x", None, {"b": float("nan"), "a": {}}], ids=repr)
+def test_a_merge_of_the_same_value_changes_nothing(documents: DocumentStore, value: Any) -> None:
+    times = documents.commit(Commit((Create("c/a", {"v": value, "other": 1}),)))
+    assert documents.commit(Commit((Merge("c/a", {"v": value}, remove=("absent",)),))) == times
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0.0, -0.0), (1, 1.0), (1, True), ("x", b"x"), ({"a": 1}, {"a": 1, "b": 1})]
+)
+def test_a_merge_of_a_value_that_only_looks_equal_changes_it(documents: DocumentStore, before: Any, after: Any) -> None:
+    times = documents.commit(Commit((Create("c/a", {"v": before, "other": 1}),)))
+    assert documents.commit(Commit((Merge("c/a", {"v": after}),))) != times
+    (found,) = documents.get_docs(GetDocs(("c/a",))).values()
+    assert repr(found.fields["v"]) == repr(after)
+    assert found.fields["other"] == 1
+
+
+def test_a_field_that_is_removed_and_set_stays(documents: DocumentStore) -> None:
+    times = documents.commit(Commit((Create("c/a", {"v": 1}),)))
+    assert documents.commit(Commit((Merge("c/a", {"v": 1}, remove=("v",)),))) == times
+    assert documents.commit(Commit((Merge("c/a", {"v": 2}, remove=("v",)),))) != times
+    (found,) = documents.get_docs(GetDocs(("c/a",))).values()
+    assert found.fields == {"v": 2}
+
+
 def test_a_document_of_exactly_the_limit(documents: DocumentStore) -> None:
     # https://firebase.google.com/docs/firestore/storage-size: name 2 + 2 + 16, field 1 + 1, document 32
     most = 1_048_576 - 20 - 2 - 32
