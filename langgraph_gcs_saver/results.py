@@ -438,6 +438,10 @@ class CollectPlan:
         operations: Documents of operations whose outcome need not be kept any longer. Their objects go with them.
         recoveries: Recovery records that have expired.
         sagas: Documents of sagas that have ended, and need not be kept any longer. Their steps and holds go with them.
+        blobs: Documents of blobs that nothing lists, and that nothing listed at an earlier collection. Their objects go
+            with them.
+        unlisted: Documents of blobs that nothing lists now. They are marked, and a later collection deletes them.
+        relisted: Marked documents of blobs that something lists again. They lose the mark.
         skipped: Why the thread was left alone, if it was.
     """
 
@@ -450,11 +454,15 @@ class CollectPlan:
     operations: tuple[str, ...] = ()
     recoveries: tuple[str, ...] = ()
     sagas: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
+    relisted: tuple[str, ...] = ()
     skipped: str | None = None
 
     def __bool__(self) -> bool:
         expired = self.operations or self.recoveries or self.sagas
-        return bool(self.stripped or self.trimmed or self.writes or self.objects or expired or self.skipped)
+        blobs = self.blobs or self.unlisted or self.relisted
+        return bool(self.stripped or self.trimmed or self.writes or self.objects or expired or blobs or self.skipped)
 
     def __str__(self) -> str:
         of = "Shared operations" if self.thread_id is None else f"Thread {self.thread_id!r}"
@@ -464,6 +472,9 @@ class CollectPlan:
         expired = f"; {len(self.operations)} operations have expired" if self.operations else ""
         expired += f"; {len(self.recoveries)} recovery records have expired" if self.recoveries else ""
         expired += f"; {len(self.sagas)} sagas have expired" if self.sagas else ""
+        expired += f"; {len(self.blobs)} blobs go" if self.blobs else ""
+        expired += f"; {len(self.unlisted)} blobs get a mark, because nothing lists them" if self.unlisted else ""
+        expired += f"; {len(self.relisted)} blobs lose their mark" if self.relisted else ""
         return (
             f"{of}: {len(self.stripped)} documents of removed checkpoints, {len(self.writes)} "
             f"documents of pending writes and {len(self.objects)} objects ({sum(self.objects.values())} bytes) go"

@@ -25,6 +25,7 @@ PACKAGE = Path(__file__).parents[1] / "langgraph_gcs_saver"
 SOURCES = (
     "saver/admin.py",
     "saver/batch.py",
+    "saver/blobs.py",
     "saver/connection.py",
     "saver/checkpointer.py",
     "saver/lease.py",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows import (
         active,
         analytics,
+        blobs,
         catalogue,
         collect,
         copy,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     __all__ = [
         "active",
         "analytics",
+        "blobs",
         "catalogue",
         "collect",
         "copy",

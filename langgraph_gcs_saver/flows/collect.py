@@ -1,7 +1,7 @@
 """Collects orphans: stripped documents that crashed calls did not finish removing, and their objects and writes.
 
 Operations whose outcome need not be kept any longer go too, those that all threads share included, and so do recovery
-records and sagas that have expired.
+records and sagas that have expired, and blobs that nothing lists (`flows.blobs`).
 
 Objects are listed first, then a snapshot is taken. An object that the snapshot does not refer to was written by an
 attempt that has not committed, or by one whose manifest was deleted. If the manifest was deleted, nothing can refer to
@@ -30,7 +30,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ClearTextError, ConflictError, DamageError, UnsupportedFormatError
 from langgraph_gcs_saver.events import ThreadCollected, ThreadSkipped
-from langgraph_gcs_saver.flows import recoveries, sagas
+from langgraph_gcs_saver.flows import blobs, recoveries, sagas
 from langgraph_gcs_saver.flows.collections import check_known
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.listing import list_all
@@ -72,7 +72,7 @@ def collect(
     - A thread that is the target of a copy. A running copy ends by itself.
     """
     cutoff = before * 1e9
-    blobs = yield from list_all(keys.thread_blobs(thread_id))
+    there = yield from list_all(keys.thread_blobs(thread_id))
     plan = CollectPlan(thread_id=thread_id, before=before, objects={})
     try:
         ids = yield from check_known(thread_id)
@@ -82,7 +82,7 @@ def collect(
         todo = leftovers(found)
         # What a removed checkpoint's document lists was committed once, so its age does not matter.
         listed = {name for doc in todo for name in listed_objects(doc)}
-        free = {name for name, blob in blobs.items() if blob.create_time <= cutoff or name in listed}
+        free = {name for name, blob in there.items() if blob.create_time <= cutoff or name in listed}
         left = [doc.name for doc in todo]
         if planned is not None:
             writes = {name: writes[name] for name in planned.writes if name in writes}
@@ -90,16 +90,18 @@ def collect(
             left = [name for name in left if name in (*planned.stripped, *planned.trimmed)]
         free -= found.objects(found.entries)
         orphans = yield from unreferenced(thread_id, free, context, orphans=writes.keys())
-        objects = {name: blobs[name].size for name in sorted(orphans)}
+        objects = {name: there[name].size for name in sorted(orphans)}
         if left or writes or objects:
             yield from check_ancestors(found, loads)
         operations = yield from kept(thread_id, cutoff, context)
         records = yield from recoveries.expired(thread_id, cutoff)
         ended = (yield from sagas.expired(thread_id, cutoff, context)) if keys.SAGAS in ids else []
+        lone = yield from blobs.unlisted(found, cutoff, context)
         if planned is not None:
             _keep_unplanned(operations, planned)
             records = [name for name in records if name in planned.recoveries]
             ended = [saga for saga in ended if saga.document in planned.sagas]
+            lone = lone.among(planned)
     except (DamageError, ClearTextError, UnsupportedFormatError) as error:
         yield from Emit(ThreadSkipped(thread_id=thread_id, reason=str(error)))
         return replace(plan, skipped=str(error))
@@ -120,6 +122,9 @@ def collect(
         operations=tuple(operations.expired),
         recoveries=tuple(records),
         sagas=tuple([saga.document for saga in ended]),
+        blobs=tuple(lone.expired),
+        unlisted=tuple([doc.name for doc in lone.fresh]),
+        relisted=tuple([doc.name for doc in lone.listed]),
     )
     if plan and not dry_run:
         yield from _carry_out(found, plan, writes, context)
@@ -127,6 +132,8 @@ def collect(
         yield from recoveries.delete(plan.recoveries)
         for saga in ended:
             yield from sagas.forget(saga, context)
+        yield from blobs.delete(lone, context)
+        yield from blobs.mark(lone)
     return plan
 
 
@@ -139,7 +146,7 @@ def collect_shared(
     """
     cutoff = before * 1e9
     # As for a thread: a later commit refers only to an object that is younger than its deadline.
-    blobs = yield from list_all(f"{keys.OPERATION_BLOBS}/")
+    there = yield from list_all(f"{keys.OPERATION_BLOBS}/")
     plan = CollectPlan(thread_id=None, before=before, objects={})
     try:
         operations = yield from kept(None, cutoff, context)
@@ -147,7 +154,7 @@ def collect_shared(
         yield from Emit(ThreadSkipped(thread_id="", reason=str(error)))
         return replace(plan, skipped=str(error))
     needed = operations.objects.union(*(names for _, names in operations.expired.values()))
-    objects = {name: blob.size for name, blob in blobs.items() if blob.create_time <= cutoff and name not in needed}
+    objects = {name: blob.size for name, blob in there.items() if blob.create_time <= cutoff and name not in needed}
     if planned is not None:
         _keep_unplanned(operations, planned)
         objects = {name: size for name, size in objects.items() if name in planned.objects}

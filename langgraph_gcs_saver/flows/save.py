@@ -451,6 +451,7 @@ class _Attempts:
             sha256=value.value.digest,
             size=len(value.value.data),
             chain=() if place is None else (*value.links, place),
+            blobs=value.blobs,
         )
 
     def _equal(self, channel: str, value: Encoded) -> ChannelRef | None:

@@ -44,7 +44,7 @@ from langgraph_gcs_saver.flows.marks import mark_of, unmarked
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import is_clear, read_stubs
-from langgraph_gcs_saver.format import filters, frames, keys, manifest, registry
+from langgraph_gcs_saver.format import blobs, filters, frames, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
@@ -88,6 +88,9 @@ MARKED = (
 
 LEFT_CLEAR = "it still has frames in clear that no checkpoint refers to"
 """The reason for a document that was in clear before its checkpoint was stored again."""
+
+LOST_BLOB = "a value names the blob, and it is missing"
+"""The reason for a missing document of a blob."""
 
 _FIELDS = ("digest", "run_id", "former_runs", "heir")
 """The fields kept of a checkpoint's document. Manifests are compared by the digest."""
@@ -184,6 +187,7 @@ class Survey:
             checkpoints that need them.
         unheld: Missing checkpoints that documents of plain collections need, by their documents' names, with these
             documents and the reason.
+        unblobbed: Missing documents of blobs, by name, with the documents of the checkpoints whose values name them.
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
         emptied: Whether the root namespace had checkpoints, and all are missing.
@@ -213,6 +217,7 @@ class Survey:
     lost: dict[str, str] = field(default_factory=dict)
     severed: dict[str, list[str]] = field(default_factory=dict)
     unheld: dict[str, tuple[Doc, str]] = field(default_factory=dict)
+    unblobbed: dict[str, list[str]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
     emptied: bool = False
@@ -360,6 +365,17 @@ class Survey:
                     affects=(checkpoint_id,),
                 )
             )
+        for name, users in self.unblobbed.items():
+            found.append(
+                make(
+                    kind="missing",
+                    checkpoint_ns=self._ids(users[0])[0],
+                    checkpoint_id=keys.checkpoint_id_of(users[0]),
+                    name=name,
+                    reason=LOST_BLOB,
+                    affects=tuple(map(keys.checkpoint_id_of, users)),
+                )
+            )
         for name in self.runs:
             if name in self.misnamed:
                 found.append(make(kind="corrupt", name=name, reason="it names another run or thread"))
@@ -433,6 +449,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
                 yield from take(found, doc, loads, context)
             after = docs[-1].name
     yield from _take_plain(found, (yield from _list_plain(thread_id)), context)
+    yield from _look_at_blobs(found, context)
     yield from _look_at_thread(found)
     if depth != "metadata":
         yield from _look_at_objects(found, depth, context)
@@ -524,6 +541,30 @@ def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Fl
                         found.unheld[name] = bare, why
             except DamagedError as damage:
                 found.damaged_plain[doc.name] = Unreadable(bare, damage.alone())
+
+
+def _look_at_blobs(found: Survey, context: Context) -> Flow[None]:
+    """Look for missing documents of blobs that values name. Without the thread's key, none of them can be found."""
+    users: dict[str, list[str]] = {}
+    for name, entry in found.entries.items():
+        for digest in entry.manifest.listed_blobs:
+            users.setdefault(digest, []).append(name)
+    key = keys.blob_key_doc(found.thread_id)
+    if not users or key in found.damaged_plain:
+        return
+    doc = (yield from GetDocs((key,))).get(key)
+    if doc is None:
+        found.unblobbed[key] = sorted({name for some in users.values() for name in some})
+        return
+    try:
+        digits = blobs.parse_key(doc, context.codec)
+    except DamagedError as damage:
+        found.damaged_plain[key] = Unreadable(replace(doc, fields={}), damage.alone())
+        return
+    for digest, names in users.items():
+        name = keys.blob_doc(found.thread_id, blobs.id_of(digits, digest))
+        if name not in found.plain and name not in found.damaged_plain:
+            found.unblobbed[name] = names
 
 
 def _look_at_thread(found: Survey) -> Flow[None]:
@@ -832,6 +873,11 @@ def _confirm(found: Survey) -> Flow[None]:
             for name, (doc, why) in found.unheld.items()
             if name not in there and times.get(doc.name) == doc.update_time
         }
+    if found.unblobbed:
+        now = yield from _get(found.unblobbed, ())
+        still = yield from _unchanged(found, {name for names in found.unblobbed.values() for name in names})
+        left = {name: [user for user in names if user in still] for name, names in found.unblobbed.items()}
+        found.unblobbed = {name: names for name, names in left.items() if names and name not in now}
     if found.lost:
         found.lost = {name: heir for name, heir in found.lost.items() if name in found.entries}
         now = yield from _get(found.lost, ())

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 
+from langgraph_gcs_saver.format.blobs import digests_in
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, resembles
 from langgraph_gcs_saver.format.manifest import ChannelRef, FrameRef, Serialized
@@ -63,6 +64,7 @@ class Encoded:
         frame: The frame; empty if the value has no bytes.
         links: The frames that it builds on, base first.
         k: The version's number, counted from the base.
+        blobs: Digests of the blobs that the value names.
     """
 
     type: str
@@ -70,6 +72,7 @@ class Encoded:
     frame: bytes
     links: tuple[FrameRef, ...]
     k: int
+    blobs: tuple[str, ...] = ()
 
 
 def encode(
@@ -85,6 +88,7 @@ def encode(
             one object.
         now: The wall clock, in seconds since the epoch.
     """
+    listed = digests_in(value)
     at_hand = [] if earlier is None else [one for one in earlier.values if one is not None]
     size, digested = len(value.data), Digested.of(value.data, at_hand[-1] if at_hand else None)
     index = None
@@ -96,9 +100,9 @@ def encode(
             frame = codec.encode(value.data, base.data)
             links = earlier.links[: index + 1]
             if _pays(links, frame, size):
-                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1)
+                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1, listed)
     frame = codec.encode(value.data) if value.data else b""
-    return Encoded(value.type, digested, frame, (), 0)
+    return Encoded(value.type, digested, frame, (), 0, listed)
 
 
 def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) -> bool:

@@ -16,6 +16,8 @@ lg_threads/{thread}/lg_resume/current                          the turn that a r
 lg_threads/{thread}/lg_resume/requests                         the latest requests of runs
 lg_threads/{thread}/lg_recoveries/{time}-{nonce}               what was lost and repeated when a thread recovered
 lg_threads/{thread}/lg_sagas/{saga}                            a saga: its state and its savepoints
+lg_threads/{thread}/lg_blobs/{id}                              a blob: its segments
+lg_threads/{thread}/lg_blobs/key                               the key of the ids of a thread's blobs
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
 lg_teams/{team}                                                a team of threads
@@ -26,6 +28,7 @@ lg_store/place                                                 the bucket and pr
 lg_store/analytics                                             the key of the digests of threads in analytics
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 {thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
+{thread}/~blobs/{id}/{segment}-{attempt}.zst                   a segment of a blob
 ~operations/{sha256(key)}/result-{attempt}.zst                 a large result of an operation that all threads share
 ```
 
@@ -65,10 +68,12 @@ CHUNKS = "lg_chunks"
 RESUMES = "lg_resume"
 RECOVERIES = "lg_recoveries"
 SAGAS = "lg_sagas"
+BLOBS = "lg_blobs"
 TEAMS = "lg_teams"
 MEMBERS = "lg_members"
 SETS = "lg_sets"
 VOTES = "lg_votes"
+_BLOB_KEY = "key"
 _CURRENT = "current"
 _REQUESTS = "requests"
 
@@ -682,6 +687,42 @@ def is_saga_doc(name: str) -> bool:
     return _BATCH_ID.match(name.rpartition("/")[2]) is not None
 
 
+BLOB_DIGITS = 32
+"""Hex digits of a blob's id."""
+
+_BLOB_ID = re.compile(rf"[0-9a-f]{{{BLOB_DIGITS}}}\Z")
+
+
+def blobs(thread_id: str) -> str:
+    """Name of the collection of a thread's blobs."""
+    return f"{thread_doc(thread_id)}/{BLOBS}"
+
+
+def blob_doc(thread_id: str, blob_id: str) -> str:
+    """Name of a blob's document."""
+    return f"{blobs(thread_id)}/{blob_id}"
+
+
+def blob_key_doc(thread_id: str) -> str:
+    """Name of the document with the key of the ids of a thread's blobs."""
+    return f"{blobs(thread_id)}/{_BLOB_KEY}"
+
+
+def is_blob_key_doc(name: str) -> bool:
+    """Whether a document in a thread's collection of blobs is that of the key."""
+    return name.rpartition("/")[2] == _BLOB_KEY
+
+
+def is_blob_id(leaf: str) -> bool:
+    """Whether a text can be the id of a blob."""
+    return _BLOB_ID.match(leaf) is not None
+
+
+def is_blob_doc(leaf: str) -> bool:
+    """Whether the last segment of a name can be that of a document of blobs."""
+    return leaf == _BLOB_KEY or is_blob_id(leaf)
+
+
 def team_doc(team: str) -> str:
     """Name of a team's document."""
     return f"{TEAMS}/{spread(team, 'team id')}"
@@ -819,6 +860,11 @@ def batch_blob(doc: str, attempt: str) -> str:
     return f"{thread_segment_of(doc)}/{BATCH_BLOBS}/{batch_segment_of(doc)}/{WRITES_BLOB}-{attempt}.zst"
 
 
+def segment_blob(doc: str, number: int, attempt: str) -> str:
+    """Name of the object of a segment of the blob whose document is `doc`."""
+    return f"{thread_segment_of(doc)}/{BLOB_SEGMENTS}/{doc.rpartition('/')[2]}/{number}-{attempt}.zst"
+
+
 def writes_checkpoint_doc(doc: str) -> str:
     """Name of the document of the checkpoint that a document of pending writes belongs to."""
     _, thread, _, leaf = doc.split("/")
@@ -841,6 +887,9 @@ BATCH_BLOBS = "~batches"
 
 OPERATION_BLOBS = "~operations"
 """In an object's name, it takes the place of the namespace. No namespace has this encoding either."""
+
+BLOB_SEGMENTS = "~blobs"
+"""The same for the segments of blobs."""
 
 ATTEMPT = re.compile(r"[0-9a-z]{8,40}\Z")
 """A random, lower-case name for one try of one call, which distinguishes its objects from all others."""

@@ -146,6 +146,7 @@ class ChannelRef:
         sha256: Digest of the serialized value (`digests`), in hex.
         size: Bytes of the serialized value.
         chain: The frames to decode, base first, each on the value of the frame before it. Empty for zero bytes.
+        blobs: Digests of the blobs that the value names.
     """
 
     version: str | int | float | None
@@ -153,11 +154,12 @@ class ChannelRef:
     sha256: str
     size: int
     chain: tuple[FrameRef, ...]
+    blobs: tuple[str, ...] = ()
 
     def inherited(self, owner: str) -> ChannelRef:
         """The same value, as a child of checkpoint `owner` refers to it."""
         chain = tuple([frame.inherited(owner) for frame in self.chain])
-        return ChannelRef(self.version, self.type, self.sha256, self.size, chain)
+        return ChannelRef(self.version, self.type, self.sha256, self.size, chain, self.blobs)
 
     def links(self, owner: str) -> tuple[FrameRef, ...]:
         """The chain as a child of checkpoint `owner` builds on it: each frame has the size and digest of its value."""
@@ -262,6 +264,11 @@ class Manifest:
     def same_content(self, other: Manifest) -> bool:
         """Whether both have the same content. A retried `put` writes its frames elsewhere, so places may differ."""
         return replace(self, channels=_values(self)) == replace(other, channels=_values(other))
+
+    @property
+    def listed_blobs(self) -> set[str]:
+        """Digests of the blobs that the values name."""
+        return {digest for ref in self.channels.values() for digest in ref.blobs}
 
     def blob(self, channel: str, ref: FrameRef) -> str:
         """Name of the object that holds a frame. `ref` must have an `attempt`."""
@@ -415,6 +422,7 @@ def _ref(channel: str, found: dict[str, Any], versions: Mapping[str, Any]) -> Ch
         sha256=_digest(found["sha256"], _SHA256_DIGITS),
         size=size,
         chain=_chain(channel, found["chain"], size),
+        blobs=tuple([_digest(one, _SHA256_DIGITS) for one in found.get("blobs", ())]),
     )
 
 
@@ -430,6 +438,8 @@ def envelope(manifest: Manifest) -> bytes:
         if ref.version != versions.get(channel) or type(ref.version) is not type(versions.get(channel)):
             found["version"] = ref.version
         found["chain"] = [_frame_to_json(frame) for frame in ref.chain]
+        if ref.blobs:
+            found["blobs"] = list(ref.blobs)
     head: dict[str, Any] = {
         "checkpoint": manifest.checkpoint,
         "parent": manifest.parent_id,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.errors import UnsupportedFormatError
-from langgraph_gcs_saver.format import item_batches, keys, operations, sagas, turns
+from langgraph_gcs_saver.format import blobs, item_batches, keys, operations, sagas, turns
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import Stub
 from langgraph_gcs_saver.records import record
@@ -154,6 +154,14 @@ COLLECTIONS: tuple[Collection, ...] = (
         needed=sagas.needed,
         is_clear=sagas.is_clear,
         unindexed=("format", sagas.SAGA),
+    ),
+    Collection(
+        id=keys.BLOBS,
+        is_name=keys.is_blob_doc,
+        copied=blobs.copied,
+        equal=blobs.equal,
+        objects=blobs.objects,
+        is_clear=blobs.is_clear,
     ),
 )
 """All collections below a thread. A deletion begins with those that name runs; each group keeps this order."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, SagaInfo, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
+    from langgraph_gcs_saver.saver.blobs import Blobs
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.lease import Leases
     from langgraph_gcs_saver.saver.operations import Operations
@@ -40,6 +41,17 @@ class Thread:
         from langgraph_gcs_saver.saver.operations import Calls, Operations  # noqa: PLC0415 - most processes need none
 
         return Operations(Calls(self._saver, self.id))
+
+    @property
+    def blobs(self) -> Blobs:
+        """Large data beside the state, such as files: the state has only a dict that names it.
+
+        Raises:
+            InvalidOptionError: The saver's serializer hides which blobs a value names, as one that encrypts does.
+        """
+        from langgraph_gcs_saver.saver.blobs import Blobs  # noqa: PLC0415 - most processes need none
+
+        return Blobs(self._saver, self.id)
 
     def __repr__(self) -> str:
         return f"Thread({self.id!r})"

@@ -161,7 +161,7 @@ def collect(
         documents = sum(
             len(names)
             for plan in found
-            for names in (plan.stripped, plan.writes, plan.operations, plan.recoveries, plan.sagas)
+            for names in (plan.stripped, plan.writes, plan.operations, plan.recoveries, plan.sagas, plan.blobs)
         )
         trimmed = sum(len(plan.trimmed) for plan in found)
         smaller = counted(trimmed, "document")
