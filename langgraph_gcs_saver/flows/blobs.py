@@ -49,13 +49,13 @@ from langgraph_gcs_saver.format.manifest import DamagedError, Stub
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan
 
-SEGMENT_BYTES = 4 << 20
+PART_BYTES = 4 << 20
 """Bytes of a segment. A segment is uploaded, fetched and checked as a whole, so this bounds the memory of a stream."""
 
-SEGMENTS_AT_ONCE = 4
+PARTS_AT_ONCE = 4
 """How many segments are uploaded at the same time."""
 
-MAX_BYTES = 8_000 * SEGMENT_BYTES
+MAX_BYTES = 8_000 * PART_BYTES
 """Largest blob, 31 GiB: the list of so many segments fits into a document, with and without a cipher."""
 
 UPLOAD_SECONDS = 12 * 3600.0
@@ -231,12 +231,12 @@ class _Putting:
             return replace(made, inline=data)
         attempt, hashed = self.context.new_attempt(), hashlib.sha256()
         segments: list[Stub] = []
-        count = -(-measured.size // SEGMENT_BYTES)
-        for start in range(0, count, SEGMENTS_AT_ONCE):
+        count = -(-measured.size // PART_BYTES)
+        for start in range(0, count, PARTS_AT_ONCE):
             effects: list[PutBlob] = []
-            for number in range(start, min(start + SEGMENTS_AT_ONCE, count)):
+            for number in range(start, min(start + PARTS_AT_ONCE, count)):
                 work = partial(self._segment, measured.source.read, number, attempt, name, hashed.update)
-                stub, effect = yield from Compute(work, size=SEGMENT_BYTES)
+                stub, effect = yield from Compute(work, size=PART_BYTES)
                 segments.append(stub)
                 effects.append(effect)
             while (wrong := (yield from upload(effects, reads_back=self.context.reads_back))) is not None:
@@ -245,12 +245,12 @@ class _Putting:
             written = [keys.segment_blob(name, number, attempt) for number in range(count)]
             yield from _delete(written)
             raise _changed()
-        return replace(made, segment_bytes=SEGMENT_BYTES, segments=tuple(segments))
+        return replace(made, segment_bytes=PART_BYTES, segments=tuple(segments))
 
     def _segment(
         self, read: Read, number: int, attempt: str, name: str, update: Callable[[bytes], None]
     ) -> tuple[Stub, PutBlob]:
-        data = read(number * SEGMENT_BYTES, SEGMENT_BYTES)
+        data = read(number * PART_BYTES, PART_BYTES)
         update(data)
         stub, stored = make_stub(blobs.segment(number, data), attempt, self.context.codec)
         return stub, self.context.upload(keys.segment_blob(name, number, attempt), stored)

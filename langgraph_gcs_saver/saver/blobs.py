@@ -464,7 +464,7 @@ def _is_inside(name: object) -> bool:
     except UnicodeEncodeError:
         return False
     path = PurePosixPath(name)
-    return not path.is_absolute() and path.as_posix() == name and not {".", ".."} & set(path.parts)
+    return bool(path.parts) and not path.is_absolute() and path.as_posix() == name and not {".", ".."} & set(path.parts)
 
 
 def _parsed_tree(text: bytes) -> _Tree:

@@ -61,6 +61,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.RESUMES: lambda thread: keys.resume_doc(thread).rpartition("/")[0] + "/",
     keys.RECOVERIES: lambda thread: f"{keys.recoveries(thread)}/",
     keys.SAGAS: lambda thread: f"{keys.sagas(thread)}/",
+    keys.BLOBS: lambda thread: f"{keys.blobs(thread)}/",
     keys.RUNS: lambda _: f"{keys.RUNS}/",
     keys.ACTIVE: keys.active_doc,
     keys.TEAMS: lambda _: f"{keys.TEAMS}/",

@@ -21,6 +21,7 @@ NAMES = {
     "lg_resume": keys.resume_doc("t"),
     "lg_recoveries": keys.recovery_doc("t", 1_700_000_000_000_000_000, "9f2c"),
     "lg_sagas": keys.saga_doc("t", "trip"),
+    "lg_blobs": keys.blob_doc("t", "ab" * 16),
 }
 """A name in each collection."""
 
@@ -69,6 +70,8 @@ def test_names_lead_to_entries(id_):
         ["lg_resume", "a"],
         ["lg_recoveries", "1700000000000000000-a"],
         ["lg_sagas", "a!1"],
+        ["lg_blobs", "AB" * 16],
+        ["lg_blobs", "keys"],
         ["lg_recoveries", "01700000000000000000-"],
         ["lg_recoveries", "99999999999999999999-a"],
         ["lg_unheard", "a"],
