@@ -45,6 +45,7 @@ from langgraph_gcs_saver.flows.threads import Guard, guard, note_thread
 from langgraph_gcs_saver.flows.writes import read_writes
 from langgraph_gcs_saver.format import blobs, keys
 from langgraph_gcs_saver.format.blobs import UNLISTED, Blob, all_digests, id_of, parse, parse_key
+from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, Stub
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan
@@ -350,7 +351,11 @@ def read(thread_id: str, blob: Blob, number: int, context: Context) -> Flow[byte
 def _open(blob: Blob, number: int, stored: bytes | None, context: Context) -> bytes:
     name = blob.object(number)
     size = min(blob.segment_bytes, blob.size - number * blob.segment_bytes)
-    return blobs.open_segment(name, number, open_stub(name, blob.segments[number], stored, context.codec), size)
+    try:
+        plain = open_stub(name, blob.segments[number], stored, context.codec)
+    except FrameError as error:
+        raise DamagedError(f"a segment is {error}", frame=name, clear=error.clear) from None
+    return blobs.open_segment(name, number, plain, size)
 
 
 # Collecting
