@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import random
+import shutil
 import sqlite3
 import sys
 import time
@@ -30,6 +31,7 @@ from langgraph_gcs_saver.engine import runner as runner_module
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.runner import run as perform
+from langgraph_gcs_saver.flows import blobs as blobs_module
 from langgraph_gcs_saver.flows import operations
 from langgraph_gcs_saver.flows import sagas as sagas_module
 from langgraph_gcs_saver.flows import sets as sets_module
@@ -82,6 +84,7 @@ class Maker:
         self.sagas = []
         self.teams = []
         self.holds = {}
+        self.blobs = {}
         self.orders = itertools.count()
         self._attempts = itertools.count()
         self._now = NOW
@@ -178,7 +181,7 @@ class Maker:
             order = sorted((path, task, idx, write) for (task, idx), (path, write) in pending.items())
             found.append({**checkpoint, "writes": [write for *_, write in order]})
         held = {thread: {one: texts for one, texts in found.items() if texts} for thread, found in self.holds.items()}
-        more = {"sagas": self.sagas, "teams": self.teams, "holds": held}
+        more = {"sagas": self.sagas, "teams": self.teams, "holds": held, "blobs": self.blobs}
         kept = {name: value for name, value in more.items() if value}
         return {"format": 1, "zstd": list(zstandard.ZSTD_VERSION), **kept, "checkpoints": found}
 
@@ -645,12 +648,37 @@ def teams(maker):
             made |= {"preparing": alone.set_id, "timeout": alone.timeout}
 
 
+def blobs(maker):
+    """Blobs of every size, in the state of a thread, and a folder; in clear and encrypted."""
+    rng = random.Random(22)
+    with mock.patch.object(blobs_module, "PART_BYTES", 100), maker.own_times():
+        for thread, cipher in (("blobs", None), ("encrypted blobs é", XorCipher())):
+            saver = maker.saver(cipher=cipher, inline_max_bytes=50)
+            made = [b"", b"small", text(rng, 60).encode(), b"a" * 200]
+            named = []
+            for number, data in enumerate(made, 1):
+                named.append(saver.thread(thread).blobs.put(data, media_type="text/plain"))
+                maker.put(saver, (thread, ""), number, {"docs": list(named), "n": number}, parent=number - 1 or None)
+            folder = maker.path.parent / "folder"
+            (folder / "empty").mkdir(parents=True)
+            (folder / "same").write_bytes(made[3])
+            tree = saver.thread(thread).blobs.put_tree(folder)
+            shutil.rmtree(folder)
+            maker.put(saver, (thread, ""), 5, {"docs": named, "n": 4, "tree": tree}, parent=4, new=["tree"])
+            with saver.thread(thread).blobs.open(tree) as file:
+                listed = file.read()
+            maker.blobs[thread] = {hashlib.sha256(data).hexdigest(): data.decode("latin-1") for data in (*made, listed)}
+
+
 SCENARIOS = (chat, two_processes, values, forks, replaced, stripped, large, pending, hostile, encrypted, spliced)
 BOUND = (encrypted, spliced, bound)
 """What is in the golden store of bound envelopes."""
 
 COORDINATED = (sagas, teams)
 """What is in the golden store of sagas and teams."""
+
+BLOBS = (blobs,)
+"""What is in the golden store of blobs."""
 
 FOLDED = (folded, bound)
 """Scenarios of the golden store with folded names of objects."""

@@ -6,6 +6,7 @@ a check to the reader, it checks.
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import sqlite3
@@ -166,6 +167,7 @@ class Reader:
         self.ciphers = ciphers or {}
         self.accepts_clear = accepts_clear or not self.ciphers
         self.met = Counter()
+        self.listed = {}
         self.documents = self._load()
 
     # 13
@@ -358,6 +360,7 @@ class Reader:
         damaged_unless(end == len(tail), "a tail of another length")
         known = head["checkpoint"].get("channel_versions", {})
         refs = head["channels"]
+        self.listed[thread_id, checkpoint_id] = {digest for ref in refs.values() for digest in ref.get("blobs", ())}
         return Checkpoint(
             thread_id=thread_id,
             ns=ns,
@@ -527,6 +530,38 @@ class Reader:
             steps = [one for one in operations.values() if one.get("step", {}).get("saga") == head["id"]]
             sagas[head["id"]] = {**head, "steps": sorted(steps, key=lambda one: (one["attempt"][5] or 0, one["key"]))}
         return sagas
+
+    # 19
+
+    def blobs(self, thread_id):
+        """The content of each blob of a thread, by its digest."""
+        thread = f"lg_threads/{spread(thread_id)}"
+        documents = {found.name.rpartition("/")[2]: found for found in self.below(f"{thread}/lg_blobs")}
+        key = documents.pop("key")
+        self.check_format(key)
+        head, key = self.envelope(self.sealed(key, "key"))
+        damaged_unless(head == {} and len(key) == 32, "an odd key")
+        found = {}
+        for blob_id, one in documents.items():
+            self.check_format(one)
+            head, content = self.envelope(self.sealed(one, "blob"))
+            wanted = hmac.new(key, head["digest"].encode(), "sha256").hexdigest()[:32]
+            damaged_unless(blob_id == wanted, "another blob")
+            for number, (attempt, length, size, digest) in enumerate(head.get("segments", ())):
+                self.met["segment"] += 1
+                stored = self.object(f"{spread(thread_id)}/~blobs/{blob_id}/{number}-{attempt}.zst")
+                damaged_unless(len(stored) == length, "an object of another length")
+                plain = self.frame(stored, lambda found, size=size: found == size)
+                damaged_unless(sha256(plain) == digest, "an object that does not match its digest")
+                inner, part = self.envelope(plain)
+                damaged_unless(inner == {"number": number}, "another segment")
+                damaged_unless(len(part) == min(head["bytes"], head["size"] - number * head["bytes"]), "an odd segment")
+                content += part
+            damaged_unless((len(content), sha256(content)) == (head["size"], head["digest"]), "an odd blob")
+            damaged_unless(documents.keys() >= set(head.get("files", ())), "a file is missing")
+            self.met["folder"] += "files" in head
+            found[head["digest"]] = content
+        return found
 
     # 6.15
 

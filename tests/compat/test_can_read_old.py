@@ -17,13 +17,13 @@ from langgraph_gcs_saver.errors import ClearTextError
 from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.keys import checkpoint_doc
-from tests.compat.make_golden import BOUND, COORDINATED, FOLDED, cid, make, shown
+from tests.compat.make_golden import BLOBS, BOUND, COORDINATED, FOLDED, cid, make, shown
 from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, dec, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
 GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
-GOLDEN_COORDINATED = DATA / "format-1-coordinated"
+GOLDEN_COORDINATED, GOLDEN_BLOBS = DATA / "format-1-coordinated", DATA / "format-1-blobs"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "reference" / "format.md"
 SERDE = JsonPlusSerializer()
 
@@ -34,7 +34,9 @@ def store(tmp_path):
     return shutil.copytree(GOLDEN, tmp_path / "golden")
 
 
-@pytest.fixture(params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED], ids=lambda path: path.name)
+@pytest.fixture(
+    params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED, GOLDEN_BLOBS], ids=lambda path: path.name
+)
 def each_store(request, tmp_path):
     """A copy of each golden store. They hold values in clear as well as encrypted ones."""
     return shutil.copytree(request.param, tmp_path / "golden")
@@ -610,4 +612,64 @@ def test_sagas_and_teams_are_written_now_as_they_were_then(tmp_path):
     if now.pop("zstd") == then.pop("zstd"):
         assert objects(tmp_path / "new") == objects(GOLDEN_COORDINATED)
         assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_COORDINATED, tmp_path / "golden"))
+    assert now == then
+
+
+# Blobs
+
+
+@pytest.fixture
+def with_blobs(tmp_path):
+    """A copy of the golden store of blobs."""
+    return shutil.copytree(GOLDEN_BLOBS, tmp_path / "golden")
+
+
+def test_both_read_every_blob_and_what_lists_it(with_blobs):
+    wanted, independent = expected(GOLDEN_BLOBS)["blobs"], reader(with_blobs)
+    assert len(wanted) == 2
+    for found in independent.checkpoints():
+        listed = independent.listed[found.thread_id, found.checkpoint_id]
+        assert len(listed) == int(found.checkpoint_id[-1])
+        assert listed <= wanted[found.thread_id].keys()
+    with saver_of(with_blobs) as saver:
+        for thread_id, texts in wanted.items():
+            contents = {digest: text.encode("latin-1") for digest, text in texts.items()}
+            assert independent.blobs(thread_id) == contents
+            state = saver.get_tuple({"configurable": {"thread_id": thread_id}}).checkpoint["channel_values"]
+            for blob in (*state["docs"], state["tree"]):
+                assert saver.thread(thread_id).blobs.open(blob).read() == contents[blob["digest"]]
+            assert [one for one in saver.admin.verify(thread_id, depth="data") if one.is_damage] == []
+    assert independent.met["segment"] > 4
+    assert independent.met["folder"] == 2
+
+
+def test_the_independent_reader_notices_every_change_of_blobs(with_blobs):
+    threads, untouched = list(expected(GOLDEN_BLOBS)["blobs"]), reader(with_blobs)
+    checked = 0
+    for one in [found for found in untouched.documents.values() if "/lg_blobs/" in found.name]:
+        field = "key" if one.name.endswith("/key") else "blob"
+        value = one.fields[field]
+        for at in (0, len(value) // 2, len(value) - 1):
+            one.fields[field] = value[:at] + bytes([value[at] ^ 0x20]) + value[at + 1 :]
+            with pytest.raises(DamageError):
+                [untouched.blobs(thread_id) for thread_id in threads]
+            checked += 1
+        one.fields[field] = value
+    for file in (with_blobs / "objects").rglob("*.zst"):
+        if "~blobs" in file.parts:
+            value = file.read_bytes()
+            file.write_bytes(value[:-1] + bytes([value[-1] ^ 0x20]))
+            with pytest.raises(DamageError):
+                [untouched.blobs(thread_id) for thread_id in threads]
+            file.write_bytes(value)
+            checked += 1
+    assert checked > 30
+
+
+def test_blobs_are_written_now_as_they_were_then(tmp_path):
+    make(tmp_path / "new", BLOBS)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_BLOBS)
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN_BLOBS)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_BLOBS, tmp_path / "golden"))
     assert now == then
