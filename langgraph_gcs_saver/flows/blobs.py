@@ -371,9 +371,9 @@ class Unlisted:
         listed: Marked documents of blobs that something lists again.
     """
 
-    expired: Mapping[str, Doc]
-    fresh: Sequence[Doc]
-    listed: Sequence[Doc]
+    expired: Mapping[str, Doc] = field(default_factory=dict)
+    fresh: Sequence[Doc] = ()
+    listed: Sequence[Doc] = ()
 
     def among(self, planned: CollectPlan) -> Unlisted:
         """What a plan shows of these, so that nothing else is deleted or marked."""
@@ -399,7 +399,7 @@ def unlisted(found: Snapshot, cutoff: float, context: Context) -> Flow[Unlisted]
     docs = yield from QueryDocs(keys.blobs(found.thread_id), mask=(UNLISTED,))
     there = {doc.name: doc for doc in docs if not keys.is_blob_key_doc(doc.name)}
     if not there:
-        return Unlisted({}, (), ())
+        return Unlisted()
     name = keys.blob_key_doc(found.thread_id)
     key = (yield from GetDocs((name,))).get(name)
     if key is None:

@@ -96,7 +96,7 @@ def collect(
         operations = yield from kept(thread_id, cutoff, context)
         records = yield from recoveries.expired(thread_id, cutoff)
         ended = (yield from sagas.expired(thread_id, cutoff, context)) if keys.SAGAS in ids else []
-        lone = yield from blobs.unlisted(found, cutoff, context)
+        lone = (yield from blobs.unlisted(found, cutoff, context)) if keys.BLOBS in ids else blobs.Unlisted()
         if planned is not None:
             _keep_unplanned(operations, planned)
             records = [name for name in records if name in planned.recoveries]

@@ -39,7 +39,10 @@ UNLISTED = "unlisted"
 
 KEY_BYTES = 32
 
-_MARK = TYPE.encode()
+_MARK = re.compile(TYPE.encode())
+_PACKED_MARK = re.compile(b"\xa7" + TYPE.encode())
+"""The same in MessagePack, where a text of 7 bytes has this byte before it. It is found in half the time of the other."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _ANY_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
@@ -234,12 +237,13 @@ def is_clear(doc: Doc, codec: Codec) -> bool:
 def digests_in(value: Serialized) -> tuple[str, ...]:
     """The digests of the blobs that a serialized value names, in ascending order.
 
-    A value without the marker's bytes is not decoded, which takes a microsecond for 10 KiB. In a value of another
-    serializer, every text of 64 hex digits counts, because its structure is unknown.
+    A value without the marker's bytes is not decoded. To find that out takes half as long as its digest. In a value of
+    another serializer, every text of 64 hex digits counts, because its structure is unknown.
     """
-    if _MARK not in value.data:
+    is_packed = value.type == "msgpack"
+    if not (_PACKED_MARK if is_packed else _MARK).search(value.data):
         return ()
-    if value.type == "msgpack":
+    if is_packed:
         try:
             return tuple(sorted(set(_named(PortableSerializer().loads_typed((value.type, value.data))))))
         except (ValueError, RecursionError):
@@ -261,10 +265,6 @@ def _named(value: Any) -> Iterator[str]:
         case list() | tuple():
             for item in value:
                 yield from _named(item)
-        case bytes():
-            # The payload of an object may be another serializer's, such as a Pydantic model's JSON.
-            if _MARK in value:
-                yield from (found.decode() for found in _ANY_DIGEST.findall(value))
 
 
 def named(blob: object) -> tuple[str, int] | None:
