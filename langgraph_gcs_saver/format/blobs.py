@@ -20,6 +20,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.format import frames, keys, seals
 from langgraph_gcs_saver.format.checks import natural, require, typed
+from langgraph_gcs_saver.format.common_bytes import same_from
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored
@@ -41,7 +42,10 @@ KEY_BYTES = 32
 
 _MARK = re.compile(TYPE.encode())
 _PACKED_MARK = re.compile(b"\xa7" + TYPE.encode())
-"""The same in MessagePack, where a text of 7 bytes has this byte before it. It is found in half the time of the other."""
+"""The same in MessagePack, where a text of 7 bytes has this byte before it. It is found in half the time."""
+
+_AROUND = 4 << 10
+"""Bytes around a change that are searched, too, because a dict may have got its digest now."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _ANY_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -234,14 +238,18 @@ def is_clear(doc: Doc, codec: Codec) -> bool:
 # Values that name blobs
 
 
-def digests_in(value: Serialized) -> tuple[str, ...]:
+def digests_in(value: Serialized, without: bytes | None = None) -> tuple[str, ...]:
     """The digests of the blobs that a serialized value names, in ascending order.
 
-    A value without the marker's bytes is not decoded. To find that out takes half as long as its digest. In a value of
-    another serializer, every text of 64 hex digits counts, because its structure is unknown.
+    A value without the marker's bytes is not decoded. In a value of another serializer, every text of 64 hex digits
+    counts, because its structure is unknown.
+
+    Args:
+        value: The value.
+        without: An earlier version of it that names no blob. What both have in common is not searched.
     """
     is_packed = value.type == "msgpack"
-    if not (_PACKED_MARK if is_packed else _MARK).search(value.data):
+    if not _has_mark(_PACKED_MARK if is_packed else _MARK, value.data, without):
         return ()
     if is_packed:
         try:
@@ -249,6 +257,14 @@ def digests_in(value: Serialized) -> tuple[str, ...]:
         except (ValueError, RecursionError):
             pass  # Not as LangGraph's serializer writes it.
     return tuple(sorted({found.decode() for found in _ANY_DIGEST.findall(value.data)}))
+
+
+def _has_mark(mark: re.Pattern[bytes], data: bytes, without: bytes | None) -> bool:
+    if without is None or len(data) <= 2 * _AROUND:
+        return mark.search(data) is not None
+    # A value that grew differs at its beginning, which may have a list's length, and at its end.
+    same = same_from(_AROUND, data, without)
+    return mark.search(data, 0, 2 * _AROUND) is not None or mark.search(data, same - _AROUND) is not None
 
 
 def _named(value: Any) -> Iterator[str]:

@@ -88,7 +88,8 @@ def encode(
             one object.
         now: The wall clock, in seconds since the epoch.
     """
-    listed = digests_in(value)
+    latest = None if earlier is None or earlier.ref.blobs else earlier.values[-1]
+    listed = digests_in(value, None if latest is None else latest.data)
     at_hand = [] if earlier is None else [one for one in earlier.values if one is not None]
     size, digested = len(value.data), Digested.of(value.data, at_hand[-1] if at_hand else None)
     index = None

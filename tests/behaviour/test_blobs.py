@@ -285,6 +285,13 @@ def test_values_name_blobs_wherever_these_are():
     assert named({"type": "lg_blob", "digest": "short"}) == ()
     assert named({"type": "lg_blob", "other": "cd" * 32}) == ()
     assert named(["ab" * 32, "lg_blo"]) == ()
+    # What a value has in common with one that names no blob is not searched.
+    before = SERDE.dumps_typed([{"n": n} for n in range(9_000)])[1]
+    for at in (0, 1, 4_000, 8_999, 9_000):
+        changed = [{"n": n} for n in range(9_000)]
+        changed.insert(at, blob)
+        assert digests_in(Serialized(*SERDE.dumps_typed(changed)), before) == digest
+    assert digests_in(Serialized("msgpack", before + b"\xc0"), before) == ()
     # The structure of another serializer's value is unknown, so each digest counts.
     assert digests_in(Serialized("pickle", b"lg_blob " + b"cd" * 32)) == ("cd" * 32,)
     assert digests_in(Serialized("msgpack", b"\xc1\xa7lg_blob " + b"cd" * 32)) == ("cd" * 32,)
