@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from langgraph_gcs_saver import errors, events
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver import analytics, cadence, monitoring, probes, telemetry
+    from langgraph_gcs_saver import analytics, cadence, monitoring, probes, references, telemetry
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
+    from langgraph_gcs_saver.references.refs import Ref
     from langgraph_gcs_saver.results import (
         BatchInfo,
         BatchProgress,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         CopyPlan,
         DeletePlan,
         Finding,
+        GraphChanged,
         IdleThread,
         ItemFailure,
         LeaseInfo,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         RebindPlan,
         Recovery,
         RecoveryRecord,
+        RefFinding,
         RepairPlan,
         RepairStep,
         RunPlan,
@@ -64,6 +67,7 @@ __all__ = [
     "Finding",
     "GCSSaver",
     "GatherInterceptor",
+    "GraphChanged",
     "IdleThread",
     "Interceptor",
     "ItemFailure",
@@ -78,6 +82,8 @@ __all__ = [
     "RebindPlan",
     "Recovery",
     "RecoveryRecord",
+    "Ref",
+    "RefFinding",
     "RepairPlan",
     "RepairStep",
     "RunPlan",
@@ -101,6 +107,7 @@ __all__ = [
     "monitoring",
     "operations",
     "probes",
+    "references",
     "run",
     "stream",
     "telemetry",
@@ -120,6 +127,7 @@ _LATER = {
         "CopyPlan",
         "DeletePlan",
         "Finding",
+        "GraphChanged",
         "IdleThread",
         "ItemFailure",
         "LeaseInfo",
@@ -130,6 +138,7 @@ _LATER = {
         "RebindPlan",
         "Recovery",
         "RecoveryRecord",
+        "RefFinding",
         "RepairPlan",
         "RepairStep",
         "RunPlan",
@@ -142,6 +151,7 @@ _LATER = {
         "ThreadStatus",
         "Transfer",
     ),
+    "references.refs": ("Ref",),
     "saver.checkpointer": ("GCSSaver",),
     "saver.compensations": ("compensation",),
     "saver.operations": ("NOT_DONE", "UNKNOWN", "operations"),
@@ -159,7 +169,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # noqa: PLC0415 - it searches the disk
 
         return version("langgraph-gcs-saver")
-    if name in ("analytics", "cadence", "monitoring", "probes", "telemetry"):
+    if name in ("analytics", "cadence", "monitoring", "probes", "references", "telemetry"):
         return import_module(f"{__name__}.{name}")
     for module, names in _LATER.items():
         if name in names:

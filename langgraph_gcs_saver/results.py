@@ -85,6 +85,76 @@ class Finding:
         return f"{self.kind}: {where}): {self.reason}{affects}"
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class RefFinding:
+    """A reference in a thread's newest state, and what there is now.
+
+    Attributes:
+        kind: `ok`: it is what it was when the reference was made. `changed`: it has other content. `missing`: there is
+            nothing. `unknown`: it could not be seen, for example because these credentials may not.
+        thread_id: The thread.
+        checkpoint_ns: The namespace.
+        checkpoint_id: The checkpoint.
+        channel: The channel whose value, or pending write, has the reference.
+        path: Where in the value the reference is, such as `docs[3].source`.
+        uri: What it refers to.
+        reason: Why it is not `ok`; empty if it is.
+    """
+
+    kind: Literal["ok", "changed", "missing", "unknown"]
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str
+    channel: str
+    path: str
+    uri: str
+    reason: str = ""
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether a run should not rely on the reference."""
+        return self.kind != "ok"
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.uri} at {self.path}" + (f": {self.reason}" if self.reason else "")
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class GraphChanged:
+    """A node or a channel that a thread's newest state needs, and that the graph does not have.
+
+    LangGraph would leave the node out, and end as if the graph had finished. It would drop the value of the channel.
+
+    Attributes:
+        kind: `node`: it is due. `channel`: it has a value.
+        thread_id: The thread.
+        checkpoint_ns: The namespace; empty for the root graph.
+        checkpoint_id: The checkpoint.
+        name: The name of the node or the channel.
+        graph: The name of the graph.
+    """
+
+    kind: Literal["node", "channel"]
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str
+    name: str
+    graph: str
+
+    @property
+    def is_problem(self) -> bool:
+        """Always true."""
+        return True
+
+    def __str__(self) -> str:
+        what = "is due" if self.kind == "node" else "has a value"
+        return f"graph changed: the {self.kind} {self.name!r} {what}, and the graph {self.graph!r} does not have it"
+
+
+CheckFinding = RefFinding | GraphChanged
+"""What `Thread.check` finds."""
+
+
 _ENCRYPTS = "encrypts {} documents that the cipher does not vouch for: anyone could have put them there"
 
 Action = Literal["re-encode", "set aside", "mend", "forget", "leave"]

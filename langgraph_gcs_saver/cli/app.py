@@ -15,6 +15,7 @@ from langgraph_gcs_saver.cli.commands.advise import advise
 from langgraph_gcs_saver.cli.commands.analytics import analytics
 from langgraph_gcs_saver.cli.commands.batches import batches
 from langgraph_gcs_saver.cli.commands.catalogue import history, stats, threads
+from langgraph_gcs_saver.cli.commands.check import check
 from langgraph_gcs_saver.cli.commands.checks import repair, verify
 from langgraph_gcs_saver.cli.commands.demo import demo
 from langgraph_gcs_saver.cli.commands.diff import diff
@@ -68,6 +69,7 @@ for command in (
     report,
     verify,
     repair,
+    check,
     pin,
     unpin,
     leases,

@@ -298,23 +298,28 @@ class ThreadBusyError(GCSSaverError, RuntimeError):
 
 
 class CheckFailedError(GCSSaverError, RuntimeError):
-    """What is stored does not fit the graph that should resume it. Nothing ran.
+    """What is stored does not fit the graph that should resume it, or refers to what has changed. Nothing ran.
 
     Attributes:
         thread_id: The thread.
         missing: The nodes that are due, and that the graph does not have.
+        findings: What the check of the references and the graph found, if `run` was called with `references="raise"`.
     """
 
     kind = "check-failed"
     exit_code = 2
 
-    def __init__(self, message: str, *, thread_id: str, missing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, *, thread_id: str, missing: tuple[str, ...] = (), findings: tuple[Any, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.thread_id = thread_id
         self.missing = missing
+        self.findings = findings
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), thread_id=self.thread_id, missing=self.missing), self.args
+        again = partial(type(self), thread_id=self.thread_id, missing=self.missing, findings=self.findings)
+        return again, self.args
 
 
 class SetAbortedError(GCSSaverError, RuntimeError):

@@ -211,13 +211,29 @@ def ran_at(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(node for node, one in seen.items() if former in map(_step_of, one.values())) - _NO_NODES
 
 
-def due_in(checkpoint: Mapping[str, Any]) -> Due:
-    """What a checkpoint of LangGraph's, with its values, says about the next step."""
+def due_in(checkpoint: Mapping[str, Any], *, is_step: bool = False) -> Due:
+    """What a checkpoint of LangGraph's, with its values, says about the next step; see `due`."""
     versions, seen = versions_of(checkpoint)
     values = checkpoint.get("channel_values", {})
-    return due(
-        values, versions, seen, {name: value for name, value in values.items() if _decides(name, versions, seen)}
-    )
+    deciding = {name: value for name, value in values.items() if _decides(name, versions, seen)}
+    return due(values, versions, seen, deciding, is_step=is_step)
+
+
+def written_to(writes: Iterable[tuple[str, Any]]) -> tuple[frozenset[str], frozenset[str]]:
+    """The nodes that pending writes make due, by edges and packets, and the other channels that they write to.
+
+    Args:
+        writes: Names of channels, and values.
+    """
+    found = list(writes)
+    nodes = {name.removeprefix(_BRANCH) for name, _ in found if name.startswith(_BRANCH)}
+    nodes |= {_receiver(value) for name, value in found if name == SENDS}
+    return frozenset(nodes), of_state(name for name, _ in found)
+
+
+def of_state(channels: Iterable[str]) -> frozenset[str]:
+    """The channels that are a graph's own: neither LangGraph's nor this library's."""
+    return frozenset(name for name in channels if not name.startswith((_BRANCH, _JOIN, "__", "lg_")))
 
 
 def due_at(known: Manifest, values: Mapping[str, Any], *, is_step: bool = False) -> Due:

@@ -41,6 +41,7 @@ def run(
     owner: str | None = None,
     take_over: bool = False,
     team: NamedTeam | None = None,
+    references: Literal["raise", "warn", "interrupt"] | None = None,
     **rest: Any,
 ) -> Any:
     """Start a turn of a graph, resume it after a crash, or return its result. The same line is right each time.
@@ -78,13 +79,18 @@ def run(
         take_over: Take the lease from a live holder too.
         team: The team, from `GCSSaver.team`, whose member's thread it is. The thread becomes a member of it, and takes
             part in its consistent sets.
+        references: What to do if the run resumes, and `Thread.check` finds that a reference of the state is not `ok`,
+            or that the graph lacks something: `"raise"` `CheckFailedError`, `"warn"` in the log, or return an
+            `"interrupt"` that has the findings. An interrupt, too, comes before anything runs or is stored. To continue
+            nevertheless, call again without this argument. By default, references are not checked.
         rest: Other arguments of the graph's `invoke`.
 
     Returns:
         What the graph's `invoke` returns.
 
     Raises:
-        CheckFailedError: The thread has a step to do by a node that the graph does not have.
+        CheckFailedError: The thread has a step to do by a node that the graph does not have; or the check of the
+            references failed.
         CheckpointCorruptError: The newest checkpoint is damaged, and there is no whole one.
         FencedError: Another process has taken the lease over.
         GraphDrained: The run was asked to end, such as by `Thread.pause` or a `Stop` of the policy. The lease is
@@ -114,6 +120,7 @@ def run(
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         team=team,
+        references=references,
         rest=collected.arguments,
     )
     with Calling(running), running.holding, running.working():
@@ -141,6 +148,7 @@ async def arun(
     owner: str | None = None,
     take_over: bool = False,
     team: NamedTeam | None = None,
+    references: Literal["raise", "warn", "interrupt"] | None = None,
     **rest: Any,
 ) -> Any:
     """Asynchronous twin of `run`: it calls the graph's `ainvoke`."""
@@ -158,6 +166,7 @@ async def arun(
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         team=team,
+        references=references,
         rest=collected.arguments,
         is_async=True,
     )
@@ -190,6 +199,7 @@ def stream(
     owner: str | None = None,
     take_over: bool = False,
     team: NamedTeam | None = None,
+    references: Literal["raise", "warn", "interrupt"] | None = None,
     **rest: Any,
 ) -> Iterator[Any]:
     """Like `run`, but yields what the graph's `stream` yields.
@@ -210,6 +220,7 @@ def stream(
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         team=team,
+        references=references,
         rest=rest,
     )
     with Calling(running), running.holding, running.working():
@@ -237,6 +248,7 @@ async def astream(
     owner: str | None = None,
     take_over: bool = False,
     team: NamedTeam | None = None,
+    references: Literal["raise", "warn", "interrupt"] | None = None,
     **rest: Any,
 ) -> AsyncIterator[Any]:
     """Asynchronous twin of `stream`: an asynchronous iterator, for `async for`. To leave it early, call `aclose()`."""
@@ -253,6 +265,7 @@ async def astream(
         objective=objective,
         lease={"ttl": ttl, "wait": wait, "owner": owner, "take_over": take_over},
         team=team,
+        references=references,
         rest=rest,
         is_async=True,
     )

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
-from langgraph.types import Command
+from langgraph.types import Command, Interrupt
 from langsmith.run_helpers import tracing_context
 
 from langgraph_gcs_saver import flows
@@ -31,6 +31,7 @@ from langgraph_gcs_saver.flows import active, load, tips
 from langgraph_gcs_saver.flows.runs import REQUEST, RUN, SEGMENT, Answer, Status
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.format.turns import Nodes, Turn
+from langgraph_gcs_saver.results import GraphChanged
 from langgraph_gcs_saver.saver import answers, arguments, configs, langgraph_private, restores
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.internals import Internals
@@ -77,6 +78,7 @@ class Running:
         store: Whether every step is stored, or only where the policy says so.
         objective: The recovery time objective; the saver's if not given.
         team: The team whose member's thread it is, if any.
+        references: What to do if references do not pass their check; `None` to check none.
         is_async: Whether the graph's coroutines are called.
 
     Raises:
@@ -100,6 +102,7 @@ class Running:
         store: str = "every_step",
         objective: RTO | None = None,
         team: NamedTeam | None = None,
+        references: str | None = None,
         is_async: bool = False,
     ) -> None:
         self.graph = graph
@@ -117,6 +120,10 @@ class Running:
         self.is_async = is_async
         self.inside = Internals.of(_saver_of(graph))
         self.thread_id = self._thread_id()
+        if references not in (None, "raise", "warn", "interrupt"):
+            raise InvalidInputError(f"references is {references!r}; it must be 'raise', 'warn' or 'interrupt'.")
+        self._references = references
+        self._interrupts: tuple[Interrupt, ...] = ()
         self.in_progress = TurnInProgress()
         if objective is not None:
             restores.check(objective, self.inside.options)
@@ -313,6 +320,8 @@ class Running:
             yield from self._take_result(self.ended_at)
         if self.action in ("continue", "answer"):
             self._check_nodes(found)
+            if self._references is not None:
+                yield from self._check_references()
         if self.action in ("start", "answer"):
             self.turn = self._new_turn(found)
             content = None if self.request_id is None else answers.digest_of(self.given)
@@ -347,6 +356,33 @@ class Running:
                 thread_id=self.thread_id,
                 missing=missing,
             )
+
+    def _check_references(self) -> Flow[None]:
+        """Check what the state refers to, and the graph, and do what the caller wants if something is wrong.
+
+        Raises:
+            CheckFailedError: Something is, and the caller wants an error.
+        """
+        from langgraph_gcs_saver.saver import check  # noqa: PLC0415 - few runs have references
+
+        inside = self.inside
+        found = check.problems((yield from check.checking(self.thread_id, self.graph, inside.loads, inside.context)))
+        if not found:
+            return
+        text = check.summary(self.thread_id, found)
+        if self._references == "raise":
+            raise CheckFailedError(
+                f"{text} Nothing ran. `findings` has the details. Restore what is missing, or resume without "
+                "`references`.",
+                thread_id=self.thread_id,
+                missing=tuple(one.name for one in found if isinstance(one, GraphChanged) and one.kind == "node"),
+                findings=found,
+            )
+        if self._references == "warn":
+            logger.warning("%s The run continues.", text)
+            return
+        self.action = "return"
+        self._interrupts = (Interrupt(value={"check": [dataclasses.asdict(one) for one in found]}, id="lg_check"),)
 
     def _take_result(self, checkpoint_id: str) -> Flow[None]:
         """Read where an earlier request has ended, for the graph to show it.
@@ -525,6 +561,8 @@ class Running:
 
     def parts(self, snapshot: StateSnapshot) -> Iterator[Any]:
         """What `stream` yields for what is stored."""
+        if self._interrupts:
+            snapshot = snapshot._replace(interrupts=self._interrupts)
         return of_snapshot(snapshot, self.graph, self.rest)
 
     @property

@@ -10,8 +10,11 @@ from langgraph_gcs_saver.saver.lease import Lease
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+    from langgraph.pregel import Pregel
 
-    from langgraph_gcs_saver.results import BatchInfo, RecoveryRecord, SagaInfo, ThreadStatus
+    from langgraph_gcs_saver.engine.effects import Flow
+    from langgraph_gcs_saver.flows.members import Member
+    from langgraph_gcs_saver.results import BatchInfo, CheckFinding, RecoveryRecord, SagaInfo, ThreadStatus
     from langgraph_gcs_saver.saver.batch import Batch
     from langgraph_gcs_saver.saver.blobs import Blobs
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -156,6 +159,40 @@ class Thread:
         answering = Answering(self._saver, self.id, value, request_id)
         async with self.lease(wait=wait) as lease:
             return await arun(answering.flow(lease.config), self._saver._backend)  # noqa: SLF001 - as above
+
+    def check(self, *, graph: Pregel[Any, Any, Any, Any] | None = None) -> Sequence[CheckFinding]:
+        """Whether what the newest state refers to is still there, and whether a graph can resume the thread.
+
+        It finds the references (`langgraph_gcs_saver.references.Ref`) in all values and pending writes of the newest
+        state, and in those of subgraphs in the step under way. It looks at each URI once, all at the same time, and
+        waits for 10 seconds at most. No content is transferred. Nothing is stored, and no node runs.
+
+        The URIs come from the state. Anyone who can write the state decides which hosts get a request, with method
+        `HEAD`. To restrict that, register a checker of your own with `langgraph_gcs_saver.references.register`.
+
+        Args:
+            graph: The compiled graph that should resume the thread. With it, nodes that are due and channels that have
+                a value are found that the graph does not have, as `GraphChanged`.
+
+        Returns:
+            Changes of the graph first, then a finding for each reference, those that are `ok` too.
+
+        Raises:
+            CheckpointCorruptError: A state is damaged, and there is no whole one.
+            SerializationError: The serializer cannot read a value.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+        """
+        return run(self._checking(graph), self._saver._backend)  # noqa: SLF001 - a part of the saver
+
+    async def acheck(self, *, graph: Pregel[Any, Any, Any, Any] | None = None) -> Sequence[CheckFinding]:
+        """Asynchronous twin of `check`."""
+        return await arun(self._checking(graph), self._saver._backend)  # noqa: SLF001 - as above
+
+    def _checking(self, graph: Pregel[Any, Any, Any, Any] | None) -> Flow[list[CheckFinding]]:
+        from langgraph_gcs_saver.saver.check import checking  # noqa: PLC0415 - most processes need none
+
+        return checking(self.id, graph, self._saver._loads, self._saver._context)  # noqa: SLF001 - as above
 
     def recoveries(self) -> Sequence[RecoveryRecord]:
         """What crashes and damage have cost the thread, oldest first: when, why, the time, and what ran again.

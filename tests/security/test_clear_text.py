@@ -292,6 +292,7 @@ COMMANDS = {
     "stats": (0, []),
     "report": (9, ["t", "-o", "-"]),
     "verify": (4, ["--depth", "data"]),
+    "check": (9, ["t"]),
     "repair": (0, ["--dry-run"]),
     "rebind": (2, ["--dry-run"]),
     "pin": (0, ["t", cid(9), "label"]),

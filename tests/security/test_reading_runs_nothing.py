@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         "tagged -o FILES/tagged.html --json",
         "named -o FILES/named.html",
     ],
+    "check": ["deep", "t --json", "tagged", "named"],
     "verify": ["", "t --depth data --json", "--depth existence"],
     "repair": ["t --dry-run", "--yes", "t --yes --json"],
     "pin": [f"t {cid(2)} label", "t latest label --json"],

@@ -69,7 +69,7 @@ CORRUPT = {"thread_id": "t", "checkpoint_ns": "n", "checkpoint_id": "c", "channe
 WHERE = {
     CheckpointCorruptError: CORRUPT,
     ClearTextError: CORRUPT,
-    errors.CheckFailedError: {"thread_id": "t", "missing": ("b",)},
+    errors.CheckFailedError: {"thread_id": "t", "missing": ("b",), "findings": ("f",)},
     ThreadBusyError: {"thread_id": "t", "owner": "o"},
     FencedError: {"thread_id": "t"},
     errors.OperationFencedError: {"thread_id": "t"},

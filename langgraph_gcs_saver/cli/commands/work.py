@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from langgraph_gcs_saver.cli.durations import positive_duration
-from langgraph_gcs_saver.cli.modules import NamingError, find, raised
+from langgraph_gcs_saver.cli.graphs import graph_named
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -156,7 +156,7 @@ def _by_name(names: list[str]) -> dict[str, Any]:
     """The graphs. A thread says only the name of its graph, so no two may have the same."""
     graphs: dict[str, Any] = {}
     for name in names:
-        one = _graph(name)
+        one = graph_named(name)
         if one.get_name() in graphs:
             raise CommandError(
                 f"{name}: another graph is also called {one.get_name()!r}. Give each a name: compile(name=…).", 2
@@ -174,21 +174,6 @@ def _needs_async(graph: Any) -> bool:
         else getattr(one, "afunc", None) is not None and getattr(one, "func", None) is None
         for one in nodes
     )
-
-
-def _graph(name: str) -> Any:
-    try:
-        found = find(name)
-    except NamingError as error:
-        raise CommandError(f"{name}: {error}", 2) from error
-    if not hasattr(found, "checkpointer") and callable(found):
-        try:
-            found = found()
-        except Exception as error:  # The user's code may raise anything.
-            raise CommandError(f"{name}: calling it without arguments raises {raised(error)}.", 2) from error
-    if not hasattr(found, "checkpointer") or not hasattr(found, "get_name"):
-        raise CommandError(f"{name}: a {type(found).__name__} is not a compiled graph. Call `compile()` of it.", 2)
-    return found
 
 
 def _saver(graphs: dict[str, Any], store: str | None, cipher: str | None, stack: ExitStack) -> GCSSaver:

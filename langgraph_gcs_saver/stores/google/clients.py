@@ -74,6 +74,15 @@ def open_google(
     )
 
 
+def open_storage() -> Client:
+    """A client for objects of any bucket, with the credentials of the environment.
+
+    Raises:
+        PermissionDeniedError: There are no credentials, or they cannot be read.
+    """
+    return _Login(GoogleAddress(bucket="any"), None).storage()  # the login uses the project of an address only
+
+
 def bucket_name(bucket: Bucket | str) -> str:
     """The name of a bucket that a caller gave.
 
