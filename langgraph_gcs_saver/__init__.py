@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.compensations import compensation
+    from langgraph_gcs_saver.saver.node_cache import FirestoreCache
     from langgraph_gcs_saver.saver.operations import NOT_DONE, UNKNOWN, operations
     from langgraph_gcs_saver.saver.run import arun, astream, run, stream
     from langgraph_gcs_saver.saver.tools import RunToolsOnce
@@ -65,6 +66,7 @@ __all__ = [
     "CopyPlan",
     "DeletePlan",
     "Finding",
+    "FirestoreCache",
     "GCSSaver",
     "GatherInterceptor",
     "GraphChanged",
@@ -154,6 +156,7 @@ _LATER = {
     "references.refs": ("Ref",),
     "saver.checkpointer": ("GCSSaver",),
     "saver.compensations": ("compensation",),
+    "saver.node_cache": ("FirestoreCache",),
     "saver.operations": ("NOT_DONE", "UNKNOWN", "operations"),
     "saver.run": ("arun", "astream", "run", "stream"),
     "saver.tools": ("RunToolsOnce",),

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Fields = Mapping[str, Any]
-"""A document's fields: None, bool, int (64 bits), float, str, bytes, or a mapping of these by str."""
+"""A document's fields: None, bool, int (64 bits), float, str, bytes, or a mapping of these by str.
+
+A time with a zone can be written, for a TTL policy of the database. It cannot be read.
+"""
 
 
 class Effect(Generic[T]):

@@ -24,12 +24,14 @@ lg_teams/{team}                                                a team of threads
 lg_teams/{team}/lg_members/{member}                            a member of a team
 lg_teams/{team}/lg_sets/{set}                                  a set: one checkpoint of each member
 lg_teams/{team}/lg_sets/{set}/lg_votes/{member}                the checkpoint that a member votes for
+lg_cache/{sha256(ns)}-{sha256(key)}                            a node's result that `FirestoreCache` keeps
 lg_store/place                                                 the bucket and prefix of the store's objects
 lg_store/analytics                                             the key of the digests of threads in analytics
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
 {thread}/~operations/{sha256(key)}/result-{attempt}.zst        a large result of an operation
 {thread}/~blobs/{id}/{segment}-{attempt}.zst                   a segment of a blob
 ~operations/{sha256(key)}/result-{attempt}.zst                 a large result of an operation that all threads share
+~cache/{sha256(ns)}-{sha256(key)}/result-{attempt}.zst         a large result of a node that `FirestoreCache` keeps
 ```
 
 Every mapping from ids to names is injective. Names are legal in both services:
@@ -73,7 +75,7 @@ TEAMS = "lg_teams"
 MEMBERS = "lg_members"
 SETS = "lg_sets"
 VOTES = "lg_votes"
-_BLOB_KEY = "key"
+CACHE = "lg_cache"
 _CURRENT = "current"
 _REQUESTS = "requests"
 
@@ -605,6 +607,39 @@ def operation_blob(doc: str, attempt: str) -> str:
     return f"{owner}/{doc.rpartition('/')[2]}/result-{attempt}.zst"
 
 
+def cache_namespace(ns: Iterable[str]) -> str:
+    """What the names of a namespace's cached results begin with, in their collection."""
+    return f"{_sha256('/'.join(enc(part, 'namespace') for part in ns).encode())}-"
+
+
+def cache_doc(ns: Iterable[str], key: str) -> str:
+    """Name of the document of a node's cached result."""
+    return f"{CACHE}/{cache_namespace(ns)}{_sha256(_utf8('key', key))}"
+
+
+def cache_blob(doc: str, attempt: str) -> str:
+    """Name of the object that a document of a cached result refers to."""
+    return f"{CACHE_BLOBS}/{doc.rpartition('/')[2]}/result-{attempt}.zst"
+
+
+def cache_range(begin: str) -> tuple[str, str]:
+    """Range of names [start, end) of the cached results whose names begin so; all if it is empty."""
+    return f"{CACHE}/{begin or '0'}", f"{CACHE}/{begin or 'f'}~"
+
+
+_CACHE_BLOB = re.compile(r"~cache/[0-9a-f]{64}-[0-9a-f]{64}/result-[0-9a-z]{8,40}\.zst\Z")
+
+
+def is_cache_blob(name: str) -> bool:
+    """Whether an object has the name of one that `FirestoreCache` makes."""
+    return _CACHE_BLOB.match(name) is not None
+
+
+def cache_doc_of(blob: str) -> str:
+    """Name of the document that refers to an object of a cached result, if any does."""
+    return f"{CACHE}/{blob.split('/')[1]}"
+
+
 def batches(thread_id: str) -> str:
     """Name of the collection of a thread's batches."""
     return f"{thread_doc(thread_id)}/{BATCHES}"
@@ -884,6 +919,9 @@ FRAMES = "~frames"
 WRITES_BLOB = "~writes"
 BATCH_BLOBS = "~batches"
 """The segment that objects of batches have in place of a namespace's."""
+
+CACHE_BLOBS = "~cache"
+"""The first segment of objects of `FirestoreCache`. No thread has this encoding. Only the cache deletes them."""
 
 OPERATION_BLOBS = "~operations"
 """In an object's name, it takes the place of the namespace. No namespace has this encoding either."""

@@ -22,11 +22,17 @@ from langgraph_gcs_saver.records import record
 RESERVED = "lg_"
 """Prefix of the ids of this library's collections. Other collections below a thread are not this library's."""
 
-AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, keys.TEAMS, "lg_apps", "lg_setup", "lg_store"})
+AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, keys.TEAMS, keys.CACHE, "lg_apps", "lg_setup", "lg_store"})
 """Ids at a store's root. Below a thread, they belong to another store, whose root is the thread's document."""
 
-UNINDEXED_AT_ROOT = ((keys.TEAMS, "*"), (keys.MEMBERS, "*"), (keys.SETS, "set"), (keys.VOTES, "*"))
-"""Collections of teams, which are not below a thread, with fields that no query filters by; `*` is every field."""
+UNINDEXED_AT_ROOT = (
+    (keys.TEAMS, "*"),
+    (keys.MEMBERS, "*"),
+    (keys.SETS, "set"),
+    (keys.VOTES, "*"),
+    (keys.CACHE, "*"),
+)
+"""Collections that are not below a thread, with fields that no query filters by; `*` is every field."""
 
 Attempts = Callable[[str], str]
 """Maps the attempt in an object's name to the attempt in the name of the object's copy."""

@@ -358,10 +358,10 @@ class Running:
             )
 
     def _check_references(self) -> Flow[None]:
-        """Check what the state refers to, and the graph, and do what the caller wants if something is wrong.
+        """Check what the state refers to, and the graph, and do what the caller requested if something is wrong.
 
         Raises:
-            CheckFailedError: Something is, and the caller wants an error.
+            CheckFailedError: Something is, and the caller requested an error.
         """
         from langgraph_gcs_saver.saver import check  # noqa: PLC0415 - few runs have references
 

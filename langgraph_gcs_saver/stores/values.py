@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from langgraph_gcs_saver.errors import InvalidInputError
@@ -18,12 +19,15 @@ MAX_DEPTH = 20
 """Deepest nesting of mappings (https://firebase.google.com/docs/firestore/quotas)."""
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
 def set_value(target: Any, value: object, depth: int = 0) -> None:
     """Write `value` into the empty `Value` message `target`.
 
     Raises:
-        InvalidInputError: `value` holds something other than None, bool, 64-bit int, float, str, bytes and mappings
-            from str to these, or is nested more deeply than Firestore allows.
+        InvalidInputError: `value` holds something other than None, bool, 64-bit int, float, str, bytes, times with a
+            zone, and mappings from str to these, or is nested more deeply than Firestore allows.
     """
     if value is None:
         target.null_value = 0
@@ -41,6 +45,10 @@ def set_value(target: Any, value: object, depth: int = 0) -> None:
         target.string_value = _text("string", value)
     elif isinstance(value, bytes):
         target.bytes_value = value
+    elif isinstance(value, datetime) and value.tzinfo is not None:
+        # Only for Firestore's TTL policies, which look at nothing else. No flow reads one.
+        target.timestamp_value.seconds = (value - _EPOCH) // timedelta(seconds=1)
+        target.timestamp_value.nanos = value.microsecond * 1000
     elif isinstance(value, Mapping):
         if depth >= MAX_DEPTH:
             raise InvalidInputError(f"Firestore stores mappings that are nested at most {MAX_DEPTH} deep.")
@@ -69,8 +77,8 @@ def to_value(value: object) -> Any:
 def from_value(message: Any) -> Any:
     """Read a `Value` message.
 
-    A value of a type that this library never writes, such as another program's timestamp, is returned as the message
-    itself. So the rest of the document can still be read.
+    A value of a type that this library never reads, such as a timestamp, is returned as the message itself. So the rest
+    of the document can still be read.
     """
     kind = message.WhichOneof("value_type")
     if kind == "map_value":

@@ -68,6 +68,7 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.MEMBERS: lambda thread: f"{keys.members(team_of(thread))}/",
     keys.SETS: lambda thread: f"{keys.sets(team_of(thread))}/",
     keys.VOTES: lambda thread: f"{keys.sets(team_of(thread))}/",
+    keys.CACHE: lambda _: f"{keys.CACHE}/",
     "lg_store": lambda _: keys.PLACE,
 }
 """What names of documents begin with in each collection, of a thread where it is one's."""

@@ -31,8 +31,8 @@ MAY_IMPORT = {
     "flows": "engine errors events format policy portable provisioning records results",
     "stores": "address engine errors events format options records",
     "references": "engine errors records stores",
-    "saver": "address cadence engine errors events flows format options policy portable provisioning records references "
-    "results stores",
+    "saver": "address cadence engine errors events flows format options policy portable provisioning records "
+    "references results stores",
     "probes": "errors results saver",
     "telemetry": "engine errors events flows policy records saver",
     "monitoring": "address errors options provisioning records telemetry",
