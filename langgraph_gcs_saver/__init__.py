@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
     from langgraph_gcs_saver.policy.retention import KeepEvery, KeepFor, KeepLast
     from langgraph_gcs_saver.provisioning import write_settings
+    from langgraph_gcs_saver.references.derived import VectorSearch, arecomputed, recomputed
     from langgraph_gcs_saver.references.refs import Ref
     from langgraph_gcs_saver.results import (
         BatchInfo,
@@ -98,8 +99,10 @@ __all__ = [
     "ThreadInfo",
     "ThreadStatus",
     "Transfer",
+    "VectorSearch",
     "__version__",
     "analytics",
+    "arecomputed",
     "arun",
     "astream",
     "cadence",
@@ -109,6 +112,7 @@ __all__ = [
     "monitoring",
     "operations",
     "probes",
+    "recomputed",
     "references",
     "run",
     "stream",
@@ -153,6 +157,7 @@ _LATER = {
         "ThreadStatus",
         "Transfer",
     ),
+    "references.derived": ("VectorSearch", "arecomputed", "recomputed"),
     "references.refs": ("Ref",),
     "saver.checkpointer": ("GCSSaver",),
     "saver.compensations": ("compensation",),

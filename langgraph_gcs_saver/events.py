@@ -552,6 +552,31 @@ class RestoreTooSlow(Event):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class ChannelHeavy(Event):
+    """One channel has stored most of the bytes of the latest checkpoints, of all threads of a process together.
+
+    It is only reported for a saver that `telemetry.watch_channels` watches. The thread and the checkpoint are those of
+    the last checkpoint that was counted.
+
+    Attributes:
+        channel: The channel.
+        bytes: The bytes that it has stored.
+        share: Their share of the bytes of all channels, from 0 to 1.
+        kind: `rewritten` if most of the bytes are of values stored in full, which had little in common with those
+            before. `growing` if most are differences, as of a list to which each step adds.
+        checkpoints: How many checkpoints were counted.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    channel: str
+    bytes: int
+    share: float
+    kind: Literal["rewritten", "growing"]
+    checkpoints: int
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class LeaseAcquired(Event):
     """A process has acquired the lease of a thread, after a crashed holder or not.
 

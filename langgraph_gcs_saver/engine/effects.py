@@ -28,8 +28,15 @@ T = TypeVar("T")
 Fields = Mapping[str, Any]
 """A document's fields: None, bool, int (64 bits), float, str, bytes, or a mapping of these by str.
 
-A time with a zone can be written, for a TTL policy of the database. It cannot be read.
+A `Time` can be written, too.
 """
+
+
+@record(frozen=True, slots=True)
+class Time:
+    """A time as Firestore has it, in nanoseconds since the epoch. TTL policies look at it. No flow reads one."""
+
+    nanoseconds: int
 
 
 class Effect(Generic[T]):

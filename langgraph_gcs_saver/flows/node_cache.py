@@ -11,7 +11,6 @@ newer version counts as missing, and nothing is read back. Times are those of th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
 from functools import partial
 
 from langgraph_gcs_saver.engine import limits
@@ -27,6 +26,7 @@ from langgraph_gcs_saver.engine.effects import (
     ListBlobs,
     Merge,
     QueryDocs,
+    Time,
 )
 from langgraph_gcs_saver.errors import UnsupportedFormatError, WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
@@ -50,9 +50,6 @@ _UNREADABLE = (DamagedError, FrameError, UnsupportedFormatError, WrongKeyError)
 
 _DOCS_AT_ONCE = 25
 """Documents that are read at once. Each may have almost 1 MiB."""
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @record(frozen=True, slots=True)
@@ -135,7 +132,7 @@ def write(entries: Mapping[str, Entry], context: Context) -> Flow[None]:
             head, data = {**head, **stub.head()}, b""
         seal = partial(seals.close, frames.envelope(head, data), (name, ENTRY), codec)
         entry = yield from Compute(seal, size=len(data))
-        expires = None if one.expires is None else _EPOCH + timedelta(microseconds=one.expires // 1000)
+        expires = None if one.expires is None else Time(one.expires)
         yield from Commit((Merge(name, {"format": FORMAT, ENTRY: entry, EXPIRES: expires}),))
 
 

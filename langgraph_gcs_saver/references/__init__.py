@@ -8,6 +8,26 @@ resumes, `Thread.check` compares the facts with what is there now.
 from __future__ import annotations
 
 from langgraph_gcs_saver.references.checkers import Checker, Facts, Look, register
+from langgraph_gcs_saver.references.derived import (
+    InMemoryVectors,
+    VectorSearch,
+    arecomputed,
+    look_in,
+    recomputed,
+)
 from langgraph_gcs_saver.references.refs import Place, Ref, find
 
-__all__ = ["Checker", "Facts", "Look", "Place", "Ref", "find", "register"]
+__all__ = [
+    "Checker",
+    "Facts",
+    "InMemoryVectors",
+    "Look",
+    "Place",
+    "Ref",
+    "VectorSearch",
+    "arecomputed",
+    "find",
+    "look_in",
+    "recomputed",
+    "register",
+]

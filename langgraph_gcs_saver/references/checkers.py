@@ -102,10 +102,10 @@ def _own(scheme: str) -> Checker | None:
         # Only `crc32c` and `size` say whether the bytes are the same. An object that was copied back has a new number.
         return Checker(partial(each, partial(versions.look, timeout=TIMEOUT)), (("crc32c", "size"), ("generation",)))
     if scheme in ("https", "http"):
-        from langgraph_gcs_saver.references import web  # noqa: PLC0415 - as above
+        from langgraph_gcs_saver.references.web import look  # noqa: PLC0415 - as above
 
         return Checker(
-            partial(each, partial(web.look, timeout=TIMEOUT)), (("etag",), ("last_modified", "length"), ("length",))
+            partial(each, partial(look, timeout=TIMEOUT)), (("etag",), ("last_modified", "length"), ("length",))
         )
     return None
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.references import checkers
+from langgraph_gcs_saver.references.checkers import find as checker_of
+from langgraph_gcs_saver.references.checkers import scheme_of
 
 TYPE = "lg_ref"
 """The `type` of a reference."""
@@ -68,8 +69,8 @@ class Ref:
             InvalidInputError: The scheme has no checker, or there is nothing at the URI.
             Exception: What the checker gave as its reason, or raised, because it could not look.
         """
-        scheme = checkers.scheme_of(uri)
-        checker = checkers.find(scheme)
+        scheme = scheme_of(uri)
+        checker = checker_of(scheme)
         if checker is None:
             raise InvalidInputError(
                 f"No checker knows the scheme {scheme!r}. Register one: references.register({scheme!r}, look)."
@@ -83,7 +84,7 @@ class Ref:
 
     @staticmethod
     def _of_scheme(uri: str, *schemes: str) -> dict[str, Any]:
-        if checkers.scheme_of(uri) not in schemes:
+        if scheme_of(uri) not in schemes:
             raise InvalidInputError(f"The URI must begin with {' or '.join(f'{one}://' for one in schemes)}.")
         return Ref.of(uri)
 

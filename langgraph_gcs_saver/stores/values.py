@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from langgraph_gcs_saver.engine.effects import Time
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.stores.messages import PbMapValue, PbValue
 
@@ -19,15 +19,12 @@ MAX_DEPTH = 20
 """Deepest nesting of mappings (https://firebase.google.com/docs/firestore/quotas)."""
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
 def set_value(target: Any, value: object, depth: int = 0) -> None:
     """Write `value` into the empty `Value` message `target`.
 
     Raises:
-        InvalidInputError: `value` holds something other than None, bool, 64-bit int, float, str, bytes, times with a
-            zone, and mappings from str to these, or is nested more deeply than Firestore allows.
+        InvalidInputError: `value` holds something other than None, bool, 64-bit int, float, str, bytes, `Time`
+            and mappings from str to these, or is nested more deeply than Firestore allows.
     """
     if value is None:
         target.null_value = 0
@@ -45,10 +42,8 @@ def set_value(target: Any, value: object, depth: int = 0) -> None:
         target.string_value = _text("string", value)
     elif isinstance(value, bytes):
         target.bytes_value = value
-    elif isinstance(value, datetime) and value.tzinfo is not None:
-        # Only for Firestore's TTL policies, which look at nothing else. No flow reads one.
-        target.timestamp_value.seconds = (value - _EPOCH) // timedelta(seconds=1)
-        target.timestamp_value.nanos = value.microsecond * 1000
+    elif isinstance(value, Time):
+        target.timestamp_value.seconds, target.timestamp_value.nanos = divmod(value.nanoseconds, 10**9)
     elif isinstance(value, Mapping):
         if depth >= MAX_DEPTH:
             raise InvalidInputError(f"Firestore stores mappings that are nested at most {MAX_DEPTH} deep.")

@@ -1,14 +1,16 @@
-"""Metrics and traces of a saver, by OpenTelemetry. It needs the extra `otel`.
+"""Metrics and traces of a saver, by OpenTelemetry, and what can be seen of its puts without it.
 
-Only the API of OpenTelemetry is imported, and only by `instrument`. The application chooses an SDK and exporters. A
-saver that is not instrumented measures nothing.
+`instrument` needs the extra `otel`. Only the API of OpenTelemetry is imported, and only by `instrument`. The
+application chooses an SDK and exporters. A saver that is not instrumented measures nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.errors.extras import require
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.telemetry.instrumentation import Instrumentation
 
-__all__ = ["instrument"]
+__all__ = ["instrument", "watch_channels"]
 
 
 def instrument(
@@ -61,3 +63,26 @@ def instrument(
     from langgraph_gcs_saver.telemetry import instrumentation  # noqa: PLC0415 - it imports OpenTelemetry
 
     return instrumentation.begin(saver, meter_provider, tracer_provider, watch_store, thread_ids=thread_ids)
+
+
+def watch_channels(saver: GCSSaver | Admin, *, checkpoints: int = 100) -> Callable[[], None]:
+    """Report a `ChannelHeavy` event when one channel has stored most of the bytes of the latest checkpoints.
+
+    That is at least half of the bytes, and on average at least 8 KiB for each checkpoint. What is smaller fits into the
+    checkpoint's document. A saver that is not watched counts nothing.
+
+    Args:
+        saver: The saver.
+        checkpoints: After how many checkpoints of this process the shares are compared. Counting then starts again.
+
+    Returns:
+        A function that ends this.
+
+    Raises:
+        InvalidInputError: The number is not positive.
+    """
+    from langgraph_gcs_saver.telemetry.channels import Channels  # noqa: PLC0415 - few processes need it
+
+    if type(checkpoints) is not int or checkpoints < 1:
+        raise InvalidInputError(f"checkpoints is {checkpoints!r}; it must be a positive integer.")
+    return saver.subscribe(Channels(saver._subscribers, checkpoints))  # noqa: SLF001 - a feature of this package

@@ -256,7 +256,7 @@ def test_what_a_checker_does_not_say_is_unknown(looks: dict[str, Any]) -> None:
         yield uris[0], {}
         raise ValueError
 
-    references.register("hangs", hangs, timeout=0.2)
+    references.register("hangs", hangs, timeout=0.2)  # clock: it never answers, so any time is long enough
     references.register("raises", raises)
     references.register("silent", lambda uris: ())
     looks["test:1"] = PermissionError("not yours")

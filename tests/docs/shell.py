@@ -34,6 +34,7 @@ GCLOUD = {
     "firestore databases restore": "--source-backup --destination-database",
     "firestore databases update": "--database --enable-pitr --delete-protection",
     "firestore export": "--database --snapshot-time",
+    "firestore fields ttls update": "--collection-group --database --enable-ttl",
     "firestore import": "--database",
     "firestore indexes fields update": "--collection-group --disable-indexes --database",
     "iam roles create": "--title --permissions",

@@ -30,6 +30,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     printable,
     progress,
 )
+from langgraph_gcs_saver.policy.heavy import MEAN_BYTES, SHARE, Heavy, Stored, heavy
 from langgraph_gcs_saver.policy.prices import DOCUMENT_PRICE, OBJECT_PRICE, storage_cost
 from langgraph_gcs_saver.results import NOT_CHECKED, not_checked
 
@@ -270,6 +271,10 @@ def stats(
         float, typer.Option("--document-price", min=0, metavar="USD", help="Price per GiB of documents and month.")
     ] = DOCUMENT_PRICE,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show the N largest of each.")] = 10,
+    only_heavy: Annotated[
+        bool,
+        typer.Option("--heavy", help="Show only the channel that stores most of the bytes, if that is worth a change."),
+    ] = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
     as_json: JsonOption = False,
@@ -287,10 +292,15 @@ def stats(
     )
     if not math.isfinite(cost):
         raise CommandError("--object-price and --document-price must be numbers of dollars.", 2)
+    heaviest = heavy([Stored(one.channel, one.full, one.incremental) for one in found.channels], found.checkpoints)
     if as_json:
-        print_json({**asdict(found), "monthly_usd": cost})
+        shown = None if heaviest is None else asdict(heaviest)
+        print_json({"heavy": shown} if only_heavy else {**asdict(found), "monthly_usd": cost, "heavy": shown})
         return
     out = console()
+    if only_heavy:
+        out.print(plain(_told(heaviest)), soft_wrap=True)
+        return
     for line in _summary(found, cost):
         out.print(line)
     table = table_of("thread", "checkpoints", "stored", right=("checkpoints", "stored"), whole=("thread",))
@@ -305,6 +315,20 @@ def stats(
         sizes = (sums.size, sums.full, sums.incremental, max(0, sums.saved))
         table.add_row(plain(sums.channel), str(sums.values), *map(size, sizes))
     print_table(out, table)
+
+
+def _told(one: Heavy | None) -> str:
+    if one is None:
+        return (
+            f"No channel is heavy: none stores {SHARE:.0%} of the bytes, and {size(MEAN_BYTES)} or more for each "
+            "checkpoint."
+        )
+    advice = (
+        "Its values have little in common. Store a reference, or a value that can be computed again."
+        if one.kind == "rewritten"
+        else "It grows. Trim it, or store in it what refers to the rest."
+    )
+    return f"{one.channel}: {size(one.bytes)}, {one.share:.0%} of the bytes of all channels, {one.kind}. {advice}"
 
 
 def _summary(found: StoreStats, cost: float) -> Iterable[str]:
