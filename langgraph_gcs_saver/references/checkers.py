@@ -51,7 +51,8 @@ class Checker:
         """Whether facts of a reference are those of now."""
         common = [name for name in then if name in now]
         chosen = next((group for group in self.decides if group[0] in common), common)
-        return all(then[name] == now[name] for name in chosen if name in common)
+        # As text, because a person or another language may have written a number as text.
+        return all(str(then[name]) == str(now[name]) for name in chosen if name in common)
 
 
 _registered: dict[str, Checker] = {}

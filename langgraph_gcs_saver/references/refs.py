@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.references.checkers import find as checker_of
 from langgraph_gcs_saver.references.checkers import scheme_of
@@ -115,13 +116,19 @@ def find(value: Any, path: str = "") -> Iterator[Place]:
     pending, seen = [(path, value)], set[int]()
     while pending:
         path, one = pending.pop()
-        if isinstance(one, Mapping) and one.get("type") == TYPE and isinstance(one.get("uri"), str):
-            yield Place(path, one["uri"], {key: fact for key, fact in one.items() if key not in _OWN})
+        if isinstance(one, Mapping) and _is_reference(one):
+            facts = {key: fact for key, fact in one.items() if key not in _OWN and isinstance(fact, str | int | float)}
+            yield Place(path, one["uri"], facts)
             continue
         if isinstance(one, str | bytes | int | float | None) or id(one) in seen:
             continue
         seen.add(id(one))  # a value may contain itself
         pending.extend(reversed([*_parts(path, one)]))
+
+
+def _is_reference(value: Mapping[Any, Any]) -> bool:
+    kind = value.get("type")  # of an array, a comparison is an array as well
+    return isinstance(kind, str) and kind == TYPE and isinstance(value.get("uri"), str)
 
 
 def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -132,9 +139,9 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}[{number}]", one) for number, one in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from ((path, one) for one in value)
+    elif isinstance(value, Stored):
+        yield path, value.payload
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        payload = getattr(value, "payload", None)  # of an object as it was stored, whose class is not imported
-        yield from ((f"{path}.{one.name}", getattr(value, one.name)) for one in dataclasses.fields(value))
-        yield path, payload
+        yield from ((f"{path}.{one.name}", getattr(value, one.name, None)) for one in dataclasses.fields(value))
     elif hasattr(type(value), "model_fields"):
         yield from ((f"{path}.{key}", one) for key, one in vars(value).items())

@@ -120,6 +120,18 @@ def asking(saver: Any, ran: list[str], *, name: str = "ask", channel: str = "doc
 # Finding references
 
 
+class Array:
+    """Compares like an array of several items."""
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass
 class Note:
     source: Any
@@ -140,6 +152,7 @@ def test_references_are_found_wherever_they_are() -> None:
         "by number": {3: one},
         "circle": circle,
         "no reference": {"type": "lg_ref", "uri": 7},
+        "an array": {"type": Array(), "uri": "test:2"},
     }
     found = [(place.path, place.uri, place.facts) for place in references.find(value, "docs")]
     assert [path for path, _, _ in found] == [
@@ -172,6 +185,7 @@ def test_the_best_facts_decide() -> None:
     own = references.Checker(lambda uris: ())
     assert own.is_same({"a": 1, "b": 2}, {"a": 1, "c": 3})
     assert not own.is_same({"a": 1}, {"a": 2})
+    assert own.is_same({"a": "1"}, {"a": 1})
 
 
 def test_a_page_of_the_web(web: Web) -> None:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "provisioning": "address engine format",
     "flows": "engine errors events format policy portable provisioning records results",
     "stores": "address engine errors events format options records",
-    "references": "engine errors records stores",
+    "references": "engine errors portable records stores",
     "saver": "address cadence engine errors events flows format options policy portable provisioning records "
     "references results stores",
     "probes": "errors results saver",
