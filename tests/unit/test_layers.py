@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "engine": "errors events records",
     "portable": "errors records",
     "format": "engine errors portable records",
-    "policy": "errors format",
+    "policy": "errors format records",
     "cadence": "errors records",
     "results": "errors policy records",
     "address": "errors format",
