@@ -15,7 +15,8 @@ from langgraph.types import CachePolicy
 
 from langgraph_gcs_saver import FirestoreCache
 from langgraph_gcs_saver import errors as e
-from langgraph_gcs_saver.engine.effects import Commit, ListBlobs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import REQUESTS, Commit, ListBlobs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import GatherInterceptor
 from langgraph_gcs_saver.flows import node_cache
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.saver import node_cache as module
@@ -218,3 +219,70 @@ def test_the_database_can_delete_what_has_expired(saver: Any, store_uri: str, cl
     assert found.pop(keys.cache_doc(NS, "forever")) is None
     [expires] = found.values()
     assert expires.timestamp_value.seconds == clock.now // 10**9 + 60
+
+
+class Around(GatherInterceptor):
+    """Counts rounds of requests, and calls a function before an effect that it chooses."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.before: Any = lambda effect: None
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        self.rounds += isinstance(effect, REQUESTS)
+        self.before(effect)
+        return perform(effect)
+
+    def around_all(self, effects: Any, perform: Any) -> Any:
+        return perform(effects)
+
+
+class CrashError(Exception):
+    """The process ends here."""
+
+
+def test_a_crash_leaves_what_was_there_and_an_object_that_is_swept(make_saver: Any, monkeypatch: Any) -> None:
+    around = Around()
+    cache = FirestoreCache(make_saver(interceptors=[around]))
+    cache.set({KEY: ("old", None)})
+
+    def crash(effect: Any) -> None:
+        if isinstance(effect, Commit):
+            raise CrashError
+
+    around.before = crash
+    with pytest.raises(CrashError):
+        cache.set({KEY: (secrets.token_hex(node_cache.INLINE_BYTES), None)})
+    other = make_saver()
+    assert len(blobs(other)) == 1
+    assert FirestoreCache(other).get([KEY]) == {KEY: "old"}
+    monkeypatch.setattr(module, "ORPHAN_AGE", -3600)
+    assert FirestoreCache(other).sweep() == 0
+    assert blobs(other) == []
+    assert FirestoreCache(other).get([KEY]) == {KEY: "old"}
+
+
+def test_a_sweep_deletes_nothing_that_was_replaced_meanwhile(make_saver: Any) -> None:
+    around = Around()
+    sweeping, writing = FirestoreCache(make_saver(interceptors=[around])), FirestoreCache(make_saver())
+    writing.set({KEY: ("old", -1)})
+
+    def replaced(effect: Any) -> None:
+        if isinstance(effect, Commit):
+            writing.set({KEY: ("new", None)})
+
+    around.before = replaced
+    assert sweeping.sweep() == 0
+    assert writing.get([KEY]) == {KEY: "new"}
+
+
+def test_all_keys_of_a_step_are_one_request(make_saver: Any) -> None:
+    around = Around()
+    cache = FirestoreCache(make_saver(interceptors=[around]))
+    wanted: list[FullKey] = [(NS, str(number)) for number in range(20)]
+    cache.set({one: (int(one[1]), None) for one in wanted})
+    around.rounds = 0
+    assert cache.get(wanted) == {one: int(one[1]) for one in wanted}
+    assert around.rounds == 1
+    cache.get([])
+    assert around.rounds == 1
