@@ -453,3 +453,27 @@ def test_a_run_that_starts_a_turn_checks_nothing(saver: Any, looks: dict[str, An
 def test_an_unknown_way_is_rejected(saver: Any) -> None:
     with pytest.raises(e.InvalidInputError, match="references"):
         run(asking(saver, []), None, CONFIG, references="ask")  # type: ignore[arg-type]
+
+
+def test_a_crashed_turn_waits_for_a_person_and_then_continues(saver: Any, looks: dict[str, Any]) -> None:
+    broken = [True]
+
+    def node(_: State) -> dict[str, Any]:
+        if broken:
+            raise OSError("broken")
+        return {"answer": "done"}
+
+    build = StateGraph(State)
+    build.add_node("node", node)
+    build.add_edge(START, "node")
+    graph = build.compile(checkpointer=saver)
+    with pytest.raises(OSError, match="broken"):
+        run(graph, {"docs": [ref("test:1")]}, CONFIG, request_id="1")
+    broken.clear()
+    got = run(graph, {"docs": [ref("test:1")]}, CONFIG, request_id="1", references="interrupt")
+    assert got["__interrupt__"][0].id == "lg_check"
+    assert [one.state for one in saver.runs()] == ["waiting"]
+    looks["test:1"] = {}
+    done = run(graph, {"docs": [ref("test:1")]}, CONFIG, request_id="1", references="interrupt")
+    assert (done["answer"], len(done["docs"])) == ("done", 1)
+    assert list(saver.runs()) == []
