@@ -67,7 +67,7 @@ def test_show(command, uri):
 
 def test_remove(command, uri):
     with GCSSaver.from_conn_string(uri) as saver, pytest.raises(SetAbortedError, match="typo"):
-        saver.team("crew", members=["typo"]).checkpoint(timeout=1)
+        saver.team("crew", members=["typo"]).checkpoint(timeout=1)  # clock: the set cannot be committed at any time
     assert "typo" in command("team", "show", "crew").out
     assert "typo is no member of team 'crew' any more" in command("team", "remove", "crew", "typo").out
     ended = command("team", "remove", "crew", "typo")
