@@ -41,14 +41,16 @@ UNLISTED = "unlisted"
 KEY_BYTES = 32
 
 _MARK = re.compile(TYPE.encode())
-_PACKED_MARK = re.compile(b"\xa7" + TYPE.encode())
-"""The same in MessagePack, where a text of 7 bytes has this byte before it. It is found in half the time."""
 
 _AROUND = 4 << 10
 """Bytes around a change that are searched, too, because a dict may have got its digest now."""
 
+_DIGITS = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-_ANY_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_HEX = re.compile(rb"[0-9a-f]{64,}")
+
+_BESIDE = 16
+"""Most hex digits beside a digest that belong to something else. A longer row of digits is no digest."""
 
 
 @record(frozen=True, slots=True)
@@ -241,30 +243,29 @@ def is_clear(doc: Doc, codec: Codec) -> bool:
 def digests_in(value: Serialized, without: bytes | None = None) -> tuple[str, ...]:
     """The digests of the blobs that a serialized value names, in ascending order.
 
-    A value without the marker's bytes is not decoded. In a value of another serializer, every text of 64 hex digits
-    counts, because its structure is unknown.
+    A value without the marker's bytes is not decoded. Where a text, bytes or a value of another serializer has the
+    marker, every 64 hex digits in it count, because its structure is unknown.
 
     Args:
         value: The value.
         without: An earlier version of it that names no blob. What both have in common is not searched.
     """
-    is_packed = value.type == "msgpack"
-    if not _has_mark(_PACKED_MARK if is_packed else _MARK, value.data, without):
+    if not _has_mark(value.data, without):
         return ()
-    if is_packed:
+    if value.type == "msgpack":
         try:
             return tuple(sorted(set(_named(PortableSerializer().loads_typed((value.type, value.data))))))
         except (ValueError, RecursionError):
             pass  # Not as LangGraph's serializer writes it.
-    return tuple(sorted({found.decode() for found in _ANY_DIGEST.findall(value.data)}))
+    return tuple(sorted(set(_digits(value.data))))
 
 
-def _has_mark(mark: re.Pattern[bytes], data: bytes, without: bytes | None) -> bool:
+def _has_mark(data: bytes, without: bytes | None) -> bool:
     if without is None or len(data) <= 2 * _AROUND:
-        return mark.search(data) is not None
+        return _MARK.search(data) is not None
     # A value that grew differs at its beginning, which may have a list's length, and at its end.
     same = same_from(_AROUND, data, without)
-    return mark.search(data, 0, 2 * _AROUND) is not None or mark.search(data, same - _AROUND) is not None
+    return _MARK.search(data, 0, 2 * _AROUND) is not None or _MARK.search(data, same - _AROUND) is not None
 
 
 def _named(value: Any) -> Iterator[str]:
@@ -281,6 +282,21 @@ def _named(value: Any) -> Iterator[str]:
         case list() | tuple():
             for item in value:
                 yield from _named(item)
+        case str():
+            # LangGraph's `ToolNode` makes JSON of a dict that a tool returns.
+            if TYPE in value:
+                yield from _digits(value.encode(errors="replace"))
+        case bytes() | bytearray():
+            if _MARK.search(value):
+                yield from _digits(value)
+
+
+def _digits(data: bytes | bytearray) -> Iterator[str]:
+    """All rows of 64 hex digits. The bytes beside a digest may be such digits, too."""
+    for found in _HEX.finditer(data):
+        digits = found.group().decode()
+        if len(digits) <= _DIGITS + _BESIDE:
+            yield from (digits[at : at + _DIGITS] for at in range(len(digits) - _DIGITS + 1))
 
 
 def named(blob: object) -> tuple[str, int] | None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import json
 import os
 import tracemalloc
 from contextlib import suppress
@@ -292,7 +293,13 @@ def test_values_name_blobs_wherever_these_are():
         changed.insert(at, blob)
         assert digests_in(Serialized(*SERDE.dumps_typed(changed)), before) == digest
     assert digests_in(Serialized("msgpack", before + b"\xc0"), before) == ()
-    # The structure of another serializer's value is unknown, so each digest counts.
+    # `ToolNode` makes JSON of a dict that a tool returns.
+    text = json.dumps(blob)
+    for value in (ToolMessage(text, tool_call_id="1"), {"x": text.encode()}):
+        assert named(value) == digest
+    # The structure of another serializer's value is unknown, so each digest counts, whatever is beside it.
+    assert "ab" * 32 in digests_in(Serialized("pickle", b"lg_blob@" + b"ab" * 32 + b"e"))
+    assert digests_in(Serialized("pickle", b"lg_blob " + b"ab" * 500)) == ()
     assert digests_in(Serialized("pickle", b"lg_blob " + b"cd" * 32)) == ("cd" * 32,)
     assert digests_in(Serialized("msgpack", b"\xc1\xa7lg_blob " + b"cd" * 32)) == ("cd" * 32,)
 
