@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -148,7 +149,7 @@ def _look(
     ends = {scheme: began + one.timeout for scheme, one in checkers.items()}
     pool = Pool("langgraph-gcs-check", max(1, len(checkers)))
     for scheme, checker in checkers.items():
-        pool.submit(Task(partial(_put_all, scheme, checker.look, uris[scheme], answers), _forget))
+        pool.submit(Task(partial(_put_all, scheme, checker.look, uris[scheme], ends[scheme], answers), _forget))
     seen: dict[str, Facts | Exception | None] = {}
     why: dict[str, str] = {}
     while ends:
@@ -168,10 +169,14 @@ def _look(
     return seen, why
 
 
-def _put_all(scheme: str, look: Look, uris: Sequence[str], answers: SimpleQueue[tuple[str, str | None, Any]]) -> None:
+def _put_all(
+    scheme: str, look: Look, uris: Sequence[str], end: float, answers: SimpleQueue[tuple[str, str | None, Any]]
+) -> None:
     try:
         for uri, now in look(uris):
             answers.put((scheme, uri, now))
+            if time.monotonic() >= end:
+                return  # Our caller has given up, so the checker need not look at the rest.
     except Exception as error:  # noqa: BLE001 - a user's function; the finding names it
         answers.put((scheme, None, error))
     else:
@@ -182,19 +187,28 @@ def _forget(_: Task[None]) -> None:
     """The outcome of a task that has put all that it found into a queue."""
 
 
-def each(one: Callable[[str], T], uris: Sequence[str]) -> Iterator[tuple[str, T]]:
-    """Call a function, which does not raise, for each URI, several at once, and yield what it returns as it comes."""
-    answers: SimpleQueue[Task[tuple[str, T]]] = SimpleQueue()
+def each(one: Callable[[str], T], uris: Sequence[str]) -> Iterator[tuple[str, T | Exception]]:
+    """Call a function for each URI, several at once, and yield what it returns or raises, as it comes.
+
+    The next call begins when an answer is taken. So no calls begin after the caller has stopped to iterate.
+    """
+    answers: SimpleQueue[Task[tuple[str, T | Exception]]] = SimpleQueue()
     pool = Pool("langgraph-gcs-check", min(AT_ONCE, len(uris)) or 1)
-    for uri in uris:
-        pool.submit(Task(partial(_with_uri, one, uri), answers.put))
+    left = iter(uris)
+    for uri in islice(left, AT_ONCE):
+        pool.submit(Task(partial(_outcome_of, one, uri), answers.put))
     for _ in uris:
         task = answers.get()
         error = task.take_error()
         if error is not None:
             raise error
         yield task.result
+        for uri in islice(left, 1):
+            pool.submit(Task(partial(_outcome_of, one, uri), answers.put))
 
 
-def _with_uri(one: Callable[[str], T], uri: str) -> tuple[str, T]:
-    return uri, one(uri)
+def _outcome_of(one: Callable[[str], T], uri: str) -> tuple[str, T | Exception]:
+    try:
+        return uri, one(uri)
+    except Exception as error:  # noqa: BLE001 - a strange URI must not hide what is known about others
+        return uri, error
