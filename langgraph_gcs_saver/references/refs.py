@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from langgraph.types import Send
 
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.portable import Stored
@@ -106,14 +109,14 @@ class Place:
 
 
 def find(value: Any, path: str = "") -> Iterator[Place]:
-    """The references in a value, in its mappings, sequences, sets, dataclasses, models and messages.
+    """The references in a value, in its mappings, sequences, sets, dataclasses, models, messages and packets.
 
     Args:
         value: The value.
         path: What leads to the value.
     """
     # Not recursive, because values may be nested more deeply than Python calls.
-    pending, seen = [(path, value)], set[int]()
+    pending, seen = [(path, value)], dict[int, Any]()
     while pending:
         path, one = pending.pop()
         if isinstance(one, Mapping) and _is_reference(one):
@@ -122,7 +125,7 @@ def find(value: Any, path: str = "") -> Iterator[Place]:
             continue
         if isinstance(one, str | bytes | int | float | None) or id(one) in seen:
             continue
-        seen.add(id(one))  # a value may contain itself
+        seen[id(one)] = one  # A value may contain itself. One that is kept shares its id with no other.
         pending.extend(reversed([*_parts(path, one)]))
 
 
@@ -135,13 +138,17 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, one in value.items():
             yield (f"{path}.{key}" if isinstance(key, str) else f"{path}[{key!r}]"), one
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | deque):
         yield from ((f"{path}[{number}]", one) for number, one in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from ((path, one) for one in value)
+    elif isinstance(value, Send):
+        yield f"{path}.arg", value.arg
     elif isinstance(value, Stored):
         yield path, value.payload
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from ((f"{path}.{one.name}", getattr(value, one.name, None)) for one in dataclasses.fields(value))
     elif hasattr(type(value), "model_fields"):
-        yield from ((f"{path}.{key}", one) for key, one in vars(value).items())
+        more = getattr(value, "__pydantic_extra__", None)
+        found = {**vars(value), **(more if isinstance(more, dict) else {})}
+        yield from ((f"{path}.{key}", one) for key, one in found.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,13 +17,15 @@ from google.cloud.storage import Client
 from langchain_core.messages import HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.types import Command, Interrupt, interrupt
+from langgraph.types import Command, Interrupt, Send, interrupt
 
 from langgraph_gcs_saver import GraphChanged, Ref, RefFinding, arun, astream, references, run, stream
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine.effects import REQUESTS
 from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.portable import Stored
 from langgraph_gcs_saver.references import checkers
+from tests.patience import PATIENCE
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 
@@ -145,12 +148,16 @@ def test_references_are_found_wherever_they_are() -> None:
         deep = [deep]
     circle: list[Any] = [one]
     circle.append(circle)
+    extra: Any = {"file": one}
     value = {
         "list": ["text", one],
         "message": message,
         "note": Note(source=(1, one)),
         "by number": {3: one},
         "circle": circle,
+        "packet": Send("node", {"file": one}),
+        "queue": deque([one]),
+        "extra": HumanMessage("hello", **extra),
         "no reference": {"type": "lg_ref", "uri": 7},
         "an array": {"type": Array(), "uri": "test:2"},
     }
@@ -161,9 +168,18 @@ def test_references_are_found_wherever_they_are() -> None:
         "docs.note.source[1]",
         "docs.by number[3]",
         "docs.circle[0]",
+        "docs.packet.arg.file",
+        "docs.queue[0]",
+        "docs.extra.file",
     ]
     assert {(uri, *facts.items()) for _, uri, facts in found} == {("test:1", ("v", 1))}
     assert [place.uri for place in references.find(deep)] == ["test:1"]
+
+
+def test_references_are_found_in_each_of_many_objects_that_are_not_restored() -> None:
+    """Their decoded bytes live for a moment only. The next ones may get the same address."""
+    stored = [Stored.of(0, ["module", "name", [[ref(f"test:{number}")]]]) for number in range(50)]
+    assert [place.uri for place in references.find(stored)] == [f"test:{number}" for number in range(50)]
 
 
 # Facts
@@ -216,11 +232,21 @@ def test_no_password_is_sent_to_hosts_that_a_state_names(web: Web, tmp_path: Any
     web.pages["/"] = {}
     Ref.http(f"{web.url}/")
     assert web.asked == [("/", "None")]
+    web.pages["/old"] = {"status": 302, "headers": {"Location": "/"}}
+    Ref.http(f"{web.url}/old")
+    assert web.asked[1:] == [("/old", "None"), ("/", "None")]
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[", "https://127.0.0.1:1/", "http://a b/"])
 def test_a_url_that_cannot_be_asked_is_unknown(url: str) -> None:
     assert [kind for kind, _ in checkers.check([references.Place("", url, {})])] == ["unknown"]
+
+
+def test_a_url_that_cannot_be_asked_hides_no_other(web: Web) -> None:
+    web.pages["/report"] = {}
+    urls = [f"http://{'a' * 64}.com/", f"{web.url}/report", f"{web.url}/none"]
+    found = checkers.check([references.Place("", url, {}) for url in urls])
+    assert [kind for kind, _ in found] == ["unknown", "ok", "missing"]
 
 
 @pytest.fixture
@@ -285,6 +311,30 @@ def test_what_a_checker_does_not_say_is_unknown(looks: dict[str, Any]) -> None:
         reasons, ["within 0.2 s", "ValueError", "did not say", "not yours", "'strange'", "scheme ''"], strict=True
     ):
         assert part in reason
+
+
+def test_after_the_timeout_nothing_more_is_asked(looks: dict[str, Any]) -> None:
+    release, asked, done = threading.Event(), [], threading.Event()
+
+    def slow(uri: str) -> dict[str, Any]:
+        asked.append(uri)
+        release.wait()
+        return {}
+
+    def look(uris: Any) -> Any:
+        try:
+            yield from checkers.each(slow, uris)
+        finally:
+            done.set()
+
+    references.register("slow", look, timeout=0.2)  # clock: it never answers, so any time is long enough
+    try:
+        found = checkers.check([references.Place("", f"slow:{number}", {}) for number in range(100)])
+    finally:
+        release.set()
+    assert {kind for kind, _ in found} == {"unknown"}
+    assert done.wait(PATIENCE)
+    assert len(asked) <= 2 * checkers.AT_ONCE
 
 
 @pytest.mark.parametrize(
