@@ -97,7 +97,8 @@ def _kept(doc: Doc, now: int, context: Context) -> Flow[Serialized | bool]:
 def _entry(doc: Doc, context: Context) -> Flow[Entry]:
     """Read a document; raises `_UNREADABLE`."""
     seals.check_format(doc, "Cached result")
-    return (yield from Compute(partial(_parse, doc, context.codec), size=len(doc.fields.get(ENTRY) or b"")))
+    size = len(data) if isinstance(data := doc.fields.get(ENTRY), bytes) else 0
+    return (yield from Compute(partial(_parse, doc, context.codec), size=size))
 
 
 def _parse(doc: Doc, codec: Codec) -> Entry:

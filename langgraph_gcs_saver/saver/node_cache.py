@@ -37,6 +37,9 @@ ORPHAN_AGE = 24 * 3600
 
 _NS = 10**9
 
+_LAST = 253_402_300_799 * _NS
+"""The end of the year 9999, in nanoseconds since the epoch. Timestamps of Firestore end there."""
+
 
 class FirestoreCache(BaseCache[Any]):
     """Keeps the results of nodes that have a `CachePolicy`, for all processes that use the store.
@@ -59,7 +62,7 @@ class FirestoreCache(BaseCache[Any]):
 
     def __init__(self, saver: GCSSaver, *, serde: SerializerProtocol | None = None) -> None:
         chosen = serde or saver.serde
-        if getattr(chosen, "pickle_fallback", False):
+        if _may_pickle(chosen):
             raise InvalidOptionError(
                 "The serializer of a FirestoreCache must not fall back to pickle. Pass another one: "
                 "FirestoreCache(saver, serde=JsonPlusSerializer())."
@@ -136,9 +139,7 @@ class FirestoreCache(BaseCache[Any]):
     def _entries(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[str, Entry]:
         now = time.time_ns()
         return {
-            keys.cache_doc(ns, key): Entry(
-                dumps(self.serde, value, "A node's result"), None if ttl is None else now + int(ttl * _NS)
-            )
+            keys.cache_doc(ns, key): Entry(dumps(self.serde, value, "A node's result"), _expiry(now, ttl))
             for (ns, key), (value, ttl) in pairs.items()
         }
 
@@ -153,6 +154,18 @@ class FirestoreCache(BaseCache[Any]):
         if unreadable:
             logger.warning("%d cached results cannot be read. Their nodes run again, and replace them.", unreadable)
         return opened
+
+
+def _may_pickle(serde: object) -> bool:
+    """Whether a serializer falls back to pickle, or one that it wraps, as LangGraph's `EncryptedSerializer` does."""
+    inner = getattr(serde, "serde", None)
+    return bool(getattr(serde, "pickle_fallback", False)) or (inner is not None and _may_pickle(inner))
+
+
+def _expiry(now: int, ttl: float | None) -> int | None:
+    """When a result expires; `None`, which means never, for a time that Firestore does not have."""
+    expires = None if ttl is None else now + int(ttl * _NS)
+    return None if expires is None or expires > _LAST else expires
 
 
 def _names(wanted: Sequence[FullKey]) -> dict[str, FullKey]:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import pytest
 from langgraph.cache.base import FullKey
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy
@@ -152,6 +153,11 @@ def test_what_is_damaged_counts_as_missing(saver: Any, caplog: pytest.LogCapture
     assert "1 cached results cannot be read" in caplog.text
     assert graph.invoke({"x": 2}, config("c"))["y"] == 4
     assert ran == [2, 2]
+    # Of another type.
+    for wrong in (5, True, "text", {"a": 1}):
+        assert saver._backend.perform(Commit((Merge(doc.name, {node_cache.ENTRY: wrong}),)))
+        assert read(saver, doc.name) == ({}, 1)
+    assert saver._backend.perform(Commit((Merge(doc.name, {node_cache.ENTRY: doc.fields[node_cache.ENTRY]}),)))
     # In the place of another one.
     cache = FirestoreCache(saver)
     cache.set({KEY: (1, None)})
@@ -203,6 +209,9 @@ def test_a_cipher(make_saver: Any, value: str) -> None:
 def test_pickles_are_neither_written_nor_read(saver: Any) -> None:
     with pytest.raises(e.InvalidOptionError, match="pickle"):
         FirestoreCache(saver, serde=JsonPlusSerializer(pickle_fallback=True))
+    wrapped = EncryptedSerializer(Xor(7), JsonPlusSerializer(pickle_fallback=True))
+    with pytest.raises(e.InvalidOptionError, match="pickle"):
+        FirestoreCache(saver, serde=wrapped)
     cache = FirestoreCache(saver)
     with pytest.raises(e.SerializationError):
         cache.set({KEY: (lambda: None, None)})
@@ -214,9 +223,11 @@ def test_pickles_are_neither_written_nor_read(saver: Any) -> None:
 
 def test_the_database_can_delete_what_has_expired(saver: Any, store_uri: str, clock: Any) -> None:
     """The field of a TTL policy is a time of Firestore's."""
-    FirestoreCache(saver).set({KEY: (1, 60), (NS, "forever"): (1, None)})
+    far = 10**12  # seconds; Firestore has no time after the year 9999
+    FirestoreCache(saver).set({KEY: (1, 60), (NS, "forever"): (1, None), (NS, "far"): (1, far)})
     found = {doc.name: doc.fields[node_cache.EXPIRES] for doc in documents(saver)}
     assert found.pop(keys.cache_doc(NS, "forever")) is None
+    assert found.pop(keys.cache_doc(NS, "far")) is None
     [expires] = found.values()
     assert expires.timestamp_value.seconds == clock.now // 10**9 + 60
 
