@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver.engine.effects import Ask, Flow
+from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.flows import tips
 from langgraph_gcs_saver.flows.unfinished import unfinished
 from langgraph_gcs_saver.references import checkers, refs
@@ -36,8 +37,11 @@ def checking(thread_id: str, graph: AnyGraph | None, loads: Loads, context: Cont
 
     Raises:
         CheckpointCorruptError: A state is damaged.
+        InvalidInputError: The graph is not a compiled one.
         SerializationError: The serializer cannot read what it once wrote.
     """
+    if graph is not None and not (hasattr(graph, "channels") and hasattr(graph, "get_subgraphs")):
+        raise InvalidInputError(f"graph is of type {type(graph).__name__}; it must be a compiled graph.")
     states = yield from unfinished(thread_id, loads, context)
     changed = [] if graph is None else [one for state in states for one in _changes(state, graph)]
     places = [(state, channel, place) for state in states for channel, place in _references(state)]

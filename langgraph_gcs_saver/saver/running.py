@@ -60,6 +60,9 @@ logger = logging.getLogger("langgraph_gcs_saver")
 
 DURABILITIES = ("sync", "async", "exit")
 
+_CHECK_ID = "lg_check"
+"""The id of the interrupt that says what a check has found."""
+
 
 class Running:
     """One call of `run`.
@@ -122,6 +125,11 @@ class Running:
         self.thread_id = self._thread_id()
         if references not in (None, "raise", "warn", "interrupt"):
             raise InvalidInputError(f"references is {references!r}; it must be 'raise', 'warn' or 'interrupt'.")
+        if isinstance(given, Command) and isinstance(given.resume, Mapping) and _CHECK_ID in given.resume:
+            raise InvalidInputError(
+                f"The interrupt {_CHECK_ID!r} takes no answer, and a node that asks would get it. Nothing ran. To "
+                "continue nevertheless, call again as before, without `references`."
+            )
         self._references = references
         self._interrupts: tuple[Interrupt, ...] = ()
         self.in_progress = TurnInProgress()
@@ -320,7 +328,7 @@ class Running:
             yield from self._take_result(self.ended_at)
         if self.action in ("continue", "answer"):
             self._check_nodes(found)
-            if self._references is not None:
+            if self._references is not None and found.state != "finished":
                 yield from self._check_references()
         if self.action in ("start", "answer"):
             self.turn = self._new_turn(found)
@@ -382,7 +390,7 @@ class Running:
             logger.warning("%s The run continues.", text)
             return
         self.action = "return"
-        self._interrupts = (Interrupt(value={"check": [dataclasses.asdict(one) for one in found]}, id="lg_check"),)
+        self._interrupts = (Interrupt(value={"check": [dataclasses.asdict(one) for one in found]}, id=_CHECK_ID),)
 
     def _take_result(self, checkpoint_id: str) -> Flow[None]:
         """Read where an earlier request has ended, for the graph to show it.

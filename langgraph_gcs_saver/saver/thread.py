@@ -179,6 +179,7 @@ class Thread:
 
         Raises:
             CheckpointCorruptError: A state is damaged, and there is no whole one.
+            InvalidInputError: `graph` is not a compiled graph.
             SerializationError: The serializer cannot read a value.
             StoreError: A service rejected a request, or did not answer before the deadline.
             WrongKeyError: Something is encrypted with another key, or the saver has no key.

@@ -500,6 +500,30 @@ def test_a_run_that_starts_a_turn_checks_nothing(saver: Any, looks: dict[str, An
     assert looks["calls"] == []
 
 
+def test_a_thread_that_has_finished_is_not_checked(saver: Any, looks: dict[str, Any]) -> None:
+    graph = waiting(saver, [])
+    done = run(graph, Command(resume="yes"), CONFIG, request_id="2")
+    for given, request_id in ((None, None), (Command(resume="yes"), "2")):
+        assert run(graph, given, CONFIG, request_id=request_id, references="interrupt") == done
+    assert looks["calls"] == []
+
+
+def test_the_interrupt_of_a_check_takes_no_answer(saver: Any, looks: dict[str, Any]) -> None:
+    """LangGraph would hand the answer to the node that asks."""
+    ran: list[str] = []
+    graph = waiting(saver, ran)
+    (asked,) = run(graph, Command(resume="yes"), CONFIG, references="interrupt")["__interrupt__"]
+    with pytest.raises(e.InvalidInputError, match="no answer"):
+        run(graph, Command(resume={asked.id: "yes"}), CONFIG)
+    assert ran == ["ask"]
+
+
+def test_what_is_not_a_compiled_graph_is_rejected(saver: Any) -> None:
+    for graph in ("module:graph", StateGraph(State)):
+        with pytest.raises(e.InvalidInputError, match="compiled graph"):
+            saver.thread("t").check(graph=graph)
+
+
 def test_an_unknown_way_is_rejected(saver: Any) -> None:
     with pytest.raises(e.InvalidInputError, match="references"):
         run(asking(saver, []), None, CONFIG, references="ask")  # type: ignore[arg-type]
