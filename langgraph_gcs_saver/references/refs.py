@@ -84,7 +84,7 @@ class Ref:
             raise seen
         if seen is None:
             raise InvalidInputError(f"There is nothing at the URI, of the scheme {scheme!r}. No reference was made.")
-        return {"type": TYPE, "uri": uri, **seen}
+        return {"type": TYPE, "uri": uri, **{name: fact for name, fact in seen.items() if name not in _OWN}}
 
     @staticmethod
     def _of_scheme(uri: str, *schemes: str) -> dict[str, Any]:

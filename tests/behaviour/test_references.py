@@ -285,6 +285,13 @@ def test_each_uri_is_looked_at_once_and_all_of_a_scheme_in_one_call(looks: dict[
     assert Ref.of("test:1") == ref("test:1", v=1)
 
 
+def test_facts_cannot_take_the_place_of_what_makes_a_reference(looks: dict[str, Any]) -> None:
+    looks["test:1"] = {"type": "pdf", "uri": "other:1", "v": 1}
+    made = Ref.of("test:1")
+    assert made == ref("test:1", v=1)
+    assert checkers.check(list(references.find(made))) == [("ok", "")]
+
+
 def test_what_a_checker_does_not_say_is_unknown(looks: dict[str, Any]) -> None:
     release = threading.Event()
 
