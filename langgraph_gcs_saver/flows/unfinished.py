@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from langgraph.checkpoint.base import WRITES_IDX_MAP
+
 from langgraph_gcs_saver.engine.effects import Doc, Flow, GetDocs, QueryDocs
 from langgraph_gcs_saver.flows import load
 from langgraph_gcs_saver.flows.context import Context, Loads
@@ -17,7 +19,8 @@ _NAMES_PER_PAGE = 1000
 def unfinished(thread_id: str, loads: Loads, context: Context) -> Flow[list[Loaded]]:
     """The tip of a thread, and the newest state of each subgraph that has stored one since.
 
-    A subgraph that stores a state after the root graph's newest checkpoint belongs to the step that is under way.
+    A subgraph that stores a state after the root graph's newest checkpoint belongs to the step that is under way. One
+    whose task has ended is left out.
 
     Raises:
         CheckpointCorruptError: One of them is damaged.
@@ -38,7 +41,13 @@ def unfinished(thread_id: str, loads: Loads, context: Context) -> Flow[list[Load
             raise unreadable(damage, thread_id, ns, checkpoint_id) from None
         inner = yield from load.get_tuple(thread_id, known.ns, checkpoint_id, loads, context)
         found += [] if inner is None else [inner]
-    return found
+    ended = {task for state in found for task, channel, _ in state.writes if channel not in WRITES_IDX_MAP}
+    return [state for state in found if ended.isdisjoint(_tasks_of(state.manifest.ns))]
+
+
+def _tasks_of(ns: str) -> list[str]:
+    """The tasks within which a namespace is. One that has ended, which its writes show, does not run again."""
+    return [part.partition(":")[2] for part in ns.split("|") if ":" in part]
 
 
 def _since(thread_id: str, checkpoint_id: str) -> Flow[list[Doc]]:

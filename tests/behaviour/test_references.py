@@ -437,6 +437,23 @@ def test_a_node_of_a_subgraph_that_waits_is_compared_too(saver: Any, looks: dict
     assert not any(isinstance(one, GraphChanged) for one in saver.thread("t").check(graph=asking(saver, ran)))
 
 
+def test_a_subgraph_that_has_finished_in_the_step_needs_nothing(saver: Any, looks: dict[str, Any]) -> None:
+    def make(**more: Any) -> Any:
+        inner = StateGraph(TypedDict("Inner", {"answer": str, **more}, total=False))  # type: ignore[operator]
+        inner.add_node("write", lambda _: dict.fromkeys(more, [ref("test:1")]))
+        inner.add_edge(START, "write")
+        build = StateGraph(State)
+        build.add_node("inner", inner.compile())
+        build.add_node("ask", lambda _: {"answer": interrupt("sure?")})
+        build.add_edge(START, "inner").add_edge(START, "ask")
+        return build.compile(checkpointer=saver)
+
+    graph = make(files=list)
+    graph.invoke({"docs": []}, CONFIG)
+    assert len(list(saver.list(CONFIG))) > 2, "the subgraph has stored its states"
+    assert saver.thread("t").check(graph=graph) == saver.thread("t").check(graph=make()) == []
+
+
 # Resuming
 
 
